@@ -1,0 +1,43 @@
+# Each target sets up .venv by itself: a machine with python3, venv and pip is enough.
+PYTHON ?= python3
+BIN := .venv/bin
+SET_UP := $(PYTHON) tools/environment.py
+PYTEST_FLAGS ?=
+DEMO ?= demo
+
+MAKEFLAGS += --no-print-directory
+.PHONY: demo test check format clean
+
+## Learn a drawn person from one portrait and write demo/index.html.
+demo:
+	@$(SET_UP)
+	@$(BIN)/sefi demo --out $(DEMO)
+
+## Run the tests; the last line is pytest's own.
+test:
+	@$(SET_UP) --extras world,dev
+	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+## Style, types, architecture, and no unpickling anywhere.
+check:
+	@$(SET_UP) --extras world,dev
+	@echo "-- ruff check"
+	@$(BIN)/ruff check --quiet .
+	@echo "-- ruff format"
+	@$(BIN)/ruff format --quiet --check --diff .
+	@echo "-- pyright"
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+	@echo "-- import contracts"
+	@$(BIN)/lint-imports --no-logo
+	@echo "-- no pickle"
+	@if grep -rnE '\bpickle\b|torch\.load\(|weights_only' --include='*.py' src; \
+		then echo "error: nothing here may unpickle; use safetensors" >&2; exit 1; fi
+
+## Let ruff rewrite what it can.
+format:
+	@$(SET_UP) --extras world,dev
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,138 @@
+"""The two verbs of the package: learn a subject, generate pictures."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.open import open_backbone
+from sefi.conditioning.prompt import check_used, placeholders, unknown_placeholder
+from sefi.core.config import PRESETS, Config
+from sefi.core.errors import FaceError, IdentityError
+from sefi.core.names import check_name
+from sefi.core.nouns import GeneratedImage, Identity, Photo
+from sefi.core.protocols import Progress, SilentProgress
+from sefi.generate.sampler import generate as sample
+from sefi.methods import method_named
+from sefi.photo.detect import YuNetDetector
+from sefi.photo.read import read_photo
+from sefi.photo.views import PhotoViews, face_square, whole_square
+
+DEFAULT = PRESETS["default"]
+# Face detector used with models that bring none of their own; see open_backbone for the embedded one.
+DETECTOR_FILE = "face_detection.onnx"
+
+
+def learn(  # noqa: PLR0913
+    photo: Photo | str | Path,
+    *,
+    name: str,
+    backbone: Backbone | None = None,
+    config: Config = DEFAULT,
+    seed: int = 0,
+    face: int | None = None,
+    crop: bool = True,
+    detector: str | Path | None = None,
+    progress: Progress | None = None,
+    checkpoint: Path | None = None,
+) -> Identity:
+    """Learn the subject of one photo.
+
+    Args:
+        photo: a file, or a photo already read.
+        name: the placeholder's word; letters, digits, - and _.
+        backbone: the frozen model; None opens the embedded one.
+        face: which face, from the left, if there are several.
+        crop: cut the face out; False learns the photo's middle square, face or not.
+        detector: a YuNet ONNX file; None takes the model's own or the embedded one.
+        checkpoint: where to keep and find an unfinished run.
+
+    Raises:
+        SefiError: what was wrong with the photo, the name, the settings or the model.
+    """
+    check_name(name)
+    method = method_named(config.method)
+    backbone = backbone or open_backbone()
+    read = photo if isinstance(photo, Photo) else read_photo(photo)
+    square = (
+        cropped(read, backbone, config, face, detector)
+        if needs_face(config, crop=crop)
+        else whole_square(read, backbone.resolution)
+    )
+    views = PhotoViews(square, config.views)
+    return method.learn(name, views, backbone, config, seed, progress or SilentProgress(), checkpoint)
+
+
+def needs_face(config: Config, *, crop: bool) -> bool:
+    """Only people are cut out by their face."""
+    return crop and config.learn.class_word == "person"
+
+
+def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
+    """The face's square `[3, resolution, resolution]`."""
+    path = Path(detector) if detector else (backbone.judges or embedded_judges()) / DETECTOR_FILE
+    if not path.is_file():
+        raise FaceError(
+            "This installation has no face detector.",
+            "Name a YuNet ONNX file with --detector, or use --no-crop.",
+        )
+    return face_square(
+        photo,
+        YuNetDetector(path),
+        backbone.resolution,
+        number=face,
+        margin=config.views.crop_margin,
+    )
+
+
+def embedded_judges() -> Path:
+    """Folder of the judges that ship with the package."""
+    return Path(__file__).parent / "models" / "judges"
+
+
+def generate(
+    prompts: str | Sequence[str],
+    identities: Sequence[Identity] = (),
+    *,
+    backbone: Backbone | None = None,
+    config: Config = DEFAULT,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> list[GeneratedImage]:
+    """`config.generate.count` pictures of every prompt; picture k of a prompt has seed `seed + k`.
+
+    Raises:
+        SefiError: a placeholder without identity or the other way round, or an identity of another model.
+    """
+    return list(generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress))
+
+
+def generate_each(
+    prompts: str | Sequence[str],
+    identities: Sequence[Identity] = (),
+    *,
+    backbone: Backbone | None = None,
+    config: Config = DEFAULT,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Iterator[GeneratedImage]:
+    """As `generate`, one picture at a time, so that whoever stops in between keeps what there is."""
+    prompts = [prompts] if isinstance(prompts, str) else list(prompts)
+    known = {i.name: i.header.class_word for i in identities}
+    for name in (n for p in prompts for n in placeholders(p)):
+        if name not in known:
+            raise unknown_placeholder(name, known)
+    check_used(prompts, list(known))
+    methods = {i.method for i in identities} or {config.method}
+    if len(methods) > 1:
+        raise IdentityError(
+            f"Identities of several methods cannot share a prompt: {', '.join(sorted(methods))}.",
+            "Use one method.",
+        )
+    backbone = backbone or open_backbone()
+    count = config.generate.count
+    repeated = [p for p in prompts for _ in range(count)]
+    seeds = [seed + k for _ in prompts for k in range(count)]
+    with method_named(methods.pop()).applied(identities, backbone, config.generate.identity_strength) as conditioner:
+        yield from sample(backbone, conditioner, repeated, seeds, config.generate, progress or SilentProgress())

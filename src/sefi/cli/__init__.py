@@ -1,0 +1,1 @@
+"""One file per command: options in, calls to the library, words out."""

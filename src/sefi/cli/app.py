@@ -1,0 +1,60 @@
+"""The program `sefi`: every command by name."""
+
+import logging
+import os
+from typing import Annotated
+
+import typer
+
+from sefi import __version__
+from sefi.cli import attend, demo, doctor, generate, inspect, learn, world
+from sefi.cli.reporting import TRACE, ReportingGroup
+
+app = typer.Typer(
+    name="sefi",
+    cls=ReportingGroup,
+    help="Learn a person from one photo; generate them anywhere, with the prompt obeyed.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def print_version(wanted: bool) -> None:
+    """Print the version and stop."""
+    if wanted:
+        typer.echo(f"sefi {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    debug: Annotated[
+        bool, typer.Option("--debug", envvar=TRACE, help="Print the trace of an unexpected error.")
+    ] = False,
+    _version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
+    ] = False,
+) -> None:
+    """Options of every command; they stand before its name."""
+    os.environ[TRACE] = "1" if debug else ""
+    silence_libraries()
+
+
+def silence_libraries() -> None:
+    """Keep the libraries' progress bars and advice, which start on import, out of our output."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
+    for library in ("diffusers", "transformers", "huggingface_hub"):
+        logging.getLogger(library).setLevel(logging.ERROR)
+
+
+app.command("demo")(demo.demo)
+app.command("learn")(learn.learn)
+app.command("generate")(generate.generate)
+app.command("attend")(attend.attend)
+app.command("inspect")(inspect.inspect)
+app.command("doctor")(doctor.doctor)
+app.add_typer(world.app, name="world")

@@ -1,0 +1,154 @@
+"""`sefi generate`: prompts and identity files to pictures, a grid and their records."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sefi.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sefi.backbone.bundle import Backbone
+    from sefi.core.config import Config
+    from sefi.core.nouns import GeneratedImage, Identity
+    from sefi.core.protocols import Progress
+
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
+Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="How strongly the prompt is followed.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="ddim, dpm++ or euler.")]
+Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the picture.")]
+Strength = Annotated[
+    float | None,
+    typer.Option("--identity-strength", help="0 is the plain class word, 1 what was learned."),
+]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; changes no image.")]
+Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
+
+
+def generate(
+    prompts: Prompts,
+    identity: options.Identities = None,
+    model: options.Model = options.EMBEDDED,
+    preset: options.Preset = "default",
+    count: Count = None,
+    steps: Steps = None,
+    guidance_scale: Guidance = None,
+    scheduler: Scheduler = None,
+    negative_prompt: Negative = None,
+    identity_strength: Strength = None,
+    batch_size: BatchSize = None,
+    settings: options.Settings = None,
+    seed: options.Seed = 0,
+    out: Folder = Path("pictures"),
+    download: options.Download = False,
+    device: options.Device = "auto",
+    dtype: options.Precision = "float32",
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
+    from sefi.cli.opening import assigned, chosen_config, opened
+    from sefi.cli.output import answer, checked_folder, write_text
+
+    given = assigned(
+        generate__count=count,
+        generate__steps=steps,
+        generate__guidance_scale=guidance_scale,
+        generate__scheduler=scheduler,
+        generate__negative_prompt=negative_prompt,
+        generate__identity_strength=identity_strength,
+        generate__batch_size=batch_size,
+    )
+    config = chosen_config(preset, [*(settings or []), *given])
+    folder = checked_folder(out)
+    from sefi.cli.progress import TerminalProgress
+    from sefi.core.nouns import Identity
+
+    identities = [Identity.load(path) for path in identity or []]
+    backbone = opened(model, download=download, device=device, dtype=dtype)
+    with TerminalProgress() as progress:
+        work = Work(prompts, identities, backbone, config, seed, progress)
+        images, files = draw_and_save(work, folder)
+    grid = save_grid(images, folder)
+    record: dict[str, object] = {
+        "images": files,
+        "grid": str(grid),
+        "identities": [str(path) for path in identity or []],
+        "base_model": backbone.fingerprint,
+        "settings": config.generate.model_dump(mode="json"),
+        "seed": seed,
+    }
+    write_text(folder / "records.json", json.dumps(record, indent=2) + "\n")
+    text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {grid}"])
+    answer(record, text, as_json=as_json)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be drawn, on what, and how."""
+
+    prompts: list[str]
+    identities: "Sequence[Identity]"
+    backbone: "Backbone"
+    config: "Config"
+    seed: int
+    progress: "Progress"
+
+
+def draw_and_save(work: Work, folder: Path) -> "tuple[list[GeneratedImage], list[dict[str, str | int]]]":
+    """Draw every picture and write it at once; say which file holds what.
+
+    Raises:
+        Interrupted: Ctrl-C; it says how many pictures were kept.
+    """
+    from sefi.api import generate_each
+    from sefi.core.errors import Interrupted
+
+    images: list[GeneratedImage] = []
+    files: list[dict[str, str | int]] = []
+    try:
+        for image in generate_each(
+            work.prompts,
+            work.identities,
+            backbone=work.backbone,
+            config=work.config,
+            seed=work.seed,
+            progress=work.progress,
+        ):
+            path = save_image(image, folder, {str(entry["file"]) for entry in files})
+            images.append(image)
+            files.append({"file": str(path), "prompt": image.prompt, "seed": image.seed})
+    except KeyboardInterrupt:
+        total = len(work.prompts) * work.config.generate.count
+        kept = f"{len(files)} of {total} pictures are in '{folder}'."
+        raise Interrupted(f"Interrupted: {kept}", "Run the same command again.") from None
+    return images, files
+
+
+def save_image(image: "GeneratedImage", folder: Path, taken: set[str]) -> Path:
+    """Write one picture, named by its prompt and seed, and by its number where that is taken."""
+    from sefi.cli.output import slug, write_whole
+
+    name = f"{slug(image.prompt)}-{image.seed}"
+    path = folder / f"{name}.png"
+    if str(path) in taken:
+        path = folder / f"{name}-{image.index}.png"
+    write_whole(path, image.pixels.save)
+    return path
+
+
+def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
+    """Write all images as one: a row per prompt."""
+    from sefi.cli.output import write_whole
+    from sefi.report.sheet import Row, contact_sheet
+
+    prompts = dict.fromkeys(image.prompt for image in images)
+    rows = [Row(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
+    path = folder / "grid.png"
+    write_whole(path, contact_sheet(rows).save)
+    return path

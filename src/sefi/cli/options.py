@@ -1,0 +1,39 @@
+"""Options that several commands share, each with one meaning everywhere."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EMBEDDED = "tiny-portraits"
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        metavar="MODEL",
+        help="tiny-portraits, a Stable Diffusion folder, a .safetensors checkpoint or a hub id.",
+    ),
+]
+Download = Annotated[bool, typer.Option("--download", help="Allow a hub id to be downloaded; otherwise no network.")]
+Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
+Precision = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16.")]
+Preset = Annotated[str, typer.Option("--preset", metavar="NAME", help="Settings to start from: default or paper.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting, e.g. learn.attention_weight=0.001; repeatable.",
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
+Identities = Annotated[
+    list[Path] | None,
+    typer.Option("-i", "--identity", metavar="FILE", help="An identity file; repeatable."),
+]
+Detector = Annotated[
+    Path | None,
+    typer.Option("--detector", metavar="FILE", help="A YuNet face detector (ONNX) to use."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]

@@ -1,0 +1,117 @@
+"""COMPOSER: prompts and identities to the context of every timestep."""
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone
+from sefi.conditioning.encode import encode, token_row
+from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
+from sefi.core.errors import IdentityError
+from sefi.core.nouns import Identity
+from sefi.identity.stages import stage_of
+
+Slot = tuple[int, Literal["K", "V"]]
+
+
+class IdentityConditioner:
+    """Contexts for prompts with any number of identities; each text is encoded once a stage.
+
+    Args:
+        identities: each with its own stages; placeholders are their names.
+        strength: 0 gives the class word, 1 what was learned, in between a straight line.
+        class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5).
+
+    Raises:
+        IdentityError: an identity of another model, or two of one name.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        identities: Sequence[Identity],
+        strength: float = 1.0,
+        class_slots: Collection[Slot] = (),
+    ) -> None:
+        check_identities(backbone, identities)
+        self.backbone = backbone
+        self.class_words = {i.name: i.header.class_word for i in identities}
+        self.tables = {i.name: self.table(i, strength, class_slots) for i in identities}
+        self.stages = max((i.header.stages for i in identities), default=1)
+        self.known: dict[tuple[str, int], Tensor] = {}
+
+    def table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
+        """An identity's tokens `[stage, 2, width]` with strength and overrides applied."""
+        row = token_row(self.backbone, class_token_id(self.backbone.tokenizer, identity.header.class_word))
+        tokens = identity.tokens.float()
+        tokens = row + strength * (tokens - row) if strength != 1.0 else tokens.clone()
+        for stage, slot in class_slots:
+            tokens[stage, "KV".index(slot)] = row
+        return tokens
+
+    def parse(self, prompt: str) -> ParsedPrompt:
+        """The prompt's tokens and placeholders."""
+        return parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length)
+
+    def stage(self, timestep: int) -> int:
+        """A number that changes exactly where some identity's tokens change; finer than each identity's own stages."""
+        total = self.backbone.num_train_timesteps
+        return sum(stage_of(timestep, len(t), total) for t in self.tables.values())
+
+    def context(self, prompts: Sequence[str], timestep: int) -> Tensor:
+        """Key and value text side by side, `[batch, word, 2 * width]`."""
+        return torch.stack([self.one(prompt, timestep) for prompt in prompts])
+
+    @torch.no_grad()
+    def one(self, prompt: str, timestep: int) -> Tensor:
+        """One prompt's `[word, 2 * width]`."""
+        key = (prompt, self.stage(timestep))
+        if key not in self.known:
+            parsed = self.parse(prompt)
+            rows, mask = self.rows(parsed, timestep)
+            states = encode(self.backbone, parsed.ids.expand(2, -1), rows, mask.expand(2, -1))
+            self.known[key] = torch.cat([states[0], states[1]], dim=-1)
+        return self.known[key]
+
+    def rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
+        """Replacement embeddings `[2, word, width]` (key sentence, value sentence) and where they go `[word]`."""
+        rows = torch.zeros(2, len(parsed.ids), self.backbone.width)
+        mask = torch.zeros(len(parsed.ids), dtype=torch.bool)
+        for name, places in parsed.places.items():
+            table = self.tables[name]
+            for place in places:
+                rows[:, place] = table[stage_of(timestep, len(table), self.backbone.num_train_timesteps)]
+                mask[place] = True
+        return rows, mask
+
+    @torch.no_grad()
+    def null_context(self, count: int, negative_prompt: str = "") -> Tensor:
+        """The negative text as both key and value text in every stage, `[count, word, 2 * width]`."""
+        parsed = self.parse(negative_prompt)
+        state = encode(self.backbone, parsed.ids[None])[0]
+        return torch.cat([state, state], dim=-1).expand(count, -1, -1)
+
+
+def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None:
+    """Refuse identities that cannot work on this model or with each other."""
+    names = [i.name for i in identities]
+    for name in names:
+        if names.count(name) > 1:
+            raise IdentityError(
+                f"Two identities are called {name!r}.",
+                "Learn one of them again with another --name.",
+            )
+    for identity in identities:
+        header = identity.header
+        if header.width != backbone.width:
+            raise IdentityError(
+                f"{header.name!r} has tokens of width {header.width}, this model reads {backbone.width}.",
+                f"Open the model it was learned on ({header.base_model}) or learn it again on this one.",
+            )
+        if header.base_model.split(":")[0] != backbone.fingerprint.split(":")[0]:
+            raise IdentityError(
+                f"{header.name!r} was learned on {header.base_model}, this model is {backbone.fingerprint}.",
+                "Open the model family it was learned on, or learn it again on this one.",
+            )

@@ -1,0 +1,52 @@
+"""Token ids, with some rows replaced by learned tokens, through the whole frozen text transformer."""
+
+from collections.abc import Generator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sefi.backbone.bundle import Backbone
+
+
+@contextmanager
+def replaced_rows(embedding: nn.Module, rows: Tensor, mask: Tensor) -> Generator[None]:
+    """Within the block the token embedding answers `rows [batch, word, width]` wherever `mask [batch, word]` is true.
+
+    Differentiable in `rows`; copies no table and names no inner module of the text encoder.
+    """
+
+    def overwrite(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return torch.where(mask[..., None], rows.to(output.dtype), output)
+
+    handle = embedding.register_forward_hook(overwrite)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def encode(backbone: Backbone, ids: Tensor, rows: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+    """Text states `[batch, word, width]` after the last normalisation.
+
+    Args:
+        ids: `[batch, word]`.
+        rows: replacement token embeddings `[batch, word, width]`.
+        mask: where they go, boolean `[batch, word]`.
+    """
+    ids = ids.to(backbone.device)
+    if rows is None or mask is None:
+        return backbone.text_encoder(ids).last_hidden_state
+    with replaced_rows(
+        backbone.text_encoder.get_input_embeddings(),
+        rows.to(backbone.device),
+        mask.to(backbone.device),
+    ):
+        return backbone.text_encoder(ids).last_hidden_state
+
+
+def token_row(backbone: Backbone, token: int) -> Tensor:
+    """One row of the token table, float32 `[width]`."""
+    weight = backbone.text_encoder.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight[token].detach().float().cpu()

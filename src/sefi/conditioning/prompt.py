@@ -1,0 +1,110 @@
+"""A prompt with `<name>` placeholders to token ids and the places of the names."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from sefi.core.errors import PromptError
+from sefi.core.names import NAME
+
+PLACEHOLDER = re.compile(f"<({NAME})>")
+
+
+@dataclass(frozen=True)
+class ParsedPrompt:
+    """A tokenised prompt.
+
+    Attributes:
+        ids: `[length]`, padded; a placeholder has its class word's id.
+        places: positions of each name's placeholders, by name.
+        length: tokens before padding, start and end included.
+        words: one readable word per token, padding excluded.
+    """
+
+    ids: Tensor
+    places: dict[str, tuple[int, ...]]
+    length: int
+    words: tuple[str, ...]
+
+
+def placeholders(prompt: str) -> list[str]:
+    """Names in the prompt, in order, each once."""
+    return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))
+
+
+def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+    """The id of a class word; `PromptError` unless it is exactly one known token."""
+    ids = plain_ids(tokenizer, word)
+    if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
+        raise PromptError(
+            f"The class word {word!r} is not one token of this model ({len(ids)} tokens).",
+            "Choose one common word, such as person, dog or cat.",
+        )
+    return ids[0]
+
+
+def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """Token ids without start, end and padding."""
+    return list(tokenizer(text, add_special_tokens=False).input_ids) if text.strip() else []
+
+
+def parse(
+    tokenizer: PreTrainedTokenizerBase, prompt: str, class_words: dict[str, str], text_length: int
+) -> ParsedPrompt:
+    """Tokenise around the placeholders.
+
+    Args:
+        class_words: class word of every known name.
+        text_length: words of a padded prompt.
+
+    Raises:
+        PromptError: a placeholder without its identity, or a prompt that does not fit.
+    """
+    start, end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
+    padding = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end)  # pyright: ignore[reportArgumentType]
+    ids, words, places = [start], ["(start)"], dict[str, tuple[int, ...]]()
+    for i, piece in enumerate(PLACEHOLDER.split(prompt)):
+        if i % 2:
+            if piece not in class_words:
+                raise unknown_placeholder(piece, class_words)
+            places[piece] = (*places.get(piece, ()), len(ids))
+            ids.append(class_token_id(tokenizer, class_words[piece]))
+            words.append(f"<{piece}>")
+        else:
+            new = plain_ids(tokenizer, piece)
+            ids += new
+            words += [readable(tokenizer, n) for n in new]
+    if len(ids) + 1 > text_length:
+        raise PromptError(
+            f"The prompt has {len(ids) - 1} tokens; this model reads {text_length - 2}: {prompt!r}.",
+            "Shorten it.",
+        )
+    length = len(ids) + 1
+    ids += [end] + [padding] * (text_length - length)
+    return ParsedPrompt(torch.tensor(ids), places, length, (*words, "(end)"))
+
+
+def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+    """A token as a person would write it."""
+    return str(tokenizer.convert_ids_to_tokens(token)).replace("</w>", "")
+
+
+def unknown_placeholder(name: str, known: dict[str, str]) -> PromptError:
+    """The error for a name nobody brought."""
+    has = f"known here: {', '.join(f'<{n}>' for n in known)}" if known else "no identity file was given"
+    return PromptError(f"The prompt names <{name}>, but {has}.", f"Give its file with -i {name}.safetensors.")
+
+
+def check_used(prompts: Sequence[str], names: Sequence[str]) -> None:
+    """Every identity must stand in a prompt; `PromptError` names the first that does not."""
+    used = {name for prompt in prompts for name in placeholders(prompt)}
+    for name in names:
+        if name not in used:
+            raise PromptError(
+                f"The identity {name!r} was given, but no prompt contains <{name}>.",
+                f'Write <{name}> where the subject belongs, as in "a photo of <{name}> at the beach".',
+            )

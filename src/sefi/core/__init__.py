@@ -1,0 +1,1 @@
+"""Nouns, configuration, errors, random streams and protocols: what every room may know."""

@@ -1,0 +1,155 @@
+"""Every knob as one frozen tree; unknown names are refused with the nearest match."""
+
+import difflib
+from collections.abc import Iterable
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from sefi.core.errors import ConfigError
+from sefi.core.templates import FACE_TEMPLATES
+
+
+class Section(BaseModel):
+    """A frozen group of settings."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class LearnConfig(Section):
+    """How an identity is learned. Defaults are the paper's values (section 4.1)."""
+
+    steps: int = Field(1000, ge=1, description="optimiser steps")
+    batch: int = Field(1, ge=1, description="samples per step")
+    learning_rate: float = Field(5e-3, gt=0)
+    attention_weight: float = Field(0.003, ge=0, description="lambda of the attention loss")
+    attention_option: Literal[1, 2, 3] = 3
+    attention_reduction: Literal["sum", "mean"] = "sum"
+    expansion: Literal["module", "direct"] = "module"
+    residual_init: bool = False
+    dropout: float = Field(0.1, ge=0, lt=1)
+    stages: int = Field(5, ge=1, le=100)
+    split_key_value: bool = Field(default=True, description="False: key and value share one token")
+    stage_sampling: Literal["uniform", "stratified"] = "uniform"
+    detach_query: bool = False
+    token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
+    class_word: str = "person"
+    templates: tuple[str, ...] = FACE_TEMPLATES
+
+
+class ViewConfig(Section):
+    """How random views of the one photo are made (Celeb Basis' recipe, which the paper follows)."""
+
+    brightness: float = Field(0.2, ge=0, lt=1)
+    contrast: float = Field(0.2, ge=0, lt=1)
+    saturation: float = Field(0.2, ge=0, lt=1)
+    hue: float = Field(0.01, ge=0, le=0.5)
+    flip: float = Field(0.5, ge=0, le=1)
+    min_scale: float = Field(0.1, gt=0, le=1)
+    max_scale: float = Field(1.0, gt=0, le=1)
+    aspect: float = Field(0.1, ge=0, lt=1)
+    canvas: Literal["black", "mean", "edge"] = "black"
+    crop_margin: float = Field(2.0, ge=1, description="side of the crop, times the face box's longer side")
+    latent_pool: int = Field(
+        0, ge=0, description="views encoded once and drawn from; 0 encodes a fresh view every step"
+    )
+
+
+class GenerateConfig(Section):
+    """How pictures are made."""
+
+    steps: int = Field(50, ge=1, le=1000)
+    guidance_scale: float = Field(7.5, ge=0)
+    scheduler: Literal["ddim", "dpm++", "euler"] = "ddim"
+    count: int = Field(1, ge=1, description="pictures per prompt")
+    batch_size: int = Field(8, ge=1)
+    identity_strength: float = Field(1.0, ge=0, le=2)
+    negative_prompt: str = ""
+
+
+class Config(Section):
+    """The whole tree."""
+
+    method: str = "sefi"
+    learn: LearnConfig = LearnConfig()  # pyright: ignore[reportCallIssue]
+    views: ViewConfig = ViewConfig()  # pyright: ignore[reportCallIssue]
+    generate: GenerateConfig = GenerateConfig()  # pyright: ignore[reportCallIssue]
+
+
+def from_dict(tree: dict[str, Any]) -> Config:
+    """A tree of plain values checked into a `Config`; `ConfigError` names the first fault."""
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(p) for p in fault["loc"])
+        if fault["type"] == "extra_forbidden":
+            raise unknown(place) from None
+        raise ConfigError(
+            f"{place} = {fault['input']!r}: {fault['msg']}.",
+            "Give a value of the right kind and range.",
+        ) from None
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Plain values, ready for JSON."""
+    return config.model_dump(mode="json")
+
+
+def names() -> list[str]:
+    """Every setting as `section.name`."""
+    sections = {"learn": LearnConfig, "views": ViewConfig, "generate": GenerateConfig}
+    return [
+        "method",
+        *(f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields),
+    ]
+
+
+def unknown(name: str) -> ConfigError:
+    """The error for a name that does not exist, with the nearest that does."""
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
+    return ConfigError(f"There is no setting {name!r}.", f"Did you mean {near[0]!r}?")
+
+
+def override(config: Config, assignments: Iterable[str]) -> Config:
+    """The config with `section.name=value` assignments applied, in order."""
+    tree = to_dict(config)
+    for assignment in assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise ConfigError(f"{assignment!r} is no assignment.", "Write it as section.name=value.")
+        if name not in names():
+            raise unknown(name)
+        *path, last = name.split(".")
+        branch = tree
+        for part in path:
+            branch = cast(dict[str, Any], branch[part])
+        branch[last] = plain(last, value)
+    return from_dict(tree)
+
+
+def plain(name: str, value: str) -> object:
+    """Text as typed on a command line to what validation expects: lists split at semicolons, none to nothing."""
+    if name == "templates":
+        return value.split(";")
+    if name == "attention_option" and value.isdigit():
+        return int(value)
+    return None if value.lower() in ("none", "null") else value
+
+
+PAPER = Config()
+DEFAULT = from_dict(
+    {
+        "learn": {
+            "steps": 200,
+            "batch": 5,
+            "expansion": "direct",
+            "residual_init": True,
+            "stage_sampling": "stratified",
+            "learning_rate": 5e-3,
+            "dropout": 0.0,
+        },
+        "views": {"min_scale": 0.7, "aspect": 0.0, "canvas": "edge", "latent_pool": 64},
+    }
+)
+PRESETS: dict[str, Config] = {"paper": PAPER, "default": DEFAULT}

@@ -1,0 +1,51 @@
+"""Errors that say what is wrong in one sentence and what to do in another."""
+
+
+class SefiError(Exception):
+    """Anything that a user can mend.
+
+    Args:
+        problem: what is wrong, one sentence.
+        remedy: what to do, one sentence.
+    """
+
+    exit_code = 2
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(f"{problem} {remedy}")
+        self.problem = problem
+        self.remedy = remedy
+
+
+class PhotoError(SefiError):
+    """The photo cannot be read."""
+
+
+class FaceError(SefiError):
+    """The photo has no face, several, or one that is too small."""
+
+
+class PromptError(SefiError):
+    """The prompt and the identities do not fit, or a word is not one token."""
+
+
+class IdentityError(SefiError):
+    """The identity file is damaged, foreign, or was learned on another model."""
+
+
+class BackboneError(SefiError):
+    """The text-to-image model cannot be opened or used."""
+
+
+class ConfigError(SefiError):
+    """A setting is unknown or out of range."""
+
+
+class OutputError(SefiError):
+    """A result cannot be written."""
+
+
+class Interrupted(SefiError):
+    """The user stopped the work; the remedy says what was kept."""
+
+    exit_code = 130

@@ -1,0 +1,110 @@
+"""Values that travel between rooms; all frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL.Image import Image
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor
+
+ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An upright photo.
+
+    Attributes:
+        pixels: RGB float32 `[3, height, width]` in [-1, 1], rows from the top.
+        source: where it came from, for messages.
+    """
+
+    pixels: Tensor
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Face:
+    """A detected face, in pixels of the image it was found in.
+
+    Attributes:
+        landmarks: viewer's left eye, right eye, nose tip, left and right mouth corner, each (x, y).
+        score: detector's confidence in [0, 1].
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    landmarks: tuple[tuple[float, float], ...]
+    score: float
+
+
+class IdentityHeader(BaseModel):
+    """What an identity file says about itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = SCHEMA_VERSION
+    name: str
+    method: str
+    stages: int
+    order: str = ORDER
+    base_model: str
+    width: int
+    class_word: str
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    library_versions: dict[str, str] = Field(default_factory=dict)
+    consent: str | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What was learned: named tensors and a header."""
+
+    tensors: dict[str, Tensor]
+    header: IdentityHeader
+
+    @property
+    def name(self) -> str:
+        """The placeholder's name, without angle brackets."""
+        return self.header.name
+
+    @property
+    def method(self) -> str:
+        """The method that learned it."""
+        return self.header.method
+
+    @property
+    def tokens(self) -> Tensor:
+        """`[stage, 2, width]`: key and value token of every stage."""
+        return self.tensors["tokens"]
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file, atomically."""
+        from sefi.identity.file import write_identity  # noqa: PLC0415
+
+        write_identity(self, Path(path))
+
+    @staticmethod
+    def load(path: str | Path) -> Identity:
+        """Read a file that `save` wrote; `IdentityError` for anything else."""
+        from sefi.identity.file import read_identity  # noqa: PLC0415
+
+        return read_identity(Path(path))
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """One picture and what made it."""
+
+    pixels: Image
+    prompt: str
+    seed: int
+    index: int

@@ -1,0 +1,1 @@
+"""Pictures: a stock diffusers pipeline driven by a conditioner."""

@@ -1,0 +1,73 @@
+"""One class word to the tokens of every stage: ProSpect's transformer block, which the paper uses."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class Attention(nn.Module):
+    """Multi-head attention with an inner width that need not be the token's."""
+
+    def __init__(self, width: int, heads: int, head_width: int, dropout: float) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.to_query = nn.Linear(width, inner, bias=False)
+        self.to_key = nn.Linear(width, inner, bias=False)
+        self.to_value = nn.Linear(width, inner, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(inner, width), nn.Dropout(dropout))
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        """`x [batch, length, width]` reads `context [batch, length, width]`."""
+        query, key, value = (
+            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.to_query, x), (self.to_key, context), (self.to_value, context))
+        )
+        read = F.scaled_dot_product_attention(query, key, value)
+        return self.to_out(read.transpose(1, 2).flatten(2))
+
+
+class GatedLinear(nn.Module):
+    """GEGLU (Shazeer 2020): half of the outputs gate the other half."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., width]` to `[..., inner]`."""
+        value, gate = self.project(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class ExpansionModule(nn.Module):
+    """Class-word embedding to `[stages, 2, width]` (paper section 3.2; block from ProSpect).
+
+    With its one input token both softmaxes are over a single word, so the query and key weights get no gradient.
+    The last layer has no residual: the output starts at random values unless it is zeroed (`residual_init`).
+    """
+
+    def __init__(self, width: int, stages: int, heads: int = 8, head_width: int = 64, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.stages = stages
+        self.norm_self, self.norm_cross, self.norm_feed = (nn.LayerNorm(width) for _ in range(3))
+        self.attend_self = Attention(width, heads, head_width, dropout)
+        self.attend_cross = Attention(width, heads, head_width, dropout)
+        self.gate = GatedLinear(width, 4 * width)
+        self.dropout = nn.Dropout(dropout)
+        self.last = nn.Linear(4 * width, 2 * stages * width)
+
+    def forward(self, class_token: Tensor) -> Tensor:
+        """`class_token [width]` to `[stages, 2, width]`: key and value token of every stage."""
+        raw = class_token[None, None]
+        x = self.norm_self(raw)
+        x = self.attend_self(x, x) + raw
+        x = self.attend_cross(self.norm_cross(x), raw) + x
+        x = self.last(self.dropout(self.gate(self.norm_feed(x))))
+        return x.view(self.stages, 2, -1)
+
+    def zero_last(self) -> None:
+        """Make the output exactly 0, for a start at the class word."""
+        with torch.no_grad():
+            self.last.weight.zero_()
+            self.last.bias.zero_()

@@ -1,0 +1,67 @@
+"""The trainable table: stage x {key, value} x width."""
+
+import torch
+from torch import Tensor, nn
+
+from sefi.core.config import LearnConfig
+from sefi.core.streams import stream
+from sefi.identity.expansion import ExpansionModule
+
+
+class IdentityTokens(nn.Module):
+    """Tokens of every stage, as free numbers or through the expansion module.
+
+    Args:
+        class_token: the token-table row of the class word, `[width]`.
+        config: `expansion`, `residual_init`, `stages`, `split_key_value`, `dropout`.
+        seed: of the module's first weights, or of the direct table's.
+    """
+
+    class_token: Tensor
+
+    def __init__(self, class_token: Tensor, config: LearnConfig, seed: int) -> None:
+        super().__init__()
+        self.register_buffer("class_token", class_token.detach().float().clone())
+        self.residual = config.residual_init
+        self.split = config.split_key_value
+        if config.expansion == "module":
+            self.module: ExpansionModule | None = seeded_module(len(class_token), config, seed)
+            self.table: nn.Parameter | None = None
+        else:
+            self.module = None
+            self.table = nn.Parameter(first_table(self.class_token, config, seed))
+        if self.module is not None and config.residual_init:
+            self.module.zero_last()
+
+    def forward(self) -> Tensor:
+        """`[stages, 2, width]`."""
+        raw = self.module(self.class_token) if self.module is not None else self.table
+        assert raw is not None
+        tokens = self.class_token + raw if self.residual else raw
+        return tokens if self.split else tokens[:, :1].expand(-1, 2, -1)
+
+    @torch.no_grad()
+    def limit_norm(self, limit: float | None) -> None:
+        """Shrink direct tokens that are longer than `limit` times the class word; the module's are left alone."""
+        if limit is None or self.table is None:
+            return
+        base = self.class_token if self.residual else torch.zeros_like(self.class_token)
+        tokens = self.table + base
+        longest = limit * self.class_token.norm()
+        self.table.copy_(tokens * (longest / tokens.norm(dim=-1, keepdim=True)).clamp(max=1) - base)
+
+
+def seeded_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
+    """An expansion module whose first weights depend on the seed alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(stream(seed, "expansion").get_state())
+        return ExpansionModule(width, config.stages, dropout=config.dropout)
+
+
+def first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
+    """Zeros on top of the class word, or the class word with a little noise that tells the slots apart."""
+    shape = (config.stages, 2, len(class_token))
+    if config.residual_init:
+        return torch.zeros(shape)
+    noise = torch.randn(shape, generator=stream(seed, "tokens"))
+    return class_token + 0.1 * class_token.std() * noise

@@ -1,0 +1,1 @@
+"""Learning an identity: losses, one step, the loop."""

@@ -1,0 +1,61 @@
+"""A learning run's state in one safetensors file, so that a killed run resumes with the same bits."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sefi.core.errors import ConfigError, OutputError
+
+KEY = "sefi-run"
+
+
+def save_run(
+    path: Path,
+    tokens: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    settings: dict[str, Any],
+) -> None:
+    """Write weights, optimiser state, step and settings, atomically."""
+    tensors = {f"tokens.{k}": v for k, v in tokens.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        save_file(
+            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
+            partial,
+            metadata={KEY: json.dumps({"step": step, "settings": settings}, sort_keys=True)},
+        )
+        partial.replace(path)
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
+
+
+def load_run(path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
+    """Restore a run in place and return its next step; `ConfigError` if it was another run."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = json.loads((file.metadata() or {}).get(KEY, "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.") from error
+    if not about or about["settings"] != json.loads(json.dumps(settings)):
+        raise ConfigError(
+            f"{path} belongs to a run with other settings.",
+            "Use the same settings, or remove it to start anew.",
+        )
+    tokens.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("tokens.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("adam."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = value
+    groups = optimiser.state_dict()["param_groups"]
+    optimiser.load_state_dict({"state": state, "param_groups": groups})
+    return int(about["step"])

@@ -1,0 +1,74 @@
+"""One training step's loss: noise a view, predict, compare maps (the paper's equations 1 to 4)."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sefi.attention.install import key_value_attention
+from sefi.attention.processor import LossSettings
+from sefi.attention.tape import Tape
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.schedule import add_noise, target
+from sefi.core.config import LearnConfig
+from sefi.identity.stages import stages_of
+from sefi.learn.texts import TrainingTexts, key_value_texts
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The random part of one step.
+
+    Attributes:
+        latents: scaled latents of views, `[batch, channel, h, w]`.
+        noise: standard normal, shaped as `latents`.
+        timesteps: `[batch]`.
+        template: sentence numbers, `[batch]`.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    template: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The two terms and their weighted sum, each a scalar."""
+
+    total: Tensor
+    denoise: Tensor
+    attention: Tensor
+
+
+def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sample, config: LearnConfig) -> Losses:
+    """Mean squared denoising error plus lambda times the attention loss.
+
+    Args:
+        tokens: `[stage, 2, width]`, what is learned.
+    """
+    stage = stages_of(sample.timesteps, len(tokens), backbone.num_train_timesteps)
+    context = key_value_texts(backbone, texts, sample.template, tokens[stage])
+    noisy = add_noise(sample.latents, sample.noise, sample.timesteps, backbone.scheduler.alphas_cumprod)
+    height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
+    settings = LossSettings(
+        texts.counted[sample.template],
+        (height, width),
+        config.attention_reduction,
+        config.detach_query,
+    )
+    # Without a weight nothing is recorded, and the cheaper fused attention runs.
+    tape = Tape() if config.attention_weight > 0 else None
+    with key_value_attention(backbone.unet, backbone.width, tape, settings):
+        found = backbone.unet(noisy, sample.timesteps, context).sample
+    wanted = target(
+        sample.latents,
+        sample.noise,
+        sample.timesteps,
+        backbone.scheduler.alphas_cumprod,
+        backbone.prediction_type,
+    )
+    denoise = F.mse_loss(found.float(), wanted.float())
+    attention = tape.loss().mean() if tape is not None else torch.zeros(())
+    return Losses(denoise + config.attention_weight * attention, denoise, attention)

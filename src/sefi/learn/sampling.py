@@ -1,0 +1,50 @@
+"""What each step draws: a view's latent, noise, timesteps, a sentence; all from named streams."""
+
+import torch
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import LearnConfig, ViewConfig
+from sefi.core.streams import stream
+from sefi.learn.objective import Sample
+from sefi.photo.views import PhotoViews
+
+ENCODE_AT_ONCE = 8
+
+
+class ViewLatents:
+    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once."""
+
+    def __init__(self, backbone: Backbone, views: PhotoViews, config: ViewConfig, seed: int) -> None:
+        self.backbone, self.views, self.seed = backbone, views, seed
+        self.pool = self.encoded(config.latent_pool, 0, "pool") if config.latent_pool else None
+
+    def __call__(self, count: int, step: int) -> Tensor:
+        """Latents `[count, channel, h, w]` of this step."""
+        if self.pool is None:
+            return self.encoded(count, step, "view")
+        return self.pool[torch.randint(len(self.pool), (count,), generator=stream(self.seed, "pick", step))]
+
+    def encoded(self, count: int, step: int, purpose: str) -> Tensor:
+        """So many random views, encoded with the posterior's noise."""
+        random = stream(self.seed, purpose, step)
+        views = torch.stack([self.views.view(random) for _ in range(count)])
+        return torch.cat([self.backbone.encode_image(v, random) for v in views.split(ENCODE_AT_ONCE)])
+
+
+def timesteps(config: LearnConfig, total: int, random: torch.Generator) -> Tensor:
+    """Uniform timesteps `[batch]`; stratified: sample i lies in stage i modulo the number of stages."""
+    if config.stage_sampling == "uniform":
+        return torch.randint(0, total, (config.batch,), generator=random)
+    stage = torch.arange(config.batch) % config.stages
+    place = torch.rand(config.batch, generator=random)
+    return ((stage + place) * total / config.stages).long().clamp(max=total - 1)
+
+
+def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> Sample:
+    """Everything random of one step."""
+    random = stream(seed, "sample", step)
+    z = latents(config.batch, step)
+    noise = torch.randn(z.shape, generator=random).to(z)
+    template = torch.randint(len(config.templates), (config.batch,), generator=random)
+    return Sample(z, noise, timesteps(config, backbone.num_train_timesteps, random).to(z.device), template)

@@ -1,0 +1,1 @@
+"""Pictures and numbers to contact sheets, figures and one self-contained page."""

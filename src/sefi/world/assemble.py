@@ -1,0 +1,45 @@
+"""Trained parts to a Stable Diffusion folder that stock diffusers opens."""
+
+import json
+from pathlib import Path
+
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from sefi.world.diffusion_training import Trained, new_schedule
+from sefi.world.text_training import bake_names
+
+
+def assemble(folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, weights: dict[str, Tensor]) -> None:
+    """Write the pipeline in half precision.
+
+    Args:
+        folder: where it goes.
+        weights: the averaged state of a `Trained`; the named characters' tokens are computed here.
+    """
+    model = Trained(tokenizer)
+    model.load_state_dict(weights)
+    bake_names(model.text, model.names, tokenizer)
+    pipeline = StableDiffusionPipeline(
+        vae=vae,
+        text_encoder=model.text,
+        tokenizer=tokenizer,
+        unet=model.unet.to(memory_format=torch.contiguous_format),
+        scheduler=new_schedule(),  # pyright: ignore[reportArgumentType]
+        safety_checker=None,  # pyright: ignore[reportArgumentType]
+        feature_extractor=None,  # pyright: ignore[reportArgumentType]
+        requires_safety_checker=False,
+    )
+    pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
+    drop_paths(folder)
+
+
+def drop_paths(folder: Path) -> None:
+    """Remove the training machine's paths, which diffusers writes into configurations."""
+    for file in folder.rglob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,44 @@
+"""Numbered random pictures, drawn once into a memory-mapped file that training reads."""
+
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from numpy.lib.format import open_memmap
+
+from sefi.core.protocols import Progress
+from sefi.world.drawing import SIDE, draw
+from sefi.world.picture import Picture
+from sefi.world.sampling import random_picture
+
+CHUNK = 500
+
+
+def picture_at(seed: int, index: int) -> Picture:
+    """The index-th picture of a seed's endless series."""
+    return random_picture(np.random.default_rng([seed, index]))
+
+
+def drawings(path: Path, seed: int, count: int, progress: Progress, workers: int = 2) -> np.ndarray:
+    """The first `count` drawings of a seed, uint8 `[count, 96, 96, 3]`, read-only; drawn unless the file is there."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        images = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+        starts = range(0, count, CHUNK)
+        progress.start(len(starts), "drawing")
+        with ProcessPoolExecutor(workers) as pool:
+            jobs = [(seed, start, min(start + CHUNK, count)) for start in starts]
+            for (_, start, end), drawn in zip(jobs, pool.map(draw_range, jobs), strict=True):
+                images[start:end] = drawn
+                progress.advance()
+        progress.finish()
+        images.flush()
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
+
+
+def draw_range(job: tuple[int, int, int]) -> np.ndarray:
+    """Pictures start to end of a seed, drawn; job is (seed, start, end)."""
+    seed, start, end = job
+    return np.stack([draw(picture_at(seed, i)) for i in range(start, end)])

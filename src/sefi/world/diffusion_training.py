@@ -1,0 +1,234 @@
+"""Training of the denoiser together with the text encoder, on latents that are encoded once."""
+# diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+from sefi.core.protocols import Progress
+from sefi.world.captions import Caption, caption
+from sefi.world.data import picture_at
+from sefi.world.text_training import (
+    LENGTH,
+    WIDTH,
+    NameTokens,
+    encode_named,
+    named_text,
+    new_text_encoder,
+)
+from sefi.world.vae_training import to_tensor
+
+EMPTY = Caption("", ())
+
+
+@dataclass(frozen=True)
+class DiffusionRecipe:
+    """A constant rate that falls in the last share of the steps, so a run can be prolonged; weights are averaged."""
+
+    steps: int = 4000
+    batch: int = 48
+    learning_rate: float = 1e-3
+    warm: int = 200
+    fall_share: float = 0.2
+    drop_caption: float = 0.1
+    snr_limit: float = 5.0
+    average: float = 0.998
+
+
+def new_unet() -> UNet2DConditionModel:
+    """Latents 24 x 24; text is read at 12 x 12 and 6 x 6, where a cell is a cheek or an eye."""
+    return UNet2DConditionModel(
+        sample_size=24,
+        in_channels=4,
+        out_channels=4,
+        layers_per_block=1,
+        block_out_channels=(64, 128, 192),
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+
+
+def new_schedule() -> DDIMScheduler:
+    """Stable Diffusion's noise schedule, with the velocity as target."""
+    return DDIMScheduler(
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="v_prediction",
+    )
+
+
+class Trained(nn.Module):
+    """What learns: the denoiser, the text encoder, and the network that names people."""
+
+    def __init__(self, tokenizer: CLIPTokenizer) -> None:
+        super().__init__()
+        self.unet = new_unet().to(memory_format=torch.channels_last)
+        self.text = new_text_encoder(tokenizer)
+        self.names = NameTokens()
+
+
+class Latents:
+    """Scaled latents of numbered drawings, encoded when first asked for and kept in half precision."""
+
+    def __init__(self, vae: AutoencoderKL, images: np.ndarray) -> None:
+        self.vae, self.images = vae.to(memory_format=torch.channels_last), images
+        side = images.shape[1] // 4
+        self.kept = torch.zeros((len(images), 4, side, side), dtype=torch.float16)
+        self.known = torch.zeros(len(images), dtype=torch.bool)
+
+    @torch.no_grad()
+    def __call__(self, indices: Tensor) -> Tensor:
+        """Latents `[batch, 4, side, side]`, float32."""
+        new = indices[~self.known[indices]].unique()
+        if len(new):
+            with torch.autocast("cpu", torch.bfloat16):
+                mean = self.vae.encode(to_tensor(self.images[new.numpy()])).latent_dist.mean
+            self.kept[new] = (mean.float() * self.vae.config.scaling_factor).half()
+            self.known[new] = True
+        return self.kept[indices].float()
+
+
+@torch.no_grad()
+def set_scaling(vae: AutoencoderKL, images: np.ndarray) -> None:
+    """Make latents have unit standard deviation, as Stable Diffusion does."""
+    mean = vae.encode(to_tensor(images)).latent_dist.mean
+    vae.register_to_config(scaling_factor=round(1.0 / float(mean.std()), 5))
+
+
+def diffusion_loss(
+    model: Trained,
+    tokenizer: CLIPTokenizer,
+    latents: Tensor,
+    captions: list[Caption],
+    recipe: DiffusionRecipe,
+    schedule: DDIMScheduler,
+    seed: tuple[int, int],
+) -> Tensor:
+    """Velocity error weighted by the smaller of the signal-to-noise ratio and its limit (Hang et al. 2023)."""
+    random, stream = np.random.default_rng(seed), torch.Generator().manual_seed(hash(seed) % 2**62)
+    captions = [
+        EMPTY if drop < recipe.drop_caption else c
+        for c, drop in zip(captions, random.random(len(captions)), strict=True)
+    ]
+    noise = torch.randn(latents.shape, generator=stream)
+    t = torch.randint(0, 1000, (len(latents),), generator=stream)
+    jitter = torch.randn((len(latents), LENGTH, WIDTH), generator=stream)
+    alpha = schedule.alphas_cumprod[t]
+    with torch.autocast("cpu", torch.bfloat16):
+        states = encode_named(model.text, model.names, tokenizer, named_text(tokenizer, captions, random), jitter)
+        noisy = schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
+        found = model.unet(noisy, t, states).sample.float()
+    snr = alpha / (1 - alpha)
+    weight = snr.clamp(max=recipe.snr_limit) / (snr + 1)
+    error = (found - schedule.get_velocity(latents, noise, t)).pow(2).mean((1, 2, 3))
+    return (weight * error).mean() / weight.mean()
+
+
+def rate(step: int, recipe: DiffusionRecipe) -> float:
+    """Warm-up, constant, linear fall to 2 %."""
+    fall = recipe.steps * recipe.fall_share
+    left = min(1.0, max(0.02, (recipe.steps - step) / fall))
+    return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm) * left
+
+
+class DiffusionTraining:
+    """A resumable run: weights, their average, the optimiser's state and the step number."""
+
+    def __init__(self, tokenizer: CLIPTokenizer, latents: Latents, recipe: DiffusionRecipe, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.tokenizer, self.latents, self.recipe, self.seed = tokenizer, latents, recipe, seed
+        self.model, self.schedule, self.step = Trained(tokenizer), new_schedule(), 0
+        self.averaged = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01)
+
+    def batch(self) -> tuple[Tensor, list[Caption]]:
+        """Latents and fresh captions of this step's drawings; an epoch visits every drawing once."""
+        count, size = len(self.latents.images), self.recipe.batch
+        epoch, place = divmod(self.step * size, count - count % size)
+        order = np.random.default_rng([self.seed, 7, epoch]).permutation(count)[place : place + size]
+        random = np.random.default_rng([self.seed, 8, self.step])
+        return self.latents(torch.from_numpy(order)), [caption(picture_at(1, int(i)), random) for i in order]
+
+    def advance(self) -> float:
+        """One optimiser step; returns the loss."""
+        for group in self.optimiser.param_groups:
+            group["lr"] = rate(self.step, self.recipe)
+        latents, captions = self.batch()
+        loss = diffusion_loss(
+            self.model,
+            self.tokenizer,
+            latents,
+            captions,
+            self.recipe,
+            self.schedule,
+            (self.seed, self.step),
+        )
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(self.recipe.average, self.step / (self.step + 10))
+        with torch.no_grad():
+            for name, value in self.model.state_dict().items():
+                if value.is_floating_point():
+                    self.averaged[name].lerp_(value, 1 - keep)
+        return float(loss.detach())
+
+    def save(self, path: Path) -> None:
+        """Everything needed to go on, in one file, written atomically."""
+        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
+        tensors |= {f"averaged.{k}": v for k, v in self.averaged.items()}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
+        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
+        save_file(tensors, path.with_suffix(".partial"), metadata={"step": str(self.step)})
+        path.with_suffix(".partial").replace(path)
+
+    def load(self, path: Path) -> None:
+        """Go on where a saved run stopped."""
+        tensors = load_file(path)
+
+        def part(prefix: str) -> dict[str, Tensor]:
+            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+        self.model.load_state_dict(part("model."))
+        self.averaged = part("averaged.")
+        whole = self.optimiser.state_dict()
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, value in part("adam.").items():
+            index, key = name.split(".", 1)
+            states.setdefault(int(index), {})[key] = value
+        self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
+        self.step = int(next(iter(states.values()))["step"]) if states else 0
+
+
+def train_diffusion(run: DiffusionTraining, checkpoint: Path, progress: Progress, every: float = 240.0) -> None:
+    """Steps until the recipe's end; a checkpoint every so many seconds."""
+    progress.start(run.recipe.steps - run.step, "denoiser")
+    saved = time.monotonic()
+    while run.step < run.recipe.steps:
+        progress.advance(loss=run.advance())
+        if time.monotonic() - saved > every:
+            run.save(checkpoint)
+            saved = time.monotonic()
+    run.save(checkpoint)
+    progress.finish()

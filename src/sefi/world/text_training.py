@@ -1,0 +1,140 @@
+"""Names as points in the token space: a small network turns an identity into the tokens of its name.
+
+While training, every picture's person may be called by name, seen before or not; the rows of the named characters are
+computed with the trained network at the end and written into the token table, then the network is thrown away. So the
+token space spans the space of faces, as thousands of celebrities make it do in a large model.
+"""
+# diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from sefi.world.captions import FIRST, LAST, Caption
+from sefi.world.names import characters
+from sefi.world.person import VECTOR_WIDTH, relative
+from sefi.world.tokenizing import LENGTH
+
+WIDTH = 192
+
+
+class NameTokens(nn.Module):
+    """Identity vector `[batch, VECTOR_WIDTH]` to the token of a first name or of a last name `[batch, WIDTH]`."""
+
+    def __init__(self, width: int = WIDTH) -> None:
+        super().__init__()
+        self.first = naming_network(width)
+        self.last = naming_network(width)
+
+    def forward(self, vectors: Tensor, *, last: bool) -> Tensor:
+        """Tokens with about the spread of native rows (standard deviation 0.05)."""
+        network = self.last if last else self.first
+        return 0.05 * network(vectors)
+
+
+def naming_network(width: int) -> nn.Sequential:
+    """Two layers and a normalisation without weights."""
+    return nn.Sequential(
+        nn.Linear(VECTOR_WIDTH, 256),
+        nn.SiLU(),
+        nn.Linear(256, width),
+        nn.LayerNorm(width, elementwise_affine=False),
+    )
+
+
+def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """A CLIP text transformer of 4 layers, width 192, 32 words."""
+    config = CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=WIDTH,
+        intermediate_size=4 * WIDTH,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=LENGTH,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    model = CLIPTextModel(config)
+    nn.init.normal_(model.get_input_embeddings().weight, std=0.05)
+    return model
+
+
+@dataclass(frozen=True)
+class NamedText:
+    """Token ids `[batch, LENGTH]` and, for every name token in reading order, its identity vector."""
+
+    ids: Tensor
+    firsts: Tensor
+    lasts: Tensor
+
+
+def named_text(tokenizer: CLIPTokenizer, captions: Sequence[Caption], random: np.random.Generator) -> NamedText:
+    """Captions as ids and vectors; a last name gets the vector of some relative, as families do."""
+    ids = tokenizer(
+        [c.text for c in captions],
+        padding="max_length",
+        truncation=True,
+        max_length=LENGTH,
+        return_tensors="pt",
+    ).input_ids
+    first_id, last_id = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
+    firsts, lasts = [], []
+    for row, caption in zip(ids, captions, strict=True):
+        first_places, last_places = ((row == i).nonzero().flatten().tolist() for i in (first_id, last_id))
+        firsts += [p.vector() for p in caption.named[: len(first_places)]]
+        spoken = dict(zip(first_places, caption.named, strict=False))
+        lasts += [relative(spoken[place - 1], random).vector() for place in last_places]
+    empty = np.zeros((0, VECTOR_WIDTH), np.float32)
+    return NamedText(ids, *(torch.from_numpy(np.stack(v) if v else empty) for v in (firsts, lasts)))
+
+
+def encode_named(
+    model: CLIPTextModel,
+    names: NameTokens,
+    tokenizer: CLIPTokenizer,
+    text: NamedText,
+    noise: Tensor,
+) -> Tensor:
+    """Text states `[batch, LENGTH, WIDTH]`; name tokens come from the network, jittered so neighbours mean the same.
+
+    Args:
+        noise: standard normal `[batch, LENGTH, WIDTH]`.
+    """
+    first_id, last_id = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
+
+    def overwrite(_module: nn.Module, _args: object, rows: Tensor) -> Tensor:
+        rows = rows.clone()
+        for i, vectors, last in ((first_id, text.firsts, False), (last_id, text.lasts, True)):
+            places = text.ids == i
+            if len(vectors):
+                # A fixed number of rows: the CPU backend compiles anew for every shape it has not seen.
+                padded = nn.functional.pad(vectors, (0, 0, 0, 2 * len(text.ids) - len(vectors)))
+                named = names(padded, last=last)[: len(vectors)]
+                rows[places] = (named + 0.01 * noise[places]).to(rows.dtype)
+        return rows
+
+    handle = model.get_input_embeddings().register_forward_hook(overwrite)
+    try:
+        return model(text.ids).last_hidden_state
+    finally:
+        handle.remove()
+
+
+@torch.no_grad()
+def bake_names(model: CLIPTextModel, names: NameTokens, tokenizer: CLIPTokenizer) -> None:
+    """Write the named characters' tokens into the token table."""
+    table = model.get_input_embeddings().weight
+    everyone = characters()
+    for words, people, last in (
+        ([c.first for c in everyone], [c.person for c in everyone], False),
+        ([c.last for c in everyone], [c.parent for c in everyone], True),
+    ):
+        rows = names(torch.from_numpy(np.stack([p.vector() for p in people])), last=last)
+        table[torch.tensor(tokenizer.convert_tokens_to_ids([f"{w}</w>" for w in words]))] = rows.to(table.dtype)

@@ -1,0 +1,122 @@
+"""Training of the autoencoder: drawings to small latents and back."""
+# diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+
+import math
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from torch import Tensor
+
+from sefi.core.protocols import Progress
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """How long and how; crops make a step four times cheaper, the last share of the steps sees whole drawings."""
+
+    steps: int = 2500
+    batch: int = 24
+    crop: int = 48
+    whole_share: float = 0.15
+    learning_rate: float = 2e-3
+    kl_weight: float = 1e-6
+    edge_weight: float = 0.5
+
+
+def new_vae() -> AutoencoderKL:
+    """F = 4, four latent channels, 8 or more channels a normalisation group; the posterior starts narrow."""
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        latent_channels=4,
+        sample_size=96,
+        norm_num_groups=4,
+        layers_per_block=1,
+        block_out_channels=(16, 32, 64),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        mid_block_add_attention=False,
+    )
+    with torch.no_grad():
+        vae.quant_conv.bias[4:] = -6.0
+        vae.quant_conv.weight[4:] *= 0.1
+    return vae
+
+
+def to_tensor(images: np.ndarray) -> Tensor:
+    """uint8 `[batch, height, width, 3]` to float32 `[batch, 3, height, width]` in [-1, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def edges(x: Tensor) -> Tensor:
+    """Horizontal and vertical differences, for a loss that keeps eyes and mouths sharp."""
+    return torch.cat([(x[..., 1:, :-1] - x[..., :-1, :-1]), (x[..., :-1, 1:] - x[..., :-1, :-1])], dim=1)
+
+
+def vae_loss(vae: AutoencoderKL, x: Tensor, recipe: VaeRecipe, noise: Tensor) -> Tensor:
+    """Absolute error of colours and of edges, plus a weak Kullback-Leibler term."""
+    posterior = vae.encode(x).latent_dist
+    mean, deviation = posterior.mean.float(), posterior.std.float()
+    y = vae.decode((mean + deviation * noise).to(x.dtype)).sample.float()
+    kl = 0.5 * (mean**2 + deviation**2 - 1 - posterior.logvar.float()).sum((1, 2, 3)).mean()
+    return (y - x).abs().mean() + recipe.edge_weight * (edges(y) - edges(x)).abs().mean() + recipe.kl_weight * kl
+
+
+def learning_rate(step: int, steps: int, top: float, warm: int = 100) -> float:
+    """Linear warm-up, then a cosine to 2 % of the top."""
+    if step < warm:
+        return top * (step + 1) / warm
+    share = (step - warm) / max(1, steps - warm)
+    return top * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * share)))
+
+
+def batch_of(images: np.ndarray, recipe: VaeRecipe, step: int, seed: int) -> Tensor:
+    """The drawings of one step: random crops first, whole drawings (a quarter as many) at the end."""
+    random = np.random.default_rng([seed, step])
+    if step >= recipe.steps * (1 - recipe.whole_share):
+        return to_tensor(images[np.sort(random.integers(len(images), size=max(4, recipe.batch // 4)))])
+    chosen, room = random.integers(len(images), size=recipe.batch), images.shape[1] - recipe.crop
+    places = random.integers(0, room + 1, size=(recipe.batch, 2))
+    return to_tensor(
+        np.stack(
+            [images[i, y : y + recipe.crop, x : x + recipe.crop] for i, (y, x) in zip(chosen, places, strict=True)]
+        )
+    )
+
+
+def train_vae(
+    images: np.ndarray,
+    recipe: VaeRecipe,
+    seed: int,
+    progress: Progress,
+    start: AutoencoderKL | None = None,
+) -> AutoencoderKL:
+    """A trained autoencoder, from nothing or from an earlier one.
+
+    Eager on purpose: torch.compile gave wrong gradients on the CPU build.
+    """
+    torch.manual_seed(seed)
+    vae = (start or new_vae()).train().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    noise_stream = torch.Generator().manual_seed(seed)
+    progress.start(recipe.steps, "autoencoder")
+    started = time.monotonic()
+    for step in range(recipe.steps):
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, recipe.steps, recipe.learning_rate)
+        x = batch_of(images, recipe, step, seed).contiguous(memory_format=torch.channels_last)
+        noise = torch.randn((x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4), generator=noise_stream)
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = vae_loss(vae, x, recipe, noise)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
+        optimiser.step()
+        progress.advance(loss=float(loss.detach()), seconds=time.monotonic() - started)
+    progress.finish()
+    return vae.eval()

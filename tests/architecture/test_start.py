@@ -1,0 +1,61 @@
+"""Starting the program loads nothing heavy; measured in fresh interpreters."""
+
+import json
+import resource
+import subprocess
+import sys
+
+HEAVY = {"torch", "diffusers", "transformers", "kornia", "cv2", "matplotlib", "numpy"}
+
+
+def run_fresh(code):
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return found.stdout
+
+
+def loaded_by(statement):
+    code = f"{statement}; import json, sys; print(json.dumps(sorted(sys.modules)))"
+    return {name.split(".")[0] for name in json.loads(run_fresh(code))}
+
+
+def test_importing_sefi_loads_no_torch():
+    assert not loaded_by("import sefi") & HEAVY
+
+
+def test_importing_the_program_loads_no_torch():
+    assert not loaded_by("import sefi.cli.app") & HEAVY
+
+
+def test_public_names_are_there_when_asked_for():
+    import sefi
+
+    assert set(sefi.__all__) >= {
+        "Config",
+        "Identity",
+        "PRESETS",
+        "SefiError",
+        "generate",
+        "learn",
+        "open_backbone",
+    }
+    assert all(getattr(sefi, name) is not None for name in sefi.__all__)
+    assert set(sefi.__all__) <= set(dir(sefi))
+
+
+def test_verbs_stay_verbs_after_the_rooms_of_their_names_are_loaded():
+    import sefi
+    import sefi.generate.sampler
+    import sefi.learn.loop
+
+    assert (sefi.learn.__name__, sefi.generate.__name__) == ("learn", "generate")
+
+
+def test_help_comes_within_half_a_second():
+    # Processor time, best of three: the clock on the wall also counts what else the machine does.
+    def seconds():
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        run_fresh("import sys; sys.argv = ['sefi', '--help']; from sefi.cli.app import app; app()")
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+    assert min(seconds() for _ in range(3)) < 0.5

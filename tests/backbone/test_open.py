@@ -1,0 +1,247 @@
+"""Opening a model folder: what comes out, and what is refused with which words."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.utils import logging as transformers_logging
+
+from sefi.backbone import open as opener
+from sefi.backbone.open import open_backbone
+from sefi.backbone.parts import Parts
+from sefi.core.errors import BackboneError
+
+INDEX = "model_index.json"
+
+
+@pytest.fixture
+def copy(folder: Path, tmp_path: Path) -> Path:
+    """A model folder that a test may damage."""
+    return Path(shutil.copytree(folder, tmp_path / "model"))
+
+
+def edit(path: Path, **changes: object) -> None:
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps(content | changes))
+
+
+def test_every_size_is_read_from_the_model(folder: Path) -> None:
+    backbone = open_backbone(str(folder))
+    assert (backbone.width, backbone.text_length) == (24, 13)
+    assert (backbone.latent_channels, backbone.latent_size, backbone.latent_factor) == (3, 8, 4)
+    assert (backbone.resolution, backbone.num_train_timesteps) == (32, 1000)
+    assert (backbone.family, backbone.prediction_type) == ("tiny", "v_prediction")
+    assert (backbone.source, backbone.judges) == (str(folder), None)
+
+
+def test_everything_is_frozen(folder: Path) -> None:
+    backbone = open_backbone(str(folder))
+    for part in (backbone.text_encoder, backbone.vae, backbone.unet):
+        assert not part.training
+        assert not any(weight.requires_grad for weight in part.parameters())
+
+
+def test_weights_survive_the_round_trip(folder: Path, parts: Parts) -> None:
+    backbone = open_backbone(str(folder))
+    for name, weight in parts.unet.state_dict().items():
+        assert torch.equal(backbone.unet.state_dict()[name], weight)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fingerprint_does_not_depend_on_the_number_type(folder: Path, dtype: torch.dtype) -> None:
+    backbone = open_backbone(str(folder), dtype=dtype)
+    assert backbone.dtype == backbone.vae.dtype == backbone.text_encoder.dtype == dtype
+    assert backbone.fingerprint == open_backbone(str(folder)).fingerprint
+    family, width, digest = backbone.fingerprint.split(":")
+    assert (family, width, len(digest)) == ("tiny", "24", 16)
+
+
+def test_latents_are_scaled_and_repeatable(folder: Path) -> None:
+    backbone = open_backbone(str(folder))
+    pixels = torch.rand(2, 3, 32, 32) * 2 - 1
+    latents = backbone.encode_image(pixels, torch.Generator().manual_seed(3))
+    assert latents.shape == (2, 3, 8, 8)
+    assert torch.equal(latents, backbone.encode_image(pixels, torch.Generator().manual_seed(3)))
+    mean = backbone.vae.encode(pixels).latent_dist.mode()
+    assert torch.equal(backbone.encode_image(pixels), mean * 0.5)
+
+
+def test_decoded_pictures_are_in_range(folder: Path) -> None:
+    decoded = open_backbone(str(folder)).decode(torch.randn(2, 3, 8, 8) * 9)
+    assert decoded.shape == (2, 3, 32, 32)
+    assert decoded.abs().max() <= 1
+
+
+def test_libraries_are_silent_and_their_settings_come_back(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    before = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    open_backbone(str(folder))
+    assert capfd.readouterr().err == ""
+    after = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    assert before == after
+
+
+def test_half_precision_files_are_found(copy: Path) -> None:
+    for path in [*copy.glob("*/*.safetensors")]:
+        path.rename(path.with_name(path.stem + ".fp16.safetensors"))
+    assert open_backbone(str(copy)).fingerprint == open_backbone(str(copy)).fingerprint
+
+
+def refusal(source: Path | str, **options: object) -> str:
+    with pytest.raises(BackboneError) as caught:
+        open_backbone(str(source), **options)  # type: ignore[arg-type]
+    assert caught.value.problem
+    assert caught.value.remedy
+    return str(caught.value)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert "no model at" in refusal(tmp_path / "nowhere")
+
+
+def test_an_unrelated_folder(tmp_path: Path) -> None:
+    assert INDEX in refusal(tmp_path)
+
+
+def test_pickled_weights_only(copy: Path) -> None:
+    path = next((copy / "unet").glob("*.safetensors"))
+    path.rename(path.with_suffix(".bin"))
+    message = refusal(copy)
+    assert "pickled" in message
+    assert "safetensors" in message
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder", "tokenizer", "scheduler"])
+def test_a_missing_part(copy: Path, part: str) -> None:
+    shutil.rmtree(copy / part)
+    assert part in refusal(copy)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+@pytest.mark.parametrize("kept", [0, 5, 0.5])
+def test_truncated_weights(copy: Path, part: str, kept: float) -> None:
+    path = next((copy / part).glob("*.safetensors"))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(kept if kept >= 1 else kept * len(content))])
+    assert part in refusal(copy)
+
+
+@pytest.mark.parametrize("part", ["unet", "vae", "text_encoder"])
+def test_missing_weights(copy: Path, part: str) -> None:
+    path = next((copy / part).glob("*.safetensors"))
+    tensors = load_file(path)
+    tensors.pop(sorted(tensors)[0])
+    save_file(tensors, path, {"format": "pt"})
+    assert part in refusal(copy)
+
+
+def test_weights_of_another_size(copy: Path) -> None:
+    edit(copy / "unet" / "config.json", block_out_channels=[16, 32])
+    assert "unet" in refusal(copy)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1, 2]", "\x00\x01", '"x"'])
+def test_damaged_index(copy: Path, content: str) -> None:
+    (copy / INDEX).write_text(content)
+    assert INDEX in refusal(copy)
+
+
+@pytest.mark.parametrize("entry", [None, 5, [None, None], ["os", "system"], ["diffusers"], {}])
+def test_foreign_classes_are_not_looked_up(copy: Path, entry: object) -> None:
+    edit(copy / INDEX, unet=entry)
+    assert "unet" in refusal(copy)
+
+
+@pytest.mark.parametrize("name", ["Trainer", "pipeline", "__name__", "NoSuchTokenizer"])
+def test_foreign_tokenizers_are_not_called(copy: Path, name: str) -> None:
+    edit(copy / INDEX, tokenizer=["transformers", name])
+    assert "tokenizer" in refusal(copy)
+
+
+def test_sdxl_is_not_supported_yet(copy: Path) -> None:
+    edit(
+        copy / INDEX,
+        _class_name="StableDiffusionXLPipeline",
+        text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
+    )
+    assert "not supported yet" in refusal(copy)
+
+
+def test_flow_models_have_no_noise_schedule(copy: Path) -> None:
+    (copy / "scheduler" / "scheduler_config.json").write_text('{"_class_name": "FlowMatchEulerDiscreteScheduler"}')
+    assert "noise schedule" in refusal(copy)
+
+
+def test_other_predictions_are_refused(copy: Path) -> None:
+    edit(copy / "scheduler" / "scheduler_config.json", prediction_type="sample")
+    assert "predicts 'sample'" in refusal(copy)
+
+
+def test_parts_of_different_models(copy: Path, sd1_parts: Parts) -> None:
+    sd1_parts.text_encoder.save_pretrained(copy / "text_encoder")
+    assert "width" in refusal(copy)
+
+
+def test_unknown_device(folder: Path) -> None:
+    assert "not a device" in refusal(folder, device="toaster")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_absent_device(folder: Path) -> None:
+    assert "--device cpu" in refusal(folder, device="cuda")
+
+
+def test_a_hub_id_is_not_downloaded_unasked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[bool] = []
+    real = opener.snapshot_download
+
+    def watched(source: str, *, local_files_only: bool, **rest: object) -> str:
+        asked.append(local_files_only)
+        return real(source, local_files_only=local_files_only, cache_dir=tmp_path, **rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(opener, "snapshot_download", watched)
+    assert "--download" in refusal("nobody/no-such-model")
+    assert asked == [True]
+
+
+@pytest.mark.parametrize("source", ["", "a/b/c", "../x", "~/no/such", "x" * 300, "a\x00b", "~nobody/x"])
+def test_odd_names(source: str) -> None:
+    refusal(source)
+
+
+def test_a_missing_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(opener, "MODELS", tmp_path)
+    assert "tiny-portraits" in refusal("tiny-portraits")
+
+
+def test_the_embedded_model_brings_its_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "tiny-portraits").symlink_to(folder)
+    (tmp_path / "judges").mkdir()
+    monkeypatch.setattr(opener, "MODELS", tmp_path)
+    assert open_backbone().judges == tmp_path / "judges"
+
+
+def rename_weights(folder: Path, rename: Callable[[str], str]) -> None:
+    path = next(folder.glob("*.safetensors"))
+    save_file({rename(key): value for key, value in load_file(path).items()}, path, {"format": "pt"})
+
+
+def test_published_files_use_older_names(copy: Path, folder: Path) -> None:
+    """Stable Diffusion 1.x as published: weights named as diffusers and transformers once did."""
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+
+    def vae_name(key: str) -> str:
+        for new, old in older.items():
+            key = key.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        return key
+
+    rename_weights(copy / "vae", vae_name)
+    rename_weights(copy / "text_encoder", lambda key: "text_model." + key.removeprefix("text_model."))
+    found, expected = open_backbone(str(copy)), open_backbone(str(folder))
+    pixels = torch.rand(1, 3, 32, 32)
+    assert torch.equal(found.encode_image(pixels), expected.encode_image(pixels))
+    ids = torch.tensor([[0, 5, 7, 1]])
+    assert torch.equal(found.text_encoder(ids)[0], expected.text_encoder(ids)[0])

@@ -1,0 +1,68 @@
+"""A tiny model as a folder, an identity learned on it, and the program as a function."""
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from sefi.cli.app import app
+
+
+@pytest.fixture(scope="session")
+def model_folder(backbone, tmp_path_factory) -> Path:
+    """The tiny model in the Stable Diffusion format."""
+    folder = tmp_path_factory.mktemp("model")
+    index = {"_class_name": "StableDiffusionPipeline"}
+    for name in ("tokenizer", "text_encoder", "vae", "unet", "scheduler"):
+        part = getattr(backbone, name)
+        part.save_pretrained(folder / name)
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+@pytest.fixture
+def sefi():
+    """Run the program; the result has exit_code, stdout and stderr."""
+
+    def run(*words):
+        return CliRunner().invoke(app, [str(word) for word in words])
+
+    return run
+
+
+@pytest.fixture
+def refused(sefi):
+    """Run the program with --json and return the error that it must end with."""
+
+    def run(*words):
+        found = sefi(*words, "--json")
+        assert found.exit_code == 2, found.output
+        answer = json.loads(found.stdout)
+        assert set(answer) == {"error", "try"}
+        assert answer["error"]
+        assert answer["try"]
+        return answer["error"]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def portrait(tmp_path_factory) -> Path:
+    """A picture without any face."""
+    path = tmp_path_factory.mktemp("photo") / "portrait.png"
+    Image.radial_gradient("L").convert("RGB").resize((53, 61)).save(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def ada(model_folder, portrait, tmp_path_factory) -> Path:
+    """An identity file learned through the program in two steps."""
+    path = tmp_path_factory.mktemp("identity") / "ada.safetensors"
+    words = ["learn", portrait, "--name", "ada", "--model", model_folder, "--no-crop"]
+    words += ["--steps", 2, "--out", path]
+    found = CliRunner().invoke(app, [str(word) for word in words])
+    assert found.exit_code == 0, found.output
+    return path

@@ -1,0 +1,168 @@
+"""Every command, end to end, on a tiny model of the real classes."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from sefi.core.nouns import Identity
+
+QUICK = ("--steps", 2, "--device", "cpu")
+
+
+def test_learn_writes_one_small_file_and_nothing_else(ada):
+    identity = Identity.load(ada)
+    assert identity.name == "ada"
+    assert identity.header.settings["learn"]["steps"] == 2
+    assert ada.stat().st_size < 100_000
+    assert list(ada.parent.iterdir()) == [ada]
+
+
+def test_learn_tells_what_it_did_as_json(sefi, portrait, model_folder, tmp_path):
+    out = tmp_path / "bob.safetensors"
+    found = sefi(
+        "learn",
+        portrait,
+        "--name",
+        "bob",
+        "--model",
+        model_folder,
+        "--no-crop",
+        *QUICK,
+        "--set",
+        "learn.attention_weight=0.25",
+        "--seed",
+        7,
+        "--out",
+        out,
+        "--json",
+    )
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["identity"] == str(out)
+    assert answer["seed"] == 7
+    assert answer["bytes"] == out.stat().st_size
+    assert Identity.load(out).header.settings["learn"]["attention_weight"] == 0.25
+
+
+def test_the_same_seed_learns_the_same_bits(sefi, ada, portrait, model_folder, tmp_path):
+    again = tmp_path / "again.safetensors"
+    found = sefi(
+        "learn",
+        portrait,
+        "--name",
+        "ada",
+        "--model",
+        model_folder,
+        "--no-crop",
+        *QUICK,
+        "--out",
+        again,
+    )
+    assert found.exit_code == 0, found.output
+    assert (Identity.load(again).tokens == Identity.load(ada).tokens).all()
+
+
+def test_generate_names_files_by_prompt_and_seed(sefi, ada, model_folder, tmp_path):
+    found = sefi(
+        "generate",
+        "a photo of <ada> in snow",
+        "a drawing of <ada>",
+        "-i",
+        ada,
+        "--model",
+        model_folder,
+        *QUICK,
+        "--count",
+        2,
+        "--seed",
+        5,
+        "--out",
+        tmp_path,
+        "--json",
+    )
+    assert found.exit_code == 0, found.output
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == [
+        "a-drawing-of-ada-5.png",
+        "a-drawing-of-ada-6.png",
+        "a-photo-of-ada-in-snow-5.png",
+        "a-photo-of-ada-in-snow-6.png",
+        "grid.png",
+        "records.json",
+    ]
+    answer = json.loads(found.stdout)
+    assert answer == json.loads((tmp_path / "records.json").read_text())
+    assert answer["settings"]["steps"] == 2
+    for entry in answer["images"]:
+        with Image.open(entry["file"]) as image:
+            assert image.size == (24, 24)
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "dpm++", "euler"])
+def test_generate_with_every_scheduler(sefi, ada, model_folder, tmp_path, scheduler):
+    found = sefi(
+        "generate",
+        "<ada> in snow",
+        "-i",
+        ada,
+        "--model",
+        model_folder,
+        *QUICK,
+        "--scheduler",
+        scheduler,
+        "--guidance-scale",
+        3,
+        "--out",
+        tmp_path,
+    )
+    assert found.exit_code == 0, found.output
+    assert "ada-in-snow-0.png" in found.stdout
+
+
+def test_generate_needs_no_identity_for_a_plain_prompt(sefi, model_folder, tmp_path):
+    found = sefi("generate", "a photo of person", "--model", model_folder, *QUICK, "--out", tmp_path)
+    assert found.exit_code == 0, found.output
+
+
+def test_attend_draws_a_map_for_every_word(sefi, ada, model_folder, tmp_path):
+    out = tmp_path / "maps.png"
+    found = sefi(
+        "attend",
+        "a photo of <ada> holding a cup",
+        "-i",
+        ada,
+        "--model",
+        model_folder,
+        *QUICK,
+        "--out",
+        out,
+        "--json",
+    )
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["words"][4] == "<ada>"
+    assert answer["reference_words"][4] == "person"
+    assert len(answer["words"]) == len(answer["mean_attention"]) == 9
+    with Image.open(out) as figure:
+        assert figure.width > 500
+
+
+def test_inspect_needs_no_model(sefi, ada):
+    answer = json.loads(sefi("inspect", ada, "--json").stdout)
+    assert answer["name"] == "ada"
+    assert answer["tensors"] == {"tokens": [5, 2, 24]}
+    assert "class_word" in sefi("inspect", ada).stdout
+
+
+def test_doctor_tells_what_is_missing(sefi):
+    found = sefi("doctor", "--json")
+    answer = json.loads(found.stdout)
+    assert found.exit_code == (1 if answer["problems"] else 0)
+    assert answer["libraries"]["torch"]
+    assert "python" in sefi("doctor").stdout
+
+
+def test_version_and_help(sefi):
+    assert sefi("--version").stdout.startswith("sefi ")
+    assert "learn" in sefi("--help").stdout

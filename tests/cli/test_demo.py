@@ -1,0 +1,69 @@
+"""The demo end to end on a tiny model: everything it promises is there."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from sefi.cli import demo
+from sefi.cli.opening import chosen_config
+from sefi.core.nouns import Identity
+from sefi.core.protocols import SilentProgress
+
+PROMPTS = (("scene", "a photo of <ada> in snow"), ("style", "a drawing of <ada>"))
+
+
+@pytest.fixture(scope="module")
+def made(backbone, portrait, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("demo")
+    config = chosen_config("default", list(demo.QUICK))
+    run = demo.Run(backbone, config, 0, SilentProgress(), PROMPTS)
+    demo.make_demo(demo.Portrait(portrait, {"hair": "red curls"}), run, folder)
+    return folder
+
+
+def test_everything_is_written(made):
+    assert sorted(path.name for path in made.iterdir()) == [
+        "ada.safetensors",
+        "attention.png",
+        "index.html",
+        "one-token.safetensors",
+        "sheet.png",
+    ]
+
+
+def test_the_control_is_one_token_without_attention_loss(made):
+    control, ours = (Identity.load(made / f"{name}.safetensors") for name in ("one-token", "ada"))
+    assert control.tokens.shape[0] == 1
+    assert (control.tokens[:, 0] == control.tokens[:, 1]).all()
+    assert control.header.settings["learn"]["attention_weight"] == 0
+    assert ours.tokens.shape[0] == 5
+    assert (ours.tokens[:, 0] != ours.tokens[:, 1]).any()
+
+
+def test_the_page_shows_every_prompt_three_times(made):
+    page = (made / "index.html").read_text(encoding="utf-8")
+    assert page.count('<figure class="card">') == len(PROMPTS)
+    assert page.count("data:image/png;base64,") == 2 + 3 * len(PROMPTS)
+    assert "red curls" in page
+
+
+def test_the_sheet_has_a_row_for_each_way(made):
+    with Image.open(made / "sheet.png") as sheet:
+        assert sheet.width > 3 * 160
+        assert sheet.height > 3 * 160
+
+
+def test_traits_come_from_the_truth(tmp_path, monkeypatch):
+    monkeypatch.setattr("sefi.backbone.open.MODELS", tmp_path)
+    folder = tmp_path / "demo"
+    folder.mkdir()
+    (folder / "portrait.png").touch()
+    truth = {"traits": {"hair": "red curls", "age": 4}, "seed": 3}
+    (folder / "truth.json").write_text(json.dumps(truth))
+    assert demo.bundled_portrait().truth == {"hair": "red curls"}
+
+
+def test_a_missing_portrait_is_said(refused, tmp_path, monkeypatch):
+    monkeypatch.setattr("sefi.backbone.open.MODELS", tmp_path)
+    assert "portrait" in refused("demo", "--out", tmp_path / "out")

@@ -1,0 +1,33 @@
+"""Progress speaks on stderr, seldom, and with the time left."""
+
+from sefi.cli import progress
+from sefi.cli.progress import TerminalProgress
+
+
+def test_a_log_gets_a_first_and_a_last_line(capsys):
+    with TerminalProgress() as shown:
+        shown.start(5, "learning")
+        for _ in range(5):
+            shown.advance(loss=0.25)
+        shown.finish()
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err == "learning\nlearning 5/5, done in 0 s\n"
+
+
+def test_slow_work_gets_lines_with_the_time_left(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    with TerminalProgress() as shown:
+        shown.start(3, "learning")
+        shown.advance(loss=0.25)
+    assert "learning 1/3, 0 s left  loss 0.25" in capsys.readouterr().err
+
+
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    with TerminalProgress() as shown:
+        shown.start(2, "learning")
+        shown.advance()
+        shown.advance(loss=0.5)
+        shown.finish()
+    assert "learning" in capsys.readouterr().err

@@ -1,0 +1,19 @@
+"""A name is a placeholder and a file name at once."""
+
+import pytest
+
+from sefi.conditioning.prompt import placeholders
+from sefi.core.errors import IdentityError
+from sefi.core.names import check_name
+
+
+@pytest.mark.parametrize("name", ["ada", "Ada-2", "a_b", "x" * 64])
+def test_safe_names_pass(name):
+    check_name(name)
+    assert placeholders(f"a photo of <{name}>") == [name]
+
+
+@pytest.mark.parametrize("name", ["", "../ada", "a b", "ada.safetensors", "<ada>", "x" * 65, "añ", "a\n"])
+def test_other_names_are_refused(name):
+    with pytest.raises(IdentityError, match="cannot be a name"):
+        check_name(name)

@@ -1,0 +1,122 @@
+"""Random views: bounded, replayable, and each change does what it says."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+from sefi.core.config import ViewConfig
+from sefi.photo.augment import ViewParameters, apply, draw_parameters
+from sefi.photo.views import PhotoViews
+
+SIDE = 23
+seeds = st.integers(0, 2**32)
+
+
+def generator(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def square() -> torch.Tensor:
+    return torch.rand(3, SIDE, SIDE, generator=generator(5)) * 1.8 - 0.9
+
+
+@given(seed=seeds, canvas=st.sampled_from(["black", "mean", "edge"]))
+@settings(deadline=None)
+def test_views_are_pictures(seed: int, canvas: str) -> None:
+    views = PhotoViews(square(), ViewConfig(canvas=canvas))
+    view = views.view(generator(seed))
+    assert view.shape == (3, SIDE, SIDE)
+    assert view.isfinite().all()
+    assert view.abs().max() <= 1
+
+
+@given(seed=seeds)
+@settings(deadline=None)
+def test_views_can_be_replayed(seed: int) -> None:
+    views = PhotoViews(square(), ViewConfig())
+    assert torch.equal(views.view(generator(seed)), views.view(generator(seed)))
+    assert torch.equal(views.view(generator(seed)), apply(square(), draw_parameters(views.config, generator(seed))))
+
+
+@given(seed=seeds)
+def test_draws_stay_in_their_ranges(seed: int) -> None:
+    drawn = draw_parameters(ViewConfig(), generator(seed))
+    for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
+        assert 0.8 <= factor <= 1.2
+    assert abs(drawn.hue) <= 0.01
+    assert 0.1 <= drawn.scale <= 1
+    assert 0.9 <= drawn.aspect <= 1.1
+    assert 0 <= drawn.left <= 1
+    assert 0 <= drawn.top <= 1
+
+
+def test_flips_come_as_often_as_asked() -> None:
+    stream = generator(3)
+    share = sum(draw_parameters(ViewConfig(flip=0.3), stream).flip for _ in range(2000)) / 2000
+    assert share == pytest.approx(0.3, abs=0.04)
+
+
+def test_the_picture_itself_is_not_changed() -> None:
+    views = PhotoViews(square(), ViewConfig())
+    for seed in range(5):
+        views.view(generator(seed)).fill_(0)
+    assert torch.equal(views.clean, square())
+
+
+def test_no_change_is_exact() -> None:
+    assert torch.equal(apply(square(), ViewParameters()), square())
+
+
+def test_two_flips_are_none() -> None:
+    flip = ViewParameters(flip=True)
+    once = apply(square(), flip)
+    assert torch.equal(once, square().flip(-1))
+    assert torch.equal(apply(once, flip), square())
+
+
+def test_neutral_colours_change_nothing() -> None:
+    tinted = apply(square(), ViewParameters(hue=1e-9))
+    torch.testing.assert_close(tinted, square(), atol=1e-5, rtol=0)
+
+
+def test_brightness_scales_light() -> None:
+    dark = apply(square(), ViewParameters(brightness=0.5))
+    torch.testing.assert_close((dark + 1), (square() + 1) / 2, atol=1e-5, rtol=0)
+
+
+def test_no_saturation_is_grey() -> None:
+    grey = apply(square(), ViewParameters(saturation=0.0))
+    torch.testing.assert_close(grey[0], grey[1], atol=1e-5, rtol=0)
+
+
+def test_a_third_of_the_hue_turns_red_to_green() -> None:
+    red = torch.tensor([1.0, -1.0, -1.0]).reshape(3, 1, 1).expand(3, SIDE, SIDE)
+    green = apply(red, ViewParameters(hue=1 / 3))
+    torch.testing.assert_close(green[:, 0, 0], torch.tensor([-1.0, 1.0, -1.0]), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0.0, 0.0), (1.0, 1.0), (0.4, 0.8)])
+def test_the_pasted_picture_lies_where_drawn(left: float, top: float) -> None:
+    bright = torch.ones(3, SIDE, SIDE)
+    parameters = ViewParameters(scale=10 / SIDE, aspect=0.7, left=left, top=top)
+    view = apply(bright, parameters)
+    rows, columns = (view[0] == 1).nonzero(as_tuple=True)
+    assert (rows.max() - rows.min() + 1, columns.max() - columns.min() + 1) == (10, 7)
+    assert rows.min() == round(top * (SIDE - 10))
+    assert columns.min() == round(left * (SIDE - 7))
+    assert (view == -1).sum() == 3 * (SIDE * SIDE - 70)
+
+
+def test_canvases() -> None:
+    flat = torch.full((3, SIDE, SIDE), 0.5)
+    small = ViewParameters(scale=0.4, left=0.5, top=0.5)
+    assert apply(flat, small)[0, 0, 0] == -1
+    for canvas in ("mean", "edge"):
+        torch.testing.assert_close(apply(flat, replace(small, canvas=canvas)), flat)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 3.0])
+def test_scales_are_held_between_one_pixel_and_the_canvas(scale: float) -> None:
+    assert apply(square(), ViewParameters(scale=scale)).shape == (3, SIDE, SIDE)

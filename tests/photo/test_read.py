@@ -1,0 +1,203 @@
+"""Reading photos: every mode comes out the same, every bad file is refused in our words."""
+
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings, strategies as st
+from PIL import Image, ImageCms
+
+from sefi.core.errors import PhotoError
+from sefi.photo import read
+from sefi.photo.read import read_photo
+
+WIDTH, HEIGHT = 53, 41
+
+
+def gradient() -> Image.Image:
+    """A picture without any symmetry."""
+    rows, columns = np.mgrid[:HEIGHT, :WIDTH]
+    red, green = columns * 255 // (WIDTH - 1), rows * 255 // (HEIGHT - 1)
+    return Image.fromarray(np.stack([red, green, (red + green) // 3], -1).astype(np.uint8))
+
+
+def expected(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1) / 127.5 - 1
+
+
+def png_chunk(name: bytes, content: bytes) -> bytes:
+    check = struct.pack(">I", zlib.crc32(name + content))
+    return struct.pack(">I", len(content)) + name + content + check
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG whose header promises a large picture and whose data is nothing."""
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    data = zlib.compress(b"\0" * 100)
+    chunks = ((b"IHDR", header), (b"IDAT", data), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(png_chunk(*chunk) for chunk in chunks)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(PhotoError) as caught:
+        read_photo(path)
+    assert caught.value.remedy
+    return caught.value.problem
+
+
+def test_pixels_are_exact(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    photo = read_photo(str(tmp_path / "a.png"))
+    assert photo.pixels.dtype == torch.float32
+    assert photo.source == "a.png"
+    torch.testing.assert_close(photo.pixels, expected(gradient()))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_every_orientation_is_upright(tmp_path: Path, orientation: int, kind: str) -> None:
+    undo = {
+        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
+    }[orientation]  # fmt: skip
+    stored = gradient() if undo is None else gradient().transpose(undo)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / "a", format=kind, exif=exif, quality=100, lossless=True)
+    torch.testing.assert_close(read_photo(tmp_path / "a").pixels, expected(gradient()), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "PA", "I;16", "I"])
+def test_every_png_mode(tmp_path: Path, mode: str) -> None:
+    if mode == "I;16" or mode == "I":
+        grey = np.asarray(gradient().convert("L")).astype(np.uint16) * 257
+        image = Image.fromarray(grey)
+    elif mode == "PA":
+        image = gradient().convert("P")
+        image.info["transparency"] = b"\xff" * 256
+    else:
+        image = gradient().convert(mode)
+    image.save(tmp_path / "a.png")
+    pixels = read_photo(tmp_path / "a.png").pixels
+    shown = gradient().convert({"1": "1", "P": "P", "PA": "P", "RGBA": "RGB"}.get(mode, "L"))
+    torch.testing.assert_close(pixels, expected(shown.convert("RGB")), atol=0.01, rtol=0)
+
+
+def test_cmyk_jpeg(tmp_path: Path) -> None:
+    gradient().convert("CMYK").save(tmp_path / "a.jpg", quality=100)
+    torch.testing.assert_close(read_photo(tmp_path / "a.jpg").pixels, expected(gradient()), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_becomes_white(tmp_path: Path, mode: str) -> None:
+    Image.new(mode, (40, 40)).save(tmp_path / "a.png")  # black, wholly transparent
+    assert torch.equal(read_photo(tmp_path / "a.png").pixels, torch.ones(3, 40, 40))
+
+
+def test_colour_profiles_are_applied(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    gradient().save(tmp_path / "a.png", icc_profile=profile)
+    torch.testing.assert_close(read_photo(tmp_path / "a.png").pixels, expected(gradient()), atol=0.02, rtol=0)
+    lab = Image.new("RGB", (40, 40), (128, 128, 128))
+    lab.save(tmp_path / "b.png", icc_profile=b"not a profile")
+    torch.testing.assert_close(read_photo(tmp_path / "b.png").pixels, expected(lab))
+
+
+def test_the_extension_does_not_matter(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.txt", format="PNG")
+    assert read_photo(tmp_path / "a.txt").pixels.shape == (3, HEIGHT, WIDTH)
+
+
+def test_a_still_gif_is_a_photo(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.gif")
+    assert read_photo(tmp_path / "a.gif").pixels.shape == (3, HEIGHT, WIDTH)
+
+
+def test_a_phones_two_picture_jpeg_gives_the_first(tmp_path: Path) -> None:
+    second = Image.new("RGB", (WIDTH, HEIGHT))
+    gradient().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second], quality=100)
+    torch.testing.assert_close(read_photo(tmp_path / "a.jpg").pixels, expected(gradient()), atol=0.1, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_are_refused(tmp_path: Path, kind: str) -> None:
+    frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a", format=kind, save_all=True, append_images=frames[1:])
+    assert "animated" in refusal(tmp_path / "a")
+
+
+def test_missing_directory_and_empty(tmp_path: Path) -> None:
+    (tmp_path / "empty.jpg").touch()
+    assert "no file" in refusal(tmp_path / "missing.jpg")
+    assert "not a file" in refusal(tmp_path)
+    assert "empty" in refusal(tmp_path / "empty.jpg")
+
+
+@pytest.mark.parametrize("path", ["/dev/zero", "a\x00b", "x" * 400])
+def test_odd_paths(path: str) -> None:
+    refusal(Path(path))
+
+
+def test_other_formats(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 99 99\n" * 9)
+    assert "known format" in refusal(tmp_path / "a.jpg")
+    gradient().save(tmp_path / "b.jpg", format="TIFF")
+    assert "known format" in refusal(tmp_path / "b.jpg")
+
+
+@pytest.mark.parametrize("side", [8_000, 12_000, 30_000, 2**31 - 1])
+def test_bombs_are_refused_before_decoding(tmp_path: Path, side: int) -> None:
+    (tmp_path / "a.png").write_bytes(bomb(side, side))
+    assert "megapixels" in refusal(tmp_path / "a.png")
+
+
+def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(read, "MAX_BYTES", 100)
+    gradient().save(tmp_path / "a.png")
+    assert "64 MB" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (31, 400)])
+def test_tiny_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+    Image.new("RGB", size).save(tmp_path / "a.png")
+    assert f"{size[0]} x {size[1]}" in refusal(tmp_path / "a.png")
+
+
+def encoded(kind: str) -> bytes:
+    memory = io.BytesIO()
+    gradient().save(memory, format=kind)
+    return memory.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
+def test_truncated_files(tmp_path: Path, kind: str, share: float) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    memory = io.BytesIO()
+    Image.fromarray(noise).save(memory, format=kind)
+    content = memory.getvalue()
+    (tmp_path / "a").write_bytes(content[: int(share * len(content))])
+    refusal(tmp_path / "a")
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]),
+    changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=9),
+)
+def test_damage_gives_a_photo_or_our_error(tmp_path: Path, kind: str, changes: list[tuple[float, int]]) -> None:
+    content = bytearray(encoded(kind))
+    for place, value in changes:
+        content[int(place * len(content))] = value
+    (tmp_path / "a").write_bytes(content)
+    try:
+        pixels = read_photo(tmp_path / "a").pixels
+    except PhotoError:
+        return
+    assert pixels.shape[0] == 3
+    assert pixels.abs().max() <= 1
