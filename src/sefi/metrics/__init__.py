@@ -1,0 +1,1 @@
+"""What a picture shows and who is on it, as numbers."""

@@ -1,0 +1,78 @@
+"""Drawings for the judges: other seeds and other people than the model's, roughened like generated pictures."""
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sefi.world.data import picture_at
+from sefi.world.drawing import UNITS, draw, face_truth
+from sefi.world.person import Person, random_person
+from sefi.world.picture import Picture
+from sefi.world.sampling import random_picture
+
+# The model is trained on seed 1; what judges are trained and tested on must be new to it.
+JUDGE_SEED, HELD_OUT_SEED = 2, 3
+FACE_SIDE = 112
+# Where OpenCV's `FaceRecognizerSF.alignCrop` puts the five landmarks in its 112-pixel crop.
+ALIGNED = np.array(
+    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
+)
+
+
+@dataclass(frozen=True)
+class FaceCrops:
+    """Aligned faces.
+
+    Attributes:
+        faces: uint8 RGB `[crop, 112, 112, 3]`.
+        person: number of the person on each crop, `[crop]`.
+        vectors: identity vector of every person, `[person, VECTOR_WIDTH]`.
+    """
+
+    faces: np.ndarray
+    person: np.ndarray
+    vectors: np.ndarray
+
+
+def aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """The face moved, turned and scaled so that its landmarks `[5, 2]` (pixels) fall on `ALIGNED`."""
+    matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), ALIGNED, method=cv2.LMEDS)
+    return cv2.warpAffine(image, matrix, (FACE_SIDE, FACE_SIDE), flags=cv2.INTER_LINEAR)
+
+
+def face_crops(people: int, pictures: int, seed: int) -> FaceCrops:
+    """So many pictures of each of so many people, drawn, aligned with slightly wrong landmarks."""
+    faces, vectors = [], []
+    for number in range(people):
+        random = np.random.default_rng([seed, 11, number])
+        person = random_person(random)
+        vectors.append(person.vector())
+        faces += [face_crop(person, random) for _ in range(pictures)]
+    return FaceCrops(np.stack(faces), np.repeat(np.arange(people), pictures), np.stack(vectors))
+
+
+def face_crop(person: Person, random: np.random.Generator) -> np.ndarray:
+    """One aligned face from a random picture of this person."""
+    side = int(random.choice((96, 96, 128, 192)))
+    picture = random_picture(random, (person,))
+    points = np.array(face_truth(picture.subjects[0])["landmarks"]) * side / UNITS
+    return aligned(draw(picture, side), points + random.normal(0, 0.008 * side, points.shape))
+
+
+def pictures(seed: int, start: int, count: int) -> list[Picture]:
+    """Numbered pictures of a seed."""
+    return [picture_at(seed, i) for i in range(start, start + count)]
+
+
+def roughened(images: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Float32 images `[batch, h, w, 3]` in [0, 255] with a little blur, noise and colour shift, as if generated."""
+    rough = images.astype(np.float32)
+    for image in rough:
+        if random.random() < 0.6:
+            cv2.GaussianBlur(image, (0, 0), float(random.uniform(0.3, 1.3)), dst=image)
+    gain = random.uniform(0.9, 1.1, (len(rough), 1, 1, 3)).astype(np.float32)
+    noise = random.standard_normal(rough.shape, np.float32) * random.uniform(0, 7, (len(rough), 1, 1, 1)).astype(
+        np.float32
+    )
+    return np.clip(rough * gain + noise, 0, 255)

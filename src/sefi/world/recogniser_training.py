@@ -1,0 +1,117 @@
+"""Training of the face recogniser: an embedding in which the same drawn person is near, others are far."""
+# torch's own annotations lack `Module.to(memory_format=...)`.
+# pyright: reportCallIssue=false, reportArgumentType=false
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sefi.core.protocols import Progress
+from sefi.world.convolutions import trunk
+from sefi.world.judging_data import FACE_SIDE, FaceCrops, roughened
+from sefi.world.person import VECTOR_WIDTH
+
+EMBEDDING = 128
+
+
+@dataclass(frozen=True)
+class RecogniserRecipe:
+    """Pairs of pictures of many people; a margin makes the cosine stricter than it needs to be (CosFace)."""
+
+    people: int = 3000
+    pictures: int = 4
+    steps: int = 700
+    pairs: int = 64
+    learning_rate: float = 2e-3
+    scale: float = 16.0
+    margin: float = 0.2
+    truth_weight: float = 1.0
+
+
+class Recogniser(nn.Module):
+    """RGB faces `[batch, 3, 112, 112]` in [0, 255] to embeddings `[batch, 128]`; SFace's input and output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = trunk((24, 48, 96, 128))
+        self.embed = nn.Linear(128 * (FACE_SIDE // 16) ** 2, EMBEDDING)
+
+    def forward(self, data: Tensor) -> Tensor:
+        """The embedding, not normalised."""
+        return self.embed(self.trunk(data / 127.5 - 1).flatten(1))
+
+
+def pair_loss(first: Tensor, second: Tensor, recipe: RecogniserRecipe) -> Tensor:
+    """Each picture must find the same person's other picture among all others, with a margin."""
+    cosine = F.normalize(first) @ F.normalize(second).T
+    logits = recipe.scale * (cosine - recipe.margin * torch.eye(len(cosine)))
+    target = torch.arange(len(cosine))
+    return 0.5 * (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target))
+
+
+def draw_pairs(crops: FaceCrops, recipe: RecogniserRecipe, seed: int, step: int) -> tuple[Tensor, Tensor]:
+    """Two crops of each of `pairs` people, `[2 * pairs, 3, 112, 112]`, and their vectors `[pairs, VECTOR_WIDTH]`."""
+    random = np.random.default_rng([seed, step])
+    people = random.permutation(len(crops.vectors))[: recipe.pairs]
+    places = np.array([random.permutation(recipe.pictures)[:2] for _ in people])
+    faces = crops.faces[(people[:, None] * recipe.pictures + places).T.ravel()]
+    images = torch.from_numpy(roughened(faces, random)).permute(0, 3, 1, 2)
+    return images, torch.from_numpy(crops.vectors[people])
+
+
+def train_recogniser(crops: FaceCrops, recipe: RecogniserRecipe, seed: int, progress: Progress) -> Recogniser:
+    """A trained recogniser; beside the pairs it learns to tell the true identity, which gets it going."""
+    torch.manual_seed(seed)
+    model, teller = Recogniser().to(memory_format=torch.channels_last), nn.Linear(EMBEDDING, VECTOR_WIDTH)
+    parameters = [*model.parameters(), *teller.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, weight_decay=0.02)
+    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
+    progress.start(recipe.steps, "recogniser")
+    for step in range(recipe.steps):
+        images, vectors = draw_pairs(crops, recipe, seed, step)
+        # Half precision and this layout are 2.5 times as fast here; the loss stays in single precision.
+        with torch.autocast("cpu", torch.bfloat16):
+            found = model(images).float()
+        truth = F.mse_loss(teller(found), vectors.repeat(2, 1))
+        loss = pair_loss(*found.chunk(2), recipe) + recipe.truth_weight * truth
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        plan.step()
+        progress.advance(loss=float(loss.detach()), truth=float(truth.detach()))
+    progress.finish()
+    return model.eval().to(memory_format=torch.contiguous_format)
+
+
+def true_accept_rate(same: np.ndarray, other: np.ndarray, false_accepts: float = 1e-3) -> float:
+    """Share of same-person similarities above the value that only this share of others exceed."""
+    return float((same > np.quantile(other, 1 - false_accepts)).mean())
+
+
+@torch.no_grad()
+def verification(model: Recogniser, crops: FaceCrops) -> dict[str, float]:
+    """TAR at FAR 1e-3 and mean similarities over all pairs of crops."""
+    batches = torch.from_numpy(crops.faces.astype(np.float32)).permute(0, 3, 1, 2).split(128)
+    found = F.normalize(torch.cat([model(b.contiguous()) for b in batches]))
+    cosine, person = (found @ found.T).numpy(), crops.person
+    upper = np.triu(np.ones_like(cosine, dtype=bool), 1)
+    same = cosine[upper & (person[:, None] == person)]
+    other = cosine[upper & (person[:, None] != person)]
+    return {"tar": true_accept_rate(same, other), "same": float(same.mean()), "other": float(other.mean())}
+
+
+def export_recogniser(model: Recogniser, path: Path) -> None:
+    """Write ONNX with SFace's names, for OpenCV's `FaceRecognizerSF`."""
+    torch.onnx.export(
+        model,
+        (torch.zeros(1, 3, FACE_SIDE, FACE_SIDE),),
+        path,
+        input_names=["data"],
+        output_names=["fc1"],
+        opset_version=13,
+        dynamo=False,
+    )
