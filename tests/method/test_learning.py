@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from safetensors.torch import save_file
 
 import sefi
@@ -101,6 +101,7 @@ def test_the_norm_limit_holds() -> None:
 
 
 @given(st.integers(1, 10), st.integers(1, 13), st.integers(0, 10_000))
+@example(3, 3, 0)  # 1000 / 3 is no whole number, and this draw lies on the border of two stages
 @settings(max_examples=40, deadline=None)
 def test_stratified_samples_cycle_through_the_stages(stages: int, batch: int, seed: int) -> None:
     learn = override(PRESETS["default"], [f"learn.stages={stages}", f"learn.batch={batch}"]).learn
@@ -201,6 +202,12 @@ def test_identities_of_other_models_are_refused(backbone: Backbone) -> None:
         IdentityConditioner(backbone, [foreign(768, "sd1:768:aa")])
     with pytest.raises(IdentityError, match="learned on sd1"):
         IdentityConditioner(backbone, [foreign(backbone.width, "sd1:24:aa")])
+    with pytest.raises(IdentityError, match="this model is"):
+        IdentityConditioner(backbone, [foreign(backbone.width, f"tiny:{backbone.width}:ffffffffffffffff")])
+    with pytest.raises(ConfigError, match="no stage 2"):
+        IdentityConditioner(backbone, [foreign(backbone.width, backbone.fingerprint)], class_slots=[(2, "K")])
+    with pytest.raises(PromptError, match="negative prompt names <ada>"):
+        IdentityConditioner(backbone, [foreign(backbone.width, backbone.fingerprint)]).null_context(2, "<ada>")
     with pytest.raises(IdentityError, match="Two identities"):
         IdentityConditioner(backbone, [foreign(backbone.width, backbone.fingerprint)] * 2)
 

@@ -23,9 +23,10 @@ def test_a_picture_without_a_face_counts_zero():
 
 
 def test_a_missing_judge_is_named(tmp_path):
-    for kind in (Reader, SFaceEncoder):
-        with pytest.raises(BackboneError, match=r"nothing\.onnx"):
-            kind(tmp_path / "nothing.onnx")
+    with pytest.raises(BackboneError, match=r"nothing\.onnx"):
+        SFaceEncoder(tmp_path / "nothing.onnx")
+    with pytest.raises(BackboneError, match=r"nothing\.onnx"):
+        Reader(tmp_path / "nothing.onnx", tmp_path / "nothing.onnx")
 
 
 def test_a_reading_says_what_is_shown():

@@ -80,7 +80,7 @@ def test_nothing_is_found_in_the_dark(detector: YuNetDetector) -> None:
 
 
 def test_a_face_is_given_in_photo_pixels(detector: YuNetDetector) -> None:
-    (face,) = detector(picture(100, 150, (64, 32)))
+    (face,) = detector(picture(100, 211, (64, 32)))
     assert (face.left, face.top) == pytest.approx((60, 28), abs=0.5)
     assert (face.width, face.height) == pytest.approx((40, 40), abs=0.5)
     assert len(face.landmarks) == 5
@@ -97,6 +97,12 @@ def test_large_photos_are_shrunk_and_faces_scaled_back(detector: YuNetDetector) 
 def test_small_faces_are_found_in_a_larger_copy(detector: YuNetDetector) -> None:
     (face,) = detector(picture(480, 640, (320, 96)))
     assert face.left == pytest.approx(316, abs=1)
+
+
+def test_small_pictures_are_enlarged(detector: YuNetDetector) -> None:
+    (face,) = detector(picture(96, 96, (32, 16), side=16))
+    assert (face.left, face.top) == pytest.approx((30, 14), abs=1)
+    assert face.width == pytest.approx(20, abs=1)
 
 
 def test_the_surest_face_comes_first(detector: YuNetDetector) -> None:

@@ -7,11 +7,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sefi.core.protocols import SilentProgress
+from sefi.metrics.align import FACE, aligned
 from sefi.world.captions import FIRST, caption
 from sefi.world.data import drawings, picture_at
 from sefi.world.draw import write_drawings
 from sefi.world.drawing import draw, truth
-from sefi.world.judging_data import ALIGNED, aligned, roughened
+from sefi.world.judging_data import roughened
 from sefi.world.names import CHARACTERS, FAMILIES, characters
 from sefi.world.person import VECTOR_WIDTH, random_person, relative
 from sefi.world.sampling import HELD_OUT
@@ -102,11 +103,11 @@ def test_drawings_are_kept_and_written(tmp_path):
 
 def test_alignment_moves_landmarks_to_their_places():
     image = np.zeros((150, 150, 3), np.uint8)
-    points = ALIGNED * 0.7 + np.array([31, 17], np.float32)
+    points = FACE * 0.7 + np.array([31, 17], np.float32)
     for x, y in points:
         image[round(float(y)), round(float(x))] = 255
-    bright = aligned(image, points)
-    for x, y in ALIGNED:
+    bright = aligned(image, points, FACE)
+    for x, y in FACE:
         assert bright[int(y) - 2 : int(y) + 4, int(x) - 2 : int(x) + 4].max() > 60
 
 

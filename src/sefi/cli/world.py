@@ -15,6 +15,8 @@ app = typer.Typer(
 Count = Annotated[int, typer.Option("--count", min=1, help="How many drawings.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 Part = Annotated[str, typer.Argument(metavar="PART", help="What to train; a wrong name lists them.")]
+Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this; may be given again.")]
+Pictures = Annotated[int, typer.Option("--count", min=1, help="Pictures of every attribute, action, scene, style.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
 
@@ -53,3 +55,31 @@ def train(
     with TerminalProgress() as progress:
         train_part(part, folder, resume=resume, seed=seed, progress=progress)
     answer({"out": str(folder), "part": part}, f"{part} is trained: {folder}", as_json=as_json)
+
+
+@app.command("check")
+def check(
+    model: options.Model = options.EMBEDDED,
+    parts: Parts = None,
+    count: Pictures = 6,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score the embedded model against its judges, and the judges against the truth."""
+    from sefi.cli.output import answer
+    from sefi.cli.progress import TerminalProgress
+    from sefi.world.check import PARTS, check as check_model
+
+    with TerminalProgress() as progress:
+        figures = check_model(model, parts=tuple(parts or PARTS), count=count, progress=progress)
+    records = [figure.record() for figure in figures]
+    answer({"figures": records}, "\n".join(map(figure_line, records)), as_json=as_json)
+
+
+def figure_line(record: dict[str, object]) -> str:
+    """One figure as a line of text.
+
+    >>> figure_line({"name": "face found", "value": 0.5, "target": 0.97, "met": False, "n": 8})
+    'face found                                               0.500  wanted 0.97: no  (n = 8)'
+    """
+    target = "" if record["target"] is None else f"wanted {record['target']}: {'yes' if record['met'] else 'no'}"
+    return f"{record['name']:<55} {record['value']:6.3f}  {target:<16} (n = {record['n']})"

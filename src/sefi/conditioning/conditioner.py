@@ -9,7 +9,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
-from sefi.core.errors import IdentityError
+from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.nouns import Identity
 from sefi.identity.stages import stage_of
 
@@ -26,6 +26,7 @@ class IdentityConditioner:
 
     Raises:
         IdentityError: an identity of another model, or two of one name.
+        ConfigError: a class slot in a stage that an identity does not have.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class IdentityConditioner:
         self.tables = {i.name: self.table(i, strength, class_slots) for i in identities}
         self.stages = max((i.header.stages for i in identities), default=1)
         self.known: dict[tuple[str, int], Tensor] = {}
+        self.nulls: dict[str, Tensor] = {}
 
     def table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """An identity's tokens `[stage, 2, width]` with strength and overrides applied."""
@@ -48,6 +50,10 @@ class IdentityConditioner:
         tokens = identity.tokens.float()
         tokens = row + strength * (tokens - row) if strength != 1.0 else tokens.clone()
         for stage, slot in class_slots:
+            if not 0 <= stage < len(tokens):
+                raise ConfigError(
+                    f"{identity.name!r} has no stage {stage}.", f"Choose stages from 0 to {len(tokens) - 1}."
+                )
             tokens[stage, "KV".index(slot)] = row
         return tokens
 
@@ -88,10 +94,21 @@ class IdentityConditioner:
 
     @torch.no_grad()
     def null_context(self, count: int, negative_prompt: str = "") -> Tensor:
-        """The negative text as both key and value text in every stage, `[count, word, 2 * width]`."""
-        parsed = self.parse(negative_prompt)
-        state = encode(self.backbone, parsed.ids[None])[0]
-        return torch.cat([state, state], dim=-1).expand(count, -1, -1)
+        """The negative text as both key and value text in every stage, `[count, word, 2 * width]`.
+
+        Raises:
+            PromptError: it names an identity, whose tokens change by stage, which a negative text does not.
+        """
+        if negative_prompt not in self.nulls:
+            parsed = self.parse(negative_prompt)
+            if parsed.places:
+                raise PromptError(
+                    f"The negative prompt names <{next(iter(parsed.places))}>.",
+                    "Describe what to avoid in plain words.",
+                )
+            state = encode(self.backbone, parsed.ids[None])[0]
+            self.nulls[negative_prompt] = torch.cat([state, state], dim=-1)
+        return self.nulls[negative_prompt].expand(count, -1, -1)
 
 
 def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None:
@@ -110,8 +127,8 @@ def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None
                 f"{header.name!r} has tokens of width {header.width}, this model reads {backbone.width}.",
                 f"Open the model it was learned on ({header.base_model}) or learn it again on this one.",
             )
-        if header.base_model.split(":")[0] != backbone.fingerprint.split(":")[0]:
+        if header.base_model != backbone.fingerprint:
             raise IdentityError(
                 f"{header.name!r} was learned on {header.base_model}, this model is {backbone.fingerprint}.",
-                "Open the model family it was learned on, or learn it again on this one.",
+                "Open the model it was learned on, or learn it again on this one.",
             )

@@ -2,9 +2,9 @@
 
 import difflib
 from collections.abc import Iterable
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from sefi.core.errors import ConfigError
 from sefi.core.templates import FACE_TEMPLATES
@@ -13,7 +13,7 @@ from sefi.core.templates import FACE_TEMPLATES
 class Section(BaseModel):
     """A frozen group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class LearnConfig(Section):
@@ -34,7 +34,16 @@ class LearnConfig(Section):
     detach_query: bool = False
     token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
     class_word: str = "person"
-    templates: tuple[str, ...] = FACE_TEMPLATES
+    templates: tuple[str, ...] = Field(FACE_TEMPLATES, min_length=1)
+
+    @field_validator("templates")
+    @classmethod
+    def name_the_subject(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
+        """Every sentence needs a place for the subject."""
+        for template in templates:
+            if "{}" not in template:
+                raise ValueError(f"the sentence {template!r} has no {{}} where the subject belongs")
+        return templates
 
 
 class ViewConfig(Section):
@@ -54,11 +63,19 @@ class ViewConfig(Section):
         0, ge=0, description="views encoded once and drawn from; 0 encodes a fresh view every step"
     )
 
+    @model_validator(mode="after")
+    def order_the_scales(self) -> Self:
+        """The range of scales must not be upside down."""
+        if self.min_scale > self.max_scale:
+            raise ValueError(f"min_scale {self.min_scale} is above max_scale {self.max_scale}")
+        return self
+
 
 class GenerateConfig(Section):
     """How pictures are made."""
 
-    steps: int = Field(50, ge=1, le=1000)
+    # 1000 would ask Stable Diffusion's DDIM, whose steps are shifted by one, for a timestep that does not exist.
+    steps: int = Field(50, ge=1, le=999)
     guidance_scale: float = Field(7.5, ge=0)
     scheduler: Literal["ddim", "dpm++", "euler"] = "ddim"
     count: int = Field(1, ge=1, description="pictures per prompt")
@@ -85,8 +102,9 @@ def from_dict(tree: dict[str, Any]) -> Config:
         place = ".".join(str(p) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
             raise unknown(place) from None
+        given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
         raise ConfigError(
-            f"{place} = {fault['input']!r}: {fault['msg']}.",
+            f"{place}{given}: {fault['msg'].removeprefix('Value error, ')}.",
             "Give a value of the right kind and range.",
         ) from None
 
@@ -134,7 +152,7 @@ def plain(name: str, value: str) -> object:
         return value.split(";")
     if name == "attention_option" and value.isdigit():
         return int(value)
-    return None if value.lower() in ("none", "null") else value
+    return None if name == "token_norm_limit" and value.lower() in ("none", "null") else value
 
 
 PAPER = Config()

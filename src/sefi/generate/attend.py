@@ -109,7 +109,7 @@ def attend(
         made = pipeline(backbone, config.scheduler)
         image = draw_batch(backbone, made, WithReference(conditioner, prompt), [prompt], [seed], config, sums)[0]
     progress.finish()
-    found, reference = (torch.stack(m).mean(0)[: parsed.length] for m in (sums.found, sums.reference))
+    found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
     return AttendResult(parsed.words, found, reference, places, image)
 

@@ -32,8 +32,9 @@ def write_identity(identity: Identity, path: Path) -> None:
             Path(partial).replace(path)
         finally:
             Path(partial).unlink(missing_ok=True)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another --out.") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}.", "Choose another --out.") from error
 
 
 def read_identity(path: Path) -> Identity:

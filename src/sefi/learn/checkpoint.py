@@ -33,8 +33,10 @@ def save_run(
             metadata={KEY: json.dumps({"step": step, "settings": settings}, sort_keys=True)},
         )
         partial.replace(path)
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}.", "Choose another place.") from error
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"{path} cannot be written: {reason}.", "Choose another place.") from error
 
 
 def load_run(path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
@@ -45,10 +47,12 @@ def load_run(path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, se
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as error:
         raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.") from error
-    if not about or about["settings"] != json.loads(json.dumps(settings)):
+    if not isinstance(about, dict) or not {"step", "settings"} <= about.keys():
+        raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.")
+    if about["settings"] != json.loads(json.dumps(settings)):
         raise ConfigError(
-            f"{path} belongs to a run with other settings.",
-            "Use the same settings, or remove it to start anew.",
+            f"{path} belongs to a run with other settings, on another model or of another photo.",
+            "Repeat that run, or remove the file to start anew.",
         )
     tokens.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("tokens.")})
     state: dict[int, dict[str, Tensor]] = {}

@@ -1,5 +1,6 @@
 """COMPOSER: steps of the objective until the tokens are learned."""
 
+import hashlib
 import time
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from sefi.learn.checkpoint import load_run, save_run
 from sefi.learn.objective import Losses, losses
 from sefi.learn.sampling import ViewLatents, draw_sample
 from sefi.learn.texts import training_texts
+from sefi.learn.uninterrupted import uninterrupted
 from sefi.photo.views import PhotoViews
 
 SAVE_EVERY_SECONDS = 20.0
@@ -49,26 +51,29 @@ def learn_tokens(
     progress.start(config.learn.steps - start, "learning")
     numbers: dict[str, float] = {}
     saved = time.monotonic()
-    done = start
     try:
         for step in range(start, config.learn.steps):
             numbers = run.advance(step)
-            done = step + 1
             progress.advance(**numbers)
             if checkpoint is not None and time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                run.save(checkpoint, done)
+                run.save(checkpoint)
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        raise run.stopped(checkpoint, done) from None
+        raise run.stopped(checkpoint) from None
     progress.finish()
     return run.result(), numbers
 
 
 class LearningRun:
-    """Tokens, optimiser and everything frozen that a step needs."""
+    """Tokens, optimiser and everything frozen that a step needs.
+
+    Attributes:
+        done: steps whose update is in the tokens; changes together with them.
+    """
 
     def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> None:
         self.backbone, self.config, self.seed = backbone, config, seed
+        self.done = 0
         row = token_row(backbone, class_token_id(backbone.tokenizer, config.learn.class_word))
         self.tokens = IdentityTokens(row, config.learn, seed)
         self.optimiser = torch.optim.Adam(self.tokens.parameters(), lr=config.learn.learning_rate)
@@ -78,6 +83,7 @@ class LearningRun:
             "config": to_dict(config),
             "seed": seed,
             "model": backbone.fingerprint,
+            "photo": hashlib.sha256(views.square.cpu().numpy().tobytes()).hexdigest(),
         }
 
     def advance(self, step: int) -> dict[str, float]:
@@ -92,8 +98,10 @@ class LearningRun:
             raise ConfigError(f"The loss is not finite at step {step}.", "Lower learn.learning_rate.")
         self.optimiser.zero_grad(set_to_none=True)
         found.total.backward()
-        self.optimiser.step()
-        self.tokens.limit_norm(self.config.learn.token_norm_limit)
+        with uninterrupted():
+            self.optimiser.step()
+            self.tokens.limit_norm(self.config.learn.token_norm_limit)
+            self.done = step + 1
         return self.numbers(found, tokens)
 
     def numbers(self, found: Losses, tokens: Tensor) -> dict[str, float]:
@@ -115,21 +123,21 @@ class LearningRun:
 
     def resume(self, checkpoint: Path | None) -> int:
         """The step to go on with."""
-        if checkpoint is None or not checkpoint.is_file():
-            return 0
-        return load_run(checkpoint, self.tokens, self.optimiser, self.settings)
+        if checkpoint is not None and checkpoint.is_file():
+            self.done = load_run(checkpoint, self.tokens, self.optimiser, self.settings)
+        return self.done
 
-    def save(self, checkpoint: Path, step: int) -> None:
-        """Keep the run; `step` is the next one to do."""
-        save_run(checkpoint, self.tokens, self.optimiser, step, self.settings)
+    def save(self, checkpoint: Path) -> None:
+        """Keep the run as it is after its last whole step."""
+        save_run(checkpoint, self.tokens, self.optimiser, self.done, self.settings)
 
-    def stopped(self, checkpoint: Path | None, step: int) -> Interrupted:
+    def stopped(self, checkpoint: Path | None) -> Interrupted:
         """Save after Ctrl-C and say what was kept."""
         steps = self.config.learn.steps
         if checkpoint is None:
-            return Interrupted(f"Stopped at step {step} of {steps}; nothing was kept.", "Run the command again.")
-        self.save(checkpoint, step)
+            return Interrupted(f"Stopped at step {self.done} of {steps}; nothing was kept.", "Run the command again.")
+        self.save(checkpoint)
         return Interrupted(
-            f"Stopped at step {step} of {steps}; {checkpoint} keeps the run.",
+            f"Stopped at step {self.done} of {steps}; {checkpoint} keeps the run.",
             "Run the same command again to go on from there.",
         )

@@ -49,11 +49,12 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
         tokens: `[stage, 2, width]`, what is learned.
     """
     stage = stages_of(sample.timesteps, len(tokens), backbone.num_train_timesteps)
-    context = key_value_texts(backbone, texts, sample.template, tokens[stage])
+    # The tokens and the texts' masks may live beside the optimiser while the model is on an accelerator.
+    context = key_value_texts(backbone, texts, sample.template, tokens.to(stage.device)[stage])
     noisy = add_noise(sample.latents, sample.noise, sample.timesteps, backbone.scheduler.alphas_cumprod)
     height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
     settings = LossSettings(
-        texts.counted[sample.template],
+        texts.counted[sample.template].to(noisy.device),
         (height, width),
         config.attention_reduction,
         config.detach_query,

@@ -38,7 +38,9 @@ def timesteps(config: LearnConfig, total: int, random: torch.Generator) -> Tenso
         return torch.randint(0, total, (config.batch,), generator=random)
     stage = torch.arange(config.batch) % config.stages
     place = torch.rand(config.batch, generator=random)
-    return ((stage + place) * total / config.stages).long().clamp(max=total - 1)
+    # Where the stages do not divide T, truncating alone could fall into the stage below: keep inside this one.
+    first, following = (-(-(stage + k) * total // config.stages) for k in (0, 1))
+    return ((stage + place) * total / config.stages).long().clamp(first, following - 1)
 
 
 def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> Sample:

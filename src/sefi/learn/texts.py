@@ -37,7 +37,7 @@ def training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
     parsed = [
         parse(
             backbone.tokenizer,
-            t.format("<subject>"),
+            t.replace("{}", "<subject>"),
             {"subject": config.class_word},
             backbone.text_length,
         )

@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face
+from sefi.metrics.align import HEAD, aligned
+
+SCENE_SIDE = 96
 
 
 class SFaceEncoder:
@@ -57,28 +60,45 @@ class Reading:
 
 
 class Reader:
-    """Reads attributes, action, scene and style; the labels lie beside the network as JSON.
+    """Reads action, scene and style of a picture and the attributes of a head; labels lie beside the networks as JSON.
+
+    Args:
+        scene_path: network for whole pictures.
+        head_path: network for aligned heads.
 
     Raises:
-        BackboneError: there is no such file.
+        BackboneError: a file is missing.
     """
 
-    def __init__(self, onnx_path: str | Path) -> None:
-        path = existing(onnx_path)
-        self._network = cv2.dnn.readNetFromONNX(str(path))
-        self._labels: dict[str, list[str]] = json.loads(existing(path.with_suffix(".json")).read_text(encoding="utf-8"))
+    def __init__(self, scene_path: str | Path, head_path: str | Path) -> None:
+        self._scene, self._head = LabelledNetwork(scene_path), LabelledNetwork(head_path)
 
-    def __call__(self, rgb: NDArray[np.uint8], side: int = 96) -> Reading:
-        """Read a picture `[height, width, 3]`; it is resized to the network's side."""
-        small = rgb if rgb.shape[:2] == (side, side) else cv2.resize(rgb, (side, side), interpolation=cv2.INTER_AREA)
-        self._network.setInput(np.ascontiguousarray(small.astype(np.float32).transpose(2, 0, 1)[None]))
+    def __call__(self, rgb: NDArray[np.uint8], face: Face | None) -> Reading:
+        """Read a picture `[height, width, 3]`; without a face no attribute is there."""
+        choices = self._scene(cv2.resize(rgb, (SCENE_SIDE, SCENE_SIDE), interpolation=cv2.INTER_AREA))
+        if face is None:
+            return Reading(dict.fromkeys(self._head.labels["attributes"], 0.0), choices)
+        head = aligned(rgb, np.array(face.landmarks), HEAD)
+        return Reading(self._head(head)["attributes"], choices)
+
+
+class LabelledNetwork:
+    """An ONNX classifier whose outputs have names."""
+
+    def __init__(self, path: str | Path) -> None:
+        file = existing(path)
+        self._network = cv2.dnn.readNetFromONNX(str(file))
+        self.labels: dict[str, list[str]] = json.loads(existing(file.with_suffix(".json")).read_text(encoding="utf-8"))
+
+    def __call__(self, image: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
+        """Probabilities by group and label for an RGB image at the network's size."""
+        self._network.setInput(np.ascontiguousarray(image.astype(np.float32).transpose(2, 0, 1)[None]))
         values = [float(v) for v in np.asarray(self._network.forward()).ravel()]
         groups: dict[str, dict[str, float]] = {}
-        for name, labels in self._labels.items():
+        for name, labels in self.labels.items():
             groups[name] = dict(zip(labels, values, strict=False))
             values = values[len(labels) :]
-        attributes = groups.pop("attributes")
-        return Reading(attributes, groups)
+        return groups
 
 
 def existing(path: str | Path) -> Path:

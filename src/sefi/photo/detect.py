@@ -17,6 +17,8 @@ MULTIPLE = 32
 # YuNet was trained on faces of 10 to 300 pixels: close faces are found in a small copy, far
 # ones only in a larger, slower one, which is looked at when the small one shows none.
 LONG_SIDES = (320, 640, 1280)
+# Pictures smaller than this (the embedded model's) are enlarged to it: their faces are too few cells.
+SHORTEST_LONG_SIDE = 192
 
 
 class YuNetDetector:
@@ -53,6 +55,8 @@ class YuNetDetector:
             FaceError: the file turns out not to be a YuNet-type network.
         """
         longest = max(rgb.shape[:2])
+        if longest < SHORTEST_LONG_SIDE:
+            return self._detect(rgb, SHORTEST_LONG_SIDE / longest)
         for side in LONG_SIDES:
             faces = self._detect(rgb, min(1.0, side / longest))
             if faces or side >= longest:
@@ -61,7 +65,7 @@ class YuNetDetector:
 
     def _detect(self, rgb: NDArray[np.uint8], scale: float) -> list[Face]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
-        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         below, right = -height % MULTIPLE, -width % MULTIPLE
         padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
         try:

@@ -15,6 +15,7 @@ from sefi.core.protocols import Progress
 from sefi.world.convolutions import block, trunk
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.judging_data import pictures, roughened
+from sefi.world.onnx_export import write_onnx
 from sefi.world.picture import Picture
 
 STRIDES = (8, 16, 32)
@@ -29,7 +30,7 @@ class DetectorRecipe:
     """Drawings seen at many sizes, so that near and far faces are found."""
 
     pictures: int = 3000
-    steps: int = 900
+    steps: int = 2000
     batch: int = 24
     sides: tuple[int, ...] = (96, 128, 160, 224, 320)
     learning_rate: float = 2e-3
@@ -149,13 +150,4 @@ def export_detector(model: Detector, path: Path) -> None:
     """Write ONNX with YuNet's names and a free picture size."""
     names = [f"{name}_{stride}" for name in OUTPUTS for stride in STRIDES]
     axes = {"input": {2: "height", 3: "width"}} | {name: {1: "cells"} for name in names}
-    torch.onnx.export(
-        model,
-        (torch.zeros(1, 3, 160, 160),),
-        path,
-        input_names=["input"],
-        output_names=names,
-        dynamic_axes=axes,
-        opset_version=13,
-        dynamo=False,
-    )
+    write_onnx(model, 160, path, "input", names, axes)

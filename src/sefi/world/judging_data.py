@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from sefi.metrics.align import FACE, HEAD, aligned
 from sefi.world.data import picture_at
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.person import Person, random_person
@@ -13,11 +14,6 @@ from sefi.world.sampling import random_picture
 
 # The model is trained on seed 1; what judges are trained and tested on must be new to it.
 JUDGE_SEED, HELD_OUT_SEED = 2, 3
-FACE_SIDE = 112
-# Where OpenCV's `FaceRecognizerSF.alignCrop` puts the five landmarks in its 112-pixel crop.
-ALIGNED = np.array(
-    [[38.2946, 51.6963], [73.5318, 51.5014], [56.0252, 71.7366], [41.5493, 92.3655], [70.7299, 92.2041]], np.float32
-)
 
 
 @dataclass(frozen=True)
@@ -35,12 +31,6 @@ class FaceCrops:
     vectors: np.ndarray
 
 
-def aligned(image: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The face moved, turned and scaled so that its landmarks `[5, 2]` (pixels) fall on `ALIGNED`."""
-    matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), ALIGNED, method=cv2.LMEDS)
-    return cv2.warpAffine(image, matrix, (FACE_SIDE, FACE_SIDE), flags=cv2.INTER_LINEAR)
-
-
 def face_crops(people: int, pictures: int, seed: int) -> FaceCrops:
     """So many pictures of each of so many people, drawn, aligned with slightly wrong landmarks."""
     faces, vectors = [], []
@@ -54,10 +44,25 @@ def face_crops(people: int, pictures: int, seed: int) -> FaceCrops:
 
 def face_crop(person: Person, random: np.random.Generator) -> np.ndarray:
     """One aligned face from a random picture of this person."""
+    return crop_of(random_picture(random, (person,)), FACE, random)
+
+
+def crop_of(picture: Picture, places: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """The first person's face, from a drawing of random size and slightly wrong landmarks, aligned to `places`."""
     side = int(random.choice((96, 96, 128, 192)))
-    picture = random_picture(random, (person,))
     points = np.array(face_truth(picture.subjects[0])["landmarks"]) * side / UNITS
-    return aligned(draw(picture, side), points + random.normal(0, 0.008 * side, points.shape))
+    return aligned(draw(picture, side), points + random.normal(0, 0.008 * side, points.shape), places)
+
+
+def head_crops(count: int, seed: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
+    """Heads uint8 RGB `[head, 112, 112, 3]` of so many pictures, and the attributes of each."""
+    heads, attributes = [], []
+    for number in range(count):
+        random = np.random.default_rng([seed, 12, number])
+        picture = random_picture(random)
+        heads.append(crop_of(picture, HEAD, random))
+        attributes.append(picture.subjects[0].attributes)
+    return np.stack(heads), attributes
 
 
 def pictures(seed: int, start: int, count: int) -> list[Picture]:

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.protocols import Progress
+from sefi.metrics.align import CROP_SIDE
 from sefi.world.convolutions import trunk
-from sefi.world.judging_data import FACE_SIDE, FaceCrops, roughened
+from sefi.world.judging_data import FaceCrops, roughened
+from sefi.world.onnx_export import write_onnx
 from sefi.world.person import VECTOR_WIDTH
 
 EMBEDDING = 128
@@ -38,7 +40,7 @@ class Recogniser(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.trunk = trunk((24, 48, 96, 128))
-        self.embed = nn.Linear(128 * (FACE_SIDE // 16) ** 2, EMBEDDING)
+        self.embed = nn.Linear(128 * (CROP_SIDE // 16) ** 2, EMBEDDING)
 
     def forward(self, data: Tensor) -> Tensor:
         """The embedding, not normalised."""
@@ -92,12 +94,9 @@ def true_accept_rate(same: np.ndarray, other: np.ndarray, false_accepts: float =
     return float((same > np.quantile(other, 1 - false_accepts)).mean())
 
 
-@torch.no_grad()
-def verification(model: Recogniser, crops: FaceCrops) -> dict[str, float]:
-    """TAR at FAR 1e-3 and mean similarities over all pairs of crops."""
-    batches = torch.from_numpy(crops.faces.astype(np.float32)).permute(0, 3, 1, 2).split(128)
-    found = F.normalize(torch.cat([model(b.contiguous()) for b in batches]))
-    cosine, person = (found @ found.T).numpy(), crops.person
+def verification(found: np.ndarray, person: np.ndarray) -> dict[str, float]:
+    """TAR at FAR 1e-3 and mean similarities over all pairs of unit embeddings `[crop, embedding]`."""
+    cosine = found @ found.T
     upper = np.triu(np.ones_like(cosine, dtype=bool), 1)
     same = cosine[upper & (person[:, None] == person)]
     other = cosine[upper & (person[:, None] != person)]
@@ -106,12 +105,4 @@ def verification(model: Recogniser, crops: FaceCrops) -> dict[str, float]:
 
 def export_recogniser(model: Recogniser, path: Path) -> None:
     """Write ONNX with SFace's names, for OpenCV's `FaceRecognizerSF`."""
-    torch.onnx.export(
-        model,
-        (torch.zeros(1, 3, FACE_SIDE, FACE_SIDE),),
-        path,
-        input_names=["data"],
-        output_names=["fc1"],
-        opset_version=13,
-        dynamo=False,
-    )
+    write_onnx(model, CROP_SIDE, path, "data", ["fc1"])

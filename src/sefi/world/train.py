@@ -14,6 +14,7 @@ from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
 from sefi.world.data import drawings
 from sefi.world.diffusion_training import DiffusionRecipe, DiffusionTraining, Latents, set_scaling, train_diffusion
+from sefi.world.judges import JUDGES
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
 
@@ -75,11 +76,23 @@ def train_assembly(run: Run) -> None:
     assemble(run.folder / "tiny-portraits", tokenizer, vae, averaged)
 
 
+def judge(name: str) -> Callable[[Run], None]:
+    """Training of one judge; short, so it starts anew each time."""
+
+    def train_judge(run: Run) -> None:
+        folder = run.folder / "judges"
+        folder.mkdir(parents=True, exist_ok=True)
+        JUDGES[name](folder, run.seed, run.progress)
+
+    return train_judge
+
+
 PARTS: dict[str, Callable[[Run], None]] = {
     "tokenizer": train_tokenizer,
     "vae": train_autoencoder,
     "denoiser": train_denoiser,
     "assembly": train_assembly,
+    **{name: judge(name) for name in JUDGES},
 }
 
 

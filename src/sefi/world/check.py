@@ -1,0 +1,52 @@
+"""COMPOSER: every figure of the embedded model and its judges, recomputed from the weights."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sefi.backbone.open import MODELS, open_backbone
+from sefi.core.config import DEFAULT, Config
+from sefi.core.errors import ConfigError
+from sefi.core.protocols import Progress
+from sefi.world.expressiveness import score_expressiveness
+from sefi.world.figure import Figure
+from sefi.world.judge_scores import SCORES
+from sefi.world.looking import Judges
+from sefi.world.model_scores import score_names, score_pairs, score_words
+
+FITTED_PEOPLE, FIT_STEPS = 3, 300
+PARTS = ("judges", "words", "names", "pairs", "expressiveness")
+
+
+def check(
+    model: str,
+    *,
+    judges_folder: Path | None = None,
+    parts: tuple[str, ...] = PARTS,
+    count: int = 6,
+    config: Config = DEFAULT,
+    progress: Progress,
+) -> list[Figure]:
+    """Score the model against its judges, and the judges against the truth.
+
+    Args:
+        judges_folder: the judges' networks; None takes the package's.
+        parts: which of `PARTS`.
+        count: pictures of every wish.
+
+    Raises:
+        ConfigError: there is no such part.
+    """
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ConfigError(f"There is no part {sorted(unknown)[0]!r}.", f"Choose among {', '.join(PARTS)}.")
+    backbone = open_backbone(model)
+    folder = judges_folder or MODELS / "judges"
+    judges, drawing = Judges(folder), config.generate
+    scores: dict[str, Callable[[], list[Figure]]] = {
+        "judges": lambda: [figure for score in SCORES.values() for figure in score(folder)],
+        "words": lambda: score_words(backbone, judges, count, drawing, progress),
+        "names": lambda: score_names(backbone, judges, drawing, progress),
+        "pairs": lambda: score_pairs(backbone, judges, drawing, progress),
+        "expressiveness": lambda: score_expressiveness(backbone, judges, FITTED_PEOPLE, FIT_STEPS, drawing, progress),
+    }
+    return [figure for part in PARTS if part in parts for figure in scores[part]()]

@@ -1,0 +1,97 @@
+"""How the judges do, as exported, on drawings that neither they nor the model have seen."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sefi.core.nouns import Face
+from sefi.metrics.align import FACE
+from sefi.metrics.encoders import LabelledNetwork, SFaceEncoder
+from sefi.photo.detect import YuNetDetector
+from sefi.world.drawing import UNITS, draw, face_truth
+from sefi.world.figure import Figure
+from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER, drawn
+from sefi.world.judging_data import HELD_OUT_SEED, face_crops, head_crops, pictures
+from sefi.world.picture import Subject
+from sefi.world.reader_training import ATTRIBUTE_GROUP, head_labels, reading_accuracy, scene_labels
+from sefi.world.recogniser_training import verification
+
+# Landmarks of a face that is aligned already.
+ALIGNED = Face(0.0, 0.0, 112.0, 112.0, tuple((float(x), float(y)) for x, y in FACE), 1.0)
+
+
+def score_detector(folder: Path, count: int = 300) -> list[Figure]:
+    """Recall at three picture sizes."""
+    detector, shown = YuNetDetector(folder / DETECTOR), pictures(HELD_OUT_SEED, 0, count)
+    figures: list[Figure] = []
+    for side in (96, 256, 512):
+        found = [hits(detector(draw(p, side)), [face_box(s, side) for s in p.subjects]) for p in shown]
+        right, faces, extra = (sum(column) for column in zip(*found, strict=True))
+        figures += [
+            Figure(f"detector: recall at IoU 0.5, {side} pixels", right / faces, 0.99, faces),
+            Figure(f"detector: false faces a picture, {side} pixels", extra / count, None, count),
+        ]
+    return figures
+
+
+def face_box(subject: Subject, side: int) -> np.ndarray:
+    """Left, top, width and height of a drawn face in pixels."""
+    return np.array(face_truth(subject)["box"]) * side / UNITS
+
+
+def hits(found: list[Face], boxes: list[np.ndarray]) -> tuple[int, int, int]:
+    """Boxes found, boxes there, and faces found that are none."""
+    right = sum(any(overlap(box, face) > 0.5 for face in found) for box in boxes)
+    return right, len(boxes), len(found) - right
+
+
+def overlap(box: np.ndarray, face: Face) -> float:
+    """Area of the common part over the area of both; box is (left, top, width, height)."""
+    left, top = max(box[0], face.left), max(box[1], face.top)
+    right, bottom = min(box[0] + box[2], face.left + face.width), min(box[1] + box[3], face.top + face.height)
+    common = max(0.0, right - left) * max(0.0, bottom - top)
+    return float(common / (box[2] * box[3] + face.width * face.height - common))
+
+
+def score_recogniser(folder: Path, people: int = 250) -> list[Figure]:
+    """True accepts at one false accept in a thousand, over pairs of pictures of unseen people."""
+    encoder, crops = SFaceEncoder(folder / RECOGNISER), face_crops(people, 4, HELD_OUT_SEED)
+    found = verification(np.stack([encoder(face, ALIGNED) for face in crops.faces]), crops.person)
+    return [
+        Figure("recogniser: TAR at FAR 1e-3", found["tar"], 0.95, len(crops.person)),
+        Figure("recogniser: similarity, same person", found["same"], None, len(crops.person)),
+        Figure("recogniser: similarity, other person", found["other"], None, len(crops.person)),
+    ]
+
+
+def score_scene_reader(folder: Path, count: int = 1000) -> list[Figure]:
+    """Accuracy of action, scene and style."""
+    shown = pictures(HELD_OUT_SEED, 0, count)
+    scores = reading_accuracy(readings(folder / SCENE_READER, drawn(shown)), scene_labels(shown))
+    return [Figure(f"reader: {name}", value, 0.97, count) for name, value in scores.items()]
+
+
+def score_head_reader(folder: Path, count: int = 1000) -> list[Figure]:
+    """Balanced accuracy of the attributes."""
+    heads, attributes = head_crops(count, HELD_OUT_SEED)
+    scores = reading_accuracy(readings(folder / HEAD_READER, heads), head_labels(attributes))
+    return [
+        Figure(f"reader: {name}", value, 0.95 if name == ATTRIBUTE_GROUP else None, count)
+        for name, value in scores.items()
+    ]
+
+
+def readings(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
+    """A labelled network's probabilities for many pictures: group to `[picture, option]`."""
+    network = LabelledNetwork(path)
+    found = [network(image) for image in images]
+    return {group: np.array([list(f[group].values()) for f in found]) for group in network.labels}
+
+
+SCORES: dict[str, Callable[[Path], list[Figure]]] = {
+    "detector": score_detector,
+    "recogniser": score_recogniser,
+    "scene-reader": score_scene_reader,
+    "head-reader": score_head_reader,
+}

@@ -1,0 +1,69 @@
+"""COMPOSER: the judges, trained on other drawings than the model and exported for OpenCV."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sefi.core.protocols import Progress
+from sefi.metrics.align import CROP_SIDE
+from sefi.world.detector_training import DetectorRecipe, export_detector, train_detector
+from sefi.world.drawing import SIDE, draw
+from sefi.world.judging_data import JUDGE_SEED, face_crops, head_crops, pictures
+from sefi.world.picture import Picture
+from sefi.world.reader_training import (
+    HEAD_LABELS,
+    SCENE_LABELS,
+    Reader,
+    ReaderRecipe,
+    export_reader,
+    head_labels,
+    scene_labels,
+    train_reader,
+)
+from sefi.world.recogniser_training import RecogniserRecipe, export_recogniser, train_recogniser
+
+DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"
+SCENE_READER, HEAD_READER = "scene_reader.onnx", "head_reader.onnx"
+
+
+def make_detector(folder: Path, seed: int, progress: Progress) -> None:
+    """Write `face_detection.onnx`."""
+    export_detector(train_detector(DetectorRecipe(), seed, JUDGE_SEED, progress), folder / DETECTOR)
+
+
+def make_recogniser(folder: Path, seed: int, progress: Progress) -> None:
+    """Write `face_recognition.onnx`."""
+    recipe = RecogniserRecipe()
+    model = train_recogniser(face_crops(recipe.people, recipe.pictures, JUDGE_SEED), recipe, seed, progress)
+    export_recogniser(model, folder / RECOGNISER)
+
+
+def make_scene_reader(folder: Path, seed: int, progress: Progress) -> None:
+    """Write `scene_reader.onnx` and its labels."""
+    recipe, model = ReaderRecipe(steps=450), Reader(SCENE_LABELS, SIDE)
+    # The detector learned from the first pictures of this series.
+    shown = pictures(JUDGE_SEED, 10_000, recipe.pictures)
+    train_reader(model, drawn(shown), scene_labels(shown), recipe, seed, progress)
+    export_reader(model, folder / SCENE_READER, SIDE)
+
+
+def make_head_reader(folder: Path, seed: int, progress: Progress) -> None:
+    """Write `head_reader.onnx` and its labels."""
+    recipe, model = ReaderRecipe(steps=900), Reader(HEAD_LABELS, CROP_SIDE)
+    heads, attributes = head_crops(recipe.pictures, JUDGE_SEED)
+    train_reader(model, heads, head_labels(attributes), recipe, seed, progress)
+    export_reader(model, folder / HEAD_READER, CROP_SIDE)
+
+
+JUDGES: dict[str, Callable[[Path, int, Progress], None]] = {
+    "detector": make_detector,
+    "recogniser": make_recogniser,
+    "scene-reader": make_scene_reader,
+    "head-reader": make_head_reader,
+}
+
+
+def drawn(shown: list[Picture]) -> np.ndarray:
+    """Drawings uint8 `[picture, 96, 96, 3]`."""
+    return np.stack([draw(p) for p in shown])

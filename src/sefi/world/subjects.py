@@ -1,0 +1,47 @@
+"""People whom neither the model nor its judges have seen, and their portraits: what methods are tested on."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sefi.world.draw import FILE_SIDE
+from sefi.world.drawing import draw, truth
+from sefi.world.person import Person, random_person
+from sefi.world.picture import Picture
+from sefi.world.sampling import random_subject, vivid
+
+# Training uses seeds 1 to 3; the named characters have their own.
+SUBJECT_SEED = 4
+
+
+def subject(number: int) -> Person:
+    """The number-th test person."""
+    return random_person(np.random.default_rng([SUBJECT_SEED, number]))
+
+
+def portrait(person: Person, number: int, view: int = 0) -> Picture:
+    """A plain photo of a person, face close, nothing held or worn; each view has its own light, clothes and tilt."""
+    random = np.random.default_rng([SUBJECT_SEED, number, 1 + view])
+    plain = replace(
+        random_subject(random, person, ""),
+        attributes=(),
+        scale=float(random.uniform(34, 42)),
+        x=64 + float(random.uniform(-4, 4)),
+        y=64 + float(random.uniform(-3, 5)),
+        clothes=vivid(random),
+    )
+    return Picture((plain,), "", "photo", "", float(random.choice((-1.0, 1.0))), int(random.integers(2**31)))
+
+
+def write_portrait(number: int, folder: Path) -> None:
+    """Write `portrait.png` and `truth.json` of a test person into a folder."""
+    shown = portrait(subject(number), number)
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw(shown, FILE_SIDE)).save(folder / "portrait.png", optimize=True)
+    told = truth(shown)["subjects"][0]["traits"]
+    (folder / "truth.json").write_text(
+        json.dumps({"subject": number, "traits": told}, indent=1) + "\n", encoding="utf-8"
+    )

@@ -1,0 +1,43 @@
+"""Settings that cannot work are refused before anything is computed."""
+
+import pytest
+
+from sefi.core.config import PRESETS, Config, from_dict, override, to_dict
+from sefi.core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    "assignment",
+    [
+        "learn.templates=a photo",
+        "learn.templates=a photo of {x}",
+        "learn.templates={",
+        "learn.templates=",
+        "learn.learning_rate=inf",
+        "learn.learning_rate=nan",
+        "generate.guidance_scale=inf",
+        "generate.steps=1000",
+        "learn.steps=none",
+        "views.min_scale=2",
+    ],
+)
+def test_values_that_cannot_work_are_refused_by_name(assignment):
+    with pytest.raises(ConfigError, match=assignment.partition("=")[0]):
+        override(Config(), [assignment])
+
+
+def test_a_range_upside_down_is_refused_without_printing_the_section():
+    with pytest.raises(ConfigError, match=r"min_scale 0\.9 is above max_scale 0\.5") as error:
+        override(Config(), ["views.min_scale=0.9", "views.max_scale=0.5"])
+    assert "brightness" not in str(error.value)
+
+
+def test_only_an_optional_setting_can_be_nothing():
+    assert override(Config(), ["generate.negative_prompt=none"]).generate.negative_prompt == "none"
+    limited = override(Config(), ["learn.token_norm_limit=3"])
+    assert override(limited, ["learn.token_norm_limit=none"]).learn.token_norm_limit is None
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_config_survives_as_plain_values(preset):
+    assert from_dict(to_dict(PRESETS[preset])) == PRESETS[preset]

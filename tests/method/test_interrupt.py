@@ -1,0 +1,113 @@
+"""A stopped run keeps whole steps only, and its checkpoint serves no other run."""
+
+import copy
+import dataclasses
+import signal
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import PRESETS, Config, override
+from sefi.core.errors import ConfigError, Interrupted, OutputError
+from sefi.core.protocols import SilentProgress
+from sefi.core.streams import stream
+from sefi.learn.checkpoint import KEY
+from sefi.learn.loop import LearningRun, learn_tokens
+from sefi.learn.uninterrupted import uninterrupted
+from sefi.photo.views import PhotoViews
+
+CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
+
+
+def views(backbone: Backbone, config: Config = CONFIG, seed: int = 4) -> PhotoViews:
+    square = torch.rand((3, backbone.resolution, backbone.resolution), generator=stream(seed, "photo")) * 2 - 1
+    return PhotoViews(square, config.views)
+
+
+def stop_in_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Ctrl-C inside the update of this step, after the weights moved and before the step is counted."""
+    whole, calls = torch.optim.Adam.step, []
+
+    def step(optimiser: torch.optim.Adam) -> None:
+        whole(optimiser)
+        calls.append(0)
+        if len(calls) == number:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", step)
+
+
+def test_an_interrupt_within_an_update_resumes_with_the_same_bits(
+    backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress())
+    kept = tmp_path / "run.safetensors"
+    with monkeypatch.context() as patch:
+        stop_in_update(patch, 2)
+        with pytest.raises(Interrupted, match="step 2 of 4"):
+            learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress(), kept)
+    resumed, _ = learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress(), kept)
+    assert torch.equal(whole, resumed)
+
+
+def test_the_guard_puts_the_handler_back_and_passes_the_interrupt_on() -> None:
+    before, reached = signal.getsignal(signal.SIGINT), []
+
+    def work() -> None:
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            reached.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reached
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_guard_lets_other_threads_through() -> None:
+    reached: list[bool] = []
+
+    def work() -> None:
+        with uninterrupted():
+            reached.append(True)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert reached
+
+
+def test_a_checkpoint_of_another_photo_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    kept = tmp_path / "run.safetensors"
+    run = LearningRun(backbone, views(backbone), CONFIG, 1)
+    run.advance(0)
+    run.save(kept)
+    assert LearningRun(backbone, views(backbone), CONFIG, 1).resume(kept) == 1
+    with pytest.raises(ConfigError, match="another photo"):
+        LearningRun(backbone, views(backbone, seed=5), CONFIG, 1).resume(kept)
+
+
+@pytest.mark.parametrize("header", ["[]", "3", '{"step": 1}', "no json"])
+def test_a_foreign_file_is_no_checkpoint(backbone: Backbone, tmp_path: Path, header: str) -> None:
+    kept = tmp_path / "run.safetensors"
+    save_file({"a": torch.ones(1)}, kept, metadata={KEY: header})
+    with pytest.raises(ConfigError, match="no checkpoint"):
+        LearningRun(backbone, views(backbone), CONFIG, 1).resume(kept)
+
+
+def test_a_checkpoint_that_cannot_be_written_is_a_typed_error(backbone: Backbone, tmp_path: Path) -> None:
+    run = LearningRun(backbone, views(backbone), CONFIG, 1)
+    with pytest.raises(OutputError, match="cannot be written"):
+        run.save(tmp_path / "missing" / "run.safetensors")
+
+
+@pytest.mark.gpu
+def test_a_step_on_a_gpu_gives_the_same_loss(backbone: Backbone) -> None:
+    parts = {name: copy.deepcopy(getattr(backbone, name)).to("cuda") for name in ("text_encoder", "vae", "unet")}
+    there = dataclasses.replace(backbone, **parts)
+    here, away = (LearningRun(model, views(model), CONFIG, 1).advance(0) for model in (backbone, there))
+    assert here["loss_denoise"] == pytest.approx(away["loss_denoise"], rel=1e-2)

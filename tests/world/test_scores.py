@@ -1,0 +1,54 @@
+"""The embedded model's figures: what is asked, how ranks and shares are counted, what is refused."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from sefi.core.errors import ConfigError
+from sefi.core.protocols import SilentProgress
+from sefi.world.check import check
+from sefi.world.figure import Figure
+from sefi.world.model_scores import TARGETS, rank, share, who_of, wishes
+from sefi.world.names import characters
+from sefi.world.picture import ACTIONS, ATTRIBUTES, SCENES, STYLES
+from sefi.world.sampling import HELD_OUT
+
+
+def test_every_word_of_the_world_is_wished_for_once():
+    alone = [w.wanted[0] for w in wishes() if w.group != "held out"]
+    assert sorted(label for _, label in alone) == sorted((*ATTRIBUTES, *ACTIONS, *SCENES, *STYLES))
+    assert {w.group for w in wishes()} == set(TARGETS)
+
+
+def test_combinations_are_those_that_training_never_saw():
+    combined = [frozenset(label for _, label in w.wanted) for w in wishes() if w.group == "held out"]
+    assert sorted(map(sorted, combined)) == sorted(map(sorted, HELD_OUT))
+    assert all(w.prompt.count("{}") == 1 for w in wishes())
+
+
+def test_the_plain_word_and_names_take_turns():
+    assert who_of(0) == "a person"
+    assert who_of(3) in {c.first for c in characters()}
+
+
+@given(st.integers(0, 6), st.integers(0, 1000))
+def test_a_rank_is_the_place_in_the_sorted_list(number, seed):
+    random = np.random.default_rng(seed)
+    gallery, face = random.standard_normal((7, 5)), random.standard_normal(5)
+    assert list(np.argsort(-(gallery @ face))).index(number) == rank(gallery, face, number)
+
+
+def test_no_face_is_the_last_rank():
+    assert rank(np.eye(3), None, 1) == 3
+    assert share([0, 3, 1, 9], 2) == 0.5
+
+
+def test_a_figure_without_target_is_neither_met_nor_missed():
+    assert Figure("x", 0.95, 0.95, 7).record() == {"name": "x", "value": 0.95, "target": 0.95, "met": True, "n": 7}
+    assert Figure("x", 0.94, 0.95, 7).met is False
+    assert Figure("x", 0.94, None, 7).met is None
+
+
+def test_an_unknown_part_is_refused_before_anything_is_opened():
+    with pytest.raises(ConfigError, match="'beauty'"):
+        check("nowhere", parts=("beauty",), progress=SilentProgress())
