@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -170,3 +171,10 @@ def test_small_faces_are_refused_unless_allowed() -> None:
         choose_face([face_at(0, 63)])
     assert choose_face([face_at(0, 64)]).width == 64
     assert choose_face([face_at(0, 16)], min_side=16).width == 16
+
+
+def test_opening_a_network_prints_nothing(detector: YuNetDetector, capfd: pytest.CaptureFixture[str]) -> None:
+    level = cv2.utils.logging.getLogLevel()
+    YuNetDetector(detector._path)
+    assert capfd.readouterr() == ("", "")
+    assert cv2.utils.logging.getLogLevel() == level

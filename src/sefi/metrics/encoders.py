@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face
 from sefi.metrics.align import HEAD, aligned
+from sefi.photo.opencv_log import errors_only
 
 SCENE_SIDE = 96
 
@@ -26,7 +27,9 @@ class SFaceEncoder:
     """
 
     def __init__(self, onnx_path: str | Path) -> None:
-        self._network = cv2.FaceRecognizerSF.create(str(existing(onnx_path)), "")
+        file = str(existing(onnx_path))
+        with errors_only():
+            self._network = cv2.FaceRecognizerSF.create(file, "")
 
     def __call__(self, rgb: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """Unit vector `[embedding]` of a face in `[height, width, 3]`."""

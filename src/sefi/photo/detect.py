@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from sefi.core.errors import FaceError
 from sefi.core.nouns import Face
+from sefi.photo.opencv_log import errors_only
 
 MIN_FACE_SIDE = 64.0
 # YuNet's network halves its input five times.
@@ -43,7 +44,8 @@ class YuNetDetector:
                 "Name a YuNet ONNX file, or learn without a crop (--no-crop).",
             )
         try:
-            self._network = cv2.FaceDetectorYN.create(str(path), "", (MULTIPLE, MULTIPLE), min_score)
+            with errors_only():
+                self._network = cv2.FaceDetectorYN.create(str(path), "", (MULTIPLE, MULTIPLE), min_score)
         except cv2.error as error:
             raise _foreign_network(path) from error
         self._path = path

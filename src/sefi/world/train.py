@@ -6,15 +6,23 @@ from pathlib import Path
 
 import numpy as np
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import CLIPTokenizer
 
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
 from sefi.world.data import drawings
-from sefi.world.diffusion_training import DiffusionRecipe, DiffusionTraining, Latents, set_scaling, train_diffusion
+from sefi.world.diffusion_training import (
+    DiffusionRecipe,
+    DiffusionTraining,
+    Latents,
+    Trained,
+    set_scaling,
+    train_diffusion,
+)
 from sefi.world.judges import JUDGES
+from sefi.world.telling import TellingRecipe, train_telling
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
 
@@ -56,6 +64,14 @@ def train_autoencoder(run: Run) -> None:
     vae.save_pretrained(run.folder / "vae")
 
 
+def train_text(run: Run) -> None:
+    """Text encoder and naming network alone: what a sentence says."""
+    tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
+    model = Trained(tokenizer)
+    train_telling(model.text, model.names, tokenizer, TellingRecipe(), run.seed, run.progress)
+    save_file(model.worded(), run.folder / "text.safetensors")
+
+
 def train_denoiser(run: Run) -> None:
     """UNet and text encoder together."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
@@ -64,6 +80,8 @@ def train_denoiser(run: Run) -> None:
     checkpoint = run.folder / "diffusion.safetensors"
     if run.resume and checkpoint.is_file():
         training.load(checkpoint)
+    else:
+        training.start_from(load_file(run.need("text.safetensors", "text")))
     train_diffusion(training, checkpoint, run.progress)
 
 
@@ -90,6 +108,7 @@ def judge(name: str) -> Callable[[Run], None]:
 PARTS: dict[str, Callable[[Run], None]] = {
     "tokenizer": train_tokenizer,
     "vae": train_autoencoder,
+    "text": train_text,
     "denoiser": train_denoiser,
     "assembly": train_assembly,
     **{name: judge(name) for name in JUDGES},

@@ -1,0 +1,66 @@
+"""The text encoder's first lesson: the state it is asked about, and that a few steps teach something."""
+
+import numpy as np
+import torch
+
+from sefi.world.captions import FIRST, caption
+from sefi.world.data import picture_at
+from sefi.world.diffusion_training import DiffusionRecipe, DiffusionTraining, Latents, Trained
+from sefi.world.telling import Teller, TellingRecipe, telling_loss, told, train_telling
+from sefi.world.text_training import LENGTH, WIDTH, NamedText, encode_named, named_text
+from sefi.world.tokenizing import build_tokenizer, words
+from sefi.world.vae_training import new_vae
+
+
+class Losses:
+    """Keeps what it is told."""
+
+    def __init__(self):
+        self.seen = []
+
+    def start(self, total, label):
+        pass
+
+    def advance(self, **numbers):
+        self.seen.append(numbers["loss"])
+
+    def finish(self):
+        pass
+
+
+def test_the_state_asked_about_lies_behind_the_last_word():
+    ids = torch.tensor([[1, 5, 6, 2, 2, 2, *[2] * (LENGTH - 6)], [1, 5, *[2] * (LENGTH - 2)]])
+    states = torch.arange(LENGTH).float()[None, :, None].expand(2, -1, WIDTH)
+    text = NamedText(ids, torch.zeros(0, 1), torch.zeros(0, 1))
+    for seed in range(50):
+        first, second = told(states, text, 2, np.random.default_rng(seed))[:, 0].tolist()
+        assert 3 <= first < LENGTH
+        assert 2 <= second < LENGTH
+
+
+def test_a_few_steps_teach_something_and_reach_the_denoisers_training(tmp_path):
+    torch.manual_seed(3)
+    tokenizer = build_tokenizer(tmp_path, words())
+    model, losses = Trained(tokenizer), Losses()
+    train_telling(model.text, model.names, tokenizer, TellingRecipe(steps=12, batch=7), 0, losses)
+    assert np.mean(losses.seen[-3:]) < np.mean(losses.seen[:3])
+    training = DiffusionTraining(
+        tokenizer, Latents(new_vae(), np.zeros((1, 96, 96, 3), np.uint8)), DiffusionRecipe(), 1
+    )
+    training.start_from(model.worded())
+    for name, value in model.worded().items():
+        assert torch.equal(training.model.state_dict()[name], value)
+        assert torch.equal(training.averaged[name], value)
+
+
+def test_every_answer_is_asked_for(tmp_path):
+    tokenizer, random = build_tokenizer(tmp_path, words()), np.random.default_rng(1)
+    shown = [picture_at(5, i) for i in range(6)]
+    text = named_text(tokenizer, [caption(p, random) for p in shown], random)
+    model, teller = Trained(tokenizer), Teller()
+    states = encode_named(model.text, model.names, tokenizer, text, torch.zeros(6, LENGTH, WIDTH)).detach()
+    end, first_id = states[:, -1], tokenizer.convert_tokens_to_ids(f"{FIRST}</w>")
+    loss = telling_loss(teller, states, text, shown, end, first_id)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in teller.parameters())
