@@ -160,8 +160,8 @@ def main() -> None:
     for number, way in ((n, w) for n in numbers for w in given.ways if (n, w) not in done):
         new = list(cells(trial, number, way))
         records += new
-        with given.record.open("a") as file:
-            file.writelines(json.dumps(r) + "\n" for r in new)
+        with given.record.open("ab", buffering=0) as file:  # one write: two runs may share the record
+            file.write("".join(json.dumps(r) + "\n" for r in new).encode())
         means = (np.mean([r[key] for r in new]) for key in ("similarity", "agreement"))
         print(f"person {number}, {way}:", *(f"{m:.3f}" for m in means), flush=True)
     print(summary(records))

@@ -6,6 +6,7 @@ import torch
 from sefi.world.captions import FIRST, caption
 from sefi.world.data import picture_at
 from sefi.world.diffusion_training import DiffusionRecipe, DiffusionTraining, Latents, Trained
+from sefi.world.drawing import draw
 from sefi.world.telling import Teller, TellingRecipe, telling_loss, told, train_telling
 from sefi.world.text_training import LENGTH, WIDTH, NamedText, encode_named, named_text
 from sefi.world.tokenizing import build_tokenizer, words
@@ -51,6 +52,24 @@ def test_a_few_steps_teach_something_and_reach_the_denoisers_training(tmp_path):
     for name, value in model.worded().items():
         assert torch.equal(training.model.state_dict()[name], value)
         assert torch.equal(training.averaged[name], value)
+
+
+def test_the_denoiser_learns_and_the_texts_stay(tmp_path):
+    tokenizer = build_tokenizer(tmp_path, words())
+    images = np.stack([draw(picture_at(1, i)) for i in range(3)])
+    training = DiffusionTraining(tokenizer, Latents(new_vae(), images), DiffusionRecipe(batch=2), 1)
+    before = {k: v.clone() for k, v in training.model.state_dict().items()}
+    assert np.isfinite(training.advance())
+    for name, value in training.model.worded().items():
+        assert torch.equal(value, before[name])
+    moved = [not torch.equal(v, before[f"unet.{k}"]) for k, v in training.model.unet.state_dict().items()]
+    assert np.mean(moved) > 0.9
+    training.save(tmp_path / "kept.safetensors")
+    again = DiffusionTraining(tokenizer, Latents(new_vae(), images), DiffusionRecipe(batch=2), 2)
+    again.load(tmp_path / "kept.safetensors")
+    assert again.step == 1
+    again.seed, again.latents = training.seed, training.latents
+    assert again.advance() == training.advance()
 
 
 def test_every_answer_is_asked_for(tmp_path):

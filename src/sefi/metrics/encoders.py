@@ -78,7 +78,8 @@ class Reader:
 
     def __call__(self, rgb: NDArray[np.uint8], face: Face | None) -> Reading:
         """Read a picture `[height, width, 3]`; without a face no attribute is there."""
-        choices = self._scene(cv2.resize(rgb, (SCENE_SIDE, SCENE_SIDE), interpolation=cv2.INTER_AREA))
+        small = cv2.resize(rgb, (SCENE_SIDE, SCENE_SIDE), interpolation=cv2.INTER_AREA)
+        choices = self._scene(np.asarray(small, np.uint8))
         if face is None:
             return Reading(dict.fromkeys(self._head.labels["attributes"], 0.0), choices)
         head = aligned(rgb, np.array(face.landmarks), HEAD)

@@ -1,4 +1,4 @@
-"""Training of the denoiser together with the text encoder, on latents that are encoded once."""
+"""Training of the denoiser on latents that are encoded once, with texts from a frozen encoder."""
 # diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
 # pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -76,7 +76,10 @@ def new_schedule() -> DDIMScheduler:
 
 
 class Trained(nn.Module):
-    """What learns: the denoiser, the text encoder, and the network that names people."""
+    """The denoiser, which learns here; the text encoder and the network that names people, which stay as they are.
+
+    A text encoder that learned with the denoiser forgot, within a thousand steps, what the denoiser did not use yet.
+    """
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
@@ -143,7 +146,8 @@ def diffusion_loss(
     t = torch.randint(0, 1000, (len(latents),), generator=stream)
     jitter = torch.randn((len(latents), LENGTH, WIDTH), generator=stream)
     with torch.autocast("cpu", torch.bfloat16):
-        states = encode_named(model.text, model.names, tokenizer, named_text(tokenizer, captions, random), jitter)
+        with torch.no_grad():
+            states = encode_named(model.text, model.names, tokenizer, named_text(tokenizer, captions, random), jitter)
         noisy = schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
         found = model.unet(noisy, t, states).sample.float()
     return (found - schedule.get_velocity(latents, noise, t)).pow(2).mean()
@@ -165,11 +169,11 @@ class DiffusionTraining:
         self.model, self.schedule, self.step = Trained(tokenizer), new_schedule(), 0
         self.averaged = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
-            self.model.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+            self.model.unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
         )
 
     def start_from(self, worded: dict[str, Tensor]) -> None:
-        """Begin with a text encoder that has had its first lesson."""
+        """Take the text encoder and the naming network that learned to tell what a sentence says."""
         self.model.load_state_dict(worded, strict=False)
         self.averaged |= {k: v.clone() for k, v in worded.items()}
 
@@ -197,14 +201,13 @@ class DiffusionTraining:
         )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.unet.parameters(), 1.0)
         self.optimiser.step()
         self.step += 1
         keep = min(self.recipe.average, self.step / (self.step + 10))
         with torch.no_grad():
-            for name, value in self.model.state_dict().items():
-                if value.is_floating_point():
-                    self.averaged[name].lerp_(value, 1 - keep)
+            for name, value in self.model.unet.state_dict().items():
+                self.averaged[f"unet.{name}"].lerp_(value, 1 - keep)
         return float(loss.detach())
 
     def save(self, path: Path) -> None:

@@ -35,6 +35,7 @@ class TellingRecipe:
     batch: int = 96
     learning_rate: float = 1e-3
     identity_weight: float = 2.0
+    noise: float = 0.5
 
 
 class Teller(nn.Module):
@@ -97,7 +98,8 @@ def train_telling(
         jitter = torch.from_numpy(random.standard_normal((recipe.batch, LENGTH, WIDTH), np.float32))
         with torch.autocast("cpu", torch.bfloat16):
             states = encode_named(text_encoder, names, tokenizer, text, jitter)
-        states = states.float()
+        # Noise on the states makes the encoder say everything loudly, not only readably.
+        states = states.float() + recipe.noise * torch.from_numpy(random.standard_normal(states.shape, np.float32))
         end = told(states, text, tokenizer.eos_token_id, random)
         loss = telling_loss(teller, states, text, shown, end, first_id)
         optimiser.zero_grad(set_to_none=True)
