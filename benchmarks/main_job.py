@@ -3,7 +3,7 @@
 Ways: ours (default preset), the plain class word, and one token for every stage, key and value, without attention
 loss (textual inversion). Every picture is one line of the record file; a second run redoes none of them.
 
-    python benchmarks/main_job.py                          # 8 people x 12 prompts x 2 seeds x 3 ways
+    python benchmarks/main_job.py --set generate.steps=25  # 8 people x 12 prompts x 2 seeds x 3 ways, as recorded
     python benchmarks/main_job.py --ways ours --people 2 --set learn.attention_weight=0.01 --record /tmp/trial.jsonl
 """
 

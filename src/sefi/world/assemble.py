@@ -34,12 +34,17 @@ def assemble(folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, weights
         requires_safety_checker=False,
     )
     pipeline.to(torch.float16).save_pretrained(folder, safe_serialization=True)
-    drop_paths(folder)
+    tidy(folder)
 
 
-def drop_paths(folder: Path) -> None:
-    """Remove the training machine's paths, which diffusers writes into configurations."""
-    for file in folder.rglob("*.json"):
+def tidy(folder: Path) -> None:
+    """Remove the training machine's paths from configurations, and let every part open in single precision.
+
+    Half precision is for storage; left to themselves, transformers opens what was stored and diffusers does not.
+    """
+    for file in folder.rglob("*config.json"):
         content = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(content, dict) and content.pop("_name_or_path", None) is not None:
-            file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        content.pop("_name_or_path", None)
+        if "dtype" in content:
+            content["dtype"] = "float32"
+        file.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
