@@ -23,11 +23,12 @@ from PIL import Image
 from sefi.api import embedded_judges, generate, learn
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
+from sefi.cli.demo import ONE_TOKEN
 from sefi.core.config import PRESETS, Config, override, to_dict
 from sefi.core.nouns import Identity
 from sefi.metrics.similarity import similarity
 from sefi.world.drawing import draw
-from sefi.world.looking import Judges
+from sefi.world.looking import LOOKING_SIDE, Judges
 from sefi.world.subjects import portrait, subject
 
 Wanted = tuple[tuple[str, str], ...]
@@ -48,7 +49,6 @@ PROMPTS: tuple[tuple[str, Wanted], ...] = (
     ),
     ("a drawing of {} wearing a hat, in the desert", (("style", "drawing"), ("attribute", "hat"), ("scene", "desert"))),
 )
-ONE_TOKEN = ("learn.stages=1", "learn.split_key_value=false", "learn.attention_weight=0")
 WAYS: dict[str, tuple[str, ...] | None] = {"ours": (), "person": None, "one token": ONE_TOKEN}
 RECORD = Path(__file__).parent / "records" / "main_job.jsonl"
 
@@ -80,19 +80,21 @@ def cells(trial: Trial, number: int, way: str) -> Iterator[dict[str, Any]]:
     prompts = [text.format("<p>" if identity else "person") for text, _ in PROMPTS]
     config = override(trial.base, [f"generate.count={trial.seeds}"])
     pictures = generate(prompts, [identity] if identity else [], backbone=trial.backbone, config=config, seed=100)
-    photo, other = (trial.judges(draw(portrait(subject(number), number, view), 192)).embedding for view in (0, 1))
+    photo, other = (
+        trial.judges(draw(portrait(subject(number), number, view), LOOKING_SIDE)).embedding for view in (0, 1)
+    )
     for index, picture in enumerate(pictures):
         text, wanted = PROMPTS[index // trial.seeds]
         rgb = np.asarray(picture.pixels)
         sight = trial.judges(rgb)
-        face, reading = sight.embedding, sight.reading
+        face, shown = sight.embedding, [sight.reading.shows(kind, label) for kind, label in wanted]
         yield {
             "person": number, "way": way, "prompt": text, "seed": picture.seed, "learn_seconds": round(seconds, 2),
             "face": face is not None,
             "similarity": 0.0 if face is None or photo is None else similarity(photo, face),
             "similarity_other": 0.0 if face is None or other is None else similarity(other, face),
-            "agreement": float(np.mean([reading.shows(kind, label) for kind, label in wanted])),
-            "wanted": [list(w) for w in wanted], "shown": [reading.shows(k, v) for k, v in wanted],
+            "agreement": float(np.mean(shown)),
+            "wanted": [list(w) for w in wanted], "shown": shown,
             "sha256": hashlib.sha256(rgb.tobytes()).hexdigest()[:16],
         }  # fmt: skip
 

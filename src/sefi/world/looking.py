@@ -10,7 +10,6 @@ from sefi.core.nouns import Face
 from sefi.metrics.encoders import Reader, Reading, SFaceEncoder
 from sefi.photo.detect import YuNetDetector
 from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER
-from sefi.world.recogniser_training import EMBEDDING
 
 # The model's pictures are enlarged to this before a face is cut out of them.
 LOOKING_SIDE = 192
@@ -37,7 +36,6 @@ class Judges:
         self.detect = YuNetDetector(folder / DETECTOR)
         self.encode = SFaceEncoder(folder / RECOGNISER)
         self.read = Reader(folder / SCENE_READER, folder / HEAD_READER)
-        self.width = EMBEDDING
 
     def __call__(self, rgb: np.ndarray) -> Sight:
         """Look at a square picture, uint8 `[side, side, 3]`."""

@@ -17,6 +17,7 @@ from sefi.world.drawing import draw
 from sefi.world.figure import Figure
 from sefi.world.looking import LOOKING_SIDE, Judges, Sight
 from sefi.world.names import characters
+from sefi.world.recogniser_training import EMBEDDING
 from sefi.world.sampling import HELD_OUT
 from sefi.world.subjects import portrait
 
@@ -96,7 +97,7 @@ def score_names(backbone: Backbone, judges: Judges, config: GenerateConfig, prog
 def known_face(judges: Judges, rgb: np.ndarray) -> np.ndarray:
     """Embedding of a drawing's face; zeros where none is found."""
     embedding = judges(rgb).embedding
-    return np.zeros(judges.width, np.float32) if embedding is None else embedding
+    return np.zeros(EMBEDDING, np.float32) if embedding is None else embedding
 
 
 def rank(gallery: np.ndarray, face: np.ndarray | None, number: int) -> int:

@@ -3,6 +3,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,7 +55,7 @@ class Reader(nn.Module):
         return torch.cat([g.sigmoid() if n == ATTRIBUTE_GROUP else g.softmax(1) for n, g in found.items()], dim=1)
 
 
-def scene_labels(shown: list[Picture]) -> Labels:
+def scene_labels(shown: Sequence[Picture]) -> Labels:
     """Action of the first person, scene and style of every picture, as numbers."""
     values = [(p.subjects[0].action, p.scene, p.style) for p in shown]
     return {

@@ -20,11 +20,10 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from sefi.core.protocols import Progress
 from sefi.world.captions import FIRST, Caption, caption
 from sefi.world.person import VECTOR_WIDTH
-from sefi.world.picture import ACTIONS, ATTRIBUTES, SCENES, STYLES, Picture
+from sefi.world.picture import ATTRIBUTES, Picture
+from sefi.world.reader_training import SCENE_LABELS, scene_labels
 from sefi.world.sampling import random_picture
 from sefi.world.text_training import LENGTH, WIDTH, NamedText, NameTokens, encode_named, named_text
-
-CHOICES: dict[str, tuple[str, ...]] = {"action": ("", *ACTIONS), "scene": ("", *SCENES), "style": STYLES}
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ class Teller(nn.Module):
         super().__init__()
         self.who = nn.Linear(WIDTH, VECTOR_WIDTH)
         self.attributes = nn.Linear(WIDTH, len(ATTRIBUTES))
-        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(options)) for name, options in CHOICES.items()})
+        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(options)) for name, options in SCENE_LABELS.items()})
 
 
 def told(states: Tensor, text: NamedText, end_id: int, random: np.random.Generator) -> Tensor:
@@ -66,10 +65,7 @@ def telling_loss(
     who = who + F.mse_loss(teller.who(named), text.firsts)
     has = torch.tensor([[float(any(a in s.attributes for s in p.subjects)) for a in ATTRIBUTES] for p in shown])
     total = F.binary_cross_entropy_with_logits(teller.attributes(end), has) * len(ATTRIBUTES)
-    truths = {"action": [p.subjects[0].action for p in shown], "scene": [p.scene for p in shown]}
-    truths["style"] = [p.style for p in shown]
-    for name, truth in truths.items():
-        wanted = torch.tensor([CHOICES[name].index(t) for t in truth])
+    for name, wanted in scene_labels(shown).items():
         total = total + F.cross_entropy(teller.choices[name](end), wanted)
     return total + TellingRecipe.identity_weight * who
 
