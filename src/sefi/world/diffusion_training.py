@@ -4,6 +4,7 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from transformers import CLIPTokenizer
 from sefi.core.protocols import Progress
 from sefi.world.captions import Caption, caption
 from sefi.world.data import picture_at
+from sefi.world.drawing import UNITS, face_truth
+from sefi.world.picture import Picture
 from sefi.world.text_training import (
     LENGTH,
     WIDTH,
@@ -44,6 +47,8 @@ class DiffusionRecipe:
     fall_share: float = 0.34
     drop_caption: float = 0.1
     average: float = 0.998
+    head_weight: float = 2.0
+    feature_weight: float = 6.0
 
 
 def new_unet() -> UNet2DConditionModel:
@@ -123,25 +128,52 @@ def set_scaling(vae: AutoencoderKL, images: np.ndarray) -> None:
     vae.register_to_config(scaling_factor=round(1.0 / float(mean.std()), 5))
 
 
+def face_weights(shown: Sequence[Picture], side: int, recipe: DiffusionRecipe) -> Tensor:
+    """How much each latent cell counts, `[batch, 1, side, side]`: heads more, eyes and mouths most; mean 1.
+
+    A mouth is 2 % of a picture: without this a smile is learned last, after 200,000 pictures not yet. What is
+    learned stays the same, because the best answer of every cell does not depend on its weight.
+    """
+    rows, columns = np.mgrid[:side, :side].astype(np.float32) + 0.5
+    maps = np.ones((len(shown), 1, side, side), np.float32)
+    for weights, picture in zip(maps, shown, strict=True):
+        for subject in picture.subjects:
+            points, size = np.array(face_truth(subject)["landmarks"]) * side / UNITS, subject.scale * side / UNITS
+            x, y = subject.x * side / UNITS, subject.y * side / UNITS
+            head = np.hypot(columns - x, rows - y) / (1.3 * size)
+            weights[0] += recipe.head_weight * np.exp(-(head**4))
+            for px, py in (points[0], points[1], points[3:].mean(0)):
+                near = ((columns - px) ** 2 + (rows - py) ** 2) / (0.26 * size) ** 2
+                weights[0] += recipe.feature_weight * np.exp(-near / 2)
+    found = torch.from_numpy(maps)
+    return found / found.mean()
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Latents `[batch, 4, side, side]`, what each shows in words, and how much each cell counts (`face_weights`)."""
+
+    latents: Tensor
+    captions: list[Caption]
+    weights: Tensor
+
+
 def diffusion_loss(
     model: Trained,
     tokenizer: CLIPTokenizer,
-    latents: Tensor,
-    captions: list[Caption],
+    batch: Batch,
     recipe: DiffusionRecipe,
     schedule: DDIMScheduler,
     seed: tuple[int, int],
 ) -> Tensor:
-    """Velocity error, all timesteps alike.
+    """Velocity error, weighted by place, all timesteps alike.
 
     Differs: no min-SNR weights (Hang et al. 2023); they leave almost nothing of the noisiest timesteps, and those
     decide who is drawn.
     """
     random, stream = np.random.default_rng(seed), torch.Generator().manual_seed(hash(seed) % 2**62)
-    captions = [
-        EMPTY if drop < recipe.drop_caption else c
-        for c, drop in zip(captions, random.random(len(captions)), strict=True)
-    ]
+    latents, drops = batch.latents, random.random(len(batch.captions))
+    captions = [EMPTY if drop < recipe.drop_caption else c for c, drop in zip(batch.captions, drops, strict=True)]
     noise = torch.randn(latents.shape, generator=stream)
     t = torch.randint(0, 1000, (len(latents),), generator=stream)
     jitter = torch.randn((len(latents), LENGTH, WIDTH), generator=stream)
@@ -150,7 +182,7 @@ def diffusion_loss(
             states = encode_named(model.text, model.names, tokenizer, named_text(tokenizer, captions, random), jitter)
         noisy = schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
         found = model.unet(noisy, t, states).sample.float()
-    return (found - schedule.get_velocity(latents, noise, t)).pow(2).mean()
+    return (batch.weights * (found - schedule.get_velocity(latents, noise, t)).pow(2)).mean()
 
 
 def rate(step: int, recipe: DiffusionRecipe) -> float:
@@ -177,28 +209,23 @@ class DiffusionTraining:
         self.model.load_state_dict(worded, strict=False)
         self.averaged |= {k: v.clone() for k, v in worded.items()}
 
-    def batch(self) -> tuple[Tensor, list[Caption]]:
-        """Latents and fresh captions of this step's drawings; an epoch visits every drawing once."""
+    def batch(self) -> Batch:
+        """This step's drawings with fresh captions; an epoch visits every drawing once."""
         count, size = len(self.latents.images), self.recipe.batch
         epoch, place = divmod(self.step * size, count - count % size)
         order = np.random.default_rng([self.seed, 7, epoch]).permutation(count)[place : place + size]
         random = np.random.default_rng([self.seed, 8, self.step])
-        return self.latents(torch.from_numpy(order)), [caption(picture_at(1, int(i)), random) for i in order]
+        shown = [picture_at(1, int(i)) for i in order]
+        latents = self.latents(torch.from_numpy(order))
+        said = [caption(picture, random) for picture in shown]
+        return Batch(latents, said, face_weights(shown, latents.shape[-1], self.recipe))
 
     def advance(self) -> float:
         """One optimiser step; returns the loss."""
         for group in self.optimiser.param_groups:
             group["lr"] = rate(self.step, self.recipe)
-        latents, captions = self.batch()
-        loss = diffusion_loss(
-            self.model,
-            self.tokenizer,
-            latents,
-            captions,
-            self.recipe,
-            self.schedule,
-            (self.seed, self.step),
-        )
+        seed = (self.seed, self.step)
+        loss = diffusion_loss(self.model, self.tokenizer, self.batch(), self.recipe, self.schedule, seed)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.model.unet.parameters(), 1.0)

@@ -22,7 +22,7 @@ from sefi.world.diffusion_training import (
     train_diffusion,
 )
 from sefi.world.judges import JUDGES
-from sefi.world.telling import TellingRecipe, train_telling
+from sefi.world.telling import SECOND_LESSON, TellingRecipe, train_telling
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
 
@@ -65,15 +65,20 @@ def train_autoencoder(run: Run) -> None:
 
 
 def train_text(run: Run) -> None:
-    """Text encoder and naming network alone: what a sentence says."""
+    """Text encoder and naming network alone: what a sentence says; resumed, a shorter second lesson."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
-    model = Trained(tokenizer)
-    train_telling(model.text, model.names, tokenizer, TellingRecipe(), run.seed, run.progress)
-    save_file(model.worded(), run.folder / "text.safetensors")
+    model, recipe, kept = Trained(tokenizer), TellingRecipe(), run.folder / "text.safetensors"
+    if run.resume and kept.is_file():
+        model.load_state_dict(load_file(kept), strict=False)
+        recipe = SECOND_LESSON
+    train_telling(model.text, model.names, tokenizer, recipe, run.seed, run.progress)
+    partial = kept.with_suffix(".partial")
+    save_file(model.worded(), partial)
+    partial.replace(kept)
 
 
 def train_denoiser(run: Run) -> None:
-    """UNet and text encoder together."""
+    """The UNet, with the text encoder as its lesson left it."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
     vae = AutoencoderKL.from_pretrained(run.need("vae", "vae")).eval().requires_grad_(requires_grad=False)
     training = DiffusionTraining(tokenizer, Latents(vae, run.images()), DiffusionRecipe(), run.seed)
