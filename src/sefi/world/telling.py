@@ -39,10 +39,6 @@ class TellingRecipe:
     noise: float = 0.5
 
 
-# For an encoder that has learned: a question was added, and a denoiser already reads its states.
-SECOND_LESSON = TellingRecipe(steps=400, learning_rate=5e-4)
-
-
 class Teller(nn.Module):
     """Text states `[..., WIDTH]` to who it is `[..., VECTOR_WIDTH]`, and logits of attributes and of each choice."""
 

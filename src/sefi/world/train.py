@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from sefi.core.errors import ConfigError
@@ -18,11 +18,12 @@ from sefi.world.diffusion_training import (
     DiffusionTraining,
     Latents,
     Trained,
+    save_whole,
     set_scaling,
     train_diffusion,
 )
 from sefi.world.judges import JUDGES
-from sefi.world.telling import SECOND_LESSON, TellingRecipe, train_telling
+from sefi.world.telling import TellingRecipe, train_telling
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
 
@@ -65,16 +66,11 @@ def train_autoencoder(run: Run) -> None:
 
 
 def train_text(run: Run) -> None:
-    """Text encoder and naming network alone: what a sentence says; resumed, a shorter second lesson."""
+    """Text encoder and naming network alone: what a sentence says."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
-    model, recipe, kept = Trained(tokenizer), TellingRecipe(), run.folder / "text.safetensors"
-    if run.resume and kept.is_file():
-        model.load_state_dict(load_file(kept), strict=False)
-        recipe = SECOND_LESSON
-    train_telling(model.text, model.names, tokenizer, recipe, run.seed, run.progress)
-    partial = kept.with_suffix(".partial")
-    save_file(model.worded(), partial)
-    partial.replace(kept)
+    model = Trained(tokenizer)
+    train_telling(model.text, model.names, tokenizer, TellingRecipe(), run.seed, run.progress)
+    save_whole(model.worded(), run.folder / "text.safetensors")
 
 
 def train_denoiser(run: Run) -> None:
