@@ -50,6 +50,7 @@ PROMPTS: tuple[tuple[str, Wanted], ...] = (
     ("a drawing of {} wearing a hat, in the desert", (("style", "drawing"), ("attribute", "hat"), ("scene", "desert"))),
 )
 WAYS: dict[str, tuple[str, ...] | None] = {"ours": (), "person": None, "one token": ONE_TOKEN}
+FIGURES = ("similarity", "similarity_other", "agreement", "face")
 RECORD = Path(__file__).parent / "records" / "main_job.jsonl"
 
 
@@ -77,6 +78,11 @@ def cells(trial: Trial, number: int, way: str) -> Iterator[dict[str, Any]]:
     """All records of one person and one way."""
     settings = WAYS[way]
     identity, seconds = learned(trial, number, settings) if settings is not None else (None, 0.0)
+    yield from scored(trial, number, way, identity, seconds)
+
+
+def scored(trial: Trial, number: int, way: str, identity: Identity | None, seconds: float) -> Iterator[dict[str, Any]]:
+    """The pictures of one person, seen by the judges: a record each."""
     prompts = [text.format("<p>" if identity else "person") for text, _ in PROMPTS]
     config = override(trial.base, [f"generate.count={trial.seeds}"])
     pictures = generate(prompts, [identity] if identity else [], backbone=trial.backbone, config=config, seed=100)
@@ -106,6 +112,17 @@ def interval(values: dict[int, float], draws: int = 2000) -> tuple[float, float,
     return float(numbers.mean()), *(float(q) for q in np.quantile(means, (0.025, 0.975)))
 
 
+def by_person(records: list[dict[str, Any]], way: str, key: str) -> dict[int, float]:
+    """Every person's mean of one figure."""
+    mine = [r for r in records if r["way"] == way]
+    return {n: float(np.mean([r[key] for r in mine if r["person"] == n])) for n in {r["person"] for r in mine}}
+
+
+def spoken(values: dict[int, float], sign: str = "") -> str:
+    """Mean and interval as a table's cell."""
+    return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval(values), sign=sign)
+
+
 def summary(records: list[dict[str, Any]]) -> str:
     """A Markdown table: a row per way."""
     lines = [
@@ -113,17 +130,19 @@ def summary(records: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for way in dict.fromkeys(r["way"] for r in records):
-        row = [way]
-        mine = [r for r in records if r["way"] == way]
-        for key in ("similarity", "similarity_other", "agreement", "face"):
-            people = {
-                n: float(np.mean([r[key] for r in mine if r["person"] == n])) for n in {r["person"] for r in mine}
-            }
-            mean, low, high = interval(people)
-            row.append(f"{mean:.3f} [{low:.3f}, {high:.3f}]")
-        row.append(f"{np.mean([r['learn_seconds'] for r in mine]):.0f}")
-        lines.append("| " + " | ".join(row) + " |")
+        row = [spoken(by_person(records, way, key)) for key in FIGURES]
+        seconds = np.mean([r["learn_seconds"] for r in records if r["way"] == way])
+        lines.append("| " + " | ".join([way, *row, f"{seconds:.0f}"]) + " |")
     return "\n".join(lines)
+
+
+def difference(records: list[dict[str, Any]], way: str, other: str) -> str:
+    """A Markdown row: one way minus another, paired by person, over the people that both have."""
+    row: list[str] = []
+    for key in FIGURES:
+        mine, theirs = by_person(records, way, key), by_person(records, other, key)
+        row.append(spoken({n: mine[n] - theirs[n] for n in mine.keys() & theirs.keys()}, "+"))
+    return "| " + " | ".join([f"{way} - {other}", *row, ""]) + " |"
 
 
 def arguments() -> argparse.Namespace:
@@ -167,6 +186,8 @@ def main() -> None:
         means = (np.mean([r[key] for r in new]) for key in ("similarity", "agreement"))
         print(f"person {number}, {way}:", *(f"{m:.3f}" for m in means), flush=True)
     print(summary(records))
+    if {"ours", "one token"} <= {r["way"] for r in records}:
+        print(difference(records, "ours", "one token"))
 
 
 if __name__ == "__main__":

@@ -40,11 +40,11 @@ EMPTY = Caption("", ())
 class DiffusionRecipe:
     """A constant rate that falls in the last share of the steps, so a run can be prolonged; weights are averaged."""
 
-    steps: int = 4050
+    steps: int = 8500
     batch: int = 48
     learning_rate: float = 1e-3
     warm: int = 200
-    fall_share: float = 0.34
+    fall_share: float = 0.5
     drop_caption: float = 0.1
     average: float = 0.998
     head_weight: float = 2.0
