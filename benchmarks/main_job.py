@@ -50,7 +50,13 @@ PROMPTS: tuple[tuple[str, Wanted], ...] = (
     ("a drawing of {} wearing a hat, in the desert", (("style", "drawing"), ("attribute", "hat"), ("scene", "desert"))),
 )
 WAYS: dict[str, tuple[str, ...] | None] = {"ours": (), "person": None, "one token": ONE_TOKEN}
-FIGURES = ("similarity", "similarity_other", "agreement", "face")
+FIGURES = {
+    "similarity": "similarity to the photo",
+    "similarity_other": "to another picture",
+    "agreement": "prompt agreement",
+    "face": "face found",
+    "alone": "exactly one face",
+}
 RECORD = Path(__file__).parent / "records" / "main_job.jsonl"
 
 
@@ -96,7 +102,7 @@ def scored(trial: Trial, number: int, way: str, identity: Identity | None, secon
         face, shown = sight.embedding, [sight.reading.shows(kind, label) for kind, label in wanted]
         yield {
             "person": number, "way": way, "prompt": text, "seed": picture.seed, "learn_seconds": round(seconds, 2),
-            "face": face is not None,
+            "face": face is not None, "alone": len(sight.faces) == 1,
             "similarity": 0.0 if face is None or photo is None else similarity(photo, face),
             "similarity_other": 0.0 if face is None or other is None else similarity(other, face),
             "agreement": float(np.mean(shown)),
@@ -123,14 +129,18 @@ def spoken(values: dict[int, float], sign: str = "") -> str:
     return "{:{sign}.3f} [{:{sign}.3f}, {:{sign}.3f}]".format(*interval(values), sign=sign)
 
 
+def recorded(records: list[dict[str, Any]]) -> list[str]:
+    """The figures that every record has: earlier records know fewer."""
+    return [key for key in FIGURES if all(key in r for r in records)]
+
+
 def summary(records: list[dict[str, Any]]) -> str:
-    """A Markdown table: a row per way."""
-    lines = [
-        "| way | similarity to the photo | to another picture | prompt agreement | face found | s to learn |",
-        "|---|---|---|---|---|---|",
-    ]
+    """A Markdown table: a row per way, a column per figure that every record has."""
+    keys = recorded(records)
+    head = ["way", *(FIGURES[key] for key in keys), "s to learn"]
+    lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for way in dict.fromkeys(r["way"] for r in records):
-        row = [spoken(by_person(records, way, key)) for key in FIGURES]
+        row = [spoken(by_person(records, way, key)) for key in keys]
         seconds = np.mean([r["learn_seconds"] for r in records if r["way"] == way])
         lines.append("| " + " | ".join([way, *row, f"{seconds:.0f}"]) + " |")
     return "\n".join(lines)
@@ -139,7 +149,7 @@ def summary(records: list[dict[str, Any]]) -> str:
 def difference(records: list[dict[str, Any]], way: str, other: str) -> str:
     """A Markdown row: one way minus another, paired by person, over the people that both have."""
     row: list[str] = []
-    for key in FIGURES:
+    for key in recorded(records):
         mine, theirs = by_person(records, way, key), by_person(records, other, key)
         row.append(spoken({n: mine[n] - theirs[n] for n in mine.keys() & theirs.keys()}, "+"))
     return "| " + " | ".join([f"{way} - {other}", *row, ""]) + " |"
