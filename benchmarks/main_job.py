@@ -195,9 +195,11 @@ def main() -> None:
             file.write("".join(json.dumps(r) + "\n" for r in new).encode())
         means = (np.mean([r[key] for r in new]) for key in ("similarity", "agreement"))
         print(f"person {number}, {way}:", *(f"{m:.3f}" for m in means), flush=True)
-    print(summary(records))
-    if {"ours", "one token"} <= {r["way"] for r in records}:
-        print(difference(records, "ours", "one token"))
+    for shown in (records, [r for r in records if r["alone"]]):
+        print(summary(shown))
+        if {"ours", "one token"} <= {r["way"] for r in shown}:
+            print(difference(shown, "ours", "one token"))
+        print("The same, only pictures with exactly one face:" if shown is records else "")
 
 
 if __name__ == "__main__":
