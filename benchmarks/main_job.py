@@ -50,6 +50,7 @@ PROMPTS: tuple[tuple[str, Wanted], ...] = (
     ("a drawing of {} wearing a hat, in the desert", (("style", "drawing"), ("attribute", "hat"), ("scene", "desert"))),
 )
 WAYS: dict[str, tuple[str, ...] | None] = {"ours": (), "person": None, "one token": ONE_TOKEN}
+COMPARED = (("ours", "one token"),)
 FIGURES = {
     "similarity": "similarity to the photo",
     "similarity_other": "to another picture",
@@ -155,6 +156,15 @@ def difference(records: list[dict[str, Any]], way: str, other: str) -> str:
     return "| " + " | ".join([f"{way} - {other}", *row, ""]) + " |"
 
 
+def report(records: list[dict[str, Any]], compared: tuple[tuple[str, str], ...]) -> None:
+    """Print the table, and under it the differences of those pairs of ways that were both run."""
+    print(summary(records))
+    there = {r["way"] for r in records}
+    for way, other in compared:
+        if {way, other} <= there:
+            print(difference(records, way, other))
+
+
 def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -180,6 +190,12 @@ def earlier(record: Path, about: dict[str, Any]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in record.read_text().splitlines()] if record.is_file() else []
 
 
+def keep(record: Path, new: list[dict[str, Any]]) -> None:
+    """Append records in one write: two runs may share the file."""
+    with record.open("ab", buffering=0) as file:
+        file.write("".join(json.dumps(r) + "\n" for r in new).encode())
+
+
 def main() -> None:
     """Run what is missing, then print the table."""
     given = arguments()
@@ -191,15 +207,12 @@ def main() -> None:
     for number, way in ((n, w) for n in numbers for w in given.ways if (n, w) not in done):
         new = list(cells(trial, number, way))
         records += new
-        with given.record.open("ab", buffering=0) as file:  # one write: two runs may share the record
-            file.write("".join(json.dumps(r) + "\n" for r in new).encode())
+        keep(given.record, new)
         means = (np.mean([r[key] for r in new]) for key in ("similarity", "agreement"))
         print(f"person {number}, {way}:", *(f"{m:.3f}" for m in means), flush=True)
-    for shown in (records, [r for r in records if r["alone"]]):
-        print(summary(shown))
-        if {"ours", "one token"} <= {r["way"] for r in shown}:
-            print(difference(shown, "ours", "one token"))
-        print("The same, only pictures with exactly one face:" if shown is records else "")
+    report(records, COMPARED)
+    print("The same, only pictures with exactly one face:")
+    report([r for r in records if r["alone"]], COMPARED)
 
 
 if __name__ == "__main__":

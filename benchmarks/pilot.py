@@ -4,17 +4,15 @@ A trial is an identity learned with some settings, or one of those with some of 
 (the paper's Figure 5), or weakened. Every picture is one line of the record file; a second run redoes none of them.
 
     python benchmarks/pilot.py                       # every trial x people 100 to 105 x 12 prompts x 2 seeds, about 3 h
-    python benchmarks/pilot.py --trials ours "keys only"
+    python benchmarks/pilot.py --trials ours "ours, keys only"
 """
 
 import argparse
-import json
 from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-from main_job import Trial, difference, earlier, learned, scored, summary
+from main_job import Trial, earlier, keep, learned, report, scored
 
 from sefi.api import embedded_judges
 from sefi.backbone.open import open_backbone
@@ -77,7 +75,7 @@ def known(work: Work, number: int, name: str) -> tuple[Identity, float]:
 def changed(work: Work, identity: Identity, slots: Collection[Slot], strength: float) -> Identity:
     """The identity with the class word in these slots, the others between class word and what was learned."""
     tokens = IdentityConditioner(work.trial.backbone, [identity], strength, slots).tables[identity.name]
-    return replace(identity, tensors={"tokens": tokens.to(torch.float32)})
+    return replace(identity, tensors={"tokens": tokens})
 
 
 def identity_of(work: Work, number: int, name: str) -> tuple[Identity, float]:
@@ -93,12 +91,14 @@ def arguments() -> argparse.Namespace:
     """What was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, default=RECORD)
-    parser.add_argument("--identities", type=Path, default=Path("pilot"), help="folder that keeps what was learned")
+    parser.add_argument(
+        "--identities", type=Path, default=Path("runs/pilot"), help="folder that keeps what was learned"
+    )
     parser.add_argument("--model", default="tiny-portraits")
     parser.add_argument("--people", type=int, default=6)
     parser.add_argument("--first", type=int, default=100, help="number of the first person")
     parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--trials", nargs="*", default=[*LEARNED, *CHANGED])
+    parser.add_argument("--trials", nargs="*", default=[*LEARNED, *CHANGED], choices=[*LEARNED, *CHANGED])
     parser.add_argument("--set", nargs="*", default=["generate.steps=25"], dest="settings")
     return parser.parse_args()
 
@@ -118,14 +118,9 @@ def main() -> None:
                 continue
             new = list(scored(trial, number, name, *identity_of(work, number, name)))
             records += new
-            with given.record.open("ab", buffering=0) as file:  # one write: two runs may share the record
-                file.write("".join(json.dumps(r) + "\n" for r in new).encode())
+            keep(given.record, new)
             print(name, number, flush=True)
-    print(summary(records))
-    there = {r["way"] for r in records}
-    for way, other in COMPARED:
-        if {way, other} <= there:
-            print(difference(records, way, other))
+    report(records, COMPARED)
 
 
 if __name__ == "__main__":
