@@ -70,6 +70,8 @@ def test_the_denoiser_learns_and_the_texts_stay(tmp_path):
     assert again.step == 1
     again.seed, again.latents = training.seed, training.latents
     assert again.advance() == training.advance()
+    # The second loss tells whether the optimiser's moments came back to their own weights.
+    assert again.advance() == training.advance()
 
 
 def test_every_answer_is_asked_for(tmp_path):

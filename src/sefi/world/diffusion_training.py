@@ -199,6 +199,14 @@ def save_whole(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | N
     partial.replace(path)
 
 
+def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
+    """The value in the parameter's memory layout: torch's fused optimiser takes both element after element in memory.
+
+    With a moment in another layout every weight is moved by another weight's moment, and nothing says so.
+    """
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
 class DiffusionTraining:
     """A resumable run: weights, their average, the optimiser's state and the step number."""
 
@@ -262,11 +270,11 @@ class DiffusionTraining:
 
         self.model.load_state_dict(part("model."))
         self.averaged = part("averaged.")
-        whole = self.optimiser.state_dict()
+        whole, parameters = self.optimiser.state_dict(), list(self.model.unet.parameters())
         states: dict[int, dict[str, Tensor]] = {}
         for name, value in part("adam.").items():
             index, key = name.split(".", 1)
-            states.setdefault(int(index), {})[key] = value
+            states.setdefault(int(index), {})[key] = laid_out_like(parameters[int(index)], value)
         self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
         self.step = int(next(iter(states.values()))["step"]) if states else 0
 
