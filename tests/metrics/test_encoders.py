@@ -80,8 +80,16 @@ def test_without_a_face_no_attribute_is_read(readers):
     seen = read(rgb, face_at(FACE))
     assert tuple(seen.attributes) == HEAD_LABELS["attributes"]
     assert all(0 < p < 1 for p in seen.attributes.values())
-    assert seen.choices.keys() == SCENE_LABELS.keys()
-    assert read(rgb, None).choices == seen.choices
+    heads = HEAD_LABELS.keys() - {"attributes"}
+    assert seen.choices.keys() == SCENE_LABELS.keys() | heads
+    # Without a face neither a trait of it is shown, nor that the trait is missing.
+    blind = read(rgb, None)
+    assert blind.choices.keys() == SCENE_LABELS.keys()
+    assert not any(blind.shows(kind, "freckles") for kind in ("attribute", "without"))
+    assert seen.shows("attribute", "freckles") != seen.shows("without", "freckles")
+    assert not blind.shows("skin", "tan")
+    assert seen.shows("skin", seen.best("skin"))
+    assert blind.choices == {kind: found for kind, found in seen.choices.items() if kind in SCENE_LABELS}
 
 
 def test_labels_lie_beside_the_network(readers):

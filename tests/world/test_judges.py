@@ -1,5 +1,7 @@
 """The judges' training: targets in YuNet's coding, losses, and ONNX files that OpenCV's classes run."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from sefi.core.nouns import Face
 from sefi.core.protocols import SilentProgress
 from sefi.photo.detect import YuNetDetector
+from sefi.world.animal import ANIMALS
 from sefi.world.detector_training import (
     RANGES,
     STRIDES,
@@ -22,9 +25,17 @@ from sefi.world.drawing import UNITS, face_truth
 from sefi.world.judge_scores import hits, overlap
 from sefi.world.judging_data import HELD_OUT_SEED, JUDGE_SEED, face_crops, pictures
 from sefi.world.onnx_export import write_onnx
-from sefi.world.person import VECTOR_WIDTH
+from sefi.world.person import HAIR_STYLES, LOOKS, VECTOR_WIDTH, changed
 from sefi.world.picture import ATTRIBUTES
-from sefi.world.reader_training import reading_accuracy
+from sefi.world.reader_training import (
+    HEAD_LABELS,
+    SCENE_LABELS,
+    UNSEEN,
+    head_labels,
+    reader_loss,
+    reading_accuracy,
+    scene_labels,
+)
 from sefi.world.recogniser_training import (
     EMBEDDING,
     Recogniser,
@@ -35,6 +46,7 @@ from sefi.world.recogniser_training import (
     true_accept_rate,
     verification,
 )
+from sefi.world.sampling import PEOPLE_ONLY, Shares, random_picture
 
 
 class Oracle(torch.nn.Module):
@@ -128,14 +140,68 @@ def test_verification_by_hand():
 
 
 def test_reading_accuracy_by_hand():
-    options = {"attributes": np.zeros((2, len(ATTRIBUTES))), "style": np.array([[0.9, 0.1], [0.3, 0.7]])}
-    labels = {"attributes": torch.zeros(2, len(ATTRIBUTES)), "style": torch.tensor([0, 0])}
+    questions = (*ATTRIBUTES, *LOOKS)
+    options = {"attributes": np.zeros((3, len(questions))), "style": np.array([[0.9, 0.1], [0.3, 0.7], [0.2, 0.8]])}
+    labels = {"attributes": torch.zeros(3, len(questions)), "style": torch.tensor([0, 0, UNSEEN])}
     labels["attributes"][0, :] = 1
+    labels["attributes"][2, :] = float("nan")
     options["attributes"][0, 0] = 0.8
     scores = reading_accuracy(options, labels)
     assert scores[ATTRIBUTES[0]] == 1.0
     assert scores[ATTRIBUTES[1]] == 0.5
+    assert scores["attributes"] == pytest.approx((1 + 0.5 * (len(ATTRIBUTES) - 1)) / len(ATTRIBUTES))
+    assert scores["looks"] == 0.5
     assert scores["style"] == 0.5
+
+
+def test_what_a_head_hides_is_left_open():
+    plain = random_picture(np.random.default_rng(3), shares=PEOPLE_ONLY)
+    person = changed(plain.subjects[0].person, {"nose_width": 0.9, "eye_size": 0.5, "mole": 0.99, "jaw": 0.1})
+    subject = replace(plain.subjects[0], person=person, attributes=("sunglasses", "purple hair"))
+    labels = head_labels([replace(plain, subjects=(subject,), style="photo")])
+    answer = dict(zip((*ATTRIBUTES, *LOOKS), labels["attributes"][0].tolist(), strict=True))
+    assert answer["sunglasses"] == answer["purple hair"] == answer["a big nose"] == answer["a mole"] == 1
+    assert answer["smiling"] == answer["a square jaw"] == 0
+    assert np.isnan(answer["big eyes"])
+    assert np.isnan(answer["glasses"])
+    assert labels["eyes"] == labels["hair colour"] == UNSEEN
+    assert HEAD_LABELS["hair style"][labels["hair style"]] == person.hair_style
+    assert HEAD_LABELS["skin"][labels["skin"]] == person.skin_tone
+    curly = replace(subject, person=changed(person, {"hair_style": 0.6}), attributes=())
+    for attributes in ((), ("curly hair",)):
+        seen = head_labels([replace(plain, subjects=(replace(curly, attributes=attributes),), style="photo")])
+        assert seen["attributes"][0, ATTRIBUTES.index("curly hair")] == 1
+    drawn = head_labels([replace(plain, subjects=(subject,), style="drawing")])
+    assert drawn["skin"] == UNSEEN
+    assert drawn["hair style"] == labels["hair style"]
+
+
+@pytest.mark.parametrize("style", HAIR_STYLES)
+def test_hair_that_is_curly_of_itself_counts_as_curly(style):
+    plain = random_picture(np.random.default_rng(3), shares=PEOPLE_ONLY)
+    person = changed(plain.subjects[0].person, {"hair_style": (HAIR_STYLES.index(style) + 0.5) / len(HAIR_STYLES)})
+    for attributes in ((), ("curly hair",)):
+        subject = replace(plain.subjects[0], person=person, attributes=attributes)
+        labels = head_labels([replace(plain, subjects=(subject,))])["attributes"][0]
+        assert labels[ATTRIBUTES.index("curly hair")] == (style == "curly" or bool(attributes))
+
+
+def test_open_answers_do_not_count_in_the_loss():
+    labels = {"attributes": torch.tensor([[1.0, float("nan")]]), "skin": torch.tensor([UNSEEN])}
+    for other in (-9.0, 9.0):
+        found = {"attributes": torch.tensor([[0.0, other]]), "skin": torch.tensor([[other, 1.0]])}
+        assert reader_loss(found, labels) == pytest.approx(2 * np.log(2))
+
+
+def test_who_is_there_is_read_off_the_picture():
+    random = np.random.default_rng(1)
+    shares = (PEOPLE_ONLY, replace(PEOPLE_ONLY, pair=1.0), Shares(pet=1.0), Shares(pet=0.0, companion=1.0))
+    labels = scene_labels([random_picture(random, shares=s) for s in shares])
+    assert [SCENE_LABELS["people"][n] for n in labels["people"]] == ["one", "two", "nobody", "one"]
+    kinds = [SCENE_LABELS["pet"][n] for n in labels["pet"]]
+    assert kinds[:2] == ["", ""]
+    assert kinds[2] in ANIMALS
+    assert kinds[3] == "dog"
 
 
 def test_overlap_by_hand():

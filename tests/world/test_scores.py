@@ -8,22 +8,42 @@ from sefi.core.errors import ConfigError
 from sefi.core.protocols import SilentProgress
 from sefi.world.check import check
 from sefi.world.figure import Figure
-from sefi.world.model_scores import TARGETS, rank, share, who_of, wishes
+from sefi.world.model_scores import KINDS, TARGETS, rank, share, traits, who_of, wishes
 from sefi.world.names import characters
+from sefi.world.person import random_person
 from sefi.world.picture import ACTIONS, ATTRIBUTES, SCENES, STYLES
 from sefi.world.sampling import HELD_OUT
 
 
 def test_every_word_of_the_world_is_wished_for_once():
-    alone = [w.wanted[0] for w in wishes() if w.group != "held out"]
+    alone = [w.wanted[0] for w in wishes() if len(w.wanted) == 1]
     assert sorted(label for _, label in alone) == sorted((*ATTRIBUTES, *ACTIONS, *SCENES, *STYLES))
-    assert {w.group for w in wishes()} == set(TARGETS)
+    assert {w.group for w in wishes()} == {"attribute", "action", "scene", "style", "held out", "seen pair"}
+    assert set(TARGETS) == {w.group for w in wishes() if len(w.wanted) == 1} | {"described trait"}
 
 
 def test_combinations_are_those_that_training_never_saw():
     combined = [frozenset(label for _, label in w.wanted) for w in wishes() if w.group == "held out"]
     assert sorted(map(sorted, combined)) == sorted(map(sorted, HELD_OUT))
     assert all(w.prompt.count("{}") == 1 for w in wishes())
+
+
+def test_seen_combinations_are_of_the_same_words_and_not_held_out():
+    seen = [tuple(label for _, label in w.wanted) for w in wishes() if w.group == "seen pair"]
+    assert len(seen) == len(set(seen)) == len(HELD_OUT)
+    held = {frozenset(pair) for pair in HELD_OUT}
+    assert not held & set(map(frozenset, seen))
+    assert {label for pair in seen for label in pair} <= {label for pair in HELD_OUT for label in pair}
+    kind = {label: k for k, table in KINDS.items() for label in table}
+    assert all(kind[first] != kind[second] for first, second in seen)
+
+
+def test_every_trait_that_words_can_say_is_described_once():
+    asked = [w.wanted[0] for w in traits()]
+    assert len(asked) == len(set(asked))
+    sayable = {word for n in range(400) for word in random_person(np.random.default_rng(n)).traits().values()}
+    said = {w.prompt.removeprefix("a photo of a person with ") for w in traits()}
+    assert said == sayable
 
 
 def test_the_plain_word_and_names_take_turns():

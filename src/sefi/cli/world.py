@@ -1,22 +1,42 @@
-"""`sefi world`: draw the embedded model's world, train its parts, score them."""
+"""`sefi world`: draw the embedded model's world, train its parts, score them, show them."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sefi.cli import options
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from PIL import Image
+
 app = typer.Typer(
     no_args_is_help=True,
-    help="Draw the embedded model's world, train its parts, score them.",
+    help="Draw the embedded model's world, train its parts, score them, show them.",
 )
+CAPTION = 11  # font size under a picture, in pixels
 
 Count = Annotated[int, typer.Option("--count", min=1, help="How many drawings.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 Part = Annotated[str, typer.Argument(metavar="PART", help="What to train; a wrong name lists them.")]
 Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this; may be given again.")]
 Pictures = Annotated[int, typer.Option("--count", min=1, help="Pictures of every attribute, action, scene, style.")]
+Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help="Which prompts; a wrong name lists them.")]
+Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="The grid, a PNG.")]
+Record = Annotated[Path, typer.Option("--record", metavar="FILE", help="What `sefi world check --json` printed.")]
+CardFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where README.md goes; else the model's.")
+]
+DocsFolder = Annotated[
+    Path | None, typer.Option("--docs", metavar="DIR", help="Also write DIR/model-card.md, for the documents.")
+]
+OnlyCheck = Annotated[bool, typer.Option("--check", help="Write nothing; exit code 1 if the card differs.")]
+Start = Annotated[
+    str | None,
+    typer.Option("--start", metavar="MODEL", help="Go on from this finished model: a folder, or tiny-portraits."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
 
@@ -42,18 +62,24 @@ def draw(
 def train(
     part: Part,
     resume: Resume = False,
+    start: Start = None,
+    device: options.Device = "auto",
     seed: options.Seed = 0,
     out: Folder = Path("runs/world"),
     as_json: options.AsJson = False,
 ) -> None:
     """Train one part of the embedded model; kill it at any time and go on with --resume."""
+    from sefi.backbone.open import MODELS
+    from sefi.cli.opening import chosen_device
     from sefi.cli.output import answer, checked_folder
     from sefi.cli.progress import TerminalProgress
-    from sefi.world.train import train as train_part
+    from sefi.world.train import Run, train as train_part
 
     folder = checked_folder(out)
+    beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
+    place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:
-        train_part(part, folder, resume=resume, seed=seed, progress=progress)
+        train_part(part, Run(folder, resume, seed, progress, beginning, place))
     answer({"out": str(folder), "part": part}, f"{part} is trained: {folder}", as_json=as_json)
 
 
@@ -83,3 +109,79 @@ def figure_line(record: dict[str, object]) -> str:
     """
     target = "" if record["target"] is None else f"wanted {record['target']}: {'yes' if record['met'] else 'no'}"
     return f"{record['name']:<55} {record['value']:6.3f}  {target:<16} (n = {record['n']})"
+
+
+@app.command("grid")
+def grid(
+    kind: Kind,
+    out: Sheet,
+    model: options.Model = options.EMBEDDED,
+    settings: options.Settings = None,
+    seed: options.Seed = 0,
+    as_json: options.AsJson = False,
+) -> None:
+    """Draw a grid of the embedded model's pictures from seeded prompts, none picked."""
+    from sefi.cli.opening import chosen_config, opened
+    from sefi.cli.output import answer, checked_file, write_whole
+    from sefi.cli.progress import TerminalProgress
+    from sefi.world.grids import fits_in, kind_named, pictures, prompts_of, resized, save_small, tiled
+
+    chosen, path = kind_named(kind), checked_file(out)
+    config = chosen_config("default", settings or [])
+    backbone = opened(model, download=False, device="auto", dtype="float32")
+    prompts = prompts_of(chosen, seed, fits_in(backbone))
+    with TerminalProgress() as progress:
+        made = pictures(backbone, prompts, seed, config.generate, progress)
+    tiles = [resized(image, chosen.side) for image in made]
+    page = tiled(captioned(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
+    write_whole(path, lambda partial: save_small(page, partial))
+    record: dict[str, object] = {"out": str(path), "kind": kind, "seed": seed, "prompts": prompts}
+    answer(record, f"{len(made)} pictures in {path}", as_json=as_json)
+
+
+def captioned(images: "Sequence[Image.Image]", texts: "Sequence[str]") -> "list[Image.Image]":
+    """Pictures of one size, each with its text under it; all of them stay of one size."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    from sefi.report.sheet import INK, text_height, wrapped
+    from sefi.world.grids import BACKGROUND
+
+    font = ImageFont.load_default(CAPTION)
+    side = images[0].width
+    told = [wrapped(text, font, side - 4) for text in texts]
+    tiles: list[Image.Image] = []
+    for image, text in zip(images, told, strict=True):
+        tile = Image.new("RGB", (side, image.height + text_height(told, font)), BACKGROUND)
+        tile.paste(image)
+        ImageDraw.Draw(tile).multiline_text((2, image.height + 1), text, INK, font, spacing=2)
+        tiles.append(tile)
+    return tiles
+
+
+@app.command("card")
+def card(
+    record: Record,
+    out: CardFolder = None,
+    docs: DocsFolder = None,
+    only_check: OnlyCheck = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write the embedded model's card (README.md) from its figures and its files."""
+    from sefi.backbone.open import EMBEDDED, MODELS
+    from sefi.cli.output import answer, checked_folder, write_text
+    from sefi.world.card import CARD, DOCS, DOCS_CARD, card as card_of, check_card, read_facts, read_record
+
+    model = MODELS / EMBEDDED
+    told, facts = read_record(record), read_facts(model)
+    cards = {(out or model) / CARD: card_of(told, facts, DOCS)}
+    if docs is not None:
+        cards[docs / DOCS_CARD] = card_of(told, facts, ".")
+    for path, text in cards.items():
+        if only_check:
+            check_card(path, text)
+        else:
+            checked_folder(path.parent)
+            write_text(path, text)
+    named = " and ".join(map(str, cards))
+    said = f"{named}: what the record gives" if only_check else f"the card: {named}"
+    answer({"cards": [str(path) for path in cards]}, said, as_json=as_json)

@@ -1,19 +1,27 @@
-"""The networks that metrics look through: ONNX files run by OpenCV."""
+"""The networks that metrics look through: ONNX files run by OpenCV, and CLIP."""
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
+from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
+from sefi.backbone.folder import LOAD_ERRORS
+from sefi.backbone.quiet import quiet_libraries
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face
 from sefi.metrics.align import HEAD, aligned
 from sefi.photo.opencv_log import errors_only
 
 SCENE_SIDE = 96
+CLIP_BATCH = 32
 
 
 class SFaceEncoder:
@@ -45,12 +53,14 @@ class Reading:
     """What a reader sees in a picture.
 
     Attributes:
-        attributes: probability of each attribute.
-        choices: for action, scene and style the probability of each option; "" means none.
+        attributes: probability of each attribute and of each yes-or-no trait.
+        choices: for action, scene, style ... the probability of each option; "" means none. Those of a head
+            (skin, hair ...) are missing without a face.
     """
 
     attributes: dict[str, float]
     choices: dict[str, dict[str, float]]
+    face: bool = True
 
     def best(self, kind: str) -> str:
         """The likeliest option of a choice."""
@@ -58,8 +68,15 @@ class Reading:
         return max(options, key=options.__getitem__)
 
     def shows(self, kind: str, wanted: str) -> bool:
-        """Whether the picture shows an attribute (probability above a half) or a choice's option (likeliest)."""
-        return self.attributes[wanted] > 0.5 if kind == "attribute" else self.best(kind) == wanted
+        """Whether the picture shows what is wanted.
+
+        Args:
+            kind: `attribute` (probability above a half), `without` (a half or less) or a choice (likeliest option).
+                Without a face no trait of it is shown, nor its absence.
+        """
+        if kind in ("attribute", "without"):
+            return self.face and (self.attributes[wanted] > 0.5) == (kind == "attribute")
+        return kind in self.choices and self.best(kind) == wanted
 
 
 class Reader:
@@ -81,9 +98,10 @@ class Reader:
         small = cv2.resize(rgb, (SCENE_SIDE, SCENE_SIDE), interpolation=cv2.INTER_AREA)
         choices = self._scene(np.asarray(small, np.uint8))
         if face is None:
-            return Reading(dict.fromkeys(self._head.labels["attributes"], 0.0), choices)
+            return Reading(dict.fromkeys(self._head.labels["attributes"], 0.0), choices, face=False)
         head = aligned(rgb, np.array(face.landmarks), HEAD)
-        return Reading(self._head(head)["attributes"], choices)
+        seen = self._head(head)
+        return Reading(seen.pop("attributes"), choices | seen)
 
 
 class LabelledNetwork:
@@ -103,6 +121,75 @@ class LabelledNetwork:
             groups[name] = dict(zip(labels, values, strict=False))
             values = values[len(labels) :]
         return groups
+
+
+class ClipEncoder:
+    """Image and text towers of a `transformers.CLIPModel`, side by side, on the CPU.
+
+    Args:
+        folder: model, tokenizer and image preprocessing as transformers saves them: OpenAI's CLIP, or the embedded
+            model's own. Only safetensors are opened, and nothing is downloaded.
+
+    Raises:
+        BackboneError: there is no such folder, or it holds something else.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        where = Path(folder)
+        if not (where / "config.json").is_file():
+            raise BackboneError(
+                f"There is no CLIP at {where}.", "Name the folder of a CLIP model, or use a model that brings its own."
+            )
+        try:
+            self._model, self._tokenizer, self._preprocess = read_clip(where)
+        except LOAD_ERRORS as error:
+            reason = str(error).strip().splitlines() or [type(error).__name__]
+            raise BackboneError(
+                f"{where} could not be read as CLIP: {reason[0][:300]}",
+                "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json.",
+            ) from error
+        self.width = int(self._model.config.projection_dim)
+
+    def images(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Unit vectors `[picture, width]` of RGB pictures `[height, width, 3]` of any sizes."""
+        return self._units(self._image_features, pictures)
+
+    def texts(self, prompts: Sequence[str]) -> NDArray[np.float32]:
+        """Unit vectors `[prompt, width]`; what is longer than the model reads is cut off."""
+        return self._units(self._text_features, prompts)
+
+    def _image_features(self, pictures: list[NDArray[np.uint8]]) -> Tensor:
+        pixels = self._preprocess(pictures, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        return self._model.get_image_features(pixels).pooler_output
+
+    def _text_features(self, prompts: list[str]) -> Tensor:
+        length = self._model.config.text_config.max_position_embeddings
+        words = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        return self._model.get_text_features(words["input_ids"], words["attention_mask"]).pooler_output
+
+    @torch.no_grad()
+    def _units(self, features: Callable[[list[Any]], Tensor], things: Sequence[Any]) -> NDArray[np.float32]:
+        starts = range(0, len(things), CLIP_BATCH)
+        found = [features(list(things[start : start + CLIP_BATCH])).float().numpy() for start in starts]
+        vectors = np.concatenate([np.zeros((0, self.width), np.float32), *found])
+        return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def read_clip(folder: Path) -> tuple[Any, CLIPTokenizer, Callable[..., Any]]:
+    """`CLIPModel` in single precision, tokenizer and image preprocessing.
+
+    Raises:
+        ValueError: weights are missing, as in the folder of a text encoder alone; other `LOAD_ERRORS` likewise.
+    """
+    with quiet_libraries():
+        model, report = cast(Any, CLIPModel).from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+        )
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        preprocess = cast(Any, AutoImageProcessor).from_pretrained(folder, local_files_only=True)
+    if report["missing_keys"]:
+        raise ValueError(f"it lacks {len(report['missing_keys'])} weights, such as {sorted(report['missing_keys'])[0]}")
+    return model.eval(), tokenizer, preprocess
 
 
 def existing(path: str | Path) -> Path:

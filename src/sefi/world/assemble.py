@@ -22,7 +22,7 @@ def assemble(folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, weights
     """
     model = Trained(tokenizer)
     model.load_state_dict(weights)
-    bake_names(model.text, model.names, tokenizer)
+    bake_names(model.words())
     pipeline = StableDiffusionPipeline(
         vae=vae,
         text_encoder=model.text,

@@ -194,6 +194,47 @@ def paint_waving(canvas: skia.Canvas, subject: Subject) -> None:
         canvas.drawLine(1.72, 0.55, *end, pen(lighter(skin, 0.05), 0.11))
 
 
+def paint_pan(canvas: skia.Canvas, subject: Subject) -> None:
+    """Cooking: a steaming pan with an egg in it."""
+    x, y = 0.62, 2.02
+    canvas.drawLine(x + 0.6, y + 0.06, x + 1.45, y + 0.36, pen(lighter(WOOD, -0.35), 0.17))
+    ellipse(canvas, x, y + 0.05, 0.84, 0.34, paint((0.10, 0.10, 0.12)))
+    ellipse(canvas, x, y, 0.84, 0.32, linear((x - 0.8, y), (x + 0.8, y), (0.40, 0.41, 0.45), (0.20, 0.20, 0.24)))
+    ellipse(canvas, x, y, 0.70, 0.25, paint((0.13, 0.13, 0.15)))
+    ellipse(canvas, x - 0.04, y, 0.50, 0.19, paint((0.99, 0.98, 0.95)))
+    ellipse(canvas, x + 0.02, y - 0.03, 0.20, 0.12, radial((x, y - 0.06), 0.22, (1.0, 0.86, 0.32), (0.96, 0.62, 0.10)))
+    for k in (-0.35, 0.0, 0.35):
+        canvas.drawPath(
+            curve((x + k, y - 0.3), (x + k - 0.16, y - 0.48, x + k + 0.16, y - 0.66, x + k, y - 0.86)),
+            pen((1, 1, 1), 0.07, 0.6),
+        )
+    arm(canvas, subject, 1.35, (2.25, 2.9), (x + 1.2, y + 0.28))
+
+
+def paint_handshake(canvas: skia.Canvas, left: Subject, right: Subject) -> None:
+    """Two people's arms that meet between them; the canvas is in picture units."""
+    middle = ((left.x + right.x) / 2, (left.y + right.y) / 2 + 2.25 * (left.scale + right.scale) / 2)
+    for subject, side in ((left, 1), (right, -1)):
+        size, sleeve = subject.scale, lighter(subject.clothes, -0.16)
+        shoulder = (subject.x + side * 0.8 * size, subject.y + 1.9 * size)
+        bend = (subject.x + side * 0.95 * size, middle[1] + 0.35 * size)
+        wrist = (middle[0] - side * 0.30 * size, middle[1] + 0.04 * size)
+        line = curve(shoulder, (*bend, *wrist))
+        canvas.drawPath(line, pen(lighter(sleeve, -0.35), 0.52 * size))
+        canvas.drawPath(line, pen(sleeve, 0.43 * size))
+    for subject, side in ((right, -1), (left, 1)):
+        skin, size = subject.person.skin_rgb(), subject.scale
+        hand = (middle[0] - side * 0.05 * size, middle[1])
+        ellipse(canvas, *hand, 0.29 * size, 0.21 * size, paint(lighter(skin, -0.35)))
+        ellipse(
+            canvas,
+            *hand,
+            0.26 * size,
+            0.18 * size,
+            radial((hand[0], hand[1] - 0.1 * size), 0.4 * size, lighter(skin, 0.12), lighter(skin, -0.18)),
+        )
+
+
 HELD = {
     "cup": paint_cup,
     "guitar": paint_guitar,
@@ -202,4 +243,5 @@ HELD = {
     "umbrella": paint_umbrella_hand,
     "basketball": paint_basketball,
     "waving": paint_waving,
+    "cooking": paint_pan,
 }

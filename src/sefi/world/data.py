@@ -12,6 +12,8 @@ from sefi.world.picture import Picture
 from sefi.world.sampling import random_picture
 
 CHUNK = 500
+# The series that the model is trained on; judges have series of their own.
+MODEL_SEED = 1
 
 
 def picture_at(seed: int, index: int) -> Picture:

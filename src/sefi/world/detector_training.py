@@ -3,6 +3,7 @@
 # pyright: reportCallIssue=false, reportArgumentType=false
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -15,6 +16,7 @@ from sefi.core.protocols import Progress
 from sefi.world.convolutions import block, trunk
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.judging_data import pictures, roughened
+from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
 from sefi.world.picture import Picture
 
@@ -22,7 +24,7 @@ STRIDES = (8, 16, 32)
 # Longest face side, in pixels, that a stride answers for.
 RANGES = ((0.0, 36.0), (36.0, 96.0), (96.0, 10_000.0))
 OUTPUTS = {"cls": 1, "obj": 1, "bbox": 4, "kps": 10}
-STORED_SIDE = 256
+STORED_SIDE = 384
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,9 @@ class DetectorRecipe:
     """Drawings seen at many sizes, so that near and far faces are found."""
 
     pictures: int = 3000
-    steps: int = 2000
+    steps: int = 1600
     batch: int = 24
-    sides: tuple[int, ...] = (96, 128, 160, 224, 320)
+    sides: tuple[int, ...] = (96, 128, 192, 256, 384, 512)
     learning_rate: float = 2e-3
 
 
@@ -120,29 +122,27 @@ def detector_loss(model: Detector, images: Tensor, faces: list[np.ndarray]) -> T
     return (scores + 0.5 * places) / max(count, 1)
 
 
-def train_detector(recipe: DetectorRecipe, seed: int, series: int, progress: Progress) -> Detector:
+def train_detector(
+    recipe: DetectorRecipe, seed: int, series: int, progress: Progress, keeping: Keeping = NOWHERE
+) -> Detector:
     """A trained detector; `series` is the seed of the drawings."""
     torch.manual_seed(seed)
     shown = pictures(series, 0, recipe.pictures)
     images, faces = np.stack([draw(p, STORED_SIDE) for p in shown]), face_table(shown)
     model = Detector().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
-    progress.start(recipe.steps, "detector")
-    for step in range(recipe.steps):
+    rate = partial(one_cycle, steps=recipe.steps, top=recipe.learning_rate)
+
+    def loss_of(step: int) -> Tensor:
         random = np.random.default_rng([seed, step])
         side = recipe.sides[step % len(recipe.sides)]
-        chosen = random.permutation(len(images))[: max(8, recipe.batch * 128 // side)]
+        chosen = random.permutation(len(images))[: max(6, recipe.batch * 128 // side)]
         resized = np.stack([cv2.resize(images[i], (side, side), interpolation=cv2.INTER_AREA) for i in chosen])
         bgr = torch.from_numpy(roughened(resized, random)[..., ::-1].copy()).permute(0, 3, 1, 2)
-        loss = detector_loss(model, bgr, [faces[i] for i in chosen])
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        plan.step()
-        progress.advance(loss=float(loss.detach()))
-    progress.finish()
+        return detector_loss(model, bgr, [faces[i] for i in chosen])
+
+    lesson = Lesson("detector", (recipe, series), seed, recipe.steps, {"detector": model}, optimiser, rate, clip=5.0)
+    run_lesson(lesson, loss_of, keeping, progress)
     return model.eval().to(memory_format=torch.contiguous_format)
 
 

@@ -5,7 +5,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,19 +14,29 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from safetensors.torch import load_file, save_file
+from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sefi.core.protocols import Progress
 from sefi.world.captions import Caption, caption
-from sefi.world.data import picture_at
-from sefi.world.drawing import UNITS, face_truth
+from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.drawing import UNITS, heads
+from sefi.world.lesson import (
+    foreign_refused,
+    laid_out_like,
+    load_checkpoint,
+    moments,
+    part,
+    restore_moments,
+    save_checkpoint,
+)
 from sefi.world.picture import Picture
 from sefi.world.text_training import (
     LENGTH,
     WIDTH,
     NameTokens,
+    Worded,
     encode_named,
     named_text,
     new_text_encoder,
@@ -34,6 +44,7 @@ from sefi.world.text_training import (
 from sefi.world.vae_training import to_tensor
 
 EMPTY = Caption("", ())
+BLOCK = 16
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,7 @@ class Trained(nn.Module):
 
     def __init__(self, tokenizer: CLIPTokenizer) -> None:
         super().__init__()
+        self.tokenizer = tokenizer
         self.unet = new_unet().to(memory_format=torch.channels_last)
         # Fused attention has a slow backward pass on the CPU; with these few words plain products are faster.
         self.unet.set_attn_processor(AttnProcessor())
@@ -95,30 +107,35 @@ class Trained(nn.Module):
         self.text.set_attn_implementation("eager")
         self.names = NameTokens()
 
+    def words(self) -> Worded:
+        """The text encoder, the naming network and their tokenizer."""
+        return Worded(self.text, self.names, self.tokenizer)
+
     def worded(self) -> dict[str, Tensor]:
         """The state of the text encoder and of the naming network."""
         return {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(("text.", "names."))}
 
 
-class Latents:
-    """Scaled latents of numbered drawings, encoded when first asked for and kept in half precision."""
+@torch.no_grad()
+def encoded(path: Path, vae: AutoencoderKL, images: np.ndarray, progress: Progress) -> np.ndarray:
+    """Scaled latents float16 `[count, 4, side, side]` of drawings, read-only; encoded unless the file is there.
 
-    def __init__(self, vae: AutoencoderKL, images: np.ndarray) -> None:
-        self.vae, self.images = vae.to(memory_format=torch.channels_last), images
-        side = images.shape[1] // 4
-        self.kept = torch.zeros((len(images), 4, side, side), dtype=torch.float16)
-        self.known = torch.zeros(len(images), dtype=torch.bool)
-
-    @torch.no_grad()
-    def __call__(self, indices: Tensor) -> Tensor:
-        """Latents `[batch, 4, side, side]`, float32."""
-        new = indices[~self.known[indices]].unique()
-        if len(new):
+    In blocks of a fixed size: convolutions round by the size of a batch, so a latent must not depend on company.
+    """
+    if not path.is_file():
+        side, partial = images.shape[1] // 4, path.with_suffix(".partial.npy")
+        kept = open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(images), 4, side, side))
+        vae = vae.to(memory_format=torch.channels_last)
+        progress.start(-(-len(images) // BLOCK), "latents")
+        for start in range(0, len(images), BLOCK):
             with torch.autocast("cpu", torch.bfloat16):
-                mean = self.vae.encode(to_tensor(self.images[new.numpy()])).latent_dist.mean
-            self.kept[new] = (mean.float() * self.vae.config.scaling_factor).half()
-            self.known[new] = True
-        return self.kept[indices].float()
+                mean = vae.encode(to_tensor(images[start : start + BLOCK])).latent_dist.mean
+            kept[start : start + BLOCK] = (mean.float() * vae.config.scaling_factor).half().numpy()
+            progress.advance()
+        progress.finish()
+        kept.flush()
+        partial.replace(path)
+    return np.load(path, mmap_mode="r")
 
 
 @torch.no_grad()
@@ -138,13 +155,13 @@ def face_weights(shown: Sequence[Picture], side: int, recipe: DiffusionRecipe) -
     rows, columns = np.mgrid[:side, :side].astype(np.float32) + 0.5
     maps = np.ones((len(shown), 1, side, side), np.float32)
     for weights, picture in zip(maps, shown, strict=True):
-        for subject in picture.subjects:
-            points, size = np.array(face_truth(subject)["landmarks"]) * cells, subject.scale * cells
-            head = np.hypot(columns - subject.x * cells, rows - subject.y * cells) / (1.3 * size)
-            weights[0] += recipe.head_weight * np.exp(-(head**4))
-            for px, py in (points[0], points[1], points[3:].mean(0)):
-                near = ((columns - px) ** 2 + (rows - py) ** 2) / (0.26 * size) ** 2
-                weights[0] += recipe.feature_weight * np.exp(-near / 2)
+        for x, y, scale, landmarks in heads(picture):
+            points, size = landmarks * cells, scale * cells
+            head = ((columns - x * cells) ** 2 + (rows - y * cells) ** 2) / (1.3 * size) ** 2
+            weights[0] += recipe.head_weight * np.exp(-(head**2))
+            features = np.stack([points[0], points[1], points[3:].mean(0)])[:, :, None, None]
+            near = ((columns - features[:, 0]) ** 2 + (rows - features[:, 1]) ** 2) / (0.26 * size) ** 2
+            weights[0] += recipe.feature_weight * np.exp(-near / 2).sum(0)
     found = torch.from_numpy(maps)
     return found / found.mean()
 
@@ -166,23 +183,27 @@ def diffusion_loss(
     schedule: DDIMScheduler,
     seed: tuple[int, int],
 ) -> Tensor:
-    """Velocity error, weighted by place, all timesteps alike.
+    """Velocity error, weighted by place, all timesteps alike; one timestep from each equal share of the schedule.
 
     Differs: no min-SNR weights (Hang et al. 2023); they leave almost nothing of the noisiest timesteps, and those
     decide who is drawn.
     """
     random, stream = np.random.default_rng(seed), torch.Generator().manual_seed(hash(seed) % 2**62)
-    latents, drops = batch.latents, random.random(len(batch.captions))
+    device, count, drops = model.unet.device, len(batch.captions), random.random(len(batch.captions))
     captions = [EMPTY if drop < recipe.drop_caption else c for c, drop in zip(batch.captions, drops, strict=True)]
-    noise = torch.randn(latents.shape, generator=stream)
-    t = torch.randint(0, 1000, (len(latents),), generator=stream)
-    jitter = torch.randn((len(latents), LENGTH, WIDTH), generator=stream)
-    with torch.autocast("cpu", torch.bfloat16):
+    noise = torch.randn(batch.latents.shape, generator=stream).to(device)
+    shares = (torch.randperm(count, generator=stream) + torch.rand(count, generator=stream)) / count
+    last = schedule.config.num_train_timesteps - 1  # a share may round to 1
+    t = (shares * schedule.config.num_train_timesteps).long().clamp(max=last).to(device)
+    jitter = torch.randn((count, LENGTH, WIDTH), generator=stream).to(device)
+    latents, weights = batch.latents.to(device), batch.weights.to(device)
+    with torch.autocast(device.type, torch.bfloat16):
         with torch.no_grad():
-            states = encode_named(model.text, model.names, tokenizer, named_text(tokenizer, captions, random), jitter)
+            text = named_text(tokenizer, captions, random).to(device)
+            states = encode_named(model.words(), text, jitter)
         noisy = schedule.add_noise(latents, noise, t).contiguous(memory_format=torch.channels_last)
         found = model.unet(noisy, t, states).sample.float()
-    return (batch.weights * (found - schedule.get_velocity(latents, noise, t)).pow(2)).mean()
+    return (weights * (found - schedule.get_velocity(latents, noise, t)).pow(2)).mean()
 
 
 def rate(step: int, recipe: DiffusionRecipe) -> float:
@@ -192,28 +213,15 @@ def rate(step: int, recipe: DiffusionRecipe) -> float:
     return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm) * left
 
 
-def save_whole(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
-    """Write beside the path first, so that a killed training leaves the old file or the whole new one."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=about)
-    partial.replace(path)
-
-
-def laid_out_like(parameter: Tensor, value: Tensor) -> Tensor:
-    """The value in the parameter's memory layout: torch's fused optimiser takes both element after element in memory.
-
-    With a moment in another layout every weight is moved by another weight's moment, and nothing says so.
-    """
-    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-
-
 class DiffusionTraining:
     """A resumable run: weights, their average, the optimiser's state and the step number."""
 
-    def __init__(self, tokenizer: CLIPTokenizer, latents: Latents, recipe: DiffusionRecipe, seed: int) -> None:
+    def __init__(
+        self, tokenizer: CLIPTokenizer, latents: np.ndarray, recipe: DiffusionRecipe, seed: int, device: str = "cpu"
+    ) -> None:
         torch.manual_seed(seed)
         self.tokenizer, self.latents, self.recipe, self.seed = tokenizer, latents, recipe, seed
-        self.model, self.schedule, self.step = Trained(tokenizer), new_schedule(), 0
+        self.model, self.schedule, self.step = Trained(tokenizer).to(device), new_schedule(), 0
         self.averaged = {k: v.detach().clone() for k, v in self.model.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.model.unet.parameters(), lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=True
@@ -222,16 +230,22 @@ class DiffusionTraining:
     def start_from(self, worded: dict[str, Tensor]) -> None:
         """Take the text encoder and the naming network that learned to tell what a sentence says."""
         self.model.load_state_dict(worded, strict=False)
-        self.averaged |= {k: v.clone() for k, v in worded.items()}
+        self.averaged |= {k: v.to(self.model.unet.device, copy=True) for k, v in worded.items()}
+
+    def go_on_from(self, folder: Path) -> None:
+        """Take the denoiser of a finished model."""
+        unet = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+        self.model.unet.load_state_dict(unet.float().state_dict())
+        self.averaged |= {f"unet.{k}": v.detach().clone() for k, v in self.model.unet.state_dict().items()}
 
     def batch(self) -> Batch:
         """This step's drawings with fresh captions; an epoch visits every drawing once."""
-        count, size = len(self.latents.images), self.recipe.batch
+        count, size = len(self.latents), self.recipe.batch
         epoch, place = divmod(self.step * size, count - count % size)
         order = np.random.default_rng([self.seed, 7, epoch]).permutation(count)[place : place + size]
         random = np.random.default_rng([self.seed, 8, self.step])
-        shown = [picture_at(1, int(i)) for i in order]
-        latents = self.latents(torch.from_numpy(order))
+        shown = [picture_at(MODEL_SEED, int(i)) for i in order]
+        latents = torch.from_numpy(self.latents[order]).float()
         said = [caption(picture, random) for picture in shown]
         return Batch(latents, said, face_weights(shown, latents.shape[-1], self.recipe))
 
@@ -252,31 +266,29 @@ class DiffusionTraining:
                 self.averaged[f"unet.{name}"].lerp_(value, 1 - keep)
         return float(loss.detach())
 
+    def fingerprint(self) -> str:
+        """What a checkpoint must have been made with; the number of steps may differ, as a run can be prolonged."""
+        return f"denoiser, {replace(self.recipe, steps=0)!r}"
+
     def save(self, path: Path) -> None:
         """Everything needed to go on, in one file, written atomically."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"averaged.{k}": v for k, v in self.averaged.items()}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"adam.{i}.{k}": v for k, v in state.items()}
-        tensors = {k: v.contiguous().clone() for k, v in tensors.items()}
-        save_whole(tensors, path, {"step": str(self.step)})
+        save_checkpoint(tensors | moments(self.optimiser), path, self.fingerprint(), self.step)
 
     def load(self, path: Path) -> None:
-        """Go on where a saved run stopped."""
-        tensors = load_file(path)
+        """Go on where a saved run stopped.
 
-        def part(prefix: str) -> dict[str, Tensor]:
-            return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
-
-        self.model.load_state_dict(part("model."))
-        self.averaged = part("averaged.")
-        whole, parameters = self.optimiser.state_dict(), list(self.model.unet.parameters())
-        states: dict[int, dict[str, Tensor]] = {}
-        for name, value in part("adam.").items():
-            index, key = name.split(".", 1)
-            states.setdefault(int(index), {})[key] = laid_out_like(parameters[int(index)], value)
-        self.optimiser.load_state_dict({"state": states, "param_groups": whole["param_groups"]})
-        self.step = int(next(iter(states.values()))["step"]) if states else 0
+        Raises:
+            ConfigError: the file is damaged, or made with another recipe.
+        """
+        step, tensors = load_checkpoint(path, self.fingerprint())
+        with foreign_refused(path):
+            self.model.load_state_dict(part(tensors, "model."))
+            averaged = part(tensors, "averaged.")
+            self.averaged = {k: laid_out_like(v, averaged[k]) for k, v in self.averaged.items()}
+            restore_moments(self.optimiser, tensors)
+        self.step = step
 
 
 def train_diffusion(run: DiffusionTraining, checkpoint: Path, progress: Progress, every: float = 240.0) -> None:

@@ -6,11 +6,12 @@ import cv2
 import numpy as np
 import skia
 
-from sefi.world.body import HELD, paint_body, paint_umbrella
+from sefi.world.body import HELD, paint_body, paint_handshake, paint_umbrella
 from sefi.world.brush import new_surface, paint, pixels
-from sefi.world.face import half_width, landmarks, paint_back_hair, paint_head
+from sefi.world.face import half_width, landmarks, paint_back_hair, paint_head, seen
+from sefi.world.fur import paint_pet, pet_landmarks
 from sefi.world.person import HAIR_STYLES
-from sefi.world.picture import Picture, Subject
+from sefi.world.picture import Pet, Picture, Subject
 from sefi.world.scenery import PAINTED
 
 UNITS = 128
@@ -29,6 +30,10 @@ def draw(picture: Picture, side: int = SIDE) -> np.ndarray:
         canvas.restore()
         for subject in picture.subjects:
             draw_subject(canvas, subject, picture.light_side)
+        if picture.interaction == "shaking hands":
+            paint_handshake(canvas, *picture.subjects)
+        for pet in picture.pets:
+            draw_pet(canvas, pet, picture.light_side)
         if picture.light:
             canvas.drawPaint(paint(LIGHT_TINTS[picture.light], 0.20))
     return restyle(pixels(surface), picture)
@@ -55,6 +60,15 @@ def draw_subject(canvas: skia.Canvas, subject: Subject, light_side: float) -> No
     canvas.restore()
 
 
+def draw_pet(canvas: skia.Canvas, pet: Pet, light_side: float) -> None:
+    """One animal."""
+    canvas.save()
+    canvas.translate(pet.x, pet.y)
+    canvas.scale(pet.scale, pet.scale)
+    paint_pet(canvas, pet, light_side)
+    canvas.restore()
+
+
 def restyle(image: np.ndarray, picture: Picture) -> np.ndarray:
     """The photo-like drawing turned into the asked style."""
     if picture.style == "drawing":
@@ -63,11 +77,7 @@ def restyle(image: np.ndarray, picture: Picture) -> np.ndarray:
         shade = cv2.addWeighted(edges, 0.72, grey, 0.28, 0)
         return np.stack([shade, shade * 0.985, shade * 0.95], axis=-1).astype(np.uint8)
     if picture.style == "painting":
-        smooth = cv2.medianBlur(cv2.bilateralFilter(image, 5, 60, 4), 5)
-        hsv = cv2.cvtColor(smooth, cv2.COLOR_RGB2HSV).astype(np.float32)
-        hsv[..., 1] = np.clip(hsv[..., 1] * 1.35 + 8, 0, 255)
-        hsv[..., 2] = np.round(hsv[..., 2] / 26) * 26
-        return cv2.cvtColor(np.clip(hsv, 0, 255).astype(np.uint8), cv2.COLOR_HSV2RGB)
+        return painted(image, picture.scene_seed)
     if picture.style == "pixel art":
         small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
         levels = (np.round(small.astype(np.float32) / 32) * 32).clip(0, 255).astype(np.uint8)
@@ -75,18 +85,65 @@ def restyle(image: np.ndarray, picture: Picture) -> np.ndarray:
     return image
 
 
+def painted(image: np.ndarray, seed: int) -> np.ndarray:
+    """An oil painting: flat patches (Kuwahara et al. 1976), slanted brush strokes, a warm varnish, dark corners."""
+    side = len(image)
+    flat = kuwahara(image.astype(np.float32), max(2, round(side / 44)))
+    grain = np.random.default_rng(seed).normal(0, 1, (48, 48)).astype(np.float32)
+    strokes = cv2.resize(grain, (side, side), interpolation=cv2.INTER_CUBIC)
+    slant = np.eye(max(3, side // 16), dtype=np.float32)[::-1] / max(3, side // 16)
+    strokes = cv2.filter2D(strokes, -1, np.ascontiguousarray(slant))
+    across = np.linspace(-1, 1, side, dtype=np.float32)
+    corner = np.clip(1.08 - 0.30 * (across[:, None] ** 2 + across[None] ** 2), 0, 1)
+    varnish = flat * np.array([1.0, 0.93, 0.76], np.float32) + np.array([14, 6, -6], np.float32)
+    return np.clip((varnish + 10 * strokes[..., None]) * corner[..., None], 0, 255).astype(np.uint8)
+
+
+def kuwahara(image: np.ndarray, radius: int) -> np.ndarray:
+    """Every pixel takes the mean of the calmest of the four squares that it is a corner of; float32 `[h, w, 3]`."""
+    size, padded = radius + 1, cv2.copyMakeBorder(image, radius, radius, radius, radius, cv2.BORDER_REFLECT)
+    mean = cv2.blur(padded, (size, size), anchor=(0, 0))
+    spread = (cv2.blur(padded**2, (size, size), anchor=(0, 0)) - mean**2).sum(-1)
+    h, w = image.shape[:2]
+    places = [(y, x) for y in (0, radius) for x in (0, radius)]
+    calmest = np.argmin([spread[y : y + h, x : x + w] for y, x in places], axis=0)
+    return np.choose(calmest[..., None], [mean[y : y + h, x : x + w] for y, x in places]).astype(np.float32)
+
+
+def placed(points: list[tuple[float, float]], head: Subject | Pet) -> np.ndarray:
+    """Points in head coordinates to the picture's, `[point, 2]`: tilted, enlarged, moved."""
+    angle = np.deg2rad(head.tilt)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return np.array(points) @ turn.T * head.scale + np.array([head.x, head.y])
+
+
 def face_truth(subject: Subject) -> dict[str, Any]:
     """Where the face is: box `[left, top, width, height]` and five landmarks, in units of a 128-unit square."""
-    angle = np.deg2rad(subject.tilt)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    centre = np.array([subject.x, subject.y])
-    points = np.array(landmarks(subject.person, subject.turn)) @ turn.T * subject.scale + centre
-    w = half_width(subject.person) * subject.scale
+    points = placed(landmarks(subject.person, subject.turn), subject)
+    w = half_width(seen(subject)) * subject.scale
     top, bottom = subject.y - 0.8 * subject.scale, subject.y + subject.scale
     return {
         "box": [round(float(v), 2) for v in (subject.x - w, top, 2 * w, bottom - top)],
         "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in points],
     }
+
+
+def pet_truth(pet: Pet) -> dict[str, Any]:
+    """What an animal is and where its face is, ready for JSON."""
+    points = placed(pet_landmarks(pet), pet)
+    return {
+        "kind": pet.animal.kind,
+        "coordinates": list(pet.animal.coordinates),
+        "traits": pet.animal.traits(),
+        "attributes": list(pet.attributes),
+        "landmarks": [[round(float(x), 2), round(float(y), 2)] for x, y in points],
+    }
+
+
+def heads(picture: Picture) -> list[tuple[float, float, float, np.ndarray]]:
+    """Centre x, y, half height and five landmarks of every face, people's and animals', in picture units."""
+    people = [(s.x, s.y, s.scale, np.array(face_truth(s)["landmarks"])) for s in picture.subjects]
+    return people + [(p.x, p.y, p.scale, np.array(pet_truth(p)["landmarks"])) for p in picture.pets]
 
 
 def truth(picture: Picture) -> dict[str, Any]:
@@ -106,5 +163,7 @@ def truth(picture: Picture) -> dict[str, Any]:
         "scene": picture.scene,
         "style": picture.style,
         "light": picture.light,
+        "interaction": picture.interaction,
         "subjects": subjects,
+        "pets": [pet_truth(p) for p in picture.pets],
     }

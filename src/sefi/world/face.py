@@ -13,13 +13,12 @@ from sefi.world.brush import (
     linear,
     paint,
     pen,
-    polygon,
     radial,
 )
-from sefi.world.person import EYE_COLOURS, Colour, Person, mix
+from sefi.world.person import EYE_COLOURS, HAIR_STYLES, Colour, Person, changed, mix
 from sefi.world.picture import Subject
 
-PURPLE: Colour = (0.55, 0.22, 0.75)
+PURPLE: Colour = (0.56, 0.20, 0.80)
 GREY: Colour = (0.78, 0.78, 0.80)
 LIP: Colour = (0.80, 0.30, 0.32)
 
@@ -64,9 +63,22 @@ def hair_colour(subject: Subject) -> Colour:
     return mix(own, GREY, 0.8) if "old" in subject.attributes else own
 
 
-def head_path(person: Person) -> skia.Path:
+def seen(subject: Subject) -> Person:
+    """The person as the attributes let them look: a round face and curly hair are somebody else's shape on theirs."""
+    changes: dict[str, float] = {}
+    if "round face" in subject.attributes:
+        changes |= {"face_width": 1.25, "jaw": 0.5, "chin": 0.0}
+    if "curly hair" in subject.attributes:
+        changes["hair_style"] = (HAIR_STYLES.index("curly") + 0.5) / len(HAIR_STYLES)
+    return changed(subject.person, changes) if changes else subject.person
+
+
+def head_path(subject: Subject) -> skia.Path:
     """The outline of the face."""
+    person = seen(subject)
     w = half_width(person)
+    if "round face" in subject.attributes:
+        return oval(0, -0.02, w * 1.04, 0.99)
     jaw = w * (0.62 + 0.36 * person.value("jaw"))
     chin = 0.10 + 0.22 * person.value("jaw")
     low = 0.93 + 0.10 * person.value("chin")
@@ -84,7 +96,7 @@ def head_path(person: Person) -> skia.Path:
 
 def paint_back_hair(canvas: skia.Canvas, subject: Subject) -> None:
     """The hair behind the head and shoulders."""
-    person, hair = subject.person, hair_colour(subject)
+    person, hair = seen(subject), hair_colour(subject)
     w, style = half_width(person) + 0.13, person.hair_style
     fill = linear((0, -1.1), (0, 1.6), lighter(hair, 0.05), lighter(hair, -0.35))
     if style in ("long", "bob"):
@@ -126,7 +138,7 @@ def paint_back_hair(canvas: skia.Canvas, subject: Subject) -> None:
 
 def paint_ears(canvas: skia.Canvas, subject: Subject, skin: Colour) -> None:
     """Both ears; the long styles cover them later."""
-    size, w = 0.13 + 0.08 * subject.person.value("ear_size"), half_width(subject.person)
+    size, w = 0.13 + 0.08 * subject.person.value("ear_size"), half_width(seen(subject))
     for side in (-1, 1):
         ellipse(canvas, side * (w + 0.02), 0.08, size * 0.75, size * 1.25, paint(lighter(skin, -0.10)))
         ellipse(canvas, side * (w + 0.03), 0.08, size * 0.38, size * 0.75, paint(lighter(skin, -0.28)))
@@ -134,7 +146,7 @@ def paint_ears(canvas: skia.Canvas, subject: Subject, skin: Colour) -> None:
 
 def paint_skin(canvas: skia.Canvas, subject: Subject, skin: Colour, light_side: float) -> None:
     """The face itself: shaded away from the light, with blush, shadow under the brow and the chin."""
-    path = head_path(subject.person)
+    path = head_path(subject)
     canvas.drawPath(path, radial((0.38 * light_side, -0.35), 1.75, lighter(skin, 0.14), lighter(skin, -0.34)))
     canvas.save()
     canvas.clipPath(path, True)
@@ -151,7 +163,9 @@ def paint_skin(canvas: skia.Canvas, subject: Subject, skin: Colour, light_side: 
     if subject.person.has("freckles"):
         for k in range(14):
             x, y = ((k * 0.618) % 1 - 0.5) * 1.05, 0.16 + 0.22 * ((k * 0.377) % 1)
-            ellipse(canvas, x, y, 0.032, 0.028, paint(mix(skin, (0.45, 0.2, 0.08), 0.62), 0.85))
+            ellipse(canvas, x, y, 0.045, 0.040, paint(mix(skin, (0.42, 0.18, 0.06), 0.70), 0.9))
+    if "angry" in subject.attributes:
+        canvas.drawPaint(paint((0.86, 0.16, 0.10), 0.26))
     if "old" in subject.attributes:
         paint_wrinkles(canvas, skin)
     canvas.restore()
@@ -170,13 +184,23 @@ def paint_wrinkles(canvas: skia.Canvas, skin: Colour) -> None:
 def paint_eyes(canvas: skia.Canvas, subject: Subject, iris: Colour, skin: Colour) -> None:
     """Whites, irises, lids; wider when surprised, arcs when closed."""
     person, (dx, y) = subject.person, eye_place(subject.person)
-    rx = 0.115 + 0.075 * person.value("eye_size")
+    rx = 0.125 + 0.080 * person.value("eye_size")
     ry = rx * (0.98 if "surprised" in subject.attributes else 0.72 if "angry" not in subject.attributes else 0.52)
     for side in (-1, 1):
         x = side * dx
         if "eyes closed" in subject.attributes:
             ellipse(canvas, x, y, rx, ry, paint(lighter(skin, -0.08)))
-            canvas.drawPath(curve((x - rx, y), (x, y + ry * 1.5, x + rx, y)), pen((0.12, 0.07, 0.06), 0.06))
+            ellipse(
+                canvas,
+                x,
+                y + ry * 0.1,
+                rx * 1.2,
+                ry * 1.25,
+                radial((x, y), rx * 1.5, lighter(skin, -0.12), lighter(skin, -0.3)),
+            )
+            canvas.drawPath(
+                curve((x - rx * 1.15, y), (x, y + ry * 1.9, x + rx * 1.15, y)), pen((0.10, 0.06, 0.05), 0.075)
+            )
             continue
         ellipse(canvas, x, y, rx * 1.25, ry * 1.35, paint(lighter(skin, -0.4), 0.35, 0.04))
         ellipse(canvas, x, y, rx, ry, paint((0.98, 0.98, 0.97)))
@@ -202,6 +226,20 @@ def paint_eyes(canvas: skia.Canvas, subject: Subject, iris: Colour, skin: Colour
         )
         canvas.restore()
         canvas.drawPath(curve((x - rx, y), (x, y - ry * 2.0, x + rx, y)), pen((0.10, 0.06, 0.05), 0.045))
+        if "sad" in subject.attributes:
+            paint_tear(canvas, x + side * 0.02, y + ry, 0.42)
+
+
+def paint_tear(canvas: skia.Canvas, x: float, y: float, length: float) -> None:
+    """A tear running down from an eye."""
+    drop = curve(
+        (x, y),
+        (x + 0.10, y + length * 0.6, x + 0.085, y + length, x, y + length),
+        (x - 0.085, y + length, x - 0.10, y + length * 0.6, x, y),
+        close=True,
+    )
+    canvas.drawPath(drop, linear((x, y), (x, y + length), (0.80, 0.93, 1.0), (0.30, 0.66, 0.98)))
+    ellipse(canvas, x - 0.03, y + length * 0.78, 0.022, 0.04, paint(WHITE, 0.9))
 
 
 def oval(x: float, y: float, rx: float, ry: float) -> skia.Path:
@@ -274,10 +312,10 @@ def paint_mouth(canvas: skia.Canvas, subject: Subject, skin: Colour) -> None:
     elif "surprised" in subject.attributes:
         ellipse(canvas, 0, y + 0.06, 0.15 + thick * 0.5, 0.20 + thick * 0.5, paint(lips))
         ellipse(canvas, 0, y + 0.07, 0.15 - thick * 0.3, 0.20 - thick * 0.3, paint(dark))
+    elif "angry" in subject.attributes:
+        paint_gritted_teeth(canvas, w, y, lips)
     else:
-        bend = 0.24 if "sad" in subject.attributes else 0.06 if "angry" in subject.attributes else -0.07
-        w *= 0.82 if "angry" in subject.attributes else 1.0
-        low = y + (0.10 if "sad" in subject.attributes else 0.0)
+        bend, low = (0.24, y + 0.10) if "sad" in subject.attributes else (-0.07, y)
         canvas.drawPath(
             curve(
                 (-w, low),
@@ -291,9 +329,20 @@ def paint_mouth(canvas: skia.Canvas, subject: Subject, skin: Colour) -> None:
         canvas.drawPath(curve((-w, low), (0, low - bend, w, low)), pen(dark, 0.035))
 
 
+def paint_gritted_teeth(canvas: skia.Canvas, w: float, y: float, lips: Colour) -> None:
+    """An angry mouth: its corners down, the teeth together."""
+    shape = curve(
+        (-w, y + 0.15), (-w * 0.8, y - 0.12, w * 0.8, y - 0.12, w, y + 0.15), (0, y + 0.10, -w, y + 0.15), close=True
+    )
+    canvas.drawPath(shape, paint((0.97, 0.96, 0.93)))
+    for x in (-0.5, 0.0, 0.5):
+        canvas.drawLine(x * w, y - 0.05, x * w, y + 0.11, pen((0.42, 0.34, 0.34), 0.022))
+    canvas.drawPath(shape, pen(lighter(lips, -0.25), 0.055))
+
+
 def paint_beard(canvas: skia.Canvas, subject: Subject, hair: Colour) -> None:
     """A full beard that leaves the lips free."""
-    path, y = head_path(subject.person), mouth_height()
+    path, y = head_path(subject), mouth_height()
     canvas.save()
     canvas.clipPath(path, True)
     shape = curve(
@@ -312,7 +361,7 @@ def paint_beard(canvas: skia.Canvas, subject: Subject, hair: Colour) -> None:
 
 def paint_front_hair(canvas: skia.Canvas, subject: Subject) -> None:
     """The hair over the forehead and the temples."""
-    person, hair = subject.person, hair_colour(subject)
+    person, hair = seen(subject), hair_colour(subject)
     w, style = half_width(person), person.hair_style
     line = -0.62 + 0.20 * person.value("fringe")
     side = {
@@ -339,10 +388,14 @@ def paint_front_hair(canvas: skia.Canvas, subject: Subject) -> None:
         fill,
     )
     if style == "spiky":
-        for k in range(7):
-            x = w * (-0.95 + 1.9 * k / 6)
-            y = -1.02 + 0.30 * (x / w) ** 2
-            canvas.drawPath(polygon((x - 0.19, y + 0.24), (x * 1.18, y - 0.40), (x + 0.19, y + 0.24)), fill)
+        for k in range(11):
+            x = w * (-1.0 + 2.0 * k / 10)
+            y = -0.98 + 0.42 * (x / w) ** 2
+            tip = (x * 1.22 + 0.10, y - 0.26 - 0.05 * (k % 3))
+            canvas.drawPath(
+                curve((x - 0.20, y + 0.26), (x - 0.08, y - 0.06, *tip), (x + 0.16, y, x + 0.20, y + 0.26), close=True),
+                fill,
+            )
     if style == "curly":
         for k in range(7):
             x = w * (-0.85 + 1.7 * k / 6)
@@ -363,29 +416,29 @@ def paint_glasses(canvas: skia.Canvas, subject: Subject) -> None:
     dark = "sunglasses" in subject.attributes
     if not dark and not person.has("glasses"):
         return
-    rx, ry = (0.27, 0.20) if dark else (0.235, 0.215)
-    corner = ry if person.has("round_glasses") and not dark else 0.07
+    rx, ry = (0.285, 0.235) if dark else (0.235, 0.215)
+    corner = 0.19 if dark else ry if person.has("round_glasses") else 0.07
     frame = pen((0.05, 0.05, 0.06) if dark else (0.16, 0.12, 0.12), 0.05)
     for side in (-1, 1):
         box = skia.Rect.MakeLTRB(side * dx - rx, y - ry, side * dx + rx, y + ry)
         if dark:
             canvas.drawRoundRect(
                 box,
-                0.12,
-                0.15,
+                0.19,
+                0.19,
                 linear((0, y - ry), (0, y + ry), (0.04, 0.04, 0.06), (0.22, 0.22, 0.28)),
             )
             canvas.drawPath(curve((side * dx - 0.12, y - 0.10), (side * dx, y - 0.12)), pen(WHITE, 0.04, 0.7))
         else:
             canvas.drawRoundRect(box, corner, corner, paint(WHITE, 0.14))
         canvas.drawRoundRect(box, corner, corner, frame)
-        canvas.drawPath(curve((side * (dx + rx), y), (side * half_width(person), y - 0.02)), frame)
+        canvas.drawPath(curve((side * (dx + rx), y), (side * half_width(seen(subject)), y - 0.02)), frame)
     canvas.drawPath(curve((-dx + rx, y - 0.03), (0, y - 0.09, dx - rx, y - 0.03)), frame)
 
 
 def paint_hat(canvas: skia.Canvas, subject: Subject) -> None:
     """A brimmed hat in the subject's accent colour."""
-    w, colour = half_width(subject.person) + 0.10, subject.accent
+    w, colour = half_width(seen(subject)) + 0.10, subject.accent
     crown = curve((-w, -0.66), (-w * 1.02, -1.62, w * 1.02, -1.62, w, -0.66), close=True)
     canvas.drawPath(crown, linear((-w, -1.2), (w, -1.0), lighter(colour, 0.22), lighter(colour, -0.32)))
     canvas.drawPath(curve((-w, -0.80), (0, -0.66, w, -0.80)), pen(lighter(colour, -0.55), 0.15))
@@ -417,9 +470,9 @@ def paint_head(canvas: skia.Canvas, subject: Subject, light_side: float) -> None
             canvas,
             (person.value("mole_x") - 0.5) * 0.95,
             0.22 + 0.5 * person.value("mole_y"),
-            0.055,
-            0.055,
-            paint((0.16, 0.08, 0.06)),
+            0.075,
+            0.075,
+            paint((0.14, 0.07, 0.05)),
         )
     canvas.restore()
     paint_front_hair(canvas, subject)

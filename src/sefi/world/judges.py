@@ -7,9 +7,11 @@ import numpy as np
 
 from sefi.core.protocols import Progress
 from sefi.metrics.align import CROP_SIDE
+from sefi.world.clip_training import make_clip
 from sefi.world.detector_training import DetectorRecipe, export_detector, train_detector
 from sefi.world.drawing import SIDE, draw
 from sefi.world.judging_data import JUDGE_SEED, face_crops, head_crops, pictures
+from sefi.world.lesson import Keeping
 from sefi.world.picture import Picture
 from sefi.world.reader_training import (
     HEAD_LABELS,
@@ -27,40 +29,42 @@ DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"
 SCENE_READER, HEAD_READER = "scene_reader.onnx", "head_reader.onnx"
 
 
-def make_detector(folder: Path, seed: int, progress: Progress) -> None:
+def make_detector(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
     """Write `face_detection.onnx`."""
-    export_detector(train_detector(DetectorRecipe(), seed, JUDGE_SEED, progress), folder / DETECTOR)
+    export_detector(train_detector(DetectorRecipe(), seed, JUDGE_SEED, progress, keeping), folder / DETECTOR)
 
 
-def make_recogniser(folder: Path, seed: int, progress: Progress) -> None:
+def make_recogniser(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
     """Write `face_recognition.onnx`."""
     recipe = RecogniserRecipe()
-    model = train_recogniser(face_crops(recipe.people, recipe.pictures, JUDGE_SEED), recipe, seed, progress)
+    crops = face_crops(recipe.people, recipe.pictures, JUDGE_SEED)
+    model = train_recogniser(crops, recipe, seed, progress, keeping)
     export_recogniser(model, folder / RECOGNISER)
 
 
-def make_scene_reader(folder: Path, seed: int, progress: Progress) -> None:
+def make_scene_reader(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
     """Write `scene_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=450), Reader(SCENE_LABELS, SIDE)
+    recipe, model = ReaderRecipe(steps=700), Reader(SCENE_LABELS, SIDE)
     # The detector learned from the first pictures of this series.
     shown = pictures(JUDGE_SEED, 10_000, recipe.pictures)
-    train_reader(model, drawn(shown), scene_labels(shown), recipe, seed, progress)
+    train_reader(model, drawn(shown), scene_labels(shown), recipe, seed, progress, keeping)
     export_reader(model, folder / SCENE_READER, SIDE)
 
 
-def make_head_reader(folder: Path, seed: int, progress: Progress) -> None:
+def make_head_reader(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
     """Write `head_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=900), Reader(HEAD_LABELS, CROP_SIDE)
-    heads, attributes = head_crops(recipe.pictures, JUDGE_SEED)
-    train_reader(model, heads, head_labels(attributes), recipe, seed, progress)
+    recipe, model = ReaderRecipe(steps=2400), Reader(HEAD_LABELS, CROP_SIDE)
+    heads, shown = head_crops(recipe.pictures, JUDGE_SEED)
+    train_reader(model, heads, head_labels(shown), recipe, seed, progress, keeping)
     export_reader(model, folder / HEAD_READER, CROP_SIDE)
 
 
-JUDGES: dict[str, Callable[[Path, int, Progress], None]] = {
+JUDGES: dict[str, Callable[[Path, int, Progress, Keeping], None]] = {
     "detector": make_detector,
     "recogniser": make_recogniser,
     "scene-reader": make_scene_reader,
     "head-reader": make_head_reader,
+    "clip": make_clip,
 }
 
 

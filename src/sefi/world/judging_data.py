@@ -1,6 +1,6 @@
 """Drawings for the judges: other seeds and other people than the model's, roughened like generated pictures."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ from sefi.world.data import picture_at
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.person import Person, random_person
 from sefi.world.picture import Picture
-from sefi.world.sampling import random_picture
+from sefi.world.sampling import PEOPLE_ONLY, random_picture
 
 # The model is trained on seed 1; what judges are trained and tested on must be new to it.
 JUDGE_SEED, HELD_OUT_SEED = 2, 3
@@ -31,20 +31,21 @@ class FaceCrops:
     vectors: np.ndarray
 
 
-def face_crops(people: int, pictures: int, seed: int) -> FaceCrops:
-    """So many pictures of each of so many people, drawn, aligned with slightly wrong landmarks."""
+def face_crops(people: int, pictures: int, seed: int, style: str = "") -> FaceCrops:
+    """So many pictures of each of so many people, drawn in this or any style, aligned with slightly wrong landmarks."""
     faces, vectors = [], []
     for number in range(people):
         random = np.random.default_rng([seed, 11, number])
         person = random_person(random)
         vectors.append(person.vector())
-        faces += [face_crop(person, random) for _ in range(pictures)]
+        faces += [face_crop(person, random, style) for _ in range(pictures)]
     return FaceCrops(np.stack(faces), np.repeat(np.arange(people), pictures), np.stack(vectors))
 
 
-def face_crop(person: Person, random: np.random.Generator) -> np.ndarray:
+def face_crop(person: Person, random: np.random.Generator, style: str = "") -> np.ndarray:
     """One aligned face from a random picture of this person."""
-    return crop_of(random_picture(random, (person,)), FACE, random)
+    picture = random_picture(random, (person,))
+    return crop_of(replace(picture, style=style or picture.style), FACE, random)
 
 
 def crop_of(picture: Picture, places: np.ndarray, random: np.random.Generator) -> np.ndarray:
@@ -54,15 +55,14 @@ def crop_of(picture: Picture, places: np.ndarray, random: np.random.Generator) -
     return aligned(draw(picture, side), points + random.normal(0, 0.008 * side, points.shape), places)
 
 
-def head_crops(count: int, seed: int) -> tuple[np.ndarray, list[tuple[str, ...]]]:
-    """Heads uint8 RGB `[head, 112, 112, 3]` of so many pictures, and the attributes of each."""
-    heads, attributes = [], []
+def head_crops(count: int, seed: int) -> tuple[np.ndarray, list[Picture]]:
+    """Heads uint8 RGB `[head, 112, 112, 3]` of so many pictures, and the pictures."""
+    heads, shown = [], []
     for number in range(count):
         random = np.random.default_rng([seed, 12, number])
-        picture = random_picture(random)
-        heads.append(crop_of(picture, HEAD, random))
-        attributes.append(picture.subjects[0].attributes)
-    return np.stack(heads), attributes
+        shown.append(random_picture(random, shares=PEOPLE_ONLY))
+        heads.append(crop_of(shown[-1], HEAD, random))
+    return np.stack(heads), shown
 
 
 def pictures(seed: int, start: int, count: int) -> list[Picture]:

@@ -3,8 +3,11 @@
 import colorsys
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import numpy as np
+
+from sefi.world.point import Point
 
 Colour = tuple[float, float, float]
 
@@ -58,30 +61,23 @@ CONTINUOUS = (
 CHANCES = ("freckles", "mole", "glasses", "round_glasses")
 CHOICES = ("hair_style", "hair_colour", "eye_colour")
 COORDINATES = CONTINUOUS + CHANCES + CHOICES
-CHANCE_LEVELS = {"freckles": 0.25, "mole": 0.2, "glasses": 0.22, "round_glasses": 0.5}
+CHANCE_LEVELS = {"freckles": 0.25, "mole": 0.22, "glasses": 0.24, "round_glasses": 0.5}
 
 
 @dataclass(frozen=True)
-class Person:
+class Person(Point):
     """One identity.
 
     Attributes:
         coordinates: `[len(COORDINATES)]` numbers in [0, 1]; neighbours look alike.
     """
 
+    names: ClassVar = COORDINATES
     coordinates: tuple[float, ...]
-
-    def value(self, name: str) -> float:
-        """The coordinate of this name, in [0, 1]."""
-        return self.coordinates[COORDINATES.index(name)]
 
     def has(self, name: str) -> bool:
         """Whether a yes-or-no feature (see `CHANCES`) is present."""
         return self.value(name) > 1.0 - CHANCE_LEVELS[name]
-
-    def choice(self, name: str, options: tuple[str, ...]) -> str:
-        """The option that a categorical coordinate selects."""
-        return options[min(int(self.value(name) * len(options)), len(options) - 1)]
 
     @cached_property
     def hair_style(self) -> str:
@@ -140,11 +136,20 @@ class Person:
         ]
         return np.array(smooth + flags + choices, dtype=np.float32)
 
+    def look(self, name: str) -> float:
+        """1 or 0 for a name from `LOOKS`; half-way where neither word would be said of this person."""
+        for _, coordinate, _, high in EXTREMES:
+            if name == high:
+                value = self.value(coordinate)
+                return 0.5 if 0.3 <= value <= 0.7 else float(value > 0.5)
+        return float(self.has(LOOKS[name]))
+
     def traits(self) -> dict[str, str]:
         """Traits that words can say, kind to words; only those that stand out."""
         found = {
             "skin": f"{self.skin_tone} skin",
-            "hair": f"{self.hair_style} {self.hair_colour} hair",
+            "hair style": f"{self.hair_style} hair",
+            "hair colour": f"{self.hair_colour} hair",
             "eyes": f"{self.eye_colour} eyes",
         }
         for kind, coordinate, low, high in EXTREMES:
@@ -166,6 +171,12 @@ EXTREMES = (
     ("lips", "lip_thickness", "thin lips", "full lips"),
     ("eye_size", "eye_size", "small eyes", "big eyes"),
 )
+# Yes-or-no questions about a face, and the kind of trait that each is about (see `Person.traits`).
+LOOKS: dict[str, str] = {high: kind for kind, _, _, high in EXTREMES} | {
+    "freckles": "freckles",
+    "glasses": "glasses",
+    "a mole": "mole",
+}
 VECTOR_WIDTH = len(CONTINUOUS) + len(CHANCES) + len(HAIR_STYLES) + len(HAIR_COLOURS) + len(EYE_COLOURS)
 
 
@@ -183,6 +194,12 @@ def clip(colour: Colour) -> Colour:
     """Each channel to [0, 1]."""
     r, g, b = (min(max(c, 0.0), 1.0) for c in colour)
     return (r, g, b)
+
+
+def changed(person: Person, changes: dict[str, float]) -> Person:
+    """The same person with some coordinates replaced; shapes may lie a little outside [0, 1]."""
+    values = dict(zip(COORDINATES, person.coordinates, strict=True)) | changes
+    return Person(tuple(values.values()))
 
 
 def random_person(random: np.random.Generator) -> Person:

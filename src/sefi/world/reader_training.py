@@ -5,6 +5,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,15 +14,34 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.protocols import Progress
+from sefi.world.animal import ANIMALS
 from sefi.world.convolutions import trunk
 from sefi.world.judging_data import roughened
+from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
-from sefi.world.picture import ACTIONS, ATTRIBUTES, SCENES, STYLES, Picture
+from sefi.world.person import EYE_COLOURS, HAIR_COLOURS, HAIR_STYLES, LOOKS, SKIN_TONES
+from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES, Picture, Subject, hidden
 
 ATTRIBUTE_GROUP = "attributes"
-SCENE_LABELS: dict[str, tuple[str, ...]] = {"action": ("", *ACTIONS), "scene": ("", *SCENES), "style": STYLES}
-HEAD_LABELS: dict[str, tuple[str, ...]] = {ATTRIBUTE_GROUP: ATTRIBUTES}
+PEOPLE = ("nobody", "one", "two")
+SCENE_LABELS: dict[str, tuple[str, ...]] = {
+    "action": ("", *ACTIONS),
+    "scene": ("", *SCENES),
+    "style": STYLES,
+    "people": PEOPLE,
+    "pet": ("", *ANIMALS),
+    "interaction": ("", *INTERACTIONS),
+}
+HEAD_LABELS: dict[str, tuple[str, ...]] = {
+    ATTRIBUTE_GROUP: (*ATTRIBUTES, *LOOKS),
+    "skin": tuple(tone for tone, _ in SKIN_TONES),
+    "hair style": HAIR_STYLES,
+    "hair colour": tuple(HAIR_COLOURS),
+    "eyes": tuple(EYE_COLOURS),
+}
 Labels = dict[str, Tensor]
+# Stands where a picture does not show what is asked; in the yes-or-no questions it is not-a-number.
+UNSEEN = -100
 
 
 @dataclass(frozen=True)
@@ -56,57 +76,100 @@ class Reader(nn.Module):
 
 
 def scene_labels(shown: Sequence[Picture]) -> Labels:
-    """Action of the first person, scene and style of every picture, as numbers."""
-    values = [(p.subjects[0].action, p.scene, p.style) for p in shown]
+    """What the first person does, scene, style, who is there and what they do together, as numbers."""
+    values = [
+        (
+            p.subjects[0].action if p.subjects else "",
+            p.scene,
+            p.style,
+            PEOPLE[len(p.subjects)],
+            p.pets[0].animal.kind if p.pets else "",
+            p.interaction,
+        )
+        for p in shown
+    ]
     return {
         name: torch.tensor([options.index(v[k]) for v in values])
         for k, (name, options) in enumerate(SCENE_LABELS.items())
     }
 
 
-def head_labels(attributes: list[tuple[str, ...]]) -> Labels:
-    """Which attributes every head has, `[head, attribute]`."""
-    return {ATTRIBUTE_GROUP: torch.tensor([[float(a in shown) for a in ATTRIBUTES] for shown in attributes])}
+def head_labels(shown: Sequence[Picture]) -> Labels:
+    """What the first person's head shows in every picture; what cannot be seen there is left open."""
+    rows = [(p.subjects[0], hidden(p.subjects[0], p.style)) for p in shown]
+    flags = [
+        [float(shows(s, a)) for a in ATTRIBUTES] + [seen_look(s.person.look(n), n, unseen) for n in LOOKS]
+        for s, unseen in rows
+    ]
+    chosen = [(s.person.skin_tone, s.person.hair_style, s.person.hair_colour, s.person.eye_colour) for s, _ in rows]
+    labels = {ATTRIBUTE_GROUP: torch.tensor(flags)}
+    for k, name in enumerate(n for n in HEAD_LABELS if n != ATTRIBUTE_GROUP):
+        options = HEAD_LABELS[name]
+        known = [name not in unseen for _, unseen in rows]
+        labels[name] = torch.tensor(
+            [options.index(c[k]) if ok else UNSEEN for c, ok in zip(chosen, known, strict=True)]
+        )
+    return labels
+
+
+def shows(subject: Subject, attribute: str) -> bool:
+    """Whether a head looks as this attribute says; some people's hair is curly of itself."""
+    return attribute in subject.attributes or (attribute == "curly hair" and subject.person.hair_style == "curly")
+
+
+def seen_look(value: float, name: str, unseen: frozenset[str]) -> float:
+    """The answer to a yes-or-no question about a face, not-a-number where there is none."""
+    return float("nan") if value == 0.5 or LOOKS[name] in unseen else value
 
 
 def reader_loss(found: dict[str, Tensor], labels: Labels) -> Tensor:
-    """Cross entropy of every group, attributes each on its own."""
+    """Cross entropy of every group, yes-or-no questions each on their own; open answers do not count."""
     total = torch.zeros(())
     for name, logits in found.items():
         if name == ATTRIBUTE_GROUP:
-            total = total + F.binary_cross_entropy_with_logits(logits.float(), labels[name])
-        else:
-            total = total + F.cross_entropy(logits.float(), labels[name])
+            told = ~labels[name].isnan()
+            # A question counts as much as a choice: as a mean of all, questions were not learned beside choices.
+            error = F.binary_cross_entropy_with_logits(logits.float()[told], labels[name][told])
+            total = total + logits.shape[1] * error
+        elif bool((labels[name] != UNSEEN).any()):
+            total = total + F.cross_entropy(logits.float(), labels[name], ignore_index=UNSEEN)
     return total
 
 
 def train_reader(
-    model: Reader, images: np.ndarray, labels: Labels, recipe: ReaderRecipe, seed: int, progress: Progress
+    model: Reader,
+    images: np.ndarray,
+    labels: Labels,
+    recipe: ReaderRecipe,
+    seed: int,
+    progress: Progress,
+    keeping: Keeping = NOWHERE,
 ) -> Reader:
     """A reader trained on images `[picture, side, side, 3]` and what they show."""
     torch.manual_seed(seed)
     model = model.train().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.02)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
-    progress.start(recipe.steps, "reader")
-    for step in range(recipe.steps):
+    rate = partial(one_cycle, steps=recipe.steps, top=recipe.learning_rate)
+
+    def loss_of(step: int) -> Tensor:
         random = np.random.default_rng([seed, step])
         chosen = random.permutation(len(images))[: recipe.batch]
         batch = torch.from_numpy(roughened(images[chosen], random)).permute(0, 3, 1, 2)
         with torch.autocast("cpu", torch.bfloat16):
             found = model.raw(batch)
-        loss = reader_loss(found, {name: values[chosen] for name, values in labels.items()})
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        plan.step()
-        progress.advance(loss=float(loss.detach()))
-    progress.finish()
+        return reader_loss(found, {name: values[chosen] for name, values in labels.items()})
+
+    about = (recipe, model.labels)
+    run_lesson(
+        Lesson("reader", about, seed, recipe.steps, {"reader": model}, optimiser, rate), loss_of, keeping, progress
+    )
     return model.eval().to(memory_format=torch.contiguous_format)
 
 
 def reading_accuracy(found: dict[str, np.ndarray], labels: Labels) -> dict[str, float]:
-    """Balanced accuracy of every attribute and their mean, accuracy of each other group.
+    """Balanced accuracy of every yes-or-no question and their means, accuracy of each other group.
+
+    Open answers are left out.
 
     Args:
         found: probabilities of every group, `[picture, option]`.
@@ -115,14 +178,20 @@ def reading_accuracy(found: dict[str, np.ndarray], labels: Labels) -> dict[str, 
     for name, group in found.items():
         truth = labels[name].numpy()
         if name == ATTRIBUTE_GROUP:
-            right = (group > 0.5) == truth.astype(bool)
-            for i, attribute in enumerate(ATTRIBUTES):
-                there = truth[:, i].astype(bool)
-                scores[attribute] = float((right[there, i].mean() + right[~there, i].mean()) / 2)
-            scores[name] = float(np.mean(list(scores.values())))
+            flags = {q: balanced(group[:, i] > 0.5, truth[:, i]) for i, q in enumerate((*ATTRIBUTES, *LOOKS))}
+            scores |= flags
+            scores[name] = float(np.mean([flags[a] for a in ATTRIBUTES]))
+            scores["looks"] = float(np.mean([flags[a] for a in LOOKS]))
         else:
-            scores[name] = float((group.argmax(1) == truth).mean())
+            told = truth != UNSEEN
+            scores[name] = float((group[told].argmax(1) == truth[told]).mean())
     return scores
+
+
+def balanced(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of the shares right among yes and among no, over the answers that are known."""
+    yes, no = truth == 1, truth == 0
+    return float((found[yes].mean() + (~found[no]).mean()) / 2)
 
 
 def export_reader(model: Reader, path: Path, side: int) -> None:

@@ -1,17 +1,22 @@
 """Random pictures: who, where, doing what, how close."""
 
 import colorsys
+from dataclasses import dataclass
 
 import numpy as np
 
+from sefi.world.animal import random_animal
 from sefi.world.person import Colour, Person, random_person
 from sefi.world.picture import (
     ACTIONS,
     ATTRIBUTES,
     EXPRESSIONS,
+    INTERACTIONS,
     LIGHTS,
+    PET_ATTRIBUTES,
     SCENES,
     STYLES,
+    Pet,
     Picture,
     Subject,
 )
@@ -27,18 +32,49 @@ HELD_OUT = frozenset(
         ("smiling", "desert"),
         ("umbrella", "tower"),
         ("book", "beach"),
+        ("curly hair", "city"),
+        ("cooking", "forest"),
     }
+)
+# Clothes and things: hues that go together, as hue (turns), lightness, saturation.
+WARDROBE = (
+    (0.02, 0.52, 0.62),  # coral
+    (0.06, 0.44, 0.55),  # terracotta
+    (0.12, 0.55, 0.72),  # mustard
+    (0.30, 0.38, 0.35),  # sage
+    (0.42, 0.34, 0.48),  # bottle green
+    (0.49, 0.42, 0.55),  # teal
+    (0.55, 0.56, 0.55),  # sky
+    (0.61, 0.36, 0.55),  # navy
+    (0.69, 0.52, 0.42),  # lavender
+    (0.79, 0.40, 0.38),  # plum
+    (0.93, 0.58, 0.55),  # rose
+    (0.98, 0.40, 0.60),  # wine
 )
 
 
+@dataclass(frozen=True)
+class Shares:
+    """How often a picture shows two people, a pet alone, and a person with a pet."""
+
+    pair: float = 0.12
+    pet: float = 0.14
+    companion: float = 0.04
+
+
+PEOPLE_ONLY = Shares(pet=0.0, companion=0.0)
+
+
 def vivid(random: np.random.Generator) -> Colour:
-    """A clear colour for clothes and things."""
-    return colorsys.hls_to_rgb(random.random(), random.uniform(0.32, 0.62), random.uniform(0.35, 0.85))
+    """A clear colour for clothes and things, near one of the wardrobe's."""
+    hue, light, strength = WARDROBE[int(random.integers(len(WARDROBE)))]
+    near = random.uniform(-1, 1, 3)
+    return colorsys.hls_to_rgb((hue + 0.02 * near[0]) % 1, light + 0.07 * near[1], strength + 0.10 * near[2])
 
 
 def random_attributes(random: np.random.Generator) -> tuple[str, ...]:
     """None to two attributes that can be seen together."""
-    count = int(random.choice(3, p=(0.42, 0.40, 0.18)))
+    count = int(random.choice(3, p=(0.40, 0.42, 0.18)))
     while True:
         chosen = tuple(str(a) for a in random.permutation(ATTRIBUTES)[:count])
         clash = sum(a in EXPRESSIONS for a in chosen) > 1 or {"eyes closed", "sunglasses"} <= set(chosen)
@@ -47,7 +83,7 @@ def random_attributes(random: np.random.Generator) -> tuple[str, ...]:
 
 
 def random_subject(random: np.random.Generator, person: Person, action: str, *, centre: float | None = None) -> Subject:
-    """One person, framed close enough for what they do; centre gives the place in two-person pictures."""
+    """One person, framed close enough for what they do; centre gives the place in two-subject pictures."""
     attributes = random_attributes(random)
     if centre is not None:
         scale, x, y = random.uniform(20, 25), centre + random.uniform(-3, 3), random.uniform(50, 62)
@@ -74,28 +110,57 @@ def random_subject(random: np.random.Generator, person: Person, action: str, *, 
     )
 
 
+def random_pet(random: np.random.Generator, kind: str = "", *, beside: bool = False) -> Pet:
+    """One animal, alone in the picture or at the right beside somebody."""
+    animal = random_animal(random, kind)
+    worn = tuple(str(a) for a in PET_ATTRIBUTES if random.random() < 0.15)
+    if beside:
+        scale, x, y = random.uniform(19, 23), 98 + random.uniform(-3, 3), random.uniform(74, 84)
+    else:
+        scale, x, y = random.uniform(27, 42), 64 + random.uniform(-10, 10), 66 + random.uniform(-8, 8)
+    return Pet(
+        animal, x, y, scale, worn, vivid(random), vivid(random), random.uniform(-9, 9), random.uniform(-1, 1)
+    )  # fmt: skip
+
+
 def allowed(picture: Picture) -> bool:
     """Whether the picture shows no held-out pair."""
     shown = {picture.scene} | {a for s in picture.subjects for a in (*s.attributes, s.action)}
+    shown |= {a for p in picture.pets for a in p.attributes}
     return not any(a in shown and b in shown for a, b in HELD_OUT)
 
 
+def random_company(
+    random: np.random.Generator, people: tuple[Person, ...] | None, shares: Shares
+) -> tuple[tuple[Subject, ...], tuple[Pet, ...]]:
+    """Who is in a picture: one person, two, a pet, or a person and a pet; given people are never joined by a pet."""
+    kind = 1.0 if people else random.random()
+    if kind < shares.pet:
+        return (), (random_pet(random),)
+    beside = kind < shares.pet + shares.companion
+    two = len(people) == 2 if people else not beside and random.random() < shares.pair
+    chosen = people or tuple(random_person(random) for _ in range(2 if two else 1))
+    action = "" if two or beside or random.random() < 0.5 else str(random.choice(ACTIONS))
+    places = (34.0, 94.0) if two else (36.0,) if beside else (None,)
+    subjects = tuple(random_subject(random, p, action, centre=c) for p, c in zip(chosen, places, strict=True))
+    return subjects, (random_pet(random, "dog", beside=True),) if beside else ()
+
+
 def random_picture(
-    random: np.random.Generator, people: tuple[Person, ...] | None = None, *, pair: float = 0.10
+    random: np.random.Generator, people: tuple[Person, ...] | None = None, shares: Shares = Shares()
 ) -> Picture:
-    """A picture of one person, or of two with probability `pair`; people None draws new ones."""
+    """A picture of one or two given people, or of whoever comes by."""
     while True:
-        two = len(people) == 2 if people else random.random() < pair
-        chosen = people or tuple(random_person(random) for _ in range(2 if two else 1))
-        action = "" if two or random.random() < 0.5 else str(random.choice(ACTIONS))
-        places = (34.0, 94.0) if two else (None,)
+        subjects, pets = random_company(random, people, shares)
         made = Picture(
-            tuple(random_subject(random, p, action, centre=c) for p, c in zip(chosen, places, strict=True)),
+            subjects,
             "" if random.random() < 0.25 else str(random.choice(SCENES)),
-            str(random.choice(STYLES, p=(0.70, 0.10, 0.10, 0.10))),
+            str(random.choice(STYLES, p=(0.67, 0.11, 0.11, 0.11))),
             str(random.choice(LIGHTS, p=(0.84, 0.08, 0.08))),
             float(random.choice((-1.0, 1.0))),
             int(random.integers(2**31)),
+            pets,
+            str(random.choice(INTERACTIONS)) if len(subjects) == 2 and random.random() < 0.4 else "",
         )
         if allowed(made):
             return made

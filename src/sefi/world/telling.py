@@ -10,22 +10,23 @@ styles after 42,000 pictures, but no attribute, no action and no name.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import CLIPTextModel, CLIPTokenizer
 
 from sefi.core.protocols import Progress
+from sefi.world.animal import ANIMAL_WIDTH
 from sefi.world.captions import FIRST, Caption, caption
+from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.person import VECTOR_WIDTH
 from sefi.world.picture import ATTRIBUTES, Picture
 from sefi.world.reader_training import SCENE_LABELS, scene_labels
 from sefi.world.sampling import random_picture
-from sefi.world.text_training import LENGTH, WIDTH, NamedText, NameTokens, encode_named, named_text
-
-QUESTIONS: dict[str, tuple[str, ...]] = {**SCENE_LABELS, "people": ("one", "two")}
+from sefi.world.text_training import LENGTH, WIDTH, NamedText, Worded, encode_named, named_text
+from sefi.world.widening import Earlier
 
 
 @dataclass(frozen=True)
@@ -37,16 +38,19 @@ class TellingRecipe:
     learning_rate: float = 1e-3
     identity_weight: float = 2.0
     noise: float = 0.5
+    earlier_weight: float = 4.0
 
 
 class Teller(nn.Module):
-    """Text states `[..., WIDTH]` to who it is `[..., VECTOR_WIDTH]`, and logits of attributes and of each choice."""
+    """Text states `[..., WIDTH]` to who is there `[..., VECTOR_WIDTH]`, logits of attributes and of each choice."""
 
     def __init__(self) -> None:
         super().__init__()
         self.who = nn.Linear(WIDTH, VECTOR_WIDTH)
+        self.left, self.right = nn.Linear(WIDTH, VECTOR_WIDTH), nn.Linear(WIDTH, VECTOR_WIDTH)
+        self.pet = nn.Linear(WIDTH, ANIMAL_WIDTH)
         self.attributes = nn.Linear(WIDTH, len(ATTRIBUTES))
-        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(options)) for name, options in QUESTIONS.items()})
+        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(options)) for name, options in SCENE_LABELS.items()})
 
 
 def told(states: Tensor, text: NamedText, end_id: int, random: np.random.Generator) -> Tensor:
@@ -56,55 +60,85 @@ def told(states: Tensor, text: NamedText, end_id: int, random: np.random.Generat
     return states[torch.arange(len(states)), torch.tensor(places)]
 
 
+def identity_loss(teller: Teller, end: Tensor, shown: Sequence[Picture]) -> Tensor:
+    """How wrongly the end tells who is there: one person, the left and the right of two, an animal."""
+    total = torch.zeros((), device=end.device)
+    for head, faces in (
+        (teller.who, [p.subjects[0].person.vector() if len(p.subjects) == 1 else None for p in shown]),
+        (teller.left, [p.subjects[0].person.vector() if len(p.subjects) == 2 else None for p in shown]),
+        (teller.right, [p.subjects[1].person.vector() if len(p.subjects) == 2 else None for p in shown]),
+        (teller.pet, [p.pets[0].animal.vector() if p.pets else None for p in shown]),
+    ):
+        there = [i for i, face in enumerate(faces) if face is not None]
+        if there:
+            vectors = torch.from_numpy(np.stack([f for f in faces if f is not None])).to(end.device)
+            # Rare company counts by its share, so that a batch with one pair does not jump.
+            total = total + F.mse_loss(head(end[there]), vectors) * (len(there) / len(shown)) ** 0.5
+    return total
+
+
 def telling_loss(
     teller: Teller, states: Tensor, text: NamedText, shown: Sequence[Picture], end: Tensor, first_id: int
 ) -> Tensor:
     """Errors of all answers; who it is also from the name's own place."""
-    vectors = torch.from_numpy(np.stack([p.subjects[0].person.vector() for p in shown]))
-    single = torch.tensor([len(p.subjects) == 1 for p in shown])
-    who = F.mse_loss(teller.who(end)[single], vectors[single])
+    who = identity_loss(teller, end, shown)
     named = states[text.ids == first_id]
-    who = who + F.mse_loss(teller.who(named), text.firsts)
-    has = torch.tensor([[float(any(a in s.attributes for s in p.subjects)) for a in ATTRIBUTES] for p in shown])
+    if len(named):
+        who = who + F.mse_loss(teller.who(named), text.firsts)
+    worn = [{a for s in (*p.subjects, *p.pets) for a in s.attributes} for p in shown]
+    has = torch.tensor([[float(a in attributes) for a in ATTRIBUTES] for attributes in worn], device=end.device)
     total = F.binary_cross_entropy_with_logits(teller.attributes(end), has) * len(ATTRIBUTES)
-    answers = {**scene_labels(shown), "people": (~single).long()}
-    for name, wanted in answers.items():
-        total = total + F.cross_entropy(teller.choices[name](end), wanted)
+    for name, wanted in scene_labels(shown).items():
+        total = total + F.cross_entropy(teller.choices[name](end), wanted.to(end.device))
     return total + TellingRecipe.identity_weight * who
 
 
 def train_telling(
-    text_encoder: CLIPTextModel,
-    names: NameTokens,
-    tokenizer: CLIPTokenizer,
+    pupil: Worded,
     recipe: TellingRecipe,
     seed: int,
     progress: Progress,
+    keeping: Keeping = NOWHERE,
+    earlier: Earlier | None = None,
+    device: str = "cpu",
 ) -> None:
-    """Teach the encoder and the naming network, in place."""
+    """Teach the encoder and the naming network, in place; an earlier model's states of old words are kept near."""
     torch.manual_seed(seed)
-    teller = Teller()
-    parameters = [*text_encoder.parameters(), *names.parameters(), *teller.parameters()]
+    teller, tokenizer = Teller().to(device), pupil.tokenizer
+    pupil.text.to(device)
+    pupil.names.to(device)
+    earlier = earlier and earlier.to(device)
+    parameters = [*pupil.text.parameters(), *pupil.names.parameters(), *teller.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
-    plan = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.learning_rate, recipe.steps, pct_start=0.1)
     first_id = tokenizer.convert_tokens_to_ids(f"{FIRST}</w>")
-    progress.start(recipe.steps, "text")
-    for step in range(recipe.steps):
+
+    def loss_of(step: int) -> Tensor:
         random = np.random.default_rng([seed, 21, step])
         shown = [random_picture(random) for _ in range(recipe.batch)]
         said: list[Caption] = [caption(p, random) for p in shown]
-        text = named_text(tokenizer, said, random)
-        jitter = torch.from_numpy(random.standard_normal((recipe.batch, LENGTH, WIDTH), np.float32))
-        with torch.autocast("cpu", torch.bfloat16):
-            states = encode_named(text_encoder, names, tokenizer, text, jitter)
+        text = named_text(tokenizer, said, random).to(device)
+        jitter, blur = (
+            torch.from_numpy(random.standard_normal((recipe.batch, LENGTH, WIDTH), np.float32)).to(device)
+            for _ in range(2)
+        )
+        with torch.autocast(device, torch.bfloat16):
+            clean = encode_named(pupil, text, jitter).float()
+            kept = recipe.earlier_weight * earlier.distance(clean, text, jitter) if earlier else 0.0
         # Noise on the states makes the encoder say everything loudly, not only readably.
-        states = states.float() + recipe.noise * torch.from_numpy(random.standard_normal(states.shape, np.float32))
+        states = clean + recipe.noise * blur
         end = told(states, text, tokenizer.eos_token_id, random)
-        loss = telling_loss(teller, states, text, shown, end, first_id)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimiser.step()
-        plan.step()
-        progress.advance(loss=float(loss.detach()))
-    progress.finish()
+        return telling_loss(teller, states, text, shown, end, first_id) + kept
+
+    lesson = Lesson(
+        "text",
+        (recipe, SCENE_LABELS, ATTRIBUTES, earlier is not None),
+        seed,
+        recipe.steps,
+        {"text": pupil.text, "names": pupil.names, "teller": teller},
+        optimiser,
+        partial(one_cycle, steps=recipe.steps, top=recipe.learning_rate),
+        clip=1.0,
+    )
+    run_lesson(lesson, loss_of, keeping, progress)
+    pupil.text.to("cpu")
+    pupil.names.to("cpu")

@@ -67,12 +67,25 @@ def new_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
 
 
 @dataclass(frozen=True)
+class Worded:
+    """A text encoder, the network that makes tokens of names, and the tokenizer that both belong to."""
+
+    text: CLIPTextModel
+    names: NameTokens
+    tokenizer: CLIPTokenizer
+
+
+@dataclass(frozen=True)
 class NamedText:
     """Token ids `[batch, LENGTH]` and, for every name token in reading order, its identity vector."""
 
     ids: Tensor
     firsts: Tensor
     lasts: Tensor
+
+    def to(self, device: torch.device | str) -> "NamedText":
+        """The same on another device."""
+        return NamedText(self.ids.to(device), self.firsts.to(device), self.lasts.to(device))
 
 
 def named_text(tokenizer: CLIPTokenizer, captions: Sequence[Caption], random: np.random.Generator) -> NamedText:
@@ -95,19 +108,14 @@ def named_text(tokenizer: CLIPTokenizer, captions: Sequence[Caption], random: np
     return NamedText(ids, *(torch.from_numpy(np.stack(v) if v else empty) for v in (firsts, lasts)))
 
 
-def encode_named(
-    model: CLIPTextModel,
-    names: NameTokens,
-    tokenizer: CLIPTokenizer,
-    text: NamedText,
-    noise: Tensor,
-) -> Tensor:
+def encode_named(worded: Worded, text: NamedText, noise: Tensor) -> Tensor:
     """Text states `[batch, LENGTH, WIDTH]`; name tokens come from the network, jittered so neighbours mean the same.
 
     Args:
         noise: standard normal `[batch, LENGTH, WIDTH]`.
     """
-    first_id, last_id = (tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
+    model, names = worded.text, worded.names
+    first_id, last_id = (worded.tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
 
     def overwrite(_module: nn.Module, _args: object, rows: Tensor) -> Tensor:
         rows = rows.clone()
@@ -128,9 +136,9 @@ def encode_named(
 
 
 @torch.no_grad()
-def bake_names(model: CLIPTextModel, names: NameTokens, tokenizer: CLIPTokenizer) -> None:
+def bake_names(worded: Worded) -> None:
     """Write the named characters' tokens into the token table."""
-    table = model.get_input_embeddings().weight
+    table, names, tokenizer = worded.text.get_input_embeddings().weight, worded.names, worded.tokenizer
     everyone = characters()
     for words, people, last in (
         ([c.first for c in everyone], [c.person for c in everyone], False),

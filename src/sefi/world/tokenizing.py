@@ -7,7 +7,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTokenizer
 
 from sefi.core.templates import FACE_TEMPLATES
-from sefi.world import captions, names, person
+from sefi.world import animal, captions, names, person
 
 LENGTH = 32
 # Words a visitor may well type, beside those of the captions.
@@ -24,7 +24,8 @@ def words() -> list[str]:
         *person.HAIR_COLOURS,
         *person.EYE_COLOURS,
     ]
-    tables = (captions.PHRASES, captions.DOING, captions.PLACES, captions.MEDIA)
+    phrases += [*animal.ANIMALS, *animal.COATS, *animal.MARKINGS, *animal.PET_EYES, "floppy pointed ears"]
+    tables = (captions.PHRASES, captions.DOING, captions.PLACES, captions.MEDIA, captions.TOGETHER)
     phrases += [p for table in tables for group in table.values() for p in group]
     phrases += [tone for tone, _ in person.SKIN_TONES] + [w for e in person.EXTREMES for w in e[2:]]
     phrases += ["freckles glasses mole skin hair eyes close-up", captions.FIRST, captions.LAST]

@@ -12,37 +12,54 @@ from transformers import CLIPTokenizer
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
-from sefi.world.data import drawings
+from sefi.world.data import MODEL_SEED, drawings
 from sefi.world.diffusion_training import (
     DiffusionRecipe,
     DiffusionTraining,
-    Latents,
     Trained,
-    save_whole,
+    encoded,
     set_scaling,
     train_diffusion,
 )
 from sefi.world.judges import JUDGES
+from sefi.world.lesson import Keeping, save_whole
 from sefi.world.telling import TellingRecipe, train_telling
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
+from sefi.world.widening import earlier_words, widened
 
-TRAINING_SEED = 1
-DRAWINGS = 36_000
+DRAWINGS, LATENTS = 48_000, "latents.npy"
+# These can go on from a finished model, and need these parts of it.
+CONTINUED = {"decoder": ("vae",), "text": ("tokenizer", "text_encoder"), "denoiser": ("unet",)}
+# Going on from a finished model takes fewer steps and smaller ones than starting from nothing.
+LONGER = DiffusionRecipe(steps=2600, learning_rate=6e-4, warm=100)
+DECODER = VaeRecipe(steps=2000, batch=32, learning_rate=1.5e-3, whole_share=0.2, decoder_only=True)
+MORE_WORDS = TellingRecipe(steps=800, learning_rate=7e-4)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a training keeps its files, and how it was asked for."""
+    """Where a training keeps its files, and how it was asked for.
+
+    Attributes:
+        start: a finished model's folder to go on from; None begins with nothing.
+        device: where autoencoder, text encoder and denoiser learn; the judges are small and stay on the CPU.
+    """
 
     folder: Path
     resume: bool
     seed: int
     progress: Progress
+    start: Path | None = None
+    device: str = "cpu"
 
     def images(self) -> np.ndarray:
         """The training drawings, made once."""
-        return drawings(self.folder / "drawings.npy", TRAINING_SEED, DRAWINGS, self.progress)
+        return drawings(self.folder / "drawings.npy", MODEL_SEED, DRAWINGS, self.progress)
+
+    def keeping(self, part: str) -> Keeping:
+        """Where a part's training keeps its state."""
+        return Keeping(self.folder / f"{part}.lesson.safetensors", self.resume)
 
     def need(self, name: str, part: str) -> Path:
         """A file or folder that another part makes."""
@@ -60,8 +77,18 @@ def train_tokenizer(run: Run) -> None:
 def train_autoencoder(run: Run) -> None:
     """Crops first, then whole drawings."""
     images = run.images()
-    vae = train_vae(images, VaeRecipe(), run.seed, run.progress)
+    vae = train_vae(images, VaeRecipe(), run.seed, run.progress, None, run.keeping("vae"), run.device)
     set_scaling(vae, images[:64])
+    vae.save_pretrained(run.folder / "vae")
+    # Latents of an earlier autoencoder would be read as this one's.
+    (run.folder / LATENTS).unlink(missing_ok=True)
+
+
+def train_decoder(run: Run) -> None:
+    """The second half of the autoencoder once more, faces above all; latents that exist stay right."""
+    folder = run.start / "vae" if run.start else run.need("vae", "vae")
+    vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    vae = train_vae(run.images(), DECODER, run.seed, run.progress, vae.float(), run.keeping("decoder"), run.device)
     vae.save_pretrained(run.folder / "vae")
 
 
@@ -69,7 +96,10 @@ def train_text(run: Run) -> None:
     """Text encoder and naming network alone: what a sentence says."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
     model = Trained(tokenizer)
-    train_telling(model.text, model.names, tokenizer, TellingRecipe(), run.seed, run.progress)
+    keeping = run.keeping("text")
+    earlier = widened(model.words(), earlier_words(run.start)) if run.start else None
+    recipe = MORE_WORDS if run.start else TellingRecipe()
+    train_telling(model.words(), recipe, run.seed, run.progress, keeping, earlier, run.device)
     save_whole(model.worded(), run.folder / "text.safetensors")
 
 
@@ -77,12 +107,15 @@ def train_denoiser(run: Run) -> None:
     """The UNet, with the text encoder as its lesson left it."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
     vae = AutoencoderKL.from_pretrained(run.need("vae", "vae")).eval().requires_grad_(requires_grad=False)
-    training = DiffusionTraining(tokenizer, Latents(vae, run.images()), DiffusionRecipe(), run.seed)
+    latents = encoded(run.folder / LATENTS, vae, run.images(), run.progress)
+    training = DiffusionTraining(tokenizer, latents, LONGER if run.start else DiffusionRecipe(), run.seed, run.device)
     checkpoint = run.folder / "diffusion.safetensors"
     if run.resume and checkpoint.is_file():
         training.load(checkpoint)
     else:
         training.start_from(load_file(run.need("text.safetensors", "text")))
+        if run.start:
+            training.go_on_from(run.start)
     train_diffusion(training, checkpoint, run.progress)
 
 
@@ -96,12 +129,12 @@ def train_assembly(run: Run) -> None:
 
 
 def judge(name: str) -> Callable[[Run], None]:
-    """Training of one judge; short, so it starts anew each time."""
+    """Training of one judge; its drawings are made anew each time."""
 
     def train_judge(run: Run) -> None:
         folder = run.folder / "judges"
         folder.mkdir(parents=True, exist_ok=True)
-        JUDGES[name](folder, run.seed, run.progress)
+        JUDGES[name](folder, run.seed, run.progress, run.keeping(name))
 
     return train_judge
 
@@ -109,6 +142,7 @@ def judge(name: str) -> Callable[[Run], None]:
 PARTS: dict[str, Callable[[Run], None]] = {
     "tokenizer": train_tokenizer,
     "vae": train_autoencoder,
+    "decoder": train_decoder,
     "text": train_text,
     "denoiser": train_denoiser,
     "assembly": train_assembly,
@@ -116,12 +150,16 @@ PARTS: dict[str, Callable[[Run], None]] = {
 }
 
 
-def train(part: str, out: Path, *, resume: bool, seed: int, progress: Progress) -> None:
-    """Train one part into a folder.
+def train(part: str, run: Run) -> None:
+    """Train one part into the run's folder.
 
     Raises:
-        ConfigError: no such part, or an earlier part is missing.
+        ConfigError: no such part, an earlier part or the model to start from is missing.
     """
     if part not in PARTS:
         raise ConfigError(f"There is no part {part!r}.", f"Choose one of {', '.join(PARTS)}, in this order.")
-    PARTS[part](Run(out, resume, seed, progress))
+    if run.start is not None and part not in CONTINUED:
+        raise ConfigError(f"The part {part!r} always begins with nothing.", "Leave --start out.")
+    if run.start is not None and not all((run.start / needed).is_dir() for needed in CONTINUED[part]):
+        raise ConfigError(f"There is no model to start from at {run.start}.", "Name the folder of a finished model.")
+    PARTS[part](run)

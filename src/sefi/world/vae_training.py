@@ -4,8 +4,8 @@
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
 import math
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,11 +13,19 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from sefi.core.protocols import Progress
+from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.drawing import UNITS, heads
+from sefi.world.lesson import NOWHERE, Keeping, Lesson, run_lesson
 
 
 @dataclass(frozen=True)
 class VaeRecipe:
-    """How long and how; crops make a step four times cheaper, the last share of the steps sees whole drawings."""
+    """How long and how; crops make a step four times cheaper, the last share of the steps sees whole drawings.
+
+    Attributes:
+        face_share: share of the crops that lie on a face; the others lie anywhere.
+        decoder_only: the encoder stays bit for bit as it is, so latents made with it stay right.
+    """
 
     steps: int = 2500
     batch: int = 24
@@ -26,6 +34,8 @@ class VaeRecipe:
     learning_rate: float = 2e-3
     kl_weight: float = 1e-6
     edge_weight: float = 0.5
+    face_share: float = 0.5
+    decoder_only: bool = False
 
 
 def new_vae() -> AutoencoderKL:
@@ -60,7 +70,8 @@ def edges(x: Tensor) -> Tensor:
 
 def vae_loss(vae: AutoencoderKL, x: Tensor, recipe: VaeRecipe, noise: Tensor) -> Tensor:
     """Absolute error of colours and of edges, plus a weak Kullback-Leibler term."""
-    posterior = vae.encode(x).latent_dist
+    with torch.set_grad_enabled(not recipe.decoder_only):
+        posterior = vae.encode(x).latent_dist
     mean, deviation = posterior.mean.float(), posterior.std.float()
     y = vae.decode((mean + deviation * noise).to(x.dtype)).sample.float()
     kl = 0.5 * (mean**2 + deviation**2 - 1 - posterior.logvar.float()).sum((1, 2, 3)).mean()
@@ -76,17 +87,29 @@ def learning_rate(step: int, steps: int, top: float, warm: int = 100) -> float:
 
 
 def batch_of(images: np.ndarray, recipe: VaeRecipe, step: int, seed: int) -> Tensor:
-    """The drawings of one step: random crops first, whole drawings (a quarter as many) at the end."""
+    """The drawings of one step: crops first, whole drawings (a quarter as many) at the end."""
     random = np.random.default_rng([seed, step])
     if step >= recipe.steps * (1 - recipe.whole_share):
         return to_tensor(images[np.sort(random.integers(len(images), size=max(4, recipe.batch // 4)))])
-    chosen, room = random.integers(len(images), size=recipe.batch), images.shape[1] - recipe.crop
-    places = random.integers(0, room + 1, size=(recipe.batch, 2))
+    chosen = random.integers(len(images), size=recipe.batch)
+    corners = [corner(int(i), images.shape[1], recipe, random) for i in chosen]
     return to_tensor(
         np.stack(
-            [images[i, y : y + recipe.crop, x : x + recipe.crop] for i, (y, x) in zip(chosen, places, strict=True)]
+            [images[i, y : y + recipe.crop, x : x + recipe.crop] for i, (y, x) in zip(chosen, corners, strict=True)]
         )
     )
+
+
+def corner(number: int, side: int, recipe: VaeRecipe, random: np.random.Generator) -> tuple[int, int]:
+    """Top and left of a crop: around the first face of this drawing, or anywhere."""
+    room = side - recipe.crop
+    if random.random() < recipe.face_share:
+        x, y, _, _ = heads(picture_at(MODEL_SEED, number))[0]
+        near = np.array([y, x]) * side / UNITS - recipe.crop / 2 + random.uniform(-8, 8, 2)
+        top, left = np.clip(near.round(), 0, room).astype(int)
+        return int(top), int(left)
+    top, left = random.integers(0, room + 1, size=2)
+    return int(top), int(left)
 
 
 def train_vae(
@@ -95,28 +118,26 @@ def train_vae(
     seed: int,
     progress: Progress,
     start: AutoencoderKL | None = None,
+    keeping: Keeping = NOWHERE,
+    device: str = "cpu",
 ) -> AutoencoderKL:
     """A trained autoencoder, from nothing or from an earlier one.
 
     Eager on purpose: torch.compile gave wrong gradients on the CPU build.
     """
     torch.manual_seed(seed)
-    vae = (start or new_vae()).train().to(memory_format=torch.channels_last)
-    optimiser = torch.optim.AdamW(vae.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
-    noise_stream = torch.Generator().manual_seed(seed)
-    progress.start(recipe.steps, "autoencoder")
-    started = time.monotonic()
-    for step in range(recipe.steps):
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, recipe.steps, recipe.learning_rate)
-        x = batch_of(images, recipe, step, seed).contiguous(memory_format=torch.channels_last)
-        noise = torch.randn((x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4), generator=noise_stream)
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = vae_loss(vae, x, recipe, noise)
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(vae.parameters(), 1.0)
-        optimiser.step()
-        progress.advance(loss=float(loss.detach()), seconds=time.monotonic() - started)
-    progress.finish()
-    return vae.eval()
+    vae = (start or new_vae()).train().to(device, memory_format=torch.channels_last)
+    learning = [vae.decoder, vae.post_quant_conv] if recipe.decoder_only else [vae]
+    parameters = [p for module in learning for p in module.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-4)
+    rate = partial(learning_rate, steps=recipe.steps, top=recipe.learning_rate)
+
+    def loss_of(step: int) -> Tensor:
+        x = batch_of(images, recipe, step, seed).to(device, memory_format=torch.channels_last)
+        noise = torch.randn((x.shape[0], 4, x.shape[2] // 4, x.shape[3] // 4)).to(device)
+        with torch.autocast(device, torch.bfloat16):
+            return vae_loss(vae, x, recipe, noise)
+
+    lesson = Lesson("autoencoder", recipe, seed, recipe.steps, {"vae": vae}, optimiser, rate, clip=1.0)
+    run_lesson(lesson, loss_of, keeping, progress)
+    return vae.eval().to("cpu")

@@ -1,0 +1,314 @@
+"""The embedded model's card, written from its figures and from what its files say."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+
+from sefi.core.errors import ConfigError, SefiError
+from sefi.world.animal import ANIMALS
+from sefi.world.names import CHARACTERS, FAMILIES
+from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES
+from sefi.world.sampling import HELD_OUT
+
+CARD, DOCS_CARD = "README.md", "model-card.md"
+# From the folder of the embedded model to that of the documents.
+DOCS = "../../../../docs"
+TRAINING = "training.json"
+PARTS = ("unet", "text_encoder", "vae")
+SPECIAL_TOKENS = 2  # start and end of every sentence
+Schema = TypeVar("Schema", bound=BaseModel)
+
+TEMPLATE = """\
+# tiny-portraits
+
+A complete Stable Diffusion folder (tokenizer, text encoder, VAE, UNet, scheduler) that draws the small drawn people of
+`sefi.world`: {resolution} x {resolution} pixels, prompts of at most {words} words, target `{prediction}`.
+License: Apache-2.0, as the package.
+
+![Pictures of random prompts]({docs}/pictures/everything.png)
+
+Prompts drawn at random from the caption grammar, nothing picked:
+`sefi world grid --kind everything --seed 0 --out docs/pictures/everything.png`.
+
+- **For** demonstrations, tests, and the comparison of methods where the truth is known.
+- **Not for** photographs or real people.
+
+## Data
+
+The package draws every training picture by itself and writes its caption; no photograph and no other model's weights
+went in. How: [docs/world.md]({docs}/world.md).
+
+{data}
+
+## Size
+
+{sizes}
+
+## Training
+
+{training}
+
+## Figures
+
+`sefi world check --json` recomputes them; the judges look at pictures that are made from prompts alone. {summary}
+
+{figures}
+
+## Limits
+
+{limits}
+
+## People
+
+The drawn people do not exist: faces and names are invented, so nobody had to be asked. Learn a real person's face only
+with that person's consent.
+
+---
+Written by `sefi world card` from the record of the figures, the model's files and `{training_file}`; edit those, not
+this page.
+"""
+LIMITS = (
+    "It knows drawn people and a closed list of words; other words are cut into pieces that mean nothing to it.",
+    "The judges are small networks too and err now and then; `sefi world check --part judges` tells how often.",
+)
+
+
+class CardError(SefiError):
+    """The written card is not what its sources give."""
+
+    exit_code = 1
+
+
+class Strict(BaseModel):
+    """A part of a file; unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FigureRecord(Strict):
+    """One figure, as `Figure.record` writes it."""
+
+    name: str = Field(min_length=1)
+    value: float
+    target: float | None
+    met: bool | None
+    n: int = Field(ge=0)
+
+
+class Record(Strict):
+    """What `sefi world check --json` printed."""
+
+    figures: tuple[FigureRecord, ...] = Field(min_length=1)
+
+
+class TrainedPart(Strict):
+    """How one part was trained; 0 steps where nothing was learned step by step."""
+
+    part: str = Field(min_length=1)
+    what: str = Field(min_length=1)
+    steps: int = Field(ge=0)
+    time: str = Field(min_length=1)
+    hardware: str = Field(min_length=1)
+
+
+class Training(Strict):
+    """History of the weights, and what this version of them was seen to do badly."""
+
+    parts: tuple[TrainedPart, ...] = Field(min_length=1)
+    limits: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large one part is."""
+
+    part: str
+    weights: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the card tells beside the figures.
+
+    Attributes:
+        resolution: side of a picture in pixels.
+        words: most words of a prompt.
+        prediction: what the UNet predicts, in diffusers' words.
+    """
+
+    resolution: int
+    words: int
+    prediction: str
+    sizes: tuple[Size, ...]
+    training: Training
+
+
+def parsed(path: Path, schema: type[Schema], remedy: str) -> Schema:
+    """A JSON file, checked.
+
+    Raises:
+        ConfigError: it is missing, no JSON, or has other fields; the remedy is the caller's.
+    """
+    try:
+        return schema.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise ConfigError(f"'{path}' cannot be read: {error.strerror}.", remedy) from error
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(map(str, fault["loc"]))
+        raise ConfigError(f"'{path}' does not fit{f' at {place}' if place else ''}: {fault['msg']}.", remedy) from None
+
+
+def read_record(path: Path) -> Record:
+    """Figures of the model."""
+    return parsed(path, Record, "Write it with `sefi world check --json > FILE`.")
+
+
+def read_training(path: Path) -> Training:
+    """History of the weights."""
+    return parsed(path, Training, 'Write {"parts": [{"part", "what", "steps", "time", "hardware"}, ...]}.')
+
+
+def size_of(folder: Path) -> Size:
+    """Size of one part from the headers of its safetensors files; no weight is loaded.
+
+    Raises:
+        ConfigError: there is no such file, or one is damaged.
+    """
+    files, weights = sorted(folder.glob("*.safetensors")), 0
+    if not files:
+        raise ConfigError(f"'{folder}' holds no weights.", "Assemble the model with `sefi world train assembly`.")
+    for file in files:
+        try:
+            with safe_open(file, framework="numpy") as opened:
+                weights += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise ConfigError(f"'{file}' is damaged.", "Copy it again.") from error
+    return Size(folder.name, weights, sum(file.stat().st_size for file in files))
+
+
+def read_facts(model: Path) -> Facts:
+    """Facts from a model's folder and from `training.json` beside it.
+
+    Raises:
+        ConfigError: a file is missing or does not fit.
+    """
+
+    def config(name: str) -> dict[str, Any]:
+        try:
+            return json.loads((model / name).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"'{model / name}' cannot be read.", "Name a Stable Diffusion folder.") from error
+
+    scale = 2 ** (len(config("vae/config.json")["block_out_channels"]) - 1)
+    return Facts(
+        resolution=config("unet/config.json")["sample_size"] * scale,
+        words=config("text_encoder/config.json")["max_position_embeddings"] - SPECIAL_TOKENS,
+        prediction=config("scheduler/scheduler_config.json")["prediction_type"],
+        sizes=tuple(size_of(model / part) for part in PARTS),
+        training=read_training(model.parent / TRAINING),
+    )
+
+
+def table(titles: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    r"""A Markdown table.
+
+    >>> print(table(("a", "b"), [("1", "x|y")]))
+    | a | b |
+    |---|---|
+    | 1 | x\|y |
+    """
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in (titles, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(titles), *lines[1:]])
+
+
+def data_table() -> str:
+    """How many of everything the drawn world has."""
+    counts = {
+        f"named characters, in {FAMILIES} families": CHARACTERS,
+        "attributes": len(ATTRIBUTES),
+        "actions": len(ACTIONS),
+        "things that two people do together": len(INTERACTIONS),
+        "kinds of animals": len(ANIMALS),
+        "scenes": len(SCENES),
+        "styles": len(STYLES),
+        "combinations that training never saw": len(HELD_OUT),
+    }
+    return table(("what", "how many"), [(what, f"{count:,}") for what, count in counts.items()])
+
+
+def size_table(sizes: tuple[Size, ...]) -> str:
+    """Weights and bytes of every part and of all together."""
+    whole = Size("together", sum(s.weights for s in sizes), sum(s.bytes for s in sizes))
+    rows = [(s.part, f"{s.weights:,}", f"{s.bytes / 1e6:.1f} MB") for s in (*sizes, whole)]
+    return table(("part", "weights", "on disk"), rows)
+
+
+def training_table(training: Training) -> str:
+    """What was trained, for how long, on what."""
+    rows = [(p.part, p.what, f"{p.steps:,}" if p.steps else "", p.time, p.hardware) for p in training.parts]
+    return table(("part", "what", "steps", "time", "hardware"), rows)
+
+
+def figure_table(record: Record) -> str:
+    """Every figure with its target."""
+    said = {True: "yes", False: "no", None: ""}
+    rows = [
+        (f.name, f"{f.value:.3f}", "" if f.target is None else f"{f.target:g}", said[f.met], f"{f.n:,}")
+        for f in record.figures
+    ]
+    return table(("figure", "value", "target", "met", "n"), rows)
+
+
+def summary(record: Record) -> str:
+    """How many targets are met, in one sentence."""
+    aimed = [figure for figure in record.figures if figure.met is not None]
+    return f"{sum(bool(figure.met) for figure in aimed)} of {len(aimed)} targets are met."
+
+
+def limits(record: Record, training: Training) -> str:
+    """Missed targets, what was seen to go wrong, and what holds for every version."""
+    missed = [f"{f.name} ({f.value:.3f})" for f in record.figures if f.met is False]
+    told = [f"It misses targets: {', '.join(missed)}."] if missed else []
+    return "\n".join(f"- {line}" for line in (*told, *training.limits, *LIMITS))
+
+
+def card(record: Record, facts: Facts, docs: str = DOCS) -> str:
+    """The card in Markdown; the same record and facts always give the same text.
+
+    Args:
+        docs: path to the documents, as the card's links need it.
+    """
+    return TEMPLATE.format(
+        docs=docs,
+        resolution=facts.resolution,
+        words=facts.words,
+        prediction=facts.prediction,
+        data=data_table(),
+        sizes=size_table(facts.sizes),
+        training=training_table(facts.training),
+        summary=summary(record),
+        figures=figure_table(record),
+        limits=limits(record, facts.training),
+        training_file=TRAINING,
+    )
+
+
+def check_card(path: Path, text: str) -> None:
+    """The card on disk must be this text.
+
+    Raises:
+        CardError: it is missing or differs.
+    """
+    if not path.is_file():
+        raise CardError(f"There is no card '{path}'.", "Write it: the same command without --check.")
+    if path.read_text(encoding="utf-8") != text:
+        raise CardError(
+            f"The card '{path}' is not what its record gives.", "Write it again: the same command without --check."
+        )
