@@ -3,13 +3,16 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPTextModel
 from typer.testing import CliRunner
 
 from sefi.backbone.open import EMBEDDED, MODELS
 from sefi.cli.app import app
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import SilentProgress
-from sefi.world.train import CONTINUED, DECODER, PARTS, Run, train
+from sefi.world.train import CONTINUED, DECODER, PARTS, Run, adopt, train
 from sefi.world.vae_training import VaeRecipe
 
 
@@ -67,3 +70,19 @@ def test_an_earlier_part_that_is_missing_is_named(part, first, tmp_path):
 def test_the_decoders_second_lesson_leaves_the_encoder_alone():
     assert DECODER.decoder_only
     assert not VaeRecipe().decoder_only
+
+
+@pytest.mark.slow
+def test_a_denoiser_adopts_what_it_lacks_from_the_finished_model(tmp_path):
+    start = MODELS / EMBEDDED
+    adopt(tmp_path, start)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["text.safetensors", "tokenizer", "vae"]
+    kept = load_file(tmp_path / "text.safetensors")
+    for name, value in CLIPTextModel.from_pretrained(start / "text_encoder").float().state_dict().items():
+        assert torch.equal(kept[f"text.{name}"], value), name
+    # What is there already is kept.
+    (tmp_path / "vae" / "mine").touch()
+    before = (tmp_path / "text.safetensors").stat().st_mtime_ns
+    adopt(tmp_path, start)
+    assert (tmp_path / "vae" / "mine").exists()
+    assert (tmp_path / "text.safetensors").stat().st_mtime_ns == before

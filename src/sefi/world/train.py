@@ -1,5 +1,6 @@
 """COMPOSER: one part of the embedded model from nothing, resumable."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +29,13 @@ from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
 from sefi.world.widening import earlier_words, widened
 
-DRAWINGS, LATENTS = 48_000, "latents.npy"
+DRAWINGS, LATENTS, TEXT = 48_000, "latents.npy", "text.safetensors"
 # These can go on from a finished model, and need these parts of it.
-CONTINUED = {"decoder": ("vae",), "text": ("tokenizer", "text_encoder"), "denoiser": ("unet",)}
+CONTINUED = {
+    "decoder": ("vae",),
+    "text": ("tokenizer", "text_encoder"),
+    "denoiser": ("tokenizer", "text_encoder", "vae", "unet"),
+}
 # Going on from a finished model takes fewer steps and smaller ones than starting from nothing.
 LONGER = DiffusionRecipe(steps=2600, learning_rate=6e-4, warm=100)
 DECODER = VaeRecipe(steps=2000, batch=32, learning_rate=1.5e-3, whole_share=0.2, decoder_only=True)
@@ -100,11 +105,26 @@ def train_text(run: Run) -> None:
     earlier = widened(model.words(), earlier_words(run.start)) if run.start else None
     recipe = MORE_WORDS if run.start else TellingRecipe()
     train_telling(model.words(), recipe, run.seed, run.progress, keeping, earlier, run.device)
-    save_whole(model.worded(), run.folder / "text.safetensors")
+    save_whole(model.worded(), run.folder / TEXT)
+
+
+def adopt(folder: Path, start: Path) -> None:
+    """Whatever a training lacks beside the denoiser, as a finished model has it: tokenizer, autoencoder, words."""
+    for part in ("tokenizer", "vae"):
+        if not (folder / part).exists():
+            partial = folder / f"{part}.partial"
+            shutil.copytree(start / part, partial, dirs_exist_ok=True)
+            partial.replace(folder / part)
+    if not (folder / TEXT).exists():
+        model = Trained(CLIPTokenizer.from_pretrained(folder / "tokenizer"))
+        widened(model.words(), earlier_words(start))
+        save_whole(model.worded(), folder / TEXT)
 
 
 def train_denoiser(run: Run) -> None:
-    """The UNet, with the text encoder as its lesson left it."""
+    """The UNet, with the text encoder as its lesson left it, or as the finished model has it."""
+    if run.start:
+        adopt(run.folder, run.start)
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
     vae = AutoencoderKL.from_pretrained(run.need("vae", "vae")).eval().requires_grad_(requires_grad=False)
     latents = encoded(run.folder / LATENTS, vae, run.images(), run.progress)
@@ -113,7 +133,7 @@ def train_denoiser(run: Run) -> None:
     if run.resume and checkpoint.is_file():
         training.load(checkpoint)
     else:
-        training.start_from(load_file(run.need("text.safetensors", "text")))
+        training.start_from(load_file(run.need(TEXT, "text")))
         if run.start:
             training.go_on_from(run.start)
     train_diffusion(training, checkpoint, run.progress)
