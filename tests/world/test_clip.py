@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, CLIPModel, CLIPTextConfig, CLIPText
 
 from sefi.core.errors import BackboneError
 from sefi.metrics.encoders import ClipEncoder
-from sefi.world.captions import FIRST, LAST
+from sefi.world.captions import FIRST, LAST, nameless
 from sefi.world.clip_scores import agreement_ratio, other_captions, score_clip_judge
 from sefi.world.clip_training import (
     CLIP,
@@ -23,7 +23,6 @@ from sefi.world.clip_training import (
     clip_lessons,
     clip_loss,
     clip_pixels,
-    nameless,
     new_clip,
     save_clip,
     train_clip,

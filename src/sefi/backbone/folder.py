@@ -27,6 +27,7 @@ MODELS: dict[str, str] = {
 }
 MAX_JSON_BYTES = 1 << 20
 # What the libraries raise for damaged, foreign or mismatched files.
+COPY_AGAIN = "Copy or download the model again, as a Stable Diffusion 1.x or 2.x folder."
 LOAD_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 
 
@@ -59,7 +60,7 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
             f"{folder} has no diffusion noise schedule (its scheduler is {config.get('_class_name')}).",
             "Use a Stable Diffusion 1.x or 2.x model.",
         )
-    return _guarded(folder / "scheduler", lambda: cast(DDPMScheduler, DDPMScheduler.from_config(config)))
+    return guarded(folder / "scheduler", lambda: cast(DDPMScheduler, DDPMScheduler.from_config(config)))
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def _read_json(path: Path) -> dict[str, Any]:
             raise ValueError("expected a JSON object")
         return content
 
-    return _guarded(path, read)
+    return guarded(path, read)
 
 
 def _tokenizer(folder: Path, class_name: str) -> PreTrainedTokenizerBase:
@@ -112,14 +113,14 @@ def _tokenizer(folder: Path, class_name: str) -> PreTrainedTokenizerBase:
         )
     where = folder / "tokenizer"
     loader: Any = cls
-    return _guarded(where, lambda: loader.from_pretrained(where, local_files_only=True))
+    return guarded(where, lambda: loader.from_pretrained(where, local_files_only=True))
 
 
 def _model(cls: type[Part], folder: Path, name: str, dtype: torch.dtype) -> Part:
     loader: Any = cls  # diffusers and transformers share this call, but no base class
     where = folder / name
     variant = _weights_variant(where)
-    model, report = _guarded(
+    model, report = guarded(
         where,
         lambda: loader.from_pretrained(
             where,
@@ -153,12 +154,16 @@ def _weights_variant(where: Path) -> str | None:
     raise BackboneError(f"{where} holds no weights.", "Copy or download the model again, as safetensors.")
 
 
-def _guarded(where: Path, read: Callable[[], Value]) -> Value:
+def guarded(where: Path, read: Callable[[], Value], remedy: str = COPY_AGAIN, *, kind: str = "") -> Value:
+    """What `read` returns.
+
+    Raises:
+        BackboneError: it failed in one of the ways in which damaged and foreign folders fail; `kind` is what the
+            folder was taken for.
+    """
     try:
         return read()
     except LOAD_ERRORS as error:
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise BackboneError(
-            f"{where} could not be read: {reason[0][:300]}",
-            "Copy or download the model again, as a Stable Diffusion 1.x or 2.x folder.",
-        ) from error
+        taken = f" as {kind}" if kind else ""
+        raise BackboneError(f"{where} could not be read{taken}: {reason[0][:300]}", remedy) from error

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-from sefi.backbone.folder import LOAD_ERRORS
+from sefi.backbone.folder import guarded
 from sefi.backbone.quiet import quiet_libraries
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face
@@ -140,14 +141,9 @@ class ClipEncoder:
             raise BackboneError(
                 f"There is no CLIP at {where}.", "Name the folder of a CLIP model, or use a model that brings its own."
             )
-        try:
-            self._model, self._tokenizer, self._preprocess = read_clip(where)
-        except LOAD_ERRORS as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise BackboneError(
-                f"{where} could not be read as CLIP: {reason[0][:300]}",
-                "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json.",
-            ) from error
+        remedy = "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json."
+        read = partial(read_clip, where)
+        self._model, self._tokenizer, self._preprocess = guarded(where, read, remedy, kind="CLIP")
         self.width = int(self._model.config.projection_dim)
 
     def images(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

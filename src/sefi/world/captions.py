@@ -75,6 +75,11 @@ class Caption:
     named: tuple[Person, ...]
 
 
+def nameless(text: str) -> str:
+    """A caption's words with `person` for every name."""
+    return text.replace(f"{FIRST} {LAST}", "person").replace(FIRST, "person")
+
+
 def pick(random: np.random.Generator, options: tuple[str, ...]) -> str:
     """One option."""
     return options[int(random.integers(len(options)))]

@@ -7,7 +7,7 @@ from sefi.backbone.open import MODELS, open_backbone
 from sefi.core.config import DEFAULT, Config, override
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
-from sefi.world.clip_scores import score_agreement, score_clip_judge
+from sefi.world.clip_scores import score_agreement
 from sefi.world.expressiveness import score_expressiveness
 from sefi.world.figure import Figure
 from sefi.world.judge_scores import SCORES
@@ -46,7 +46,7 @@ def check(
     folder = judges_folder or MODELS / "judges"
     judges, drawing = Judges(folder), config.generate
     scores: dict[str, Callable[[], list[Figure]]] = {
-        "judges": lambda: [figure for score in SCORES.values() for figure in score(folder)] + score_clip_judge(folder),
+        "judges": lambda: [figure for score in SCORES.values() for figure in score(folder)],
         "words": lambda: score_words(backbone, judges, count, drawing, progress),
         "traits": lambda: score_traits(backbone, judges, -(-count // 3), drawing, progress),
         "pets": lambda: score_pets(backbone, judges, drawing, progress),

@@ -10,8 +10,8 @@ from sefi.core.config import GenerateConfig
 from sefi.core.protocols import Progress
 from sefi.metrics.encoders import ClipEncoder
 from sefi.metrics.prompt import mean_prompt_agreement
-from sefi.world.captions import caption
-from sefi.world.clip_training import CLIP, nameless
+from sefi.world.captions import caption, nameless
+from sefi.world.clip_training import CLIP
 from sefi.world.drawing import draw
 from sefi.world.figure import Figure
 from sefi.world.judging_data import HELD_OUT_SEED, pictures

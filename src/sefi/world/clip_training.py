@@ -23,7 +23,7 @@ from sefi.backbone.quiet import quiet_libraries
 from sefi.core.protocols import Progress
 from sefi.world.animal import ANIMALS
 from sefi.world.assemble import tidy
-from sefi.world.captions import FIRST, LAST, caption
+from sefi.world.captions import caption, nameless
 from sefi.world.data import draw_range
 from sefi.world.drawing import SIDE
 from sefi.world.judging_data import JUDGE_SEED, pictures, roughened
@@ -100,11 +100,6 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
         **sizes, num_hidden_layers=4, image_size=SIDE, patch_size=PATCH, projection_dim=PROJECTION
     )
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION))
-
-
-def nameless(text: str) -> str:
-    """A caption's words with `person` for every name."""
-    return text.replace(f"{FIRST} {LAST}", "person").replace(FIRST, "person")
 
 
 def shows(picture: Picture) -> list[float]:

@@ -1,5 +1,6 @@
 """Numbered random pictures, drawn once into a memory-mapped file that training reads."""
 
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -23,10 +24,8 @@ def picture_at(seed: int, index: int) -> Picture:
 
 def drawings(path: Path, seed: int, count: int, progress: Progress, workers: int = 2) -> np.ndarray:
     """The first `count` drawings of a seed, uint8 `[count, 96, 96, 3]`, read-only; drawn unless the file is there."""
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        images = open_memmap(partial, mode="w+", dtype=np.uint8, shape=(count, SIDE, SIDE, 3))
+
+    def fill(images: np.ndarray) -> None:
         starts = range(0, count, CHUNK)
         progress.start(len(starts), "drawing")
         with ProcessPoolExecutor(workers) as pool:
@@ -35,7 +34,18 @@ def drawings(path: Path, seed: int, count: int, progress: Progress, workers: int
                 images[start:end] = drawn
                 progress.advance()
         progress.finish()
-        images.flush()
+
+    return kept(path, (count, SIDE, SIDE, 3), np.uint8, fill)
+
+
+def kept(path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.ndarray], None]) -> np.ndarray:
+    """The array of a file, memory-mapped, read-only; unless the file is there, `fill` makes it, whole or not at all."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial.npy")
+        made = open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+        fill(made)
+        made.flush()
         partial.replace(path)
     return np.load(path, mmap_mode="r")
 

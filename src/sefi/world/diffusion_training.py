@@ -14,13 +14,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
-from numpy.lib.format import open_memmap
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
 from sefi.core.protocols import Progress
 from sefi.world.captions import Caption, caption
-from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.data import MODEL_SEED, kept, picture_at
 from sefi.world.drawing import UNITS, heads
 from sefi.world.lesson import (
     foreign_refused,
@@ -116,26 +115,25 @@ class Trained(nn.Module):
         return {k: v.contiguous() for k, v in self.state_dict().items() if k.startswith(("text.", "names."))}
 
 
-@torch.no_grad()
 def encoded(path: Path, vae: AutoencoderKL, images: np.ndarray, progress: Progress) -> np.ndarray:
     """Scaled latents float16 `[count, 4, side, side]` of drawings, read-only; encoded unless the file is there.
 
     In blocks of a fixed size: convolutions round by the size of a batch, so a latent must not depend on company.
     """
-    if not path.is_file():
-        side, partial = images.shape[1] // 4, path.with_suffix(".partial.npy")
-        kept = open_memmap(partial, mode="w+", dtype=np.float16, shape=(len(images), 4, side, side))
-        vae = vae.to(memory_format=torch.channels_last)
+
+    @torch.no_grad()
+    def fill(latents: np.ndarray) -> None:
+        network = vae.to(memory_format=torch.channels_last)
         progress.start(-(-len(images) // BLOCK), "latents")
         for start in range(0, len(images), BLOCK):
             with torch.autocast("cpu", torch.bfloat16):
-                mean = vae.encode(to_tensor(images[start : start + BLOCK])).latent_dist.mean
-            kept[start : start + BLOCK] = (mean.float() * vae.config.scaling_factor).half().numpy()
+                mean = network.encode(to_tensor(images[start : start + BLOCK])).latent_dist.mean
+            latents[start : start + BLOCK] = (mean.float() * network.config.scaling_factor).half().numpy()
             progress.advance()
         progress.finish()
-        kept.flush()
-        partial.replace(path)
-    return np.load(path, mmap_mode="r")
+
+    side = images.shape[1] // 4
+    return kept(path, (len(images), 4, side, side), np.float16, fill)
 
 
 @torch.no_grad()

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from sefi.core.protocols import Progress
-from sefi.world.captions import FIRST, LAST, caption
+from sefi.world.captions import caption, nameless
 from sefi.world.data import picture_at
 from sefi.world.drawing import draw, truth
 
@@ -27,8 +27,7 @@ def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: i
     progress.start(count, "drawing")
     for index in range(count):
         picture = picture_at(seed, index)
-        words = caption(picture, np.random.default_rng([seed, index, 1])).text
-        told = words.replace(f"{FIRST} {LAST}", "person").replace(FIRST, "person")
+        told = nameless(caption(picture, np.random.default_rng([seed, index, 1])).text)
         Image.fromarray(draw(picture, side)).save(out / f"{index:05d}.png")
         text = json.dumps({"caption": told, **truth(picture)}, indent=1)
         (out / f"{index:05d}.json").write_text(text, encoding="utf-8")

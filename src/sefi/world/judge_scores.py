@@ -9,6 +9,7 @@ from sefi.core.nouns import Face
 from sefi.metrics.align import FACE
 from sefi.metrics.encoders import LabelledNetwork, SFaceEncoder
 from sefi.photo.detect import YuNetDetector
+from sefi.world.clip_scores import score_clip_judge
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.figure import Figure
 from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER, drawn
@@ -100,4 +101,5 @@ SCORES: dict[str, Callable[[Path], list[Figure]]] = {
     "recogniser": score_recogniser,
     "scene-reader": score_scene_reader,
     "head-reader": score_head_reader,
+    "clip": score_clip_judge,
 }

@@ -23,6 +23,8 @@ from sefi.world.subjects import portrait
 
 NAMED, PAIRS = 60, 24
 KINDS = {"attribute": PHRASES, "action": DOING, "scene": PLACES}
+# Which kind each label is of; its order is that in which a sentence says them.
+KIND_OF = {label: kind for kind, table in KINDS.items() for label in table}
 TARGETS = {"attribute": 0.90, "action": 0.90, "scene": 0.95, "style": 0.95, "described trait": 0.85}
 # Held-out combinations may be this much less often right than seen ones.
 COMPOSITION = -0.10
@@ -45,29 +47,30 @@ def wishes() -> list[Wish]:
         for label, words in table.items()
     ]
     found += [Wish("style", f"{words[0]} {{}}", (("style", style),)) for style, words in MEDIA.items()]
-    kind_of = {label: kind for kind, table in KINDS.items() for label in table}
     for group, pairs in (("held out", ordered(HELD_OUT)), ("seen pair", seen_pairs())):
         for pair in pairs:
-            said = ", ".join(KINDS[kind_of[label]][label][0] for label in pair)
-            found.append(Wish(group, f"a photo of {{}} {said}", tuple((kind_of[label], label) for label in pair)))
+            said = ", ".join(KINDS[KIND_OF[label]][label][0] for label in pair)
+            found.append(Wish(group, f"a photo of {{}} {said}", tuple((KIND_OF[label], label) for label in pair)))
     return found
 
 
 def ordered(pairs: frozenset[tuple[str, str]]) -> list[tuple[str, ...]]:
     """Each pair as attribute, action, scene; the pairs sorted."""
-    order = [label for table in KINDS.values() for label in table]
-    return sorted(tuple(sorted(pair, key=order.index)) for pair in pairs)
+    return sorted(as_said(pair) for pair in pairs)
+
+
+def as_said(pair: tuple[str, ...]) -> tuple[str, ...]:
+    """Labels in the order in which a sentence says them."""
+    return tuple(sorted(pair, key=list(KIND_OF).index))
 
 
 def seen_pairs() -> list[tuple[str, ...]]:
     """The held-out pairs' own first and second parts, paired anew so that training saw each pair."""
-    held = ordered(HELD_OUT)
-    order, moved = [label for table in KINDS.values() for label in table], list[tuple[str, ...]]()
+    held, moved = ordered(HELD_OUT), list[tuple[str, ...]]()
     for n, (first, _) in enumerate(held):
         others = [held[(n + k) % len(held)][1] for k in range(1, len(held))]
-        kind = {label: name for name, table in KINDS.items() for label in table}
-        second = next(o for o in others if kind[o] != kind[first] and (first, o) not in held)
-        moved.append(tuple(sorted((first, second), key=order.index)))
+        second = next(o for o in others if KIND_OF[o] != KIND_OF[first] and (first, o) not in held)
+        moved.append(as_said((first, second)))
     return moved
 
 

@@ -135,14 +135,25 @@ def encode_named(worded: Worded, text: NamedText, noise: Tensor) -> Tensor:
         handle.remove()
 
 
+def naming_lessons(tokenizer: CLIPTokenizer) -> list[tuple[Tensor, Tensor, bool]]:
+    """First names, then last ones: token ids `[name]`, identity vectors `[name, VECTOR_WIDTH]`, whether last."""
+    everyone = characters()
+    return [
+        (
+            torch.tensor(tokenizer.convert_tokens_to_ids([f"{w}</w>" for w in words])),
+            torch.from_numpy(np.stack([p.vector() for p in people])),
+            last,
+        )
+        for words, people, last in (
+            ([c.first for c in everyone], [c.person for c in everyone], False),
+            ([c.last for c in everyone], [c.parent for c in everyone], True),
+        )
+    ]
+
+
 @torch.no_grad()
 def bake_names(worded: Worded) -> None:
     """Write the named characters' tokens into the token table."""
-    table, names, tokenizer = worded.text.get_input_embeddings().weight, worded.names, worded.tokenizer
-    everyone = characters()
-    for words, people, last in (
-        ([c.first for c in everyone], [c.person for c in everyone], False),
-        ([c.last for c in everyone], [c.parent for c in everyone], True),
-    ):
-        rows = names(torch.from_numpy(np.stack([p.vector() for p in people])), last=last)
-        table[torch.tensor(tokenizer.convert_tokens_to_ids([f"{w}</w>" for w in words]))] = rows.to(table.dtype)
+    table = worded.text.get_input_embeddings().weight
+    for ids, vectors, last in naming_lessons(worded.tokenizer):
+        table[ids] = worded.names(vectors, last=last).to(table.dtype)

@@ -5,14 +5,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from sefi.world.names import characters
-from sefi.world.text_training import NamedText, NameTokens, Worded, encode_named
+from sefi.world.text_training import NamedText, NameTokens, Worded, encode_named, naming_lessons
 
 FIT_STEPS, FIT_RATE = 1500, 3e-3
 
@@ -55,19 +53,8 @@ def earlier_words(folder: Path) -> Worded:
 def fitted_names(text: CLIPTextModel, tokenizer: CLIPTokenizer) -> NameTokens:
     """The naming network whose answers are nearest to the rows of the named characters."""
     torch.manual_seed(0)
-    names, everyone = NameTokens(), characters()
-    table = text.get_input_embeddings().weight.detach()
-    lessons = [
-        (
-            torch.from_numpy(np.stack([p.vector() for p in people])),
-            table[torch.tensor(tokenizer.convert_tokens_to_ids([f"{w}</w>" for w in words]))],
-            last,
-        )
-        for words, people, last in (
-            ([c.first for c in everyone], [c.person for c in everyone], False),
-            ([c.last for c in everyone], [c.parent for c in everyone], True),
-        )
-    ]
+    names, table = NameTokens(), text.get_input_embeddings().weight.detach()
+    lessons = [(vectors, table[ids], last) for ids, vectors, last in naming_lessons(tokenizer)]
     optimiser = torch.optim.Adam(names.parameters(), lr=FIT_RATE)
     for step in range(FIT_STEPS):
         optimiser.param_groups[0]["lr"] = FIT_RATE * (1 - step / FIT_STEPS)
