@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from sefi.core.errors import BackboneError
 from sefi.metrics.encoders import Reader, Reading, SFaceEncoder
-from sefi.metrics.similarity import mean_similarity, similarity
+from sefi.metrics.similarity import mean_over_detected, mean_similarity, similarity
 
 
 @given(st.integers(0, 1000), st.floats(0.1, 50))
@@ -20,6 +20,24 @@ def test_likeness_is_symmetric_and_does_not_mind_length(seed, scale):
 def test_a_picture_without_a_face_counts_zero():
     a = np.array([1.0, 0.0])
     assert mean_similarity(a, [a, None, np.array([0.6, 0.8]), None]) == pytest.approx(0.4)
+
+
+def test_the_mean_over_detected_faces_leaves_the_other_pictures_out():
+    values = np.array([0.5, 0.0, -0.1, np.nan])
+    assert mean_over_detected(values, np.array([True, False, True, False])) == pytest.approx(0.2)
+    assert mean_over_detected(values, np.array([2, 0, 1, 0])) == pytest.approx(0.2)  # counts of faces
+    assert np.isnan(mean_over_detected(values, np.zeros(4, bool)))
+    with pytest.raises(ValueError, match="face or not"):
+        mean_over_detected(values, np.ones(3, bool))
+
+
+@given(st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=1, max_size=7))
+def test_both_means_differ_by_the_share_of_pictures_with_a_face(pictures):
+    values, found = (np.array(column) for column in zip(*pictures, strict=True))
+    a = np.array([1.0, 0.0])
+    faces = [np.array([v, np.sqrt(1 - v * v)]) if f else None for v, f in pictures]
+    if found.any():
+        assert mean_over_detected(values, found) * found.mean() == pytest.approx(mean_similarity(a, faces), abs=1e-9)
 
 
 def test_a_missing_judge_is_named(tmp_path):

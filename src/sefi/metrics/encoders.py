@@ -94,6 +94,12 @@ class Reader:
     def __init__(self, scene_path: str | Path, head_path: str | Path) -> None:
         self._scene, self._head = LabelledNetwork(scene_path), LabelledNetwork(head_path)
 
+    def knows(self, kind: str, label: str) -> bool:
+        """Whether this can be asked of a `Reading`."""
+        if kind in ("attribute", "without"):
+            return label in self._head.labels["attributes"]
+        return label in (self._scene.labels | self._head.labels).get(kind, [])
+
     def __call__(self, rgb: NDArray[np.uint8], face: Face | None) -> Reading:
         """Read a picture `[height, width, 3]`; without a face no attribute is there."""
         small = cv2.resize(rgb, (SCENE_SIDE, SCENE_SIDE), interpolation=cv2.INTER_AREA)
