@@ -11,8 +11,9 @@ import sefi
 from sefi.backbone.open import MODELS
 from sefi.core.config import PRESETS, override
 from sefi.metrics.similarity import similarity
+from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw
-from sefi.world.looking import LOOKING_SIDE, Judges
+from sefi.world.looking import Judges
 from sefi.world.names import characters
 from sefi.world.subjects import portrait, subject, write_portrait
 

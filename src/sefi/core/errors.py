@@ -16,6 +16,10 @@ class SefiError(Exception):
         self.problem = problem
         self.remedy = remedy
 
+    def __reduce__(self) -> tuple[type["SefiError"], tuple[str, str]]:
+        """Two texts travel between processes, not the joined one."""
+        return type(self), (self.problem, self.remedy)
+
 
 class PhotoError(SefiError):
     """The photo cannot be read."""

@@ -113,9 +113,9 @@ def describe(subject: Subject, style: str, random: np.random.Generator) -> str:
 def say_who(subject: Subject, style: str, random: np.random.Generator) -> tuple[str, bool]:
     """Words for one person, and whether they are the person's name."""
     kind = random.random()
-    if kind < 0.52:
+    if kind < 0.60:
         return (f"{FIRST} {LAST}" if random.random() < 0.4 else FIRST), True
-    if kind < 0.82:
+    if kind < 0.88:
         return describe(subject, style, random), False
     return ("a person" if random.random() < 0.6 else "person"), False
 

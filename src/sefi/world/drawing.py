@@ -16,6 +16,7 @@ from sefi.world.scenery import PAINTED
 
 UNITS = 128
 SIDE = 96
+BLOCKS = 24
 LIGHT_TINTS = {"warm": (1.0, 0.72, 0.36), "cold": (0.40, 0.58, 1.0)}
 
 
@@ -79,10 +80,20 @@ def restyle(image: np.ndarray, picture: Picture) -> np.ndarray:
     if picture.style == "painting":
         return painted(image, picture.scene_seed)
     if picture.style == "pixel art":
-        small = cv2.resize(image, (32, 32), interpolation=cv2.INTER_AREA)
-        levels = (np.round(small.astype(np.float32) / 32) * 32).clip(0, 255).astype(np.uint8)
-        return cv2.resize(levels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+        return pixelated(image)
     return image
+
+
+def pixelated(image: np.ndarray) -> np.ndarray:
+    """Pixel art: few blocks of few, strong colours.
+
+    One block is one cell of the latents (4 pixels of 96): other sizes come back from the autoencoder blurred.
+    """
+    small = cv2.resize(image, (BLOCKS, BLOCKS), interpolation=cv2.INTER_AREA).astype(np.float32)
+    grey = small.mean(axis=-1, keepdims=True)
+    strong = (grey + 1.35 * (small - grey) - 128) * 1.15 + 128
+    levels = (np.round(strong / 32) * 32).clip(0, 255).astype(np.uint8)
+    return cv2.resize(levels, image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def painted(image: np.ndarray, seed: int) -> np.ndarray:

@@ -18,9 +18,10 @@ from sefi.learn.objective import Sample, losses
 from sefi.learn.sampling import timesteps
 from sefi.learn.texts import training_texts
 from sefi.metrics.similarity import similarity
+from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw
 from sefi.world.figure import Figure
-from sefi.world.looking import LOOKING_SIDE, Judges
+from sefi.world.looking import Judges
 from sefi.world.subjects import portrait, subject
 from sefi.world.vae_training import to_tensor
 

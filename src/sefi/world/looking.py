@@ -3,16 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from sefi.core.nouns import Face
 from sefi.metrics.encoders import Reader, Reading, SFaceEncoder
 from sefi.photo.detect import YuNetDetector
+from sefi.photo.enlarge import enlarged
 from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER
-
-# The model's pictures are enlarged to this before a face is cut out of them.
-LOOKING_SIDE = 192
 
 
 @dataclass(frozen=True)
@@ -39,8 +36,7 @@ class Judges:
 
     def __call__(self, rgb: np.ndarray) -> Sight:
         """Look at a square picture, uint8 `[side, side, 3]`."""
-        side = max(LOOKING_SIDE, len(rgb))
-        large = np.asarray(cv2.resize(rgb, (side, side), interpolation=cv2.INTER_CUBIC), np.uint8)
+        large = enlarged(rgb)
         faces = self.detect(large)
         first = faces[0] if faces else None
         return Sight(faces, None if first is None else self.encode(large, first), self.read(large, first))

@@ -9,12 +9,13 @@ import numpy as np
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import GenerateConfig
 from sefi.core.protocols import Progress
+from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.animal import ANIMALS, COATS
 from sefi.world.captions import DOING, MEDIA, PHRASES, PLACES, TOGETHER
 from sefi.world.drawing import draw
 from sefi.world.figure import Figure
 from sefi.world.grids import pictures
-from sefi.world.looking import LOOKING_SIDE, Judges, Sight
+from sefi.world.looking import Judges, Sight
 from sefi.world.names import characters
 from sefi.world.person import EXTREMES, EYE_COLOURS, HAIR_COLOURS, HAIR_STYLES, SKIN_TONES
 from sefi.world.recogniser_training import EMBEDDING

@@ -1,4 +1,4 @@
-"""People whom neither the model nor its judges have seen, and their portraits: what methods are tested on."""
+"""People and animals whom neither the model nor its judges have seen, and their portraits."""
 
 import json
 from dataclasses import replace
@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sefi.world.animal import random_animal
 from sefi.world.draw import FILE_SIDE
 from sefi.world.drawing import draw, truth
 from sefi.world.person import Person, random_person
 from sefi.world.picture import Picture
-from sefi.world.sampling import random_subject, vivid
+from sefi.world.sampling import random_pet, random_subject, vivid
 
 # Training uses seeds 1 to 3; the named characters have their own.
 SUBJECT_SEED = 4
@@ -34,6 +35,14 @@ def portrait(person: Person, number: int, view: int = 0) -> Picture:
         clothes=vivid(random),
     )
     return Picture((plain,), "", "photo", "", float(random.choice((-1.0, 1.0))), int(random.integers(2**31)))
+
+
+def pet_portrait(kind: str, number: int, view: int = 0) -> Picture:
+    """A plain photo of the number-th test animal of a kind, close, nothing worn; each view has its own light."""
+    animal = random_animal(np.random.default_rng([SUBJECT_SEED, 2, number]), kind)
+    random = np.random.default_rng([SUBJECT_SEED, 3, number, 1 + view])
+    plain = replace(random_pet(random, kind), animal=animal, attributes=(), scale=float(random.uniform(34, 42)))
+    return Picture((), "", "photo", "", float(random.choice((-1.0, 1.0))), int(random.integers(2**31)), (plain,))
 
 
 def write_portrait(number: int, folder: Path) -> None:

@@ -37,8 +37,8 @@ CONTINUED = {
     "denoiser": ("tokenizer", "text_encoder", "vae", "unet"),
 }
 # Going on from a finished model takes fewer steps and smaller ones than starting from nothing.
-LONGER = DiffusionRecipe(steps=2600, learning_rate=6e-4, warm=100)
-DECODER = VaeRecipe(steps=2000, batch=32, learning_rate=1.5e-3, whole_share=0.2, decoder_only=True)
+LONGER = DiffusionRecipe(steps=4200, learning_rate=6e-4, warm=100)
+DECODER = VaeRecipe(steps=1200, batch=32, learning_rate=1.5e-3, whole_share=0.2, decoder_only=True)
 MORE_WORDS = TellingRecipe(steps=800, learning_rate=7e-4)
 
 

@@ -17,6 +17,9 @@ from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.drawing import UNITS, heads
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, run_lesson
 
+# Pixels a side of one latent cell.
+CELL = 4
+
 
 @dataclass(frozen=True)
 class VaeRecipe:
@@ -101,14 +104,17 @@ def batch_of(images: np.ndarray, recipe: VaeRecipe, step: int, seed: int) -> Ten
 
 
 def corner(number: int, side: int, recipe: VaeRecipe, random: np.random.Generator) -> tuple[int, int]:
-    """Top and left of a crop: around the first face of this drawing, or anywhere."""
-    room = side - recipe.crop
+    """Top and left of a crop: around the first face of this drawing, or anywhere; on the border of a latent cell.
+
+    The blocks of pixel art lie on the cells, in whole drawings and so in crops.
+    """
+    room = (side - recipe.crop) // CELL
     if random.random() < recipe.face_share:
         x, y, _, _ = heads(picture_at(MODEL_SEED, number))[0]
         near = np.array([y, x]) * side / UNITS - recipe.crop / 2 + random.uniform(-8, 8, 2)
-        top, left = np.clip(near.round(), 0, room).astype(int)
+        top, left = np.clip((near / CELL).round(), 0, room).astype(int) * CELL
         return int(top), int(left)
-    top, left = random.integers(0, room + 1, size=2)
+    top, left = random.integers(0, room + 1, size=2) * CELL
     return int(top), int(left)
 
 
