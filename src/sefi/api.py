@@ -1,6 +1,7 @@
 """The two verbs of the package: learn a subject, generate pictures."""
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -9,15 +10,17 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
 from sefi.conditioning.prompt import check_used, placeholders, unknown_placeholder
 from sefi.core.config import PRESETS, Config
-from sefi.core.errors import FaceError, IdentityError
+from sefi.core.errors import ConfigError, FaceError, IdentityError
 from sefi.core.names import check_name
 from sefi.core.nouns import GeneratedImage, Identity, Photo
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.generate.sampler import generate as sample
+from sefi.learn.probe import PictureProbe, ProbeJudges
 from sefi.methods import method_named
+from sefi.methods.base import Method, Watched
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.read import read_photo
-from sefi.photo.views import PhotoViews, face_square, whole_square
+from sefi.photo.views import PhotoViews, face_square, rgb_bytes, whole_square
 
 DEFAULT = PRESETS["default"]
 # Face detector used with models that bring none of their own; see open_backbone for the embedded one.
@@ -34,6 +37,7 @@ def learn(  # noqa: PLR0913
     face: int | None = None,
     crop: bool = True,
     detector: str | Path | None = None,
+    judges: str | Path | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -46,6 +50,8 @@ def learn(  # noqa: PLR0913
         face: which face, from the left, if there are several.
         crop: cut the face out; False learns the photo's middle square, face or not.
         detector: a YuNet ONNX file; None takes the model's own or the embedded one.
+        judges: folder of the networks that look at pictures where `learn.probe_every` is set: `face_detection.onnx`,
+            `face_recognition.onnx`, `clip/`; None takes the model's own.
         checkpoint: where to keep and find an unfinished run.
 
     Raises:
@@ -61,7 +67,26 @@ def learn(  # noqa: PLR0913
         else whole_square(read, backbone.resolution)
     )
     views = PhotoViews(square, config.views)
-    return method.learn(name, views, backbone, config, seed, progress or SilentProgress(), checkpoint)
+    probe = picture_probe(method, backbone, square, config, judges) if config.learn.probe_every else None
+    return method.learn(name, views, backbone, config, seed, Watched(progress or SilentProgress(), checkpoint, probe))
+
+
+def picture_probe(
+    method: Method, backbone: Backbone, square: Tensor, config: Config, judges: str | Path | None
+) -> PictureProbe:
+    """What scores an identity while it is learned.
+
+    Raises:
+        ConfigError: the model brings no judges and none are named.
+    """
+    folder = Path(judges) if judges else backbone.judges
+    if folder is None:
+        raise ConfigError(
+            "This model brings no judges to stop at the best step.",
+            "Name a folder of them with --judges, or set learn.probe_every=0.",
+        )
+    applied = partial(method.applied, backbone=backbone)
+    return PictureProbe(applied, backbone, rgb_bytes(square), config, ProbeJudges.of(folder))
 
 
 def needs_face(config: Config, *, crop: bool) -> bool:

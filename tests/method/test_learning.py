@@ -100,13 +100,15 @@ def test_the_norm_limit_holds() -> None:
         torch.testing.assert_close(tokens().norm(dim=-1), (1.5 * row.norm()).expand(5, 2))
 
 
-@given(st.integers(1, 10), st.integers(1, 13), st.integers(0, 10_000))
-@example(3, 3, 0)  # 1000 / 3 is no whole number, and this draw lies on the border of two stages
+@given(st.integers(1, 10), st.integers(1, 13), st.integers(0, 10_000), st.integers(0, 7))
+@example(3, 3, 0, 0)  # 1000 / 3 is no whole number, and this draw lies on the border of two stages
 @settings(max_examples=40, deadline=None)
-def test_stratified_samples_cycle_through_the_stages(stages: int, batch: int, seed: int) -> None:
+def test_stratified_samples_cycle_through_the_stages(stages: int, batch: int, seed: int, step: int) -> None:
     learn = override(PRESETS["default"], [f"learn.stages={stages}", f"learn.batch={batch}"]).learn
-    drawn = timesteps(learn, 1000, stream(seed, "t"))
-    assert [stage_of(int(t), stages, 1000) for t in drawn] == [i % stages for i in range(batch)]
+    drawn = timesteps(learn, 1000, stream(seed, "t"), step)
+    # On from step to step: ten stages and five samples would else leave half of the stages as they were.
+    wanted = [i % stages for i in range(step * batch, (step + 1) * batch)]
+    assert [stage_of(int(t), stages, 1000) for t in drawn] == wanted
 
 
 def test_an_identity_travels_through_its_file_bit_by_bit(tmp_path: Path) -> None:

@@ -34,6 +34,7 @@ def learn(
     face: FaceIndex = None,
     no_crop: NoCrop = False,
     detector: options.Detector = None,
+    judges: options.Judges = None,
     seed: options.Seed = 0,
     out: Out = None,
     download: options.Download = False,
@@ -70,6 +71,7 @@ def learn(
             face=face,
             crop=not no_crop,
             detector=detector,
+            judges=judges,
             progress=progress,
             checkpoint=unfinished,
         )

@@ -36,4 +36,12 @@ Detector = Annotated[
     Path | None,
     typer.Option("--detector", metavar="FILE", help="A YuNet face detector (ONNX) to use."),
 ]
+Judges = Annotated[
+    Path | None,
+    typer.Option(
+        "--judges",
+        metavar="DIR",
+        help="Networks that look on with learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]

@@ -33,6 +33,10 @@ class LearnConfig(Section):
     stage_sampling: Literal["uniform", "stratified"] = "uniform"
     detach_query: bool = False
     token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
+    probe_every: int = Field(
+        0, ge=0, description="steps between looks at pictures; the best are kept, and learning stops when settled"
+    )
+    patience: int = Field(3, ge=1, description="looks without a better one after which learning is settled")
     class_word: str = "person"
     templates: tuple[str, ...] = Field(FACE_TEMPLATES, min_length=1)
 

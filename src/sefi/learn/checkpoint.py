@@ -20,9 +20,11 @@ def save_run(
     optimiser: torch.optim.Optimizer,
     step: int,
     settings: dict[str, Any],
+    best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state, step and settings, atomically."""
+    """Write weights, optimiser state, step, settings and the best tokens so far, atomically."""
     tensors = {f"tokens.{k}": v for k, v in tokens.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     partial = path.with_name(f".{path.name}.partial")
@@ -39,8 +41,10 @@ def save_run(
         raise OutputError(f"{path} cannot be written: {reason}.", "Choose another place.") from error
 
 
-def load_run(path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]) -> int:
-    """Restore a run in place and return its next step; `ConfigError` if it was another run."""
+def load_run(
+    path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+) -> tuple[int, dict[str, Tensor]]:
+    """Restore a run in place; returns its next step and its best tokens; `ConfigError` if it was another run."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
@@ -62,4 +66,4 @@ def load_run(path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, se
             state.setdefault(int(index), {})[key] = value
     groups = optimiser.state_dict()["param_groups"]
     optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return int(about["step"])
+    return int(about["step"]), {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}

@@ -2,6 +2,7 @@
 
 import hashlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
 from sefi.identity.tokens import IdentityTokens
+from sefi.learn.best import Best
 from sefi.learn.checkpoint import load_run, save_run
 from sefi.learn.objective import Losses, losses
 from sefi.learn.sampling import ViewLatents, draw_sample
@@ -25,6 +27,8 @@ from sefi.photo.views import PhotoViews
 
 SAVE_EVERY_SECONDS = 20.0
 
+Probe = Callable[[Tensor], float]
+
 
 def learn_tokens(
     backbone: Backbone,
@@ -33,11 +37,14 @@ def learn_tokens(
     seed: int,
     progress: Progress,
     checkpoint: Path | None = None,
+    probe: Probe | None = None,
 ) -> tuple[Tensor, dict[str, float]]:
     """Learn the tokens of one identity.
 
     Args:
         checkpoint: file to resume from and to save to; None keeps nothing.
+        probe: scores tokens `[stage, 2, width]` every `learn.probe_every` steps; then the best ones are returned, and
+            learning stops early once `learn.patience` probes were no better.
 
     Returns:
         Tokens `[stage, 2, width]`, float32, and the last step's numbers.
@@ -53,15 +60,19 @@ def learn_tokens(
     saved = time.monotonic()
     try:
         for step in range(start, config.learn.steps):
+            run.look(probe)
+            if run.best.settled:
+                break
             numbers = run.advance(step)
             progress.advance(**numbers)
             if checkpoint is not None and time.monotonic() - saved > SAVE_EVERY_SECONDS:
                 run.save(checkpoint)
                 saved = time.monotonic()
+        run.look(probe)
     except KeyboardInterrupt:
         raise run.stopped(checkpoint) from None
     progress.finish()
-    return run.result(), numbers
+    return run.result(), numbers | run.told()
 
 
 class LearningRun:
@@ -69,11 +80,12 @@ class LearningRun:
 
     Attributes:
         done: steps whose update is in the tokens; changes together with them.
+        best: the best tokens so far, where a probe scores them.
     """
 
     def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> None:
         self.backbone, self.config, self.seed = backbone, config, seed
-        self.done = 0
+        self.done, self.best = 0, Best(config.learn.patience)
         row = token_row(backbone, class_token_id(backbone.tokenizer, config.learn.class_word))
         self.tokens = IdentityTokens(row, config.learn, seed)
         self.optimiser = torch.optim.Adam(self.tokens.parameters(), lr=config.learn.learning_rate)
@@ -117,19 +129,35 @@ class LearningRun:
         }
 
     @torch.no_grad()
-    def result(self) -> Tensor:
+    def tokens_now(self) -> Tensor:
         """The tokens as generation uses them, dropout off."""
         return self.tokens.eval()().clone().contiguous()
+
+    def result(self) -> Tensor:
+        """The best tokens that a probe saw, else the last ones."""
+        return self.tokens_now() if self.best.tokens is None else self.best.tokens.to(self.tokens_now().device)
+
+    def look(self, probe: Probe | None) -> None:
+        """Score the tokens if it is time and that was not done before; after a kill it may still have to be."""
+        every = self.config.learn.probe_every
+        due = every > 0 and (self.done % every == 0 or self.done == self.config.learn.steps)
+        if probe is not None and due and self.best.looked < self.done:
+            self.best.offer(self.tokens_now(), self.done, probe(self.tokens_now()))
+
+    def told(self) -> dict[str, float]:
+        """Which step was best and how good it was, where a probe looked."""
+        return {} if self.best.tokens is None else {"best_step": self.best.step, "best_score": self.best.score}
 
     def resume(self, checkpoint: Path | None) -> int:
         """The step to go on with."""
         if checkpoint is not None and checkpoint.is_file():
-            self.done = load_run(checkpoint, self.tokens, self.optimiser, self.settings)
+            self.done, best = load_run(checkpoint, self.tokens, self.optimiser, self.settings)
+            self.best.restore(best)
         return self.done
 
     def save(self, checkpoint: Path) -> None:
         """Keep the run as it is after its last whole step."""
-        save_run(checkpoint, self.tokens, self.optimiser, self.done, self.settings)
+        save_run(checkpoint, self.tokens, self.optimiser, self.done, self.settings, self.best.state())
 
     def stopped(self, checkpoint: Path | None) -> Interrupted:
         """Save after Ctrl-C and say what was kept."""

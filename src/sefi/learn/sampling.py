@@ -32,11 +32,11 @@ class ViewLatents:
         return torch.cat([self.backbone.encode_image(v, random) for v in views.split(ENCODE_AT_ONCE)])
 
 
-def timesteps(config: LearnConfig, total: int, random: torch.Generator) -> Tensor:
-    """Uniform timesteps `[batch]`; stratified: sample i lies in stage i modulo the number of stages."""
+def timesteps(config: LearnConfig, total: int, random: torch.Generator, step: int = 0) -> Tensor:
+    """Uniform timesteps `[batch]`; stratified: samples go through the stages in turn, on from step to step."""
     if config.stage_sampling == "uniform":
         return torch.randint(0, total, (config.batch,), generator=random)
-    stage = torch.arange(config.batch) % config.stages
+    stage = (torch.arange(config.batch) + step * config.batch) % config.stages
     place = torch.rand(config.batch, generator=random)
     # Where the stages do not divide T, truncating alone could fall into the stage below: keep inside this one.
     first, following = (-(-(stage + k) * total // config.stages) for k in (0, 1))
@@ -49,4 +49,4 @@ def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, s
     z = latents(config.batch, step)
     noise = torch.randn(z.shape, generator=random).to(z)
     template = torch.randint(len(config.templates), (config.batch,), generator=random)
-    return Sample(z, noise, timesteps(config, backbone.num_train_timesteps, random).to(z.device), template)
+    return Sample(z, noise, timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template)

@@ -1,0 +1,55 @@
+"""The best tokens so far by a probe's score, and when to stop looking for better ones."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Best:
+    """Keeps the tokens with the highest score.
+
+    Attributes:
+        patience: probes without a better score after which learning is settled.
+        score: the highest so far; any unit.
+        step: steps that had been made then.
+        worse: probes since then.
+        looked: steps that had been made at the last probe.
+        tokens: `[stage, 2, width]` of then; None before the first probe.
+    """
+
+    patience: int
+    score: float = -math.inf
+    step: int = 0
+    worse: int = 0
+    looked: int = 0
+    tokens: Tensor | None = None
+
+    def offer(self, tokens: Tensor, step: int, score: float) -> None:
+        """Take these tokens if their score is higher than every one before; an equal one is no gain."""
+        self.looked = step
+        if score > self.score:
+            self.tokens, self.step, self.score, self.worse = tokens.detach().cpu().clone(), step, score, 0
+        else:
+            self.worse += 1
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing better to be expected."""
+        return self.worse >= self.patience
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything as tensors, for a checkpoint; nothing before the first probe."""
+        if self.tokens is None:
+            return {}
+        numbers = torch.tensor([self.score, self.step, self.worse, self.looked], dtype=torch.float64)
+        return {"tokens": self.tokens, "numbers": numbers}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on where a checkpoint left off."""
+        if state:
+            self.score, *steps = state["numbers"].tolist()
+            self.step, self.worse, self.looked = map(int, steps)
+            self.tokens = state["tokens"]

@@ -1,0 +1,118 @@
+"""How good an identity is while it is learned: a few pictures from frozen noise, seen by judges."""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config, override
+from sefi.core.errors import ConfigError
+from sefi.core.nouns import Identity
+from sefi.core.protocols import Conditioner, FaceDetector, FaceEncoder, SilentProgress
+from sefi.generate.sampler import generate
+from sefi.metrics.encoders import ClipEncoder, SFaceEncoder
+from sefi.metrics.similarity import similarity
+from sefi.photo.detect import YuNetDetector
+from sefi.photo.enlarge import enlarged
+
+# None of these is a prompt of a bundled suite: what stops learning should not be what judges it.
+PROBES = (
+    "a picture of {} in a room",
+    "a picture of {} with a balloon",
+    "an image of {} waving",
+    "an oil painting of {}",
+)
+# Pictures of users and benchmarks have small seeds; these are nobody's.
+FIRST_SEED = 9_000_001
+STEPS = 10
+
+Applied = Callable[[Sequence[Identity]], AbstractContextManager[Conditioner]]
+
+
+@dataclass(frozen=True)
+class ProbeJudges:
+    """The networks of a probe: face detector, face recogniser, CLIP."""
+
+    detect: FaceDetector
+    encode: FaceEncoder
+    clip: ClipEncoder
+
+    @staticmethod
+    def of(folder: Path) -> "ProbeJudges":
+        """From a folder with `face_detection.onnx`, `face_recognition.onnx` and `clip/`.
+
+        Raises:
+            BackboneError: one of them is missing.
+        """
+        return ProbeJudges(
+            YuNetDetector(folder / "face_detection.onnx"),
+            SFaceEncoder(folder / "face_recognition.onnx"),
+            ClipEncoder(folder / "clip"),
+        )
+
+    def face(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
+        """Embedding of the surest face, None without one."""
+        large = enlarged(rgb)
+        faces = self.detect(large)
+        return np.asarray(self.encode(large, faces[0]), np.float32) if faces else None
+
+
+class PictureProbe:
+    """Scores an identity by likeness where the prompt is still obeyed; higher is better, at most 1.
+
+    `score = mean over prompts of id * min(1, clip / clip of the plain word's picture)`: the likeness of the face to the
+    photo's (0 without a face), weakened as far as the picture agrees less with its prompt than the one with the class
+    word from the same noise.
+    Differs: the paper's ID(Prompt) has a fixed threshold that belongs to one CLIP; the plain word needs none.
+
+    Args:
+        applied: a method's context manager on this model.
+        square: the photo as it is learned, uint8 RGB `[side, side, 3]`.
+
+    Raises:
+        ConfigError: the judges find no face in the photo.
+    """
+
+    def __init__(
+        self,
+        applied: Applied,
+        backbone: Backbone,
+        square: NDArray[np.uint8],
+        config: Config,
+        judges: ProbeJudges,
+    ) -> None:
+        known = judges.face(square)
+        if known is None:
+            raise ConfigError(
+                "The probe's judges find no face in the photo.", "Set learn.probe_every=0, or name other judges."
+            )
+        self.known, self.applied, self.backbone, self.judges = known, applied, backbone, judges
+        self.config = override(config, [f"generate.steps={STEPS}"]).generate
+        self.class_word = config.learn.class_word
+        self.texts = judges.clip.texts([prompt.format(self.class_word) for prompt in PROBES])
+        self.plain = self.agreement(self.pictures([]))
+
+    def __call__(self, identity: Identity) -> float:
+        """The score of an identity."""
+        pictures = self.pictures([identity])
+        obeyed = np.minimum(1.0, self.agreement(pictures) / np.maximum(self.plain, 1e-6))
+        faces = [self.judges.face(picture) for picture in pictures]
+        likeness = [0.0 if face is None else similarity(self.known, face) for face in faces]
+        return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
+
+    def pictures(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
+        """A picture of every probe, uint8 RGB, always from the same noise."""
+        word = f"<{identities[0].name}>" if identities else self.class_word
+        seeds = [FIRST_SEED + n for n in range(len(PROBES))]
+        with self.applied(identities) as conditioner:
+            prompts = [prompt.format(word) for prompt in PROBES]
+            made = list(generate(self.backbone, conditioner, prompts, seeds, self.config, SilentProgress()))
+        return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in made]
+
+    def agreement(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """CLIP's cosine of each picture and its probe's sentence, `[probe]`."""
+        return (self.judges.clip.images(pictures) * self.texts).sum(1)
