@@ -1,0 +1,1 @@
+"""Subjects x methods x prompts x seeds: cells, records, statistics, tables."""

@@ -1,0 +1,110 @@
+"""COMPOSER: subjects x ways x prompts x seeds, a line per picture; whatever is on record is not made again."""
+
+import os
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sefi.bench.attended import keep_maps
+from sefi.bench.drawing import Drawn, Place, anchor, drawn, drawn_attending
+from sefi.bench.opened import Bench, group_key
+from sefi.bench.records import Cell, Key, key_of
+from sefi.bench.scoring import scored
+from sefi.bench.subject import Subject
+from sefi.bench.suite import Suite, Way, slug
+from sefi.core.nouns import Identity
+
+
+def planned(suite: Suite, groups: Sequence[Sequence[Subject]]) -> list[Key]:
+    """Every cell of a run: subject, way, prompt and seed; an anchor that is a photograph has one seed only."""
+    return [
+        (group_key(group), way.label, prompt, seed)
+        for group in groups
+        for way in suite.ways
+        if way.control != "same" or all(s.other is not None for s in group)
+        for prompt in range(len(suite.prompts))
+        for seed in (suite.seeds if way.control in (None, "class word") else suite.seeds[:1])
+    ]
+
+
+def run_cells(bench: Bench, numbers: Sequence[int] | None = None) -> int:
+    """Make whatever is missing of these groups (None: all); returns how many pictures were made."""
+    groups = bench.groups()
+    done = {key_of(cell) for cell in bench.run.cells()}
+    chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
+    missing = [key for key in planned(bench.suite, chosen) if key not in done]
+    bench.progress.start(len(missing), "pictures")
+    made = 0
+    for group in chosen:
+        for way in bench.suite.ways:
+            mine = (group_key(group), way.label)
+            for cell in way_cells(bench, group, way, [Place(k[2], k[3]) for k in missing if k[:2] == mine]):
+                bench.run.add(cell)
+                bench.progress.advance()
+                made += 1
+    bench.progress.finish()
+    return made
+
+
+def way_cells(bench: Bench, group: tuple[Subject, ...], way: Way, places: list[Place]) -> Iterator[Cell]:
+    """The records of one group and one way, as they come."""
+    if not places:
+        return
+    identities = [] if way.control else [bench.learner.known(way, s) for s in group]
+    facts = bench.learner.facts(way, identities)
+    for picture in pictures_of(bench, group, way, identities, places):
+        files = {"picture": save_picture(bench, group, way, picture), "maps": save_maps(bench, group, way, picture)}
+        yield scored(bench, group, way, picture) | files | facts
+
+
+def pictures_of(
+    bench: Bench, group: tuple[Subject, ...], way: Way, identities: Sequence[Identity], places: Sequence[Place]
+) -> Iterator[Drawn]:
+    """The pictures of these places; the plain word's, which know no subject, are drawn once for the whole run."""
+    if way.control in ("photo", "same", "other"):
+        rgb = anchor(way.control, group, bench.others(group), bench.backbone.resolution)
+        if rgb is not None:
+            yield from (Drawn(place, rgb) for place in places)
+        return
+    there = [(place, bench.run.path / file_of(group, way, place)) for place in places]
+    if way.control == "class word":
+        yield from (Drawn(place, read_picture(file)) for place, file in there if file.is_file())
+        places = [place for place, file in there if not file.is_file()]
+    names = [f"<{i.name}>" for i in identities] or [bench.suite.kind] * len(group)
+    texts = [bench.suite.prompts[place.prompt].text.format(*names) for place in places]
+    draw = drawn_attending if bench.suite.attention and identities else drawn
+    yield from draw(bench.backbone, identities, texts, places, bench.suite.config(way))
+
+
+def file_of(group: Sequence[Subject], way: Way, place: Place) -> str:
+    """A picture's file, from the run's folder."""
+    who = slug(way.label) if way.control == "class word" else f"{group_key(group)}--{slug(way.label)}"
+    return f"pictures/{who}--{place.prompt}--{place.seed}.png"
+
+
+def save_picture(bench: Bench, group: Sequence[Subject], way: Way, picture: Drawn) -> str:
+    """Write a picture, whole or not at all, unless it was read from there; returns its file from the run's folder."""
+    name = file_of(group, way, picture.place)
+    path = bench.run.path / name
+    if not (way.control == "class word" and picture.seconds is None):
+        partial = path.with_name(f".{os.getpid()}-{path.name}")
+        Image.fromarray(picture.rgb).save(partial, format="PNG")
+        partial.replace(path)
+    return name
+
+
+def save_maps(bench: Bench, group: Sequence[Subject], way: Way, picture: Drawn) -> str | None:
+    """Write where the picture's words looked, if that was asked for; returns the file from the run's folder."""
+    if picture.attended is None:
+        return None
+    name = file_of(group, way, picture.place).replace("pictures/", "attention/").replace(".png", ".safetensors")
+    keep_maps(picture.attended, bench.run.path / name)
+    return name
+
+
+def read_picture(path: os.PathLike[str]) -> NDArray[np.uint8]:
+    """A picture that this run wrote, uint8 RGB."""
+    with Image.open(path, formats=("PNG",)) as image:
+        return np.asarray(image.convert("RGB"), np.uint8)

@@ -1,0 +1,146 @@
+"""A run's folder: what was asked (`run.json`) and one line per picture (`cells.jsonl`); only ever added to."""
+
+import json
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+from sefi.core.errors import ConfigError, OutputError
+
+SCHEMA = 1
+Cell = dict[str, Any]
+Key = tuple[str, str, int, int]
+
+
+class RunFolder:
+    """Reads and adds to one run.
+
+    Args:
+        path: the folder; made when something is first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.about_file, self.cells_file = path / "run.json", path / "cells.jsonl"
+        self.pictures, self.photos, self.identities = (path / n for n in ("pictures", "photos", "identities"))
+
+    def begin(self, about: dict[str, Any]) -> None:
+        """Say what this run is, or check that it is the same as before.
+
+        Raises:
+            ConfigError: the folder holds another run.
+        """
+        for folder in (self.pictures, self.photos, self.identities):
+            folder.mkdir(parents=True, exist_ok=True)
+        if self.about_file.is_file():
+            differing = different(self.about(), json.loads(json.dumps(about)))
+            if differing:
+                raise ConfigError(
+                    f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
+                )
+            return
+        partial = self.about_file.with_suffix(f".{os.getpid()}.partial")
+        partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.about_file)
+
+    def about(self) -> dict[str, Any]:
+        """What was asked.
+
+        Raises:
+            ConfigError: this is no run's folder, or of a newer version.
+        """
+        if not self.about_file.is_file():
+            raise ConfigError(f"{self.path} is no benchmark run.", "Make one with `sefi bench run SUITE --out DIR`.")
+        try:
+            about = json.loads(self.about_file.read_text(encoding="utf-8"))
+        except ValueError:
+            raise ConfigError(f"{self.about_file} is damaged.", "Run the benchmark again with another --out.") from None
+        if about.get("schema", 0) > SCHEMA:
+            raise ConfigError(f"{self.path} was written by a newer sefi.", "Update sefi.")
+        return about
+
+    def cells(self) -> list[Cell]:
+        """Every finished picture, once; a line that a kill cut short is not one."""
+        if not self.cells_file.is_file():
+            return []
+        lines = self.cells_file.read_text(encoding="utf-8").splitlines()
+        cells = [cell for line in lines if (cell := parsed(line)) is not None]
+        first: dict[Key, Cell] = {}
+        for cell in cells:
+            first.setdefault(key_of(cell), cell)
+        return list(first.values())
+
+    def lines(self) -> int:
+        """How many lines there are, quickly; for progress."""
+        return self.cells_file.read_bytes().count(b"\n") if self.cells_file.is_file() else 0
+
+    @contextmanager
+    def alone(self) -> Generator[None]:
+        """Only one run at a time works in a folder; where the system has no such locks, nothing is checked.
+
+        Raises:
+            ConfigError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                lock(file.fileno())
+            except OSError:
+                raise ConfigError(
+                    f"Another run is at work in {self.path}.", "Wait for it, or choose another --out."
+                ) from None
+            yield
+
+    def add(self, cell: Cell) -> None:
+        """Add one line in one write, so that the workers of a run may share the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            with self.cells_file.open("ab", buffering=0) as file:
+                # A kill may have left half a line; this one must not be joined to it.
+                ragged = file.tell() > 0 and not ends_with_newline(self.cells_file)
+                file.write((b"\n" if ragged else b"") + json.dumps(cell).encode() + b"\n")
+        except OSError as error:
+            raise OutputError(f"{self.cells_file} cannot be written: {error.strerror}.", "Free some space.") from error
+
+
+def ends_with_newline(path: Path) -> bool:
+    """Whether a file that is not empty ends a line."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def parsed(line: str) -> Cell | None:
+    """A line as a cell, if it is whole."""
+    try:
+        cell = json.loads(line)
+    except ValueError:
+        return None
+    return cell if isinstance(cell, dict) and {"subject", "way", "prompt", "seed"} <= cell.keys() else None
+
+
+def key_of(cell: Cell) -> Key:
+    """Which cell a record belongs to: subject, way, prompt, seed."""
+    return cell["subject"], cell["way"], cell["prompt"], cell["seed"]
+
+
+def lock(file: int) -> None:
+    """Take a lock that ends with the process, or raise `OSError`."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Names of what two descriptions of a run do not agree on; versions of libraries may differ."""
+    names = (before.keys() | now.keys()) - {"versions"}
+    return sorted(name for name in names if before.get(name) != now.get(name))

@@ -1,0 +1,190 @@
+"""A suite: which subjects, ways, prompts and seeds are compared, read from TOML and checked."""
+
+import tomllib
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from sefi.bench.slots import slots_named
+from sefi.core.config import PRESETS, Config, Section, override
+from sefi.core.errors import ConfigError
+
+BUNDLED = "sefi.bench"
+Control = Literal["class word", "photo", "same", "other"]
+
+
+class Asked(Section):
+    """One prompt.
+
+    Attributes:
+        text: the sentence, `{}` for every subject in it.
+        kind: what it asks for: scene, action, attribute, style, combination, ...
+        wanted: what a reader must see, as (kind, label); empty where no reader is asked.
+    """
+
+    text: str
+    kind: str
+    wanted: tuple[tuple[str, str], ...] = ()
+
+
+class Way(Section):
+    """One way to answer the prompts.
+
+    Attributes:
+        settings: what differs from the preset, as `learn.steps=100`.
+        learned_by: label of the way whose identity is used; None learns one.
+        class_slots: slots that hold the class word instead (the paper's Figure 5): `K` and `V` for every stage, `3` for
+            both of a stage, `3K` for one.
+        strength: 0 is the class word, 1 what was learned.
+        control: an anchor that learns nothing: the plain class word, the photo pasted, another picture of the same
+            subject, another subject's photo.
+    """
+
+    label: str
+    about: str = ""
+    preset: str = "default"
+    settings: tuple[str, ...] = ()
+    learned_by: str | None = None
+    class_slots: tuple[str, ...] = ()
+    strength: float = Field(1.0, ge=0, le=2)
+    control: Control | None = None
+
+
+class Suite(Section):
+    """A whole comparison.
+
+    Attributes:
+        settings: what every way gets on top of its preset and below its own settings.
+        seeds: of the pictures; each prompt is drawn once a seed.
+        subjects: how many drawn ones, and the number of the first, where no photographs are given.
+        together: how many subjects share a picture.
+        kind: what the drawn subjects are: person, or cat, dog or bear; also their class word.
+        attention: also measure where the placeholder looks; one picture at a time, so slower.
+    """
+
+    name: str
+    about: str
+    prompts: tuple[Asked, ...] = Field(min_length=1)
+    ways: tuple[Way, ...] = Field(min_length=1)
+    settings: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = Field((100, 101), min_length=1)
+    subjects: int = Field(4, ge=1)
+    first: int = Field(0, ge=0)
+    together: int = Field(1, ge=1, le=2)
+    kind: str = "person"
+    attention: bool = False
+
+    @model_validator(mode="after")
+    def check_ways(self) -> Self:
+        """Labels differ, and an identity comes from a way that learns one."""
+        names = [slug(way.label) for way in self.ways]
+        for way, name in zip(self.ways, names, strict=True):
+            if not name or names.count(name) > 1:
+                raise ValueError(f"two ways are called {way.label!r}, or their files would be")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is given twice")
+        learning = {w.label for w in self.ways if w.control is None and w.learned_by is None}
+        for way in self.ways:
+            if way.learned_by is not None and way.learned_by not in learning:
+                raise ValueError(f"{way.label!r} uses the identity of {way.learned_by!r}, which no way learns")
+            if way.learned_by is not None and any(s.startswith(("learn.", "views.")) for s in way.settings):
+                raise ValueError(f"{way.label!r} learns nothing, so its settings of learning would be of no use")
+        return self
+
+    @model_validator(mode="after")
+    def check_prompts(self) -> Self:
+        """Every prompt has a place for each of the subjects that share a picture."""
+        for asked in self.prompts:
+            if asked.text.count("{}") != self.together:
+                raise ValueError(f"the prompt {asked.text!r} needs {{}} {self.together} times")
+            if {"{", "}"} & set(asked.text.replace("{}", "")):
+                raise ValueError(f"the prompt {asked.text!r} has braces that are no place for a subject")
+        return self
+
+    def config(self, way: Way) -> Config:
+        """The settings of one way."""
+        if way.preset not in PRESETS:
+            raise ConfigError(f"There is no preset {way.preset!r}.", f"Use {' or '.join(PRESETS)}.")
+        return override(PRESETS[way.preset], [f"learn.class_word={self.kind}", *self.settings, *way.settings])
+
+    def check(self) -> None:
+        """Refuse settings and slots that would only be refused after hours.
+
+        Raises:
+            ConfigError: a preset, setting or slot that does not exist.
+        """
+        for way in self.ways:
+            learn = self.config(self.learner(way)).learn
+            self.config(way)
+            slots_named(way.class_slots, learn.stages)
+
+    def learner(self, way: Way) -> Way:
+        """The way whose identity this one uses."""
+        return next(w for w in self.ways if w.label == (way.learned_by or way.label))
+
+
+def bundled() -> dict[str, str]:
+    """Every bundled suite and what it is about."""
+    found = sorted(f.name for f in folder("suites").iterdir() if f.name.endswith(".toml"))
+    return {name.removesuffix(".toml"): parsed(folder("suites") / name)["about"] for name in found}
+
+
+def open_suite(name: str | Path) -> Suite:
+    """A bundled suite by its name, or a TOML file.
+
+    Raises:
+        ConfigError: there is no such suite, or something in it is wrong.
+    """
+    path = folder("suites") / f"{name}.toml" if str(name) in bundled() else Path(name)
+    if not path.is_file():
+        raise ConfigError(f"There is no suite {str(name)!r}.", f"Use {', '.join(bundled())} or name a TOML file.")
+    tree = parsed(path)
+    lists = tree.pop("prompt_lists", [])
+    own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
+    prompts = [prompt for listed in lists for prompt in prompt_list(str(listed))] + own
+    try:
+        suite = Suite.model_validate({"name": Path(path.name).stem, **tree, "prompts": prompts})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        place = ".".join(str(p) for p in fault["loc"])
+        message = fault["msg"].removeprefix("Value error, ")
+        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}.", "Mend the suite.") from None
+    suite.check()
+    return suite
+
+
+def prompt_list(name: str) -> list[dict[str, Any]]:
+    """A bundled list of prompts.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    there = sorted(f.name.removesuffix(".toml") for f in folder("prompts").iterdir() if f.name.endswith(".toml"))
+    if name not in there:
+        raise ConfigError(f"There is no list of prompts {name!r}.", f"Use {', '.join(there)}.")
+    return parsed(folder("prompts") / f"{name}.toml")["prompts"]
+
+
+def slug(label: str) -> str:
+    """A label as part of a file name.
+
+    >>> slug("one token, 500 steps")
+    'one-token-500-steps'
+    """
+    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
+
+
+def folder(name: str) -> Traversable:
+    """A folder of the package's data."""
+    return files(BUNDLED).joinpath(name)
+
+
+def parsed(path: Path | Traversable) -> dict[str, Any]:
+    """A TOML file as plain values; `ConfigError` if it is none."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is no TOML file: {error}.", "Mend it.") from None

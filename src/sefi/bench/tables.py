@@ -1,0 +1,181 @@
+"""Cells to tables: a row per way, a column per figure, each a mean over subjects with its interval."""
+
+import difflib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sefi.bench.figures import FIGURES, Figure
+from sefi.bench.formulas import Conditions, Run, conditions
+from sefi.bench.records import Cell
+from sefi.bench.statistics import Interval, clustered_interval, paired_difference
+from sefi.core.errors import ConfigError
+
+JUDGES = ("detector", "recogniser", "reader", "clip")
+NEEDS = {  # what is told of those whose name does not say it
+    "clip": "CLIP",
+    "far_threshold": "false-accept threshold",
+    "id_other": "other picture of the subjects",
+    "id_leaked": "picture that two subjects share",
+    "focus": "record of attention",
+    "on_objects": "record of attention",
+}
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A way as a table tells it: label, a sentence on it, and which anchor it is, if any."""
+
+    label: str
+    about: str
+    control: str | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Ways by figures.
+
+    Attributes:
+        kind: The prompt kind that it is of; empty for all prompts.
+        ways: Rows: those under test in the order of the suite, then the anchors.
+        figures: Columns: every figure that at least one way has.
+        missing: Every other figure's name and why it was not computed.
+        values: Way's label and figure's name to mean and interval; `n` is 0 where it was not computed.
+    """
+
+    kind: str
+    ways: tuple[Compared, ...]
+    figures: tuple[Figure, ...]
+    missing: Mapping[str, str]
+    values: Mapping[tuple[str, str], Interval]
+
+    def best(self, figure: Figure) -> frozenset[str]:
+        """Labels of the ways that lead a column: anchors do not compete, and nobody leads if all are equal."""
+        rivals = {way.label: self.values[way.label, figure.name].mean for way in self.ways if way.control is None}
+        known = {label: value for label, value in rivals.items() if not math.isnan(value)}
+        if figure.direction == "none" or len(set(known.values())) < 2:
+            return frozenset()
+        leading = (max if figure.direction == "up" else min)(known.values())
+        return frozenset(label for label, value in known.items() if value == leading)
+
+
+def table(cells: Sequence[Cell], run: Run, kind: str = "") -> Table:
+    """All figures of a run, or of its prompts of one kind.
+
+    Every figure is taken within a subject first, so that each subject counts once whatever the number of its
+    pictures; the interval comes from resampling subjects.
+
+    Args:
+        cells: One for each picture, as in `cells.jsonl`; null is not computed and never counted as 0.
+        run: What was asked, as in `run.json`.
+        kind: Only prompts of this kind; thresholds and ranges stay those of the whole run.
+
+    Raises:
+        ConfigError: There is no picture, or one of a way that the run does not have.
+    """
+    fixed, chosen = conditions(cells, run), [cell for cell in cells if kind in ("", cell["kind"])]
+    there = {str(cell["way"]) for cell in chosen}
+    ways = tuple(way for way in compared(cells, run) if way.label in there)
+    if not ways:
+        raise ConfigError(f"The run has no pictures{of_kind(kind)}.", "Run the benchmark first.")
+    values = {
+        (way.label, figure.name): clustered_interval(by_subject(chosen, fixed, way.label, figure))
+        for way in ways
+        for figure in FIGURES
+    }
+    found = tuple(figure for figure in FIGURES if any(values[way.label, figure.name].computed for way in ways))
+    missing = {figure.name: reason(figure, cells, run) for figure in FIGURES if figure not in found}
+    return Table(kind, ways, found, missing, values)
+
+
+def of_kind(kind: str) -> str:
+    """A kind of prompts as the end of a sentence."""
+    return f" of kind {kind!r}" if kind else ""
+
+
+def compared(cells: Sequence[Cell], run: Run) -> list[Compared]:
+    """The run's ways, anchors last.
+
+    Raises:
+        ConfigError: A cell tells of another way.
+    """
+    ways = [Compared(way["label"], way.get("about") or "", way.get("control")) for way in run["suite"]["ways"]]
+    strange = sorted({str(cell["way"]) for cell in cells} - {way.label for way in ways})
+    if strange:
+        raise ConfigError(f"The run has pictures of {strange[0]!r}, a way it does not name.", "Use its own run.json.")
+    return sorted(ways, key=lambda way: way.control is not None)
+
+
+def by_subject(cells: Sequence[Cell], fixed: Conditions, way: str, figure: Figure) -> dict[str, float]:
+    """One figure of one way for each subject, nan where it was not computed."""
+    return {subject: figure.of(own, fixed) for subject, own in subjects_of(cells, way).items()}
+
+
+def subjects_of(cells: Sequence[Cell], way: str) -> dict[str, list[Cell]]:
+    """The cells of one way by subject, in the order of prompts and seeds."""
+    groups: dict[str, list[Cell]] = {}
+    # Several processes may have written the record: sums must not depend on who was first.
+    for cell in sorted(cells, key=lambda cell: (cell["prompt"], cell["seed"])):
+        if cell["way"] == way:
+            groups.setdefault(str(cell["subject"]), []).append(cell)
+    return groups
+
+
+def reason(figure: Figure, cells: Sequence[Cell], run: Run) -> str:
+    """Why a figure was not computed."""
+    lacking = [need for need in figure.needs if not has(need, cells, run)]
+    told = [NEEDS.get(need, need.replace("_", " ")) for need in lacking]
+    return f"the run has no {' and no '.join(told)}" if told else "no picture tells of it"
+
+
+def has(need: str, cells: Sequence[Cell], run: Run) -> bool:
+    """Whether the run has a judge, a threshold, or a key that is not null in every cell."""
+    if need in JUDGES:
+        return any(name.endswith(need) and file for name, file in (run.get("judges") or {}).items())
+    if need in ("tau", "far_threshold"):
+        return run.get(need) is not None
+    return any(cell.get(need) is not None for cell in cells)
+
+
+def kinds(cells: Sequence[Cell], run: Run) -> list[str]:
+    """Kinds of prompts that have pictures, in the order of the suite."""
+    there = {cell["kind"] for cell in cells}
+    return [kind for kind in dict.fromkeys(prompt["kind"] for prompt in run["suite"]["prompts"]) if kind in there]
+
+
+def by_kind(cells: Sequence[Cell], run: Run) -> dict[str, Table]:
+    """A table for each kind of prompt."""
+    return {kind: table(cells, run, kind) for kind in kinds(cells, run)}
+
+
+def differences(cells: Sequence[Cell], run: Run, way: str, other: str) -> dict[str, Interval]:
+    """One way minus another for every figure that both have, paired by subject.
+
+    Args:
+        cells: As for `table`.
+        run: As for `table`.
+        way: Label of the one.
+        other: Label of the other.
+
+    Returns:
+        Name of the figure to the mean difference in the figure's unit; above 0 means that `way` has more.
+
+    Raises:
+        ConfigError: The run has no way of that label.
+    """
+    labels = [each.label for each in compared(cells, run)]
+    for label in (way, other):
+        if label not in labels:
+            near = difflib.get_close_matches(label, labels, n=1, cutoff=0.0)
+            raise ConfigError(f"The run has no way {label!r}.", f"Did you mean {near[0]!r}?")
+    fixed = conditions(cells, run)
+    pairs = {f.name: [by_subject(cells, fixed, label, f) for label in (way, other)] for f in FIGURES}
+    found = {name: paired_difference(mine, theirs) for name, (mine, theirs) in pairs.items()}
+    return {name: interval for name, interval in found.items() if interval.computed}
+
+
+def differences_to_all(cells: Sequence[Cell], run: Run) -> tuple[str, dict[str, dict[str, Interval]]]:
+    """The first way's label, and its differences to every other way that has pictures, anchors last."""
+    there = {str(cell["way"]) for cell in cells}
+    labels = [way.label for way in compared(cells, run) if way.label in there]
+    return labels[0], {label: differences(cells, run, labels[0], label) for label in labels[1:]}

@@ -1,0 +1,122 @@
+"""`sefi bench`: compare ways to learn a subject, picture by picture, and tell it on one page."""
+
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sefi.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sefi.bench.opened import Bench
+
+app = typer.Typer(no_args_is_help=True, help="Compare ways to learn a subject; report it on one page.")
+
+SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A bundled suite (`sefi bench list`) or a TOML file.")]
+RunFolderName = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; naming it again goes on with it.")]
+Photos = Annotated[
+    Path | None, typer.Option("--photos", metavar="DIR", help="Photographs, or a folder of them for every person.")
+]
+Recogniser = Annotated[Path | None, typer.Option("--recogniser", metavar="FILE", help="An SFace ONNX file.")]
+Clip = Annotated[Path | None, typer.Option("--clip", metavar="DIR", help="Folder of a CLIP model (safetensors).")]
+Tau = Annotated[float | None, typer.Option("--tau", help="Prompt score from which likeness counts in ID(Prompt).")]
+FarThreshold = Annotated[
+    float | None, typer.Option("--far-threshold", help="Likeness that passes as the same person, for your recogniser.")
+]
+Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes that share the work.")]
+Subjects = Annotated[int | None, typer.Option("--subjects", min=1, help="Another number of drawn subjects.")]
+ReportFolder = Annotated[
+    Path | None, typer.Option("--out", metavar="DIR", help="Where the page goes; else RUN/report.")
+]
+
+
+@app.command("list")
+def list_suites(as_json: options.AsJson = False) -> None:
+    """Name the bundled suites."""
+    from sefi.bench.suite import bundled
+    from sefi.cli.output import answer
+
+    found = bundled()
+    text = "\n".join(f"{name:14} {about}" for name, about in found.items())
+    answer({"suites": found}, text, as_json=as_json)
+
+
+@app.command("run")
+def run(
+    suite: SuiteName,
+    out: Out = Path("runs/bench"),
+    subjects: Subjects = None,
+    model: options.Model = options.EMBEDDED,
+    photos: Photos = None,
+    detector: options.Detector = None,
+    recogniser: Recogniser = None,
+    clip: Clip = None,
+    tau: Tau = None,
+    far_threshold: FarThreshold = None,
+    jobs: Jobs = 1,
+    download: options.Download = False,
+    device: options.Device = "auto",
+    dtype: options.Precision = "float32",
+    as_json: options.AsJson = False,
+) -> None:
+    """Make and score every picture of a SUITE; kill it at any time, the same command goes on."""
+    from sefi.bench.suite import open_suite
+    from sefi.cli.benching import Asked, Thresholds, description, open_bench
+    from sefi.cli.output import answer, checked_folder
+    from sefi.cli.progress import TerminalProgress
+
+    chosen = open_suite(suite)
+    if subjects is not None and photos is None:
+        chosen = chosen.model_copy(update={"subjects": subjects})
+    asked = Asked(chosen, checked_folder(out), model, photos, detector, recogniser, clip, download, device, dtype)
+    with TerminalProgress() as progress:
+        bench = open_bench(asked, progress)
+        with bench.run.alone():
+            bench.run.begin(description(asked, bench, Thresholds(tau, far_threshold)))
+            made = all_made(partial(open_bench, asked), bench, jobs)
+    record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.cells())}
+    text = f"{made} pictures made, {record['pictures']} in '{out}'\nnext: sefi bench report {out}"
+    answer(record, text, as_json=as_json)
+
+
+def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int) -> int:
+    """Make what is missing; Ctrl-C says what was kept."""
+    from sefi.bench.workers import run_shared
+    from sefi.core.errors import Interrupted
+
+    try:
+        return run_shared(open_again, bench, jobs)
+    except KeyboardInterrupt:
+        kept = f"Interrupted: {len(bench.run.cells())} pictures are in '{bench.run.path}'."
+        raise Interrupted(kept, "Run the same command again.") from None
+
+
+@app.command("report")
+def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options.AsJson = False) -> None:
+    """Write one page, CSV and JSON of a RUN, finished or not."""
+    from sefi.bench.records import RunFolder
+    from sefi.bench.table_files import tables_csv, tables_json
+    from sefi.cli.output import answer, checked_folder, write_text
+    from sefi.core.errors import ConfigError
+    from sefi.report.attention_rows import draw_attention
+    from sefi.report.bench_page import bench_page
+
+    folder = RunFolder(run_folder)
+    about, cells = folder.about(), folder.cells()
+    if not cells:
+        raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
+    place = checked_folder(out or run_folder / "report")
+    draw_attention(cells, run_folder)
+    texts = {
+        "index.html": bench_page(about, cells, run_folder),
+        "tables.csv": tables_csv(cells, about),
+        "tables.json": tables_json(cells, about),
+    }
+    for name, text in texts.items():
+        write_text(place / name, text)
+    files = [str(place / name) for name in texts]
+    answer({"files": files, "pictures": len(cells)}, "\n".join(files), as_json=as_json)

@@ -1,0 +1,150 @@
+"""What `sefi bench run` names, opened: suite, model, subjects and judges."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sefi.cli.options import EMBEDDED
+from sefi.core.errors import ConfigError
+from sefi.core.protocols import Progress, SilentProgress
+
+if TYPE_CHECKING:
+    from sefi.bench.judging import JudgeFiles
+    from sefi.bench.opened import Bench
+    from sefi.bench.subject import Subject
+    from sefi.bench.suite import Suite
+    from sefi.core.protocols import FaceDetector
+
+# The paper's threshold; it belongs to the paper's CLIP.
+PAPER_TAU = 0.23
+PHOTO_SIDE = 512
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run was asked to do; opens the same in every process."""
+
+    suite: "Suite"
+    out: Path
+    model: str
+    photos: Path | None
+    detector: Path | None
+    recogniser: Path | None
+    clip: Path | None
+    download: bool
+    device: str
+    dtype: str
+
+    def embedded(self) -> bool:
+        """Whether the drawn world is asked: its judges know no photographs."""
+        return self.model == EMBEDDED and self.photos is None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Those that were given; None is found on drawings, or not at all."""
+
+    tau: float | None
+    far: float | None
+
+
+def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
+    """Everything that a run needs.
+
+    Raises:
+        SefiError: the model, a photo or a judge cannot be opened, or the suite wants what no reader knows.
+    """
+    from sefi.bench.judging import Judging
+    from sefi.bench.opened import Bench
+    from sefi.bench.records import RunFolder
+    from sefi.cli.opening import opened
+
+    if asked.photos is None and asked.model != EMBEDDED:
+        raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
+    if asked.photos is not None and asked.suite.kind == "person" and asked.detector is None:
+        raise ConfigError("People are cut out by their faces.", "Name a YuNet face detector (ONNX) with --detector.")
+    judging = Judging(judge_files(asked))
+    judging.check(pair for prompt in asked.suite.prompts for pair in prompt.wanted)
+    subjects = tuple(subjects_of(asked, judging.detect if asked.suite.kind == "person" else None))
+    if len(subjects) < asked.suite.together:
+        raise ConfigError("There are too few subjects to share a picture.", "Give more of them.")
+    backbone = opened(asked.model, download=asked.download, device=asked.device, dtype=asked.dtype)
+    told = progress or SilentProgress()
+    return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress())
+
+
+def judge_files(asked: Asked) -> "JudgeFiles":
+    """The judges that are named; the embedded model brings all of its own."""
+    from sefi.bench.judging import JudgeFiles
+
+    if not asked.embedded():
+        return JudgeFiles(detector=asked.detector, recogniser=asked.recogniser, clip=asked.clip)
+    from sefi.api import embedded_judges
+    from sefi.world.clip_training import CLIP
+    from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER
+
+    folder = embedded_judges()
+    return JudgeFiles(
+        asked.detector or folder / DETECTOR,
+        asked.recogniser or folder / RECOGNISER,
+        folder / SCENE_READER,
+        folder / HEAD_READER,
+        asked.clip or folder / CLIP,
+    )
+
+
+def subjects_of(asked: Asked, detector: "FaceDetector | None") -> "list[Subject]":
+    """The photographs, or as many drawn subjects as the suite says; people are cut out by their faces."""
+    from sefi.bench.subject import Subject, drawn_square, photographs
+
+    if asked.photos is not None:
+        return photographs(asked.photos, detector)
+    from sefi.world.drawing import draw
+    from sefi.world.subjects import pet_portrait, portrait, subject
+
+    suite, found = asked.suite, list["Subject"]()
+    for n in range(suite.first, suite.first + suite.subjects):
+        views = (
+            [portrait(subject(n), n, view) for view in (0, 1)]
+            if suite.kind == "person"
+            else [pet_portrait(suite.kind, n, view) for view in (0, 1)]
+        )
+        squares = [drawn_square(draw(view, PHOTO_SIDE), detector) for view in views]
+        found.append(Subject(f"{suite.kind[0]}{n}", squares[0], squares[1]))
+    return found
+
+
+def description(asked: Asked, bench: "Bench", given: Thresholds) -> dict[str, Any]:
+    """What `run.json` says. Thresholds that an earlier start of this run found are kept: they cost a minute."""
+    from sefi.bench.opened import about
+
+    before = bench.run.about() if bench.run.about_file.is_file() else {}
+    found = thresholds(asked, before)
+    if given.tau is not None:
+        found["tau"] = given.tau
+    if given.far is not None:
+        found["far_threshold"] = given.far
+    return about(bench, judge_files(asked).told(), found)
+
+
+def thresholds(asked: Asked, before: dict[str, Any]) -> dict[str, float | None]:
+    """Tau and the recogniser's threshold: found on drawings for the embedded model's own judges.
+
+    Other judges get the paper's tau, which fits a CLIP like the paper's only, and no threshold of likeness. Animals
+    get neither: the face judges do not know them.
+    """
+    names = ("tau", "far_threshold")
+    if all(name in before for name in names):
+        return {name: before[name] for name in names}
+    if asked.suite.kind != "person":
+        return dict.fromkeys(names)
+    if not asked.embedded():
+        return {"tau": PAPER_TAU, "far_threshold": None}
+    from sefi.api import embedded_judges
+    from sefi.world.calibration import drawn_far_threshold, drawn_tau
+
+    folder = embedded_judges()
+    return {
+        "tau": drawn_tau(folder) if asked.clip is None else PAPER_TAU,
+        "far_threshold": drawn_far_threshold(folder) if asked.recogniser is None else None,
+    }

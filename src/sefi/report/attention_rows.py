@@ -1,0 +1,55 @@
+"""The attention maps of a run to figures: one prompt of one subject, drawn by lot, for every way."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sefi.bench.attended import KeptMaps, read_maps
+from sefi.bench.records import Cell
+from sefi.bench.suite import slug
+from sefi.report.figures import MapRow, attention_figure, save_figure
+
+
+def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path]:
+    """Write `attention/WAY.png` for every way whose maps are on record; all show the same prompt of the same subject.
+
+    Figures of an earlier report are removed: it may have drawn another lot.
+
+    Returns:
+        The files, in the order of the record.
+    """
+    for old in (run / "attention").glob("*.png"):
+        old.unlink()
+    kept = [cell for cell in cells if cell.get("maps") and (run / cell["maps"]).is_file()]
+    if not kept:
+        return []
+    places = sorted({(cell["subject"], cell["prompt"], cell["seed"]) for cell in kept})
+    chosen = places[int(np.random.default_rng(seed).integers(len(places)))]
+    shown = [cell for cell in kept if (cell["subject"], cell["prompt"], cell["seed"]) == chosen]
+    return [draw_one(cell, run) for cell in shown]
+
+
+def draw_one(cell: Cell, run: Path) -> Path:
+    """The figure of one picture: its maps with the identity, and below with the class word."""
+    maps = read_maps(run / cell["maps"])
+    with Image.open(run / cell["picture"]) as image:
+        picture = image.convert("RGB")
+    title = f"{cell['way']}: {cell['subject']}, {cell['text']}"
+    path = run / "attention" / f"{slug(cell['way'])}.png"
+    partial = path.with_name(f".{path.name}.partial")
+    save_figure(attention_figure(rows_of(maps, picture, cell), title=title), partial)
+    partial.replace(path)
+    return path
+
+
+def rows_of(maps: KeptMaps, picture: Image.Image, cell: Cell) -> list[MapRow]:
+    """The two rows of the figure; the share inside the face is the record's."""
+    focus = cell.get("focus")
+    shares = {} if focus is None else dict.fromkeys(maps.placeholders, float(focus))
+    plain = tuple(str(cell["class_word"]) if i in maps.placeholders else w for i, w in enumerate(maps.words))
+    return [
+        MapRow("with the identity", maps.words, maps.maps, picture, maps.placeholders, {}, shares),
+        MapRow("with the class word", plain, maps.reference, picture, maps.placeholders),
+    ]

@@ -1,0 +1,175 @@
+"""The pictures that a run's page shows: some drawn by lot, the best and the worst, and the attention figures."""
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from sefi.bench.formulas import Run
+from sefi.bench.records import Cell
+from sefi.bench.tables import compared
+from sefi.report.sheet import fit
+
+Thing = TypeVar("Thing")
+SIDE = 192  # pixels of a picture on the page
+WIDEST = 1400  # pixels of an attention figure
+SUBJECTS, PROMPTS = 3, 4  # on the sheet
+PICKED = 3  # best, and as many worst
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One picture: its `data:` address, empty where the file is gone, and what is said of it."""
+
+    uri: str
+    caption: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Pictures of one subject: its photos, the prompts, and a row of pictures for each way."""
+
+    subject: str
+    photos: tuple[Shot, ...]
+    prompts: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[Shot | None, ...]], ...]
+
+
+@dataclass(frozen=True)
+class Pick:
+    """One of the best or worst: the photos it is held against, and the picture."""
+
+    photos: tuple[Shot, ...]
+    shot: Shot
+
+
+def drawn_sheets(cells: Sequence[Cell], run: Run, folder: Path, chance: np.random.Generator) -> list[Sheet]:
+    """A sheet for each of a few subjects, who, like prompts and seed, are drawn by lot.
+
+    Rows are the ways under test and the class word; the other anchors are photos.
+
+    Args:
+        cells: Pictures of the run.
+        run: What was asked.
+        folder: The run's folder.
+        chance: Decides what is shown; nothing else does.
+    """
+    there = {cell["subject"] for cell in cells}
+    subjects = some([subject for subject in run["subjects"] if subject in there], SUBJECTS, chance)
+    prompts = some(sorted({int(cell["prompt"]) for cell in cells}), PROMPTS, chance)
+    seed = some(sorted({int(cell["seed"]) for cell in cells}), 1, chance)
+    ways = [way.label for way in compared(cells, run) if way.control in (None, "class word")]
+    places = {(c["subject"], c["way"], c["prompt"]): c for c in cells if c["seed"] in seed}
+    return [
+        Sheet(
+            subject,
+            photos_of(subject, folder),
+            tuple(run["suite"]["prompts"][prompt]["text"].format(*names(subject)) for prompt in prompts),
+            tuple((way, tuple(shot(places.get((subject, way, p)), folder) for p in prompts)) for way in ways),
+        )
+        for subject in subjects
+    ]
+
+
+def names(subject: str) -> list[str]:
+    """What stands in a prompt for a subject, or for the two who share a picture.
+
+    >>> names("ada+bob")
+    ['<ada>', '<bob>']
+    """
+    return [f"<{key}>" for key in subject.split("+")]
+
+
+def some(things: Sequence[Thing], most: int, chance: np.random.Generator) -> list[Thing]:
+    """At most so many of some things, drawn by lot, in their old order."""
+    chosen = chance.permutation(len(things))[:most]
+    return [things[int(index)] for index in sorted(chosen)]
+
+
+def picked(cells: Sequence[Cell], run: Run, folder: Path, way: str) -> tuple[list[Pick], list[Pick]]:
+    """The best and the worst pictures of one way by ID(Prompt), worst last; not computed ones do not take part.
+
+    Pictures with the same ID(Prompt), such as the many zeros, are ordered by prompt score and likeness. Without a tau
+    every picture counts with its likeness.
+    """
+    scored = [c for c in cells if c["way"] == way and c.get("id") is not None and c.get("prompt_score") is not None]
+    ranked = sorted(scored, key=lambda cell: gated(cell, run.get("tau")), reverse=True)
+    count = min(PICKED, len(ranked) // 2)
+    ends = ranked[:count], ranked[len(ranked) - count :]
+    best, worst = ([Pick(photos_of(c["subject"], folder), told_shot(c, folder)) for c in end] for end in ends)
+    return best, worst
+
+
+def gated(cell: Cell, tau: float | None) -> tuple[float, float, float, str, int, int]:
+    """ID(Prompt) of one picture, and what decides between equal ones."""
+    counts = tau is None or cell["prompt_score"] >= tau
+    likeness = float(cell["id"])
+    place = str(cell["subject"]), int(cell["prompt"]), int(cell["seed"])
+    return likeness if counts else 0.0, float(cell["prompt_score"]), likeness, *place
+
+
+def shot(cell: Cell | None, folder: Path) -> Shot | None:
+    """A picture with its scores; None where the run has none."""
+    if cell is None:
+        return None
+    return Shot(
+        thumbnail(folder, cell["picture"], SIDE), scores(cell), f"{cell['subject']}, {cell['way']}: {cell['text']}"
+    )
+
+
+def told_shot(cell: Cell, folder: Path) -> Shot:
+    """A picture that stands alone: whose it is, the prompt and the seed are told too."""
+    caption = f"{cell['subject']}, {cell['text']}, seed {cell['seed']}: {scores(cell)}"
+    return Shot(thumbnail(folder, cell["picture"], SIDE), caption, f"{cell['way']}: {cell['text']}")
+
+
+def scores(cell: Cell) -> str:
+    """What the judges say of one picture, in a few words; nothing of what was not computed."""
+    told: list[str] = []
+    if cell.get("faces") == 0:
+        told.append("no face")
+    elif cell.get("id") is not None:
+        told.append(f"ID {cell['id']:.2f}")
+    if cell.get("prompt_score") is not None:
+        told.append(f"prompt {cell['prompt_score']:.2f}")
+    if cell.get("shown"):
+        told.append(f"{sum(cell['shown'])} of {len(cell['shown'])} shown")
+    return ", ".join(each.replace(" ", "\N{NO-BREAK SPACE}") for each in told)
+
+
+def photos_of(subject: str, folder: Path) -> tuple[Shot, ...]:
+    """The learned photo of a subject, of both where two share a picture."""
+    shots = [(key, thumbnail(folder, f"photos/{key}.png", SIDE)) for key in subject.split("+")]
+    return tuple(Shot(uri, key, f"The learned photo of {key}") for key, uri in shots)
+
+
+def attention_figures(folder: Path) -> list[Shot]:
+    """Every PNG in the run's folder `attention`, by name."""
+    files = sorted(file for file in (folder / "attention").glob("*.png") if file.name[0] != ".")
+    shots = [(file.stem, thumbnail(folder, f"attention/{file.name}", WIDEST)) for file in files]
+    return [Shot(uri, name, f"Attention maps: {name}") for name, uri in shots]
+
+
+def thumbnail(run: Path, name: str, side: int) -> str:
+    """A picture file of the run's folder, no longer than `side` pixels, as a `data:` address.
+
+    Empty if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
+    """
+    file = run / name
+    if not file.resolve().is_relative_to(run.resolve()):
+        return ""
+    try:
+        with Image.open(file) as image:
+            picture = image.convert("RGB") if max(image.size) <= side else fit(image, side)
+    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        return ""
+    buffer = io.BytesIO()
+    # JPEG: a page of a hundred pictures stays below a few megabytes; the run's folder has them bit by bit.
+    picture.save(buffer, format="JPEG", quality=90, subsampling=0)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -1,0 +1,66 @@
+"""Names in plots, moved where they would cover each other."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.text import Annotation
+from matplotlib.transforms import Bbox
+
+Point = tuple[float, float]
+# Where a name may stand beside its point, in typographic points, best first: slantwise, clear of upright bars.
+PLACES = ((8, 6), (8, -14), (-8, 6), (-8, -14), (8, 20), (8, -28), (-8, 20), (-8, -28))
+MARKER = 7  # half the side of what a marker covers
+
+
+def label_points(
+    axis: Axes, points: Mapping[str, Point], colours: Mapping[str, str], lines: Sequence[tuple[Point, Point]] = ()
+) -> None:
+    """Write each name beside its point, at the first place where it covers least.
+
+    Args:
+        axis: With its final limits.
+        points: Name to place, in data units.
+        colours: Name to colour.
+        lines: What else should not be covered: both ends of level or upright lines, in data units.
+    """
+    axis.get_figure(root=True).draw_without_rendering()  # pyright: ignore[reportOptionalMemberAccess]
+    ends = [*lines, *((point, point) for point in points.values())]
+    taken = [Bbox(axis.transData.transform(end)) for end in ends]
+    taken = [box.padded(1 if box.width or box.height else MARKER) for box in taken]
+    for name, point in points.items():
+        costs = [cost(axis, written(axis, name, point, place, colours[name]), taken) for place in PLACES]
+        kept = written(axis, name, point, PLACES[int(np.argmin(costs))], colours[name])
+        taken.append(kept.get_window_extent())
+
+
+def written(axis: Axes, name: str, point: Point, place: Point, colour: str) -> Annotation:
+    """A name at one place beside its point."""
+    side = "left" if place[0] > 0 else "right"
+    return axis.annotate(name, point, place, textcoords="offset points", color=colour, ha=side, fontweight="bold")
+
+
+def cost(axis: Axes, name: Annotation, taken: Sequence[Bbox]) -> int:
+    """What a name would cover, and whether it would leave the axes; takes the name away again."""
+    box, frame = name.get_window_extent(), axis.get_window_extent()
+    name.remove()
+    outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
+    return box.count_overlaps(taken) + 10 * outside
+
+
+def spread(values: Sequence[float], gap: float) -> list[float]:
+    """Values moved apart so that no two are nearer than `gap`, order and mean kept.
+
+    >>> spread([3.0, 0.0, 0.0], 0.75)
+    [2.75, -0.25, 0.5]
+
+    Args:
+        values: Heights in any order.
+        gap: Least distance.
+    """
+    order = np.argsort(values, kind="stable")
+    moved = np.array(values, np.float64)
+    for below, above in pairwise(order):
+        moved[above] = max(moved[above], moved[below] + gap)
+    return [float(v) for v in moved - (moved.mean() - np.mean(values))]

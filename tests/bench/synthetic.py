@@ -1,0 +1,126 @@
+"""A made-up run: three subjects, two ways, four anchors, three prompts, two seeds; scores drawn from a seed."""
+
+import hashlib
+import json
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+SUBJECTS = {"ada": (226, 178, 140), "bob": (150, 104, 78), "eve": (246, 214, 190)}
+PROMPTS = [
+    {"text": "a photo of {} at the beach", "kind": "scene", "wanted": [["scene", "beach"]]},
+    {"text": "a photo of {} holding a cup", "kind": "action", "wanted": [["action", "cup"]]},
+    {
+        "text": "a painting of {} smiling, in the snow",
+        "kind": "combination",
+        "wanted": [["style", "painting"], ["attribute", "smiling"], ["scene", "snow"]],
+    },
+]
+WAYS = [
+    {"label": "class word", "about": "The plain word: what the model does unasked.", "control": "class word"},
+    {"label": "photo", "about": "The learned photo pasted as the picture.", "control": "photo"},
+    {"label": "ours", "about": "Key and value tokens for each stage, with the attention loss.", "control": None},
+    {"label": "one token", "about": "One token, no attention loss: textual inversion.", "control": None},
+    {"label": "same", "about": "Another picture of the subject: the ceiling.", "control": "same"},
+    {"label": "other", "about": "Another subject's photo: the floor.", "control": "other"},
+]
+SEEDS = (7, 11)
+WIDTH = 5
+# Mean likeness, prompt score and chance that something wanted is shown, by way.
+LEVELS = {
+    "class word": (0.08, 0.31, 0.9),
+    "photo": (1.0, 0.17, 0.05),
+    "ours": (0.52, 0.28, 0.85),
+    "one token": (0.61, 0.21, 0.5),
+    "same": (0.74, 0.18, 0.05),
+    "other": (0.11, 0.17, 0.05),
+}
+BACKGROUNDS = ((120, 190, 220), (196, 170, 140), (235, 240, 246))
+
+
+def make_run(**changes):
+    judges = {
+        name: {"file": f"{name}.onnx", "sha256": hashlib.sha256(name.encode()).hexdigest()}
+        for name in ("detector", "recogniser", "scene_reader", "head_reader", "clip")
+    }
+    learning = {"steps": 200, "stages": 5, "attention_weight": 0.003}
+    values = {
+        "schema": 1,
+        "suite": {"name": "synthetic", "about": "Made-up scores.", "prompts": PROMPTS, "ways": WAYS, "seeds": SEEDS},
+        "subjects": list(SUBJECTS),
+        "model": {"name": "tiny-portraits", "fingerprint": "tiny:192:0123456789abcdef"},
+        "judges": judges,
+        "versions": {"sefi": "0.1.0", "torch": "2.13.0"},
+        "settings": {
+            "ours": {"method": "sefi", "learn": learning},
+            "one token": {"method": "sefi", "learn": {**learning, "stages": 1, "attention_weight": 0.0}},
+        },
+        "tau": 0.23,
+        "far_threshold": 0.4,
+    }
+    return values | changes
+
+
+def make_cells(seed=0):
+    chance = np.random.default_rng(seed)
+    return [
+        make_cell(subject, way, prompt, draw, chance)
+        for subject in SUBJECTS
+        for way in WAYS
+        for prompt in range(len(PROMPTS))
+        for draw in (SEEDS if way["control"] in (None, "class word") else SEEDS[:1])
+    ]
+
+
+def make_cell(subject, way, prompt, draw, chance):
+    like, obeyed, sure = LEVELS[way["label"]]
+    faces = 1 if way["control"] else int(chance.choice([0, 1, 2], p=[0.12, 0.8, 0.08]))
+    found = float(np.clip(like + chance.normal(0, 0.05), -1, 1)) if faces else 0.0
+    other = float(np.clip(0.8 * like + chance.normal(0, 0.05), -1, 1)) if faces else 0.0
+    learned = way["control"] is None
+    return {
+        "subject": subject,
+        "way": way["label"],
+        "kind": PROMPTS[prompt]["kind"],
+        "prompt": prompt,
+        "text": PROMPTS[prompt]["text"].format("person"),
+        "seed": draw,
+        "picture": f"pictures/{subject}--{way['label'].replace(' ', '-')}--{prompt}--{draw}.png",
+        "sha256": hashlib.sha256(f"{subject} {way['label']} {prompt} {draw}".encode()).hexdigest()[:16],
+        "faces": faces,
+        "id": found,
+        "id_other": other,
+        "prompt_score": float(obeyed + chance.normal(0, 0.02)),
+        "shown": [bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]],
+        "background": float(chance.uniform(0.3, 0.6)),
+        "embedding": [float(v) for v in chance.normal(0, 1, WIDTH) + 3],
+        "learn_seconds": float(chance.uniform(30, 40)) if learned else None,
+        "draw_seconds": float(chance.uniform(1, 2)),
+        "trained": {"ours": 7680, "one token": 768}.get(way["label"]),
+        "added": 0 if learned else None,
+        "peak_mb": 730.0 if learned else None,
+    }
+
+
+def write_run(folder, run, cells):
+    """The folder as a benchmark leaves it: records, pictures, photos."""
+    for name in ("pictures", "photos"):
+        (folder / name).mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps(run))
+    (folder / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    for subject in SUBJECTS:
+        portrait(subject, (90, 90, 96), 0).save(folder / "photos" / f"{subject}.png")
+    for index, cell in enumerate(cells):
+        portrait(cell["subject"], BACKGROUNDS[cell["prompt"]], index).save(folder / cell["picture"])
+    return folder
+
+
+def portrait(subject, background, index):
+    """A head before a background, moved a little from picture to picture."""
+    picture = Image.new("RGB", (96, 96), background)
+    pen, shift = ImageDraw.Draw(picture), index % 7 - 3
+    pen.ellipse((30 + shift, 22, 66 + shift, 70), SUBJECTS[subject])
+    pen.rectangle((22, 74, 74, 96), (70 + 20 * (index % 5), 60, 110))
+    for x in (40, 56):
+        pen.ellipse((x + shift - 2, 40, x + shift + 2, 44), (30, 30, 34))
+    return picture

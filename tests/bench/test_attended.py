@@ -1,0 +1,69 @@
+"""Attention maps on record: they come back as they were, become one figure per way, and a wrong file is refused."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sefi.bench.attended import keep_maps, read_maps
+from sefi.core.errors import ConfigError
+from sefi.generate.attend import AttendResult
+from sefi.report.attention_rows import draw_attention, rows_of
+
+WORDS = ("<start>", "a", "photo", "of", "<ada>")
+
+
+def attended(seed=0):
+    maps = torch.rand(2, 5, 7, 7, generator=torch.Generator().manual_seed(seed))
+    return AttendResult(WORDS, maps[0], maps[1], (4,), Image.new("RGB", (24, 24)))
+
+
+def test_maps_come_back_as_they_were(tmp_path):
+    found = attended()
+    keep_maps(found, tmp_path / "attention" / "a.safetensors")
+    kept = read_maps(tmp_path / "attention" / "a.safetensors")
+    assert kept.words == WORDS
+    assert kept.placeholders == (4,)
+    assert np.array_equal(kept.maps, found.maps.numpy())
+    assert np.array_equal(kept.reference, found.reference_maps.numpy())
+    assert [p.name for p in (tmp_path / "attention").iterdir()] == ["a.safetensors"]
+
+
+@pytest.mark.parametrize("content", [b"", b"not maps", None])
+def test_another_file_is_refused(tmp_path, content):
+    path = tmp_path / "a.safetensors"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(ConfigError, match="no attention maps"):
+        read_maps(path)
+
+
+def test_every_way_is_drawn_for_the_same_picture(tmp_path):
+    cells = []
+    (tmp_path / "pictures").mkdir()
+    for way in ("ours", "no loss"):
+        for prompt in (0, 1, 2):
+            stem = f"{way}-{prompt}"
+            keep_maps(attended(prompt), tmp_path / "attention" / f"{stem}.safetensors")
+            Image.new("RGB", (24, 24)).save(tmp_path / "pictures" / f"{stem}.png")
+            cells.append(
+                {"subject": "p0", "way": way, "prompt": prompt, "seed": 5, "text": f"prompt {prompt}", "focus": 0.25}
+                | {"maps": f"attention/{stem}.safetensors", "picture": f"pictures/{stem}.png", "class_word": "person"}
+            )
+    cells.append({"subject": "p0", "way": "plain word", "prompt": 0, "seed": 5, "maps": None})
+    files = draw_attention(cells, tmp_path)
+    assert [f.name for f in files] == ["ours.png", "no-loss.png"]
+    for file in files:
+        with Image.open(file) as image:
+            assert image.width > 500
+    assert draw_attention(cells[-1:], tmp_path) == []
+    assert not list((tmp_path / "attention").glob("*.png"))
+
+
+def test_the_class_words_row_names_the_class_word(tmp_path):
+    keep_maps(attended(), tmp_path / "a.safetensors")
+    cell = {"class_word": "dog", "focus": 0.25}
+    ours, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), cell)
+    assert ours.words[4] == "<ada>"
+    assert plain.words[4] == "dog"
+    assert ours.shares == {4: 0.25}

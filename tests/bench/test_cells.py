@@ -1,0 +1,207 @@
+"""A run on a tiny model without judges: every cell once, none twice, and what ways share is made once."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sefi.bench.cells import planned, run_cells
+from sefi.bench.drawing import anchor, square
+from sefi.bench.identities import added_weights, changed, trained_numbers
+from sefi.bench.judging import JudgeFiles, Judging
+from sefi.bench.memory import forget_peak, peak_megabytes
+from sefi.bench.opened import Bench, about
+from sefi.bench.records import RunFolder, key_of
+from sefi.bench.slots import slots_named
+from sefi.bench.subject import SIDE, Subject, drawn_square, photographs
+from sefi.bench.suite import Asked, Suite, Way
+from sefi.core.config import DEFAULT, PAPER, override
+from sefi.core.errors import ConfigError, FaceError, PhotoError
+from sefi.core.nouns import Face, Identity
+from sefi.core.protocols import SilentProgress
+
+WAYS = (
+    Way(label="ours"),
+    Way(label="values only", learned_by="ours", class_slots=("K",)),
+    Way(label="word", control="class word"),
+    Way(label="pasted", control="photo"),
+    Way(label="ceiling", control="same"),
+)
+SUITE = Suite(
+    name="tiny",
+    about="Dogs, so that no face is needed.",
+    prompts=(Asked(text="a photo of {} at the beach", kind="scene"), Asked(text="a photo of {}", kind="plain")),
+    ways=WAYS,
+    settings=("learn.steps=2", "learn.batch=1", "generate.steps=2", "generate.batch_size=3"),
+    seeds=(5, 7),
+    kind="dog",
+)
+
+
+def picture(seed, side=37):
+    return np.random.default_rng(seed).integers(0, 255, (side, side + 2, 3)).astype(np.uint8)
+
+
+SUBJECTS = (Subject("rex", picture(1), picture(2)), Subject("bello", picture(3)), Subject("lassie", picture(4)))
+
+
+@pytest.fixture
+def bench(backbone, tmp_path):
+    silent = SilentProgress()
+    made = Bench(SUITE, SUBJECTS, backbone, Judging(JudgeFiles()), RunFolder(tmp_path / "run"), silent, silent)
+    made.run.begin(about(made, JudgeFiles().told(), {"tau": None, "far_threshold": None}))
+    return made
+
+
+def test_every_cell_is_made_once(bench):
+    assert run_cells(bench) == len(bench.run.cells())
+    wanted = set(planned(SUITE, bench.groups()))
+    # bello and lassie have no other picture: nothing to show as their ceiling.
+    assert {key[0] for key in wanted if key[1] == "ceiling"} == {"rex"}
+    made = [key_of(c) for c in bench.run.cells()]
+    assert len(made) == len(set(made))
+    assert set(made) == wanted
+    assert all((bench.run.path / c["picture"]).is_file() for c in bench.run.cells())
+
+
+def test_an_interrupted_run_redoes_nothing(bench):
+    run_cells(bench, [0])
+    before = bench.run.cells_file.read_text()
+    files = {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()}
+    lines = before.splitlines()
+    bench.run.cells_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
+    assert run_cells(bench, [0]) == 3
+    again = {key_of(c): c["sha256"] for c in bench.run.cells()}
+    assert again == {key_of(c): c["sha256"] for c in map(json.loads, lines)}
+    assert {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()} == files
+
+
+def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(bench):
+    run_cells(bench)
+    word = [c for c in bench.run.cells() if c["way"] == "word"]
+    assert len(word) == len(SUBJECTS) * 4
+    assert len({c["picture"] for c in word}) == 4
+    assert len({c["sha256"] for c in word}) <= 4
+
+
+def test_a_changed_way_uses_the_identity_of_its_source(bench):
+    run_cells(bench, [0])
+    assert [p.name for p in bench.run.identities.iterdir()] == ["rex--ours.safetensors"]
+    identity = Identity.load(bench.run.identities / "rex--ours.safetensors")
+    values = changed(identity, WAYS[1], bench.backbone)
+    assert values.tokens[:, 1].equal(identity.tokens[:, 1])
+    assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
+    assert changed(identity, WAYS[0], bench.backbone) is identity
+    cell = next(c for c in bench.run.cells() if c["way"] == "values only")
+    assert cell["trained"] == 5 * 2 * bench.backbone.width
+    assert trained_numbers(identity, override(DEFAULT, ["learn.split_key_value=false"])) == 5 * bench.backbone.width
+    anchors = [c for c in bench.run.cells() if c["way"] == "pasted"]
+    assert {(c["trained"], c["learn_seconds"], c["draw_seconds"]) for c in anchors} == {(None, None, None)}
+    assert cell["added"] == 0
+    assert cell["learn_seconds"] > 0
+
+
+def test_no_judge_is_no_score(bench):
+    run_cells(bench, [1])
+    for cell in bench.run.cells():
+        for name in ("faces", "id", "id_other", "prompt_score", "shown", "embedding", "background", "focus"):
+            assert cell[name] is None
+
+
+def test_another_suite_does_not_go_into_the_same_folder(bench):
+    other = replace(bench, suite=SUITE.model_copy(update={"seeds": (5,)}))
+    with pytest.raises(ConfigError, match="suite differ"):
+        bench.run.begin(about(other, JudgeFiles().told(), {"tau": None, "far_threshold": None}))
+
+
+def test_subjects_in_twos(bench):
+    both = replace(bench, suite=SUITE.model_copy(update={"together": 2}))
+    assert [[s.key for s in group] for group in both.groups()] == [["rex", "bello"]]
+    assert [s.key for s in both.others(both.groups()[0])] == ["lassie"]
+    assert [s.key for s in bench.others((SUBJECTS[2],))] == ["rex"]
+
+
+def test_anchors_show_photographs():
+    rex, bello, _ = SUBJECTS
+    assert np.array_equal(anchor("photo", [rex], [bello], 13), square(rex.photo, 13))
+    assert np.array_equal(anchor("other", [rex], [bello], 13), square(bello.photo, 13))
+    assert anchor("same", [bello], [rex], 13) is None
+    assert anchor("other", [rex], [], 13) is None
+    assert anchor("photo", [rex, bello], [], 16).shape == (16, 16, 3)
+
+
+def test_slots_by_name():
+    assert sorted(slots_named(("1",), 3)) == [(1, "K"), (1, "V")]
+    assert sorted(slots_named(("K", "2V"), 3)) == [(0, "K"), (1, "K"), (2, "K"), (2, "V")]
+    for wrong in ("Q", "K2", "", "3VK", "-1"):
+        with pytest.raises(ConfigError, match="no slot"):
+            slots_named((wrong,), 3)
+    with pytest.raises(ConfigError, match="no slot"):
+        slots_named(("7",), 3)
+
+
+def test_added_weights_are_the_papers():
+    assert added_weights(PAPER, 768) == 31_477_248
+    assert added_weights(DEFAULT, 768) == 0
+
+
+def test_photographs_come_from_files_and_folders(tmp_path):
+    Image.fromarray(picture(1)).save(tmp_path / "Réx the dog.png")
+    Image.fromarray(picture(1)).save(tmp_path / ".hidden.png")
+    (tmp_path / "bello").mkdir()
+    for n in (1, 2, 3):
+        Image.fromarray(picture(10 + n)).save(tmp_path / "bello" / f"{n}.jpg", quality=95)
+    rex, bello = photographs(tmp_path, None)
+    assert (rex.key, bello.key) == ("Rex-the-dog", "bello")
+    assert rex.other is None
+    assert bello.other is not None
+    assert rex.photo.shape == (SIDE, SIDE, 3)
+    assert np.array_equal(rex.photo, drawn_square(picture(1), None))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PhotoError, match="no pictures"):
+        photographs(tmp_path / "empty", None)
+    with pytest.raises(PhotoError, match="no folder"):
+        photographs(tmp_path / "nowhere", None)
+
+
+def test_two_subjects_of_one_name_are_refused(tmp_path):
+    for name in ("ada.png", "Ada.jpg"):
+        Image.fromarray(picture(1)).save(tmp_path / name)
+    with pytest.raises(PhotoError, match="Two subjects would be called"):
+        photographs(tmp_path, None)
+
+
+def test_a_photo_without_a_face_is_named_before_anything_is_learned(tmp_path):
+    for name in ("ada", "bob"):
+        (tmp_path / name).mkdir()
+        Image.fromarray(picture(1, 331)).save(tmp_path / name / "1.png")
+        Image.fromarray(picture(2, 331)).save(tmp_path / name / "2.png")
+    face = Face(100.0, 100.0, 120.0, 120.0, ((130.0, 130.0),) * 5, 0.9)
+    seen = []
+
+    def detect(rgb):
+        seen.append(rgb)
+        return [face] if len(seen) == 1 else []
+
+    with pytest.raises(FaceError, match=r"bob.1\.png: No face"):
+        photographs(tmp_path, detect)
+    # ada's second picture, the second look, has no face: she has nothing to be compared with.
+    assert len(seen) == 3
+
+
+def test_peak_memory_begins_anew(bench):
+    held = np.ones((200, 1 << 17))
+    before = peak_megabytes(bench.backbone)
+    del held
+    forget_peak(bench.backbone)
+    after = peak_megabytes(bench.backbone)
+    assert before is None or after < before - 100
+
+
+def test_errors_travel_between_processes():
+    import copy
+
+    again = copy.copy(FaceError("No face.", "Use another photo."))
+    assert (type(again), again.problem, again.remedy) == (FaceError, "No face.", "Use another photo.")

@@ -1,0 +1,300 @@
+"""Every figure of a run, computed by hand on few cells; null is never 0; subjects count once each."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from sefi.bench.figures import FIGURES
+from sefi.bench.formulas import conditions
+from sefi.bench.statistics import Interval
+from sefi.bench.table_files import as_csv, as_json, as_markdown, heading, tables_csv, tables_json, told, told_range
+from sefi.bench.tables import by_kind, differences, differences_to_all, table
+from sefi.core.errors import ConfigError
+
+FIGURE = {figure.name: figure for figure in FIGURES}
+SUITE = {
+    "name": "hand",
+    "prompts": [
+        {"text": "a photo of {} at the beach", "kind": "scene", "wanted": [["scene", "beach"]]},
+        {"text": "{} smiling in the snow", "kind": "both", "wanted": [["attribute", "smiling"], ["scene", "snow"]]},
+    ],
+    "ways": [
+        {"label": "photo", "about": "", "control": "photo"},
+        {"label": "ours", "about": "", "control": None},
+        {"label": "theirs", "about": "", "control": None},
+    ],
+    "seeds": [1, 2],
+}
+
+
+def make_run(**changes):
+    values = {"schema": 1, "suite": SUITE, "model": {"name": "m", "fingerprint": "f"}, "tau": 0.25, "judges": {}}
+    return values | changes
+
+
+def cell(**changes):
+    values = {"subject": "ada", "way": "ours", "kind": "scene", "prompt": 0, "seed": 1}
+    return values | changes
+
+
+def scored(*pairs, **more):
+    """Cells of likeness and prompt score; a likeness of None is a picture without a face."""
+    return [
+        cell(id=like or 0.0, faces=int(like is not None), prompt_score=score, seed=seed, **more)
+        for seed, (like, score) in enumerate(pairs)
+    ]
+
+
+def value(name, cells, run=None):
+    return FIGURE[name].of(cells, conditions(cells, run or make_run()))
+
+
+PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("id", (0.5 + 0.7 + 0 + 0.2) / 4),
+        ("id_detected", (0.5 + 0.7 + 0.2) / 3),
+        ("face", 3 / 4),
+        ("one_face", 3 / 4),
+        ("prompt", (0.3 + 0.2 + 0.4 + 0.25) / 4),
+        ("id_prompt", (0.5 + 0 + 0 + 0.2) / 4),  # a score of exactly tau counts
+        ("id_prompt_area", (0.5 * 0.5 + 0.7 * 0 + 0 + 0.2 * 0.25) / 4),  # tau from 0.2 to 0.4
+        ("verified", 2 / 4),
+    ],
+)
+def test_figures_by_hand(name, expected):
+    assert value(name, PICTURES, make_run(far_threshold=0.5)) == pytest.approx(expected)
+
+
+def test_a_second_face_is_a_face_but_not_exactly_one():
+    cells = [cell(faces=2), cell(faces=1), cell(faces=0)]
+    assert value("face", cells) == pytest.approx(2 / 3)
+    assert value("one_face", cells) == pytest.approx(1 / 3)
+    pair = make_run(suite={**SUITE, "together": 2})
+    assert value("one_face", [*cells, cell(faces=2)], pair) == pytest.approx(2 / 4)
+
+
+def test_copying_looks_at_faces_only():
+    cells = [cell(id=0.7, id_other=0.4, faces=1), cell(id=0.5, id_other=0.6, faces=1), cell(id=0, id_other=0, faces=0)]
+    assert value("copy", cells) == pytest.approx(0.1)
+    assert value("id_other", cells) == pytest.approx(1.0 / 3)
+
+
+def test_what_is_shown_counts_by_picture_and_by_kind():
+    cells = [cell(shown=[True]), cell(shown=[False]), cell(prompt=1, shown=[True, False])]
+    assert value("shown", cells) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert value("shown_scene", cells) == pytest.approx(1 / 3)
+    assert value("shown_attribute", cells) == 1.0
+    assert math.isnan(value("shown_style", cells))
+
+
+def test_diversity_is_taken_within_a_prompt():
+    # Within prompt 0 the pictures are at right angles, within prompt 1 equal; across prompts they would differ more.
+    cells = [
+        cell(prompt=0, embedding=[1.0, 0.0, 0.0]),
+        cell(prompt=0, embedding=[0.0, 3.0, 0.0]),
+        cell(prompt=1, embedding=[0.0, 0.0, 2.0]),
+        cell(prompt=1, embedding=[0.0, 0.0, 5.0]),
+    ]
+    assert value("diversity", cells) == pytest.approx((1 + 0) / 2)
+    assert math.isnan(value("diversity", cells[1:3]))
+
+
+def test_memory_is_the_most_and_seconds_are_the_mean():
+    cells = [cell(peak_mb=7.0, draw_seconds=1.0), cell(peak_mb=5.0, draw_seconds=2.0)]
+    assert value("peak_mb", cells) == 7.0
+    assert value("draw_seconds", cells) == 1.5
+
+
+@pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
+def test_nothing_that_was_not_computed_counts(figure):
+    """Cells full of null next to whole ones change no figure, and alone give nan, not 0."""
+    empty = cell(
+        **dict.fromkeys(("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding", "peak_mb"))
+    )
+    run = make_run(far_threshold=0.5)
+    assert math.isnan(figure.of([empty], conditions([empty], run)))
+    whole = [
+        {**c, "shown": [True], "id_other": 0.1, "embedding": [1.0, float(c["seed"])], "peak_mb": 3.0} for c in PICTURES
+    ]
+    fixed = conditions(whole, run)
+    assert conditions([*whole, empty], run) == fixed
+    assert figure.of([*whole, empty], fixed) == pytest.approx(figure.of(whole, fixed), nan_ok=True)
+
+
+def test_every_figure_is_told_apart_and_explained():
+    assert len(FIGURE) == len(FIGURES) == len({figure.label for figure in FIGURES})
+    assert all(figure.about.endswith(".") and figure.needs is not None for figure in FIGURES)
+
+
+def test_each_subject_counts_once_whatever_the_number_of_pictures():
+    cells = [*scored((0.2, 0.3), (0.4, 0.3), (0.6, 0.3)), *scored((0.8, 0.3), subject="bob")]
+    found = table(cells, make_run()).values["ours", "id"]
+    assert found.mean == pytest.approx((0.4 + 0.8) / 2)
+    assert found.n == 2
+    assert (found.low, found.high) == (pytest.approx(0.4), pytest.approx(0.8))
+
+
+def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
+    cells = [*scored((0.5, 0.3)), *scored((0.6, 0.3), way="theirs"), *scored((1.0, 0.1), way="photo")]
+    found = table(cells, make_run())
+    assert [way.label for way in found.ways] == ["ours", "theirs", "photo"]
+    names = [figure.name for figure in found.figures]
+    assert names == [figure.name for figure in FIGURES if figure.name in names]
+    assert {"id", "prompt", "face"} <= set(names)
+    assert "background" not in names
+    assert set(names) | set(found.missing) == set(FIGURE)
+
+
+def test_a_figure_that_one_way_has_not_is_not_computed_there():
+    cells = [*scored((0.5, 0.3)), *scored((0.6, None), way="theirs")]
+    found = table(cells, make_run())
+    assert found.values["ours", "prompt"].mean == 0.3
+    assert not found.values["theirs", "prompt"].computed
+
+
+def test_reasons_name_what_is_missing():
+    judges = {"detector": {"file": "d", "sha256": "0"}, "recogniser": None, "scene_reader": None, "clip": None}
+    missing = table([cell(faces=1)], make_run(judges=judges)).missing
+    assert missing["id"] == "the run has no recogniser"
+    assert missing["id_prompt"] == "the run has no recogniser and no CLIP"
+    assert missing["shown"] == "the run has no reader"
+    assert missing["verified"] == "the run has no recogniser and no false-accept threshold"
+    judges["scene_reader"] = judges["recogniser"] = {"file": "r", "sha256": "1"}
+    missing = table([cell(faces=1)], make_run(judges=judges)).missing
+    assert missing["shown"] == "no picture tells of it"
+    assert missing["copy"] == "the run has no other picture of the subjects"
+
+
+def test_kinds_are_slices_under_the_whole_runs_conditions():
+    other = scored((0.4, 0.9), (0.6, 0.35), prompt=1, kind="both")
+    found = by_kind([*PICTURES, *other], make_run())
+    assert list(found) == ["scene", "both"]
+    assert found["scene"].values["ours", "id"].mean == pytest.approx(0.35)
+    assert found["both"].values["ours", "id"].mean == pytest.approx(0.5)
+    # tau runs from 0.2 to 0.9 in both, though "scene" alone ends at 0.4.
+    assert found["scene"].values["ours", "id_prompt_area"].mean == pytest.approx((0.5 / 7 + 0.2 * 0.05 / 0.7) / 4)
+
+
+def test_differences_are_paired_by_subject():
+    cells = [
+        *scored((0.5, 0.3)),
+        *scored((0.9, 0.3), subject="bob"),
+        *scored((0.1, 0.3), subject="eve"),
+        *scored((0.4, 0.4), way="theirs"),
+        *scored((0.6, 0.4), way="theirs", subject="bob"),
+    ]
+    found = differences(cells, make_run(), "ours", "theirs")
+    assert (found["id"].mean, found["id"].n) == (pytest.approx(0.2), 2)
+    assert (found["id"].low, found["id"].high) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert found["prompt"].high < 0
+    assert "shown" not in found
+    first, others = differences_to_all(cells, make_run())
+    assert (first, list(others)) == ("ours", ["theirs"])
+    assert others["theirs"] == found
+
+
+def test_a_way_that_does_not_exist_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'theirs'"):
+        differences(PICTURES, make_run(), "ours", "their")
+    with pytest.raises(ConfigError, match="pictures of 'mine'"):
+        table([cell(way="mine", id=0.1)], make_run())
+
+
+@pytest.mark.parametrize("kind", ["", "style"])
+def test_a_run_without_pictures_is_refused(kind):
+    with pytest.raises(ConfigError, match="no pictures"):
+        table([] if not kind else PICTURES, make_run(), kind)
+
+
+def test_the_best_is_bold_and_anchors_do_not_compete():
+    cells = [*scored((0.5, 0.3)), *scored((0.6, 0.2), way="theirs"), *scored((1.0, 0.9), way="photo")]
+    found = table(cells, make_run())
+    assert found.best(FIGURE["id"]) == {"theirs"}
+    assert found.best(FIGURE["prompt"]) == {"ours"}
+    assert found.best(FIGURE["face"]) == frozenset()  # all equal: nobody leads
+    assert table(scored((0.5, 0.3)), make_run()).best(FIGURE["id"]) == frozenset()
+    lines = as_markdown(found).splitlines()
+    assert lines[0].startswith("| way | ID(Prompt) ↑ |")
+    assert "**0.600**" in next(line for line in lines if line.startswith("| theirs"))
+    assert "**" not in next(line for line in lines if line.startswith("| photo"))
+
+
+def test_lower_is_better_where_the_arrow_says_so():
+    cells = [cell(draw_seconds=2.0), cell(way="theirs", draw_seconds=1.0)]
+    assert table(cells, make_run()).best(FIGURE["draw_seconds"]) == {"theirs"}
+    assert heading(FIGURE["draw_seconds"]) == "drawing ↓"
+
+
+def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():
+    run = make_run(suite={**SUITE, "ways": [{"label": "a|b", "about": "", "control": None}]})
+    cells = [*scored((0.2, 0.3), way="a|b"), *scored((0.4, 0.3), way="a|b", subject="bob")]
+    text = as_markdown(table(cells, run))
+    assert "| a\\|b |" in text
+    assert "0.300 [0.200, 0.400]" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
+
+
+def test_numbers_read_well():
+    assert told(math.nan, "cosine") == "-"
+    assert told(0.979, "share") == "97.9%"
+    assert told(-0.25, "seconds", sign=True) == "-0.2 s"
+    assert told_range(Interval(0.5, math.nan, math.nan, 1), "cosine") == ""
+    assert told_range(Interval(0.0, -0.125, 0.125, 4), "cosine", sign=True) == "[-0.125, +0.125]"
+
+
+def test_json_says_null_where_nothing_was_computed():
+    cells = [*scored((0.5, 0.3)), *scored((0.6, None), way="theirs")]
+    found = json.loads(json.dumps(as_json(table(cells, make_run())), allow_nan=False))
+    assert found["values"]["theirs"]["prompt"] is None
+    assert found["values"]["ours"]["prompt"] == {"mean": 0.3, "low": None, "high": None, "n": 1}
+    assert found["not_computed"]["shown"] == "the run has no reader"
+
+
+def test_csv_has_a_line_for_every_way_and_figure(synthetic):
+    run, cells = synthetic.make_run(), synthetic.make_cells()
+    found = table(cells, run)
+    lines = list(csv.DictReader(io.StringIO(as_csv(found))))
+    assert len(lines) == len(found.ways) * len(found.figures)
+    line = next(each for each in lines if (each["way"], each["figure"]) == ("ours", "id"))
+    expected = found.values["ours", "id"]
+    assert (float(line["mean"]), float(line["low"]), int(line["n"])) == (expected.mean, expected.low, 3)
+    empty = next(each for each in lines if (each["way"], each["figure"]) == ("photo", "diversity"))
+    assert (empty["mean"], empty["n"], empty["control"]) == ("", "", "photo")
+
+
+def test_one_plain_loop_gives_the_same_means(synthetic):
+    """Parity: the whole table against pandas-like grouping written out."""
+    run, cells = synthetic.make_run(), synthetic.make_cells(5)
+    found = table(cells, run)
+    for way in ("ours", "one token", "class word"):
+        likes, gated = [], []
+        for subject in synthetic.SUBJECTS:
+            mine = [c for c in cells if (c["way"], c["subject"]) == (way, subject)]
+            assert len(mine) == 6
+            likes.append(sum(c["id"] for c in mine) / 6)
+            gated.append(sum(c["id"] if c["prompt_score"] >= 0.23 else 0.0 for c in mine) / 6)
+        assert found.values[way, "id"].mean == pytest.approx(np.mean(likes))
+        assert found.values[way, "id_prompt"].mean == pytest.approx(np.mean(gated))
+
+
+def test_everything_in_one_file(synthetic):
+    run, cells = synthetic.make_run(), synthetic.make_cells()
+    found = json.loads(tables_json(cells, run))
+    assert list(found["kinds"]) == ["scene", "action", "combination"]
+    assert found["differences"]["way"] == "ours"
+    assert list(found["differences"]["less"]) == ["one token", "class word", "photo", "same", "other"]
+    assert {line["kind"] for line in csv.DictReader(io.StringIO(tables_csv(cells, run)))} == {"", *found["kinds"]}
+
+
+def test_the_order_of_the_records_changes_no_bit(synthetic):
+    """Several processes may write one record: lines come as they come."""
+    run, cells = synthetic.make_run(), synthetic.make_cells()
+    assert as_json(table(cells, run)) == as_json(table(list(reversed(cells)), run))

@@ -1,0 +1,92 @@
+"""`sefi bench`, end to end on a tiny model without judges."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SUITE = """
+about = "Dogs, so that no face is needed."
+kind = "dog"
+seeds = [5]
+settings = ["learn.steps=2", "learn.batch=1", "generate.steps=2"]
+
+[[prompts]]
+text = "a photo of {} at the beach"
+kind = "scene"
+
+[[ways]]
+label = "ours"
+
+[[ways]]
+label = "word"
+control = "class word"
+"""
+
+
+@pytest.fixture
+def asked(model_folder, tmp_path):
+    """What every call of `sefi bench run` is told here."""
+    suite, photos = tmp_path / "dogs.toml", tmp_path / "photos"
+    suite.write_text(SUITE)
+    photos.mkdir()
+    for n, name in enumerate(("rex", "bello")):
+        pixels = np.random.default_rng(n).integers(0, 255, (41, 37, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(photos / f"{name}.png")
+    return [suite, "--model", model_folder, "--photos", photos, "--device", "cpu", "--out", tmp_path / "run"]
+
+
+def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
+    for made in (4, 0):
+        found = sefi("bench", "run", *asked, "--json")
+        assert found.exit_code == 0, found.output
+        assert json.loads(found.stdout) == {"run": str(tmp_path / "run"), "made": made, "pictures": 4}
+    found = sefi("bench", "report", tmp_path / "run", "--json")
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["pictures"] == 4
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert "not computed" in page
+    assert "rex" in page
+    assert json.loads((tmp_path / "run" / "report" / "tables.json").read_text())
+    assert (tmp_path / "run" / "report" / "tables.csv").read_text().count("\n") > 1
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_same_pictures(sefi, asked, tmp_path):
+    found = sefi("bench", "run", *asked, "--json")
+    assert found.exit_code == 0, found.output
+    shared = [*asked[:-1], tmp_path / "shared"]
+    found = sefi("bench", "run", *shared, "--jobs", 2, "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["made"] == 4
+
+    def pictures(folder):
+        lines = (tmp_path / folder / "cells.jsonl").read_text().splitlines()
+        return {(c["subject"], c["way"]): c["sha256"] for c in map(json.loads, lines)}
+
+    assert pictures("shared") == pictures("run")
+
+
+def test_the_suites_are_listed(sefi):
+    found = sefi("bench", "list", "--json")
+    assert found.exit_code == 0, found.output
+    assert {"quick", "main", "table2", "slots", "pairs", "cats"} <= set(json.loads(found.stdout)["suites"])
+
+
+def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_folder):
+    assert "no suite" in refused("bench", "run", "nothing", "--out", tmp_path / "run")
+    assert "no drawn people" in refused("bench", "run", "quick", "--model", model_folder, "--out", tmp_path / "run")
+    assert "no benchmark run" in refused("bench", "report", tmp_path)
+    people = [asked[0].with_name("people.toml"), *asked[1:]]
+    people[0].write_text(SUITE.replace('kind = "dog"', 'kind = "person"'))
+    assert "cut out by their faces" in refused("bench", "run", *people)
+    assert "no folder" in refused("bench", "run", *asked[:3], "--photos", tmp_path / "none", "--out", tmp_path / "run")
+
+
+def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
+    found = sefi("bench", "run", *asked, "--json")
+    assert found.exit_code == 0, found.output
+    asked[0].write_text(SUITE.replace("seeds = [5]", "seeds = [7]"))
+    assert "suite differ" in refused("bench", "run", *asked)

@@ -1,0 +1,194 @@
+"""`sefi study`: a page from a run's folder, and the outcome from answers files."""
+
+import json
+import re
+from itertools import product
+
+import pytest
+import typer
+from PIL import Image
+from typer.testing import CliRunner
+
+from sefi.cli.reporting import ReportingGroup
+from sefi.cli.study import app as study_app
+
+SUBJECTS, WAYS, PROMPTS, SEEDS = ("ada", "bob"), ("ours", "rival", "third"), ("beach", "cup", "snow"), (7, 8)
+
+
+@pytest.fixture
+def study():
+    """Run `sefi study ...`; a stand-alone program around it, so that this holds wherever it is hung in."""
+    program = typer.Typer(cls=ReportingGroup)
+    program.add_typer(study_app, name="study")
+
+    def run(*words):
+        return CliRunner().invoke(program, ["study", *map(str, words)])
+
+    return run
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    """A finished run of 2 subjects, 3 ways, 3 prompts and 2 seeds, its pictures plain colours."""
+    folder = tmp_path / "run"
+    for name in ("pictures", "photos"):
+        (folder / name).mkdir(parents=True)
+    for shade, subject in enumerate(SUBJECTS):
+        Image.new("RGB", (96, 96), (0, shade, 200)).save(folder / f"photos/{subject}.png")
+    prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
+    ways = [{"label": label, "about": "", "control": None} for label in WAYS]
+    about = {"schema": 1, "suite": {"name": "tiny", "prompts": prompts, "ways": ways, "seeds": SEEDS}}
+    (folder / "run.json").write_text(json.dumps(about))
+    cells = [cell(folder, *one) for one in product(SUBJECTS, WAYS, range(3), SEEDS)]
+    (folder / "cells.jsonl").write_text("".join(json.dumps(one) + "\n" for one in cells))
+    return folder
+
+
+def cell(folder, subject, way, prompt, seed):
+    file = f"pictures/{subject}-{way}-{prompt}-{seed}.png"
+    colour = (90 * WAYS.index(way), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
+    Image.new("RGB", (96, 96), colour).save(folder / file)
+    known = {"subject": subject, "way": way, "prompt": prompt, "seed": seed, "kind": "scene", "picture": file}
+    return {**known, "text": f"person {PROMPTS[prompt]}", "sha256": file, "shown": None, "prompt_score": 0.2}
+
+
+def data_of(page):
+    return json.loads(re.search(r'id="study">(.*?)</script>', page.read_text(), re.DOTALL)[1])
+
+
+def choose(data, rater, prefer):
+    """The answers of somebody who takes this way wherever it is shown, and passes every check."""
+    code = next(code for code, way in data["key"]["ways"].items() if way == prefer)
+    answers = []
+    for one in data["comparisons"]:
+        order = [shown["code"] for shown in one["shown"]]
+        chosen = data["key"]["checks"].get(one["name"], code)
+        answers.append(
+            {
+                "question": one["question"],
+                "comparison": one["name"],
+                "order": order,
+                "chosen": chosen,
+                "milliseconds": 3,
+            }
+        )
+    return {"schema": 1, "study": data["study"], "rater": rater, "answers": answers, "key": data["key"]}
+
+
+def test_build_writes_one_page_and_tells_what_it_asks(study, run_folder, tmp_path):
+    out = tmp_path / "study.html"
+    found = study("build", run_folder, "--out", out, "--count", 4, "--checks", 1, "--json")
+    assert found.exit_code == 0, found.output
+    told, data = json.loads(found.stdout), data_of(out)
+    assert told["comparisons"] == {"prompt": 5, "identity": 5, "quality": 4}
+    assert (told["checks"], sorted(told["ways"])) == (2, sorted(WAYS))
+    assert (told["page"], told["bytes"], told["study"]) == (str(out), out.stat().st_size, data["study"])
+    assert len(data["comparisons"]) == 14
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "study.html"]
+
+
+def test_the_same_seed_builds_the_same_bytes(study, run_folder, tmp_path):
+    pages = [tmp_path / f"{n}.html" for n in range(3)]
+    for page, seed in zip(pages, (1, 1, 2), strict=True):
+        assert study("build", run_folder, "--out", page, "--seed", seed).exit_code == 0
+    first, again, other = (page.read_bytes() for page in pages)
+    assert first == again != other
+
+
+def test_only_the_named_ways_are_shown(study, run_folder, tmp_path):
+    out = tmp_path / "study.html"
+    assert study("build", run_folder, "--out", out, "--ways", "third", "--ways", "ours").exit_code == 0
+    data = data_of(out)
+    assert sorted(data["key"]["ways"].values()) == ["ours", "third"]
+    assert {len(one["shown"]) for one in data["comparisons"]} == {2}
+
+
+def test_analyse_says_who_won(study, run_folder, tmp_path):
+    page, files = tmp_path / "study.html", [tmp_path / f"{n}.json" for n in range(3)]
+    study("build", run_folder, "--out", page, "--count", 5)
+    for file, prefer in zip(files, ("ours", "ours", "third"), strict=True):
+        file.write_text(json.dumps(choose(data_of(page), file.stem, prefer)))
+    found = study("analyse", *files, "--json")
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert (told["raters"], told["left_out"], set(told["questions"])) == (3, 0, {"prompt", "identity", "quality"})
+    quality = told["questions"]["quality"]
+    assert quality["answers"] == 15
+    assert {way: round(x["value"], 4) for way, x in quality["shares"].items()} == {
+        "ours": 0.6667,
+        "third": 0.3333,
+        "rival": 0,
+    }
+    # Two of three agree every time: observed 10 of 15 values' pairs, expected 2 * 10 * 5 / 14.
+    assert quality["alpha"] == pytest.approx(1 - 10 / (100 / 14))
+    assert sorted(quality["strengths"], key=lambda w: -quality["strengths"][w]["value"]) == [
+        "ours",
+        "third",
+        "rival",
+    ]
+    text = study("analyse", *files).stdout
+    assert "3 raters" in text
+    assert re.search(r"  ours   share 0\.67 \[\d\.\d\d, 1\.00\]  strength \+\d\.\d\d \[", text)
+
+
+def test_analyse_says_how_many_were_left_out_and_null_for_what_it_cannot_know(study, run_folder, tmp_path):
+    page, files = tmp_path / "study.html", [tmp_path / f"{n}.json" for n in range(2)]
+    study("build", run_folder, "--out", page, "--count", 1)
+    good, bad = (choose(data_of(page), name, "rival") for name in ("r", "s"))
+    for one in bad["answers"]:
+        one["chosen"] = next(code for code in one["order"] if code != good["key"]["checks"].get(one["comparison"]))
+    for file, content in zip(files, (good, bad), strict=True):
+        file.write_text(json.dumps(content))
+    told = json.loads(study("analyse", *files, "--json").stdout)
+    assert (told["raters"], told["left_out"]) == (1, 1)
+    quality = told["questions"]["quality"]
+    assert quality["shares"]["rival"] == {"value": 1, "low": None, "high": None}
+    assert (quality["alpha"], quality["resampled"]) == (None, "comparisons")
+    text = study("analyse", *files).stdout
+    assert "1 rater; 1 left out" in text
+    assert "share 1.00 [unknown]" in text
+    assert "no agreement can be told" in text
+
+
+def refused(found):
+    assert found.exit_code == 2, found.output
+    told = json.loads(found.stdout)
+    assert told["try"]
+    return told["error"]
+
+
+def test_build_refuses_what_is_no_run_or_has_nothing_to_compare(study, run_folder, tmp_path):
+    out = ("--out", tmp_path / "study.html", "--json")
+    assert "no benchmark run" in refused(study("build", tmp_path, *out))
+    assert "here is 1" in refused(study("build", run_folder, "--ways", "ours", *out))
+    assert "no way 'mine'" in refused(study("build", run_folder, "--ways", "mine", *out))
+    (run_folder / "cells.jsonl").write_text("")
+    assert "no pictures" in refused(study("build", run_folder, *out))
+    assert not (tmp_path / "study.html").exists()
+
+
+def test_build_refuses_pictures_that_are_missing_damaged_or_of_somewhere_else(study, run_folder, tmp_path):
+    words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
+    picture = run_folder / "pictures/bob-third-2-8.png"
+    whole = picture.read_bytes()
+    picture.write_bytes(whole[: len(whole) // 2])
+    assert "damaged" in refused(study(*words))
+    picture.write_bytes(whole)
+    (run_folder / "photos/ada.png").unlink()
+    assert "no picture photos/ada.png" in refused(study(*words))
+    Image.new("RGB", (9, 9)).save(tmp_path / "elsewhere.png")
+    lines = (run_folder / "cells.jsonl").read_text().replace("pictures/bob-third-2-8.png", "../elsewhere.png")
+    (run_folder / "cells.jsonl").write_text(lines)
+    Image.new("RGB", (9, 9)).save(run_folder / "photos/ada.png")
+    assert "no picture ../elsewhere.png" in refused(study(*words))
+
+
+def test_analyse_refuses_what_is_no_answers_file_or_of_another_study(study, run_folder, tmp_path):
+    pages, files = ([tmp_path / f"{n}.{kind}" for n in range(2)] for kind in ("html", "json"))
+    for seed, (page, file) in enumerate(zip(pages, files, strict=True)):
+        study("build", run_folder, "--out", page, "--seed", seed)
+        file.write_text(json.dumps(choose(data_of(page), f"r{seed}", "ours")))
+    assert "different studies" in refused(study("analyse", *files, "--json"))
+    assert "same rater" in refused(study("analyse", files[0], files[0], "--json"))
+    assert "holds no answers" in refused(study("analyse", run_folder / "run.json", "--json"))
+    assert "cannot be read" in refused(study("analyse", tmp_path / "none.json", "--json"))

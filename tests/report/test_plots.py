@@ -1,0 +1,213 @@
+"""Plots show every way in its own colour, in words that can be read, and the same each time."""
+
+import base64
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from sefi.bench.curves import tau_curves
+from sefi.bench.figures import FIGURES
+from sefi.bench.statistics import Interval
+from sefi.bench.tables import Compared, by_kind, table
+from sefi.report.ink import ANCHOR, INK, PALETTE, SOFT, THEME, blank, svg_uri, way_styles
+from sefi.report.labels import label_points, spread
+from sefi.report.plots import bars_of, beyond_reach, common_limits, kind_bars, pareto, tau_plot, trade_off
+
+FIGURE = {figure.name: figure for figure in FIGURES}
+CARD = "#ffffff", "#212127"  # the paper under the plots, light and dark
+numbers = st.integers(0, 6)
+
+
+@pytest.fixture
+def told(synthetic):
+    """Run, cells, table and styles."""
+    run, cells = synthetic.make_run(), synthetic.make_cells()
+    found = table(cells, run)
+    return run, cells, found, way_styles(found.ways)
+
+
+def drawings(told):
+    run, cells, found, styles = told
+    return {
+        "trade-off": trade_off(found, styles),
+        "tau": tau_plot(tau_curves(cells, run), styles, run["tau"]),
+        "bars": kind_bars(by_kind(cells, run), FIGURE["id_prompt"], styles),
+    }
+
+
+def texts(svg):
+    return ["".join(each.itertext()) for each in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
+
+
+def test_equal_runs_give_equal_plots_without_a_time_stamp(told):
+    first, second = drawings(told), drawings(told)
+    assert first == second
+    assert len(set(first.values())) == 3
+    assert not any("date" in svg for svg in first.values())
+
+
+def test_text_stays_text_and_names_every_way(told):
+    labels = {way.label for way in told[2].ways}
+    for svg in drawings(told).values():
+        assert labels <= set(texts(svg))
+        assert "system-ui" in svg
+        assert "DejaVuSans-" not in svg  # no letters drawn as outlines
+
+
+def test_a_way_has_one_colour_in_all_plots(told):
+    styles = told[3]
+    for svg in drawings(told).values():
+        for label in ("ours", "one token"):
+            name = next(line for line in svg.splitlines() if f">{label}<" in line)
+            assert styles[label].colour in name
+    assert styles["ours"].colour != styles["one token"].colour
+
+
+def test_styles_differ_and_anchors_are_grey():
+    ways = [Compared(f"w{n}", "", None) for n in range(13)] + [Compared("class word", "", "class word")]
+    styles = way_styles(ways)
+    looks = {(style.colour, style.marker) for style in styles.values()}
+    assert len(looks) == 14
+    assert len({styles[f"w{n}"].colour for n in range(len(PALETTE))}) == len(PALETTE)
+    assert (styles["class word"].colour, styles["class word"].fill) == (ANCHOR, "none")
+
+
+def test_an_anchor_between_the_ways_moves_no_colour():
+    ways = [Compared("a", "", None), Compared("x", "", "photo"), Compared("b", "", None)]
+    plain = way_styles([ways[0], ways[2]])
+    assert {label: style for label, style in way_styles(ways).items() if label != "x"} == plain
+
+
+def luminance(colour):
+    parts = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    return float(linear @ [0.2126, 0.7152, 0.0722])
+
+
+def contrast(first, second):
+    high, low = sorted((luminance(first), luminance(second)), reverse=True)
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("colour", [*PALETTE, INK, SOFT, ANCHOR])
+def test_names_can_be_read_on_light_and_dark(colour):
+    assert contrast(colour, CARD[0]) >= 3.8  # bold names and marks need 3 (WCAG 2.2, 1.4.3 and 1.4.11)
+    assert contrast(THEME[colour], CARD[1]) >= 4.5
+
+
+def test_plots_follow_the_readers_light(told):
+    for svg in drawings(told).values():
+        assert "prefers-color-scheme: dark" in svg
+        assert f"fill: {INK}" not in svg  # every colour comes through the theme
+        assert "var(--c" in svg
+
+
+def test_the_address_holds_the_plot(told):
+    svg = drawings(told)["tau"]
+    kind, content = svg_uri(svg).split(",")
+    assert kind == "data:image/svg+xml;base64"
+    assert base64.b64decode(content).decode() == svg
+
+
+@given(st.lists(st.tuples(numbers, numbers), max_size=9))
+def test_the_frontier_is_what_nothing_beats(points):
+    def beaten(point):
+        return any(o != point and o[0] >= point[0] and o[1] >= point[1] for o in points)
+
+    assert pareto(points) == sorted({point for point in points if not beaten(point)})
+
+
+def test_far_anchors_are_named_and_not_drawn():
+    means = {"ours": (0.25, 0.5), "theirs": (0.28, 0.6), "photo": (0.26, 2.0), "same": (0.26, 0.8)}
+    assert beyond_reach(means, ["ours", "theirs"]) == {"photo": (0.26, 2.0)}
+    assert beyond_reach(means, ["nobody"]) == {}
+
+
+def test_the_edge_tells_of_far_anchors(synthetic):
+    cells = [{**c, "id": c["id"] / 20} if c["way"] in ("ours", "one token") else c for c in synthetic.make_cells()]
+    found = table(cells, synthetic.make_run())
+    words = texts(trade_off(found, way_styles(found.ways)))
+    assert "photo" not in words
+    assert any(word.startswith("not drawn, far away:") and "photo (0.17, 0.9" in word for word in words)
+
+
+def test_a_point_without_an_interval_has_no_bar():
+    nan = float("nan")
+    whole, single = Interval(0.5, 0.4, 0.6, 3), Interval(0.3, nan, nan, 1)
+    assert bars_of(whole, single) == [((0.4, 0.3), (0.6, 0.3))]
+    assert bars_of(single, single) == []
+
+
+def test_the_runs_tau_is_marked_and_left_out_without_one(told):
+    run, cells, _, styles = told
+    curves = tau_curves(cells, run)
+    assert "tau 0.230" in texts(tau_plot(curves, styles, 0.23))
+    assert not any(word.startswith("tau 0") for word in texts(tau_plot(curves, styles, None)))
+
+
+def test_bars_tell_their_numbers_and_kinds(told):
+    run, cells, _, styles = told
+    kinds = by_kind(cells, run)
+    words = texts(kind_bars(kinds, FIGURE["shown"], styles))
+    assert {"scene", "action", "combination"} <= set(words)
+    assert f"{kinds['scene'].values['ours', 'shown'].mean:.1%}" in words
+    assert "100%" in words
+
+
+def test_all_kinds_share_one_scale_from_zero():
+    shown = [Interval(0.2, 0.1, 0.4, 3), Interval(-0.1, -0.2, 0.0, 3), Interval(0.3, float("nan"), float("nan"), 1)]
+    assert common_limits(shown, FIGURE["id"]) == (-0.2, pytest.approx(0.4 * 1.45))
+    assert common_limits(shown[:1], FIGURE["shown"]) == (0.0, 1.45)  # a share could be 1
+    assert common_limits([Interval(0.0, 0.0, 0.0, 3)], FIGURE["id"]) == (0.0, 1.0)
+
+
+def test_what_was_not_computed_has_no_bar(synthetic):
+    cells = [{**c, "shown": None} if c["way"] == "ours" else c for c in synthetic.make_cells()]
+    kinds = by_kind(cells, synthetic.make_run())
+    words = texts(kind_bars(kinds, FIGURE["shown"], way_styles(kinds["scene"].ways)))
+    assert "ours" not in words
+    assert "one token" in words
+
+
+def test_plots_without_figures_are_refused(synthetic):
+    run = synthetic.make_run()
+    cells = [{**c, "id": None, "prompt_score": None} for c in synthetic.make_cells()]
+    found = table(cells, run)
+    styles = way_styles(found.ways)
+    with pytest.raises(ValueError, match="prompt score and an ID"):
+        trade_off(found, styles)
+    with pytest.raises(ValueError, match="no curve"):
+        tau_plot(tau_curves(cells, run), styles, 0.2)
+    with pytest.raises(ValueError, match="no kind of prompt has ID"):
+        kind_bars(by_kind(cells, run), FIGURE["id"], styles)
+
+
+def test_names_do_not_cover_each_other():
+    figure, (axis,) = blank(5, 4)
+    points = {f"way {n}": (0.5 + 0.01 * n, 0.5 + 0.01 * (n % 2)) for n in range(5)}
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(axis, points, dict.fromkeys(points, INK))
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == list(points)
+    for index, box in enumerate(boxes):
+        assert box.count_overlaps([other for other in boxes if other is not boxes[index]]) == 0
+        assert axis.get_window_extent().contains(box.x0, box.y0)
+
+
+def test_names_stay_inside_at_the_right_edge():
+    figure, (axis,) = blank(5, 4)
+    axis.set(xlim=(0, 1), ylim=(0, 1))
+    label_points(axis, {"a long name": (0.99, 0.5)}, {"a long name": INK})
+    figure.draw_without_rendering()
+    assert axis.texts[0].get_window_extent().x1 <= axis.get_window_extent().x1
+
+
+@given(st.lists(st.floats(-3, 3), min_size=1, max_size=8), st.floats(0.01, 1))
+def test_spread_names_keep_their_distance_order_and_mean(values, gap):
+    moved = spread(values, gap)
+    assert np.mean(moved) == pytest.approx(np.mean(values), abs=1e-9)
+    order = np.argsort(values, kind="stable")
+    assert np.all(np.diff(np.array(moved)[order]) >= gap - 1e-9)
