@@ -27,8 +27,9 @@ from sefi.cli.demo import ONE_TOKEN
 from sefi.core.config import PRESETS, Config, override, to_dict
 from sefi.core.nouns import Identity
 from sefi.metrics.similarity import similarity
+from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw
-from sefi.world.looking import LOOKING_SIDE, Judges
+from sefi.world.looking import Judges
 from sefi.world.subjects import portrait, subject
 
 Wanted = tuple[tuple[str, str], ...]
