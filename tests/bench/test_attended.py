@@ -62,8 +62,8 @@ def test_every_way_is_drawn_for_the_same_picture(tmp_path):
 
 def test_the_class_words_row_names_the_class_word(tmp_path):
     keep_maps(attended(), tmp_path / "a.safetensors")
-    cell = {"class_word": "dog", "focus": 0.25}
+    cell = {"class_word": "dog", "focus": 0.25, "focus_plain": 0.5}
     ours, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), cell)
     assert ours.words[4] == "<ada>"
     assert plain.words[4] == "dog"
-    assert ours.shares == {4: 0.25}
+    assert (ours.shares, plain.shares) == ({4: 0.25}, {4: 0.5})

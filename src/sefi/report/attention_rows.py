@@ -45,11 +45,16 @@ def draw_one(cell: Cell, run: Path) -> Path:
 
 
 def rows_of(maps: KeptMaps, picture: Image.Image, cell: Cell) -> list[MapRow]:
-    """The two rows of the figure; the share inside the face is the record's."""
-    focus = cell.get("focus")
-    shares = {} if focus is None else dict.fromkeys(maps.placeholders, float(focus))
+    """The two rows of the figure; the shares inside the face are the record's."""
     plain = tuple(str(cell["class_word"]) if i in maps.placeholders else w for i, w in enumerate(maps.words))
+    own, known = shares_of(maps, cell, "focus"), shares_of(maps, cell, "focus_plain")
     return [
-        MapRow("with the identity", maps.words, maps.maps, picture, maps.placeholders, {}, shares),
-        MapRow("with the class word", plain, maps.reference, picture, maps.placeholders),
+        MapRow("with the identity", maps.words, maps.maps, picture, maps.placeholders, {}, own),
+        MapRow("with the class word", plain, maps.reference, picture, maps.placeholders, {}, known),
     ]
+
+
+def shares_of(maps: KeptMaps, cell: Cell, name: str) -> dict[int, float]:
+    """Share of each placeholder's attention inside the face; nothing without a face."""
+    share = cell.get(name)
+    return {} if share is None else dict.fromkeys(maps.placeholders, float(share))
