@@ -1,6 +1,8 @@
 """One thread, and a tiny Stable Diffusion of the real classes with sizes that cannot be confused."""
 
+import importlib.util
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -109,3 +111,13 @@ def photo_file(tmp_path: Path) -> Path:
     path = tmp_path / "photo.png"
     Image.radial_gradient("L").convert("RGB").resize((53, 61)).save(path)
     return path
+
+
+@pytest.fixture(scope="session")
+def synthetic() -> ModuleType:
+    """The made-up run of tests/bench as a module: `make_run`, `make_cells`, `write_run`."""
+    file = Path(__file__).parent / "bench" / "synthetic.py"
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

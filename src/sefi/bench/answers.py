@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, first_fault
 
 REMEDY = "Name the answers.json files that the study's page saved."
 
@@ -99,7 +99,4 @@ def read_sheet(path: Path) -> Sheet:
     except OSError as error:
         raise ConfigError(f"{path} cannot be read: {error.strerror}.", REMEDY) from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path} holds no answers: {place + ': ' if place else ''}{message}.", REMEDY) from None
+        raise ConfigError(f"{path} holds no answers: {first_fault(error)}.", REMEDY) from None

@@ -78,6 +78,7 @@ class Judging:
         both = where.scene_reader is not None and where.head_reader is not None
         self.read = Reader(where.scene_reader, where.head_reader) if both else None  # pyright: ignore[reportArgumentType]
         self.clip = None if where.clip is None else ClipEncoder(where.clip)
+        self.sentences: dict[str, NDArray[np.float32]] = {}
 
     def see(self, rgb: NDArray[np.uint8]) -> Seen:
         """Look at a picture `[height, width, 3]`."""
@@ -113,19 +114,24 @@ class Judging:
 
     def prompt_score(self, seen: Seen, text: str) -> float | None:
         """Raw CLIP cosine of picture and sentence."""
-        if self.clip is None or seen.clip is None:
-            return None
-        return float(self.clip.texts([text])[0] @ seen.clip)
+        sentence = self.sentence(text)
+        return None if sentence is None or seen.clip is None else float(sentence @ seen.clip)
 
     def margin(self, seen: Seen, text: str, contrast: str) -> float | None:
         """How much nearer the picture is to its sentence than to another one, which a disobedient picture shows.
 
         None where both sentences are the same: there is nothing to lead over.
         """
-        if self.clip is None or seen.clip is None or text == contrast:
+        wanted, other = self.sentence(text), self.sentence(contrast)
+        if wanted is None or other is None or seen.clip is None or text == contrast:
             return None
-        wanted, other = self.clip.texts([text, contrast])
         return float(margin(seen.clip[None], wanted, other)[0])
+
+    def sentence(self, text: str) -> NDArray[np.float32] | None:
+        """CLIP's unit vector of a sentence; each is encoded once, as a run asks for the same few with every picture."""
+        if self.clip is not None and text not in self.sentences:
+            self.sentences[text] = self.clip.texts([text])[0]
+        return self.sentences.get(text)
 
 
 def box_of(face: Face, rgb: NDArray[np.uint8]) -> tuple[float, float, float, float]:

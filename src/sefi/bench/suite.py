@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from sefi.bench.slots import slots_named
 from sefi.core.config import PRESETS, Config, Section, override
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, first_fault
 
 BUNDLED = "sefi.bench"
 Control = Literal["class word", "photo", "same", "other"]
@@ -117,9 +117,9 @@ class Suite(Section):
             ConfigError: a preset, setting or slot that does not exist.
         """
         for way in self.ways:
-            learn = self.config(self.learner(way)).learn
+            # The slots are those of the identity that is changed: its learner's.
             self.config(way)
-            slots_named(way.class_slots, learn.stages)
+            slots_named(way.class_slots, self.config(self.learner(way)).learn.stages)
 
     def learner(self, way: Way) -> Way:
         """The way whose identity this one uses."""
@@ -148,10 +148,7 @@ def open_suite(name: str | Path) -> Suite:
     try:
         suite = Suite.model_validate({"name": Path(path.name).stem, **tree, "prompts": prompts})
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(p) for p in fault["loc"])
-        message = fault["msg"].removeprefix("Value error, ")
-        raise ConfigError(f"{path}: {place + ': ' if place else ''}{message}.", "Mend the suite.") from None
+        raise ConfigError(f"{path}: {first_fault(error)}.", "Mend the suite.") from None
     suite.check()
     return suite
 

@@ -114,21 +114,14 @@ def face_boxes(image: "Image", backbone: "Backbone", detector: Path | None) -> "
     import numpy as np
 
     from sefi.api import DETECTOR_FILE, embedded_judges
+    from sefi.bench.judging import box_of
     from sefi.photo.detect import YuNetDetector
 
     path = detector or (backbone.judges or embedded_judges()) / DETECTOR_FILE
     if detector is None and not path.is_file():
         return []
-    width, height = image.size
-    return [
-        (
-            face.left / width,
-            face.top / height,
-            (face.left + face.width) / width,
-            (face.top + face.height) / height,
-        )
-        for face in YuNetDetector(path)(np.asarray(image.convert("RGB")))
-    ]
+    rgb = np.asarray(image.convert("RGB"))
+    return [box_of(face, rgb) for face in YuNetDetector(path)(rgb)]
 
 
 def write_figure(rows: "Sequence[MapRow]", title: str, path: Path) -> None:

@@ -1,5 +1,10 @@
 """Errors that say what is wrong in one sentence and what to do in another."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class SefiError(Exception):
     """Anything that a user can mend.
@@ -19,6 +24,14 @@ class SefiError(Exception):
     def __reduce__(self) -> tuple[type["SefiError"], tuple[str, str]]:
         """Two texts travel between processes, not the joined one."""
         return type(self), (self.problem, self.remedy)
+
+
+def first_fault(error: "ValidationError") -> str:
+    """What pydantic found wrong first: its place and its message."""
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"])
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"{place}: {message}" if place else message
 
 
 class PhotoError(SefiError):

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sefi.bench.tables import Table, by_kind, differences_to_all, table
 from sefi.report import bench_facts, bench_pictures
 from sefi.report.bench_numbers import View, difference_view, view
 from sefi.report.ink import svg_uri, way_styles
+from sefi.report.page import template
 from sefi.report.plots import kind_bars, tau_plot, trade_off
 
 SHEET_SEED = 0
@@ -57,11 +57,6 @@ def bench_page(run: Run, cells: Sequence[Cell], folder: Path) -> str:
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(template))
     return environment.get_template("bench.html.j2").render(story(run, cells, folder))
-
-
-def template(name: str) -> str:
-    """A template of this room by its name."""
-    return files("sefi.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def story(run: Run, cells: Sequence[Cell], folder: Path) -> dict[str, Any]:

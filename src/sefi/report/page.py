@@ -69,8 +69,12 @@ def demo_page(story: DemoStory) -> str:
         raise ValueError(f"not one image per prompt: {', '.join(short)}")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["data_uri"] = data_uri
-    source = files("sefi.report").joinpath("templates/demo.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(source).render(story=story)
+    return environment.from_string(template("demo.html.j2")).render(story=story)
+
+
+def template(name: str) -> str:
+    """The text of one of this room's templates."""
+    return files("sefi.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
 def data_uri(image: Image.Image) -> str:

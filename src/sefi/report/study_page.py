@@ -3,14 +3,13 @@
 import base64
 import hashlib
 from collections.abc import Mapping
-from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
 from sefi.bench.study import Study
-from sefi.report.page import data_uri
+from sefi.report.page import data_uri, template
 
 
 def study_page(study: Study, pictures: Mapping[str, Image.Image]) -> str:
@@ -38,11 +37,6 @@ def study_page(study: Study, pictures: Mapping[str, Image.Image]) -> str:
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
-
-
-def template(name: str) -> str:
-    """The text of one of the page's templates."""
-    return files("sefi.report").joinpath(f"templates/{name}").read_text(encoding="utf-8")
 
 
 def page_data(study: Study, pictures: Mapping[str, Image.Image]) -> dict[str, Any]:
