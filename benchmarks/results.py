@@ -1,0 +1,138 @@
+"""Benchmark runs to records, and records to the tables of the documents.
+
+    python benchmarks/results.py keep runs/main runs/pilot   # benchmarks/records/bench/main.json, pilot.json
+    python benchmarks/results.py write                       # fills in the tables of README.md and docs/results.md
+    python benchmarks/results.py check                       # says whether the pages hold what the records give
+
+A record has every figure of every way, subject and kind of prompts, so that means, intervals and paired differences
+follow from it; pictures and embeddings stay in the run. A table stands in a page between two comments:
+
+    <!-- bench main: id_prompt, id, shown -->            <!-- bench main / attribute: shown -->
+    <!-- bench main; ours - paper; ours - one token: id_prompt, shown -->
+    <!-- end -->
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sefi.bench.figures import FIGURES, Figure
+from sefi.bench.formulas import conditions
+from sefi.bench.records import RunFolder
+from sefi.bench.statistics import Interval, clustered_interval, paired_difference
+from sefi.bench.table_files import heading, told, told_range
+from sefi.bench.tables import by_subject, compared, kinds
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "benchmarks" / "records" / "bench"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ALL = "all"
+BY_NAME = {figure.name: figure for figure in FIGURES}
+DIGITS = 6
+
+
+def main() -> None:
+    """One of the three commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("keep", "write", "check"))
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, for keep")
+    given = parser.parse_args()
+    if given.command == "keep":
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        for run in given.runs:
+            keep(run)
+        return
+    differing = [page for page in PAGES if filled(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
+    for page in differing:
+        if given.command == "write":
+            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+        print(f"{page.relative_to(ROOT)}: {'written' if given.command == 'write' else 'is not what the records give'}")
+    sys.exit(given.command == "check" and bool(differing))
+
+
+def keep(folder: Path) -> None:
+    """Write the record of a run."""
+    run = RunFolder(folder)
+    about, cells = run.about(), run.cells()
+    file = RECORDS / f"{about['suite']['name']}.json"
+    labels = [way.label for way in compared(cells, about)]
+    fixed = conditions(cells, about)
+    figures = {
+        kind or ALL: {
+            label: {
+                figure.name: values for figure in FIGURES if (values := known(by_subject(chosen, fixed, label, figure)))
+            }
+            for label in labels
+        }
+        for kind in ("", *kinds(cells, about))
+        if (chosen := [cell for cell in cells if kind in ("", cell["kind"])])
+    }
+    digest = hashlib.sha256(run.cells_file.read_bytes()).hexdigest()
+    record = {"about": about, "pictures": len(cells), "cells_sha256": digest, "figures": figures}
+    file.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    print(f"{file.relative_to(ROOT)}: {len(cells)} pictures, {file.stat().st_size // 1024} KB")
+
+
+def known(values: dict[str, float]) -> dict[str, float]:
+    """What was computed, with as many digits as a table could show and some more."""
+    return {subject: round(value, DIGITS) for subject, value in values.items() if not math.isnan(value)}
+
+
+def filled(text: str) -> str:
+    """A page with its tables made from the records."""
+    return BLOCK.sub(lambda found: f"{found[1]}{block(found['asked'])}{found[3]}", text)
+
+
+def block(asked: str) -> str:
+    """A table as its comment asks for it: `SUITE [/ KIND] [; WAY - WAY]...: FIGURE, ...`."""
+    what, _, columns = asked.rpartition(":")
+    suite, *pairs = (part.strip() for part in what.split(";"))
+    name, _, kind = (part.strip() for part in suite.partition("/"))
+    record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    figures = [BY_NAME[column.strip()] for column in columns.split(",")]
+    values = record["figures"][kind or ALL]
+    return differences(values, pairs, figures) if pairs else means(values, record["about"], figures)
+
+
+def means(values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure]) -> str:
+    """A row for each way: means over subjects with their intervals."""
+    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    found = {label: [clustered_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
+    rows = [[f"*{label}*" if label in anchors else label, *cells_of(row, figures)] for label, row in found.items()]
+    return markdown(["way", *(heading(f) for f in figures)], rows)
+
+
+def differences(values: dict[str, Any], pairs: Sequence[str], figures: Sequence[Figure]) -> str:
+    """A row for each pair of ways: what the first has more, paired by subject."""
+    rows: list[list[str]] = []
+    for pair in pairs:
+        mine, theirs = (values[label.strip()] for label in pair.split(" - "))
+        found = [paired_difference(mine.get(f.name, {}), theirs.get(f.name, {})) for f in figures]
+        rows.append([pair, *cells_of(found, figures, sign=True)])
+    return markdown(["difference", *(heading(f) for f in figures)], rows)
+
+
+def cells_of(row: Sequence[Interval], figures: Sequence[Figure], *, sign: bool = False) -> list[str]:
+    """Means with intervals as a table's cells; a difference whose interval leaves out 0 is bold."""
+    texts: list[str] = []
+    for found, figure in zip(row, figures, strict=True):
+        mean = told(found.mean, figure.unit, sign=sign)
+        shown = f"**{mean}**" if sign and found.excludes_zero else mean
+        texts.append(f"{shown} {told_range(found, figure.unit, sign=sign)}".strip())
+    return texts
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "".join("| " + " | ".join(row) + " |\n" for row in [head, ["---"] * len(head), *rows])
+
+
+if __name__ == "__main__":
+    main()
