@@ -16,7 +16,8 @@ import torch
 
 import sefi
 from sefi.backbone.open import MODELS
-from sefi.core.config import PRESETS, override
+from sefi.core.config import override
+from sefi.core.presets import PRESETS
 
 RECORD = Path(__file__).parent / "records" / "embedded_times.json"
 

@@ -24,8 +24,9 @@ from sefi.api import embedded_judges, generate, learn
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
 from sefi.cli.demo import ONE_TOKEN
-from sefi.core.config import PRESETS, Config, override, to_dict
+from sefi.core.config import Config, override, to_dict
 from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
 from sefi.metrics.similarity import similarity
 from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw

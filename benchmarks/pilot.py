@@ -18,8 +18,9 @@ from sefi.api import embedded_judges
 from sefi.backbone.open import open_backbone
 from sefi.cli.demo import ONE_TOKEN
 from sefi.conditioning.conditioner import IdentityConditioner, Slot
-from sefi.core.config import PRESETS, override, to_dict
+from sefi.core.config import override, to_dict
 from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
 from sefi.world.looking import Judges
 
 RECORD = Path(__file__).parent / "records" / "pilot.jsonl"

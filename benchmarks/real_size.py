@@ -45,7 +45,8 @@ from sefi.backbone.open import open_backbone
 from sefi.backbone.original_layout import write_checkpoint
 from sefi.backbone.parts import Parts
 from sefi.backbone.vocabulary import clip_tokenizer
-from sefi.core.config import PRESETS, override
+from sefi.core.config import override
+from sefi.core.presets import PRESETS
 
 RECORD = Path(__file__).parent / "records" / "real_size.json"
 SETTINGS = ("learn.steps=2", "learn.batch=1", "views.latent_pool=0", "generate.steps=2")

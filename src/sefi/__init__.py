@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sefi.api import generate as generate, learn as learn
     from sefi.backbone.open import open_backbone as open_backbone
-    from sefi.core.config import PRESETS as PRESETS, Config as Config
+    from sefi.core.config import Config as Config
     from sefi.core.errors import SefiError as SefiError
     from sefi.core.nouns import Identity as Identity
+    from sefi.core.presets import PRESETS as PRESETS
 
 HOMES = {
     "open_backbone": "sefi.backbone.open",
     "Identity": "sefi.core.nouns",
     "Config": "sefi.core.config",
-    "PRESETS": "sefi.core.config",
+    "PRESETS": "sefi.core.presets",
     "SefiError": "sefi.core.errors",
 }
 __all__ = ["PRESETS", "Config", "Identity", "SefiError", "generate", "learn", "open_backbone"]

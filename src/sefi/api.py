@@ -9,10 +9,11 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
 from sefi.conditioning.prompt import check_used, placeholders, unknown_placeholder
-from sefi.core.config import PRESETS, Config
+from sefi.core.config import Config
 from sefi.core.errors import ConfigError, FaceError, IdentityError
 from sefi.core.names import check_name
 from sefi.core.nouns import GeneratedImage, Identity, Photo
+from sefi.core.presets import PRESETS
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.generate.sampler import generate as sample
 from sefi.learn.probe import PictureProbe, ProbeJudges
@@ -50,8 +51,8 @@ def learn(  # noqa: PLR0913
         face: which face, from the left, if there are several.
         crop: cut the face out; False learns the photo's middle square, face or not.
         detector: a YuNet ONNX file; None takes the model's own or the embedded one.
-        judges: folder of the networks that look at pictures where `learn.probe_every` is set: `face_detection.onnx`,
-            `face_recognition.onnx`, `clip/`; None takes the model's own.
+        judges: folder of the networks that look at pictures, where `learn.probe_every` is set or a method reads faces:
+            `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         checkpoint: where to keep and find an unfinished run.
 
     Raises:
@@ -68,7 +69,9 @@ def learn(  # noqa: PLR0913
     )
     views = PhotoViews(square, config.views)
     probe = picture_probe(method, backbone, square, config, judges) if config.learn.probe_every else None
-    return method.learn(name, views, backbone, config, seed, Watched(progress or SilentProgress(), checkpoint, probe))
+    folder = Path(judges) if judges else backbone.judges
+    watched = Watched(progress or SilentProgress(), checkpoint, probe, folder)
+    return method.learn(name, views, backbone, config, seed, watched)
 
 
 def picture_probe(
@@ -152,8 +155,9 @@ def generate_each(
     methods = {i.method for i in identities} or {config.method}
     if len(methods) > 1:
         raise IdentityError(
-            f"Identities of several methods cannot share a prompt: {', '.join(sorted(methods))}.",
-            "Use one method.",
+            f"Identities of several methods cannot share a prompt: {' and '.join(sorted(methods))} change the model or "
+            "its texts in ways that do not fit together.",
+            "Learn all of them with one method.",
         )
     backbone = backbone or open_backbone()
     count = config.generate.count

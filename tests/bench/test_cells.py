@@ -5,21 +5,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from sefi.bench.cells import planned, run_cells
 from sefi.bench.drawing import anchor, square
-from sefi.bench.identities import added_weights, changed, trained_numbers
+from sefi.bench.identities import changed
 from sefi.bench.judging import JudgeFiles, Judging
-from sefi.bench.memory import forget_peak, peak_megabytes
 from sefi.bench.opened import Bench, about
 from sefi.bench.records import RunFolder, key_of
 from sefi.bench.slots import slots_named
-from sefi.bench.subject import SIDE, Subject, drawn_square, photographs
+from sefi.bench.subject import Subject
 from sefi.bench.suite import Asked, Suite, Way
-from sefi.core.config import DEFAULT, PAPER, override
-from sefi.core.errors import ConfigError, FaceError, PhotoError
-from sefi.core.nouns import Face, Identity
+from sefi.core.errors import ConfigError
+from sefi.core.nouns import Identity
 from sefi.core.protocols import SilentProgress
 
 WAYS = (
@@ -96,7 +93,6 @@ def test_a_changed_way_uses_the_identity_of_its_source(bench):
     assert changed(identity, WAYS[0], bench.backbone) is identity
     cell = next(c for c in bench.run.cells() if c["way"] == "values only")
     assert cell["trained"] == 5 * 2 * bench.backbone.width
-    assert trained_numbers(identity, override(DEFAULT, ["learn.split_key_value=false"])) == 5 * bench.backbone.width
     anchors = [c for c in bench.run.cells() if c["way"] == "pasted"]
     assert {(c["trained"], c["learn_seconds"], c["draw_seconds"]) for c in anchors} == {(None, None, None)}
     assert cell["added"] == 0
@@ -140,68 +136,3 @@ def test_slots_by_name():
             slots_named((wrong,), 3)
     with pytest.raises(ConfigError, match="no slot"):
         slots_named(("7",), 3)
-
-
-def test_added_weights_are_the_papers():
-    assert added_weights(PAPER, 768) == 31_477_248
-    assert added_weights(DEFAULT, 768) == 0
-
-
-def test_photographs_come_from_files_and_folders(tmp_path):
-    Image.fromarray(picture(1)).save(tmp_path / "Réx the dog.png")
-    Image.fromarray(picture(1)).save(tmp_path / ".hidden.png")
-    (tmp_path / "bello").mkdir()
-    for n in (1, 2, 3):
-        Image.fromarray(picture(10 + n)).save(tmp_path / "bello" / f"{n}.jpg", quality=95)
-    rex, bello = photographs(tmp_path, None)
-    assert (rex.key, bello.key) == ("Rex-the-dog", "bello")
-    assert rex.other is None
-    assert bello.other is not None
-    assert rex.photo.shape == (SIDE, SIDE, 3)
-    assert np.array_equal(rex.photo, drawn_square(picture(1), None))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(PhotoError, match="no pictures"):
-        photographs(tmp_path / "empty", None)
-    with pytest.raises(PhotoError, match="no folder"):
-        photographs(tmp_path / "nowhere", None)
-
-
-def test_two_subjects_of_one_name_are_refused(tmp_path):
-    for name in ("ada.png", "Ada.jpg"):
-        Image.fromarray(picture(1)).save(tmp_path / name)
-    with pytest.raises(PhotoError, match="Two subjects would be called"):
-        photographs(tmp_path, None)
-
-
-def test_a_photo_without_a_face_is_named_before_anything_is_learned(tmp_path):
-    for name in ("ada", "bob"):
-        (tmp_path / name).mkdir()
-        Image.fromarray(picture(1, 331)).save(tmp_path / name / "1.png")
-        Image.fromarray(picture(2, 331)).save(tmp_path / name / "2.png")
-    face = Face(100.0, 100.0, 120.0, 120.0, ((130.0, 130.0),) * 5, 0.9)
-    seen = []
-
-    def detect(rgb):
-        seen.append(rgb)
-        return [face] if len(seen) == 1 else []
-
-    with pytest.raises(FaceError, match=r"bob.1\.png: No face"):
-        photographs(tmp_path, detect)
-    # ada's second picture, the second look, has no face: she has nothing to be compared with.
-    assert len(seen) == 3
-
-
-def test_peak_memory_begins_anew(bench):
-    held = np.ones((200, 1 << 17))
-    before = peak_megabytes(bench.backbone)
-    del held
-    forget_peak(bench.backbone)
-    after = peak_megabytes(bench.backbone)
-    assert before is None or after < before - 100
-
-
-def test_errors_travel_between_processes():
-    import copy
-
-    again = copy.copy(FaceError("No face.", "Use another photo."))
-    assert (type(again), again.problem, again.remedy) == (FaceError, "No face.", "Use another photo.")

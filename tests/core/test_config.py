@@ -2,8 +2,9 @@
 
 import pytest
 
-from sefi.core.config import PRESETS, Config, from_dict, override, to_dict
+from sefi.core.config import Config, from_dict, override, to_dict
 from sefi.core.errors import ConfigError
+from sefi.core.presets import PRESETS
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import given, strategies as st
+from tests.method.lessons import learn_tokens
 from tests.method.test_interrupt import views
 
-from sefi.core.config import DEFAULT, PRESETS, override
+from sefi.core.config import override
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.nouns import Face, GeneratedImage, Identity, IdentityHeader
+from sefi.core.presets import DEFAULT, PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.learn import probe as probing
 from sefi.learn.best import Best
-from sefi.learn.loop import learn_tokens
 from sefi.learn.probe import PROBES, PictureProbe, ProbeJudges
 
 CONFIG = override(
@@ -30,8 +31,8 @@ class Scripted:
     def __init__(self, *scores):
         self.scores, self.seen = list(scores), []
 
-    def __call__(self, tokens):
-        self.seen.append(tokens.clone())
+    def __call__(self, kept):
+        self.seen.append(kept["tokens"].clone())
         return self.scores[len(self.seen) - 1]
 
 
@@ -42,10 +43,10 @@ def test_the_best_is_the_first_highest_of_what_was_offered(scores, patience):
         if best.settled:
             break
         seen.append(score)
-        best.offer(torch.full((1, 2, 3), float(step)), step, score)
+        best.offer({"tokens": torch.full((1, 2, 3), float(step))}, step, score)
     assert best.score == max(seen)
     assert best.step == seen.index(max(seen))
-    assert best.tokens.unique().item() == best.step
+    assert best.kept["tokens"].unique().item() == best.step
     assert best.worse == len(seen) - 1 - best.step
     again = Best(patience)
     again.restore(best.state())

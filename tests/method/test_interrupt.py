@@ -9,14 +9,15 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save_file
+from tests.method.lessons import learn_tokens, learning_run
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import PRESETS, Config, override
+from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, Interrupted, OutputError
+from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
 from sefi.learn.checkpoint import KEY
-from sefi.learn.loop import LearningRun, learn_tokens
 from sefi.learn.uninterrupted import uninterrupted
 from sefi.photo.views import PhotoViews
 
@@ -83,12 +84,12 @@ def test_the_guard_lets_other_threads_through() -> None:
 
 def test_a_checkpoint_of_another_photo_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     kept = tmp_path / "run.safetensors"
-    run = LearningRun(backbone, views(backbone), CONFIG, 1)
+    run = learning_run(backbone, views(backbone), CONFIG, 1)
     run.advance(0)
     run.save(kept)
-    assert LearningRun(backbone, views(backbone), CONFIG, 1).resume(kept) == 1
+    assert learning_run(backbone, views(backbone), CONFIG, 1).resume(kept) == 1
     with pytest.raises(ConfigError, match="another photo"):
-        LearningRun(backbone, views(backbone, seed=5), CONFIG, 1).resume(kept)
+        learning_run(backbone, views(backbone, seed=5), CONFIG, 1).resume(kept)
 
 
 @pytest.mark.parametrize("header", ["[]", "3", '{"step": 1}', "no json"])
@@ -96,11 +97,11 @@ def test_a_foreign_file_is_no_checkpoint(backbone: Backbone, tmp_path: Path, hea
     kept = tmp_path / "run.safetensors"
     save_file({"a": torch.ones(1)}, kept, metadata={KEY: header})
     with pytest.raises(ConfigError, match="no checkpoint"):
-        LearningRun(backbone, views(backbone), CONFIG, 1).resume(kept)
+        learning_run(backbone, views(backbone), CONFIG, 1).resume(kept)
 
 
 def test_a_checkpoint_that_cannot_be_written_is_a_typed_error(backbone: Backbone, tmp_path: Path) -> None:
-    run = LearningRun(backbone, views(backbone), CONFIG, 1)
+    run = learning_run(backbone, views(backbone), CONFIG, 1)
     with pytest.raises(OutputError, match="cannot be written"):
         run.save(tmp_path / "missing" / "run.safetensors")
 
@@ -109,5 +110,5 @@ def test_a_checkpoint_that_cannot_be_written_is_a_typed_error(backbone: Backbone
 def test_a_step_on_a_gpu_gives_the_same_loss(backbone: Backbone) -> None:
     parts = {name: copy.deepcopy(getattr(backbone, name)).to("cuda") for name in ("text_encoder", "vae", "unet")}
     there = dataclasses.replace(backbone, **parts)
-    here, away = (LearningRun(model, views(model), CONFIG, 1).advance(0) for model in (backbone, there))
+    here, away = (learning_run(model, views(model), CONFIG, 1).advance(0) for model in (backbone, there))
     assert here["loss_denoise"] == pytest.approx(away["loss_denoise"], rel=1e-2)

@@ -6,16 +6,17 @@ import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
 from safetensors.torch import save_file
+from tests.method.lessons import learn_tokens, learning_run
 
 import sefi
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import PRESETS, Config, override
+from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, IdentityError, Interrupted, PromptError
 from sefi.core.nouns import Identity, IdentityHeader
+from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
 from sefi.identity.stages import stage_of
-from sefi.learn.loop import LearningRun, learn_tokens
 from sefi.learn.sampling import timesteps
 from sefi.photo.views import PhotoViews
 
@@ -62,12 +63,12 @@ def test_the_loss_on_fixed_samples_falls(backbone: Backbone) -> None:
     from sefi.learn.sampling import draw_sample
 
     config = override(PRESETS["default"], ["learn.steps=40", "learn.learning_rate=0.05", "views.latent_pool=3"])
-    run = LearningRun(backbone, views(backbone, config), config, 1)
-    probe = draw_sample(backbone, run.latents, config.learn, 99, 0)
+    run = learning_run(backbone, views(backbone, config), config, 1)
+    probe = draw_sample(backbone, run.lesson.latents, config.learn, 99, 0)
 
     def loss() -> float:
         with torch.no_grad():
-            return float(losses(backbone, run.texts, run.tokens(), probe, config.learn).denoise)
+            return float(losses(backbone, run.lesson.texts, run.lesson.table(), probe, config.learn).denoise)
 
     before = loss()
     for step in range(40):

@@ -9,7 +9,8 @@ from PIL import Image
 
 import sefi
 from sefi.backbone.open import MODELS
-from sefi.core.config import PRESETS, override
+from sefi.core.config import override
+from sefi.core.presets import PRESETS
 from sefi.metrics.similarity import similarity
 from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw

@@ -17,13 +17,18 @@ def key_value_attention(
     width: int,
     tape: Tape | None = None,
     loss: LossSettings | None = None,
+    *,
+    detach_start: bool = False,
 ) -> Generator[None]:
     """Within the block every cross-attention of `unet` reads a key text and a value text of `width` each.
 
     Self-attention is not touched. On leaving, also through an error, every processor is the object it was.
     """
     before = dict(unet.attn_processors)
-    ours = {n: KeyValueProcessor(n, width, tape, loss) if n.endswith(CROSS) else p for n, p in before.items()}
+    ours = {
+        name: KeyValueProcessor(name, width, tape, loss, detach_start=detach_start) if name.endswith(CROSS) else stock
+        for name, stock in before.items()
+    }
     try:
         unet.set_attn_processor(ours)  # pyright: ignore[reportArgumentType]
         yield

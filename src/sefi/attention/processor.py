@@ -36,10 +36,16 @@ class KeyValueProcessor:
 
     The context is `[batch, word, 2 * width]`: key text, value text; or `3 * width` with the reference text.
     Equal key and value texts give what the stock processor gives.
+
+    Args:
+        detach_start: no gradient through key and value of the first word (Custom Diffusion's second regulariser).
     """
 
-    def __init__(self, name: str, width: int, tape: Tape | None, loss: LossSettings | None) -> None:
+    def __init__(
+        self, name: str, width: int, tape: Tape | None, loss: LossSettings | None, *, detach_start: bool = False
+    ) -> None:
         self.name, self.width, self.tape, self.loss = name, width, tape, loss
+        self.detach_start = detach_start
 
     def __call__(
         self,
@@ -54,6 +60,8 @@ class KeyValueProcessor:
         query = split_heads(attn.to_q(hidden_states), attn.heads)
         key = split_heads(attn.to_k(key_text), attn.heads)
         value = split_heads(attn.to_v(value_text), attn.heads)
+        if self.detach_start:
+            key, value = start_detached(key), start_detached(value)
         if self.tape is None:
             read = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
         else:
@@ -97,6 +105,11 @@ class KeyValueProcessor:
         while height * width > positions:
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
+
+
+def start_detached(x: Tensor) -> Tensor:
+    """`[batch, head, word, channel]` without gradient through the first word."""
+    return torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], dim=2)
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:

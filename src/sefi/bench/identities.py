@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sefi.api import learn
 from sefi.backbone.bundle import Backbone
@@ -16,10 +15,9 @@ from sefi.bench.slots import slots_named
 from sefi.bench.subject import Subject, save_photo
 from sefi.bench.suite import Suite, Way, slug
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Progress
-from sefi.identity.expansion import ExpansionModule
+from sefi.methods import method_named
 
 
 @dataclass(frozen=True)
@@ -69,12 +67,13 @@ class Learner:
         if not identities:
             return {"trained": None, "added": None, "learn_seconds": None, "peak_mb": None}
         config = self.suite.config(self.suite.learner(way))
+        weights = method_named(config.method).weights(self.backbone, config)
         metrics = [i.header.metrics for i in identities]
         seconds = [m["learn_seconds"] for m in metrics if "learn_seconds" in m]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
         return {
-            "trained": trained_numbers(identities[0], config),
-            "added": added_weights(config, self.backbone.width),
+            "trained": weights.trained,
+            "added": weights.added,
             "learn_seconds": round(float(np.mean(seconds)), 2) if len(seconds) == len(identities) else None,
             "peak_mb": round(max(peaks), 1) if peaks else None,
         }
@@ -86,19 +85,4 @@ def changed(identity: Identity, way: Way, backbone: Backbone) -> Identity:
         return identity
     slots = slots_named(way.class_slots, identity.header.stages)
     tokens = IdentityConditioner(backbone, [identity], way.strength, slots).tables[identity.name]
-    return replace(identity, tensors={"tokens": tokens})
-
-
-def trained_numbers(identity: Identity, config: Config) -> int:
-    """How many numbers were learned and are kept; a token that serves as key and as value counts once."""
-    held = sum(t.numel() for t in identity.tensors.values())
-    return held if config.learn.split_key_value else held // 2
-
-
-def added_weights(config: Config, width: int) -> int:
-    """Weights that learning needs beside the frozen model and that are thrown away afterwards."""
-    if config.learn.expansion == "direct":
-        return 0
-    with torch.device("meta"):
-        module = ExpansionModule(width, config.learn.stages)
-    return sum(p.numel() for p in module.parameters())
+    return replace(identity, tensors={**identity.tensors, "tokens": tokens.view_as(identity.tokens)})

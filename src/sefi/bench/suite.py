@@ -9,8 +9,9 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sefi.bench.slots import slots_named
-from sefi.core.config import PRESETS, Config, Section, override
+from sefi.core.config import Config, Section, override
 from sefi.core.errors import ConfigError, first_fault
+from sefi.core.presets import preset_named
 
 BUNDLED = "sefi.bench"
 Control = Literal["class word", "photo", "same", "other"]
@@ -106,9 +107,7 @@ class Suite(Section):
 
     def config(self, way: Way) -> Config:
         """The settings of one way."""
-        if way.preset not in PRESETS:
-            raise ConfigError(f"There is no preset {way.preset!r}.", f"Use {' or '.join(PRESETS)}.")
-        return override(PRESETS[way.preset], [f"learn.class_word={self.kind}", *self.settings, *way.settings])
+        return override(preset_named(way.preset), [f"learn.class_word={self.kind}", *self.settings, *way.settings])
 
     def check(self) -> None:
         """Refuse settings and slots that would only be refused after hours.

@@ -20,6 +20,12 @@ ClassWord = Annotated[str | None, typer.Option("--class-word", help="What it is,
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")]
 FaceIndex = Annotated[int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left.")]
 NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use the whole photo, face or not.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help="Learn in another way: see `sefi methods`.")
+]
+MethodPreset = Annotated[
+    str | None, typer.Option("--preset", metavar="NAME", help="Settings to start from: default, paper, or a method's.")
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -27,7 +33,8 @@ def learn(
     photo: PhotoFile,
     name: Name,
     model: options.Model = options.EMBEDDED,
-    preset: options.Preset = "default",
+    method: MethodName = None,
+    preset: MethodPreset = None,
     class_word: ClassWord = None,
     steps: Steps = None,
     settings: options.Settings = None,
@@ -43,14 +50,14 @@ def learn(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn the person (or pet) in PHOTO; the result is a small file for `sefi generate -i`."""
-    from sefi.cli.opening import assigned, chosen_config, opened, warn_of_photographs
+    from sefi.cli.opening import assigned, chosen_config, opened, preset_of, warn_of_photographs
     from sefi.cli.output import answer, checked_file
     from sefi.core.names import check_name
 
     check_name(name)
     path = checked_file(out or Path(f"{name}.safetensors"))
     given = assigned(learn__steps=steps, learn__class_word=class_word)
-    config = chosen_config(preset, [*(settings or []), *given])
+    config = chosen_config(preset_of(method, preset), [*(settings or []), *given])
     warn_of_photographs(model)
     from sefi.api import learn as learn_identity
     from sefi.cli.progress import TerminalProgress

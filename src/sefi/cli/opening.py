@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 
 from sefi.cli.options import EMBEDDED
 from sefi.cli.output import say
-from sefi.core.config import PRESETS, Config, override
+from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
+from sefi.core.presets import preset_named
 
 if TYPE_CHECKING:
     from sefi.backbone.bundle import Backbone
@@ -24,9 +25,27 @@ def chosen_config(preset: str, settings: list[str]) -> Config:
     Raises:
         ConfigError: There is no such preset or setting, or a value does not fit.
     """
-    if preset not in PRESETS:
-        raise ConfigError(f"There is no preset '{preset}'.", f"Use {' or '.join(PRESETS)}.")
-    return override(PRESETS[preset], settings)
+    return override(preset_named(preset), settings)
+
+
+def preset_of(method: str | None, preset: str | None) -> str:
+    """The preset to start from when a method, a preset, both or none are named.
+
+    Raises:
+        ConfigError: There is no such method, or the preset is another method's.
+    """
+    if method is None:
+        return preset or "default"
+    from sefi.methods import method_named
+
+    method_named(method)
+    chosen = preset or ("default" if method == "sefi" else method)
+    if preset_named(chosen).method != method:
+        raise ConfigError(
+            f"The preset '{chosen}' belongs to the method {preset_named(chosen).method!r}.",
+            f"Leave out --preset, or use --method {preset_named(chosen).method}.",
+        )
+    return chosen
 
 
 def assigned(**values: object) -> list[str]:

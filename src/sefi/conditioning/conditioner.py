@@ -40,14 +40,14 @@ class IdentityConditioner:
         self.backbone = backbone
         self.class_words = {i.name: i.header.class_word for i in identities}
         self.tables = {i.name: self.table(i, strength, class_slots) for i in identities}
-        self.stages = max((i.header.stages for i in identities), default=1)
+        self.spans = {name: table.shape[2] for name, table in self.tables.items()}
         self.known: dict[tuple[str, int], Tensor] = {}
         self.nulls: dict[str, Tensor] = {}
 
     def table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
-        """An identity's tokens `[stage, 2, width]` with strength and overrides applied."""
+        """An identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
         row = token_row(self.backbone, class_token_id(self.backbone.tokenizer, identity.header.class_word))
-        tokens = identity.tokens.float()
+        tokens = identity.table.float()
         tokens = row + strength * (tokens - row) if strength != 1.0 else tokens.clone()
         for stage, slot in class_slots:
             if not 0 <= stage < len(tokens):
@@ -59,7 +59,7 @@ class IdentityConditioner:
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """The prompt's tokens and placeholders."""
-        return parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length)
+        return parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length, self.spans)
 
     def stage(self, timestep: int) -> int:
         """A number that changes exactly where some identity's tokens change; finer than each identity's own stages."""
@@ -87,8 +87,9 @@ class IdentityConditioner:
         mask = torch.zeros(len(parsed.ids), dtype=torch.bool)
         for name, places in parsed.places.items():
             table = self.tables[name]
-            for place in places:
-                rows[:, place] = table[stage_of(timestep, len(table), self.backbone.num_train_timesteps)]
+            vectors = table[stage_of(timestep, len(table), self.backbone.num_train_timesteps)]
+            for number, place in enumerate(places):
+                rows[:, place] = vectors[:, number % self.spans[name]]
                 mask[place] = True
         return rows, mask
 

@@ -1,7 +1,7 @@
 """A prompt with `<name>` placeholders to token ids and the places of the names."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ class ParsedPrompt:
 
     Attributes:
         ids: `[length]`, padded; a placeholder has its class word's id.
-        places: positions of each name's placeholders, by name.
+        places: positions of each name's placeholders, by name; those of several tokens side by side.
         length: tokens before padding, start and end included.
         words: one readable word per token, padding excluded.
     """
@@ -53,13 +53,18 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def parse(
-    tokenizer: PreTrainedTokenizerBase, prompt: str, class_words: dict[str, str], text_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: str,
+    class_words: Mapping[str, str],
+    text_length: int,
+    spans: Mapping[str, int] | None = None,
 ) -> ParsedPrompt:
     """Tokenise around the placeholders.
 
     Args:
         class_words: class word of every known name.
         text_length: words of a padded prompt.
+        spans: how many tokens a name's placeholder stands for, where that is not one.
 
     Raises:
         PromptError: a placeholder without its identity, or a prompt that does not fit.
@@ -71,9 +76,10 @@ def parse(
         if i % 2:
             if piece not in class_words:
                 raise unknown_placeholder(piece, class_words)
-            places[piece] = (*places.get(piece, ()), len(ids))
-            ids.append(class_token_id(tokenizer, class_words[piece]))
-            words.append(f"<{piece}>")
+            span = (spans or {}).get(piece, 1)
+            places[piece] = (*places.get(piece, ()), *range(len(ids), len(ids) + span))
+            ids += [class_token_id(tokenizer, class_words[piece])] * span
+            words += [f"<{piece}>"] * span
         else:
             new = plain_ids(tokenizer, piece)
             ids += new
@@ -93,7 +99,7 @@ def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     return str(tokenizer.convert_ids_to_tokens(token)).replace("</w>", "")
 
 
-def unknown_placeholder(name: str, known: dict[str, str]) -> PromptError:
+def unknown_placeholder(name: str, known: Mapping[str, str]) -> PromptError:
     """The error for a name nobody brought."""
     has = f"known here: {', '.join(f'<{n}>' for n in known)}" if known else "no identity file was given"
     return PromptError(f"The prompt names <{name}>, but {has}.", f"Give its file with -i {name}.safetensors.")

@@ -9,6 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sefi.core.errors import ConfigError
 from sefi.core.templates import FACE_TEMPLATES
 
+OPTIONAL = ("token_norm_limit", "gradient_clip", "names")  # settings whose value may be none
+
 
 class Section(BaseModel):
     """A frozen group of settings."""
@@ -22,6 +24,8 @@ class LearnConfig(Section):
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(1, ge=1, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
+    gradient_clip: float | None = Field(None, gt=0, description="longest gradient of a step, all weights together")
     attention_weight: float = Field(0.003, ge=0, description="lambda of the attention loss")
     attention_option: Literal[1, 2, 3] = 3
     attention_reduction: Literal["sum", "mean"] = "sum"
@@ -29,6 +33,7 @@ class LearnConfig(Section):
     residual_init: bool = False
     dropout: float = Field(0.1, ge=0, lt=1)
     stages: int = Field(5, ge=1, le=100)
+    vectors: int = Field(1, ge=1, le=32, description="tokens that the placeholder stands for")
     split_key_value: bool = Field(default=True, description="False: key and value share one token")
     stage_sampling: Literal["uniform", "stratified"] = "uniform"
     detach_query: bool = False
@@ -88,13 +93,41 @@ class GenerateConfig(Section):
     negative_prompt: str = ""
 
 
+class TuneConfig(Section):
+    """How a method changes the model's own weights: DreamBooth, its LoRA form, Custom Diffusion."""
+
+    parts: Literal["unet", "unet+text", "key_value", "cross_attention"] = "unet+text"
+    identifier: str = Field("sks", min_length=1, description="rare word that is tied to the subject")
+    rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
+    prior_images: int = Field(200, ge=0, description="pictures of the plain class word that keep the class as it is")
+    prior_weight: float = Field(1.0, ge=0)
+
+
+class BasisConfig(Section):
+    """The space of names that Celeb Basis learns in, and where Cross Initialization starts."""
+
+    names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
+    components: int = Field(512, ge=1, description="principal components")
+
+
 class Config(Section):
     """The whole tree."""
 
     method: str = "sefi"
     learn: LearnConfig = LearnConfig()  # pyright: ignore[reportCallIssue]
     views: ViewConfig = ViewConfig()  # pyright: ignore[reportCallIssue]
+    tune: TuneConfig = TuneConfig()  # pyright: ignore[reportCallIssue]
+    basis: BasisConfig = BasisConfig()  # pyright: ignore[reportCallIssue]
     generate: GenerateConfig = GenerateConfig()  # pyright: ignore[reportCallIssue]
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "learn": LearnConfig,
+    "views": ViewConfig,
+    "tune": TuneConfig,
+    "basis": BasisConfig,
+    "generate": GenerateConfig,
+}
 
 
 def from_dict(tree: dict[str, Any]) -> Config:
@@ -120,11 +153,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def names() -> list[str]:
     """Every setting as `section.name`."""
-    sections = {"learn": LearnConfig, "views": ViewConfig, "generate": GenerateConfig}
-    return [
-        "method",
-        *(f"{section}.{name}" for section, kind in sections.items() for name in kind.model_fields),
-    ]
+    return ["method", *(f"{section}.{name}" for section, kind in SECTIONS.items() for name in kind.model_fields)]
 
 
 def unknown(name: str) -> ConfigError:
@@ -156,24 +185,4 @@ def plain(name: str, value: str) -> object:
         return value.split(";")
     if name == "attention_option" and value.isdigit():
         return int(value)
-    return None if name == "token_norm_limit" and value.lower() in ("none", "null") else value
-
-
-PAPER = Config()
-DEFAULT = from_dict(
-    {
-        "learn": {
-            "steps": 200,
-            "batch": 5,
-            "expansion": "direct",
-            "residual_init": True,
-            "stage_sampling": "stratified",
-            "learning_rate": 5e-3,
-            "dropout": 0.0,
-        },
-        "views": {"min_scale": 0.7, "aspect": 0.0, "canvas": "edge", "latent_pool": 64},
-        # The embedded model paints over itself at the usual 7.5; likeness and obedience are both better here.
-        "generate": {"guidance_scale": 4.0},
-    }
-)
-PRESETS: dict[str, Config] = {"paper": PAPER, "default": DEFAULT}
+    return None if name in OPTIONAL and value.lower() in ("none", "null") else value

@@ -12,6 +12,7 @@ from torch import Tensor
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
 SCHEMA_VERSION = 1
+TABLE_DIMS = 4  # stage, key or value, vector, width
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +84,13 @@ class Identity:
 
     @property
     def tokens(self) -> Tensor:
-        """`[stage, 2, width]`: key and value token of every stage."""
+        """Key and value token of every stage, `[stage, 2, width]`; of several tokens `[stage, 2, vector, width]`."""
         return self.tensors["tokens"]
+
+    @property
+    def table(self) -> Tensor:
+        """The tokens as `[stage, 2, vector, width]`, one or more vectors in the place of the placeholder."""
+        return self.tokens if self.tokens.ndim == TABLE_DIMS else self.tokens[:, :, None]
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""

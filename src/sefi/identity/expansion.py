@@ -41,30 +41,32 @@ class GatedLinear(nn.Module):
 
 
 class ExpansionModule(nn.Module):
-    """Class-word embedding to `[stages, 2, width]` (paper section 3.2; block from ProSpect).
+    """Class-word embedding to `[stages, slots, width]` (paper section 3.2; block from ProSpect, which has one slot).
 
     With its one input token both softmaxes are over a single word, so the query and key weights get no gradient.
     The last layer has no residual: the output starts at random values unless it is zeroed (`residual_init`).
     """
 
-    def __init__(self, width: int, stages: int, heads: int = 8, head_width: int = 64, dropout: float = 0.1) -> None:
+    def __init__(
+        self, width: int, stages: int, slots: int = 2, heads: int = 8, head_width: int = 64, dropout: float = 0.1
+    ) -> None:
         super().__init__()
-        self.stages = stages
+        self.stages, self.slots = stages, slots
         self.norm_self, self.norm_cross, self.norm_feed = (nn.LayerNorm(width) for _ in range(3))
         self.attend_self = Attention(width, heads, head_width, dropout)
         self.attend_cross = Attention(width, heads, head_width, dropout)
         self.gate = GatedLinear(width, 4 * width)
         self.dropout = nn.Dropout(dropout)
-        self.last = nn.Linear(4 * width, 2 * stages * width)
+        self.last = nn.Linear(4 * width, slots * stages * width)
 
     def forward(self, class_token: Tensor) -> Tensor:
-        """`class_token [width]` to `[stages, 2, width]`: key and value token of every stage."""
+        """`class_token [width]` to `[stages, slots, width]`: the tokens of every stage."""
         raw = class_token[None, None]
         x = self.norm_self(raw)
         x = self.attend_self(x, x) + raw
         x = self.attend_cross(self.norm_cross(x), raw) + x
         x = self.last(self.dropout(self.gate(self.norm_feed(x))))
-        return x.view(self.stages, 2, -1)
+        return x.view(self.stages, self.slots, -1)
 
     def zero_last(self) -> None:
         """Make the output exactly 0, for a start at the class word."""

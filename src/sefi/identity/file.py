@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from sefi.core.errors import IdentityError, OutputError
-from sefi.core.nouns import SCHEMA_VERSION, Identity, IdentityHeader
+from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
 
 HEADER_KEY = "sefi"
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
@@ -80,7 +80,9 @@ def check_tokens(path: Path, header: IdentityHeader, tensors: dict[str, torch.Te
             raise IdentityError(f"{path} holds no tokens.", REMEDY)
         return
     tokens, shape = tensors["tokens"], (header.stages, 2, header.width)
-    if tuple(tokens.shape) != shape:
-        raise IdentityError(f"{path}: tokens are {tuple(tokens.shape)}, the header says {shape}.", REMEDY)
+    found = tuple(tokens.shape)
+    # Several tokens in the place of one name stand before the width.
+    if found != shape and (len(found) != TABLE_DIMS or found[:2] + found[3:] != shape or not found[2]):
+        raise IdentityError(f"{path}: tokens are {found}, the header says {shape}.", REMEDY)
     if not torch.isfinite(tokens).all():
         raise IdentityError(f"{path}: tokens are not finite numbers.", "Learn it again with a lower learning rate.")

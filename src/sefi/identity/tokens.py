@@ -22,7 +22,7 @@ class IdentityTokens(nn.Module):
     def __init__(self, class_token: Tensor, config: LearnConfig, seed: int) -> None:
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
-        self.residual = config.residual_init
+        self.residual, self.norm_limit = config.residual_init, config.token_norm_limit
         self.split = config.split_key_value
         if config.expansion == "module":
             self.module: ExpansionModule | None = seeded_module(len(class_token), config, seed)
@@ -38,7 +38,15 @@ class IdentityTokens(nn.Module):
         raw = self.module(self.class_token) if self.module is not None else self.table
         assert raw is not None
         tokens = self.class_token + raw if self.residual else raw
-        return tokens if self.split else tokens[:, :1].expand(-1, 2, -1)
+        return tokens if self.split else tokens.expand(-1, 2, -1)
+
+    def settle(self) -> None:
+        """After an update: the limit of the tokens' norm, if there is one."""
+        self.limit_norm(self.norm_limit)
+
+    def beside(self) -> dict[str, Tensor]:
+        """Nothing: the tokens are all that is kept."""
+        return {}
 
     @torch.no_grad()
     def limit_norm(self, limit: float | None) -> None:
@@ -51,17 +59,57 @@ class IdentityTokens(nn.Module):
         self.table.copy_(tokens * (longest / tokens.norm(dim=-1, keepdim=True)).clamp(max=1) - base)
 
 
+class FreeVectors(nn.Module):
+    """Free vectors in the placeholder's place, the same for every stage, key and value.
+
+    Args:
+        class_token: row of the class word, `[width]`.
+        first: where the vectors start, `[vector, width]`.
+    """
+
+    class_token: Tensor
+
+    def __init__(self, class_token: Tensor, first: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("class_token", class_token.detach().float().clone())
+        self.table = nn.Parameter(first.detach().float().clone())
+
+    def forward(self) -> Tensor:
+        """`[1, 2, vector, width]`."""
+        return self.table.expand(1, 2, -1, -1)
+
+    def settle(self) -> None:
+        """Nothing to do after an update."""
+
+    def beside(self) -> dict[str, Tensor]:
+        """Nothing: the vectors are all that is kept."""
+        return {}
+
+
 def seeded_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
     """An expansion module whose first weights depend on the seed alone."""
     with torch.random.fork_rng(devices=[]):
         torch.set_rng_state(stream(seed, "expansion").get_state())
-        return ExpansionModule(width, config.stages, dropout=config.dropout)
+        return ExpansionModule(width, config.stages, slots_of(config), dropout=config.dropout)
+
+
+def slots_of(config: LearnConfig) -> int:
+    """Tokens that are learned for a stage: key and value, or one for both."""
+    return 2 if config.split_key_value else 1
 
 
 def first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
     """Zeros on top of the class word, or the class word with a little noise that tells the slots apart."""
-    shape = (config.stages, 2, len(class_token))
+    shape = (config.stages, slots_of(config), len(class_token))
     if config.residual_init:
         return torch.zeros(shape)
     noise = torch.randn(shape, generator=stream(seed, "tokens"))
     return class_token + 0.1 * class_token.std() * noise
+
+
+def module_weights(width: int, config: LearnConfig) -> int:
+    """Weights of the expansion module that these settings need; 0 for direct tokens."""
+    if config.expansion == "direct":
+        return 0
+    with torch.device("meta"):
+        return sum(p.numel() for p in ExpansionModule(width, config.stages, slots_of(config)).parameters())

@@ -1,4 +1,4 @@
-"""The best tokens so far by a probe's score, and when to stop looking for better ones."""
+"""The best so far by a probe's score, and when to stop looking for better."""
 
 import math
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import Tensor
 
 @dataclass
 class Best:
-    """Keeps the tokens with the highest score.
+    """Keeps what had the highest score.
 
     Attributes:
         patience: probes without a better score after which learning is settled.
@@ -17,7 +17,7 @@ class Best:
         step: steps that had been made then.
         worse: probes since then.
         looked: steps that had been made at the last probe.
-        tokens: `[stage, 2, width]` of then; None before the first probe.
+        kept: tensors of then, by name; None before the first probe.
     """
 
     patience: int
@@ -25,13 +25,14 @@ class Best:
     step: int = 0
     worse: int = 0
     looked: int = 0
-    tokens: Tensor | None = None
+    kept: dict[str, Tensor] | None = None
 
-    def offer(self, tokens: Tensor, step: int, score: float) -> None:
-        """Take these tokens if their score is higher than every one before; an equal one is no gain."""
+    def offer(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
+        """Take these tensors if their score is higher than every one before; an equal one is no gain."""
         self.looked = step
         if score > self.score:
-            self.tokens, self.step, self.score, self.worse = tokens.detach().cpu().clone(), step, score, 0
+            self.kept = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+            self.step, self.score, self.worse = step, score, 0
         else:
             self.worse += 1
 
@@ -42,14 +43,14 @@ class Best:
 
     def state(self) -> dict[str, Tensor]:
         """Everything as tensors, for a checkpoint; nothing before the first probe."""
-        if self.tokens is None:
+        if self.kept is None:
             return {}
         numbers = torch.tensor([self.score, self.step, self.worse, self.looked], dtype=torch.float64)
-        return {"tokens": self.tokens, "numbers": numbers}
+        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.kept.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on where a checkpoint left off."""
         if state:
             self.score, *steps = state["numbers"].tolist()
             self.step, self.worse, self.looked = map(int, steps)
-            self.tokens = state["tokens"]
+            self.kept = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}

@@ -16,14 +16,14 @@ KEY = "sefi-run"
 
 def save_run(
     path: Path,
-    tokens: nn.Module,
+    weights: nn.Module,
     optimiser: torch.optim.Optimizer,
     step: int,
     settings: dict[str, Any],
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state, step, settings and the best tokens so far, atomically."""
-    tensors = {f"tokens.{k}": v for k, v in tokens.state_dict().items()}
+    """Write weights, optimiser state, step, settings and the best so far, atomically."""
+    tensors = {f"weights.{k}": v for k, v in weights.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
@@ -42,9 +42,9 @@ def save_run(
 
 
 def load_run(
-    path: Path, tokens: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+    path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> tuple[int, dict[str, Tensor]]:
-    """Restore a run in place; returns its next step and its best tokens; `ConfigError` if it was another run."""
+    """Restore a run in place; returns its next step and the best so far; `ConfigError` if it was another run."""
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {}).get(KEY, "null"))
@@ -58,7 +58,7 @@ def load_run(
             f"{path} belongs to a run with other settings, on another model or of another photo.",
             "Repeat that run, or remove the file to start anew.",
         )
-    tokens.load_state_dict({k[7:]: v for k, v in tensors.items() if k.startswith("tokens.")})
+    weights.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         if name.startswith("adam."):

@@ -46,7 +46,7 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
     """Mean squared denoising error plus lambda times the attention loss.
 
     Args:
-        tokens: `[stage, 2, width]`, what is learned.
+        tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, what is learned.
     """
     stage = stages_of(sample.timesteps, len(tokens), backbone.num_train_timesteps)
     # The tokens and the texts' masks may live beside the optimiser while the model is on an accelerator.

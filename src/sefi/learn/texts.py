@@ -9,21 +9,22 @@ from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import parse
 from sefi.core.config import LearnConfig
+from sefi.core.nouns import TABLE_DIMS
 
 
 @dataclass(frozen=True)
 class TrainingTexts:
-    """The templates with the class word in the placeholder's place.
+    """The templates with the class word in the placeholder's place, as often as the placeholder has tokens.
 
     Attributes:
         ids: `[template, word]`.
-        place: boolean `[template, word]`, true at the placeholder.
+        vector: `[template, word]`, which of the placeholder's tokens stands there; -1 where none does.
         counted: boolean `[template, word]`, the words that the attention loss compares.
         reference: states of the class-word sentences, `[template, word, width]`.
     """
 
     ids: Tensor
-    place: Tensor
+    vector: Tensor
     counted: Tensor
     reference: Tensor
 
@@ -40,19 +41,18 @@ def training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
             t.replace("{}", "<subject>"),
             {"subject": config.class_word},
             backbone.text_length,
+            {"subject": config.vectors},
         )
         for t in config.templates
     ]
     ids = torch.stack([p.ids for p in parsed])
-    place, counted = (
-        torch.zeros_like(ids, dtype=torch.bool),
-        torch.zeros_like(ids, dtype=torch.bool),
-    )
+    vector, counted = torch.full_like(ids, -1), torch.zeros_like(ids, dtype=torch.bool)
     for i, one in enumerate(parsed):
-        place[i, list(one.places["subject"])] = True
+        places = list(one.places["subject"])
+        vector[i, places] = torch.arange(len(places)) % config.vectors
         counted[i, 1 : one.length] = True
-    chosen = {1: place, 2: counted, 3: torch.ones_like(place)}[config.attention_option]
-    return TrainingTexts(ids, place, chosen, encode(backbone, ids))
+    chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[config.attention_option]
+    return TrainingTexts(ids, vector, chosen, encode(backbone, ids))
 
 
 def key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> Tensor:
@@ -60,10 +60,12 @@ def key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, 
 
     Args:
         template: which sentence each sample uses, `[batch]`.
-        tokens: each sample's key and value token, `[batch, 2, width]`.
+        tokens: each sample's key and value tokens, `[batch, 2, width]` or `[batch, 2, vector, width]`.
     """
-    ids, place = texts.ids[template], texts.place[template]
-    rows = tokens.transpose(0, 1).flatten(0, 1)[:, None].expand(-1, ids.shape[1], -1)
-    states = encode(backbone, ids.repeat(2, 1), rows, place.repeat(2, 1))
+    tokens = tokens if tokens.ndim == TABLE_DIMS else tokens[:, :, None]
+    ids, vector = texts.ids[template], texts.vector[template]
+    sample = torch.arange(len(ids))[:, None]
+    rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
+    states = encode(backbone, ids.repeat(2, 1), rows, (vector >= 0).repeat(2, 1))
     key, value = states.chunk(2)
     return torch.cat([key, value, texts.reference[template]], dim=-1)

@@ -2,9 +2,25 @@
 
 from sefi.core.errors import ConfigError
 from sefi.methods.base import Method
+from sefi.methods.celeb_basis import CelebBasis
+from sefi.methods.cross_init import CrossInitialization
+from sefi.methods.custom_diffusion import CustomDiffusion
+from sefi.methods.dreambooth import DreamBooth
+from sefi.methods.dreambooth_lora import DreamBoothLora
+from sefi.methods.prospect import ProSpect
 from sefi.methods.sefi import StagedKeyValue
+from sefi.methods.textual_inversion import TextualInversion
 
-METHODS: dict[str, Method] = {"sefi": StagedKeyValue()}
+METHODS: dict[str, Method] = {
+    "sefi": StagedKeyValue(),
+    "textual-inversion": TextualInversion(),
+    "dreambooth": DreamBooth(),
+    "dreambooth-lora": DreamBoothLora(),
+    "custom-diffusion": CustomDiffusion(),
+    "prospect": ProSpect(),
+    "celeb-basis": CelebBasis(),
+    "cross-init": CrossInitialization(),
+}
 
 
 def method_named(name: str) -> Method:

@@ -1,16 +1,27 @@
 """What every method can do; generation, benchmark and command line ask no more."""
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
+from torch import Tensor, nn
+
+from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config
-from sefi.core.nouns import Identity
+from sefi.conditioning.conditioner import IdentityConditioner
+from sefi.conditioning.encode import token_row
+from sefi.conditioning.prompt import class_token_id
+from sefi.core.config import Config, to_dict
+from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.protocols import Conditioner, Progress, SilentProgress
+from sefi.learn.loop import Lesson, Tensors, learned
+from sefi.learn.tokens import TokenLesson
 from sefi.photo.views import PhotoViews
+
+LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
@@ -21,15 +32,51 @@ class Watched:
         progress: is told of every step.
         checkpoint: where to keep and find an unfinished run; None keeps nothing.
         probe: how good an identity is, the higher the better, asked every `learn.probe_every` steps.
+        judges: folder of the networks that look at pictures, for methods that need a recogniser; None: there is none.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
     checkpoint: Path | None = None
     probe: Callable[[Identity], float] | None = None
+    judges: Path | None = None
+
+
+@dataclass(frozen=True)
+class About:
+    """What a list of methods says of one.
+
+    Attributes:
+        title: its name as people write it.
+        paper: where it was published.
+        licence: on what terms its authors' code is, and what that means here.
+    """
+
+    title: str
+    paper: str
+    licence: str
+
+
+@dataclass(frozen=True)
+class Weights:
+    """How many numbers a method learns and adds, as the papers count them.
+
+    Attributes:
+        trained: learned and kept for each subject.
+        added: beside the model while learning, or for all subjects together.
+    """
+
+    trained: int
+    added: int
 
 
 class Method(Protocol):
     """A way to learn a subject and to apply what was learned."""
+
+    about: About
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """What it learns and adds on this model; works on a model without values (the meta device)."""
+        ...
 
     def learn(
         self,
@@ -48,3 +95,63 @@ class Method(Protocol):
     ) -> AbstractContextManager[Conditioner]:
         """Install whatever generation needs, yield the conditioner, and undo it all on leaving."""
         ...
+
+
+class TokenMethod:
+    """A method whose identities are tokens and nothing else: any number of them share a prompt."""
+
+    @contextmanager
+    def applied(
+        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
+    ) -> Generator[Conditioner]:
+        """Key-value attention in place, and a conditioner that writes the tokens into the sentences."""
+        with key_value_attention(backbone.unet, backbone.width):
+            yield IdentityConditioner(backbone, identities, strength)
+
+
+def class_row(backbone: Backbone, config: Config) -> Tensor:
+    """The token-table row of the class word, `[width]`."""
+    return token_row(backbone, class_token_id(backbone.tokenizer, config.learn.class_word))
+
+
+def header_of(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
+    """What an identity says about itself."""
+    return IdentityHeader(
+        name=name,
+        method=config.method,
+        stages=config.learn.stages,
+        base_model=backbone.fingerprint,
+        width=backbone.width,
+        class_word=config.learn.class_word,
+        settings=to_dict(config),
+        seed=seed,
+        library_versions={library: version(library) for library in LIBRARIES},
+    )
+
+
+def learn_identity(
+    lesson: Lesson, name: str, backbone: Backbone, config: Config, seed: int, watched: Watched
+) -> Identity:
+    """Learn a lesson, watched, into an identity."""
+    header = header_of(name, backbone, config, seed)
+    asked = watched.probe
+
+    def probe(kept: Tensors) -> float:
+        return asked(Identity(kept, header)) if asked is not None else 0.0
+
+    tensors, numbers = learned(lesson, config, watched.progress, watched.checkpoint, None if asked is None else probe)
+    return Identity(tensors, header.model_copy(update={"metrics": numbers}))
+
+
+def learn_tokens(
+    tokens: nn.Module,
+    name: str,
+    views: PhotoViews,
+    backbone: Backbone,
+    config: Config,
+    seed: int,
+    watched: Watched,
+) -> Identity:
+    """Learn what gives tokens by denoising views, and by the attention loss where that has a weight."""
+    lesson = TokenLesson(backbone, views, config, seed, tokens)
+    return learn_identity(lesson, name, backbone, config, seed, watched)

@@ -59,7 +59,7 @@ def read_photo(path: str | Path) -> Photo:
         raise _too_large(path, "far more than 50") from error
     except DECODE_ERRORS as error:
         raise PhotoError(f"{path} is damaged and cannot be decoded.", "Save or copy the photo again.") from error
-    return Photo(pixels=_to_tensor(rgb), source=path.name)
+    return Photo(pixels=pixels_of(rgb), source=path.name)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -128,7 +128,7 @@ def _with_profile(image: Image.Image) -> Image.Image:
     return moved if moved is not None else image
 
 
-def _to_tensor(image: Image.Image) -> torch.Tensor:
+def pixels_of(image: Image.Image) -> torch.Tensor:
     """`[3, height, width]`, 0..255 to [-1, 1]."""
     bytes_hwc = torch.from_numpy(np.array(image, dtype=np.uint8))
     return bytes_hwc.permute(2, 0, 1).float().div_(127.5).sub_(1.0).contiguous()

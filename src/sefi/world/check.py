@@ -4,8 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sefi.backbone.open import MODELS, open_backbone
-from sefi.core.config import DEFAULT, Config, override
+from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
+from sefi.core.presets import DEFAULT
 from sefi.core.protocols import Progress
 from sefi.world.clip_scores import score_agreement
 from sefi.world.expressiveness import score_expressiveness

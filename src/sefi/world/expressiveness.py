@@ -9,8 +9,9 @@ from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.encode import token_row
 from sefi.conditioning.prompt import class_token_id
-from sefi.core.config import DEFAULT, GenerateConfig
+from sefi.core.config import GenerateConfig
 from sefi.core.nouns import Identity, IdentityHeader
+from sefi.core.presets import DEFAULT
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
 from sefi.generate.sampler import generate

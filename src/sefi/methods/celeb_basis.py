@@ -1,0 +1,164 @@
+"""Celeb Basis: two tokens within the space of known names, their coefficients read from the face itself."""
+
+import math
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sefi.backbone.bundle import Backbone
+from sefi.conditioning.names import COLUMNS, name_rows, names_for
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError, FaceError
+from sefi.core.nouns import Identity
+from sefi.core.streams import stream
+from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.metrics.encoders import SFaceEncoder
+from sefi.photo.detect import YuNetDetector
+from sefi.photo.enlarge import enlarged
+from sefi.photo.views import PhotoViews, rgb_bytes
+
+FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
+MOMENTUM = 0.99
+
+
+class CelebBasis(TokenMethod):
+    """Celeb Basis (Yuan et al. 2023, arXiv 2306.00926).
+
+    Differs: the recogniser is SFace instead of InsightFace's; it sees the photo and its mirror image, not every view;
+    the running mean of the coefficients has its start corrected for (the published one keeps a rest of random
+    numbers); the basis is kept with the result, so that it depends on no list and no library.
+    """
+
+    about = About("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """Coefficients; the layer that gives them from a face."""
+        found = min(config.basis.components, backbone.width)
+        with torch.device("meta"):
+            return Weights(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """Tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
+
+        Raises:
+            ConfigError: no recogniser, or too few names.
+            FaceError: no face in the photo.
+        """
+        if watched.judges is None:
+            raise ConfigError(
+                "Celeb Basis reads the face with a recogniser, and this model brings none.",
+                "Name a folder with face_detection.onnx and face_recognition.onnx with --judges.",
+            )
+        columns = name_rows(backbone, names_for(backbone, config.basis.names))
+        basis = torch.stack([principal(column, config.basis.components) for column in columns])
+        faces = torch.tensor(np.stack(faces_of(views, watched)))
+        tokens = BasisTokens(class_row(backbone, config), basis, faces, seed)
+        return learn_tokens(tokens, name, views, backbone, config, seed, watched)
+
+
+def principal(rows: Tensor, count: int) -> Tensor:
+    """Mean and first principal components of rows `[name, width]`: `[1 + component, width]`, mean first.
+
+    The components are orthonormal and not scaled; each one's largest entry is positive, so that libraries agree.
+
+    Raises:
+        ConfigError: there are fewer names than components.
+    """
+    found = min(count, rows.shape[1])
+    if len(rows) <= found:
+        raise ConfigError(f"{len(rows)} names give no {found} components.", "Lower basis.components, or add names.")
+    mean = rows.mean(0, keepdim=True)
+    components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:found]
+    largest = components.gather(1, components.abs().argmax(1, keepdim=True))
+    return torch.cat([mean, components * largest.sign()])
+
+
+def faces_of(views: PhotoViews, watched: Watched) -> list[NDArray[np.float32]]:
+    """Unit embeddings of the photo's face and of its mirror image.
+
+    Raises:
+        FaceError: there is none.
+    """
+    assert watched.judges is not None
+    detect = YuNetDetector(watched.judges / "face_detection.onnx")
+    encode = SFaceEncoder(watched.judges / "face_recognition.onnx")
+    found: list[NDArray[np.float32]] = []
+    for square in (views.clean, views.clean.flip(-1)):
+        picture = enlarged(rgb_bytes(square))
+        faces = detect(picture)
+        if faces:
+            found.append(np.asarray(encode(picture, faces[0]), np.float32))
+    if not found:
+        raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")
+    return found
+
+
+class Mapper(nn.Module):
+    """A face's embedding to the coefficients of both tokens: one equalised linear layer, then LeakyReLU.
+
+    Source: Celeb Basis, `meta_net.py`: weights from a standard normal, scaled when used.
+    """
+
+    def __init__(self, features: int, components: int, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        shape = (COLUMNS * components, features)
+        self.weight = nn.Parameter(torch.randn(shape, generator=generator))
+        self.bias = nn.Parameter(torch.zeros(shape[0]))
+
+    def forward(self, face: Tensor) -> Tensor:
+        """`face [features]` to unit coefficients `[2, component]`."""
+        raw = F.linear(face, self.weight / math.sqrt(self.weight.shape[1]), self.bias)
+        return F.normalize(F.leaky_relu(raw, 0.2).unflatten(0, (COLUMNS, -1)), dim=-1)
+
+
+class BasisTokens(nn.Module):
+    """Tokens from coefficients in the basis: learned through the mapper, kept as a running mean.
+
+    Args:
+        class_token: row of the class word, the last of the three tokens.
+        basis: `[2, 1 + component, width]`, mean first.
+        faces: embeddings of the photo, `[face, features]`.
+        seed: of the mapper's first weights.
+    """
+
+    class_token: Tensor
+    basis: Tensor
+    faces: Tensor
+    running: Tensor
+    updates: Tensor
+
+    def __init__(self, class_token: Tensor, basis: Tensor, faces: Tensor, seed: int) -> None:
+        super().__init__()
+        for name, value in {"class_token": class_token, "basis": basis, "faces": faces}.items():
+            self.register_buffer(name, value.detach().float().clone())
+        components = basis.shape[1] - 1
+        self.mapper = Mapper(faces.shape[1], components, stream(seed, "mapper"))
+        self.register_buffer("running", torch.zeros(COLUMNS, components))
+        self.register_buffer("updates", torch.zeros((), dtype=torch.long))
+
+    def coefficients(self) -> Tensor:
+        """`[2, component]`: of this step while learning, else the running mean."""
+        if not self.training and self.updates:
+            return self.running / (1 - MOMENTUM ** int(self.updates))
+        return self.mapper(self.faces[int(self.updates) % len(self.faces)])
+
+    def forward(self) -> Tensor:
+        """`[1, 2, 3, width]`: two tokens in the basis, then the class word."""
+        inside = self.basis[:, 0] + torch.einsum("kc,kcw->kw", self.coefficients(), self.basis[:, 1:])
+        return torch.cat([inside, self.class_token[None]]).expand(1, 2, -1, -1)
+
+    @torch.no_grad()
+    def settle(self) -> None:
+        """One more step into the running mean."""
+        now = self.mapper(self.faces[int(self.updates) % len(self.faces)])
+        self.running.mul_(MOMENTUM).add_((1 - MOMENTUM) * now)
+        self.updates += 1
+
+    def beside(self) -> dict[str, Tensor]:
+        """The coefficients and the basis that they belong to."""
+        return {"coefficients": self.coefficients().detach().clone(), "basis": self.basis.clone()}

@@ -1,0 +1,248 @@
+"""Custom Diffusion: a new word and the keys and values that cross-attention makes of text; two subjects merge."""
+
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from sefi.attention.install import key_value_attention
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.weights import cross_attention_names, swapped, trainable
+from sefi.conditioning.conditioner import IdentityConditioner, check_identities
+from sefi.conditioning.encode import encode, token_row
+from sefi.conditioning.prompt import parse, plain_ids
+from sefi.conditioning.words import sentence_ids
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError
+from sefi.core.nouns import Identity
+from sefi.core.protocols import Conditioner
+from sefi.core.streams import stream
+from sefi.learn.sampling import ENCODE_AT_ONCE
+from sefi.learn.texts import TrainingTexts, training_texts
+from sefi.learn.tokens import run_settings
+from sefi.learn.weights import (
+    Noised,
+    Part,
+    Studied,
+    WeightLesson,
+    as_module,
+    class_latents,
+    noise_and_time,
+    prior_of,
+    sentences,
+)
+from sefi.methods.base import About, Watched, Weights, class_row, learn_identity
+from sefi.photo.resizing import Resized, resized_view
+from sefi.photo.views import PhotoViews
+
+LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": ("to_q", "to_k", "to_v", "to_out.0")}
+FAR = ("a far away photo of {}", "a very small photo of {}")
+NEAR = ("a zoomed in photo of {}", "a close up photo of {}")
+# What merged weights must not change: sentences of common things in common places.
+THINGS = ("a person", "a man", "a woman", "a dog", "a cat", "a bear", "a cup", "a guitar", "a book", "a balloon")
+PLACES = (
+    "", "at the beach", "in the snow", "in the forest", "in the city", "in space", "in the desert", "in a room",
+    "smiling", "with a hat", "reading a book", "with an umbrella", "in front of the tower", "playing the guitar",
+    "at night", "looking sad", "with a beard", "waving", "cooking", "holding a cup",
+)  # fmt: skip
+RIDGE = 1e-4
+
+
+class CustomDiffusion:
+    """Custom Diffusion (Kumari et al. 2022, arXiv 2212.04488).
+
+    The name in a prompt becomes the learned word followed by the class word.
+    Differs: the new word is a parameter of its own, so no other word decays or moves; every one of the words is trained
+    (the published code leaves the last one out); the prior's pictures are drawn by the model, not retrieved.
+    """
+
+    about = About("Custom Diffusion", "arXiv 2212.04488", "Adobe Research Licence; written anew")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """What is changed of cross-attention and, as the paper counts, the whole token table with the new word."""
+        there = dict(backbone.unet.named_parameters())
+        changed = sum(there[name].numel() for name in cross_attention_names(backbone.unet, layers_of(config)))
+        table = backbone.text_encoder.get_input_embeddings().weight
+        assert isinstance(table, Tensor)
+        return Weights(changed + table.numel() + backbone.width, 0)
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """Weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word.
+
+        Raises:
+            ConfigError: other parts than cross-attention are to be trained.
+        """
+        names = cross_attention_names(backbone.unet, layers_of(config))
+        latents = class_latents(backbone, config, watched.progress)
+        word = nn.Parameter(first_word(backbone, config.tune.identifier))
+        row = class_row(backbone, config)
+        plain = encode(backbone, sentences(backbone, config, config.learn.class_word))
+
+        def tokens() -> Tensor:
+            return torch.stack([word, row])
+
+        with trainable(backbone.unet, names) as weights:
+            studied = Studied(
+                as_module({**weights, "word": word}),
+                resized_part(backbone, views, config, seed, tokens),
+                prior_of(backbone, config, seed, latents, lambda which: plain[which]),
+                lambda: {
+                    "tokens": tokens().expand(1, 2, -1, -1),
+                    **{f"unet.{key}": weight for key, weight in weights.items()},
+                },
+                detach_start=True,
+            )
+            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
+            return learn_identity(lesson, name, backbone, config, seed, watched)
+
+    @contextmanager
+    def applied(
+        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
+    ) -> Generator[Conditioner]:
+        """One subject's weights, or several merged in closed form, in place; names become their words."""
+        check_identities(backbone, identities)
+        there = dict(backbone.unet.named_parameters())
+        sets = [of_unet(identity, there, strength) for identity in identities]
+        conditioner = IdentityConditioner(backbone, identities, strength)
+        weights = sets[0] if len(sets) == 1 else merged(backbone, identities, sets, conditioner)
+        with swapped(backbone.unet, weights), key_value_attention(backbone.unet, backbone.width):
+            yield conditioner
+
+
+def layers_of(config: Config) -> tuple[str, ...]:
+    """Layers of every cross-attention that are trained.
+
+    Raises:
+        ConfigError: parts that Custom Diffusion does not have.
+    """
+    if config.tune.parts not in LAYERS:
+        raise ConfigError(
+            f"Custom Diffusion trains no {config.tune.parts!r}.", f"Set tune.parts to {' or '.join(LAYERS)}."
+        )
+    return LAYERS[config.tune.parts]
+
+
+def first_word(backbone: Backbone, identifier: str) -> Tensor:
+    """Where the new word starts, `[width]`: a rare word's row; of one that the model writes in pieces, their mean."""
+    ids = plain_ids(backbone.tokenizer, identifier)
+    if not ids:
+        raise ConfigError(f"The identifier {identifier!r} has no token.", "Set tune.identifier to a rare word.")
+    return torch.stack([token_row(backbone, token) for token in ids]).mean(0)
+
+
+def of_unet(identity: Identity, there: dict[str, nn.Parameter], strength: float) -> dict[str, Tensor]:
+    """An identity's weights, by their names in the UNet, on the way from the model's own."""
+    found = {k.removeprefix("unet."): v for k, v in identity.tensors.items() if k.startswith("unet.")}
+    if strength == 1.0:
+        return found
+    return {name: there[name].data.float().cpu().lerp(value.float(), strength) for name, value in found.items()}
+
+
+def resized_part(
+    backbone: Backbone, views: PhotoViews, config: Config, seed: int, tokens: Callable[[], Tensor]
+) -> Part:
+    """The subject's part of every step: views of very different size, the caption saying so, padding not counted."""
+    learn = config.learn
+    all_templates = (*learn.templates, *FAR, *NEAR)
+    texts = training_texts(backbone, learn.model_copy(update={"templates": all_templates, "vectors": 2}))
+    groups = {
+        "plain": range(len(learn.templates)),
+        "far": range(len(learn.templates), len(learn.templates) + len(FAR)),
+        "near": range(len(all_templates) - len(NEAR), len(all_templates)),
+    }
+    pool = drawn_views(views, config.views.latent_pool, stream(seed, "pool")) if config.views.latent_pool else None
+    encoded = None if pool is None else encoded_views(backbone, pool)
+
+    def drawn(step: int) -> Noised:
+        random = stream(seed, "sample", step)
+        if pool is None or encoded is None:
+            chosen = drawn_views(views, learn.batch, random)
+            latents = encoded_views(backbone, chosen)
+        else:
+            picks = torch.randint(len(pool), (learn.batch,), generator=random)
+            chosen, latents = [pool[int(n)] for n in picks], encoded[picks]
+        noise, t = noise_and_time(backbone, latents, random)
+        which = [groups[view.seen][int(torch.randint(len(groups[view.seen]), (), generator=random))] for view in chosen]
+        counted = torch.stack([cells_inside(view, backbone.latent_size) for view in chosen])
+        return Noised(
+            latents, noise, t, with_tokens(backbone, texts, torch.tensor(which), tokens()), counted.to(latents)
+        )
+
+    return drawn
+
+
+def drawn_views(views: PhotoViews, count: int, random: torch.Generator) -> list[Resized]:
+    """So many views of one photo."""
+    return [resized_view(views.clean, views.config.flip, random) for _ in range(count)]
+
+
+def encoded_views(backbone: Backbone, chosen: Sequence[Resized]) -> Tensor:
+    """Their latents, the posterior's mean."""
+    pixels = torch.stack([view.pixels for view in chosen])
+    return torch.cat([backbone.encode_image(some) for some in pixels.split(ENCODE_AT_ONCE)])
+
+
+def cells_inside(view: Resized, cells: int) -> Tensor:
+    """Which latent cells `[1, cells, cells]` count: all, or those a cell or more inside the pasted picture."""
+    if view.box is None:
+        return torch.ones(1, cells, cells)
+    left, top, right, bottom = (round(edge * cells) for edge in view.box)
+    inside = torch.zeros(1, cells, cells)
+    inside[:, top + 1 : max(top + 2, bottom - 1), left + 1 : max(left + 2, right - 1)] = 1.0
+    return inside
+
+
+def with_tokens(backbone: Backbone, texts: TrainingTexts, which: Tensor, tokens: Tensor) -> Tensor:
+    """Text states `[batch, word, width]` of sentences with the tokens in their place."""
+    vector = texts.vector[which]
+    return encode(backbone, texts.ids[which], tokens[vector.clamp(min=0)], vector >= 0)
+
+
+@torch.no_grad()
+def merged(
+    backbone: Backbone,
+    identities: Sequence[Identity],
+    sets: Sequence[dict[str, Tensor]],
+    conditioner: IdentityConditioner,
+) -> dict[str, Tensor]:
+    """Weights that treat each subject's words as its own weights do and change other sentences least.
+
+    Minimises `||(W' - W) C||` over common sentences' states C, with `W' x = W_i x` for the states x of subject i's
+    words (the paper's section 3.3): `W' = W + R (X^T G^-1 X)^-1 X^T G^-1`, `G = C C^T`, `R = W_i X - W X`.
+    """
+    if not sets:
+        return {}
+    own = [subject_states(backbone, identity, conditioner) for identity in identities]
+    common = common_states(backbone)
+    gram = common.T @ common
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
+    states = torch.cat(own).T
+    solved = torch.linalg.solve(gram, states)
+    projection = torch.linalg.solve(states.T @ solved, solved.T)
+    there = dict(backbone.unet.named_parameters())
+    weights: dict[str, Tensor] = {}
+    for name in sets[0]:
+        if not name.endswith(("to_k.weight", "to_v.weight")):
+            raise ConfigError("Only keys and values can be merged.", "Learn both with tune.parts=key_value.")
+        before = there[name].data.double().cpu()
+        wanted = torch.cat([one[name].double() @ x.T for one, x in zip(sets, own, strict=True)], dim=1)
+        weights[name] = (before + (wanted - before @ states) @ projection).float()
+    return weights
+
+
+def subject_states(backbone: Backbone, identity: Identity, conditioner: IdentityConditioner) -> Tensor:
+    """Text states `[word, width]` of a subject's words in "a photo of <name>", double precision."""
+    prompt = f"a photo of <{identity.name}>"
+    parsed = parse(backbone.tokenizer, prompt, conditioner.class_words, backbone.text_length, conditioner.spans)
+    states = conditioner.one(prompt, 0)[:, : backbone.width]
+    return states[list(parsed.places[identity.name])].double().cpu()
+
+
+def common_states(backbone: Backbone) -> Tensor:
+    """Text states `[word, width]` of every word of common sentences, double precision."""
+    found = [f"a photo of {thing} {place}".strip() for thing in THINGS for place in PLACES]
+    ids = torch.stack([sentence_ids(backbone, sentence) for sentence in found])
+    return torch.cat([encode(backbone, some).flatten(0, 1) for some in ids.split(32)]).double().cpu()

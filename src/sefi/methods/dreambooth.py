@@ -1,0 +1,115 @@
+"""DreamBooth: the whole model learns a rare word, and pictures of the plain class keep the class as it is."""
+
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
+
+from torch import Tensor, nn
+
+from sefi.attention.install import key_value_attention
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.weights import swapped, trainable
+from sefi.conditioning.conditioner import check_identities
+from sefi.conditioning.encode import encode
+from sefi.conditioning.words import WordsConditioner
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.nouns import Identity
+from sefi.core.protocols import Conditioner
+from sefi.learn.tokens import run_settings
+from sefi.learn.weights import Studied, WeightLesson, as_module, class_latents, prior_of, sentences, subject_of
+from sefi.methods.base import About, Watched, Weights, learn_identity
+from sefi.photo.views import PhotoViews
+
+PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder")}
+
+
+class DreamBooth:
+    """DreamBooth (Ruiz et al. 2022, arXiv 2208.12242), with the text encoder and prior preservation.
+
+    The name in a prompt becomes the rare word and the class word. An identity holds every changed weight, so only one
+    can be used at a time, and it has no strength in between.
+    """
+
+    about = About("DreamBooth", "arXiv 2208.12242", "diffusers' recipe (Apache-2.0); written anew")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """Every weight of the parts that are trained."""
+        parts = [getattr(backbone, part) for part in parts_of(config)]
+        return Weights(sum(p.numel() for part in parts for p in part.parameters()), 0)
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """All weights of UNet and text encoder, named `unet....` and `text_encoder....`."""
+        latents = class_latents(backbone, config, watched.progress)
+        with ExitStack() as stack:
+            weights = {
+                f"{part}.{key}": weight
+                for part in parts_of(config)
+                for key, weight in stack.enter_context(all_trainable(getattr(backbone, part))).items()
+            }
+            own, plain = (
+                sentences(backbone, config, subject)
+                for subject in (f"{config.tune.identifier} {config.learn.class_word}", config.learn.class_word)
+            )
+            studied = Studied(
+                as_module(weights),
+                subject_of(backbone, views, config, seed, lambda which: encode(backbone, own[which])),
+                prior_of(backbone, config, seed, latents, lambda which: encode(backbone, plain[which])),
+                lambda: weights,
+            )
+            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
+            return learn_identity(lesson, name, backbone, config, seed, watched)
+
+    @contextmanager
+    def applied(
+        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
+    ) -> Generator[Conditioner]:
+        """The learned weights in place, and names written as words.
+
+        Raises:
+            IdentityError: several identities, or one of another model.
+            ConfigError: a strength that is neither 0 nor 1.
+        """
+        check_identities(backbone, identities)
+        if len(identities) > 1:
+            raise IdentityError(
+                "Each DreamBooth identity changes the whole model, so two cannot share a prompt.",
+                "Use one of them, or learn both with a method of tokens.",
+            )
+        if strength not in (0.0, 1.0):
+            raise ConfigError("DreamBooth has no strength between 0 and 1.", "Set generate.identity_strength=1.")
+        words = {i.name: words_of(i, strength) for i in identities}
+        with ExitStack() as stack:
+            for identity in identities if strength else ():
+                for part in ("unet", "text_encoder"):
+                    stack.enter_context(swapped(getattr(backbone, part), of_part(identity.tensors, part)))
+            stack.enter_context(key_value_attention(backbone.unet, backbone.width))
+            yield WordsConditioner(backbone, words)
+
+
+def parts_of(config: Config) -> tuple[str, ...]:
+    """Parts of the model that are trained.
+
+    Raises:
+        ConfigError: parts that DreamBooth does not have.
+    """
+    if config.tune.parts not in PARTS:
+        raise ConfigError(f"DreamBooth trains no {config.tune.parts!r}.", f"Set tune.parts to {' or '.join(PARTS)}.")
+    return PARTS[config.tune.parts]
+
+
+def all_trainable(part: nn.Module):  # noqa: ANN201  the context manager of `trainable`
+    """Every weight of a part, to be trained."""
+    return trainable(part, [name for name, _ in part.named_parameters()])
+
+
+def of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part, by their names in it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
+
+
+def words_of(identity: Identity, strength: float) -> str:
+    """What is written for a name: the rare word and the class word, or the class word alone."""
+    rare = str(identity.header.settings["tune"]["identifier"])
+    return f"{rare} {identity.header.class_word}" if strength else identity.header.class_word

@@ -1,0 +1,139 @@
+"""DreamBooth's LoRA form: low-rank matrices beside the UNet's attention learn a rare word."""
+# peft's signatures are loose.
+# pyright: reportArgumentType=false
+
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sefi.attention.install import key_value_attention
+from sefi.backbone.bundle import Backbone
+from sefi.conditioning.conditioner import check_identities
+from sefi.conditioning.encode import encode
+from sefi.conditioning.words import WordsConditioner
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.nouns import Identity
+from sefi.core.protocols import Conditioner
+from sefi.core.streams import stream
+from sefi.learn.tokens import run_settings
+from sefi.learn.weights import Studied, WeightLesson, as_module, class_latents, prior_of, sentences, subject_of
+from sefi.methods.base import About, Watched, Weights, learn_identity
+from sefi.photo.views import PhotoViews
+
+LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention of the UNet, as in diffusers' script
+ADAPTER = "sefi"
+
+
+class DreamBoothLora:
+    """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
+
+    about = About("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """Two matrices for every attention layer."""
+        layers = [layer for name, layer in backbone.unet.named_modules() if is_adapted(name)]
+        sides = [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)]
+        return Weights(sum(config.tune.rank * (out + into) for out, into in sides), 0)
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`.
+
+        Raises:
+            ConfigError: `peft` is not installed, or other parts than the UNet are to be trained.
+        """
+        if config.tune.parts != "unet":
+            raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
+        latents = class_latents(backbone, config, watched.progress)
+        own, plain = (
+            sentences(backbone, config, subject)
+            for subject in (f"{config.tune.identifier} {config.learn.class_word}", config.learn.class_word)
+        )
+        with adapters(backbone.unet, config.tune.rank, seed) as matrices:
+            states = [encode(backbone, ids) for ids in (own, plain)]
+            studied = Studied(
+                as_module(matrices),
+                subject_of(backbone, views, config, seed, lambda which: states[0][which]),
+                prior_of(backbone, config, seed, latents, lambda which: states[1][which]),
+                lambda: {f"unet.{key}": value for key, value in matrices.items()},
+            )
+            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
+            return learn_identity(lesson, name, backbone, config, seed, watched)
+
+    @contextmanager
+    def applied(
+        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
+    ) -> Generator[Conditioner]:
+        """The matrices in place, scaled by the strength, and names written as words.
+
+        Raises:
+            IdentityError: several identities, or one of another model.
+        """
+        check_identities(backbone, identities)
+        if len(identities) > 1:
+            raise IdentityError(
+                "Two LoRA identities answer to the same rare word, so they cannot share a prompt.",
+                "Use one of them, or learn both with a method of tokens.",
+            )
+        words = {i.name: f"{i.header.settings['tune']['identifier']} {i.header.class_word}" for i in identities}
+        rank = int(identities[0].header.settings["tune"]["rank"]) if identities else 0
+        with adapters(backbone.unet, rank, 0) if identities else nullcontext({}) as matrices:
+            for identity in identities:
+                fill(matrices, identity.tensors, strength)
+            with key_value_attention(backbone.unet, backbone.width):
+                yield WordsConditioner(backbone, words)
+
+
+def is_adapted(name: str) -> bool:
+    """Whether a layer of the UNet gets matrices."""
+    return any(name.endswith(f".{layer}") for layer in LAYERS) and ".attn" in name
+
+
+@contextmanager
+def adapters(unet: nn.Module, rank: int, seed: int) -> Generator[dict[str, nn.Parameter]]:
+    """Within the block every attention layer has a pair of matrices beside it; on leaving the layers are who they were.
+
+    Raises:
+        ConfigError: `peft` is not installed.
+    """
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  optional
+    except ImportError:
+        raise ConfigError("LoRA needs the package peft.", 'Install it: pip install "sefi[lora]".') from None
+    layers = {name: layer for name, layer in unet.named_modules() if is_adapted(name)}
+    had = set(vars(unet))
+    chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), init_lora_weights="gaussian")
+    try:
+        # peft draws the first weights from torch's global state.
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(stream(seed, "lora").get_state())
+            inject_adapter_in_model(chosen, unet, adapter_name=ADAPTER)
+        yield {
+            name.replace(f".{ADAPTER}.weight", ""): weight
+            for name, weight in unet.named_parameters()
+            if f".{ADAPTER}." in name
+        }
+    finally:
+        for name, layer in layers.items():
+            above, _, last = name.rpartition(".")
+            setattr(unet.get_submodule(above), last, layer)
+        for name in set(vars(unet)) - had:
+            delattr(unet, name)
+
+
+@torch.no_grad()
+def fill(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor], strength: float) -> None:
+    """An identity's matrices into the model's; the second of a pair carries the strength.
+
+    Raises:
+        IdentityError: they do not fit.
+    """
+    found = {name.removeprefix("unet."): value for name, value in tensors.items()}
+    if found.keys() != matrices.keys() or any(found[n].shape != m.shape for n, m in matrices.items()):
+        raise IdentityError("The identity's matrices do not fit this model.", "Open the model it was learned on.")
+    for name, matrix in matrices.items():
+        matrix.copy_(found[name] * (strength if name.endswith("lora_B") else 1.0))

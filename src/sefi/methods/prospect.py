@@ -1,0 +1,38 @@
+"""ProSpect: a token for each of ten stages, from an expansion module, by denoising alone."""
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError
+from sefi.core.nouns import Identity
+from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
+from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.photo.views import PhotoViews
+
+
+class ProSpect(TokenMethod):
+    """ProSpect (Zhang et al. 2023, arXiv 2305.16225).
+
+    Differs: only the stage of a sample is encoded at each step (the published code encodes all ten), so batches work;
+    the module is thrown away and the tokens are kept.
+    """
+
+    about = About("ProSpect", "arXiv 2305.16225", "Apache-2.0; written anew")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """A token for each stage, and the module that gives them."""
+        return Weights(
+            config.learn.stages * slots_of(config.learn) * backbone.width, module_weights(backbone.width, config.learn)
+        )
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """Tokens `[stage, 2, width]`, key and value the same.
+
+        Raises:
+            ConfigError: the attention loss is on, which ProSpect does not have.
+        """
+        if config.learn.attention_weight:
+            raise ConfigError("ProSpect has no attention loss.", "Set learn.attention_weight=0, or use method=sefi.")
+        tokens = IdentityTokens(class_row(backbone, config), config.learn, seed)
+        return learn_tokens(tokens, name, views, backbone, config, seed, watched)

@@ -1,0 +1,30 @@
+"""Textual Inversion: a few free token vectors, the same in every stage."""
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config
+from sefi.core.nouns import Identity
+from sefi.identity.tokens import FreeVectors
+from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.photo.views import PhotoViews
+
+
+class TextualInversion(TokenMethod):
+    """Textual Inversion (Gal et al. 2022, arXiv 2208.01618), with our attention loss where that has a weight.
+
+    Differs: the vectors are parameters of their own; the published code optimises the whole token table and has to
+    put the other rows back, which weight decay moves all the same.
+    """
+
+    about = About("Textual Inversion", "arXiv 2208.01618", "MIT; written anew")
+
+    def weights(self, backbone: Backbone, config: Config) -> Weights:
+        """The vectors."""
+        return Weights(config.learn.vectors * backbone.width, 0)
+
+    def learn(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+    ) -> Identity:
+        """Tokens `[1, 2, vector, width]` that start at the class word."""
+        row = class_row(backbone, config)
+        vectors = FreeVectors(row, row.expand(config.learn.vectors, -1))
+        return learn_tokens(vectors, name, views, backbone, config, seed, watched)

@@ -1,0 +1,70 @@
+"""Weights at the size of Stable Diffusion 1.4, as the paper's Table 1 counts them; no memory is needed."""
+
+import pytest
+import torch
+
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.sizes import empty_stable_diffusion
+from sefi.backbone.weights import cross_attention_names
+from sefi.core.config import override
+from sefi.core.presets import PRESETS
+from sefi.methods import METHODS
+from sefi.methods.base import Weights
+from sefi.methods.celeb_basis import Mapper
+
+
+@pytest.fixture(scope="module")
+def model() -> Backbone:
+    return empty_stable_diffusion()
+
+
+def weights(model: Backbone, preset: str, *settings: str) -> Weights:
+    config = override(PRESETS[preset], settings)
+    return METHODS[config.method].weights(model, config)
+
+
+def test_the_model_has_no_values(model: Backbone) -> None:
+    assert {p.device.type for part in (model.unet, model.text_encoder, model.vae) for p in part.parameters()} == {
+        "meta"
+    }
+
+
+def test_ours(model: Backbone) -> None:
+    assert weights(model, "paper") == Weights(7_680, 31_477_248)
+    assert weights(model, "default") == Weights(7_680, 0)
+    assert weights(model, "default", "learn.split_key_value=false", "learn.stages=1") == Weights(768, 0)
+
+
+def test_textual_inversion(model: Backbone) -> None:
+    assert weights(model, "textual-inversion-official") == Weights(1_536, 0)
+
+
+def test_dreambooth(model: Backbone) -> None:
+    assert weights(model, "dreambooth-official") == Weights(982_581_444, 0)
+    assert weights(model, "dreambooth-official", "tune.parts=unet") == Weights(859_520_964, 0)
+
+
+def test_dreambooth_lora(model: Backbone) -> None:
+    # diffusers' script at rank 4: 32 attentions, four layers each, 3.2 MB in float32.
+    assert weights(model, "dreambooth-lora-official") == Weights(797_184, 0)
+
+
+def test_custom_diffusion(model: Backbone) -> None:
+    there = dict(model.unet.named_parameters())
+    assert sum(there[n].numel() for n in cross_attention_names(model.unet, ("to_k", "to_v"))) == 19_169_280
+    assert weights(model, "custom-diffusion-official") == Weights(57_115_392, 0)
+    # The published code's count of "crossattn", beside the token table.
+    assert (
+        weights(model, "custom-diffusion-official", "tune.parts=cross_attention").trained - 49_409 * 768 == 43_962_560
+    )
+
+
+def test_prospect(model: Backbone) -> None:
+    assert weights(model, "prospect-official") == Weights(7_680, 31_477_248)
+    assert weights(model, "prospect-official", "learn.split_key_value=true") == Weights(15_360, 55_077_888)
+
+
+def test_celeb_basis(model: Backbone) -> None:
+    assert weights(model, "celeb-basis-official").trained == 1_024
+    with torch.device("meta"):
+        assert sum(p.numel() for p in Mapper(512, 512).parameters()) == 525_312
