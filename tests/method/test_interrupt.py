@@ -31,15 +31,15 @@ def views(backbone: Backbone, config: Config = CONFIG, seed: int = 4) -> PhotoVi
 
 def stop_in_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Ctrl-C inside the update of this step, after the weights moved and before the step is counted."""
-    whole, calls = torch.optim.Adam.step, []
+    whole, calls = torch.optim.AdamW.step, []
 
-    def step(optimiser: torch.optim.Adam) -> None:
+    def step(optimiser: torch.optim.AdamW) -> None:
         whole(optimiser)
         calls.append(0)
         if len(calls) == number:
             signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(torch.optim.Adam, "step", step)
+    monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
 def test_an_interrupt_within_an_update_resumes_with_the_same_bits(

@@ -63,6 +63,7 @@ class IdentityHeader(BaseModel):
     library_versions: dict[str, str] = Field(default_factory=dict)
     consent: str | None = None
     metrics: dict[str, float] = Field(default_factory=dict)
+    shards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,5 +1,6 @@
-"""One identity, one safetensors file: tensors by name and a JSON header; nothing is ever unpickled."""
+"""One identity, one safetensors file (a very large one several): tensors and a JSON header; nothing is unpickled."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -16,50 +17,131 @@ from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
 HEADER_KEY = "sefi"
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LARGEST_FILE = 8 * 2**30
+LARGEST_SHARD = 2 * 2**30
 REMEDY = "Use a file that `sefi learn` wrote."
 
+Tensors = dict[str, torch.Tensor]
 
-def write_identity(identity: Identity, path: Path) -> None:
-    """Write atomically: whoever reads sees the old file or the whole new one."""
-    header = {HEADER_KEY: identity.header.model_dump_json()}
+
+def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD) -> None:
+    """Write atomically: whoever reads sees the old identity or the whole new one.
+
+    Args:
+        largest: bytes of one file; what is more goes into files beside it, which the header names.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
+    first, *others = split(tensors, largest)
+    names = [shard_name(path, number, part) for number, part in enumerate(others, 2)]
+    header = identity.header.model_copy(update={"shards": tuple(names)})
+    before = shards_named_in(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-        os.close(handle)
-        try:
-            save_file(tensors, partial, metadata=header)
-            Path(partial).replace(path)
-        finally:
-            Path(partial).unlink(missing_ok=True)
+        for name, part in zip(names, others, strict=True):
+            write_whole(part, path.with_name(name), {})
+        # Last: until now whoever reads follows the old names.
+        write_whole(first, path, {HEADER_KEY: header.model_dump_json()})
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"{path} cannot be written: {reason}.", "Choose another --out.") from error
+    for name in before - set(names):
+        path.with_name(name).unlink(missing_ok=True)
+
+
+def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+    """One safetensors file beside its place, then moved there."""
+    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    try:
+        save_file(tensors, partial, metadata=metadata)
+        Path(partial).replace(path)
+    finally:
+        Path(partial).unlink(missing_ok=True)
+
+
+def split(tensors: Tensors, largest: int) -> list[Tensors]:
+    """Tensors in as few groups as their order allows, none above `largest` bytes unless one tensor alone is."""
+    groups: list[Tensors] = [{}]
+    size = 0
+    for name, tensor in tensors.items():
+        if groups[-1] and size + tensor.nbytes > largest:
+            groups.append({})
+            size = 0
+        groups[-1][name] = tensor
+        size += tensor.nbytes
+    return groups
+
+
+def shard_name(path: Path, number: int, tensors: Tensors) -> str:
+    """A file beside the first that no other content has: `ada.2.1f0c9a7b3d5e.safetensors`."""
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy())
+    return f"{path.stem}.{number}.{digest.hexdigest()[:12]}.safetensors"
+
+
+def shards_named_in(path: Path) -> set[str]:
+    """Files beside an identity that it names; none if there is no identity yet."""
+    try:
+        return set(read_header(path).shards) if path.is_file() else set()
+    except (IdentityError, SafetensorError, OSError, ValueError):
+        return set()
 
 
 def read_identity(path: Path) -> Identity:
     """Read and check an identity.
 
     Raises:
-        IdentityError: missing, truncated, foreign, newer, or inconsistent with its own header.
+        IdentityError: missing, truncated, foreign, newer, lacking one of its files, or at odds with its own header.
     """
     if not path.is_file():
         raise IdentityError(f"There is no identity file {path}.", "Check the path, or learn it with `sefi learn`.")
-    if path.stat().st_size > LARGEST_FILE:
-        raise IdentityError(f"{path} is larger than any identity.", REMEDY)
     try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(HEADER_KEY)
-            if text is None:
-                raise IdentityError(f"{path} is a safetensors file, but no identity of sefi.", REMEDY)
-            header = parse_header(path, text)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        header = read_header(path)
+        tensors: Tensors = {}
+        for file in (path, *(beside(path, name) for name in header.shards)):
+            tensors |= read_tensors(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise IdentityError(
             f"{path} is damaged or no safetensors file.", "Copy it again, or learn it again."
         ) from error
     check_tokens(path, header, tensors)
     return Identity(tensors, header)
+
+
+def read_header(path: Path) -> IdentityHeader:
+    """What an identity file says about itself."""
+    with safe_open(path, framework="pt") as file:
+        text = (file.metadata() or {}).get(HEADER_KEY)
+    if text is None:
+        raise IdentityError(f"{path} is a safetensors file, but no identity of sefi.", REMEDY)
+    return parse_header(path, text)
+
+
+def read_tensors(path: Path) -> Tensors:
+    """Every tensor of a safetensors file.
+
+    Raises:
+        IdentityError: it is too large.
+    """
+    if path.stat().st_size > LARGEST_FILE:
+        raise IdentityError(f"{path} is larger than any identity.", REMEDY)
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def beside(path: Path, name: str) -> Path:
+    """A further file of an identity.
+
+    Raises:
+        IdentityError: it is missing, or its name would lead elsewhere.
+    """
+    file = path.with_name(name) if name and name == Path(name).name else None
+    if file is None or file.suffix != ".safetensors":
+        raise IdentityError(f"The header of {path} names a strange file {name!r}.", REMEDY)
+    if not file.is_file():
+        raise IdentityError(f"{path} comes in several files, and {name!r} is missing.", "Copy all of them together.")
+    return file
 
 
 def parse_header(path: Path, text: str) -> IdentityHeader:

@@ -1,0 +1,88 @@
+"""Identities that are too large for one file come in several, and never in a mixture of two."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from sefi.core.errors import IdentityError
+from sefi.core.nouns import Identity, IdentityHeader
+from sefi.core.streams import stream
+from sefi.identity.file import read_identity, write_identity
+
+SMALL = 100  # bytes of a file
+
+
+def identity(seed: int = 0) -> Identity:
+    header = IdentityHeader(
+        name="ada", method="dreambooth", stages=1, base_model="tiny:7:00", width=7, class_word="person"
+    )
+    shapes = {"unet.a": (5, 3), "unet.b": (7,), "unet.c": (11, 13), "text_encoder.d": (2,)}
+    return Identity({n: torch.randn(s, generator=stream(seed, n)) for n, s in shapes.items()}, header)
+
+
+def equal(one: Identity, other: Identity) -> bool:
+    return one.tensors.keys() == other.tensors.keys() and all(
+        torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items()
+    )
+
+
+def test_a_large_identity_comes_in_several_files(tmp_path: Path) -> None:
+    path = tmp_path / "ada.safetensors"
+    write_identity(identity(), path, SMALL)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert all(len(read_identity(path).header.shards) == 2 for _ in range(2))
+    assert equal(read_identity(path), identity())
+
+
+def test_a_small_one_stays_one_file(tmp_path: Path) -> None:
+    identity().save(tmp_path / "ada.safetensors")
+    assert [p.name for p in tmp_path.iterdir()] == ["ada.safetensors"]
+    assert read_identity(tmp_path / "ada.safetensors").header.shards == ()
+
+
+def test_writing_again_leaves_no_file_of_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "ada.safetensors"
+    write_identity(identity(), path, SMALL)
+    write_identity(identity(1), path, SMALL)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert equal(read_identity(path), identity(1))
+    identity(2).save(path)
+    assert [p.name for p in tmp_path.iterdir()] == ["ada.safetensors"]
+
+
+def test_what_breaks_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "ada.safetensors"
+    write_identity(identity(), path, SMALL)
+    whole = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target == path:
+            raise OSError(28, "No space left on device")
+        return whole(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(Exception, match="No space left"):
+        write_identity(identity(1), path, SMALL)
+    assert equal(read_identity(path), identity())
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "ada.safetensors"
+    write_identity(identity(), path, SMALL)
+    lost = read_identity(path).header.shards[0]
+    (tmp_path / lost).unlink()
+    with pytest.raises(IdentityError, match=f"'{lost}' is missing"):
+        read_identity(path)
+
+
+@pytest.mark.parametrize("name", ["../ada.safetensors", "/etc/passwd", "", "ada.bin", "."])
+def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "ada.safetensors"
+    made = identity()
+    from sefi.identity.file import HEADER_KEY, write_whole
+
+    header = made.header.model_copy(update={"shards": (name,)})
+    write_whole(made.tensors, path, {HEADER_KEY: header.model_dump_json()})
+    with pytest.raises(IdentityError, match="strange file"):
+        read_identity(path)
