@@ -242,7 +242,9 @@ def subject_states(backbone: Backbone, identity: Identity, conditioner: Identity
 
 
 def common_states(backbone: Backbone) -> Tensor:
-    """Text states `[word, width]` of every word of common sentences, double precision."""
-    found = [f"a photo of {thing} {place}".strip() for thing in THINGS for place in PLACES]
+    """Text states `[word, width]` of every word of those common sentences that the model can read, double precision."""
+    every = [f"a photo of {thing} {place}".strip() for thing in THINGS for place in PLACES]
+    longest = backbone.text_length - 2
+    found = [sentence for sentence in every if len(plain_ids(backbone.tokenizer, sentence)) <= longest]
     ids = torch.stack([sentence_ids(backbone, sentence) for sentence in found])
     return torch.cat([encode(backbone, some).flatten(0, 1) for some in ids.split(32)]).double().cpu()

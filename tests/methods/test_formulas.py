@@ -1,0 +1,193 @@
+"""What is particular to one method, against plain arithmetic."""
+
+import numpy as np
+import pytest
+import torch
+
+from sefi.attention.install import key_value_attention
+from sefi.backbone.bundle import Backbone
+from sefi.conditioning.conditioner import IdentityConditioner
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
+from sefi.core.streams import stream
+from sefi.methods.base import header_of
+from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, principal
+from sefi.methods.custom_diffusion import cells_inside, common_states, merged, subject_states
+from sefi.methods.dreambooth_lora import adapters, is_adapted
+from sefi.photo.resizing import Resized, resized_view
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=stream(seed, "test"))
+
+
+# ---------------------------------------------------------------- Celeb Basis
+
+
+def test_the_basis_is_the_principal_components_of_numpy() -> None:
+    rows = random(31, 11)
+    found = principal(rows, 5)
+    centred = (rows - rows.mean(0)).numpy().astype(np.float64)
+    values, vectors = np.linalg.eigh(centred.T @ centred)
+    wanted = vectors[:, np.argsort(values)[::-1][:5]].T
+    assert found[0].numpy() == pytest.approx(rows.mean(0).numpy(), abs=1e-6)
+    # A component has no sign of its own.
+    agreement = np.abs((found[1:].numpy() * wanted).sum(1))
+    assert agreement == pytest.approx(np.ones(5), abs=1e-4)
+    assert all(row[row.abs().argmax()] > 0 for row in found[1:])
+    torch.testing.assert_close(found[1:] @ found[1:].T, torch.eye(5))
+
+
+def test_too_few_names_are_refused() -> None:
+    with pytest.raises(ConfigError, match="5 names give no 5"):
+        principal(random(5, 11), 5)
+
+
+def test_the_mapper_is_a_scaled_layer_to_unit_coefficients() -> None:
+    mapper, face = Mapper(13, 5, stream(1, "mapper")), random(13)
+    raw = np.array([float(w @ face) / 13**0.5 for w in mapper.weight.detach()])
+    raw = np.where(raw > 0, raw, 0.2 * raw).reshape(2, 5)
+    wanted = raw / np.linalg.norm(raw, axis=1, keepdims=True)
+    assert mapper(face).detach().numpy() == pytest.approx(wanted, abs=1e-6)
+
+
+def test_the_running_mean_has_its_start_corrected_for() -> None:
+    tokens = BasisTokens(random(7), random(2, 4, 7, seed=1), random(2, 13, seed=2), seed=3)
+    seen = []
+    for _ in range(3):
+        tokens.train()
+        with torch.no_grad():
+            seen.append(tokens.coefficients().clone())
+        tokens.settle()
+    weights = np.array([MOMENTUM**2, MOMENTUM, 1.0])
+    wanted = sum(w * s for w, s in zip(weights / weights.sum(), seen, strict=True))
+    torch.testing.assert_close(tokens.eval().coefficients(), wanted, atol=1e-5, rtol=1e-5)
+    made = tokens()
+    assert made.shape == (1, 2, 3, 7)
+    by_hand = tokens.basis[1, 0] + sum(c * row for c, row in zip(wanted[1], tokens.basis[1, 1:], strict=True))
+    torch.testing.assert_close(made[0, 0, 1], by_hand, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(made[0, 1, 2], tokens.class_token)
+
+
+# ---------------------------------------------------------------- Custom Diffusion
+
+
+def test_no_gradient_flows_through_the_start_word(backbone: Backbone) -> None:
+    context = random(1, backbone.text_length, 2 * backbone.width).requires_grad_()
+    latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+    for detach in (False, True):
+        context.grad = None
+        with key_value_attention(backbone.unet, backbone.width, detach_start=detach):
+            backbone.unet(latents, torch.tensor(500), context).sample.pow(2).sum().backward()
+        assert (context.grad[0, 0].abs().max() == 0) == detach
+        assert context.grad[0, 1:].abs().max() > 0
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_views_are_small_whole_or_enlarged(seed: int) -> None:
+    square = random(3, 24, 24).clamp(-1, 1)
+    view = resized_view(square, 0.0, stream(seed, "view"))
+    assert view.pixels.shape == square.shape
+    assert view.pixels.abs().max() <= 1
+    assert (view.box is not None) == (view.seen == "far")
+    if view.seen == "plain":
+        assert torch.equal(view.pixels, square)
+    if view.box is not None:
+        left, top, right, bottom = (round(edge * 24) for edge in view.box)
+        outside = torch.ones(24, 24, dtype=torch.bool)
+        outside[top:bottom, left:right] = False
+        assert (view.pixels[:, outside] == 0).all()
+        assert 24 / 3 - 1 <= right - left <= 0.6 * 24 + 1
+
+
+def test_all_kinds_of_view_come_up() -> None:
+    seen = [resized_view(random(3, 24, 24), 0.5, stream(seed, "view")).seen for seed in range(60)]
+    assert {"plain", "far", "near"} == set(seen)
+
+
+def test_only_cells_within_the_pasted_picture_count() -> None:
+    assert cells_inside(Resized(random(3, 24, 24), "near"), 12).sum() == 144
+    inside = cells_inside(Resized(random(3, 24, 24), "far", (0.25, 0.5, 0.75, 1.0)), 12)[0]
+    assert inside.nonzero().min(0).values.tolist() == [7, 4]
+    assert inside.nonzero().max(0).values.tolist() == [10, 7]
+    tiny = cells_inside(Resized(random(3, 24, 24), "far", (0.5, 0.5, 0.55, 0.55)), 12)
+    assert tiny.sum() == 1
+
+
+def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: Backbone) -> None:
+    config = override(PRESETS["custom-diffusion"], ["learn.class_word=person"])
+    there = dict(backbone.unet.named_parameters())
+    name = next(n for n in there if n.endswith("attn2.to_k.weight"))
+    sets = [{name: there[name].data + 0.1 * random(*there[name].shape, seed=n)} for n in (1, 2)]
+    tokens = [random(1, 2, 2, backbone.width, seed=n) for n in (3, 4)]
+    both = [
+        Identity({"tokens": t}, header_of(who, backbone, config, 0))
+        for t, who in zip(tokens, ("ada", "bob"), strict=True)
+    ]
+    conditioner = IdentityConditioner(backbone, both)
+    found = merged(backbone, both, sets, conditioner)[name].double()
+    own = [subject_states(backbone, one, conditioner) for one in both]
+    for one, states in zip(sets, own, strict=True):
+        torch.testing.assert_close(found @ states.T, one[name].double() @ states.T, atol=1e-4, rtol=1e-4)
+    # Any other solution moves what the common sentences give more.
+    common, before = common_states(backbone), there[name].data.double()
+    basis = torch.linalg.qr(torch.cat(own).T).Q
+    free = torch.eye(backbone.width, dtype=torch.double) - basis @ basis.T
+    least = ((found - before) @ common.T).norm()
+    for seed in range(5):
+        other = found + 0.01 * random(*found.shape, seed=seed).double() @ free
+        assert ((other - before) @ common.T).norm() > least
+
+
+# ---------------------------------------------------------------- DreamBooth, LoRA
+
+
+def test_adapters_start_at_nothing_and_go_without_a_trace(backbone: Backbone) -> None:
+    before, printed, kept = dict(backbone.unet.named_modules()), str(backbone.unet), set(vars(backbone.unet))
+    latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+    context = random(1, backbone.text_length, backbone.width)
+
+    @torch.no_grad()
+    def answer() -> torch.Tensor:
+        return backbone.unet(latents, torch.tensor(500), context).sample
+
+    plain = answer()
+
+    def within() -> None:
+        with adapters(backbone.unet, 3, seed=0) as matrices:
+            assert len(matrices) == 2 * sum(map(is_adapted, before))
+            torch.testing.assert_close(answer(), plain)
+            for matrix in matrices.values():
+                matrix.data += 0.3
+            assert (answer() - plain).abs().max() > 1e-4
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        within()
+    assert str(backbone.unet) == printed
+    assert set(vars(backbone.unet)) == kept
+    after = dict(backbone.unet.named_modules())
+    assert after.keys() == before.keys()
+    assert all(after[name] is module for name, module in before.items())
+    assert torch.equal(answer(), plain)
+
+
+def test_the_first_matrices_depend_on_the_seed_alone(backbone: Backbone) -> None:
+    found = []
+    for noise in (1, 2):
+        torch.manual_seed(noise)
+        with adapters(backbone.unet, 3, seed=7) as matrices:
+            found.append({name: matrix.detach().clone() for name, matrix in matrices.items()})
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
+@pytest.mark.parametrize("method", ["dreambooth", "dreambooth-lora"])
+def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method: str) -> None:
+    from sefi.methods import METHODS
+
+    config = PRESETS[method]
+    both = [Identity({}, header_of(name, backbone, config, 0)) for name in ("ada", "bob")]
+    with pytest.raises(IdentityError, match="share a prompt"), METHODS[method].applied(both, backbone):
+        pass
