@@ -68,3 +68,8 @@ def test_celeb_basis(model: Backbone) -> None:
     assert weights(model, "celeb-basis-official").trained == 1_024
     with torch.device("meta"):
         assert sum(p.numel() for p in Mapper(512, 512).parameters()) == 525_312
+
+
+def test_fastcomposer(model: Backbone) -> None:
+    # Nothing of a subject; its fusion, and cross-attention, where the published one tunes the whole UNet.
+    assert weights(model, "fastcomposer-official") == Weights(0, 2_958_336 + 43_962_560)

@@ -95,7 +95,8 @@ class KeyValueProcessor:
             found = as_picture(seen, height, width)
             tape.losses.append(map_difference(found, reference, self.loss.words, side, self.loss.reduction))
         if tape.keep_maps:
-            tape.maps[self.name] = as_picture(weights, height, width).detach()
+            maps = as_picture(weights, height, width)
+            tape.maps[self.name] = maps if tape.keep_gradient else maps.detach()
             if reference is not None:
                 tape.reference_maps[self.name] = reference
 

@@ -11,12 +11,14 @@ class Tape:
 
     Attributes:
         keep_maps: keep every layer's maps (for pictures), not only the loss.
+        keep_gradient: keep them with their gradient, for losses on the maps themselves.
         losses: attention loss of each layer, each `[batch]`.
         maps: each layer's maps `[batch, head, word, height, width]`, by layer name.
         reference_maps: the same of the reference text.
     """
 
     keep_maps: bool = False
+    keep_gradient: bool = False
     losses: list[Tensor] = field(default_factory=list[Tensor])
     maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     reference_maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])

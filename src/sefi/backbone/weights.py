@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from sefi.core.errors import IdentityError
 
+CROSS_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+
 
 @contextmanager
 def swapped(part: nn.Module, weights: Mapping[str, Tensor]) -> Generator[None]:

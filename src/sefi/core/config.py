@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from sefi.core.errors import ConfigError
 from sefi.core.templates import FACE_TEMPLATES
 
-OPTIONAL = ("token_norm_limit", "gradient_clip", "names")  # settings whose value may be none
+OPTIONAL = ("token_norm_limit", "gradient_clip", "names", "weights")  # settings whose value may be none
 
 
 class Section(BaseModel):
@@ -110,6 +110,13 @@ class BasisConfig(Section):
     components: int = Field(512, ge=1, description="principal components")
 
 
+class ComposeConfig(Section):
+    """FastComposer: what it learned once for all subjects, and when the subject comes in."""
+
+    weights: str | None = Field(None, description="its trained weights; none: the embedded model's")
+    alpha: float = Field(0.7, ge=0, le=1, description="share of the steps, the last ones, that know the subject")
+
+
 class Config(Section):
     """The whole tree."""
 
@@ -118,6 +125,7 @@ class Config(Section):
     views: ViewConfig = ViewConfig()  # pyright: ignore[reportCallIssue]
     tune: TuneConfig = TuneConfig()  # pyright: ignore[reportCallIssue]
     basis: BasisConfig = BasisConfig()  # pyright: ignore[reportCallIssue]
+    compose: ComposeConfig = ComposeConfig()  # pyright: ignore[reportCallIssue]
     generate: GenerateConfig = GenerateConfig()  # pyright: ignore[reportCallIssue]
 
 
@@ -126,6 +134,7 @@ SECTIONS: dict[str, type[Section]] = {
     "views": ViewConfig,
     "tune": TuneConfig,
     "basis": BasisConfig,
+    "compose": ComposeConfig,
     "generate": GenerateConfig,
 }
 

@@ -98,6 +98,11 @@ PRESETS: dict[str, Config] = {
         "views": PLAIN_VIEWS | {"flip": 0.0},
         "tune": {"parts": "unet", "prior_images": 0},
     }),
+    "fastcomposer": tuned("fastcomposer", {"steps": 1}),
+    # mit-han-lab/fastcomposer, run_evaluation.sh.
+    "fastcomposer-official": from_dict({
+        "method": "fastcomposer", "learn": {"steps": 1}, "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0},
+    }),
     "custom-diffusion": tuned(
         "custom-diffusion",
         WEIGHTS | {"steps": 200, "batch": 2, "learning_rate": 1e-4, "weight_decay": 1e-2},

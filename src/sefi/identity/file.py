@@ -76,7 +76,7 @@ def shard_name(path: Path, number: int, tensors: Tensors) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return f"{path.stem}.{number}.{digest.hexdigest()[:12]}.safetensors"
 
 

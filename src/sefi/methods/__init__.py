@@ -7,6 +7,7 @@ from sefi.methods.cross_init import CrossInitialization
 from sefi.methods.custom_diffusion import CustomDiffusion
 from sefi.methods.dreambooth import DreamBooth
 from sefi.methods.dreambooth_lora import DreamBoothLora
+from sefi.methods.fastcomposer import FastComposer
 from sefi.methods.prospect import ProSpect
 from sefi.methods.sefi import StagedKeyValue
 from sefi.methods.textual_inversion import TextualInversion
@@ -20,6 +21,7 @@ METHODS: dict[str, Method] = {
     "prospect": ProSpect(),
     "celeb-basis": CelebBasis(),
     "cross-init": CrossInitialization(),
+    "fastcomposer": FastComposer(),
 }
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import cross_attention_names, swapped, trainable
+from sefi.backbone.weights import CROSS_LAYERS, cross_attention_names, swapped, trainable
 from sefi.conditioning.conditioner import IdentityConditioner, check_identities
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import parse, plain_ids
@@ -36,7 +36,7 @@ from sefi.methods.base import About, Watched, Weights, class_row, learn_identity
 from sefi.photo.resizing import Resized, resized_view
 from sefi.photo.views import PhotoViews
 
-LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": ("to_q", "to_k", "to_v", "to_out.0")}
+LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": CROSS_LAYERS}
 FAR = ("a far away photo of {}", "a very small photo of {}")
 NEAR = ("a zoomed in photo of {}", "a close up photo of {}")
 # What merged weights must not change: sentences of common things in common places.

@@ -1,5 +1,6 @@
 """A picture's description to words: who, how, doing what, where, in which style."""
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from sefi.world.picture import Pet, Picture, Subject, hidden
 
 # Stands for a person's two-word name until the tokens are known.
 FIRST, LAST = "firstname", "lastname"
+NAMED = re.compile(rf"\b{FIRST}( {LAST})?\b")
 
 ADJECTIVES = {
     "smiling": "smiling",
@@ -78,6 +80,13 @@ class Caption:
 def nameless(text: str) -> str:
     """A caption's words with `person` for every name."""
     return text.replace(f"{FIRST} {LAST}", "person").replace(FIRST, "person")
+
+
+def placed(text: str) -> tuple[str, int]:
+    """A caption with `<0>`, `<1>` for its names, in order, and how many there are."""
+    count = len(NAMED.findall(text))
+    numbers = iter(range(count))
+    return NAMED.sub(lambda _: f"<{next(numbers)}>", text), count
 
 
 def pick(random: np.random.Generator, options: tuple[str, ...]) -> str:

@@ -10,9 +10,11 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
+from sefi.backbone.open import EMBEDDED, open_backbone
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
+from sefi.world.composer_training import ComposerRecipe, train_composer
 from sefi.world.data import MODEL_SEED, drawings
 from sefi.world.diffusion_training import (
     DiffusionRecipe,
@@ -148,6 +150,13 @@ def train_assembly(run: Run) -> None:
     assemble(run.folder / "tiny-portraits", tokenizer, vae, averaged)
 
 
+def train_fastcomposer(run: Run) -> None:
+    """What FastComposer needs beside the embedded model, whose CLIP it goes on from."""
+    backbone = open_backbone(EMBEDDED)
+    file = run.folder / "composer.safetensors"
+    train_composer(backbone, ComposerRecipe(), run.seed, run.progress, file, run.keeping("composer"))
+
+
 def judge(name: str) -> Callable[[Run], None]:
     """Training of one judge; its drawings are made anew each time."""
 
@@ -166,6 +175,7 @@ PARTS: dict[str, Callable[[Run], None]] = {
     "text": train_text,
     "denoiser": train_denoiser,
     "assembly": train_assembly,
+    "composer": train_fastcomposer,
     **{name: judge(name) for name in JUDGES},
 }
 

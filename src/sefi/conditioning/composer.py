@@ -1,0 +1,229 @@
+"""FastComposer's networks: a picture of a face, as CLIP sees it, fused into the state of its word."""
+# transformers annotates outputs too narrowly.
+# pyright: reportOptionalMemberAccess=false
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+from transformers import CLIPVisionConfig, CLIPVisionModel
+
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.quiet import quiet_libraries
+from sefi.conditioning.encode import encode
+from sefi.conditioning.prompt import ParsedPrompt, parse
+from sefi.core.errors import ConfigError
+
+TRAINED_LAYERS = 2  # the last ones of the image encoder
+LARGEST_FILE = 8 * 2**30
+KEY = "sefi-composer"
+MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class TwoLayers(nn.Module):
+    """Layer norm, two linear layers with a GELU between, and the input added where the sizes allow it and it is asked.
+
+    Source: FastComposer, `model.py::MLP`.
+    """
+
+    def __init__(self, into: int, out: int, hidden: int, *, residual: bool) -> None:
+        super().__init__()
+        self.norm, self.first, self.second = nn.LayerNorm(into), nn.Linear(into, hidden), nn.Linear(hidden, out)
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`[..., into]` to `[..., out]`."""
+        found = self.second(nn.functional.gelu(self.first(self.norm(x))))
+        return x + found if self.residual else found
+
+
+class Fuse(nn.Module):
+    """A word's state and a picture's features to one state of the word (FastComposer's `PostfuseModule`)."""
+
+    def __init__(self, width: int, features: int) -> None:
+        super().__init__()
+        self.join = TwoLayers(width + features, width, width, residual=False)
+        self.refine = TwoLayers(width, width, width, residual=True)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, state: Tensor, features: Tensor) -> Tensor:
+        """States `[n, width]` and features `[n, features]` to states `[n, width]`."""
+        return self.norm(self.refine(self.join(torch.cat([state, features], dim=-1)) + state))
+
+
+class Composer(nn.Module):
+    """Image encoder and fusion; the encoder's first layers are CLIP's and stay so.
+
+    Differs: the features are the encoder's pooled state before CLIP's projection.
+    """
+
+    def __init__(self, vision: CLIPVisionModel, width: int) -> None:
+        super().__init__()
+        self.vision = vision
+        self.fuse = Fuse(width, int(vision.config.hidden_size))
+
+    def trained(self) -> dict[str, nn.Parameter]:
+        """What FastComposer learns of them: the fusion, the image encoder's last layers and its last norm."""
+        layers = int(self.vision.config.num_hidden_layers)
+        last = tuple(f"layers.{n}." for n in range(layers - TRAINED_LAYERS, layers))
+        return {
+            name: weight
+            for name, weight in self.named_parameters()
+            if name.startswith("fuse.") or "post_layernorm" in name or any(layer in name for layer in last)
+        }
+
+    def features(self, pixels: Tensor) -> Tensor:
+        """Pictures `[n, 3, side, side]`, normalised as CLIP's, to `[n, features]`."""
+        return self.vision(pixel_values=pixels).pooler_output
+
+
+def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> Composer:
+    """The networks with their trained weights, the others CLIP's.
+
+    Raises:
+        ConfigError: no CLIP in the folder, or another one than they were trained with.
+    """
+    composer = Composer(clip_vision(judges / "clip"), width)
+    wanted = {name: weight.shape for name, weight in composer.trained().items()}
+    if wanted != {name: weight.shape for name, weight in weights.items()}:
+        raise ConfigError("FastComposer's weights do not fit this CLIP.", "Use the one that they were trained with.")
+    composer.load_state_dict(dict(weights), strict=False)
+    return composer.eval().requires_grad_(requires_grad=False)
+
+
+def opened_fusion(weights: Mapping[str, Tensor]) -> Fuse:
+    """The fusion alone, its sizes read from its weights, which are named `fuse....`."""
+    own = {name.removeprefix("fuse."): value for name, value in weights.items() if name.startswith("fuse.")}
+    width, both = own["join.first.weight"].shape
+    fuse = Fuse(width, both - width)
+    fuse.load_state_dict(own)
+    return fuse.eval().requires_grad_(requires_grad=False)
+
+
+def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Those of one part, by their names in it."""
+    return {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
+
+
+def clip_vision(folder: Path) -> CLIPVisionModel:
+    """The image encoder of a CLIP folder, in single precision.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    try:
+        with quiet_libraries():
+            return CLIPVisionModel.from_pretrained(
+                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
+            )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise ConfigError(f"There is no CLIP at {folder}.", "Name a folder with clip/ in it with --judges.") from error
+
+
+def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig) -> Tensor:
+    """RGB squares `[side, side, 3]` of any size as the image encoder reads them."""
+    side = int(str(config.image_size))
+    small = [
+        np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC), np.float32) for p in pictures
+    ]
+    values = (np.stack(small) / 255 - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
+    return torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
+
+
+def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
+    """Trained weights, `composer.NAME` and `unet.NAME`.
+
+    Raises:
+        ConfigError: missing, foreign, or trained for another model.
+    """
+    if not path.is_file():
+        raise ConfigError(
+            f"FastComposer has no weights at {path}.",
+            "Train them (`sefi world train composer`) and set compose.weights.",
+        )
+    if path.stat().st_size > LARGEST_FILE:
+        raise ConfigError(f"{path} is larger than any such file.", "Name another with compose.weights.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            trained_on = (file.metadata() or {}).get(KEY)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged or no safetensors file.", "Copy it again.") from error
+    if trained_on != base_model:
+        raise ConfigError(
+            f"{path} was trained for {trained_on or 'something else'}, this model is {base_model}.",
+            "Train FastComposer for this model, or open the other one.",
+        )
+    return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+class ComposerConditioner:
+    """Plain words in the noisier steps, words fused with their pictures in the last ones.
+
+    Args:
+        pictures: features `[features]` of each name's picture.
+        class_words: what each name is.
+        alpha: share of the timesteps, the cleaner ones, that know the pictures.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        fuse: Fuse,
+        pictures: Mapping[str, Tensor],
+        class_words: Mapping[str, str],
+        alpha: float,
+    ) -> None:
+        self.backbone, self.fuse, self.pictures, self.alpha = backbone, fuse, dict(pictures), alpha
+        self.class_words = dict(class_words)
+        self.known: dict[tuple[str, int], Tensor] = {}
+
+    def stage(self, timestep: int) -> int:
+        """1 where the pictures are known, 0 before."""
+        return int(timestep < self.alpha * self.backbone.num_train_timesteps)
+
+    def context(self, prompts: Sequence[str], timestep: int) -> Tensor:
+        """Key and value text, the same, `[batch, word, 2 * width]`."""
+        return torch.stack([self.one(prompt, self.stage(timestep)) for prompt in prompts])
+
+    def null_context(self, count: int, negative_prompt: str = "") -> Tensor:
+        """The negative text, without pictures, `[count, word, 2 * width]`."""
+        return self.one(negative_prompt, 0).expand(count, -1, -1)
+
+    @torch.no_grad()
+    def one(self, prompt: str, stage: int) -> Tensor:
+        """One prompt's `[word, 2 * width]`."""
+        if (prompt, stage) not in self.known:
+            parsed = parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length)
+            state = encode(self.backbone, parsed.ids[None])
+            if stage:
+                state = fused(state, [parsed], [self.pictures], self.fuse)
+            self.known[prompt, stage] = torch.cat([state[0], state[0]], dim=-1)
+        return self.known[prompt, stage]
+
+
+def fused(
+    states: Tensor, parsed: Sequence[ParsedPrompt], pictures: Sequence[Mapping[str, Tensor]], fuse: Fuse
+) -> Tensor:
+    """States `[batch, word, width]` with every name's word fused with its picture; differentiable.
+
+    Args:
+        pictures: for each sentence the features of its names; a name without any stays plain.
+    """
+    places = [
+        (row, place, pictures[row][name])
+        for row, one in enumerate(parsed)
+        for name, found in one.places.items()
+        if name in pictures[row]
+        for place in found
+    ]
+    if not places:
+        return states
+    rows, words = (torch.tensor([p[k] for p in places], device=states.device) for k in (0, 1))
+    features = torch.stack([features for _, _, features in places]).to(states)
+    return states.index_put((rows, words), fuse(states[rows, words], features).to(states.dtype))
