@@ -75,6 +75,22 @@ def test_a_wrong_suite_is_refused(tmp_path, old, new, message):
         open_suite(written(tmp_path, WHOLE.replace(old, new)))
 
 
+def test_what_only_tokens_have_is_refused_of_other_methods(tmp_path):
+    whole = """
+    prompt_lists = ["short"]
+    [[ways]]
+    label = "all weights"
+    preset = "dreambooth"
+    """
+    path = tmp_path / "mine.toml"
+    path.write_text(whole)
+    open_suite(path)
+    for more in ('class_slots = ["V"]', "strength = 0.5"):
+        path.write_text(whole + more)
+        with pytest.raises(ConfigError, match="dreambooth has no tokens"):
+            open_suite(path)
+
+
 def test_an_unknown_suite_or_preset_is_named():
     with pytest.raises(ConfigError, match="no suite 'nothing'"):
         open_suite("nothing")

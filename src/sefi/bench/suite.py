@@ -113,9 +113,19 @@ class Suite(Section):
         """Refuse settings and slots that would only be refused after hours.
 
         Raises:
-            ConfigError: a preset, setting or slot that does not exist.
+            ConfigError: a preset, setting or slot that does not exist, or what only methods of tokens have.
         """
+        from sefi.methods import method_named  # noqa: PLC0415  listing suites loads no torch
+        from sefi.methods.base import TokenMethod  # noqa: PLC0415
+
         for way in self.ways:
+            method = self.config(self.learner(way)).method
+            of_tokens = isinstance(method_named(method), TokenMethod)
+            if not of_tokens and (way.class_slots or way.strength != 1.0 or self.attention):
+                raise ConfigError(
+                    f"{way.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
+                    "Leave them out, or take another method.",
+                )
             # The slots are those of the identity that is changed: its learner's.
             self.config(way)
             slots_named(way.class_slots, self.config(self.learner(way)).learn.stages)
