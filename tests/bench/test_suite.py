@@ -77,6 +77,7 @@ def test_a_wrong_suite_is_refused(tmp_path, old, new, message):
 
 def test_what_only_tokens_have_is_refused_of_other_methods(tmp_path):
     whole = """
+    about = "all weights"
     prompt_lists = ["short"]
     [[ways]]
     label = "all weights"

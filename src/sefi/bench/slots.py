@@ -1,14 +1,16 @@
 """Names of an identity's slots: a stage's key or value."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from sefi.conditioning.conditioner import Slot
 from sefi.core.errors import ConfigError
+
+if TYPE_CHECKING:  # naming suites loads no torch
+    from sefi.conditioning.conditioner import Slot
 
 KINDS: tuple[Literal["K", "V"], ...] = ("K", "V")
 
 
-def slots_named(names: tuple[str, ...], stages: int) -> list[Slot]:
+def slots_named(names: tuple[str, ...], stages: int) -> "list[Slot]":
     """`K` (of every stage), `V`, `3` (both of a stage) and `3K` as slots.
 
     >>> slots_named(("V", "0K"), 2)
