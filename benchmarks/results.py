@@ -3,6 +3,7 @@
     python benchmarks/results.py keep runs/main runs/pilot   # benchmarks/records/bench/main.json, pilot.json
     python benchmarks/results.py write                       # fills in the tables of README.md and docs/results.md
     python benchmarks/results.py check                       # says whether the pages hold what the records give
+    python benchmarks/results.py sheet runs/slots --out slots.png --prompts 0 4   # pictures of it, not picked
 
 A record has every figure of every way, subject and kind of prompts, so that means, intervals and paired differences
 follow from it; pictures and embeddings stay in the run. A table stands in a page between two comments:
@@ -22,12 +23,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from sefi.bench.figures import FIGURES, Figure
 from sefi.bench.formulas import conditions
 from sefi.bench.records import RunFolder
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.bench.table_files import heading, told, told_range
 from sefi.bench.tables import by_subject, compared, kinds
+from sefi.report.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "bench"
@@ -39,11 +43,18 @@ DIGITS = 6
 
 
 def main() -> None:
-    """One of the three commands."""
+    """One of the four commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("keep", "write", "check"))
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, for keep")
+    parser.add_argument("command", choices=("keep", "write", "check", "sheet"))
+    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, for keep and sheet")
+    parser.add_argument("--out", type=Path, help="the sheet's file")
+    parser.add_argument("--prompts", nargs="*", type=int, default=[0], help="numbers of the sheet's prompts")
+    parser.add_argument("--ways", nargs="*", help="labels of the sheet's ways; all that are drawn if left out")
+    parser.add_argument("--across", action="store_true", help="ways side by side, prompts one below the other")
     given = parser.parse_args()
+    if given.command == "sheet":
+        sheet(given.runs[0], given.prompts, given.ways, across=given.across).save(given.out, quality=88)
+        return
     if given.command == "keep":
         RECORDS.mkdir(parents=True, exist_ok=True)
         for run in given.runs:
@@ -83,6 +94,25 @@ def keep(folder: Path) -> None:
 def known(values: dict[str, float]) -> dict[str, float]:
     """What was computed, with as many digits as a table could show and some more."""
     return {subject: round(value, DIGITS) for subject, value in values.items() if not math.isnan(value)}
+
+
+def sheet(folder: Path, prompts: Sequence[int], ways: Sequence[str] | None, *, across: bool) -> Image.Image:
+    """The pictures of a run's first subject and first seed: a row for each way, a column for each prompt, or turned."""
+    run = RunFolder(folder)
+    about, cells = run.about(), run.cells()
+    first = about["subjects"][0]
+    subject = next(cell["subject"] for cell in cells if cell["subject"].split("+")[0] == first)
+    seed = about["suite"]["seeds"][0]
+    labels = ways or [way["label"] for way in about["suite"]["ways"] if way.get("control") in (None, "class word")]
+    files = {(c["way"], c["prompt"]): c["picture"] for c in cells if (c["subject"], c["seed"]) == (subject, seed)}
+    names = [f"<{name}>" for name in subject.split("+")]
+    said = {prompt: about["suite"]["prompts"][prompt]["text"].format(*names) for prompt in prompts}
+    places = [[(way, prompt) for prompt in prompts] for way in labels]
+    titles, columns = list(labels), list(said.values())
+    if across:
+        places, titles, columns = [list(row) for row in zip(*places, strict=True)], columns, titles
+    rows = [Row(t, [Image.open(folder / files[p]) for p in row]) for t, row in zip(titles, places, strict=True)]
+    return contact_sheet(rows, columns, cell=128)
 
 
 def filled(text: str) -> str:
