@@ -1,0 +1,99 @@
+"""Which tokens place the face and which make it look like the person: the paper's Figure 5 as numbers.
+
+    python benchmarks/layout.py runs/slots     # benchmarks/records/layout.json, and a table
+
+In a run of the suite `slots` the ten tokens are put in one by one, from the noisiest stage. For each token put in:
+how far it moves and resizes the face (in face widths), how much of the coarse picture changes (8 x 8 cells, mean
+absolute difference of 0 to 1 grey), and how much likeness it brings. Means over people, with intervals over people.
+"""
+
+import argparse
+import json
+import math
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sefi.api import embedded_judges
+from sefi.bench.records import RunFolder
+from sefi.bench.statistics import clustered_interval
+from sefi.core.nouns import Face
+from sefi.photo.detect import YuNetDetector
+from sefi.photo.enlarge import enlarged
+
+RECORD = Path(__file__).parent / "records" / "layout.json"
+STEPS = ("0 of 10 tokens", *(f"{k} of 10 tokens" for k in range(1, 10)), "ours")
+CELLS = 8
+FIGURES = {"moved": "face moved, in its widths", "coarse": "coarse picture changed", "id": "likeness gained"}
+
+
+def main() -> None:
+    """Measure, keep, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("run", type=Path, nargs="?", help="folder of a run of `slots`; without one the record is told")
+    given = parser.parse_args()
+    if given.run is not None:
+        RECORD.write_text(json.dumps(measured(given.run), separators=(",", ":")) + "\n", encoding="utf-8")
+    print(table(json.loads(RECORD.read_text(encoding="utf-8"))))
+
+
+def measured(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Figure, tokens put in, subject: the mean over prompts of what the last token put in changed."""
+    detect = YuNetDetector(embedded_judges() / "face_detection.onnx")
+    cells = {(c["subject"], c["prompt"], c["way"]): c for c in RunFolder(folder).cells()}
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for subject, prompt in sorted({key[:2] for key in cells}):
+        if (subject, prompt, STEPS[-1]) not in cells:
+            continue
+        shown = [cells[subject, prompt, way] for way in STEPS]
+        pictures = [np.asarray(Image.open(folder / c["picture"]).convert("RGB"), np.uint8) for c in shown]
+        faces = [(detect(enlarged(picture)) or [None])[0] for picture in pictures]
+        for k in range(1, len(STEPS)):
+            changes = {
+                "moved": moved(faces[k - 1], faces[k]),
+                "coarse": coarse(pictures[k - 1], pictures[k]),
+                "id": shown[k]["id"] - shown[k - 1]["id"],
+            }
+            for name, value in changes.items():
+                if not math.isnan(value):
+                    found.setdefault(name, {}).setdefault(str(k), {}).setdefault(subject, []).append(value)
+    return {
+        name: {k: {s: round(float(np.mean(v)), 6) for s, v in own.items()} for k, own in steps.items()}
+        for name, steps in found.items()
+    }
+
+
+def moved(before: Face | None, after: Face | None) -> float:
+    """Shift of the centre and change of the width, both in widths of the face before; nan without a face."""
+    if before is None or after is None:
+        return math.nan
+    across = (after.left + after.width / 2) - (before.left + before.width / 2)
+    down = (after.top + after.height / 2) - (before.top + before.height / 2)
+    return (math.hypot(across, down) + abs(after.width - before.width)) / before.width
+
+
+def coarse(before: NDArray[np.uint8], after: NDArray[np.uint8]) -> float:
+    """Mean absolute difference of both pictures as 8 x 8 cells of grey in [0, 1]."""
+    small = [
+        cv2.resize(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), (CELLS, CELLS), interpolation=cv2.INTER_AREA) / 255
+        for picture in (before, after)
+    ]
+    return float(np.abs(small[1] - small[0]).mean())
+
+
+def table(record: dict[str, dict[str, dict[str, float]]]) -> str:
+    """A row for each token put in: the stage and slot, and what it changed."""
+    lines = [f"| token put in | {' | '.join(FIGURES.values())} |", "| --- | --- | --- | --- |"]
+    for k in range(1, len(STEPS)):
+        stage, slot = 4 - (k - 1) // 2, "key" if k % 2 else "value"
+        cells = [clustered_interval(record[name][str(k)]) for name in FIGURES]
+        told = " | ".join(f"{c.mean:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in cells)
+        lines.append(f"| {k}: stage {stage}, {slot} | {told} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
