@@ -41,11 +41,12 @@ class DreamBooth:
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
         """All weights of UNet and text encoder, named `unet....` and `text_encoder....`."""
+        parts = parts_of(config)
         latents = class_latents(backbone, config, watched.progress)
         with ExitStack() as stack:
             weights = {
                 f"{part}.{key}": weight
-                for part in parts_of(config)
+                for part in parts
                 for key, weight in stack.enter_context(all_trainable(getattr(backbone, part))).items()
             }
             own, plain = (

@@ -1,0 +1,55 @@
+"""`sefi methods`, and learning with another method than ours."""
+
+import json
+
+import pytest
+
+from sefi.core.nouns import Identity
+from sefi.methods import METHODS
+
+QUICK = ("--no-crop", "--steps", 2, "--device", "cpu")
+
+
+def test_every_method_is_listed_with_what_it_learns(sefi):
+    found = sefi("methods", "--json")
+    assert found.exit_code == 0, found.output
+    listed = json.loads(found.stdout)["methods"]
+    assert listed.keys() == METHODS.keys()
+    assert listed["dreambooth"]["trained"] == 982_581_444
+    assert listed["sefi"]["presets"] == ["default", "paper"]
+    assert all(one["paper"] and one["licence"] and one["presets"] for one in listed.values())
+    words = sefi("methods").stdout
+    assert all(name in words for name in METHODS)
+
+
+@pytest.mark.parametrize("method", ["textual-inversion", "custom-diffusion"])
+def test_another_method_learns_and_draws(sefi, portrait, model_folder, tmp_path, method):
+    out = tmp_path / "bob.safetensors"
+    where = ("--model", model_folder)
+    few = ("--set", "tune.prior_images=1", "--set", "generate.steps=2", "--set", "learn.templates=a photo of {}")
+    found = sefi("learn", portrait, "--name", "bob", "--method", method, *where, *QUICK, *few, "--out", out)
+    assert found.exit_code == 0, found.output
+    assert Identity.load(out).method == method
+    drawn = sefi("generate", "a photo of <bob>", "-i", out, *where, "--steps", 2, "--out", tmp_path / "pictures")
+    assert drawn.exit_code == 0, drawn.output
+    assert (tmp_path / "pictures" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("--method", "magic"), "no method 'magic'"),
+        (("--method", "prospect", "--preset", "paper"), "belongs to the method 'sefi'"),
+        (("--method", "dreambooth", "--set", "tune.parts=key_value"), "trains no 'key_value'"),
+        (("--method", "celeb-basis"), "recogniser"),
+        (("--method", "cross-init"), "list of the names"),
+        (("--method", "fastcomposer"), "CLIP"),
+    ],
+)
+def test_what_a_method_lacks_is_said_before_anything_is_learned(sefi, portrait, model_folder, tmp_path, given, said):
+    out = tmp_path / "bob.safetensors"
+    found = sefi("learn", portrait, "--name", "bob", "--model", model_folder, *QUICK, *given, "--out", out)
+    assert found.exit_code == 2
+    assert said in found.stderr
+    assert "try:" in found.stderr
+    assert not out.exists()
