@@ -191,3 +191,22 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
     both = [Identity({}, header_of(name, backbone, config, 0)) for name in ("ada", "bob")]
     with pytest.raises(IdentityError, match="share a prompt"), METHODS[method].applied(both, backbone):
         pass
+
+
+# ---------------------------------------------------------------- every method of tokens
+
+
+def test_a_sentence_has_as_many_words_as_the_table_has_tokens(backbone: Backbone) -> None:
+    from sefi.learn.tokens import TokenLesson
+    from sefi.photo.views import PhotoViews
+
+    config = override(PRESETS["celeb-basis"], ["views.latent_pool=1", "learn.templates=a photo of {}"])
+    width, side = backbone.width, backbone.resolution
+    tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), seed=3)
+    views = PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views)
+    lesson = TokenLesson(backbone, views, config, 0, tokens)
+    assert lesson.texts.vector[0].tolist()[4:7] == [0, 1, 2]
+    loss, _ = lesson.loss(0)
+    loss.backward()
+    halves = tokens.mapper.weight.grad.unflatten(0, (2, -1)).abs().amax((1, 2))
+    assert (halves > 0).all()

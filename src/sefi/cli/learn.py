@@ -24,7 +24,8 @@ MethodName = Annotated[
     str | None, typer.Option("--method", metavar="NAME", help="Learn in another way: see `sefi methods`.")
 ]
 MethodPreset = Annotated[
-    str | None, typer.Option("--preset", metavar="NAME", help="Settings to start from: default, paper, or a method's.")
+    str | None,
+    typer.Option("--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or a method's."),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 

@@ -19,7 +19,10 @@ Download = Annotated[bool, typer.Option("--download", help="Allow a hub id to be
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16.")]
 Preset = Annotated[
-    str, typer.Option("--preset", metavar="NAME", help="Settings to start from: default, paper, or see `sefi methods`.")
+    str,
+    typer.Option(
+        "--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or see `sefi methods`."
+    ),
 ]
 Settings = Annotated[
     list[str] | None,

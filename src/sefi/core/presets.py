@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sefi.core.config import Config, from_dict
+from sefi.core.config import Config, from_dict, override
 from sefi.core.errors import ConfigError
 from sefi.core.templates import INVERSION_TEMPLATES, SHORT_TEMPLATES
 
@@ -35,6 +35,8 @@ WEIGHTS = ONE_SLOT | DIRECT | {"templates": SHORT_TEMPLATES}
 
 PRESETS: dict[str, Config] = {
     "default": DEFAULT,
+    # Half the time at over 95 % of ID(Prompt): docs/results.md, pilot.
+    "fast": override(DEFAULT, ["learn.steps=100"]),
     "paper": PAPER,
     "textual-inversion": tuned("textual-inversion", INVERSION | {"steps": 200, "batch": 5}),
     # rinongal/textual_inversion, v1-finetune.yaml: base rate 5e-3 times a batch of 2.

@@ -11,8 +11,8 @@ from sefi.photo.views import PhotoViews
 class TextualInversion(TokenMethod):
     """Textual Inversion (Gal et al. 2022, arXiv 2208.01618), with our attention loss where that has a weight.
 
-    Differs: the vectors are parameters of their own; the published code optimises the whole token table and has to
-    put the other rows back, which weight decay moves all the same.
+    The vectors are parameters of their own, as in the authors' code; diffusers' script optimises the whole token table
+    and puts the other rows back after every step.
     """
 
     about = About("Textual Inversion", "arXiv 2208.01618", "MIT; written anew")
