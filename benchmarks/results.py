@@ -101,7 +101,7 @@ def sheet(folder: Path, prompts: Sequence[int], ways: Sequence[str] | None, *, a
     run = RunFolder(folder)
     about, cells = run.about(), run.cells()
     first = about["subjects"][0]
-    subject = next(cell["subject"] for cell in cells if cell["subject"].split("+")[0] == first)
+    subject = next(c["subject"] for c in cells if first in (c["subject"], c["subject"].split("+")[0]))
     seed = about["suite"]["seeds"][0]
     labels = ways or [way["label"] for way in about["suite"]["ways"] if way.get("control") in (None, "class word")]
     files = {(c["way"], c["prompt"]): c["picture"] for c in cells if (c["subject"], c["seed"]) == (subject, seed)}
