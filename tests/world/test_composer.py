@@ -101,6 +101,15 @@ def test_only_pictured_words_change(embedded):
     assert torch.equal(found[0, others], states[0, others])
 
 
+def test_the_fusion_serves_a_model_of_another_precision(embedded):
+    fuse = Fuse(embedded.width, 5)
+    parsed = parse(embedded.tokenizer, "a photo of <ada>", {"ada": "person"}, embedded.text_length)
+    states = encode(embedded, parsed.ids[None]).detach()
+    found, half = (fused(s, [parsed], [{"ada": torch.ones(5)}], fuse) for s in (states, states.bfloat16()))
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half.float(), found, atol=0.1, rtol=0.1)
+
+
 def test_the_picture_comes_in_late(embedded):
     conditioner = ComposerConditioner(embedded, Fuse(embedded.width, 5), {"ada": torch.ones(5)}, {"ada": "person"}, 0.7)
     assert [conditioner.stage(t) for t in (999, 700, 699, 0)] == [0, 0, 1, 1]

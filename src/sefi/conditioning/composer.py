@@ -225,5 +225,7 @@ def fused(
     if not places:
         return states
     rows, words = (torch.tensor([p[k] for p in places], device=states.device) for k in (0, 1))
-    features = torch.stack([features for _, _, features in places]).to(states)
-    return states.index_put((rows, words), fuse(states[rows, words], features).to(states.dtype))
+    # The fusion keeps its own device and precision, whatever the model has.
+    there = fuse.norm.weight
+    features = torch.stack([features for _, _, features in places]).to(there)
+    return states.index_put((rows, words), fuse(states[rows, words].to(there), features).to(states))
