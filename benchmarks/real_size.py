@@ -44,6 +44,7 @@ from sefi.backbone.checkpoint import CONFIGS
 from sefi.backbone.open import open_backbone
 from sefi.backbone.original_layout import write_checkpoint
 from sefi.backbone.parts import Parts
+from sefi.backbone.sizes import configuration
 from sefi.backbone.vocabulary import clip_tokenizer
 from sefi.core.config import override
 from sefi.core.presets import PRESETS
@@ -138,11 +139,6 @@ def random_parts(*, tiny: bool) -> Parts:
         unet=UNet2DConditionModel.from_config(config["unet"]),
         scheduler=DDPMScheduler.from_pretrained(CONFIGS / "sd1", subfolder="scheduler"),
     )
-
-
-def configuration(name: str) -> dict[str, Any]:
-    """The shipped SD 1.x configuration of one part."""
-    return json.loads((CONFIGS / "sd1" / name / "config.json").read_text())
 
 
 def as_pipeline(parts: Parts) -> StableDiffusionPipeline:

@@ -9,6 +9,7 @@ from tests.world.test_lesson import BREAK, STEPS, Killed, Losses
 
 import sefi
 from sefi.attention.tape import Tape
+from sefi.backbone.weights import part_of
 from sefi.conditioning.composer import (
     Composer,
     ComposerConditioner,
@@ -16,7 +17,6 @@ from sefi.conditioning.composer import (
     clip_vision,
     fused,
     opened_composer,
-    part_of,
     read_composer,
 )
 from sefi.conditioning.encode import encode

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from sefi.core.errors import IdentityError
 
-CROSS_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
+# The layers of an attention that have weights, by their names in diffusers.
+ATTENTION_LAYERS = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @contextmanager
@@ -52,6 +53,11 @@ def trainable(part: nn.Module, names: Iterable[str]) -> Generator[dict[str, nn.P
         for name, weight in chosen.items():
             weight.data, weight.grad = before[name], None
             weight.requires_grad = False
+
+
+def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
+    """The tensors of one part (`unet`, `text_encoder` ...), by their names in it."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
 
 
 def cross_attention_names(unet: nn.Module, layers: Iterable[str]) -> list[str]:

@@ -12,9 +12,11 @@ from PIL import Image
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import quiet_libraries
+from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.errors import ConfigError
@@ -22,7 +24,6 @@ from sefi.core.errors import ConfigError
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FILE = 8 * 2**30
 KEY = "sefi-composer"
-MEAN, DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 class TwoLayers(nn.Module):
@@ -98,16 +99,11 @@ def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> 
 
 def opened_fusion(weights: Mapping[str, Tensor]) -> Fuse:
     """The fusion alone, its sizes read from its weights, which are named `fuse....`."""
-    own = {name.removeprefix("fuse."): value for name, value in weights.items() if name.startswith("fuse.")}
+    own = part_of(weights, "fuse")
     width, both = own["join.first.weight"].shape
     fuse = Fuse(width, both - width)
     fuse.load_state_dict(own)
     return fuse.eval().requires_grad_(requires_grad=False)
-
-
-def part_of(weights: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:
-    """Those of one part, by their names in it."""
-    return {name.removeprefix(f"{part}."): value for name, value in weights.items() if name.startswith(f"{part}.")}
 
 
 def clip_vision(folder: Path) -> CLIPVisionModel:
@@ -131,7 +127,7 @@ def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig)
     small = [
         np.asarray(Image.fromarray(p).resize((side, side), Image.Resampling.BICUBIC), np.float32) for p in pictures
     ]
-    values = (np.stack(small) / 255 - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
+    values = (np.stack(small) / 255 - np.array(OPENAI_CLIP_MEAN, np.float32)) / np.array(OPENAI_CLIP_STD, np.float32)
     return torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -91,7 +91,7 @@ class Identity:
     @property
     def table(self) -> Tensor:
         """The tokens as `[stage, 2, vector, width]`, one or more vectors in the place of the placeholder."""
-        return self.tokens if self.tokens.ndim == TABLE_DIMS else self.tokens[:, :, None]
+        return as_table(self.tokens)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, atomically."""
@@ -105,6 +105,11 @@ class Identity:
         from sefi.identity.file import read_identity  # noqa: PLC0415
 
         return read_identity(Path(path))
+
+
+def as_table(tokens: Tensor) -> Tensor:
+    """Tokens `[..., 2, width]` as `[..., 2, vector, width]`; those that have several vectors are left as they are."""
+    return tokens if tokens.ndim == TABLE_DIMS else tokens[:, :, None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import parse
 from sefi.core.config import LearnConfig
-from sefi.core.nouns import TABLE_DIMS
+from sefi.core.nouns import as_table
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, 
         template: which sentence each sample uses, `[batch]`.
         tokens: each sample's key and value tokens, `[batch, 2, width]` or `[batch, 2, vector, width]`.
     """
-    tokens = tokens if tokens.ndim == TABLE_DIMS else tokens[:, :, None]
+    tokens = as_table(tokens)
     ids, vector = texts.ids[template], texts.vector[template]
     sample = torch.arange(len(ids))[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, to_dict
-from sefi.core.nouns import TABLE_DIMS
+from sefi.core.nouns import as_table
 from sefi.core.streams import stream
 from sefi.learn.objective import Losses, losses
 from sefi.learn.sampling import ViewLatents, draw_sample
@@ -50,8 +50,8 @@ class TokenLesson:
         self.weights = tokens
         self.table: TokenTable = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the table gives tokens, whatever the settings say.
-        span = vectors_of(self.kept()["tokens"])
-        self.texts = training_texts(backbone, config.learn.model_copy(update={"vectors": span}))
+        vectors = as_table(self.kept()["tokens"]).shape[2]
+        self.texts = training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
         self.latents = ViewLatents(backbone, views, config.views, seed)
         self.settings: dict[str, Any] = run_settings(backbone, views, config, seed)
 
@@ -82,11 +82,6 @@ class TokenLesson:
         """The tokens as generation uses them, dropout off, and what the table keeps beside them."""
         self.weights.eval()
         return {"tokens": self.table().clone().contiguous(), **self.table.beside()}
-
-
-def vectors_of(tokens: Tensor) -> int:
-    """How many tokens a table `[stage, 2, width]` or `[stage, 2, vector, width]` puts in one place."""
-    return tokens.shape[2] if tokens.ndim == TABLE_DIMS else 1
 
 
 def run_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:

@@ -168,6 +168,17 @@ def sentences(backbone: Backbone, config: Config, subject: str) -> Tensor:
     return torch.stack([sentence_ids(backbone, template.format(subject)) for template in config.learn.templates])
 
 
+def rare_and_plain(backbone: Backbone, config: Config) -> tuple[Tensor, Tensor]:
+    """Token ids `[sentence, word]` of the learning sentences with the rare word before the class word, and without."""
+    words = rare_words(config.tune.identifier, config.learn.class_word)
+    return sentences(backbone, config, words), sentences(backbone, config, config.learn.class_word)
+
+
+def rare_words(identifier: str, class_word: str) -> str:
+    """What is written for a subject that a rare word stands for."""
+    return f"{identifier} {class_word}"
+
+
 def as_module(weights: Mapping[str, nn.Parameter]) -> nn.Module:
     """Weights as a module, under names that one allows."""
     return nn.ParameterDict({name.replace(".", "/"): weight for name, weight in weights.items()})

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import CROSS_LAYERS, cross_attention_names, swapped, trainable
+from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, part_of, swapped, trainable
 from sefi.conditioning.conditioner import IdentityConditioner, check_identities
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import parse, plain_ids
@@ -36,7 +36,7 @@ from sefi.methods.base import About, Watched, Weights, class_row, learn_identity
 from sefi.photo.resizing import Resized, resized_view
 from sefi.photo.views import PhotoViews
 
-LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": CROSS_LAYERS}
+LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": ATTENTION_LAYERS}
 FAR = ("a far away photo of {}", "a very small photo of {}")
 NEAR = ("a zoomed in photo of {}", "a close up photo of {}")
 # What merged weights must not change: sentences of common things in common places.
@@ -135,7 +135,7 @@ def first_word(backbone: Backbone, identifier: str) -> Tensor:
 
 def of_unet(identity: Identity, there: dict[str, nn.Parameter], strength: float) -> dict[str, Tensor]:
     """An identity's weights, by their names in the UNet, on the way from the model's own."""
-    found = {k.removeprefix("unet."): v for k, v in identity.tensors.items() if k.startswith("unet.")}
+    found = part_of(identity.tensors, "unet")
     if strength == 1.0:
         return found
     return {name: there[name].data.float().cpu().lerp(value.float(), strength) for name, value in found.items()}

@@ -3,11 +3,11 @@
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
 
-from torch import Tensor, nn
+from torch import nn
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import swapped, trainable
+from sefi.backbone.weights import part_of, swapped, trainable
 from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
@@ -16,7 +16,16 @@ from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.learn.tokens import run_settings
-from sefi.learn.weights import Studied, WeightLesson, as_module, class_latents, prior_of, sentences, subject_of
+from sefi.learn.weights import (
+    Studied,
+    WeightLesson,
+    as_module,
+    class_latents,
+    prior_of,
+    rare_and_plain,
+    rare_words,
+    subject_of,
+)
 from sefi.methods.base import About, Watched, Weights, learn_identity
 from sefi.photo.views import PhotoViews
 
@@ -49,10 +58,7 @@ class DreamBooth:
                 for part in parts
                 for key, weight in stack.enter_context(all_trainable(getattr(backbone, part))).items()
             }
-            own, plain = (
-                sentences(backbone, config, subject)
-                for subject in (f"{config.tune.identifier} {config.learn.class_word}", config.learn.class_word)
-            )
+            own, plain = rare_and_plain(backbone, config)
             studied = Studied(
                 as_module(weights),
                 subject_of(backbone, views, config, seed, lambda which: encode(backbone, own[which])),
@@ -84,7 +90,7 @@ class DreamBooth:
         with ExitStack() as stack:
             for identity in identities if strength else ():
                 for part in ("unet", "text_encoder"):
-                    stack.enter_context(swapped(getattr(backbone, part), of_part(identity.tensors, part)))
+                    stack.enter_context(swapped(getattr(backbone, part), part_of(identity.tensors, part)))
             stack.enter_context(key_value_attention(backbone.unet, backbone.width))
             yield WordsConditioner(backbone, words)
 
@@ -105,12 +111,7 @@ def all_trainable(part: nn.Module):  # noqa: ANN201  the context manager of `tra
     return trainable(part, [name for name, _ in part.named_parameters()])
 
 
-def of_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
-    """The tensors of one part, by their names in it."""
-    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
-
-
 def words_of(identity: Identity, strength: float) -> str:
     """What is written for a name: the rare word and the class word, or the class word alone."""
-    rare = str(identity.header.settings["tune"]["identifier"])
-    return f"{rare} {identity.header.class_word}" if strength else identity.header.class_word
+    header = identity.header
+    return rare_words(header.settings["tune"]["identifier"], header.class_word) if strength else header.class_word

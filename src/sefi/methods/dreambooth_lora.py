@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.weights import ATTENTION_LAYERS, part_of
 from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
@@ -19,11 +20,19 @@ from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.core.streams import stream
 from sefi.learn.tokens import run_settings
-from sefi.learn.weights import Studied, WeightLesson, as_module, class_latents, prior_of, sentences, subject_of
+from sefi.learn.weights import (
+    Studied,
+    WeightLesson,
+    as_module,
+    class_latents,
+    prior_of,
+    rare_and_plain,
+    rare_words,
+    subject_of,
+)
 from sefi.methods.base import About, Watched, Weights, learn_identity
 from sefi.photo.views import PhotoViews
 
-LAYERS = ("to_q", "to_k", "to_v", "to_out.0")  # of every attention of the UNet, as in diffusers' script
 ADAPTER = "sefi"
 
 
@@ -49,12 +58,9 @@ class DreamBoothLora:
         if config.tune.parts != "unet":
             raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
         latents = class_latents(backbone, config, watched.progress)
-        own, plain = (
-            sentences(backbone, config, subject)
-            for subject in (f"{config.tune.identifier} {config.learn.class_word}", config.learn.class_word)
-        )
+        sentences = rare_and_plain(backbone, config)
         with adapters(backbone.unet, config.tune.rank, seed) as matrices:
-            states = [encode(backbone, ids) for ids in (own, plain)]
+            states = [encode(backbone, ids) for ids in sentences]
             studied = Studied(
                 as_module(matrices),
                 subject_of(backbone, views, config, seed, lambda which: states[0][which]),
@@ -79,7 +85,8 @@ class DreamBoothLora:
                 "Two LoRA identities answer to the same rare word, so they cannot share a prompt.",
                 "Use one of them, or learn both with a method of tokens.",
             )
-        words = {i.name: f"{i.header.settings['tune']['identifier']} {i.header.class_word}" for i in identities}
+        headers = [identity.header for identity in identities]
+        words = {h.name: rare_words(h.settings["tune"]["identifier"], h.class_word) for h in headers}
         rank = int(identities[0].header.settings["tune"]["rank"]) if identities else 0
         with adapters(backbone.unet, rank, 0) if identities else nullcontext({}) as matrices:
             for identity in identities:
@@ -89,8 +96,8 @@ class DreamBoothLora:
 
 
 def is_adapted(name: str) -> bool:
-    """Whether a layer of the UNet gets matrices."""
-    return any(name.endswith(f".{layer}") for layer in LAYERS) and ".attn" in name
+    """Whether a layer of the UNet gets matrices: those of every attention, as in diffusers' script."""
+    return any(name.endswith(f".{layer}") for layer in ATTENTION_LAYERS) and ".attn" in name
 
 
 @contextmanager
@@ -132,7 +139,7 @@ def fill(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor], strength
     Raises:
         IdentityError: they do not fit.
     """
-    found = {name.removeprefix("unet."): value for name, value in tensors.items()}
+    found = part_of(tensors, "unet")
     if found.keys() != matrices.keys() or any(found[n].shape != m.shape for n, m in matrices.items()):
         raise IdentityError("The identity's matrices do not fit this model.", "Open the model it was learned on.")
     for name, matrix in matrices.items():

@@ -8,14 +8,13 @@ import torch
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import CROSS_LAYERS, cross_attention_names, swapped
+from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, part_of, swapped
 from sefi.conditioning.composer import (
     ComposerConditioner,
     Fuse,
     clip_pixels,
     opened_composer,
     opened_fusion,
-    part_of,
     read_composer,
 )
 from sefi.conditioning.conditioner import check_identities
@@ -45,7 +44,7 @@ class FastComposer:
         """Nothing for a subject; for all of them the fusion and the tuned attention, the image encoder not counted."""
         del config
         there = dict(backbone.unet.named_parameters())
-        tuned = sum(there[name].numel() for name in cross_attention_names(backbone.unet, CROSS_LAYERS))
+        tuned = sum(there[name].numel() for name in cross_attention_names(backbone.unet, ATTENTION_LAYERS))
         with torch.device("meta"):
             fusion = Fuse(backbone.width, FEATURES.get(backbone.family, backbone.width))
         return Weights(0, tuned + sum(p.numel() for p in fusion.parameters()))

@@ -17,7 +17,7 @@ from sefi.attention.install import key_value_attention
 from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.schedule import add_noise, target
-from sefi.backbone.weights import CROSS_LAYERS, cross_attention_names, trainable
+from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, trainable
 from sefi.conditioning.composer import KEY, Composer, clip_pixels, clip_vision, fused
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
@@ -228,7 +228,7 @@ def train_composer(
     data = shown(backbone, composer, recipe, seed, progress)
     for weight in own.values():
         weight.requires_grad = True
-    with trainable(backbone.unet, cross_attention_names(backbone.unet, CROSS_LAYERS)) as tuned:
+    with trainable(backbone.unet, cross_attention_names(backbone.unet, ATTENTION_LAYERS)) as tuned:
         weights = {**{f"composer.{k}": w for k, w in own.items()}, **{f"unet.{k}": w for k, w in tuned.items()}}
         module = as_module(weights)
         optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
