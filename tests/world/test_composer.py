@@ -34,6 +34,7 @@ from sefi.world.composer_training import (
     train_composer,
 )
 from sefi.world.drawing import SIDE, UNITS, heads
+from sefi.world.grids import fits_in
 from sefi.world.lesson import Keeping
 from sefi.world.sampling import PEOPLE_ONLY, Shares, random_picture
 
@@ -63,11 +64,24 @@ def test_masks_hold_the_people_and_nobody_else():
 
 def test_a_caption_gives_everybody_a_word():
     for n, picture in enumerate(pictures(5, Shares(pair=0.5, pet=0.0, companion=0.0))):
-        text, count = said(picture, np.random.default_rng(n))
+        text, count = said(picture, np.random.default_rng(n), lambda text: True)
         assert count == len(picture.subjects)
         assert [f"<{k}>" in text for k in range(count)] == [True] * count
         assert "firstname" not in text
         assert "lastname" not in text
+
+
+def test_a_caption_that_is_too_long_is_said_again(embedded):
+    fits, asked = fits_in(embedded), []
+
+    def remembered(text):
+        asked.append(text)
+        return fits(text) and len(asked) > 3
+
+    text, _ = said(pictures(1, Shares())[0], np.random.default_rng(0), remembered)
+    assert len(asked) > 3
+    assert "<" not in "".join(asked)
+    parse(embedded.tokenizer, text, {"0": "person", "1": "person"}, embedded.text_length)
 
 
 def test_the_localisation_loss_by_a_loop(embedded):

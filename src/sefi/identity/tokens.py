@@ -65,18 +65,21 @@ class FreeVectors(nn.Module):
     Args:
         class_token: row of the class word, `[width]`.
         first: where the vectors start, `[vector, width]`.
+        then_class: the class word stands behind them and stays as it is.
     """
 
     class_token: Tensor
 
-    def __init__(self, class_token: Tensor, first: Tensor) -> None:
+    def __init__(self, class_token: Tensor, first: Tensor, *, then_class: bool = False) -> None:
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
         self.table = nn.Parameter(first.detach().float().clone())
+        self.then_class = then_class
 
     def forward(self) -> Tensor:
-        """`[1, 2, vector, width]`."""
-        return self.table.expand(1, 2, -1, -1)
+        """`[1, 2, vector, width]`, the class word counted."""
+        rows = torch.cat([self.table, self.class_token[None]]) if self.then_class else self.table
+        return rows.expand(1, 2, -1, -1)
 
     def settle(self) -> None:
         """Nothing to do after an update."""

@@ -113,14 +113,12 @@ class WeightLesson:
 
 
 def class_latents(backbone: Backbone, config: Config, progress: Progress) -> Tensor | None:
-    """Latents `[picture, channel, h, w]` of pictures that the model draws of the plain class word; None for none."""
+    """Latents `[picture, channel, h, w]` of the model's own pictures of the class, by the first sentence; or None."""
     count = config.tune.prior_images
     if not count or not config.tune.prior_weight:
         return None
-    prompts, seeds = (
-        [f"a photo of {config.learn.class_word}"] * count,
-        range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count),
-    )
+    prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
+    seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
     with key_value_attention(backbone.unet, backbone.width):
         conditioner = IdentityConditioner(backbone, [])
         drawn = generate(backbone, conditioner, prompts, list(seeds), config.generate, progress)

@@ -15,27 +15,28 @@ from sefi.photo.views import PhotoViews
 
 
 class CrossInitialization(TokenMethod):
-    """Cross Initialization (Pang et al. 2023, arXiv 2312.15905).
+    """Cross Initialization (Pang et al. 2023, arXiv 2312.15905); the class word follows its two vectors.
 
-    Differs: no pull back to the start (its weight of 1e-5 is below what one photo's noise moves).
+    Differs: no pull back to the start (the published code's has a weight of 1e-5).
     """
 
     about = About("Cross Initialization", "arXiv 2312.15905", "MIT; written anew")
 
     def weights(self, backbone: Backbone, config: Config) -> Weights:
-        """Both vectors."""
+        """Both vectors; the class word behind them is the model's own."""
         return Weights(COLUMNS * backbone.width, 0)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """Tokens `[1, 2, 2, width]`.
+        """Tokens `[1, 2, 3, width]`: the two vectors, then the class word.
 
         Raises:
             ConfigError: too few names.
         """
         means = torch.stack([rows.mean(0) for rows in name_rows(backbone, names_for(backbone, config.basis.names))])
-        vectors = FreeVectors(class_row(backbone, config), crossed(backbone, means, config.learn.class_word))
+        first = crossed(backbone, means, config.learn.class_word)
+        vectors = FreeVectors(class_row(backbone, config), first, then_class=True)
         return learn_tokens(vectors, name, views, backbone, config, seed, watched)
 
 

@@ -54,7 +54,8 @@ class CustomDiffusion:
 
     The name in a prompt becomes the learned word followed by the class word.
     Differs: the new word is a parameter of its own, so no other word decays or moves; every one of the words is trained
-    (the published code leaves the last one out); the prior's pictures are drawn by the model, not retrieved.
+    (the published code leaves the last one out); the prior's pictures are drawn by the model, not retrieved;
+    of the sentences for small and for enlarged views only those in words that the model knows whole.
     """
 
     about = About("Custom Diffusion", "arXiv 2212.04488", "Adobe Research Licence; written anew")
@@ -146,13 +147,11 @@ def resized_part(
 ) -> Part:
     """The subject's part of every step: views of very different size, the caption saying so, padding not counted."""
     learn = config.learn
-    all_templates = (*learn.templates, *FAR, *NEAR)
+    said = {"plain": learn.templates, "far": in_whole_words(backbone, FAR), "near": in_whole_words(backbone, NEAR)}
+    all_templates = tuple(template for group in said.values() for template in group)
     texts = training_texts(backbone, learn.model_copy(update={"templates": all_templates, "vectors": 2}))
-    groups = {
-        "plain": range(len(learn.templates)),
-        "far": range(len(learn.templates), len(learn.templates) + len(FAR)),
-        "near": range(len(all_templates) - len(NEAR), len(all_templates)),
-    }
+    numbers = iter(range(len(all_templates)))
+    groups = {seen: [next(numbers) for _ in group] for seen, group in said.items()}
     pool = drawn_views(views, config.views.latent_pool, stream(seed, "pool")) if config.views.latent_pool else None
     encoded = None if pool is None else encoded_views(backbone, pool)
 
@@ -172,6 +171,14 @@ def resized_part(
         )
 
     return drawn
+
+
+def in_whole_words(backbone: Backbone, templates: Sequence[str]) -> tuple[str, ...]:
+    """Those sentences whose every word the model knows as one; all, where there is none."""
+    found = [
+        t for t in templates if all(len(plain_ids(backbone.tokenizer, word)) == 1 for word in t.split() if word != "{}")
+    ]
+    return tuple(found or templates)
 
 
 def drawn_views(views: PhotoViews, count: int, random: torch.Generator) -> list[Resized]:

@@ -4,6 +4,7 @@ Masks, captions and the other picture are true by construction, where the publis
 captioner and a piece of the same picture.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from sefi.core.protocols import Progress
 from sefi.learn.weights import as_module
 from sefi.world.captions import caption, placed
 from sefi.world.drawing import SIDE, draw
+from sefi.world.grids import Fits, fits_in
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson, save_whole
 from sefi.world.picture import Picture
 from sefi.world.sampling import PEOPLE_ONLY, random_picture
@@ -32,6 +34,7 @@ from sefi.world.subjects import portrait
 
 SERIES = 5  # seed of the training pictures; 1 to 4 are others'
 BLOCK = 16
+CLASS_WORD = "person"
 UNSEEN = 12  # difference of a colour, 0 to 255, below which a drawing has not changed
 
 
@@ -127,24 +130,24 @@ def sentences(
     Args:
         features: of the people's other pictures, `[picture, 2, features]`.
     """
-    parsed, pictured = list[ParsedPrompt](), list[dict[str, Tensor]]()
+    parsed, pictured, fits = list[ParsedPrompt](), list[dict[str, Tensor]](), fits_in(backbone)
     for row, picture in enumerate(pictures):
-        text, people = said(picture, random)
+        text, people = said(picture, random, fits)
         chance = random.random()
         if chance < recipe.without_words:
             text, people = "", 0
-        words = {str(n): "person" for n in range(people)}
+        words = {str(n): CLASS_WORD for n in range(people)}
         parsed.append(parse(backbone.tokenizer, text, words, backbone.text_length))
         plain = chance < recipe.without_words + recipe.without_picture
         pictured.append({} if plain else {str(n): features[row, n] for n in range(people)})
     return Sentences(parsed, pictured)
 
 
-def said(picture: Picture, random: np.random.Generator) -> tuple[str, int]:
+def said(picture: Picture, random: np.random.Generator, fits: Fits) -> tuple[str, int]:
     """A caption that gives every person a word, as `<0>` and `<1>`, and how many they are."""
     while True:
         text, count = placed(caption(picture, random).text)
-        if count == len(picture.subjects):
+        if count == len(picture.subjects) and fits(re.sub(r"<\d>", CLASS_WORD, text)):
             return text, count
 
 
