@@ -61,6 +61,8 @@ def learn(  # noqa: PLR0913
     check_name(name)
     method = method_named(config.method)
     backbone = backbone or open_backbone()
+    folder = Path(judges) if judges else backbone.judges
+    method.check(backbone, config, folder)
     read = photo if isinstance(photo, Photo) else read_photo(photo)
     square = (
         cropped(read, backbone, config, face, detector)
@@ -69,7 +71,6 @@ def learn(  # noqa: PLR0913
     )
     views = PhotoViews(square, config.views)
     probe = picture_probe(method, backbone, square, config, judges) if config.learn.probe_every else None
-    folder = Path(judges) if judges else backbone.judges
     watched = Watched(progress or SilentProgress(), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, watched)
 

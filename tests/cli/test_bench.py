@@ -53,6 +53,15 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     assert (tmp_path / "run" / "report" / "tables.csv").read_text().count("\n") > 1
 
 
+def test_a_way_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked, tmp_path):
+    suite = asked[0]
+    suite.write_text(SUITE + '\n[[ways]]\nlabel = "FastComposer"\npreset = "fastcomposer"\n')
+    found = sefi("bench", "run", *asked)
+    assert found.exit_code == 2
+    assert "FastComposer reads the photo with clip" in found.stderr
+    assert not list((tmp_path / "run").rglob("*"))
+
+
 @pytest.mark.slow
 def test_two_processes_make_the_same_pictures(sefi, asked, tmp_path):
     found = sefi("bench", "run", *asked, "--json")

@@ -41,9 +41,11 @@ def test_another_method_learns_and_draws(sefi, portrait, model_folder, tmp_path,
         (("--method", "magic"), "no method 'magic'"),
         (("--method", "prospect", "--preset", "paper"), "belongs to the method 'sefi'"),
         (("--method", "dreambooth", "--set", "tune.parts=key_value"), "trains no 'key_value'"),
-        (("--method", "celeb-basis"), "recogniser"),
+        (("--method", "celeb-basis"), "face_recognition.onnx"),
         (("--method", "cross-init"), "list of the names"),
-        (("--method", "fastcomposer"), "CLIP"),
+        (("--method", "textual-inversion", "--set", "learn.stages=5"), "knows only learn.stages=1"),
+        (("--method", "custom-diffusion", "--dtype", "bfloat16"), "bfloat16 is too coarse"),
+        (("--method", "fastcomposer"), "clip"),
     ],
 )
 def test_what_a_method_lacks_is_said_before_anything_is_learned(sefi, portrait, model_folder, tmp_path, given, said):

@@ -1,6 +1,8 @@
 """Failures become two short lines, or one JSON object, and an exit code."""
 
 import json
+import subprocess
+import sys
 from typing import Annotated
 
 import pytest
@@ -71,3 +73,13 @@ def test_a_crash_shows_its_trace_only_when_asked(debug, traces):
     assert "error: Unexpected RuntimeError: the roof fell in" in found.stderr
     assert "--debug" in found.stderr
     assert found.stderr.count("Traceback") == traces
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    command = [sys.executable, "-c", "from sefi.cli.app import app; app()", "learn", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == ""
+        assert program.wait() == 1

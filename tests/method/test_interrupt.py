@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
 from sefi.learn.checkpoint import KEY
+from sefi.learn.loop import Keeper
 from sefi.learn.uninterrupted import uninterrupted
 from sefi.photo.views import PhotoViews
 
@@ -112,3 +114,23 @@ def test_a_step_on_a_gpu_gives_the_same_loss(backbone: Backbone) -> None:
     there = dataclasses.replace(backbone, **parts)
     here, away = (learning_run(model, views(model), CONFIG, 1).advance(0) for model in (backbone, there))
     assert here["loss_denoise"] == pytest.approx(away["loss_denoise"], rel=1e-2)
+
+
+@pytest.mark.parametrize(("seconds", "wanted"), [(0.5, [20, 40.5, 61]), (3.0, [20, 83, 146])])
+def test_saving_takes_a_twentieth_of_the_time_at_most(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seconds: float, wanted: list[float]
+) -> None:
+    clock, saved = [0.0], []
+
+    class Run:
+        def save(self, checkpoint: Path) -> None:
+            del checkpoint
+            saved.append(clock[0])
+            clock[0] += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    keeper = Keeper(Run(), tmp_path / "run")  # pyright: ignore[reportArgumentType]
+    while len(saved) < len(wanted):
+        clock[0] += 0.5
+        keeper.keep()
+    assert saved == pytest.approx(wanted, abs=0.5)

@@ -134,6 +134,10 @@ class Suite(Section):
         """The way whose identity this one uses."""
         return next(w for w in self.ways if w.label == (way.learned_by or way.label))
 
+    def learners(self) -> list[Way]:
+        """The ways that learn something, each once."""
+        return [way for way in self.ways if way.control is None and way.learned_by is None]
+
 
 def bundled() -> dict[str, str]:
     """Every bundled suite and what it is about."""

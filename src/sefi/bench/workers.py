@@ -1,6 +1,8 @@
 """COMPOSER: a run in one process, or shared by several that each take some of the subjects."""
 
 import os
+import threading
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
@@ -68,15 +70,13 @@ def watch(bench: Bench, workers: Sequence[BaseProcess], failures: Failures) -> N
 
 
 def work(open_bench: Callable[[], Bench], numbers: range, jobs: int, failures: Failures) -> None:
-    """One worker: its groups, one after the other, as long as the process that started it lives."""
+    """One worker: its groups, one after the other."""
     # Processes share the cores: more threads than that would wait for each other.
     torch.set_num_threads(max(1, torch.get_num_threads() // jobs))
-    parent = os.getppid()
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     try:
         bench = open_bench()
         for number in numbers:
-            if os.getppid() != parent:
-                return
             run_cells(bench, [number])
     except SefiError as error:
         failures.put(error)
@@ -84,3 +84,13 @@ def work(open_bench: Callable[[], Bench], numbers: range, jobs: int, failures: F
         return
     except Exception as error:
         failures.put(f"{type(error).__name__}: {error}")
+
+
+def end_with(parent: int) -> None:
+    """End this process as soon as the one that started it is gone, however that was killed.
+
+    A run that goes on is safe: what is on disk is whole, and a second start would write into the same files.
+    """
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)

@@ -72,11 +72,14 @@ def attention_rows(
 
     Raises:
         PromptError: A placeholder without identity, or the other way round.
+        IdentityError: An identity that is more than tokens.
     """
     from sefi.conditioning.conditioner import IdentityConditioner
     from sefi.conditioning.prompt import check_used
     from sefi.generate.attend import attend as attend_to
+    from sefi.methods import tokens_alone
 
+    tokens_alone(identities)
     check_used([prompt], [one.name for one in identities])
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     found = attend_to(backbone, conditioner, prompt, seed, config.generate, progress)

@@ -52,12 +52,14 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
     """Everything that a run needs.
 
     Raises:
-        SefiError: the model, a photo or a judge cannot be opened, or the suite wants what no reader knows.
+        SefiError: the model, a photo or a judge cannot be opened, the suite wants what no reader knows, or a
+            method cannot learn with what it is given.
     """
     from sefi.bench.judging import Judging
     from sefi.bench.opened import Bench
     from sefi.bench.records import RunFolder
     from sefi.cli.opening import opened
+    from sefi.methods import method_named
 
     if asked.photos is None and asked.model != EMBEDDED:
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
@@ -69,6 +71,9 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
     if len(subjects) < asked.suite.together:
         raise ConfigError("There are too few subjects to share a picture.", "Give more of them.")
     backbone = opened(asked.model, download=asked.download, device=asked.device, dtype=asked.dtype)
+    for way in asked.suite.learners():
+        config = asked.suite.config(way)
+        method_named(config.method).check(backbone, config, backbone.judges)
     told = progress or SilentProgress()
     return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress())
 

@@ -41,6 +41,10 @@ class ReportingGroup(TyperGroup):
             end(error.format_message(), remedy, code=error.exit_code, as_json=True)
         except (typer.Exit, typer.Abort, SystemExit):
             raise
+        except BrokenPipeError:
+            # Whoever read our output has enough of it (`| head`); Python would complain again at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(CRASHED) from None
         except Exception as error:
             crash(error, as_json=as_json)
 

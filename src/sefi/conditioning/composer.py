@@ -18,7 +18,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import quiet_libraries
 from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import ParsedPrompt, parse
+from sefi.conditioning.prompt import ParsedPrompt, parse, refuse_names
 from sefi.core.errors import ConfigError
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
@@ -188,7 +188,8 @@ class ComposerConditioner:
         return torch.stack([self.one(prompt, self.stage(timestep)) for prompt in prompts])
 
     def null_context(self, count: int, negative_prompt: str = "") -> Tensor:
-        """The negative text, without pictures, `[count, word, 2 * width]`."""
+        """The negative text, `[count, word, 2 * width]`; `PromptError` if it names an identity."""
+        refuse_names(negative_prompt)
         return self.one(negative_prompt, 0).expand(count, -1, -1)
 
     @torch.no_grad()

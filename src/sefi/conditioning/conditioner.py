@@ -8,8 +8,8 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode, token_row
-from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
-from sefi.core.errors import ConfigError, IdentityError, PromptError
+from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse, refuse_names
+from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
 from sefi.identity.stages import stage_of
 
@@ -98,16 +98,11 @@ class IdentityConditioner:
         """The negative text as both key and value text in every stage, `[count, word, 2 * width]`.
 
         Raises:
-            PromptError: it names an identity, whose tokens change by stage, which a negative text does not.
+            PromptError: it names an identity.
         """
+        refuse_names(negative_prompt)
         if negative_prompt not in self.nulls:
-            parsed = self.parse(negative_prompt)
-            if parsed.places:
-                raise PromptError(
-                    f"The negative prompt names <{next(iter(parsed.places))}>.",
-                    "Describe what to avoid in plain words.",
-                )
-            state = encode(self.backbone, parsed.ids[None])[0]
+            state = encode(self.backbone, self.parse(negative_prompt).ids[None])[0]
             self.nulls[negative_prompt] = torch.cat([state, state], dim=-1)
         return self.nulls[negative_prompt].expand(count, -1, -1)
 

@@ -105,6 +105,16 @@ def unknown_placeholder(name: str, known: Mapping[str, str]) -> PromptError:
     return PromptError(f"The prompt names <{name}>, but {has}.", f"Give its file with -i {name}.safetensors.")
 
 
+def refuse_names(negative_prompt: str) -> None:
+    """Refuse identities in a negative text: they change by stage, which a negative text does not.
+
+    Raises:
+        PromptError: it names one.
+    """
+    for name in placeholders(negative_prompt)[:1]:
+        raise PromptError(f"The negative prompt names <{name}>.", "Describe what to avoid in plain words.")
+
+
 def check_used(prompts: Sequence[str], names: Sequence[str]) -> None:
     """Every identity must stand in a prompt; `PromptError` names the first that does not."""
     used = {name for prompt in prompts for name in placeholders(prompt)}

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import PLACEHOLDER, parse, unknown_placeholder
+from sefi.conditioning.prompt import PLACEHOLDER, parse, refuse_names, unknown_placeholder
 
 
 class WordsConditioner:
@@ -32,7 +32,8 @@ class WordsConditioner:
         return torch.stack([self.one(prompt) for prompt in prompts])
 
     def null_context(self, count: int, negative_prompt: str = "") -> Tensor:
-        """The negative text, `[count, word, 2 * width]`."""
+        """The negative text, `[count, word, 2 * width]`; `PromptError` if it names an identity."""
+        refuse_names(negative_prompt)
         return self.one(negative_prompt).expand(count, -1, -1)
 
     @torch.no_grad()

@@ -4,7 +4,7 @@ from typing import Any
 
 from sefi.core.config import Config, from_dict, override
 from sefi.core.errors import ConfigError
-from sefi.core.templates import INVERSION_TEMPLATES, SHORT_TEMPLATES
+from sefi.core.templates import FACE_TEMPLATES_81, INVERSION_TEMPLATES, INVERSION_TEMPLATES_81, SHORT_TEMPLATES
 
 PAPER = Config()
 # What suits one photo on the embedded model: many samples a step from a pool of views that is encoded once.
@@ -27,7 +27,7 @@ def tuned(method: str, learn: dict[str, Any], **sections: dict[str, Any]) -> Con
 
 DEFAULT = tuned("sefi", {**DIRECT, "steps": 200, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3})
 INVERSION = ONE_SLOT | DIRECT | {"vectors": 2}
-PUBLISHED_INVERSION = INVERSION | {"templates": INVERSION_TEMPLATES, "weight_decay": 1e-2}
+PUBLISHED_INVERSION = INVERSION | {"templates": INVERSION_TEMPLATES_81, "weight_decay": 1e-2}
 PROSPECT = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
 BASIS = ONE_SLOT | DIRECT
 CROSS = ONE_SLOT | DIRECT | {"vectors": 2}
@@ -49,7 +49,8 @@ PRESETS: dict[str, Config] = {
     # diffusers, examples/textual_inversion: 5e-4 times 4 accumulated samples.
     "textual-inversion-diffusers": from_dict({
         "method": "textual-inversion",
-        "learn": PUBLISHED_INVERSION | {"steps": 3000, "batch": 4, "learning_rate": 2e-3},
+        "learn": PUBLISHED_INVERSION
+        | {"templates": INVERSION_TEMPLATES, "steps": 3000, "batch": 4, "learning_rate": 2e-3},
         "views": PLAIN_VIEWS,
     }),
     "prospect": tuned("prospect", PROSPECT | {"steps": 200, "batch": 5, "learning_rate": 1e-4}),
@@ -66,14 +67,16 @@ PRESETS: dict[str, Config] = {
     # ygtxr1997/CelebBasis, aigc_id.yaml: base rate 5e-3 times a batch of 2.
     "celeb-basis-official": from_dict({
         "method": "celeb-basis",
-        "learn": BASIS | {"steps": 400, "batch": 2, "learning_rate": 1e-2, "weight_decay": 1e-2},
+        "learn": BASIS
+        | {"templates": FACE_TEMPLATES_81, "steps": 400, "batch": 2, "learning_rate": 1e-2, "weight_decay": 1e-2},
         "generate": {"guidance_scale": 10.0},
     }),
     "cross-init": tuned("cross-init", CROSS | {"steps": 200, "batch": 5}),
     # lyuPang/CrossInitialization: 6.25e-4 times a batch of 8.
     "cross-init-official": from_dict({
         "method": "cross-init",
-        "learn": CROSS | {"steps": 320, "batch": 8, "learning_rate": 5e-3, "weight_decay": 1e-2},
+        "learn": CROSS
+        | {"templates": FACE_TEMPLATES_81, "steps": 320, "batch": 8, "learning_rate": 5e-3, "weight_decay": 1e-2},
         "views": PLAIN_VIEWS,
     }),
     "dreambooth": tuned(
@@ -100,23 +103,25 @@ PRESETS: dict[str, Config] = {
         "views": PLAIN_VIEWS | {"flip": 0.0},
         "tune": {"parts": "unet", "prior_images": 0},
     }),
-    "fastcomposer": tuned("fastcomposer", {"steps": 1}),
+    "fastcomposer": tuned("fastcomposer", ONE_SLOT | {"steps": 1}),
     # mit-han-lab/fastcomposer, run_evaluation.sh.
     "fastcomposer-official": from_dict({
-        "method": "fastcomposer", "learn": {"steps": 1}, "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0},
+        "method": "fastcomposer",
+        "learn": ONE_SLOT | {"steps": 1},
+        "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0},
     }),
     "custom-diffusion": tuned(
         "custom-diffusion",
         WEIGHTS | {"steps": 200, "batch": 2, "learning_rate": 1e-4, "weight_decay": 1e-2},
         tune={"parts": "key_value", "identifier": "ktn", "prior_images": 32},
     ),
-    # adobe-research/custom-diffusion: 1e-5 times a batch of 2, twice for the prior.
+    # adobe-research/custom-diffusion: 1e-5 times a batch of 2, twice for the prior. Differs: DDIM without its noise.
     "custom-diffusion-official": from_dict({
         "method": "custom-diffusion",
         "learn": WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 4e-5, "weight_decay": 1e-2},
         "views": PLAIN_VIEWS,
         "tune": {"parts": "key_value", "identifier": "ktn"},
-        "generate": {"guidance_scale": 6.0},
+        "generate": {"guidance_scale": 6.0, "steps": 200},
     }),
 }  # fmt: skip
 

@@ -16,6 +16,7 @@ from sefi.learn.checkpoint import load_run, save_run
 from sefi.learn.uninterrupted import uninterrupted
 
 SAVE_EVERY_SECONDS = 20.0
+SAVE_COST = 20.0  # at least so many times as long is learned as saving took: all of Stable Diffusion is 12 GB
 
 Tensors = dict[str, Tensor]
 Probe = Callable[[Tensors], float]
@@ -70,7 +71,7 @@ def learned(
     start = run.resume(checkpoint)
     progress.start(config.learn.steps - start, "learning")
     numbers: dict[str, float] = {}
-    saved = time.monotonic()
+    keeper = Keeper(run, checkpoint)
     try:
         for step in range(start, config.learn.steps):
             run.look(probe)
@@ -78,14 +79,33 @@ def learned(
                 break
             numbers = run.advance(step)
             progress.advance(**numbers)
-            if checkpoint is not None and time.monotonic() - saved > SAVE_EVERY_SECONDS:
-                run.save(checkpoint)
-                saved = time.monotonic()
+            keeper.keep()
         run.look(probe)
     except KeyboardInterrupt:
         raise run.stopped(checkpoint) from None
     progress.finish()
     return run.result(), numbers | run.told()
+
+
+class Keeper:
+    """Saves a run now and then.
+
+    Args:
+        checkpoint: where to; None saves nothing.
+    """
+
+    def __init__(self, run: "LearningRun", checkpoint: Path | None) -> None:
+        self.run, self.checkpoint = run, checkpoint
+        self.next = time.monotonic() + SAVE_EVERY_SECONDS
+
+    def keep(self) -> None:
+        """Save if it is time."""
+        started = time.monotonic()
+        if self.checkpoint is None or started < self.next:
+            return
+        self.run.save(self.checkpoint)
+        ended = time.monotonic()
+        self.next = ended + max(SAVE_EVERY_SECONDS, SAVE_COST * (ended - started))
 
 
 class LearningRun:

@@ -108,8 +108,8 @@ class WeightLesson:
         """Nothing to do after an update."""
 
     def kept(self) -> dict[str, Tensor]:
-        """Copies of what an identity keeps."""
-        return {name: value.detach().clone().contiguous() for name, value in self.studied.keep().items()}
+        """Copies of what an identity keeps, out of the device's memory."""
+        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.studied.keep().items()}
 
 
 def class_latents(backbone: Backbone, config: Config, progress: Progress) -> Tensor | None:

@@ -1,7 +1,10 @@
 """The table of methods."""
 
-from sefi.core.errors import ConfigError
-from sefi.methods.base import Method
+from collections.abc import Sequence
+
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.nouns import Identity
+from sefi.methods.base import Method, TokenMethod
 from sefi.methods.celeb_basis import CelebBasis
 from sefi.methods.cross_init import CrossInitialization
 from sefi.methods.custom_diffusion import CustomDiffusion
@@ -30,3 +33,18 @@ def method_named(name: str) -> Method:
     if name not in METHODS:
         raise ConfigError(f"There is no method {name!r}.", f"Choose one of {', '.join(METHODS)}.")
     return METHODS[name]
+
+
+def tokens_alone(identities: Sequence[Identity]) -> None:
+    """Refuse identities that are more than their tokens, where only tokens are looked at.
+
+    Raises:
+        IdentityError: a method that changes the model learned one.
+    """
+    for identity in identities:
+        if not isinstance(method_named(identity.method), TokenMethod):
+            raise IdentityError(
+                f"{identity.name!r} was learned with {identity.method}, which changes the model itself; attention is "
+                "shown for tokens.",
+                "Learn it with another method (`sefi methods`), or leave it out.",
+            )

@@ -78,6 +78,14 @@ class Method(Protocol):
         """What it learns and adds on this model; works on a model without values (the meta device)."""
         ...
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """Refuse what it cannot learn with, before anything is drawn or learned; whoever calls `learn` asks first.
+
+        Raises:
+            ConfigError: settings that it would pass over, or something that is missing.
+        """
+        ...
+
     def learn(
         self,
         name: str,

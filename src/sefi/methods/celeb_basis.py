@@ -1,6 +1,7 @@
 """Celeb Basis: two tokens within the space of known names, their coefficients read from the face itself."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,12 +16,14 @@ from sefi.core.errors import ConfigError, FaceError
 from sefi.core.nouns import Identity
 from sefi.core.streams import stream
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.methods.refusals import one_word, with_judges
 from sefi.metrics.encoders import SFaceEncoder
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.enlarge import enlarged
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
+DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"
 MOMENTUM = 0.99
 
 
@@ -40,20 +43,21 @@ class CelebBasis(TokenMethod):
         with torch.device("meta"):
             return Weights(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no keys of their own; a detector and a recogniser."""
+        del backbone
+        one_word(self.about.title, config)
+        with_judges(self.about.title, judges, DETECTOR, RECOGNISER)
+
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
         """Tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
 
         Raises:
-            ConfigError: no recogniser, or too few names.
+            ConfigError: too few names.
             FaceError: no face in the photo.
         """
-        if watched.judges is None:
-            raise ConfigError(
-                "Celeb Basis reads the face with a recogniser, and this model brings none.",
-                "Name a folder with face_detection.onnx and face_recognition.onnx with --judges.",
-            )
         columns = name_rows(backbone, names_for(backbone, config.basis.names))
         basis = torch.stack([principal(column, config.basis.components) for column in columns])
         faces = torch.tensor(np.stack(faces_of(views, watched)))
@@ -85,8 +89,7 @@ def faces_of(views: PhotoViews, watched: Watched) -> list[NDArray[np.float32]]:
         FaceError: there is none.
     """
     assert watched.judges is not None
-    detect = YuNetDetector(watched.judges / "face_detection.onnx")
-    encode = SFaceEncoder(watched.judges / "face_recognition.onnx")
+    detect, encode = YuNetDetector(watched.judges / DETECTOR), SFaceEncoder(watched.judges / RECOGNISER)
     found: list[NDArray[np.float32]] = []
     for square in (views.clean, views.clean.flip(-1)):
         picture = enlarged(rgb_bytes(square))

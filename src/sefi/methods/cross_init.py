@@ -1,5 +1,7 @@
 """Cross Initialization: two tokens that start where the text encoder puts the mean of all known names."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.methods.refusals import one_word
 from sefi.photo.views import PhotoViews
 
 
@@ -25,6 +28,11 @@ class CrossInitialization(TokenMethod):
     def weights(self, backbone: Backbone, config: Config) -> Weights:
         """Both vectors; the class word behind them is the model's own."""
         return Weights(COLUMNS * backbone.width, 0)
+
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no keys of their own."""
+        del backbone, judges
+        one_word(self.about.title, config, COLUMNS)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,7 @@ from sefi.learn.weights import (
     sentences,
 )
 from sefi.methods.base import About, Watched, Weights, class_row, learn_identity
+from sefi.methods.refusals import allow_only, one_word, single_precision
 from sefi.photo.resizing import Resized, resized_view
 from sefi.photo.views import PhotoViews
 
@@ -68,14 +70,18 @@ class CustomDiffusion:
         assert isinstance(table, Tensor)
         return Weights(changed + table.numel() + backbone.width, 0)
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no attention loss; weights in single precision."""
+        del judges
+        one_word(self.about.title, config)
+        allow_only(self.about.title, config, attention_weight=0.0)
+        single_precision(self.about.title, backbone)
+        layers_of(config)
+
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """Weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word.
-
-        Raises:
-            ConfigError: other parts than cross-attention are to be trained.
-        """
+        """Weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
         names = cross_attention_names(backbone.unet, layers_of(config))
         latents = class_latents(backbone, config, watched.progress)
         word = nn.Parameter(first_word(backbone, config.tune.identifier))

@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 
 from torch import nn
 
@@ -27,6 +28,7 @@ from sefi.learn.weights import (
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
+from sefi.methods.refusals import allow_only, one_word, single_precision
 from sefi.photo.views import PhotoViews
 
 PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder")}
@@ -45,6 +47,14 @@ class DreamBooth:
         """Every weight of the parts that are trained."""
         parts = [getattr(backbone, part) for part in parts_of(config)]
         return Weights(sum(p.numel() for part in parts for p in part.parameters()), 0)
+
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no attention loss; weights in single precision."""
+        del judges
+        one_word(self.about.title, config)
+        allow_only(self.about.title, config, attention_weight=0.0)
+        single_precision(self.about.title, backbone)
+        parts_of(config)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched

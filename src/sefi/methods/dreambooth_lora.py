@@ -1,9 +1,12 @@
 """DreamBooth's LoRA form: low-rank matrices beside the UNet's attention learn a rare word."""
+
+import importlib.util
+
 # peft's signatures are loose.
 # pyright: reportArgumentType=false
-
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -31,9 +34,11 @@ from sefi.learn.weights import (
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
+from sefi.methods.refusals import allow_only, one_word, single_precision
 from sefi.photo.views import PhotoViews
 
 ADAPTER = "sefi"
+PEFT_CONFIG = "peft_config"  # what peft leaves on a module
 
 
 class DreamBoothLora:
@@ -47,16 +52,21 @@ class DreamBoothLora:
         sides = [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)]
         return Weights(sum(config.tune.rank * (out + into) for out, into in sides), 0)
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no attention loss, the UNet only; weights in single precision; `peft`."""
+        del judges
+        one_word(self.about.title, config)
+        allow_only(self.about.title, config, attention_weight=0.0)
+        single_precision(self.about.title, backbone)
+        if config.tune.parts != "unet":
+            raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
+        if importlib.util.find_spec("peft") is None:
+            raise without_peft()
+
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`.
-
-        Raises:
-            ConfigError: `peft` is not installed, or other parts than the UNet are to be trained.
-        """
-        if config.tune.parts != "unet":
-            raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
+        """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         latents = class_latents(backbone, config, watched.progress)
         sentences = rare_and_plain(backbone, config)
         with adapters(backbone.unet, config.tune.rank, seed) as matrices:
@@ -110,9 +120,13 @@ def adapters(unet: nn.Module, rank: int, seed: int) -> Generator[dict[str, nn.Pa
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  optional
     except ImportError:
-        raise ConfigError("LoRA needs the package peft.", 'Install it: pip install "sefi[lora]".') from None
+        raise without_peft() from None
+    # Matrices of a run that goes on outside, as while a probe looks at it, step aside.
     layers = {name: layer for name, layer in unet.named_modules() if is_adapted(name)}
-    had = set(vars(unet))
+    had = dict(vars(unet))
+    vars(unet).pop(PEFT_CONFIG, None)
+    for name, layer in layers.items():
+        put(unet, name, layer.get_submodule("base_layer") if hasattr(layer, "base_layer") else layer)
     chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), init_lora_weights="gaussian")
     try:
         # peft draws the first weights from torch's global state.
@@ -126,10 +140,21 @@ def adapters(unet: nn.Module, rank: int, seed: int) -> Generator[dict[str, nn.Pa
         }
     finally:
         for name, layer in layers.items():
-            above, _, last = name.rpartition(".")
-            setattr(unet.get_submodule(above), last, layer)
-        for name in set(vars(unet)) - had:
+            put(unet, name, layer)
+        for name in set(vars(unet)) - set(had):
             delattr(unet, name)
+        vars(unet).update({PEFT_CONFIG: had[PEFT_CONFIG]} if PEFT_CONFIG in had else {})
+
+
+def put(unet: nn.Module, name: str, layer: nn.Module) -> None:
+    """A layer in the place of this name."""
+    above, _, last = name.rpartition(".")
+    setattr(unet.get_submodule(above), last, layer)
+
+
+def without_peft() -> ConfigError:
+    """The error for a missing package."""
+    return ConfigError("LoRA needs the package peft.", 'Install it: pip install "sefi[lora]".')
 
 
 @torch.no_grad()

@@ -1,10 +1,12 @@
 """FastComposer: nothing is learned of a subject but how CLIP sees it; the model was tuned once to read that."""
 
+import hashlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
@@ -19,10 +21,11 @@ from sefi.conditioning.composer import (
 )
 from sefi.conditioning.conditioner import check_identities
 from sefi.core.config import ComposeConfig, Config
-from sefi.core.errors import ConfigError
+from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.methods.base import About, Watched, Weights, header_of
+from sefi.methods.refusals import one_word, with_judges
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
@@ -49,42 +52,85 @@ class FastComposer:
             fusion = Fuse(backbone.width, FEATURES.get(backbone.family, backbone.width))
         return Weights(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no keys of their own; CLIP, and weights trained for this model."""
+        one_word(self.about.title, config)
+        with_judges(self.about.title, judges, "clip")
+        read_composer(weights_file(config.compose.weights), backbone.fingerprint)
+
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """`image`: features `[1, features]` of the photo, as it is.
-
-        Raises:
-            ConfigError: no image encoder, or no trained weights for this model.
-        """
-        if watched.judges is None:
-            raise ConfigError(
-                "FastComposer reads the photo with CLIP, and this model brings none.",
-                "Name a folder with clip/ in it with --judges.",
-            )
-        weights = read_composer(weights_file(config.compose.weights), backbone.fingerprint)
+        """`image`: features `[1, features]` of the photo, as it is; `composer`: SHA-256 of the trained weights."""
+        assert watched.judges is not None
+        file = weights_file(config.compose.weights)
+        weights = read_composer(file, backbone.fingerprint)
         composer = opened_composer(watched.judges, backbone.width, part_of(weights, "composer"))
         with torch.no_grad():
             image = composer.features(clip_pixels([rgb_bytes(views.clean)], composer.vision.config))
-        return Identity({"image": image.contiguous()}, header_of(name, backbone, config, seed))
+        tensors = {"image": image.contiguous(), "composer": sha256_of(file)}
+        return Identity(tensors, header_of(name, backbone, config, seed))
 
     @contextmanager
     def applied(
         self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
     ) -> Generator[Conditioner]:
-        """The tuned attention in place, and a conditioner that fuses pictures into words."""
+        """The tuned attention in place, and a conditioner that fuses pictures into words.
+
+        Raises:
+            IdentityError: they were learned with other weights than there are, or with different settings.
+        """
         check_identities(backbone, identities)
-        chosen = [ComposeConfig.model_validate(i.header.settings["compose"]) for i in identities] or [Config().compose]
-        weights = read_composer(weights_file(chosen[0].weights), backbone.fingerprint)
+        chosen = chosen_settings(identities)
+        file = weights_file(chosen.weights)
+        weights = read_composer(file, backbone.fingerprint)
+        check_weights(identities, file)
         conditioner = ComposerConditioner(
             backbone,
             opened_fusion(part_of(weights, "composer")),
             {i.name: i.tensors["image"].mean(0) for i in identities},
             {i.name: i.header.class_word for i in identities},
-            min(1.0, strength * chosen[0].alpha),
+            min(1.0, strength * chosen.alpha),
         )
         with swapped(backbone.unet, part_of(weights, "unet")), key_value_attention(backbone.unet, backbone.width):
             yield conditioner
+
+
+def chosen_settings(identities: Sequence[Identity]) -> ComposeConfig:
+    """How these identities are composed.
+
+    Raises:
+        IdentityError: not all in the same way.
+    """
+    chosen = [ComposeConfig.model_validate(i.header.settings["compose"]) for i in identities] or [Config().compose]
+    for identity, one in zip(identities, chosen, strict=False):
+        if one != chosen[0]:
+            raise IdentityError(
+                f"{identities[0].name!r} and {identity.name!r} have different settings of compose.",
+                "Learn one of them again with the settings of the other; it takes a second.",
+            )
+    return chosen[0]
+
+
+def check_weights(identities: Sequence[Identity], file: Path) -> None:
+    """Refuse identities whose features were read with other weights.
+
+    Raises:
+        IdentityError: one was.
+    """
+    there = sha256_of(file)
+    for identity in identities:
+        if "composer" not in identity.tensors or not torch.equal(identity.tensors["composer"], there):
+            raise IdentityError(
+                f"{identity.name!r} was learned with other weights of FastComposer than {file} holds.",
+                "Learn it again; it takes a second.",
+            )
+
+
+def sha256_of(file: Path) -> Tensor:
+    """A file's digest, uint8 `[32]`."""
+    with file.open("rb") as content:
+        return torch.frombuffer(bytearray(hashlib.file_digest(content, "sha256").digest()), dtype=torch.uint8)
 
 
 def weights_file(named: str | None) -> Path:

@@ -1,11 +1,13 @@
 """ProSpect: a token for each of ten stages, from an expansion module, by denoising alone."""
 
+from pathlib import Path
+
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.methods.refusals import allow_only
 from sefi.photo.views import PhotoViews
 
 
@@ -24,15 +26,14 @@ class ProSpect(TokenMethod):
             config.learn.stages * slots_of(config.learn) * backbone.width, module_weights(backbone.width, config.learn)
         )
 
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """One token for the placeholder, and no attention loss."""
+        del backbone, judges
+        allow_only(self.about.title, config, vectors=1, attention_weight=0.0)
+
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """Tokens `[stage, 2, width]`, key and value the same.
-
-        Raises:
-            ConfigError: the attention loss is on, which ProSpect does not have.
-        """
-        if config.learn.attention_weight:
-            raise ConfigError("ProSpect has no attention loss.", "Set learn.attention_weight=0, or use method=sefi.")
+        """Tokens `[stage, 2, width]`, key and value the same."""
         tokens = IdentityTokens(class_row(backbone, config), config.learn, seed)
         return learn_tokens(tokens, name, views, backbone, config, seed, watched)

@@ -1,10 +1,13 @@
 """The paper's method: a key token and a value token for every stage, held in place by the attention loss."""
 
+from pathlib import Path
+
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.methods.refusals import allow_only
 from sefi.photo.views import PhotoViews
 
 
@@ -17,6 +20,11 @@ class StagedKeyValue(TokenMethod):
         """A token for each stage and slot; the module, where there is one, is thrown away afterwards."""
         trained = config.learn.stages * slots_of(config.learn) * backbone.width
         return Weights(trained, module_weights(backbone.width, config.learn))
+
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """One token for the placeholder."""
+        del backbone, judges
+        allow_only(self.about.title, config, vectors=1)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched

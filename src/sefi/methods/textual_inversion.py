@@ -1,10 +1,13 @@
 """Textual Inversion: a few free token vectors, the same in every stage."""
 
+from pathlib import Path
+
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
+from sefi.methods.refusals import one_word
 from sefi.photo.views import PhotoViews
 
 
@@ -20,6 +23,11 @@ class TextualInversion(TokenMethod):
     def weights(self, backbone: Backbone, config: Config) -> Weights:
         """The vectors."""
         return Weights(config.learn.vectors * backbone.width, 0)
+
+    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+        """No stages, no keys of their own."""
+        del backbone, judges
+        one_word(self.about.title, config, config.learn.vectors)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched

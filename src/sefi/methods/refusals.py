@@ -1,0 +1,64 @@
+"""What methods refuse before they begin: settings they have no use for, models and folders that cannot serve them."""
+
+from pathlib import Path
+
+import torch
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config
+from sefi.core.errors import ConfigError
+
+
+def allow_only(title: str, config: Config, **values: object) -> None:
+    """Refuse learning settings that a method would pass over.
+
+    Args:
+        values: settings of `learn`, each with the only value that the method knows.
+
+    Raises:
+        ConfigError: one has another value.
+    """
+    for name, value in values.items():
+        if getattr(config.learn, name) != value:
+            raise ConfigError(
+                f"{title} knows only learn.{name}={value}, not {getattr(config.learn, name)}.",
+                "Leave this setting out, and start from the method's own preset.",
+            )
+
+
+def one_word(title: str, config: Config, vectors: int = 1) -> None:
+    """Refuse stages, and keys that differ from values, in a method whose text is the same for all of them.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    allow_only(title, config, stages=1, split_key_value=False, vectors=vectors)
+
+
+def single_precision(title: str, backbone: Backbone) -> None:
+    """Refuse to train weights whose steps would be rounded away.
+
+    Raises:
+        ConfigError: the model is in another number type than float32.
+    """
+    if backbone.dtype != torch.float32:
+        raise ConfigError(
+            f"{title} trains weights of the model itself, and {str(backbone.dtype).removeprefix('torch.')} is too "
+            "coarse for their small steps.",
+            "Open the model with --dtype float32.",
+        )
+
+
+def with_judges(title: str, judges: Path | None, *names: str) -> Path:
+    """The folder of judges that a method reads the photo with.
+
+    Raises:
+        ConfigError: there is none, or it lacks one of them.
+    """
+    missing = names if judges is None else [name for name in names if not (judges / name).exists()]
+    if judges is None or missing:
+        raise ConfigError(
+            f"{title} reads the photo with {' and '.join(missing)}, which this model does not bring.",
+            f"Name a folder with {' and '.join(names)} in it with --judges.",
+        )
+    return judges

@@ -1,0 +1,125 @@
+"""What a method cannot learn with is refused before anything is drawn or learned, never passed over."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import sefi
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.open import MODELS
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, IdentityError, PromptError
+from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
+from sefi.methods import METHODS, tokens_alone
+from sefi.methods.base import header_of
+from sefi.methods.fastcomposer import SHIPPED, check_weights, chosen_settings, sha256_of
+
+OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
+TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Backbone:
+    return sefi.open_backbone()
+
+
+@pytest.fixture(scope="module")
+def half() -> Backbone:
+    return sefi.open_backbone(dtype=torch.bfloat16)
+
+
+def preset(name: str) -> str:
+    return "default" if name == "sefi" else name
+
+
+@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if not config.compose.weights])
+def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
+    config = PRESETS[name]
+    METHODS[config.method].check(embedded, config, embedded.judges)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("sefi", "learn.vectors=2"),
+        ("prospect", "learn.vectors=2"),
+        ("prospect", "learn.attention_weight=0.003"),
+        ("textual-inversion", "learn.stages=5"),
+        ("textual-inversion", "learn.split_key_value=true"),
+        ("celeb-basis", "learn.vectors=2"),
+        ("cross-init", "learn.vectors=3"),
+        *((name, "learn.stages=5") for name in METHODS if name not in OWN),
+        *((name, "learn.attention_weight=0.003") for name in TUNED),
+    ],
+)
+def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
+    config = override(PRESETS[preset(name)], [setting])
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        METHODS[name].check(embedded, config, embedded.judges)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name: str) -> None:
+    if name in TUNED:
+        with pytest.raises(ConfigError, match="bfloat16 is too coarse"):
+            METHODS[name].check(half, PRESETS[name], half.judges)
+    else:
+        METHODS[name].check(half, PRESETS[preset(name)], half.judges)
+
+
+@pytest.mark.parametrize(("name", "lacks"), [("celeb-basis", "face_recognition.onnx"), ("fastcomposer", "clip")])
+def test_judges_that_are_missing(embedded: Backbone, tmp_path: Path, name: str, lacks: str) -> None:
+    for folder in (None, tmp_path):
+        with pytest.raises(ConfigError, match=lacks):
+            METHODS[name].check(embedded, PRESETS[name], folder)
+
+
+def test_a_run_with_missing_weights_does_not_begin(embedded: Backbone) -> None:
+    config = override(PRESETS["fastcomposer"], ["compose.weights=/nowhere/composer.safetensors"])
+    with pytest.raises(ConfigError, match="no weights at /nowhere"):
+        sefi.learn(MODELS / "demo" / "portrait.png", name="ada", backbone=embedded, config=config)
+
+
+# ---------------------------------------------------------------- FastComposer
+
+
+def pictured(backbone: Backbone, name: str, *settings: str) -> Identity:
+    header = header_of(name, backbone, override(PRESETS["fastcomposer"], settings), 0)
+    return Identity({"image": torch.zeros(1, 128), "composer": sha256_of(SHIPPED)}, header)
+
+
+def test_two_of_different_settings_do_not_share_a_prompt(embedded: Backbone) -> None:
+    one, other = pictured(embedded, "ada"), pictured(embedded, "bob", "compose.alpha=0.5")
+    assert chosen_settings([one, pictured(embedded, "bob")]).alpha == PRESETS["fastcomposer"].compose.alpha
+    with pytest.raises(IdentityError, match="'ada' and 'bob' have different settings"):
+        chosen_settings([one, other])
+
+
+def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Path) -> None:
+    ada = pictured(embedded, "ada")
+    check_weights([ada], SHIPPED)
+    changed = tmp_path / "composer.safetensors"
+    changed.write_bytes(SHIPPED.read_bytes() + b" ")
+    with pytest.raises(IdentityError, match="other weights"):
+        check_weights([ada], changed)
+
+
+# ---------------------------------------------------------------- in use
+
+
+@pytest.mark.parametrize("name", ["dreambooth", "dreambooth-lora", "fastcomposer"])
+def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
+    with METHODS[name].applied([], embedded) as conditioner, pytest.raises(PromptError, match="negative prompt names"):
+        conditioner.null_context(1, "a photo of <ada>")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_attention_is_shown_for_tokens_alone(embedded: Backbone, name: str) -> None:
+    identity = Identity({}, header_of("ada", embedded, PRESETS[preset(name)], 0))
+    if name in (*TUNED, "fastcomposer"):
+        with pytest.raises(IdentityError, match="changes the model itself"):
+            tokens_alone([identity])
+    else:
+        tokens_alone([identity])

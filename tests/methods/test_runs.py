@@ -1,0 +1,87 @@
+"""Learning with every method: stopped and gone on with, or looked at in between, it ends with the same bits."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import sefi
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.open import MODELS
+from sefi.core.config import Config, override
+from sefi.core.errors import Interrupted
+from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
+from sefi.core.protocols import SilentProgress
+from sefi.methods import METHODS
+from sefi.methods.base import Watched
+from sefi.photo.read import pixels_of
+from sefi.photo.views import PhotoViews
+
+PORTRAIT = MODELS / "demo" / "portrait.png"
+STEPS = 3
+FEW = [f"learn.steps={STEPS}", "learn.batch=1", "views.latent_pool=2", "tune.prior_images=1", "generate.steps=2"]
+LEARNING = [name for name in METHODS if name != "fastcomposer"]
+
+
+class StopAt(SilentProgress):
+    """Ctrl-C after so many steps of learning."""
+
+    def __init__(self, step: int) -> None:
+        self.left, self.learning = step, False
+
+    def start(self, total: int, label: str) -> None:
+        self.learning = label == "learning"
+
+    def advance(self, **numbers: float) -> None:
+        self.left -= self.learning
+        if self.learning and not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def embedded() -> Backbone:
+    return sefi.open_backbone()
+
+
+def settings(name: str) -> Config:
+    return override(PRESETS["default" if name == "sefi" else name], FEW)
+
+
+def learn(backbone: Backbone, config: Config, watched: Watched) -> Identity:
+    square = pixels_of(Image.open(PORTRAIT).convert("RGB").resize((backbone.resolution,) * 2))
+    watched = replace(watched, judges=backbone.judges)
+    return METHODS[config.method].learn("ada", PhotoViews(square, config.views), backbone, config, 1, watched)
+
+
+def same(one: Identity, other: Identity) -> bool:
+    assert one.tensors.keys() == other.tensors.keys()
+    return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_stopped_or_looked_at_it_ends_the_same(embedded: Backbone, tmp_path: Path, name: str) -> None:
+    config = settings(name)
+    whole = learn(embedded, config, Watched())
+
+    kept = tmp_path / "run"
+    with pytest.raises(Interrupted, match="step 2 of 3"):
+        learn(embedded, config, Watched(StopAt(2), kept))
+    assert same(learn(embedded, config, Watched(checkpoint=kept)), whole)
+
+    looks: list[Identity] = []
+
+    def look(identity: Identity) -> float:
+        """Better every time, so that the last one is kept; applied as a probe's pictures do."""
+        looks.append(identity)
+        with METHODS[name].applied([identity], embedded) as conditioner:
+            context = conditioner.context(["a photo of <ada>"], 500)
+            embedded.unet(torch.zeros(1, 4, embedded.latent_size, embedded.latent_size), 500, context)
+        return float(len(looks))
+
+    probed = override(config, ["learn.probe_every=1", "learn.patience=9"])
+    assert same(learn(embedded, probed, Watched(probe=look)), whole)
+    assert len(looks) == STEPS
+    assert not same(looks[0], looks[-1])
