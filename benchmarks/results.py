@@ -10,6 +10,7 @@ follow from it; pictures and embeddings stay in the run. A table stands in a pag
 
     <!-- bench main: id_prompt, id, shown -->            <!-- bench main / attribute: shown -->
     <!-- bench main; ours - paper; ours - one token: id_prompt, shown -->
+    <!-- bench table1 + paper: id_prompt, prompt -->     beside every figure the paper's, from benchmarks/published.toml
     <!-- end -->
 """
 
@@ -19,11 +20,13 @@ import json
 import math
 import re
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
+from scipy.stats import kendalltau
 
 from sefi.bench.figures import FIGURES, Figure
 from sefi.bench.formulas import conditions
@@ -35,6 +38,7 @@ from sefi.report.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "bench"
+PUBLISHED = ROOT / "benchmarks" / "published.toml"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
 BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ALL = "all"
@@ -121,14 +125,20 @@ def filled(text: str) -> str:
 
 
 def block(asked: str) -> str:
-    """A table as its comment asks for it: `SUITE [/ KIND] [; WAY - WAY]...: FIGURE, ...`."""
+    """A table as its comment asks for it: `SUITE [/ KIND] [+ paper] [; WAY - WAY]...: FIGURE, ...`."""
     what, _, columns = asked.rpartition(":")
     suite, *pairs = (part.strip() for part in what.split(";"))
+    suite, beside, _ = (part.strip() for part in suite.partition("+ paper"))
     name, _, kind = (part.strip() for part in suite.partition("/"))
     record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
     figures = [BY_NAME[column.strip()] for column in columns.split(",")]
     values = record["figures"][kind or ALL]
-    return differences(values, pairs, figures) if pairs else means(values, record["about"], figures)
+    if pairs:
+        return differences(values, pairs, figures)
+    if beside:
+        published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
+        return beside_published(values, record["about"], figures, published)
+    return means(values, record["about"], figures)
 
 
 def means(values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure]) -> str:
@@ -137,6 +147,30 @@ def means(values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figur
     found = {label: [clustered_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
     rows = [[f"*{label}*" if label in anchors else label, *cells_of(row, figures)] for label, row in found.items()]
     return markdown(["way", *(heading(f) for f in figures)], rows)
+
+
+def beside_published(
+    values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure], published: dict[str, dict[str, float]]
+) -> str:
+    """As `means`, beside every figure the published one; last how far the two orders agree, by Kendall's tau."""
+    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    rows: list[list[str]] = []
+    for label, own in values.items():
+        cells = [f"*{label}*" if label in anchors else label]
+        for figure in figures:
+            there = published.get(label, {}).get(figure.name, math.nan)
+            cells += [*cells_of([clustered_interval(own.get(figure.name, {}))], [figure]), told(there, figure.unit)]
+        rows.append(cells)
+    head = ["way", *(text for figure in figures for text in (heading(figure), "paper"))]
+    agreement = [text for figure in figures for text in (f"{order(values, published, figure):.2f}", "")]
+    return markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
+
+
+def order(values: dict[str, Any], published: dict[str, dict[str, float]], figure: Figure) -> float:
+    """Kendall's tau of our means and the published figures, over the ways that have both; nan where all are equal."""
+    shared = [label for label in published if figure.name in published[label] and figure.name in values.get(label, {})]
+    ours = [clustered_interval(values[label][figure.name]).mean for label in shared]
+    return float(kendalltau(ours, [published[label][figure.name] for label in shared]).statistic)
 
 
 def differences(values: dict[str, Any], pairs: Sequence[str], figures: Sequence[Figure]) -> str:

@@ -33,3 +33,30 @@ def test_a_changed_number_is_noticed(results):
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
     row = results.block("main; ours - paper: id_prompt").splitlines()[2]
     assert "**+0.5" in row
+
+
+def test_the_papers_figures_stand_beside_ours(results):
+    published = {"ours": {"id": 0.3}, "TI": {"id": 0.1}, "DreamBooth": {"id": 0.2}}
+    values = {
+        "ours": {"id": {"a": 0.5, "b": 0.7}},
+        "TI": {"id": {"a": 0.4}},
+        "DreamBooth": {"id": {"a": 0.1}},
+        "word": {},
+    }
+    about = {"suite": {"ways": [{"label": "word", "control": "class word"}]}}
+    rows = results.beside_published(values, about, [results.BY_NAME["id"]], published).splitlines()
+    assert rows[0] == "| way | ID ↑ | paper |"
+    assert rows[2].startswith("| ours | 0.600 [")
+    assert rows[2].endswith(" | 0.300 |")
+    assert rows[5] == "| *word* | - | - |"
+    # Of three pairs two stand in the same order.
+    assert rows[6] == "| *agreement of the orders* | 0.33 |  |"
+
+
+def test_published_ways_are_those_of_the_suite(results):
+    from sefi.bench.suite import open_suite
+
+    published = results.tomllib.loads(results.PUBLISHED.read_text(encoding="utf-8"))
+    for suite, ways in published.items():
+        assert ways.keys() <= {way.label for way in open_suite(suite).ways}
+        assert all(names <= results.BY_NAME.keys() for names in map(dict.keys, ways.values()))
