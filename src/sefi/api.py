@@ -19,13 +19,12 @@ from sefi.generate.sampler import generate as sample
 from sefi.learn.probe import PictureProbe, ProbeJudges
 from sefi.methods import method_named
 from sefi.methods.base import Method, Watched
+from sefi.metrics.faces import DETECTOR
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.read import read_photo
 from sefi.photo.views import PhotoViews, face_square, rgb_bytes, whole_square
 
 DEFAULT = PRESETS["default"]
-# Face detector used with models that bring none of their own; see open_backbone for the embedded one.
-DETECTOR_FILE = "face_detection.onnx"
 
 
 def learn(  # noqa: PLR0913
@@ -100,7 +99,7 @@ def needs_face(config: Config, *, crop: bool) -> bool:
 
 def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
     """The face's square `[3, resolution, resolution]`."""
-    path = Path(detector) if detector else (backbone.judges or embedded_judges()) / DETECTOR_FILE
+    path = Path(detector) if detector else (backbone.judges or embedded_judges()) / DETECTOR
     if not path.is_file():
         raise FaceError(
             "This installation has no face detector.",

@@ -18,6 +18,7 @@ from sefi.core.protocols import SilentProgress
 from sefi.learn import probe as probing
 from sefi.learn.best import Best
 from sefi.learn.probe import PROBES, PictureProbe, ProbeJudges
+from sefi.metrics.faces import SurestFace
 
 CONFIG = override(
     PRESETS["paper"],
@@ -145,7 +146,7 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
         yield None
 
     square = np.full((24, 24, 3), 9, np.uint8)
-    probe = PictureProbe(applied, backbone, square, DEFAULT, ProbeJudges(detect, Encode(), Clip()))
+    probe = PictureProbe(applied, backbone, square, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
     header = IdentityHeader(name="ada", method="sefi", stages=1, base_model="m", width=3, class_word="person")
     # 0.6 obeyed, 1.0 half obeyed, no face, 1.0 not obeyed at all
     assert probe(Identity({"tokens": torch.zeros(1, 2, 3)}, header)) == pytest.approx((0.6 + 0.5 + 0 + 0) / 4)
@@ -153,7 +154,7 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
     assert word[-1] == PROBES[-1].format("<ada>")
     faceless = np.full((24, 24, 3), 3, np.uint8)
     with pytest.raises(ConfigError, match="no face in the photo"):
-        PictureProbe(applied, backbone, faceless, DEFAULT, ProbeJudges(detect, Encode(), Clip()))
+        PictureProbe(applied, backbone, faceless, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
 
 
 def test_a_model_without_judges_says_so(backbone, photo_file):

@@ -116,11 +116,12 @@ def face_boxes(image: "Image", backbone: "Backbone", detector: Path | None) -> "
     """Every face in a generated picture: left, top, right, bottom in fractions of its sides."""
     import numpy as np
 
-    from sefi.api import DETECTOR_FILE, embedded_judges
+    from sefi.api import embedded_judges
     from sefi.bench.judging import box_of
+    from sefi.metrics.faces import DETECTOR
     from sefi.photo.detect import YuNetDetector
 
-    path = detector or (backbone.judges or embedded_judges()) / DETECTOR_FILE
+    path = detector or (backbone.judges or embedded_judges()) / DETECTOR
     if detector is None and not path.is_file():
         return []
     rgb = np.asarray(image.convert("RGB"))

@@ -85,8 +85,9 @@ def judge_files(asked: Asked) -> "JudgeFiles":
     if not asked.embedded():
         return JudgeFiles(detector=asked.detector, recogniser=asked.recogniser, clip=asked.clip)
     from sefi.api import embedded_judges
+    from sefi.metrics.faces import DETECTOR, RECOGNISER
     from sefi.world.clip_training import CLIP
-    from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER
+    from sefi.world.judges import HEAD_READER, SCENE_READER
 
     folder = embedded_judges()
     return JudgeFiles(

@@ -12,12 +12,11 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner, FaceDetector, FaceEncoder, SilentProgress
+from sefi.core.protocols import Conditioner, SilentProgress
 from sefi.generate.sampler import generate
-from sefi.metrics.encoders import ClipEncoder, SFaceEncoder
+from sefi.metrics.encoders import ClipEncoder
+from sefi.metrics.faces import SurestFace
 from sefi.metrics.similarity import similarity
-from sefi.photo.detect import YuNetDetector
-from sefi.photo.enlarge import enlarged
 
 # None of these is a prompt of a bundled suite: what stops learning should not be what judges it.
 PROBES = (
@@ -35,10 +34,9 @@ Applied = Callable[[Sequence[Identity]], AbstractContextManager[Conditioner]]
 
 @dataclass(frozen=True)
 class ProbeJudges:
-    """The networks of a probe: face detector, face recogniser, CLIP."""
+    """The networks of a probe: for faces, and CLIP."""
 
-    detect: FaceDetector
-    encode: FaceEncoder
+    face: SurestFace
     clip: ClipEncoder
 
     @staticmethod
@@ -48,17 +46,7 @@ class ProbeJudges:
         Raises:
             BackboneError: one of them is missing.
         """
-        return ProbeJudges(
-            YuNetDetector(folder / "face_detection.onnx"),
-            SFaceEncoder(folder / "face_recognition.onnx"),
-            ClipEncoder(folder / "clip"),
-        )
-
-    def face(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Embedding of the surest face, None without one."""
-        large = enlarged(rgb)
-        faces = self.detect(large)
-        return np.asarray(self.encode(large, faces[0]), np.float32) if faces else None
+        return ProbeJudges(SurestFace.of(folder), ClipEncoder(folder / "clip"))
 
 
 class PictureProbe:

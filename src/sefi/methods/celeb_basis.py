@@ -17,13 +17,10 @@ from sefi.core.nouns import Identity
 from sefi.core.streams import stream
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
 from sefi.methods.refusals import one_word, with_judges
-from sefi.metrics.encoders import SFaceEncoder
-from sefi.photo.detect import YuNetDetector
-from sefi.photo.enlarge import enlarged
+from sefi.metrics.faces import DETECTOR, RECOGNISER, SurestFace
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
-DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"
 MOMENTUM = 0.99
 
 
@@ -89,13 +86,8 @@ def faces_of(views: PhotoViews, watched: Watched) -> list[NDArray[np.float32]]:
         FaceError: there is none.
     """
     assert watched.judges is not None
-    detect, encode = YuNetDetector(watched.judges / DETECTOR), SFaceEncoder(watched.judges / RECOGNISER)
-    found: list[NDArray[np.float32]] = []
-    for square in (views.clean, views.clean.flip(-1)):
-        picture = enlarged(rgb_bytes(square))
-        faces = detect(picture)
-        if faces:
-            found.append(np.asarray(encode(picture, faces[0]), np.float32))
+    embed = SurestFace.of(watched.judges)
+    found = [face for side in (views.clean, views.clean.flip(-1)) if (face := embed(rgb_bytes(side))) is not None]
     if not found:
         raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")
     return found

@@ -8,11 +8,12 @@ import numpy as np
 from sefi.core.nouns import Face
 from sefi.metrics.align import FACE
 from sefi.metrics.encoders import LabelledNetwork, SFaceEncoder
+from sefi.metrics.faces import DETECTOR, RECOGNISER
 from sefi.photo.detect import YuNetDetector
 from sefi.world.clip_scores import score_clip_judge
 from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.figure import Figure
-from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER, drawn
+from sefi.world.judges import HEAD_READER, SCENE_READER, drawn
 from sefi.world.judging_data import HELD_OUT_SEED, face_crops, head_crops, pictures
 from sefi.world.picture import Subject
 from sefi.world.reader_training import ATTRIBUTE_GROUP, head_labels, reading_accuracy, scene_labels

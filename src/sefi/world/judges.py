@@ -7,6 +7,7 @@ import numpy as np
 
 from sefi.core.protocols import Progress
 from sefi.metrics.align import CROP_SIDE
+from sefi.metrics.faces import DETECTOR, RECOGNISER
 from sefi.world.clip_training import make_clip
 from sefi.world.detector_training import DetectorRecipe, export_detector, train_detector
 from sefi.world.drawing import SIDE, draw
@@ -25,7 +26,6 @@ from sefi.world.reader_training import (
 )
 from sefi.world.recogniser_training import RecogniserRecipe, export_recogniser, train_recogniser
 
-DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"
 SCENE_READER, HEAD_READER = "scene_reader.onnx", "head_reader.onnx"
 
 

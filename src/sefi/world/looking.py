@@ -7,9 +7,10 @@ import numpy as np
 
 from sefi.core.nouns import Face
 from sefi.metrics.encoders import Reader, Reading, SFaceEncoder
+from sefi.metrics.faces import DETECTOR, RECOGNISER
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.enlarge import enlarged
-from sefi.world.judges import DETECTOR, HEAD_READER, RECOGNISER, SCENE_READER
+from sefi.world.judges import HEAD_READER, SCENE_READER
 
 
 @dataclass(frozen=True)
