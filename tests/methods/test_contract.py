@@ -41,6 +41,11 @@ def embedded() -> Backbone:
 
 
 @pytest.fixture(scope="module")
+def half() -> Backbone:
+    return sefi.open_backbone(dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="module")
 def composer(embedded: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of FastComposer that learned next to nothing."""
     file = tmp_path_factory.mktemp("composer") / "composer.safetensors"
@@ -132,6 +137,25 @@ def test_it_draws_and_leaves_no_trace(learnt: tuple[Identity, list[str]], embedd
     with pytest.raises(ZeroDivisionError), failing:
         raise ZeroDivisionError
     assert differing(before, state(embedded)) == []
+
+
+def test_it_serves_the_same_model_in_half_precision(
+    learnt: tuple[Identity, list[str]], embedded: Backbone, half: Backbone
+) -> None:
+    made, _ = learnt
+    before = state(half)
+    found = [predicted(backbone, made) for backbone in (embedded, half)]
+    torch.testing.assert_close(found[1].float(), found[0], atol=0.15, rtol=0.1)
+    assert differing(before, state(half)) == []
+
+
+@torch.no_grad()
+def predicted(backbone: Backbone, identity: Identity) -> torch.Tensor:
+    """What the model takes from a little noise for a prompt with the subject."""
+    noisy = torch.randn(1, 4, backbone.latent_size, backbone.latent_size, generator=stream(6, "half"))
+    with METHODS[identity.method].applied([identity], backbone) as conditioner:
+        context = conditioner.context(["a photo of <ada> at the beach"], 300).to(backbone.dtype)
+        return backbone.unet(noisy.to(backbone.dtype), 300, context).sample
 
 
 def test_strength_zero_is_the_class_word(learnt: tuple[Identity, list[str]], embedded: Backbone) -> None:
