@@ -3,6 +3,7 @@
     python benchmarks/results.py keep runs/main runs/pilot   # benchmarks/records/bench/main.json, pilot.json
     python benchmarks/results.py write                       # fills in the tables of README.md and docs/results.md
     python benchmarks/results.py check                       # says whether the pages hold what the records give
+    python benchmarks/results.py best sweep                  # of the ways of each preset, the best by ID(Prompt)
     python benchmarks/results.py sheet runs/slots --out slots.png --prompts 0 4   # pictures of it, not picked
 
 A record has every figure of every way, subject and kind of prompts, so that means, intervals and paired differences
@@ -47,10 +48,12 @@ DIGITS = 6
 
 
 def main() -> None:
-    """One of the four commands."""
+    """One of the five commands."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=("keep", "write", "check", "sheet"))
-    parser.add_argument("runs", nargs="*", type=Path, help="folders of runs, for keep and sheet")
+    parser.add_argument("command", choices=("keep", "write", "check", "best", "sheet"))
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="folders of runs, for keep and sheet; a record's name, for best"
+    )
     parser.add_argument("--out", type=Path, help="the sheet's file")
     parser.add_argument("--prompts", nargs="*", type=int, default=[0], help="numbers of the sheet's prompts")
     parser.add_argument("--ways", nargs="*", help="labels of the sheet's ways; all that are drawn if left out")
@@ -58,6 +61,10 @@ def main() -> None:
     given = parser.parse_args()
     if given.command == "sheet":
         sheet(given.runs[0], given.prompts, given.ways, across=given.across).save(given.out, quality=88)
+        return
+    if given.command == "best":
+        for preset, (label, value) in best(str(given.runs[0])).items():
+            print(f"{preset}: {label}, ID(Prompt) {value:.3f}")
         return
     if given.command == "keep":
         RECORDS.mkdir(parents=True, exist_ok=True)
@@ -117,6 +124,18 @@ def sheet(folder: Path, prompts: Sequence[int], ways: Sequence[str] | None, *, a
         places, titles, columns = [list(row) for row in zip(*places, strict=True)], columns, titles
     rows = [Row(t, [Image.open(folder / files[p]) for p in row]) for t, row in zip(titles, places, strict=True)]
     return contact_sheet(rows, columns, cell=128)
+
+
+def best(name: str) -> dict[str, tuple[str, float]]:
+    """Of a record's ways that start from the same preset, the label of the best by mean ID(Prompt), and that mean."""
+    record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    found: dict[str, tuple[str, float]] = {}
+    for way in record["about"]["suite"]["ways"]:
+        if way["control"] is None:
+            mean = clustered_interval(record["figures"][ALL][way["label"]]["id_prompt"]).mean
+            if mean > found.get(way["preset"], ("", -math.inf))[1]:
+                found[way["preset"]] = (way["label"], mean)
+    return found
 
 
 def filled(text: str) -> str:
