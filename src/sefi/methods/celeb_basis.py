@@ -28,8 +28,8 @@ class CelebBasis(TokenMethod):
     """Celeb Basis (Yuan et al. 2023, arXiv 2306.00926).
 
     Differs: the recogniser is SFace instead of InsightFace's; it sees the photo and its mirror image, not every view;
-    the running mean of the coefficients has its start corrected for (the published one keeps a rest of random
-    numbers); the basis is kept with the result, so that it depends on no list and no library.
+    the running mean of the coefficients starts at nothing and is used at unit length, as it is learned (the published
+    one keeps a rest of random numbers, and is shorter where the coefficients still turned); the basis is kept with the result, so that it depends on no list and no library.
     """
 
     about = About("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
@@ -137,9 +137,9 @@ class BasisTokens(nn.Module):
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def coefficients(self) -> Tensor:
-        """`[2, component]`: of this step while learning, else the running mean."""
+        """Unit coefficients `[2, component]`: of this step while learning, else the running mean's direction."""
         if not self.training and self.updates:
-            return self.running / (1 - MOMENTUM ** int(self.updates))
+            return F.normalize(self.running, dim=-1)
         return self.mapper(self.faces[int(self.updates) % len(self.faces)])
 
     def forward(self) -> Tensor:
