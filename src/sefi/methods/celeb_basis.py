@@ -29,7 +29,8 @@ class CelebBasis(TokenMethod):
 
     Differs: the recogniser is SFace instead of InsightFace's; it sees the photo and its mirror image, not every view;
     the running mean of the coefficients starts at nothing and is used at unit length, as it is learned (the published
-    one keeps a rest of random numbers, and is shorter where the coefficients still turned); the basis is kept with the result, so that it depends on no list and no library.
+    one keeps a rest of random numbers, and is shorter where the coefficients still turned); the basis is kept with the
+    result, so that it depends on no list and no library.
     """
 
     about = About("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
