@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
-from sefi.conditioning.prompt import check_used, placeholders, unknown_placeholder
+from sefi.conditioning.prompt import check_used, class_token_id, placeholders, unknown_placeholder
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, FaceError, IdentityError
 from sefi.core.names import check_name
@@ -61,6 +61,7 @@ def learn(  # noqa: PLR0913
     method = method_named(config.method)
     backbone = backbone or open_backbone()
     folder = Path(judges) if judges else backbone.judges
+    class_token_id(backbone.tokenizer, config.learn.class_word)
     method.check(backbone, config, folder)
     read = photo if isinstance(photo, Photo) else read_photo(photo)
     square = (

@@ -265,6 +265,11 @@ def test_a_scheduler_that_does_not_exist(generate_refused, ada):
     generate_refused(PROMPT, "-i", ada, "--scheduler", "magic")
 
 
+@pytest.mark.parametrize("command", ["generate", "attend"])
+def test_settings_of_learning_are_refused_while_drawing(refused, command):
+    assert "'compose.alpha' is settled" in refused(command, PROMPT, "--set", "compose.alpha=0.5")
+
+
 def test_attend_refuses_like_generate(refused, ada, model_folder, tmp_path):
     out = tmp_path / "maps.png"
     base = ("--model", model_folder, "--steps", 2, "--out", out)

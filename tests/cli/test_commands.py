@@ -1,10 +1,12 @@
 """Every command, end to end, on a tiny model of the real classes."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+from sefi.cli.attend import shares_by_name
 from sefi.core.nouns import Identity
 
 QUICK = ("--steps", 2, "--device", "cpu")
@@ -166,3 +168,9 @@ def test_doctor_tells_what_is_missing(sefi):
 def test_version_and_help(sefi):
     assert sefi("--version").stdout.startswith("sefi ")
     assert "learn" in sefi("--help").stdout
+
+
+def test_a_name_of_several_words_has_their_mean_share():
+    row = SimpleNamespace(shares={1: 0.5, 2: 0.25, 4: 1.0})
+    found = shares_by_name(row, ["(start)", "<ada>", "<ada>", "and", "<bob>", "(end)"])
+    assert found == {"<ada>": 0.375, "<bob>": 1.0}

@@ -144,18 +144,21 @@ def test_it_serves_the_same_model_in_half_precision(
 ) -> None:
     made, _ = learnt
     before = state(half)
-    found = [predicted(backbone, made) for backbone in (embedded, half)]
-    torch.testing.assert_close(found[1].float(), found[0], atol=0.15, rtol=0.1)
+    wide, narrow = (predicted(backbone, made.method, [made]) for backbone in (embedded, half))
+    plain = predicted(half, "sefi", [])
+    # What half precision costs is small beside what the subject changes.
+    assert (narrow - wide).norm() < 0.5 * (narrow - plain).norm()
     assert differing(before, state(half)) == []
 
 
 @torch.no_grad()
-def predicted(backbone: Backbone, identity: Identity) -> torch.Tensor:
-    """What the model takes from a little noise for a prompt with the subject."""
+def predicted(backbone: Backbone, method: str, identities: list[Identity]) -> torch.Tensor:
+    """What the model takes from a little noise for a prompt with the subject, or with the class word."""
     noisy = torch.randn(1, 4, backbone.latent_size, backbone.latent_size, generator=stream(6, "half"))
-    with METHODS[identity.method].applied([identity], backbone) as conditioner:
-        context = conditioner.context(["a photo of <ada> at the beach"], 300).to(backbone.dtype)
-        return backbone.unet(noisy.to(backbone.dtype), 300, context).sample
+    who = "<ada>" if identities else "person"
+    with METHODS[method].applied(identities, backbone) as conditioner:
+        context = conditioner.context([f"a photo of {who} at the beach"], 300).to(backbone.dtype)
+        return backbone.unet(noisy.to(backbone.dtype), 300, context).sample.float()
 
 
 def test_strength_zero_is_the_class_word(learnt: tuple[Identity, list[str]], embedded: Backbone) -> None:

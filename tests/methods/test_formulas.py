@@ -41,7 +41,7 @@ def test_the_basis_is_the_principal_components_of_numpy() -> None:
 
 
 def test_too_few_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match="5 names give no 5"):
+    with pytest.raises(ConfigError, match="5 different names give no 5"):
         principal(random(5, 11), 5)
 
 
@@ -140,6 +140,13 @@ def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: 
     for seed in range(5):
         other = found + 0.01 * random(*found.shape, seed=seed).double() @ free
         assert ((other - before) @ common.T).norm() > least
+
+
+def test_weights_of_different_parts_do_not_merge(backbone: Backbone) -> None:
+    key, query = {"attn2.to_k.weight": random(3, 3)}, {"attn2.to_q.weight": random(3, 3)}
+    for sets in ([key, key | query], [key | query, key]):
+        with pytest.raises(IdentityError, match="different parts"):
+            merged(backbone, [], sets, IdentityConditioner(backbone, []))
 
 
 # ---------------------------------------------------------------- DreamBooth, LoRA

@@ -34,7 +34,7 @@ def preset(name: str) -> str:
     return "default" if name == "sefi" else name
 
 
-@pytest.mark.parametrize("name", [name for name, config in PRESETS.items() if not config.compose.weights])
+@pytest.mark.parametrize("name", [name for name in PRESETS if name != "celeb-basis-official"])
 def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     config = PRESETS[name]
     METHODS[config.method].check(embedded, config, embedded.judges)
@@ -50,6 +50,8 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
         ("textual-inversion", "learn.split_key_value=true"),
         ("celeb-basis", "learn.vectors=2"),
         ("cross-init", "learn.vectors=3"),
+        ("fastcomposer", "learn.attention_weight=0.003"),
+        ("fastcomposer", "learn.probe_every=5"),
         *((name, "learn.stages=5") for name in METHODS if name not in OWN),
         *((name, "learn.attention_weight=0.003") for name in TUNED),
     ],
@@ -67,6 +69,27 @@ def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name
             METHODS[name].check(half, PRESETS[name], half.judges)
     else:
         METHODS[name].check(half, PRESETS[preset(name)], half.judges)
+
+
+@pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])
+def test_a_list_of_names_that_is_missing(embedded: Backbone, name: str) -> None:
+    config = override(PRESETS[name], ["basis.names=/nowhere.txt"])
+    with pytest.raises(ConfigError, match=r"/nowhere\.txt is no list of names"):
+        METHODS[name].check(embedded, config, embedded.judges)
+
+
+@pytest.mark.parametrize("identifier", ["<new1>", " ", "a {} b"])
+def test_a_rare_word_must_be_one(identifier: str) -> None:
+    with pytest.raises(ConfigError, match=r"tune\.identifier"):
+        override(PRESETS["dreambooth"], [f"tune.identifier={identifier}"])
+
+
+def test_more_components_than_the_names_have(embedded: Backbone) -> None:
+    # The characters have a hundred last names in all.
+    most, too_many = (override(PRESETS["celeb-basis"], [f"basis.components={count}"]) for count in (99, 100))
+    METHODS["celeb-basis"].check(embedded, most, embedded.judges)
+    with pytest.raises(ConfigError, match="100 different names give no 100"):
+        METHODS["celeb-basis"].check(embedded, too_many, embedded.judges)
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("celeb-basis", "face_recognition.onnx"), ("fastcomposer", "clip")])

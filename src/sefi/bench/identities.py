@@ -22,12 +22,13 @@ from sefi.methods import method_named
 
 @dataclass(frozen=True)
 class Learner:
-    """What learning needs beside the way and the subject: suite, model, the run's folder, and who is told."""
+    """What learning needs beside the way and the subject: suite, model, the run's folder, who is told, judges."""
 
     suite: Suite
     backbone: Backbone
     run: Path
     progress: Progress
+    judges: Path | None = None
 
     def known(self, way: Way, subject: Subject) -> Identity:
         """The identity of a subject for a way: read if it was learned before, with seconds and memory in its header.
@@ -52,6 +53,7 @@ class Learner:
             config=self.suite.config(way),
             seed=0,
             crop=False,
+            judges=self.judges,
             progress=self.progress,
             checkpoint=checkpoint,
         )

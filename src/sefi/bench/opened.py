@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,7 @@ class Bench:
 
     Attributes:
         progress: is told of every picture; learning has one of its own, `learning`.
+        judges: folder of networks that methods learn with; None takes the model's own.
     """
 
     suite: Suite
@@ -36,12 +38,13 @@ class Bench:
     run: RunFolder
     progress: Progress
     learning: Progress
+    judges: Path | None = None
     seen: dict[str, tuple[Seen, Seen | None]] = field(default_factory=dict[str, tuple[Seen, "Seen | None"]])
 
     @property
     def learner(self) -> Learner:
         """Learns the identities of this run, or reads them."""
-        return Learner(self.suite, self.backbone, self.run.path, self.learning)
+        return Learner(self.suite, self.backbone, self.run.path, self.learning, self.judges)
 
     def groups(self) -> list[tuple[Subject, ...]]:
         """Subjects that share a picture: everybody alone, or neighbours in twos."""

@@ -91,7 +91,7 @@ class Suite(Section):
         for way in self.ways:
             if way.learned_by is not None and way.learned_by not in learning:
                 raise ValueError(f"{way.label!r} uses the identity of {way.learned_by!r}, which no way learns")
-            if way.learned_by is not None and any(s.startswith(("learn.", "views.")) for s in way.settings):
+            if way.learned_by is not None and any(not s.startswith("generate.") for s in way.settings):
                 raise ValueError(f"{way.label!r} learns nothing, so its settings of learning would be of no use")
         return self
 

@@ -41,11 +41,11 @@ def attend(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw one heat map per word, for the identity and for the plain class word."""
-    from sefi.cli.opening import assigned, chosen_config, opened
+    from sefi.cli.opening import assigned, drawing_config, opened
     from sefi.cli.output import answer, checked_file
 
     path = checked_file(out)
-    config = chosen_config(preset, [*(settings or []), *assigned(generate__steps=steps)])
+    config = drawing_config(preset, [*(settings or []), *assigned(generate__steps=steps)])
     from sefi.cli.progress import TerminalProgress
     from sefi.core.nouns import Identity
 
@@ -149,9 +149,17 @@ def record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:
         "reference_words": list(rows[1].words),
         "mean_attention": mean[0],
         "reference_mean_attention": mean[1],
-        "share_in_face": {rows[0].words[i]: round(x, 4) for i, x in rows[0].shares.items()},
-        "reference_share_in_face": {rows[1].words[i]: round(x, 4) for i, x in rows[1].shares.items()},
+        "share_in_face": shares_by_name(rows[0], rows[0].words),
+        "reference_share_in_face": shares_by_name(rows[1], rows[0].words),
     }
+
+
+def shares_by_name(row: "MapRow", names: "Sequence[str]") -> dict[str, float]:
+    """Share of each name's attention in the face; of a name that stands for several words, their mean."""
+    of_name: dict[str, list[float]] = {}
+    for place, share in row.shares.items():
+        of_name.setdefault(names[place], []).append(share)
+    return {name: round(sum(shares) / len(shares), 4) for name, shares in of_name.items()}
 
 
 def told(rows: "Sequence[MapRow]", path: Path) -> str:

@@ -55,6 +55,7 @@ def run(
     detector: options.Detector = None,
     recogniser: Recogniser = None,
     clip: Clip = None,
+    judges: options.Judges = None,
     tau: Tau = None,
     far_threshold: FarThreshold = None,
     jobs: Jobs = 1,
@@ -72,7 +73,9 @@ def run(
     chosen = open_suite(suite)
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
-    asked = Asked(chosen, checked_folder(out), model, photos, detector, recogniser, clip, download, device, dtype)
+    asked = Asked(
+        chosen, checked_folder(out), model, photos, detector, recogniser, clip, judges, download, device, dtype
+    )
     with TerminalProgress() as progress:
         bench = open_bench(asked, progress)
         with bench.run.alone():

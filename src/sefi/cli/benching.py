@@ -31,6 +31,7 @@ class Asked:
     detector: Path | None
     recogniser: Path | None
     clip: Path | None
+    judges: Path | None
     download: bool
     device: str
     dtype: str
@@ -73,9 +74,9 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
     backbone = opened(asked.model, download=asked.download, device=asked.device, dtype=asked.dtype)
     for way in asked.suite.learners():
         config = asked.suite.config(way)
-        method_named(config.method).check(backbone, config, backbone.judges)
+        method_named(config.method).check(backbone, config, asked.judges or backbone.judges)
     told = progress or SilentProgress()
-    return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress())
+    return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress(), asked.judges)
 
 
 def judge_files(asked: Asked) -> "JudgeFiles":

@@ -25,7 +25,7 @@ Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", he
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the picture.")]
 Strength = Annotated[
     float | None,
-    typer.Option("--identity-strength", help="0 is the plain class word, 1 what was learned."),
+    typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; changes no image.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
@@ -52,7 +52,7 @@ def generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.opening import assigned, chosen_config, opened
+    from sefi.cli.opening import assigned, drawing_config, opened
     from sefi.cli.output import answer, checked_folder, write_text
 
     given = assigned(
@@ -64,7 +64,7 @@ def generate(
         generate__identity_strength=identity_strength,
         generate__batch_size=batch_size,
     )
-    config = chosen_config(preset, [*(settings or []), *given])
+    config = drawing_config(preset, [*(settings or []), *given])
     folder = checked_folder(out)
     from sefi.cli.progress import TerminalProgress
     from sefi.core.nouns import Identity

@@ -28,6 +28,21 @@ def chosen_config(preset: str, settings: list[str]) -> Config:
     return override(preset_named(preset), settings)
 
 
+def drawing_config(preset: str, settings: list[str]) -> Config:
+    """As `chosen_config`, for commands that draw: how a subject was learned stands in its identity.
+
+    Raises:
+        ConfigError: A setting of something else than drawing.
+    """
+    for setting in settings:
+        if not setting.startswith("generate."):
+            raise ConfigError(
+                f"{setting.partition('=')[0]!r} is settled when a subject is learned.",
+                "Give it to `sefi learn`; drawing knows the settings generate.* only.",
+            )
+    return chosen_config(preset, settings)
+
+
 def preset_of(method: str | None, preset: str | None) -> str:
     """The preset to start from when a method, a preset, both or none are named.
 

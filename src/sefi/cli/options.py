@@ -46,7 +46,7 @@ Judges = Annotated[
     typer.Option(
         "--judges",
         metavar="DIR",
-        help="Networks that look on with learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
+        help="Networks that methods and learn.probe_every see with: face_detection.onnx, face_recognition.onnx, clip/.",
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]

@@ -140,7 +140,7 @@ def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
             f"FastComposer has no weights at {path}.",
-            "Train them (`sefi world train composer`) and set compose.weights.",
+            "Put them there; or train some (`sefi world train composer`) and learn with compose.weights=FILE.",
         )
     if path.stat().st_size > LARGEST_FILE:
         raise ConfigError(f"{path} is larger than any such file.", "Name another with compose.weights.")

@@ -97,7 +97,9 @@ class TuneConfig(Section):
     """How a method changes the model's own weights: DreamBooth, its LoRA form, Custom Diffusion."""
 
     parts: Literal["unet", "unet+text", "key_value", "cross_attention"] = "unet+text"
-    identifier: str = Field("sks", min_length=1, description="rare word that is tied to the subject")
+    identifier: str = Field(
+        "sks", pattern=r"^[^<>{}]*[^<>{}\s][^<>{}]*$", description="rare word that is tied to the subject"
+    )
     rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
     prior_images: int = Field(200, ge=0, description="pictures of the plain class word that keep the class as it is")
     prior_weight: float = Field(1.0, ge=0)

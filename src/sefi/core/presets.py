@@ -4,7 +4,7 @@ from typing import Any
 
 from sefi.core.config import Config, from_dict, override
 from sefi.core.errors import ConfigError
-from sefi.core.templates import FACE_TEMPLATES_81, INVERSION_TEMPLATES, INVERSION_TEMPLATES_81, SHORT_TEMPLATES
+from sefi.core.templates import ALL_TEMPLATES, CLASS_TEMPLATES, FACE_TEMPLATES_81, SHORT_TEMPLATES
 
 PAPER = Config()
 # What suits one photo on the embedded model: many samples a step from a pool of views that is encoded once.
@@ -27,7 +27,7 @@ def tuned(method: str, learn: dict[str, Any], **sections: dict[str, Any]) -> Con
 
 DEFAULT = tuned("sefi", {**DIRECT, "steps": 200, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3})
 INVERSION = ONE_SLOT | DIRECT | {"vectors": 2}
-PUBLISHED_INVERSION = INVERSION | {"templates": INVERSION_TEMPLATES_81, "weight_decay": 1e-2}
+PUBLISHED_INVERSION = INVERSION | {"templates": ALL_TEMPLATES, "weight_decay": 1e-2}
 PROSPECT = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
 BASIS = ONE_SLOT | DIRECT
 CROSS = ONE_SLOT | DIRECT | {"vectors": 2}
@@ -50,7 +50,7 @@ PRESETS: dict[str, Config] = {
     "textual-inversion-diffusers": from_dict({
         "method": "textual-inversion",
         "learn": PUBLISHED_INVERSION
-        | {"templates": INVERSION_TEMPLATES, "steps": 3000, "batch": 4, "learning_rate": 2e-3},
+        | {"templates": CLASS_TEMPLATES, "steps": 3000, "batch": 4, "learning_rate": 2e-3},
         "views": PLAIN_VIEWS,
     }),
     "prospect": tuned("prospect", PROSPECT | {"steps": 200, "batch": 5, "learning_rate": 1e-4}),

@@ -49,8 +49,5 @@ MEDIA = ("a photo of", "an illustration of", "a depiction of")
 ALL_TEMPLATES = tuple(
     t.replace(MEDIA[0], medium, 1) if t.startswith(MEDIA[0]) else t for medium in MEDIA for t in CLASS_TEMPLATES
 )
-# Without the article, for a name.
-INVERSION_TEMPLATES = tuple(t.replace(" of a ", " of ") for t in CLASS_TEMPLATES)
-INVERSION_TEMPLATES_81 = tuple(t.replace(" of a ", " of ") for t in ALL_TEMPLATES)
 # Of a face, as Celeb Basis and Cross Initialization learn.
 FACE_TEMPLATES_81 = tuple(t.format("face of {}") for t in ALL_TEMPLATES)

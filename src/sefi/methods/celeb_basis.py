@@ -42,10 +42,10 @@ class CelebBasis(TokenMethod):
             return Weights(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own; a detector and a recogniser."""
-        del backbone
+        """No stages, no keys of their own; a detector, a recogniser and names."""
         one_word(self.about.title, config)
         with_judges(self.about.title, judges, DETECTOR, RECOGNISER)
+        bases(backbone, config)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
@@ -53,14 +53,22 @@ class CelebBasis(TokenMethod):
         """Tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
 
         Raises:
-            ConfigError: too few names.
             FaceError: no face in the photo.
         """
-        columns = name_rows(backbone, names_for(backbone, config.basis.names))
-        basis = torch.stack([principal(column, config.basis.components) for column in columns])
+        basis = bases(backbone, config)
         faces = torch.tensor(np.stack(faces_of(views, watched)))
         tokens = BasisTokens(class_row(backbone, config), basis, faces, seed)
         return learn_tokens(tokens, name, views, backbone, config, seed, watched)
+
+
+def bases(backbone: Backbone, config: Config) -> Tensor:
+    """Mean and components of both words of the known names, `[2, 1 + component, width]`.
+
+    Raises:
+        ConfigError: no list of names, or too few different ones.
+    """
+    columns = name_rows(backbone, names_for(backbone, config.basis.names))
+    return torch.stack([principal(column, config.basis.components) for column in columns])
 
 
 def principal(rows: Tensor, count: int) -> Tensor:
@@ -69,11 +77,14 @@ def principal(rows: Tensor, count: int) -> Tensor:
     The components are orthonormal and not scaled; each one's largest entry is positive, so that libraries agree.
 
     Raises:
-        ConfigError: there are fewer names than components.
+        ConfigError: there are fewer different names than components.
     """
-    found = min(count, rows.shape[1])
-    if len(rows) <= found:
-        raise ConfigError(f"{len(rows)} names give no {found} components.", "Lower basis.components, or add names.")
+    found, different = min(count, rows.shape[1]), len(torch.unique(rows, dim=0))
+    if different <= found:
+        raise ConfigError(
+            f"{different} different names give no {found} components.",
+            f"Set basis.components to {different - 1} or less, or add names.",
+        )
     mean = rows.mean(0, keepdim=True)
     components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:found]
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))

@@ -30,18 +30,15 @@ class CrossInitialization(TokenMethod):
         return Weights(COLUMNS * backbone.width, 0)
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own."""
-        del backbone, judges
+        """No stages, no keys of their own; names."""
+        del judges
         one_word(self.about.title, config, COLUMNS)
+        name_rows(backbone, names_for(backbone, config.basis.names))
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
-        """Tokens `[1, 2, 3, width]`: the two vectors, then the class word.
-
-        Raises:
-            ConfigError: too few names.
-        """
+        """Tokens `[1, 2, 3, width]`: the two vectors, then the class word."""
         means = torch.stack([rows.mean(0) for rows in name_rows(backbone, names_for(backbone, config.basis.names))])
         first = crossed(backbone, means, config.learn.class_word)
         vectors = FreeVectors(class_row(backbone, config), first, then_class=True)

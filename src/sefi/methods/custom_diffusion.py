@@ -15,7 +15,7 @@ from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import parse, plain_ids
 from sefi.conditioning.words import sentence_ids
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.core.streams import stream
@@ -57,7 +57,8 @@ class CustomDiffusion:
     The name in a prompt becomes the learned word followed by the class word.
     Differs: the new word is a parameter of its own, so no other word decays or moves; every one of the words is trained
     (the published code leaves the last one out); the prior's pictures are drawn by the model, not retrieved;
-    of the sentences for small and for enlarged views only those in words that the model knows whole.
+    of the sentences for small and for enlarged views only those in words that the model knows whole; views are encoded
+    by the posterior's mean.
     """
 
     about = About("Custom Diffusion", "arXiv 2212.04488", "Adobe Research Licence; written anew")
@@ -225,9 +226,17 @@ def merged(
 
     Minimises `||(W' - W) C||` over common sentences' states C, with `W' x = W_i x` for the states x of subject i's
     words (the paper's section 3.3): `W' = W + R (X^T G^-1 X)^-1 X^T G^-1`, `G = C C^T`, `R = W_i X - W X`.
+
+    Raises:
+        IdentityError: the sets are not of the same weights.
+        ConfigError: of others than keys and values.
     """
     if not sets:
         return {}
+    if any(one.keys() != sets[0].keys() for one in sets):
+        raise IdentityError(
+            "These identities changed different parts of the model.", "Learn both with the same tune.parts."
+        )
     own = [subject_states(backbone, identity, conditioner) for identity in identities]
     common = common_states(backbone)
     gram = common.T @ common

@@ -25,7 +25,7 @@ from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.methods.base import About, Watched, Weights, header_of
-from sefi.methods.refusals import one_word, with_judges
+from sefi.methods.refusals import allow_only, one_word, with_judges
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
@@ -55,6 +55,7 @@ class FastComposer:
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no keys of their own; CLIP, and weights trained for this model."""
         one_word(self.about.title, config)
+        allow_only(self.about.title, config, attention_weight=0.0, probe_every=0)
         with_judges(self.about.title, judges, "clip")
         read_composer(weights_file(config.compose.weights), backbone.fingerprint)
 
