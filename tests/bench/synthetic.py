@@ -95,6 +95,7 @@ def make_cell(subject, way, prompt, draw, chance):
         "background": float(chance.uniform(0.3, 0.6)),
         "embedding": [float(v) for v in chance.normal(0, 1, WIDTH) + 3],
         "learn_seconds": float(chance.uniform(30, 40)) if learned else None,
+        "class_seconds": 0.0 if learned else None,
         "draw_seconds": float(chance.uniform(1, 2)),
         "trained": {"ours": 7680, "one token": 768}.get(way["label"]),
         "added": 0 if learned else None,

@@ -1,6 +1,7 @@
 """A run on a tiny model without judges: every cell once, none twice, and what ways share is made once."""
 
 import json
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 
 from sefi.bench.cells import planned, run_cells
 from sefi.bench.drawing import anchor, square
-from sefi.bench.identities import changed
+from sefi.bench.identities import Stopwatch, changed
 from sefi.bench.judging import JudgeFiles, Judging
 from sefi.bench.opened import Bench, about
 from sefi.bench.records import RunFolder, key_of
@@ -96,7 +97,7 @@ def test_a_changed_way_uses_the_identity_of_its_source(bench):
     anchors = [c for c in bench.run.cells() if c["way"] == "pasted"]
     assert {(c["trained"], c["learn_seconds"], c["draw_seconds"]) for c in anchors} == {(None, None, None)}
     assert cell["added"] == 0
-    assert cell["learn_seconds"] > 0
+    assert cell["learn_seconds"] > cell["class_seconds"] == 0
 
 
 def test_no_judge_is_no_score(bench):
@@ -136,3 +137,14 @@ def test_slots_by_name():
             slots_named((wrong,), 3)
     with pytest.raises(ConfigError, match="no slot"):
         slots_named(("7",), 3)
+
+
+def test_a_stopwatch_tells_kinds_of_work_apart(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 14.0, 20.0, 21.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    watch = Stopwatch(SilentProgress())
+    for label in ("drawing", "learning", "drawing"):
+        watch.start(2, label)
+        watch.advance(loss=1.0)
+        watch.finish()
+    assert watch.seconds == {"drawing": 4.0, "learning": 4.0}

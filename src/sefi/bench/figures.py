@@ -98,7 +98,9 @@ FIGURES: tuple[Figure, ...] = (
            "The same of the plain word in the same pictures."),
 
     Figure("learn_seconds", "learning", "seconds", "down", formulas.mean_of("learn_seconds"),
-           ("learn_seconds",), "cost", "Seconds to learn one subject."),
+           ("learn_seconds",), "cost", "Seconds to learn one subject, class pictures included."),
+    Figure("class_seconds", "of it class pictures", "seconds", "down", formulas.mean_of("class_seconds"),
+           ("class_seconds",), "cost", "Seconds of it to draw pictures of the class, the same for every subject."),
     Figure("draw_seconds", "drawing", "seconds", "down", formulas.mean_of("draw_seconds"),
            ("draw_seconds",), "cost", "Seconds to draw one picture."),
     Figure("trained", "trained numbers", "count", "down", formulas.mean_of("trained"), ("trained",), "cost",

@@ -1,7 +1,7 @@
 """What a way learns of a subject, kept in the run's folder; and what is changed of it afterwards."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,6 +18,32 @@ from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Progress
 from sefi.methods import method_named
+
+
+class Stopwatch:
+    """Passes progress on and adds up how long each kind of work took.
+
+    Attributes:
+        seconds: by label, as in `Progress.start`.
+    """
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.seconds = progress, dict[str, float]()
+        self.label, self.started = "", 0.0
+
+    def start(self, total: int, label: str) -> None:
+        """Another kind of work begins."""
+        self.label, self.started = label, time.monotonic()
+        self.progress.start(total, label)
+
+    def advance(self, **numbers: float) -> None:
+        """Passed on."""
+        self.progress.advance(**numbers)
+
+    def finish(self) -> None:
+        """It is over."""
+        self.seconds[self.label] = self.seconds.get(self.label, 0.0) + time.monotonic() - self.started
+        self.progress.finish()
 
 
 @dataclass(frozen=True)
@@ -46,6 +72,7 @@ class Learner:
         checkpoint = file.with_suffix(".checkpoint")
         resumed, started = checkpoint.is_file(), time.monotonic()
         forget_peak(self.backbone)
+        watch = Stopwatch(self.progress)
         made = learn(
             save_photo(subject, self.run / "photos"),
             name=subject.key,
@@ -54,11 +81,13 @@ class Learner:
             seed=0,
             crop=False,
             judges=self.judges,
-            progress=self.progress,
+            progress=watch,
             checkpoint=checkpoint,
         )
         peak = peak_megabytes(self.backbone)
-        cost = {} if resumed else {"learn_seconds": time.monotonic() - started}
+        # Pictures that a method draws before it learns are those of the class: the same for every subject.
+        spent = {"learn_seconds": time.monotonic() - started, "class_seconds": watch.seconds.get("drawing", 0.0)}
+        cost = {} if resumed else spent
         cost |= {} if peak is None else {"peak_mb": peak}
         header = made.header.model_copy(update={"metrics": {**made.header.metrics, **cost}})
         replace(made, header=header).save(file)
@@ -67,18 +96,22 @@ class Learner:
     def facts(self, way: Way, identities: Sequence[Identity]) -> Cell:
         """What a way costs: numbers learned, weights added, seconds, memory; None for what is not known."""
         if not identities:
-            return {"trained": None, "added": None, "learn_seconds": None, "peak_mb": None}
+            return dict.fromkeys(("trained", "added", "learn_seconds", "class_seconds", "peak_mb"))
         config = self.suite.config(self.suite.learner(way))
         weights = method_named(config.method).weights(self.backbone, config)
         metrics = [i.header.metrics for i in identities]
-        seconds = [m["learn_seconds"] for m in metrics if "learn_seconds" in m]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
         return {
             "trained": weights.trained,
             "added": weights.added,
-            "learn_seconds": round(float(np.mean(seconds)), 2) if len(seconds) == len(identities) else None,
+            **{name: mean_seconds(metrics, name) for name in ("learn_seconds", "class_seconds")},
             "peak_mb": round(max(peaks), 1) if peaks else None,
         }
+
+
+def mean_seconds(metrics: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """Mean over identities; None where one was not timed, having been learned in pieces."""
+    return round(float(np.mean([m[name] for m in metrics])), 2) if all(name in m for m in metrics) else None
 
 
 def changed(identity: Identity, way: Way, backbone: Backbone) -> Identity:
