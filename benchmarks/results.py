@@ -23,6 +23,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("keep", "write", "check", "best", "sheet"))
     parser.add_argument(
-        "runs", nargs="*", type=Path, help="folders of runs, for keep and sheet; a record's name, for best"
+        "runs", nargs="*", type=Path, help="folders of runs, for keep and sheet; names of records, for best"
     )
     parser.add_argument("--out", type=Path, help="the sheet's file")
     parser.add_argument("--prompts", nargs="*", type=int, default=[0], help="numbers of the sheet's prompts")
@@ -63,8 +64,8 @@ def main() -> None:
         sheet(given.runs[0], given.prompts, given.ways, across=given.across).save(given.out, quality=88)
         return
     if given.command == "best":
-        for preset, (label, value) in best(str(given.runs[0])).items():
-            print(f"{preset}: {label}, ID(Prompt) {value:.3f}")
+        for preset, found in best(*map(str, given.runs)).items():
+            print(f"{preset}: {found.label}, ID(Prompt) {found.id_prompt:.3f}")
         return
     if given.command == "keep":
         RECORDS.mkdir(parents=True, exist_ok=True)
@@ -126,15 +127,25 @@ def sheet(folder: Path, prompts: Sequence[int], ways: Sequence[str] | None, *, a
     return contact_sheet(rows, columns, cell=128)
 
 
-def best(name: str) -> dict[str, tuple[str, float]]:
-    """Of a record's ways that start from the same preset, the label of the best by mean ID(Prompt), and that mean."""
-    record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
-    found: dict[str, tuple[str, float]] = {}
-    for way in record["about"]["suite"]["ways"]:
-        if way["control"] is None:
-            mean = clustered_interval(record["figures"][ALL][way["label"]]["id_prompt"]).mean
-            if mean > found.get(way["preset"], ("", -math.inf))[1]:
-                found[way["preset"]] = (way["label"], mean)
+@dataclass(frozen=True)
+class Best:
+    """The best of the ways that start from one preset: label, settings, mean ID(Prompt)."""
+
+    label: str
+    settings: tuple[str, ...]
+    id_prompt: float
+
+
+def best(*names: str) -> dict[str, Best]:
+    """Of the ways in these records that start from the same preset, the best by mean ID(Prompt)."""
+    found: dict[str, Best] = {}
+    for name in names:
+        record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        for way in record["about"]["suite"]["ways"]:
+            if way["control"] is None:
+                mean = clustered_interval(record["figures"][ALL][way["label"]]["id_prompt"]).mean
+                if way["preset"] not in found or mean > found[way["preset"]].id_prompt:
+                    found[way["preset"]] = Best(way["label"], tuple(way["settings"]), mean)
     return found
 
 

@@ -5,6 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from sefi.core.config import override
+from sefi.core.presets import PRESETS
+from sefi.methods import METHODS
+
+SWEEPS = ("sweep",)
 ROOT = Path(__file__).parents[2]
 
 
@@ -33,6 +38,15 @@ def test_a_changed_number_is_noticed(results):
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
     row = results.block("main; ours - paper: id_prompt").splitlines()[2]
     assert "**+0.5" in row
+
+
+def test_tuned_presets_are_the_best_of_the_sweep(results):
+    found = results.best(*SWEEPS)
+    assert len(found) == len(METHODS)
+    for name, best in found.items():
+        # Ours is chosen on six people, in the pilot.
+        if name != "default":
+            assert override(PRESETS[name], best.settings) == PRESETS[name], best.label
 
 
 def test_the_papers_figures_stand_beside_ours(results):

@@ -19,7 +19,7 @@ DIRECT: dict[str, Any] = {"expansion": "direct", "residual_init": True, "dropout
 
 
 def tuned(method: str, learn: dict[str, Any], **sections: dict[str, Any]) -> Config:
-    """A method as it does best on the embedded model."""
+    """A method as it does best on the embedded model: rate, steps and alpha from docs/results.md, the sweep."""
     views = QUICK_VIEWS | sections.pop("views", {})
     drawing = QUICK_DRAWING | sections.pop("generate", {})
     return from_dict({"method": method, "learn": learn, "views": views, "generate": drawing, **sections})
@@ -62,7 +62,7 @@ PRESETS: dict[str, Config] = {
         "generate": {"guidance_scale": 10.0},
     }),
     "celeb-basis": tuned(
-        "celeb-basis", BASIS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}, basis={"components": 64}
+        "celeb-basis", BASIS | {"steps": 400, "batch": 5, "learning_rate": 1e-2}, basis={"components": 64}
     ),
     # ygtxr1997/CelebBasis, aigc_id.yaml: base rate 5e-3 times a batch of 2.
     "celeb-basis-official": from_dict({
@@ -71,7 +71,7 @@ PRESETS: dict[str, Config] = {
         | {"templates": FACE_TEMPLATES_81, "steps": 400, "batch": 2, "learning_rate": 1e-2, "weight_decay": 1e-2},
         "generate": {"guidance_scale": 10.0},
     }),
-    "cross-init": tuned("cross-init", CROSS | {"steps": 200, "batch": 5}),
+    "cross-init": tuned("cross-init", CROSS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}),
     # lyuPang/CrossInitialization: 6.25e-4 times a batch of 8.
     "cross-init-official": from_dict({
         "method": "cross-init",
@@ -81,7 +81,7 @@ PRESETS: dict[str, Config] = {
     }),
     "dreambooth": tuned(
         "dreambooth",
-        WEIGHTS | {"steps": 200, "batch": 2, "learning_rate": 1e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 2e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet+text", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, with text encoder and prior preservation.
@@ -93,7 +93,7 @@ PRESETS: dict[str, Config] = {
     }),
     "dreambooth-lora": tuned(
         "dreambooth-lora",
-        WEIGHTS | {"steps": 200, "batch": 2, "learning_rate": 1e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        WEIGHTS | {"steps": 150, "batch": 2, "learning_rate": 3e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, train_dreambooth_lora.py.
@@ -103,7 +103,7 @@ PRESETS: dict[str, Config] = {
         "views": PLAIN_VIEWS | {"flip": 0.0},
         "tune": {"parts": "unet", "prior_images": 0},
     }),
-    "fastcomposer": tuned("fastcomposer", ONE_SLOT | {"steps": 1}),
+    "fastcomposer": tuned("fastcomposer", ONE_SLOT | {"steps": 1}, compose={"alpha": 0.85}),
     # mit-han-lab/fastcomposer, run_evaluation.sh.
     "fastcomposer-official": from_dict({
         "method": "fastcomposer",
@@ -112,7 +112,7 @@ PRESETS: dict[str, Config] = {
     }),
     "custom-diffusion": tuned(
         "custom-diffusion",
-        WEIGHTS | {"steps": 200, "batch": 2, "learning_rate": 1e-4, "weight_decay": 1e-2},
+        WEIGHTS | {"steps": 150, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
         tune={"parts": "key_value", "identifier": "ktn", "prior_images": 32},
     ),
     # adobe-research/custom-diffusion: 1e-5 times a batch of 2, twice for the prior. Differs: DDIM without its noise.
