@@ -75,6 +75,19 @@ def test_a_wrong_suite_is_refused(tmp_path, old, new, message):
         open_suite(written(tmp_path, WHOLE.replace(old, new)))
 
 
+@pytest.mark.parametrize(
+    ("preset", "allowed"), [("dreambooth", False), ("dreambooth-lora", False), ("celeb-basis", True)]
+)
+def test_methods_with_one_subject_in_a_prompt_are_refused_for_two(preset, allowed):
+    prompts = (Asked(text="{} and {}", kind="scene"),)
+    suite = Suite(name="mine", about="Two.", prompts=prompts, ways=(Way(label="it", preset=preset),), together=2)
+    if allowed:
+        suite.check()
+    else:
+        with pytest.raises(ConfigError, match="one subject in a prompt, and 2 share"):
+            suite.check()
+
+
 def test_what_only_tokens_have_is_refused_of_other_methods(tmp_path):
     whole = """
     about = "all weights"

@@ -113,7 +113,7 @@ class Suite(Section):
         """Refuse settings and slots that would only be refused after hours.
 
         Raises:
-            ConfigError: a preset, setting or slot that does not exist, or what only methods of tokens have.
+            ConfigError: a preset, setting or slot that does not exist, or what the way's method does not have.
         """
         from sefi.methods import method_named  # noqa: PLC0415  listing suites loads no torch
         from sefi.methods.base import TokenMethod  # noqa: PLC0415
@@ -125,6 +125,11 @@ class Suite(Section):
                 raise ConfigError(
                     f"{way.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
                     "Leave them out, or take another method.",
+                )
+            if self.together > 1 and method_named(method).about.alone:
+                raise ConfigError(
+                    f"{way.label!r}: {method} has one subject in a prompt, and {self.together} share a picture here.",
+                    "Take another method.",
                 )
             # The slots are those of the identity that is changed: its learner's.
             self.config(way)

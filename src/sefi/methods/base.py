@@ -49,11 +49,13 @@ class About:
         title: its name as people write it.
         paper: where it was published.
         licence: on what terms its authors' code is, and what that means here.
+        alone: its subjects answer to the same word or change every weight, so that only one fits into a prompt.
     """
 
     title: str
     paper: str
     licence: str
+    alone: bool = False
 
 
 @dataclass(frozen=True)

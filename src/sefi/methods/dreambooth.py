@@ -41,7 +41,7 @@ class DreamBooth:
     can be used at a time, and it has no strength in between.
     """
 
-    about = About("DreamBooth", "arXiv 2208.12242", "diffusers' recipe (Apache-2.0); written anew")
+    about = About("DreamBooth", "arXiv 2208.12242", "diffusers' recipe (Apache-2.0); written anew", alone=True)
 
     def weights(self, backbone: Backbone, config: Config) -> Weights:
         """Every weight of the parts that are trained."""

@@ -44,7 +44,7 @@ PEFT_CONFIG = "peft_config"  # what peft leaves on a module
 class DreamBoothLora:
     """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
 
-    about = About("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)")
+    about = About("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)", alone=True)
 
     def weights(self, backbone: Backbone, config: Config) -> Weights:
         """Two matrices for every attention layer."""
