@@ -9,7 +9,7 @@ from sefi.core.config import override
 from sefi.core.presets import PRESETS
 from sefi.methods import METHODS
 
-SWEEPS = ("sweep",)
+SWEEPS = ("sweep", "sweep-edges")
 ROOT = Path(__file__).parents[2]
 
 

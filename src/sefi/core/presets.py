@@ -62,7 +62,7 @@ PRESETS: dict[str, Config] = {
         "generate": {"guidance_scale": 10.0},
     }),
     "celeb-basis": tuned(
-        "celeb-basis", BASIS | {"steps": 400, "batch": 5, "learning_rate": 1e-2}, basis={"components": 64}
+        "celeb-basis", BASIS | {"steps": 200, "batch": 5, "learning_rate": 3e-2}, basis={"components": 64}
     ),
     # ygtxr1997/CelebBasis, aigc_id.yaml: base rate 5e-3 times a batch of 2.
     "celeb-basis-official": from_dict({
@@ -81,7 +81,7 @@ PRESETS: dict[str, Config] = {
     }),
     "dreambooth": tuned(
         "dreambooth",
-        WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 2e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 5e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet+text", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, with text encoder and prior preservation.
@@ -93,7 +93,7 @@ PRESETS: dict[str, Config] = {
     }),
     "dreambooth-lora": tuned(
         "dreambooth-lora",
-        WEIGHTS | {"steps": 150, "batch": 2, "learning_rate": 3e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 3e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, train_dreambooth_lora.py.
@@ -112,7 +112,7 @@ PRESETS: dict[str, Config] = {
     }),
     "custom-diffusion": tuned(
         "custom-diffusion",
-        WEIGHTS | {"steps": 150, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
+        WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
         tune={"parts": "key_value", "identifier": "ktn", "prior_images": 32},
     ),
     # adobe-research/custom-diffusion: 1e-5 times a batch of 2, twice for the prior. Differs: DDIM without its noise.
