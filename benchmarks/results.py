@@ -140,13 +140,18 @@ def best(*names: str) -> dict[str, Best]:
     """Of the ways in these records that start from the same preset, the best by mean ID(Prompt)."""
     found: dict[str, Best] = {}
     for name in names:
-        record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+        record = record_of(name)
         for way in record["about"]["suite"]["ways"]:
             if way["control"] is None:
                 mean = clustered_interval(record["figures"][ALL][way["label"]]["id_prompt"]).mean
                 if way["preset"] not in found or mean > found[way["preset"]].id_prompt:
                     found[way["preset"]] = Best(way["label"], tuple(way["settings"]), mean)
     return found
+
+
+def record_of(name: str) -> dict[str, Any]:
+    """What `keep` wrote of a run."""
+    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def filled(text: str) -> str:
@@ -160,7 +165,7 @@ def block(asked: str) -> str:
     suite, *pairs = (part.strip() for part in what.split(";"))
     suite, beside, _ = (part.strip() for part in suite.partition("+ paper"))
     name, _, kind = (part.strip() for part in suite.partition("/"))
-    record = json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    record = record_of(name)
     figures = [BY_NAME[column.strip()] for column in columns.split(",")]
     values = record["figures"][kind or ALL]
     if pairs:
@@ -173,20 +178,26 @@ def block(asked: str) -> str:
 
 def means(values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure]) -> str:
     """A row for each way: means over subjects with their intervals."""
-    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    titles = row_titles(values, about)
     found = {label: [clustered_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
-    rows = [[f"*{label}*" if label in anchors else label, *cells_of(row, figures)] for label, row in found.items()]
+    rows = [[titles[label], *cells_of(row, figures)] for label, row in found.items()]
     return markdown(["way", *(heading(f) for f in figures)], rows)
+
+
+def row_titles(values: dict[str, Any], about: dict[str, Any]) -> dict[str, str]:
+    """What a row of each way is called; anchors in italics."""
+    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    return {label: f"*{label}*" if label in anchors else label for label in values}
 
 
 def beside_published(
     values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure], published: dict[str, dict[str, float]]
 ) -> str:
     """As `means`, beside every figure the published one; last how far the two orders agree, by Kendall's tau."""
-    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    titles = row_titles(values, about)
     rows: list[list[str]] = []
     for label, own in values.items():
-        cells = [f"*{label}*" if label in anchors else label]
+        cells = [titles[label]]
         for figure in figures:
             there = published.get(label, {}).get(figure.name, math.nan)
             cells += [*cells_of([clustered_interval(own.get(figure.name, {}))], [figure]), told(there, figure.unit)]

@@ -70,20 +70,19 @@ def learn(  # noqa: PLR0913
         else whole_square(read, backbone.resolution)
     )
     views = PhotoViews(square, config.views)
-    probe = picture_probe(method, backbone, square, config, judges) if config.learn.probe_every else None
+    probe = picture_probe(method, backbone, square, config, folder) if config.learn.probe_every else None
     watched = Watched(progress or SilentProgress(), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, watched)
 
 
 def picture_probe(
-    method: Method, backbone: Backbone, square: Tensor, config: Config, judges: str | Path | None
+    method: Method, backbone: Backbone, square: Tensor, config: Config, folder: Path | None
 ) -> PictureProbe:
     """What scores an identity while it is learned.
 
     Raises:
         ConfigError: the model brings no judges and none are named.
     """
-    folder = Path(judges) if judges else backbone.judges
     if folder is None:
         raise ConfigError(
             "This model brings no judges to stop at the best step.",

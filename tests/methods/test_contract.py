@@ -12,6 +12,7 @@ from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.backbone.schedule import add_noise, target
+from sefi.cli.opening import preset_of
 from sefi.core.config import Config, override
 from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
@@ -30,19 +31,9 @@ TIMES = (100, 300, 500, 700, 900)
 
 
 def settings(name: str) -> Config:
-    preset = PRESETS["default" if name == "sefi" else name]
+    preset = PRESETS[preset_of(name, None)]
     rate = [f"learn.learning_rate={RATES[name]}"] if name in RATES else []
     return override(preset, [*FEW, *rate])
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Backbone:
-    return sefi.open_backbone()
-
-
-@pytest.fixture(scope="module")
-def half() -> Backbone:
-    return sefi.open_backbone(dtype=torch.bfloat16)
 
 
 @pytest.fixture(scope="module")

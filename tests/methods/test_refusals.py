@@ -8,6 +8,7 @@ import torch
 import sefi
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
+from sefi.cli.opening import preset_of
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.nouns import Identity
@@ -18,20 +19,6 @@ from sefi.methods.fastcomposer import SHIPPED, check_weights, chosen_settings, s
 
 OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
 TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
-
-
-@pytest.fixture(scope="module")
-def embedded() -> Backbone:
-    return sefi.open_backbone()
-
-
-@pytest.fixture(scope="module")
-def half() -> Backbone:
-    return sefi.open_backbone(dtype=torch.bfloat16)
-
-
-def preset(name: str) -> str:
-    return "default" if name == "sefi" else name
 
 
 @pytest.mark.parametrize("name", [name for name in PRESETS if name != "celeb-basis-official"])
@@ -57,7 +44,7 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     ],
 )
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
-    config = override(PRESETS[preset(name)], [setting])
+    config = override(PRESETS[preset_of(name, None)], [setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         METHODS[name].check(embedded, config, embedded.judges)
 
@@ -68,7 +55,7 @@ def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name
         with pytest.raises(ConfigError, match="bfloat16 is too coarse"):
             METHODS[name].check(half, PRESETS[name], half.judges)
     else:
-        METHODS[name].check(half, PRESETS[preset(name)], half.judges)
+        METHODS[name].check(half, PRESETS[preset_of(name, None)], half.judges)
 
 
 @pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])
@@ -140,7 +127,7 @@ def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_attention_is_shown_for_tokens_alone(embedded: Backbone, name: str) -> None:
-    identity = Identity({}, header_of("ada", embedded, PRESETS[preset(name)], 0))
+    identity = Identity({}, header_of("ada", embedded, PRESETS[preset_of(name, None)], 0))
     if name in (*TUNED, "fastcomposer"):
         with pytest.raises(IdentityError, match="changes the model itself"):
             tokens_alone([identity])

@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-import sefi
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
+from sefi.cli.opening import preset_of
 from sefi.core.config import Config, override
 from sefi.core.errors import Interrupted
 from sefi.core.nouns import Identity
@@ -41,13 +41,8 @@ class StopAt(SilentProgress):
             raise KeyboardInterrupt
 
 
-@pytest.fixture(scope="module")
-def embedded() -> Backbone:
-    return sefi.open_backbone()
-
-
 def settings(name: str) -> Config:
-    return override(PRESETS["default" if name == "sefi" else name], FEW)
+    return override(PRESETS[preset_of(name, None)], FEW)
 
 
 def learn(backbone: Backbone, config: Config, watched: Watched) -> Identity:

@@ -17,7 +17,7 @@ from sefi.core.nouns import Identity
 from sefi.core.protocols import SilentProgress
 from sefi.generate.attend import AttendResult, attend
 from sefi.generate.sampler import generate
-from sefi.methods import method_named, tokens_alone
+from sefi.methods import method_named
 
 
 @dataclass(frozen=True)
@@ -62,8 +62,7 @@ def drawn(
 def drawn_attending(
     backbone: Backbone, identities: Sequence[Identity], texts: Sequence[str], places: Sequence[Place], config: Config
 ) -> Iterator[Drawn]:
-    """As `drawn`, one picture at a time, with the maps of its words; `IdentityError` for what is more than tokens."""
-    tokens_alone(identities)
+    """As `drawn`, one picture at a time, with the maps of its words; token methods only (`Suite.check`)."""
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     for text, place in zip(texts, places, strict=True):
         began = time.monotonic()

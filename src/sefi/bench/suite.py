@@ -115,13 +115,11 @@ class Suite(Section):
         Raises:
             ConfigError: a preset, setting or slot that does not exist, or what the way's method does not have.
         """
-        from sefi.methods import method_named  # noqa: PLC0415  listing suites loads no torch
-        from sefi.methods.base import TokenMethod  # noqa: PLC0415
+        from sefi.methods import is_of_tokens, method_named  # noqa: PLC0415  listing suites loads no torch
 
         for way in self.ways:
             method = self.config(self.learner(way)).method
-            of_tokens = isinstance(method_named(method), TokenMethod)
-            if not of_tokens and (way.class_slots or way.strength != 1.0 or self.attention):
+            if not is_of_tokens(method) and (way.class_slots or way.strength != 1.0 or self.attention):
                 raise ConfigError(
                     f"{way.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
                     "Leave them out, or take another method.",

@@ -35,6 +35,11 @@ def method_named(name: str) -> Method:
     return METHODS[name]
 
 
+def is_of_tokens(name: str) -> bool:
+    """Whether the identities of this method are tokens and nothing else, so that the model stays as it is."""
+    return isinstance(method_named(name), TokenMethod)
+
+
 def tokens_alone(identities: Sequence[Identity]) -> None:
     """Refuse identities that are more than their tokens, where only tokens are looked at.
 
@@ -42,7 +47,7 @@ def tokens_alone(identities: Sequence[Identity]) -> None:
         IdentityError: a method that changes the model learned one.
     """
     for identity in identities:
-        if not isinstance(method_named(identity.method), TokenMethod):
+        if not is_of_tokens(identity.method):
             raise IdentityError(
                 f"{identity.name!r} was learned with {identity.method}, which changes the model itself; attention is "
                 "shown for tokens.",

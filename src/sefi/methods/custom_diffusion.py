@@ -34,7 +34,7 @@ from sefi.learn.weights import (
     sentences,
 )
 from sefi.methods.base import About, Watched, Weights, class_row, learn_identity
-from sefi.methods.refusals import allow_only, one_word, single_precision
+from sefi.methods.refusals import tuned_weights
 from sefi.photo.resizing import Resized, resized_view
 from sefi.photo.views import PhotoViews
 
@@ -74,9 +74,7 @@ class CustomDiffusion:
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no attention loss; weights in single precision."""
         del judges
-        one_word(self.about.title, config)
-        allow_only(self.about.title, config, attention_weight=0.0)
-        single_precision(self.about.title, backbone)
+        tuned_weights(self.about.title, config, backbone)
         layers_of(config)
 
     def learn(

@@ -28,7 +28,7 @@ from sefi.learn.weights import (
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
-from sefi.methods.refusals import allow_only, one_word, single_precision
+from sefi.methods.refusals import tuned_weights
 from sefi.photo.views import PhotoViews
 
 PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder")}
@@ -51,9 +51,7 @@ class DreamBooth:
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no attention loss; weights in single precision."""
         del judges
-        one_word(self.about.title, config)
-        allow_only(self.about.title, config, attention_weight=0.0)
-        single_precision(self.about.title, backbone)
+        tuned_weights(self.about.title, config, backbone)
         parts_of(config)
 
     def learn(

@@ -1,9 +1,8 @@
 """DreamBooth's LoRA form: low-rank matrices beside the UNet's attention learn a rare word."""
-
-import importlib.util
-
 # peft's signatures are loose.
 # pyright: reportArgumentType=false
+
+import importlib.util
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -34,7 +33,7 @@ from sefi.learn.weights import (
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
-from sefi.methods.refusals import allow_only, one_word, single_precision
+from sefi.methods.refusals import tuned_weights
 from sefi.photo.views import PhotoViews
 
 ADAPTER = "sefi"
@@ -55,9 +54,7 @@ class DreamBoothLora:
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no attention loss, the UNet only; weights in single precision; `peft`."""
         del judges
-        one_word(self.about.title, config)
-        allow_only(self.about.title, config, attention_weight=0.0)
-        single_precision(self.about.title, backbone)
+        tuned_weights(self.about.title, config, backbone)
         if config.tune.parts != "unet":
             raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
         if importlib.util.find_spec("peft") is None:

@@ -35,6 +35,17 @@ def one_word(title: str, config: Config, vectors: int = 1) -> None:
     allow_only(title, config, stages=1, split_key_value=False, vectors=vectors)
 
 
+def tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
+    """Refuse what no method that trains the model's own weights has: stages, the attention loss, half precision.
+
+    Raises:
+        ConfigError: there is some.
+    """
+    one_word(title, config)
+    allow_only(title, config, attention_weight=0.0)
+    single_precision(title, backbone)
+
+
 def single_precision(title: str, backbone: Backbone) -> None:
     """Refuse to train weights whose steps would be rounded away.
 
