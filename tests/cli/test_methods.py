@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from sefi.core.config import names
 from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
 from sefi.methods import METHODS
 
 QUICK = ("--no-crop", "--steps", 2, "--device", "cpu")
@@ -20,6 +22,19 @@ def test_every_method_is_listed_with_what_it_learns(sefi):
     assert all(one["paper"] and one["licence"] and one["presets"] for one in listed.values())
     words = sefi("methods").stdout
     assert all(name in words for name in METHODS)
+
+
+def test_every_setting_is_listed_with_its_value(sefi):
+    found = sefi("settings", "--preset", "celeb-basis", "--json")
+    assert found.exit_code == 0, found.output
+    listed = json.loads(found.stdout)
+    assert ["method", *listed["settings"]] == names()
+    assert listed["method"] == "celeb-basis"
+    assert listed["settings"]["learn.learning_rate"]["value"] == PRESETS["celeb-basis"].learn.learning_rate
+    words = sefi("settings").stdout.splitlines()
+    assert [line.split()[0] for line in words] == list(listed["settings"])
+    assert sum(len(line.split()) > 2 for line in words) > 0.8 * len(words)
+    assert sefi("settings", "--preset", "magic").exit_code == 2
 
 
 @pytest.mark.parametrize("method", ["textual-inversion", "custom-diffusion"])

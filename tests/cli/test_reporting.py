@@ -75,6 +75,16 @@ def test_a_crash_shows_its_trace_only_when_asked(debug, traces):
     assert found.stderr.count("Traceback") == traces
 
 
+def test_a_missing_extra_is_named():
+    found = runner.invoke(program(ModuleNotFoundError("No module named 'skia'", name="skia")), ["work"])
+    assert found.exit_code == 2
+    assert "needs the package skia" in found.stderr
+    assert 'pip install "sefi[world]"' in found.stderr
+    other = runner.invoke(program(ModuleNotFoundError("No module named 'torch'", name="torch")), ["work"])
+    assert other.exit_code == 1
+    assert "Unexpected ModuleNotFoundError" in other.stderr
+
+
 def test_a_reader_who_has_enough_is_no_error():
     command = [sys.executable, "-c", "from sefi.cli.app import app; app()", "learn", "--help"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:

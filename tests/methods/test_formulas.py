@@ -8,12 +8,12 @@ from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
 from sefi.core.streams import stream
 from sefi.methods.base import header_of
-from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, principal
+from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, dimensions, principal
 from sefi.methods.custom_diffusion import cells_inside, common_states, merged, subject_states
 from sefi.methods.dreambooth_lora import adapters, is_adapted
 from sefi.photo.resizing import Resized, resized_view
@@ -40,9 +40,12 @@ def test_the_basis_is_the_principal_components_of_numpy() -> None:
     torch.testing.assert_close(found[1:] @ found[1:].T, torch.eye(5))
 
 
-def test_too_few_names_are_refused() -> None:
-    with pytest.raises(ConfigError, match="5 different names give no 5"):
-        principal(random(5, 11), 5)
+def test_names_span_one_component_less_than_there_are_different_ones() -> None:
+    rows = random(5, 11)
+    assert dimensions(torch.cat([rows, rows])) == 4
+    assert torch.linalg.matrix_rank(rows - rows.mean(0)) == 4
+    assert dimensions(random(31, 11)) == 11
+    assert dimensions(rows[:1].expand(3, -1)) == 0
 
 
 def test_the_mapper_is_a_scaled_layer_to_unit_coefficients() -> None:

@@ -15,13 +15,14 @@ from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
 from sefi.methods import METHODS, tokens_alone
 from sefi.methods.base import header_of
+from sefi.methods.celeb_basis import bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, chosen_settings, sha256_of
 
 OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
 TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "celeb-basis-official"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     config = PRESETS[name]
     METHODS[config.method].check(embedded, config, embedded.judges)
@@ -35,17 +36,37 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
         ("prospect", "learn.attention_weight=0.003"),
         ("textual-inversion", "learn.stages=5"),
         ("textual-inversion", "learn.split_key_value=true"),
+        ("textual-inversion", "learn.expansion=module"),
+        ("prospect", "learn.token_norm_limit=1.5"),
         ("celeb-basis", "learn.vectors=2"),
         ("cross-init", "learn.vectors=3"),
         ("fastcomposer", "learn.attention_weight=0.003"),
         ("fastcomposer", "learn.probe_every=5"),
         *((name, "learn.stages=5") for name in METHODS if name not in OWN),
+        *((name, "learn.token_norm_limit=1.5") for name in METHODS if name not in ("sefi", "prospect")),
         *((name, "learn.attention_weight=0.003") for name in TUNED),
     ],
 )
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
     config = override(PRESETS[preset_of(name, None)], [setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
+        METHODS[name].check(embedded, config, embedded.judges)
+
+
+def test_a_limit_of_norms_is_for_tokens_that_the_module_does_not_give(embedded: Backbone) -> None:
+    limited = override(PRESETS["default"], ["learn.token_norm_limit=1.5"])
+    METHODS["sefi"].check(embedded, limited, None)
+    with pytest.raises(ConfigError, match="token_norm_limit"):
+        METHODS["sefi"].check(embedded, override(limited, ["learn.expansion=module"]), None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_pets_only_where_no_face_is_read(embedded: Backbone, name: str) -> None:
+    config = override(PRESETS[preset_of(name, None)], ["learn.class_word=cat"])
+    if name in ("celeb-basis", "fastcomposer"):
+        with pytest.raises(ConfigError, match="'cat' is none"):
+            METHODS[name].check(embedded, config, embedded.judges)
+    else:
         METHODS[name].check(embedded, config, embedded.judges)
 
 
@@ -71,12 +92,21 @@ def test_a_rare_word_must_be_one(identifier: str) -> None:
         override(PRESETS["dreambooth"], [f"tune.identifier={identifier}"])
 
 
-def test_more_components_than_the_names_have(embedded: Backbone) -> None:
+def test_no_more_components_than_the_names_span(embedded: Backbone) -> None:
     # The characters have a hundred last names in all.
-    most, too_many = (override(PRESETS["celeb-basis"], [f"basis.components={count}"]) for count in (99, 100))
-    METHODS["celeb-basis"].check(embedded, most, embedded.judges)
-    with pytest.raises(ConfigError, match="100 different names give no 100"):
-        METHODS["celeb-basis"].check(embedded, too_many, embedded.judges)
+    few, all_there_are = (
+        bases(embedded, override(PRESETS["celeb-basis"], [f"basis.components={n}"])) for n in (7, 512)
+    )
+    assert few.shape == (2, 1 + 7, embedded.width)
+    assert all_there_are.shape == (2, 1 + 99, embedded.width)
+    torch.testing.assert_close(all_there_are[:, : 1 + 7], few)
+
+
+def test_names_that_are_all_the_same(embedded: Backbone, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("ada lane\nada lane lane\n")
+    config = override(PRESETS["celeb-basis"], [f"basis.names={tmp_path / 'names.txt'}"])
+    with pytest.raises(ConfigError, match="are the same"):
+        METHODS["celeb-basis"].check(embedded, config, embedded.judges)
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("celeb-basis", "face_recognition.onnx"), ("fastcomposer", "clip")])

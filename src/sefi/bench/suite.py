@@ -39,7 +39,7 @@ class Way(Section):
         learned_by: label of the way whose identity is used; None learns one.
         class_slots: slots that hold the class word instead (the paper's Figure 5): `K` and `V` for every stage, `3` for
             both of a stage, `3K` for one.
-        strength: 0 is the class word, 1 what was learned.
+        strength: 0 is the class word, once however many tokens were learned; 1 what was learned.
         control: an anchor that learns nothing: the plain class word, the photo pasted, another picture of the same
             subject, another subject's photo.
     """

@@ -65,8 +65,19 @@ def watch(bench: Bench, workers: Sequence[BaseProcess], failures: Failures) -> N
         if not failures.empty():
             failure = failures.get()
             raise failure if isinstance(failure, SefiError) else RuntimeError(failure)
+        for worker in workers:
+            if worker.exitcode:
+                raise killed(worker.exitcode)
         if not running:
             return
+
+
+def killed(exit_code: int) -> SefiError:
+    """The error for a worker that ended without a word: its share of the run would be missing from every table."""
+    return SefiError(
+        f"A worker of this run was killed (exit code {exit_code}), perhaps for want of memory.",
+        "Run the same command again: it goes on where it stopped. Fewer --jobs need less memory.",
+    )
 
 
 def work(open_bench: Callable[[], Bench], numbers: range, jobs: int, failures: Failures) -> None:

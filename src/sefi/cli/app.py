@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sefi import __version__
-from sefi.cli import attend, bench, demo, doctor, generate, inspect, learn, methods, study, world
+from sefi.cli import attend, bench, demo, doctor, generate, inspect, learn, methods, settings, study, world
 from sefi.cli.reporting import TRACE, ReportingGroup
 
 app = typer.Typer(
@@ -57,6 +57,7 @@ app.command("generate")(generate.generate)
 app.command("attend")(attend.attend)
 app.command("inspect")(inspect.inspect)
 app.command("methods")(methods.methods)
+app.command("settings")(settings.settings)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")

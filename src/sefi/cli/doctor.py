@@ -20,7 +20,7 @@ LIBRARIES = (
     "kornia",
     "opencv-python-headless",
 )
-EXTRAS = {"world": "skia", "studio": "gradio", "ray": "ray"}
+EXTRAS = {"world": "skia", "lora": "peft"}
 MODEL_PARTS = ("tiny-portraits", "judges", "demo")
 PROBLEM = 1
 

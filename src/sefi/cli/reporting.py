@@ -14,6 +14,7 @@ from sefi.core.errors import SefiError
 CRASHED = 1
 REFUSED = 2
 INTERRUPTED = 130
+EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only some installations have
 TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
 
@@ -50,7 +51,10 @@ class ReportingGroup(TyperGroup):
 
 
 def crash(error: Exception, *, as_json: bool) -> NoReturn:
-    """Tell of an error that nobody foresaw; its trace comes only when asked for."""
+    """Tell of an error that nobody foresaw, its trace only when asked for; a missing extra is told as what it is."""
+    if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
+        remedy = f'Install it: pip install "sefi[{EXTRAS[error.name]}]".'
+        end(f"This needs the package {error.name}, which is not installed.", remedy, code=REFUSED, as_json=as_json)
     if os.environ.get(TRACE):
         traceback.print_exception(error, file=sys.stderr)
     text = " ".join(str(error).split())[:300]

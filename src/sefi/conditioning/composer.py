@@ -153,7 +153,7 @@ def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
     if trained_on != base_model:
         raise ConfigError(
             f"{path} was trained for {trained_on or 'something else'}, this model is {base_model}.",
-            "Train FastComposer for this model, or open the other one.",
+            "Open the model that it was trained for, or use another method.",
         )
     return {name: tensor.float() for name, tensor in tensors.items()}
 

@@ -21,7 +21,8 @@ class IdentityConditioner:
 
     Args:
         identities: each with its own stages; placeholders are their names.
-        strength: 0 gives the class word, 1 what was learned, in between a straight line.
+        strength: 0 gives the class word, once however many tokens were learned; 1 what was learned; in between a
+            straight line.
         class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5).
 
     Raises:
@@ -47,8 +48,11 @@ class IdentityConditioner:
     def table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """An identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
         row = token_row(self.backbone, class_token_id(self.backbone.tokenizer, identity.header.class_word))
-        tokens = identity.table.float()
-        tokens = row + strength * (tokens - row) if strength != 1.0 else tokens.clone()
+        tokens = identity.table.float().clone()
+        if strength == 0:
+            tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
+        elif strength != 1:
+            tokens = row + strength * (tokens - row)
         for stage, slot in class_slots:
             if not 0 <= stage < len(tokens):
                 raise ConfigError(

@@ -23,27 +23,37 @@ class LearnConfig(Section):
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(1, ge=1, description="samples per step")
-    learning_rate: float = Field(5e-3, gt=0)
+    learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
     gradient_clip: float | None = Field(None, gt=0, description="longest gradient of a step, all weights together")
     attention_weight: float = Field(0.003, ge=0, description="lambda of the attention loss")
-    attention_option: Literal[1, 2, 3] = 3
-    attention_reduction: Literal["sum", "mean"] = "sum"
-    expansion: Literal["module", "direct"] = "module"
-    residual_init: bool = False
-    dropout: float = Field(0.1, ge=0, lt=1)
-    stages: int = Field(5, ge=1, le=100)
+    attention_option: Literal[1, 2, 3] = Field(
+        3, description="words it compares: 1 the placeholder, 2 the sentence, 3 all"
+    )
+    attention_reduction: Literal["sum", "mean"] = Field(
+        "sum", description="sum or mean: of the attention loss, over words and places"
+    )
+    expansion: Literal["module", "direct"] = Field(
+        "module", description="what gives the tokens: module, a network, or direct, free numbers"
+    )
+    residual_init: bool = Field(default=False, description="learn the difference to the class word, 0 at first")
+    dropout: float = Field(0.1, ge=0, lt=1, description="of the expansion module")
+    stages: int = Field(5, ge=1, le=100, description="of denoising, each with its own tokens")
     vectors: int = Field(1, ge=1, le=32, description="tokens that the placeholder stands for")
     split_key_value: bool = Field(default=True, description="False: key and value share one token")
-    stage_sampling: Literal["uniform", "stratified"] = "uniform"
-    detach_query: bool = False
+    stage_sampling: Literal["uniform", "stratified"] = Field(
+        "uniform", description="timesteps of a step: uniform, or stratified over the stages"
+    )
+    detach_query: bool = Field(default=False, description="no gradient of the attention loss through the queries")
     token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
     probe_every: int = Field(
         0, ge=0, description="steps between looks at pictures; the best are kept, and learning stops when settled"
     )
     patience: int = Field(3, ge=1, description="looks without a better one after which learning is settled")
-    class_word: str = "person"
-    templates: tuple[str, ...] = Field(FACE_TEMPLATES, min_length=1)
+    class_word: str = Field("person", description="what the subject is, in one word")
+    templates: tuple[str, ...] = Field(
+        FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
+    )
 
     @field_validator("templates")
     @classmethod
@@ -58,15 +68,17 @@ class LearnConfig(Section):
 class ViewConfig(Section):
     """How random views of the one photo are made (Celeb Basis' recipe, which the paper follows)."""
 
-    brightness: float = Field(0.2, ge=0, lt=1)
+    brightness: float = Field(0.2, ge=0, lt=1, description="most change of a view, as the next three")
     contrast: float = Field(0.2, ge=0, lt=1)
     saturation: float = Field(0.2, ge=0, lt=1)
     hue: float = Field(0.01, ge=0, le=0.5)
-    flip: float = Field(0.5, ge=0, le=1)
-    min_scale: float = Field(0.1, gt=0, le=1)
-    max_scale: float = Field(1.0, gt=0, le=1)
-    aspect: float = Field(0.1, ge=0, lt=1)
-    canvas: Literal["black", "mean", "edge"] = "black"
+    flip: float = Field(0.5, ge=0, le=1, description="share of mirrored views")
+    min_scale: float = Field(0.1, gt=0, le=1, description="smallest view, of the canvas")
+    max_scale: float = Field(1.0, gt=0, le=1, description="largest view")
+    aspect: float = Field(0.1, ge=0, lt=1, description="most change of a view's proportions")
+    canvas: Literal["black", "mean", "edge"] = Field(
+        "black", description="what surrounds a small view: black, mean or edge"
+    )
     crop_margin: float = Field(2.0, ge=1, description="side of the crop, times the face box's longer side")
     latent_pool: int = Field(
         0, ge=0, description="views encoded once and drawn from; 0 encodes a fresh view every step"
@@ -84,32 +96,34 @@ class GenerateConfig(Section):
     """How pictures are made."""
 
     # 1000 would ask Stable Diffusion's DDIM, whose steps are shifted by one, for a timestep that does not exist.
-    steps: int = Field(50, ge=1, le=999)
-    guidance_scale: float = Field(7.5, ge=0)
-    scheduler: Literal["ddim", "dpm++", "euler"] = "ddim"
+    steps: int = Field(50, ge=1, le=999, description="of denoising")
+    guidance_scale: float = Field(7.5, ge=0, description="how hard the prompt pulls")
+    scheduler: Literal["ddim", "dpm++", "euler"] = Field("ddim", description="diffusers' DDIM, DPM-Solver++ or Euler")
     count: int = Field(1, ge=1, description="pictures per prompt")
-    batch_size: int = Field(8, ge=1)
-    identity_strength: float = Field(1.0, ge=0, le=2)
-    negative_prompt: str = ""
+    batch_size: int = Field(8, ge=1, description="pictures at once; changes no picture")
+    identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
+    negative_prompt: str = Field("", description="what to avoid, in plain words")
 
 
 class TuneConfig(Section):
     """How a method changes the model's own weights: DreamBooth, its LoRA form, Custom Diffusion."""
 
-    parts: Literal["unet", "unet+text", "key_value", "cross_attention"] = "unet+text"
+    parts: Literal["unet", "unet+text", "key_value", "cross_attention"] = Field(
+        "unet+text", description="what is trained: unet, unet+text, key_value or cross_attention"
+    )
     identifier: str = Field(
         "sks", pattern=r"^[^<>{}]*[^<>{}\s][^<>{}]*$", description="rare word that is tied to the subject"
     )
     rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
     prior_images: int = Field(200, ge=0, description="pictures of the plain class word that keep the class as it is")
-    prior_weight: float = Field(1.0, ge=0)
+    prior_weight: float = Field(1.0, ge=0, description="of those pictures in the loss")
 
 
 class BasisConfig(Section):
     """The space of names that Celeb Basis learns in, and where Cross Initialization starts."""
 
     names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
-    components: int = Field(512, ge=1, description="principal components")
+    components: int = Field(512, ge=1, description="most principal components; fewer where the names span fewer")
 
 
 class ComposeConfig(Section):
@@ -165,6 +179,15 @@ def to_dict(config: Config) -> dict[str, Any]:
 def names() -> list[str]:
     """Every setting as `section.name`."""
     return ["method", *(f"{section}.{name}" for section, kind in SECTIONS.items() for name in kind.model_fields)]
+
+
+def described() -> dict[str, str]:
+    """Every setting of a section, `section.name`, to what it means."""
+    return {
+        f"{section}.{name}": field.description or ""
+        for section, kind in SECTIONS.items()
+        for name, field in kind.model_fields.items()
+    }
 
 
 def unknown(name: str) -> ConfigError:

@@ -31,6 +31,7 @@ PUBLISHED_INVERSION = INVERSION | {"templates": ALL_TEMPLATES, "weight_decay": 1
 PROSPECT = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
 BASIS = ONE_SLOT | DIRECT
 CROSS = ONE_SLOT | DIRECT | {"vectors": 2}
+PICTURED = ONE_SLOT | DIRECT | {"steps": 1}
 WEIGHTS = ONE_SLOT | DIRECT | {"templates": SHORT_TEMPLATES}
 
 PRESETS: dict[str, Config] = {
@@ -103,11 +104,11 @@ PRESETS: dict[str, Config] = {
         "views": PLAIN_VIEWS | {"flip": 0.0},
         "tune": {"parts": "unet", "prior_images": 0},
     }),
-    "fastcomposer": tuned("fastcomposer", ONE_SLOT | {"steps": 1}, compose={"alpha": 0.85}),
+    "fastcomposer": tuned("fastcomposer", PICTURED, compose={"alpha": 0.85}),
     # mit-han-lab/fastcomposer, run_evaluation.sh.
     "fastcomposer-official": from_dict({
         "method": "fastcomposer",
-        "learn": ONE_SLOT | {"steps": 1},
+        "learn": PICTURED,
         "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0},
     }),
     "custom-diffusion": tuned(

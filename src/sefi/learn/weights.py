@@ -13,6 +13,7 @@ from sefi.backbone.schedule import add_noise, target
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.words import sentence_ids
 from sefi.core.config import Config
+from sefi.core.nouns import IdentityHeader
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
 from sefi.generate.sampler import generate
@@ -175,6 +176,11 @@ def rare_and_plain(backbone: Backbone, config: Config) -> tuple[Tensor, Tensor]:
 def rare_words(identifier: str, class_word: str) -> str:
     """What is written for a subject that a rare word stands for."""
     return f"{identifier} {class_word}"
+
+
+def rare_or_class(header: IdentityHeader, strength: float) -> str:
+    """What is written for an identity's name: the rare word and the class word; at strength 0 the class word alone."""
+    return rare_words(header.settings["tune"]["identifier"], header.class_word) if strength else header.class_word
 
 
 def as_module(weights: Mapping[str, nn.Parameter]) -> nn.Module:

@@ -16,7 +16,7 @@ from sefi.core.errors import ConfigError, FaceError
 from sefi.core.nouns import Identity
 from sefi.core.streams import stream
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import one_word, with_judges
+from sefi.methods.refusals import of_people, one_word, with_judges
 from sefi.metrics.faces import DETECTOR, RECOGNISER, SurestFace
 from sefi.photo.views import PhotoViews, rgb_bytes
 
@@ -30,7 +30,8 @@ class CelebBasis(TokenMethod):
     Differs: the recogniser is SFace instead of InsightFace's; it sees the photo and its mirror image, not every view;
     the running mean of the coefficients starts at nothing and is used at unit length, as it is learned (the published
     one keeps a rest of random numbers, and is shorter where the coefficients still turned); the basis is kept with the
-    result, so that it depends on no list and no library.
+    result, so that it depends on no list and no library; components that the names do not span, which the published
+    code fills with whatever its library gives, are left out.
     """
 
     about = About("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
@@ -42,8 +43,9 @@ class CelebBasis(TokenMethod):
             return Weights(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own; a detector, a recogniser and names."""
+        """A person; no stages, no keys of their own; a detector, a recogniser and names."""
         one_word(self.about.title, config)
+        of_people(self.about.title, config)
         with_judges(self.about.title, judges, DETECTOR, RECOGNISER)
         bases(backbone, config)
 
@@ -68,25 +70,24 @@ def bases(backbone: Backbone, config: Config) -> Tensor:
         ConfigError: no list of names, or too few different ones.
     """
     columns = name_rows(backbone, names_for(backbone, config.basis.names))
-    return torch.stack([principal(column, config.basis.components) for column in columns])
+    spanned = min(dimensions(column) for column in columns)
+    if not spanned:
+        raise ConfigError("All names of the list are the same.", "Give a longer list with basis.names.")
+    return torch.stack([principal(column, min(config.basis.components, spanned)) for column in columns])
+
+
+def dimensions(rows: Tensor) -> int:
+    """How many components rows `[name, width]` span: one less than there are different ones, the width at most."""
+    return min(len(torch.unique(rows, dim=0)) - 1, rows.shape[1])
 
 
 def principal(rows: Tensor, count: int) -> Tensor:
     """Mean and first principal components of rows `[name, width]`: `[1 + component, width]`, mean first.
 
     The components are orthonormal and not scaled; each one's largest entry is positive, so that libraries agree.
-
-    Raises:
-        ConfigError: there are fewer different names than components.
     """
-    found, different = min(count, rows.shape[1]), len(torch.unique(rows, dim=0))
-    if different <= found:
-        raise ConfigError(
-            f"{different} different names give no {found} components.",
-            f"Set basis.components to {different - 1} or less, or add names.",
-        )
     mean = rows.mean(0, keepdim=True)
-    components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:found]
+    components = torch.linalg.svd(rows - mean, full_matrices=False).Vh[:count]
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     return torch.cat([mean, components * largest.sign()])
 

@@ -111,7 +111,8 @@ class CustomDiffusion:
         """One subject's weights, or several merged in closed form, in place; names become their words."""
         check_identities(backbone, identities)
         there = dict(backbone.unet.named_parameters())
-        sets = [of_unet(identity, there, strength) for identity in identities]
+        # At strength 0 every name is the class word and the model stays its own: nothing to merge.
+        sets = [of_unet(identity, there, strength) for identity in identities if strength]
         conditioner = IdentityConditioner(backbone, identities, strength)
         weights = sets[0] if len(sets) == 1 else merged(backbone, identities, sets, conditioner)
         with swapped(backbone.unet, weights), key_value_attention(backbone.unet, backbone.width):

@@ -24,7 +24,7 @@ from sefi.learn.weights import (
     class_latents,
     prior_of,
     rare_and_plain,
-    rare_words,
+    rare_or_class,
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
@@ -94,7 +94,7 @@ class DreamBooth:
             )
         if strength not in (0.0, 1.0):
             raise ConfigError("DreamBooth has no strength between 0 and 1.", "Set generate.identity_strength=1.")
-        words = {i.name: words_of(i, strength) for i in identities}
+        words = {identity.name: rare_or_class(identity.header, strength) for identity in identities}
         with ExitStack() as stack:
             for identity in identities if strength else ():
                 for part in ("unet", "text_encoder"):
@@ -117,9 +117,3 @@ def parts_of(config: Config) -> tuple[str, ...]:
 def all_trainable(part: nn.Module):  # noqa: ANN201  the context manager of `trainable`
     """Every weight of a part, to be trained."""
     return trainable(part, [name for name, _ in part.named_parameters()])
-
-
-def words_of(identity: Identity, strength: float) -> str:
-    """What is written for a name: the rare word and the class word, or the class word alone."""
-    header = identity.header
-    return rare_words(header.settings["tune"]["identifier"], header.class_word) if strength else header.class_word

@@ -29,7 +29,7 @@ from sefi.learn.weights import (
     class_latents,
     prior_of,
     rare_and_plain,
-    rare_words,
+    rare_or_class,
     subject_of,
 )
 from sefi.methods.base import About, Watched, Weights, learn_identity
@@ -92,8 +92,7 @@ class DreamBoothLora:
                 "Two LoRA identities answer to the same rare word, so they cannot share a prompt.",
                 "Use one of them, or learn both with a method of tokens.",
             )
-        headers = [identity.header for identity in identities]
-        words = {h.name: rare_words(h.settings["tune"]["identifier"], h.class_word) for h in headers}
+        words = {identity.name: rare_or_class(identity.header, strength) for identity in identities}
         rank = int(identities[0].header.settings["tune"]["rank"]) if identities else 0
         with adapters(backbone.unet, rank, 0) if identities else nullcontext({}) as matrices:
             for identity in identities:

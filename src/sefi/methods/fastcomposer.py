@@ -25,7 +25,7 @@ from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.methods.base import About, Watched, Weights, header_of
-from sefi.methods.refusals import allow_only, one_word, with_judges
+from sefi.methods.refusals import allow_only, of_people, one_word, with_judges
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
@@ -36,7 +36,7 @@ class FastComposer:
     """FastComposer (Xiao et al. 2023, arXiv 2305.10431).
 
     Any number of subjects share a prompt. The subject comes in after the first `1 - alpha` of the steps; a strength
-    below 1 shortens its share.
+    below 1 shortens its share, and at 0 the model is its own.
     Differs: of the UNet only cross-attention is tuned; the reference picture is another one of the person, not a
     piece of the picture that is to be denoised.
     """
@@ -53,8 +53,9 @@ class FastComposer:
         return Weights(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own; CLIP, and weights trained for this model."""
+        """A person; no stages, no keys of their own; CLIP, and weights trained for this model."""
         one_word(self.about.title, config)
+        of_people(self.about.title, config)
         allow_only(self.about.title, config, attention_weight=0.0, probe_every=0)
         with_judges(self.about.title, judges, "clip")
         read_composer(weights_file(config.compose.weights), backbone.fingerprint)
@@ -93,7 +94,8 @@ class FastComposer:
             {i.name: i.header.class_word for i in identities},
             min(1.0, strength * chosen.alpha),
         )
-        with swapped(backbone.unet, part_of(weights, "unet")), key_value_attention(backbone.unet, backbone.width):
+        tuned = part_of(weights, "unet") if conditioner.alpha else {}
+        with swapped(backbone.unet, tuned), key_value_attention(backbone.unet, backbone.width):
             yield conditioner
 
 

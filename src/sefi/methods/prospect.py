@@ -7,7 +7,7 @@ from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import allow_only
+from sefi.methods.refusals import allow_only, staged
 from sefi.photo.views import PhotoViews
 
 
@@ -29,7 +29,8 @@ class ProSpect(TokenMethod):
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """One token for the placeholder, and no attention loss."""
         del backbone, judges
-        allow_only(self.about.title, config, vectors=1, attention_weight=0.0)
+        staged(self.about.title, config)
+        allow_only(self.about.title, config, attention_weight=0.0)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched

@@ -8,6 +8,8 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError
 
+PEOPLE = ("person", "man", "woman", "boy", "girl", "child", "human", "face")
+
 
 def allow_only(title: str, config: Config, **values: object) -> None:
     """Refuse learning settings that a method would pass over.
@@ -27,12 +29,37 @@ def allow_only(title: str, config: Config, **values: object) -> None:
 
 
 def one_word(title: str, config: Config, vectors: int = 1) -> None:
-    """Refuse stages, and keys that differ from values, in a method whose text is the same for all of them.
+    """Refuse what is made for tokens by stage: stages, keys that differ from values, the module, the limit of norms.
 
     Raises:
-        ConfigError: there are some.
+        ConfigError: there is some.
     """
-    allow_only(title, config, stages=1, split_key_value=False, vectors=vectors)
+    allow_only(title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct")
+    allow_only(title, config, token_norm_limit=None)
+
+
+def staged(title: str, config: Config) -> None:
+    """Refuse what tokens by stage do not have: several for a placeholder, a limit of norms on those of the module.
+
+    Raises:
+        ConfigError: there is some.
+    """
+    allow_only(title, config, vectors=1)
+    if config.learn.expansion == "module":
+        allow_only(f"{title} with learn.expansion=module", config, token_norm_limit=None)
+
+
+def of_people(title: str, config: Config) -> None:
+    """Refuse subjects whose face no recogniser knows.
+
+    Raises:
+        ConfigError: the class word is no word for a person.
+    """
+    if config.learn.class_word not in PEOPLE:
+        raise ConfigError(
+            f"{title} knows a subject by the face of a person, and {config.learn.class_word!r} is none.",
+            f"Use another method, or one of these class words: {', '.join(PEOPLE)}.",
+        )
 
 
 def tuned_weights(title: str, config: Config, backbone: Backbone) -> None:

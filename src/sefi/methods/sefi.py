@@ -7,7 +7,7 @@ from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
 from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import allow_only
+from sefi.methods.refusals import staged
 from sefi.photo.views import PhotoViews
 
 
@@ -24,7 +24,7 @@ class StagedKeyValue(TokenMethod):
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """One token for the placeholder."""
         del backbone, judges
-        allow_only(self.about.title, config, vectors=1)
+        staged(self.about.title, config)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
