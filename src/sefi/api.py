@@ -49,7 +49,7 @@ def learn(  # noqa: PLR0913
         backbone: the frozen model; None opens the embedded one.
         face: which face, from the left, if there are several.
         crop: cut the face out; False learns the photo's middle square, face or not.
-        detector: a YuNet ONNX file; None takes the model's own or the embedded one.
+        detector: a YuNet ONNX file; None takes the model's own, which only the embedded one has.
         judges: folder of the networks that look at pictures, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         checkpoint: where to keep and find an unfinished run.
@@ -98,16 +98,21 @@ def needs_face(config: Config, *, crop: bool) -> bool:
 
 
 def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
-    """The face's square `[3, resolution, resolution]`."""
-    path = Path(detector) if detector else (backbone.judges or embedded_judges()) / DETECTOR
-    if not path.is_file():
-        raise FaceError(
-            "This installation has no face detector.",
-            "Name a YuNet ONNX file with --detector, or use --no-crop.",
-        )
+    """The face's square `[3, resolution, resolution]`.
+
+    Raises:
+        FaceError: the model brings no detector and none is named, or it finds no face to take.
+    """
+    if detector is None:
+        if backbone.judges is None:
+            raise FaceError(
+                "This model brings no face detector, and the one in the package knows drawn faces only.",
+                "Name a YuNet ONNX file (OpenCV's face_detection_yunet) with --detector, or use --no-crop.",
+            )
+        detector = backbone.judges / DETECTOR
     return face_square(
         photo,
-        YuNetDetector(path),
+        YuNetDetector(detector),
         backbone.resolution,
         number=face,
         margin=config.views.crop_margin,

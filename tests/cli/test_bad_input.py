@@ -150,6 +150,10 @@ def test_a_small_face(learn_refused, faces):
     assert "63 x 63" in learn_refused(*faces(0.0, side=63.0))
 
 
+def test_a_model_without_a_detector_of_its_own(learn_refused):
+    assert "knows drawn faces only" in learn_refused()
+
+
 def test_a_detector_that_is_none(learn_refused, portrait):
     learn_refused("--detector", portrait)
     learn_refused("--detector", "nowhere.onnx")

@@ -1,6 +1,7 @@
 """What every method in the table must do, on the embedded model: learn, keep, apply, and leave no trace."""
 
 import copy
+import re
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from sefi.methods import METHODS
 from sefi.photo.read import pixels_of
 from sefi.world.composer_training import ComposerRecipe, train_composer
 
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 PORTRAIT = MODELS / "demo" / "portrait.png"
 FEW = ["learn.steps=12", "learn.batch=2", "views.latent_pool=3", "tune.prior_images=1", "generate.steps=2"]
 # So that a few steps tell: far above what the presets take.
@@ -112,6 +114,16 @@ def test_it_travels_through_its_file(learnt: tuple[Identity, list[str]], tmp_pat
     assert again.header == made.header
     assert again.tensors.keys() == made.tensors.keys()
     assert all(torch.equal(again.tensors[name], tensor) for name, tensor in made.tensors.items())
+
+
+def test_its_file_is_as_large_as_the_page_says(learnt: tuple[Identity, list[str]], tmp_path) -> None:
+    made, _ = learnt
+    made.save(tmp_path / "ada.safetensors")
+    row = next(line for line in PAGE.read_text(encoding="utf-8").splitlines() if line.startswith(f"| `{made.method}`"))
+    said = re.search(r"\| ([\d.]+) ([KM])B \|", row)
+    assert said is not None
+    size = float(said[1]) * {"K": 1e3, "M": 1e6}[said[2]]
+    assert (tmp_path / "ada.safetensors").stat().st_size == pytest.approx(size, rel=0.15)
 
 
 def test_it_draws_and_leaves_no_trace(learnt: tuple[Identity, list[str]], embedded: Backbone) -> None:

@@ -106,7 +106,7 @@ FIGURES: tuple[Figure, ...] = (
     Figure("trained", "trained numbers", "count", "down", formulas.mean_of("trained"), ("trained",), "cost",
            "Numbers that are learned and kept in the identity."),
     Figure("added", "added weights", "count", "down", formulas.mean_of("added"), ("added",), "cost",
-           "Weights that learning adds for itself and throws away."),
+           "Weights beside the model while learning, or trained once for all subjects; other networks not counted."),
     Figure("peak_mb", "peak memory", "MB", "down", formulas.most("peak_mb"), ("peak_mb",), "cost",
            "The most memory that was held."),
 )  # fmt: skip

@@ -40,14 +40,15 @@ PRESETS: dict[str, Config] = {
     "fast": override(DEFAULT, ["learn.steps=100"]),
     "paper": PAPER,
     "textual-inversion": tuned("textual-inversion", INVERSION | {"steps": 200, "batch": 5}),
-    # rinongal/textual_inversion, v1-finetune.yaml: base rate 5e-3 times a batch of 2.
+    # rinongal/textual_inversion, v1-finetune.yaml: base rate 5e-3 times a batch of 2. Differs: two vectors, as the
+    # paper's baseline has them; the file's default is one.
     "textual-inversion-official": from_dict({
         "method": "textual-inversion",
         "learn": PUBLISHED_INVERSION | {"steps": 6100, "batch": 2, "learning_rate": 1e-2},
         "views": PLAIN_VIEWS,
         "generate": {"guidance_scale": 10.0},
     }),
-    # diffusers, examples/textual_inversion: 5e-4 times 4 accumulated samples.
+    # diffusers, examples/textual_inversion: 5e-4 times 4 accumulated samples. Differs: two vectors, as above.
     "textual-inversion-diffusers": from_dict({
         "method": "textual-inversion",
         "learn": PUBLISHED_INVERSION
@@ -79,6 +80,7 @@ PRESETS: dict[str, Config] = {
         "learn": CROSS
         | {"templates": FACE_TEMPLATES_81, "steps": 320, "batch": 8, "learning_rate": 5e-3, "weight_decay": 1e-2},
         "views": PLAIN_VIEWS,
+        "generate": {"scheduler": "dpm++"},
     }),
     "dreambooth": tuned(
         "dreambooth",
@@ -116,7 +118,8 @@ PRESETS: dict[str, Config] = {
         WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
         tune={"parts": "key_value", "identifier": "ktn", "prior_images": 32},
     ),
-    # adobe-research/custom-diffusion: 1e-5 times a batch of 2, twice for the prior. Differs: DDIM without its noise.
+    # adobe-research/custom-diffusion, its general recipe (for faces: half the rate, 750 steps; cross_attention where
+    # pictures are few): 1e-5 times a batch of 2, twice for the prior. Differs: DDIM without its noise.
     "custom-diffusion-official": from_dict({
         "method": "custom-diffusion",
         "learn": WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 4e-5, "weight_decay": 1e-2},

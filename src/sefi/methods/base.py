@@ -60,7 +60,7 @@ class About:
 
 @dataclass(frozen=True)
 class Weights:
-    """How many numbers a method learns and adds, as the papers count them.
+    """How many numbers a method learns and adds, as the papers count them; recognisers and image encoders not counted.
 
     Attributes:
         trained: learned and kept for each subject.

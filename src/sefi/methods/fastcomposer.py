@@ -38,7 +38,8 @@ class FastComposer:
     Any number of subjects share a prompt. The subject comes in after the first `1 - alpha` of the steps; a strength
     below 1 shortens its share, and at 0 the model is its own.
     Differs: of the UNet only cross-attention is tuned; the reference picture is another one of the person, not a
-    piece of the picture that is to be denoised.
+    piece of the picture that is to be denoised, and no noise is put around it; the features are the image encoder's
+    before CLIP's projection.
     """
 
     about = About("FastComposer", "arXiv 2305.10431", "MIT; written anew, trained on our drawings")
