@@ -1,10 +1,18 @@
 """`sefi bench`, end to end on a tiny model without judges."""
 
 import json
+from importlib.resources import files
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from sefi.backbone.open import MODELS
+from sefi.bench.records import RunFolder
+from sefi.conditioning.names import CHARACTERS
+from sefi.metrics.faces import DETECTOR, RECOGNISER
+from sefi.world.drawing import draw
+from sefi.world.subjects import portrait, subject
 
 SUITE = """
 about = "Dogs, so that no face is needed."
@@ -22,6 +30,12 @@ label = "ours"
 [[ways]]
 label = "word"
 control = "class word"
+"""
+
+ONE_PROMPT = """
+[[prompts]]
+text = "a photo of {} at the beach"
+kind = "scene"
 """
 
 
@@ -58,7 +72,7 @@ def test_a_way_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked,
     suite.write_text(SUITE + '\n[[ways]]\nlabel = "FastComposer"\npreset = "fastcomposer"\n')
     found = sefi("bench", "run", *asked)
     assert found.exit_code == 2
-    assert "FastComposer reads the photo with clip" in found.stderr
+    assert "FastComposer knows a subject by the face of a person, and 'dog' is none" in found.stderr
     assert not list((tmp_path / "run").rglob("*"))
 
 
@@ -99,3 +113,32 @@ def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
     assert found.exit_code == 0, found.output
     asked[0].write_text(SUITE.replace("seeds = [5]", "seeds = [7]"))
     assert "suite differ" in refused("bench", "run", *asked)
+
+
+def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
+    # A folder of a model brings no judges and no names of its own: this one serves as somebody's Stable Diffusion.
+    whole = (files("sefi.bench") / "suites" / "table1-sd.toml").read_text(encoding="utf-8")
+    suite = tmp_path / "table1-sd.toml"
+    suite.write_text(whole.replace('prompt_lists = ["paper"]', "").replace("[100, 101]", "[5]") + ONE_PROMPT)
+    for n in (200, 201):
+        folder = tmp_path / "people" / f"p{n}"
+        folder.mkdir(parents=True)
+        for view in (0, 1):
+            Image.fromarray(draw(portrait(subject(n), n, view), 192)).save(folder / f"{view}.png")
+    judges = MODELS / "judges"
+    given = [
+        "--model", MODELS / "tiny-portraits", "--photos", tmp_path / "people", "--device", "cpu",
+        "--detector", judges / DETECTOR, "--recogniser", judges / RECOGNISER, "--clip", judges / "clip",
+    ]  # fmt: skip
+    few = ("learn.steps=1", "learn.batch=1", "tune.prior_images=1", "generate.steps=2", f"basis.names={CHARACTERS}")
+    lacking = sefi("bench", "run", suite, *given, "--out", tmp_path / "run")
+    assert lacking.exit_code == 2
+    assert "--judges" in lacking.stderr or "list of the names" in lacking.stderr
+    settings = [word for setting in few for word in ("--set", setting)]
+    found = sefi("bench", "run", suite, *given, *settings, "--judges", judges, "--out", tmp_path / "run", "--json")
+    assert found.exit_code == 0, found.output
+    told = json.loads((tmp_path / "run" / "run.json").read_text())
+    assert all(config["learn"]["steps"] == 1 for config in told["settings"].values())
+    cells = RunFolder(tmp_path / "run").cells()
+    assert {cell["way"] for cell in cells} == {way["label"] for way in told["suite"]["ways"]}
+    assert all(cell["id"] is not None and cell["prompt_score"] is not None for cell in cells)

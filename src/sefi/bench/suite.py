@@ -1,6 +1,7 @@
 """A suite: which subjects, ways, prompts and seeds are compared, read from TOML and checked."""
 
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -108,6 +109,16 @@ class Suite(Section):
     def config(self, way: Way) -> Config:
         """The settings of one way."""
         return override(preset_named(way.preset), [f"learn.class_word={self.kind}", *self.settings, *way.settings])
+
+    def with_settings(self, settings: Sequence[str]) -> "Suite":
+        """This suite with more settings for every way: above those of the suite, below the way's own.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        more = self.model_copy(update={"settings": (*self.settings, *settings)})
+        more.check()
+        return more
 
     def check(self) -> None:
         """Refuse settings and slots that would only be refused after hours.

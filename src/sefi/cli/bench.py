@@ -50,6 +50,7 @@ def run(
     suite: SuiteName,
     out: Out = Path("runs/bench"),
     subjects: Subjects = None,
+    settings: options.Settings = None,
     model: options.Model = options.EMBEDDED,
     photos: Photos = None,
     detector: options.Detector = None,
@@ -73,6 +74,7 @@ def run(
     chosen = open_suite(suite)
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
+    chosen = chosen.with_settings(settings or [])
     asked = Asked(
         chosen, checked_folder(out), model, photos, detector, recogniser, clip, judges, download, device, dtype
     )
