@@ -1,5 +1,7 @@
 """How much memory a stretch of work held at most; None where the system does not tell."""
 
+import ctypes
+import gc
 from pathlib import Path
 
 import torch
@@ -11,10 +13,18 @@ RESET_PEAK = "5"  # proc(5): sets the peak resident size to the present one
 
 
 def forget_peak(backbone: Backbone) -> None:
-    """Begin anew: later peaks are of what comes from here on."""
+    """Begin anew: later peaks are of what comes from here on.
+
+    What earlier work freed but the C library kept for itself would count again; it is given back first, where that
+    can be asked for (glibc).
+    """
+    gc.collect()
     if backbone.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(backbone.device)
     elif (SELF / "clear_refs").exists():
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
         try:
             (SELF / "clear_refs").write_text(RESET_PEAK, encoding="ascii")
         except OSError:
