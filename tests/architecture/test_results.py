@@ -1,6 +1,7 @@
 """The pages' tables are what the records give."""
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,14 @@ def test_a_changed_number_is_noticed(results):
     found = results.BLOCK.search(text)[0]
     assert results.filled(text.replace(found, found.replace("0.", "1."))) == text
     assert found.replace("0.", "1.") != found
+
+
+def test_memory_by_method_is_what_was_measured():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks" / "records" / "memory.json").read_text())
+    assert record.keys() == METHODS.keys()
+    for name, megabytes in record.items():
+        assert f"| `{name}` | {megabytes} MB |" in text
 
 
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
