@@ -44,6 +44,20 @@ def test_memory_by_method_is_what_was_measured():
         assert f"| `{name}` | {megabytes} MB |" in text
 
 
+def test_times_of_the_embedded_model_are_what_was_measured():
+    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    record = json.loads((ROOT / "benchmarks" / "records" / "embedded_times.json").read_text())
+    figures = (
+        f"{record['learn_seconds']} s",
+        f"{record['seconds_per_image']} s",
+        f"{record['help_seconds']:.1f} s",
+        f"{record['identity_bytes']} bytes",
+        f"{record['peak_gib']} GiB",
+    )
+    section = text.split("## Time and memory, embedded model")[1].split("\n## ")[0]
+    assert [row.split(" | ")[1].rstrip(" |") for row in section.splitlines() if " | " in row][1:] == list(figures)
+
+
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
     row = results.block("main; ours - paper: id_prompt").splitlines()[2]
     assert "**+0.5" in row

@@ -5,16 +5,14 @@ from sefi.cli import options
 
 def settings(preset: options.Preset = "default", as_json: options.AsJson = False) -> None:
     """List every setting that `--set` changes, with its value in a preset."""
+    from sefi.cli.inspect import flattened
     from sefi.cli.output import answer
     from sefi.core.config import described, to_dict
     from sefi.core.presets import preset_named
 
     config = to_dict(preset_named(preset))
-    record = {
-        name: {"value": config[section][setting], "about": about}
-        for name, about in described().items()
-        for section, _, setting in [name.partition(".")]
-    }
+    values = dict(flattened("", config))
+    record = {name: {"value": values[name], "about": about} for name, about in described().items()}
     lines = [f"{name:32} {short(one['value']):24} {one['about']}".rstrip() for name, one in record.items()]
     answer({"preset": preset, "method": config["method"], "settings": record}, "\n".join(lines), as_json=as_json)
 
@@ -23,4 +21,6 @@ def short(value: object) -> str:
     """A value as `--set` takes it, long lists by their first entry."""
     if isinstance(value, list):
         return f"{value[0]}; ... ({len(value)})" if len(value) > 1 else str(value[0])
-    return "none" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

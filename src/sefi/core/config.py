@@ -178,7 +178,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 def names() -> list[str]:
     """Every setting as `section.name`."""
-    return ["method", *(f"{section}.{name}" for section, kind in SECTIONS.items() for name in kind.model_fields)]
+    return ["method", *described()]
 
 
 def described() -> dict[str, str]:

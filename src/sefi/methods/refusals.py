@@ -34,8 +34,9 @@ def one_word(title: str, config: Config, vectors: int = 1) -> None:
     Raises:
         ConfigError: there is some.
     """
-    allow_only(title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct")
-    allow_only(title, config, token_norm_limit=None)
+    allow_only(
+        title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct", token_norm_limit=None
+    )
 
 
 def staged(title: str, config: Config) -> None:
