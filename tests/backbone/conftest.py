@@ -1,5 +1,6 @@
 """Tiny models of the real classes, as folders and as single files."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from sefi.backbone.parts import Parts
 from sefi.backbone.vocabulary import clip_tokenizer
+from sefi.core.config import Config, override
+from sefi.core.presets import PRESETS
 
 # Sizes that cannot be confused: text width 24, text length 13, 3 latent channels, factor 4.
 WIDTH, LENGTH, CHANNELS, LATENT = 24, 13, 3, 8
@@ -59,17 +62,18 @@ def tiny_unet(width: int, channels: int, sample_size: int) -> UNet2DConditionMod
     )
 
 
-def tiny_vae(channels: int) -> AutoencoderKL:
-    return AutoencoderKL(
-        block_out_channels=(8, 16, 16),
-        down_block_types=("DownEncoderBlock2D",) * 3,
-        up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=channels,
-        layers_per_block=1,
-        norm_num_groups=4,
-        sample_size=LATENT * 4,
-        scaling_factor=0.5,
-    )
+def tiny_vae(channels: int, **changes: object) -> AutoencoderKL:
+    settings: dict = {
+        "block_out_channels": (8, 16, 16),
+        "down_block_types": ("DownEncoderBlock2D",) * 3,
+        "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "latent_channels": channels,
+        "layers_per_block": 1,
+        "norm_num_groups": 4,
+        "sample_size": LATENT * 4,
+        "scaling_factor": 0.5,
+    }
+    return AutoencoderKL(**settings | changes)
 
 
 @pytest.fixture(scope="session")
@@ -122,3 +126,39 @@ def write_folder(parts: Parts, folder: Path, scheduler: ConfigMixin | None = Non
 @pytest.fixture(scope="session")
 def folder(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(parts, tmp_path_factory.mktemp("model") / "tiny")
+
+
+# Text width, text length, latent channels and latent size of the models that learn.
+SMALL = (24, 17, 4, 8)
+
+
+@pytest.fixture
+def learnable(tokenizer: CLIPTokenizer, tmp_path: Path) -> Callable[..., Path]:
+    """Write a folder whose tokenizer knows the learning sentences; `unet` and `vae` change arguments of the classes."""
+
+    def write(name: str = "learnable", *, unet: dict | None = None, vae: dict | None = None) -> Path:
+        torch.manual_seed(13)
+        width, length, channels, latent = SMALL
+        sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
+        types = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+                 "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+        parts = Parts(
+            tokenizer=tokenizer,
+            text_encoder=tiny_text_encoder(width, length, len(tokenizer)),
+            vae=tiny_vae(channels, **(vae or {})),
+            unet=UNet2DConditionModel(
+                **{"sample_size": latent, "cross_attention_dim": width, "attention_head_dim": 2, **sizes, **types}
+                | (unet or {})
+            ),
+            scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        )
+        return write_folder(parts, tmp_path / name)
+
+    return write
+
+
+@pytest.fixture
+def few_steps() -> Config:
+    """Two steps of learning, two of generation."""
+    few = ["learn.steps=2", "learn.batch=1", "views.latent_pool=2", "generate.steps=2", "generate.guidance_scale=3"]
+    return override(PRESETS["default"], few)

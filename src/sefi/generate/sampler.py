@@ -70,7 +70,8 @@ def draw_batch(
     progress: Progress,
 ) -> list[Any]:
     """One batch through the pipeline; the context is swapped where the next step's stage differs."""
-    guided = config.guidance_scale > 1
+    # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
+    guided = config.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.null_context(len(prompts), config.negative_prompt).to(backbone.dtype)
     made.scheduler.set_timesteps(config.steps)
     first = int(made.scheduler.timesteps[0])

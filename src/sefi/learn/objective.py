@@ -62,7 +62,7 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
     tape = Tape() if config.attention_weight > 0 else None
     with key_value_attention(backbone.unet, backbone.width, tape, settings):
-        found = backbone.unet(noisy, sample.timesteps, context).sample
+        found = backbone.predict(noisy, sample.timesteps, context)
     wanted = target(
         sample.latents,
         sample.noise,

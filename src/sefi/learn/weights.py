@@ -97,7 +97,7 @@ class WeightLesson:
         noisy = add_noise(drawn.latents, drawn.noise, drawn.timesteps, alphas)
         with key_value_attention(backbone.unet, backbone.width, detach_start=self.studied.detach_start):
             both = torch.cat([drawn.context, drawn.context], dim=-1)
-            found = backbone.unet(noisy, drawn.timesteps, both).sample
+            found = backbone.predict(noisy, drawn.timesteps, both)
         wanted = target(drawn.latents, drawn.noise, drawn.timesteps, alphas, backbone.prediction_type)
         error = (found.float() - wanted.float()).pow(2)
         if drawn.counted is None:

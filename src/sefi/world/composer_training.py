@@ -204,7 +204,7 @@ def step_loss(parts: Parts, step: int) -> Tensor:
     alphas = backbone.scheduler.alphas_cumprod
     context = torch.cat([states, states], dim=-1)
     with key_value_attention(backbone.unet, backbone.width, tape), torch.autocast("cpu", torch.bfloat16):
-        found = backbone.unet(add_noise(latents, noise, t, alphas), t, context).sample.float()
+        found = backbone.predict(add_noise(latents, noise, t, alphas), t, context).float()
     error = (found - target(latents, noise, t, alphas, backbone.prediction_type)).pow(2)
     if random.random() < recipe.masked:
         # Differs: the mean is over the people's cells, so that small people count as much as large ones.

@@ -1,0 +1,69 @@
+"""Latent consistency UNets take the guidance scale as an input: to learn, to generate and for attention maps."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+
+import sefi
+from sefi.backbone.bundle import LEARNING_GUIDANCE, Backbone
+from sefi.backbone.open import open_backbone
+from sefi.conditioning.conditioner import IdentityConditioner
+from sefi.core.config import Config, override
+from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
+from sefi.core.protocols import SilentProgress
+from sefi.generate.attend import attend
+
+SIZES = [5, 8]  # odd sizes are padded
+PROMPT = "a photo of <ada> at the beach"
+
+
+@pytest.fixture(params=SIZES)
+def lcm(learnable: Callable[..., Path], request: pytest.FixtureRequest) -> Backbone:
+    return open_backbone(str(learnable(unet={"time_cond_proj_dim": request.param})))
+
+
+def test_learns_saves_generates_and_attends(lcm: Backbone, photo_file: Path, few_steps: Config, tmp_path: Path) -> None:
+    identity = sefi.learn(photo_file, name="ada", backbone=lcm, config=few_steps, crop=False)
+    identity.save(tmp_path / "ada.safetensors")
+    loaded = Identity.load(tmp_path / "ada.safetensors")
+    images = {}
+    for scale in (1, 3, 9):
+        config = override(few_steps, [f"generate.guidance_scale={scale}"])
+        images[scale] = sefi.generate(PROMPT, [loaded], backbone=lcm, config=config)[0].pixels
+    assert images[1].size == (lcm.resolution, lcm.resolution)
+    assert len({image.tobytes() for image in images.values()}) == 3
+    attention = attend(lcm, IdentityConditioner(lcm, [loaded]), PROMPT, 0, few_steps.generate, SilentProgress())
+    assert attention.maps.shape[0] == len(attention.words)
+    assert torch.isfinite(attention.maps).all()
+
+
+def test_a_method_that_tunes_weights_learns(lcm: Backbone, photo_file: Path, few_steps: Config) -> None:
+    few = ["learn.steps=1", "learn.batch=1", "views.latent_pool=2", "tune.prior_images=1", "generate.steps=2"]
+    config = override(PRESETS["dreambooth"], few)
+    identity = sefi.learn(photo_file, name="ada", backbone=lcm, config=config, crop=False)
+    assert sefi.generate(PROMPT, [identity], backbone=lcm, config=config)[0].pixels.size == (lcm.resolution,) * 2
+
+
+def test_the_scale_is_embedded_as_the_pipeline_embeds_it(lcm: Backbone) -> None:
+    seen: list[torch.Tensor] = []
+    hook = lcm.unet.time_embedding.register_forward_pre_hook(lambda _module, args: seen.append(args[1]))
+    latents = torch.zeros(2, lcm.latent_channels, lcm.latent_size, lcm.latent_size)
+    predicted = lcm.predict(latents, torch.tensor([0, 999]), torch.zeros(2, lcm.text_length, lcm.width))
+    hook.remove()
+    assert predicted.shape == latents.shape
+    size = lcm.unet.config["time_cond_proj_dim"]
+    weight = torch.tensor([LEARNING_GUIDANCE - 1] * 2)
+    expected = StableDiffusionPipeline.get_guidance_scale_embedding(None, weight, embedding_dim=size)
+    assert torch.allclose(seen[0], expected, atol=2e-3)  # sines of arguments up to 6500 in single precision
+
+
+def test_other_unets_get_no_guidance(learnable: Callable[..., Path]) -> None:
+    backbone = open_backbone(str(learnable()))
+    latents, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
+    context = torch.randn(1, backbone.text_length, backbone.width)
+    assert not backbone.embeds_guidance
+    assert torch.equal(backbone.predict(latents, t, context), backbone.unet(latents, t, context).sample)
