@@ -140,19 +140,15 @@ class Backbone:
         encoded = self.vae.encode(pixels.to(self.device, self.dtype))
         posterior = cast(AutoencoderKLOutput, encoded).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return (latents - self._shift) * self._scale
+        return latents * self._scale
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Picture of each scaled latent: `[batch, 3, height, width]`, clipped to [-1, 1]."""
-        unscaled = latents.to(self.device, self.dtype) / self._scale + self._shift
+        unscaled = latents.to(self.device, self.dtype) / self._scale
         decoded = self.vae.decode(cast(torch.FloatTensor, unscaled))
         return cast(DecoderOutput, decoded).sample.clamp(-1, 1)
 
     @property
     def _scale(self) -> float:
         return float(self.vae.config["scaling_factor"])
-
-    @property
-    def _shift(self) -> float:
-        return float(self.vae.config.get("shift_factor") or 0.0)

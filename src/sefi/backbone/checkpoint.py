@@ -1,27 +1,40 @@
 """A single-file checkpoint in the original layout to the five parts of the model."""
 
 from pathlib import Path
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
-from diffusers import DDPMScheduler, StableDiffusionPipeline
-from safetensors import SafetensorError, safe_open
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from_ldm
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import CLIPTextModel
 
+from sefi.backbone.files import MAX_HEADER_BYTES, Header, guarded, is_regular, read_header
 from sefi.backbone.fingerprint import family_of
-from sefi.backbone.folder import LOAD_ERRORS, read_scheduler
+from sefi.backbone.folder import read_scheduler
+from sefi.backbone.kinds import article, file_kind
+from sefi.backbone.part_weights import check_finite, refuse_other_numbers
 from sefi.backbone.parts import Parts
 from sefi.backbone.vocabulary import END, clip_tokenizer
 from sefi.core.errors import BackboneError
 
+Part = TypeVar("Part", bound=nn.Module)
+
 CONFIGS = Path(__file__).parent / "configs"
 UNET_PREFIX = "model.diffusion_model."
+VAE_PREFIX = "first_stage_model."
+CLIP_PREFIX = "cond_stage_model.transformer."
+OPEN_CLIP_PREFIX = "cond_stage_model.model."
+# EMA copies and the training's own numbers stay in the file.
+READ = (UNET_PREFIX, VAE_PREFIX, CLIP_PREFIX, OPEN_CLIP_PREFIX)
 TEXT_KEY = UNET_PREFIX + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 INPUT_KEY = UNET_PREFIX + "input_blocks.0.0.weight"
-SDXL_PREFIX = "conditioner.embedders."
 PAD_TOKEN = {"sd1": END, "sd2": "!"}
-MAX_HEADER_BYTES = 100_000_000
 # ModelSpec's words for what the UNet predicts; files without it follow their family's config.
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+WHOLE = "Use a whole checkpoint: UNet, VAE and text encoder in one file."
 
 
 def read_checkpoint(path: Path, dtype: torch.dtype) -> Parts:
@@ -37,51 +50,31 @@ def read_checkpoint(path: Path, dtype: torch.dtype) -> Parts:
     Raises:
         BackboneError: pickled, damaged, not a whole model, an inpainting model, or not SD 1 or 2.
     """
-    family, metadata = _inspect(path)
+    _check_magic(path)
+    header = read_header(path)
+    family = _family(path, header)
+    _check_whole(path, header)
+    refuse_other_numbers(path, header)
     folder = CONFIGS / family
-    try:
-        pipeline = StableDiffusionPipeline.from_single_file(
-            str(path),
-            config=str(folder),
-            tokenizer=clip_tokenizer(PAD_TOKEN[family]),
-            safety_checker=None,
-            feature_extractor=None,
-            torch_dtype=dtype,
-            local_files_only=True,
-        )
-    except LOAD_ERRORS as error:
-        raise _unreadable(path, str(error)) from error
-    _check_complete(path, pipeline)
+    tensors = guarded(path, lambda: _tensors(path), "Copy or download the file again.")
     return Parts(
-        tokenizer=pipeline.tokenizer,
-        text_encoder=pipeline.text_encoder,
-        vae=pipeline.vae,
-        unet=pipeline.unet,
-        scheduler=_scheduler(folder, metadata),
+        tokenizer=clip_tokenizer(PAD_TOKEN[family]),
+        text_encoder=_text_encoder(path, tensors, folder, dtype),
+        vae=_model(AutoencoderKL, "vae", path, tensors, folder, dtype),
+        unet=_model(UNet2DConditionModel, "unet", path, tensors, folder, dtype),
+        scheduler=_scheduler(folder, header.metadata),
     )
 
 
-def _inspect(path: Path) -> tuple[str, dict[str, str]]:
-    """Family and metadata from the header alone; refuses what is not a whole SD 1 or 2 model."""
-    _check_magic(path)
-    try:
-        with safe_open(path, framework="pt") as header:
-            keys = set(header.keys())
-            shapes = {key: list(header.get_slice(key).get_shape()) for key in (TEXT_KEY, INPUT_KEY) if key in keys}
-            metadata = dict(header.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise _unreadable(path, str(error)) from error
-    return _family(path, keys, shapes), metadata
-
-
 def _check_magic(path: Path) -> None:
+    if not is_regular(path):
+        raise BackboneError(f"{path} is no file.", "Name a .safetensors checkpoint or a model folder.")
     with path.open("rb") as file:
         start = file.read(9)
     header_bytes = int.from_bytes(start[:8], "little")
     if len(start) == 9 and start[8:] == b"{" and header_bytes <= MAX_HEADER_BYTES:
         if path.suffix == ".safetensors":
             return
-        # By any other name diffusers would unpickle it.
         raise BackboneError(f"{path} is a safetensors file by another name.", "Rename it.")
     raise BackboneError(
         f"{path} is not a safetensors file; a pickled checkpoint (.ckpt, .pt, .bin) may run code "
@@ -90,37 +83,88 @@ def _check_magic(path: Path) -> None:
     )
 
 
-def _family(path: Path, keys: set[str], shapes: dict[str, list[int]]) -> str:
-    if any(key.startswith(SDXL_PREFIX) for key in keys):
-        raise BackboneError(
-            f"{path} is an SDXL checkpoint, which is not supported yet.",
-            "Use a Stable Diffusion 1.x or 2.x model.",
-        )
-    if set(shapes) != {TEXT_KEY, INPUT_KEY}:
+def _family(path: Path, header: Header) -> str:
+    """Return `sd1` or `sd2` from the header alone; refuses what is neither."""
+    kind = file_kind(header.shapes, header.metadata)
+    if kind is not None:
+        outcome = ", which is not supported yet" if "checkpoint" in kind else ", not a whole model"
+        raise BackboneError(f"{path} is {article(kind)} {kind}{outcome}.", REMEDY)
+    text, inputs = header.shapes.get(TEXT_KEY), header.shapes.get(INPUT_KEY)
+    if not text or inputs is None or len(inputs) != 4:
         raise BackboneError(
             f"{path} holds no Stable Diffusion UNet (is it a LoRA, a VAE or an embedding?).",
             "Name a whole checkpoint, in the original layout.",
         )
-    if shapes[INPUT_KEY][1] != 4:
+    if inputs[1] != 4:
         raise BackboneError(
-            f"{path} takes {shapes[INPUT_KEY][1]} input channels: it is an inpainting, depth or editing model.",
+            f"{path} takes {inputs[1]} input channels: it is an inpainting, depth or editing model.",
             "Use the text-to-image checkpoint of the same family.",
         )
-    width = shapes[TEXT_KEY][-1]
-    if family_of(width) not in PAD_TOKEN:
+    if family_of(text[-1]) not in PAD_TOKEN:
         raise BackboneError(
-            f"{path} reads text of width {width}, which is neither SD 1.x (768) nor 2.x (1024).",
-            "Use a Stable Diffusion 1.x or 2.x model.",
+            f"{path} reads text of width {text[-1]}, which is neither SD 1.x (768) nor 2.x (1024).", REMEDY
         )
-    return family_of(width)
+    return family_of(text[-1])
 
 
-def _check_complete(path: Path, pipeline: StableDiffusionPipeline) -> None:
+def _check_whole(path: Path, header: Header) -> None:
+    """Refuse a file without VAE or text encoder, saying which."""
+    parts = {"VAE": (VAE_PREFIX,), "text encoder": (CLIP_PREFIX, OPEN_CLIP_PREFIX)}
+    missing = [part for part, starts in parts.items() if not any(name.startswith(starts) for name in header.shapes)]
+    if missing:
+        raise BackboneError(f"{path} holds no {' and no '.join(missing)}.", WHOLE)
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    """Read what belongs to the three parts, under today's names."""
+    with safe_open(path, framework="pt") as file:
+        return {_renamed(name): file.get_tensor(name) for name in file.keys() if name.startswith(READ)}  # noqa: SIM118
+
+
+def _renamed(name: str) -> str:
+    """Older files name the text encoder's weights without `text_model.`."""
+    bare = name.removeprefix(CLIP_PREFIX)
+    if bare == name or bare.startswith(("text_model.", "text_projection.")):
+        return name
+    return f"{CLIP_PREFIX}text_model.{bare}"
+
+
+def _model(
+    cls: type[Part], name: str, path: Path, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype
+) -> Part:
+    loader: Any = cls
+    # Copies: the converters take out of the mapping what they have used.
+    model = guarded(
+        path,
+        lambda: loader.from_single_file(
+            dict(tensors), config=str(folder), subfolder=name, torch_dtype=dtype, local_files_only=True
+        ),
+        "Copy or download the file again.",
+    )
+    _check_complete(path, name, model)
+    return model
+
+
+def _text_encoder(path: Path, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> CLIPTextModel:
+    build: Any = create_diffusers_clip_model_from_ldm
+    settings = {"subfolder": "text_encoder", "config": str(folder), "torch_dtype": dtype, "local_files_only": True}
+    model = guarded(
+        path,
+        lambda: cast(CLIPTextModel, build(CLIPTextModel, dict(tensors), **settings)),
+        "Copy or download the file again.",
+    )
+    _check_complete(path, "text_encoder", model)
+    return model
+
+
+def _check_complete(path: Path, name: str, model: nn.Module) -> None:
     # diffusers leaves a weight that the file lacks without storage ("meta") instead of failing.
-    for name in ("text_encoder", "vae", "unet"):
-        missing = [key for key, value in getattr(pipeline, name).named_parameters() if value.is_meta]
-        if missing:
-            raise _unreadable(path, f"its {name} lacks {len(missing)} weights, such as {missing[0]}")
+    missing = [key for key, value in model.named_parameters() if value.is_meta]
+    if missing:
+        raise BackboneError(
+            f"{path} could not be read: its {name} lacks {len(missing)} weights, such as {missing[0]}.", WHOLE
+        )
+    check_finite(model, path)
 
 
 def _scheduler(folder: Path, metadata: dict[str, str]) -> DDPMScheduler:
@@ -130,8 +174,3 @@ def _scheduler(folder: Path, metadata: dict[str, str]) -> DDPMScheduler:
         return scheduler
     changed = DDPMScheduler.from_config(scheduler.config, prediction_type=prediction)
     return cast(DDPMScheduler, changed)
-
-
-def _unreadable(path: Path, reason: str) -> BackboneError:
-    first = (reason.strip().splitlines() or ["unknown error"])[0][:300]
-    return BackboneError(f"{path} could not be read: {first}.", "Copy or download the file again.")

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.checkpoint import read_checkpoint
+from sefi.backbone.dry_call import check_calls
+from sefi.backbone.files import guarded
 from sefi.backbone.fingerprint import family_of, fingerprint_of
 from sefi.backbone.folder import read_folder
 from sefi.backbone.parts import Parts
@@ -48,10 +50,13 @@ def open_backbone(
     # A float16 fingerprint would be rounded twice (see fingerprint.py), so read wide, cast later.
     read_as = torch.float32 if dtype == torch.float16 else dtype
     path, judges = _locate(source, allow_download=allow_download)
+    read = read_folder if path.is_dir() else read_checkpoint
     with quiet_libraries():
-        parts = read_folder(path, read_as) if path.is_dir() else read_checkpoint(path, read_as)
-    _check_fit(parts, source)
-    return _bundle(parts, source, judges, dtype, _checked_device(device))
+        parts = guarded(path, lambda: read(path, read_as))
+        _check_fit(parts, source)
+        backbone = guarded(path, lambda: _bundle(parts, source, judges, dtype, _checked_device(device)))
+        check_calls(backbone)
+    return backbone
 
 
 def _locate(source: str, *, allow_download: bool) -> tuple[Path, Path | None]:
@@ -131,13 +136,8 @@ def _checked_device(device: str) -> torch.device:
 
 
 def _check_fit(parts: Parts, source: str) -> None:
-    """The parts must belong together: text width, latent channels, vocabulary, prediction."""
-    unet, width = parts.unet.config, int(parts.text_encoder.config.hidden_size)
+    """Refuse a prediction that is not learned, and words without a row in the text encoder's table."""
     table_rows = cast(Tensor, parts.text_encoder.get_input_embeddings().weight).shape[0]
-    if unet["cross_attention_dim"] != width:
-        _refuse(source, f"the UNet reads text of width {unet['cross_attention_dim']}, not {width}")
-    if not unet["in_channels"] == unet["out_channels"] == parts.vae.config["latent_channels"]:
-        _refuse(source, "the UNet and the VAE differ in latent channels (an inpainting model?)")
     if len(parts.tokenizer) > table_rows:
         _refuse(source, f"the tokenizer knows {len(parts.tokenizer)} words, the table {table_rows}")
     if parts.scheduler.config["prediction_type"] not in PREDICTION_TYPES:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-from sefi.backbone.folder import guarded
+from sefi.backbone.files import guarded
 from sefi.backbone.quiet import quiet_libraries
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face

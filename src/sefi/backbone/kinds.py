@@ -1,0 +1,92 @@
+"""Names for models and files of other kinds, so that a refusal says what was named."""
+
+from collections.abc import Collection, Mapping
+
+# Starts of pipeline classes in `model_index.json`; the longest that fits names the kind.
+PIPELINES = {
+    "StableDiffusionXL": "SDXL model",
+    "StableDiffusion3": "Stable Diffusion 3 model",
+    "StableDiffusionInpaint": "inpainting model",
+    "StableDiffusionInstructPix2Pix": "editing model (InstructPix2Pix)",
+    "StableDiffusionDepth2Img": "depth-to-image model",
+    "StableDiffusionUpscale": "upscaler",
+    "StableDiffusionLatentUpscale": "upscaler",
+    "StableDiffusionGLIGEN": "GLIGEN model",
+    "StableDiffusionImageVariation": "image variation model",
+    "StableUnCLIP": "unCLIP model",
+    "UnCLIP": "unCLIP model",
+    "StableCascade": "Stable Cascade model",
+    "Wuerstchen": "Wuerstchen model",
+    "Flux": "FLUX model",
+    "PixArt": "PixArt model",
+    "Kandinsky": "Kandinsky model",
+    "Kolors": "Kolors model",
+    "AltDiffusion": "AltDiffusion model",
+    "AuraFlow": "AuraFlow model",
+    "Hunyuan": "Hunyuan model",
+    "Lumina": "Lumina model",
+    "Sana": "Sana model",
+    "QwenImage": "Qwen-Image model",
+    "IF": "DeepFloyd IF model",
+    "AnimateDiff": "video model (AnimateDiff)",
+    "StableVideoDiffusion": "video model",
+    "TextToVideo": "video model",
+    "Wan": "video model (Wan)",
+    "LTX": "video model (LTX)",
+}
+
+# Pieces of tensor names that only such a file has, in this order.
+TENSOR_NAMES = {
+    "conditioner.embedders.": "SDXL checkpoint",
+    "double_blocks.0.": "FLUX checkpoint",
+    "joint_blocks.0.": "Stable Diffusion 3 checkpoint",
+    "adaln_single.": "PixArt checkpoint",
+    "lora_": "LoRA",
+    ".lora.": "LoRA",
+    "control_model.": "ControlNet",
+    "controlnet_cond_embedding.": "ControlNet",
+    "string_to_param": "textual inversion embedding",
+    "emb_params": "textual inversion embedding",
+    "label_emb.": "checkpoint with class embeddings (unCLIP)",
+    "time_embed.cond_proj.": "latent consistency checkpoint in one file",
+}
+# Starts of tensor names of one part alone.
+ALONE = {
+    "down_blocks.": "UNet in the layout of diffusers",
+    "encoder.conv_in.": "VAE alone",
+    "encoder.down_blocks.": "VAE alone",
+    "text_model.": "text encoder alone",
+    "first_stage_model.": "VAE alone",
+}
+
+
+def pipeline_kind(index: Mapping[str, object]) -> str | None:
+    """Name the kind of a pipeline that is not a Stable Diffusion 1.x or 2.x; None if nothing speaks against it."""
+    name = index.get("_class_name")
+    if isinstance(name, str):
+        starts = [start for start in PIPELINES if name.startswith(start)]
+        if starts:
+            return PIPELINES[max(starts, key=len)]
+    if "text_encoder_2" in index or "transformer" in index or "prior" in index:
+        return f"model of another kind ({name})" if isinstance(name, str) else "model of another kind"
+    return None
+
+
+def file_kind(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
+    """Name the kind of a safetensors file by its tensors; None if it may be a Stable Diffusion 1.x or 2.x."""
+    if "sefi" in metadata:
+        return "identity of sefi"
+    for piece, kind in TENSOR_NAMES.items():
+        if any(piece in name for name in names):
+            return kind
+    if any(name.startswith("model.diffusion_model.") for name in names):
+        return None
+    for start, kind in ALONE.items():
+        if any(name.startswith(start) for name in names):
+            return kind
+    return None
+
+
+def article(kind: str) -> str:
+    """Return "a" or "an", as the kind is spoken."""
+    return "an" if kind[0].lower() in "aeiou" or kind.startswith(("SDXL", "LTX")) else "a"

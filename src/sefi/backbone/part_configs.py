@@ -1,0 +1,322 @@
+"""The configurations of UNet, VAE and text encoder: which fields are read, and within which bounds.
+
+A configuration is input, not code to follow. Only the fields named here reach diffusers and transformers: no attention
+implementation to fetch, no quantisation, no remote code. Defaults are those of the libraries, for files that leave
+fields out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sefi.backbone.files import read_json
+from sefi.core.errors import BackboneError
+
+REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+DEFAULT_LATENT_SIZE = 64
+MAX_LATENT_SIZE = 512
+INPAINTING_CHANNELS = {5: "a depth model?", 7: "an upscaler?", 8: "an editing model?", 9: "an inpainting model?"}
+
+# Fields of a UNet that must be empty (null, false, or a list of these), and what they would ask for.
+UNSUPPORTED = {
+    "class_embed_type": "class embeddings",
+    "num_class_embeds": "class embeddings",
+    "class_embeddings_concat": "class embeddings",
+    "projection_class_embeddings_input_dim": "class embeddings",
+    "addition_embed_type": "added conditions, as in SDXL",
+    "addition_time_embed_dim": "added conditions, as in SDXL",
+    "encoder_hid_dim": "a projected text or image condition",
+    "encoder_hid_dim_type": "a projected text or image condition",
+    "only_cross_attention": "cross-attention in the place of self-attention",
+    "mid_block_only_cross_attention": "cross-attention in the place of self-attention",
+    "dual_cross_attention": "two cross-attentions per layer",
+    "cross_attention_norm": "a norm within the cross-attention",
+    "num_attention_heads": "a number of heads apart from `attention_head_dim`",
+    "reverse_transformer_layers_per_block": "other numbers of layers on the way up",
+}
+
+PER_BLOCK = (
+    "down_block_types",
+    "up_block_types",
+    "layers_per_block",
+    "attention_head_dim",
+    "transformer_layers_per_block",
+)
+
+Channels = Annotated[int, Field(ge=4, le=4096)]
+FewChannels = Annotated[int, Field(ge=1, le=64)]
+Layers = Annotated[int, Field(ge=1, le=8)]
+Heads = Annotated[int, Field(ge=1, le=512)]
+Transformers = Annotated[int, Field(ge=1, le=12)]
+Side = Annotated[int, Field(ge=1, le=MAX_LATENT_SIZE)]
+Scale = Annotated[float, Field(gt=0, le=1000)]
+Epsilon = Annotated[float, Field(gt=0, le=1)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+Groups = Annotated[int, Field(ge=1, le=512)]
+Kernel = Literal[1, 3, 5, 7]
+Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
+DownBlock = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
+UpBlock = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
+MidBlock = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
+
+
+class PartConfig(BaseModel):
+    """Fields that are read; all others are passed over, and none is converted from another kind of value."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the fields that the file states, for the library's class."""
+        return self.model_dump(exclude_unset=True)
+
+
+class UNetConfig(PartConfig):
+    """A `UNet2DConditionModel` of the Stable Diffusion kind."""
+
+    sample_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
+    in_channels: FewChannels = 4
+    out_channels: FewChannels = 4
+    center_input_sample: bool = False
+    flip_sin_to_cos: bool = True
+    freq_shift: Annotated[float, Field(ge=0, le=1)] = 0
+    down_block_types: Annotated[list[DownBlock], Field(min_length=1, max_length=6)] = [
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "CrossAttnDownBlock2D",
+        "DownBlock2D",
+    ]
+    mid_block_type: MidBlock | None = "UNetMidBlock2DCrossAttn"
+    up_block_types: Annotated[list[UpBlock], Field(min_length=1, max_length=6)] = [
+        "UpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+        "CrossAttnUpBlock2D",
+    ]
+    block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=6)] = [320, 640, 1280, 1280]
+    layers_per_block: Layers | list[Layers] = 2
+    downsample_padding: Annotated[int, Field(ge=0, le=1)] = 1
+    mid_block_scale_factor: Scale = 1
+    dropout: Share = 0.0
+    act_fn: Activation = "silu"
+    norm_num_groups: Groups = 32
+    norm_eps: Epsilon = 1e-5
+    cross_attention_dim: Annotated[int, Field(ge=1, le=8192)] = 1280
+    transformer_layers_per_block: Transformers | list[Transformers] = 1
+    attention_head_dim: Heads | list[Heads] = 8
+    use_linear_projection: bool = False
+    upcast_attention: bool = False
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    resnet_skip_time_act: bool = False
+    resnet_out_scale_factor: Scale = 1.0
+    time_embedding_type: Literal["positional"] = "positional"
+    time_embedding_dim: Annotated[int, Field(ge=2, le=8192)] | None = None
+    time_embedding_act_fn: Activation | None = None
+    timestep_post_act: Activation | None = None
+    time_cond_proj_dim: Annotated[int, Field(ge=4, le=8192)] | None = None
+    conv_in_kernel: Kernel = 3
+    conv_out_kernel: Kernel = 3
+    attention_type: Literal["default"] = "default"
+
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unsupported(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Refuse fields that ask for inputs or layers that neither learning nor generation knows."""
+        for name, meaning in UNSUPPORTED.items():
+            if not _is_empty(values.get(name)):
+                raise ValueError(f"`{name}` asks for {meaning}, which is not supported")
+        return values
+
+    @model_validator(mode="after")
+    def check_blocks(self) -> Self:
+        """Refuse lists that do not fit the blocks, and a UNet that reads no text."""
+        blocks = len(self.block_out_channels)
+        for name in PER_BLOCK:
+            value = getattr(self, name)
+            if isinstance(value, list) and len(value) != blocks:
+                raise ValueError(f"`{name}` has {len(value)} entries for {blocks} blocks of `block_out_channels`")
+        check_groups(self.block_out_channels, self.norm_num_groups)
+        heads = self.attention_head_dim
+        per_block = heads if isinstance(heads, list) else [heads] * blocks
+        for number, channels in zip(per_block, self.block_out_channels, strict=True):
+            if number > channels:
+                raise ValueError(f"`attention_head_dim` asks for {number} heads of {channels} channels")
+        if not any("CrossAttn" in kind for kind in (*self.down_block_types, *self.up_block_types)):
+            raise ValueError("`down_block_types` and `up_block_types` hold no block that reads text")
+        return self
+
+
+class VAEConfig(PartConfig):
+    """An `AutoencoderKL` whose latents are scaled by one number."""
+
+    in_channels: Literal[3] = 3
+    out_channels: Literal[3] = 3
+    down_block_types: Annotated[list[Literal["DownEncoderBlock2D", "AttnDownEncoderBlock2D"]], Field(max_length=6)] = [
+        "DownEncoderBlock2D"
+    ]
+    up_block_types: Annotated[list[Literal["UpDecoderBlock2D", "AttnUpDecoderBlock2D"]], Field(max_length=6)] = [
+        "UpDecoderBlock2D"
+    ]
+    block_out_channels: Annotated[list[Channels], Field(min_length=1, max_length=6)] = [64]
+    layers_per_block: Layers = 1
+    act_fn: Activation = "silu"
+    latent_channels: FewChannels = 4
+    norm_num_groups: Groups = 32
+    sample_size: Annotated[int, Field(ge=1, le=8192)] | list[Annotated[int, Field(ge=1, le=8192)]] | None = 32
+    scaling_factor: Scale | None = 0.18215
+    shift_factor: float | None = None
+    latents_mean: list[float] | None = None
+    latents_std: list[float] | None = None
+    force_upcast: bool = True
+    use_quant_conv: bool = True
+    use_post_quant_conv: bool = True
+    mid_block_add_attention: bool = True
+
+    @model_validator(mode="after")
+    def check_blocks(self) -> Self:
+        """Refuse lists that do not fit the blocks, and latents that are shifted."""
+        blocks = len(self.block_out_channels)
+        for name in ("down_block_types", "up_block_types"):
+            if len(getattr(self, name)) != blocks:
+                raise ValueError(f"`{name}` must have {blocks} entries, as many as `block_out_channels`")
+        check_groups(self.block_out_channels, self.norm_num_groups)
+        if self.shift_factor or any(self.latents_mean or ()):
+            raise ValueError("`shift_factor` and `latents_mean` shift the latents, which is not supported")
+        if any(value != 1 for value in self.latents_std or ()):
+            raise ValueError("`latents_std` scales every channel by itself, which is not supported")
+        return self
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the stated fields; a size is for tiling alone, and null stands for the default."""
+        ignored = ("sample_size", "shift_factor", "latents_mean", "latents_std")
+        stated = {name: value for name, value in super().arguments().items() if name not in ignored}
+        return {name: value for name, value in stated.items() if value is not None}
+
+
+class TextConfig(PartConfig):
+    """A `CLIPTextModel`."""
+
+    vocab_size: Annotated[int, Field(ge=3, le=1_000_000)] = 49408
+    hidden_size: Annotated[int, Field(ge=1, le=8192)] = 512
+    intermediate_size: Annotated[int, Field(ge=1, le=32768)] = 2048
+    num_hidden_layers: Annotated[int, Field(ge=1, le=64)] = 12
+    num_attention_heads: Heads = 8
+    max_position_embeddings: Annotated[int, Field(ge=3, le=1024)] = 77
+    hidden_act: Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"] = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    attention_dropout: Share = 0.0
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Refuse heads that do not divide the width."""
+        if self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`num_attention_heads` is {self.num_attention_heads}, which does not divide {self.hidden_size}"
+            )
+        return self
+
+
+Config = TypeVar("Config", bound=PartConfig)
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value is False or (isinstance(value, list) and all(_is_empty(one) for one in value))
+
+
+def check_groups(channels: list[int], groups: int) -> None:
+    """`ValueError` unless the groups of a group norm divide every block's channels."""
+    for number in channels:
+        if number % groups:
+            raise ValueError(f"`norm_num_groups` is {groups}, which does not divide {number} channels")
+
+
+def read_unet_config(path: Path) -> UNetConfig:
+    """Read a UNet's `config.json`; `BackboneError` names the field at fault."""
+    return checked(UNetConfig, path, _of_class(path, "UNet2DConditionModel"))
+
+
+def read_vae_config(path: Path) -> VAEConfig:
+    """Read a VAE's `config.json`; `BackboneError` names the field at fault."""
+    return checked(VAEConfig, path, _of_class(path, "AutoencoderKL"))
+
+
+def read_text_config(path: Path) -> TextConfig:
+    """Read a text encoder's `config.json`; `BackboneError` names the field at fault."""
+    values = read_json(path)
+    if values.get("model_type") == "clip" and isinstance(values.get("text_config"), dict):
+        values = {"model_type": "clip_text_model"} | values["text_config"]
+    if values.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
+        raise BackboneError(f"{path}: `model_type` is {shown(values['model_type'])}, not CLIP.", REMEDY)
+    return checked(TextConfig, path, values)
+
+
+def _of_class(path: Path, name: str) -> dict[str, Any]:
+    values = read_json(path)
+    if values.get("_class_name", name) != name:
+        raise BackboneError(f"{path}: `_class_name` is {shown(values['_class_name'])}, not {name}.", REMEDY)
+    return values
+
+
+def checked(kind: type[Config], path: Path, values: Mapping[str, Any]) -> Config:
+    """Return the checked fields of a configuration.
+
+    Raises:
+        BackboneError: a value of another kind or out of range; names file and field.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        message = fault["msg"].removeprefix("Value error, ")
+        if not fault["loc"]:
+            raise BackboneError(f"{path}: {message}.", REMEDY) from error
+        field = str(fault["loc"][0])
+        raise BackboneError(f"{path}: `{field}` is {shown(values[field])}: {message}.", REMEDY) from error
+
+
+def shown(value: object) -> str:
+    """Return a value as it may stand in a message, shortened."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def latent_size(unet: UNetConfig, vae: VAEConfig, unet_file: Path) -> int:
+    """Return the side of a latent at the trained size: the UNet's, else the VAE's size, else 64.
+
+    Raises:
+        BackboneError: the model was trained on images that are not square, or larger than 4096 pixels.
+    """
+    factor = 2 ** (len(vae.block_out_channels) - 1)
+    match unet.sample_size:
+        case [height, width] if height != width:
+            raise BackboneError(
+                f"{unet_file}: `sample_size` is {shown(unet.sample_size)}, and only square images are learned.", REMEDY
+            )
+        case [side, _] | int(side):
+            return side
+        case _:
+            pass
+    stated = vae.sample_size if "sample_size" in vae.model_fields_set else None
+    pixels = stated[0] if isinstance(stated, list) and len(set(stated)) == 1 else stated
+    if isinstance(pixels, int) and pixels % factor == 0:
+        return min(pixels // factor, MAX_LATENT_SIZE)
+    return DEFAULT_LATENT_SIZE
+
+
+def check_fit(unet: UNetConfig, vae: VAEConfig, text: TextConfig, unet_file: Path) -> None:
+    """Refuse a UNet that reads other latents or texts than the other parts make; names the field."""
+    for name in ("in_channels", "out_channels"):
+        channels = getattr(unet, name)
+        if channels != vae.latent_channels:
+            guess = INPAINTING_CHANNELS.get(channels, "an inpainting model?")
+            raise BackboneError(
+                f"{unet_file}: `{name}` is {channels}, and the VAE's latents have {vae.latent_channels} ({guess}).",
+                "Use the text-to-image model of the same family.",
+            )
+    if unet.cross_attention_dim != text.hidden_size:
+        raise BackboneError(
+            f"{unet_file}: `cross_attention_dim` is {unet.cross_attention_dim}, and the text encoder's width is "
+            f"{text.hidden_size}.",
+            REMEDY,
+        )
