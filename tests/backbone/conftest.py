@@ -1,6 +1,8 @@
 """Tiny models of the real classes, as folders and as single files."""
 
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -132,29 +134,41 @@ def folder(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
 SMALL = (24, 17, 4, 8)
 
 
+def write_learnable(
+    tokenizer: CLIPTokenizer, folder: Path, *, unet: dict | None = None, vae: dict | None = None
+) -> Path:
+    """Write a folder whose tokenizer knows the learning sentences; `unet` and `vae` change arguments of the classes."""
+    torch.manual_seed(13)
+    width, length, channels, latent = SMALL
+    sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
+    types = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
+             "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
+    settings = {"sample_size": latent, "cross_attention_dim": width, "attention_head_dim": 2, **sizes, **types}
+    parts = Parts(
+        tokenizer=tokenizer,
+        text_encoder=tiny_text_encoder(width, length, len(tokenizer)),
+        vae=tiny_vae(channels, **(vae or {})),
+        unet=UNet2DConditionModel(**settings | (unet or {})),
+        scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+    )
+    return write_folder(parts, folder)
+
+
 @pytest.fixture
 def learnable(tokenizer: CLIPTokenizer, tmp_path: Path) -> Callable[..., Path]:
-    """Write a folder whose tokenizer knows the learning sentences; `unet` and `vae` change arguments of the classes."""
+    """Write a model that learns, with arguments of its classes changed."""
+    return partial(write_learnable, tokenizer, tmp_path / "learnable")
 
-    def write(name: str = "learnable", *, unet: dict | None = None, vae: dict | None = None) -> Path:
-        torch.manual_seed(13)
-        width, length, channels, latent = SMALL
-        sizes = {"block_out_channels": (8, 16), "norm_num_groups": 4, "layers_per_block": 1}
-        types = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
-                 "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
-        parts = Parts(
-            tokenizer=tokenizer,
-            text_encoder=tiny_text_encoder(width, length, len(tokenizer)),
-            vae=tiny_vae(channels, **(vae or {})),
-            unet=UNet2DConditionModel(
-                **{"sample_size": latent, "cross_attention_dim": width, "attention_head_dim": 2, **sizes, **types}
-                | (unet or {})
-            ),
-            scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
-        )
-        return write_folder(parts, tmp_path / name)
 
-    return write
+@pytest.fixture(scope="session")
+def learnable_original(tokenizer: CLIPTokenizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_learnable(tokenizer, tmp_path_factory.mktemp("learnable") / "original")
+
+
+@pytest.fixture
+def learnable_copy(learnable_original: Path, tmp_path: Path) -> Path:
+    """A model that learns, for a test to change."""
+    return Path(shutil.copytree(learnable_original, tmp_path / "copy"))
 
 
 @pytest.fixture

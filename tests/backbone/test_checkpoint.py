@@ -171,3 +171,65 @@ def test_shipped_schedules() -> None:
         scheduler = DDPMScheduler.from_pretrained(CONFIGS / family, subfolder="scheduler")
         assert scheduler.config["prediction_type"] == prediction
         assert scheduler.alphas_cumprod[-1].item() == pytest.approx(0.0047, abs=1e-4)
+
+
+PARTS = {"VAE": "first_stage_model.", "text encoder": "cond_stage_model."}
+
+
+@pytest.mark.usefixtures("tiny_configs")
+@pytest.mark.parametrize("missing", [("VAE",), ("text encoder",), ("VAE", "text encoder")])
+def test_files_without_a_part_say_which(
+    tensors: dict[str, torch.Tensor], tmp_path: Path, missing: tuple[str, ...]
+) -> None:
+    starts = tuple(PARTS[part] for part in missing)
+    path = tmp_path / "unet_only.safetensors"
+    save_file({name: value for name, value in tensors.items() if not name.startswith(starts)}, path)
+    message = refusal(path)
+    assert f"holds no {' and no '.join(missing)}." in message
+    assert "whole checkpoint" in message
+
+
+@pytest.mark.usefixtures("tiny_configs")
+def test_the_old_names_of_the_text_encoder_are_read(
+    tensors: dict[str, torch.Tensor], tmp_path: Path, sd1_parts: Parts
+) -> None:
+    path = tmp_path / "old.safetensors"
+    start = "cond_stage_model.transformer."
+    old = {name.replace(f"{start}text_model.", start): value for name, value in tensors.items()}
+    assert old.keys() != tensors.keys()
+    save_file(old, path)
+    found = read_checkpoint(path, torch.float32).text_encoder.state_dict()
+    expected = sd1_parts.text_encoder.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())
+
+
+@pytest.mark.usefixtures("tiny_configs")
+def test_half_precision_files_with_ema_and_counters(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "half.safetensors"
+    halves = {name: value.to(torch.bfloat16 if "norm" in name else torch.float16) for name, value in tensors.items()}
+    extra = {
+        "model_ema.diffusion_modelinput_blocks00weight": torch.full((3,), float("nan")),
+        "model_ema.num_updates": torch.tensor(7),
+        "alphas_cumprod": torch.rand(1000),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": torch.arange(77)[None],
+    }
+    save_file(halves | extra, path)
+    found = read_checkpoint(path, torch.float32)
+    assert torch.equal(found.unet.conv_in.weight, halves[checkpoint.INPUT_KEY].float())
+
+
+@pytest.mark.usefixtures("tiny_configs")
+def test_weights_that_are_not_finite(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
+    tensors[checkpoint.INPUT_KEY].view(-1)[5] = float("nan")
+    path = tmp_path / "nan.safetensors"
+    save_file(tensors, path)
+    message = refusal(path)
+    assert "'conv_in.weight' holds numbers that are not finite" in message
+    assert str(path) in message
+
+
+def test_a_header_of_many_empty_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "many.safetensors"
+    save_file({f"t{k}": torch.zeros(0) for k in range(12_000)}, path)
+    assert "12,000 tensors" in refusal(path)

@@ -17,6 +17,7 @@ from sefi.core.errors import BackboneError
 REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
 DEFAULT_LATENT_SIZE = 64
 MAX_LATENT_SIZE = 512
+PIXEL_STEP = 8  # StableDiffusionPipeline draws no other sizes
 INPAINTING_CHANNELS = {5: "a depth model?", 7: "an upscaler?", 8: "an editing model?", 9: "an inpainting model?"}
 
 # Fields of a UNet that must be empty (null, false, or a list of these), and what they would ask for.
@@ -285,23 +286,32 @@ def latent_size(unet: UNetConfig, vae: VAEConfig, unet_file: Path) -> int:
     """Return the side of a latent at the trained size: the UNet's, else the VAE's size, else 64.
 
     Raises:
-        BackboneError: the model was trained on images that are not square, or larger than 4096 pixels.
+        BackboneError: images of the trained size are not square, or the sampler cannot draw them.
     """
     factor = 2 ** (len(vae.block_out_channels) - 1)
-    match unet.sample_size:
-        case [height, width] if height != width:
-            raise BackboneError(
-                f"{unet_file}: `sample_size` is {shown(unet.sample_size)}, and only square images are learned.", REMEDY
-            )
-        case [side, _] | int(side):
-            return side
-        case _:
-            pass
-    stated = vae.sample_size if "sample_size" in vae.model_fields_set else None
-    pixels = stated[0] if isinstance(stated, list) and len(set(stated)) == 1 else stated
-    if isinstance(pixels, int) and pixels % factor == 0:
-        return min(pixels // factor, MAX_LATENT_SIZE)
-    return DEFAULT_LATENT_SIZE
+    side = _stated_side(unet, unet_file)
+    if side is None:
+        stated = vae.sample_size if "sample_size" in vae.model_fields_set else None
+        pixels = stated[0] if isinstance(stated, list) and len(set(stated)) == 1 else stated
+        fits = isinstance(pixels, int) and pixels % factor == 0 and pixels % PIXEL_STEP == 0
+        side = min(pixels // factor, MAX_LATENT_SIZE) if fits else DEFAULT_LATENT_SIZE
+    if side * factor % PIXEL_STEP:
+        raise BackboneError(
+            f"{unet_file}: `sample_size` is {side}, which stands for images of {side * factor} pixels; "
+            f"diffusers draws multiples of {PIXEL_STEP}.",
+            REMEDY,
+        )
+    return side
+
+
+def _stated_side(unet: UNetConfig, unet_file: Path) -> int | None:
+    """Return the UNet's side where it states one; refuses images that are not square."""
+    size = unet.sample_size
+    if not isinstance(size, list):
+        return size
+    if size[0] != size[1]:
+        raise BackboneError(f"{unet_file}: `sample_size` is {size}, and only square images are learned.", REMEDY)
+    return size[0]
 
 
 def check_fit(unet: UNetConfig, vae: VAEConfig, text: TextConfig, unet_file: Path) -> None:
