@@ -5,6 +5,7 @@ import dataclasses
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,14 @@ from sefi.photo.views import PhotoViews
 CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
 
 
+@pytest.fixture
+def answer_interrupts() -> Iterator[None]:
+    """Ctrl-C raises, also where this process was started with SIGINT ignored (nohup, background jobs of scripts)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 def views(backbone: Backbone, config: Config = CONFIG, seed: int = 4) -> PhotoViews:
     square = torch.rand((3, backbone.resolution, backbone.resolution), generator=stream(seed, "photo")) * 2 - 1
     return PhotoViews(square, config.views)
@@ -44,6 +53,7 @@ def stop_in_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
+@pytest.mark.usefixtures("answer_interrupts")
 def test_an_interrupt_within_an_update_resumes_with_the_same_bits(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -57,6 +67,7 @@ def test_an_interrupt_within_an_update_resumes_with_the_same_bits(
     assert torch.equal(whole, resumed)
 
 
+@pytest.mark.usefixtures("answer_interrupts")
 def test_the_guard_puts_the_handler_back_and_passes_the_interrupt_on() -> None:
     before, reached = signal.getsignal(signal.SIGINT), []
 
