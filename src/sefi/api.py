@@ -1,5 +1,6 @@
 """The two verbs of the package: learn a subject, generate pictures."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,22 +9,27 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
-from sefi.conditioning.prompt import check_used, class_token_id, placeholders, unknown_placeholder
-from sefi.core.config import Config
-from sefi.core.errors import ConfigError, FaceError, IdentityError
+from sefi.conditioning.known_words import check_class_word, describe_unknown_words
+from sefi.core.config import Config, GenerateConfig, check_guidance, explain_guidance
+from sefi.core.errors import ConfigError, FaceError
 from sefi.core.names import check_name
 from sefi.core.nouns import GeneratedImage, Identity, Photo
+from sefi.core.people import check_face_options, needs_face
 from sefi.core.presets import PRESETS
+from sefi.core.prompt_syntax import check_prompts
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.generate.sampler import generate as sample
+from sefi.identity.together import check_together
 from sefi.learn.probe import PictureProbe, ProbeJudges
 from sefi.methods import method_named
 from sefi.methods.base import Method, Watched
 from sefi.metrics.faces import DETECTOR
 from sefi.photo.detect import YuNetDetector
+from sefi.photo.drawn import RESOLUTION, check_drawn
 from sefi.photo.read import read_photo
 from sefi.photo.views import PhotoViews, face_square, rgb_bytes, whole_square
 
+LOGGER = logging.getLogger("sefi.remarks")  # the command line says the same itself, and silences it
 DEFAULT = PRESETS["default"]
 
 
@@ -38,6 +44,7 @@ def learn(  # noqa: PLR0913
     crop: bool = True,
     detector: str | Path | None = None,
     judges: str | Path | None = None,
+    anyway: bool = False,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -47,32 +54,56 @@ def learn(  # noqa: PLR0913
         photo: a file, or a photo already read.
         name: the placeholder's word; letters, digits, - and _.
         backbone: the frozen model; None opens the embedded one.
-        face: which face, from the left, if there are several.
-        crop: cut the face out; False learns the photo's middle square, face or not.
-        detector: a YuNet ONNX file; None takes the model's own, which only the embedded one has.
+        face: which face, from the left, if there are several; refused where no face is looked for.
+        crop: cut the face out, where the class word means a person; False learns the photo's middle square.
+        detector: a YuNet ONNX file; None takes the model's own, which only the embedded one has; refused as `face` is.
         judges: folder of the networks that look at pictures, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
+        anyway: learn a photograph on the embedded model, which knows drawings only.
         checkpoint: where to keep and find an unfinished run.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings or the model.
     """
     check_name(name)
+    check_face_options(config.learn.class_word, crop=crop, face=face, detector=detector)
     method = method_named(config.method)
+    read = photo if isinstance(photo, Photo) else read_photo(photo)
     backbone = backbone or open_backbone()
     folder = Path(judges) if judges else backbone.judges
-    class_token_id(backbone.tokenizer, config.learn.class_word)
+    check_class_word(backbone, config.learn.class_word)
     method.check(backbone, config, folder)
-    read = photo if isinstance(photo, Photo) else read_photo(photo)
+    for remark in remarks_on_learning(backbone, config):
+        LOGGER.warning(remark)
+    drawings_only = backbone.judges is not None and not anyway
+    if drawings_only:  # first as a whole: in a photograph the detector of drawn faces may find none
+        check_drawn(whole_square(read, RESOLUTION))
     square = (
         cropped(read, backbone, config, face, detector)
-        if needs_face(config, crop=crop)
+        if needs_face(config.learn.class_word, crop=crop)
         else whole_square(read, backbone.resolution)
     )
     views = PhotoViews(square, config.views)
     probe = picture_probe(method, backbone, square, config, folder) if config.learn.probe_every else None
     watched = Watched(progress or SilentProgress(), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, watched)
+
+
+def remarks_on_learning(backbone: Backbone, config: Config) -> list[str]:
+    """Return what a user should know of the class word and the sentences that are learned with."""
+    return describe_unknown_words(backbone, [" . ".join(learned_sentences(config))])
+
+
+def learned_sentences(config: Config) -> list[str]:
+    """Return the sentences that are learned with, the class word in place of the subject."""
+    return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
+
+
+def remarks_on_prompts(backbone: Backbone, prompts: Sequence[str], config: GenerateConfig) -> list[str]:
+    """Return what a user should know before these prompts are drawn: unknown words, guidance without effect."""
+    guidance = explain_guidance(config)
+    words = describe_unknown_words(backbone, prompts, config.negative_prompt)
+    return words if guidance is None else [*words, guidance]
 
 
 def picture_probe(
@@ -90,11 +121,6 @@ def picture_probe(
         )
     applied = partial(method.applied, backbone=backbone)
     return PictureProbe(applied, backbone, rgb_bytes(square), config, ProbeJudges.of(folder))
-
-
-def needs_face(config: Config, *, crop: bool) -> bool:
-    """Only people are cut out by their face."""
-    return crop and config.learn.class_word == "person"
 
 
 def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
@@ -152,19 +178,14 @@ def generate_each(
 ) -> Iterator[GeneratedImage]:
     """As `generate`, one picture at a time, so that whoever stops in between keeps what there is."""
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    known = {i.name: i.header.class_word for i in identities}
-    for name in (n for p in prompts for n in placeholders(p)):
-        if name not in known:
-            raise unknown_placeholder(name, known)
-    check_used(prompts, list(known))
+    class_words = {i.name: i.header.class_word for i in identities}
+    check_prompts(prompts, class_words, config.generate.negative_prompt)
+    check_guidance(config.generate)
+    check_together(identities)
     methods = {i.method for i in identities} or {config.method}
-    if len(methods) > 1:
-        raise IdentityError(
-            f"Identities of several methods cannot share a prompt: {' and '.join(sorted(methods))} change the model or "
-            "its texts in ways that do not fit together.",
-            "Learn all of them with one method.",
-        )
     backbone = backbone or open_backbone()
+    for remark in remarks_on_prompts(backbone, prompts, config.generate):
+        LOGGER.warning(remark)
     count = config.generate.count
     repeated = [p for p in prompts for _ in range(count)]
     seeds = [seed + k for _ in prompts for k in range(count)]

@@ -41,7 +41,7 @@ def refused(sefi):
         found = sefi(*words, "--json")
         assert found.exit_code == 2, found.output
         answer = json.loads(found.stdout)
-        assert set(answer) == {"error", "try"}
+        assert set(answer) == {"schema", "error", "try"}
         assert answer["error"]
         assert answer["try"]
         return answer["error"]

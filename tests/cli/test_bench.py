@@ -55,7 +55,8 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     for made in (4, 0):
         found = sefi("bench", "run", *asked, "--json")
         assert found.exit_code == 0, found.output
-        assert json.loads(found.stdout) == {"run": str(tmp_path / "run"), "made": made, "pictures": 4}
+        record = {"schema": "bench run/1", "run": str(tmp_path / "run"), "made": made, "pictures": 4}
+        assert json.loads(found.stdout) == record
     found = sefi("bench", "report", tmp_path / "run", "--json")
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)

@@ -44,7 +44,7 @@ def test_a_typed_error_is_two_lines_on_stderr():
 def test_a_typed_error_as_json_is_one_object_on_stdout():
     found = runner.invoke(program(TYPED), ["work", "--json"])
     assert found.exit_code == 2
-    assert json.loads(found.stdout) == {"error": "The cup is empty.", "try": "Fill it."}
+    assert json.loads(found.stdout) == {"schema": "error/1", "error": "The cup is empty.", "try": "Fill it."}
     assert found.stderr == ""
 
 
@@ -79,7 +79,7 @@ def test_a_missing_extra_is_named():
     found = runner.invoke(program(ModuleNotFoundError("No module named 'skia'", name="skia")), ["work"])
     assert found.exit_code == 2
     assert "needs the package skia" in found.stderr
-    assert 'pip install "sefi[world]"' in found.stderr
+    assert 'pip install ".[world]"' in found.stderr
     other = runner.invoke(program(ModuleNotFoundError("No module named 'torch'", name="torch")), ["work"])
     assert other.exit_code == 1
     assert "Unexpected ModuleNotFoundError" in other.stderr

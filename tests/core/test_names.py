@@ -2,9 +2,9 @@
 
 import pytest
 
-from sefi.conditioning.prompt import placeholders
 from sefi.core.errors import IdentityError
 from sefi.core.names import check_name
+from sefi.core.prompt_syntax import placeholders
 
 
 @pytest.mark.parametrize("name", ["ada", "Ada-2", "a_b", "x" * 64])

@@ -81,6 +81,7 @@ class Learner:
             seed=0,
             crop=False,
             judges=self.judges,
+            anyway=True,  # photographs are refused when the run is opened
             progress=watch,
             checkpoint=checkpoint,
         )

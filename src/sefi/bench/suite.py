@@ -10,9 +10,11 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from sefi.bench.slots import slots_named
-from sefi.core.config import Config, Section, override
-from sefi.core.errors import ConfigError, first_fault
+from sefi.core.config import Config, Section, check_guidance, override
+from sefi.core.errors import ConfigError, PromptError, first_fault
+from sefi.core.hints import suggest
 from sefi.core.presets import preset_named
+from sefi.core.prompt_syntax import check_syntax
 
 BUNDLED = "sefi.bench"
 Control = Literal["class word", "photo", "same", "other"]
@@ -104,6 +106,10 @@ class Suite(Section):
                 raise ValueError(f"the prompt {asked.text!r} needs {{}} {self.together} times")
             if {"{", "}"} & set(asked.text.replace("{}", "")):
                 raise ValueError(f"the prompt {asked.text!r} has braces that are no place for a subject")
+            try:
+                check_syntax(asked.text.replace("{}", "<subject>"))
+            except PromptError as error:
+                raise ValueError(error.problem.rstrip(".")) from None
         return self
 
     def config(self, way: Way) -> Config:
@@ -141,7 +147,7 @@ class Suite(Section):
                     "Take another method.",
                 )
             # The slots are those of the identity that is changed: its learner's.
-            self.config(way)
+            check_guidance(self.config(way).generate)
             slots_named(way.class_slots, self.config(self.learner(way)).learn.stages)
 
     def learner(self, way: Way) -> Way:
@@ -167,7 +173,9 @@ def open_suite(name: str | Path) -> Suite:
     """
     path = folder("suites") / f"{name}.toml" if str(name) in bundled() else Path(name)
     if not path.is_file():
-        raise ConfigError(f"There is no suite {str(name)!r}.", f"Use {', '.join(bundled())} or name a TOML file.")
+        raise ConfigError(
+            f"There is no suite {str(name)!r}.", suggest(str(name), bundled()).rstrip(".") + ", or name a TOML file."
+        )
     tree = parsed(path)
     lists = tree.pop("prompt_lists", [])
     own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
@@ -188,7 +196,7 @@ def prompt_list(name: str) -> list[dict[str, Any]]:
     """
     there = sorted(f.name.removesuffix(".toml") for f in folder("prompts").iterdir() if f.name.endswith(".toml"))
     if name not in there:
-        raise ConfigError(f"There is no list of prompts {name!r}.", f"Use {', '.join(there)}.")
+        raise ConfigError(f"There is no list of prompts {name!r}.", suggest(name, there))
     return parsed(folder("prompts") / f"{name}.toml")["prompts"]
 
 

@@ -15,7 +15,7 @@ app = typer.Typer(
     cls=ReportingGroup,
     help="Learn a person from one photo; generate them anywhere, with the prompt obeyed.",
     no_args_is_help=True,
-    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -43,11 +43,11 @@ def root(
 
 
 def silence_libraries() -> None:
-    """Keep the libraries' progress bars and advice, which start on import, out of our output."""
+    """Keep the libraries' progress bars and advice out of our output; commands make the remarks of `sefi.api`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
-    for library in ("diffusers", "transformers", "huggingface_hub"):
+    for library in ("diffusers", "transformers", "huggingface_hub", "sefi.remarks"):
         logging.getLogger(library).setLevel(logging.ERROR)
 
 

@@ -41,20 +41,27 @@ def attend(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw one heat map per word, for the identity and for the plain class word."""
-    from sefi.cli.opening import assigned, drawing_config, opened
+    from sefi.cli.opening import assigned, check_detector, drawing_config, identities_for, note_remarks, opened
     from sefi.cli.output import answer, checked_file
 
     path = checked_file(out)
     config = drawing_config(preset, [*(settings or []), *assigned(generate__steps=steps)])
+    check_detector(detector)
+    identities = identities_for([prompt], identity or [], config)
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.nouns import Identity
+    from sefi.conditioning.known_words import find_unknown_words
+    from sefi.generate.attend import check_guided
+    from sefi.methods import tokens_alone
 
-    identities = [Identity.load(file) for file in identity or []]
+    check_guided(config.generate)
+    tokens_alone(identities)
     backbone = opened(model, download=download, device=device, dtype=dtype)
+    note_remarks(backbone, [prompt], config)
     with TerminalProgress() as progress:
         rows = attention_rows(prompt, identities, backbone, config, seed, progress, detector)
     write_figure(rows, prompt, path)
-    answer(record(rows, path), told(rows, path), as_json=as_json)
+    unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
+    answer(record(rows, path) | {"unknown_words": unknown}, told(rows, path), as_json=as_json, command="attend")
 
 
 def attention_rows(
@@ -75,7 +82,7 @@ def attention_rows(
         IdentityError: An identity that is more than tokens.
     """
     from sefi.conditioning.conditioner import IdentityConditioner
-    from sefi.conditioning.prompt import check_used
+    from sefi.core.prompt_syntax import check_used
     from sefi.generate.attend import attend as attend_to
     from sefi.methods import tokens_alone
 

@@ -42,7 +42,7 @@ def list_suites(as_json: options.AsJson = False) -> None:
 
     found = bundled()
     text = "\n".join(f"{name:14} {about}" for name, about in found.items())
-    answer({"suites": found}, text, as_json=as_json)
+    answer({"suites": found}, text, as_json=as_json, command="bench list")
 
 
 @app.command("run")
@@ -85,7 +85,7 @@ def run(
             made = all_made(partial(open_bench, asked), bench, jobs)
     record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.cells())}
     text = f"{made} pictures made, {record['pictures']} in '{out}'\nnext: sefi bench report {out}"
-    answer(record, text, as_json=as_json)
+    answer(record, text, as_json=as_json, command="bench run")
 
 
 def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int) -> int:
@@ -124,4 +124,4 @@ def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options
     for name, text in texts.items():
         write_text(place / name, text)
     files = [str(place / name) for name in texts]
-    answer({"files": files, "pictures": len(cells)}, "\n".join(files), as_json=as_json)
+    answer({"files": files, "pictures": len(cells)}, "\n".join(files), as_json=as_json, command="bench report")

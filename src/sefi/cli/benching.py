@@ -59,7 +59,7 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
     from sefi.bench.judging import Judging
     from sefi.bench.opened import Bench
     from sefi.bench.records import RunFolder
-    from sefi.cli.opening import opened
+    from sefi.cli.opening import note_remarks, opened
     from sefi.methods import method_named
 
     if asked.photos is None and asked.model != EMBEDDED:
@@ -75,6 +75,9 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
     for way in asked.suite.learners():
         config = asked.suite.config(way)
         method_named(config.method).check(backbone, config, asked.judges or backbone.judges)
+    if progress is not None:  # the first process says it for all
+        sentences = [prompt.text.replace("{}", asked.suite.kind) for prompt in asked.suite.prompts]
+        note_remarks(backbone, sentences, asked.suite.config(asked.suite.ways[0]))
     told = progress or SilentProgress()
     return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress(), asked.judges)
 
@@ -105,11 +108,14 @@ def subjects_of(asked: Asked, detector: "FaceDetector | None") -> "list[Subject]
     from sefi.bench.subject import Subject, drawn_square, photographs
 
     if asked.photos is not None:
-        return photographs(asked.photos, detector)
+        found = photographs(asked.photos, detector)
+        if asked.model == EMBEDDED:
+            refuse_photographs(found)
+        return found
     from sefi.world.drawing import draw
     from sefi.world.subjects import pet_portrait, portrait, subject
 
-    suite, found = asked.suite, list["Subject"]()
+    suite, drawn = asked.suite, list["Subject"]()
     for n in range(suite.first, suite.first + suite.subjects):
         views = (
             [portrait(subject(n), n, view) for view in (0, 1)]
@@ -117,8 +123,26 @@ def subjects_of(asked: Asked, detector: "FaceDetector | None") -> "list[Subject]
             else [pet_portrait(suite.kind, n, view) for view in (0, 1)]
         )
         squares = [drawn_square(draw(view, PHOTO_SIDE), detector) for view in views]
-        found.append(Subject(f"{suite.kind[0]}{n}", squares[0], squares[1]))
-    return found
+        drawn.append(Subject(f"{suite.kind[0]}{n}", squares[0], squares[1]))
+    return drawn
+
+
+def refuse_photographs(subjects: "list[Subject]") -> None:
+    """Refuse subjects of photographs on the embedded model, with `PhotoError`: it knows drawings only."""
+    from PIL import Image
+
+    from sefi.core.errors import PhotoError
+    from sefi.core.nouns import Photo
+    from sefi.photo.drawn import RESOLUTION, check_drawn
+    from sefi.photo.read import pixels_of
+    from sefi.photo.views import whole_square
+
+    for subject in subjects:
+        try:
+            check_drawn(whole_square(Photo(pixels_of(Image.fromarray(subject.photo)), subject.key), RESOLUTION))
+        except PhotoError as error:
+            problem = f"Subject {subject.key!r}: {error.problem}"
+            raise PhotoError(problem, "Name a Stable Diffusion model with --model.") from None
 
 
 def description(asked: Asked, bench: "Bench", given: Thresholds) -> dict[str, Any]:

@@ -104,7 +104,7 @@ def demo(
         page = make_demo(portrait, run, folder)
     seconds = round(time.monotonic() - started, 1)
     record: dict[str, object] = {"page": str(page), "seconds": seconds}
-    answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json)
+    answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
 
 
 def bundled_portrait() -> Portrait:

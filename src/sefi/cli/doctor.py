@@ -11,6 +11,7 @@ import typer
 
 from sefi import __version__
 from sefi.cli import options
+from sefi.core.errors import how_to_install
 
 LIBRARIES = (
     "torch",
@@ -20,13 +21,17 @@ LIBRARIES = (
     "kornia",
     "opencv-python-headless",
 )
-EXTRAS = {"world": "skia", "lora": "peft"}
+# Extras: the modules that they bring, and what they are for.
+EXTRAS = {
+    "world": (("skia", "tokenizers", "onnx"), "drawing and training the embedded model; drawn people for benchmarks"),
+    "lora": (("peft",), "DreamBooth's LoRA form"),
+}
 MODEL_PARTS = ("tiny-portraits", "judges", "demo")
 PROBLEM = 1
 
 
 def doctor(as_json: options.AsJson = False) -> None:
-    """Check versions, devices, the embedded model and the disk; exit code 1 if something lacks."""
+    """Check versions, extras, devices, the embedded model, its face detector and the disk; exit code 1 if any fails."""
     from sefi.cli.output import answer
 
     problems: list[str] = []
@@ -35,13 +40,14 @@ def doctor(as_json: options.AsJson = False) -> None:
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "libraries": {name: installed(name, problems) for name in LIBRARIES},
-        "extras": {name: find_spec(module) is not None for name, module in EXTRAS.items()},
+        "extras": {name: describe_extra(name) for name in EXTRAS},
         "devices": devices(),
-        "embedded model": embedded_model(problems),
-        "free disk here": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
+        "embedded_model": embedded_model(problems),
+        "face_detector": try_detector(problems),
+        "free_disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
     }
     record["problems"] = problems
-    answer(record, told(record), as_json=as_json)
+    answer(record, told(record), as_json=as_json, command="doctor")
     if problems:
         raise typer.Exit(PROBLEM)
 
@@ -53,6 +59,37 @@ def installed(name: str, problems: list[str]) -> str | None:
     except PackageNotFoundError:
         problems.append(f"{name} is not installed: pip install {name}")
         return None
+
+
+def describe_extra(name: str) -> dict[str, object]:
+    """Return whether an extra is installed, what it is for, and how to install it; a missing one is no problem."""
+    modules, purpose = EXTRAS[name]
+    missing = [module for module in modules if find_spec(module) is None]
+    return {"installed": not missing, "for": purpose, "install": how_to_install(name) if missing else None}
+
+
+def try_detector(problems: list[str]) -> str | None:
+    """Return what the embedded model's face detector finds in the package's portrait; finding no face is a problem."""
+    import numpy as np
+    from PIL import Image
+
+    from sefi.backbone.open import MODELS
+    from sefi.core.errors import FaceError
+    from sefi.metrics.faces import DETECTOR
+    from sefi.photo.detect import YuNetDetector
+
+    portrait = MODELS / "demo" / "portrait.png"
+    try:
+        with Image.open(portrait) as image:
+            faces = YuNetDetector(MODELS / "judges" / DETECTOR)(np.asarray(image.convert("RGB")))
+    except (FaceError, OSError) as error:
+        problems.append(f"the face detector does not run: {error}")
+        return None
+    if len(faces) != 1:
+        problems.append(
+            f"the face detector finds {len(faces)} faces in the package's portrait of one: install sefi again"
+        )
+    return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
 
 
 def devices() -> list[str]:
@@ -79,10 +116,21 @@ def told(record: dict[str, object]) -> str:
     """The findings, one line each, problems last."""
     from sefi.cli.inspect import flattened
 
-    lines = [f"{name:<34} {value}" for name, value in flattened("", record) if name != "problems"]
+    shown = {name: value for name, value in record.items() if name not in ("problems", "extras")}
+    lines = [f"{name:<34} {value}" for name, value in flattened("", shown)]
+    extras = record["extras"]
+    assert isinstance(extras, dict)
+    lines += [f"{f'extras.{name}':<34} {extra_line(extra)}" for name, extra in extras.items()]
     problems = record["problems"]
     assert isinstance(problems, list)
     return "\n".join([*lines, *(f"problem: {text}" for text in problems), verdict(len(problems))])
+
+
+def extra_line(extra: dict[str, object]) -> str:
+    """Return one extra as text."""
+    return (
+        f"installed; for {extra['for']}" if extra["installed"] else f"missing; for {extra['for']}. {extra['install']}"
+    )
 
 
 def verdict(problems: int) -> str:

@@ -52,7 +52,7 @@ def generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.opening import assigned, drawing_config, opened
+    from sefi.cli.opening import assigned, drawing_config, identities_for, note_remarks, opened
     from sefi.cli.output import answer, checked_folder, write_text
 
     given = assigned(
@@ -66,11 +66,12 @@ def generate(
     )
     config = drawing_config(preset, [*(settings or []), *given])
     folder = checked_folder(out)
+    identities = identities_for(prompts, identity or [], config)
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.nouns import Identity
+    from sefi.conditioning.known_words import find_unknown_words
 
-    identities = [Identity.load(path) for path in identity or []]
     backbone = opened(model, download=download, device=device, dtype=dtype)
+    note_remarks(backbone, prompts, config)
     with TerminalProgress() as progress:
         work = Work(prompts, identities, backbone, config, seed, progress)
         images, files = draw_and_save(work, folder)
@@ -82,10 +83,11 @@ def generate(
         "base_model": backbone.fingerprint,
         "settings": config.generate.model_dump(mode="json"),
         "seed": seed,
+        "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
     }
     write_text(folder / "records.json", json.dumps(record, indent=2) + "\n")
     text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {grid}"])
-    answer(record, text, as_json=as_json)
+    answer(record, text, as_json=as_json, command="generate")
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,9 @@
 """`sefi learn`: one photo to one identity file."""
 
 import hashlib
+import shlex
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,20 +14,29 @@ from sefi.cli import options
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from sefi.cli.opening import Model
+    from sefi.core.config import Config
     from sefi.core.nouns import Identity, Photo
 
 PhotoFile = Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo with one face to learn.")]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
-ClassWord = Annotated[str | None, typer.Option("--class-word", help="What it is, in one word: person, dog, cat ...")]
+ClassWord = Annotated[
+    str | None, typer.Option("--class-word", help="What it is, in one word: person, woman, dog, cat ...")
+]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")]
-FaceIndex = Annotated[int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left.")]
-NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use the whole photo, face or not.")]
+FaceIndex = Annotated[
+    int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left; for people only.")
+]
+NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use the photo's middle square, face or not.")]
 MethodName = Annotated[
     str | None, typer.Option("--method", metavar="NAME", help="Learn in another way: see `sefi methods`.")
 ]
 MethodPreset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or a method's."),
+]
+Anyway = Annotated[
+    bool, typer.Option("--anyway", help="Learn a photograph on the embedded model, which knows drawn people only.")
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
@@ -43,6 +54,7 @@ def learn(
     no_crop: NoCrop = False,
     detector: options.Detector = None,
     judges: options.Judges = None,
+    anyway: Anyway = False,
     seed: options.Seed = 0,
     out: Out = None,
     download: options.Download = False,
@@ -51,43 +63,89 @@ def learn(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn the person (or pet) in PHOTO; the result is a small file for `sefi generate -i`."""
-    from sefi.cli.opening import assigned, chosen_config, opened, preset_of, warn_of_photographs
+    from sefi.cli.opening import Model, assigned, check_detector, check_judges, chosen_config, preset_of
     from sefi.cli.output import answer, checked_file
     from sefi.core.names import check_name
+    from sefi.core.people import check_face_options
 
     check_name(name)
     path = checked_file(out or Path(f"{name}.safetensors"))
-    given = assigned(learn__steps=steps, learn__class_word=class_word)
-    config = chosen_config(preset_of(method, preset), [*(settings or []), *given])
-    warn_of_photographs(model)
-    from sefi.api import learn as learn_identity
+    given = [*(settings or []), *assigned(learn__steps=steps, learn__class_word=class_word)]
+    chosen = preset_of(method, preset)
+    config = chosen_config(chosen, given)
+    check_face_options(config.learn.class_word, crop=not no_crop, face=face, detector=detector)
+    check_detector(detector)
+    check_judges(judges)
+    asked = Asked(name, config, seed, face, no_crop, detector, judges, anyway)
+    opening = Model(model, download, device, dtype)
+    identity, more = learn_and_save(photo, path, asked, opening)
+    following = next_command(name, path, opening, chosen, given)
+    text = f"learned in {more['seconds']:.0f} s: {path}\ntry: {following}"
+    answer(record(identity, path) | more | {"next": following}, text, as_json=as_json, command="learn")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is to be learned, and how."""
+
+    name: str
+    config: "Config"
+    seed: int
+    face: int | None
+    no_crop: bool
+    detector: Path | None
+    judges: Path | None
+    anyway: bool
+
+
+def learn_and_save(
+    photo: Path, path: Path, asked: Asked, opening: "Model"
+) -> "tuple[Identity, dict[str, float | list[str]]]":
+    """Learn the subject of a photo file, watched, and write its identity; say how long it took."""
+    from sefi.api import learn as learn_identity, learned_sentences, remarks_on_learning
+    from sefi.cli.opening import opened
+    from sefi.cli.output import say
     from sefi.cli.progress import TerminalProgress
+    from sefi.conditioning.known_words import find_unknown_words
     from sefi.photo.read import read_photo
 
     picture = read_photo(photo)
-    backbone = opened(model, download=download, device=device, dtype=dtype)
-    run = [config.model_dump_json(), backbone.fingerprint, seed, face, no_crop]
+    backbone = opened(opening.name, download=opening.download, device=opening.device, dtype=opening.dtype)
+    for remark in remarks_on_learning(backbone, asked.config):
+        say(f"note: {remark}")
+    run = [asked.config.model_dump_json(), backbone.fingerprint, asked.seed, asked.face, asked.no_crop]
     unfinished = unfinished_run(path, picture, run)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn_identity(
             picture,
-            name=name,
+            name=asked.name,
             backbone=backbone,
-            config=config,
-            seed=seed,
-            face=face,
-            crop=not no_crop,
-            detector=detector,
-            judges=judges,
+            config=asked.config,
+            seed=asked.seed,
+            face=asked.face,
+            crop=not asked.no_crop,
+            detector=asked.detector,
+            judges=asked.judges,
+            anyway=asked.anyway,
             progress=progress,
             checkpoint=unfinished,
         )
     identity.save(path)
     unfinished.unlink(missing_ok=True)
-    seconds = round(time.monotonic() - started, 1)
-    text = f'learned in {seconds:.0f} s: {path}\ntry: sefi generate "a photo of <{name}>" -i {path}'
-    answer(record(identity, path) | {"seconds": seconds}, text, as_json=as_json)
+    unknown = find_unknown_words(backbone, learned_sentences(asked.config))
+    return identity, {"seconds": round(time.monotonic() - started, 1), "unknown_words": unknown}
+
+
+def next_command(name: str, path: Path, opening: "Model", preset: str, settings: "Sequence[str]") -> str:
+    """Return the command that draws what was learned: on the same model, with the same settings of drawing."""
+    words = ["-i", str(path), *opening.options()]
+    if preset != "default":
+        words += ["--preset", preset]
+    for setting in settings:
+        if setting.startswith("generate."):
+            words += ["--set", setting]
+    return f'sefi generate "a photo of <{name}>" {shlex.join(words)}'
 
 
 def record(identity: "Identity", path: Path) -> dict[str, object]:

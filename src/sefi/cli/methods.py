@@ -31,7 +31,7 @@ def methods(as_json: options.AsJson = False) -> None:
         f"{'':19} {one['title']}, {one['paper']}; {one['licence']}"
         for name, one in record.items()
     ]
-    answer({"model": "Stable Diffusion 1.4", "methods": record}, "\n".join(lines), as_json=as_json)
+    answer({"model": "Stable Diffusion 1.4", "methods": record}, "\n".join(lines), as_json=as_json, command="methods")
 
 
 def recipe_of(name: str) -> "Config":

@@ -1,22 +1,43 @@
 """The frozen model and the settings that a command line names."""
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sefi.cli.options import EMBEDDED
 from sefi.cli.output import say
-from sefi.core.config import Config, override
-from sefi.core.errors import ConfigError
+from sefi.core.config import Config, check_guidance, override
+from sefi.core.errors import ConfigError, FaceError
+from sefi.core.hints import DTYPE_ALIASES, suggest
 from sefi.core.presets import preset_named
+from sefi.core.prompt_syntax import check_prompts, check_syntax
 
 if TYPE_CHECKING:
-    from sefi.backbone.bundle import Backbone
+    from collections.abc import Sequence
 
+    from sefi.backbone.bundle import Backbone
+    from sefi.core.nouns import Identity
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
 DTYPES = ("float32", "bfloat16", "float16")
-DRAWN_ONLY = (
-    "note: tiny-portraits only knows drawn people; for photographs name a Stable Diffusion model:\n"
-    "  --model FOLDER | FILE.safetensors | OWNER/NAME --download"
-)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The model that a command line names, and how to open it."""
+
+    name: str
+    download: bool
+    device: str
+    dtype: str
+
+    def options(self) -> list[str]:
+        """Return the options that open it again; what is the default is left out."""
+        words = [] if self.name == EMBEDDED else ["--model", self.name]
+        words += ["--download"] if self.download else []
+        words += [] if self.device == "auto" else ["--device", self.device]
+        return words + ([] if self.dtype == "float32" else ["--dtype", self.dtype])
 
 
 def chosen_config(preset: str, settings: list[str]) -> Config:
@@ -32,7 +53,7 @@ def drawing_config(preset: str, settings: list[str]) -> Config:
     """As `chosen_config`, for commands that draw: how a subject was learned stands in its identity.
 
     Raises:
-        ConfigError: A setting of something else than drawing.
+        ConfigError: A setting of something else than drawing, or a negative prompt that guidance leaves out.
     """
     for setting in settings:
         if not setting.startswith("generate."):
@@ -40,7 +61,35 @@ def drawing_config(preset: str, settings: list[str]) -> Config:
                 f"{setting.partition('=')[0]!r} is settled when a subject is learned.",
                 "Give it to `sefi learn`; drawing knows the settings generate.* only.",
             )
-    return chosen_config(preset, settings)
+    config = chosen_config(preset, settings)
+    check_guidance(config.generate)
+    return config
+
+
+def identities_for(prompts: "Sequence[str]", files: "Sequence[Path]", config: Config) -> "list[Identity]":
+    """Return the identities of a command line that draws, checked against its prompts; no model is needed for that.
+
+    Raises:
+        PromptError: As `check_prompts`.
+        IdentityError: A file cannot be read, or the identities do not fit together.
+    """
+    for prompt in prompts:
+        check_syntax(prompt)
+    from sefi.core.nouns import Identity
+    from sefi.identity.together import check_together
+
+    found = [Identity.load(path) for path in files]
+    check_prompts(prompts, {one.name: one.header.class_word for one in found}, config.generate.negative_prompt)
+    check_together(found)
+    return found
+
+
+def note_remarks(backbone: "Backbone", prompts: "Sequence[str]", config: Config) -> None:
+    """Say on stderr what a user should know before these prompts are drawn."""
+    from sefi.api import remarks_on_prompts
+
+    for remark in remarks_on_prompts(backbone, prompts, config.generate):
+        say(f"note: {remark}")
 
 
 def preset_of(method: str | None, preset: str | None) -> str:
@@ -78,10 +127,10 @@ def opened(model: str, *, download: bool, device: str, dtype: str) -> "Backbone"
 
     Raises:
         BackboneError: It is not there or cannot be used.
-        ConfigError: The number type is unknown.
+        ConfigError: The number type or the device is unknown.
     """
-    if dtype not in DTYPES:
-        raise ConfigError(f"There is no number type '{dtype}'.", f"Use {', '.join(DTYPES)}.")
+    check_dtype(dtype)
+    check_device(device)
     say(f"opening {model} ...")
     started = time.monotonic()
     import torch
@@ -98,6 +147,36 @@ def opened(model: str, *, download: bool, device: str, dtype: str) -> "Backbone"
     return backbone
 
 
+def check_detector(detector: Path | None) -> None:
+    """Refuse a face detector that is not there, with `FaceError`, before a model is opened."""
+    if detector is not None and not detector.is_file():
+        raise FaceError(
+            f"There is no face detector at {detector}.",
+            "Name a YuNet ONNX file, or learn without a crop (--no-crop).",
+        )
+
+
+def check_judges(judges: Path | None) -> None:
+    """Refuse a folder of judges that is not there, with `ConfigError`, before a model is opened."""
+    if judges is not None and not judges.is_dir():
+        raise ConfigError(f"There is no folder {judges}.", "Name a folder of judges with --judges.")
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse a number type that does not exist, with `ConfigError`."""
+    if dtype not in DTYPES:
+        raise ConfigError(f"There is no number type '{dtype}'.", suggest(dtype, DTYPES, DTYPE_ALIASES))
+
+
+def check_device(device: str) -> None:
+    """Refuse a device that no machine has, with `ConfigError`; whether this one has it shows when it is used."""
+    kind, colon, number = device.partition(":")
+    if kind not in DEVICES or (colon and not number.isdigit()):
+        raise ConfigError(
+            f"There is no device '{device}'.", suggest(device, DEVICES, {"gpu": "cuda", "nvidia": "cuda"})
+        )
+
+
 def chosen_device() -> str:
     """CUDA where there is some, else Apple's GPU, else the CPU."""
     import torch
@@ -105,9 +184,3 @@ def chosen_device() -> str:
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"
-
-
-def warn_of_photographs(model: str) -> None:
-    """The embedded model cannot draw photographs, and a photograph cannot be told for sure."""
-    if model == EMBEDDED:
-        say(DRAWN_ONLY)

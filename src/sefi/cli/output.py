@@ -9,6 +9,7 @@ from pathlib import Path
 
 import typer
 
+from sefi.cli.schemas import add_schema
 from sefi.core.errors import OutputError
 
 SLUG_LENGTH = 60
@@ -92,6 +93,7 @@ def say(text: str) -> None:
     typer.echo(text, err=True)
 
 
-def answer(record: dict[str, object], text: str, *, as_json: bool) -> None:
-    """The result of a command: a text, or the record as one line of JSON."""
-    typer.echo(json.dumps(record) if as_json else text)
+def answer(record: dict[str, object], text: str, *, as_json: bool, command: str) -> None:
+    """The result of a command: a text, or the record with its schema as one line of JSON."""
+    described = add_schema(command, record)
+    typer.echo(json.dumps(described) if as_json else text)

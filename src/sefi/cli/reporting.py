@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sefi.core.errors import SefiError
+from sefi.core.errors import SefiError, how_to_install
 
 CRASHED = 1
 REFUSED = 2
@@ -53,7 +53,7 @@ class ReportingGroup(TyperGroup):
 def crash(error: Exception, *, as_json: bool) -> NoReturn:
     """Tell of an error that nobody foresaw, its trace only when asked for; a missing extra is told as what it is."""
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
-        remedy = f'Install it: pip install "sefi[{EXTRAS[error.name]}]".'
+        remedy = how_to_install(EXTRAS[error.name])
         end(f"This needs the package {error.name}, which is not installed.", remedy, code=REFUSED, as_json=as_json)
     if os.environ.get(TRACE):
         traceback.print_exception(error, file=sys.stderr)
@@ -66,7 +66,7 @@ def crash(error: Exception, *, as_json: bool) -> NoReturn:
 def end(problem: str, remedy: str, *, code: int, as_json: bool) -> NoReturn:
     """Say what is wrong and what to do, and end the program with this exit code."""
     if as_json:
-        typer.echo(json.dumps({"error": problem, "try": remedy}))
+        typer.echo(json.dumps({"schema": "error/1", "error": problem, "try": remedy}))
     else:
         typer.echo(f"error: {problem}\n  try: {remedy}", err=True)
     raise typer.Exit(code)

@@ -14,7 +14,12 @@ def settings(preset: options.Preset = "default", as_json: options.AsJson = False
     values = dict(flattened("", config))
     record = {name: {"value": values[name], "about": about} for name, about in described().items()}
     lines = [f"{name:32} {short(one['value']):24} {one['about']}".rstrip() for name, one in record.items()]
-    answer({"preset": preset, "method": config["method"], "settings": record}, "\n".join(lines), as_json=as_json)
+    answer(
+        {"preset": preset, "method": config["method"], "settings": record},
+        "\n".join(lines),
+        as_json=as_json,
+        command="settings",
+    )
 
 
 def short(value: object) -> str:

@@ -61,7 +61,7 @@ def build(
     }
     told = ", ".join(f"{number} of {name}" for name, number in asked.items())
     text = f"{told}; {len(study.checks)} of them are attention checks\n{path} ({path.stat().st_size / 1e6:.1f} MB)"
-    answer(record, text, as_json=as_json)
+    answer(record, text, as_json=as_json, command="study build")
 
 
 def opened_pictures(files: "Iterable[str]", run: Path) -> "dict[str, Image.Image]":
@@ -95,7 +95,7 @@ def analyse(files: Files, draws: Draws = 2000, seed: options.Seed = 0, as_json: 
     from sefi.cli.output import answer
 
     found = verdict(read_sheets(files), draws, seed)
-    answer(verdict_record(found), verdict_text(found), as_json=as_json)
+    answer(verdict_record(found), verdict_text(found), as_json=as_json, command="study analyse")
 
 
 def verdict_record(found: "Verdict") -> dict[str, object]:

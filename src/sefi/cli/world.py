@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     help="Draw the embedded model's world, train its parts, score them, show them.",
 )
+NAMES_SHOWN = 3  # of the many named characters
 CAPTION = 11  # font size under a picture, in pixels
 
 Count = Annotated[int, typer.Option("--count", min=1, help="How many drawings.")]
@@ -55,7 +56,7 @@ def draw(
     folder = checked_folder(out)
     with TerminalProgress() as progress:
         write_drawings(count, seed, folder, progress)
-    answer({"out": str(folder), "count": count}, f"{count} drawings in {folder}", as_json=as_json)
+    answer({"out": str(folder), "count": count}, f"{count} drawings in {folder}", as_json=as_json, command="world draw")
 
 
 @app.command("train")
@@ -80,7 +81,7 @@ def train(
     place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:
         train_part(part, Run(folder, resume, seed, progress, beginning, place))
-    answer({"out": str(folder), "part": part}, f"{part} is trained: {folder}", as_json=as_json)
+    answer({"out": str(folder), "part": part}, f"{part} is trained: {folder}", as_json=as_json, command="world train")
 
 
 @app.command("check")
@@ -98,7 +99,7 @@ def check(
     with TerminalProgress() as progress:
         figures = check_model(model, parts=tuple(parts or PARTS), count=count, progress=progress)
     records = [figure.record() for figure in figures]
-    answer({"figures": records}, "\n".join(map(figure_line, records)), as_json=as_json)
+    answer({"figures": records}, "\n".join(map(figure_line, records)), as_json=as_json, command="world check")
 
 
 def figure_line(record: dict[str, object]) -> str:
@@ -136,7 +137,19 @@ def grid(
     page = tiled(captioned(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
     write_whole(path, lambda partial: save_small(page, partial))
     record: dict[str, object] = {"out": str(path), "kind": kind, "seed": seed, "prompts": prompts}
-    answer(record, f"{len(made)} pictures in {path}", as_json=as_json)
+    answer(record, f"{len(made)} pictures in {path}", as_json=as_json, command="world grid")
+
+
+@app.command("words")
+def words(as_json: options.AsJson = False) -> None:
+    """List the words that the embedded model knows, by what they say; it ignores all others."""
+    from sefi.cli.output import answer
+    from sefi.conditioning.known_words import read_names, read_word_groups
+
+    groups, names = read_word_groups(), list(read_names())
+    lines = [f"{group}: {'; '.join(phrases)}" for group, phrases in groups.items()]
+    lines.append(f"names: {'; '.join(names[:NAMES_SHOWN])} ... ({len(names)}; --json lists all)")
+    answer({"groups": groups, "names": names}, "\n".join(lines), as_json=as_json, command="world words")
 
 
 def captioned(images: "Sequence[Image.Image]", texts: "Sequence[str]") -> "list[Image.Image]":
@@ -184,4 +197,4 @@ def card(
             write_text(path, text)
     named = " and ".join(map(str, cards))
     said = f"{named}: what the record gives" if only_check else f"the card: {named}"
-    answer({"cards": [str(path) for path in cards]}, said, as_json=as_json)
+    answer({"cards": [str(path) for path in cards]}, said, as_json=as_json, command="world card")

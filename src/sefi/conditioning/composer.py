@@ -18,8 +18,9 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import quiet_libraries
 from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import ParsedPrompt, parse, refuse_names
+from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.errors import ConfigError
+from sefi.core.prompt_syntax import refuse_names
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FILE = 8 * 2**30

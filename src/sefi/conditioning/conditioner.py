@@ -8,9 +8,10 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode, token_row
-from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse, refuse_names
+from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
+from sefi.core.prompt_syntax import refuse_names
 from sefi.identity.stages import stage_of
 
 Slot = tuple[int, Literal["K", "V"]]

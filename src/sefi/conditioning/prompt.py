@@ -1,7 +1,6 @@
 """A prompt with `<name>` placeholders to token ids and the places of the names."""
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +8,9 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sefi.core.errors import PromptError
-from sefi.core.names import NAME
-
-PLACEHOLDER = re.compile(f"<({NAME})>")
+from sefi.core.hints import find_nearest
+from sefi.core.people import EXAMPLES
+from sefi.core.prompt_syntax import PLACEHOLDER, check_syntax, unknown_placeholder
 
 
 @dataclass(frozen=True)
@@ -31,18 +30,15 @@ class ParsedPrompt:
     words: tuple[str, ...]
 
 
-def placeholders(prompt: str) -> list[str]:
-    """Names in the prompt, in order, each once."""
-    return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))
-
-
 def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     """The id of a class word; `PromptError` unless it is exactly one known token."""
     ids = plain_ids(tokenizer, word)
     if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
+        near = find_nearest(word, EXAMPLES)
+        question = "" if near is None else f"Did you mean {near!r}? "
         raise PromptError(
             f"The class word {word!r} is not one token of this model ({len(ids)} tokens).",
-            "Choose one common word, such as person, dog or cat.",
+            f"{question}Choose one common word, such as person, dog or cat.",
         )
     return ids[0]
 
@@ -67,8 +63,9 @@ def parse(
         spans: how many tokens a name's placeholder stands for, where that is not one.
 
     Raises:
-        PromptError: a placeholder without its identity, or a prompt that does not fit.
+        PromptError: a placeholder without its identity, syntax of other programs, or a prompt that does not fit.
     """
+    check_syntax(prompt)
     start, end = int(tokenizer.bos_token_id), int(tokenizer.eos_token_id)  # pyright: ignore[reportArgumentType]
     padding = int(tokenizer.pad_token_id if tokenizer.pad_token_id is not None else end)  # pyright: ignore[reportArgumentType]
     ids, words, places = [start], ["(start)"], dict[str, tuple[int, ...]]()
@@ -97,30 +94,3 @@ def parse(
 def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as a person would write it."""
     return str(tokenizer.convert_ids_to_tokens(token)).replace("</w>", "")
-
-
-def unknown_placeholder(name: str, known: Mapping[str, str]) -> PromptError:
-    """The error for a name nobody brought."""
-    has = f"known here: {', '.join(f'<{n}>' for n in known)}" if known else "no identity file was given"
-    return PromptError(f"The prompt names <{name}>, but {has}.", f"Give its file with -i {name}.safetensors.")
-
-
-def refuse_names(negative_prompt: str) -> None:
-    """Refuse identities in a negative text: they change by stage, which a negative text does not.
-
-    Raises:
-        PromptError: it names one.
-    """
-    for name in placeholders(negative_prompt)[:1]:
-        raise PromptError(f"The negative prompt names <{name}>.", "Describe what to avoid in plain words.")
-
-
-def check_used(prompts: Sequence[str], names: Sequence[str]) -> None:
-    """Every identity must stand in a prompt; `PromptError` names the first that does not."""
-    used = {name for prompt in prompts for name in placeholders(prompt)}
-    for name in names:
-        if name not in used:
-            raise PromptError(
-                f"The identity {name!r} was given, but no prompt contains <{name}>.",
-                f'Write <{name}> where the subject belongs, as in "a photo of <{name}> at the beach".',
-            )

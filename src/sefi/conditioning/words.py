@@ -7,7 +7,8 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import PLACEHOLDER, parse, refuse_names, unknown_placeholder
+from sefi.conditioning.prompt import parse
+from sefi.core.prompt_syntax import PLACEHOLDER, refuse_names, unknown_placeholder
 
 
 class WordsConditioner:

@@ -1,13 +1,19 @@
 """Every knob as one frozen tree; unknown names are refused with the nearest match."""
 
-import difflib
+import re
 from collections.abc import Iterable
-from typing import Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, PromptError
+from sefi.core.hints import SCHEDULER_ALIASES, find_nearest, suggest_setting
+from sefi.core.people import normalise_class_word
+from sefi.core.prompt_syntax import check_syntax
 from sefi.core.templates import FACE_TEMPLATES
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 OPTIONAL = ("token_norm_limit", "gradient_clip", "names", "weights")  # settings whose value may be none
 
@@ -62,7 +68,17 @@ class LearnConfig(Section):
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"the sentence {template!r} has no {{}} where the subject belongs")
+            try:
+                check_syntax(template.replace("{}", "<subject>"))
+            except PromptError as error:
+                raise ValueError(error.problem.rstrip(".")) from None
         return templates
+
+    @field_validator("class_word")
+    @classmethod
+    def unify_the_class_word(cls, word: str) -> str:
+        """Case and spaces around a class word mean nothing."""
+        return normalise_class_word(word)
 
 
 class ViewConfig(Section):
@@ -166,9 +182,18 @@ def from_dict(tree: dict[str, Any]) -> Config:
             raise unknown(place) from None
         given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
         raise ConfigError(
-            f"{place}{given}: {fault['msg'].removeprefix('Value error, ')}.",
-            "Give a value of the right kind and range.",
+            f"{place}{given}: {fault['msg'].removeprefix('Value error, ')}.", suggest_value(fault)
         ) from None
+
+
+def suggest_value(fault: "ErrorDetails") -> str:
+    """Return what to do about a value that pydantic refused: the choice that was meant, if it is near one."""
+    choices = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
+    if fault["type"] == "literal_error" and choices:
+        near = find_nearest(str(fault["input"]), choices, SCHEDULER_ALIASES)
+        if near is not None:
+            return f"Did you mean {near!r}?"
+    return "Give a value of the right kind and range."
 
 
 def to_dict(config: Config) -> dict[str, Any]:
@@ -192,8 +217,27 @@ def described() -> dict[str, str]:
 
 def unknown(name: str) -> ConfigError:
     """The error for a name that does not exist, with the nearest that does."""
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.0)
-    return ConfigError(f"There is no setting {name!r}.", f"Did you mean {near[0]!r}?")
+    return ConfigError(f"There is no setting {name!r}.", suggest_setting(name, names()))
+
+
+def check_guidance(config: GenerateConfig) -> None:
+    """Refuse a negative prompt that no step would look at.
+
+    Raises:
+        ConfigError: guidance of 1 or less draws without the negative prompt.
+    """
+    if config.negative_prompt.strip() and config.guidance_scale <= 1:
+        raise ConfigError(
+            f"A negative prompt has no effect at a guidance scale of {config.guidance_scale:g}.",
+            "Use a guidance scale above 1, or leave the negative prompt out.",
+        )
+
+
+def explain_guidance(config: GenerateConfig) -> str | None:
+    """Return a remark on a guidance scale that does not do what its number says, or None."""
+    if config.guidance_scale >= 1:
+        return None
+    return f"a guidance scale of {config.guidance_scale:g} draws without guidance, exactly as 1 does"
 
 
 def override(config: Config, assignments: Iterable[str]) -> Config:

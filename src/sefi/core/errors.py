@@ -34,6 +34,15 @@ def first_fault(error: "ValidationError") -> str:
     return f"{place}: {message}" if place else message
 
 
+def how_to_install(extra: str) -> str:
+    """Return what to do where an extra is missing.
+
+    >>> how_to_install("lora")
+    'In a clone of the repository run: pip install ".[lora]".'
+    """
+    return f'In a clone of the repository run: pip install ".[{extra}]".'
+
+
 class PhotoError(SefiError):
     """The photo cannot be read."""
 

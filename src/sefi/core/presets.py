@@ -4,6 +4,7 @@ from typing import Any
 
 from sefi.core.config import Config, from_dict, override
 from sefi.core.errors import ConfigError
+from sefi.core.hints import METHOD_ALIASES, suggest
 from sefi.core.templates import ALL_TEMPLATES, CLASS_TEMPLATES, FACE_TEMPLATES_81, SHORT_TEMPLATES
 
 PAPER = Config()
@@ -137,5 +138,5 @@ def preset_named(name: str) -> Config:
         ConfigError: there is none of this name.
     """
     if name not in PRESETS:
-        raise ConfigError(f"There is no preset {name!r}.", f"Use one of {', '.join(PRESETS)}.")
+        raise ConfigError(f"There is no preset {name!r}.", suggest(name, PRESETS, METHOD_ALIASES))
     return PRESETS[name]

@@ -100,8 +100,7 @@ def attend(
     Raises:
         ConfigError: without guidance there is no conditional half to tell apart.
     """
-    if config.guidance_scale <= 1:
-        raise ConfigError("Attention is shown for guided pictures only.", "Use a guidance scale above 1.")
+    check_guided(config)
     parsed, tape = conditioner.parse(prompt), Tape(keep_maps=True)
     sums = MapSum(tape, max(1, backbone.latent_size // 2), progress)
     progress.start(config.steps, "attending")
@@ -112,6 +111,12 @@ def attend(
     found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
     return AttendResult(parsed.words, found, reference, places, image)
+
+
+def check_guided(config: GenerateConfig) -> None:
+    """Refuse drawing without guidance, with `ConfigError`: it has no conditional half to look at."""
+    if config.guidance_scale <= 1:
+        raise ConfigError("Attention is shown for guided pictures only.", "Use a guidance scale above 1.")
 
 
 def share_inside(maps: Tensor, box: tuple[float, float, float, float]) -> Tensor:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.hints import METHOD_ALIASES, suggest
 from sefi.core.nouns import Identity
 from sefi.methods.base import Method, TokenMethod
 from sefi.methods.celeb_basis import CelebBasis
@@ -31,7 +32,7 @@ METHODS: dict[str, Method] = {
 def method_named(name: str) -> Method:
     """The method of this name; `ConfigError` names the others."""
     if name not in METHODS:
-        raise ConfigError(f"There is no method {name!r}.", f"Choose one of {', '.join(METHODS)}.")
+        raise ConfigError(f"There is no method {name!r}.", suggest(name, METHODS, METHOD_ALIASES, "Choose"))
     return METHODS[name]
 
 

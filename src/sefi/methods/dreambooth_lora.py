@@ -17,7 +17,7 @@ from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.errors import ConfigError, IdentityError, how_to_install
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Conditioner
 from sefi.core.streams import stream
@@ -150,7 +150,7 @@ def put(unet: nn.Module, name: str, layer: nn.Module) -> None:
 
 def without_peft() -> ConfigError:
     """The error for a missing package."""
-    return ConfigError("LoRA needs the package peft.", 'Install it: pip install "sefi[lora]".')
+    return ConfigError("LoRA needs the package peft.", how_to_install("lora"))
 
 
 @torch.no_grad()

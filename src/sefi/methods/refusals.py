@@ -7,8 +7,7 @@ import torch
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError
-
-PEOPLE = ("person", "man", "woman", "boy", "girl", "child", "human", "face")
+from sefi.core.people import PEOPLE, is_person
 
 
 def allow_only(title: str, config: Config, **values: object) -> None:
@@ -56,10 +55,10 @@ def of_people(title: str, config: Config) -> None:
     Raises:
         ConfigError: the class word is no word for a person.
     """
-    if config.learn.class_word not in PEOPLE:
+    if not is_person(config.learn.class_word):
         raise ConfigError(
             f"{title} knows a subject by the face of a person, and {config.learn.class_word!r} is none.",
-            f"Use another method, or one of these class words: {', '.join(PEOPLE)}.",
+            f"Use another method, or a class word for a person: {', '.join(PEOPLE[:7])} ...",
         )
 
 

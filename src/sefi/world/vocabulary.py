@@ -1,0 +1,53 @@
+"""The words that captions may contain, in groups, for people who write prompts."""
+
+import json
+from pathlib import Path
+
+from sefi.conditioning.known_words import split_words
+from sefi.core.templates import FACE_TEMPLATES
+from sefi.world import animal, captions, person
+from sefi.world.names import characters
+from sefi.world.tokenizing import words
+
+NAME_PARTS = (captions.FIRST, captions.LAST)
+SUBJECTS = ("person", "man", "woman", "boy", "girl", "child", "people", *animal.ANIMALS)
+
+
+def list_phrases(table: dict[str, tuple[str, ...]]) -> list[str]:
+    """Return every phrase of a table of captions, each once, in order."""
+    return list(dict.fromkeys(phrase for group in table.values() for phrase in group))
+
+
+def group_words() -> dict[str, list[str]]:
+    """Return phrases by what they say: scenes, actions, attributes ...; the characters' names are left out."""
+    tones = [tone for tone, _ in person.SKIN_TONES]
+    looks = [word for extreme in person.EXTREMES for word in extreme[2:]]
+    groups: dict[str, list[str]] = {
+        "subjects": list(SUBJECTS),
+        "scenes": list_phrases(captions.PLACES),
+        "actions": list_phrases(captions.DOING),
+        "actions of two": list_phrases(captions.TOGETHER),
+        "attributes": list_phrases(captions.PHRASES),
+        "styles": list_phrases(captions.MEDIA),
+        "light": list(captions.LIGHT_WORDS.values()),
+        "framing": ["a close-up photo of", *(t.replace(" {}", "") for t in FACE_TEMPLATES)],
+        "hair": [*(f"{style} hair" for style in person.HAIR_STYLES), *(f"{c} hair" for c in person.HAIR_COLOURS)],
+        "eyes": [f"{colour} eyes" for colour in person.EYE_COLOURS],
+        "skin": [f"{tone} skin" for tone in tones],
+        "looks": [*looks, "freckles", "glasses", "a mole"],
+        "coats of animals": [*animal.COATS, *animal.MARKINGS, "floppy ears", "pointed ears"],
+        "eyes of animals": [f"{colour} eyes" for colour in animal.PET_EYES],
+    }
+    grouped = set(split_words(phrase for phrases in groups.values() for phrase in phrases))
+    names = set(captions_names())
+    return groups | {"other words": [w for w in words() if w not in grouped | names]}
+
+
+def captions_names() -> list[str]:
+    """Return the words that names consist of, and what stands for them while training."""
+    return [*NAME_PARTS, *(word for one in characters() for word in (one.first, one.last))]
+
+
+def write_words(path: Path) -> None:
+    """Write the groups as JSON, as they lie in the package."""
+    path.write_text(json.dumps(group_words(), indent=1) + "\n", encoding="utf-8")

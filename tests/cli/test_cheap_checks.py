@@ -1,0 +1,161 @@
+"""What can be refused without the model is refused before it is opened, and hints can be followed as they stand."""
+
+import json
+import shlex
+
+import pytest
+from PIL import Image
+
+from sefi.api import embedded_judges
+from sefi.core.nouns import Identity
+
+NOWHERE = ("--model", "/nowhere/model")
+PROMPT = "a photo of <ada> in snow"
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("--name", "a b"), "name"),
+        (("--preset", "fancy"), "preset"),
+        (("--method", "fancy"), "method"),
+        (("--set", "learn.lr=3"), "learn.lr"),
+        (("--set", "generate.scheduler=magic"), "scheduler"),
+        (("--class-word", "dog", "--face", 2), "--face"),
+        (("--no-crop", "--face", 9), "--no-crop"),
+        (("--class-word", "Person ", "--no-crop", "--detector", "x.onnx"), "--detector"),
+        (("--detector", "nowhere.onnx"), "nowhere.onnx"),
+        (("--judges", "nowhere"), "nowhere"),
+        (("--dtype", "fp16"), "fp16"),
+        (("--device", "gpu"), "gpu"),
+        (("--set", "learn.templates=({}:1.2)"), "Brackets"),
+        (("--out", "/nowhere/ada.safetensors"), "/nowhere"),
+    ],
+)
+def test_learn_looks_at_cheap_things_first(refused, portrait, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    found = refused("learn", portrait, "--name", "ada", *NOWHERE, *words)
+    assert reason in found
+    assert "no model" not in found
+
+
+def test_learn_reads_the_photo_first(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no file" in refused("learn", "nowhere.png", "--name", "ada", *NOWHERE)
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "reason"),
+    [
+        (command, words, reason)
+        for command in ("generate", "attend")
+        for words, reason in (
+            (("<ada>", "--preset", "fancy"), "preset"),
+            (("<ada>", "--set", "generate.cfg=3"), "generate.cfg"),
+            (("<ada>",), "no identity file"),
+            (("<ada>", "-i", "nowhere.safetensors"), "nowhere.safetensors"),
+            (("(<ada>:1.3)",), "Brackets"),
+            (("<zoë>",), "no placeholder"),
+            (("a photo", "--set", "generate.negative_prompt=a <hat>"), "negative prompt"),
+            (("a photo", "--set", "generate.negative_prompt=(hat:2)"), "Brackets"),
+            (("a photo", "--set", "generate.negative_prompt=hat", "--set", "generate.guidance_scale=1"), "no effect"),
+            (("a photo", "--dtype", "float7"), "float7"),
+            (("a photo", "--device", "abacus"), "abacus"),
+        )
+    ],
+)
+def test_drawing_looks_at_cheap_things_first(refused, tmp_path, monkeypatch, command, words, reason):
+    monkeypatch.chdir(tmp_path)
+    found = refused(command, *words, *NOWHERE)
+    assert reason in found
+    assert "no model" not in found
+
+
+def test_attention_without_guidance_is_refused_first(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "guided" in refused("attend", "a photo", "--set", "generate.guidance_scale=1", *NOWHERE)
+
+
+def test_identities_that_do_not_fit_are_refused_first(refused, ada, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = tmp_path / "bob.safetensors"
+    identity = Identity.load(ada)
+    header = {"name": "bob", "method": "textual-inversion"}
+    Identity(identity.tensors, identity.header.model_copy(update=header)).save(other)
+    both = ("-i", ada, "-i", other, *NOWHERE)
+    assert "several methods" in refused("generate", "<ada> and <bob>", *both)
+    assert "called 'ada'" in refused("generate", PROMPT, "-i", ada, "-i", ada, *NOWHERE)
+    assert "no prompt contains <bob>" in refused("generate", PROMPT, *both)
+
+
+# ------------------------------------------------------------------ remarks
+
+
+@pytest.mark.parametrize("scale", [0, 0.5])
+def test_guidance_below_one_is_said_to_be_none(sefi, model_folder, tmp_path, scale):
+    words = ("generate", "a photo of person", "--model", model_folder, "--steps", 2, "--out", tmp_path)
+    found = sefi(*words, "--guidance-scale", scale)
+    assert found.exit_code == 0
+    assert f"note: a guidance scale of {scale} draws without guidance, exactly as 1 does" in found.stderr
+    assert "note:" not in sefi(*words, "--guidance-scale", 1, "--count", 2).stderr
+
+
+# ------------------------------------------------------------------ the command that follows
+
+
+def test_the_next_command_runs_as_it_stands(sefi, portrait, model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--model", model_folder, "--no-crop", "--device", "cpu", "--preset", "fast")
+    found = sefi("learn", portrait, "--name", "ada", *words, "--steps", 1, "--set", "generate.steps=2", "--json")
+    assert found.exit_code == 0, found.output
+    following = shlex.split(json.loads(found.stdout)["next"])
+    assert following[:2] == ["sefi", "generate"]
+    assert {"--model", "--preset", "fast", "--device", "cpu"} <= set(following)
+    drawn = sefi(*following[1:], "--json")
+    assert drawn.exit_code == 0, drawn.output
+    assert json.loads(drawn.stdout)["settings"]["steps"] == 2
+
+
+# ------------------------------------------------------------------ faces on the embedded model
+
+
+@pytest.fixture(scope="module")
+def two_faces(tmp_path_factory):
+    """The package's portrait twice, side by side, the second one mirrored."""
+    portrait = Image.open(embedded_judges().parent / "demo" / "portrait.png").convert("RGB")
+    page = Image.new("RGB", (2 * portrait.width, portrait.height))
+    page.paste(portrait, (0, 0))
+    page.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (portrait.width, 0))
+    path = tmp_path_factory.mktemp("two") / "two.png"
+    page.save(path)
+    return path
+
+
+@pytest.mark.world
+@pytest.mark.parametrize("word", ["Person", "person ", "woman"])
+def test_the_chosen_face_is_learned_whatever_the_person_is_called(two_faces, monkeypatch, word):
+    import torch
+
+    import sefi.api
+    from sefi.core.config import override
+    from sefi.core.presets import PRESETS
+
+    squares = []
+
+    class Enough(Exception):
+        pass
+
+    def stop(square, _config):
+        squares.append(square)
+        raise Enough
+
+    monkeypatch.setattr(sefi.api, "PhotoViews", stop)
+    backbone = sefi.api.open_backbone()
+    config = override(PRESETS["default"], [f"learn.class_word={word}"])
+    for face in (1, 2):
+        with pytest.raises(Enough):
+            sefi.api.learn(two_faces, name="ada", backbone=backbone, config=config, face=face)
+    left, right = squares
+    assert not torch.equal(left, right)
+    mirrored, plain = ((left - other).abs().mean() for other in (right.flip(-1), right))
+    assert mirrored < plain / 2

@@ -1,0 +1,49 @@
+"""Class words in every spelling, and the options that only people have."""
+
+from itertools import product
+
+import pytest
+
+from sefi.core.config import override
+from sefi.core.errors import ConfigError
+from sefi.core.people import PEOPLE, check_face_options, needs_face
+from sefi.core.presets import PAPER
+
+SPELLINGS = ("person", "Person", "PERSON ", " person", "woman", "Man", "girl", "boy", "baby", "Child ")
+OTHERS = ("dog", "Cat", "bear", "teapot")
+
+
+@pytest.mark.parametrize("written", SPELLINGS)
+def test_every_spelling_of_a_person_takes_the_face(written: str) -> None:
+    word = override(PAPER, [f"learn.class_word={written}"]).learn.class_word
+    assert word == written.strip().lower()
+    assert word in PEOPLE
+    assert needs_face(word, crop=True)
+    assert not needs_face(word, crop=False)
+
+
+@pytest.mark.parametrize("written", OTHERS)
+def test_other_subjects_take_the_middle_square(written: str) -> None:
+    assert not needs_face(override(PAPER, [f"learn.class_word={written}"]).learn.class_word, crop=True)
+
+
+@pytest.mark.parametrize("written", ["", "  "])
+def test_an_empty_class_word_is_refused(written: str) -> None:
+    with pytest.raises(ConfigError, match="class word is empty"):
+        override(PAPER, [f"learn.class_word={written}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "crop", "face", "detector"),
+    product((*SPELLINGS, *OTHERS), (True, False), (None, 1, 9), (None, "yunet.onnx")),
+)
+def test_face_and_detector_are_refused_wherever_they_have_no_effect(word, crop, face, detector) -> None:
+    used = word in SPELLINGS and crop
+    given = [option for option, value in (("--face", face), ("--detector", detector)) if value is not None]
+    if used or not given:
+        check_face_options(word, crop=crop, face=face, detector=detector)
+        return
+    with pytest.raises(ConfigError) as refused:
+        check_face_options(word, crop=crop, face=face, detector=detector)
+    assert all(option in refused.value.problem for option in given)
+    assert ("--no-crop" in refused.value.problem) == (word in SPELLINGS)
