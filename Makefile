@@ -8,7 +8,7 @@ DEMO ?= demo
 MAKEFLAGS += --no-print-directory
 .PHONY: demo test check format clean
 
-## Learn a drawn person from one portrait and write demo/index.html.
+## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
 demo:
 	@$(SET_UP)
 	@$(BIN)/sefi demo --out $(DEMO)

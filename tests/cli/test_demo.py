@@ -1,6 +1,10 @@
 """The demo end to end on a tiny model: everything it promises is there."""
 
+import html
 import json
+import re
+import shlex
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -28,8 +32,18 @@ def test_everything_is_written(made):
         "attention.png",
         "index.html",
         "one-token.safetensors",
+        "portrait.png",
         "sheet.png",
     ]
+
+
+def test_the_commands_on_the_page_name_files_that_are_there(made):
+    listed = re.search(r"<pre>(.*?)</pre>", (made / "index.html").read_text(encoding="utf-8"), re.DOTALL)
+    commands = [shlex.split(html.unescape(line)) for line in listed[1].strip().splitlines()]
+    assert [words[1] for words in commands] == ["learn", "generate", "attend"]
+    files = [word for words in commands for word in words if word.startswith(str(made))]
+    assert files
+    assert all(Path(file).is_file() for file in files)
 
 
 def test_the_control_is_one_token_without_attention_loss(made):

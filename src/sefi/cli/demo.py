@@ -3,6 +3,8 @@
 import json
 import os
 import platform
+import shlex
+import shutil
 import time
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,12 +55,7 @@ ATTENTION_NOTE = (
     "look in the same picture with the plain word. Start and end of the sentence are words too. "
     "A learned word that took over would glow everywhere and leave the others dark."
 )
-COMMANDS = (
-    "sefi demo",
-    f"sefi learn portrait.png --name {NAME}",
-    f'sefi generate "{PROMPTS[0][1]}" -i {NAME}.safetensors',
-    f'sefi attend "{ATTENDED}" -i {NAME}.safetensors --out maps.png',
-)
+PORTRAIT = "portrait.png"
 
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the page goes.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it runs.")]
@@ -129,12 +126,14 @@ def make_demo(portrait: Portrait, run: Run, folder: Path) -> Path:
     """Learn, generate, look into the attention, and write everything into a folder.
 
     Returns:
-        The page. Beside it lie the sheet, the figure and both identity files.
+        The page. Beside it lie the portrait, the sheet, the figure and both identity files.
     """
     from sefi.cli.output import write_text, write_whole
     from sefi.report.page import demo_page
 
     started = time.monotonic()
+    # The commands on the page learn from this copy.
+    write_whole(folder / PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
     ours, control = learn_both(portrait, run)
     learned = time.monotonic()
     for name, identity in ((NAME, ours), ("one-token", control)):
@@ -147,7 +146,7 @@ def make_demo(portrait: Portrait, run: Run, folder: Path) -> Path:
     }
     write_whole(folder / "sheet.png", sheet(portrait, run, variants).save)
     figure = write_attention(ours, run, folder / "attention.png")
-    told = story(portrait, run, variants, figure, times)
+    told = story(portrait, run, variants, figure, times, commands_in(folder))
     write_text(folder / "index.html", demo_page(told))
     return folder / "index.html"
 
@@ -223,6 +222,7 @@ def story(
     variants: list["Variant"],
     figure: "Image.Image",
     times: dict[str, str],
+    commands: tuple[str, ...],
 ) -> "DemoStory":
     """Everything that the page tells."""
     from PIL import Image
@@ -238,7 +238,17 @@ def story(
         attention=figure,
         attention_note=ATTENTION_NOTE,
         facts=facts(run) | times,
-        commands=COMMANDS,
+        commands=commands,
+    )
+
+
+def commands_in(folder: Path) -> tuple[str, ...]:
+    """Return commands that can be run where the demo was started."""
+    photo, identity = (shlex.quote(str(folder / name)) for name in (PORTRAIT, f"{NAME}.safetensors"))
+    return (
+        f"sefi learn {photo} --name bea",
+        'sefi generate "a photo of <bea> at the beach" -i bea.safetensors',
+        f'sefi attend "{ATTENDED}" -i {identity} --out maps.png',
     )
 
 
