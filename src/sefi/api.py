@@ -119,8 +119,8 @@ def picture_probe(
             "This model brings no judges to stop at the best step.",
             "Name a folder of them with --judges, or set learn.probe_every=0.",
         )
-    applied = partial(method.applied, backbone=backbone)
-    return PictureProbe(applied, backbone, rgb_bytes(square), config, ProbeJudges.of(folder))
+    apply = partial(method.apply, backbone=backbone)
+    return PictureProbe(apply, rgb_bytes(square), config, ProbeJudges.of(folder))
 
 
 def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
@@ -189,5 +189,6 @@ def generate_each(
     count = config.generate.count
     repeated = [p for p in prompts for _ in range(count)]
     seeds = [seed + k for _ in prompts for k in range(count)]
-    with method_named(methods.pop()).applied(identities, backbone, config.generate.identity_strength) as conditioner:
-        yield from sample(backbone, conditioner, repeated, seeds, config.generate, progress or SilentProgress())
+    model = method_named(methods.pop()).apply(identities, backbone, config.generate.identity_strength)
+    progress = progress or SilentProgress()
+    yield from sample(model.backbone, model.conditioner, repeated, seeds, config.generate, progress)

@@ -1,6 +1,5 @@
 """Stopping at the best step: the best tokens are kept, learning ends when settled, and a kill changes nothing."""
 
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -10,11 +9,13 @@ from hypothesis import given, strategies as st
 from tests.method.lessons import learn_tokens
 from tests.method.test_interrupt import views
 
+from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.nouns import Face, GeneratedImage, Identity, IdentityHeader
 from sefi.core.presets import DEFAULT, PRESETS
 from sefi.core.protocols import SilentProgress
+from sefi.generate.sampler import ConditionedModel
 from sefi.learn import probe as probing
 from sefi.learn.best import Best
 from sefi.learn.probe import PROBES, PictureProbe, ProbeJudges
@@ -141,12 +142,11 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
 
     monkeypatch.setattr(probing, "generate", drawn)
 
-    @contextmanager
-    def applied(identities):
-        yield None
+    def apply(identities):
+        return ConditionedModel(backbone, IdentityConditioner(backbone, []))
 
     square = np.full((24, 24, 3), 9, np.uint8)
-    probe = PictureProbe(applied, backbone, square, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
+    probe = PictureProbe(apply, square, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
     header = IdentityHeader(name="ada", method="sefi", stages=1, base_model="m", width=3, class_word="person")
     # 0.6 obeyed, 1.0 half obeyed, no face, 1.0 not obeyed at all
     assert probe(Identity({"tokens": torch.zeros(1, 2, 3)}, header)) == pytest.approx((0.6 + 0.5 + 0 + 0) / 4)
@@ -154,7 +154,7 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
     assert word[-1] == PROBES[-1].format("<ada>")
     faceless = np.full((24, 24, 3), 3, np.uint8)
     with pytest.raises(ConfigError, match="no face in the photo"):
-        PictureProbe(applied, backbone, faceless, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
+        PictureProbe(apply, faceless, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
 
 
 def test_a_model_without_judges_says_so(backbone, photo_file):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
-from sefi.attention.install import key_value_attention
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.attention.maps import resized, word_maps
 from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
@@ -149,8 +149,8 @@ def test_attention_loss_equals_a_loop_over_layers_heads_words_and_pixels(
 
     noisy = add_noise(sample.latents, sample.noise, sample.timesteps, backbone.scheduler.alphas_cumprod)
     context = key_value_texts(backbone, texts, sample.template, tokens[[0]])
-    with torch.no_grad(), key_value_attention(backbone.unet, backbone.width, tape):
-        backbone.unet(noisy, sample.timesteps, context)
+    with torch.no_grad():
+        copy_with_key_value_attention(backbone.unet, backbone.width, tape)(noisy, sample.timesteps, context)
     side, total = backbone.latent_size // 2, 0.0
     for name, maps in tape.maps.items():
         ours, theirs = resized(maps, (side, side)), resized(tape.reference_maps[name], (side, side))
@@ -176,8 +176,8 @@ def test_maps_sum_to_one_before_and_after_resizing(backbone: Backbone) -> None:
     texts = training_texts(backbone, LearnConfig())
     context = key_value_texts(backbone, texts, torch.tensor([2]), class_tokens(backbone)[[1]])
     noisy = first_noise(backbone, [11])
-    with torch.no_grad(), key_value_attention(backbone.unet, backbone.width, tape):
-        backbone.unet(noisy, 500, context)
+    with torch.no_grad():
+        copy_with_key_value_attention(backbone.unet, backbone.width, tape)(noisy, 500, context)
     assert len(tape.maps) == 7
     for maps in tape.maps.values():
         assert maps.shape[:3] == (1, 2, 17)
@@ -194,8 +194,8 @@ def test_swapping_only_values_leaves_the_first_layers_maps(backbone: Backbone) -
     seen = []
     for tokens in (plain, swapped):
         tape = Tape(keep_maps=True)
-        with torch.no_grad(), key_value_attention(backbone.unet, backbone.width, tape):
-            backbone.unet(
+        with torch.no_grad():
+            copy_with_key_value_attention(backbone.unet, backbone.width, tape)(
                 first_noise(backbone, [1]),
                 500,
                 key_value_texts(backbone, texts, torch.tensor([0]), tokens),
@@ -209,9 +209,8 @@ def test_swapping_only_values_leaves_the_first_layers_maps(backbone: Backbone) -
 def test_class_word_tokens_give_the_stock_pipelines_picture(backbone: Backbone) -> None:
     config = override(Config(), ["generate.steps=5"]).generate
     made = identity(backbone, class_tokens(backbone))
-    with key_value_attention(backbone.unet, backbone.width):
-        conditioner = IdentityConditioner(backbone, [made])
-        (ours,) = generate(backbone, conditioner, ["a photo of <ada> at the beach"], [7], config, SilentProgress())
+    conditioner = IdentityConditioner(backbone, [made])
+    (ours,) = generate(backbone, conditioner, ["a photo of <ada> at the beach"], [7], config, SilentProgress())
     schedule = DDIMScheduler.from_config(
         backbone.scheduler.config,
         steps_offset=1,
@@ -249,9 +248,8 @@ def test_the_batch_never_changes_a_picture(backbone: Backbone) -> None:
     pictures = []
     for size in (1, 3):
         config = override(Config(), ["generate.steps=4", f"generate.batch_size={size}"]).generate
-        with key_value_attention(backbone.unet, backbone.width):
-            conditioner = IdentityConditioner(backbone, [identity(backbone, tokens)])
-            pictures.append(list(generate(backbone, conditioner, prompts, [1, 2, 3], config, SilentProgress())))
+        conditioner = IdentityConditioner(backbone, [identity(backbone, tokens)])
+        pictures.append(list(generate(backbone, conditioner, prompts, [1, 2, 3], config, SilentProgress())))
     from PIL import ImageChops
 
     for one, many in zip(*pictures, strict=True):
@@ -293,19 +291,6 @@ def test_hook_rows_equal_a_table_that_holds_them(backbone: Backbone) -> None:
     swapped = parsed.ids.clone()
     swapped[4] = dog
     torch.testing.assert_close(encode(backbone, parsed.ids[None], rows, mask), encode(backbone, swapped[None]))
-
-
-def test_processors_come_back_also_after_an_error(backbone: Backbone) -> None:
-    before = dict(backbone.unet.attn_processors)
-
-    def fail_inside() -> None:
-        with key_value_attention(backbone.unet, backbone.width):
-            assert any(backbone.unet.attn_processors[n] is not p for n, p in before.items())
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        fail_inside()
-    assert all(backbone.unet.attn_processors[n] is p for n, p in before.items())
 
 
 def test_the_default_preset_starts_at_the_class_word() -> None:

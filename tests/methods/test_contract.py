@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import sefi
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.backbone.schedule import add_noise, target
@@ -84,12 +85,13 @@ def error(backbone: Backbone, identity: Identity, prompt: str) -> float:
     latents = backbone.encode_image(square[None])
     noise = torch.randn(latents.shape, generator=stream(5, "probe"))
     total = 0.0
-    with METHODS[identity.method].applied([identity], backbone) as conditioner:
-        for t in map(torch.tensor, TIMES):
-            noisy = add_noise(latents, noise, t[None], backbone.scheduler.alphas_cumprod)
-            found = backbone.unet(noisy, t, conditioner.context([prompt], int(t))).sample
-            wanted = target(latents, noise, t[None], backbone.scheduler.alphas_cumprod, backbone.prediction_type)
-            total += float((found - wanted).pow(2).mean())
+    model = METHODS[identity.method].apply([identity], backbone)
+    unet = copy_with_key_value_attention(model.backbone.unet, backbone.width)
+    for t in map(torch.tensor, TIMES):
+        noisy = add_noise(latents, noise, t[None], backbone.scheduler.alphas_cumprod)
+        found = unet(noisy, t, model.conditioner.context([prompt], int(t))).sample
+        wanted = target(latents, noise, t[None], backbone.scheduler.alphas_cumprod, backbone.prediction_type)
+        total += float((found - wanted).pow(2).mean())
     return total
 
 
@@ -135,10 +137,6 @@ def test_it_draws_and_leaves_no_trace(learnt: tuple[Identity, list[str]], embedd
     )
     assert shown[0].pixels.tobytes() != plain[0].pixels.tobytes()
     assert differing(before, state(embedded)) == []
-    failing = METHODS[made.method].applied([made], embedded)
-    with pytest.raises(ZeroDivisionError), failing:
-        raise ZeroDivisionError
-    assert differing(before, state(embedded)) == []
 
 
 def test_it_serves_the_same_model_in_half_precision(
@@ -158,9 +156,10 @@ def predicted(backbone: Backbone, method: str, identities: list[Identity], stren
     """What the model takes from a little noise for a prompt with the subject, or with the class word."""
     noisy = torch.randn(1, 4, backbone.latent_size, backbone.latent_size, generator=stream(6, "half"))
     who = "<ada>" if identities else "person"
-    with METHODS[method].applied(identities, backbone, strength) as conditioner:
-        context = conditioner.context([f"a photo of {who} at the beach"], 300).to(backbone.dtype)
-        return backbone.unet(noisy.to(backbone.dtype), 300, context).sample.float()
+    model = METHODS[method].apply(identities, backbone, strength)
+    context = model.conditioner.context([f"a photo of {who} at the beach"], 300).to(backbone.dtype)
+    unet = copy_with_key_value_attention(model.backbone.unet, backbone.width)
+    return unet(noisy.to(backbone.dtype), 300, context).sample.float()
 
 
 def test_strength_zero_is_the_class_word(learnt: tuple[Identity, list[str]], embedded: Backbone) -> None:

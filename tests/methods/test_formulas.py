@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from sefi.attention.install import key_value_attention
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.weights import copy_part
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.config import override
 from sefi.core.errors import IdentityError
@@ -15,7 +16,7 @@ from sefi.core.streams import stream
 from sefi.methods.base import header_of
 from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, dimensions, principal
 from sefi.methods.custom_diffusion import cells_inside, common_states, merged, subject_states
-from sefi.methods.dreambooth_lora import adapters, is_adapted
+from sefi.methods.dreambooth_lora import copy_with_matrices, draw_first, is_adapted
 from sefi.photo.resizing import Resized, resized_view
 
 
@@ -83,8 +84,8 @@ def test_no_gradient_flows_through_the_start_word(backbone: Backbone) -> None:
     latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     for detach in (False, True):
         context.grad = None
-        with key_value_attention(backbone.unet, backbone.width, detach_start=detach):
-            backbone.unet(latents, torch.tensor(500), context).sample.pow(2).sum().backward()
+        unet = copy_with_key_value_attention(backbone.unet, backbone.width, detach_start=detach)
+        unet(latents, torch.tensor(500), context).sample.pow(2).sum().backward()
         assert (context.grad[0, 0].abs().max() == 0) == detach
         assert context.grad[0, 1:].abs().max() > 0
 
@@ -155,43 +156,46 @@ def test_weights_of_different_parts_do_not_merge(backbone: Backbone) -> None:
 # ---------------------------------------------------------------- DreamBooth, LoRA
 
 
-def test_adapters_start_at_nothing_and_go_without_a_trace(backbone: Backbone) -> None:
-    before, printed, kept = dict(backbone.unet.named_modules()), str(backbone.unet), set(vars(backbone.unet))
+def test_matrices_start_at_nothing_and_change_the_copy_alone(backbone: Backbone) -> None:
+    before, printed, had = dict(backbone.unet.named_modules()), str(backbone.unet), set(vars(backbone.unet))
     latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     context = random(1, backbone.text_length, backbone.width)
 
     @torch.no_grad()
-    def answer() -> torch.Tensor:
-        return backbone.unet(latents, torch.tensor(500), context).sample
+    def answer(unet: torch.nn.Module) -> torch.Tensor:
+        return unet(latents, torch.tensor(500), context).sample
 
-    plain = answer()
-
-    def within() -> None:
-        with adapters(backbone.unet, 3, seed=0) as matrices:
-            assert len(matrices) == 2 * sum(map(is_adapted, before))
-            torch.testing.assert_close(answer(), plain)
-            for matrix in matrices.values():
-                matrix.data += 0.3
-            assert (answer() - plain).abs().max() > 1e-4
-            raise ZeroDivisionError
-
-    with pytest.raises(ZeroDivisionError):
-        within()
+    plain = answer(backbone.unet)
+    unet, matrices = copy_with_matrices(backbone.unet, 3)
+    draw_first(matrices, 3, stream(0, "lora"))
+    assert len(matrices) == 2 * sum(map(is_adapted, before))
+    assert all(matrix.requires_grad for matrix in matrices.values())
+    torch.testing.assert_close(answer(unet), plain)
+    for matrix in matrices.values():
+        matrix.data += 0.3
+    assert (answer(unet) - plain).abs().max() > 1e-4
     assert str(backbone.unet) == printed
-    assert set(vars(backbone.unet)) == kept
+    assert set(vars(backbone.unet)) == had
     after = dict(backbone.unet.named_modules())
     assert after.keys() == before.keys()
     assert all(after[name] is module for name, module in before.items())
-    assert torch.equal(answer(), plain)
+    assert torch.equal(answer(backbone.unet), plain)
 
 
-def test_the_first_matrices_depend_on_the_seed_alone(backbone: Backbone) -> None:
-    found = []
-    for noise in (1, 2):
-        torch.manual_seed(noise)
-        with adapters(backbone.unet, 3, seed=7) as matrices:
-            found.append({name: matrix.detach().clone() for name, matrix in matrices.items()})
-    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+def test_the_first_matrices_are_those_of_peft_from_the_seed(backbone: Backbone) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    _, matrices = copy_with_matrices(backbone.unet, 3)
+    draw_first(matrices, 3, stream(7, "lora"))
+    theirs = copy_part(backbone.unet)
+    layers = [name for name, _ in theirs.named_modules() if is_adapted(name)]
+    with torch.random.fork_rng(devices=[]):
+        torch.set_rng_state(stream(7, "lora").get_state())
+        chosen = LoraConfig(r=3, lora_alpha=3, target_modules=layers, init_lora_weights="gaussian")
+        inject_adapter_in_model(chosen, theirs, adapter_name="peft")
+    wanted = {n.replace(".peft.weight", ""): w for n, w in theirs.named_parameters() if ".peft." in n}
+    assert matrices.keys() == wanted.keys()
+    assert all(torch.equal(matrix, wanted[name]) for name, matrix in matrices.items())
 
 
 @pytest.mark.parametrize("method", ["dreambooth", "dreambooth-lora"])
@@ -200,8 +204,8 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
 
     config = PRESETS[method]
     both = [Identity({}, header_of(name, backbone, config, 0)) for name in ("ada", "bob")]
-    with pytest.raises(IdentityError, match="share a prompt"), METHODS[method].applied(both, backbone):
-        pass
+    with pytest.raises(IdentityError, match="share a prompt"):
+        METHODS[method].apply(both, backbone)
 
 
 # ---------------------------------------------------------------- every method of tokens

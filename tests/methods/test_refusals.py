@@ -151,7 +151,8 @@ def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Pat
 
 @pytest.mark.parametrize("name", ["dreambooth", "dreambooth-lora", "fastcomposer"])
 def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
-    with METHODS[name].applied([], embedded) as conditioner, pytest.raises(PromptError, match="negative prompt names"):
+    conditioner = METHODS[name].apply([], embedded).conditioner
+    with pytest.raises(PromptError, match="negative prompt names"):
         conditioner.null_context(1, "a photo of <ada>")
 
 

@@ -15,6 +15,7 @@ from sefi.core.errors import Interrupted
 from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
+from sefi.generate.sampler import generate
 from sefi.methods import METHODS
 from sefi.methods.base import Watched
 from sefi.photo.read import pixels_of
@@ -71,9 +72,9 @@ def test_stopped_or_looked_at_it_ends_the_same(embedded: Backbone, tmp_path: Pat
     def look(identity: Identity) -> float:
         """Better every time, so that the last one is kept; applied as a probe's pictures do."""
         looks.append(identity)
-        with METHODS[name].applied([identity], embedded) as conditioner:
-            context = conditioner.context(["a photo of <ada>"], 500)
-            embedded.unet(torch.zeros(1, 4, embedded.latent_size, embedded.latent_size), 500, context)
+        model = METHODS[name].apply([identity], embedded)
+        prompts, few = ["a photo of <ada>"], override(config, ["generate.steps=1"]).generate
+        list(generate(model.backbone, model.conditioner, prompts, [1], few, SilentProgress()))
         return float(len(looks))
 
     probed = override(config, ["learn.probe_every=1", "learn.patience=9"])

@@ -1,36 +1,33 @@
-"""COMPOSER: our processors in, and whatever was there back out."""
-
-from collections.abc import Generator
-from contextlib import contextmanager
+"""A UNet whose cross-attention reads a key text and a value text, beside the model's own."""
 
 from diffusers import UNet2DConditionModel
 
 from sefi.attention.processor import KeyValueProcessor, LossSettings
 from sefi.attention.tape import Tape
+from sefi.backbone.weights import copy_part
 
 CROSS = "attn2.processor"
 
 
-@contextmanager
-def key_value_attention(
+def copy_with_key_value_attention(
     unet: UNet2DConditionModel,
     width: int,
     tape: Tape | None = None,
     loss: LossSettings | None = None,
     *,
     detach_start: bool = False,
-) -> Generator[None]:
-    """Within the block every cross-attention of `unet` reads a key text and a value text of `width` each.
+) -> UNet2DConditionModel:
+    """Return a copy of `unet` in which every cross-attention reads a key text and a value text of `width` each.
 
-    Self-attention is not touched. On leaving, also through an error, every processor is the object it was.
+    The copy shares the weights; `unet` itself is not touched. Self-attention keeps its processors.
     """
-    before = dict(unet.attn_processors)
-    ours = {
-        name: KeyValueProcessor(name, width, tape, loss, detach_start=detach_start) if name.endswith(CROSS) else stock
-        for name, stock in before.items()
-    }
-    try:
-        unet.set_attn_processor(ours)  # pyright: ignore[reportArgumentType]
-        yield
-    finally:
-        unet.set_attn_processor(before)
+    copied = copy_part(unet)
+    copied.set_attn_processor(
+        {
+            name: KeyValueProcessor(name, width, tape, loss, detach_start=detach_start)
+            if name.endswith(CROSS)
+            else stock
+            for name, stock in copied.attn_processors.items()
+        }  # pyright: ignore[reportArgumentType]
+    )
+    return copied

@@ -103,7 +103,9 @@ class Backbone:
         """Whether the UNet takes the guidance scale as an input (a latent consistency model), and needs one pass."""
         return self.unet.config["time_cond_proj_dim"] is not None
 
-    def predict(self, noisy: Tensor, timesteps: Tensor, context: Tensor) -> Tensor:
+    def predict(
+        self, noisy: Tensor, timesteps: Tensor, context: Tensor, unet: UNet2DConditionModel | None = None
+    ) -> Tensor:
         """Return the UNet's prediction for noisy latents; differentiable.
 
         A UNet that takes the guidance scale as an input gets `LEARNING_GUIDANCE`.
@@ -111,12 +113,14 @@ class Backbone:
         Args:
             noisy: `[batch, channel, height, width]`.
             timesteps: `[batch]`, from 0 (clean) to T - 1.
-            context: text states `[batch, word, width]`, or what the installed attention processors read.
+            context: text states `[batch, word, width]`, or what the attention processors of `unet` read.
+            unet: a copy with other attention processors; None takes the model's own.
 
         Returns:
             Noise or velocity (`prediction_type`), shaped as `noisy`.
         """
-        return cast(Tensor, self.unet(noisy, timesteps, context, timestep_cond=self._guidance_embedding(noisy)).sample)
+        called = self.unet if unet is None else unet
+        return cast(Tensor, called(noisy, timesteps, context, timestep_cond=self._guidance_embedding(noisy)).sample)
 
     def _guidance_embedding(self, noisy: Tensor) -> Tensor | None:
         """Embed the guidance scale as `StableDiffusionPipeline` does: `[batch, time_cond_proj_dim]`."""

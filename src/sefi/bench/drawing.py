@@ -49,14 +49,15 @@ def drawn(
     """
     method = method_named(identities[0].method if identities else config.method)
     size = config.generate.batch_size
-    with method.applied(identities, backbone, config.generate.identity_strength) as conditioner:
-        for start in range(0, len(texts), size):
-            chosen = slice(start, start + size)
-            began, seeds = time.monotonic(), [place.seed for place in places[chosen]]
-            made = list(generate(backbone, conditioner, texts[chosen], seeds, config.generate, SilentProgress()))
-            each = (time.monotonic() - began) / len(made)
-            for place, picture in zip(places[chosen], made, strict=True):
-                yield Drawn(place, np.asarray(picture.pixels.convert("RGB"), np.uint8), each)
+    model = method.apply(identities, backbone, config.generate.identity_strength)
+    for start in range(0, len(texts), size):
+        chosen = slice(start, start + size)
+        began, seeds = time.monotonic(), [place.seed for place in places[chosen]]
+        batch = generate(model.backbone, model.conditioner, texts[chosen], seeds, config.generate, SilentProgress())
+        made = list(batch)
+        each = (time.monotonic() - began) / len(made)
+        for place, picture in zip(places[chosen], made, strict=True):
+            yield Drawn(place, np.asarray(picture.pixels.convert("RGB"), np.uint8), each)
 
 
 def drawn_attending(

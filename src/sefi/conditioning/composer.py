@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.quiet import quiet_libraries
+from sefi.backbone.quiet import LOADING, quiet_libraries
 from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
@@ -90,7 +90,8 @@ def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> 
     Raises:
         ConfigError: no CLIP in the folder, or another one than they were trained with.
     """
-    composer = Composer(clip_vision(judges / "clip"), width)
+    with LOADING:
+        composer = Composer(clip_vision(judges / "clip"), width)
     wanted = {name: weight.shape for name, weight in composer.trained().items()}
     if wanted != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("FastComposer's weights do not fit this CLIP.", "Use the one that they were trained with.")
@@ -102,7 +103,8 @@ def opened_fusion(weights: Mapping[str, Tensor]) -> Fuse:
     """The fusion alone, its sizes read from its weights, which are named `fuse....`."""
     own = part_of(weights, "fuse")
     width, both = own["join.first.weight"].shape
-    fuse = Fuse(width, both - width)
+    with LOADING:
+        fuse = Fuse(width, both - width)
     fuse.load_state_dict(own)
     return fuse.eval().requires_grad_(requires_grad=False)
 

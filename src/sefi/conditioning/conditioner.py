@@ -88,7 +88,7 @@ class IdentityConditioner:
 
     def rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
         """Replacement embeddings `[2, word, width]` (key sentence, value sentence) and where they go `[word]`."""
-        rows = torch.zeros(2, len(parsed.ids), self.backbone.width)
+        rows = torch.zeros(2, len(parsed.ids), self.backbone.width, dtype=torch.float32)
         mask = torch.zeros(len(parsed.ids), dtype=torch.bool)
         for name, places in parsed.places.items():
             table = self.tables[name]

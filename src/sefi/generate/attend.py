@@ -6,7 +6,6 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from sefi.attention.install import key_value_attention
 from sefi.attention.maps import word_maps
 from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
@@ -104,9 +103,8 @@ def attend(
     parsed, tape = conditioner.parse(prompt), Tape(keep_maps=True)
     sums = MapSum(tape, max(1, backbone.latent_size // 2), progress)
     progress.start(config.steps, "attending")
-    with key_value_attention(backbone.unet, backbone.width, tape):
-        made = pipeline(backbone, config.scheduler)
-        image = draw_batch(backbone, made, WithReference(conditioner, prompt), [prompt], [seed], config, sums)[0]
+    made = pipeline(backbone, config.scheduler, tape)
+    image = draw_batch(backbone, made, WithReference(conditioner, prompt), [prompt], [seed], config, sums)[0]
     progress.finish()
     found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))

@@ -3,12 +3,15 @@
 # pyright: reportArgumentType=false
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
+from sefi.attention.install import copy_with_key_value_attention
+from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import GenerateConfig
 from sefi.core.nouns import GeneratedImage
@@ -17,11 +20,32 @@ from sefi.core.streams import stream
 from sefi.generate.schedulers import scheduler
 
 
-def pipeline(backbone: Backbone, name: str) -> StableDiffusionPipeline:
-    """A stock pipeline around the frozen parts; texts come as `prompt_embeds`."""
+@dataclass(frozen=True)
+class ConditionedModel:
+    """A model and what its cross-attention reads.
+
+    Attributes:
+        backbone: the user's own, or a copy that shares its weights and has a method's changes in it.
+        conditioner: turns prompts into contexts for it.
+    """
+
+    backbone: Backbone
+    conditioner: Conditioner
+
+
+def pipeline(backbone: Backbone, name: str, tape: Tape | None = None) -> StableDiffusionPipeline:
+    """A stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
+
+    The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
+    it meanwhile.
+
+    Args:
+        name: of the sampler.
+        tape: where the attention maps go.
+    """
     made = StableDiffusionPipeline(
         vae=backbone.vae,
-        unet=backbone.unet,
+        unet=copy_with_key_value_attention(backbone.unet, backbone.width, tape),
         scheduler=scheduler(backbone, name),
         text_encoder=None,
         tokenizer=None,
@@ -36,7 +60,7 @@ def pipeline(backbone: Backbone, name: str) -> StableDiffusionPipeline:
 def first_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
     """One generator per picture, so that the batch a picture is drawn in never changes it."""
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
-    noise = torch.stack([torch.randn(shape, generator=stream(s, "picture")) for s in seeds])
+    noise = torch.stack([torch.randn(shape, generator=stream(s, "picture"), dtype=torch.float32) for s in seeds])
     return noise.to(backbone.device, backbone.dtype)
 
 

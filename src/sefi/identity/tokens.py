@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from sefi.backbone.quiet import LOADING
 from sefi.core.config import LearnConfig
 from sefi.core.streams import stream
 from sefi.identity.expansion import ExpansionModule
@@ -24,18 +25,19 @@ class IdentityTokens(nn.Module):
         self.register_buffer("class_token", class_token.detach().float().clone())
         self.residual, self.norm_limit = config.residual_init, config.token_norm_limit
         self.split = config.split_key_value
-        if config.expansion == "module":
-            self.module: ExpansionModule | None = seeded_module(len(class_token), config, seed)
-            self.table: nn.Parameter | None = None
-        else:
-            self.module = None
-            self.table = nn.Parameter(first_table(self.class_token, config, seed))
+        self.module: ExpansionModule | None = None
+        self.table: nn.Parameter | None = None
+        with LOADING:
+            if config.expansion == "module":
+                self.module = seeded_module(len(class_token), config, seed)
+            else:
+                self.table = nn.Parameter(first_table(self.class_token, config, seed))
         if self.module is not None and config.residual_init:
             self.module.zero_last()
 
-    def forward(self) -> Tensor:
-        """`[stages, 2, width]`."""
-        raw = self.module(self.class_token) if self.module is not None else self.table
+    def forward(self, random: torch.Generator | None = None) -> Tensor:
+        """`[stages, 2, width]`; `random` draws the module's dropout, None does without."""
+        raw = self.module(self.class_token, random) if self.module is not None else self.table
         assert raw is not None
         tokens = self.class_token + raw if self.residual else raw
         return tokens if self.split else tokens.expand(-1, 2, -1)
@@ -73,11 +75,12 @@ class FreeVectors(nn.Module):
     def __init__(self, class_token: Tensor, first: Tensor, *, then_class: bool = False) -> None:
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
-        self.table = nn.Parameter(first.detach().float().clone())
+        with LOADING:
+            self.table = nn.Parameter(first.detach().float().clone())
         self.then_class = then_class
 
-    def forward(self) -> Tensor:
-        """`[1, 2, vector, width]`, the class word counted."""
+    def forward(self, random: torch.Generator | None = None) -> Tensor:
+        """`[1, 2, vector, width]`, the class word counted; nothing is random."""
         rows = torch.cat([self.table, self.class_token[None]]) if self.then_class else self.table
         return rows.expand(1, 2, -1, -1)
 
@@ -91,9 +94,10 @@ class FreeVectors(nn.Module):
 
 def seeded_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
     """An expansion module whose first weights depend on the seed alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(stream(seed, "expansion").get_state())
-        return ExpansionModule(width, config.stages, slots_of(config), dropout=config.dropout)
+    with torch.device("meta"):
+        module = ExpansionModule(width, config.stages, slots_of(config), dropout=config.dropout)
+    module.to_empty(device="cpu").draw_first(stream(seed, "expansion"))
+    return module
 
 
 def slots_of(config: LearnConfig) -> int:
@@ -105,8 +109,8 @@ def first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
     """Zeros on top of the class word, or the class word with a little noise that tells the slots apart."""
     shape = (config.stages, slots_of(config), len(class_token))
     if config.residual_init:
-        return torch.zeros(shape)
-    noise = torch.randn(shape, generator=stream(seed, "tokens"))
+        return torch.zeros(shape, dtype=torch.float32)
+    noise = torch.randn(shape, generator=stream(seed, "tokens"), dtype=torch.float32)
     return class_token + 0.1 * class_token.std() * noise
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.attention.install import key_value_attention
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.attention.processor import LossSettings
 from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
@@ -61,8 +61,8 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
     )
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
     tape = Tape() if config.attention_weight > 0 else None
-    with key_value_attention(backbone.unet, backbone.width, tape, settings):
-        found = backbone.predict(noisy, sample.timesteps, context)
+    unet = copy_with_key_value_attention(backbone.unet, backbone.width, tape, settings)
+    found = backbone.predict(noisy, sample.timesteps, context, unet)
     wanted = target(
         sample.latents,
         sample.noise,
@@ -71,5 +71,5 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
         backbone.prediction_type,
     )
     denoise = F.mse_loss(found.float(), wanted.float())
-    attention = tape.loss().mean() if tape is not None else torch.zeros(())
+    attention = tape.loss().mean() if tape is not None else torch.zeros((), dtype=torch.float32)
     return Losses(denoise + config.attention_weight * attention, denoise, attention)

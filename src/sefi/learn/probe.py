@@ -1,19 +1,17 @@
 """How good an identity is while it is learned: a few pictures from frozen noise, seen by judges."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner, SilentProgress
-from sefi.generate.sampler import generate
+from sefi.core.protocols import SilentProgress
+from sefi.generate.sampler import ConditionedModel, generate
 from sefi.metrics.encoders import ClipEncoder
 from sefi.metrics.faces import SurestFace
 from sefi.metrics.similarity import similarity
@@ -29,7 +27,7 @@ PROBES = (
 FIRST_SEED = 9_000_001
 STEPS = 10
 
-Applied = Callable[[Sequence[Identity]], AbstractContextManager[Conditioner]]
+Apply = Callable[[Sequence[Identity]], ConditionedModel]
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class PictureProbe:
     Differs: the paper's ID(Prompt) has a fixed threshold that belongs to one CLIP; the plain word needs none.
 
     Args:
-        applied: a method's context manager on this model.
+        apply: a method's, for this model.
         square: the photo as it is learned, uint8 RGB `[side, side, 3]`.
 
     Raises:
@@ -67,8 +65,7 @@ class PictureProbe:
 
     def __init__(
         self,
-        applied: Applied,
-        backbone: Backbone,
+        apply: Apply,
         square: NDArray[np.uint8],
         config: Config,
         judges: ProbeJudges,
@@ -78,7 +75,7 @@ class PictureProbe:
             raise ConfigError(
                 "The probe's judges find no face in the photo.", "Set learn.probe_every=0, or name other judges."
             )
-        self.known, self.applied, self.backbone, self.judges = known, applied, backbone, judges
+        self.known, self.apply, self.judges = known, apply, judges
         self.config = override(config, [f"generate.steps={STEPS}"]).generate
         self.class_word = config.learn.class_word
         self.texts = judges.clip.texts([prompt.format(self.class_word) for prompt in PROBES])
@@ -96,9 +93,9 @@ class PictureProbe:
         """A picture of every probe, uint8 RGB, always from the same noise."""
         word = f"<{identities[0].name}>" if identities else self.class_word
         seeds = [FIRST_SEED + n for n in range(len(PROBES))]
-        with self.applied(identities) as conditioner:
-            prompts = [prompt.format(word) for prompt in PROBES]
-            made = list(generate(self.backbone, conditioner, prompts, seeds, self.config, SilentProgress()))
+        model = self.apply(identities)
+        prompts = [prompt.format(word) for prompt in PROBES]
+        made = list(generate(model.backbone, model.conditioner, prompts, seeds, self.config, SilentProgress()))
         return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in made]
 
     def agreement(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:

@@ -37,7 +37,7 @@ def timesteps(config: LearnConfig, total: int, random: torch.Generator, step: in
     if config.stage_sampling == "uniform":
         return torch.randint(0, total, (config.batch,), generator=random)
     stage = (torch.arange(config.batch) + step * config.batch) % config.stages
-    place = torch.rand(config.batch, generator=random)
+    place = torch.rand(config.batch, generator=random, dtype=torch.float32)
     # Where the stages do not divide T, truncating alone could fall into the stage below: keep inside this one.
     first, following = (-(-(stage + k) * total // config.stages) for k in (0, 1))
     return ((stage + place) * total / config.stages).long().clamp(first, following - 1)
@@ -47,6 +47,6 @@ def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, s
     """Everything random of one step."""
     random = stream(seed, "sample", step)
     z = latents(config.batch, step)
-    noise = torch.randn(z.shape, generator=random).to(z)
+    noise = torch.randn(z.shape, generator=random, dtype=torch.float32).to(z)
     template = torch.randint(len(config.templates), (config.batch,), generator=random)
     return Sample(z, noise, timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template)

@@ -25,8 +25,12 @@ class TokenTable(Protocol):
 
     class_token: Tensor
 
-    def __call__(self) -> Tensor:
-        """`[stage, 2, width]`, or `[stage, 2, vector, width]` where the placeholder stands for several tokens."""
+    def __call__(self, random: torch.Generator | None = None) -> Tensor:
+        """`[stage, 2, width]`, or `[stage, 2, vector, width]` where the placeholder stands for several tokens.
+
+        Args:
+            random: draws what drops out while learning; None: nothing does.
+        """
         ...
 
     def settle(self) -> None:
@@ -57,11 +61,8 @@ class TokenLesson:
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Both terms of a step."""
-        # A module's dropout draws from torch's global state: give each step its own, and put the old one back.
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(stream(self.seed, "dropout", step).get_state())
-            self.weights.train()
-            tokens = self.table()
+        self.weights.train()
+        tokens = self.table(stream(self.seed, "dropout", step))
         sample = draw_sample(self.backbone, self.latents, self.config.learn, self.seed, step)
         found = losses(self.backbone, self.texts, tokens, sample, self.config.learn)
         return found.total, self.numbers(found, tokens)

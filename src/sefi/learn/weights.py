@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sefi.attention.install import key_value_attention
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.quiet import LOADING
 from sefi.backbone.schedule import add_noise, target
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.words import sentence_ids
@@ -56,7 +57,7 @@ class Studied:
     """What a lesson trains, and on what.
 
     Attributes:
-        weights: their parameters are those of the model, or stand beside it.
+        weights: their parameters are those of the copies that are trained, or stand beside them.
         subject: the subject's part of a step.
         prior: the class's part; None does without.
         keep: what an identity keeps.
@@ -74,6 +75,7 @@ class WeightLesson:
     """Denoising of the subject plus weight times denoising of its class.
 
     Args:
+        backbone: a copy of the model with what is trained in it.
         settings: what tells this run from every other.
     """
 
@@ -95,9 +97,9 @@ class WeightLesson:
         """Mean squared error over the cells that count, each sample's mean first."""
         backbone, alphas = self.backbone, self.backbone.scheduler.alphas_cumprod
         noisy = add_noise(drawn.latents, drawn.noise, drawn.timesteps, alphas)
-        with key_value_attention(backbone.unet, backbone.width, detach_start=self.studied.detach_start):
-            both = torch.cat([drawn.context, drawn.context], dim=-1)
-            found = backbone.predict(noisy, drawn.timesteps, both)
+        unet = copy_with_key_value_attention(backbone.unet, backbone.width, detach_start=self.studied.detach_start)
+        both = torch.cat([drawn.context, drawn.context], dim=-1)
+        found = backbone.predict(noisy, drawn.timesteps, both, unet)
         wanted = target(drawn.latents, drawn.noise, drawn.timesteps, alphas, backbone.prediction_type)
         error = (found.float() - wanted.float()).pow(2)
         if drawn.counted is None:
@@ -120,10 +122,8 @@ def class_latents(backbone: Backbone, config: Config, progress: Progress) -> Ten
         return None
     prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
-    with key_value_attention(backbone.unet, backbone.width):
-        conditioner = IdentityConditioner(backbone, [])
-        drawn = generate(backbone, conditioner, prompts, list(seeds), config.generate, progress)
-        pixels = torch.stack([pixels_of(one.pixels) for one in drawn])
+    drawn = generate(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), config.generate, progress)
+    pixels = torch.stack([pixels_of(one.pixels) for one in drawn])
     return torch.cat([backbone.encode_image(some) for some in pixels.split(ENCODE_AT_ONCE)])
 
 
@@ -157,7 +157,7 @@ def subject_of(backbone: Backbone, views: PhotoViews, config: Config, seed: int,
 
 def noise_and_time(backbone: Backbone, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Standard normal noise shaped as the latents, and uniform timesteps `[batch]`."""
-    noise = torch.randn(latents.shape, generator=random).to(latents)
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
     t = torch.randint(0, backbone.num_train_timesteps, (len(latents),), generator=random)
     return noise, t.to(latents.device)
 
@@ -185,4 +185,5 @@ def rare_or_class(header: IdentityHeader, strength: float) -> str:
 
 def as_module(weights: Mapping[str, nn.Parameter]) -> nn.Module:
     """Weights as a module, under names that one allows."""
-    return nn.ParameterDict({name.replace(".", "/"): weight for name, weight in weights.items()})
+    with LOADING:
+        return nn.ParameterDict({name.replace(".", "/"): weight for name, weight in weights.items()})

@@ -1,7 +1,6 @@
 """What every method can do; generation, benchmark and command line ask no more."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -9,14 +8,14 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.encode import token_row
 from sefi.conditioning.prompt import class_token_id
 from sefi.core.config import Config, to_dict
 from sefi.core.nouns import Identity, IdentityHeader
-from sefi.core.protocols import Conditioner, Progress, SilentProgress
+from sefi.core.protocols import Progress, SilentProgress
+from sefi.generate.sampler import ConditionedModel
 from sefi.learn.loop import Lesson, Tensors, learned
 from sefi.learn.tokens import TokenLesson
 from sefi.photo.views import PhotoViews
@@ -72,7 +71,7 @@ class Weights:
 
 
 class Method(Protocol):
-    """A way to learn a subject and to apply what was learned."""
+    """A way to learn a subject and to apply what was learned; neither changes the model that it is given."""
 
     about: About
 
@@ -100,23 +99,21 @@ class Method(Protocol):
         """Learn the subject of these views."""
         ...
 
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> AbstractContextManager[Conditioner]:
-        """Install whatever generation needs, yield the conditioner, and undo it all on leaving."""
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """Return the model with whatever generation needs in it, and the conditioner.
+
+        `backbone` stays as it is: what a method changes, it changes on a copy (`sefi.backbone.weights`). So people
+        never mix, however many generators, threads and methods use one model, and nothing has to be undone.
+        """
         ...
 
 
 class TokenMethod:
     """A method whose identities are tokens and nothing else: any number of them share a prompt."""
 
-    @contextmanager
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> Generator[Conditioner]:
-        """Key-value attention in place, and a conditioner that writes the tokens into the sentences."""
-        with key_value_attention(backbone.unet, backbone.width):
-            yield IdentityConditioner(backbone, identities, strength)
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """The model itself, and a conditioner that writes the tokens into the sentences."""
+        return ConditionedModel(backbone, IdentityConditioner(backbone, identities, strength))
 
 
 def class_row(backbone: Backbone, config: Config) -> Tensor:

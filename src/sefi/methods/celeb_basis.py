@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.quiet import LOADING
 from sefi.conditioning.names import COLUMNS, name_rows, names_for
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, FaceError
@@ -115,8 +116,9 @@ class Mapper(nn.Module):
     def __init__(self, features: int, components: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         shape = (COLUMNS * components, features)
-        self.weight = nn.Parameter(torch.randn(shape, generator=generator))
-        self.bias = nn.Parameter(torch.zeros(shape[0]))
+        with LOADING:
+            self.weight = nn.Parameter(torch.randn(shape, generator=generator, dtype=torch.float32))
+            self.bias = nn.Parameter(torch.zeros(shape[0], dtype=torch.float32))
 
     def forward(self, face: Tensor) -> Tensor:
         """`face [features]` to unit coefficients `[2, component]`."""
@@ -146,7 +148,7 @@ class BasisTokens(nn.Module):
             self.register_buffer(name, value.detach().float().clone())
         components = basis.shape[1] - 1
         self.mapper = Mapper(faces.shape[1], components, stream(seed, "mapper"))
-        self.register_buffer("running", torch.zeros(COLUMNS, components))
+        self.register_buffer("running", torch.zeros(COLUMNS, components, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
     def coefficients(self) -> Tensor:
@@ -155,8 +157,8 @@ class BasisTokens(nn.Module):
             return F.normalize(self.running, dim=-1)
         return self.mapper(self.faces[int(self.updates) % len(self.faces)])
 
-    def forward(self) -> Tensor:
-        """`[1, 2, 3, width]`: two tokens in the basis, then the class word."""
+    def forward(self, random: torch.Generator | None = None) -> Tensor:
+        """`[1, 2, 3, width]`: two tokens in the basis, then the class word; nothing is random."""
         inside = self.basis[:, 0] + torch.einsum("kc,kcw->kw", self.coefficients(), self.basis[:, 1:])
         return torch.cat([inside, self.class_token[None]]).expand(1, 2, -1, -1)
 

@@ -50,6 +50,7 @@ def crossed(backbone: Backbone, means: Tensor, class_word: str) -> Tensor:
     """What the text encoder makes of two tokens `[2, width]` that stand alone: its states at their places."""
     parsed = parse(backbone.tokenizer, "<both>", {"both": class_word}, backbone.text_length, {"both": COLUMNS})
     places = list(parsed.places["both"])
-    rows, mask = torch.zeros(1, len(parsed.ids), backbone.width), torch.zeros(1, len(parsed.ids), dtype=torch.bool)
+    rows = torch.zeros(1, len(parsed.ids), backbone.width, dtype=torch.float32)
+    mask = torch.zeros(1, len(parsed.ids), dtype=torch.bool)
     rows[0, places], mask[0, places] = means, True
     return encode(backbone, parsed.ids[None], rows, mask)[0, places].float().cpu()

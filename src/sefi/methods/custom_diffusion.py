@@ -1,15 +1,19 @@
 """Custom Diffusion: a new word and the keys and values that cross-attention makes of text; two subjects merge."""
 
-from collections.abc import Callable, Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, part_of, swapped, trainable
+from sefi.backbone.weights import (
+    ATTENTION_LAYERS,
+    copy_for_training,
+    copy_with_weights,
+    cross_attention_names,
+    part_of,
+)
 from sefi.conditioning.conditioner import IdentityConditioner, check_identities
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import parse, plain_ids
@@ -17,8 +21,8 @@ from sefi.conditioning.words import sentence_ids
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner
 from sefi.core.streams import stream
+from sefi.generate.sampler import ConditionedModel
 from sefi.learn.sampling import ENCODE_AT_ONCE
 from sefi.learn.texts import TrainingTexts, training_texts
 from sefi.learn.tokens import run_settings
@@ -81,7 +85,6 @@ class CustomDiffusion:
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
         """Weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
-        names = cross_attention_names(backbone.unet, layers_of(config))
         latents = class_latents(backbone, config, watched.progress)
         word = nn.Parameter(first_word(backbone, config.tune.identifier))
         row = class_row(backbone, config)
@@ -90,33 +93,28 @@ class CustomDiffusion:
         def tokens() -> Tensor:
             return torch.stack([word, row])
 
-        with trainable(backbone.unet, names) as weights:
-            studied = Studied(
-                as_module({**weights, "word": word}),
-                resized_part(backbone, views, config, seed, tokens),
-                prior_of(backbone, config, seed, latents, lambda which: plain[which]),
-                lambda: {
-                    "tokens": tokens().expand(1, 2, -1, -1),
-                    **{f"unet.{key}": weight for key, weight in weights.items()},
-                },
-                detach_start=True,
-            )
-            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
-            return learn_identity(lesson, name, backbone, config, seed, watched)
+        names = cross_attention_names(backbone.unet, layers_of(config))
+        model, weights = copy_for_training(backbone, [f"unet.{key}" for key in names])
+        studied = Studied(
+            as_module({**weights, "word": word}),
+            resized_part(backbone, views, config, seed, tokens),
+            prior_of(backbone, config, seed, latents, lambda which: plain[which]),
+            lambda: {"tokens": tokens().expand(1, 2, -1, -1), **weights},
+            detach_start=True,
+        )
+        lesson = WeightLesson(model, config, studied, run_settings(backbone, views, config, seed))
+        return learn_identity(lesson, name, backbone, config, seed, watched)
 
-    @contextmanager
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> Generator[Conditioner]:
-        """One subject's weights, or several merged in closed form, in place; names become their words."""
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """A copy of the model with one subject's weights, or several merged in closed form; names become words."""
         check_identities(backbone, identities)
         there = dict(backbone.unet.named_parameters())
         # At strength 0 every name is the class word and the model stays its own: nothing to merge.
         sets = [of_unet(identity, there, strength) for identity in identities if strength]
         conditioner = IdentityConditioner(backbone, identities, strength)
         weights = sets[0] if len(sets) == 1 else merged(backbone, identities, sets, conditioner)
-        with swapped(backbone.unet, weights), key_value_attention(backbone.unet, backbone.width):
-            yield conditioner
+        named = {f"unet.{name}": weight for name, weight in weights.items()}
+        return ConditionedModel(copy_with_weights(backbone, named), conditioner)
 
 
 def layers_of(config: Config) -> tuple[str, ...]:
@@ -201,9 +199,9 @@ def encoded_views(backbone: Backbone, chosen: Sequence[Resized]) -> Tensor:
 def cells_inside(view: Resized, cells: int) -> Tensor:
     """Which latent cells `[1, cells, cells]` count: all, or those a cell or more inside the pasted picture."""
     if view.box is None:
-        return torch.ones(1, cells, cells)
+        return torch.ones(1, cells, cells, dtype=torch.float32)
     left, top, right, bottom = (round(edge * cells) for edge in view.box)
-    inside = torch.zeros(1, cells, cells)
+    inside = torch.zeros(1, cells, cells, dtype=torch.float32)
     inside[:, top + 1 : max(top + 2, bottom - 1), left + 1 : max(left + 2, right - 1)] = 1.0
     return inside
 

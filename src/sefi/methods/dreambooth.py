@@ -1,21 +1,17 @@
 """DreamBooth: the whole model learns a rare word, and pictures of the plain class keep the class as it is."""
 
-from collections.abc import Generator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-from torch import nn
-
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import part_of, swapped, trainable
+from sefi.backbone.weights import copy_for_training, copy_with_weights, parameters_of
 from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner
+from sefi.generate.sampler import ConditionedModel
 from sefi.learn.tokens import run_settings
 from sefi.learn.weights import (
     Studied,
@@ -58,29 +54,23 @@ class DreamBooth:
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
     ) -> Identity:
         """All weights of UNet and text encoder, named `unet....` and `text_encoder....`."""
-        parts = parts_of(config)
         latents = class_latents(backbone, config, watched.progress)
-        with ExitStack() as stack:
-            weights = {
-                f"{part}.{key}": weight
-                for part in parts
-                for key, weight in stack.enter_context(all_trainable(getattr(backbone, part))).items()
-            }
-            own, plain = rare_and_plain(backbone, config)
-            studied = Studied(
-                as_module(weights),
-                subject_of(backbone, views, config, seed, lambda which: encode(backbone, own[which])),
-                prior_of(backbone, config, seed, latents, lambda which: encode(backbone, plain[which])),
-                lambda: weights,
-            )
-            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
-            return learn_identity(lesson, name, backbone, config, seed, watched)
+        parts = parts_of(config)
+        model, weights = copy_for_training(
+            backbone, [name for name in parameters_of(backbone) if name.split(".")[0] in parts]
+        )
+        own, plain = rare_and_plain(backbone, config)
+        studied = Studied(
+            as_module(weights),
+            subject_of(backbone, views, config, seed, lambda which: encode(model, own[which])),
+            prior_of(backbone, config, seed, latents, lambda which: encode(model, plain[which])),
+            lambda: weights,
+        )
+        lesson = WeightLesson(model, config, studied, run_settings(backbone, views, config, seed))
+        return learn_identity(lesson, name, backbone, config, seed, watched)
 
-    @contextmanager
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> Generator[Conditioner]:
-        """The learned weights in place, and names written as words.
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """A copy of the model with the learned weights, and names written as words.
 
         Raises:
             IdentityError: several identities, or one of another model.
@@ -95,12 +85,8 @@ class DreamBooth:
         if strength not in (0.0, 1.0):
             raise ConfigError("DreamBooth has no strength between 0 and 1.", "Set generate.identity_strength=1.")
         words = {identity.name: rare_or_class(identity.header, strength) for identity in identities}
-        with ExitStack() as stack:
-            for identity in identities if strength else ():
-                for part in ("unet", "text_encoder"):
-                    stack.enter_context(swapped(getattr(backbone, part), part_of(identity.tensors, part)))
-            stack.enter_context(key_value_attention(backbone.unet, backbone.width))
-            yield WordsConditioner(backbone, words)
+        model = copy_with_weights(backbone, identities[0].tensors if identities and strength else {})
+        return ConditionedModel(model, WordsConditioner(model, words))
 
 
 def parts_of(config: Config) -> tuple[str, ...]:
@@ -112,8 +98,3 @@ def parts_of(config: Config) -> tuple[str, ...]:
     if config.tune.parts not in PARTS:
         raise ConfigError(f"DreamBooth trains no {config.tune.parts!r}.", f"Set tune.parts to {' or '.join(PARTS)}.")
     return PARTS[config.tune.parts]
-
-
-def all_trainable(part: nn.Module):  # noqa: ANN201  the context manager of `trainable`
-    """Every weight of a part, to be trained."""
-    return trainable(part, [name for name, _ in part.named_parameters()])

@@ -3,24 +3,25 @@
 # pyright: reportArgumentType=false
 
 import importlib.util
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import ATTENTION_LAYERS, part_of
+from sefi.backbone.quiet import LOADING
+from sefi.backbone.weights import ATTENTION_LAYERS, copy_part, part_of
 from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, IdentityError, how_to_install
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner
 from sefi.core.streams import stream
+from sefi.generate.sampler import ConditionedModel
 from sefi.learn.tokens import run_settings
 from sefi.learn.weights import (
     Studied,
@@ -37,7 +38,6 @@ from sefi.methods.refusals import tuned_weights
 from sefi.photo.views import PhotoViews
 
 ADAPTER = "sefi"
-PEFT_CONFIG = "peft_config"  # what peft leaves on a module
 
 
 class DreamBoothLora:
@@ -66,22 +66,23 @@ class DreamBoothLora:
         """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         latents = class_latents(backbone, config, watched.progress)
         sentences = rare_and_plain(backbone, config)
-        with adapters(backbone.unet, config.tune.rank, seed) as matrices:
-            states = [encode(backbone, ids) for ids in sentences]
-            studied = Studied(
-                as_module(matrices),
-                subject_of(backbone, views, config, seed, lambda which: states[0][which]),
-                prior_of(backbone, config, seed, latents, lambda which: states[1][which]),
-                lambda: {f"unet.{key}": value for key, value in matrices.items()},
-            )
-            lesson = WeightLesson(backbone, config, studied, run_settings(backbone, views, config, seed))
-            return learn_identity(lesson, name, backbone, config, seed, watched)
+        unet, matrices = copy_with_matrices(backbone.unet, config.tune.rank)
+        draw_first(matrices, config.tune.rank, stream(seed, "lora"))
+        states = [encode(backbone, ids) for ids in sentences]
+        studied = Studied(
+            as_module(matrices),
+            subject_of(backbone, views, config, seed, lambda which: states[0][which]),
+            prior_of(backbone, config, seed, latents, lambda which: states[1][which]),
+            lambda: {f"unet.{key}": value for key, value in matrices.items()},
+        )
+        model = replace(backbone, unet=unet)
+        for matrix in matrices.values():
+            matrix.requires_grad = True  # a Backbone freezes what it is made of
+        lesson = WeightLesson(model, config, studied, run_settings(backbone, views, config, seed))
+        return learn_identity(lesson, name, backbone, config, seed, watched)
 
-    @contextmanager
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> Generator[Conditioner]:
-        """The matrices in place, scaled by the strength, and names written as words.
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """A copy of the model with the matrices, scaled by the strength, and names written as words.
 
         Raises:
             IdentityError: several identities, or one of another model.
@@ -93,12 +94,12 @@ class DreamBoothLora:
                 "Use one of them, or learn both with a method of tokens.",
             )
         words = {identity.name: rare_or_class(identity.header, strength) for identity in identities}
-        rank = int(identities[0].header.settings["tune"]["rank"]) if identities else 0
-        with adapters(backbone.unet, rank, 0) if identities else nullcontext({}) as matrices:
-            for identity in identities:
-                fill(matrices, identity.tensors, strength)
-            with key_value_attention(backbone.unet, backbone.width):
-                yield WordsConditioner(backbone, words)
+        conditioner = WordsConditioner(backbone, words)
+        if not identities:
+            return ConditionedModel(backbone, conditioner)
+        unet, matrices = copy_with_matrices(backbone.unet, int(identities[0].header.settings["tune"]["rank"]))
+        fill(matrices, identities[0].tensors, strength)
+        return ConditionedModel(replace(backbone, unet=unet), conditioner)
 
 
 def is_adapted(name: str) -> bool:
@@ -106,9 +107,8 @@ def is_adapted(name: str) -> bool:
     return any(name.endswith(f".{layer}") for layer in ATTENTION_LAYERS) and ".attn" in name
 
 
-@contextmanager
-def adapters(unet: nn.Module, rank: int, seed: int) -> Generator[dict[str, nn.Parameter]]:
-    """Within the block every attention layer has a pair of matrices beside it; on leaving the layers are who they were.
+def copy_with_matrices(unet: UNet2DConditionModel, rank: int) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
+    """Return a copy of a UNet with a pair of matrices beside every attention layer, and the matrices, without values.
 
     Raises:
         ConfigError: `peft` is not installed.
@@ -117,35 +117,36 @@ def adapters(unet: nn.Module, rank: int, seed: int) -> Generator[dict[str, nn.Pa
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  optional
     except ImportError:
         raise without_peft() from None
-    # Matrices of a run that goes on outside, as while a probe looks at it, step aside.
-    layers = {name: layer for name, layer in unet.named_modules() if is_adapted(name)}
-    had = dict(vars(unet))
-    vars(unet).pop(PEFT_CONFIG, None)
-    for name, layer in layers.items():
-        put(unet, name, layer.get_submodule("base_layer") if hasattr(layer, "base_layer") else layer)
-    chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(layers), init_lora_weights="gaussian")
-    try:
-        # peft draws the first weights from torch's global state.
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(stream(seed, "lora").get_state())
-            inject_adapter_in_model(chosen, unet, adapter_name=ADAPTER)
-        yield {
-            name.replace(f".{ADAPTER}.weight", ""): weight
-            for name, weight in unet.named_parameters()
-            if f".{ADAPTER}." in name
-        }
-    finally:
-        for name, layer in layers.items():
-            put(unet, name, layer)
-        for name in set(vars(unet)) - set(had):
-            delattr(unet, name)
-        vars(unet).update({PEFT_CONFIG: had[PEFT_CONFIG]} if PEFT_CONFIG in had else {})
+    copied = copy_part(unet)
+    layers = [name for name, _ in copied.named_modules() if is_adapted(name)]
+    chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=False)
+    # On the meta device peft draws nothing: its first values would come from torch's state that all threads share.
+    with LOADING, torch.device("meta"):
+        inject_adapter_in_model(chosen, copied, adapter_name=ADAPTER)
+    for name, layer in copied.named_modules():
+        if name.endswith(f".{ADAPTER}"):
+            layer.to_empty(device=unet.device)
+    return copied, {
+        name.replace(f".{ADAPTER}.weight", ""): weight
+        for name, weight in copied.named_parameters()
+        if f".{ADAPTER}." in name
+    }
 
 
-def put(unet: nn.Module, name: str, layer: nn.Module) -> None:
-    """A layer in the place of this name."""
-    above, _, last = name.rpartition(".")
-    setattr(unet.get_submodule(above), last, layer)
+@torch.no_grad()
+def draw_first(matrices: dict[str, nn.Parameter], rank: int, random: torch.Generator) -> None:
+    """Fill pairs of matrices with first values: normal ones of deviation `1 / rank`, and zeros.
+
+    The numbers are those that `peft` draws with `init_lora_weights="gaussian"`: it fills both matrices as new linear
+    layers first.
+    """
+    for name, matrix in matrices.items():
+        if name.endswith("lora_A"):
+            pair = (matrix, matrices[name.removesuffix("A") + "B"])
+            for one in pair:
+                torch.empty(one.shape, dtype=torch.float32).uniform_(generator=random)
+            matrix.copy_(torch.empty(matrix.shape, dtype=torch.float32).normal_(0, 1 / rank, generator=random))
+            pair[1].zero_()
 
 
 def without_peft() -> ConfigError:

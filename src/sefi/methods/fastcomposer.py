@@ -1,16 +1,14 @@
 """FastComposer: nothing is learned of a subject but how CLIP sees it; the model was tuned once to read that."""
 
 import hashlib
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, part_of, swapped
+from sefi.backbone.weights import ATTENTION_LAYERS, copy_with_weights, cross_attention_names, part_of
 from sefi.conditioning.composer import (
     ComposerConditioner,
     Fuse,
@@ -23,7 +21,7 @@ from sefi.conditioning.conditioner import check_identities
 from sefi.core.config import ComposeConfig, Config
 from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
-from sefi.core.protocols import Conditioner
+from sefi.generate.sampler import ConditionedModel
 from sefi.methods.base import About, Watched, Weights, header_of
 from sefi.methods.refusals import allow_only, of_people, one_word, with_judges
 from sefi.photo.views import PhotoViews, rgb_bytes
@@ -74,11 +72,8 @@ class FastComposer:
         tensors = {"image": image.contiguous(), "composer": sha256_of(file)}
         return Identity(tensors, header_of(name, backbone, config, seed))
 
-    @contextmanager
-    def applied(
-        self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0
-    ) -> Generator[Conditioner]:
-        """The tuned attention in place, and a conditioner that fuses pictures into words.
+    def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
+        """A copy of the model with the tuned attention, and a conditioner that fuses pictures into words.
 
         Raises:
             IdentityError: they were learned with other weights than there are, or with different settings.
@@ -95,9 +90,8 @@ class FastComposer:
             {i.name: i.header.class_word for i in identities},
             min(1.0, strength * chosen.alpha),
         )
-        tuned = part_of(weights, "unet") if conditioner.alpha else {}
-        with swapped(backbone.unet, tuned), key_value_attention(backbone.unet, backbone.width):
-            yield conditioner
+        tuned = {name: value for name, value in weights.items() if name.startswith("unet.")}
+        return ConditionedModel(copy_with_weights(backbone, tuned if conditioner.alpha else {}), conditioner)
 
 
 def chosen_settings(identities: Sequence[Identity]) -> ComposeConfig:

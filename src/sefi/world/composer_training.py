@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sefi.attention.install import key_value_attention
+from sefi.attention.install import copy_with_key_value_attention
 from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.schedule import add_noise, target
-from sefi.backbone.weights import ATTENTION_LAYERS, cross_attention_names, trainable
+from sefi.backbone.weights import ATTENTION_LAYERS, copy_for_training, cross_attention_names
 from sefi.conditioning.composer import KEY, Composer, clip_pixels, clip_vision, fused
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
@@ -203,8 +203,9 @@ def step_loss(parts: Parts, step: int) -> Tensor:
     tape = Tape(keep_maps=True, keep_gradient=True)
     alphas = backbone.scheduler.alphas_cumprod
     context = torch.cat([states, states], dim=-1)
-    with key_value_attention(backbone.unet, backbone.width, tape), torch.autocast("cpu", torch.bfloat16):
-        found = backbone.predict(add_noise(latents, noise, t, alphas), t, context).float()
+    unet = copy_with_key_value_attention(backbone.unet, backbone.width, tape)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = backbone.predict(add_noise(latents, noise, t, alphas), t, context, unet).float()
     error = (found - target(latents, noise, t, alphas, backbone.prediction_type)).pow(2)
     if random.random() < recipe.masked:
         # Differs: the mean is over the people's cells, so that small people count as much as large ones.
@@ -231,17 +232,18 @@ def train_composer(
     data = shown(backbone, composer, recipe, seed, progress)
     for weight in own.values():
         weight.requires_grad = True
-    with trainable(backbone.unet, cross_attention_names(backbone.unet, ATTENTION_LAYERS)) as tuned:
-        weights = {**{f"composer.{k}": w for k, w in own.items()}, **{f"unet.{k}": w for k, w in tuned.items()}}
-        module = as_module(weights)
-        optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
-        lesson = Lesson(
-            "composer", recipe, seed, recipe.steps, {"weights": module}, optimiser,
-            lambda step: one_cycle(step, recipe.steps, recipe.learning_rate), clip=1.0,
-        )  # fmt: skip
-        parts = Parts(backbone, composer, data, recipe, seed)
-        run_lesson(lesson, lambda step: step_loss(parts, step), keeping, progress)
-        save_composer(weights, backbone.fingerprint, file)
+    names = cross_attention_names(backbone.unet, ATTENTION_LAYERS)
+    model, tuned = copy_for_training(backbone, [f"unet.{name}" for name in names])
+    weights = {**{f"composer.{k}": w for k, w in own.items()}, **tuned}
+    module = as_module(weights)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
+    lesson = Lesson(
+        "composer", recipe, seed, recipe.steps, {"weights": module}, optimiser,
+        lambda step: one_cycle(step, recipe.steps, recipe.learning_rate), clip=1.0,
+    )  # fmt: skip
+    parts = Parts(model, composer, data, recipe, seed)
+    run_lesson(lesson, lambda step: step_loss(parts, step), keeping, progress)
+    save_composer(weights, backbone.fingerprint, file)
 
 
 def save_composer(weights: Mapping[str, nn.Parameter], base_model: str, file: Path) -> None:

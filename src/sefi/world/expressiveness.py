@@ -4,7 +4,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.encode import token_row
@@ -65,9 +64,8 @@ def likeness(
         name="p", method="sefi", stages=FREE.stages, base_model=backbone.fingerprint, width=backbone.width,
         class_word=FREE.class_word, settings={}, seed=number, library_versions={}, metrics={},
     )  # fmt: skip
-    with key_value_attention(backbone.unet, backbone.width):
-        conditioner = IdentityConditioner(backbone, [Identity({"tokens": tokens}, header)])
-        made = list(generate(backbone, conditioner, [PROMPT] * 8, list(range(8)), config, progress))
+    conditioner = IdentityConditioner(backbone, [Identity({"tokens": tokens}, header)])
+    made = list(generate(backbone, conditioner, [PROMPT] * 8, list(range(8)), config, progress))
     unused = judges(draw(portrait(person, number), LOOKING_SIDE)).embedding
 
     def near(pictures: list[np.ndarray]) -> float:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sefi.attention.install import key_value_attention
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.prompt import plain_ids
@@ -154,10 +153,9 @@ def pictures(
     backbone: Backbone, prompts: Sequence[str], seed: int, config: GenerateConfig, progress: Progress
 ) -> list[Image.Image]:
     """One picture of every prompt; the n-th, from 0, has seed `seed + n`."""
-    with key_value_attention(backbone.unet, backbone.width):
-        conditioner = IdentityConditioner(backbone, [])
-        seeds = [seed + n for n in range(len(prompts))]
-        return [image.pixels for image in generate(backbone, conditioner, prompts, seeds, config, progress)]
+    conditioner = IdentityConditioner(backbone, [])
+    seeds = [seed + n for n in range(len(prompts))]
+    return [image.pixels for image in generate(backbone, conditioner, prompts, seeds, config, progress)]
 
 
 def resized(image: Image.Image, side: int) -> Image.Image:
