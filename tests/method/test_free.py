@@ -69,12 +69,13 @@ def test_the_module_has_the_papers_weights(stages: int, weights: int) -> None:
 
 def test_query_and_key_weights_of_the_module_are_dead() -> None:
     module = ExpansionModule(7, 3, heads=2, head_width=5, dropout=0.0)
+    module.draw_first(stream(1, "x"))
     module(torch.randn(7, generator=stream(0, "x"))).pow(2).sum().backward()
     for attention in (module.attend_self, module.attend_cross):
         for dead in (attention.to_query, attention.to_key):
-            assert dead.weight.grad is None or dead.weight.grad.abs().max() == 0
+            assert dead.weight.grad is None or dead.weight.grad.abs().max() < 1e-7  # rounding
         assert attention.to_value.weight.grad is not None
-        assert attention.to_value.weight.grad.abs().max() > 0
+        assert attention.to_value.weight.grad.abs().max() > 1e-4
 
 
 def test_fifty_ddim_steps_fall_ten_times_in_each_stage(backbone: Backbone) -> None:

@@ -166,14 +166,14 @@ def test_matrices_start_at_nothing_and_change_the_copy_alone(backbone: Backbone)
         return unet(latents, torch.tensor(500), context).sample
 
     plain = answer(backbone.unet)
-    unet, matrices = copy_with_matrices(backbone.unet, 3)
+    model, matrices = copy_with_matrices(backbone, 3)
     draw_first(matrices, 3, stream(0, "lora"))
     assert len(matrices) == 2 * sum(map(is_adapted, before))
     assert all(matrix.requires_grad for matrix in matrices.values())
-    torch.testing.assert_close(answer(unet), plain)
+    torch.testing.assert_close(answer(model.unet), plain)
     for matrix in matrices.values():
         matrix.data += 0.3
-    assert (answer(unet) - plain).abs().max() > 1e-4
+    assert (answer(model.unet) - plain).abs().max() > 1e-4
     assert str(backbone.unet) == printed
     assert set(vars(backbone.unet)) == had
     after = dict(backbone.unet.named_modules())
@@ -185,7 +185,7 @@ def test_matrices_start_at_nothing_and_change_the_copy_alone(backbone: Backbone)
 def test_the_first_matrices_are_those_of_peft_from_the_seed(backbone: Backbone) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
-    _, matrices = copy_with_matrices(backbone.unet, 3)
+    _, matrices = copy_with_matrices(backbone, 3)
     draw_first(matrices, 3, stream(7, "lora"))
     theirs = copy_part(backbone.unet)
     layers = [name for name, _ in theirs.named_modules() if is_adapted(name)]

@@ -102,7 +102,7 @@ def _copy(module: Part, replaced: Mapping[int, nn.Parameter], copies: dict[int, 
     state["_modules"] = {
         name: None if child is None else _copy(child, replaced, copies) for name, child in state["_modules"].items()
     }
-    return made  # pyright: ignore[reportReturnType]
+    return made
 
 
 def part_of(tensors: Mapping[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -85,7 +85,7 @@ class ExpansionModule(nn.Module):
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
                 nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=random)
-                if layer.bias is not None:
+                if isinstance(layer.bias, nn.Parameter):  # pyright: ignore[reportUnnecessaryIsInstance]
                     bound = 1 / math.sqrt(layer.in_features)
                     nn.init.uniform_(layer.bias, -bound, bound, generator=random)
             elif isinstance(layer, nn.LayerNorm):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
@@ -66,7 +65,7 @@ class DreamBoothLora:
         """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         latents = class_latents(backbone, config, watched.progress)
         sentences = rare_and_plain(backbone, config)
-        unet, matrices = copy_with_matrices(backbone.unet, config.tune.rank)
+        model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, stream(seed, "lora"))
         states = [encode(backbone, ids) for ids in sentences]
         studied = Studied(
@@ -75,9 +74,6 @@ class DreamBoothLora:
             prior_of(backbone, config, seed, latents, lambda which: states[1][which]),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
-        model = replace(backbone, unet=unet)
-        for matrix in matrices.values():
-            matrix.requires_grad = True  # a Backbone freezes what it is made of
         lesson = WeightLesson(model, config, studied, run_settings(backbone, views, config, seed))
         return learn_identity(lesson, name, backbone, config, seed, watched)
 
@@ -97,9 +93,9 @@ class DreamBoothLora:
         conditioner = WordsConditioner(backbone, words)
         if not identities:
             return ConditionedModel(backbone, conditioner)
-        unet, matrices = copy_with_matrices(backbone.unet, int(identities[0].header.settings["tune"]["rank"]))
+        model, matrices = copy_with_matrices(backbone, int(identities[0].header.settings["tune"]["rank"]))
         fill(matrices, identities[0].tensors, strength)
-        return ConditionedModel(replace(backbone, unet=unet), conditioner)
+        return ConditionedModel(model, conditioner)
 
 
 def is_adapted(name: str) -> bool:
@@ -107,8 +103,10 @@ def is_adapted(name: str) -> bool:
     return any(name.endswith(f".{layer}") for layer in ATTENTION_LAYERS) and ".attn" in name
 
 
-def copy_with_matrices(unet: UNet2DConditionModel, rank: int) -> tuple[UNet2DConditionModel, dict[str, nn.Parameter]]:
-    """Return a copy of a UNet with a pair of matrices beside every attention layer, and the matrices, without values.
+def copy_with_matrices(backbone: Backbone, rank: int) -> tuple[Backbone, dict[str, nn.Parameter]]:
+    """Return a copy of a model with a pair of matrices beside every attention layer of its UNet, and the matrices.
+
+    The matrices have no values yet, and want gradients.
 
     Raises:
         ConfigError: `peft` is not installed.
@@ -117,7 +115,7 @@ def copy_with_matrices(unet: UNet2DConditionModel, rank: int) -> tuple[UNet2DCon
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  optional
     except ImportError:
         raise without_peft() from None
-    copied = copy_part(unet)
+    copied = copy_part(backbone.unet)
     layers = [name for name, _ in copied.named_modules() if is_adapted(name)]
     chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=False)
     # On the meta device peft draws nothing: its first values would come from torch's state that all threads share.
@@ -125,12 +123,16 @@ def copy_with_matrices(unet: UNet2DConditionModel, rank: int) -> tuple[UNet2DCon
         inject_adapter_in_model(chosen, copied, adapter_name=ADAPTER)
     for name, layer in copied.named_modules():
         if name.endswith(f".{ADAPTER}"):
-            layer.to_empty(device=unet.device)
-    return copied, {
+            layer.to_empty(device=backbone.device)
+    matrices = {
         name.replace(f".{ADAPTER}.weight", ""): weight
         for name, weight in copied.named_parameters()
         if f".{ADAPTER}." in name
     }
+    model = replace(backbone, unet=copied)
+    for matrix in matrices.values():
+        matrix.requires_grad = True  # a Backbone freezes what it is made of
+    return model, matrices
 
 
 @torch.no_grad()
