@@ -8,6 +8,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from sefi.core.threads import wait_without_spinning
+
 if TYPE_CHECKING:
     from sefi.api import generate as generate, learn as learn
     from sefi.backbone.open import open_backbone as open_backbone
@@ -61,3 +63,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 
 sys.modules[__name__].__class__ = Package
+wait_without_spinning()

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sefi.bench.cells import planned, run_cells
+from sefi.bench.cells import run_cells
 from sefi.bench.drawing import anchor, square
 from sefi.bench.identities import Stopwatch, changed
 from sefi.bench.judging import JudgeFiles, Judging
@@ -55,7 +55,7 @@ def bench(backbone, tmp_path):
 
 def test_every_cell_is_made_once(bench):
     assert run_cells(bench) == len(bench.run.cells())
-    wanted = set(planned(SUITE, bench.groups()))
+    wanted = set(bench.plan())
     # bello and lassie have no other picture: nothing to show as their ceiling.
     assert {key[0] for key in wanted if key[1] == "ceiling"} == {"rex"}
     made = [key_of(c) for c in bench.run.cells()]

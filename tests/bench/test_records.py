@@ -62,7 +62,19 @@ def test_a_cell_that_was_made_twice_counts_once(folder):
     for one in (cell(0, id=0.5), cell(1), cell(0, id=0.7)):
         folder.add(one)
     assert folder.cells() == [cell(0, id=0.5), cell(1)]
-    assert folder.lines() == 3
+
+
+def test_what_was_recorded_since_is_read_without_the_line_that_is_being_written(folder):
+    folder.add(cell(0))
+    place = folder.size()
+    assert folder.cells_after(place) == ([], place)
+    for one in (cell(1), cell(2)):
+        folder.add(one)
+    whole = folder.size()
+    with folder.cells_file.open("ab") as file:
+        file.write(b'{"subject": "ada", "wa')
+    assert folder.cells_after(place) == ([cell(1), cell(2)], whole)
+    assert folder.cells_after(whole) == ([], whole)
 
 
 def test_only_one_run_works_in_a_folder(folder):

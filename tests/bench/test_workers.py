@@ -1,4 +1,4 @@
-"""Worker processes end with the one that started them, however that ends; one that is killed ends the run."""
+"""Worker processes end with the one that started them, however and whenever that ends, and keep the run locked."""
 
 import os
 import signal
@@ -6,61 +6,226 @@ import subprocess
 import sys
 import time
 from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+import sefi
 from sefi.bench.records import RunFolder
+from sefi.bench.time_left import TimeLeft
+from sefi.bench.worker_process import ORPHANED, Report, Share, started
 from sefi.bench.workers import watch
-from sefi.core.errors import SefiError
+from sefi.core.errors import ConfigError, SefiError
 from sefi.core.protocols import SilentProgress
 
+# What a worker opens in these tests: importable there, and it "makes images" as long as it lives.
+BENCHES = """
+import os, signal, sys, time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def make_images_with_torch():
+    import torch
+    make_images()
+
+def make_images():
+    for n in range(100_000):
+        (FOLDER / f"{os.getpid()}-{n}.png").touch()
+        time.sleep(0.01)
+
+def wait_long():
+    (FOLDER / f"{os.getpid()}.ready").touch()
+    time.sleep(600)
+
+def fail():
+    from sefi.core.errors import ConfigError
+    raise ConfigError("Nothing fits.", "Try something else.")
+
+def crash():
+    raise LookupError("no such thing")
+
+def interrupt():
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(60)
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def leave():
+    sys.exit(0)
+"""
 STARTER = """
-import subprocess, sys, time
-worker = "import os, threading, time; from sefi.bench.workers import end_with;"
-worker += "threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start();"
-worker += "print(os.getpid(), flush=True); time.sleep(600)"
-subprocess.Popen([sys.executable, "-c", worker])
-time.sleep(600)
+import os, sys, time
+import benches
+from sefi.bench.worker_process import Share, started
+if __name__ == "__main__":
+    function = getattr(benches, sys.argv[1])
+    with started([Share(os.getpid(), function, range(1), 1) for _ in range(2)], None):
+        print("started", flush=True)
+        time.sleep(600)
 """
 
 
-def test_a_worker_does_not_outlive_a_killed_starter():
-    with subprocess.Popen([sys.executable, "-c", STARTER], stdout=subprocess.PIPE, text=True) as starter:
-        assert starter.stdout is not None
-        worker = int(starter.stdout.readline())
-        starter.send_signal(signal.SIGKILL)
+@pytest.fixture
+def benches(tmp_path, monkeypatch):
+    """The module of benches, importable here and in workers."""
+    (tmp_path / "benches.py").write_text(BENCHES)
+    monkeypatch.syspath_prepend(tmp_path)
+    sys.modules.pop("benches", None)
+    yield __import__("benches")
+    sys.modules.pop("benches", None)
+
+
+def shares(function, count=2):
+    return [Share(os.getpid(), function, range(n, 2, count), 1) for n in range(count)]
+
+
+def watched(tmp_path, function, count=2, progress=None):
+    # What watching needs of a bench: where its images are counted, and whom to tell.
+    bench = SimpleNamespace(run=RunFolder(tmp_path), progress=progress or SilentProgress())
+    with started(shares(function, count), None) as workers:
         try:
-            # The worker has the other end of this pipe: it closes when both are gone.
-            assert starter.communicate(timeout=30)[0] == ""
-        except subprocess.TimeoutExpired:
-            os.kill(worker, signal.SIGKILL)
-            raise
+            watch(bench, workers, TimeLeft(SimpleNamespace(ways=()), [], []))
+        finally:
+            pids = [process.pid for process in workers.values()]
+    return pids
 
 
-def test_a_killed_worker_ends_the_run(tmp_path):
-    # What watching needs of a bench: where its lines are counted, and whom to tell.
-    bench = SimpleNamespace(run=RunFolder(tmp_path), progress=SilentProgress())
-    context = get_context("spawn")
-    lasting = context.Process(target=time.sleep, args=(600,))
-    killed = context.Process(target=time.sleep, args=(600,))
+def kill_starter_after(seconds, folder, function="make_images"):
+    """Kill the starter of two workers after a while; returns how long they lived on, and the images made after."""
+    (folder / "benches.py").write_text(BENCHES)
+    (folder / "starter.py").write_text(STARTER)
+    paths = os.pathsep.join([str(folder), str(Path(sefi.__file__).parent.parent)])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    command = [sys.executable, str(folder / "starter.py"), function]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as starter:
+        time.sleep(seconds)
+        starter.send_signal(signal.SIGKILL)
+        killed = time.monotonic()
+        # The workers hold the other end of this pipe: it closes when all are gone.
+        starter.stdout.read()
+        lived_on = time.monotonic() - killed
+    before = set(folder.glob("*.png"))
+    time.sleep(0.3)
+    return lived_on, set(folder.glob("*.png")) - before
+
+
+def test_workers_do_not_outlive_a_starter_killed_while_they_start(tmp_path):
+    for number, seconds in enumerate(np.random.default_rng(16).uniform(0.05, 1.0, 3)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lived_on, images = kill_starter_after(seconds, folder)
+        assert lived_on < 2, f"killed after {seconds:.2f} s"
+        assert not images
+
+
+@pytest.mark.slow
+def test_workers_do_not_outlive_a_starter_killed_at_any_moment(tmp_path):
+    moments = [*np.linspace(0.02, 2, 19), *np.random.default_rng(17).uniform(6, 12, 4)]
+    made = 0
+    for number, seconds in enumerate(moments):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        lived_on, images = kill_starter_after(seconds, folder, "make_images_with_torch")
+        assert lived_on < 2, f"killed after {seconds:.2f} s"
+        assert not images
+        made += bool(list(folder.glob("*.png")))
+    assert made > 0, "no worker came as far as making images: the last moments are too early"
+
+
+def test_a_worker_whose_starter_is_gone_before_it_looks_ends_at_once(benches):
+    # A process id that is not its parent's: what it finds if the starter died while Python was starting.
+    orphan = Share(1 if os.getpid() != 1 else 2, benches.wait_long, range(1), 1)
+    with started([orphan], None) as workers:
+        (process,) = workers.values()
+        process.join(30)
+        assert process.exitcode == ORPHANED
+    assert not list(Path(benches.__file__).parent.glob("*.ready"))
+
+
+def test_a_run_stays_locked_as_long_as_a_worker_lives(tmp_path, benches):
+    folder = RunFolder(tmp_path / "run")
+    with folder.alone() as lock:
+        holding = started(shares(benches.wait_long, 1), lock)
+        workers = holding.__enter__()
     try:
-        lasting.start()
-        killed.start()
-        assert killed.pid is not None
-        os.kill(killed.pid, signal.SIGKILL)
-        with pytest.raises(SefiError, match=r"killed \(exit code -9\)"):
-            watch(bench, [lasting, killed], context.SimpleQueue())
+        # Here the lock's file is closed; only the worker has it.
+        with pytest.raises(ConfigError, match="Another run is at work"), folder.alone():
+            pass
     finally:
-        lasting.kill()
-        killed.kill()
+        holding.__exit__(None, None, None)
+    assert all(process.exitcode is not None for process in workers.values())
+    with folder.alone():
+        pass
 
 
-def test_workers_that_end_well_end_the_run_well(tmp_path):
-    bench = SimpleNamespace(run=RunFolder(tmp_path), progress=SilentProgress())
-    context = get_context("spawn")
-    workers = [context.Process(target=time.sleep, args=(0.01,)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    watch(bench, workers, context.SimpleQueue())
-    assert [worker.exitcode for worker in workers] == [0, 0]
+def test_a_killed_worker_ends_the_run(tmp_path, benches):
+    with pytest.raises(SefiError, match=r"killed \(exit code -9\)"):
+        watched(tmp_path, benches.kill)
+
+
+def test_an_interrupted_worker_interrupts_the_run(tmp_path, benches):
+    with pytest.raises(KeyboardInterrupt):
+        watched(tmp_path, benches.interrupt, 1)
+
+
+def test_what_a_worker_fails_of_is_raised_and_the_others_end(tmp_path, benches):
+    with pytest.raises(ConfigError, match="Nothing fits"):
+        watched(tmp_path, benches.fail, 1)
+    with pytest.raises(RuntimeError, match="LookupError: no such thing"):
+        watched(tmp_path, benches.crash, 1)
+
+
+def test_no_worker_is_left_when_the_run_ends(benches):
+    with started(shares(benches.wait_long), None) as workers:
+        processes = list(workers.values())
+        assert all(process.is_alive() for process in processes)
+    for process in processes:
+        assert process.exitcode == -signal.SIGTERM
+        with pytest.raises(ProcessLookupError):  # neither running nor a zombie
+            os.kill(process.pid, 0)
+
+
+class Lines:
+    """Progress that keeps what it is told."""
+
+    def __init__(self):
+        self.told, self.inner = [], []
+
+    def start(self, total, label):
+        self.told.append((label, total))
+
+    def advance(self, **numbers):
+        self.told.append("step")
+
+    def finish(self):
+        self.told.append("end")
+
+    def estimate(self, seconds):
+        self.told.append(seconds)
+
+    def nested(self):
+        self.inner.append(Lines())
+        return self.inner[-1]
+
+
+def send_reports(messages):
+    for done, ended in ((0, False), (2, False), (3, True)):
+        messages.send(Report("rex, ours: learning", done, 5, ended))
+
+
+def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
+    context, progress = get_context("spawn"), Lines()
+    reading, writing = context.Pipe(duplex=False)
+    process = context.Process(target=time.sleep, args=(0.01,))
+    process.start()
+    send_reports(writing)
+    writing.close()
+    run = RunFolder(tmp_path)
+    watch(SimpleNamespace(run=run, progress=progress), {reading: process}, TimeLeft(SimpleNamespace(ways=()), [], []))
+    process.join()
+    assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]
+    assert progress.told == []

@@ -17,10 +17,14 @@ def test_a_log_gets_a_first_and_a_last_line(capsys):
 
 def test_slow_work_gets_lines_with_the_time_left(capsys, monkeypatch):
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_OF_EVIDENCE", 0.0)
     with TerminalProgress() as shown:
-        shown.start(3, "learning")
-        shown.advance(loss=0.25)
-    assert "learning 1/3, 0 s left  loss 0.25" in capsys.readouterr().err
+        shown.start(6, "learning")
+        for _ in range(5):
+            shown.advance(loss=0.25)
+    printed = capsys.readouterr().err
+    assert "learning 4/6  loss 0.25" in printed
+    assert "learning 5/6, about 0 s left  loss 0.25" in printed
 
 
 def test_a_terminal_gets_a_bar(capsys, monkeypatch):

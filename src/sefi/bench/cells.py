@@ -10,38 +10,31 @@ from PIL import Image
 from sefi.bench.attended import keep_maps
 from sefi.bench.drawing import Drawn, Place, anchor, drawn, drawn_attending
 from sefi.bench.opened import Bench, group_key
-from sefi.bench.records import Cell, Key, key_of
+from sefi.bench.records import Cell, key_of
 from sefi.bench.scoring import scored
 from sefi.bench.subject import Subject
-from sefi.bench.suite import Suite, Way, slug
+from sefi.bench.suite import Way, slug
+from sefi.bench.time_left import TimeLeft
 from sefi.core.nouns import Identity
 
 
-def planned(suite: Suite, groups: Sequence[Sequence[Subject]]) -> list[Key]:
-    """Every cell of a run: subject, way, prompt and seed; an anchor that is a photograph has one seed only."""
-    return [
-        (group_key(group), way.label, prompt, seed)
-        for group in groups
-        for way in suite.ways
-        if way.control != "same" or all(s.other is not None for s in group)
-        for prompt in range(len(suite.prompts))
-        for seed in (suite.seeds if way.control in (None, "class word") else suite.seeds[:1])
-    ]
-
-
 def run_cells(bench: Bench, numbers: Sequence[int] | None = None) -> int:
-    """Make whatever is missing of these groups (None: all); returns how many pictures were made."""
-    groups = bench.groups()
-    done = {key_of(cell) for cell in bench.run.cells()}
+    """Make whatever is missing of these groups (None: all); returns how many images were made."""
+    groups, cells = bench.groups(), bench.run.cells()
+    done = {key_of(cell) for cell in cells}
     chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
-    missing = [key for key in planned(bench.suite, chosen) if key not in done]
-    bench.progress.start(len(missing), "pictures")
+    names = {group_key(group) for group in chosen}
+    planned = [key for key in bench.plan() if key[0] in names]
+    missing, left = [key for key in planned if key not in done], TimeLeft(bench.suite, planned, cells)
+    bench.progress.start(len(missing), "images")
     made = 0
     for group in chosen:
         for way in bench.suite.ways:
             mine = (group_key(group), way.label)
             for cell in way_cells(bench, group, way, [Place(k[2], k[3]) for k in missing if k[:2] == mine]):
                 bench.run.add(cell)
+                left.count(cell)
+                bench.progress.estimate(left.seconds())
                 bench.progress.advance()
                 made += 1
     bench.progress.finish()

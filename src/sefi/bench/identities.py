@@ -23,18 +23,22 @@ from sefi.methods import method_named
 class Stopwatch:
     """Passes progress on and adds up how long each kind of work took.
 
+    Args:
+        progress: who is told.
+        whom: what stands before every label, for progress that tells of several subjects.
+
     Attributes:
         seconds: by label, as in `Progress.start`.
     """
 
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.seconds = progress, dict[str, float]()
+    def __init__(self, progress: Progress, whom: str = "") -> None:
+        self.progress, self.whom, self.seconds = progress, whom, dict[str, float]()
         self.label, self.started = "", 0.0
 
     def start(self, total: int, label: str) -> None:
         """Another kind of work begins."""
         self.label, self.started = label, time.monotonic()
-        self.progress.start(total, label)
+        self.progress.start(total, f"{self.whom}{label}")
 
     def advance(self, **numbers: float) -> None:
         """Passed on."""
@@ -72,7 +76,7 @@ class Learner:
         checkpoint = file.with_suffix(".checkpoint")
         resumed, started = checkpoint.is_file(), time.monotonic()
         forget_peak(self.backbone)
-        watch = Stopwatch(self.progress)
+        watch = Stopwatch(self.progress, f"{subject.key}, {way.label}: ")
         made = learn(
             save_photo(subject, self.run / "photos"),
             name=subject.key,

@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from sefi.backbone.bundle import Backbone
 from sefi.bench.identities import Learner
 from sefi.bench.judging import Judging, Seen
-from sefi.bench.records import SCHEMA, RunFolder
+from sefi.bench.plan import planned_keys
+from sefi.bench.records import SCHEMA, Key, RunFolder
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Suite
 from sefi.core.config import to_dict
-from sefi.core.protocols import Progress
+from sefi.core.protocols import Progress, RunProgress
 
 LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
 
@@ -27,7 +28,7 @@ class Bench:
     """Suite, subjects, model, judges and the run's folder.
 
     Attributes:
-        progress: is told of every picture; learning has one of its own, `learning`.
+        progress: is told of every image; learning has one of its own, `learning`.
         judges: folder of networks that methods learn with; None takes the model's own.
     """
 
@@ -36,7 +37,7 @@ class Bench:
     backbone: Backbone
     judging: Judging
     run: RunFolder
-    progress: Progress
+    progress: RunProgress
     learning: Progress
     judges: Path | None = None
     seen: dict[str, tuple[Seen, Seen | None]] = field(default_factory=dict[str, tuple[Seen, "Seen | None"]])
@@ -51,6 +52,20 @@ class Bench:
         size = self.suite.together
         starts = range(0, len(self.subjects) - size + 1, size)
         return [self.subjects[start : start + size] for start in starts]
+
+    def plan(self) -> list[Key]:
+        """Return every image of this run, in the order in which they are made."""
+        return planned_keys(
+            {
+                "suite": self.suite.model_dump(),
+                "subjects": [group_key(group) for group in self.groups()],
+                "photos": self.photos(),
+            }
+        )
+
+    def photos(self) -> dict[str, list[str]]:
+        """Return the hash of every subject's photo and, where there is one, other picture."""
+        return {s.key: [digest(p) for p in (s.photo, s.other) if p is not None] for s in self.subjects}
 
     def looks(self, subject: Subject) -> tuple[Seen, Seen | None]:
         """What the judges make of a subject's photo and other picture; looked at once."""
@@ -82,12 +97,11 @@ def about(bench: Bench, judges: dict[str, Any], thresholds: dict[str, float | No
     """What `run.json` says: everything that decides a run's figures."""
     suite, backbone = bench.suite, bench.backbone
     learned = [way for way in suite.ways if way.control is None]
-    pictures = {s.key: [digest(p) for p in (s.photo, s.other) if p is not None] for s in bench.subjects}
     return {
         "schema": SCHEMA,
         "suite": suite.model_dump(mode="json"),
         "subjects": [group_key(group) for group in bench.groups()],
-        "photos": pictures,
+        "photos": bench.photos(),
         "model": {"name": backbone.source, "fingerprint": backbone.fingerprint},
         "device": backbone.device.type,
         "dtype": str(backbone.dtype).removeprefix("torch."),

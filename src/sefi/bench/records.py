@@ -77,13 +77,26 @@ class RunFolder:
             first.setdefault(key_of(cell), cell)
         return list(first.values())
 
-    def lines(self) -> int:
-        """How many lines there are, quickly; for progress."""
-        return self.cells_file.read_bytes().count(b"\n") if self.cells_file.is_file() else 0
+    def size(self) -> int:
+        """Return the length of the record in bytes."""
+        return self.cells_file.stat().st_size if self.cells_file.is_file() else 0
+
+    def cells_after(self, place: int) -> tuple[list[Cell], int]:
+        """Return the cells recorded after a place in the record, in bytes, and the place after them; for progress."""
+        if self.size() <= place:
+            return [], place
+        with self.cells_file.open("rb") as file:
+            file.seek(place)
+            whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be half written
+        cells = [cell for line in whole.splitlines() if (cell := parsed(line.decode(errors="replace"))) is not None]
+        return cells, place + len(whole + newline)
 
     @contextmanager
-    def alone(self) -> Generator[None]:
+    def alone(self) -> Generator[int]:
         """Only one run at a time works in a folder; where the system has no such locks, nothing is checked.
+
+        Yields:
+            The file descriptor of the lock: a process that inherits it holds the lock too.
 
         Raises:
             ConfigError: another one does.
@@ -96,7 +109,7 @@ class RunFolder:
                 raise ConfigError(
                     f"Another run is at work in {self.path}.", "Wait for it, or choose another --out."
                 ) from None
-            yield
+            yield file.fileno()
 
     def add(self, cell: Cell) -> None:
         """Add one line in one write, so that the workers of a run may share the file.

@@ -9,6 +9,7 @@ import typer
 from sefi import __version__
 from sefi.cli import attend, bench, demo, doctor, generate, inspect, learn, methods, settings, study, world
 from sefi.cli.reporting import TRACE, ReportingGroup
+from sefi.core.threads import limit_threads
 
 app = typer.Typer(
     name="sefi",
@@ -40,6 +41,7 @@ def root(
     """Options of every command; they stand before its name."""
     os.environ[TRACE] = "1" if debug else ""
     silence_libraries()
+    limit_threads()
 
 
 def silence_libraries() -> None:

@@ -80,24 +80,26 @@ def run(
     )
     with TerminalProgress() as progress:
         bench = open_bench(asked, progress)
-        with bench.run.alone():
+        with bench.run.alone() as lock:
             bench.run.begin(description(asked, bench, Thresholds(tau, far_threshold)))
-            made = all_made(partial(open_bench, asked), bench, jobs)
+            made = all_made(partial(open_bench, asked), bench, jobs, lock)
     record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.cells())}
     text = f"{made} pictures made, {record['pictures']} in '{out}'\nnext: sefi bench report {out}"
     answer(record, text, as_json=as_json, command="bench run")
 
 
-def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int) -> int:
-    """Make what is missing; Ctrl-C says what was kept."""
+def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int, lock: int) -> int:
+    """Make what is missing; Ctrl-C says how far the run is."""
+    from sefi.bench.plan import completeness
     from sefi.bench.workers import run_shared
     from sefi.core.errors import Interrupted
 
     try:
-        return run_shared(open_again, bench, jobs)
+        return run_shared(open_again, bench, jobs, lock)
     except KeyboardInterrupt:
-        kept = f"Interrupted: {len(bench.run.cells())} pictures are in '{bench.run.path}'."
-        raise Interrupted(kept, "Run the same command again.") from None
+        there = completeness(bench.run.about(), bench.run.cells())
+        problem = f"Interrupted: {there.made} of {there.planned} images are in '{bench.run.path}'."
+        raise Interrupted(problem, "Run the same command again.") from None
 
 
 @app.command("report")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from sefi.cli.options import EMBEDDED
 from sefi.core.errors import ConfigError
-from sefi.core.protocols import Progress, SilentProgress
+from sefi.core.protocols import RunProgress, SilentProgress
 
 if TYPE_CHECKING:
     from sefi.bench.judging import JudgeFiles
@@ -49,7 +49,7 @@ class Thresholds:
     far: float | None
 
 
-def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
+def open_bench(asked: Asked, progress: RunProgress | None = None) -> "Bench":
     """Everything that a run needs.
 
     Raises:
@@ -79,7 +79,7 @@ def open_bench(asked: Asked, progress: Progress | None = None) -> "Bench":
         sentences = [prompt.text.replace("{}", asked.suite.kind) for prompt in asked.suite.prompts]
         note_remarks(backbone, sentences, asked.suite.config(asked.suite.ways[0]))
     told = progress or SilentProgress()
-    return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, SilentProgress(), asked.judges)
+    return Bench(asked.suite, subjects, backbone, judging, RunFolder(asked.out), told, told.nested(), asked.judges)
 
 
 def judge_files(asked: Asked) -> "JudgeFiles":

@@ -1,4 +1,4 @@
-"""Progress with the time left: a bar on a terminal, a line now and then in a log."""
+"""Progress with the time left: bars on a terminal, a line now and then in a log."""
 
 import sys
 import time
@@ -10,25 +10,69 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.text import Text
+
+from sefi.core import protocols
 
 SECONDS_BETWEEN_LINES = 10.0
+# Before this much of a piece of work is done, nothing is said of the time left. Its first step, which also warms up, is
+# not counted.
+STEPS_OF_EVIDENCE, SECONDS_OF_EVIDENCE = 4, 4.0
+
+
+class Forecast:
+    """When a piece of work will end: at the pace of its own steps, unless a better estimate is given.
+
+    Args:
+        total: Steps of it.
+    """
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done = total, 0
+        self.first = self.last = time.monotonic()
+        self.given, self.end = False, float("nan")
+
+    def advance(self) -> None:
+        """Count one step."""
+        self.done, self.last = self.done + 1, time.monotonic()
+        if self.done == 1:
+            self.first = self.last
+
+    def estimate(self, seconds: float | None) -> None:
+        """Replace the estimate from steps, once and for all; None for too little evidence."""
+        self.given, self.end = True, float("nan") if seconds is None else time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Return the seconds left, nan where they are not known."""
+        if self.given:
+            return self.end - time.monotonic()
+        steps, seconds = self.done - 1, self.last - self.first
+        if steps < STEPS_OF_EVIDENCE or seconds < SECONDS_OF_EVIDENCE:
+            return float("nan")
+        return self.last + seconds / steps * (self.total - self.done) - time.monotonic()
 
 
 class TerminalProgress:
     """Shows each stretch of work that it is told of; ends cleanly when left by an error.
 
     Use it as a context manager; it speaks on stderr only.
+
+    Args:
+        parent: The progress inside whose steps this one's work is done; None for work on its own.
     """
 
-    def __init__(self) -> None:
-        self._shown = make_progress() if sys.stderr.isatty() else None
+    def __init__(self, parent: "TerminalProgress | None" = None) -> None:
+        self._nested = parent is not None
+        self._shown = parent._shown if parent else make_progress() if sys.stderr.isatty() else None  # noqa: SLF001
         self._log = LogLines()
         self._task: TaskID | None = None
+        self._forecast = Forecast(0)
 
     def __enter__(self) -> Self:
         if self._shown is not None:
@@ -46,17 +90,27 @@ class TerminalProgress:
 
     def start(self, total: int, label: str) -> None:
         """Begin a stretch of `total` steps."""
+        self._forecast = Forecast(total)
         if self._shown is None:
-            self._log.start(total, label)
+            self._log.start(label, self._forecast)
         else:
-            self._task = self._shown.add_task(label, total=total, numbers="")
+            self._task = self._shown.add_task(label, total=total, numbers="", forecast=self._forecast)
 
     def advance(self, **numbers: float) -> None:
         """One step is done; the numbers stand beside the bar."""
+        self._forecast.advance()
         if self._shown is None:
             self._log.advance(numbers)
         elif self._task is not None:
             self._shown.update(self._task, advance=1, numbers=told(numbers))
+
+    def estimate(self, seconds: float | None) -> None:
+        """Show this time left instead of one from the pace of the steps; None shows none."""
+        self._forecast.estimate(seconds)
+
+    def nested(self) -> protocols.Progress:
+        """Return the progress of work inside the steps of this one; on a terminal its bar goes when it is done."""
+        return TerminalProgress(self)
 
     def finish(self) -> None:
         """The stretch is over, also when fewer steps were needed."""
@@ -64,35 +118,48 @@ class TerminalProgress:
             self._log.finish()
         elif self._task is not None:
             self._shown.stop_task(self._task)
+            if self._nested:
+                self._shown.remove_task(self._task)
             self._task = None
 
 
 class LogLines:
     """Progress as plain lines, a few each minute, where nobody looks at a terminal."""
 
-    def start(self, total: int, label: str) -> None:
+    def start(self, label: str, forecast: Forecast) -> None:
         """Begin a stretch; its first line comes at once."""
-        self.total, self.label, self.done = total, label, 0
+        self.label, self.forecast = label, forecast
         self.began = self.spoke = time.monotonic()
         self.line("")
 
     def advance(self, numbers: dict[str, float]) -> None:
-        """Count one step; speak if the last line is old enough."""
-        self.done += 1
+        """Speak of one step if the last line is old enough."""
         now = time.monotonic()
-        if now - self.spoke >= SECONDS_BETWEEN_LINES and self.done < self.total:
+        if now - self.spoke >= SECONDS_BETWEEN_LINES and self.forecast.done < self.forecast.total:
             self.spoke = now
-            left = (now - self.began) / self.done * (self.total - self.done)
-            self.line(f" {self.done}/{self.total}, {left:.0f} s left  {told(numbers)}")
+            left = left_text(self.forecast.left())
+            self.line(f" {self.counted()}{', ' if left else ''}{left}  {told(numbers)}")
 
     def finish(self) -> None:
         """Say how long it took."""
-        self.line(f" {self.done}/{self.total}, done in {time.monotonic() - self.began:.0f} s")
+        self.line(f" {self.counted()}, done in {duration(time.monotonic() - self.began)}")
+
+    def counted(self) -> str:
+        """Return the steps done of all steps."""
+        return f"{self.forecast.done}/{self.forecast.total}"
 
     def line(self, text: str) -> None:
         """Print one line."""
         sys.stderr.write(f"{self.label}{text}".rstrip() + "\n")
         sys.stderr.flush()
+
+
+class TimeLeftColumn(ProgressColumn):
+    """The time left of a task by its forecast."""
+
+    def render(self, task: Task) -> Text:
+        """Return the time left as text, empty where it is not known."""
+        return Text("" if task.finished else left_text(task.fields["forecast"].left()))
 
 
 def make_progress() -> Progress:
@@ -102,11 +169,31 @@ def make_progress() -> Progress:
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        TimeLeftColumn(),
         TextColumn("[dim]{task.fields[numbers]}"),
         console=Console(stderr=True),
     )
+
+
+def left_text(seconds: float) -> str:
+    """Return the time left in words; nothing where it is not known, or already over.
+
+    >>> left_text(66_918), left_text(float("nan"))
+    ('about 18 h 35 min left', '')
+    """
+    return f"about {duration(seconds)} left" if seconds >= 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Return a duration in seconds, from two minutes on in minutes, or hours and minutes.
+
+    >>> duration(41.6), duration(119.4), duration(150), duration(3570), duration(5400)
+    ('42 s', '119 s', '2 min', '1 h 0 min', '1 h 30 min')
+    """
+    if round(seconds) < 120:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def told(numbers: dict[str, float]) -> str:

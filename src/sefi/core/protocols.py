@@ -1,17 +1,18 @@
 """The seams between rooms."""
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-from torch import Tensor
+if TYPE_CHECKING:  # a worker process must reach its first line before torch is loaded
+    import numpy as np
+    from torch import Tensor
 
-from sefi.core.nouns import Face
+    from sefi.core.nouns import Face
 
 
 class FaceDetector(Protocol):
     """Finds faces."""
 
-    def __call__(self, rgb: np.ndarray) -> list[Face]:
+    def __call__(self, rgb: "np.ndarray") -> "list[Face]":
         """Faces in a uint8 RGB image `[height, width, 3]`, best first."""
         ...
 
@@ -19,7 +20,7 @@ class FaceDetector(Protocol):
 class FaceEncoder(Protocol):
     """Turns a face into an embedding."""
 
-    def __call__(self, rgb: np.ndarray, face: Face) -> np.ndarray:
+    def __call__(self, rgb: "np.ndarray", face: "Face") -> "np.ndarray":
         """Unit vector `[embedding]` for a face in a uint8 RGB image `[height, width, 3]`."""
         ...
 
@@ -40,6 +41,18 @@ class Progress(Protocol):
         ...
 
 
+class RunProgress(Progress, Protocol):
+    """Progress of work whose steps take very different times, with other work inside a step."""
+
+    def estimate(self, seconds: float | None) -> None:
+        """Replace the estimate of the time left; None where there is too little evidence for one."""
+        ...
+
+    def nested(self) -> Progress:
+        """Return the progress of one more line of work inside the steps of this one."""
+        ...
+
+
 class SilentProgress:
     """Tells nobody."""
 
@@ -52,6 +65,13 @@ class SilentProgress:
     def finish(self) -> None:
         """Ignored."""
 
+    def estimate(self, seconds: float | None) -> None:
+        """Ignored."""
+
+    def nested(self) -> Progress:
+        """Return itself."""
+        return self
+
 
 class Conditioner(Protocol):
     """Turns prompts and a timestep into what the denoiser's cross-attention reads."""
@@ -60,10 +80,10 @@ class Conditioner(Protocol):
         """Stage of a timestep; the context changes only between stages."""
         ...
 
-    def context(self, prompts: list[str], timestep: int) -> Tensor:
+    def context(self, prompts: list[str], timestep: int) -> "Tensor":
         """Key text and value text side by side, `[batch, word, 2 * width]`."""
         ...
 
-    def null_context(self, count: int, negative_prompt: str) -> Tensor:
+    def null_context(self, count: int, negative_prompt: str) -> "Tensor":
         """The same for guidance, `[count, word, 2 * width]`."""
         ...

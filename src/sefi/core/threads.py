@@ -1,0 +1,98 @@
+"""How many cores this process may use, and OpenMP settings that leave them to others while a thread waits.
+
+Nothing here imports torch: OpenMP reads its settings once, when torch is loaded.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+SYSTEM = Path("/")  # tests put another tree here
+# Whoever has set one of these has decided how threads wait.
+WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
+# The same for their number.
+COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def wait_without_spinning() -> None:
+    """Let OpenMP threads sleep at a barrier instead of spinning; does nothing once torch is loaded.
+
+    A spinning thread keeps a core from whatever else runs there, the other threads of the same computation included:
+    on a busy machine every barrier then lasts until the scheduler steps in. GNU's runtime (torch on Linux) follows
+    `OMP_WAIT_POLICY`, LLVM's and Intel's (torch on macOS, conda) also `KMP_BLOCKTIME`. What the user has set stays.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in WAIT_VARIABLES):
+        return
+    os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
+    os.environ["KMP_BLOCKTIME"] = "0"
+
+
+def limit_threads() -> None:
+    """Let a program started by us use no more threads than its cgroup's quota pays for; call it before torch is loaded.
+
+    The libraries know the machine's cores and this process's affinity but no quota: in a container of 2 cores on a
+    machine of 64 they start 64 threads, which are then stopped for most of the time. Where no quota is lower, nothing
+    is set and the libraries' own choice holds. What the user has set stays.
+    """
+    if "torch" in sys.modules or any(name in os.environ for name in COUNT_VARIABLES):
+        return
+    usable = count_usable_cores()
+    if usable < count_affine_cores():
+        os.environ["OMP_NUM_THREADS"] = str(usable)
+
+
+def count_usable_cores() -> int:
+    """Return how many threads can run at the same time, at least 1: affinity and cgroup quota, rounded down.
+
+    Rounded down because threads that compute together wait for the one that the quota has stopped.
+    """
+    return max(1, math.floor(min([count_affine_cores(), *read_quotas()])))
+
+
+def count_affine_cores() -> int:
+    """Return how many cores this process may run on; where the system has no affinity, how many there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def read_quotas() -> Iterator[float]:
+    """Yield the CPU quota, in cores, of this process's cgroup and of every group above it that has one."""
+    for folder in cgroup_folders():
+        quota = read_quota(folder)
+        if quota is not None:
+            yield quota
+
+
+def cgroup_folders() -> Iterator[Path]:
+    """Yield the folders of this process's CPU cgroup up to its root, of version 2, version 1 or both."""
+    mounts = SYSTEM / "sys/fs/cgroup"
+    for line in read_text(SYSTEM / "proc/self/cgroup").splitlines():
+        _, controllers, path = [*line.split(":", 2), "", ""][:3]
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        roots = (mounts / controllers, mounts / "cpu") if controllers else (mounts, mounts / "unified")
+        # A container often sees its own group as the root, under the path that the host knows.
+        groups = Path(path.strip("/"))
+        for root in dict.fromkeys(roots):
+            yield from (root / group for group in (groups, *groups.parents))
+
+
+def read_quota(folder: Path) -> float | None:
+    """Return the quota of one cgroup in cores (0.5 is half a core); None where it has none."""
+    words = read_text(folder / "cpu.max").split() or [
+        read_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    ]
+    if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
+        return None  # "max" and -1: no limit
+    return int(words[0]) / int(words[1])
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a small file, empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
