@@ -19,6 +19,7 @@ from sefi.core.presets import PRESETS
 from sefi.core.prompt_syntax import check_prompts
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.generate.sampler import generate as sample
+from sefi.generate.schedulers import check_steps
 from sefi.identity.together import check_together
 from sefi.learn.probe import PictureProbe, ProbeJudges
 from sefi.methods import method_named
@@ -184,6 +185,7 @@ def generate_each(
     check_together(identities)
     methods = {i.method for i in identities} or {config.method}
     backbone = backbone or open_backbone()
+    check_steps(backbone, config.generate.steps)
     for remark in remarks_on_prompts(backbone, prompts, config.generate):
         LOGGER.warning(remark)
     count = config.generate.count

@@ -63,7 +63,7 @@ def test_opened_like_a_folder(single: Path) -> None:
     backbone = open_backbone(str(single), dtype=torch.bfloat16)
     assert (backbone.family, backbone.width, backbone.text_length) == ("sd1", 768, 77)
     assert backbone.dtype == torch.bfloat16
-    assert backbone.scheduler.config["steps_offset"] == 1
+    assert backbone.scheduler.config["beta_end"] == 0.012
 
 
 def test_names_that_would_be_unpickled(single: Path, tmp_path: Path) -> None:

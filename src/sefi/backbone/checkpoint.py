@@ -16,6 +16,7 @@ from sefi.backbone.folder import read_scheduler
 from sefi.backbone.kinds import article, file_kind
 from sefi.backbone.part_weights import check_finite, refuse_other_numbers
 from sefi.backbone.parts import Parts
+from sefi.backbone.schedule import noise_settings
 from sefi.backbone.vocabulary import END, clip_tokenizer
 from sefi.core.errors import BackboneError
 
@@ -172,5 +173,4 @@ def _scheduler(folder: Path, metadata: dict[str, str]) -> DDPMScheduler:
     prediction = PREDICTION.get(metadata.get("modelspec.prediction_type", "").lower())
     if prediction is None:
         return scheduler
-    changed = DDPMScheduler.from_config(scheduler.config, prediction_type=prediction)
-    return cast(DDPMScheduler, changed)
+    return DDPMScheduler(**noise_settings(dict(scheduler.config) | {"prediction_type": prediction}))

@@ -1,13 +1,12 @@
 """A pipeline folder in the Stable Diffusion format to the five parts of the model."""
 
 from pathlib import Path
-from typing import cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel
 
-from sefi.backbone.files import guarded, is_regular, read_json
+from sefi.backbone.files import is_regular, read_json
 from sefi.backbone.kinds import article, pipeline_kind
 from sefi.backbone.part_configs import (
     REMEDY,
@@ -20,6 +19,7 @@ from sefi.backbone.part_configs import (
 )
 from sefi.backbone.part_weights import load_part
 from sefi.backbone.parts import Parts
+from sefi.backbone.schedule import noise_settings
 from sefi.backbone.tokenizer_files import read_tokenizer
 from sefi.core.errors import BackboneError
 
@@ -67,7 +67,7 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
     """The noise schedule of a pipeline folder, whichever sampler it names.
 
     Raises:
-        BackboneError: the file is missing or damaged, or describes no diffusion in T steps.
+        BackboneError: the file is missing or damaged, describes no diffusion in T steps, or a setting is out of range.
     """
     config = read_json(folder / "scheduler" / "scheduler_config.json")
     if "beta_schedule" not in config:
@@ -75,7 +75,7 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
             f"{folder} has no diffusion noise schedule (its scheduler is {config.get('_class_name')}).",
             "Use a Stable Diffusion 1.x or 2.x model.",
         )
-    return guarded(folder / "scheduler", lambda: cast(DDPMScheduler, DDPMScheduler.from_config(config)))
+    return DDPMScheduler(**noise_settings(config))
 
 
 def _check_index(folder: Path) -> None:

@@ -1,11 +1,58 @@
 """The noise schedule: how a latent is noised and what the model should answer."""
 
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
 import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 
-from sefi.core.errors import BackboneError
+from sefi.core.errors import BackboneError, first_fault
 
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class NoiseSettings(BaseModel):
+    """What is read of a model's scheduler file: the noise that it was trained with. The sampler's options are ours."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    num_train_timesteps: int = Field(1000, ge=1, le=100_000)
+    beta_start: float = Field(0.0001, gt=0, lt=1)
+    beta_end: float = Field(0.02, gt=0, lt=1)
+    beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "linear"
+    trained_betas: tuple[float, ...] | None = None
+    prediction_type: str = "epsilon"
+    rescale_betas_zero_snr: bool = False
+
+    @model_validator(mode="after")
+    def check_noise(self) -> Self:
+        """One beta in (0, 1] for each timestep; at zero signal, noise alone does not tell the image."""
+        betas = self.trained_betas
+        if betas is not None and (len(betas) != self.num_train_timesteps or not all(0 < beta <= 1 for beta in betas)):
+            raise ValueError(f"trained_betas must be {self.num_train_timesteps} numbers in (0, 1]")
+        if self.rescale_betas_zero_snr and self.prediction_type == "epsilon":
+            raise ValueError(
+                "rescale_betas_zero_snr needs v_prediction: a model that predicts noise says nothing at zero signal"
+            )
+        return self
+
+
+def noise_settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the checked noise settings of a scheduler's configuration, as diffusers' schedulers take them.
+
+    Raises:
+        BackboneError: one is out of range or of another kind; the message names it.
+    """
+    try:
+        found = NoiseSettings.model_validate(dict(config)).model_dump()
+    except ValidationError as error:
+        raise BackboneError(
+            f"This model's noise schedule cannot be used: {first_fault(error)}.",
+            "Correct scheduler/scheduler_config.json, or use a Stable Diffusion 1.x or 2.x model.",
+        ) from None
+    betas = found["trained_betas"]
+    return found | {"trained_betas": None if betas is None else list(betas)}
 
 
 def add_noise(x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:

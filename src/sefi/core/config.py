@@ -111,9 +111,8 @@ class ViewConfig(Section):
 class GenerateConfig(Section):
     """How pictures are made."""
 
-    # 1000 would ask Stable Diffusion's DDIM, whose steps are shifted by one, for a timestep that does not exist.
-    steps: int = Field(50, ge=1, le=999, description="of denoising")
-    guidance_scale: float = Field(7.5, ge=0, description="how hard the prompt pulls")
+    steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
+    guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
     scheduler: Literal["ddim", "dpm++", "euler"] = Field("ddim", description="diffusers' DDIM, DPM-Solver++ or Euler")
     count: int = Field(1, ge=1, description="pictures per prompt")
     batch_size: int = Field(8, ge=1, description="pictures at once; changes no picture")

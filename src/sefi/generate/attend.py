@@ -15,6 +15,7 @@ from sefi.core.config import GenerateConfig
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
 from sefi.generate.sampler import draw_batch, pipeline
+from sefi.generate.schedulers import check_steps
 
 
 @dataclass(frozen=True)
@@ -97,13 +98,15 @@ def attend(
     """Draw one picture and keep where its words looked.
 
     Raises:
-        ConfigError: without guidance there is no conditional half to tell apart.
+        ConfigError: without guidance there is no conditional half to tell apart; or more steps than the model has
+            timesteps.
     """
     check_guided(config)
+    check_steps(backbone, config.steps)
     parsed, tape = conditioner.parse(prompt), Tape(keep_maps=True)
     sums = MapSum(tape, max(1, backbone.latent_size // 2), progress)
     progress.start(config.steps, "attending")
-    made = pipeline(backbone, config.scheduler, tape)
+    made = pipeline(backbone, config, tape)
     image = draw_batch(backbone, made, WithReference(conditioner, prompt), [prompt], [seed], config, sums)[0]
     progress.finish()
     found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))

@@ -33,20 +33,23 @@ class ConditionedModel:
     conditioner: Conditioner
 
 
-def pipeline(backbone: Backbone, name: str, tape: Tape | None = None) -> StableDiffusionPipeline:
+def pipeline(backbone: Backbone, config: GenerateConfig, tape: Tape | None = None) -> StableDiffusionPipeline:
     """A stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
 
     The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
     it meanwhile.
 
     Args:
-        name: of the sampler.
+        config: its sampler and its number of steps.
         tape: where the attention maps go.
+
+    Raises:
+        ConfigError: more steps than the model has timesteps.
     """
     made = StableDiffusionPipeline(
         vae=backbone.vae,
         unet=copy_with_key_value_attention(backbone.unet, backbone.width, tape),
-        scheduler=scheduler(backbone, name),
+        scheduler=scheduler(backbone, config.scheduler, config.steps),
         text_encoder=None,
         tokenizer=None,
         safety_checker=None,
@@ -73,7 +76,7 @@ def generate(
     progress: Progress,
 ) -> Iterator[GeneratedImage]:
     """One picture for every prompt and its seed, in order, `config.batch_size` at once."""
-    made = pipeline(backbone, config.scheduler)
+    made = pipeline(backbone, config)
     total = -(-len(prompts) // config.batch_size)
     progress.start(total * config.steps, "drawing")
     for start in range(0, len(prompts), config.batch_size):
