@@ -79,7 +79,7 @@ def test_query_and_key_weights_of_the_module_are_dead() -> None:
 
 
 def test_fifty_ddim_steps_fall_ten_times_in_each_stage(backbone: Backbone) -> None:
-    scheduler = pipeline(backbone, "ddim").scheduler
+    scheduler = pipeline(backbone, GenerateConfig(steps=50)).scheduler
     scheduler.set_timesteps(50)
     steps = scheduler.timesteps.tolist()
     assert steps == list(range(981, 0, -20))
