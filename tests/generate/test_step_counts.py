@@ -29,7 +29,7 @@ def config(name, steps):
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "euler"])
 def test_images_have_content(backbone, name, zero_snr):
     model = short(backbone, prediction_type="v_prediction", rescale_betas_zero_snr=zero_snr)
-    for steps in (1, 5, 33, TOTAL - 1):
+    for steps in (1, 5, TOTAL - 1):
         pixels = np.asarray(generate("a photo of a dog", backbone=model, config=config(name, steps))[0].pixels)
         # What is not finite becomes black.
         assert pixels.std() > 1, (steps, zero_snr)
