@@ -11,7 +11,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import class_token_id, parse
-from sefi.core.config import Config, LearnConfig, override
+from sefi.core.config import Config, GenerateConfig, LearnConfig, override
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
