@@ -38,6 +38,10 @@ Start = Annotated[
     str | None,
     typer.Option("--start", metavar="MODEL", help="Go on from this finished model: a folder, or tiny-portraits."),
 ]
+Version = Annotated[
+    int | None,
+    typer.Option("--version", metavar="N", help="Version of the model to train: 5, or with --start 4, as it ships."),
+]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
 
@@ -64,22 +68,27 @@ def train(
     part: Part,
     resume: Resume = False,
     start: Start = None,
+    version: Version = None,
     device: options.Device = "auto",
     seed: options.Seed = 0,
     out: Folder = Path("runs/world"),
     as_json: options.AsJson = False,
 ) -> None:
-    """Train one part of the embedded model; kill it at any time and go on with --resume."""
+    """Train one part of the embedded model, or all; kill it at any time and go on with --resume."""
     from sefi.backbone.open import MODELS
     from sefi.cli.opening import chosen_device
     from sefi.cli.output import answer, checked_folder
     from sefi.cli.progress import TerminalProgress
-    from sefi.world.train import Run, train as train_part
+    from sefi.world.fifth import train_part as train_fifth
+    from sefi.world.train import Run, train as train_fourth
+    from sefi.world.versions import FIFTH, FOURTH, get_version
 
+    wanted = get_version(version or (FIFTH.number if start is None else FOURTH.number))
     folder = checked_folder(out)
     beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
     place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:
+        train_part = train_fourth if wanted == FOURTH else train_fifth
         train_part(part, Run(folder, resume, seed, progress, beginning, place))
     answer({"out": str(folder), "part": part}, f"{part} is trained: {folder}", as_json=as_json, command="world train")
 

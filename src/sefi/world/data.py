@@ -1,6 +1,6 @@
 """Numbered random pictures, drawn once into a memory-mapped file that training reads."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -54,3 +54,8 @@ def draw_range(job: tuple[int, int, int]) -> np.ndarray:
     """Pictures start to end of a seed, drawn; job is (seed, start, end)."""
     seed, start, end = job
     return np.stack([draw(picture_at(seed, i)) for i in range(start, end)])
+
+
+def draw_numbers(numbers: Iterable[int], side: int, seed: int = MODEL_SEED) -> np.ndarray:
+    """Return the numbered drawings of a seed, uint8 `[count, side, side, 3]`."""
+    return np.stack([draw(picture_at(seed, number), side) for number in numbers])
