@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import shutil
 import socket
 import sys
 import time
@@ -13,8 +14,9 @@ import pytest
 import torch
 
 from sefi.backbone import files
-from sefi.backbone.open import open_backbone
+from sefi.backbone.open import MODELS, open_backbone
 from sefi.core.errors import BackboneError
+from sefi.metrics.encoders import ClipEncoder
 
 UNET = "diffusion_pytorch_model"
 SECONDS, BYTES = 10, 1 << 30
@@ -307,3 +309,42 @@ def test_a_tokenizer_without_a_length_reads_what_the_encoder_reads(copy: Path) -
     for length in (None, 10**30):
         edit(path, model_max_length=length)
         assert open_backbone(str(copy)).text_length == 17
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
+    """The embedded model's CLIP, for a test to change."""
+    return Path(shutil.copytree(MODELS / "judges" / "clip", tmp_path / "clip"))
+
+
+def test_the_clip_of_the_metrics_follows_no_requests_either(clip: Path, no_network: list[str]) -> None:
+    plain = ClipEncoder(clip).texts(["a photo of a dog"])
+    towers = json.loads((clip / "config.json").read_text())
+    request_ = {"_attn_implementation": KERNEL, "auto_map": CODE, "quantization_config": {"quant_method": "awq"}}
+    edit(clip / "config.json", **request_, text_config=towers["text_config"] | request_,
+         vision_config=towers["vision_config"] | request_)  # fmt: skip
+    edit(clip / "preprocessor_config.json", auto_map={"AutoImageProcessor": "evil--p.P"})
+    edit(clip / "tokenizer_config.json", auto_map=CODE)
+    edit(clip / "adapter_config.json", base_model_name_or_path="evil/model", peft_type="LORA")
+    assert (ClipEncoder(clip).texts(["a photo of a dog"]) == plain).all()
+    assert no_network == []
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "named"),
+    [
+        ("config.json", {"projection_dim": 10**12}, "`projection_dim`"),
+        ("config.json", {"text_config": {"hidden_size": 10**9}}, "`text_config.hidden_size`"),
+        ("config.json", {"vision_config": {"image_size": "224"}}, "`vision_config.image_size`"),
+        ("config.json", {"vision_config": {"num_hidden_layers": 64}}, "describes"),
+        ("config.json", {"text_config": None}, "`text_config`"),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 10**9}}, "`size`"),
+        ("preprocessor_config.json", {"image_processor_type": "SamImageProcessor"}, "SamImageProcessor"),
+        ("tokenizer.json", {"model": {}}, "words"),
+    ],
+)
+def test_a_clip_out_of_bounds_is_refused(clip: Path, file: str, change: dict, named: str) -> None:
+    edit(clip / file, **change)
+    with pytest.raises(BackboneError) as caught:
+        ClipEncoder(clip)
+    assert named in str(caught.value)

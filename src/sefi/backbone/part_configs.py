@@ -58,6 +58,11 @@ Share = Annotated[float, Field(ge=0, lt=1)]
 Groups = Annotated[int, Field(ge=1, le=512)]
 Kernel = Literal[1, 3, 5, 7]
 Activation = Literal["silu", "swish", "mish", "gelu", "relu"]
+TextActivation = Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"]
+Width = Annotated[int, Field(ge=1, le=8192)]
+InnerWidth = Annotated[int, Field(ge=1, le=32768)]
+TransformerLayers = Annotated[int, Field(ge=1, le=64)]
+TokenId = Annotated[int, Field(ge=0, lt=1_000_000)]
 DownBlock = Literal["CrossAttnDownBlock2D", "DownBlock2D"]
 UpBlock = Literal["CrossAttnUpBlock2D", "UpBlock2D"]
 MidBlock = Literal["UNetMidBlock2DCrossAttn", "UNetMidBlock2D"]
@@ -103,7 +108,7 @@ class UNetConfig(PartConfig):
     act_fn: Activation = "silu"
     norm_num_groups: Groups = 32
     norm_eps: Epsilon = 1e-5
-    cross_attention_dim: Annotated[int, Field(ge=1, le=8192)] = 1280
+    cross_attention_dim: Width = 1280
     transformer_layers_per_block: Transformers | list[Transformers] = 1
     attention_head_dim: Heads | list[Heads] = 8
     use_linear_projection: bool = False
@@ -199,23 +204,55 @@ class TextConfig(PartConfig):
     """A `CLIPTextModel`."""
 
     vocab_size: Annotated[int, Field(ge=3, le=1_000_000)] = 49408
-    hidden_size: Annotated[int, Field(ge=1, le=8192)] = 512
-    intermediate_size: Annotated[int, Field(ge=1, le=32768)] = 2048
-    num_hidden_layers: Annotated[int, Field(ge=1, le=64)] = 12
+    hidden_size: Width = 512
+    intermediate_size: InnerWidth = 2048
+    num_hidden_layers: TransformerLayers = 12
     num_attention_heads: Heads = 8
     max_position_embeddings: Annotated[int, Field(ge=3, le=1024)] = 77
-    hidden_act: Literal["quick_gelu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu", "silu", "swish"] = "quick_gelu"
+    hidden_act: TextActivation = "quick_gelu"
+    layer_norm_eps: Epsilon = 1e-5
+    attention_dropout: Share = 0.0
+    projection_dim: Width | None = 512
+    bos_token_id: TokenId | None = 49406
+    eos_token_id: TokenId | None = 49407
+    pad_token_id: TokenId | None = 1
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Refuse heads that do not divide the width."""
+        check_heads(self.hidden_size, self.num_attention_heads)
+        return self
+
+
+class VisionConfig(PartConfig):
+    """The image tower of a `CLIPModel`."""
+
+    hidden_size: Width = 768
+    intermediate_size: InnerWidth = 3072
+    projection_dim: Width = 512
+    num_hidden_layers: TransformerLayers = 12
+    num_attention_heads: Heads = 12
+    num_channels: Literal[3] = 3
+    image_size: Annotated[int, Field(ge=1, le=1024)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=1024)] = 32
+    hidden_act: TextActivation = "quick_gelu"
     layer_norm_eps: Epsilon = 1e-5
     attention_dropout: Share = 0.0
 
     @model_validator(mode="after")
     def check_heads(self) -> Self:
         """Refuse heads that do not divide the width."""
-        if self.hidden_size % self.num_attention_heads:
-            raise ValueError(
-                f"`num_attention_heads` is {self.num_attention_heads}, which does not divide {self.hidden_size}"
-            )
+        check_heads(self.hidden_size, self.num_attention_heads)
         return self
+
+
+class ClipConfig(PartConfig):
+    """A `CLIPModel`: text and image tower."""
+
+    text_config: TextConfig = Field(default_factory=TextConfig)
+    vision_config: VisionConfig = Field(default_factory=VisionConfig)
+    projection_dim: Width = 512
+    logit_scale_init_value: Annotated[float, Field(ge=-10, le=10)] = 2.6592
 
 
 Config = TypeVar("Config", bound=PartConfig)
@@ -230,6 +267,12 @@ def check_groups(channels: list[int], groups: int) -> None:
     for number in channels:
         if number % groups:
             raise ValueError(f"`norm_num_groups` is {groups}, which does not divide {number} channels")
+
+
+def check_heads(width: int, heads: int) -> None:
+    """`ValueError` unless the heads divide the width."""
+    if width % heads:
+        raise ValueError(f"`num_attention_heads` is {heads}, which does not divide {width}")
 
 
 def read_unet_config(path: Path) -> UNetConfig:
@@ -252,6 +295,11 @@ def read_text_config(path: Path) -> TextConfig:
     return checked(TextConfig, path, values)
 
 
+def read_clip_config(path: Path) -> ClipConfig:
+    """Read a CLIP's `config.json`; `BackboneError` names the field at fault."""
+    return checked(ClipConfig, path, read_json(path))
+
+
 def _of_class(path: Path, name: str) -> dict[str, Any]:
     values = read_json(path)
     if values.get("_class_name", name) != name:
@@ -272,8 +320,19 @@ def checked(kind: type[Config], path: Path, values: Mapping[str, Any]) -> Config
         message = fault["msg"].removeprefix("Value error, ")
         if not fault["loc"]:
             raise BackboneError(f"{path}: {message}.", REMEDY) from error
-        field = str(fault["loc"][0])
-        raise BackboneError(f"{path}: `{field}` is {shown(values[field])}: {message}.", REMEDY) from error
+        field, value = _place(values, fault["loc"])
+        raise BackboneError(f"{path}: `{field}` is {shown(value)}: {message}.", REMEDY) from error
+
+
+def _place(values: object, location: tuple[int | str, ...]) -> tuple[str, object]:
+    """Return the name of a field, dots between, and its value; pydantic's location also names alternatives."""
+    names: list[str] = []
+    for part in location:
+        if not (isinstance(values, dict) and part in values):
+            break
+        names.append(str(part))
+        values = values[part]
+    return ".".join(names), values
 
 
 def shown(value: object) -> str:

@@ -1,6 +1,7 @@
 """The networks that metrics look through: ONNX files run by OpenCV, and CLIP."""
 
 import json
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-from sefi.backbone.files import guarded
+from sefi.backbone.files import guarded, read_json
+from sefi.backbone.part_configs import read_clip_config
+from sefi.backbone.part_weights import load_part
 from sefi.backbone.quiet import quiet_libraries
+from sefi.backbone.tokenizer_files import read_tokenizer
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Face
 from sefi.metrics.align import HEAD, aligned
@@ -23,6 +27,13 @@ from sefi.photo.opencv_log import errors_only
 
 SCENE_SIDE = 96
 CLIP_BATCH = 32
+CLIP_REMEDY = "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json."
+CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
+PREPROCESSING = (
+    "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
+    "image_mean", "image_std", "do_convert_rgb",
+)  # fmt: skip
+LARGEST_SIDE = 1024
 
 
 class SFaceEncoder:
@@ -147,9 +158,8 @@ class ClipEncoder:
             raise BackboneError(
                 f"There is no CLIP at {where}.", "Name the folder of a CLIP model, or use a model that brings its own."
             )
-        remedy = "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json."
         read = partial(read_clip, where)
-        self._model, self._tokenizer, self._preprocess = guarded(where, read, remedy, kind="CLIP")
+        self._model, self._tokenizer, self._preprocess = guarded(where, read, CLIP_REMEDY, kind="CLIP")
         self.width = int(self._model.config.projection_dim)
 
     def images(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
@@ -178,20 +188,38 @@ class ClipEncoder:
 
 
 def read_clip(folder: Path) -> tuple[Any, CLIPTokenizer, Callable[..., Any]]:
-    """`CLIPModel` in single precision, tokenizer and image preprocessing.
+    """Return `CLIPModel` in single precision, tokenizer and image preprocessing; no other code, no network.
 
     Raises:
-        ValueError: weights are missing, as in the folder of a text encoder alone; other `LOAD_ERRORS` likewise.
+        BackboneError: a file is missing, damaged or out of bounds, as in the folder of a text encoder alone.
     """
+    config = read_clip_config(folder / "config.json")
     with quiet_libraries():
-        model, report = cast(Any, CLIPModel).from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        preprocess = cast(Any, AutoImageProcessor).from_pretrained(folder, local_files_only=True)
-    if report["missing_keys"]:
-        raise ValueError(f"it lacks {len(report['missing_keys'])} weights, such as {sorted(report['missing_keys'])[0]}")
+        # The implementation is named: the library must never take it from a file.
+        model = load_part(CLIPModel, folder, config.arguments(), torch.float32, attn_implementation="sdpa")
+        tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
+        with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
+            settings = read_preprocessing(folder / "preprocessor_config.json")
+            (Path(clean) / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+            preprocess = cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
     return model.eval(), tokenizer, preprocess
+
+
+def read_preprocessing(path: Path) -> dict[str, Any]:
+    """Return what CLIP's image processor knows of a `preprocessor_config.json`.
+
+    Raises:
+        BackboneError: no such file, or a size out of range.
+    """
+    values = read_json(path)
+    kind = values.get("image_processor_type", values.get("feature_extractor_type"))
+    if kind not in CLIP_PROCESSORS:
+        raise BackboneError(f"{path} describes a {str(kind)[:60]!r}, not CLIP's image preprocessing.", CLIP_REMEDY)
+    sizes = [values.get(name) for name in ("size", "crop_size")]
+    sides = [side for size in sizes for side in (size.values() if isinstance(size, dict) else [size])]
+    if any(side is not None and (type(side) is not int or not 0 < side <= LARGEST_SIDE) for side in sides):
+        raise BackboneError(f"{path}: `size` and `crop_size` must be from 1 to {LARGEST_SIDE} pixels.", CLIP_REMEDY)
+    return {"image_processor_type": "CLIPImageProcessor"} | {n: values[n] for n in PREPROCESSING if n in values}
 
 
 def existing(path: str | Path) -> Path:

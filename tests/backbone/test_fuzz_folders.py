@@ -1,0 +1,204 @@
+"""Model folders and files with random faults: they open, or a `BackboneError` says why not, in bounded time and memory.
+
+`SEFI_FUZZ_TRIES` sets the number of tries, `SEFI_FUZZ_SEED` the first seed.
+"""
+
+import copy
+import json
+import os
+import random
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from sefi.backbone import checkpoint
+from sefi.backbone.checkpoint import CONFIGS
+from sefi.backbone.open import open_backbone
+from sefi.backbone.original_layout import write_checkpoint
+from sefi.backbone.parts import Parts
+from sefi.core.errors import BackboneError
+
+TRIES = int(os.environ.get("SEFI_FUZZ_TRIES", "300"))
+FIRST_SEED = int(os.environ.get("SEFI_FUZZ_SEED", "0"))
+SECONDS, BYTES = 10, 1 << 30
+EXTREMES: list[object] = [
+    None, True, False, 0, -1, 1, 3, 7, 2**31, 10**9, 10**12, -(10**30), 0.0, -0.5, 1e-30, 1e30, "", "x", "../x", "\0",
+    "8", "x" * 5000, [], [[]], [None], [0], [1] * 2000, {}, {"a": {}}, "UpBlock2D", "AutoencoderKL", "F16", "gelu",
+]  # fmt: skip
+Json = dict | list
+
+
+def nodes(tree: object) -> list[tuple[Json, object]]:
+    """Every place in a JSON tree: its container and its key."""
+    places: list[tuple[Json, object]] = []
+    todo: list[object] = [tree]
+    while todo:
+        node = todo.pop()
+        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else []
+        places += [(node, key) for key in keys]
+        todo += [node[key] for key in keys]
+    return places
+
+
+def change_structure(tree: dict, chance: random.Random) -> dict:
+    """Delete, rename, retype, swap, nest or exaggerate one to three values."""
+    tree = copy.deepcopy(tree)
+    for _ in range(chance.randint(1, 3)):
+        places = nodes(tree)
+        if not places:
+            return tree
+        container, key = chance.choice(places)
+        value = container[key]
+        match chance.randrange(6):
+            case 0:
+                del container[key]
+            case 1 if isinstance(container, dict):
+                container[f"{key}{chance.choice(['_', '2', ''])}x"] = container.pop(key)
+            case 2:
+                other, place = chance.choice(places)
+                container[key] = copy.deepcopy(other[place]) if other is not value else None
+            case 3:
+                container[key] = [value] if chance.random() < 0.5 else {"content": value}
+            case 4 if isinstance(value, int):
+                container[key] = value * chance.choice([-1, 2, 3, 1000, 10**9]) + chance.choice([0, 1, -1])
+            case _:
+                container[key] = copy.deepcopy(chance.choice(EXTREMES))
+    return tree
+
+
+def change_bytes(content: bytes, chance: random.Random) -> bytes:
+    """Overwrite, cut, repeat or insert a few bytes."""
+    place = chance.randrange(len(content) + 1)
+    match chance.randrange(4):
+        case 0:
+            return content[:place]
+        case 1:
+            return content[:place] + bytes(chance.randrange(256) for _ in range(chance.randint(1, 9))) + content[place:]
+        case 2:
+            return content[:place] + content[place // 2 :]
+        case _:
+            changed = bytearray(content)
+            for _ in range(min(len(changed), chance.randint(1, 9))):
+                changed[chance.randrange(len(changed))] = chance.randrange(256)
+            return bytes(changed)
+
+
+def change_json(content: bytes, chance: random.Random) -> bytes:
+    if chance.random() < 0.2:
+        return change_bytes(content, chance)
+    return json.dumps(change_structure(json.loads(content), chance)).encode()
+
+
+def change_weights(content: bytes, chance: random.Random) -> bytes:
+    """Change a header's structure, its bytes or its length; now and then the values."""
+    length = int.from_bytes(content[:8], "little")
+    header, values = content[8 : 8 + length], content[8 + length :]
+    match chance.randrange(6):
+        case 0:
+            return content[: chance.randrange(len(content))]
+        case 1:
+            return content[:8] + header + change_bytes(values, chance)
+        case 2:
+            return chance.randrange(2 ** chance.choice([4, 16, 21, 40, 64])).to_bytes(8, "little") + header + values
+        case _:
+            header = change_json(header, chance)
+            return len(header).to_bytes(8, "little") + header + values
+
+
+CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
+    ".json": change_json,
+    ".txt": change_bytes,
+    ".safetensors": change_weights,
+}
+
+
+def change_file(path: Path, chance: random.Random) -> None:
+    path.write_bytes(CHANGES[path.suffix](path.read_bytes(), chance))
+
+
+def peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes (Linux counts in KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def opens(source: Path, about: str) -> bool:
+    """Whether a model opens; anything but a `BackboneError`, ten seconds or a gigabyte fails the test."""
+    started, before = time.monotonic(), peak_memory()
+    try:
+        open_backbone(str(source))
+        opened = True
+    except BackboneError as error:
+        opened = False
+        about = f"{about}: {error.problem} {error.remedy}"
+    except BaseException as error:
+        pytest.fail(f"{about}: {type(error).__name__}: {error}")
+    assert time.monotonic() - started < SECONDS, about
+    assert peak_memory() - before < BYTES, about
+    return opened
+
+
+@pytest.fixture(scope="module")
+def originals(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The tiny model as it is written today, and with shards and the tokenizer's older files."""
+    older = Path(shutil.copytree(folder, tmp_path_factory.mktemp("older") / "model"))
+    whole = older / "unet" / "diffusion_pytorch_model.safetensors"
+    tensors = load_file(whole)
+    placed: dict[str, str] = {}
+    for part in (0, 1):
+        name = f"diffusion_pytorch_model-{part + 1:05}-of-00002.safetensors"
+        some = {key: value for k, (key, value) in enumerate(sorted(tensors.items())) if k % 2 == part}
+        save_file(some, whole.with_name(name), {"format": "pt"})
+        placed |= dict.fromkeys(some, name)
+    whole.with_name(f"{whole.name}.index.json").write_text(json.dumps({"metadata": {}, "weight_map": placed}))
+    whole.unlink()
+    words = older / "tokenizer" / "tokenizer.json"
+    model = json.loads(words.read_text())["model"]
+    (older / "tokenizer" / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (older / "tokenizer" / "merges.txt").write_text("#version: 0.2\n" + "\n".join(map(" ".join, model["merges"])))
+    flags = {"content": "<|endoftext|>", "lstrip": False, "normalized": True, "rstrip": False, "single_word": False}
+    (older / "tokenizer" / "special_tokens_map.json").write_text(json.dumps({"pad_token": "a</w>", "eos_token": flags}))
+    (older / "tokenizer" / "added_tokens.json").write_text(json.dumps({"<|startoftext|>": 0}))
+    words.unlink()
+    return [folder, older]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_folders_with_faults_open_or_are_refused(originals: list[Path], tmp_path: Path) -> None:
+    for original in originals:
+        open_backbone(str(original))
+    outcomes = {True: 0, False: 0}
+    for seed in range(FIRST_SEED, FIRST_SEED + TRIES):
+        chance = random.Random(seed)
+        model = Path(shutil.copytree(originals[seed % 2], tmp_path / str(seed)))
+        files = sorted(path for path in model.rglob("*") if path.suffix in CHANGES)
+        chosen = chance.choice(files)
+        change_file(chosen, chance)
+        outcomes[opens(model, f"seed {seed}, {chosen.relative_to(model)}")] += 1
+        shutil.rmtree(model)
+    # Neither all faults pass nor is everything refused.
+    assert min(outcomes.values()) > TRIES / 20, outcomes
+
+
+@pytest.mark.slow
+def test_single_files_with_faults_open_or_are_refused(
+    sd1_parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configs = Path(shutil.copytree(CONFIGS / "sd1", tmp_path / "configs" / "sd1"))
+    sd1_parts.unet.save_config(configs / "unet")
+    sd1_parts.vae.save_config(configs / "vae")
+    sd1_parts.text_encoder.config.save_pretrained(configs / "text_encoder")
+    monkeypatch.setattr(checkpoint, "CONFIGS", configs.parent)
+    path = tmp_path / "model.safetensors"
+    write_checkpoint(sd1_parts, path)
+    open_backbone(str(path))
+    content = path.read_bytes()
+    for seed in range(FIRST_SEED, FIRST_SEED + max(20, TRIES // 10)):
+        path.write_bytes(change_weights(content, random.Random(seed)))
+        opens(path, f"seed {seed}")
