@@ -70,15 +70,15 @@ def learn(  # noqa: PLR0913
     check_face_options(config.learn.class_word, crop=crop, face=face, detector=detector)
     method = method_named(config.method)
     read = photo if isinstance(photo, Photo) else read_photo(photo)
+    if not anyway and (backbone is None or backbone.judges is not None):
+        # As a whole: in a photograph the detector of drawn faces may find none.
+        check_drawn(whole_square(read, RESOLUTION))
     backbone = backbone or open_backbone()
     folder = Path(judges) if judges else backbone.judges
     check_class_word(backbone, config.learn.class_word)
     method.check(backbone, config, folder)
     for remark in remarks_on_learning(backbone, config):
         LOGGER.warning(remark)
-    drawings_only = backbone.judges is not None and not anyway
-    if drawings_only:  # first as a whole: in a photograph the detector of drawn faces may find none
-        check_drawn(whole_square(read, RESOLUTION))
     square = (
         cropped(read, backbone, config, face, detector)
         if needs_face(config.learn.class_word, crop=crop)

@@ -88,6 +88,62 @@ def test_identities_that_do_not_fit_are_refused_first(refused, ada, tmp_path, mo
     assert "no prompt contains <bob>" in refused("generate", PROMPT, *both)
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("quik",), "Did you mean 'quick'"),
+        (("quick", "--set", "learn.lr=3"), "'learn.learning_rate'"),
+        (("quick", "--set", "generate.negative_prompt=hat", "--set", "generate.guidance_scale=1"), "above 1"),
+        (("quick", "--photos", "nowhere"), "--detector"),
+        (("quick", "--photos", "nowhere", "--detector", "nowhere.onnx"), "nowhere.onnx"),
+    ],
+)
+def test_a_benchmark_looks_at_cheap_things_first(sefi, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    found = sefi("bench", "run", *words, "--out", tmp_path / "run", *NOWHERE)
+    assert found.exit_code == 2
+    assert reason in found.stderr
+    assert "no model" not in found.stderr
+
+
+def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_path, monkeypatch):
+    import skimage.data
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(skimage.data.astronaut()).save("me.png")
+    found = sefi("learn", "me.png", "--name", "me")
+    assert found.exit_code == 2
+    assert "looks like a photograph" in found.stderr
+    assert "opening" not in found.stderr
+
+
+@pytest.mark.world
+def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch):
+    import skimage.data
+
+    monkeypatch.chdir(tmp_path)
+    Image.fromarray(skimage.data.astronaut()).save("me.png")
+    quick = ("--steps", 1, "--set", "learn.batch=1", "--set", "views.latent_pool=0")
+    found = sefi("learn", "me.png", "--name", "me", "--no-crop", "--anyway", *quick)
+    assert found.exit_code == 0, found.output
+    assert Identity.load(tmp_path / "me.safetensors").name == "me"
+
+
+@pytest.mark.world
+def test_photographs_as_subjects_of_a_benchmark_are_refused_on_the_embedded_model(sefi, tmp_path, monkeypatch):
+    import skimage.data
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(skimage.data.chelsea()).save("photos/tom.png")
+    suite = tmp_path / "cats.toml"
+    suite.write_text('about = "x"\nkind = "cat"\nprompt_lists = ["animals"]\n[[ways]]\nlabel = "ours"\n')
+    found = sefi("bench", "run", suite, "--photos", "photos", "--out", "run")
+    assert found.exit_code == 2
+    assert "Subject 'tom'" in found.stderr.replace("\n", " ")
+    assert "photograph" in found.stderr
+
+
 # ------------------------------------------------------------------ remarks
 
 

@@ -49,12 +49,13 @@ def open_backbone(
     """
     # A float16 fingerprint would be rounded twice (see fingerprint.py), so read wide, cast later.
     read_as = torch.float32 if dtype == torch.float16 else dtype
+    place = _checked_device(device)
     path, judges = _locate(source, allow_download=allow_download)
     read = read_folder if path.is_dir() else read_checkpoint
     with quiet_libraries():
         parts = guarded(path, lambda: read(path, read_as))
         _check_fit(parts, source)
-        backbone = guarded(path, lambda: _bundle(parts, source, judges, dtype, _checked_device(device)))
+        backbone = guarded(path, lambda: _bundle(parts, source, judges, dtype, place))
         check_calls(backbone)
     return backbone
 

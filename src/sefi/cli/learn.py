@@ -107,9 +107,13 @@ def learn_and_save(
     from sefi.cli.output import say
     from sefi.cli.progress import TerminalProgress
     from sefi.conditioning.known_words import find_unknown_words
+    from sefi.photo.drawn import RESOLUTION, check_drawn
     from sefi.photo.read import read_photo
+    from sefi.photo.views import whole_square
 
     picture = read_photo(photo)
+    if opening.name == options.EMBEDDED and not asked.anyway:
+        check_drawn(whole_square(picture, RESOLUTION))
     backbone = opened(opening.name, download=opening.download, device=opening.device, dtype=opening.dtype)
     for remark in remarks_on_learning(backbone, asked.config):
         say(f"note: {remark}")

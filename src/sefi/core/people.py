@@ -44,9 +44,9 @@ def check_face_options(class_word: str, *, crop: bool, face: int | None, detecto
     unused = [option for option, value in given.items() if value is not None]
     if not unused or needs_face(class_word, crop=crop):
         return
-    they, have = ("it", "has") if len(unused) == 1 else ("them", "have")
+    listed, have = " and ".join(unused), "has" if len(unused) == 1 else "have"
     if is_person(class_word):
-        reason, remedy = "--no-crop takes the whole photo", f"Leave out --no-crop, or leave {they} out"
+        reason, other = "--no-crop takes the whole photo", "leave out --no-crop"
     else:
-        reason, remedy = f"{class_word!r} is not known as a word for a person", f"Use person, or leave {they} out"
-    raise ConfigError(f"{' and '.join(unused)} {have} no effect: {reason}.", f"{remedy}.")
+        reason, other = f"{class_word!r} is not known as a word for a person", "use the class word person"
+    raise ConfigError(f"{listed} {have} no effect: {reason}.", f"Leave out {listed}, or {other}.")

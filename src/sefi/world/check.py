@@ -6,6 +6,7 @@ from pathlib import Path
 from sefi.backbone.open import MODELS, open_backbone
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
+from sefi.core.hints import suggest
 from sefi.core.presets import DEFAULT
 from sefi.core.protocols import Progress
 from sefi.world.clip_scores import score_agreement
@@ -42,7 +43,9 @@ def check(
     """
     unknown = set(parts) - set(PARTS)
     if unknown:
-        raise ConfigError(f"There is no part {sorted(unknown)[0]!r}.", f"Choose among {', '.join(PARTS)}.")
+        raise ConfigError(
+            f"There is no part {sorted(unknown)[0]!r}.", suggest(sorted(unknown)[0], PARTS, verb="Choose")
+        )
     backbone = open_backbone(model)
     folder = judges_folder or MODELS / "judges"
     judges, drawing = Judges(folder), config.generate

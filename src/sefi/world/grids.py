@@ -14,6 +14,7 @@ from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.prompt import plain_ids
 from sefi.core.config import GenerateConfig
 from sefi.core.errors import ConfigError
+from sefi.core.hints import suggest
 from sefi.core.protocols import Progress
 from sefi.generate.sampler import generate
 from sefi.world.captions import FIRST, LAST, MEDIA, PLACES, caption
@@ -131,7 +132,7 @@ def kind_named(name: str) -> Kind:
         ConfigError: there is no such kind.
     """
     if name not in KINDS:
-        raise ConfigError(f"There is no kind of grid {name!r}.", f"Choose one of {', '.join(KINDS)}.")
+        raise ConfigError(f"There is no kind of grid {name!r}.", suggest(name, KINDS, verb="Choose"))
     return KINDS[name]
 
 

@@ -12,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from sefi.backbone.open import EMBEDDED, open_backbone
 from sefi.core.errors import ConfigError
+from sefi.core.hints import suggest
 from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
 from sefi.world.composer_training import ComposerRecipe, train_composer
@@ -187,7 +188,9 @@ def train(part: str, run: Run) -> None:
         ConfigError: no such part, an earlier part or the model to start from is missing.
     """
     if part not in PARTS:
-        raise ConfigError(f"There is no part {part!r}.", f"Choose one of {', '.join(PARTS)}, in this order.")
+        raise ConfigError(
+            f"There is no part {part!r}.", suggest(part, PARTS, verb="Choose").rstrip(".") + ", in this order."
+        )
     if run.start is not None and part not in CONTINUED:
         raise ConfigError(f"The part {part!r} always begins with nothing.", "Leave --start out.")
     if run.start is not None and not all((run.start / needed).is_dir() for needed in CONTINUED[part]):
