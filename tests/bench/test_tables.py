@@ -214,22 +214,46 @@ def test_a_run_without_pictures_is_refused(kind):
         table([] if not kind else PICTURES, make_run(), kind)
 
 
+def of_two(cells):
+    """The same of two subjects: a way with one has no spread, and does not compete."""
+    return [*cells, *({**one, "subject": "bob"} for one in cells)]
+
+
 def test_the_best_is_bold_and_anchors_do_not_compete():
     cells = [*scored((0.5, 0.3)), *scored((0.6, 0.2), way="theirs"), *scored((1.0, 0.9), way="photo")]
-    found = table(cells, make_run())
+    found = table(of_two(cells), make_run())
     assert found.best(FIGURE["id"]) == {"theirs"}
     assert found.best(FIGURE["prompt"]) == {"ours"}
     assert found.best(FIGURE["face"]) == frozenset()  # all equal: nobody leads
-    assert table(scored((0.5, 0.3)), make_run()).best(FIGURE["id"]) == frozenset()
+    assert table(of_two(scored((0.5, 0.3))), make_run()).best(FIGURE["id"]) == frozenset()
     lines = as_markdown(found).splitlines()
     assert lines[0].startswith("| way | ID(Prompt) ↑ |")
     assert "**0.600**" in next(line for line in lines if line.startswith("| theirs"))
     assert "**" not in next(line for line in lines if line.startswith("| photo"))
 
 
+def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
+    cells = [*scored((0.5, 0.3), (0.4, 0.3)), *scored((0.6, 0.2), (0.7, 0.3), way="theirs")]
+    assert table(cells, make_run()).best(FIGURE["id"]) == frozenset()
+    assert "**" not in as_markdown(table(cells, make_run()))
+    # Of two ways one has two subjects: it has nobody to lead.
+    uneven = [*cells, *({**one, "subject": "bob"} for one in cells if one["way"] == "ours")]
+    assert table(uneven, make_run()).best(FIGURE["id"]) == frozenset()
+    ways = [way for way in SUITE["ways"] if way["control"] is None]
+    both = make_run(
+        subjects=["ada", "bob"], suite={**SUITE, "ways": ways, "prompts": [{"kind": "scene"}], "seeds": [0, 1]}
+    )
+    whole = table(of_two(cells), both)
+    assert (whole.finished, whole.best(FIGURE["id"])) == (True, {"theirs"})
+    part = table(of_two(cells)[:-1], both)
+    assert (part.finished, part.best(FIGURE["id"])) == (False, frozenset())
+    told = json.loads(tables_json(of_two(cells)[:-1], both))
+    assert told["images"] == {"made": 7, "planned": 8, "finished": False}
+
+
 def test_lower_is_better_where_the_arrow_says_so():
     cells = [cell(draw_seconds=2.0), cell(way="theirs", draw_seconds=1.0)]
-    assert table(cells, make_run()).best(FIGURE["draw_seconds"]) == {"theirs"}
+    assert table(of_two(cells), make_run()).best(FIGURE["draw_seconds"]) == {"theirs"}
     assert heading(FIGURE["draw_seconds"]) == "drawing ↓"
 
 

@@ -280,3 +280,45 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
     Image.new("RGB", (9, 9)).save(secret)
     assert thumbnail(folder, "../secret.png", 64) == ""
     assert thumbnail(folder, str(secret), 64) == ""
+
+
+def unfinished(made):
+    run, cells, folder = made
+    return run, [cell for cell in cells if cell["subject"] != "eve" or cell["prompt"] == 0], folder
+
+
+def test_an_unfinished_run_says_so_and_marks_nobody(made):
+    whole, part = bench_page(*made), bench_page(*unfinished(made))
+    assert "not finished" not in whole
+    assert 'class="best"' in whole
+    assert 'class="better"' in whole or 'class="worse"' in whole
+    planned, there = len(made[1]), len(unfinished(made)[1])
+    assert f"{there} of {planned} images, not finished." in Reading(part).text
+    assert Reading(part).text.index("not finished") < Reading(part).text.index("Figures")
+    for mark in ("best", "better", "worse"):
+        assert f'class="{mark}"' not in part
+
+
+def test_one_subject_has_no_winner(synthetic, made):
+    _, cells, folder = made
+    run = synthetic.make_run(subjects=["ada"])
+    own = [cell for cell in cells if cell["subject"] == "ada"]
+    page = bench_page(run, own, folder)
+    assert "not finished" not in page
+    assert 'class="best"' not in page
+    assert 'class="best"' in bench_page(
+        synthetic.make_run(subjects=["ada", "bob"]), cells_of(cells, "ada", "bob"), folder
+    )
+
+
+def cells_of(cells, *subjects):
+    return [cell for cell in cells if cell["subject"] in subjects]
+
+
+def test_pictures_are_there_at_once_and_move_nothing(made):
+    images = re.findall(r"<img [^>]*data:image/jpeg[^>]*>", bench_page(*made))
+    assert len(images) > 20
+    for image in images:
+        # Lazy pictures are missing from a print: nobody has scrolled to them.
+        assert "loading=" not in image
+        assert re.search(r'width="96" height="96"', image)

@@ -62,6 +62,12 @@ def test_nothing_is_loaded_from_anywhere():
     assert not re.search(r"https?://|@import|url\(|<script", page)
 
 
+def test_images_are_there_at_once_and_move_nothing():
+    images = re.findall(r"<img [^>]*>", demo_page(story()))
+    assert not any("loading=" in image for image in images)  # a print would leave out what nobody scrolled to
+    assert sum('width="7" height="7"' in image for image in images) == 5  # all but the photo at the top
+
+
 def test_the_placeholder_is_marked_and_text_is_escaped():
     page = demo_page(story())
     assert "<mark>&lt;ada&gt;</mark> at the beach" in page

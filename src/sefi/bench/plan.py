@@ -24,6 +24,11 @@ class Completeness:
         """Whether no planned image is missing."""
         return self.made == self.planned
 
+    @property
+    def banner(self) -> str:
+        """One line that says how much of an unfinished run is there; empty for a finished one."""
+        return "" if self.finished else f"{self.made:,} of {self.planned:,} images, not finished"
+
 
 def completeness(run: Run, cells: Iterable[Cell]) -> Completeness:
     """Return how many of a run's planned images are on record.
@@ -45,7 +50,7 @@ def planned_keys(run: Run) -> list[Key]:
     Args:
         run: What was asked, as in `run.json`.
     """
-    suite, groups = run["suite"], [str(group) for group in run["subjects"]]
+    suite, groups = run["suite"], [str(group) for group in run.get("subjects", ())]
     pictures = run.get("photos") or {subject: ["", ""] for group in groups for subject in group.split("+")}
     return [
         (group, way["label"], prompt, seed)

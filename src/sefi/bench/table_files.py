@@ -9,6 +9,7 @@ from typing import Any
 
 from sefi.bench.figures import Figure, Unit
 from sefi.bench.formulas import Run
+from sefi.bench.plan import completeness
 from sefi.bench.records import Cell
 from sefi.bench.statistics import Interval
 from sefi.bench.tables import Compared, Table, by_kind, differences_to_all, table
@@ -116,9 +117,11 @@ def escaped(text: str) -> str:
 def tables_json(cells: Sequence[Cell], run: Run) -> str:
     """All tables of a run as one JSON text: all prompts, each kind, and the first way less each other."""
     first, others = differences_to_all(cells, run)
+    there = completeness(run, cells)
     content = {
         "schema": SCHEMA,
         "suite": run["suite"]["name"],
+        "images": {"made": there.made, "planned": there.planned, "finished": there.finished},
         "model": run["model"],
         "all": as_json(table(cells, run)),
         "kinds": {kind: as_json(found) for kind, found in by_kind(cells, run).items()},

@@ -1,16 +1,17 @@
 """Cells to tables: a row per way, a column per figure, each a mean over subjects with its interval."""
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sefi.bench.figures import FIGURES, Figure
 from sefi.bench.formulas import Conditions, Run, conditions
+from sefi.bench.plan import completeness
 from sefi.bench.records import Cell
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.core.errors import ConfigError
 
+SUBJECTS_TO_LEAD = 2
 JUDGES = ("detector", "recogniser", "reader", "clip")
 NEEDS = {  # what is told of those whose name does not say it
     "clip": "CLIP",
@@ -41,6 +42,7 @@ class Table:
         figures: Columns: every figure that at least one way has.
         missing: Every other figure's name and why it was not computed.
         values: Way's label and figure's name to mean and interval; `n` is 0 where it was not computed.
+        finished: Whether the run has every image that was asked for.
     """
 
     kind: str
@@ -48,11 +50,17 @@ class Table:
     figures: tuple[Figure, ...]
     missing: Mapping[str, str]
     values: Mapping[tuple[str, str], Interval]
+    finished: bool = True
 
     def best(self, figure: Figure) -> frozenset[str]:
-        """Labels of the ways that lead a column: anchors do not compete, and nobody leads if all are equal."""
-        rivals = {way.label: self.values[way.label, figure.name].mean for way in self.ways if way.control is None}
-        known = {label: value for label, value in rivals.items() if not math.isnan(value)}
+        """Return the labels of the ways that lead a column.
+
+        Nobody leads an unfinished run, whose ways have different subjects and prompts. A way with a single subject
+        does not compete: nothing is known of its spread. Reference rows do not compete either, and nobody leads if
+        all are equal.
+        """
+        rivals = [(way.label, self.values[way.label, figure.name]) for way in self.ways if way.control is None]
+        known = {label: value.mean for label, value in rivals if self.finished and value.n >= SUBJECTS_TO_LEAD}
         if figure.direction == "none" or len(set(known.values())) < 2:
             return frozenset()
         leading = (max if figure.direction == "up" else min)(known.values())
@@ -85,7 +93,7 @@ def table(cells: Sequence[Cell], run: Run, kind: str = "") -> Table:
     }
     found = tuple(figure for figure in FIGURES if any(values[way.label, figure.name].computed for way in ways))
     missing = {figure.name: reason(figure, cells, run) for figure in FIGURES if figure not in found}
-    return Table(kind, ways, found, missing, values)
+    return Table(kind, ways, found, missing, values, completeness(run, cells).finished)
 
 
 def of_kind(kind: str) -> str:

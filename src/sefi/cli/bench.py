@@ -105,6 +105,7 @@ def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int, lock:
 @app.command("report")
 def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options.AsJson = False) -> None:
     """Write one page, CSV and JSON of a RUN, finished or not."""
+    from sefi.bench.plan import completeness
     from sefi.bench.records import RunFolder
     from sefi.bench.table_files import tables_csv, tables_json
     from sefi.cli.output import answer, checked_folder, write_text
@@ -126,4 +127,11 @@ def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options
     for name, text in texts.items():
         write_text(place / name, text)
     files = [str(place / name) for name in texts]
-    answer({"files": files, "pictures": len(cells)}, "\n".join(files), as_json=as_json, command="bench report")
+    there = completeness(about, cells)
+    record: dict[str, object] = {
+        "files": files,
+        "pictures": len(cells),
+        "planned": there.planned,
+        "finished": there.finished,
+    }
+    answer(record, "\n".join(filter(None, [there.banner, *files])), as_json=as_json, command="bench report")

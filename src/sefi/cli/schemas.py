@@ -115,7 +115,15 @@ SCHEMAS: dict[str, Schema] = {
             "pictures": "images on record",
         },
     ),
-    "bench report": Schema(1, {"files": "the files written", "pictures": "images on record"}),
+    "bench report": Schema(
+        1,
+        {
+            "files": "the files written",
+            "pictures": "images on record",
+            "planned": "images that the suite asks for",
+            "finished": "whether all of them are on record",
+        },
+    ),
     "study build": Schema(
         1,
         {

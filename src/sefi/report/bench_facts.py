@@ -91,7 +91,9 @@ def conventions(run: Run) -> list[str]:
         "A figure is taken within each subject first, then over subjects. In brackets: 95 % interval, percentile "
         "bootstrap over subjects, 10 000 resamples. Differences are paired by subject.",
         "No interval is written where it has no width, or for a single subject.",
-        "Bold: the best of a column. Grey rows are anchors, which do not compete.",
+        "Bold: the best mean of a column, of ways with at least two subjects; nothing is bold in an unfinished run. It "
+        "says which mean leads, not that the lead is sure: see the differences. Grey rows are anchors, which do not "
+        "compete.",
         "Not computed means just that; it never counts as 0.",
     ]
 

@@ -85,17 +85,28 @@ def difference_view(
     figures = tuple(f for f in found.figures if f.part in parts and any(f.name in row for row in others.values()))
     controls = {way.label: way.control is not None for way in found.ways}
     lines = [
-        Line(f"less {label}", "", controls[label], tuple(difference(row.get(f.name, NOTHING), f) for f in figures))
+        Line(
+            f"less {label}",
+            "",
+            controls[label],
+            tuple(difference(row.get(f.name, NOTHING), f, judged=found.finished) for f in figures),
+        )
         for label, row in others.items()
     ]
     return View(title, figures, tuple(lines))
 
 
-def difference(value: Interval, figure: Figure) -> Entry:
-    """A difference with its sign; marked where its interval leaves out 0 and one direction is better."""
+def difference(value: Interval, figure: Figure, *, judged: bool = True) -> Entry:
+    """A difference with its sign; marked where its interval leaves out 0 and one direction is better.
+
+    Args:
+        value: The difference.
+        figure: What differs.
+        judged: Whether it may be marked; an unfinished run's may compare other prompts.
+    """
     if not value.computed:
         return Entry("not computed", "", "none")
     text, ends = told(value.mean, figure.unit, sign=True), told_range(value, figure.unit, sign=True)
-    if not value.excludes_zero or figure.direction == "none":
+    if not judged or not value.excludes_zero or figure.direction == "none":
         return Entry(text, ends, "")
     return Entry(text, ends, "better" if (value.mean > 0) == (figure.direction == "up") else "worse")

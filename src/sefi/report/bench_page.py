@@ -11,6 +11,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from sefi.bench.curves import tau_curves
 from sefi.bench.figures import FIGURES, Part
 from sefi.bench.formulas import Run
+from sefi.bench.plan import completeness
 from sefi.bench.records import Cell
 from sefi.bench.table_files import ARROWS
 from sefi.bench.tables import Table, by_kind, differences_to_all, table
@@ -68,6 +69,7 @@ def story(run: Run, cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
         "run": run,
         "arrows": ARROWS,
         "counts": counts(run, cells),
+        "banner": completeness(run, cells).banner,
         "first": first,
         "views": [each for part, title in PARTS.items() if (each := view(found, title, part)).figures],
         "costs": view(found, "Cost", "cost", anchors=False),

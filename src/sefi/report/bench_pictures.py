@@ -24,11 +24,19 @@ PICKED = 3  # best, and as many worst
 
 @dataclass(frozen=True)
 class Shot:
-    """One picture: its `data:` address, empty where the file is gone, and what is said of it."""
+    """One picture: its `data:` address, empty where the file is gone, and what is said of it.
+
+    Attributes:
+        uri: The address.
+        caption: What stands below.
+        alt: What is said instead.
+        size: Width and height in pixels, known to the page before the picture is decoded, so that nothing moves.
+    """
 
     uri: str
     caption: str
     alt: str
+    size: tuple[int, int] = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -118,15 +126,13 @@ def shot(cell: Cell | None, folder: Path) -> Shot | None:
     """A picture with its scores; None where the run has none."""
     if cell is None:
         return None
-    return Shot(
-        thumbnail(folder, cell["picture"], SIDE), scores(cell), f"{cell['subject']}, {cell['way']}: {cell['text']}"
-    )
+    return shot_of(folder, cell["picture"], scores(cell), f"{cell['subject']}, {cell['way']}: {cell['text']}")
 
 
 def told_shot(cell: Cell, folder: Path) -> Shot:
     """A picture that stands alone: whose it is, the prompt and the seed are told too."""
     caption = f"{cell['subject']}, {cell['text']}, seed {cell['seed']}: {scores(cell)}"
-    return Shot(thumbnail(folder, cell["picture"], SIDE), caption, f"{cell['way']}: {cell['text']}")
+    return shot_of(folder, cell["picture"], caption, f"{cell['way']}: {cell['text']}")
 
 
 def scores(cell: Cell) -> str:
@@ -145,30 +151,47 @@ def scores(cell: Cell) -> str:
 
 def photos_of(subject: str, folder: Path) -> tuple[Shot, ...]:
     """The learned photo of a subject, of both where two share a picture."""
-    shots = [(key, thumbnail(folder, f"photos/{key}.png", SIDE)) for key in subject.split("+")]
-    return tuple(Shot(uri, key, f"The learned photo of {key}") for key, uri in shots)
+    keys = subject.split("+")
+    return tuple(shot_of(folder, f"photos/{key}.png", key, f"The learned photo of {key}") for key in keys)
 
 
 def attention_figures(folder: Path) -> list[Shot]:
     """Every PNG in the run's folder `attention`, by name."""
     files = sorted(file for file in (folder / "attention").glob("*.png") if file.name[0] != ".")
-    shots = [(file.stem, thumbnail(folder, f"attention/{file.name}", WIDEST)) for file in files]
-    return [Shot(uri, name, f"Attention maps: {name}") for name, uri in shots]
+    return [
+        shot_of(folder, f"attention/{file.name}", file.stem, f"Attention maps: {file.stem}", WIDEST) for file in files
+    ]
+
+
+def shot_of(folder: Path, name: str, caption: str, alt: str, side: int = SIDE) -> Shot:
+    """A picture file of the run's folder with what is said of it."""
+    picture = small_picture(folder, name, side)
+    return Shot("", caption, alt) if picture is None else Shot(jpeg_uri(picture), caption, alt, picture.size)
 
 
 def thumbnail(run: Path, name: str, side: int) -> str:
-    """A picture file of the run's folder, no longer than `side` pixels, as a `data:` address.
+    """A picture file as `small_picture` reads it as a `data:` address, empty if there is none."""
+    picture = small_picture(run, name, side)
+    return "" if picture is None else jpeg_uri(picture)
 
-    Empty if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
+
+def small_picture(run: Path, name: str, side: int) -> Image.Image | None:
+    """A picture file of the run's folder, no longer than `side` pixels.
+
+    None if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
     """
     file = run / name
     if not file.resolve().is_relative_to(run.resolve()):
-        return ""
+        return None
     try:
         with Image.open(file) as image:
-            picture = image.convert("RGB") if max(image.size) <= side else fit(image, side)
+            return image.convert("RGB") if max(image.size) <= side else fit(image, side)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
-        return ""
+        return None
+
+
+def jpeg_uri(picture: Image.Image) -> str:
+    """A picture as a `data:` address."""
     buffer = io.BytesIO()
     # JPEG: a page of a hundred pictures stays below a few megabytes; the run's folder has them bit by bit.
     picture.save(buffer, format="JPEG", quality=90, subsampling=0)

@@ -1,0 +1,48 @@
+"""Which images a run consists of: reference rows without a picture are not waited for."""
+
+import pytest
+
+from sefi.bench.plan import completeness, planned_keys
+
+WAYS = [
+    {"label": "ours", "control": None},
+    {"label": "word", "control": "class word"},
+    {"label": "photo", "control": "photo"},
+    {"label": "same", "control": "same"},
+    {"label": "other", "control": "other"},
+]
+SUITE = {"prompts": [{}, {}, {}], "seeds": [7, 11], "ways": WAYS}
+
+
+def run(photos, groups=None):
+    return {"suite": SUITE, "subjects": groups or list(photos), "photos": photos}
+
+
+def count(keys, way):
+    return sum(key[1] == way for key in keys)
+
+
+@pytest.mark.parametrize(
+    ("photos", "groups", "expected"),
+    [
+        ({"ada": ["1", "2"], "bob": ["3"]}, None, (12, 12, 6, 3, 6)),
+        ({"ada": ["1"]}, None, (6, 6, 3, 0, 0)),  # nobody else is there to be shown
+        ({"a": ["1", "2"], "b": ["3", "4"]}, ["a+b"], (6, 6, 3, 3, 0)),
+        ({"a": ["1", "2"], "b": ["3"], "c": ["5", "6"], "d": ["7", "8"]}, ["a+b", "c+d"], (12, 12, 6, 3, 6)),
+        ({"a": ["1"], "b": ["2"], "c": ["3"]}, ["a+b"], (6, 6, 3, 0, 0)),  # one other is too few for two
+    ],
+)
+def test_each_way_has_the_images_that_can_be_made(photos, groups, expected):
+    keys = planned_keys(run(photos, groups))
+    assert len(set(keys)) == len(keys)
+    assert tuple(count(keys, way["label"]) for way in WAYS) == expected
+
+
+def test_a_run_is_finished_with_its_last_planned_image():
+    asked = run({"ada": ["1"], "bob": ["2"]})
+    cells = [dict(zip(("subject", "way", "prompt", "seed"), key, strict=True)) for key in planned_keys(asked)]
+    strange = {"subject": "eve", "way": "ours", "prompt": 0, "seed": 7}
+    whole = completeness(asked, [*cells, strange])
+    assert (whole.made, whole.planned, whole.finished, whole.banner) == (36, 36, True, "")
+    part = completeness(asked, [*cells[:-1], strange])
+    assert (part.finished, part.banner) == (False, "35 of 36 images, not finished")
