@@ -3,7 +3,6 @@
 Run it as `python benchmarks/embedded_times.py`.
 """
 
-import json
 import os
 import resource
 import subprocess
@@ -17,6 +16,7 @@ import torch
 import sefi
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
+from sefi.core.json_text import dump_json
 from sefi.core.presets import PRESETS
 
 RECORD = Path(__file__).parent / "records" / "embedded_times.json"
@@ -54,8 +54,8 @@ def main() -> None:
         "identity_bytes": size,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    RECORD.write_text(dump_json(record, indent=1) + "\n")
+    sys.stdout.write(dump_json(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

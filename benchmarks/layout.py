@@ -20,6 +20,7 @@ from PIL import Image
 from sefi.api import embedded_judges
 from sefi.bench.records import RunFolder
 from sefi.bench.statistics import clustered_interval
+from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.enlarge import enlarged
@@ -36,7 +37,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", help="folder of a run of `slots`; without one the record is told")
     given = parser.parse_args()
     if given.run is not None:
-        RECORD.write_text(json.dumps(measured(given.run), separators=(",", ":")) + "\n", encoding="utf-8")
+        RECORD.write_text(dump_json(measured(given.run), separators=(",", ":")) + "\n", encoding="utf-8")
     print(table(json.loads(RECORD.read_text(encoding="utf-8"))))
 
 

@@ -3,7 +3,6 @@
 Run it as `python benchmarks/memory.py`. The number of steps does not change the peak, so there are few.
 """
 
-import json
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from sefi.backbone.open import MODELS
 from sefi.cli.opening import preset_of
+from sefi.core.json_text import dump_json
 from sefi.methods import METHODS
 
 RECORD = Path(__file__).parent / "records" / "memory.json"
@@ -37,8 +37,8 @@ def peak_megabytes(*options: str) -> int:
 def main() -> None:
     """Measure, write the record, print it."""
     record = {name: peak_megabytes("--preset", preset_of(name, None), *FEW) for name in METHODS}
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    RECORD.write_text(dump_json(record, indent=1) + "\n")
+    sys.stdout.write(dump_json(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

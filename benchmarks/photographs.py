@@ -9,7 +9,6 @@ matplotlib, and random crops of them. Both are also resized, blurred and compres
 
 import argparse
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch.nn import functional as F
 
 from sefi.api import embedded_judges
 from sefi.core.errors import FaceError
+from sefi.core.json_text import dump_json
 from sefi.core.nouns import Photo
 from sefi.metrics.faces import DETECTOR
 from sefi.photo.detect import YuNetDetector
@@ -177,7 +177,7 @@ def main() -> None:
     if arguments.write:
         made = fit(statistics, labels)
         rows = {name: [round(float(v), 6) for v in getattr(made, name)] for name in ("mean", "scale", "weights")}
-        WEIGHTS.write_text(json.dumps(rows | {"bias": round(made.bias - threshold, 6)}) + "\n", encoding="utf-8")
+        WEIGHTS.write_text(dump_json(rows | {"bias": round(made.bias - threshold, 6)}) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

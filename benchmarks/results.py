@@ -36,6 +36,7 @@ from sefi.bench.records import RunFolder
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.bench.table_files import heading, told, told_range
 from sefi.bench.tables import by_subject, compared, kinds
+from sefi.core.json_text import dump_json
 from sefi.report.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -99,7 +100,7 @@ def keep(folder: Path) -> None:
     }
     digest = hashlib.sha256(run.cells_file.read_bytes()).hexdigest()
     record = {"about": about, "pictures": len(cells), "cells_sha256": digest, "figures": figures}
-    file.write_text(json.dumps(record, separators=(",", ":"), allow_nan=False) + "\n", encoding="utf-8")
+    file.write_text(dump_json(record, separators=(",", ":")) + "\n", encoding="utf-8")
     print(f"{file.relative_to(ROOT)}: {len(cells)} pictures, {file.stat().st_size // 1024} KB")
 
 

@@ -1,6 +1,5 @@
 """The weights of one part of a model folder: found, checked against the configuration, loaded."""
 
-import json
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from torch import nn
 
 from sefi.backbone.files import FLOATS, MAX_TENSORS, PLAIN_NAME, Header, guarded, read_header, read_json
 from sefi.core.errors import BackboneError
+from sefi.core.json_text import dump_json
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -187,7 +187,7 @@ def _check_count(cls: Any, where: Path, config: Mapping[str, Any], weights: Weig
 
 def _stage(weights: Weights, config: Mapping[str, Any], clean: Path) -> None:
     """Write configuration, links to the weights and, for shards, an index made from their headers."""
-    (clean / "config.json").write_text(json.dumps(dict(config)), encoding="utf-8")
+    (clean / "config.json").write_text(dump_json(dict(config)), encoding="utf-8")
     count = len(weights.files)
     names = [f"{weights.stem}-{k:05}-of-{count:05}.safetensors" for k in range(1, count + 1)]
     if count == 1:
@@ -198,7 +198,7 @@ def _stage(weights: Weights, config: Mapping[str, Any], clean: Path) -> None:
         placed = {key: name for header, name in zip(weights.headers, names, strict=True) for key in header.shapes}
         size = sum(file.stat().st_size for file in weights.files)
         index = {"metadata": {"total_size": size}, "weight_map": placed}
-        (clean / f"{weights.stem}.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
+        (clean / f"{weights.stem}.safetensors.index.json").write_text(dump_json(index), encoding="utf-8")
 
 
 def _link(file: Path, place: Path) -> None:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sefi.core.errors import ConfigError
+from sefi.core.json_text import dump_json
 from sefi.generate.attend import AttendResult
 
 KEY = "sefi-attention"
@@ -41,7 +42,7 @@ def keep_maps(found: AttendResult, path: Path) -> None:
         "reference": found.reference_maps.float().cpu().contiguous().numpy(),
     }
     about = {"words": list(found.words), "placeholders": list(found.placeholders)}
-    save_file(tensors, partial, metadata={KEY: json.dumps(about)})
+    save_file(tensors, partial, metadata={KEY: dump_json(about)})
     partial.replace(path)
 
 

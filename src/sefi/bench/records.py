@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sefi.core.json_text import dump_json
+
 try:
     import fcntl
 except ImportError:  # Windows
@@ -40,14 +42,14 @@ class RunFolder:
         for folder in (self.pictures, self.photos, self.identities):
             folder.mkdir(parents=True, exist_ok=True)
         if self.about_file.is_file():
-            differing = different(self.about(), json.loads(json.dumps(about)))
+            differing = different(self.about(), json.loads(dump_json(about)))
             if differing:
                 raise ConfigError(
                     f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
                 )
             return
         partial = self.about_file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        partial.write_text(dump_json(about, indent=1) + "\n", encoding="utf-8")
         partial.replace(self.about_file)
 
     def about(self) -> dict[str, Any]:
@@ -121,7 +123,7 @@ class RunFolder:
             with self.cells_file.open("ab", buffering=0) as file:
                 # A kill may have left half a line; this one must not be joined to it.
                 ragged = file.tell() > 0 and not ends_with_newline(self.cells_file)
-                file.write((b"\n" if ragged else b"") + json.dumps(cell).encode() + b"\n")
+                file.write((b"\n" if ragged else b"") + dump_json(cell).encode() + b"\n")
         except OSError as error:
             raise OutputError(f"{self.cells_file} cannot be written: {error.strerror}.", "Free some space.") from error
 

@@ -1,7 +1,6 @@
 """Which comparisons a rater is asked to make: drawn from a run with a seed, with checks of attention among them."""
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,6 +11,7 @@ import numpy as np
 
 from sefi.bench.comparisons import CODES, Cell, Comparison, Place, Pool, checks, plain
 from sefi.core.errors import ConfigError
+from sefi.core.json_text import dump_json
 
 QUESTIONS = {  # the paper's three (section 4.1), in the order in which they are asked
     "prompt": "Which picture matches the prompt best?",
@@ -156,5 +156,5 @@ def drawn(places: Sequence[Place], chance: np.random.Generator) -> list[Place]:
 def digest(pool: Pool, comparisons: Sequence[Comparison]) -> str:
     """A name for exactly these questions about exactly these pictures."""
     pictures = [cell["sha256"] for by_way in pool.places.values() for cell in by_way.values()]
-    content = json.dumps([dict(pool.codes), [asdict(one) for one in comparisons], sorted(pictures)], sort_keys=True)
+    content = dump_json([dict(pool.codes), [asdict(one) for one in comparisons], sorted(pictures)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

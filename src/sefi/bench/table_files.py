@@ -2,7 +2,6 @@
 
 import csv
 import io
-import json
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +12,7 @@ from sefi.bench.plan import completeness
 from sefi.bench.records import Cell
 from sefi.bench.statistics import Interval
 from sefi.bench.tables import Compared, Table, by_kind, differences_to_all, table
+from sefi.core.json_text import dump_json
 
 SCHEMA = 1
 ARROWS = {"up": "↑", "down": "↓", "none": ""}
@@ -130,7 +130,7 @@ def tables_json(cells: Sequence[Cell], run: Run) -> str:
             "less": {other: {name: plain(found) for name, found in row.items()} for other, row in others.items()},
         },
     }
-    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+    return dump_json(content, indent=1) + "\n"
 
 
 def tables_csv(cells: Sequence[Cell], run: Run) -> str:

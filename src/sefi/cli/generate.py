@@ -1,6 +1,5 @@
 """`sefi generate`: prompts and identity files to pictures, a grid and their records."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
+from sefi.core.json_text import dump_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +85,7 @@ def generate(
         "seed": seed,
         "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
     }
-    write_text(folder / "records.json", json.dumps(record, indent=2) + "\n")
+    write_text(folder / "records.json", dump_json(record, indent=2) + "\n")
     text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {grid}"])
     answer(record, text, as_json=as_json, command="generate")
 

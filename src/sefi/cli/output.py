@@ -1,6 +1,5 @@
 """What a command leaves behind: checked before long work, written whole or not at all."""
 
-import json
 import os
 import re
 import tempfile
@@ -11,6 +10,7 @@ import typer
 
 from sefi.cli.schemas import add_schema
 from sefi.core.errors import OutputError
+from sefi.core.json_text import dump_json
 
 SLUG_LENGTH = 60
 
@@ -96,4 +96,4 @@ def say(text: str) -> None:
 def answer(record: dict[str, object], text: str, *, as_json: bool, command: str) -> None:
     """The result of a command: a text, or the record with its schema as one line of JSON."""
     described = add_schema(command, record)
-    typer.echo(json.dumps(described) if as_json else text)
+    typer.echo(dump_json(described) if as_json else text)

@@ -1,6 +1,5 @@
 """How a command ends: a typed error, Ctrl-C or a crash becomes two short lines and an exit code."""
 
-import json
 import os
 import sys
 import traceback
@@ -10,6 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from sefi.core.errors import SefiError, how_to_install
+from sefi.core.json_text import dump_json
 
 CRASHED = 1
 REFUSED = 2
@@ -66,7 +66,7 @@ def crash(error: Exception, *, as_json: bool) -> NoReturn:
 def end(problem: str, remedy: str, *, code: int, as_json: bool) -> NoReturn:
     """Say what is wrong and what to do, and end the program with this exit code."""
     if as_json:
-        typer.echo(json.dumps({"schema": "error/1", "error": problem, "try": remedy}))
+        typer.echo(dump_json({"schema": "error/1", "error": problem, "try": remedy}))
     else:
         typer.echo(f"error: {problem}\n  try: {remedy}", err=True)
     raise typer.Exit(code)

@@ -14,6 +14,8 @@ from sefi.core.nouns import Identity
 from sefi.core.prompt_syntax import refuse_names
 from sefi.identity.stages import stage_of
 
+# Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
+LONGEST_TOKEN = 10_000.0
 Slot = tuple[int, Literal["K", "V"]]
 
 
@@ -133,3 +135,22 @@ def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None
                 f"{header.name!r} was learned on {header.base_model}, this model is {backbone.fingerprint}.",
                 "Open the model it was learned on, or learn it again on this one.",
             )
+        check_norms(backbone, identity)
+
+
+def check_norms(backbone: Backbone, identity: Identity) -> None:
+    """Refuse tokens that are so long that the text encoder overflows.
+
+    Raises:
+        IdentityError: a token is longer than `LONGEST_TOKEN` times the class word's, or holds a number that is none.
+    """
+    if "tokens" not in identity.tensors:
+        return
+    row = token_row(backbone, class_token_id(backbone.tokenizer, identity.header.class_word))
+    longest = float(identity.tokens.double().norm(dim=-1).max())
+    limit = LONGEST_TOKEN * float(row.double().norm())
+    if not longest <= limit:
+        raise IdentityError(
+            f"{identity.name!r} has a token of norm {longest:.3g}; this model's text encoder is good for {limit:.3g}.",
+            "Learn it again with a lower learning rate.",
+        )

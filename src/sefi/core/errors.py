@@ -67,6 +67,10 @@ class ConfigError(SefiError):
     """A setting is unknown or out of range."""
 
 
+class GenerationError(SefiError):
+    """An image came out as something else than finite numbers."""
+
+
 class OutputError(SefiError):
     """A result cannot be written."""
 

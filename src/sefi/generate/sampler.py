@@ -17,6 +17,7 @@ from sefi.core.config import GenerateConfig
 from sefi.core.nouns import GeneratedImage
 from sefi.core.protocols import Conditioner, Progress
 from sefi.core.streams import stream
+from sefi.generate.decoding import decode_images
 from sefi.generate.schedulers import scheduler
 
 
@@ -96,7 +97,11 @@ def draw_batch(
     config: GenerateConfig,
     progress: Progress,
 ) -> list[Any]:
-    """One batch through the pipeline; the context is swapped where the next step's stage differs."""
+    """One batch through the pipeline; the context is swapped where the next step's stage differs.
+
+    Raises:
+        GenerationError: an image is not made of finite numbers.
+    """
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = config.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.null_context(len(prompts), config.negative_prompt).to(backbone.dtype)
@@ -123,5 +128,7 @@ def draw_batch(
             guidance_scale=config.guidance_scale,
             callback_on_step_end=swap,
             callback_on_step_end_tensor_inputs=["prompt_embeds"],
+            output_type="latent",
         )
-    return list(result.images)  # pyright: ignore[reportAttributeAccessIssue]
+    latents: Any = result.images  # pyright: ignore[reportAttributeAccessIssue]
+    return decode_images(made, latents, prompts, seeds, config)

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sefi.core.errors import ConfigError, OutputError
+from sefi.core.json_text import dump_json
 
 KEY = "sefi-run"
 
@@ -32,7 +33,7 @@ def save_run(
         save_file(
             {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
             partial,
-            metadata={KEY: json.dumps({"step": step, "settings": settings}, sort_keys=True)},
+            metadata={KEY: dump_json({"step": step, "settings": settings}, sort_keys=True)},
         )
         partial.replace(path)
     except (OSError, SafetensorError) as error:
@@ -53,7 +54,7 @@ def load_run(
         raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.") from error
     if not isinstance(about, dict) or not {"step", "settings"} <= about.keys():
         raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.")
-    if about["settings"] != json.loads(json.dumps(settings)):
+    if about["settings"] != json.loads(dump_json(settings)):
         raise ConfigError(
             f"{path} belongs to a run with other settings, on another model or of another photo.",
             "Repeat that run, or remove the file to start anew.",

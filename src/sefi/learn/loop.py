@@ -141,9 +141,19 @@ class LearningRun:
         return numbers
 
     def result(self) -> Tensors:
-        """The best that a probe saw, else the last."""
+        """The best that a probe saw, else the last.
+
+        Raises:
+            ConfigError: it holds numbers that are not finite; the last update may make them of a finite loss.
+        """
         last = self.lesson.kept()
-        return last if self.best.kept is None else {k: v.to(last[k].device) for k, v in self.best.kept.items()}
+        chosen = last if self.best.kept is None else {k: v.to(last[k].device) for k, v in self.best.kept.items()}
+        for name, tensor in chosen.items():
+            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+                raise ConfigError(
+                    f"What was learned is not finite ({name}) after step {self.done}.", "Lower learn.learning_rate."
+                )
+        return chosen
 
     def look(self, probe: Probe | None) -> None:
         """Ask the probe if it is time and that was not done before; after a kill it may still have to be."""

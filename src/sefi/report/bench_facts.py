@@ -1,7 +1,6 @@
 """What a run's page says in words: what failed, what was not computed, conventions, settings, limits."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,6 +9,7 @@ from sefi.bench.figures import FIGURES
 from sefi.bench.formulas import Run, having
 from sefi.bench.records import Cell
 from sefi.bench.tables import Table, compared
+from sefi.core.json_text import dump_json
 
 FEW = 10  # subjects below which a bootstrap interval is known to be too narrow
 ANCHORS = {
@@ -129,7 +129,7 @@ def flat(tree: Mapping[str, Any], above: str = "") -> dict[str, Any]:
 
 def plain(value: object) -> str:
     """A setting as text, as JSON writes it."""
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else dump_json(value)
 
 
 def pictures_digest(cells: Sequence[Cell]) -> str:

@@ -1,11 +1,11 @@
 """COMPOSER: numbered pictures to files: drawing, caption and truth."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 from sefi.world.captions import caption, nameless
 from sefi.world.data import picture_at
@@ -29,7 +29,7 @@ def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: i
         picture = picture_at(seed, index)
         told = nameless(caption(picture, np.random.default_rng([seed, index, 1])).text)
         Image.fromarray(draw(picture, side)).save(out / f"{index:05d}.png")
-        text = json.dumps({"caption": told, **truth(picture)}, indent=1)
+        text = dump_json({"caption": told, **truth(picture)}, indent=1)
         (out / f"{index:05d}.json").write_text(text, encoding="utf-8")
         progress.advance()
     progress.finish()

@@ -1,12 +1,12 @@
 """People and animals whom neither the model nor its judges have seen, and their portraits."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sefi.core.json_text import dump_json
 from sefi.world.animal import random_animal
 from sefi.world.draw import FILE_SIDE
 from sefi.world.drawing import draw, truth
@@ -52,5 +52,5 @@ def write_portrait(number: int, folder: Path) -> None:
     Image.fromarray(draw(shown, FILE_SIDE)).save(folder / "portrait.png", optimize=True)
     told = truth(shown)["subjects"][0]["traits"]
     (folder / "truth.json").write_text(
-        json.dumps({"subject": number, "traits": told}, indent=1) + "\n", encoding="utf-8"
+        dump_json({"subject": number, "traits": told}, indent=1) + "\n", encoding="utf-8"
     )

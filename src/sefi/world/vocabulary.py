@@ -1,9 +1,9 @@
 """The words that captions may contain, in groups, for people who write prompts."""
 
-import json
 from pathlib import Path
 
 from sefi.conditioning.known_words import split_words
+from sefi.core.json_text import dump_json
 from sefi.core.templates import FACE_TEMPLATES
 from sefi.world import animal, captions, person
 from sefi.world.names import characters
@@ -50,4 +50,4 @@ def captions_names() -> list[str]:
 
 def write_words(path: Path) -> None:
     """Write the groups as JSON, as they lie in the package."""
-    path.write_text(json.dumps(group_words(), indent=1) + "\n", encoding="utf-8")
+    path.write_text(dump_json(group_words(), indent=1) + "\n", encoding="utf-8")
