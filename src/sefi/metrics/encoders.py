@@ -21,6 +21,7 @@ from sefi.backbone.part_weights import load_part
 from sefi.backbone.quiet import quiet_libraries
 from sefi.backbone.tokenizer_files import read_tokenizer
 from sefi.core.errors import BackboneError
+from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
 from sefi.metrics.align import HEAD, aligned
 from sefi.photo.opencv_log import errors_only
@@ -200,7 +201,7 @@ def read_clip(folder: Path) -> tuple[Any, CLIPTokenizer, Callable[..., Any]]:
         tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
         with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
             settings = read_preprocessing(folder / "preprocessor_config.json")
-            (Path(clean) / "preprocessor_config.json").write_text(json.dumps(settings), encoding="utf-8")
+            (Path(clean) / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
             preprocess = cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
     return model.eval(), tokenizer, preprocess
 

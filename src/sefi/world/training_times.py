@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 
 LINE_EVERY = 60.0  # seconds between two lines of the log
@@ -94,5 +95,5 @@ def write_entry(path: Path, entry: dict[str, str | int | float]) -> None:
     same = ("part", "label", "begun")
     others = [e for e in read_times(path) if any(e[k] != entry[k] for k in same)]
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps([*others, entry], indent=1) + "\n", encoding="utf-8")
+    partial.write_text(dump_json([*others, entry], indent=1) + "\n", encoding="utf-8")
     partial.replace(path)
