@@ -179,10 +179,11 @@ def test_intervals_of_strengths_hold_the_truth_about_as_often_as_they_say():
 def test_careless_raters_are_left_out_and_counted():
     right = {"1": "A", "2": "B", "3": "C"}
     asked = [answer("x", "A"), answer("y", "A")]
-    attentive = sheet("good", [*asked, answer("1", "A"), answer("2", "B"), answer("3", "A")], right)
+    attentive = sheet("good", [*asked, answer("1", "A"), answer("2", "B"), answer("3", "C")], right)
     careless = sheet("bad", [answer("x", "B"), answer("1", "A"), answer("2", "A"), answer("3", "A")], right)
     found = verdict([careless, attentive])
-    assert (found.raters, found.careless) == (("good",), ("bad",))
+    assert (found.raters, list(found.excluded)) == (("good",), ["bad"])
+    assert found.excluded["bad"].startswith("passed 1 of 3 attention checks, as a blind rater would")
     assert found.questions["quality"].answers == 2
     assert found.questions["quality"].shares["ours"].mean == 1
 
@@ -208,7 +209,7 @@ def test_raters_who_agree_have_an_alpha_of_one():
 
 def test_nobody_left_is_an_error():
     bad = sheet("r", [answer("x", "A"), answer("1", "B")], {"1": "A"})
-    with pytest.raises(ConfigError, match="Every rater failed"):
+    with pytest.raises(ConfigError, match="Every rater is excluded; 'r' passed 0 of 1"):
         verdict([bad])
     with pytest.raises(ConfigError, match="no answers"):
         verdict([sheet("r", [])])

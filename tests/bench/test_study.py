@@ -122,7 +122,7 @@ def test_names_are_unique_and_checks_are_not_told_by_them_nor_by_their_number_of
     study = design(run(), cells(), Asking(count=5))
     names = [c.name for c in study.comparisons]
     assert names == [
-        f"{q}-{n}" for q, many in (("prompt", 7), ("identity", 7), ("quality", 5)) for n in range(1, many + 1)
+        f"{q}-{n}" for q, many in (("prompt", 11), ("identity", 11), ("quality", 5)) for n in range(1, many + 1)
     ]
     assert {len(c.shown) for c in study.comparisons} == {3}
 

@@ -69,7 +69,7 @@ def choose(data, rater, prefer):
                 "comparison": one["name"],
                 "order": order,
                 "chosen": chosen,
-                "milliseconds": 3,
+                "milliseconds": 3000,
             }
         )
     return {"schema": 1, "study": data["study"], "rater": rater, "answers": answers, "key": data["key"]}
@@ -141,11 +141,13 @@ def test_analyse_says_how_many_were_left_out_and_null_for_what_it_cannot_know(st
         file.write_text(json.dumps(content))
     told = json.loads(study("analyse", *files, "--json").stdout)
     assert (told["raters"], told["left_out"]) == (1, 1)
+    reason = "passed 0 of 12 attention checks, as a blind rater would with a probability of 1.00"
+    assert told["excluded"] == [{"rater": "s", "reason": reason}]
     quality = told["questions"]["quality"]
     assert quality["shares"]["rival"] == {"value": 1, "low": None, "high": None}
     assert (quality["alpha"], quality["resampled"]) == (None, "comparisons")
     text = study("analyse", *files).stdout
-    assert "1 rater; 1 left out" in text
+    assert f"1 rater; 1 left out\n  s: {reason}" in text
     assert "share 1.00 [unknown]" in text
     assert "no agreement can be told" in text
 

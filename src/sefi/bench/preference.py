@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sefi.bench.answers import Answer, Sheet
+from sefi.bench.raters import reason_to_exclude
 from sefi.bench.statistics import LEVEL, Interval, clustered_interval
 from sefi.core.errors import ConfigError
 
@@ -47,13 +48,13 @@ class Verdict:
     Attributes:
         study: Its name.
         raters: Whose answers are counted.
-        careless: Who is left out, having failed more than half of the attention checks.
+        excluded: Who is left out, and why.
         questions: The outcome of every question that was answered.
     """
 
     study: str
     raters: tuple[str, ...]
-    careless: tuple[str, ...]
+    excluded: Mapping[str, str]
     questions: Mapping[str, Preference]
 
 
@@ -66,11 +67,13 @@ def verdict(sheets: Sequence[Sheet], draws: int = DRAWS, seed: int = 0) -> Verdi
         seed: Seed of the resampling.
 
     Raises:
-        ConfigError: Every rater failed the checks, or nobody answered anything but checks.
+        ConfigError: Every rater is excluded, or nobody answered anything but checks.
     """
-    kept = [sheet for sheet in sheets if not is_careless(sheet)]
+    reasons = {sheet.rater: reason_to_exclude(sheet) for sheet in sheets}
+    kept = [sheet for sheet in sheets if not reasons[sheet.rater]]
     if not kept:
-        raise ConfigError("Every rater failed more than half of the attention checks.", "Ask other raters.")
+        first = sheets[0].rater
+        raise ConfigError(f"Every rater is excluded; {first!r} {reasons[first]}.", "Ask other raters.")
     key = sheets[0].key
     given = [(sheet.rater, one) for sheet in kept for one in sheet.answers if one.comparison not in key.checks]
     if not given:
@@ -81,16 +84,9 @@ def verdict(sheets: Sequence[Sheet], draws: int = DRAWS, seed: int = 0) -> Verdi
     return Verdict(
         study=sheets[0].study,
         raters=tuple(sheet.rater for sheet in kept),
-        careless=tuple(sheet.rater for sheet in sheets if is_careless(sheet)),
+        excluded={rater: reason for rater, reason in reasons.items() if reason},
         questions={name: preference(some, key.ways, draws, seed) for name, some in by_question.items()},
     )
-
-
-def is_careless(sheet: Sheet) -> bool:
-    """Whether a rater failed more than half of the attention checks that were answered."""
-    right = sheet.key.checks
-    passed = [one.chosen == right[one.comparison] for one in sheet.answers if one.comparison in right]
-    return sum(passed) < len(passed) / 2
 
 
 def preference(given: Sequence[Given], ways: Mapping[str, str], draws: int = DRAWS, seed: int = 0) -> Preference:

@@ -140,7 +140,8 @@ SCHEMAS: dict[str, Schema] = {
         {
             "study": "name of the study",
             "raters": "raters counted",
-            "left_out": "raters that failed the attention checks",
+            "left_out": "how many raters are not counted",
+            "excluded": "a list of objects with rater and reason",
             "questions": "shares, strengths and agreement of every question, by its name",
         },
     ),

@@ -36,7 +36,7 @@ def build(
     out: Page = Path("study.html"),
     ways: Ways = None,
     count: Count = 20,
-    checks: Checks = 2,
+    checks: Checks = 6,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
@@ -103,7 +103,8 @@ def verdict_record(found: "Verdict") -> dict[str, object]:
     return {
         "study": found.study,
         "raters": len(found.raters),
-        "left_out": len(found.careless),
+        "left_out": len(found.excluded),
+        "excluded": [{"rater": rater, "reason": reason} for rater, reason in found.excluded.items()],
         "questions": {name: preference_record(one) for name, one in found.questions.items()},
     }
 
@@ -133,9 +134,11 @@ def known(value: float) -> float | None:
 def verdict_text(found: "Verdict") -> str:
     """The outcome for people."""
     raters = "1 rater" if len(found.raters) == 1 else f"{len(found.raters)} raters"
-    left_out = f"; {len(found.careless)} left out, having failed more than half of the attention checks"
-    head = f"study {found.study}: {raters}" + (left_out if found.careless else "")
-    return "\n".join([head, *(line for name, one in found.questions.items() for line in preference_lines(name, one))])
+    head = f"study {found.study}: {raters}" + (f"; {len(found.excluded)} left out" if found.excluded else "")
+    reasons = [f"  {rater}: {reason}" for rater, reason in found.excluded.items()]
+    return "\n".join(
+        [head, *reasons, *(line for name, one in found.questions.items() for line in preference_lines(name, one))]
+    )
 
 
 def preference_lines(name: str, one: "Preference") -> list[str]:

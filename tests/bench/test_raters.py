@@ -1,0 +1,149 @@
+"""Blind raters are excluded, honest ones are not; simulated, with prime numbers of raters, comparisons and images."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from scipy.stats import binom
+
+from sefi.bench.answers import Answer, Sheet
+from sefi.bench.preference import verdict
+from sefi.bench.raters import at_least, probability_of_at_least, reason_to_exclude, same_place, too_fast
+
+RATERS, COMPARISONS, CHECKS = 101, 53, 12
+LETTERS = "ABCDE"
+
+
+def sheet(chance, ways, choose, seconds, rater="r", checks=CHECKS):
+    """A rater's answers; `choose` gives the place of an answer from the order and the right letter, if there is one."""
+    answers, right = [], {}
+    for n in range(COMPARISONS + checks):
+        order = [LETTERS[i] for i in chance.permutation(ways)]
+        if n < checks:
+            right[f"c{n}"] = LETTERS[int(chance.integers(ways))]
+        chosen = order[choose(order, right.get(f"c{n}"))]
+        milliseconds = int(1000 * seconds * chance.lognormal(0, 0.4))
+        answers.append(
+            Answer(question="prompt", comparison=f"c{n}", order=order, chosen=chosen, milliseconds=milliseconds)
+        )
+    key = {"ways": {letter: f"way {letter}" for letter in LETTERS[:ways]}, "checks": right}
+    content = {"schema": 1, "study": "s", "rater": rater, "answers": [a.model_dump() for a in answers], "key": key}
+    return Sheet.model_validate(content)
+
+
+def blind(chance, ways):
+    return lambda _order, _right: int(chance.integers(ways))
+
+
+def one_place(chance, ways):
+    favourite = int(chance.integers(ways))
+    return lambda _order, _right: favourite if chance.random() < 0.8 else int(chance.integers(ways))
+
+
+def in_turn(chance, ways):
+    """Every place in turn: as often as the others, and blind."""
+    count = iter(range(10**6))
+    return lambda _order, _right: next(count) % ways
+
+
+def honest(chance, ways):
+    """Prefers A six times in ten, slips once in twenty checks."""
+
+    def choose(order, right):
+        if right is not None and chance.random() < 0.95:
+            return order.index(right)
+        return order.index("A") if chance.random() < 0.6 else int(chance.integers(ways))
+
+    return choose
+
+
+def contrary(chance, ways):
+    """Honest, with a taste of their own: never A."""
+    plain = honest(chance, ways)
+
+    def choose(order, right):
+        place = plain(order, right)
+        return place if right is not None or order[place] != "A" else order.index("B")
+
+    return choose
+
+
+def share_excluded(behaviour, ways, seconds):
+    chance = np.random.default_rng([ways, 16])
+    sheets = [sheet(chance, ways, behaviour(chance, ways), seconds) for _ in range(RATERS)]
+    return np.mean([bool(reason_to_exclude(one)) for one in sheets])
+
+
+@pytest.mark.parametrize(("ways", "seconds"), product((2, 3, 5), (0.3, 2.3)))
+@pytest.mark.parametrize("behaviour", [blind, one_place, in_turn])
+def test_raters_who_do_not_look_are_excluded_also_if_they_take_their_time(behaviour, ways, seconds):
+    assert share_excluded(behaviour, ways, seconds) >= 0.95
+
+
+@pytest.mark.parametrize("ways", [2, 3, 5])
+@pytest.mark.parametrize("behaviour", [honest, contrary])
+def test_honest_raters_are_counted_whatever_they_prefer(behaviour, ways):
+    assert share_excluded(behaviour, ways, 2.3) <= 0.05
+
+
+def test_the_reasons_are_told():
+    chance = np.random.default_rng(3)
+    raters = {
+        "good": sheet(chance, 3, honest(chance, 3), 2.3, "good"),
+        "slow and blind": sheet(chance, 3, in_turn(chance, 3), 2.3, "slow and blind"),
+        "fast": sheet(chance, 3, honest(chance, 3), 0.2, "fast"),
+        "leftmost": sheet(chance, 3, lambda _order, _right: 0, 2.3, "leftmost", checks=0),
+    }
+    key = raters["good"].key  # one study has one key
+    found = verdict(
+        [one.model_copy(update={"key": key}) if name == "good" else one for name, one in raters.items()], 100
+    )
+    assert found.raters == ("good",)
+    assert "attention checks, as a blind rater would with a probability of" in found.excluded["slow and blind"]
+    assert "answers in less than 200 ms for each image" in found.excluded["fast"]
+    assert found.excluded["leftmost"] == f"chose place 1 of 3 in {COMPARISONS} of {COMPARISONS} answers"
+
+
+def test_few_checks_cannot_tell_chance_and_half_of_them_is_enough():
+    chance = np.random.default_rng(5)
+    for passed, excluded in ((0, True), (1, False), (2, False)):
+        left = iter([True] * passed + [False] * (2 - passed))
+
+        def choose(order, right, left=left):
+            if right is None:
+                return int(chance.integers(3))
+            return order.index(right) if next(left) else (order.index(right) + 1) % 3
+
+        assert bool(reason_to_exclude(sheet(chance, 3, choose, 2.3, checks=2))) == excluded
+
+
+def answers(milliseconds, ways=3):
+    return [
+        Answer(
+            question="quality", comparison=str(n), order=list(LETTERS[:ways]), chosen=LETTERS[n % ways], milliseconds=m
+        )
+        for n, m in enumerate(milliseconds)
+    ]
+
+
+def test_time_is_for_each_image_and_a_few_quick_answers_are_no_reason():
+    assert too_fast(answers([599] * 6 + [2000] * 5))
+    assert not too_fast(answers([599] * 5 + [2000] * 5))
+    assert not too_fast(answers([601] * 11))
+    assert too_fast(answers([601] * 11, ways=5))
+    assert not too_fast([])
+    assert same_place([]) == ""
+
+
+@given(st.integers(0, 13), st.integers(1, 13), st.sampled_from([1 / 2, 1 / 3, 1 / 5]))
+def test_the_tails_are_those_of_the_binomial(times, of, chance):
+    expected = binom.sf(times - 1, of, chance)
+    assert at_least(times, of, chance) == pytest.approx(expected, abs=1e-12)
+    assert probability_of_at_least(times, [chance] * of) == pytest.approx(expected, abs=1e-12)
+
+
+def test_checks_of_different_sizes_have_their_own_chance():
+    assert probability_of_at_least(2, [1 / 2, 1 / 3]) == pytest.approx(1 / 6)
+    assert probability_of_at_least(1, [1 / 2, 1 / 3]) == pytest.approx(1 - 1 / 2 * 2 / 3)
+    assert probability_of_at_least(0, []) == 1
