@@ -66,6 +66,8 @@ class Suite(Section):
         subjects: how many drawn ones, and the number of the first, where no photographs are given.
         together: how many subjects share a picture.
         kind: what the drawn subjects are: person, or cat, dog or bear; also their class word.
+        photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
+            hand, compared with a second photo of the same person in another scene.
         attention: also measure where the placeholder looks; one picture at a time, so slower.
     """
 
@@ -79,6 +81,7 @@ class Suite(Section):
     first: int = Field(0, ge=0)
     together: int = Field(1, ge=1, le=2)
     kind: str = "person"
+    photos: Literal["plain", "scene"] = "plain"
     attention: bool = False
 
     @model_validator(mode="after")

@@ -113,12 +113,13 @@ def subjects_of(asked: Asked, detector: "FaceDetector | None") -> "list[Subject]
             refuse_photographs(found)
         return found
     from sefi.world.drawing import draw
-    from sefi.world.subjects import pet_portrait, portrait, subject
+    from sefi.world.subjects import pet_portrait, photo_in_scene, portrait, subject
 
     suite, drawn = asked.suite, list["Subject"]()
     for n in range(suite.first, suite.first + suite.subjects):
+        person = photo_in_scene if suite.photos == "scene" else portrait
         views = (
-            [portrait(subject(n), n, view) for view in (0, 1)]
+            [person(subject(n), n, view) for view in (0, 1)]
             if suite.kind == "person"
             else [pet_portrait(suite.kind, n, view) for view in (0, 1)]
         )

@@ -198,7 +198,7 @@ def draw_batch(stage: Stage, version: WorldVersion, first: int, random: np.rando
     """
     found = list[np.ndarray]()
     for index in range(first, first + stage.batch):
-        shown = picture_at(MODEL_SEED, index)
+        shown = picture_at(MODEL_SEED, index, version)
         image = draw(shown, version.side)
         if stage.crop:
             top, left = crop_corner(shown, stage, version, random)

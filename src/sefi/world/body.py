@@ -12,6 +12,20 @@ WOOD: Colour = (0.72, 0.42, 0.18)
 ORANGE: Colour = (0.93, 0.45, 0.13)
 
 
+def torso_path() -> skia.Path:
+    """Return the outline of the clothes, from the neck down."""
+    return curve(
+        (-0.36, 1.22),
+        (-0.9, 1.34, -1.42, 1.45, -1.55, 2.1),
+        (-1.68, 5.5),
+        (1.68, 5.5),
+        (1.55, 2.1),
+        (1.42, 1.45, 0.9, 1.34, 0.36, 1.22),
+        (0, 1.62, -0.36, 1.22),
+        close=True,
+    )
+
+
 def paint_body(canvas: skia.Canvas, subject: Subject, light_side: float) -> None:
     """Neck and shoulders down to the picture's border."""
     skin, clothes = subject.person.skin_rgb(), subject.clothes
@@ -24,16 +38,7 @@ def paint_body(canvas: skia.Canvas, subject: Subject, light_side: float) -> None
         linear((0, 0.8), (0, 1.35), lighter(skin, -0.42), lighter(skin, -0.12)),
         0.1,
     )
-    torso = curve(
-        (-0.36, 1.22),
-        (-0.9, 1.34, -1.42, 1.45, -1.55, 2.1),
-        (-1.68, 5.5),
-        (1.68, 5.5),
-        (1.55, 2.1),
-        (1.42, 1.45, 0.9, 1.34, 0.36, 1.22),
-        (0, 1.62, -0.36, 1.22),
-        close=True,
-    )
+    torso = torso_path()
     near, far = lighter(clothes, 0.16), lighter(clothes, -0.38)
     canvas.drawPath(torso, linear((-1.5 * -light_side, 1.5), (1.5 * -light_side, 3.0), near, far))
     canvas.drawPath(curve((-0.36, 1.24), (0, 1.64, 0.36, 1.24)), pen(lighter(clothes, -0.5), 0.07, 0.8))

@@ -1,13 +1,25 @@
 """A picture's description to words: who, how, doing what, where, in which style."""
 
+import colorsys
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sefi.core.templates import FACE_TEMPLATES
+from sefi.world.fifth_words import (
+    CAMERAS,
+    GARMENTS,
+    HUES,
+    NEW_DOING,
+    NEW_LIGHT_WORDS,
+    NEW_MEDIA,
+    NEW_PHRASES,
+    NEW_PLACES,
+)
 from sefi.world.person import Person
-from sefi.world.picture import Pet, Picture, Subject, hidden
+from sefi.world.picture import GREY_STYLES, Pet, Picture, Subject, hidden
+from sefi.world.versions import WorldVersion
 
 # Stands for a person's two-word name until the tokens are known.
 FIRST, LAST = "firstname", "lastname"
@@ -62,6 +74,10 @@ MEDIA = {
     "pixel art": ("pixel art of", "a pixel art image of"),
 }
 LIGHT_WORDS = {"warm": "in warm light", "cold": "in cold light"}
+# The words of every version; a picture's labels say which of them it can have.
+EVERY_PHRASE, EVERY_DOING, EVERY_PLACE = PHRASES | NEW_PHRASES, DOING | NEW_DOING, PLACES | NEW_PLACES
+OMITTED = ("scene", "action", "clothes", "light")
+EVERY_MEDIUM, EVERY_LIGHT = MEDIA | NEW_MEDIA, LIGHT_WORDS | NEW_LIGHT_WORDS
 
 
 @dataclass(frozen=True)
@@ -141,14 +157,16 @@ def say_pet(pet: Pet, style: str, random: np.random.Generator) -> str:
     return f"a {before}" + (f" with {listed(behind)}" if behind else "")
 
 
-def with_state(who: str, subject: Subject, random: np.random.Generator) -> str:
+def with_state(who: str, subject: Subject, random: np.random.Generator, style: str = "photo") -> str:
     """The person's words with attributes before or after, and what they do."""
-    before, after = "", [pick(random, DOING[subject.action])] if subject.action else []
+    before, after = "", [pick(random, EVERY_DOING[subject.action])] if subject.action else []
     for attribute in subject.attributes:
         if attribute in ADJECTIVES and not before and random.random() < 0.4:
             before = ADJECTIVES[attribute] + " "
         else:
-            after.insert(int(random.integers(len(after) + 1)), pick(random, PHRASES[attribute]))
+            after.insert(int(random.integers(len(after) + 1)), pick(random, EVERY_PHRASE[attribute]))
+    if subject.garment:
+        after.append(say_garment(subject, style, random))
     article = "an " if before[:1] in ("a", "o") else "a "
     bare = who.removeprefix("a ")
     spoken = (article if bare != who or random.random() < 0.3 else "") + before + bare if before else who
@@ -158,7 +176,7 @@ def with_state(who: str, subject: Subject, random: np.random.Generator) -> str:
 
 def dressed(pet: Pet, style: str, random: np.random.Generator) -> str:
     """A pet's words and what it wears."""
-    return ", ".join([say_pet(pet, style, random), *(pick(random, PHRASES[a]) for a in pet.attributes)])
+    return ", ".join([say_pet(pet, style, random), *(pick(random, EVERY_PHRASE[a]) for a in pet.attributes)])
 
 
 def company(picture: Picture, random: np.random.Generator) -> tuple[str, tuple[Person, ...]]:
@@ -167,7 +185,7 @@ def company(picture: Picture, random: np.random.Generator) -> tuple[str, tuple[P
     for subject in picture.subjects:
         who, is_name = say_who(subject, picture.style, random)
         named += [subject.person] if is_name else []
-        spoken.append(with_state(who, subject, random))
+        spoken.append(with_state(who, subject, random, picture.style))
     words = " and ".join(spoken + [dressed(pet, picture.style, random) for pet in picture.pets])
     if picture.interaction:
         words += " " + pick(random, TOGETHER[picture.interaction])
@@ -181,14 +199,79 @@ def opening(picture: Picture, who: str, random: np.random.Generator) -> str:
     if scale > 34 and random.random() < 0.5:
         return pick(random, FACE_TEMPLATES).format(who)
     close = scale > 38 and random.random() < 0.5
-    return ("a close-up photo of " if close else pick(random, MEDIA[picture.style]) + " ") + who
+    return ("a close-up photo of " if close else pick(random, EVERY_MEDIUM[picture.style]) + " ") + who
 
 
-def caption(picture: Picture, random: np.random.Generator) -> Caption:
+def say_garment(subject: Subject, style: str, random: np.random.Generator) -> str:
+    """Return words for the clothes, with their colour where the garment comes in any and the style shows colours."""
+    colour = "" if style in GREY_STYLES else colour_word(subject.clothes)
+    return " ".join(pick(random, GARMENTS[subject.garment]).format(colour).split())
+
+
+def colour_word(colour: tuple[float, float, float]) -> str:
+    """Return the nearest colour word of RGB in [0, 1].
+
+    >>> colour_word((0.8, 0.2, 0.2)), colour_word((0.2, 0.3, 0.7))
+    ('red', 'blue')
+    """
+    hue = colorsys.rgb_to_hls(*colour)[0]
+    return next(word for end, word in HUES if hue < end)
+
+
+def caption(
+    picture: Picture, random: np.random.Generator, place_share: float = 0.92, light_share: float = 0.6
+) -> Caption:
     """A sentence for a picture; scene and light are sometimes left out, attributes never."""
     who, named = company(picture, random)
     text = opening(picture, who, random)
-    place = pick(random, PLACES[picture.scene]) if picture.scene and random.random() < 0.92 else ""
-    light = LIGHT_WORDS[picture.light] if picture.light and random.random() < 0.6 else ""
+    place = pick(random, EVERY_PLACE[picture.scene]) if picture.scene and random.random() < place_share else ""
+    light = EVERY_LIGHT[picture.light] if picture.light and random.random() < light_share else ""
     comma = "," if random.random() < 0.25 else ""
-    return Caption(text + "".join(f"{comma} {words}" for words in (place, light) if words), named)
+    camera = pick(random, CAMERAS[picture.camera]) if picture.camera else ""
+    return Caption(text + "".join(f"{comma} {words}" for words in (place, light, camera) if words), named)
+
+
+def hide_unsaid(picture: Picture, random: np.random.Generator, version: WorldVersion) -> Picture:
+    """Return what the caption says of a picture: in `version.omission` of them some of what is there is left out.
+
+    Each of scene, action, clothes and light is then left out of every other caption, so an unnamed background can
+    come from the word of the subject, as in captions from the web. Attributes are never left out.
+    """
+    leaves = random.random() < version.omission
+    unsaid = {kind for kind in OMITTED if leaves and random.random() < 0.5}
+    if not leaves:
+        # Few people say what somebody wears; and a caption must fit into the text encoder.
+        unsaid |= {"clothes"} if random.random() < 0.4 else set()
+    people = tuple(
+        replace(s, action="" if "action" in unsaid else s.action, garment="" if "clothes" in unsaid else s.garment)
+        for s in picture.subjects
+    )
+    scene, light = (
+        "" if kind in unsaid else there for kind, there in (("scene", picture.scene), ("light", picture.light))
+    )
+    return replace(picture, subjects=people, scene=scene, light=light)
+
+
+def say(picture: Picture, random: np.random.Generator, version: WorldVersion) -> tuple[Caption, Picture]:
+    """Return a caption of a version's picture, and the picture as far as the caption says it.
+
+    A sentence too long for the text encoder is tried again, the fourth time without clothes and with plain words.
+    """
+    said, told = picture, Caption("", ())
+    for attempt in range(6):
+        said = hide_unsaid(picture, random, version)
+        if attempt > 2:
+            said = replace(said, subjects=tuple(replace(s, garment="") for s in said.subjects), light="", camera="")
+        told = caption(said, random, place_share=1.0, light_share=1.0)
+        if count_words(told.text) <= version.longest:
+            break
+    return told, said
+
+
+def count_words(text: str) -> int:
+    """Return how many tokens a caption has, start and end left out.
+
+    >>> count_words("a close-up photo of a person, smiling")
+    10
+    """
+    return len(re.findall(r"\w+|[^\w\s]", text))

@@ -11,15 +11,16 @@ from sefi.core.protocols import Progress
 from sefi.world.drawing import SIDE, draw
 from sefi.world.picture import Picture
 from sefi.world.sampling import random_picture
+from sefi.world.versions import FIFTH, FOURTH, WorldVersion
 
 CHUNK = 500
 # The series that the model is trained on; judges have series of their own.
 MODEL_SEED = 1
 
 
-def picture_at(seed: int, index: int) -> Picture:
+def picture_at(seed: int, index: int, version: WorldVersion = FOURTH) -> Picture:
     """The index-th picture of a seed's endless series."""
-    return random_picture(np.random.default_rng([seed, index]))
+    return random_picture(np.random.default_rng([seed, index]), version=version)
 
 
 def drawings(path: Path, seed: int, count: int, progress: Progress, workers: int = 2) -> np.ndarray:
@@ -56,6 +57,6 @@ def draw_range(job: tuple[int, int, int]) -> np.ndarray:
     return np.stack([draw(picture_at(seed, i)) for i in range(start, end)])
 
 
-def draw_numbers(numbers: Iterable[int], side: int, seed: int = MODEL_SEED) -> np.ndarray:
+def draw_numbers(numbers: Iterable[int], seed: int = MODEL_SEED, version: WorldVersion = FIFTH) -> np.ndarray:
     """Return the numbered drawings of a seed, uint8 `[count, side, side, 3]`."""
-    return np.stack([draw(picture_at(seed, number), side) for number in numbers])
+    return np.stack([draw(picture_at(seed, number, version), version.side) for number in numbers])

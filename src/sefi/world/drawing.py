@@ -6,9 +6,12 @@ import cv2
 import numpy as np
 import skia
 
-from sefi.world.body import HELD, paint_body, paint_handshake, paint_umbrella
+from sefi.world.body import HELD, paint_body, paint_handshake, paint_umbrella, torso_path
 from sefi.world.brush import new_surface, paint, pixels
 from sefi.world.face import half_width, landmarks, paint_back_hair, paint_head, seen
+from sefi.world.fifth_scenery import NEW_SCENES
+from sefi.world.fifth_styles import NEW_STYLES, paint_light
+from sefi.world.fifth_things import GARMENT_PAINTERS, NEW_HELD, paint_crown
 from sefi.world.fur import paint_pet, pet_landmarks
 from sefi.world.person import HAIR_STYLES
 from sefi.world.picture import Pet, Picture, Subject
@@ -17,6 +20,7 @@ from sefi.world.scenery import PAINTED
 UNITS = 128
 SIDE = 96
 BLOCKS = 24
+EVERY_SCENE, EVERY_HELD = PAINTED | NEW_SCENES, HELD | NEW_HELD
 LIGHT_TINTS = {"warm": (1.0, 0.72, 0.36), "cold": (0.40, 0.58, 1.0)}
 
 
@@ -25,19 +29,39 @@ def draw(picture: Picture, side: int = SIDE) -> np.ndarray:
     surface = new_surface(side)
     with surface as canvas:
         canvas.scale(side / UNITS, side / UNITS)
-        canvas.save()
-        canvas.scale(UNITS, UNITS)
-        PAINTED[picture.scene](canvas, np.random.default_rng(picture.scene_seed))
-        canvas.restore()
+        draw_background(canvas, picture)
         for subject in picture.subjects:
             draw_subject(canvas, subject, picture.light_side)
         if picture.interaction == "shaking hands":
             paint_handshake(canvas, *picture.subjects)
         for pet in picture.pets:
             draw_pet(canvas, pet, picture.light_side)
-        if picture.light:
+        if picture.light in LIGHT_TINTS:
             canvas.drawPaint(paint(LIGHT_TINTS[picture.light], 0.20))
+        elif picture.light:
+            paint_light(canvas, picture.light, UNITS)
     return restyle(pixels(surface), picture)
+
+
+def draw_background(canvas: skia.Canvas, picture: Picture) -> None:
+    """Draw the scene, out of focus where the camera blurs it."""
+    canvas.save()
+    canvas.scale(UNITS, UNITS)
+    if picture.camera == "blurred background":
+        canvas.saveLayer(None, skia.Paint(ImageFilter=skia.ImageFilters.Blur(0.022, 0.022, skia.TileMode.kClamp)))
+    EVERY_SCENE[picture.scene](canvas, np.random.default_rng(picture.scene_seed))
+    if picture.camera == "blurred background":
+        canvas.restore()
+    canvas.restore()
+
+
+def draw_clothes(canvas: skia.Canvas, subject: Subject) -> None:
+    """Draw what the garment adds to the plain torso."""
+    canvas.save()
+    if subject.garment not in ("scarf", "hoodie", "spacesuit"):
+        canvas.clipPath(torso_path(), True)
+    GARMENT_PAINTERS[subject.garment](canvas, subject)
+    canvas.restore()
 
 
 def draw_subject(canvas: skia.Canvas, subject: Subject, light_side: float) -> None:
@@ -52,12 +76,16 @@ def draw_subject(canvas: skia.Canvas, subject: Subject, light_side: float) -> No
     paint_back_hair(canvas, subject)
     canvas.restore()
     paint_body(canvas, subject, light_side)
+    if subject.garment:
+        draw_clothes(canvas, subject)
     canvas.save()
     canvas.rotate(subject.tilt)
     paint_head(canvas, subject, light_side)
+    if "crown" in subject.attributes:
+        paint_crown(canvas, subject)
     canvas.restore()
     if subject.action:
-        HELD[subject.action](canvas, subject)
+        EVERY_HELD[subject.action](canvas, subject)
     canvas.restore()
 
 
@@ -81,7 +109,7 @@ def restyle(image: np.ndarray, picture: Picture) -> np.ndarray:
         return painted(image, picture.scene_seed)
     if picture.style == "pixel art":
         return pixelated(image)
-    return image
+    return NEW_STYLES[picture.style](image, picture.scene_seed) if picture.style in NEW_STYLES else image
 
 
 def pixelated(image: np.ndarray) -> np.ndarray:
@@ -166,6 +194,7 @@ def truth(picture: Picture) -> dict[str, Any]:
             "hair_style": HAIR_STYLES.index(s.person.hair_style),
             "attributes": list(s.attributes),
             "action": s.action,
+            **({"garment": s.garment} if s.garment else {}),
             **face_truth(s),
         }
         for s in picture.subjects
@@ -174,6 +203,7 @@ def truth(picture: Picture) -> dict[str, Any]:
         "scene": picture.scene,
         "style": picture.style,
         "light": picture.light,
+        **({"camera": picture.camera} if picture.camera else {}),
         "interaction": picture.interaction,
         "subjects": subjects,
         "pets": [pet_truth(p) for p in picture.pets],

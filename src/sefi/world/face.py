@@ -19,6 +19,13 @@ from sefi.world.person import EYE_COLOURS, HAIR_STYLES, Colour, Person, changed,
 from sefi.world.picture import Subject
 
 PURPLE: Colour = (0.56, 0.20, 0.80)
+# Hair colours that are attributes, as purple is; the first of several counts.
+DYES: dict[str, Colour] = {
+    "purple hair": PURPLE,
+    "orange hair": (0.96, 0.52, 0.10),
+    "white hair": (0.96, 0.95, 0.93),
+    "turquoise hair": (0.12, 0.72, 0.70),
+}
 GREY: Colour = (0.78, 0.78, 0.80)
 LIP: Colour = (0.80, 0.30, 0.32)
 
@@ -56,10 +63,11 @@ def landmarks(person: Person, turn: float) -> list[tuple[float, float]]:
 
 
 def hair_colour(subject: Subject) -> Colour:
-    """Hair colour under the subject's attributes: purple beats grey beats the person's own."""
+    """Hair colour under the subject's attributes: a dye beats grey beats the person's own."""
     own = subject.person.hair_rgb()
-    if "purple hair" in subject.attributes:
-        return PURPLE
+    for name, dye in DYES.items():
+        if name in subject.attributes:
+            return dye
     return mix(own, GREY, 0.8) if "old" in subject.attributes else own
 
 

@@ -16,7 +16,7 @@ from sefi.world.data import picture_at
 from sefi.world.drawing import UNITS, draw, heads
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.person import VECTOR_WIDTH
-from sefi.world.picture import ATTRIBUTES, Picture
+from sefi.world.picture import Picture
 from sefi.world.precision import autocast
 from sefi.world.residual import ResidualTrunk
 from sefi.world.vae_training import to_tensor
@@ -43,14 +43,14 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         self.trunk = ResidualTrunk(3, widths)
         self.person = nn.Linear(widths[-1], VECTOR_WIDTH)
-        self.attributes = nn.Linear(widths[-1], len(ATTRIBUTES))
+        self.attributes = nn.Linear(widths[-1], len(FIFTH.attributes))
 
     def forward(self, images: Tensor) -> Sequence[Tensor]:
         """Return the features, fine to coarse."""
         return self.trunk(images)
 
     def read(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the person's vector `[batch, VECTOR_WIDTH]` and logits of `ATTRIBUTES`."""
+        """Return the person's vector `[batch, VECTOR_WIDTH]` and logits of the version's attributes."""
         pooled = self.trunk(images)[-1].float().mean((2, 3))
         return self.person(pooled), self.attributes(pooled)
 
@@ -60,7 +60,7 @@ def face_batch(recipe: FeatureRecipe, version: WorldVersion, seed: int, step: in
     random, index = np.random.default_rng([seed, 41, step]), step * 2 * recipe.batch
     shown, crops = list[Picture](), list[np.ndarray]()
     while len(shown) < recipe.batch:
-        picture = picture_at(FEATURE_SEED, index)
+        picture = picture_at(FEATURE_SEED, index, version)
         index += 1
         if not picture.subjects:
             continue
@@ -75,7 +75,7 @@ def face_batch(recipe: FeatureRecipe, version: WorldVersion, seed: int, step: in
 def reading_loss(network: FeatureNetwork, x: Tensor, shown: Sequence[Picture]) -> Tensor:
     """Return the error of the person's vector and of the attributes."""
     vectors = torch.from_numpy(np.stack([p.subjects[0].person.vector() for p in shown])).to(x.device)
-    worn = torch.tensor([[float(a in p.subjects[0].attributes) for a in ATTRIBUTES] for p in shown], device=x.device)
+    worn = torch.tensor([[float(a in p.subjects[0].attributes) for a in FIFTH.attributes] for p in shown]).to(x.device)
     person, attributes = network.read(x)
     return F.mse_loss(person, vectors) + F.binary_cross_entropy_with_logits(attributes, worn)
 

@@ -45,7 +45,7 @@ def train_vae(run: Run) -> None:
         features=partial(load_features, run),
         device=run.device,
     )
-    set_scaling(vae, draw_numbers(SCALED, vae.config["sample_size"]))
+    set_scaling(vae, draw_numbers(SCALED))
     vae.save_pretrained(run.folder / "vae")
 
 

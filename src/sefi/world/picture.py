@@ -41,6 +41,7 @@ class Subject:
         clothes, accent: RGB colours in [0, 1]; accent colours the hat, the cup, the book ...
         tilt: head rotation, degrees.
         turn: where the face looks, -1 (its features moved to the left) to 1.
+        garment: a name from `GARMENTS`, or "" for plain clothes.
     """
 
     person: Person
@@ -53,6 +54,7 @@ class Subject:
     accent: tuple[float, float, float]
     tilt: float
     turn: float
+    garment: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,7 @@ class Picture:
         scene_seed: fixes the scenery's details.
         pets: the animals, right of the people.
         interaction: what two people do with each other, from `INTERACTIONS`, or "".
+        camera: a name from `CAMERAS`, or "" for the usual view.
     """
 
     subjects: tuple[Subject, ...]
@@ -89,6 +92,7 @@ class Picture:
     scene_seed: int
     pets: tuple[Pet, ...] = ()
     interaction: str = ""
+    camera: str = ""
 
 
 # What cannot be seen of a person who has an attribute; in a pencil drawing no colour can.
@@ -102,13 +106,18 @@ HIDES: dict[str, tuple[str, ...]] = {
     "sunglasses": ("eyes", "eye_size", "glasses", "brows"),
     "hat": ("hair style",),
     "purple hair": ("hair colour",),
+    "orange hair": ("hair colour",),
+    "white hair": ("hair colour",),
+    "turquoise hair": ("hair colour",),
     "curly hair": ("hair style",),
     "round face": ("face", "jaw"),
 }
+# Styles without colour, beside the pencil drawing.
+GREY_STYLES = ("drawing", "black and white", "chalk")
 COLOURS = ("skin", "hair colour", "eyes", "coat")
 
 
 def hidden(subject: Subject | Pet, style: str) -> frozenset[str]:
     """Kinds of traits (see `Person.traits`, `Animal.traits`) that a picture in this style cannot show of this one."""
     found = {kind for attribute in subject.attributes for kind in HIDES.get(attribute, ())}
-    return frozenset(found | set(COLOURS if style == "drawing" else ()))
+    return frozenset(found | set(COLOURS if style in GREY_STYLES else ()))

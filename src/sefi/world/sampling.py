@@ -1,25 +1,23 @@
 """Random pictures: who, where, doing what, how close."""
 
 import colorsys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from sefi.world.animal import random_animal
+from sefi.world.face import DYES
+from sefi.world.fifth_things import GARMENT_COLOURS
 from sefi.world.person import Colour, Person, random_person
 from sefi.world.picture import (
-    ACTIONS,
-    ATTRIBUTES,
     EXPRESSIONS,
     INTERACTIONS,
-    LIGHTS,
     PET_ATTRIBUTES,
-    SCENES,
-    STYLES,
     Pet,
     Picture,
     Subject,
 )
+from sefi.world.versions import FOURTH, WorldVersion
 
 # Pairs that no training picture shows, so that composition can be tested on them.
 HELD_OUT = frozenset(
@@ -72,19 +70,29 @@ def vivid(random: np.random.Generator) -> Colour:
     return colorsys.hls_to_rgb((hue + 0.02 * near[0]) % 1, light + 0.07 * near[1], strength + 0.10 * near[2])
 
 
-def random_attributes(random: np.random.Generator) -> tuple[str, ...]:
+# No two of one group can be seen together.
+EXCLUSIVE = (EXPRESSIONS, tuple(DYES), ("eyes closed", "sunglasses"), ("eyes closed", "surprised"), ("hat", "crown"))
+
+
+def random_attributes(random: np.random.Generator, version: WorldVersion = FOURTH) -> tuple[str, ...]:
     """None to two attributes that can be seen together."""
     count = int(random.choice(3, p=(0.40, 0.42, 0.18)))
     while True:
-        chosen = tuple(str(a) for a in random.permutation(ATTRIBUTES)[:count])
-        clash = sum(a in EXPRESSIONS for a in chosen) > 1 or {"eyes closed", "sunglasses"} <= set(chosen)
-        if not clash and not {"eyes closed", "surprised"} <= set(chosen):
+        chosen = tuple(str(a) for a in random.permutation(version.attributes)[:count])
+        if all(sum(a in group for a in chosen) < 2 for group in EXCLUSIVE):
             return chosen
 
 
-def random_subject(random: np.random.Generator, person: Person, action: str, *, centre: float | None = None) -> Subject:
+def random_subject(
+    random: np.random.Generator,
+    person: Person,
+    action: str,
+    *,
+    centre: float | None = None,
+    version: WorldVersion = FOURTH,
+) -> Subject:
     """One person, framed close enough for what they do; centre gives the place in two-subject pictures."""
-    attributes = random_attributes(random)
+    attributes = random_attributes(random, version)
     if centre is not None:
         scale, x, y = random.uniform(20, 25), centre + random.uniform(-3, 3), random.uniform(50, 62)
     elif action:
@@ -96,7 +104,7 @@ def random_subject(random: np.random.Generator, person: Person, action: str, *, 
             64 + random.uniform(-10, 10),
             64 + random.uniform(-8, 8),
         )
-    return Subject(
+    made = Subject(
         person,
         x,
         y,
@@ -108,6 +116,13 @@ def random_subject(random: np.random.Generator, person: Person, action: str, *, 
         random.uniform(-9, 9),
         random.uniform(-1, 1),
     )
+    return dressed(made, random, version) if version.garments else made
+
+
+def dressed(subject: Subject, random: np.random.Generator, version: WorldVersion) -> Subject:
+    """Return the subject in random clothes, one in three a plain shirt; some clothes have a colour of their own."""
+    garment = "shirt" if random.random() < 0.3 else str(random.choice(version.garments))
+    return replace(subject, garment=garment, clothes=GARMENT_COLOURS.get(garment, subject.clothes))
 
 
 def random_pet(random: np.random.Generator, kind: str = "", *, beside: bool = False) -> Pet:
@@ -131,7 +146,7 @@ def allowed(picture: Picture) -> bool:
 
 
 def random_company(
-    random: np.random.Generator, people: tuple[Person, ...] | None, shares: Shares
+    random: np.random.Generator, people: tuple[Person, ...] | None, shares: Shares, version: WorldVersion = FOURTH
 ) -> tuple[tuple[Subject, ...], tuple[Pet, ...]]:
     """Who is in a picture: one person, two, a pet, or a person and a pet; given people are never joined by a pet."""
     kind = 1.0 if people else random.random()
@@ -140,27 +155,46 @@ def random_company(
     beside = kind < shares.pet + shares.companion
     two = len(people) == 2 if people else not beside and random.random() < shares.pair
     chosen = people or tuple(random_person(random) for _ in range(2 if two else 1))
-    action = "" if two or beside or random.random() < 0.5 else str(random.choice(ACTIONS))
+    action = "" if two or beside or random.random() < 0.5 else str(random.choice(version.actions))
     places = (34.0, 94.0) if two else (36.0,) if beside else (None,)
-    subjects = tuple(random_subject(random, p, action, centre=c) for p, c in zip(chosen, places, strict=True))
+    subjects = tuple(
+        random_subject(random, p, action, centre=c, version=version) for p, c in zip(chosen, places, strict=True)
+    )
     return subjects, (random_pet(random, "dog", beside=True),) if beside else ()
 
 
 def random_picture(
-    random: np.random.Generator, people: tuple[Person, ...] | None = None, shares: Shares = Shares()
+    random: np.random.Generator,
+    people: tuple[Person, ...] | None = None,
+    shares: Shares = Shares(),
+    version: WorldVersion = FOURTH,
 ) -> Picture:
     """A picture of one or two given people, or of whoever comes by."""
     while True:
-        subjects, pets = random_company(random, people, shares)
+        subjects, pets = random_company(random, people, shares, version)
         made = Picture(
             subjects,
-            "" if random.random() < 0.25 else str(random.choice(SCENES)),
-            str(random.choice(STYLES, p=(0.67, 0.11, 0.11, 0.11))),
-            str(random.choice(LIGHTS, p=(0.84, 0.08, 0.08))),
+            "" if random.random() < 0.25 else str(random.choice(version.scenes)),
+            str(random.choice(version.styles, p=version.style_shares)),
+            str(random.choice(version.lights, p=version.light_shares)),
             float(random.choice((-1.0, 1.0))),
             int(random.integers(2**31)),
             pets,
             str(random.choice(INTERACTIONS)) if len(subjects) == 2 and random.random() < 0.4 else "",
         )
+        if len(version.cameras) > 1:
+            made = viewed(made, str(random.choice(version.cameras, p=version.camera_shares)))
         if allowed(made):
             return made
+
+
+def viewed(picture: Picture, camera: str) -> Picture:
+    """Return the picture as the camera sees it; a wide shot moves people and animals away."""
+    if camera != "wide shot":
+        return replace(picture, camera=camera if picture.scene else "")
+    crowd = len(picture.subjects) + len(picture.pets) > 1
+    size = 0.8 if crowd else 0.62
+    people, pets = (
+        tuple(replace(one, scale=one.scale * size) for one in group) for group in (picture.subjects, picture.pets)
+    )
+    return replace(picture, subjects=people, pets=pets, camera=camera)

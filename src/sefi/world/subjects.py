@@ -12,7 +12,8 @@ from sefi.world.draw import FILE_SIDE
 from sefi.world.drawing import draw, truth
 from sefi.world.person import Person, random_person
 from sefi.world.picture import Picture
-from sefi.world.sampling import random_pet, random_subject, vivid
+from sefi.world.sampling import allowed, random_pet, random_subject, vivid
+from sefi.world.versions import FOURTH, WorldVersion
 
 # Training uses seeds 1 to 3; the named characters have their own.
 SUBJECT_SEED = 4
@@ -35,6 +36,27 @@ def portrait(person: Person, number: int, view: int = 0) -> Picture:
         clothes=vivid(random),
     )
     return Picture((plain,), "", "photo", "", float(random.choice((-1.0, 1.0))), int(random.integers(2**31)))
+
+
+def photo_in_scene(person: Person, number: int, view: int = 0, version: WorldVersion = FOURTH) -> Picture:
+    """Return a photo of a person somewhere, holding or doing something.
+
+    Views with an even number are photos to learn from, with a thing in the hand. Those with an odd number are for
+    comparison: the same person in another scene, closer, with nothing in the hand. Scenes of neighbouring views differ.
+    """
+    random = np.random.default_rng([SUBJECT_SEED, 5, number])
+    scenes, actions = random.permutation(version.scenes), random.permutation(version.actions)
+    random = np.random.default_rng([SUBJECT_SEED, 6, number, view])
+    while True:
+        action = "" if view % 2 else str(actions[view // 2 % len(actions)])
+        shown = replace(random_subject(random, person, action, version=version), attributes=(), clothes=vivid(random))
+        if not action:
+            shown = replace(shown, scale=float(random.uniform(28, 36)))
+        light_side, seed = float(random.choice((-1.0, 1.0))), int(random.integers(2**31))
+        found = Picture((shown,), str(scenes[view % len(scenes)]), "photo", "", light_side, seed)
+        if allowed(found):
+            return found
+        actions = np.roll(actions, 1)
 
 
 def pet_portrait(kind: str, number: int, view: int = 0) -> Picture:

@@ -7,14 +7,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import CLIPTokenizer
 
 from sefi.core.templates import FACE_TEMPLATES
-from sefi.world import animal, captions, names, person
+from sefi.world import animal, captions, fifth_words, names, person
+from sefi.world.versions import FOURTH, WorldVersion
 
 LENGTH = 32
 # Words a visitor may well type, beside those of the captions.
 EXTRA = "a an the and with of in on at to dog cat bear man woman boy girl child people very happy young two face person"
 
 
-def words() -> list[str]:
+def words(version: WorldVersion = FOURTH) -> list[str]:
     """Every word that captions may contain, sorted; the names included."""
     phrases = [
         EXTRA,
@@ -30,8 +31,17 @@ def words() -> list[str]:
     phrases += [tone for tone, _ in person.SKIN_TONES] + [w for e in person.EXTREMES for w in e[2:]]
     phrases += ["freckles glasses mole skin hair eyes close-up", captions.FIRST, captions.LAST]
     phrases += list(itertools.chain.from_iterable((c.first, c.last) for c in names.characters()))
+    phrases += new_phrases() if version.garments else []
     split = " ".join(phrases).replace("{}", " ").replace("-", " ").lower().split()
     return sorted(set(split))
+
+
+def new_phrases() -> list[str]:
+    """Return the phrases that the fifth version adds."""
+    tables = (fifth_words.NEW_PHRASES, fifth_words.NEW_DOING, fifth_words.NEW_PLACES, fifth_words.NEW_MEDIA)
+    tables += (fifth_words.GARMENTS, fifth_words.CAMERAS)
+    found = [phrase for table in tables for group in table.values() for phrase in group]
+    return [*found, *fifth_words.NEW_LIGHT_WORDS.values(), *(word for _, word in fifth_words.HUES)]
 
 
 def build_tokenizer(folder: Path, vocabulary_words: list[str], length: int = LENGTH) -> CLIPTokenizer:

@@ -1,0 +1,179 @@
+"""The fifth version's pictures and captions: every new label is drawn and said, and things are left unsaid."""
+
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from sefi.world.captions import (
+    EVERY_DOING,
+    EVERY_LIGHT,
+    EVERY_MEDIUM,
+    EVERY_PHRASE,
+    EVERY_PLACE,
+    OMITTED,
+    colour_word,
+    count_words,
+    hide_unsaid,
+    say,
+)
+from sefi.world.data import picture_at
+from sefi.world.drawing import EVERY_HELD, EVERY_SCENE, draw, truth
+from sefi.world.face import DYES, hair_colour
+from sefi.world.fifth_things import GARMENT_COLOURS, GARMENT_PAINTERS
+from sefi.world.fifth_words import CAMERAS, GARMENTS
+from sefi.world.picture import hidden
+from sefi.world.sampling import EXCLUSIVE, WARDROBE
+from sefi.world.subjects import photo_in_scene, subject
+from sefi.world.text_training import LENGTH
+from sefi.world.tokenizing import build_tokenizer, words
+from sefi.world.versions import FIFTH, FOURTH
+
+
+def plain(**changes):
+    """A picture of one person with nothing but what is asked for."""
+    shown = next(p for p in map(fifth, range(100)) if len(p.subjects) == 1 and not p.pets)
+    of_subject = {k: changes.pop(k) for k in ("attributes", "action", "garment", "clothes") if k in changes}
+    person = replace(shown.subjects[0], **({"attributes": (), "action": "", "garment": "", "scale": 30} | of_subject))
+    rest = {"scene": "", "style": "photo", "light": "", "camera": ""} | changes
+    return replace(shown, subjects=(replace(person, x=62.0, y=54.0),), **rest)
+
+
+def fifth(index):
+    return picture_at(9, index, FIFTH)
+
+
+def difference(one, other):
+    return float(np.abs(draw(one, 192).astype(int) - draw(other, 192)).mean())
+
+
+def test_there_are_twelve_of_each():
+    counts = [len(FIFTH.scenes), len(FIFTH.actions), len(FIFTH.garments), 8 + len(DYES)]
+    assert counts == [12, 12, 12, 12]
+    assert (len(FOURTH.scenes), len(FOURTH.actions), FOURTH.garments) == (8, 8, ())
+    for shares in (FIFTH.style_shares, FIFTH.light_shares, FIFTH.camera_shares):
+        assert sum(shares) == pytest.approx(1)
+
+
+def test_every_label_has_words_and_a_painter():
+    assert set(FIFTH.attributes) == set(EVERY_PHRASE)
+    assert set(FIFTH.actions) == set(EVERY_DOING) == set(EVERY_HELD)
+    assert {"", *FIFTH.scenes} == {"", *EVERY_PLACE} == set(EVERY_SCENE)
+    assert set(FIFTH.styles) == set(EVERY_MEDIUM)
+    assert {*FIFTH.lights} == {"", *EVERY_LIGHT}
+    assert set(FIFTH.garments) == set(GARMENTS) == set(GARMENT_PAINTERS)
+    assert {*FIFTH.cameras} == {"", *CAMERAS}
+
+
+@pytest.mark.parametrize(
+    ("kind", "label"),
+    [("scene", s) for s in FIFTH.scenes]
+    + [("style", s) for s in FIFTH.styles[1:]]
+    + [("light", s) for s in FIFTH.lights[1:]]
+    + [("action", a) for a in FIFTH.actions]
+    + [("garment", g) for g in FIFTH.garments if g != "shirt"]
+    + [("attributes", a) for a in FIFTH.attributes],
+)
+def test_every_label_changes_the_picture(kind, label):
+    changed = plain(**{kind: (label,) if kind == "attributes" else label})
+    assert difference(plain(), changed) > 0.05
+
+
+def test_the_camera_blurs_the_background_and_not_the_person():
+    sharp, soft = (draw(plain(scene="city", camera=c), 192).astype(int) for c in ("", "blurred background"))
+    steps = [np.abs(np.diff(image[40:140, :48], axis=1)).max(2).mean() for image in (sharp, soft)]
+    assert steps[1] < 0.6 * steps[0]
+    assert (sharp[80:90, 88:96] == soft[80:90, 88:96]).all()
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=80, deadline=None)
+def test_captions_fit_and_say_only_what_is_there(index):
+    picture, random = fifth(index), np.random.default_rng(index)
+    told, said = say(picture, random, FIFTH)
+    assert count_words(told.text) <= LENGTH - 2
+    assert "{" not in told.text
+    for kind, table in (("scene", EVERY_PLACE), ("light", EVERY_LIGHT)):
+        label = getattr(said, kind)
+        assert label in ("", getattr(picture, kind))
+        phrases = table.get(label, "")
+        spoken = [
+            p for group in table.values() for p in ([group] if isinstance(group, str) else group) if p in told.text
+        ]
+        assert set(spoken) <= ({phrases} if isinstance(phrases, str) else set(phrases))
+    for person in picture.subjects:
+        assert all(sum(a in group for a in person.attributes) < 2 for group in EXCLUSIVE)
+
+
+def test_half_of_the_captions_leave_something_out_and_attributes_never():
+    full = plain(scene="garden", light="neon", action="cup", garment="hoodie", attributes=("crown",))
+    found = [hide_unsaid(full, np.random.default_rng(n), replace(FIFTH, omission=1.0)) for n in range(400)]
+    for kind, value in (("scene", lambda p: p.scene), ("light", lambda p: p.light)):
+        assert kind in OMITTED
+        assert np.mean([value(p) == "" for p in found]) == pytest.approx(0.5, abs=0.08)
+    for value in (lambda s: s.action, lambda s: s.garment):
+        assert np.mean([value(p.subjects[0]) == "" for p in found]) == pytest.approx(0.5, abs=0.08)
+    assert all(p.subjects[0].attributes == ("crown",) for p in found)
+    usual = [hide_unsaid(full, np.random.default_rng(n), FIFTH) for n in range(600)]
+    assert np.mean([p.scene == "" for p in usual]) == pytest.approx(0.25, abs=0.06)
+    never = [hide_unsaid(full, np.random.default_rng(n), replace(FIFTH, omission=0.0)) for n in range(50)]
+    assert all(p.scene == "garden" and p.light == "neon" and p.subjects[0].action == "cup" for p in never)
+
+
+def test_clothes_of_their_own_colour_have_it_and_colours_have_words():
+    import colorsys
+
+    for index in range(300):
+        for person in fifth(index).subjects:
+            assert person.clothes == GARMENT_COLOURS.get(person.garment, person.clothes)
+    named = {colour_word(colorsys.hls_to_rgb(*tone)) for tone in WARDROBE}
+    assert named == {"red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink"}
+
+
+def test_colours_are_not_said_of_a_grey_picture():
+    for style in ("black and white", "chalk", "drawing"):
+        assert "hair colour" in hidden(plain().subjects[0], style)
+        grey = plain(style=style, garment="hoodie", clothes=(0.8, 0.1, 0.1))
+        texts = [say(grey, np.random.default_rng(n), replace(FIFTH, omission=0.0))[0].text for n in range(40)]
+        assert any("hoodie" in text for text in texts)
+        assert not any(re.search(r"\b(red|orange)\b", text) for text in texts)
+
+
+def test_a_dye_covers_age_and_the_own_colour():
+    for name, colour in DYES.items():
+        assert hair_colour(plain(attributes=("old", name)).subjects[0]) == colour
+
+
+def test_every_new_word_is_one_token(tmp_path):
+    tokenizer = build_tokenizer(tmp_path, words(FIFTH))
+    new = set(words(FIFTH)) - set(words())
+    assert {"hoodie", "turquoise", "underwater", "watercolour", "neon", "crown"} <= new
+    assert all(len(tokenizer(word).input_ids) == 3 for word in new)
+    assert set(words()) <= set(words(FIFTH))
+
+
+@pytest.mark.parametrize("version", [FOURTH, FIFTH])
+def test_photos_in_scenes_show_one_person_in_two_places(version):
+    for number in range(30):
+        person = subject(number)
+        learned, other = (photo_in_scene(person, number, view, version) for view in (0, 1))
+        assert learned.subjects[0].person == other.subjects[0].person == person
+        assert learned.scene != other.scene
+        assert {learned.scene, other.scene} <= set(version.scenes)
+        assert learned.subjects[0].action in version.actions
+        assert other.subjects[0].action == ""
+        assert learned == photo_in_scene(person, number, 0, version)
+    assert len({photo_in_scene(subject(n), n, 0, version).scene for n in range(40)}) >= 6
+
+
+def test_the_truth_names_clothes_and_camera():
+    told = truth(plain(garment="suit", camera="wide shot"))
+    assert (told["subjects"][0]["garment"], told["camera"]) == ("suit", "wide shot")
+
+
+def test_the_fourth_versions_pictures_are_as_they_were():
+    found = [picture_at(1, i) for i in (0, 1, 2)]
+    assert all(p.camera == "" and all(s.garment == "" for s in p.subjects) for p in found)
+    assert "camera" not in truth(found[0])
