@@ -6,7 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
+from pydantic import ValidationError
 
+from sefi.bench.subject import drawn_square
+from sefi.bench.suite import Suite, open_suite
+from sefi.cli.benching import PHOTO_SIDE, Asked, subjects_of
+from sefi.cli.options import EMBEDDED
 from sefi.world.captions import (
     EVERY_DOING,
     EVERY_LIGHT,
@@ -166,6 +171,19 @@ def test_photos_in_scenes_show_one_person_in_two_places(version):
         assert other.subjects[0].action == ""
         assert learned == photo_in_scene(person, number, 0, version)
     assert len({photo_in_scene(subject(n), n, 0, version).scene for n in range(40)}) >= 6
+
+
+def test_the_scenes_suite_learns_from_photos_in_scenes(tmp_path):
+    suite = open_suite("scenes").model_copy(update={"subjects": 2})
+    asked = Asked(suite, tmp_path, EMBEDDED, None, None, None, None, None, False, "cpu", "float32")
+    found = subjects_of(asked, None)
+    wanted = [draw(photo_in_scene(subject(1), 1, view), PHOTO_SIDE) for view in (0, 1)]
+    assert [drawn_square(image, None).tolist() for image in wanted] == [
+        found[1].photo.tolist(),
+        found[1].other.tolist(),
+    ]
+    with pytest.raises(ValidationError, match="people only"):
+        Suite.model_validate(suite.model_dump() | {"kind": "cat"})
 
 
 def test_the_truth_names_clothes_and_camera():

@@ -102,6 +102,13 @@ class Suite(Section):
         return self
 
     @model_validator(mode="after")
+    def check_photos(self) -> Self:
+        """Refuse photos in scenes of animals: only people are drawn in them."""
+        if self.photos == "scene" and self.kind != "person":
+            raise ValueError(f"photos in scenes are drawn of people only, not of a {self.kind}")
+        return self
+
+    @model_validator(mode="after")
     def check_prompts(self) -> Self:
         """Every prompt has a place for each of the subjects that share a picture."""
         for asked in self.prompts:
