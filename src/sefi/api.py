@@ -9,6 +9,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
+from sefi.conditioning.conditioner import check_identities, describe_other_model
 from sefi.conditioning.known_words import check_class_word, describe_unknown_words
 from sefi.core.config import Config, GenerateConfig, check_guidance, explain_guidance
 from sefi.core.errors import ConfigError, FaceError
@@ -107,6 +108,17 @@ def remarks_on_prompts(backbone: Backbone, prompts: Sequence[str], config: Gener
     return words if guidance is None else [*words, guidance]
 
 
+def remarks_on_identities(backbone: Backbone, identities: Sequence[Identity]) -> list[str]:
+    """Return what a user should know of identities that were learned on another checkpoint than this one.
+
+    Raises:
+        IdentityError: one cannot be used on this model, or two have one name.
+    """
+    check_identities(backbone, identities)
+    found = [describe_other_model(backbone, identity) for identity in identities]
+    return [remark for remark in found if remark is not None]
+
+
 def picture_probe(
     method: Method, backbone: Backbone, square: Tensor, config: Config, folder: Path | None
 ) -> PictureProbe:
@@ -186,7 +198,10 @@ def generate_each(
     methods = {i.method for i in identities} or {config.method}
     backbone = backbone or open_backbone()
     check_steps(backbone, config.generate.steps)
-    for remark in remarks_on_prompts(backbone, prompts, config.generate):
+    for remark in [
+        *remarks_on_identities(backbone, identities),
+        *remarks_on_prompts(backbone, prompts, config.generate),
+    ]:
         LOGGER.warning(remark)
     count = config.generate.count
     repeated = [p for p in prompts for _ in range(count)]

@@ -12,6 +12,8 @@ from diffusers.models.modeling_outputs import AutoencoderKLOutput
 from torch import Tensor
 from transformers import CLIPTextModel, PreTrainedTokenizerBase
 
+from sefi.backbone.signature import ModelSignature, sign_model
+
 Family = Literal["sd1", "sd2", "sdxl", "tiny"]
 
 # Latent consistency models are distilled with guidance scales of about 4 to 15: learn where they were trained.
@@ -37,6 +39,7 @@ class Backbone:
         resolution: side of a picture at the trained size, in pixels.
         source: what the user named (folder, file, hub id or embedded model).
         judges: folder with the embedded model's judges, None for other models.
+        signature: samples of every tensor as the model was opened; copies with changed weights keep it.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -50,9 +53,13 @@ class Backbone:
     resolution: int
     source: str
     judges: Path | None = None
+    signature: ModelSignature | None = None
 
     def __post_init__(self) -> None:
-        """Freeze: evaluation mode, no gradient to any weight."""
+        """Freeze: evaluation mode, no gradient to any weight; and sign the model, where that was not done."""
+        if self.signature is None:
+            signature = sign_model(self.tokenizer, self.text_encoder, self.unet, self.vae)
+            object.__setattr__(self, "signature", signature)
         for part in (self.text_encoder, self.vae, self.unet):
             part.eval()
             part.requires_grad_(requires_grad=False)

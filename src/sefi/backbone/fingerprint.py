@@ -1,13 +1,13 @@
 """A short name for a model's weights, so that an identity finds the model it belongs to."""
 
 import hashlib
-from typing import cast
 
 import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Family
 from sefi.backbone.parts import Parts
+from sefi.backbone.signature import base_rows, table_of
 
 FAMILY_OF_WIDTH: dict[int, Family] = {768: "sd1", 1024: "sd2"}
 
@@ -18,15 +18,15 @@ def family_of(width: int) -> Family:
 
 
 def fingerprint_of(parts: Parts) -> str:
-    """`family:width:16 hex digits` over the token table and the UNet's first convolution.
+    """Return `family:width:16 hex digits` over the token table, without added tokens, and the UNet's first convolution.
 
-    Both are rounded to bfloat16 first, so that a model opened in float32 and in bfloat16 is
-    the same model. A float16 load of a float32 file is rounded twice and may differ: open such
-    a file in float32 and cast it afterwards (`open_backbone` does).
+    This names a model in records and in identity files of version 1. Both tensors are rounded to bfloat16 first, so
+    that a model opened in float32 and in bfloat16 has one name; a float16 copy is rounded twice and may have another.
+    Whether an identity fits is decided by `sefi.backbone.signature`.
     """
-    table = parts.text_encoder.get_input_embeddings().weight
+    table = table_of(parts.text_encoder)
     digest = hashlib.sha256()
-    for weight in (cast(Tensor, table), parts.unet.conv_in.weight):
+    for weight in (table[: base_rows(parts.tokenizer, table)], parts.unet.conv_in.weight):
         digest.update(_rounded_bytes(weight))
     width = int(parts.text_encoder.config.hidden_size)
     return f"{family_of(width)}:{width}:{digest.hexdigest()[:16]}"

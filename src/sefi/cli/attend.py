@@ -56,7 +56,7 @@ def attend(
     check_guided(config.generate)
     tokens_alone(identities)
     backbone = opened(model, download=download, device=device, dtype=dtype)
-    note_remarks(backbone, [prompt], config)
+    note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = attention_rows(prompt, identities, backbone, config, seed, progress, detector)
     write_figure(rows, prompt, path)

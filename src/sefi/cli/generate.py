@@ -71,7 +71,7 @@ def generate(
     from sefi.conditioning.known_words import find_unknown_words
 
     backbone = opened(model, download=download, device=device, dtype=dtype)
-    note_remarks(backbone, prompts, config)
+    note_remarks(backbone, prompts, config, identities)
     with TerminalProgress() as progress:
         work = Work(prompts, identities, backbone, config, seed, progress)
         images, files = draw_and_save(work, folder)

@@ -22,7 +22,8 @@ def inspect(file: File, as_json: options.AsJson = False) -> None:
     if "tokens" in identity.tensors:
         norms = identity.tokens.float().norm(dim=-1)
         record["token_norms"] = [[round(float(norm), 4) for norm in stage] for stage in norms]
-    answer(record, told(record), as_json=as_json, command="inspect")
+    shown = {name: value for name, value in record.items() if name != "signature"}  # long and for machines
+    answer(record, told(shown), as_json=as_json, command="inspect")
 
 
 def told(record: dict[str, object]) -> str:

@@ -84,11 +84,18 @@ def identities_for(prompts: "Sequence[str]", files: "Sequence[Path]", config: Co
     return found
 
 
-def note_remarks(backbone: "Backbone", prompts: "Sequence[str]", config: Config) -> None:
-    """Say on stderr what a user should know before these prompts are drawn."""
-    from sefi.api import remarks_on_prompts
+def note_remarks(
+    backbone: "Backbone", prompts: "Sequence[str]", config: Config, identities: "Sequence[Identity]" = ()
+) -> None:
+    """Say on stderr what a user should know before these prompts are drawn.
 
-    for remark in remarks_on_prompts(backbone, prompts, config.generate):
+    Raises:
+        IdentityError: An identity cannot be used on this model.
+    """
+    from sefi.api import remarks_on_identities, remarks_on_prompts
+
+    remarks = [*remarks_on_identities(backbone, identities), *remarks_on_prompts(backbone, prompts, config.generate)]
+    for remark in remarks:
         say(f"note: {remark}")
 
 

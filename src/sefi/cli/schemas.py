@@ -68,6 +68,7 @@ SCHEMAS: dict[str, Schema] = {
             "stages": "number of stages",
             "order": "how the tokens are ordered",
             "base_model": "fingerprint of the model it was learned on",
+            "signature": "samples of that model's tensors, by part",
             "width": "width of a token",
             "class_word": "what the subject is",
             "settings": "every setting it was learned with",

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.signature import ModelSignature
 from sefi.conditioning.encode import encode, token_row
 from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
 from sefi.core.errors import ConfigError, IdentityError
@@ -130,12 +131,55 @@ def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None
                 f"{header.name!r} has tokens of width {header.width}, this model reads {backbone.width}.",
                 f"Open the model it was learned on ({header.base_model}) or learn it again on this one.",
             )
-        if header.base_model != backbone.fingerprint:
-            raise IdentityError(
-                f"{header.name!r} was learned on {header.base_model}, this model is {backbone.fingerprint}.",
-                "Open the model it was learned on, or learn it again on this one.",
-            )
+        describe_other_model(backbone, identity)
         check_norms(backbone, identity)
+
+
+def describe_other_model(backbone: Backbone, identity: Identity) -> str | None:
+    """Return what a user should know where an identity was learned on another checkpoint of the model's family.
+
+    None where it was learned on these weights, in whatever number type. An identity of file version 1 has no signature:
+    its model is known by a name that float16 copies may not share.
+
+    Raises:
+        IdentityError: it was learned on a model of another family or with other words, its weights belong to a model of
+            other shapes, or the model is a small one of its own, like the embedded one, whose weights nothing shares.
+    """
+    header = identity.header
+    refusal = IdentityError(
+        f"{header.name!r} was learned on {header.base_model}, this model is {backbone.fingerprint}.",
+        "Open the model it was learned on, or learn it again on this one.",
+    )
+    if header.base_model.partition(":")[0] != backbone.family:
+        raise refusal
+    if not header.signature or backbone.signature is None:
+        if header.base_model == backbone.fingerprint:
+            return None
+        differing = "perhaps in weights"
+    else:
+        differing = _describe_difference(backbone.signature, identity, refusal)
+        if differing is None:
+            return None
+    if backbone.family == "tiny":
+        raise refusal
+    return (
+        f"{header.name!r} was learned on another checkpoint than this one; they differ {differing}. It may be less like"
+        " its photo."
+    )
+
+
+def _describe_difference(signature: ModelSignature, identity: Identity, refusal: IdentityError) -> str | None:
+    try:
+        found = signature.compare(identity.header.signature)
+    except ValueError as error:
+        raise IdentityError(
+            f"The model signature of {identity.name!r} is damaged.", "Copy the file again, or learn it again."
+        ) from error
+    own_weights = any(name.startswith(("unet.", "text_encoder.")) for name in identity.tensors)
+    if found.tokenizer or (found.structure and own_weights):
+        raise refusal
+    parts = [*found.structure, *found.weights]
+    return f"in the {' and the '.join(parts)}" if parts else None
 
 
 def check_norms(backbone: Backbone, identity: Identity) -> None:

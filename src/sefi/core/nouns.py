@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1 had no `signature`
 TABLE_DIMS = 4  # stage, key or value, vector, width
 
 
@@ -56,6 +56,7 @@ class IdentityHeader(BaseModel):
     stages: int
     order: str = ORDER
     base_model: str
+    signature: dict[str, str] = Field(default_factory=dict)
     width: int
     class_word: str
     settings: dict[str, Any] = Field(default_factory=dict)

@@ -128,6 +128,7 @@ def header_of(name: str, backbone: Backbone, config: Config, seed: int) -> Ident
         method=config.method,
         stages=config.learn.stages,
         base_model=backbone.fingerprint,
+        signature=backbone.signature.stored() if backbone.signature else {},
         width=backbone.width,
         class_word=config.learn.class_word,
         settings=to_dict(config),
