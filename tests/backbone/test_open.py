@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
@@ -205,6 +206,28 @@ def test_a_hub_id_is_not_downloaded_unasked(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(opener, "snapshot_download", watched)
     assert "--download" in refusal("nobody/no-such-model")
     assert asked == [True]
+
+
+@pytest.mark.parametrize("variant", ["", ".fp16"])
+def test_a_hub_id_of_half_precision_only_is_asked_for_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, copy: Path, variant: str
+) -> None:
+    """The hub's client is replaced by one that copies by the same patterns."""
+    for path in [*copy.glob("*/*.safetensors")]:
+        path.rename(path.with_name(f"{path.stem}{variant}.safetensors"))
+    asked: list[list[str]] = []
+
+    def copied(source: str, *, local_files_only: bool, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
+        asked.append(ignore_patterns)
+        names = [str(path.relative_to(copy)) for path in copy.rglob("*") if path.is_file()]
+        for name in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            (tmp_path / "hub" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(copy / name, tmp_path / "hub" / name)
+        return str(tmp_path / "hub")
+
+    monkeypatch.setattr(opener, "snapshot_download", copied)
+    assert open_backbone("somebody/some-model", allow_download=True).width == 24
+    assert len(asked) == (2 if variant else 1)
 
 
 @pytest.mark.parametrize("source", ["", "a/b/c", "../x", "~/no/such", "x" * 300, "a\x00b", "~nobody/x"])

@@ -25,7 +25,8 @@ MODELS = Path(__file__).parents[1] / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Configurations, tokenizer and full-precision safetensors; never pickled weights.
 HUB_FILES = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"]
-HUB_SKIPPED = ["*fp16*", "*non_ema*", "safety_checker/*", "*flax*"]
+HUB_NEVER = ["safety_checker/*", "*flax*"]
+HUB_SKIPPED = ["*fp16*", "*bf16*", "*non_ema*", *HUB_NEVER]
 
 
 def open_backbone(
@@ -94,13 +95,21 @@ def _embedded() -> Path:
 
 
 def _hub(source: str, *, allow_download: bool) -> Path:
+    folder = _snapshot(source, HUB_SKIPPED, allow_download=allow_download)
+    if all(any((folder / part).glob("[!.]*.safetensors")) for part in ("unet", "vae", "text_encoder")):
+        return folder
+    # Some repositories hold half-precision weights only.
+    return _snapshot(source, HUB_NEVER, allow_download=allow_download)
+
+
+def _snapshot(source: str, skipped: list[str], *, allow_download: bool) -> Path:
     try:
         return Path(
             snapshot_download(
                 source,
                 local_files_only=not allow_download,
                 allow_patterns=HUB_FILES,
-                ignore_patterns=HUB_SKIPPED,
+                ignore_patterns=skipped,
             )
         )
     except LocalEntryNotFoundError as error:
