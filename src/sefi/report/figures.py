@@ -12,8 +12,11 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
+from sefi.report.labels import fit_text
+
 COLUMNS = 10  # words side by side before the figure goes on below
 DPI = 150
+COLUMN = 1.3  # inches of a column that a word's title may take
 
 Box = tuple[float, float, float, float]
 
@@ -62,13 +65,15 @@ def attention_figure(rows: Sequence[MapRow], *, title: str = "") -> Figure:
     columns = -(-cells // lines)
     figure = Figure(figsize=(1.45 * columns, 1.85 * lines * len(rows) + 0.5), layout="constrained")
     FigureCanvasAgg(figure)
-    if title:
-        figure.suptitle(title, fontsize=11)
+    titles = [figure.suptitle(title, fontsize=11)] if title else []
     panels = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
     for panel, row in zip(panels, rows, strict=True):
-        panel.suptitle(row_title(row), fontsize=9)
+        titles.append(panel.suptitle(row_title(row), fontsize=9))
         axes = panel.subplots(lines, columns, squeeze=False).flatten()
         draw_row(axes, row)
+    figure.draw_without_rendering()
+    for text in titles:
+        fit_text(text, 0.97 * figure.bbox.width)
     return figure
 
 
@@ -90,7 +95,8 @@ def draw_row(axes: Sequence[Axes], row: MapRow) -> None:
     for index, (axis, word) in enumerate(zip(axes[1:], row.words, strict=False)):
         draw_map(axis, grey, row.maps[index])
         weight = "bold" if index in row.placeholders else "normal"
-        axis.set_title(f"{word}\nmax {row.maps[index].max():.2f}", fontsize=8, fontweight=weight)
+        named = axis.set_title(f"{word}\nmax {row.maps[index].max():.2f}", fontsize=8, fontweight=weight)
+        fit_text(named, COLUMN * named.get_figure(root=True).dpi)  # pyright: ignore[reportOptionalMemberAccess]
         if index in row.faces:
             axis.add_patch(face_outline(row.faces[index], row.image.size))
 
