@@ -15,7 +15,7 @@ MAKEFLAGS += --no-print-directory
 ## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
 demo:
 	@$(SET_UP)
-	@$(BIN)/sefi demo --out $(DEMO)
+	@$(BIN)/sefi demo --out $(DEMO) --overwrite
 
 ## Run the tests; the last line is pytest's own.
 test:

@@ -95,7 +95,7 @@ def test_generate_names_files_by_prompt_and_seed(sefi, ada, model_folder, tmp_pa
     ]
     answer = json.loads(found.stdout)
     assert answer.pop("schema") == "generate/1"
-    assert answer == json.loads((tmp_path / "records.json").read_text())
+    assert [answer] == json.loads((tmp_path / "records.json").read_text())["runs"]
     assert answer["settings"]["steps"] == 2
     for entry in answer["images"]:
         with Image.open(entry["file"]) as image:

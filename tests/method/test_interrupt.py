@@ -115,7 +115,7 @@ def test_a_foreign_file_is_no_checkpoint(backbone: Backbone, tmp_path: Path, hea
 
 def test_a_checkpoint_that_cannot_be_written_is_a_typed_error(backbone: Backbone, tmp_path: Path) -> None:
     run = learning_run(backbone, views(backbone), CONFIG, 1)
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="Cannot write"):
         run.save(tmp_path / "missing" / "run.safetensors")
 
 

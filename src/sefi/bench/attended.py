@@ -10,6 +10,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from sefi.core.errors import ConfigError
+from sefi.core.files import write_file
 from sefi.core.json_text import dump_json
 from sefi.generate.attend import AttendResult
 
@@ -36,14 +37,12 @@ class KeptMaps:
 def keep_maps(found: AttendResult, path: Path) -> None:
     """Write the maps beside the pictures, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
     tensors = {
         "maps": found.maps.float().cpu().contiguous().numpy(),
         "reference": found.reference_maps.float().cpu().contiguous().numpy(),
     }
     about = {"words": list(found.words), "placeholders": list(found.placeholders)}
-    save_file(tensors, partial, metadata={KEY: dump_json(about)})
-    partial.replace(path)
+    write_file(path, lambda partial: save_file(tensors, partial, metadata={KEY: dump_json(about)}))
 
 
 def read_maps(path: Path) -> KeptMaps:

@@ -15,6 +15,7 @@ from sefi.bench.scoring import scored
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Way, slug
 from sefi.bench.time_left import TimeLeft
+from sefi.core.files import write_file
 from sefi.core.nouns import Identity
 
 
@@ -82,9 +83,7 @@ def save_picture(bench: Bench, group: Sequence[Subject], way: Way, picture: Draw
     name = file_of(group, way, picture.place)
     path = bench.run.path / name
     if not (way.control == "class word" and picture.seconds is None):
-        partial = path.with_name(f".{os.getpid()}-{path.name}")
-        Image.fromarray(picture.rgb).save(partial, format="PNG")
-        partial.replace(path)
+        write_file(path, Image.fromarray(picture.rgb).save)
     return name
 
 

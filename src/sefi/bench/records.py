@@ -15,6 +15,7 @@ except ImportError:  # Windows
     fcntl = None
 
 from sefi.core.errors import ConfigError, OutputError
+from sefi.core.files import write_text
 
 SCHEMA = 1
 Cell = dict[str, Any]
@@ -32,13 +33,16 @@ class RunFolder:
         self.path = path
         self.about_file, self.cells_file = path / "run.json", path / "cells.jsonl"
         self.pictures, self.photos, self.identities = (path / n for n in ("pictures", "photos", "identities"))
+        self.attention = path / "attention"
 
     def begin(self, about: dict[str, Any]) -> None:
         """Say what this run is, or check that it is the same as before.
 
         Raises:
             ConfigError: the folder holds another run.
+            OutputError: the folder holds other files where a run would write.
         """
+        self.check()
         for folder in (self.pictures, self.photos, self.identities):
             folder.mkdir(parents=True, exist_ok=True)
         if self.about_file.is_file():
@@ -48,9 +52,19 @@ class RunFolder:
                     f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
                 )
             return
-        partial = self.about_file.with_suffix(f".{os.getpid()}.partial")
-        partial.write_text(dump_json(about, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.about_file)
+        write_text(self.about_file, dump_json(about, indent=1) + "\n")
+
+    def check(self) -> None:
+        """Refuse a folder that is no run's and has files where a run writes its own.
+
+        Raises:
+            OutputError: it has.
+        """
+        if self.about_file.is_file():
+            return
+        for place in (self.pictures, self.photos, self.identities, self.attention, self.cells_file):
+            if place.is_file() or (place.is_dir() and any(place.iterdir())):
+                raise OutputError(f"'{place}' exists and belongs to no run.", "Choose another --out.")
 
     def about(self) -> dict[str, Any]:
         """What was asked.

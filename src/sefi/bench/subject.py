@@ -1,6 +1,5 @@
 """Whom a benchmark learns: the square of one photo each, and of another picture where there is one."""
 
-import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sefi.core.errors import FaceError, PhotoError
+from sefi.core.files import write_file
 from sefi.core.nouns import Photo
 from sefi.core.protocols import FaceDetector
 from sefi.photo.read import read_photo
@@ -108,7 +108,6 @@ def cut_out(photo: Photo, detector: FaceDetector | None) -> NDArray[np.uint8]:
 def save_photo(subject: Subject, folder: Path) -> Path:
     """Write the square where learning and the report find it; whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
-    path, partial = folder / f"{subject.key}.png", folder / f".{subject.key}.{os.getpid()}.partial.png"
-    Image.fromarray(subject.photo).save(partial)
-    partial.replace(path)
+    path = folder / f"{subject.key}.png"
+    write_file(path, Image.fromarray(subject.photo).save)
     return path

@@ -34,6 +34,7 @@ def attend(
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Out = Path("maps.png"),
+    overwrite: options.Overwrite = False,
     detector: options.Detector = None,
     download: options.Download = False,
     device: options.Device = "auto",
@@ -42,9 +43,10 @@ def attend(
 ) -> None:
     """Draw one heat map per word, for the identity and for the plain class word."""
     from sefi.cli.opening import assigned, check_detector, drawing_config, identities_for, note_remarks, opened
-    from sefi.cli.output import answer, checked_file
+    from sefi.cli.output import answer
+    from sefi.core.files import Kind, check_output
 
-    path = checked_file(out)
+    path = check_output(out, Kind.PNG, inputs=[*(identity or []), model, detector], overwrite=overwrite)
     config = drawing_config(preset, [*(settings or []), *assigned(generate__steps=steps)])
     check_detector(detector)
     identities = identities_for([prompt], identity or [], config)
@@ -137,11 +139,11 @@ def face_boxes(image: "Image", backbone: "Backbone", detector: Path | None) -> "
 
 def write_figure(rows: "Sequence[MapRow]", title: str, path: Path) -> None:
     """Draw the rows and write them as one PNG."""
-    from sefi.cli.output import write_whole
+    from sefi.core.files import write_file
     from sefi.report.figures import attention_figure, save_figure
 
     figure = attention_figure(rows, title=title)
-    write_whole(path, lambda partial: save_figure(figure, partial))
+    write_file(path, lambda partial: save_figure(figure, partial))
 
 
 def record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

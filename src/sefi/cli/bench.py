@@ -67,17 +67,16 @@ def run(
 ) -> None:
     """Make and score every picture of a SUITE; kill it at any time, the same command goes on."""
     from sefi.bench.suite import open_suite
-    from sefi.cli.benching import Asked, Thresholds, description, open_bench
-    from sefi.cli.output import answer, checked_folder
+    from sefi.cli.benching import Asked, Thresholds, check_run_folder, description, open_bench
+    from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
 
     chosen = open_suite(suite)
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
     chosen = chosen.with_settings(settings or [])
-    asked = Asked(
-        chosen, checked_folder(out), model, photos, detector, recogniser, clip, judges, download, device, dtype
-    )
+    folder = check_run_folder(out, photos)
+    asked = Asked(chosen, folder, model, photos, detector, recogniser, clip, judges, download, device, dtype)
     with TerminalProgress() as progress:
         bench = open_bench(asked, progress)
         with bench.run.alone() as lock:
@@ -103,13 +102,19 @@ def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int, lock:
 
 
 @app.command("report")
-def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options.AsJson = False) -> None:
-    """Write one page, CSV and JSON of a RUN, finished or not."""
+def report(
+    run_folder: RunFolderName,
+    out: ReportFolder = None,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write one page, CSV and JSON of a RUN, finished or not; RUN/report is written anew each time."""
     from sefi.bench.plan import completeness
     from sefi.bench.records import RunFolder
     from sefi.bench.table_files import tables_csv, tables_json
-    from sefi.cli.output import answer, checked_folder, write_text
+    from sefi.cli.output import answer
     from sefi.core.errors import ConfigError
+    from sefi.core.files import Kind, check_folder, check_output, write_text
     from sefi.report.attention_rows import draw_attention
     from sefi.report.bench_page import bench_page
 
@@ -117,7 +122,10 @@ def report(run_folder: RunFolderName, out: ReportFolder = None, as_json: options
     about, cells = folder.about(), folder.cells()
     if not cells:
         raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
-    place = checked_folder(out or run_folder / "report")
+    place = check_folder(out or run_folder / "report")
+    inputs = [folder.about_file, folder.cells_file]
+    for name, kind in {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}.items():
+        check_output(place / name, kind, inputs=inputs, overwrite=overwrite or out is None)
     draw_attention(cells, run_folder)
     texts = {
         "index.html": bench_page(about, cells, run_folder),

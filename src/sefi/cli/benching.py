@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sefi.cli.options import EMBEDDED
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, OutputError
 from sefi.core.protocols import RunProgress, SilentProgress
 
 if TYPE_CHECKING:
@@ -47,6 +47,24 @@ class Thresholds:
 
     tau: float | None
     far: float | None
+
+
+def check_run_folder(out: Path, photos: Path | None) -> Path:
+    """Return the run's folder, created if it is missing.
+
+    Raises:
+        OutputError: it has files that are no run's, the photos lie where the run writes, or nothing can be written.
+    """
+    from sefi.bench.records import RunFolder
+    from sefi.core.files import check_folder
+
+    run = RunFolder(check_folder(out))
+    run.check()
+    if photos is not None:
+        for place in (run.pictures, run.photos, run.identities, run.attention):
+            if photos.resolve().is_relative_to(place.resolve()):
+                raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
+    return out
 
 
 def open_bench(asked: Asked, progress: RunProgress | None = None) -> "Bench":

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sefi.core.protocols import Progress
     from sefi.report.page import DemoStory, Variant
 
-NAME = "ada"
+NAME, CONTROL = "ada", "one-token"
 LIBRARIES = ("torch", "diffusers", "transformers")
 PROMPTS = (
     ("scene", "a photo of <ada> at the beach"),
@@ -84,15 +84,16 @@ def demo(
     out: Folder = Path("demo"),
     seed: options.Seed = 0,
     quick: Quick = False,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Learn a drawn person from one portrait and write a page that shows what came of it."""
     from sefi.cli.opening import chosen_config, opened
-    from sefi.cli.output import answer, checked_folder
+    from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
 
     started = time.monotonic()
-    folder = checked_folder(out)
+    folder = check_demo_folder(out, overwrite=overwrite)
     config = chosen_config("default", list(QUICK if quick else STEPS))
     portrait = bundled_portrait()
     backbone = opened(options.EMBEDDED, download=False, device="auto", dtype="float32")
@@ -102,6 +103,23 @@ def demo(
     seconds = round(time.monotonic() - started, 1)
     record: dict[str, object] = {"page": str(page), "seconds": seconds}
     answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
+
+
+def check_demo_folder(folder: Path, *, overwrite: bool) -> Path:
+    """Return the folder of a demo; it is created if it is missing.
+
+    Raises:
+        OutputError: it holds a file that the demo would replace.
+    """
+    from sefi.core.files import Kind, check_folder, check_output
+
+    check_folder(folder)
+    for name in (NAME, CONTROL):
+        check_output(folder / f"{name}.safetensors", Kind.IDENTITY, name=NAME, overwrite=overwrite)
+    for image in (PORTRAIT, "sheet.png", "attention.png"):
+        check_output(folder / image, Kind.PNG, overwrite=overwrite)
+    check_output(folder / "index.html", Kind.HTML, overwrite=overwrite)
+    return folder
 
 
 def bundled_portrait() -> Portrait:
@@ -128,15 +146,15 @@ def make_demo(portrait: Portrait, run: Run, folder: Path) -> Path:
     Returns:
         The page. Beside it lie the portrait, the sheet, the figure and both identity files.
     """
-    from sefi.cli.output import write_text, write_whole
+    from sefi.core.files import write_file, write_text
     from sefi.report.page import demo_page
 
     started = time.monotonic()
     # The commands on the page learn from this copy.
-    write_whole(folder / PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
+    write_file(folder / PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
     ours, control = learn_both(portrait, run)
     learned = time.monotonic()
-    for name, identity in ((NAME, ours), ("one-token", control)):
+    for name, identity in ((NAME, ours), (CONTROL, control)):
         identity.save(folder / f"{name}.safetensors")
     variants = make_variants(ours, control, run)
     generated = time.monotonic()
@@ -144,7 +162,7 @@ def make_demo(portrait: Portrait, run: Run, folder: Path) -> Path:
         "learning, both": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} pictures": f"{generated - learned:.0f} s",
     }
-    write_whole(folder / "sheet.png", sheet(portrait, run, variants).save)
+    write_file(folder / "sheet.png", sheet(portrait, run, variants).save)
     figure = write_attention(ours, run, folder / "attention.png")
     told = story(portrait, run, variants, figure, times, commands_in(folder))
     write_text(folder / "index.html", demo_page(told))

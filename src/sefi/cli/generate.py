@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
-from sefi.core.json_text import dump_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +52,8 @@ def generate(
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
     from sefi.cli.opening import assigned, drawing_config, identities_for, note_remarks, opened
-    from sefi.cli.output import answer, checked_folder, write_text
+    from sefi.cli.output import answer
+    from sefi.cli.pictures import append_record, check_image_folder, save_grid
 
     given = assigned(
         generate__count=count,
@@ -65,28 +65,31 @@ def generate(
         generate__batch_size=batch_size,
     )
     config = drawing_config(preset, [*(settings or []), *given])
-    folder = checked_folder(out)
+    folder = check_image_folder(out, [*(identity or []), model])
     identities = identities_for(prompts, identity or [], config)
     from sefi.cli.progress import TerminalProgress
     from sefi.conditioning.known_words import find_unknown_words
 
     backbone = opened(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    with TerminalProgress() as progress:
-        work = Work(prompts, identities, backbone, config, seed, progress)
-        images, files = draw_and_save(work, folder)
-    grid = save_grid(images, folder)
+    files: list[dict[str, str | int]] = []
     record: dict[str, object] = {
         "images": files,
-        "grid": str(grid),
+        "grid": None,  # an interrupted run has none
         "identities": [str(path) for path in identity or []],
         "base_model": backbone.fingerprint,
         "settings": config.generate.model_dump(mode="json"),
         "seed": seed,
         "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
     }
-    write_text(folder / "records.json", dump_json(record, indent=2) + "\n")
-    text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {grid}"])
+    try:
+        with TerminalProgress() as progress:
+            images = draw_and_save(Work(prompts, identities, backbone, config, seed, progress), folder, files)
+        record["grid"] = str(save_grid(images, folder))
+    finally:
+        if files:
+            append_record(folder, record)
+    text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
     answer(record, text, as_json=as_json, command="generate")
 
 
@@ -102,17 +105,20 @@ class Work:
     progress: "Progress"
 
 
-def draw_and_save(work: Work, folder: Path) -> "tuple[list[GeneratedImage], list[dict[str, str | int]]]":
-    """Draw every picture and write it at once; say which file holds what.
+def draw_and_save(work: Work, folder: Path, files: list[dict[str, str | int]]) -> "list[GeneratedImage]":
+    """Draw every picture and write it at once.
+
+    Args:
+        files: gets an entry for every file as soon as it is written.
 
     Raises:
         Interrupted: Ctrl-C; it says how many pictures were kept.
     """
     from sefi.api import generate_each
+    from sefi.cli.pictures import save_image
     from sefi.core.errors import Interrupted
 
     images: list[GeneratedImage] = []
-    files: list[dict[str, str | int]] = []
     try:
         for image in generate_each(
             work.prompts,
@@ -122,35 +128,11 @@ def draw_and_save(work: Work, folder: Path) -> "tuple[list[GeneratedImage], list
             seed=work.seed,
             progress=work.progress,
         ):
-            path = save_image(image, folder, {str(entry["file"]) for entry in files})
+            path = save_image(image, folder)
             images.append(image)
             files.append({"file": str(path), "prompt": image.prompt, "seed": image.seed})
     except KeyboardInterrupt:
         total = len(work.prompts) * work.config.generate.count
         kept = f"{len(files)} of {total} pictures are in '{folder}'."
         raise Interrupted(f"Interrupted: {kept}", "Run the same command again.") from None
-    return images, files
-
-
-def save_image(image: "GeneratedImage", folder: Path, taken: set[str]) -> Path:
-    """Write one picture, named by its prompt and seed, and by its number where that is taken."""
-    from sefi.cli.output import slug, write_whole
-
-    name = f"{slug(image.prompt)}-{image.seed}"
-    path = folder / f"{name}.png"
-    if str(path) in taken:
-        path = folder / f"{name}-{image.index}.png"
-    write_whole(path, image.pixels.save)
-    return path
-
-
-def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
-    """Write all images as one: a row per prompt."""
-    from sefi.cli.output import write_whole
-    from sefi.report.sheet import Row, contact_sheet
-
-    prompts = dict.fromkeys(image.prompt for image in images)
-    rows = [Row(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    path = folder / "grid.png"
-    write_whole(path, contact_sheet(rows).save)
-    return path
+    return images

@@ -57,6 +57,7 @@ def learn(
     anyway: Anyway = False,
     seed: options.Seed = 0,
     out: Out = None,
+    overwrite: options.Overwrite = False,
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = "float32",
@@ -64,19 +65,22 @@ def learn(
 ) -> None:
     """Learn the person (or pet) in PHOTO; the result is a small file for `sefi generate -i`."""
     from sefi.cli.opening import Model, assigned, check_detector, check_judges, chosen_config, preset_of
-    from sefi.cli.output import answer, checked_file
+    from sefi.cli.output import answer
+    from sefi.core.files import Kind, check_output
     from sefi.core.names import check_name
     from sefi.core.people import check_face_options
 
     check_name(name)
-    path = checked_file(out or Path(f"{name}.safetensors"))
+    path = out or Path(f"{name}.safetensors")
+    inputs = (photo, model, detector, judges, *(setting.partition("=")[2] for setting in settings or []))
+    check_output(path, Kind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
     given = [*(settings or []), *assigned(learn__steps=steps, learn__class_word=class_word)]
     chosen = preset_of(method, preset)
     config = chosen_config(chosen, given)
     check_face_options(config.learn.class_word, crop=not no_crop, face=face, detector=detector)
     check_detector(detector)
     check_judges(judges)
-    asked = Asked(name, config, seed, face, no_crop, detector, judges, anyway)
+    asked = Asked(name, config, seed, face, no_crop, detector, judges, anyway, inputs, overwrite)
     opening = Model(model, download, device, dtype)
     identity, more = learn_and_save(photo, path, asked, opening)
     following = next_command(name, path, opening, chosen, given)
@@ -96,6 +100,8 @@ class Asked:
     detector: Path | None
     judges: Path | None
     anyway: bool
+    inputs: "Sequence[Path | str | None]"
+    overwrite: bool
 
 
 def learn_and_save(
@@ -107,6 +113,7 @@ def learn_and_save(
     from sefi.cli.output import say
     from sefi.cli.progress import TerminalProgress
     from sefi.conditioning.known_words import find_unknown_words
+    from sefi.core.files import Kind, check_output
     from sefi.photo.drawn import RESOLUTION, check_drawn
     from sefi.photo.read import read_photo
     from sefi.photo.views import whole_square
@@ -135,6 +142,8 @@ def learn_and_save(
             progress=progress,
             checkpoint=unfinished,
         )
+    # Another process may have written it meanwhile.
+    check_output(path, Kind.IDENTITY, inputs=asked.inputs, overwrite=asked.overwrite, name=asked.name)
     identity.save(path)
     unfinished.unlink(missing_ok=True)
     unknown = find_unknown_words(backbone, learned_sentences(asked.config))

@@ -49,4 +49,7 @@ Judges = Annotated[
         help="Networks that methods and learn.probe_every see with: face_detection.onnx, face_recognition.onnx, clip/.",
     ),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace an earlier result of the same kind; never anything else.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]

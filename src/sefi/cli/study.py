@@ -34,6 +34,7 @@ Draws = Annotated[int, typer.Option("--draws", min=100, help="Resamples behind t
 def build(
     run: Run,
     out: Page = Path("study.html"),
+    overwrite: options.Overwrite = False,
     ways: Ways = None,
     count: Count = 20,
     checks: Checks = 6,
@@ -43,10 +44,11 @@ def build(
     """Write a page that asks for the best picture by prompt, by likeness and by looks, and saves the answers."""
     from sefi.bench.records import RunFolder
     from sefi.bench.study import Asking, design
-    from sefi.cli.output import answer, checked_file, write_text
+    from sefi.cli.output import answer
+    from sefi.core.files import Kind, check_output, write_text
     from sefi.report.study_page import study_page
 
-    path, folder = checked_file(out), RunFolder(run)
+    path, folder = check_output(out, Kind.HTML, overwrite=overwrite), RunFolder(run)
     study = design(folder.about(), folder.cells(), Asking(tuple(ways or ()), count, checks, seed))
     pictures = opened_pictures({file for one in study.comparisons for file in one.files}, run)
     write_text(path, study_page(study, pictures))

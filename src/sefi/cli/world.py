@@ -50,14 +50,17 @@ def draw(
     count: Count = 16,
     seed: options.Seed = 0,
     out: Folder = Path("drawings"),
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write drawings (PNG) with their captions and what is true of them (JSON)."""
-    from sefi.cli.output import answer, checked_folder
+    from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
-    from sefi.world.draw import write_drawings
+    from sefi.core.files import check_folder
+    from sefi.world.draw import check_drawings, write_drawings
 
-    folder = checked_folder(out)
+    folder = check_folder(out)
+    check_drawings(count, folder, overwrite=overwrite)
     with TerminalProgress() as progress:
         write_drawings(count, seed, folder, progress)
     answer({"out": str(folder), "count": count}, f"{count} drawings in {folder}", as_json=as_json, command="world draw")
@@ -77,14 +80,15 @@ def train(
     """Train one part of the embedded model, or all; kill it at any time and go on with --resume."""
     from sefi.backbone.open import MODELS
     from sefi.cli.opening import chosen_device
-    from sefi.cli.output import answer, checked_folder
+    from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
+    from sefi.core.files import check_folder
     from sefi.world.fifth import train_part as train_fifth
     from sefi.world.train import Run, train as train_fourth
     from sefi.world.versions import FIFTH, FOURTH, get_version
 
     wanted = get_version(version or (FIFTH.number if start is None else FOURTH.number))
-    folder = checked_folder(out)
+    folder = check_folder(out)
     beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
     place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:
@@ -128,15 +132,17 @@ def grid(
     model: options.Model = options.EMBEDDED,
     settings: options.Settings = None,
     seed: options.Seed = 0,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw a grid of the embedded model's pictures from seeded prompts, none picked."""
     from sefi.cli.opening import chosen_config, opened
-    from sefi.cli.output import answer, checked_file, write_whole
+    from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
+    from sefi.core.files import Kind, check_output, write_file
     from sefi.world.grids import fits_in, kind_named, pictures, prompts_of, resized, save_small, tiled
 
-    chosen, path = kind_named(kind), checked_file(out)
+    chosen, path = kind_named(kind), check_output(out, Kind.PNG, inputs=[model], overwrite=overwrite)
     config = chosen_config("default", settings or [])
     backbone = opened(model, download=False, device="auto", dtype="float32")
     prompts = prompts_of(chosen, seed, fits_in(backbone))
@@ -144,7 +150,7 @@ def grid(
         made = pictures(backbone, prompts, seed, config.generate, progress)
     tiles = [resized(image, chosen.side) for image in made]
     page = tiled(captioned(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
-    write_whole(path, lambda partial: save_small(page, partial))
+    write_file(path, lambda partial: save_small(page, partial))
     record: dict[str, object] = {"out": str(path), "kind": kind, "seed": seed, "prompts": prompts}
     answer(record, f"{len(made)} pictures in {path}", as_json=as_json, command="world grid")
 
@@ -186,11 +192,13 @@ def card(
     out: CardFolder = None,
     docs: DocsFolder = None,
     only_check: OnlyCheck = False,
+    overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write the embedded model's card (README.md) from its figures and its files."""
     from sefi.backbone.open import EMBEDDED, MODELS
-    from sefi.cli.output import answer, checked_folder, write_text
+    from sefi.cli.output import answer
+    from sefi.core.files import Kind, check_folder, check_output, write_text
     from sefi.world.card import CARD, DOCS, DOCS_CARD, card as card_of, check_card, read_facts, read_record
 
     model = MODELS / EMBEDDED
@@ -201,9 +209,10 @@ def card(
     for path, text in cards.items():
         if only_check:
             check_card(path, text)
-        else:
-            checked_folder(path.parent)
-            write_text(path, text)
+        elif not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            check_output(check_folder(path.parent) / path.name, Kind.TEXT, inputs=[record], overwrite=overwrite)
+    for path, text in cards.items() if not only_check else ():
+        write_text(path, text)
     named = " and ".join(map(str, cards))
     said = f"{named}: what the record gives" if only_check else f"the card: {named}"
     answer({"cards": [str(path) for path in cards]}, said, as_json=as_json, command="world card")

@@ -94,11 +94,18 @@ class Identity:
         """The tokens as `[stage, 2, vector, width]`, one or more vectors in the place of the placeholder."""
         return as_table(self.tokens)
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, atomically."""
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write one safetensors file, atomically; an earlier identity of the same name is replaced.
+
+        Args:
+            overwrite: also replace an identity of another name; anything else is never replaced.
+
+        Raises:
+            OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
+        """
         from sefi.identity.file import write_identity  # noqa: PLC0415
 
-        write_identity(self, Path(path))
+        write_identity(self, Path(path), overwrite=overwrite)
 
     @staticmethod
     def load(path: str | Path) -> Identity:

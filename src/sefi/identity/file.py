@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-import os
-import tempfile
+import re
 from pathlib import Path
 
 import torch
@@ -11,10 +10,10 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sefi.core.errors import IdentityError, OutputError
+from sefi.core.errors import IdentityError
+from sefi.core.files import IDENTITY_KEY as HEADER_KEY, Kind, check_replaceable, refusal, write_file
 from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
 
-HEADER_KEY = "sefi"
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LARGEST_FILE = 8 * 2**30
 LARGEST_SHARD = 2 * 2**30
@@ -25,12 +24,17 @@ REMEDY = "Use a file that `sefi learn` wrote."
 Tensors = dict[str, torch.Tensor]
 
 
-def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD) -> None:
+def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD, *, overwrite: bool = False) -> None:
     """Write atomically: whoever reads sees the old identity or the whole new one.
 
     Args:
         largest: bytes of one file; what is more goes into files beside it, which the header names.
+        overwrite: also replace an identity of another name.
+
+    Raises:
+        OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
+    check_replaceable(path, Kind.IDENTITY, overwrite=True, name=None if overwrite else identity.name)
     tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
     first, *others = split(tensors, largest)
     names = [shard_name(path, number, part) for number, part in enumerate(others, 2)]
@@ -38,26 +42,19 @@ def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD)
     before = shards_named_in(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        for name, part in zip(names, others, strict=True):
-            write_whole(part, path.with_name(name), {})
-        # Last: until now whoever reads follows the old names.
-        write_whole(first, path, {HEADER_KEY: header.model_dump_json()})
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}.", "Choose another --out.") from error
+    except OSError as error:
+        raise refusal(path, error) from error
+    for name, part in zip(names, others, strict=True):
+        write_whole(part, path.with_name(name), {})
+    # Last: until now whoever reads follows the old names.
+    write_whole(first, path, {HEADER_KEY: header.model_dump_json()})
     for name in before - set(names):
         path.with_name(name).unlink(missing_ok=True)
 
 
 def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
-    """One safetensors file beside its place, then moved there."""
-    handle, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    try:
-        save_file(tensors, partial, metadata=metadata)
-        Path(partial).replace(path)
-    finally:
-        Path(partial).unlink(missing_ok=True)
+    """Write one safetensors file, whole or not at all."""
+    write_file(path, lambda partial: save_file(tensors, partial, metadata=metadata))
 
 
 def split(tensors: Tensors, largest: int) -> list[Tensors]:
@@ -83,11 +80,16 @@ def shard_name(path: Path, number: int, tensors: Tensors) -> str:
 
 
 def shards_named_in(path: Path) -> set[str]:
-    """Files beside an identity that it names; none if there is no identity yet."""
+    """Return the further files that an identity names and that `shard_name` made; none if there is no identity yet.
+
+    A header can name any file, and what is named here is removed: so only names that are made for this path count.
+    """
     try:
-        return set(read_header(path).shards) if path.is_file() else set()
+        named = read_header(path).shards if path.is_file() else ()
     except (IdentityError, SafetensorError, OSError, ValueError):
         return set()
+    made = re.compile(re.escape(path.stem) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
+    return {name for name in named if made.fullmatch(name)}
 
 
 def read_identity(path: Path) -> Identity:

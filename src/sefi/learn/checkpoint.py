@@ -9,10 +9,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sefi.core.errors import ConfigError, OutputError
+from sefi.core.errors import ConfigError
+from sefi.core.files import CHECKPOINT_KEY as KEY, Kind, check_replaceable, write_file
 from sefi.core.json_text import dump_json
-
-KEY = "sefi-run"
 
 
 def save_run(
@@ -23,23 +22,19 @@ def save_run(
     settings: dict[str, Any],
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state, step, settings and the best so far, atomically."""
+    """Write weights, optimiser state, step, settings and the best so far, atomically.
+
+    Raises:
+        OutputError: it cannot be written, or a file that is no checkpoint is there.
+    """
     tensors = {f"weights.{k}": v for k, v in weights.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-            partial,
-            metadata={KEY: dump_json({"step": step, "settings": settings}, sort_keys=True)},
-        )
-        partial.replace(path)
-    except (OSError, SafetensorError) as error:
-        partial.unlink(missing_ok=True)
-        reason = getattr(error, "strerror", None) or error
-        raise OutputError(f"{path} cannot be written: {reason}.", "Choose another place.") from error
+    apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    about = {KEY: dump_json({"step": step, "settings": settings}, sort_keys=True)}
+    check_replaceable(path, Kind.CHECKPOINT, overwrite=True)
+    write_file(path, lambda partial: save_file(apart, partial, metadata=about))
 
 
 def load_run(

@@ -9,6 +9,7 @@ from PIL import Image
 from sefi.bench.attended import KeptMaps, read_maps
 from sefi.bench.records import Cell
 from sefi.bench.suite import slug
+from sefi.core.files import write_file
 from sefi.report.figures import MapRow, attention_figure, save_figure
 
 
@@ -20,8 +21,8 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
     Returns:
         The files, in the order of the record.
     """
-    for old in (run / "attention").glob("*.png"):
-        old.unlink()
+    for way in {cell["way"] for cell in cells}:
+        figure_path(run, way).unlink(missing_ok=True)
     kept = [cell for cell in cells if cell.get("maps") and (run / cell["maps"]).is_file()]
     if not kept:
         return []
@@ -31,16 +32,20 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
     return [draw_one(cell, run) for cell in shown]
 
 
+def figure_path(run: Path, way: str) -> Path:
+    """Return the file of a way's figure in a run's folder."""
+    return run / "attention" / f"{slug(way)}.png"
+
+
 def draw_one(cell: Cell, run: Path) -> Path:
     """The figure of one picture: its maps with the identity, and below with the class word."""
     maps = read_maps(run / cell["maps"])
     with Image.open(run / cell["picture"]) as image:
         picture = image.convert("RGB")
     title = f"{cell['way']}: {cell['subject']}, {cell['text']}"
-    path = run / "attention" / f"{slug(cell['way'])}.png"
-    partial = path.with_name(f".{path.name}.partial")
-    save_figure(attention_figure(rows_of(maps, picture, cell), title=title), partial)
-    partial.replace(path)
+    path = figure_path(run, cell["way"])
+    figure = attention_figure(rows_of(maps, picture, cell), title=title)
+    write_file(path, lambda partial: save_figure(figure, partial))
     return path
 
 

@@ -9,6 +9,7 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from torch import Tensor
 from transformers import CLIPTokenizer
 
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.world.diffusion_training import Trained, new_schedule
 from sefi.world.text_training import bake_names
@@ -48,4 +49,4 @@ def tidy(folder: Path) -> None:
         content.pop("_name_or_path", None)
         if "dtype" in content:
             content["dtype"] = "float32"
-        file.write_text(dump_json(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        write_text(file, dump_json(content, indent=2, sort_keys=True) + "\n")

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from sefi.core.files import Kind, check_output, write_file, write_text
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 from sefi.world.captions import caption, nameless
@@ -13,6 +14,17 @@ from sefi.world.drawing import draw, truth
 
 # Written drawings are four times as large as the model's: they serve as photos.
 FILE_SIDE = 512
+
+
+def check_drawings(count: int, out: Path, *, overwrite: bool) -> None:
+    """Refuse to replace what is not asked to be replaced.
+
+    Raises:
+        OutputError: a file that `write_drawings` would write is there.
+    """
+    for index in range(count):
+        check_output(out / f"{index:05d}.png", Kind.PNG, overwrite=overwrite)
+        check_output(out / f"{index:05d}.json", Kind.JSON, overwrite=overwrite)
 
 
 def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: int = FILE_SIDE) -> None:
@@ -28,8 +40,8 @@ def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: i
     for index in range(count):
         picture = picture_at(seed, index)
         told = nameless(caption(picture, np.random.default_rng([seed, index, 1])).text)
-        Image.fromarray(draw(picture, side)).save(out / f"{index:05d}.png")
+        write_file(out / f"{index:05d}.png", Image.fromarray(draw(picture, side)).save)
         text = dump_json({"caption": told, **truth(picture)}, indent=1)
-        (out / f"{index:05d}.json").write_text(text, encoding="utf-8")
+        write_text(out / f"{index:05d}.json", text)
         progress.advance()
     progress.finish()

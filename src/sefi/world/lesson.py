@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sefi.core.errors import ConfigError
+from sefi.core.files import write_file
 from sefi.core.protocols import Progress
 
 START_AGAIN = "Start anew without --resume, or choose another --out."
@@ -119,9 +120,7 @@ def resumed(lesson: Lesson, keeping: Keeping) -> int:
 
 def save_whole(tensors: dict[str, Tensor], path: Path, about: dict[str, str] | None = None) -> None:
     """Write beside the path first, so that a killed training leaves the old file or the whole new one."""
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial, metadata=about)
-    partial.replace(path)
+    write_file(path, lambda partial: save_file(tensors, partial, metadata=about))
 
 
 def save_checkpoint(tensors: dict[str, Tensor], path: Path, fingerprint: str, step: int) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 from sefi.world.animal import ANIMALS
@@ -197,4 +198,4 @@ def balanced(found: np.ndarray, truth: np.ndarray) -> float:
 def export_reader(model: Reader, path: Path, side: int) -> None:
     """Write ONNX, and the labels beside it as JSON."""
     write_onnx(model, side, path, "data", ["read"])
-    path.with_suffix(".json").write_text(dump_json(model.labels, indent=1) + "\n", encoding="utf-8")
+    write_text(path.with_suffix(".json"), dump_json(model.labels, indent=1) + "\n")

@@ -1,11 +1,13 @@
 """People and animals whom neither the model nor its judges have seen, and their portraits."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from sefi.core.files import write_file, write_text
 from sefi.core.json_text import dump_json
 from sefi.world.animal import random_animal
 from sefi.world.draw import FILE_SIDE
@@ -71,8 +73,6 @@ def write_portrait(number: int, folder: Path) -> None:
     """Write `portrait.png` and `truth.json` of a test person into a folder."""
     shown = portrait(subject(number), number)
     folder.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw(shown, FILE_SIDE)).save(folder / "portrait.png", optimize=True)
+    write_file(folder / "portrait.png", partial(Image.fromarray(draw(shown, FILE_SIDE)).save, optimize=True))
     told = truth(shown)["subjects"][0]["traits"]
-    (folder / "truth.json").write_text(
-        dump_json({"subject": number, "traits": told}, indent=1) + "\n", encoding="utf-8"
-    )
+    write_text(folder / "truth.json", dump_json({"subject": number, "traits": told}, indent=1) + "\n")

@@ -1,0 +1,398 @@
+"""Every file that is written: checked before long work, never an input, whole or not at all.
+
+A file appears under its name in one step: it is written under a unique temporary name in the same folder, flushed to
+the disk and then renamed, so a crash or a second process never leaves or shows half of it.
+"""
+
+import errno
+import json
+import os
+import secrets
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Generator, Iterable
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from sefi.core.errors import OutputError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+IDENTITY_KEY, CHECKPOINT_KEY = "sefi", "sefi-run"  # in the metadata of our safetensors files
+LARGEST_HEADER = 1 << 20  # bytes of a safetensors header that are looked into
+HEAD = 1 << 12  # bytes that tell the other kinds apart
+LONGEST_STEM = 40  # characters of a name that its temporary name repeats
+LOCK_SECONDS = 30.0
+ANOTHER = "Choose another place with --out."
+# What a file system says that knows no hard links.
+NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+
+
+class Kind(StrEnum):
+    """What a file holds, told by its content and never by its name; the value is how messages call it."""
+
+    IDENTITY = "an identity"
+    CHECKPOINT = "an unfinished learning run"
+    SAFETENSORS = "a safetensors file of something else"
+    PNG = "a PNG image"
+    IMAGE = "an image that is no PNG"
+    HTML = "an HTML page"
+    JSON = "a JSON file"
+    TEXT = "a text file"
+    EMPTY = "an empty file"
+    OTHER = "a file of another kind"
+
+
+@dataclass(frozen=True)
+class Content:
+    """What is in a file.
+
+    Attributes:
+        name: an identity's name; None for the other kinds, and where it cannot be read.
+    """
+
+    kind: Kind
+    name: str | None = None
+
+
+# ------------------------------------------------------------------ before the work
+
+
+def check_output(
+    path: Path,
+    kind: Kind,
+    *,
+    inputs: Iterable[Path | str | None] = (),
+    overwrite: bool = False,
+    name: str | None = None,
+) -> Path:
+    """Return a path where a result may be written, tried out before the work that leads to it.
+
+    Args:
+        path: the result's file; a link stands for the file that it leads to.
+        kind: what will be written.
+        inputs: everything that the command reads; values that are no existing path are passed over.
+        overwrite: replace an existing file of the same kind and name.
+        name: an identity's name.
+
+    Raises:
+        OutputError: it is an input, by whatever name; it is a folder or a device; a file of another kind, of another
+            identity, or of the same one without `overwrite` is there; or nothing can be written there.
+    """
+    found = read_status(path)
+    if found is None and not path.parent.is_dir():
+        raise OutputError(f"There is no folder '{path.parent}'.", "Create it, or change --out.")
+    if found is not None:
+        check_regular(path, found)
+        check_no_input(path, inputs)
+        check_replaceable(path, kind, overwrite=overwrite, name=name)
+    try_writing(Path(os.path.realpath(path)).parent)
+    return path
+
+
+def check_folder(path: Path) -> Path:
+    """Return a folder where files can be written; it is created if it is missing.
+
+    Raises:
+        OutputError: There is a file in its way, or nothing can be written there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise refusal(path, error) from error
+    try_writing(path)
+    return path
+
+
+def check_regular(path: Path, found: os.stat_result) -> None:
+    """Refuse folders, devices, pipes and sockets: a rename would put a file in their place.
+
+    Raises:
+        OutputError: it is no regular file.
+    """
+    if stat.S_ISDIR(found.st_mode):
+        raise OutputError(f"'{path}' is a folder.", "Name a file with --out.")
+    if not stat.S_ISREG(found.st_mode):
+        raise OutputError(f"'{path}' is a device, a pipe or a socket.", "Name a regular file with --out.")
+
+
+def check_no_input(path: Path, inputs: Iterable[Path | str | None]) -> None:
+    """Refuse a path that leads to an input, itself or through symbolic or hard links.
+
+    Raises:
+        OutputError: it does.
+    """
+    for one in inputs:
+        with suppress(OSError, ValueError):  # a hub id or a preset is no path
+            if one is not None and path.samefile(one):
+                raise OutputError(f"'{path}' is an input of this command.", "Choose another file with --out.")
+
+
+def check_replaceable(path: Path, kind: Kind, *, overwrite: bool, name: str | None = None) -> None:
+    """Refuse to replace what is not the same thing, or what was not asked to be replaced.
+
+    Raises:
+        OutputError: another kind of file is there, another identity, or `overwrite` is missing.
+    """
+    if read_status(path) is None:
+        return
+    content = read_content(path)
+    if content.kind not in (kind, Kind.EMPTY):
+        raise OutputError(f"'{path}' exists and is {content.kind}, not {kind}.", "Choose another file with --out.")
+    if name is not None and content.kind is Kind.IDENTITY and content.name != name:
+        other = "another identity" if content.name is None else f"the identity <{content.name}>"
+        raise OutputError(f"'{path}' exists and holds {other}, not <{name}>.", "Choose another file with --out.")
+    if not overwrite:
+        raise OutputError(f"'{path}' exists.", "Choose another --out, or replace it with --overwrite.")
+
+
+def try_writing(folder: Path) -> None:
+    """Write and remove an empty file: permission bits alone do not tell (root, read-only disks).
+
+    Raises:
+        OutputError: it cannot be done.
+    """
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise refusal(folder, error) from error
+
+
+def read_status(path: Path) -> os.stat_result | None:
+    """Return what the system knows of the file that a path leads to; None if there is none.
+
+    Raises:
+        OutputError: the path is too long, a circle of links, or may not be looked at.
+    """
+    try:
+        return path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise refusal(path, error) from error
+
+
+def refusal(path: Path, error: Exception) -> OutputError:
+    """Return the error that says why nothing can be written here."""
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return OutputError(f"Cannot write to '{path}': {reason}.", ANOTHER)
+
+
+# ------------------------------------------------------------------ what is there
+
+
+def read_content(path: Path) -> Content:
+    """Return what a regular file holds, by its first bytes.
+
+    Raises:
+        OutputError: it may not be read, so nobody can tell what would be lost.
+    """
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = file.read(HEAD)
+            length = int.from_bytes(head[:8], "little")
+            if head[8:9] == b"{" and length <= size - 8:
+                file.seek(8)
+                return safetensors_content(file.read(length) if length <= LARGEST_HEADER else b"")
+    except OSError as error:
+        raise refusal(path, error) from error
+    return Content(kind_of_bytes(head))
+
+
+def safetensors_content(header: bytes) -> Content:
+    """Return what the header of a safetensors file says that it holds."""
+    with suppress(ValueError, AttributeError, RecursionError):
+        metadata = json.loads(header).get("__metadata__", {})
+        if CHECKPOINT_KEY in metadata:
+            return Content(Kind.CHECKPOINT)
+        if IDENTITY_KEY in metadata:
+            return Content(Kind.IDENTITY, identity_name(metadata[IDENTITY_KEY]))
+    return Content(Kind.SAFETENSORS)
+
+
+def identity_name(text: str) -> str | None:
+    """Return the name in an identity's header; None if it cannot be read."""
+    with suppress(ValueError, AttributeError, TypeError, RecursionError):
+        name = json.loads(text).get("name")
+        return name if isinstance(name, str) else None
+    return None
+
+
+def kind_of_bytes(head: bytes) -> Kind:
+    """Return the kind of a file that is no safetensors file, by its first bytes.
+
+    >>> kind_of_bytes(b"<!doctype html><html>").name, kind_of_bytes(b'{"a": 1}').name, kind_of_bytes(b"").name
+    ('HTML', 'JSON', 'EMPTY')
+    """
+    if not head:
+        return Kind.EMPTY
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return Kind.PNG
+    if head.startswith((b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or head[8:12] in (b"WEBP", b"ftyp"):
+        return Kind.IMAGE
+    if b"\0" in head:
+        return Kind.OTHER
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return Kind.HTML
+    return Kind.JSON if text.startswith((b"{", b"[")) else Kind.TEXT
+
+
+# ------------------------------------------------------------------ writing
+
+
+def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = True) -> None:
+    """Let `write` fill a temporary file that then takes this name, so that no half a file is ever seen.
+
+    Args:
+        path: a link stands for the file that it leads to.
+        write: gets the temporary path, with the same suffix.
+        replace: take the place of an existing file, whose permissions are kept.
+
+    Raises:
+        OutputError: the disk is full, the place cannot be written, or what is there is no regular file.
+        FileExistsError: a file is there and `replace` is false.
+    """
+    target, before = Path(os.path.realpath(path)), read_status(path)
+    if before is not None:
+        check_regular(path, before)
+    partial = target.with_name(f".{target.stem[:LONGEST_STEM]}.{secrets.token_hex(6)}.partial{target.suffix}")
+    try:
+        create(partial)
+        write(partial)
+        if before is not None:
+            partial.chmod(stat.S_IMODE(before.st_mode))
+        flush(partial)
+        publish(partial, target, replace=replace)
+        flush_folder(target.parent)
+    except FileExistsError:
+        raise
+    except (OSError, SafetensorError) as error:
+        raise refusal(path, error) from error
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole, in UTF-8."""
+    write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> Path:
+    """Write `stem.suffix`, or the first of `stem-2.suffix`, `stem-3.suffix` ... that is free, and return it.
+
+    Two processes never get the same name: the file system decides, which also knows whether `A` and `a` differ.
+    """
+    number = 1
+    while True:
+        path = folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
+        number += 1
+        if os.path.lexists(path):
+            continue
+        with suppress(FileExistsError):
+            write_file(path, write, replace=False)
+            return path
+
+
+def create(path: Path) -> None:
+    """Create an empty file that nobody else has created, with the permissions of any new file."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+
+
+def publish(partial: Path, path: Path, *, replace: bool) -> None:
+    """Give a finished file its name; `FileExistsError` if that is taken and must not be replaced."""
+    if not replace:
+        try:
+            os.link(partial, path)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            if error.errno not in NO_LINKS:
+                raise
+            create(path)  # without hard links the name is taken first
+        else:
+            return
+    partial.replace(path)
+
+
+def flush(path: Path) -> None:
+    """Wait until a file's content is on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: Path) -> None:
+    """Wait until a folder's names are on the disk, where the system can say so."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def locked(folder: Path) -> Generator[None]:
+    """Let one process at a time work on the files of a folder; the lock ends with the process.
+
+    Raises:
+        OutputError: where the system has no such locks, and another process held it for half a minute.
+    """
+    handle = lock_folder(folder)
+    if handle is None:
+        with lock_file(folder / ".lock"):
+            yield
+        return
+    try:
+        yield
+    finally:
+        os.close(handle)
+
+
+def lock_folder(folder: Path) -> int | None:
+    """Wait for the folder's lock and return its handle; None where folders cannot be locked."""
+    if fcntl is None:
+        return None
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        except BaseException:
+            os.close(handle)
+            raise
+        return handle
+    return None
+
+
+@contextmanager
+def lock_file(path: Path) -> Generator[None]:
+    """Hold a lock that is a file, removed afterwards.
+
+    Raises:
+        OutputError: another process held it for half a minute.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            create(path)
+            break
+        except FileExistsError:
+            if time.monotonic() > deadline:
+                raise OutputError(f"Another process holds '{path}'.", "Wait for it, or delete that file.") from None
+            time.sleep(0.02)
+        except OSError as error:
+            raise refusal(path, error) from error
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)

@@ -1,0 +1,198 @@
+"""No command writes to what it reads, and none replaces a file that it was not asked to replace."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sefi.core.nouns import Identity
+
+QUICK = ("--steps", 2)
+INPUTS = ("itself", "symbolic link", "hard link")
+EXISTING = ("another kind", "folder", "fifo", "device")
+
+
+@pytest.fixture
+def given(tmp_path, ada, portrait, model_folder):
+    """Copies of everything that commands read, and the bytes of each."""
+    shutil.copy(ada, tmp_path / "ada.safetensors")
+    shutil.copy(portrait, tmp_path / "photo.png")
+    shutil.copytree(model_folder, tmp_path / "model")
+    return tmp_path
+
+
+def contents(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and not path.is_symlink()}
+
+
+def words_of(command, folder, out):
+    """A command line, and the file among its inputs that its output is set on."""
+    model, identity = ("--model", folder / "model"), ("-i", folder / "ada.safetensors")
+    if command == "learn":
+        words = ["learn", folder / "photo.png", "--name", "ada", *model, "--no-crop", *QUICK, "--out", out]
+        return words, folder / "photo.png"
+    if command == "attend":
+        words = ["attend", "a photo of <ada>", *identity, *model, *QUICK, "--out", out]
+        return words, folder / "ada.safetensors"
+    raise AssertionError(command)
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=["", "overwrite"])
+@pytest.mark.parametrize("place", [*INPUTS, *EXISTING])
+@pytest.mark.parametrize("command", ["learn", "attend"])
+def test_what_is_there_stays(refused, given, command, place, overwrite):
+    out = given / "out"
+    read = words_of(command, given, out)[1]
+    if place == "itself":
+        out = read
+    elif place == "symbolic link":
+        out.symlink_to(read)
+    elif place == "hard link":
+        out.hardlink_to(read)
+    elif place == "another kind":
+        out.write_text("<!doctype html>")
+    elif place == "folder":
+        out.mkdir()
+    elif place == "fifo":
+        os.mkfifo(out)
+    else:
+        out = Path("/dev/null")
+    before, mode = contents(given), out.lstat().st_mode
+    error = refused(*words_of(command, given, out)[0], *overwrite)
+    expected = {"another kind": "exists and is", "folder": "folder", "fifo": "pipe", "device": "device"}
+    assert expected.get(place, "is an input") in error
+    assert contents(given) == before
+    assert out.lstat().st_mode == mode
+
+
+@pytest.mark.parametrize("place", INPUTS)
+@pytest.mark.parametrize("read", ["model/unet/config.json", "names.txt", "detector.onnx"])
+def test_every_input_of_learn_is_known(refused, given, place, read):
+    for name in ("names.txt", "detector.onnx"):
+        (given / name).write_text("ada\n")
+    out = given / "out" if place != "itself" else given / read
+    if place == "symbolic link":
+        out.symlink_to(given / read)
+    elif place == "hard link":
+        out.hardlink_to(given / read)
+    before = contents(given)
+    names = ("--set", f"basis.names={given / 'names.txt'}", "--detector", given / "detector.onnx")
+    refused(*words_of("learn", given, out)[0], *names, "--overwrite")
+    assert contents(given) == before
+
+
+@pytest.mark.parametrize("overwrite", [(), ("--overwrite",)], ids=["", "overwrite"])
+def test_another_identity_stays(refused, sefi, given, overwrite):
+    before = contents(given)
+    words = ["learn", given / "photo.png", "--name", "bob", "--model", given / "model", "--no-crop", *QUICK]
+    assert "<ada>, not <bob>" in refused(*words, "--out", given / "ada.safetensors", *overwrite)
+    assert contents(given) == before
+
+
+def test_the_same_identity_is_replaced_when_asked(refused, sefi, given):
+    out = given / "ada.safetensors"
+    words = [*words_of("learn", given, out)[0], "--seed", 7]
+    assert "exists" in refused(*words)
+    assert Identity.load(out).header.seed == 0
+    found = sefi(*words, "--overwrite")
+    assert found.exit_code == 0, found.output
+    assert Identity.load(out).header.seed == 7
+
+
+def test_the_same_figure_is_replaced_when_asked(refused, sefi, given):
+    out = given / "maps.png"
+    Image.new("RGB", (3, 5)).save(out)
+    before = out.read_bytes()
+    words = words_of("attend", given, out)[0]
+    assert "exists" in refused(*words)
+    assert out.read_bytes() == before
+    assert sefi(*words, "--overwrite").exit_code == 0
+    with Image.open(out) as figure:
+        assert figure.width > 500
+
+
+def test_the_remedy_names_the_option(sefi, given):
+    found = sefi(*words_of("learn", given, given / "ada.safetensors")[0], "--json")
+    assert "--overwrite" in json.loads(found.stdout)["try"]
+
+
+def generate(sefi, folder, *prompts, seed=5, code=0):
+    words = ["generate", *prompts, "--model", folder / "model", *QUICK, "--seed", seed, "--out", folder / "pictures"]
+    found = sefi(*words, "--json")
+    assert found.exit_code == code, found.output
+    return json.loads(found.stdout)
+
+
+def test_images_are_numbered_on_and_records_appended(sefi, given):
+    answers = [generate(sefi, given, "a photo of person") for _ in range(3)]
+    folder = given / "pictures"
+    stem = "a-photo-of-person-5"
+    images = {f"{stem}.png", f"{stem}-2.png", f"{stem}-3.png"}
+    assert {p.name for p in folder.iterdir()} == {*images, "grid.png", "grid-2.png", "grid-3.png", "records.json"}
+    records = json.loads((folder / "records.json").read_text())
+    assert [answer.pop("schema") for answer in answers] == ["generate/1"] * 3
+    assert records == {"schema_version": 1, "runs": answers}
+    assert {Path(one["images"][0]["file"]).name for one in answers} == images
+    assert all(Path(one["grid"]).is_file() for one in answers)
+
+
+def test_prompts_of_one_short_name_all_stay(sefi, given):
+    prompts = ("a photo of person", "a photo, of person", "A photo: of person!")
+    files = [entry["file"] for entry in generate(sefi, given, *prompts, "\u00e9", "\u00fc")["images"]]
+    assert len(set(files)) == 5
+    assert all(Path(file).is_file() for file in files)
+
+
+def test_a_foreign_record_is_refused_before_the_work(refused, given):
+    (given / "pictures").mkdir()
+    (given / "pictures" / "records.json").write_text('{"mine": 1}')
+    before = contents(given)
+    error = refused("generate", "a photo of person", "--model", "/nowhere", "--out", given / "pictures")
+    assert "no record" in error
+    assert contents(given) == before
+
+
+def test_an_interrupted_run_is_on_record(sefi, given, monkeypatch):
+    from sefi import api
+
+    whole = api.generate_each
+
+    def interrupted(*args, **settings):
+        images = whole(*args, **settings)
+        yield next(images)
+        images.close()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(api, "generate_each", interrupted)
+    words = ["generate", "a photo of person", "a drawing", "--model", given / "model", *QUICK]
+    assert sefi(*words, "--out", given / "pictures").exit_code == 130
+    (run,) = json.loads((given / "pictures" / "records.json").read_text())["runs"]
+    assert [Path(image["file"]).name for image in run["images"]] == ["a-photo-of-person-0.png"]
+    assert run["grid"] is None
+
+
+@pytest.mark.parametrize("name", ["index.html", "ada.safetensors", "sheet.png"])
+def test_a_demo_replaces_nothing_of_others(refused, tmp_path, name):
+    (tmp_path / name).write_text("mine")
+    assert "exists and is a text file" in refused("demo", "--out", tmp_path, "--overwrite")
+    assert (tmp_path / name).read_text() == "mine"
+
+
+def test_a_demo_is_made_again_when_asked(refused, tmp_path):
+    (tmp_path / "index.html").write_text("<!doctype html>")
+    assert "index.html' exists." in refused("demo", "--out", tmp_path)
+
+
+@pytest.mark.parametrize("inside", ["photos", "photos/people"])
+def test_a_run_does_not_write_over_its_photos(refused, tmp_path, inside):
+    photos = tmp_path / inside
+    photos.mkdir(parents=True)
+    (photos / "ada.png").write_bytes(b"photo")
+    words = ["bench", "run", "quick", "--model", "/nowhere", "--photos", photos, "--out", tmp_path]
+    assert "belongs to no run" in refused(*words)
+    (tmp_path / "run.json").write_text("{}")
+    assert "lie where the run writes" in refused(*words)
+    assert (photos / "ada.png").read_bytes() == b"photo"

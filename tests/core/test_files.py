@@ -1,0 +1,324 @@
+"""Outputs are checked before the work, never an input, and written whole."""
+
+import json
+import os
+import socket
+import stat
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from sefi.cli.output import slug
+from sefi.cli.pictures import append_record, read_records
+from sefi.core import files
+from sefi.core.errors import OutputError
+from sefi.core.files import (
+    Content,
+    Kind,
+    check_folder,
+    check_output,
+    read_content,
+    write_file,
+    write_numbered,
+    write_text,
+)
+from sefi.core.nouns import Identity, IdentityHeader
+
+
+def identity(name="ada", value=1.0):
+    header = IdentityHeader(name=name, method="sefi", stages=3, base_model="tiny", width=7, class_word="person")
+    return Identity({"tokens": torch.full((3, 2, 7), value)}, header)
+
+
+def make(kind, path):
+    """A file of a kind."""
+    if kind is Kind.IDENTITY:
+        identity().save(path)
+    elif kind in (Kind.SAFETENSORS, Kind.CHECKPOINT):
+        about = {"sefi-run": "{}"} if kind is Kind.CHECKPOINT else None
+        save_file({"a": torch.ones(3)}, path, metadata=about)
+    elif kind in (Kind.PNG, Kind.IMAGE):
+        Image.new("RGB", (3, 5)).save(path, format="PNG" if kind is Kind.PNG else "JPEG")
+    else:
+        texts = {
+            Kind.HTML: "<!DOCTYPE html>",
+            Kind.JSON: ' {"a": 1}',
+            Kind.TEXT: "a,b",
+            Kind.EMPTY: "",
+            Kind.OTHER: "\0",
+        }
+        path.write_text(texts[kind])
+    return path
+
+
+@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
+def test_a_kind_is_told_by_content(tmp_path, kind):
+    name = "ada" if kind is Kind.IDENTITY else None
+    assert read_content(make(kind, tmp_path / "file.xyz")) == Content(kind, name)
+
+
+@pytest.mark.parametrize("wanted", [Kind.IDENTITY, Kind.PNG, Kind.HTML, Kind.JSON, Kind.TEXT], ids=lambda k: k.name)
+@pytest.mark.parametrize("there", list(Kind), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_only_the_same_kind_is_replaced_and_only_when_asked(tmp_path, wanted, there, overwrite):
+    path = make(there, tmp_path / "file")
+    before = path.read_bytes()
+    allowed = overwrite and there in (wanted, Kind.EMPTY)
+    if allowed:
+        check_output(path, wanted, overwrite=True, name="ada" if wanted is Kind.IDENTITY else None)
+    else:
+        same = there in (wanted, Kind.EMPTY)
+        with pytest.raises(OutputError, match="--overwrite" if same else "exists and is"):
+            check_output(path, wanted, overwrite=overwrite, name="ada" if wanted is Kind.IDENTITY else None)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_another_identity_is_not_replaced_even_when_asked(tmp_path):
+    path = make(Kind.IDENTITY, tmp_path / "file")
+    with pytest.raises(OutputError, match="<ada>, not <bob>"):
+        check_output(path, Kind.IDENTITY, overwrite=True, name="bob")
+
+
+@pytest.mark.parametrize("link", ["itself", "symbolic", "hard", "other way", "through a folder"])
+def test_an_input_is_found_by_whatever_name(tmp_path, link):
+    given = make(Kind.PNG, tmp_path / "photo.png")
+    out, read = tmp_path / "out.png", given
+    if link == "symbolic":
+        out.symlink_to(given)
+    elif link == "hard":
+        out.hardlink_to(given)
+    elif link == "other way":
+        given.rename(out)
+        given.symlink_to(out)
+    else:
+        (tmp_path / "folder").symlink_to(tmp_path)
+        out = given if link == "itself" else tmp_path / "folder" / "photo.png"
+    before = given.read_bytes()
+    with pytest.raises(OutputError, match="is an input"):
+        check_output(out, Kind.PNG, inputs=[None, "owner/name", "a\0b", read], overwrite=True)
+    assert given.read_bytes() == before
+
+
+def special(kind, path):
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "socket":
+        with socket.socket(socket.AF_UNIX) as server:
+            server.bind(str(path))
+    elif kind == "folder":
+        path.mkdir()
+    elif kind == "link to a device":
+        path.symlink_to("/dev/null")
+    else:
+        path.symlink_to(path)  # a circle of links
+    return path
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "folder", "link to a device", "circle"])
+def test_only_regular_files_are_written(tmp_path, monkeypatch, kind):
+    monkeypatch.chdir(tmp_path)  # a socket's path is short
+    path = special(kind, Path("out"))
+    before = path.lstat()
+    with pytest.raises(OutputError):
+        check_output(path, Kind.PNG, overwrite=True)
+    with pytest.raises(OutputError):
+        write_text(path, "new")
+    assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_a_device_stays_a_device():
+    with pytest.raises(OutputError, match="device"):
+        check_output(Path("/dev/null"), Kind.PNG, overwrite=True)
+    with pytest.raises(OutputError, match="device"):
+        write_text(Path("/dev/null"), "new")
+    assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
+
+
+def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
+    with pytest.raises(OutputError, match="Cannot write"):
+        check_output(tmp_path / ("x" * 300), Kind.PNG)
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    write_text(tmp_path / "link", "new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):
+    (tmp_path / "plain").touch()
+    write_text(tmp_path / "new", "a")
+    assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    (tmp_path / "new").chmod(0o600)
+    write_text(tmp_path / "new", "b")
+    assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
+
+
+def test_a_missing_folder_is_made_for_a_folder_but_not_for_a_file(tmp_path):
+    assert check_folder(tmp_path / "a" / "b").is_dir()
+    with pytest.raises(OutputError, match="no folder"):
+        check_output(tmp_path / "c" / "ada.safetensors", Kind.IDENTITY)
+
+
+def test_a_file_is_no_folder(tmp_path):
+    (tmp_path / "taken").touch()
+    with pytest.raises(OutputError, match="Cannot write"):
+        check_folder(tmp_path / "taken")
+
+
+def test_a_place_where_nobody_can_write_is_found_before_the_work():
+    # Not even root creates files here; permission bits do not show that.
+    with pytest.raises(OutputError, match="Cannot write"):
+        check_folder(Path("/proc/sefi"))
+    with pytest.raises(OutputError, match="Cannot write"):
+        check_output(Path("/proc/sefi.png"), Kind.PNG)
+
+
+def test_checking_leaves_nothing_behind(tmp_path):
+    check_output(tmp_path / "ada.safetensors", Kind.IDENTITY)
+    check_folder(tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_interrupted_write_leaves_the_old_file_and_no_new_one(tmp_path):
+    path = tmp_path / "records.json"
+    write_text(path, "old")
+
+    def half(partial):
+        partial.write_text("ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_file(path, half)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_full_disk_is_an_output_error(tmp_path):
+    def full(partial):
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OutputError, match="No space left"):
+        write_file(tmp_path / "a.png", full)
+    assert not list(tmp_path.iterdir())
+
+
+def test_writers_of_one_file_have_temporary_names_of_their_own(tmp_path):
+    path, names = tmp_path / "file", []
+
+    def write(number):
+        write_file(path, lambda partial: (names.append(partial), partial.write_text(chr(65 + number) * 9999)))
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(40)))
+    assert len(set(names)) == 40
+    assert len(set(path.read_text())) == 1
+    assert len(path.read_text()) == 9999
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_numbers_go_on_and_nobody_gets_the_same(tmp_path, monkeypatch, links):
+    if not links:
+
+        def none(*_):
+            raise OSError(95, "Operation not supported")
+
+        monkeypatch.setattr(files.os, "link", none)
+    (tmp_path / "a-3.txt").symlink_to("nowhere")
+    with ThreadPoolExecutor(8) as pool:
+        texts = [str(n) for n in range(12)]
+        paths = list(pool.map(lambda text: write_numbered(tmp_path, "a", ".txt", lambda p: p.write_text(text)), texts))
+    assert {path.name for path in paths} == {"a.txt", *(f"a-{n}.txt" for n in range(2, 14) if n != 3)}
+    assert [path.read_text() for path in paths] == texts
+    assert len(list(tmp_path.iterdir())) == 13
+
+
+def add_records(folder, first, count):
+    for number in range(first, first + count):
+        append_record(folder, {"images": [], "number": number})
+
+
+def test_two_processes_lose_no_record(tmp_path):
+    context = get_context("fork")
+    workers = [context.Process(target=add_records, args=(tmp_path, first, 15)) for first in (0, 100)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    numbers = [run["number"] for run in read_records(tmp_path / "records.json")]
+    assert sorted(numbers) == [*range(15), *range(100, 115)]
+    assert [path.name for path in tmp_path.iterdir()] == ["records.json"]
+
+
+def test_records_are_locked_where_folders_cannot_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(files, "fcntl", None)
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda n: append_record(tmp_path, {"number": n}), range(12)))
+    assert sorted(run["number"] for run in read_records(tmp_path / "records.json")) == list(range(12))
+    monkeypatch.setattr(files, "LOCK_SECONDS", 0.1)
+    (tmp_path / ".lock").touch()
+    with pytest.raises(OutputError, match=r"\.lock"):
+        append_record(tmp_path, {"number": 12})
+
+
+def test_the_record_of_an_earlier_version_is_gone_on_with(tmp_path):
+    earlier = {"images": [{"file": "a.png"}], "seed": 3}
+    (tmp_path / "records.json").write_text(json.dumps(earlier))
+    append_record(tmp_path, {"seed": 4})
+    assert read_records(tmp_path / "records.json") == [earlier, {"seed": 4}]
+
+
+@pytest.mark.parametrize("text", ["[1]", "{", "{}", '{"runs": 3}', '{"runs": [3]}', "[" * 9999, '"a"'])
+def test_a_foreign_record_is_refused(tmp_path, text):
+    (tmp_path / "records.json").write_text(text)
+    with pytest.raises(OutputError, match="no record"):
+        append_record(tmp_path, {})
+    assert (tmp_path / "records.json").read_text() == text
+
+
+def test_a_prompt_becomes_a_short_file_name():
+    assert slug("a photo of <ada> in the SNOW / night?") == "a-photo-of-ada-in-the-snow-night"
+    assert slug("<>") == "image"
+    assert len(slug("word " * 40)) <= 60
+
+
+@pytest.mark.parametrize("there", [kind for kind in Kind if kind is not Kind.IDENTITY], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_identity_takes_the_place_of_no_other_file(tmp_path, there, overwrite):
+    path = make(there, tmp_path / "ada.safetensors")
+    before = path.read_bytes()
+    if there is Kind.EMPTY:
+        identity().save(path, overwrite=overwrite)
+        assert Identity.load(path).name == "ada"
+        return
+    with pytest.raises(OutputError, match="exists and is"):
+        identity().save(path, overwrite=overwrite)
+    assert path.read_bytes() == before
+
+
+def test_an_identity_takes_the_place_of_another_only_when_asked(tmp_path):
+    path = make(Kind.IDENTITY, tmp_path / "ada.safetensors")
+    identity(value=2.0).save(path)
+    assert Identity.load(path).tokens.unique() == 2
+    with pytest.raises(OutputError, match="<ada>, not <bob>"):
+        identity("bob").save(path)
+    assert Identity.load(path).name == "ada"
+    identity("bob").save(path, overwrite=True)
+    assert Identity.load(path).name == "bob"
+
+
+def test_a_header_cannot_have_other_files_removed(tmp_path):
+    other = make(Kind.SAFETENSORS, tmp_path / "other.safetensors")
+    made = identity()
+    header = made.header.model_copy(update={"shards": ("other.safetensors",)})
+    save_file(made.tensors, tmp_path / "ada.safetensors", metadata={"sefi": header.model_dump_json()})
+    made.save(tmp_path / "ada.safetensors")
+    assert other.is_file()
