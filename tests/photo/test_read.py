@@ -201,3 +201,16 @@ def test_damage_gives_a_photo_or_our_error(tmp_path: Path, kind: str, changes: l
         return
     assert pixels.shape[0] == 3
     assert pixels.abs().max() <= 1
+
+
+def test_a_profile_is_applied_with_and_without_transparency(tmp_path: Path) -> None:
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # The red and the green primary of the profile change places.
+    red, green = profile.index(b"rXYZ"), profile.index(b"gXYZ")
+    swapped = profile[:red] + b"gXYZ" + profile[red + 4 : green] + b"rXYZ" + profile[green + 4 :]
+    found: list[list[float]] = []
+    for mode in ("RGB", "RGBA"):
+        Image.new("RGB", (40, 40), (200, 60, 40)).convert(mode).save(tmp_path / "a.png", icc_profile=swapped)
+        found.append(((read_photo(tmp_path / "a.png").pixels[:, 0, 0] + 1) * 127.5).round().tolist())
+    assert found[0] == found[1]
+    assert found[0][1] > found[0][0]  # green where the bytes are red

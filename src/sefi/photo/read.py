@@ -1,6 +1,7 @@
 """A photo file to upright RGB in [-1, 1]."""
 
 import io
+import math
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from sefi.core.errors import PhotoError
 from sefi.core.nouns import Photo
 
 MAX_BYTES = 64 * 1024 * 1024
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 60_000_000
 MIN_SIDE = 32
 # Recognised by content, never by name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
@@ -43,7 +44,7 @@ def read_photo(path: str | Path) -> Photo:
         Pixels `[3, height, width]`, float32 in [-1, 1], rows from the top.
 
     Raises:
-        PhotoError: missing, not a file, over 64 MB or 50 megapixels (checked before decoding),
+        PhotoError: missing, not a file, over 64 MB or 60 megapixels (checked before decoding),
             under 32 pixels, animated, damaged, or of another format.
     """
     path = Path(path)
@@ -56,7 +57,7 @@ def read_photo(path: str | Path) -> Photo:
     except Image.UnidentifiedImageError as error:
         raise PhotoError(f"{path} is not a picture of a known format.", "Save it as JPEG or PNG.") from error
     except BOMBS as error:
-        raise _too_large(path, "far more than 50") from error
+        raise _too_large(path, "far more than 60") from error
     except DECODE_ERRORS as error:
         raise PhotoError(f"{path} is damaged and cannot be decoded.", "Save or copy the photo again.") from error
     return Photo(pixels=pixels_of(rgb), source=path.name)
@@ -82,7 +83,7 @@ def _check_header(path: Path, image: Image.Image) -> None:
     """Refuse by what the header says; nothing is decoded yet."""
     width, height = image.size
     if width * height > MAX_PIXELS:
-        raise _too_large(path, f"{width * height / 1e6:.0f}")
+        raise _too_large(path, f"{width} x {height} pixels, {math.ceil(width * height / 1e5) / 10}")
     if min(width, height) < MIN_SIDE:
         raise PhotoError(
             f"{path} is only {width} x {height} pixels.",
@@ -94,19 +95,21 @@ def _check_header(path: Path, image: Image.Image) -> None:
 
 
 def _too_large(path: Path, megapixels: str) -> PhotoError:
-    return PhotoError(f"{path} has {megapixels} megapixels; at most 50 are read.", "Save it smaller.")
+    return PhotoError(f"{path} has {megapixels} megapixels; at most 60 are read.", "Save it smaller.")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    """Eight-bit sRGB from any mode."""
+    """Eight-bit sRGB from any mode: the colour profile first, then transparency over white."""
+    profile = image.info.get("icc_profile")
     if image.mode.startswith("I") or image.mode == "F":
-        return _from_deep_grey(image).convert("RGB")
-    if image.has_transparency_data:
-        layer = image.convert("RGBA")
-        ground = Image.new("RGBA", layer.size, (*BACKGROUND, 255))
-        ground.alpha_composite(layer)
-        return ground.convert("RGB")
-    return _with_profile(image).convert("RGB")
+        image = _from_deep_grey(image)
+    alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+    if image.mode in ("1", "LA", "La"):
+        image = image.convert("L")
+    elif image.mode not in ("L", "CMYK"):
+        image = (image.convert("RGBA") if alpha else image).convert("RGB")
+    rgb = _with_profile(image, profile).convert("RGB")
+    return rgb if alpha is None else Image.composite(rgb, Image.new("RGB", rgb.size, BACKGROUND), alpha)
 
 
 def _from_deep_grey(image: Image.Image) -> Image.Image:
@@ -115,10 +118,9 @@ def _from_deep_grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def _with_profile(image: Image.Image) -> Image.Image:
+def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Colours moved to sRGB where the file carries a colour profile (wide-gamut phones, print)."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "CMYK", "L"):
+    if not profile:
         return image
     try:
         source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
