@@ -91,7 +91,10 @@ def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> 
         ConfigError: no CLIP in the folder, or another one than they were trained with.
     """
     with LOADING:
-        composer = Composer(clip_vision(judges / "clip"), width)
+        vision = clip_vision(judges / "clip")
+        with torch.device("meta"):
+            composer = Composer(vision, width)
+    composer.fuse.to_empty(device="cpu").float()
     wanted = {name: weight.shape for name, weight in composer.trained().items()}
     if wanted != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("FastComposer's weights do not fit this CLIP.", "Use the one that they were trained with.")
@@ -103,9 +106,10 @@ def opened_fusion(weights: Mapping[str, Tensor]) -> Fuse:
     """The fusion alone, its sizes read from its weights, which are named `fuse....`."""
     own = part_of(weights, "fuse")
     width, both = own["join.first.weight"].shape
-    with LOADING:
+    # Without first values: they would be drawn from torch's state, which all threads share.
+    with LOADING, torch.device("meta"):
         fuse = Fuse(width, both - width)
-    fuse.load_state_dict(own)
+    fuse.to_empty(device="cpu").float().load_state_dict(own)
     return fuse.eval().requires_grad_(requires_grad=False)
 
 

@@ -1,5 +1,6 @@
 """A prompt with `<name>` placeholders to token ids and the places of the names."""
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,6 +12,9 @@ from sefi.core.errors import PromptError
 from sefi.core.hints import find_nearest
 from sefi.core.people import EXAMPLES
 from sefi.core.prompt_syntax import PLACEHOLDER, check_syntax, unknown_placeholder
+
+# A fast tokenizer is set up anew where a call wants other padding than the last one, and fails while others use it.
+TOKENIZING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,10 @@ def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Token ids without start, end and padding."""
-    return list(tokenizer(text, add_special_tokens=False).input_ids) if text.strip() else []
+    if not text.strip():
+        return []
+    with TOKENIZING:
+        return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
 def parse(

@@ -96,7 +96,7 @@ def seeded_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule
     """An expansion module whose first weights depend on the seed alone."""
     with torch.device("meta"):
         module = ExpansionModule(width, config.stages, slots_of(config), dropout=config.dropout)
-    module.to_empty(device="cpu").draw_first(stream(seed, "expansion"))
+    module.to_empty(device="cpu").float().draw_first(stream(seed, "expansion"))
     return module
 
 

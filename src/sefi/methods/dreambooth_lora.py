@@ -123,7 +123,7 @@ def copy_with_matrices(backbone: Backbone, rank: int) -> tuple[Backbone, dict[st
         inject_adapter_in_model(chosen, copied, adapter_name=ADAPTER)
     for name, layer in copied.named_modules():
         if name.endswith(f".{ADAPTER}"):
-            layer.to_empty(device=backbone.device)
+            layer.to_empty(device=backbone.device).float()
     matrices = {
         name.replace(f".{ADAPTER}.weight", ""): weight
         for name, weight in copied.named_parameters()

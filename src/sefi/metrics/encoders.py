@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -51,13 +52,15 @@ class SFaceEncoder:
         file = str(existing(onnx_path))
         with errors_only():
             self._network = cv2.FaceRecognizerSF.create(file, "")
+        self._turn = threading.Lock()  # OpenCV's networks hold their input
 
     def __call__(self, rgb: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """Unit vector `[embedding]` of a face in `[height, width, 3]`."""
         box = [face.left, face.top, face.width, face.height, *np.ravel(face.landmarks), face.score]
         bgr = np.ascontiguousarray(rgb[..., ::-1])
         crop = self._network.alignCrop(bgr, np.array(box, np.float32))
-        found = np.asarray(self._network.feature(crop), np.float32).ravel()
+        with self._turn:
+            found = np.array(self._network.feature(crop), np.float32).ravel()
         return found / max(float(np.linalg.norm(found)), 1e-12)
 
 
@@ -128,13 +131,14 @@ class LabelledNetwork:
 
     def __init__(self, path: str | Path) -> None:
         file = existing(path)
-        self._network = cv2.dnn.readNetFromONNX(str(file))
+        self._network, self._turn = cv2.dnn.readNetFromONNX(str(file)), threading.Lock()
         self.labels: dict[str, list[str]] = json.loads(existing(file.with_suffix(".json")).read_text(encoding="utf-8"))
 
     def __call__(self, image: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
         """Probabilities by group and label for an RGB image at the network's size."""
-        self._network.setInput(np.ascontiguousarray(image.astype(np.float32).transpose(2, 0, 1)[None]))
-        values = [float(v) for v in np.asarray(self._network.forward()).ravel()]
+        with self._turn:
+            self._network.setInput(np.ascontiguousarray(image.astype(np.float32).transpose(2, 0, 1)[None]))
+            values = [float(v) for v in np.asarray(self._network.forward()).ravel()]
         groups: dict[str, dict[str, float]] = {}
         for name, labels in self.labels.items():
             groups[name] = dict(zip(labels, values, strict=False))

@@ -1,5 +1,6 @@
 """Upright RGB to faces, and the one face that is meant."""
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import cast
@@ -25,7 +26,7 @@ SHORTEST_LONG_SIDE = 192
 class YuNetDetector:
     """Face detector: a YuNet-type ONNX network run by OpenCV's `FaceDetectorYN`.
 
-    Use one detector per thread: OpenCV's object holds the input size.
+    Threads may share one: OpenCV's object holds the input size, so they take turns.
 
     Args:
         onnx_path: network with YuNet's outputs (`cls_8` to `kps_32`); OpenCV Zoo has a
@@ -48,7 +49,7 @@ class YuNetDetector:
                 self._network = cv2.FaceDetectorYN.create(str(path), "", (MULTIPLE, MULTIPLE), min_score)
         except cv2.error as error:
             raise _foreign_network(path) from error
-        self._path = path
+        self._path, self._turn = path, threading.Lock()
 
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Face]:
         """Faces in `[height, width, 3]`, the surest first, in pixels of `rgb`.
@@ -71,8 +72,9 @@ class YuNetDetector:
         below, right = -height % MULTIPLE, -width % MULTIPLE
         padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
         try:
-            self._network.setInputSize((width + right, height + below))
-            found = self._network.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
+            with self._turn:
+                self._network.setInputSize((width + right, height + below))
+                found = self._network.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
         except cv2.error as error:
             raise _foreign_network(self._path) from error
         rows = cast(NDArray[np.float32] | None, found[1])

@@ -1,0 +1,129 @@
+"""Identities of every method, made up of random numbers, and a model's state down to the last hook."""
+
+import hashlib
+import logging
+import signal
+
+import diffusers
+import pytest
+import torch
+import transformers
+from safetensors.torch import save_file
+
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.weights import parameters_of
+from sefi.conditioning.composer import KEY, Fuse
+from sefi.core.config import Config, override
+from sefi.core.nouns import Identity
+from sefi.core.presets import PRESETS
+from sefi.core.streams import stream
+from sefi.methods import METHODS
+from sefi.methods.base import header_of
+from sefi.methods.dreambooth_lora import is_adapted
+from sefi.methods.fastcomposer import sha256_of
+
+FEATURES = 7
+
+
+def settings(method: str, *more: str) -> Config:
+    """The method's own preset with two steps a picture."""
+    preset = next((p for p in PRESETS.values() if p.method == method), None)
+    return override(preset or PRESETS["default"], ["generate.steps=2", "generate.batch_size=1", *more])
+
+
+def person(backbone: Backbone, method: str, name: str, folder=None) -> Identity:
+    """A made-up subject of any method; the name decides its numbers.
+
+    Args:
+        folder: where FastComposer's made-up weights lie.
+    """
+    seed = int(hashlib.sha256(name.encode()).hexdigest()[:6], 16)
+    config, tensors = settings(method), {}
+    if method == "fastcomposer":
+        file = composer_file(backbone, folder)
+        config, tensors = override(config, [f"compose.weights={file}"]), {"composer": sha256_of(file)}
+    for n, (key, (base, shape)) in enumerate(shapes(backbone, method, config).items()):
+        noise = torch.randn(shape, generator=stream(seed, method, n))
+        tensors[key] = noise if base is None else base * (1 + 0.3 * noise)
+    return Identity(tensors, header_of(name, backbone, config, seed))
+
+
+def shapes(backbone: Backbone, method: str, config: Config) -> dict[str, tuple[torch.Tensor | None, tuple[int, ...]]]:
+    """What an identity of a method holds: the model's own values where it changes them, and the shape."""
+    unet = dict(backbone.unet.named_parameters())
+    if method == "dreambooth":
+        return {n: (p.detach(), tuple(p.shape)) for n, p in parameters_of(backbone).items()}
+    if method == "dreambooth-lora":
+        layers = {n: m for n, m in backbone.unet.named_modules() if is_adapted(n)}
+        rank = config.tune.rank
+        first = {f"unet.{n}.lora_A": (None, (rank, m.in_features)) for n, m in layers.items()}
+        return first | {f"unet.{n}.lora_B": (None, (m.out_features, rank)) for n, m in layers.items()}
+    if method == "fastcomposer":
+        return {"image": (None, (1, FEATURES))}
+    tokens = {"tokens": (None, (config.learn.stages, 2, backbone.width))}
+    if method == "custom-diffusion":
+        keys = [n for n in unet if n.endswith(("attn2.to_k.weight", "attn2.to_v.weight"))]
+        return {f"unet.{n}": (None, tuple(unet[n].shape)) for n in keys} | {"tokens": (None, (1, 2, 2, backbone.width))}
+    return tokens
+
+
+def composer_file(backbone: Backbone, folder):
+    """FastComposer's weights for this model, made up once."""
+    file = folder / "composer.safetensors"
+    if not file.exists():
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(1)
+            fuse = Fuse(backbone.width, FEATURES)
+        tensors = {f"composer.fuse.{key}": value for key, value in fuse.state_dict().items()}
+        for n, (key, weight) in enumerate(backbone.unet.named_parameters()):
+            if ".attn2.to_" in key:
+                tensors[f"unet.{key}"] = torch.randn(weight.shape, generator=stream(1, "composer", n))
+        save_file(tensors, file, metadata={KEY: backbone.fingerprint})
+    return file
+
+
+def couple(backbone: Backbone, method: str, folder) -> tuple[Identity, Identity]:
+    """Two people of one method."""
+    return person(backbone, method, "ada", folder), person(backbone, method, "bob", folder)
+
+
+def state(backbone: Backbone) -> dict[str, object]:
+    """Everything that a call could leave behind: on the modules, on their parameters, in the process."""
+    found: dict[str, object] = {
+        "rng": torch.get_rng_state(),
+        "grad": torch.is_grad_enabled(),
+        "dtype": torch.get_default_dtype(),
+        "SIGINT": signal.getsignal(signal.SIGINT),
+        "verbosity": (diffusers.logging.get_verbosity(), transformers.logging.get_verbosity()),
+        "level": logging.getLogger().level,
+    }
+    for part in ("unet", "text_encoder", "vae"):
+        for name, module in getattr(backbone, part).named_modules():
+            place = f"{part}.{name}"
+            found[place] = id(module)
+            for attribute, value in vars(module).items():
+                kept = tuple(map(id, value.values())) if isinstance(value, dict) else id(value)
+                found[f"{place}:{attribute}"] = kept
+        for name, weight in getattr(backbone, part).named_parameters():
+            found[f"{part}.{name}="] = weight.detach().clone()
+            found[f"{part}.{name}?"] = (weight.requires_grad, weight.grad is None, weight.data_ptr())
+    return found
+
+
+def differing(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    """Names of what is not as it was."""
+
+    def same(one: object, other: object) -> bool:
+        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
+
+    names = before.keys() | after.keys()
+    return sorted(n for n in names if n not in before or n not in after or not same(before[n], after[n]))
+
+
+ALL = tuple(METHODS)
+# In the default tests one method of tokens, one of words and one of pictures; the most telling one where one must do.
+OFTEN, ONCE = ("sefi", "dreambooth", "fastcomposer"), ("dreambooth",)
+EACH, MOSTLY_SLOW = (
+    [name if name in default else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+    for default in (OFTEN, ONCE)
+)
