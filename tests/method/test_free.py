@@ -243,7 +243,7 @@ def test_class_word_tokens_give_the_stock_pipelines_picture(backbone: Backbone) 
     assert max(high for _, high in ImageChops.difference(ours.pixels, theirs.images[0]).getextrema()) <= 1
 
 
-def test_the_batch_never_changes_a_picture(backbone: Backbone) -> None:
+def test_the_batch_changes_no_pixel_by_more_than_one_grey_level(backbone: Backbone) -> None:
     tokens = class_tokens(backbone) + torch.randn(STAGES, 2, backbone.width, generator=stream(5, "t"))
     prompts = ["a photo of <ada>", "a drawing of <ada>", "a photo of <ada> in the snow"]
     pictures = []

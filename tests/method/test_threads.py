@@ -35,8 +35,8 @@ THREADS, IMAGES = 8, 50
 FEW = ["learn.steps=3", "learn.batch=2", "views.latent_pool=3", "tune.prior_images=1", "generate.steps=2"]
 NAMES = "photo cup\ndog beach\nsnow drawing\nperson cup\n"
 # Learning that needs no networks beside the model; `paper` has the expansion module with dropout.
-LEARNED = ["default", "paper", "custom-diffusion", "dreambooth"]
-LEARNED_SLOWLY = ["textual-inversion", "prospect", "cross-init", "dreambooth-lora"]
+LEARNED = ["paper", "dreambooth"]
+LEARNED_SLOWLY = ["default", "custom-diffusion", "textual-inversion", "prospect", "cross-init", "dreambooth-lora"]
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +203,7 @@ def test_dropout_drops_what_torch_drops() -> None:
     assert torch.equal(drop_out(x, 0.3, None), x)
 
 
-@pytest.mark.parametrize("preset", ["default", "paper", "custom-diffusion", "cross-init"])
+@pytest.mark.parametrize("preset", ["paper", "cross-init"])
 def test_another_default_number_type_changes_nothing(backbone: Backbone, folder: Path, preset: str) -> None:
     """Libraries change it for the whole process while they load a model in half precision."""
     wanted, who = learn(backbone, preset, "ada", folder), person(backbone, "sefi", "ada")

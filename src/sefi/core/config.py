@@ -115,7 +115,7 @@ class GenerateConfig(Section):
     guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
     scheduler: Literal["ddim", "dpm++", "euler"] = Field("ddim", description="diffusers' DDIM, DPM-Solver++ or Euler")
     count: int = Field(1, ge=1, description="pictures per prompt")
-    batch_size: int = Field(8, ge=1, description="pictures at once; changes no picture")
+    batch_size: int = Field(8, ge=1, description="pictures at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
 
