@@ -26,7 +26,7 @@ Strength = Annotated[
     float | None,
     typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; may change a pixel by one grey level.")]
+BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; rounding may differ.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 

@@ -62,7 +62,7 @@ def pipeline(backbone: Backbone, config: GenerateConfig, tape: Tape | None = Non
 
 
 def first_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
-    """One generator per picture, so that the batch size does not change its noise; rounding may change a pixel by one grey level."""
+    """One generator per picture, so that the batch size changes no noise (rounding: one grey level)."""
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     noise = torch.stack([torch.randn(shape, generator=stream(s, "picture"), dtype=torch.float32) for s in seeds])
     return noise.to(backbone.device, backbone.dtype)
