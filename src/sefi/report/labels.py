@@ -84,11 +84,12 @@ def fit_text(text: Text, width: float) -> None:
         text.set_text("\n".join(line for own in whole.split("\n") for line in broken(text, own, width)))
         if text.get_window_extent().width <= width:
             return
-        if text.get_fontsize() <= SMALLEST:
+        size = float(text.get_fontsize())
+        if size <= SMALLEST:
             whole = "\n".join(shortened(text, own, width) for own in text.get_text().split("\n"))
             text.set_text(whole)
             return
-        text.set_fontsize(max(SMALLEST, text.get_fontsize() - 0.5))
+        text.set_fontsize(max(SMALLEST, size - 0.5))
 
 
 def broken(text: Text, line: str, width: float) -> list[str]:
