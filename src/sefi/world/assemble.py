@@ -5,9 +5,10 @@ from pathlib import Path
 
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
 from torch import Tensor
-from transformers import CLIPTokenizer
+from transformers import CLIPTextModel, CLIPTokenizer
 
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
@@ -25,11 +26,18 @@ def assemble(folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, weights
     model = Trained(tokenizer)
     model.load_state_dict(weights)
     bake_names(model.words())
+    write_pipeline(folder, tokenizer, vae, model.text, model.unet)
+
+
+def write_pipeline(
+    folder: Path, tokenizer: CLIPTokenizer, vae: AutoencoderKL, text: CLIPTextModel, unet: UNet2DConditionModel
+) -> None:
+    """Write a Stable Diffusion folder in half precision, as stock diffusers opens it."""
     pipeline = StableDiffusionPipeline(
         vae=vae,
-        text_encoder=model.text,
+        text_encoder=text,
         tokenizer=tokenizer,
-        unet=model.unet.to(memory_format=torch.contiguous_format),
+        unet=unet.to(memory_format=torch.contiguous_format),  # pyright: ignore[reportCallIssue]
         scheduler=new_schedule(),  # pyright: ignore[reportArgumentType]
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]

@@ -19,7 +19,7 @@ from sefi.core.protocols import Progress
 from sefi.world.averaging import Averages
 from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.drawing import UNITS, draw, heads
-from sefi.world.lesson import Keeping, Lesson, run_lesson
+from sefi.world.lesson import Keeping, Lesson, OpenEnded, run_lesson
 from sefi.world.picture import Picture
 from sefi.world.precision import autocast
 from sefi.world.vae_training import edges, learning_rate, to_tensor
@@ -86,14 +86,6 @@ STAGES = (
     ),
     Stage("decoder", 800, 4, 0, 1e-4, perceptual_weight=0.3, decoder_only=True, average=0.99),
 )  # fmt: skip
-
-
-class OpenEnded(Lesson):
-    """A training at a constant rate; it can be prolonged, because its checkpoint does not state the number of steps."""
-
-    def fingerprint(self) -> str:
-        """Return what a checkpoint must have been made with."""
-        return f"{self.label}, seed {self.seed}, {self.recipe!r}"
 
 
 def new_autoencoder(shape: AutoencoderShape = AutoencoderShape(), version: WorldVersion = FIFTH) -> AutoencoderKL:
@@ -218,6 +210,8 @@ class StageTraining:
     def __init__(
         self, vae: AutoencoderKL, stage: Stage, first: int, seed: int, version: WorldVersion, features: Features | None
     ) -> None:
+        # The discriminator's first weights must not hang on whether the stage before was trained or loaded.
+        torch.manual_seed(int(np.random.default_rng([seed, 33, first]).integers(2**62)))
         self.vae, self.stage, self.first, self.seed, self.version = vae.train(), stage, first, seed, version
         self.features = features if stage.perceptual else None
         self.critic = PatchDiscriminator().to(vae.device) if stage.adversarial_weight else None

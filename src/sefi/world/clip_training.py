@@ -24,12 +24,12 @@ from sefi.core.protocols import Progress
 from sefi.world.animal import ANIMALS
 from sefi.world.assemble import tidy
 from sefi.world.captions import caption, nameless
-from sefi.world.data import draw_range
-from sefi.world.drawing import SIDE
+from sefi.world.drawing import SIDE, draw
 from sefi.world.judging_data import JUDGE_SEED, pictures, roughened
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
-from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, LIGHTS, SCENES, STYLES, Picture
+from sefi.world.picture import INTERACTIONS, Picture
 from sefi.world.tokenizing import LENGTH, build_tokenizer, words
+from sefi.world.versions import FOURTH, WorldVersion
 
 CLIP = "clip"
 # Other judges learn from the earlier pictures of the series.
@@ -38,7 +38,16 @@ PATCH, WIDTH, PROJECTION = 12, 128, 96
 # Similarities are multiplied by at most this before they are compared, as in OpenAI's training.
 STEEPEST = 100.0
 TWO = "two people"
-SHOWN = (*ATTRIBUTES, *ACTIONS, *INTERACTIONS, *SCENES, *STYLES, *LIGHTS[1:], *ANIMALS, TWO)
+
+
+def list_shown(version: WorldVersion) -> tuple[str, ...]:
+    """Return what a version's pictures can show, as far as CLIP is asked for it."""
+    people = (*version.attributes, *version.actions, *INTERACTIONS)
+    around = (*version.scenes, *version.styles, *version.lights[1:], *ANIMALS, TWO)
+    return (*people, *around, *version.garments)
+
+
+SHOWN = list_shown(FOURTH)
 
 
 @dataclass(frozen=True)
@@ -50,6 +59,7 @@ class ClipRecipe:
     batch: int = 128
     learning_rate: float = 1e-3
     telling_weight: float = 0.1
+    version: WorldVersion = FOURTH
 
 
 @dataclass(frozen=True)
@@ -70,10 +80,10 @@ class ClipLessons:
 class ClipLearner(nn.Module):
     """CLIP, and a head that both towers share and that is thrown away: it tells what is shown, or said."""
 
-    def __init__(self, clip: CLIPModel) -> None:
+    def __init__(self, clip: CLIPModel, shown: tuple[str, ...] = SHOWN) -> None:
         super().__init__()
         self.clip = clip
-        self.tell = nn.Linear(PROJECTION, len(SHOWN))
+        self.tell = nn.Linear(PROJECTION, len(shown))
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Features of both towers `[batch, PROJECTION]`, of pixels as CLIP wants them and of token ids."""
@@ -102,19 +112,20 @@ def new_clip(tokenizer: CLIPTokenizer) -> CLIPModel:
     return CLIPModel(CLIPConfig(text_config=text.to_dict(), vision_config=vision.to_dict(), projection_dim=PROJECTION))
 
 
-def shows(picture: Picture) -> list[float]:
-    """Which of `SHOWN` can be seen, 0 or 1 each."""
+def shows(picture: Picture, shown: tuple[str, ...] = SHOWN) -> list[float]:
+    """Which of `shown` can be seen, 0 or 1 each."""
     everybody = (*picture.subjects, *picture.pets)
     seen = {picture.interaction, picture.scene, picture.style, picture.light}
     seen |= {a for one in everybody for a in one.attributes} | {s.action for s in picture.subjects}
     seen |= {pet.animal.kind for pet in picture.pets} | ({TWO} if len(picture.subjects) == 2 else set())
-    return [float(one in seen) for one in SHOWN]
+    seen |= {s.garment for s in picture.subjects}
+    return [float(one in seen) for one in shown]
 
 
-def clip_lessons(seed: int, start: int, count: int) -> ClipLessons:
+def clip_lessons(seed: int, start: int, count: int, version: WorldVersion = FOURTH) -> ClipLessons:
     """Numbered pictures of a seed, drawn."""
-    shown = pictures(seed, start, count)
-    return ClipLessons(shown, draw_range((seed, start, start + count)), torch.tensor([shows(p) for p in shown]))
+    shown, names = pictures(seed, start, count, version), list_shown(version)
+    return ClipLessons(shown, np.stack([draw(p) for p in shown]), torch.tensor([shows(p, names) for p in shown]))
 
 
 def clip_pixels(images: np.ndarray) -> Tensor:
@@ -152,7 +163,7 @@ def learner_loss(learner: ClipLearner, pixels: Tensor, ids: Tensor, shown: Tenso
     seen, read = learner(pixels, ids)
     told = sum(F.binary_cross_entropy_with_logits(learner.tell(found), shown) for found in (seen, read))
     scale = learner.clip.logit_scale.exp().clamp(max=STEEPEST)
-    return clip_loss(seen, read, scale) + telling_weight * len(SHOWN) * told
+    return clip_loss(seen, read, scale) + telling_weight * shown.shape[1] * told
 
 
 def train_clip(
@@ -160,8 +171,8 @@ def train_clip(
 ) -> CLIPModel:
     """A CLIP trained on the judges' drawings and fresh sentences."""
     torch.manual_seed(seed)
-    lessons = clip_lessons(JUDGE_SEED, FIRST_PICTURE, recipe.drawings)
-    learner = ClipLearner(new_clip(tokenizer)).train()
+    lessons = clip_lessons(JUDGE_SEED, FIRST_PICTURE, recipe.drawings, recipe.version)
+    learner = ClipLearner(new_clip(tokenizer), list_shown(recipe.version)).train()
     optimiser = torch.optim.AdamW(learner.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
     rate = partial(one_cycle, steps=recipe.steps, top=recipe.learning_rate)
 
@@ -171,7 +182,9 @@ def train_clip(
         pixels, ids = clip_batch(lessons, tokenizer, chosen, random)
         return learner_loss(learner, pixels, ids, lessons.shows[chosen], recipe.telling_weight)
 
-    lesson = Lesson(CLIP, (recipe, SHOWN), seed, recipe.steps, {CLIP: learner}, optimiser, rate, clip=1.0)
+    lesson = Lesson(
+        CLIP, (recipe, list_shown(recipe.version)), seed, recipe.steps, {CLIP: learner}, optimiser, rate, clip=1.0
+    )
     run_lesson(lesson, loss_of, keeping, progress)
     return learner.clip.eval()
 
@@ -185,7 +198,9 @@ def save_clip(clip: CLIPModel, folder: Path) -> None:
     tidy(folder)
 
 
-def make_clip(folder: Path, seed: int, progress: Progress, keeping: Keeping = NOWHERE) -> None:
+def make_clip(
+    folder: Path, seed: int, progress: Progress, keeping: Keeping = NOWHERE, version: WorldVersion = FOURTH
+) -> None:
     """Write the folder `clip`: model, tokenizer and preprocessing."""
-    tokenizer = build_tokenizer(folder / CLIP, words())
-    save_clip(train_clip(tokenizer, ClipRecipe(), seed, progress, keeping), folder / CLIP)
+    tokenizer = build_tokenizer(folder / CLIP, words(version))
+    save_clip(train_clip(tokenizer, ClipRecipe(version=version), seed, progress, keeping), folder / CLIP)

@@ -19,6 +19,7 @@ from sefi.world.judging_data import pictures, roughened
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
 from sefi.world.picture import Picture
+from sefi.world.versions import FOURTH, WorldVersion
 
 STRIDES = (8, 16, 32)
 # Longest face side, in pixels, that a stride answers for. A coarser stride begins before the finer one ends: a face at
@@ -38,6 +39,7 @@ class DetectorRecipe:
     batch: int = 24
     sides: tuple[int, ...] = (96, 128, 192, 256, 384, 512)
     learning_rate: float = 2e-3
+    version: WorldVersion = FOURTH
 
 
 class Detector(nn.Module):
@@ -129,7 +131,7 @@ def train_detector(
 ) -> Detector:
     """A trained detector; `series` is the seed of the drawings."""
     torch.manual_seed(seed)
-    shown = pictures(series, 0, recipe.pictures)
+    shown = pictures(series, 0, recipe.pictures, recipe.version)
     images, faces = np.stack([draw(p, STORED_SIDE) for p in shown]), face_table(shown)
     model = Detector().to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.01)

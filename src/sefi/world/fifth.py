@@ -1,28 +1,103 @@
 """The fifth version's training: its parts in order, each resumable, and all of them in one call."""
+# diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
+# pyright: reportArgumentType=false, reportCallIssue=false
 
+import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
+import numpy as np
+import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from safetensors.torch import load_file
+from torch import nn
+from transformers import CLIPTokenizer
 
 from sefi.core.errors import ConfigError
+from sefi.world.assemble import write_pipeline
 from sefi.world.autoencoder_training import AutoencoderPlan, train_autoencoder
-from sefi.world.data import draw_numbers
+from sefi.world.data import MODEL_SEED, draw_numbers
 from sefi.world.diffusion_training import set_scaling
 from sefi.world.feature_training import FeatureNetwork, FeatureRecipe, train_features
-from sefi.world.lesson import save_whole
+from sefi.world.fifth_denoiser import (
+    PRESENT_SHAPE,
+    DenoiserRecipe,
+    DenoiserShape,
+    DenoiserTraining,
+    Scores,
+    choose_average,
+    load_present,
+    new_denoiser,
+    score_averages,
+    score_weights,
+)
+from sefi.world.judges import JUDGES
+from sefi.world.judging_data import HELD_OUT_SEED, face_crops
+from sefi.world.latent_data import encode_series
+from sefi.world.latent_reader import LatentReader, LatentReaderRecipe, train_latent_reader
+from sefi.world.lesson import Keeping, save_whole
+from sefi.world.second_recogniser import SECOND_RECOGNISER, SECOND_SEED, SecondRecipe, train_second_recogniser
+from sefi.world.telling import TellingRecipe, train_telling
+from sefi.world.text_training import NameTokens, Worded, bake_names, new_text_encoder
+from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.train import Run
 from sefi.world.training_times import TimedProgress
+from sefi.world.versions import FIFTH, WorldVersion
+from sefi.world.widening import Earlier, earlier_words, widened
 
-FEATURES = "features.safetensors"
-# Drawings that the latents' scale is measured on.
-SCALED = range(512)
+FEATURES, READER = "features.safetensors", "latent-reader.safetensors"
+LATENTS, HELD_OUT = "latents.npy", "held-out-latents.npy"
+# Text encoders: learned from nothing, and going on from a finished model.
+TEXT, TEXT_STARTED = "text.safetensors", "text-started.safetensors"
+SCORES, PILOT = "denoiser-averages.json", "pilot.json"
+EVERY = 180.0  # seconds between two checkpoints
 
 
-def train_feature_network(run: Run) -> None:
+@dataclass(frozen=True)
+class FifthPlan:
+    """Sizes and recipes of all parts.
+
+    Attributes:
+        drawings, held_out: how many the denoiser learns from, and how many score its averages.
+        scaled: on how many drawings the scale of the latents is measured.
+        pilot_steps: of each of the pilot's two starts.
+    """
+
+    version: WorldVersion = FIFTH
+    drawings: int = 48_000
+    held_out: int = 512
+    scaled: int = 512
+    pilot_steps: int = 500
+    features: FeatureRecipe = field(default_factory=FeatureRecipe)
+    autoencoder: AutoencoderPlan = field(default_factory=AutoencoderPlan)
+    reader: LatentReaderRecipe = field(default_factory=LatentReaderRecipe)
+    text: TellingRecipe = field(default_factory=partial(TellingRecipe, steps=1500, version=FIFTH))
+    more_text: TellingRecipe = field(
+        default_factory=partial(TellingRecipe, steps=800, learning_rate=7e-4, version=FIFTH)
+    )
+    shape: DenoiserShape = field(default_factory=DenoiserShape)
+    denoiser: DenoiserRecipe = field(default_factory=DenoiserRecipe)
+    second: SecondRecipe = field(default_factory=SecondRecipe)
+
+
+PLAN = FifthPlan()
+
+
+def keep(run: Run, part: str) -> Keeping:
+    """Return where a part's checkpoint lies."""
+    return Keeping(run.folder / f"{part}.training.safetensors", run.resume, EVERY)
+
+
+def make_tokenizer(run: Run, plan: FifthPlan) -> None:
+    """Write the tokenizer: every word of the version's captions and every name is one token."""
+    build_tokenizer(run.folder / "tokenizer", words(plan.version))
+
+
+def make_features(run: Run, plan: FifthPlan) -> None:
     """Train the feature network of the perceptual loss."""
-    network = train_features(FeatureRecipe(), run.seed, run.progress, run.keeping("features"), device=run.device)
+    network = train_features(plan.features, run.seed, run.progress, keep(run, "features"), device=run.device)
     save_whole(network.state_dict(), run.folder / FEATURES)
 
 
@@ -33,34 +108,184 @@ def load_features(run: Run) -> FeatureNetwork:
     return network
 
 
-def train_vae(run: Run) -> None:
+def make_autoencoder(run: Run, plan: FifthPlan) -> None:
     """Train the autoencoder through all its stages."""
-    plan = AutoencoderPlan()
+    load = partial(load_features, run)
     vae = train_autoencoder(
-        plan,
-        run.folder,
-        run.seed,
-        run.progress,
-        resume=run.resume,
-        features=partial(load_features, run),
-        device=run.device,
+        plan.autoencoder, run.folder, run.seed, run.progress, resume=run.resume, features=load, device=run.device
     )
-    set_scaling(vae, draw_numbers(SCALED))
+    set_scaling(vae, draw_numbers(range(plan.scaled), MODEL_SEED, plan.version))
     vae.save_pretrained(run.folder / "vae")
 
 
-FIFTH_PARTS: dict[str, Callable[[Run], None]] = {
-    "features": train_feature_network,
-    "autoencoder": train_vae,
+def load_vae(run: Run) -> AutoencoderKL:
+    """Return the trained autoencoder, on the run's device."""
+    folder = run.need("vae", "autoencoder")
+    vae = AutoencoderKL.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return vae.eval().requires_grad_(requires_grad=False).to(run.device)
+
+
+def make_latents(run: Run, plan: FifthPlan) -> None:
+    """Encode the denoiser's drawings, and those that score it."""
+    vae = load_vae(run)
+    for name, count, seed in ((LATENTS, plan.drawings, MODEL_SEED), (HELD_OUT, plan.held_out, HELD_OUT_SEED)):
+        if not run.resume:
+            # Latents of an earlier autoencoder would be read as this one's.
+            for old in (name, name.replace(".npy", ".blocks")):
+                (run.folder / old).unlink(missing_ok=True)
+        encode_series(run.folder / name, vae, count, seed, plan.version, run.progress)
+
+
+def load_latents(run: Run, name: str) -> np.ndarray:
+    """Return encoded drawings, memory-mapped."""
+    return np.load(run.need(name, "latents"), mmap_mode="r")
+
+
+def make_latent_reader(run: Run, plan: FifthPlan) -> None:
+    """Train the reader of latents."""
+    latents, keeping = load_latents(run, LATENTS), keep(run, "latent-reader")
+    reader = train_latent_reader(
+        latents, plan.reader, run.seed, run.progress, keeping, version=plan.version, device=run.device
+    )
+    save_whole(reader.state_dict(), run.folder / READER)
+
+
+def load_reader(run: Run, plan: FifthPlan) -> LatentReader:
+    """Return the trained reader of latents."""
+    reader = LatentReader(plan.version)
+    reader.load_state_dict(load_file(run.need(READER, "latent-reader")))
+    return reader
+
+
+def new_words(run: Run) -> Worded:
+    """Return an untrained text encoder and naming network with the run's tokenizer."""
+    tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"), local_files_only=True)
+    text = new_text_encoder(tokenizer)
+    text.set_attn_implementation("eager")
+    return Worded(text, NameTokens(), tokenizer)
+
+
+def text_file(run: Run) -> str:
+    """Return the name of the text encoder's file: with `--start` it is another one, so that both can be compared."""
+    return TEXT_STARTED if run.start else TEXT
+
+
+def make_text(run: Run, plan: FifthPlan) -> None:
+    """Train text encoder and naming network on sentences; with `--start` on from a finished model."""
+    torch.manual_seed(run.seed)
+    worded = new_words(run)
+    earlier: Earlier | None = widened(worded, earlier_words(run.start)) if run.start else None
+    recipe = plan.more_text if run.start else plan.text
+    name = text_file(run)
+    train_telling(worded, recipe, run.seed, run.progress, keep(run, name.split(".")[0]), earlier, run.device)
+    parts: dict[str, nn.Module] = {"text": worded.text, "names": worded.names}
+    tensors = {f"{part}.{k}": v.contiguous() for part, module in parts.items() for k, v in module.state_dict().items()}
+    save_whole(tensors, run.folder / name)
+
+
+def load_words(run: Run) -> Worded:
+    """Return the trained text encoder and naming network."""
+    again = "text --start" if run.start else "text"
+    worded, tensors = new_words(run), load_file(run.need(text_file(run), again))
+    for name, module in (("text", worded.text), ("names", worded.names)):
+        module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
+    return worded
+
+
+def start_denoiser(run: Run, plan: FifthPlan, recipe: DenoiserRecipe) -> DenoiserTraining:
+    """Return the denoiser's training at its first step."""
+    worded, reader, latents = load_words(run), load_reader(run, plan), load_latents(run, LATENTS)
+    torch.manual_seed(run.seed)
+    unet = new_denoiser(PRESENT_SHAPE if run.start else plan.shape, plan.version)
+    if run.start:
+        load_present(unet, run.start)
+    unet = unet.to(run.device, memory_format=torch.channels_last)
+    return DenoiserTraining(unet, worded, reader, latents, recipe, run.seed, plan.version)
+
+
+def make_pilot(run: Run, plan: FifthPlan) -> None:
+    """Train both starts for a few steps and write their held-out scores: present weights, and from nothing."""
+    if run.start is None:
+        raise ConfigError("The pilot compares a finished model's weights with new ones.", "Name it with --start.")
+    held_out, scores = load_latents(run, HELD_OUT), dict[str, Scores]()
+    recipe = replace(plan.denoiser, steps=plan.pilot_steps, fall_share=0.2)
+    for name, start in (("present", run.start), ("nothing", None)):
+        training = start_denoiser(replace(run, start=start), plan, recipe)
+        training.run(keep(run, f"pilot-{name}"), run.progress)
+        scores[name] = score_weights(training, held_out, range(len(held_out)), HELD_OUT_SEED)
+    record = {"steps": plan.pilot_steps, "scores": scores}
+    (run.folder / PILOT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def make_denoiser(run: Run, plan: FifthPlan) -> None:
+    """Train the denoiser; write its best average by figures as a UNet folder, and the figures of all."""
+    training = start_denoiser(run, plan, plan.denoiser)
+    training.run(keep(run, "denoiser"), run.progress)
+    held_out = load_latents(run, HELD_OUT)
+    scores = score_averages(training, held_out, range(len(held_out)), HELD_OUT_SEED)
+    best = choose_average(scores, plan.denoiser)
+    if best < len(plan.denoiser.averages):
+        training.averages.copy_to(training.unet, best)
+    record = {"scores": scores, "chosen": scores[best]["average"]}
+    (run.folder / SCORES).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    training.unet.to("cpu", memory_format=torch.contiguous_format).save_pretrained(run.folder / "unet")
+
+
+def make_assembly(run: Run, _plan: FifthPlan) -> None:
+    """Write all parts as one Stable Diffusion folder, the names' tokens in the token table."""
+    worded, vae = load_words(run), load_vae(run).to("cpu")
+    bake_names(worded)
+    folder = run.need("unet", "denoiser")
+    unet = UNet2DConditionModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    write_pipeline(run.folder / "tiny-portraits", worded.tokenizer, vae, worded.text, unet)
+
+
+def make_second_recogniser(run: Run, plan: FifthPlan) -> None:
+    """Train the recogniser that methods may learn with."""
+    crops = face_crops(plan.second.people, plan.second.pictures, SECOND_SEED, version=plan.version)
+    model = train_second_recogniser(crops, plan.second, run.seed, run.progress, keep(run, "second-recogniser"))
+    (run.folder / "judges").mkdir(exist_ok=True)
+    save_whole(model.state_dict(), run.folder / "judges" / SECOND_RECOGNISER)
+
+
+def make_evaluator(name: str, run: Run, plan: FifthPlan) -> None:
+    """Train one evaluator on the version's drawings."""
+    folder = run.folder / "judges"
+    folder.mkdir(exist_ok=True)
+    JUDGES[name](folder, run.seed, run.progress, keep(run, name), plan.version)
+
+
+FIFTH_PARTS: dict[str, Callable[[Run, FifthPlan], None]] = {
+    "tokenizer": make_tokenizer,
+    "features": make_features,
+    "autoencoder": make_autoencoder,
+    "latents": make_latents,
+    "latent-reader": make_latent_reader,
+    "text": make_text,
+    "denoiser": make_denoiser,
+    "assembly": make_assembly,
+    "second-recogniser": make_second_recogniser,
+    **{name: partial(make_evaluator, name) for name in JUDGES},
 }
+ALL, PILOT_PART = "all", "pilot"
+# These can go on from a finished model.
+STARTED = ("text", "denoiser", "assembly", PILOT_PART, ALL)
 
 
-def train_part(part: str, run: Run) -> None:
-    """Train one part of the fifth version into the run's folder; write its times down.
+def train_part(part: str, run: Run, plan: FifthPlan = PLAN) -> None:
+    """Train one part of the fifth version, or all in order, into the run's folder; write the times down.
+
+    With `resume`, parts that are finished are loaded from their checkpoints and take seconds.
 
     Raises:
-        ConfigError: there is no such part, or an earlier part is missing.
+        ConfigError: there is no such part, an earlier part is missing, or the part takes no start.
     """
-    if part not in FIFTH_PARTS:
-        raise ConfigError(f"There is no part {part!r}.", f"Choose one of {', '.join(FIFTH_PARTS)}, in this order.")
-    FIFTH_PARTS[part](replace(run, progress=TimedProgress(run.progress, run.folder, part)))
+    known = {**FIFTH_PARTS, PILOT_PART: make_pilot}
+    if part not in (*known, ALL):
+        names = ", ".join((*known, ALL))
+        raise ConfigError(f"There is no part {part!r}.", f"Choose one of {names}; the first ones in this order.")
+    if run.start is not None and part not in STARTED:
+        raise ConfigError(f"The part {part!r} always begins with nothing.", "Leave --start out.")
+    run.folder.mkdir(parents=True, exist_ok=True)
+    for name in FIFTH_PARTS if part == ALL else (part,):
+        known[name](replace(run, progress=TimedProgress(run.progress, run.folder, name)), plan)

@@ -1,7 +1,7 @@
 """COMPOSER: the judges, trained on other drawings than the model and exported for OpenCV."""
 
-from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -15,51 +15,72 @@ from sefi.world.judging_data import JUDGE_SEED, face_crops, head_crops, pictures
 from sefi.world.lesson import Keeping
 from sefi.world.picture import Picture
 from sefi.world.reader_training import (
-    HEAD_LABELS,
-    SCENE_LABELS,
     Reader,
     ReaderRecipe,
     export_reader,
     head_labels,
+    head_options,
     scene_labels,
+    scene_options,
     train_reader,
 )
 from sefi.world.recogniser_training import RecogniserRecipe, export_recogniser, train_recogniser
+from sefi.world.versions import FOURTH, WorldVersion
 
 SCENE_READER, HEAD_READER = "scene_reader.onnx", "head_reader.onnx"
 
 
-def make_detector(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
+def make_detector(
+    folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
+) -> None:
     """Write `face_detection.onnx`."""
-    export_detector(train_detector(DetectorRecipe(), seed, JUDGE_SEED, progress, keeping), folder / DETECTOR)
+    export_detector(
+        train_detector(DetectorRecipe(version=version), seed, JUDGE_SEED, progress, keeping), folder / DETECTOR
+    )
 
 
-def make_recogniser(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
+def make_recogniser(
+    folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
+) -> None:
     """Write `face_recognition.onnx`."""
     recipe = RecogniserRecipe()
-    crops = face_crops(recipe.people, recipe.pictures, JUDGE_SEED)
+    crops = face_crops(recipe.people, recipe.pictures, JUDGE_SEED, version=version)
     model = train_recogniser(crops, recipe, seed, progress, keeping)
     export_recogniser(model, folder / RECOGNISER)
 
 
-def make_scene_reader(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
+def make_scene_reader(
+    folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
+) -> None:
     """Write `scene_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=700), Reader(SCENE_LABELS, SIDE)
+    recipe, model = ReaderRecipe(steps=700), Reader(scene_options(version), SIDE)
     # The detector learned from the first pictures of this series.
-    shown = pictures(JUDGE_SEED, 10_000, recipe.pictures)
-    train_reader(model, drawn(shown), scene_labels(shown), recipe, seed, progress, keeping)
+    shown = pictures(JUDGE_SEED, 10_000, recipe.pictures, version)
+    train_reader(model, drawn(shown), scene_labels(shown, version), recipe, seed, progress, keeping)
     export_reader(model, folder / SCENE_READER, SIDE)
 
 
-def make_head_reader(folder: Path, seed: int, progress: Progress, keeping: Keeping) -> None:
+def make_head_reader(
+    folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
+) -> None:
     """Write `head_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=2400), Reader(HEAD_LABELS, CROP_SIDE)
-    heads, shown = head_crops(recipe.pictures, JUDGE_SEED)
-    train_reader(model, heads, head_labels(shown), recipe, seed, progress, keeping)
+    recipe, model = ReaderRecipe(steps=2400), Reader(head_options(version), CROP_SIDE)
+    heads, shown = head_crops(recipe.pictures, JUDGE_SEED, version)
+    train_reader(model, heads, head_labels(shown, version), recipe, seed, progress, keeping)
     export_reader(model, folder / HEAD_READER, CROP_SIDE)
 
 
-JUDGES: dict[str, Callable[[Path, int, Progress, Keeping], None]] = {
+class MakesJudge(Protocol):
+    """Trains one judge on a version's drawings and writes it into a folder."""
+
+    def __call__(
+        self, folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH, /
+    ) -> None:
+        """Train and write."""
+        ...
+
+
+JUDGES: dict[str, MakesJudge] = {
     "detector": make_detector,
     "recogniser": make_recogniser,
     "scene-reader": make_scene_reader,

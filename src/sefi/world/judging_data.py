@@ -11,6 +11,7 @@ from sefi.world.drawing import UNITS, draw, face_truth
 from sefi.world.person import Person, random_person
 from sefi.world.picture import Picture
 from sefi.world.sampling import PEOPLE_ONLY, random_picture
+from sefi.world.versions import FOURTH, WorldVersion
 
 # The model is trained on seed 1; what judges are trained and tested on must be new to it.
 JUDGE_SEED, HELD_OUT_SEED = 2, 3
@@ -31,20 +32,22 @@ class FaceCrops:
     vectors: np.ndarray
 
 
-def face_crops(people: int, pictures: int, seed: int, style: str = "") -> FaceCrops:
+def face_crops(people: int, pictures: int, seed: int, style: str = "", version: WorldVersion = FOURTH) -> FaceCrops:
     """So many pictures of each of so many people, drawn in this or any style, aligned with slightly wrong landmarks."""
     faces, vectors = [], []
     for number in range(people):
         random = np.random.default_rng([seed, 11, number])
         person = random_person(random)
         vectors.append(person.vector())
-        faces += [face_crop(person, random, style) for _ in range(pictures)]
+        faces += [face_crop(person, random, style, version) for _ in range(pictures)]
     return FaceCrops(np.stack(faces), np.repeat(np.arange(people), pictures), np.stack(vectors))
 
 
-def face_crop(person: Person, random: np.random.Generator, style: str = "") -> np.ndarray:
+def face_crop(
+    person: Person, random: np.random.Generator, style: str = "", version: WorldVersion = FOURTH
+) -> np.ndarray:
     """One aligned face from a random picture of this person."""
-    picture = random_picture(random, (person,))
+    picture = random_picture(random, (person,), version=version)
     return crop_of(replace(picture, style=style or picture.style), FACE, random)
 
 
@@ -55,19 +58,19 @@ def crop_of(picture: Picture, places: np.ndarray, random: np.random.Generator) -
     return aligned(draw(picture, side), points + random.normal(0, 0.008 * side, points.shape), places)
 
 
-def head_crops(count: int, seed: int) -> tuple[np.ndarray, list[Picture]]:
+def head_crops(count: int, seed: int, version: WorldVersion = FOURTH) -> tuple[np.ndarray, list[Picture]]:
     """Heads uint8 RGB `[head, 112, 112, 3]` of so many pictures, and the pictures."""
     heads, shown = [], []
     for number in range(count):
         random = np.random.default_rng([seed, 12, number])
-        shown.append(random_picture(random, shares=PEOPLE_ONLY))
+        shown.append(random_picture(random, shares=PEOPLE_ONLY, version=version))
         heads.append(crop_of(shown[-1], HEAD, random))
     return np.stack(heads), shown
 
 
-def pictures(seed: int, start: int, count: int) -> list[Picture]:
+def pictures(seed: int, start: int, count: int, version: WorldVersion = FOURTH) -> list[Picture]:
     """Numbered pictures of a seed."""
-    return [picture_at(seed, i) for i in range(start, start + count)]
+    return [picture_at(seed, i, version) for i in range(start, start + count)]
 
 
 def roughened(images: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -56,6 +56,14 @@ class Lesson:
         return f"{self.label}, seed {self.seed}, {self.steps} steps, {self.recipe!r}"
 
 
+class OpenEnded(Lesson):
+    """A training at a constant rate; it can be prolonged, because its checkpoint does not state the number of steps."""
+
+    def fingerprint(self) -> str:
+        """Return what a checkpoint must have been made with."""
+        return f"{self.label}, seed {self.seed}, {self.recipe!r}"
+
+
 def one_cycle(step: int, steps: int, top: float, warm_share: float = 0.1) -> float:
     """Half a cosine from top / 25 up to the top, then half a cosine down to nearly nothing; as torch's OneCycleLR.
 

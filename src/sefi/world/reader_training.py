@@ -22,6 +22,7 @@ from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
 from sefi.world.person import EYE_COLOURS, HAIR_COLOURS, HAIR_STYLES, LOOKS, SKIN_TONES
 from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES, Picture, Subject, hidden
+from sefi.world.versions import FOURTH, WorldVersion
 
 ATTRIBUTE_GROUP = "attributes"
 PEOPLE = ("nobody", "one", "two")
@@ -33,6 +34,17 @@ SCENE_LABELS: dict[str, tuple[str, ...]] = {
     "pet": ("", *ANIMALS),
     "interaction": ("", *INTERACTIONS),
 }
+
+
+def scene_options(version: WorldVersion) -> dict[str, tuple[str, ...]]:
+    """Return what there is to read in a version's pictures: `SCENE_LABELS` with its labels, clothes, light, camera."""
+    if version == FOURTH:
+        return SCENE_LABELS
+    own = {"action": ("", *version.actions), "scene": ("", *version.scenes), "style": version.styles}
+    more = {"garment": ("", *version.garments), "light": version.lights, "camera": version.cameras}
+    return SCENE_LABELS | own | more
+
+
 HEAD_LABELS: dict[str, tuple[str, ...]] = {
     ATTRIBUTE_GROUP: (*ATTRIBUTES, *LOOKS),
     "skin": tuple(tone for tone, _ in SKIN_TONES),
@@ -76,30 +88,36 @@ class Reader(nn.Module):
         return torch.cat([g.sigmoid() if n == ATTRIBUTE_GROUP else g.softmax(1) for n, g in found.items()], dim=1)
 
 
-def scene_labels(shown: Sequence[Picture]) -> Labels:
+def scene_labels(shown: Sequence[Picture], version: WorldVersion = FOURTH) -> Labels:
     """What the first person does, scene, style, who is there and what they do together, as numbers."""
     values = [
-        (
-            p.subjects[0].action if p.subjects else "",
-            p.scene,
-            p.style,
-            PEOPLE[len(p.subjects)],
-            p.pets[0].animal.kind if p.pets else "",
-            p.interaction,
-        )
+        {
+            "action": p.subjects[0].action if p.subjects else "",
+            "scene": p.scene,
+            "style": p.style,
+            "people": PEOPLE[len(p.subjects)],
+            "pet": p.pets[0].animal.kind if p.pets else "",
+            "interaction": p.interaction,
+            "garment": p.subjects[0].garment if p.subjects else "",
+            "light": p.light,
+            "camera": p.camera,
+        }
         for p in shown
     ]
-    return {
-        name: torch.tensor([options.index(v[k]) for v in values])
-        for k, (name, options) in enumerate(SCENE_LABELS.items())
-    }
+    groups = scene_options(version)
+    return {name: torch.tensor([options.index(v[name]) for v in values]) for name, options in groups.items()}
 
 
-def head_labels(shown: Sequence[Picture]) -> Labels:
+def head_options(version: WorldVersion) -> dict[str, tuple[str, ...]]:
+    """Return what there is to read on a version's heads: `HEAD_LABELS` with its attributes."""
+    return HEAD_LABELS | {ATTRIBUTE_GROUP: (*version.attributes, *LOOKS)}
+
+
+def head_labels(shown: Sequence[Picture], version: WorldVersion = FOURTH) -> Labels:
     """What the first person's head shows in every picture; what cannot be seen there is left open."""
     rows = [(p.subjects[0], hidden(p.subjects[0], p.style)) for p in shown]
     flags = [
-        [float(shows(s, a)) for a in ATTRIBUTES] + [seen_look(s.person.look(n), n, unseen) for n in LOOKS]
+        [float(shows(s, a)) for a in version.attributes] + [seen_look(s.person.look(n), n, unseen) for n in LOOKS]
         for s, unseen in rows
     ]
     chosen = [(s.person.skin_tone, s.person.hair_style, s.person.hair_colour, s.person.eye_colour) for s, _ in rows]

@@ -19,19 +19,21 @@ from torch.nn import functional as F
 
 from sefi.core.protocols import Progress
 from sefi.world.animal import ANIMAL_WIDTH
-from sefi.world.captions import FIRST, Caption, caption
+from sefi.world.captions import FIRST, Caption, caption, say
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.person import VECTOR_WIDTH
-from sefi.world.picture import ATTRIBUTES, Picture
-from sefi.world.reader_training import SCENE_LABELS, scene_labels
+from sefi.world.picture import Picture
+from sefi.world.precision import autocast
+from sefi.world.reader_training import scene_labels, scene_options
 from sefi.world.sampling import random_picture
 from sefi.world.text_training import LENGTH, WIDTH, NamedText, Worded, encode_named, named_text
+from sefi.world.versions import FOURTH, WorldVersion
 from sefi.world.widening import Earlier
 
 
 @dataclass(frozen=True)
 class TellingRecipe:
-    """Endless sentences, no drawings."""
+    """Endless sentences of a version's pictures, no drawings."""
 
     steps: int = 1000
     batch: int = 96
@@ -39,18 +41,20 @@ class TellingRecipe:
     identity_weight: float = 2.0
     noise: float = 0.5
     earlier_weight: float = 4.0
+    version: WorldVersion = FOURTH
 
 
 class Teller(nn.Module):
     """Text states `[..., WIDTH]` to who is there `[..., VECTOR_WIDTH]`, logits of attributes and of each choice."""
 
-    def __init__(self) -> None:
+    def __init__(self, version: WorldVersion = FOURTH) -> None:
         super().__init__()
+        self.version, options = version, scene_options(version)
         self.who = nn.Linear(WIDTH, VECTOR_WIDTH)
         self.left, self.right = nn.Linear(WIDTH, VECTOR_WIDTH), nn.Linear(WIDTH, VECTOR_WIDTH)
         self.pet = nn.Linear(WIDTH, ANIMAL_WIDTH)
-        self.attributes = nn.Linear(WIDTH, len(ATTRIBUTES))
-        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(options)) for name, options in SCENE_LABELS.items()})
+        self.attributes = nn.Linear(WIDTH, len(version.attributes))
+        self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(labels)) for name, labels in options.items()})
 
 
 def told(states: Tensor, text: NamedText, end_id: int, random: np.random.Generator) -> Tensor:
@@ -86,11 +90,23 @@ def telling_loss(
     if len(named):
         who = who + F.mse_loss(teller.who(named), text.firsts)
     worn = [{a for s in (*p.subjects, *p.pets) for a in s.attributes} for p in shown]
-    has = torch.tensor([[float(a in attributes) for a in ATTRIBUTES] for attributes in worn], device=end.device)
-    total = F.binary_cross_entropy_with_logits(teller.attributes(end), has) * len(ATTRIBUTES)
-    for name, wanted in scene_labels(shown).items():
+    known = teller.version.attributes
+    has = torch.tensor([[float(a in attributes) for a in known] for attributes in worn], device=end.device)
+    total = F.binary_cross_entropy_with_logits(teller.attributes(end), has) * len(known)
+    for name, wanted in scene_labels(shown, teller.version).items():
         total = total + F.cross_entropy(teller.choices[name](end), wanted.to(end.device))
     return total + TellingRecipe.identity_weight * who
+
+
+def describe_pictures(
+    count: int, random: np.random.Generator, version: WorldVersion
+) -> tuple[list[Caption], list[Picture]]:
+    """Return captions of random pictures, and the pictures: of the fifth version as far as their captions say them."""
+    shown = [random_picture(random, version=version) for _ in range(count)]
+    if not version.omission:
+        return [caption(p, random) for p in shown], shown
+    told, said = zip(*(say(p, random, version) for p in shown), strict=True)
+    return list(told), list(said)
 
 
 def train_telling(
@@ -104,7 +120,8 @@ def train_telling(
 ) -> None:
     """Teach the encoder and the naming network, in place; an earlier model's states of old words are kept near."""
     torch.manual_seed(seed)
-    teller, tokenizer = Teller().to(device), pupil.tokenizer
+    version = recipe.version
+    teller, tokenizer = Teller(version).to(device), pupil.tokenizer
     pupil.text.to(device)
     pupil.names.to(device)
     earlier = earlier and earlier.to(device)
@@ -114,14 +131,13 @@ def train_telling(
 
     def loss_of(step: int) -> Tensor:
         random = np.random.default_rng([seed, 21, step])
-        shown = [random_picture(random) for _ in range(recipe.batch)]
-        said: list[Caption] = [caption(p, random) for p in shown]
+        said, shown = describe_pictures(recipe.batch, random, version)
         text = named_text(tokenizer, said, random).to(device)
         jitter, blur = (
             torch.from_numpy(random.standard_normal((recipe.batch, LENGTH, WIDTH), np.float32)).to(device)
             for _ in range(2)
         )
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device) if version.number > FOURTH.number else torch.autocast(device, torch.bfloat16):
             clean = encode_named(pupil, text, jitter).float()
             kept = recipe.earlier_weight * earlier.distance(clean, text, jitter) if earlier else 0.0
         # Noise on the states makes the encoder say everything loudly, not only readably.
@@ -131,7 +147,7 @@ def train_telling(
 
     lesson = Lesson(
         "text",
-        (recipe, SCENE_LABELS, ATTRIBUTES, earlier is not None),
+        (recipe, scene_options(version), version.attributes, earlier is not None),
         seed,
         recipe.steps,
         {"text": pupil.text, "names": pupil.names, "teller": teller},

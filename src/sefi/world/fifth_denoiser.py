@@ -1,0 +1,302 @@
+"""Training of the fifth version's denoiser: a reader of latents tells it whom and what it should have drawn."""
+# diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
+# pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
+# pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false, reportOptionalCall=false
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers.models.attention_processor import AttnProcessor
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sefi.core.errors import ConfigError
+from sefi.core.protocols import Progress
+from sefi.world.averaging import Averages
+from sefi.world.captions import Caption, say
+from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.diffusion_training import EMPTY, DiffusionRecipe, face_weights, new_schedule, rate
+from sefi.world.latent_reader import LatentLabels, LatentReader, label_pictures, reading_errors
+from sefi.world.lesson import Keeping, OpenEnded, run_lesson
+from sefi.world.picture import Picture
+from sefi.world.precision import autocast
+from sefi.world.text_training import LENGTH, WIDTH, Worded, encode_named, named_text
+from sefi.world.versions import FIFTH, WorldVersion
+
+
+@dataclass(frozen=True)
+class DenoiserShape:
+    """Channels at 24 x 24, 12 x 12 and 6 x 6; text is read at the last two, where identity is drawn."""
+
+    widths: tuple[int, int, int] = (64, 128, 256)
+    layers: int = 1
+
+
+# The fourth version's shape: its weights can be the start.
+PRESENT_SHAPE = DenoiserShape(widths=(64, 96, 192))
+
+
+@dataclass(frozen=True)
+class DenoiserRecipe(DiffusionRecipe):
+    """How the denoiser is trained; a run can be prolonged, as its checkpoint does not state the number of steps.
+
+    Attributes:
+        focus: weight of the timesteps around `focus_centre` above those of the others; shares of the schedule.
+        reading_weight: of the auxiliary loss, the reader's errors on predicted clean latents.
+        reading_below: share of the schedule, from its least noisy end, in which the auxiliary loss counts.
+        alignment_weight: of the alignment of the middle block's features with the reader's.
+        alignment_share: share of the steps with alignment, from the start.
+        averages: decays of the averaged weights; `score_averages` says which is best.
+    """
+
+    steps: int = 12_000
+    learning_rate: float = 8e-4
+    focus: float = 1.0
+    focus_centre: float = 0.6
+    focus_width: float = 0.2
+    reading_weight: float = 0.02
+    reading_below: float = 0.65
+    alignment_weight: float = 0.2
+    alignment_share: float = 0.4
+    averages: tuple[float, ...] = (0.998, 0.9995, 0.9998)
+
+
+def new_denoiser(shape: DenoiserShape = DenoiserShape(), version: WorldVersion = FIFTH) -> UNet2DConditionModel:
+    """Return an untrained UNet for the version's latents."""
+    unet = UNet2DConditionModel(
+        sample_size=version.latent_side,
+        in_channels=version.channels,
+        out_channels=version.channels,
+        layers_per_block=shape.layers,
+        block_out_channels=shape.widths,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        norm_num_groups=16,
+    )
+    # With these few words plain products are faster than fused attention on a CPU.
+    unet.set_attn_processor(AttnProcessor())
+    return unet
+
+
+def draw_timesteps(count: int, recipe: DenoiserRecipe, total: int, stream: torch.Generator) -> Tensor:
+    """Return timesteps `[count]`, one from each equal share of the weighted schedule, in random order."""
+    place = (torch.arange(total) + 0.5) / total
+    density = 1 + recipe.focus * torch.exp(-(((place - recipe.focus_centre) / recipe.focus_width) ** 2) / 2)
+    edges = density.cumsum(0) / density.sum()
+    shares = (torch.randperm(count, generator=stream) + torch.rand(count, generator=stream)) / count
+    return torch.searchsorted(edges, shares).clamp(max=total - 1)
+
+
+@dataclass(frozen=True)
+class DenoiserBatch:
+    """Clean latents `[batch, channels, side, side]`, captions, how much each cell counts, and what there is to read."""
+
+    latents: Tensor
+    captions: list[Caption]
+    weights: Tensor
+    labels: LatentLabels
+
+
+def make_batch(
+    latents: np.ndarray, numbers: Sequence[int], seed: int, random: np.random.Generator, recipe: DenoiserRecipe,
+    version: WorldVersion,
+) -> DenoiserBatch:  # fmt: skip
+    """Return numbered pictures of a seed with fresh captions.
+
+    Args:
+        latents: of these pictures, in this order.
+    """
+    shown: list[Picture] = [picture_at(seed, int(i), version) for i in numbers]
+    clean = torch.from_numpy(np.array(latents)).float()
+    said = [say(picture, random, version)[0] for picture in shown]
+    return DenoiserBatch(clean, said, face_weights(shown, clean.shape[-1], recipe), label_pictures(shown, version))
+
+
+class MiddleFeatures:
+    """Keep the middle block's output of the last forward pass, inside a `with`."""
+
+    def __init__(self, unet: UNet2DConditionModel) -> None:
+        self.unet, self.features = unet, torch.zeros(0)
+
+    def __enter__(self) -> "MiddleFeatures":
+        self.handle = self.unet.mid_block.register_forward_hook(self.keep)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.handle.remove()
+
+    def keep(self, _module: nn.Module, _args: object, output: Tensor) -> None:
+        """Keep an output."""
+        self.features = output
+
+
+class DenoiserTraining:
+    """A run: the UNet, its averages, the projection for the alignment; text encoder and reader stay as they are.
+
+    Args:
+        worded: text encoder, naming network and tokenizer, frozen.
+        reader: reads latents; None trains without the auxiliary losses.
+    """
+
+    def __init__(
+        self, unet: UNet2DConditionModel, worded: Worded, reader: LatentReader | None, latents: np.ndarray,
+        recipe: DenoiserRecipe, seed: int, version: WorldVersion = FIFTH,
+    ) -> None:  # fmt: skip
+        torch.manual_seed(seed)
+        self.unet, self.worded, self.reader, self.latents = unet.train(), worded, reader, latents
+        self.recipe, self.seed, self.version, self.schedule = recipe, seed, version, new_schedule()
+        self.device = unet.device
+        width = reader.width if reader is not None else 1
+        self.projection = nn.Conv2d(unet.config["block_out_channels"][-1], width, 1).to(self.device)
+        self.averages = Averages(unet, recipe.averages)
+        for fixed in (worded.text, worded.names, *((reader,) if reader is not None else ())):
+            fixed.to(self.device).eval().requires_grad_(requires_grad=False)
+        parameters = [*unet.parameters(), *self.projection.parameters()]
+        self.optimiser = torch.optim.AdamW(
+            parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=self.device.type == "cuda"
+        )
+
+    def batch(self, step: int) -> DenoiserBatch:
+        """Return a step's pictures; an epoch visits every picture once."""
+        count, size = len(self.latents), self.recipe.batch
+        epoch, place = divmod(step * size, count - count % size)
+        order = np.random.default_rng([self.seed, 7, epoch]).permutation(count)[place : place + size]
+        random = np.random.default_rng([self.seed, 8, step])
+        return make_batch(self.latents[order], order.tolist(), MODEL_SEED, random, self.recipe, self.version)
+
+    @torch.no_grad()
+    def encode_captions(self, captions: list[Caption], random: np.random.Generator, stream: torch.Generator) -> Tensor:
+        """Return text states `[batch, word, width]`; names get a little noise, so that neighbours look alike."""
+        text = named_text(self.worded.tokenizer, captions, random).to(self.device)
+        noise = torch.randn((len(captions), LENGTH, WIDTH), generator=stream).to(self.device)
+        return encode_named(self.worded, text, noise)
+
+    def loss(self, step: int) -> Tensor:
+        """Return the loss of a step: velocity, auxiliary reading and, early, alignment."""
+        if step:
+            self.averages.update(self.unet, step)
+        random = np.random.default_rng([self.seed, 9, step])
+        stream = torch.Generator().manual_seed(int(random.integers(2**62)))
+        batch = self.batch(step)
+        drops = random.random(len(batch.captions)) < self.recipe.drop_caption
+        captions = [EMPTY if drop else c for c, drop in zip(batch.captions, drops, strict=True)]
+        t = draw_timesteps(len(captions), self.recipe, self.schedule.config.num_train_timesteps, stream)
+        noise = torch.randn(batch.latents.shape, generator=stream)
+        with autocast(self.device), MiddleFeatures(self.unet) as middle:
+            states = self.encode_captions(captions, random, stream)
+            prediction = self.predict(batch.latents, noise, t, states)
+            total = (batch.weights.to(self.device) * prediction.errors).mean()
+            if self.reader is not None:
+                total = total + self.recipe.reading_weight * self.read(prediction, batch.labels, t)
+                if step < self.recipe.alignment_share * self.recipe.steps:
+                    total = total + self.recipe.alignment_weight * self.align(middle.features, batch.latents)
+        return total
+
+    def predict(self, latents: Tensor, noise: Tensor, t: Tensor, states: Tensor) -> "Prediction":
+        """Return the squared errors of the velocity and the predicted clean latents."""
+        noisy = self.schedule.add_noise(latents, noise, t)
+        wanted = self.schedule.get_velocity(latents, noise, t).to(self.device)
+        placed = noisy.to(self.device, memory_format=torch.channels_last)
+        found = self.unet(placed, t.to(self.device), states).sample.float()
+        signal = self.schedule.alphas_cumprod[t].sqrt().reshape(-1, 1, 1, 1).to(self.device)
+        clean = signal * placed - (1 - signal**2).sqrt() * found
+        return Prediction((found - wanted).pow(2), clean, signal.flatten())
+
+    def read(self, prediction: "Prediction", labels: LatentLabels, t: Tensor) -> Tensor:
+        """Return the reader's error on predicted clean latents, weighted by their share of signal."""
+        below = (t < self.recipe.reading_below * self.schedule.config.num_train_timesteps).to(self.device)
+        errors = reading_errors(self.reader(prediction.clean), labels.to(self.device))
+        return (errors * below * prediction.signal**2).mean()
+
+    def align(self, middle: Tensor, latents: Tensor) -> Tensor:
+        """Return how far the middle block's features point from the reader's, cell by cell: 1 - cosine."""
+        with torch.no_grad():
+            wanted = self.reader.features(latents.to(self.device)).float()
+        return 1 - F.cosine_similarity(self.projection(middle).float(), wanted, dim=1).mean()
+
+    def run(self, keeping: Keeping, progress: Progress) -> None:
+        """Train to the recipe's end."""
+        modules: dict[str, nn.Module] = {
+            "unet": self.unet, "projection": self.projection, "averages": self.averages
+        }  # fmt: skip
+        recipe, steps = replace(self.recipe, steps=0), self.recipe.steps
+        about = (recipe, tuple(self.unet.config["block_out_channels"]), self.reader is not None)
+        lesson = OpenEnded(
+            "denoiser", about, self.seed, steps, modules, self.optimiser, lambda step: rate(step, self.recipe), 1.0
+        )
+        run_lesson(lesson, self.loss, keeping, progress)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Squared errors and clean latents `[batch, channels, side, side]`, and the signal's share `[batch]`."""
+
+    errors: Tensor
+    clean: Tensor
+    signal: Tensor
+
+
+def load_present(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take the denoiser's weights of a finished model.
+
+    Raises:
+        ConfigError: its shape differs.
+    """
+    present = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+    try:
+        unet.load_state_dict(present.float().state_dict())
+    except RuntimeError as error:
+        shape = tuple(present.config["block_out_channels"])
+        raise ConfigError(f"The denoiser of {folder} has other widths, {shape}.", "Train without --start.") from error
+
+
+HELD_OUT_BATCH = 32
+
+
+@torch.no_grad()
+def score_weights(training: DenoiserTraining, latents: np.ndarray, numbers: range, seed: int) -> dict[str, float]:
+    """Return the mean error of the velocity and of the reader over held-out pictures, always the same noise.
+
+    Args:
+        latents: of the numbered pictures of this seed.
+    """
+    total = {"velocity": 0.0, "reading": 0.0}
+    for start in range(0, len(numbers), HELD_OUT_BATCH):
+        chosen = numbers[start : start + HELD_OUT_BATCH]
+        random, stream = np.random.default_rng([seed, start]), torch.Generator().manual_seed(start)
+        part = latents[start : start + HELD_OUT_BATCH]
+        batch = make_batch(part, list(chosen), seed, random, training.recipe, training.version)
+        t = draw_timesteps(len(chosen), training.recipe, training.schedule.config.num_train_timesteps, stream)
+        with autocast(training.device):
+            states = training.encode_captions(batch.captions, random, stream)
+            noise = torch.randn(batch.latents.shape, generator=stream)
+            found = training.predict(batch.latents, noise, t, states)
+            total["velocity"] += float(found.errors.mean()) * len(chosen) / len(numbers)
+            if training.reader is not None:
+                total["reading"] += float(training.read(found, batch.labels, t)) * len(chosen) / len(numbers)
+    return total
+
+
+Scores = dict[str, float]
+
+
+def score_averages(training: DenoiserTraining, latents: np.ndarray, numbers: range, seed: int) -> list[Scores]:
+    """Return the scores of every average and, last, of the weights themselves; the UNet is as before afterwards."""
+    own = {name: value.detach().clone() for name, value in training.unet.state_dict().items()}
+    found = list[Scores]()
+    for number, decay in enumerate(training.recipe.averages):
+        training.averages.copy_to(training.unet, number)
+        found.append({"average": decay, **score_weights(training, latents, numbers, seed)})
+    training.unet.load_state_dict(own)
+    return [*found, {"average": 0.0, **score_weights(training, latents, numbers, seed)}]
+
+
+def choose_average(scores: Sequence[Scores], recipe: DenoiserRecipe) -> int:
+    """Return the place of the best scores: the least velocity error plus the weighted error of the reader."""
+    return int(np.argmin([s["velocity"] + recipe.reading_weight * s["reading"] for s in scores]))

@@ -1,0 +1,314 @@
+"""The fifth version's training with tiny sizes: all parts in order, killed and resumed, to a pipeline that draws."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from safetensors.torch import load_file
+
+from sefi.backbone.open import EMBEDDED, MODELS
+from sefi.core.errors import ConfigError
+from sefi.core.protocols import SilentProgress
+from sefi.world import fifth
+from sefi.world.autoencoder_training import AutoencoderPlan, AutoencoderShape, Stage, new_autoencoder
+from sefi.world.data import picture_at
+from sefi.world.feature_training import FeatureRecipe
+from sefi.world.fifth import FIFTH_PARTS, PLAN, FifthPlan, load_reader, load_words, start_denoiser, train_part
+from sefi.world.fifth_denoiser import (
+    PRESENT_SHAPE,
+    DenoiserRecipe,
+    DenoiserShape,
+    MiddleFeatures,
+    choose_average,
+    draw_timesteps,
+    load_present,
+    new_denoiser,
+    score_averages,
+)
+from sefi.world.judges import JUDGES
+from sefi.world.judging_data import HELD_OUT_SEED
+from sefi.world.latent_data import encode_numbers, encode_series
+from sefi.world.latent_reader import LatentReaderRecipe, label_pictures, reading_errors
+from sefi.world.second_recogniser import SecondRecipe
+from sefi.world.telling import TellingRecipe
+from sefi.world.train import Run
+from sefi.world.training_times import read_times
+from sefi.world.versions import FIFTH
+
+TINY = FifthPlan(
+    drawings=20,
+    held_out=6,
+    scaled=8,
+    pilot_steps=1,
+    features=FeatureRecipe(steps=2, batch=2),
+    autoencoder=AutoencoderPlan(
+        (
+            Stage("crops", 2, 2, 48, 1e-3, falling=False),
+            Stage("sharp", 2, 1, 48, 1e-3, perceptual_weight=0.1, adversarial_weight=0.1, decoder_only=True),
+        ),
+        AutoencoderShape((4, 4, 8, 8), 1),
+    ),
+    reader=LatentReaderRecipe(steps=2, batch=4),
+    text=TellingRecipe(steps=2, batch=4, version=FIFTH),
+    more_text=TellingRecipe(steps=2, batch=4, version=FIFTH),
+    shape=DenoiserShape((16, 16, 32)),
+    denoiser=DenoiserRecipe(steps=4, batch=4, alignment_share=0.5),
+    second=SecondRecipe(people=3, pictures=2, pairs=2, steps=2),
+)
+PARTS = [part for part in FIFTH_PARTS if part not in JUDGES]
+
+
+class Killed(Exception):
+    """What a progress raises that does not live to see the end."""
+
+
+class Mortal(SilentProgress):
+    """Dies after so many steps."""
+
+    def __init__(self, last):
+        self.left = last
+
+    def advance(self, **numbers):
+        if self.left == 0:
+            raise Killed
+        self.left -= 1
+
+
+def run(folder, *, resume=False, start=None, progress=None):
+    return Run(folder, resume, 3, progress or SilentProgress(), start)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("trained")
+    for part in PARTS:
+        train_part(part, run(folder), TINY)
+    return folder
+
+
+def test_all_parts_make_a_pipeline_that_draws_at_192_pixels(trained):
+    pipeline = StableDiffusionPipeline.from_pretrained(trained / "tiny-portraits")
+    pipeline.set_progress_bar_config(disable=True)
+    image = pipeline(
+        "a photo of a person in a garden", num_inference_steps=2, generator=torch.Generator().manual_seed(1)
+    )
+    assert image.images[0].size == (192, 192)
+    assert pipeline.scheduler.config.prediction_type == "v_prediction"
+    ids = pipeline.tokenizer("underwater hoodie").input_ids
+    assert len(ids) == 4
+    assert (trained / "judges" / "second_recogniser.safetensors").stat().st_size > 1e6
+
+
+def test_the_latents_have_unit_spread(trained):
+    latents = np.load(trained / "latents.npy")
+    assert latents.shape == (20, 4, 24, 24)
+    assert latents.astype(np.float32).std() == pytest.approx(1, abs=0.2)
+
+
+def test_the_times_are_written_down(trained):
+    found = read_times(trained / "times.json")
+    assert {entry["part"] for entry in found} == set(PARTS) - {"tokenizer", "assembly"}
+    denoiser = next(entry for entry in found if entry["part"] == "denoiser")
+    assert denoiser["steps"] == 4
+    assert denoiser["cpu_seconds"] > 0
+    assert 0 < denoiser["wall_seconds"] < 600
+    assert "denoiser: 4 of 4 steps, loss" in (trained / "training.log").read_text()
+
+
+def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr("sefi.world.autoencoder_training.EVERY", 0.0)
+    monkeypatch.setattr("sefi.world.fifth.EVERY", 0.0)
+    monkeypatch.setattr("sefi.world.latent_data.BLOCKS_A_SAVE", 1)
+    deaths = 0
+    for part in PARTS:
+        while True:
+            try:
+                # A step is saved after it is counted: whoever dies at the second step has saved one.
+                train_part(part, run(tmp_path, resume=True, progress=Mortal(1)), TINY)
+                break
+            except Killed:
+                deaths += 1
+                assert deaths < 60
+    assert deaths >= 8
+    for file in ("vae", "unet"):
+        name = "diffusion_pytorch_model.safetensors"
+        wanted, found = load_file(trained / file / name), load_file(tmp_path / file / name)
+        assert all(torch.equal(value, found[key]) for key, value in wanted.items()), file
+    for file in ("features.safetensors", "latent-reader.safetensors", "text.safetensors"):
+        wanted, found = load_file(trained / file), load_file(tmp_path / file)
+        assert all(torch.equal(value, found[key]) for key, value in wanted.items()), file
+    assert (np.load(trained / "latents.npy") == np.load(tmp_path / "latents.npy")).all()
+    scores = [json.loads((folder / "denoiser-averages.json").read_text()) for folder in (trained, tmp_path)]
+    assert scores[0] == scores[1]
+
+
+def test_the_best_average_is_kept_and_all_are_scored(trained):
+    record = json.loads((trained / "denoiser-averages.json").read_text())
+    assert [s["average"] for s in record["scores"]] == [*TINY.denoiser.averages, 0.0]
+    totals = {s["average"]: s["velocity"] + TINY.denoiser.reading_weight * s["reading"] for s in record["scores"]}
+    assert record["chosen"] == min(totals, key=totals.get)
+    assert choose_average([{"velocity": 1.0, "reading": 0.0}, {"velocity": 0.9, "reading": 1.0}], TINY.denoiser) == 1
+    heavy = replace(TINY.denoiser, reading_weight=0.2)
+    assert choose_average([{"velocity": 1.0, "reading": 0.0}, {"velocity": 0.9, "reading": 1.0}], heavy) == 0
+
+
+def test_scoring_leaves_the_weights_alone(trained):
+    training = start_denoiser(run(trained), TINY, TINY.denoiser)
+    before = {k: v.clone() for k, v in training.unet.state_dict().items()}
+    held_out = np.load(trained / "held-out-latents.npy")
+    first, again = (score_averages(training, held_out, range(6), HELD_OUT_SEED) for _ in range(2))
+    assert first == again
+    assert all(torch.equal(value, before[name]) for name, value in training.unet.state_dict().items())
+
+
+def test_predicted_clean_latents_are_the_clean_ones_for_a_perfect_denoiser(trained):
+    training = start_denoiser(run(trained), TINY, TINY.denoiser)
+    latents, noise, t = torch.randn(3, 4, 24, 24), torch.randn(3, 4, 24, 24), torch.tensor([20, 400, 640])
+    wanted = training.schedule.get_velocity(latents, noise, t)
+
+    class Perfect(torch.nn.Module):
+        def forward(self, *_):
+            return type("Output", (), {"sample": wanted})
+
+    training.unet = Perfect()
+    found = training.predict(latents, noise, t, torch.zeros(3, 32, 192))
+    torch.testing.assert_close(found.clean, latents, atol=1e-4, rtol=1e-4)
+    assert float(found.errors.max()) == 0
+
+
+def test_the_auxiliary_losses_reach_the_denoiser_and_not_the_reader(trained):
+    parts = {}
+    for name, changes in (
+        ("plain", {"reading_weight": 0.0, "alignment_weight": 0.0}),
+        ("reading", {"reading_weight": 1.0, "alignment_weight": 0.0}),
+        ("aligned", {"reading_weight": 0.0, "alignment_weight": 1.0}),
+    ):
+        training = start_denoiser(run(trained), TINY, replace(TINY.denoiser, **changes))
+        training.loss(0).backward()
+        parts[name] = training.unet.conv_in.weight.grad.clone()
+        assert all(p.grad is None for p in training.reader.parameters())
+        assert all(p.grad is None for p in training.worded.text.parameters())
+    assert not torch.allclose(parts["plain"], parts["reading"])
+    assert not torch.allclose(parts["plain"], parts["aligned"])
+    late = start_denoiser(run(trained), TINY, replace(TINY.denoiser, alignment_weight=1.0, alignment_share=0.0))
+    late.loss(0).backward()
+    assert late.projection.weight.grad is None
+
+
+def test_only_middle_and_low_noise_is_read(trained):
+    training = start_denoiser(run(trained), TINY, TINY.denoiser)
+    batch = training.batch(0)
+    noise = torch.randn(batch.latents.shape)
+    states = torch.zeros(4, 32, 192)
+    for time, silent in ((900, True), (100, False)):
+        t = torch.full((4,), time)
+        found = training.predict(batch.latents, noise, t, states)
+        assert (float(training.read(found, batch.labels, t).detach()) == 0) is silent
+
+
+def test_timesteps_are_stratified_and_focused():
+    recipe = DenoiserRecipe(focus=3.0)
+    drawn = torch.stack([draw_timesteps(8, recipe, 1000, torch.Generator().manual_seed(n)) for n in range(400)])
+    assert drawn.min() >= 0
+    assert drawn.max() <= 999
+    counts = torch.histc(drawn.float(), 10, 0, 1000) / drawn.numel()
+    assert counts[5] > 1.6 * counts[0]
+    assert counts.min() > 0.03
+    flat = torch.stack(
+        [draw_timesteps(8, replace(recipe, focus=0.0), 1000, torch.Generator().manual_seed(n)) for n in range(50)]
+    )
+    sorted_steps = flat.sort(1).values
+    assert ((sorted_steps // 125) == torch.arange(8)).all()
+
+
+def test_readers_count_a_person_only_where_one_is_alone():
+    shown = [picture_at(1, i, FIFTH) for i in range(60)]
+    labels = label_pictures(shown, FIFTH)
+    assert labels.alone.tolist() == [float(len(p.subjects) == 1) for p in shown]
+    assert 0 < labels.alone.sum() < 60
+    found = {"person": labels.vectors, "attributes": (labels.attributes - 0.5) * 60}
+    found |= {k: torch.nn.functional.one_hot(v, 20).float() * 60 for k, v in labels.choices.items()}
+    assert float(reading_errors(found, labels).max()) < 1e-6
+    wrong = found | {"person": labels.vectors + 1}
+    assert torch.allclose(reading_errors(wrong, labels), 2 * labels.alone, atol=1e-5)
+
+
+def test_latents_do_not_depend_on_their_company(tmp_path):
+    torch.manual_seed(2)
+    vae = new_autoencoder(AutoencoderShape((4, 4, 8, 8), 1)).eval().to(memory_format=torch.channels_last)
+    few, more = (encode_series(tmp_path / f"{n}.npy", vae, n, 1, FIFTH, SilentProgress()) for n in (5, 20))
+    assert few.shape == (5, 4, 24, 24)
+    assert (few == more[:5]).all()
+    assert (more[16:] == encode_numbers(vae, range(16, 32), 1, FIFTH)[:4]).all()
+
+
+def test_present_weights_start_a_denoiser_of_their_shape():
+    unet = new_denoiser(PRESENT_SHAPE)
+    load_present(unet, MODELS / EMBEDDED)
+    present = UNet2DConditionModel.from_pretrained(MODELS / EMBEDDED / "unet", use_safetensors=True).float()
+    assert all(torch.equal(value, unet.state_dict()[name]) for name, value in present.state_dict().items())
+    with pytest.raises(ConfigError, match="other widths"):
+        load_present(new_denoiser(DenoiserShape((16, 16, 32))), MODELS / EMBEDDED)
+
+
+@pytest.mark.slow
+def test_the_pilot_compares_both_starts(trained):
+    present = MODELS / EMBEDDED
+    train_part("text", run(trained, start=present), TINY)
+    train_part("pilot", run(trained, start=present), TINY)
+    record = json.loads((trained / "pilot.json").read_text())
+    assert set(record["scores"]) == {"present", "nothing"}
+    assert all(0 < score["velocity"] < 10 for score in record["scores"].values())
+
+
+def test_the_middle_blocks_output_is_seen_only_inside():
+    unet = new_denoiser(DenoiserShape((16, 16, 32)))
+    with MiddleFeatures(unet) as middle:
+        unet(torch.zeros(1, 4, 24, 24), 5, torch.zeros(1, 32, 192))
+    assert middle.features.shape == (1, 32, 6, 6)
+    assert not unet.mid_block._forward_hooks
+
+
+def test_what_is_missing_or_unknown_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no part 'beauty'") as refused:
+        train_part("beauty", run(tmp_path))
+    assert all(part in refused.value.remedy for part in (*FIFTH_PARTS, "pilot", "all"))
+    with pytest.raises(ConfigError, match="always begins with nothing"):
+        train_part("autoencoder", run(tmp_path, start=MODELS / EMBEDDED))
+    with pytest.raises(ConfigError, match="--start"):
+        train_part("pilot", run(tmp_path))
+    for part, missing in (("latents", "vae"), ("latent-reader", "latents.npy"), ("text", "tokenizer")):
+        with pytest.raises(ConfigError, match=f"{missing} is missing"):
+            train_part(part, run(tmp_path))
+    with pytest.raises(ConfigError, match=r"features\.safetensors is missing"):
+        train_part(
+            "autoencoder",
+            run(tmp_path),
+            replace(TINY, autoencoder=replace(TINY.autoencoder, stages=(TINY.autoencoder.stages[1],))),
+        )
+
+
+@pytest.fixture(autouse=True)
+def quiet(caplog):
+    """Diffusers warns of casting to half precision, which is what we want of files."""
+    caplog.set_level("ERROR", logger="diffusers")
+
+
+def test_all_trains_every_part_in_order(tmp_path, monkeypatch):
+    seen = []
+    for name in FIFTH_PARTS:
+        monkeypatch.setitem(FIFTH_PARTS, name, lambda run, plan, name=name: seen.append((name, plan)))
+    train_part("all", run(tmp_path))
+    assert seen == [(name, PLAN) for name in FIFTH_PARTS]
+    order = list(FIFTH_PARTS)
+    assert order.index("features") < order.index("autoencoder") < order.index("latents") < order.index("latent-reader")
+    assert order.index("tokenizer") < order.index("text") < order.index("denoiser") < order.index("assembly")
+
+
+def test_files_of_a_run_load_again(trained):
+    assert load_reader(run(trained), TINY).training is True
+    assert load_words(run(trained)).names.first[0].in_features > 0
+    assert fifth.PLAN.denoiser.batch == 48
