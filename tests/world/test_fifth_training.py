@@ -1,6 +1,7 @@
 """The fifth version's training with tiny sizes: all parts in order, killed and resumed, to a pipeline that draws."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -122,6 +123,8 @@ def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tra
     monkeypatch.setattr("sefi.world.autoencoder_training.EVERY", 0.0)
     monkeypatch.setattr("sefi.world.fifth.EVERY", 0.0)
     monkeypatch.setattr("sefi.world.latent_data.BLOCKS_A_SAVE", 1)
+    # Ids differ from one tokenizer to the next.
+    shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer")
     deaths = 0
     for part in PARTS:
         while True:
@@ -143,6 +146,12 @@ def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tra
     assert (np.load(trained / "latents.npy") == np.load(tmp_path / "latents.npy")).all()
     scores = [json.loads((folder / "denoiser-averages.json").read_text()) for folder in (trained, tmp_path)]
     assert scores[0] == scores[1]
+
+
+def test_a_resumed_run_keeps_its_tokenizer(trained):
+    before = (trained / "tokenizer" / "tokenizer.json").stat().st_mtime_ns
+    train_part("tokenizer", run(trained, resume=True), TINY)
+    assert (trained / "tokenizer" / "tokenizer.json").stat().st_mtime_ns == before
 
 
 def test_the_best_average_is_kept_and_all_are_scored(trained):

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportCallIssue=false
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -91,8 +92,16 @@ def keep(run: Run, part: str) -> Keeping:
 
 
 def make_tokenizer(run: Run, plan: FifthPlan) -> None:
-    """Write the tokenizer: every word of the version's captions and every name is one token."""
-    build_tokenizer(run.folder / "tokenizer", words(plan.version))
+    """Write the tokenizer: every word of the version's captions and every name is one token.
+
+    Ties are broken by chance, so ids differ from one tokenizer to the next; a resumed run keeps its own.
+    """
+    folder, partial_folder = run.folder / "tokenizer", run.folder / "tokenizer.partial"
+    if folder.exists() and run.resume:
+        return
+    build_tokenizer(partial_folder, words(plan.version))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial_folder.replace(folder)
 
 
 def make_features(run: Run, plan: FifthPlan) -> None:
