@@ -8,7 +8,6 @@ absolute difference of 0 to 1 grey), and how much likeness it brings. Means over
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from sefi.bench.records import RunFolder
 from sefi.bench.statistics import clustered_interval
 from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
+from sefi.core.reading import read_json
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.enlarge import enlarged
 
@@ -38,7 +38,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.run is not None:
         RECORD.write_text(dump_json(measured(given.run), separators=(",", ":")) + "\n", encoding="utf-8")
-    print(table(json.loads(RECORD.read_text(encoding="utf-8"))))
+    print(table(read_json(RECORD)))
 
 
 def measured(folder: Path) -> dict[str, dict[str, dict[str, float]]]:

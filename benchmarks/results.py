@@ -17,7 +17,6 @@ follow from it; pictures and embeddings stay in the run. A table stands in a pag
 
 import argparse
 import hashlib
-import json
 import math
 import re
 import sys
@@ -37,6 +36,7 @@ from sefi.bench.statistics import Interval, clustered_interval, paired_differenc
 from sefi.bench.table_files import heading, told, told_range
 from sefi.bench.tables import by_subject, compared, kinds
 from sefi.core.json_text import dump_json
+from sefi.core.reading import read_json
 from sefi.report.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -152,7 +152,7 @@ def best(*names: str) -> dict[str, Best]:
 
 def record_of(name: str) -> dict[str, Any]:
     """What `keep` wrote of a run."""
-    return json.loads((RECORDS / f"{name}.json").read_text(encoding="utf-8"))
+    return read_json(RECORDS / f"{name}.json")
 
 
 def filled(text: str) -> str:

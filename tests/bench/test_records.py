@@ -7,11 +7,20 @@ import pytest
 from sefi.bench.records import RunFolder
 from sefi.core.errors import ConfigError
 
-ABOUT = {"schema": 1, "suite": {"name": "s"}, "versions": {"torch": "1"}, "tau": None}
+SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
+ABOUT = {
+    "schema": 1,
+    "suite": SUITE,
+    "subjects": ["ada"],
+    "model": {"name": "tiny"},
+    "versions": {"torch": "1"},
+    "tau": None,
+}
 
 
 def cell(seed, **more):
-    return {"subject": "ada", "way": "ours", "prompt": 0, "seed": seed, **more}
+    files = {"kind": "plain", "text": "person", "picture": f"pictures/{seed}.png", "sha256": "00"}
+    return {"subject": "ada", "way": "ours", "prompt": 0, "seed": seed, **files, **more}
 
 
 @pytest.fixture

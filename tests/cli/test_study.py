@@ -37,7 +37,8 @@ def run_folder(tmp_path):
         Image.new("RGB", (96, 96), (0, shade, 200)).save(folder / f"photos/{subject}.png")
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
     ways = [{"label": label, "about": "", "control": None} for label in WAYS]
-    about = {"schema": 1, "suite": {"name": "tiny", "prompts": prompts, "ways": ways, "seeds": SEEDS}}
+    suite = {"name": "tiny", "prompts": prompts, "ways": ways, "seeds": SEEDS}
+    about = {"schema": 1, "suite": suite, "subjects": list(SUBJECTS), "model": {"name": "tiny"}}
     (folder / "run.json").write_text(json.dumps(about))
     cells = [cell(folder, *one) for one in product(SUBJECTS, WAYS, range(3), SEEDS)]
     (folder / "cells.jsonl").write_text("".join(json.dumps(one) + "\n" for one in cells))

@@ -82,7 +82,7 @@ def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name
 @pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])
 def test_a_list_of_names_that_is_missing(embedded: Backbone, name: str) -> None:
     config = override(PRESETS[name], ["basis.names=/nowhere.txt"])
-    with pytest.raises(ConfigError, match=r"/nowhere\.txt is no list of names"):
+    with pytest.raises(ConfigError, match=r"/nowhere\.txt cannot be read: No such file"):
         METHODS[name].check(embedded, config, embedded.judges)
 
 

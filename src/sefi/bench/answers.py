@@ -1,13 +1,17 @@
 """What a rater chose: the files that the study's page saves, checked."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sefi.core.errors import ConfigError, first_fault
+from sefi.core.errors import ConfigError
+from sefi.core.reading import file_errors, read_json
 
+MOST_ANSWERS = 10_000
+Label = Annotated[str, Field(max_length=300)]
 REMEDY = "Name the answers.json files that the study's page saved."
 
 
@@ -29,10 +33,10 @@ class Answer(Strict):
     """
 
     question: Literal["prompt", "identity", "quality"]
-    comparison: str
-    order: list[str] = Field(min_length=2)
-    chosen: str
-    milliseconds: int = Field(ge=0)
+    comparison: Label
+    order: list[Label] = Field(min_length=2, max_length=26)
+    chosen: Label
+    milliseconds: int = Field(ge=0, le=10**10)
 
     @model_validator(mode="after")
     def check_chosen(self) -> Self:
@@ -45,25 +49,25 @@ class Answer(Strict):
 class Key(Strict):
     """What the letters stand for, and the right letter of every attention check."""
 
-    ways: dict[str, str] = Field(min_length=2)
-    checks: dict[str, str]
+    ways: dict[Label, Label] = Field(min_length=2, max_length=26)
+    checks: dict[Label, Label] = Field(max_length=MOST_ANSWERS)
 
 
 class Sheet(Strict):
     """One rater's answers to one study."""
 
     schema_number: Literal[1] = Field(alias="schema")
-    study: str
-    rater: str
-    answers: list[Answer]
+    study: Label
+    rater: Label
+    answers: list[Answer] = Field(max_length=MOST_ANSWERS)
     key: Key
 
     @model_validator(mode="after")
     def check_answers(self) -> Self:
         """Nothing is answered twice, and only checks show a letter that is no way's."""
-        names = [one.comparison for one in self.answers]
+        counts = Counter(one.comparison for one in self.answers)
         for one in self.answers:
-            if names.count(one.comparison) > 1:
+            if counts[one.comparison] > 1:
                 raise ValueError(f"{one.comparison} is answered twice")
             if one.comparison not in self.key.checks and not set(one.order) <= self.key.ways.keys():
                 raise ValueError(f"{one.comparison} shows a letter that is no way's")
@@ -94,9 +98,5 @@ def read_sheet(path: Path) -> Sheet:
     Raises:
         ConfigError: It cannot be read, or is not what the study's page saves.
     """
-    try:
-        return Sheet.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}.", REMEDY) from error
-    except ValidationError as error:
-        raise ConfigError(f"{path} holds no answers: {first_fault(error)}.", REMEDY) from None
+    with file_errors(path, ConfigError, "holds no answers", REMEDY):
+        return Sheet.model_validate(read_json(path))

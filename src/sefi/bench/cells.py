@@ -15,8 +15,11 @@ from sefi.bench.scoring import scored
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Way, slug
 from sefi.bench.time_left import TimeLeft
+from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
 from sefi.core.nouns import Identity
+from sefi.core.reading import LimitError, file_errors
+from sefi.photo.read import BOMBS, MAX_PIXELS
 
 
 def run_cells(bench: Bench, numbers: Sequence[int] | None = None) -> int:
@@ -97,6 +100,13 @@ def save_maps(bench: Bench, group: Sequence[Subject], way: Way, picture: Drawn) 
 
 
 def read_picture(path: os.PathLike[str]) -> NDArray[np.uint8]:
-    """A picture that this run wrote, uint8 RGB."""
-    with Image.open(path, formats=("PNG",)) as image:
+    """A picture that this run wrote, uint8 RGB.
+
+    Raises:
+        PhotoError: it is damaged, or far larger than one.
+    """
+    problem, remedy = "is damaged", "Delete it, and let `sefi bench run` make it again."
+    with file_errors(path, PhotoError, problem, remedy, BOMBS), Image.open(path, formats=("PNG",)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise LimitError(f"it has {image.width} x {image.height} pixels")
         return np.asarray(image.convert("RGB"), np.uint8)

@@ -2,8 +2,9 @@
 
 import json
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,15 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+from sefi.bench.schema import CellRecord, RunRecord, check_cells
 from sefi.core.errors import ConfigError, OutputError
 from sefi.core.files import write_text
+from sefi.core.reading import LimitError, check_file, file_errors, parse_object, read_json, reason_of
 
 SCHEMA = 1
+LARGEST_ABOUT = 16 * 2**20
+LARGEST_CELLS = 512 * 2**20  # a picture has about 2 KB
+LONGEST_LINE = 2**18
 Cell = dict[str, Any]
 Key = tuple[str, str, int, int]
 
@@ -74,23 +80,30 @@ class RunFolder:
         """
         if not self.about_file.is_file():
             raise ConfigError(f"{self.path} is no benchmark run.", "Make one with `sefi bench run SUITE --out DIR`.")
-        try:
-            about = json.loads(self.about_file.read_text(encoding="utf-8"))
-        except ValueError:
-            raise ConfigError(f"{self.about_file} is damaged.", "Run the benchmark again with another --out.") from None
-        if about.get("schema", 0) > SCHEMA:
-            raise ConfigError(f"{self.path} was written by a newer sefi.", "Update sefi.")
+        with file_errors(self.about_file, ConfigError, "is damaged", "Run the benchmark again with another --out."):
+            about = read_json(self.about_file, LARGEST_ABOUT)
+            schema = about.get("schema", 0)
+            if isinstance(schema, int) and schema > SCHEMA:
+                raise ConfigError(f"{self.path} was written by a newer sefi.", "Update sefi.")
+            RunRecord.model_validate(about)
         return about
 
     def cells(self) -> list[Cell]:
-        """Every finished picture, once; a line that a kill cut short is not one."""
+        """Every finished picture, once; a line that a kill cut short is not one.
+
+        Raises:
+            ConfigError: a whole line is no record of a picture, or one of another run.
+        """
         if not self.cells_file.is_file():
             return []
-        lines = self.cells_file.read_text(encoding="utf-8").splitlines()
-        cells = [cell for line in lines if (cell := parsed(line)) is not None]
-        first: dict[Key, Cell] = {}
-        for cell in cells:
-            first.setdefault(key_of(cell), cell)
+        remedy = "Remove that line, and let `sefi bench run` make the picture again."
+        with file_errors(self.cells_file, ConfigError, "is damaged", remedy):
+            check_file(self.cells_file, LARGEST_CELLS)
+            first: dict[Key, Cell] = {}
+            for cell in read_cells(self.cells_file):
+                first.setdefault(key_of(cell), cell)
+            if self.about_file.is_file():
+                check_cells(self.about(), list(first.values()))
         return list(first.values())
 
     def size(self) -> int:
@@ -104,7 +117,9 @@ class RunFolder:
         with self.cells_file.open("rb") as file:
             file.seek(place)
             whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be half written
-        cells = [cell for line in whole.splitlines() if (cell := parsed(line.decode(errors="replace"))) is not None]
+        with file_errors(self.cells_file, ConfigError, "is damaged", "Remove the line that is no record."):
+            lines = enumerate(whole.splitlines(), 1)
+            cells = [cell for number, line in lines if (cell := parse_line(line, number)) is not None]
         return cells, place + len(whole + newline)
 
     @contextmanager
@@ -149,13 +164,40 @@ def ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def parsed(line: str) -> Cell | None:
-    """A line as a cell, if it is whole."""
+def read_cells(path: Path) -> Iterator[Cell]:
+    """Yield the record of every whole line.
+
+    Raises:
+        LimitError: a line is too long, or whole and no record of a picture; the message has its number.
+    """
+    with path.open("rb") as file:
+        for number in count(1):
+            line = file.readline(LONGEST_LINE + 1)
+            if not line:
+                return
+            if len(line) > LONGEST_LINE:
+                raise LimitError(f"line {number} has more than {LONGEST_LINE:,} bytes")
+            cell = parse_line(line, number)
+            if cell is not None:
+                yield cell
+
+
+def parse_line(line: bytes, number: int) -> Cell | None:
+    """Return a line as the record of a picture; None if it is no whole JSON object, as after a kill.
+
+    Raises:
+        LimitError: it is whole and no record of a picture.
+    """
     try:
-        cell = json.loads(line)
-    except ValueError:
+        json.loads(line)
+    except (ValueError, RecursionError):
         return None
-    return cell if isinstance(cell, dict) and {"subject", "way", "prompt", "seed"} <= cell.keys() else None
+    try:
+        cell = parse_object(line.decode("utf-8"))
+        CellRecord.model_validate(cell)
+    except ValueError as error:
+        raise LimitError(f"line {number}: {reason_of(error)}") from error
+    return cell
 
 
 def key_of(cell: Cell) -> Key:

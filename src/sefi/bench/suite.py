@@ -5,19 +5,26 @@ from collections.abc import Sequence
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from sefi.bench.slots import slots_named
 from sefi.core.config import Config, Section, check_guidance, override
-from sefi.core.errors import ConfigError, PromptError, first_fault
+from sefi.core.errors import ConfigError, PromptError
 from sefi.core.hints import suggest
 from sefi.core.presets import preset_named
 from sefi.core.prompt_syntax import check_syntax
+from sefi.core.reading import LimitError, check_values, file_errors, read_text
 
 BUNDLED = "sefi.bench"
 Control = Literal["class word", "photo", "same", "other"]
+
+
+Text = Annotated[str, Field(max_length=2000)]
+Label = Annotated[str, Field(max_length=200)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LARGEST_SUITE, LONGEST_LINE = 2**18, 2**13  # bytes, and letters: tomllib takes time by the square of a key's length
 
 
 class Asked(Section):
@@ -29,9 +36,9 @@ class Asked(Section):
         wanted: what a reader must see, as (kind, label); empty where no reader is asked.
     """
 
-    text: str
-    kind: str
-    wanted: tuple[tuple[str, str], ...] = ()
+    text: Text
+    kind: Label
+    wanted: tuple[tuple[Label, Label], ...] = Field((), max_length=50)
 
 
 class Way(Section):
@@ -47,12 +54,12 @@ class Way(Section):
             subject, another subject's photo.
     """
 
-    label: str
-    about: str = ""
-    preset: str = "default"
-    settings: tuple[str, ...] = ()
-    learned_by: str | None = None
-    class_slots: tuple[str, ...] = ()
+    label: Label
+    about: Text = ""
+    preset: Label = "default"
+    settings: tuple[Text, ...] = Field((), max_length=200)
+    learned_by: Label | None = None
+    class_slots: tuple[Label, ...] = Field((), max_length=400)
     strength: float = Field(1.0, ge=0, le=2)
     control: Control | None = None
 
@@ -71,16 +78,16 @@ class Suite(Section):
         attention: also measure where the placeholder looks; one picture at a time, so slower.
     """
 
-    name: str
-    about: str
-    prompts: tuple[Asked, ...] = Field(min_length=1)
-    ways: tuple[Way, ...] = Field(min_length=1)
-    settings: tuple[str, ...] = ()
-    seeds: tuple[int, ...] = Field((100, 101), min_length=1)
-    subjects: int = Field(4, ge=1)
-    first: int = Field(0, ge=0)
+    name: str = Field(max_length=300)
+    about: Text
+    prompts: tuple[Asked, ...] = Field(min_length=1, max_length=2000)
+    ways: tuple[Way, ...] = Field(min_length=1, max_length=200)
+    settings: tuple[Text, ...] = Field((), max_length=200)
+    seeds: tuple[Seed, ...] = Field((100, 101), min_length=1, max_length=2000)
+    subjects: int = Field(4, ge=1, le=10_000)
+    first: int = Field(0, ge=0, le=10**9)
     together: int = Field(1, ge=1, le=2)
-    kind: str = "person"
+    kind: Label = "person"
     photos: Literal["plain", "scene"] = "plain"
     attention: bool = False
 
@@ -182,18 +189,17 @@ def open_suite(name: str | Path) -> Suite:
         ConfigError: there is no such suite, or something in it is wrong.
     """
     path = folder("suites") / f"{name}.toml" if str(name) in bundled() else Path(name)
-    if not path.is_file():
-        raise ConfigError(
-            f"There is no suite {str(name)!r}.", suggest(str(name), bundled()).rstrip(".") + ", or name a TOML file."
-        )
-    tree = parsed(path)
-    lists = tree.pop("prompt_lists", [])
-    own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
-    prompts = [prompt for listed in lists for prompt in prompt_list(str(listed))] + own
-    try:
+    with file_errors(path, ConfigError, "is no suite", "Mend the suite."):
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no suite {str(name)!r}.",
+                suggest(str(name), bundled()).rstrip(".") + ", or name a TOML file.",
+            )
+        tree = parsed(path)
+        lists = tree.pop("prompt_lists", [])
+        own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
+        prompts = [prompt for listed in lists for prompt in prompt_list(str(listed))] + own
         suite = Suite.model_validate({"name": Path(path.name).stem, **tree, "prompts": prompts})
-    except ValidationError as error:
-        raise ConfigError(f"{path}: {first_fault(error)}.", "Mend the suite.") from None
     suite.check()
     return suite
 
@@ -226,7 +232,10 @@ def folder(name: str) -> Traversable:
 
 def parsed(path: Path | Traversable) -> dict[str, Any]:
     """A TOML file as plain values; `ConfigError` if it is none."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no TOML file: {error}.", "Mend it.") from None
+    with file_errors(path, ConfigError, "is no TOML file", "Mend it."):
+        text = read_text(path, LARGEST_SUITE) if isinstance(path, Path) else path.read_text(encoding="utf-8")
+        if max(map(len, text.splitlines()), default=0) > LONGEST_LINE:
+            raise LimitError(f"a line has more than {LONGEST_LINE} letters")
+        tree = tomllib.loads(text)
+        check_values(tree)
+        return tree

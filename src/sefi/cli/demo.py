@@ -1,6 +1,5 @@
 """`sefi demo`: one portrait learned, drawn in every kind of prompt, and told on one page."""
 
-import json
 import os
 import platform
 import shlex
@@ -130,13 +129,16 @@ def bundled_portrait() -> Portrait:
     """
     from sefi.backbone.open import MODELS
     from sefi.core.errors import BackboneError
+    from sefi.core.reading import file_errors, read_json
 
     folder = MODELS / "demo"
     if not (folder / "portrait.png").is_file():
         raise BackboneError("The demo's portrait is not in this installation.", "Install sefi again.")
-    truth = json.loads((folder / "truth.json").read_text(encoding="utf-8"))
-    traits = truth.get("traits", truth)
-    told = {name: text for name, text in traits.items() if isinstance(text, str)}
+    truth = folder / "truth.json"
+    with file_errors(truth, BackboneError, "is damaged", "Install sefi again."):
+        content = read_json(truth)
+        traits = content.get("traits", content)
+        told = {name: text for name, text in traits.items() if isinstance(text, str)}
     return Portrait(folder / "portrait.png", told)
 
 

@@ -24,6 +24,7 @@ class ReportingGroup(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401  typer hides the type
         """Remember whether this run speaks JSON, for errors before its options are read."""
         ctx.meta["sefi.json"] = "--json" in args
+        print_any_text()
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  typer hides the type
@@ -48,6 +49,14 @@ class ReportingGroup(TyperGroup):
             raise typer.Exit(CRASHED) from None
         except Exception as error:
             crash(error, as_json=as_json)
+
+
+def print_any_text() -> None:
+    """Let both streams take every text: what their encoding lacks, and bytes that are no text, become escapes."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
 
 
 def crash(error: Exception, *, as_json: bool) -> NoReturn:

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
@@ -21,9 +20,11 @@ from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.errors import ConfigError
 from sefi.core.prompt_syntax import refuse_names
+from sefi.core.reading import LimitError, file_errors, read_tensors
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
-LARGEST_FILE = 8 * 2**30
+LARGEST_FEATURES = 8192
+REMEDY = "Use the weights that were trained for this model."
 KEY = "sefi-composer"
 
 
@@ -102,13 +103,24 @@ def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> 
     return composer.eval().requires_grad_(requires_grad=False)
 
 
-def opened_fusion(weights: Mapping[str, Tensor]) -> Fuse:
-    """The fusion alone, its sizes read from its weights, which are named `fuse....`."""
+def opened_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
+    """Return the fusion alone, its features as long as its weights, which are named `fuse....`, say.
+
+    Args:
+        width: of the model's text.
+
+    Raises:
+        ConfigError: weights are missing, or fit no fusion of this width.
+    """
     own = part_of(weights, "fuse")
-    width, both = own["join.first.weight"].shape
+    shape = own["join.first.weight"].shape if "join.first.weight" in own else ()
+    if len(shape) != 2 or shape[0] != width or not 0 < shape[1] - width <= LARGEST_FEATURES:
+        raise ConfigError("FastComposer's weights do not fit this model.", REMEDY)
     # Without first values: they would be drawn from torch's state, which all threads share.
     with LOADING, torch.device("meta"):
-        fuse = Fuse(width, both - width)
+        fuse = Fuse(width, shape[1] - width)
+    if {n: w.shape for n, w in fuse.state_dict().items()} != {n: w.shape for n, w in own.items()}:
+        raise ConfigError("FastComposer's weights do not fit this model.", REMEDY)
     fuse.to_empty(device="cpu").float().load_state_dict(own)
     return fuse.eval().requires_grad_(requires_grad=False)
 
@@ -119,13 +131,9 @@ def clip_vision(folder: Path) -> CLIPVisionModel:
     Raises:
         ConfigError: there is none.
     """
-    try:
-        with quiet_libraries():
-            return CLIPVisionModel.from_pretrained(
-                folder, dtype=torch.float32, use_safetensors=True, local_files_only=True
-            )
-    except (OSError, ValueError, SafetensorError) as error:
-        raise ConfigError(f"There is no CLIP at {folder}.", "Name a folder with clip/ in it with --judges.") from error
+    remedy = "Name a folder with clip/ in it with --judges."
+    with file_errors(folder, ConfigError, "holds no CLIP", remedy), quiet_libraries():
+        return CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
 
 
 def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig) -> Tensor:
@@ -149,14 +157,11 @@ def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
             f"FastComposer has no weights at {path}.",
             "Put them there; or train some (`sefi world train composer`) and learn with compose.weights=FILE.",
         )
-    if path.stat().st_size > LARGEST_FILE:
-        raise ConfigError(f"{path} is larger than any such file.", "Name another with compose.weights.")
-    try:
-        with safe_open(path, framework="pt") as file:
-            trained_on = (file.metadata() or {}).get(KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged or no safetensors file.", "Copy it again.") from error
+    with file_errors(path, ConfigError, "is damaged or no safetensors file", "Copy it again."):
+        metadata, tensors = read_tensors(path)
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
+            raise LimitError("a weight is not finite")
+    trained_on = metadata.get(KEY, "")[:200]
     if trained_on != base_model:
         raise ConfigError(
             f"{path} was trained for {trained_on or 'something else'}, this model is {base_model}.",

@@ -9,9 +9,11 @@ from sefi.backbone.bundle import Backbone
 from sefi.conditioning.encode import token_row
 from sefi.conditioning.prompt import plain_ids
 from sefi.core.errors import ConfigError
+from sefi.core.reading import LimitError, file_errors, read_text
 
 COLUMNS = 2  # words of a name that count
 LARGEST_LIST = 4 * 2**20  # bytes
+MOST_NAMES, LONGEST_NAME = 50_000, 200
 CHARACTERS = Path(__file__).parent.parent / "models" / "characters.txt"
 
 
@@ -27,13 +29,14 @@ def names_for(backbone: Backbone, listed: str | None) -> list[str]:
             "Write one name a line into a file and give it with --set basis.names=FILE.",
         )
     path = CHARACTERS if listed is None else Path(listed)
-    try:
-        if path.stat().st_size > LARGEST_LIST:
-            raise ConfigError(f"{path} is larger than any list of names.", "Give a text file with a name a line.")
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is no list of names: {error}.", "Give a text file with a name a line.") from None
-    return sorted({line.strip() for line in lines if line.strip()})
+    with file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
+        lines = read_text(path, LARGEST_LIST).splitlines()
+        if len(lines) > MOST_NAMES:
+            raise LimitError(f"it has {len(lines):,} lines; at most {MOST_NAMES:,} are read")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_NAME:
+                raise LimitError(f"line {number} has more than {LONGEST_NAME} letters")
+        return sorted({line.strip() for line in lines if line.strip()})
 
 
 def name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:

@@ -48,7 +48,11 @@ def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
 
 
 def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """Token ids without start, end and padding."""
+    """Return token ids without start, end and padding; `PromptError` for bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PromptError(f"The text {text!r} is not UTF-8.", "Type it in UTF-8.") from None
     if not text.strip():
         return []
     with TOKENIZING:

@@ -64,7 +64,7 @@ class LearnConfig(Section):
     @field_validator("templates")
     @classmethod
     def name_the_subject(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        """Every sentence needs a place for the subject."""
+        """Every sentence needs a place for the subject, and no other braces."""
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"the sentence {template!r} has no {{}} where the subject belongs")
@@ -72,6 +72,8 @@ class LearnConfig(Section):
                 check_syntax(template.replace("{}", "<subject>"))
             except PromptError as error:
                 raise ValueError(error.problem.rstrip(".")) from None
+            if {"{", "}"} & set(template.replace("{}", "")):
+                raise ValueError(f"the sentence {template!r} has braces that are no place for the subject")
         return templates
 
     @field_validator("class_word")
@@ -193,6 +195,23 @@ def suggest_value(fault: "ErrorDetails") -> str:
         if near is not None:
             return f"Did you mean {near!r}?"
     return "Give a value of the right kind and range."
+
+
+def from_saved(tree: dict[str, Any]) -> Config:
+    """Return the settings that a file of this or an earlier version holds; missing ones have their defaults.
+
+    Names that this version does not know are left out: what they meant is not lost, the file still has them.
+
+    Raises:
+        ConfigError: a value is of the wrong kind or outside its range.
+    """
+    known: dict[str, Any] = {}
+    for name in Config.model_fields.keys() & tree.keys():
+        branch, section = tree[name], SECTIONS.get(name)
+        if section is not None and isinstance(branch, dict):
+            branch = {key: value for key, value in branch.items() if key in section.model_fields}
+        known[name] = branch
+    return from_dict(known)
 
 
 def to_dict(config: Config) -> dict[str, Any]:

@@ -10,8 +10,12 @@ from PIL.Image import Image
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from sefi.core.errors import IdentityError
+from sefi.core.names import NAME
+
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
 SCHEMA_VERSION = 2  # 1 had no `signature`
+LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
 TABLE_DIMS = 4  # stage, key or value, vector, width
 
 
@@ -50,21 +54,21 @@ class IdentityHeader(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = SCHEMA_VERSION
-    name: str
-    method: str
-    stages: int
-    order: str = ORDER
-    base_model: str
-    signature: dict[str, str] = Field(default_factory=dict)
-    width: int
-    class_word: str
+    schema_version: int = Field(SCHEMA_VERSION, ge=1)
+    name: str = Field(pattern=f"^{NAME}$")
+    method: str = Field(min_length=1, max_length=64)
+    stages: int = Field(ge=1, le=100)
+    order: str = Field(ORDER, max_length=200)
+    base_model: str = Field(max_length=200)
+    signature: dict[str, str] = Field(default_factory=dict, max_length=10_000)
+    width: int = Field(ge=1, le=LARGEST_WIDTH)
+    class_word: str = Field(min_length=1, max_length=100)
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
-    library_versions: dict[str, str] = Field(default_factory=dict)
-    consent: str | None = None
-    metrics: dict[str, float] = Field(default_factory=dict)
-    shards: tuple[str, ...] = ()
+    library_versions: dict[str, str] = Field(default_factory=dict, max_length=64)
+    consent: str | None = Field(None, max_length=10_000)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
+    shards: tuple[str, ...] = Field((), max_length=64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +90,16 @@ class Identity:
 
     @property
     def tokens(self) -> Tensor:
-        """Key and value token of every stage, `[stage, 2, width]`; of several tokens `[stage, 2, vector, width]`."""
+        """Key and value token of every stage, `[stage, 2, width]`; of several tokens `[stage, 2, vector, width]`.
+
+        Raises:
+            IdentityError: the identity has none, as those of methods that change the model.
+        """
+        if "tokens" not in self.tensors:
+            raise IdentityError(
+                f"{self.name!r} was learned with {self.method} and has no tokens.",
+                "Use a file that `sefi learn` wrote.",
+            )
         return self.tensors["tokens"]
 
     @property

@@ -1,22 +1,28 @@
 """One identity, one safetensors file (a very large one several): tensors and a JSON header; nothing is unpickled."""
 
 import hashlib
-import json
 import re
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
-from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from sefi.core.errors import IdentityError
+from sefi.core.config import from_saved
+from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.files import IDENTITY_KEY as HEADER_KEY, Kind, check_replaceable, refusal, write_file
 from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
+from sefi.core.reading import FLOATS, Layout, LimitError, Limits, file_errors, load_tensors, parse_object, read_layout
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
-LARGEST_FILE = 8 * 2**30
+LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
 LARGEST_SHARD = 2 * 2**30
+SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
+MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
+DIGEST = "composer"  # SHA-256 of FastComposer's weights, as bytes
+# Methods whose identities are nothing without tokens; others keep weights or features.
+TOKEN_METHODS = ("sefi", "textual-inversion", "prospect", "celeb-basis", "cross-init")
 LONGEST_TOKEN = 1e6  # rows of token tables are shorter than 100; the model that is opened sets a closer limit
 RELEARN = "Learn it again with a lower learning rate."
 REMEDY = "Use a file that `sefi learn` wrote."
@@ -86,7 +92,7 @@ def shards_named_in(path: Path) -> set[str]:
     """
     try:
         named = read_header(path).shards if path.is_file() else ()
-    except (IdentityError, SafetensorError, OSError, ValueError):
+    except IdentityError:
         return set()
     made = re.compile(re.escape(path.stem) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
     return {name for name in named if made.fullmatch(name)}
@@ -95,84 +101,144 @@ def shards_named_in(path: Path) -> set[str]:
 def read_identity(path: Path) -> Identity:
     """Read and check an identity.
 
+    Every size that the file states is checked before a tensor is read.
+
     Raises:
-        IdentityError: missing, truncated, foreign, newer, lacking one of its files, or at odds with its own header.
+        IdentityError: missing, truncated, foreign, newer, lacking one of its files, above a limit, or at odds with its
+            own header.
     """
-    if not path.is_file():
-        raise IdentityError(f"There is no identity file {path}.", "Check the path, or learn it with `sefi learn`.")
-    try:
-        header = read_header(path)
+    with identity_errors(path):
+        if not path.is_file():
+            raise IdentityError(f"There is no identity file {path}.", "Check the path, or learn it with `sefi learn`.")
+        layout = read_layout(path, LIMITS)
+        header = header_of_layout(path, layout)
+        files = (path, *(beside(path, name) for name in header.shards))
+        layouts = (layout, *(read_layout(file, LIMITS) for file in files[1:]))
+        check_layouts(layouts)
+        check_tokens(path, header, layouts)
         tensors: Tensors = {}
-        for file in (path, *(beside(path, name) for name in header.shards)):
-            tensors |= read_tensors(file)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise IdentityError(
-            f"{path} is damaged or no safetensors file.", "Copy it again, or learn it again."
-        ) from error
-    check_tokens(path, header, tensors)
+        for file in files:
+            tensors |= load_tensors(file)
+        check_numbers(path, tensors)
     return Identity(tensors, header)
 
 
 def read_header(path: Path) -> IdentityHeader:
-    """What an identity file says about itself."""
-    with safe_open(path, framework="pt") as file:
-        text = (file.metadata() or {}).get(HEADER_KEY)
+    """Return what an identity file says about itself; errors as in `read_identity`."""
+    with identity_errors(path):
+        return header_of_layout(path, read_layout(path, LIMITS))
+
+
+def identity_errors(path: Path) -> AbstractContextManager[None]:
+    """Raise `IdentityError` for whatever goes wrong while an identity is read."""
+    problem = "is damaged or no safetensors file of an identity"
+    return file_errors(path, IdentityError, problem, "Copy it again, or learn it again.")
+
+
+def header_of_layout(path: Path, layout: Layout) -> IdentityHeader:
+    """Return the checked JSON header; errors as in `parse_header`."""
+    text = layout.metadata.get(HEADER_KEY)
     if text is None:
         raise IdentityError(f"{path} is a safetensors file, but no identity of sefi.", REMEDY)
     return parse_header(path, text)
 
 
-def read_tensors(path: Path) -> Tensors:
-    """Every tensor of a safetensors file.
+def check_layouts(layouts: Sequence[Layout]) -> None:
+    """Check the files of one identity together.
 
     Raises:
-        IdentityError: it is too large.
+        LimitError: they are larger together than one identity may be, have too many tensors, or two have a tensor of
+            the same name.
     """
-    if path.stat().st_size > LARGEST_FILE:
-        raise IdentityError(f"{path} is larger than any identity.", REMEDY)
-    with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    size = sum(layout.size for layout in layouts)
+    if size > LIMITS.size:
+        raise LimitError(f"its files have {size:,} bytes together, more than {LIMITS.size:,}")
+    names = [name for layout in layouts for name in layout.shapes]
+    if len(names) > LIMITS.tensors:
+        raise LimitError(f"its files have {len(names):,} tensors together, more than {LIMITS.tensors:,}")
+    if len(set(names)) < len(names):
+        raise LimitError("two of its files have a tensor of the same name")
 
 
 def beside(path: Path, name: str) -> Path:
-    """A further file of an identity.
+    """Return the path of a further file of an identity.
 
     Raises:
-        IdentityError: it is missing, or its name would lead elsewhere.
+        IdentityError: it is missing, or its name is not one that `shard_name` gives.
     """
-    file = path.with_name(name) if name and name == Path(name).name else None
-    if file is None or file.suffix != ".safetensors":
+    if not re.fullmatch(SHARD_NAME, name):
         raise IdentityError(f"The header of {path} names a strange file {name!r}.", REMEDY)
+    file = path.with_name(name)
     if not file.is_file():
         raise IdentityError(f"{path} comes in several files, and {name!r} is missing.", "Copy all of them together.")
     return file
 
 
 def parse_header(path: Path, text: str) -> IdentityHeader:
-    """The JSON header, checked."""
-    try:
-        version = json.loads(text).get("schema_version")
+    """Return the JSON header, checked.
+
+    Raises:
+        IdentityError: no JSON object, a newer schema, an unknown field, a value outside its range, or settings that
+            no version of the program would have saved.
+    """
+    with file_errors(f"The header of {path}", IdentityError, "is damaged", REMEDY):
+        tree = parse_object(text)
+        version = tree.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise IdentityError(f"{path} was written by a newer sefi (schema {version}).", "Update sefi.")
-        return IdentityHeader.model_validate_json(text)
-    except (ValidationError, json.JSONDecodeError, AttributeError) as error:
-        raise IdentityError(f"The header of {path} is damaged.", REMEDY) from error
+        header = IdentityHeader.model_validate(tree)
+        if len(set(header.shards)) < len(header.shards):
+            raise LimitError("it names a file twice")
+        check_settings(header)
+    return header
 
 
-def check_tokens(path: Path, header: IdentityHeader, tensors: dict[str, torch.Tensor]) -> None:
-    """Tokens, where a method has them, must have the shape that the header tells; every number must be finite."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise IdentityError(f"{path}: {name} holds numbers that are not finite.", RELEARN)
-    if "tokens" not in tensors:
-        if header.method == "sefi":
+def check_settings(header: IdentityHeader) -> None:
+    """Check the saved settings; names that this version does not know are passed over.
+
+    Raises:
+        LimitError: a value is of the wrong kind or outside its range, or differs from the header's own.
+    """
+    try:
+        from_saved(header.settings)
+    except ConfigError as error:
+        raise LimitError(f"settings: {error.problem}") from None
+    learn = header.settings.get("learn", {})
+    if learn.get("stages", header.stages) != header.stages:
+        raise LimitError(f"it states {header.stages} stages, its settings {learn['stages']}")
+
+
+def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) -> None:
+    """Check that the tokens, where a method has them, have the shape that the header states.
+
+    Raises:
+        IdentityError: they are missing or of another shape.
+    """
+    shapes = {name: shape for layout in layouts for name, shape in layout.shapes.items()}
+    if "tokens" not in shapes:
+        if header.method in TOKEN_METHODS:
             raise IdentityError(f"{path} holds no tokens.", REMEDY)
         return
-    tokens, shape = tensors["tokens"], (header.stages, 2, header.width)
-    found = tuple(tokens.shape)
+    found, shape = shapes["tokens"], (header.stages, 2, header.width)
     # Several tokens in the place of one name stand before the width.
-    if found != shape and (len(found) != TABLE_DIMS or found[:2] + found[3:] != shape or not found[2]):
+    if found != shape and (len(found) != TABLE_DIMS or found[:2] + found[3:] != shape or found[2] > MOST_VECTORS):
         raise IdentityError(f"{path}: tokens are {found}, the header says {shape}.", REMEDY)
-    longest = float(tokens.double().norm(dim=-1).max())
+
+
+def check_numbers(path: Path, tensors: Tensors) -> None:
+    """Check that every tensor has floating-point numbers, all of them finite; a digest has bytes.
+
+    Raises:
+        IdentityError: one is not finite, or a token is longer than any.
+        LimitError: one has whole numbers and is no digest.
+    """
+    for name, tensor in tensors.items():
+        if name == DIGEST:
+            continue
+        if not tensor.is_floating_point():
+            raise LimitError(f"{name[:80]!r} has whole numbers")
+        if not torch.isfinite(tensor).all():
+            raise IdentityError(f"{path}: {name[:80]} holds numbers that are not finite.", RELEARN)
+    longest = float(tensors["tokens"].double().norm(dim=-1).max()) if "tokens" in tensors else 0.0
     if longest > LONGEST_TOKEN:
         raise IdentityError(f"{path} has a token of norm {longest:.3g}; no text encoder takes that.", RELEARN)

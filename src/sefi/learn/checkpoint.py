@@ -1,17 +1,21 @@
 """A learning run's state in one safetensors file, so that a killed run resumes with the same bits."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sefi.core.errors import ConfigError
 from sefi.core.files import CHECKPOINT_KEY as KEY, Kind, check_replaceable, write_file
 from sefi.core.json_text import dump_json
+from sefi.core.reading import LimitError, Limits, check_shapes, file_errors, parse_object, read_tensors
+
+LIMITS = Limits(size=32 * 2**30)  # of all of Stable Diffusion it has 12 GB
+MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save_run(
@@ -40,26 +44,71 @@ def save_run(
 def load_run(
     path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> tuple[int, dict[str, Tensor]]:
-    """Restore a run in place; returns its next step and the best so far; `ConfigError` if it was another run."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = json.loads((file.metadata() or {}).get(KEY, "null"))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
-        raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.") from error
-    if not isinstance(about, dict) or not {"step", "settings"} <= about.keys():
-        raise ConfigError(f"{path} is no checkpoint of a learning run.", "Remove it to start anew.")
-    if about["settings"] != json.loads(dump_json(settings)):
-        raise ConfigError(
-            f"{path} belongs to a run with other settings, on another model or of another photo.",
-            "Repeat that run, or remove the file to start anew.",
-        )
-    weights.load_state_dict({k.removeprefix("weights."): v for k, v in tensors.items() if k.startswith("weights.")})
+    """Restore a run in place; return its next step and the best so far.
+
+    Everything is checked before anything is restored: after an error weights and optimiser are as before.
+
+    Raises:
+        ConfigError: the file is damaged, no checkpoint, or of another run.
+    """
+    with file_errors(path, ConfigError, "is no checkpoint of a learning run", "Remove it to start anew."):
+        found, tensors = read_tensors(path, LIMITS)
+        about = parse_object(found[KEY])
+        if about["settings"] != json.loads(dump_json(settings)):
+            raise ConfigError(
+                f"{path} belongs to a run with other settings, on another model or of another photo.",
+                "Repeat that run, or remove the file to start anew.",
+            )
+        step, own = about["step"], of_group(tensors, "weights.")
+        if type(step) is not int or step < 0:
+            raise LimitError("it states no step")
+        state, best = optimiser_state(of_group(tensors, "adam."), optimiser), of_group(tensors, "best.")
+        check_shapes(own, weights.state_dict())
+        check_best(best, step)
+        if strange := len(tensors) - len(own) - sum(map(len, state.values())) - len(best):
+            raise LimitError(f"it has {strange} tensors that no run has")
+        weights.load_state_dict(own)
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return step, best
+
+
+def of_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def optimiser_state(tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+    """Return Adam's state by number of the parameter, from tensors `NUMBER.NAME`.
+
+    Raises:
+        LimitError: there is no such parameter, or a moment is not shaped as its parameter.
+        ValueError: a number is none.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
-        if name.startswith("adam."):
-            _, index, key = name.split(".", 2)
-            state.setdefault(int(index), {})[key] = value
-    groups = optimiser.state_dict()["param_groups"]
-    optimiser.load_state_dict({"state": state, "param_groups": groups})
-    return int(about["step"]), {k.removeprefix("best."): v for k, v in tensors.items() if k.startswith("best.")}
+        index, key = name.split(".", 1)
+        if str(int(index)) != index or not 0 <= int(index) < len(parameters):
+            raise LimitError(f"it has a state of parameter {index[:20]}, which the run has not")
+        shape = parameters[int(index)].shape if key in MOMENTS else torch.Size()
+        if key not in (*MOMENTS, "step") or value.shape != shape:
+            raise LimitError(f"{key[:80]!r} is no state of Adam for its parameter")
+        state.setdefault(int(index), {})[key] = value
+    if any(len(one) != len(MOMENTS) + 1 for one in state.values()):
+        raise LimitError("the state of Adam is incomplete")
+    return state
+
+
+def check_best(best: Mapping[str, Tensor], step: int) -> None:
+    """Check what `Best.state` gave: four numbers and the tensors that were kept.
+
+    Raises:
+        LimitError: the numbers are missing, or count steps that the run has not made.
+    """
+    if not best:
+        return
+    numbers = best["numbers"]
+    if numbers.shape != (4,) or not torch.isfinite(numbers).all() or not (numbers[1:] >= 0).all():
+        raise LimitError("the numbers of the best so far are damaged")
+    if float(numbers[1:].max()) > step or not all(name == "numbers" or name.startswith("kept.") for name in best):
+        raise LimitError("the best so far is of another run")

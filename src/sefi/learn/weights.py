@@ -13,7 +13,7 @@ from sefi.backbone.quiet import LOADING
 from sefi.backbone.schedule import add_noise, target
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.conditioning.words import sentence_ids
-from sefi.core.config import Config
+from sefi.core.config import Config, from_saved
 from sefi.core.nouns import IdentityHeader
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
@@ -180,7 +180,8 @@ def rare_words(identifier: str, class_word: str) -> str:
 
 def rare_or_class(header: IdentityHeader, strength: float) -> str:
     """What is written for an identity's name: the rare word and the class word; at strength 0 the class word alone."""
-    return rare_words(header.settings["tune"]["identifier"], header.class_word) if strength else header.class_word
+    identifier = from_saved(header.settings).tune.identifier
+    return rare_words(identifier, header.class_word) if strength else header.class_word
 
 
 def as_module(weights: Mapping[str, nn.Parameter]) -> nn.Module:

@@ -16,7 +16,7 @@ from sefi.backbone.weights import ATTENTION_LAYERS, copy_part, part_of
 from sefi.conditioning.conditioner import check_identities
 from sefi.conditioning.encode import encode
 from sefi.conditioning.words import WordsConditioner
-from sefi.core.config import Config
+from sefi.core.config import Config, from_saved
 from sefi.core.errors import ConfigError, IdentityError, how_to_install
 from sefi.core.nouns import Identity
 from sefi.core.streams import stream
@@ -93,7 +93,7 @@ class DreamBoothLora:
         conditioner = WordsConditioner(backbone, words)
         if not identities:
             return ConditionedModel(backbone, conditioner)
-        model, matrices = copy_with_matrices(backbone, int(identities[0].header.settings["tune"]["rank"]))
+        model, matrices = copy_with_matrices(backbone, from_saved(identities[0].header.settings).tune.rank)
         fill(matrices, identities[0].tensors, strength)
         return ConditionedModel(model, conditioner)
 

@@ -18,7 +18,7 @@ from sefi.conditioning.composer import (
     read_composer,
 )
 from sefi.conditioning.conditioner import check_identities
-from sefi.core.config import ComposeConfig, Config
+from sefi.core.config import ComposeConfig, Config, from_saved
 from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.generate.sampler import ConditionedModel
@@ -83,10 +83,11 @@ class FastComposer:
         file = weights_file(chosen.weights)
         weights = read_composer(file, backbone.fingerprint)
         check_weights(identities, file)
+        fusion = opened_fusion(part_of(weights, "composer"), backbone.width)
         conditioner = ComposerConditioner(
             backbone,
-            opened_fusion(part_of(weights, "composer")),
-            {i.name: i.tensors["image"].mean(0) for i in identities},
+            fusion,
+            {i.name: features_of(i, fusion) for i in identities},
             {i.name: i.header.class_word for i in identities},
             min(1.0, strength * chosen.alpha),
         )
@@ -100,7 +101,7 @@ def chosen_settings(identities: Sequence[Identity]) -> ComposeConfig:
     Raises:
         IdentityError: not all in the same way.
     """
-    chosen = [ComposeConfig.model_validate(i.header.settings["compose"]) for i in identities] or [Config().compose]
+    chosen = [from_saved(i.header.settings).compose for i in identities] or [Config().compose]
     for identity, one in zip(identities, chosen, strict=False):
         if one != chosen[0]:
             raise IdentityError(
@@ -118,11 +119,28 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
     """
     there = sha256_of(file)
     for identity in identities:
-        if "composer" not in identity.tensors or not torch.equal(identity.tensors["composer"], there):
+        found = identity.tensors.get("composer")
+        if found is None or found.tolist() != there.tolist():
             raise IdentityError(
                 f"{identity.name!r} was learned with other weights of FastComposer than {file} holds.",
                 "Learn it again; it takes a second.",
             )
+
+
+def features_of(identity: Identity, fusion: Fuse) -> Tensor:
+    """Return the features `[features]` of an identity's picture.
+
+    Raises:
+        IdentityError: it has none, or of another length than the fusion takes.
+    """
+    expected = fusion.join.norm.normalized_shape[0] - fusion.norm.normalized_shape[0]
+    image = identity.tensors.get("image")
+    if image is None or image.ndim != 2 or image.shape[1] != expected:
+        raise IdentityError(
+            f"{identity.name!r} has no features of a picture that FastComposer reads here.",
+            "Learn it again; it takes a second.",
+        )
+    return image.float().mean(0)
 
 
 def sha256_of(file: Path) -> Tensor:

@@ -1,9 +1,9 @@
 """The networks that metrics look through: ONNX files run by OpenCV, and CLIP."""
 
-import json
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
@@ -24,9 +25,13 @@ from sefi.backbone.tokenizer_files import read_tokenizer
 from sefi.core.errors import BackboneError
 from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
+from sefi.core.reading import LimitError, file_errors, read_bytes, read_json as read_object
 from sefi.metrics.align import HEAD, aligned
 from sefi.photo.opencv_log import errors_only
 
+LARGEST_NETWORK = 512 * 2**20  # SFace has 39 MB
+MOST_LABELS = 4096
+LABELS = TypeAdapter(dict[str, list[str]])
 SCENE_SIDE = 96
 CLIP_BATCH = 32
 CLIP_REMEDY = "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json."
@@ -45,22 +50,24 @@ class SFaceEncoder:
         onnx_path: OpenCV Zoo's SFace, or the embedded model's own recogniser.
 
     Raises:
-        BackboneError: there is no such file.
+        BackboneError: there is no such file, it is larger than 512 MB or no such network.
     """
 
     def __init__(self, onnx_path: str | Path) -> None:
-        file = str(existing(onnx_path))
-        with errors_only():
-            self._network = cv2.FaceRecognizerSF.create(file, "")
+        self._path = existing(onnx_path)
+        content = network_bytes(self._path)
+        with encoder_errors(onnx_path), errors_only():
+            self._network = cv2.FaceRecognizerSF.create("onnx", content, np.zeros(0, np.uint8))
         self._turn = threading.Lock()  # OpenCV's networks hold their input
 
     def __call__(self, rgb: NDArray[np.uint8], face: Face) -> NDArray[np.float32]:
         """Unit vector `[embedding]` of a face in `[height, width, 3]`."""
         box = [face.left, face.top, face.width, face.height, *np.ravel(face.landmarks), face.score]
         bgr = np.ascontiguousarray(rgb[..., ::-1])
-        crop = self._network.alignCrop(bgr, np.array(box, np.float32))
-        with self._turn:
-            found = np.array(self._network.feature(crop), np.float32).ravel()
+        with encoder_errors(self._path):
+            crop = self._network.alignCrop(bgr, np.array(box, np.float32))
+            with self._turn:
+                found = np.array(self._network.feature(crop), np.float32).ravel()
         return found / max(float(np.linalg.norm(found)), 1e-12)
 
 
@@ -108,6 +115,9 @@ class Reader:
 
     def __init__(self, scene_path: str | Path, head_path: str | Path) -> None:
         self._scene, self._head = LabelledNetwork(scene_path), LabelledNetwork(head_path)
+        with encoder_errors(head_path):
+            if "attributes" not in self._head.labels:
+                raise LimitError("its labels have no group 'attributes'")
 
     def knows(self, kind: str, label: str) -> bool:
         """Whether this can be asked of a `Reading`."""
@@ -130,15 +140,20 @@ class LabelledNetwork:
     """An ONNX classifier whose outputs have names."""
 
     def __init__(self, path: str | Path) -> None:
-        file = existing(path)
-        self._network, self._turn = cv2.dnn.readNetFromONNX(str(file)), threading.Lock()
-        self.labels: dict[str, list[str]] = json.loads(existing(file.with_suffix(".json")).read_text(encoding="utf-8"))
+        file = self._path = existing(path)
+        content = network_bytes(file)
+        with encoder_errors(file), errors_only():
+            self._network = cv2.dnn.readNetFromONNX(content)
+        self._turn = threading.Lock()
+        self.labels = read_labels(existing(file.with_suffix(".json")))
 
     def __call__(self, image: NDArray[np.uint8]) -> dict[str, dict[str, float]]:
         """Probabilities by group and label for an RGB image at the network's size."""
-        with self._turn:
+        with encoder_errors(self._path), self._turn:
             self._network.setInput(np.ascontiguousarray(image.astype(np.float32).transpose(2, 0, 1)[None]))
             values = [float(v) for v in np.asarray(self._network.forward()).ravel()]
+            if len(values) != sum(map(len, self.labels.values())):
+                raise LimitError(f"it has {len(values)} outputs for {sum(map(len, self.labels.values()))} labels")
         groups: dict[str, dict[str, float]] = {}
         for name, labels in self.labels.items():
             groups[name] = dict(zip(labels, values, strict=False))
@@ -225,6 +240,35 @@ def read_preprocessing(path: Path) -> dict[str, Any]:
     if any(side is not None and (type(side) is not int or not 0 < side <= LARGEST_SIDE) for side in sides):
         raise BackboneError(f"{path}: `size` and `crop_size` must be from 1 to {LARGEST_SIDE} pixels.", CLIP_REMEDY)
     return {"image_processor_type": "CLIPImageProcessor"} | {n: values[n] for n in PREPROCESSING if n in values}
+
+
+def encoder_errors(path: str | Path) -> AbstractContextManager[None]:
+    """Raise `BackboneError` for whatever goes wrong while a network or its labels are read."""
+    remedy = "Name an ONNX file of the right kind, or use a model that brings its own."
+    return file_errors(path, BackboneError, "is no network of this kind", remedy, (cv2.error,))
+
+
+def network_bytes(path: Path) -> NDArray[np.uint8]:
+    """Return the content of an ONNX file, `[byte]`.
+
+    Raises:
+        BackboneError: it is no regular file, or larger than 512 MB.
+    """
+    with encoder_errors(path):
+        return np.frombuffer(read_bytes(path, LARGEST_NETWORK), np.uint8)
+
+
+def read_labels(path: Path) -> dict[str, list[str]]:
+    """Return the names of a classifier's outputs by group.
+
+    Raises:
+        BackboneError: the file is no JSON object of lists of texts, or has more than 4,096 texts in all.
+    """
+    with encoder_errors(path):
+        labels = LABELS.validate_python(read_object(path))
+        if sum(map(len, labels.values())) > MOST_LABELS:
+            raise LimitError(f"it has more than {MOST_LABELS:,} labels")
+        return labels
 
 
 def existing(path: str | Path) -> Path:

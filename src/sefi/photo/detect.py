@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 
 from sefi.core.errors import FaceError
 from sefi.core.nouns import Face
+from sefi.core.reading import file_errors, read_bytes
 from sefi.photo.opencv_log import errors_only
 
 MIN_FACE_SIDE = 64.0
+LARGEST_NETWORK = 64 * 2**20  # YuNet has 0.2 MB
 # YuNet's network halves its input five times.
 MULTIPLE = 32
 # YuNet was trained on faces of 10 to 300 pixels: close faces are found in a small copy, far
@@ -44,11 +46,11 @@ class YuNetDetector:
                 f"There is no face detector at {path}.",
                 "Name a YuNet ONNX file, or learn without a crop (--no-crop).",
             )
-        try:
-            with errors_only():
-                self._network = cv2.FaceDetectorYN.create(str(path), "", (MULTIPLE, MULTIPLE), min_score)
-        except cv2.error as error:
-            raise _foreign_network(path) from error
+        remedy = "Name a YuNet ONNX file, or use --no-crop."
+        with file_errors(path, FaceError, "is not a YuNet-type face detector", remedy, (cv2.error,)), errors_only():
+            content = np.frombuffer(read_bytes(path, LARGEST_NETWORK), np.uint8)
+            nothing = np.zeros(0, np.uint8)
+            self._network = cv2.FaceDetectorYN.create("onnx", content, nothing, (MULTIPLE, MULTIPLE), min_score)
         self._path, self._turn = path, threading.Lock()
 
     def __call__(self, rgb: NDArray[np.uint8]) -> list[Face]:

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image
 
 from sefi.bench.attended import KeptMaps, read_maps
+from sefi.bench.cells import read_picture
 from sefi.bench.records import Cell
 from sefi.bench.suite import slug
 from sefi.core.files import write_file
@@ -23,13 +24,21 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
     """
     for way in {cell["way"] for cell in cells}:
         figure_path(run, way).unlink(missing_ok=True)
-    kept = [cell for cell in cells if cell.get("maps") and (run / cell["maps"]).is_file()]
+    kept = [cell for cell in cells if all(lies_in(run, cell.get(file)) for file in ("maps", "picture"))]
     if not kept:
         return []
     places = sorted({(cell["subject"], cell["prompt"], cell["seed"]) for cell in kept})
     chosen = places[int(np.random.default_rng(seed).integers(len(places)))]
     shown = [cell for cell in kept if (cell["subject"], cell["prompt"], cell["seed"]) == chosen]
     return [draw_one(cell, run) for cell in shown]
+
+
+def lies_in(run: Path, name: str | None) -> bool:
+    """Return whether a record names a file that is there, in the run's own folder."""
+    if not name or "\0" in name:
+        return False
+    file = run / name
+    return file.resolve().is_relative_to(run.resolve()) and file.is_file()
 
 
 def figure_path(run: Path, way: str) -> Path:
@@ -40,8 +49,7 @@ def figure_path(run: Path, way: str) -> Path:
 def draw_one(cell: Cell, run: Path) -> Path:
     """The figure of one picture: its maps with the identity, and below with the class word."""
     maps = read_maps(run / cell["maps"])
-    with Image.open(run / cell["picture"]) as image:
-        picture = image.convert("RGB")
+    picture = Image.fromarray(read_picture(run / cell["picture"]))
     title = f"{cell['way']}: {cell['subject']}, {cell['text']}"
     path = figure_path(run, cell["way"])
     figure = attention_figure(rows_of(maps, picture, cell), title=title)

@@ -1,15 +1,15 @@
 """The embedded model's card, written from its figures and from what its files say."""
 
-import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from safetensors import SafetensorError, safe_open
+from pydantic import BaseModel, ConfigDict, Field
 
 from sefi.core.errors import ConfigError, SefiError
+from sefi.core.reading import FLOATS, Limits, file_errors, read_json, read_layout
 from sefi.world.animal import ANIMALS
 from sefi.world.names import CHARACTERS, FAMILIES
 from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES
@@ -20,6 +20,7 @@ CARD, DOCS_CARD = "README.md", "model-card.md"
 DOCS = "../../../../docs"
 TRAINING = "training.json"
 PARTS = ("unet", "text_encoder", "vae")
+WEIGHTS = Limits(dtypes=FLOATS | {"I64", "I32", "U8", "BOOL"})
 SPECIAL_TOKENS = 2  # start and end of every sentence
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -155,14 +156,8 @@ def parsed(path: Path, schema: type[Schema], remedy: str) -> Schema:
     Raises:
         ConfigError: it is missing, no JSON, or has other fields; the remedy is the caller's.
     """
-    try:
-        return schema.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be read: {error.strerror}.", remedy) from error
-    except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(map(str, fault["loc"]))
-        raise ConfigError(f"'{path}' does not fit{f' at {place}' if place else ''}: {fault['msg']}.", remedy) from None
+    with file_errors(f"'{path}'", ConfigError, "does not fit", remedy):
+        return schema.model_validate(read_json(path))
 
 
 def read_record(path: Path) -> Record:
@@ -185,11 +180,8 @@ def size_of(folder: Path) -> Size:
     if not files:
         raise ConfigError(f"'{folder}' holds no weights.", "Assemble the model with `sefi world train assembly`.")
     for file in files:
-        try:
-            with safe_open(file, framework="numpy") as opened:
-                weights += sum(math.prod(opened.get_slice(name).get_shape()) for name in opened.keys())  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise ConfigError(f"'{file}' is damaged.", "Copy it again.") from error
+        with file_errors(f"'{file}'", ConfigError, "is damaged", "Copy it again."):
+            weights += sum(map(math.prod, read_layout(file, WEIGHTS).shapes.values()))
     return Size(folder.name, weights, sum(file.stat().st_size for file in files))
 
 
@@ -201,11 +193,15 @@ def read_facts(model: Path) -> Facts:
     """
 
     def config(name: str) -> dict[str, Any]:
-        try:
-            return json.loads((model / name).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise ConfigError(f"'{model / name}' cannot be read.", "Name a Stable Diffusion folder.") from error
+        with file_errors(f"'{model / name}'", ConfigError, "cannot be read", "Name a Stable Diffusion folder."):
+            return read_json(model / name)
 
+    with file_errors(f"'{model}'", ConfigError, "has a damaged config", "Name a Stable Diffusion folder."):
+        return facts_of(model, config)
+
+
+def facts_of(model: Path, config: Callable[[str], dict[str, Any]]) -> Facts:
+    """Facts from the configs of a model's parts; whoever calls answers for their faults."""
     scale = 2 ** (len(config("vae/config.json")["block_out_channels"]) - 1)
     return Facts(
         resolution=config("unet/config.json")["sample_size"] * scale,

@@ -2,21 +2,23 @@
 
 import math
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sefi.core.errors import ConfigError
 from sefi.core.files import write_file
 from sefi.core.protocols import Progress
+from sefi.core.reading import FLOATS, LimitError, Limits, file_errors, read_tensors
 
+LIMITS = Limits(dtypes=FLOATS | {"I64", "U8", "BOOL"})
+MOST_STEPS = 10**9
 START_AGAIN = "Start anew without --resume, or choose another --out."
 
 
@@ -141,22 +143,31 @@ def load_checkpoint(path: Path, fingerprint: str) -> tuple[int, dict[str, Tensor
     """The steps done, and the tensors.
 
     Raises:
-        ConfigError: the file is damaged, or made with another recipe.
+        ConfigError: the file is damaged, above a limit, or made with another recipe.
     """
-    with foreign_refused(path), safe_open(path, framework="pt") as file:
-        about: dict[str, str] = file.metadata() or {}
+    with foreign_refused(path):
+        about, tensors = read_tensors(path, LIMITS)
         if about["recipe"] != fingerprint:
             raise ConfigError(f"{path} was made with another recipe or seed.", START_AGAIN)
-        return int(about["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        step = int(about["step"])
+        if not 0 <= step <= MOST_STEPS:
+            raise LimitError(f"it states step {step}")
+        return step, tensors
 
 
-@contextmanager
-def foreign_refused(path: Path) -> Generator[None]:
+def foreign_refused(path: Path) -> AbstractContextManager[None]:
     """Whatever goes wrong in here goes wrong because the checkpoint is damaged or no checkpoint of this training."""
-    try:
-        yield
-    except (SafetensorError, OSError, RuntimeError, LookupError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged, or not a checkpoint of this training.", START_AGAIN) from error
+    return file_errors(path, ConfigError, "is damaged, or not a checkpoint of this training", START_AGAIN)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file that `save_whole` wrote.
+
+    Raises:
+        ConfigError: it is damaged or above a limit.
+    """
+    with file_errors(path, ConfigError, "holds no weights of a training", "Train the part again."):
+        return read_tensors(path, LIMITS)[1]
 
 
 def part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

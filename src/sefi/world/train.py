@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from safetensors.torch import load_file
 from transformers import CLIPTokenizer
 
 from sefi.backbone.open import EMBEDDED, open_backbone
@@ -26,7 +25,7 @@ from sefi.world.diffusion_training import (
     train_diffusion,
 )
 from sefi.world.judges import JUDGES
-from sefi.world.lesson import Keeping, save_whole
+from sefi.world.lesson import Keeping, read_weights, save_whole
 from sefi.world.telling import TellingRecipe, train_telling
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.vae_training import VaeRecipe, train_vae
@@ -136,7 +135,7 @@ def train_denoiser(run: Run) -> None:
     if run.resume and checkpoint.is_file():
         training.load(checkpoint)
     else:
-        training.start_from(load_file(run.need(TEXT, "text")))
+        training.start_from(read_weights(run.need(TEXT, "text")))
         if run.start:
             training.go_on_from(run.start)
     train_diffusion(training, checkpoint, run.progress)
@@ -146,7 +145,7 @@ def train_assembly(run: Run) -> None:
     """All parts into one Stable Diffusion folder."""
     tokenizer = CLIPTokenizer.from_pretrained(run.need("tokenizer", "tokenizer"))
     vae = AutoencoderKL.from_pretrained(run.need("vae", "vae"))
-    weights = load_file(run.need("diffusion.safetensors", "denoiser"))
+    weights = read_weights(run.need("diffusion.safetensors", "denoiser"))
     averaged = {k.removeprefix("averaged."): v for k, v in weights.items() if k.startswith("averaged.")}
     assemble(run.folder / "tiny-portraits", tokenizer, vae, averaged)
 

@@ -1,0 +1,317 @@
+"""Read files that anybody may have written: a stated size is checked before it is used, every fault is a typed error.
+
+Parsing comes in two steps. First the limits: bytes, depth, counts, number types, the sum of all tensors against the
+length of the file. Whatever goes wrong after that is caught by `file_errors`, which names the file.
+"""
+
+import json
+import math
+import stat
+import struct
+from collections.abc import Generator, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from sefi.core.errors import SefiError, first_fault
+
+LARGEST_JSON = 4 * 2**20
+LARGEST_HEADER = 2**20
+LARGEST_WEIGHTS = 8 * 2**30
+DEEPEST = 32  # levels of lists and mappings
+LARGEST_INTEGER = 2**63
+MOST_TENSORS = 8192  # a checkpoint of a whole Stable Diffusion 1.x has 4,410
+MOST_DIMENSIONS = 8
+FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+
+# Everything that parsers and libraries raise for damaged or hostile content. Never KeyboardInterrupt or SystemExit.
+FAULTS: tuple[type[Exception], ...] = (
+    OSError,
+    ValueError,  # UnicodeError, JSONDecodeError, TOMLDecodeError and pydantic's ValidationError are ValueErrors
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    AssertionError,
+    EOFError,
+    BufferError,
+    MemoryError,
+    RuntimeError,  # RecursionError and NotImplementedError are RuntimeErrors
+    SyntaxError,
+    struct.error,
+    SafetensorError,
+)
+
+
+class LimitError(ValueError):
+    """A file states or holds something outside its limits; the message is the end of a sentence about the file."""
+
+
+@contextmanager
+def file_errors(
+    path: object,
+    error: type[SefiError],
+    problem: str,
+    remedy: str,
+    also: tuple[type[Exception], ...] = (),
+) -> Generator[None]:
+    """Raise one typed error about a file for whatever goes wrong in the block.
+
+    Args:
+        path: the file, for the message.
+        error: type of the error.
+        problem: what is wrong, the words after the path, such as "is no list of names"; the reason is added.
+        remedy: what to do, one sentence.
+        also: exceptions of the library that reads this kind of file.
+
+    Raises:
+        SefiError: `error`; one that is raised in the block passes as it is.
+    """
+    try:
+        yield
+    except SefiError:
+        raise
+    except (*FAULTS, *also) as fault:
+        unread = isinstance(fault, OSError) and bool(fault.strerror)
+        raise error(f"{path} {'cannot be read' if unread else problem}: {reason_of(fault)}.", remedy) from fault
+
+
+def reason_of(fault: BaseException) -> str:
+    """Return in a few words why reading failed."""
+    match fault:
+        case ValidationError():
+            text = first_fault(fault)
+        case UnicodeError():
+            text = "it is not UTF-8 text"
+        case RecursionError():
+            text = "it is nested too deeply"
+        case MemoryError():
+            text = "it needs more memory than there is"
+        case OSError() if fault.strerror:
+            text = fault.strerror
+        case KeyError():
+            text = f"{fault} is missing"
+        case _:
+            text = str(fault) or type(fault).__name__
+    return " ".join(text.split())[:200].rstrip(".")
+
+
+def check_file(path: Path, largest: int) -> int:
+    """Return the size of a regular file in bytes.
+
+    Raises:
+        LimitError: it is a device, a pipe or a folder, or larger than `largest` bytes.
+        OSError: it is not there.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        raise LimitError("it is not a regular file")
+    if status.st_size > largest:
+        raise LimitError(f"it has {status.st_size:,} bytes, more than {largest:,}")
+    return status.st_size
+
+
+def read_bytes(path: Path, largest: int) -> bytes:
+    """Return the content of a regular file of at most `largest` bytes; errors as in `check_file`."""
+    check_file(path, largest)
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise LimitError(f"it has more than {largest:,} bytes")
+    return content
+
+
+def read_text(path: Path, largest: int) -> str:
+    """Return the content of a UTF-8 text file; errors as in `read_bytes`, and `UnicodeDecodeError`."""
+    return read_bytes(path, largest).decode("utf-8")
+
+
+def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+    """Return the JSON object in a file, within all limits; the errors of `read_text` and `parse_object`."""
+    return parse_object(read_text(path, largest))
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """Return the JSON object in a text.
+
+    Raises:
+        ValueError: the text is no JSON or something else than an object; `LimitError` as in `check_values`.
+    """
+    value: object = json.loads(text, parse_constant=refuse_constant)
+    if not isinstance(value, dict):
+        raise LimitError("it holds no JSON object")
+    check_values(value)
+    return cast(dict[str, Any], value)
+
+
+def refuse_constant(name: str) -> None:
+    """Refuse NaN and Infinity, which JSON does not have."""
+    raise LimitError(f"it holds the number {name}")
+
+
+def check_values(tree: object) -> None:
+    """Check what a parser of JSON or TOML returned, without recursion.
+
+    Raises:
+        LimitError: it is nested more than 32 levels, a number is not finite or does not fit into 64 bits, or a text
+            has half of a character.
+    """
+    level: list[object] = [tree]
+    for _ in range(DEEPEST):
+        level = [inner for value in level for inner in children_of(value)]
+        if not level:
+            return
+    raise LimitError(f"it is nested more than {DEEPEST} levels")
+
+
+def children_of(value: object) -> Iterable[object]:
+    """Return what a mapping or list holds; check anything else."""
+    match value:
+        case dict():
+            return (*value.keys(), *value.values())
+        case list():
+            return value
+        case str() if not value.isascii():
+            if any("\ud800" <= letter <= "\udfff" for letter in value):
+                raise LimitError("a text has half of a character")
+        case float() if not math.isfinite(value):
+            raise LimitError("a number is not finite")
+        case int() if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
+            raise LimitError("a whole number is too large")
+        case _:
+            pass
+    return ()
+
+
+# ---------------------------------------------------------------- safetensors
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a safetensors file may hold.
+
+    Attributes:
+        size: bytes of the file.
+        tensors: most tensors.
+        dtypes: allowed number types, in the words of safetensors.
+        header: bytes of its JSON header.
+    """
+
+    size: int = LARGEST_WEIGHTS
+    tensors: int = MOST_TENSORS
+    dtypes: frozenset[str] = FLOATS
+    header: int = LARGEST_HEADER
+
+
+WEIGHTS = Limits()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The checked header of a safetensors file.
+
+    Attributes:
+        metadata: texts by name.
+        shapes: shape of each tensor by name.
+        size: bytes of the file.
+    """
+
+    metadata: Mapping[str, str]
+    shapes: Mapping[str, tuple[int, ...]]
+    size: int
+
+
+def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
+    """Return the header of a safetensors file; no tensor is read.
+
+    Raises:
+        LimitError: it is above a limit, or its header does not describe exactly the bytes that follow it.
+        ValueError: the header is no JSON.
+        OSError: it cannot be read.
+    """
+    size = check_file(path, limits.size)
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            raise LimitError("it is cut short or no safetensors file")
+        if length > limits.header:
+            raise LimitError(f"its header states {length:,} bytes; at most {limits.header:,} are read")
+        header = parse_object(file.read(length).decode("utf-8"))
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise LimitError("its metadata are no texts")
+    if len(header) > limits.tensors:
+        raise LimitError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
+    return Layout(metadata, check_entries(header, size - 8 - length, limits), size)
+
+
+def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor.
+
+    Raises:
+        LimitError: an entry is malformed, of a number type that is not allowed or empty, or the tensors do not fill
+            the `length` bytes of data from end to end.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    spans: list[tuple[int, int]] = []
+    for name, entry in header.items():
+        shapes[name], span = check_entry(name[:80], entry, limits)
+        spans.append(span)
+    reached = 0
+    for begin, end in sorted(spans):
+        if begin != reached:
+            raise LimitError("its tensors overlap or leave gaps")
+        reached = end
+    if reached != length:
+        raise LimitError(f"it states {reached:,} bytes of tensors and has {length:,}")
+    return shapes
+
+
+def check_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Return shape and byte range of one tensor; errors as in `check_entries`."""
+    match entry:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
+            pass
+        case _:
+            raise LimitError(f"the entry of {name!r} is malformed")
+    if dtype not in limits.dtypes:
+        raise LimitError(f"{name!r} is of number type {dtype[:20]}")
+    if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
+        raise LimitError(f"{name!r} has a shape that no tensor has here")
+    if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
+        raise LimitError(f"{name!r} has another length than its shape")
+    return tuple(shape), (begin, end)
+
+
+def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[str, Any]:
+    """Return every tensor of a file whose layout was checked."""
+    with safe_open(path, framework=framework) as file:
+        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+
+
+def read_tensors(path: Path, limits: Limits = WEIGHTS) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
+    """Return metadata and tensors of a safetensors file; errors as in `read_layout`."""
+    layout = read_layout(path, limits)
+    return layout.metadata, load_tensors(path)
+
+
+def check_shapes(
+    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str = "weights"
+) -> None:
+    """Check names, shapes and number types of tensors against those that are to be replaced.
+
+    Raises:
+        LimitError: they differ.
+    """
+    if found.keys() != expected.keys():
+        strange = sorted(found.keys() ^ expected.keys())[0]
+        raise LimitError(f"its {what} are others: {strange[:80]!r}")
+    for name, tensor in expected.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            raise LimitError(f"{name[:80]!r} of its {what} has another shape or number type")
