@@ -66,7 +66,7 @@ def read_maps(path: Path) -> KeptMaps:
         layout = read_layout(path, LIMITS)
         about = MapsAbout.model_validate(parse_object(layout.metadata[KEY]))
         words, shape = len(about.words), layout.shapes["maps"]
-        if layout.shapes.keys() != {"maps", "reference"} or layout.shapes["reference"] != shape:
+        if set(layout.shapes) != {"maps", "reference"} or layout.shapes["reference"] != shape:
             raise LimitError("the maps with and without the identity differ in shape")
         if len(shape) != 3 or shape[0] != words or shape[1] != shape[2]:
             raise LimitError(f"maps of shape {shape} do not fit {words} words")

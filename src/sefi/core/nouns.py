@@ -54,11 +54,11 @@ class IdentityHeader(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = Field(SCHEMA_VERSION, ge=1)
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
     name: str = Field(pattern=f"^{NAME}$")
     method: str = Field(min_length=1, max_length=64)
     stages: int = Field(ge=1, le=100)
-    order: str = Field(ORDER, max_length=200)
+    order: str = Field(default=ORDER, max_length=200)
     base_model: str = Field(max_length=200)
     signature: dict[str, str] = Field(default_factory=dict, max_length=10_000)
     width: int = Field(ge=1, le=LARGEST_WIDTH)
@@ -66,9 +66,9 @@ class IdentityHeader(BaseModel):
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
     library_versions: dict[str, str] = Field(default_factory=dict, max_length=64)
-    consent: str | None = Field(None, max_length=10_000)
+    consent: str | None = Field(default=None, max_length=10_000)
     metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
-    shards: tuple[str, ...] = Field((), max_length=64)
+    shards: tuple[str, ...] = Field(default=(), max_length=64)
 
 
 @dataclass(frozen=True, slots=True)
