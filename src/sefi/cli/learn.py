@@ -176,5 +176,6 @@ def record(identity: "Identity", path: Path) -> dict[str, object]:
 
 def unfinished_run(path: Path, photo: "Photo", run: "Sequence[object]") -> Path:
     """Where a run is kept that was stopped: the same command finds it again, no other does."""
-    content = photo.pixels.numpy().tobytes() + repr(run).encode()
-    return path.with_name(f".{path.stem}.{hashlib.sha256(content).hexdigest()[:12]}.unfinished")
+    content = hashlib.sha256(photo.pixels.numpy().data)
+    content.update(repr(run).encode())
+    return path.with_name(f".{path.stem}.{content.hexdigest()[:12]}.unfinished")

@@ -51,9 +51,13 @@ def cut(photo: Photo, square: Square, resolution: int) -> Tensor:
     What lies outside the photo repeats the photo's edge.
     """
     height, width = photo.pixels.shape[-2:]
-    rows = torch.arange(square.top, square.top + square.side).clamp(0, height - 1)
-    columns = torch.arange(square.left, square.left + square.side).clamp(0, width - 1)
-    region = photo.pixels[:, rows][:, :, columns]
+    bottom, right = square.top + square.side, square.left + square.side
+    if min(square.top, square.left) >= 0 and bottom <= height and right <= width:
+        region = photo.pixels[:, square.top : bottom, square.left : right]  # no copy of a large photo
+    else:
+        rows = torch.arange(square.top, bottom).clamp(0, height - 1)
+        columns = torch.arange(square.left, right).clamp(0, width - 1)
+        region = photo.pixels[:, rows][:, :, columns]
     return resized(region, resolution, resolution)
 
 

@@ -14,6 +14,8 @@ from sefi.photo.augment import ViewParameters, apply, draw_parameters
 from sefi.photo.crop import cut, square_around, square_in_middle
 from sefi.photo.detect import MIN_FACE_SIDE, choose_face
 
+ROWS = 256  # converted at a time: the floats of a whole large photo would fill the memory
+
 
 @dataclass(frozen=True)
 class PhotoViews:
@@ -75,5 +77,9 @@ def whole_square(photo: Photo, resolution: int) -> Tensor:
 
 def rgb_bytes(pixels: Tensor) -> NDArray[np.uint8]:
     """Pixels `[3, height, width]` in [-1, 1] as `[height, width, 3]` bytes, for detectors."""
-    scaled = ((pixels.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return scaled.permute(1, 2, 0).contiguous().cpu().numpy()
+    _, height, width = pixels.shape
+    bytes_hwc = torch.empty(height, width, 3, dtype=torch.uint8)
+    for start in range(0, height, ROWS):
+        rows = pixels[:, start : start + ROWS].float()
+        bytes_hwc[start : start + ROWS] = ((rows + 1) * 127.5).round().clamp(0, 255).permute(1, 2, 0)
+    return bytes_hwc.numpy()
