@@ -2,6 +2,7 @@
 
 import copy
 import json
+import logging
 from dataclasses import replace
 
 import pytest
@@ -200,7 +201,8 @@ def test_a_note_is_said_once_and_images_are_made(backbone, caplog):
     model = as_sd1(changed(backbone, "vae", nudge_one))
     identity = identity_on(as_sd1(backbone))
     config = from_dict({"generate": {"steps": 1}})
-    images = list(generate_each("a photo of <ada>", [identity], backbone=model, config=config))
+    with caplog.at_level(logging.WARNING, "sefi.remarks"):  # the command line, tested before, silences it
+        images = list(generate_each("a photo of <ada>", [identity], backbone=model, config=config))
     assert len(images) == 1
     notes = [one.getMessage() for one in caplog.records if "another checkpoint" in one.getMessage()]
     assert len(notes) == 1

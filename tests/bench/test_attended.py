@@ -56,8 +56,10 @@ def test_every_way_is_drawn_for_the_same_picture(tmp_path):
     for file in files:
         with Image.open(file) as image:
             assert image.width > 500
-    assert draw_attention(cells[-1:], tmp_path) == []
-    assert not list((tmp_path / "attention").glob("*.png"))
+    foreign = tmp_path / "attention" / "mine.png"
+    foreign.write_bytes(b"of somebody else")
+    assert draw_attention([cell | {"maps": None} for cell in cells], tmp_path) == []
+    assert list((tmp_path / "attention").glob("*.png")) == [foreign]
 
 
 def test_the_class_words_row_names_the_class_word(tmp_path):

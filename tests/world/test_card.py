@@ -103,7 +103,7 @@ def test_damaged_and_missing_weights_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("{", "Invalid JSON"),
+        ("{", "does not fit: Expecting property name"),
         ("{}", "figures"),
         (json.dumps({"figures": []}), "figures"),
         (json.dumps({"figures": [{**MADE_UP["figures"][0], "n": -1}]}), "figures.0.n"),
@@ -162,12 +162,12 @@ def test_the_command_writes_and_checks(tmp_path):
 
     code, answer = run("--check")
     assert code == 1
-    assert set(answer) == {"error", "try"}
+    assert set(answer) == {"schema", "error", "try"}
     assert not out.exists()
-    assert run() == (0, {"cards": [str(out / CARD)]})
+    assert run() == (0, {"schema": "world card/1", "cards": [str(out / CARD)]})
     assert [path.name for path in out.iterdir()] == [CARD]
-    assert run("--check") == (0, {"cards": [str(out / CARD)]})
-    both = {"cards": [str(out / CARD), str(out / DOCS_CARD)]}
+    assert run("--check") == (0, {"schema": "world card/1", "cards": [str(out / CARD)]})
+    both = {"schema": "world card/1", "cards": [str(out / CARD), str(out / DOCS_CARD)]}
     assert run("--docs", str(out), "--check")[0] == 1
     assert run("--docs", str(out)) == (0, both)
     assert run("--docs", str(out), "--check") == (0, both)

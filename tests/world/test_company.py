@@ -11,6 +11,7 @@ from sefi.world.animal import ANIMAL_WIDTH, ANIMALS, COATS, COORDINATES, Animal,
 from sefi.world.captions import PHRASES, caption, spoken_traits
 from sefi.world.drawing import draw, kuwahara, painted, pet_truth
 from sefi.world.face import half_width, seen
+from sefi.world.fifth_words import NEW_PHRASES
 from sefi.world.person import EXTREMES, LOOKS, changed, random_person
 from sefi.world.picture import ATTRIBUTES, HIDES, hidden
 from sefi.world.sampling import HELD_OUT, PEOPLE_ONLY, Shares, allowed, random_picture
@@ -148,7 +149,7 @@ def test_a_whole_caption_says_nothing_that_the_picture_hides(number, shares):
 def test_what_hides_and_what_is_hidden_have_names():
     person = changed(random_person(np.random.default_rng(0)), dict.fromkeys(("freckles", "mole", "glasses"), 0.99))
     kinds = {"skin", "hair style", "hair colour", "eyes", *(kind for kind, *_ in EXTREMES), *LOOKS.values()}
-    assert HIDES.keys() <= set(ATTRIBUTES)
+    assert HIDES.keys() <= {*ATTRIBUTES, *NEW_PHRASES}
     assert {kind for hidden_kinds in HIDES.values() for kind in hidden_kinds} <= kinds
     assert person.traits().keys() <= kinds
 

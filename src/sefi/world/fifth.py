@@ -2,7 +2,6 @@
 # diffusers annotates its constructors and outputs too narrowly; torch its modules too widely.
 # pyright: reportArgumentType=false, reportCallIssue=false
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -17,6 +16,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from sefi.core.errors import ConfigError
+from sefi.core.json_text import dump_json
 from sefi.world.assemble import write_pipeline
 from sefi.world.autoencoder_training import AutoencoderPlan, train_autoencoder
 from sefi.world.data import MODEL_SEED, draw_numbers
@@ -223,7 +223,7 @@ def make_pilot(run: Run, plan: FifthPlan) -> None:
         training.run(keep(run, f"pilot-{name}"), run.progress)
         scores[name] = score_weights(training, held_out, range(len(held_out)), HELD_OUT_SEED)
     record = {"steps": plan.pilot_steps, "scores": scores}
-    (run.folder / PILOT).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (run.folder / PILOT).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
 
 
 def make_denoiser(run: Run, plan: FifthPlan) -> None:
@@ -236,7 +236,7 @@ def make_denoiser(run: Run, plan: FifthPlan) -> None:
     if best < len(plan.denoiser.averages):
         training.averages.copy_to(training.unet, best)
     record = {"scores": scores, "chosen": scores[best]["average"]}
-    (run.folder / SCORES).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    (run.folder / SCORES).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
     training.unet.to("cpu", memory_format=torch.contiguous_format).save_pretrained(run.folder / "unet")
 
 
