@@ -1,7 +1,9 @@
-"""What learning costs on the machine as it is and on a busy one: default threads, one thread, and threads that spin.
+"""What a learning step costs on the machine as it is and on a busy one: default threads, one thread, spinning threads.
 
-Run it as `python benchmarks/shared_machine.py`. Each setting has a process of its own with the embedded model open;
-they learn a few steps in turn, so that whatever else the machine does meets all of them. Busy means two endless loops.
+Run it as `python benchmarks/shared_machine.py`; it takes less than six minutes. Each setting has a process of its own
+that learns with the embedded model and stands still after a few steps until it is asked for more. The settings take
+turns, so whatever else the machine does meets all of them, and are compared within a round. Busy means one endless
+loop on each core.
 """
 
 import json
@@ -10,19 +12,49 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
 RECORD = Path(__file__).parent / "records" / "shared_machine.json"
-STEPS, ROUNDS = 6, 5
+STEPS, ROUNDS, LEAST_ROUNDS, SECONDS = 2, 15, 7, 120  # no round begins after so many seconds if there are enough
 # The variables of each setting; "spinning" is GNU OpenMP's own behaviour where nothing is set.
 SETTINGS = {"default": {}, "one thread": {"OMP_NUM_THREADS": "1"}, "spinning": {"GOMP_SPINCOUNT": "300000"}}
-VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+LOOP = "import os, sys; os.sched_setaffinity(0, {int(sys.argv[1])})\nwhile True: pass"
+
+Seconds = dict[str, float]
 
 
-def learn_when_asked() -> None:
-    """Be one setting's process: for every line on stdin learn, and answer with wall and processor seconds per step."""
+class Turns:
+    """A learning's progress that waits for a line on stdin before every turn, and answers with seconds per step."""
+
+    def start(self, total: int, label: str) -> None:
+        """Say that everything is ready, and wait."""
+        self.steps = 0
+        self.answer({})
+
+    def advance(self, **numbers: float) -> None:
+        """Count a step; after the last of a turn, answer and wait."""
+        self.steps += 1
+        if self.steps % STEPS == 0:
+            wall, processor = time.monotonic() - self.wall, time.process_time() - self.processor
+            self.answer({"wall": wall / STEPS, "processor": processor / STEPS})
+
+    def finish(self) -> None:
+        """Do nothing: the process is ended before."""
+
+    def answer(self, seconds: Seconds) -> None:
+        """Write one line, wait for one, and start the clocks."""
+        sys.stdout.write(json.dumps(seconds) + "\n")
+        sys.stdout.flush()
+        if not sys.stdin.readline():
+            sys.exit()
+        self.wall, self.processor = time.monotonic(), time.process_time()
+
+
+def learn_in_turns() -> None:
+    """Be the process of one setting."""
     import sefi  # noqa: PLC0415  OpenMP's settings are in place before torch is loaded
     from sefi.backbone.open import MODELS  # noqa: PLC0415
     from sefi.core.config import override  # noqa: PLC0415
@@ -30,83 +62,85 @@ def learn_when_asked() -> None:
     from sefi.core.threads import limit_threads  # noqa: PLC0415
 
     limit_threads()
-    backbone = sefi.open_backbone()
-    config = override(PRESETS["default"], [f"learn.steps={STEPS}"])
-    for _ in sys.stdin:
-        wall, cpu = time.monotonic(), time.process_time()
-        sefi.learn(MODELS / "demo" / "portrait.png", name="ada", backbone=backbone, config=config)
-        seconds = [(time.monotonic() - wall) / STEPS, (time.process_time() - cpu) / STEPS]
-        sys.stdout.write(json.dumps(seconds) + "\n")
-        sys.stdout.flush()
+    config = override(PRESETS["default"], ["learn.steps=10000"])
+    photo = MODELS / "demo" / "portrait.png"
+    sefi.learn(photo, name="ada", backbone=sefi.open_backbone(), config=config, progress=Turns())
 
 
 @contextmanager
 def started(command: list[str], variables: dict[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A process that is ended on leaving the block."""
+    """A Python process that is ended on leaving the block."""
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES} | variables
     process = subprocess.Popen(  # noqa: S603
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        [sys.executable, *command], env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
         yield process
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
 
 
-def seconds_per_step(process: subprocess.Popen[str]) -> list[float]:
-    """Wall and processor seconds of one turn."""
-    assert process.stdin is not None
+def answer_of(process: subprocess.Popen[str]) -> Seconds:
+    """Wait for a setting's line."""
     assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"A setting's process ended with exit code {process.wait()}; its error is above.")
+    return json.loads(line)
+
+
+def take_turn(process: subprocess.Popen[str]) -> Seconds:
+    """Wall and processor seconds per step of a setting's next steps."""
+    assert process.stdin is not None
     process.stdin.write("go\n")
     process.stdin.flush()
-    return json.loads(process.stdout.readline())
+    return answer_of(process)
 
 
-def measure() -> dict[str, dict[str, float]]:
-    """Median seconds per step of every setting, taken in turn; the first turn warms up."""
-    found: dict[str, list[list[float]]] = {name: [] for name in SETTINGS}
-    child = [sys.executable, __file__, "child"]
-    with (
-        started(child, SETTINGS["default"]) as default,
-        started(child, SETTINGS["one thread"]) as one,
-        started(child, SETTINGS["spinning"]) as spinning,
-    ):
-        for turn in range(ROUNDS + 1):
-            for name, process in zip(SETTINGS, (default, one, spinning), strict=True):
-                seconds = seconds_per_step(process)
-                if turn:
-                    found[name].append(seconds)
-    return {
-        name: {kind: median(turn[place] for turn in turns) for place, kind in enumerate(("wall", "cpu"))}
-        for name, turns in found.items()
-    }
+def measure(processes: dict[str, subprocess.Popen[str]]) -> dict[str, object]:
+    """Medians over rounds: seconds per step of every setting, and each as a multiple of one thread's in its round."""
+    rounds: list[dict[str, Seconds]] = []
+    for process in processes.values():
+        take_turn(process)  # warms up
+    end = time.monotonic() + SECONDS
+    while len(rounds) < ROUNDS and (len(rounds) < LEAST_ROUNDS or time.monotonic() < end):
+        order = list(processes.items())[:: 1 if len(rounds) % 2 else -1]
+        rounds.append({name: take_turn(process) for name, process in order})
+    return {"rounds": len(rounds), **{name: medians(rounds, name) for name in processes}}
 
 
-def with_ratios(seconds: dict[str, dict[str, float]]) -> dict[str, object]:
-    """The seconds, and each as a multiple of one thread's."""
-    one = seconds["one thread"]
-    return {
-        name: {f"{kind}_seconds": round(value, 3) for kind, value in own.items()}
-        | {f"{kind}_over_one_thread": round(value / one[kind], 2) for kind, value in own.items()}
-        for name, own in seconds.items()
-    }
+def medians(rounds: list[dict[str, Seconds]], name: str) -> Seconds:
+    """One setting's medians."""
+    found: Seconds = {}
+    for kind in ("wall", "processor"):
+        found[f"{kind}_seconds"] = round(median(each[name][kind] for each in rounds), 3)
+        ratios = [each[name][kind] / each["one thread"][kind] for each in rounds]
+        found[f"{kind}_over_one_thread"] = round(median(ratios), 2)
+    return found
 
 
 def main() -> None:
     """Measure as the machine is, then busy; write the record, print it."""
-    record: dict[str, object] = {"cores": os.cpu_count(), "steps": STEPS, "rounds": ROUNDS}
+    cores = sorted(os.sched_getaffinity(0))
+    record: dict[str, object] = {"cores": len(cores), "steps_of_a_turn": STEPS}
     record["load_before"] = round(os.getloadavg()[0], 1)  # what else ran: above 0.5 the machine was not idle
-    record["as found"] = with_ratios(measure())
-    loop = [sys.executable, "-c", "while True: pass"]
-    with started(loop, {}), started(loop, {}):
-        record["busy"] = with_ratios(measure())
-    RECORD.write_text(json.dumps(record, indent=1) + "\n")
-    sys.stdout.write(json.dumps(record, indent=1) + "\n")
+    with ExitStack() as stack:
+        processes: dict[str, subprocess.Popen[str]] = {}
+        for name, variables in SETTINGS.items():  # one after the other: opening a model is work too
+            processes[name] = stack.enter_context(started([__file__, "child"], variables))
+            answer_of(processes[name])
+        record["as found"] = measure(processes)
+        for core in cores:
+            stack.enter_context(started(["-c", LOOP, str(core)], {}))
+        record["busy"] = measure(processes)
+    text = json.dumps(record, indent=1) + "\n"
+    RECORD.write_text(text)
+    sys.stdout.write(text)
 
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["child"]:
-        learn_when_asked()
+        learn_in_turns()
     else:
         main()

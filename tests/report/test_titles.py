@@ -1,64 +1,179 @@
-"""Nothing that an attention figure says is cut off at its edge, however long its words and titles are."""
+"""Nothing that a plot or a sheet says is cut off at its edge, however long names, kinds, words and subjects are."""
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies as st
+from matplotlib.text import Text
 from PIL import Image
 
+from sefi.bench.curves import Curve
+from sefi.bench.figures import FIGURES
+from sefi.bench.statistics import Interval
+from sefi.bench.tables import Compared, Table
+from sefi.report import plots
 from sefi.report.figures import MapRow, attention_figure
-from sefi.report.ink import INK, blank
-from sefi.report.labels import SMALLEST, fit_text
+from sefi.report.ink import way_styles
+from sefi.report.labels import keep_inside, text_width
+from sefi.report.sheet import Row, contact_sheet
+from sefi.report.wrapping import DOTS, wrap_text
 
+FIGURE = {figure.name: figure for figure in FIGURES}
 SLACK = 1.5  # pixels: hinting
 LONG = "the learned word with residual module, 500 steps, rate 1e-3 and the attention loss of all five stages"
 ONE_WORD = "Donaudampfschifffahrtsgesellschaftskapitaensmuetzenfabrikantenverband"
+LABELS = {"short": "way", "long": LONG, "endless": f"{ONE_WORD} {LONG} " * 20, "math": "$a$ $\\x$"}
+CASES = [
+    *(("short", 1), ("short", 2), ("short", 17), ("long", 1), ("long", 2), ("long", 17)),
+    *(("endless", 1), ("endless", 17), ("math", 2)),
+]
 
 
-def texts_of(axes):
-    """What axes say: titles, labels, names, and the marks of the y axis that are in view."""
-    texts = [axes.title, axes._left_title, axes._right_title, *axes.texts]
-    if axes.axison:
-        low, high = sorted(axes.get_ylim())
-        texts += [axes.xaxis.label, axes.yaxis.label]
-        texts += [t for t, at in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True) if low <= at <= high]
-    return texts
+def visible_texts(figure):
+    """Every text that is drawn; the marks of an axis only where they are in view."""
+    hidden = set()
+    for axes in figure.axes:
+        for axis, (low, high) in ((axes.xaxis, sorted(axes.get_xlim())), (axes.yaxis, sorted(axes.get_ylim()))):
+            ticks = [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+            out = [tick for tick in ticks if not axes.axison or not low <= tick.get_loc() <= high]
+            hidden |= {text for tick in out for text in (tick.label1, tick.label2)}
+            hidden |= set() if axes.axison else {axis.label, axis.offsetText}
+    texts = [text for text in figure.findobj(Text) if text not in hidden]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
 
 
 def cut_off(figure):
-    """Texts that leave the figure's edge."""
+    """What leaves the figure's edge, with its place."""
     figure.draw_without_rendering()
-    texts = [text for axes in figure.axes for text in texts_of(axes)]
-    texts += [panel._suptitle for panel in (figure, *figure.subfigs) if panel._suptitle is not None]
-    edge, found = figure.bbox.padded(SLACK), []
-    for text in texts:
-        box = text.get_window_extent()
-        if text.get_text().strip() and not (edge.contains(box.x0, box.y0) and edge.contains(box.x1, box.y1)):
-            found.append((text.get_text(), box.bounds))
-    return found
+    edge = figure.bbox.padded(SLACK)
+    boxes = [(text.get_text(), text.get_window_extent()) for text in visible_texts(figure)]
+    return [(text, box.bounds) for text, box in boxes if not (edge.contains(*box.min) and edge.contains(*box.max))]
 
 
-@pytest.mark.parametrize("words", [3])
-def test_attention_figures_show_all_that_they_say(words):
+def words_of(figure):
+    return " ".join(text.get_text() for text in visible_texts(figure)).split()
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """Every figure that becomes SVG."""
+    figures, svg_text = [], plots.svg_text
+
+    def remember(figure, name):
+        figures.append(figure)
+        return svg_text(figure, name)
+
+    monkeypatch.setattr(plots, "svg_text", remember)
+    return figures
+
+
+def made_table(label, count, figures):
+    """So many ways, the last an anchor far from all others where there are several."""
+    labels = [f"{label} {n}" for n in range(count)]
+    controls = [None] * (count - 1) + ["photo" if count > 1 else None]
+    ways = [Compared(label, "", control) for label, control in zip(labels, controls, strict=True)]
+    levels = 0.2 + 0.5 * np.random.default_rng(count).random(count)
+    levels[-1] = 5.0
+    intervals = [Interval(level, level - 0.07, level + 0.07, 3) for level in levels]
+    values = {(way.label, figure.name): each for way, each in zip(ways, intervals, strict=True) for figure in figures}
+    return Table("", tuple(ways), tuple(figures), {}, values, finished=True)
+
+
+@pytest.mark.parametrize(("label", "count"), CASES)
+def test_the_trade_off_shows_all_that_it_says(drawn, label, count):
+    found = made_table(LABELS[label], count, [FIGURE["prompt"], FIGURE["id"]])
+    plots.trade_off(found, way_styles(found.ways))
+    assert cut_off(drawn[0]) == []
+    assert ("far" in words_of(drawn[0])) == (count > 1)
+    assert min(drawn[0].axes[0].get_window_extent().size) > 150
+
+
+@pytest.mark.parametrize(("label", "count"), CASES)
+def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
+    taus = np.linspace(0.1, 0.4, 5)
+    names = [f"{n} {LABELS[label]}" for n in range(count)]
+    starts = np.random.default_rng(count).random(count) ** 4  # most of them close together
+    curves = {
+        name: Curve(taus, tuple(Interval(start * left, 0.0, start, 3) for left in (1, 0.8, 0.5, 0.2, 0)))
+        for name, start in zip(names, starts, strict=True)
+    }
+    plots.tau_plot(curves, way_styles([Compared(name, "", None) for name in names]), 0.4)
+    assert cut_off(drawn[0]) == []
+    boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts if not text.get_text().startswith("tau")]
+    assert len(boxes) == count
+    assert all(box.padded(-1).count_overlaps([b for b in boxes if b is not box]) == 0 for box in boxes)
+    frame = drawn[0].axes[0].get_window_extent().padded(SLACK)
+    assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
+
+
+@pytest.mark.parametrize(
+    ("label", "count", "kinds"),
+    [("short", 1, 1), ("short", 2, 17), ("long", 1, 1), ("long", 17, 2), ("endless", 2, 3), ("math", 2, 1)],
+)
+def test_bars_show_all_that_they_say(drawn, label, count, kinds):
+    found = made_table(LABELS[label], count, [FIGURE["id"]])
+    plots.kind_bars({f"{n} {LABELS[label]}": found for n in range(kinds)}, FIGURE["id"], way_styles(found.ways))
+    assert cut_off(drawn[0]) == []
+    names = [text.get_window_extent() for text in drawn[0].axes[0].get_yticklabels()]
+    titles = [axis._left_title.get_window_extent() for axis in drawn[0].axes]
+    for boxes in (names, titles):
+        assert all(box.count_overlaps([b for b in boxes if b is not box]) == 0 for box in boxes)
+    assert min(axis.get_window_extent().width for axis in drawn[0].axes) > 60
+
+
+@pytest.mark.parametrize(("words", "label"), [(1, "short"), (2, "endless"), (3, "math"), (17, "long")])
+def test_attention_figures_show_all_that_they_say(words, label):
     heat = np.full((words, 7, 7), 1 / words, np.float32)
-    names = ["<start>", ONE_WORD, *(f"word{n}" for n in range(words - 2))]
-    image = Image.new("RGB", (23, 23))
-    row = MapRow(LONG, names, heat, image, [1], {}, {1: 0.53})
-    figure = attention_figure([row, row], title=f"{LONG}; {LONG}")
+    names = ["<start>", ONE_WORD, *(f"word{n}" for n in range(words))][:words]
+    row = MapRow(LABELS[label], names, heat, Image.new("RGB", (23, 23)), [words - 1], {}, {words - 1: 0.53})
+    figure = attention_figure([row, row], title=f"{LABELS[label]}; {LABELS[label]}")
     assert cut_off(figure) == []
+    assert len([axis for axis in figure.axes if axis.images]) == 2 * (words + 1)
+    assert min(axis.get_window_extent().width for axis in figure.axes) > 60
 
 
-def test_texts_break_between_words_first_then_shrink_then_are_cut():
-    figure, (axis,) = blank(3, 2)
-    figure.draw_without_rendering()
+def test_text_breaks_between_words_then_inside_a_word_and_ends_in_dots():
+    assert wrap_text("one two  three", 7, len, 9) == "one two\nthree"
+    assert wrap_text("a\nb", 3, len, 9) == "a b"
+    assert wrap_text("one incredible word", 6, len, 9) == "one\nincred\nible\nword"
+    assert wrap_text("one two three four", 7, len, 2) == "one two\nthre..."
+    assert wrap_text("", 7, len, 2) == ""
 
-    def fitted(content, width):
-        text = axis.text(0, 0, content, fontsize=10, color=INK)
-        fit_text(text, width)
-        assert text.get_window_extent().width <= width
-        return text
 
-    assert (fitted("a b", 100).get_text(), fitted("a b", 100).get_fontsize()) == ("a b", 10)
-    assert fitted("one two three four", 60).get_text().split() == ["one", "two", "three", "four"]
-    assert fitted("one two three four", 60).get_text().count("\n") >= 1
-    assert fitted("max\n0.5", 100).get_text() == "max\n0.5"
-    assert SMALLEST <= fitted("incomprehensibilities", 60).get_fontsize() < 10
-    assert fitted("x" * 200, 60).get_text().endswith("\N{HORIZONTAL ELLIPSIS}")
+@given(st.text("abc \n\u00e4", max_size=60), st.integers(4, 12), st.integers(1, 5))
+def test_wrapped_text_fits_and_loses_no_letter_but_those_behind_dots(content, width, most):
+    wrapped = wrap_text(content, width, len, most)
+    lines = wrapped.split("\n")
+    assert len(lines) <= most
+    assert all(len(line) <= width for line in lines)
+    letters, given_letters = "".join(wrapped.split()), "".join(content.split())
+    assert letters == given_letters or given_letters.startswith(letters.removesuffix(DOTS))
+
+
+def test_width_grows_with_the_text_the_size_and_the_weight():
+    widths = [text_width("word", 10), text_width("word", 10, bold=True), text_width("word", 20)]
+    assert widths == sorted(set(widths))
+    assert text_width("word", 20) == pytest.approx(2 * text_width("word", 10))
+    assert text_width("$a$", 10) > text_width("a", 10)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 1))
+def test_what_is_kept_inside_keeps_its_order_and_distances(values, fill):
+    gap = fill / len(values)
+    moved = np.array(keep_inside(values, gap, 0, 1))
+    assert moved.min() >= gap / 2 - 1e-9
+    assert moved.max() <= 1 - gap / 2 + 1e-9
+    assert np.all(np.diff(moved[np.argsort(values, kind="stable")]) >= gap - 1e-9)
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_sheets_write_no_label_into_its_neighbour(label):
+    """With and without one label the rest of the sheet is the same."""
+    image = Image.new("RGB", (50, 50), (90, 120, 60))
+    rows = [[Row("a", [image, image]), Row(text, [image, image])] for text in (LABELS[label], "b")]
+    named, plain = (np.asarray(contact_sheet([*pair, pair[0]], [pair[1].label, "c"], cell=96)) for pair in rows)
+    high, wide = named.shape[0] - 3 * 102, named.shape[1] - 2 * 102
+    grid = slice(plain.shape[0] - 3 * 102, None)
+    assert (named[high:, wide:] == plain[grid, wide:]).all()
+    assert (named[:high, wide + 102 :] == named[0, 0]).mean() > 0.9
+    assert (named[high : high + 96, :wide] == plain[grid][:96, :wide]).all()
+    assert (named[high + 2 * 102 :, :wide] == plain[grid][2 * 102 :, :wide]).all()

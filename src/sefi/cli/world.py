@@ -171,12 +171,13 @@ def captioned(images: "Sequence[Image.Image]", texts: "Sequence[str]") -> "list[
     """Pictures of one size, each with its text under it; all of them stay of one size."""
     from PIL import Image, ImageDraw, ImageFont
 
-    from sefi.report.sheet import INK, text_height, wrapped
+    from sefi.report.sheet import INK, TITLE_LINES, text_height
+    from sefi.report.wrapping import wrap_text
     from sefi.world.grids import BACKGROUND
 
     font = ImageFont.load_default(CAPTION)
     side = images[0].width
-    told = [wrapped(text, font, side - 4) for text in texts]
+    told = [wrap_text(text, side - 4, font.getlength, TITLE_LINES) for text in texts]
     tiles: list[Image.Image] = []
     for image, text in zip(images, told, strict=True):
         tile = Image.new("RGB", (side, image.height + text_height(told, font)), BACKGROUND)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -12,11 +13,14 @@ from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 
-from sefi.report.labels import fit_text
+from sefi.report.ink import SETTINGS
+from sefi.report.labels import wrap_points
 
 COLUMNS = 10  # words side by side before the figure goes on below
 DPI = 150
-COLUMN = 1.3  # inches of a column that a word's title may take
+COLUMN = 1.45  # inches of a column
+TITLE, WORD, POINTS = 11, 8, 72  # type sizes in typographic points, and how many are an inch
+TITLE_LINES = 8
 
 Box = tuple[float, float, float, float]
 
@@ -44,6 +48,7 @@ class MapRow:
     shares: Mapping[int, float] = field(default_factory=dict[int, float])
 
 
+@rc_context(SETTINGS)
 def attention_figure(rows: Sequence[MapRow], *, title: str = "") -> Figure:
     """One heat map per word for each row of maps, the image itself first.
 
@@ -63,18 +68,23 @@ def attention_figure(rows: Sequence[MapRow], *, title: str = "") -> Figure:
     cells = max(len(row.words) for row in rows) + 1
     lines = -(-cells // COLUMNS)
     columns = -(-cells // lines)
-    figure = Figure(figsize=(1.45 * columns, 1.85 * lines * len(rows) + 0.5), layout="constrained")
+    width = COLUMN * columns
+    titles = [wrap_title(each, width) for each in (title, *map(row_title, rows))]
+    more = sum(each.count("\n") for each in titles)
+    figure = Figure(figsize=(width, 1.85 * lines * len(rows) + 0.5 + 0.2 * more), layout="constrained")
     FigureCanvasAgg(figure)
-    titles = [figure.suptitle(title, fontsize=11)] if title else []
+    if title:
+        figure.suptitle(titles[0], fontsize=TITLE)
     panels = figure.subfigures(len(rows), 1, squeeze=False)[:, 0]
-    for panel, row in zip(panels, rows, strict=True):
-        titles.append(panel.suptitle(row_title(row), fontsize=9))
-        axes = panel.subplots(lines, columns, squeeze=False).flatten()
-        draw_row(axes, row)
-    figure.draw_without_rendering()
-    for text in titles:
-        fit_text(text, 0.97 * figure.bbox.width)
+    for panel, row, row_titled in zip(panels, rows, titles[1:], strict=True):
+        panel.suptitle(row_titled, fontsize=9)
+        draw_row(panel.subplots(lines, columns, squeeze=False).flatten(), row)
     return figure
+
+
+def wrap_title(title: str, width: float) -> str:
+    """Return a title in lines that fit a figure, whose width is in inches."""
+    return wrap_points(title, 0.95 * POINTS * width, TITLE, most=TITLE_LINES)
 
 
 def row_title(row: MapRow) -> str:
@@ -90,13 +100,13 @@ def draw_row(axes: Sequence[Axes], row: MapRow) -> None:
     for axis in axes:
         axis.set_axis_off()
     axes[0].imshow(np.asarray(row.image))
-    axes[0].set_title("image", fontsize=8)
+    axes[0].set_title("image", fontsize=WORD)
     grey = np.asarray(row.image.convert("L"))
     for index, (axis, word) in enumerate(zip(axes[1:], row.words, strict=False)):
         draw_map(axis, grey, row.maps[index])
         weight = "bold" if index in row.placeholders else "normal"
-        named = axis.set_title(f"{word}\nmax {row.maps[index].max():.2f}", fontsize=8, fontweight=weight)
-        fit_text(named, COLUMN * named.get_figure(root=True).dpi)  # pyright: ignore[reportOptionalMemberAccess]
+        name = wrap_points(word, 0.9 * POINTS * COLUMN, WORD, bold=True, most=2)
+        axis.set_title(f"{name}\nmax {row.maps[index].max():.2f}", fontsize=WORD, fontweight=weight)
         if index in row.faces:
             axis.add_patch(face_outline(row.faces[index], row.image.size))
 

@@ -35,6 +35,7 @@ SETTINGS: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 10,
     "axes.unicode_minus": False,
+    "text.parse_math": False,  # a name with two dollar signs is a name
 }
 
 

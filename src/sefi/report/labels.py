@@ -1,19 +1,25 @@
-"""Names in plots, moved where they would cover each other."""
+"""Names in plots: broken into lines that fit, and moved where they would cover each other."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.text import Annotation, Text
+from matplotlib.font_manager import FontProperties
+from matplotlib.text import Annotation
+from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
+
+from sefi.report.wrapping import wrap_text
 
 Point = tuple[float, float]
 # Where a name may stand beside its point, in typographic points, best first: slantwise, clear of upright bars.
-PLACES = ((8, 6), (8, -14), (-8, 6), (-8, -14), (8, 20), (8, -28), (-8, 20), (-8, -28))
-NAME_WIDTH = 0.45  # of the axes that a name may take: beside any point there is room on one side
-SMALLEST = 4.0  # typographic points that a text may shrink to
+PLACES = tuple((x, side * y) for y in (4, 18, 46) for x in (8, -8) for side in (1, -1))
 MARKER = 7  # half the side of what a marker covers
+FAMILY = "DejaVu Sans"
+HINTED = 1.05  # letters fitted to pixels are up to 5 % wider than their outlines
+NAME_SIZE, NAME_WIDTH, NAME_LINES = 10, 150.0, 3  # of a name in a plot: typographic points, and lines at most
 
 
 def label_points(
@@ -31,18 +37,18 @@ def label_points(
     ends = [*lines, *((point, point) for point in points.values())]
     taken = [Bbox(axis.transData.transform(end)) for end in ends]
     taken = [box.padded(1 if box.width or box.height else MARKER) for box in taken]
-    widest = NAME_WIDTH * axis.get_window_extent().width
     for name, point in points.items():
-        costs = [cost(axis, written(axis, name, point, place, colours[name], widest), taken) for place in PLACES]
-        kept = written(axis, name, point, PLACES[int(np.argmin(costs))], colours[name], widest)
+        text = wrap_name(name)
+        costs = [cost(axis, written(axis, text, point, place, colours[name]), taken) for place in PLACES]
+        kept = written(axis, text, point, PLACES[int(np.argmin(costs))], colours[name])
         taken.append(kept.get_window_extent())
 
 
-def written(axis: Axes, name: str, point: Point, place: Point, colour: str, widest: float) -> Annotation:
-    """A name, no wider than so many pixels, at one place beside its point."""
-    side = "left" if place[0] > 0 else "right"
-    made = axis.annotate(name, point, place, textcoords="offset points", color=colour, ha=side, fontweight="bold")
-    fit_text(made, widest)
+def written(axis: Axes, text: str, point: Point, place: Point, colour: str) -> Annotation:
+    """Write a text at one place beside its point; it grows away from the point."""
+    across, upright = "left" if place[0] > 0 else "right", "bottom" if place[1] > 0 else "top"
+    made = axis.annotate(text, point, place, textcoords="offset points", color=colour, ha=across, va=upright)
+    made.set_fontweight("bold")
     return made
 
 
@@ -51,7 +57,7 @@ def cost(axis: Axes, name: Annotation, taken: Sequence[Bbox]) -> int:
     box, frame = name.get_window_extent(), axis.get_window_extent()
     name.remove()
     outside = box.x0 < frame.x0 or box.x1 > frame.x1 or box.y0 < frame.y0 or box.y1 > frame.y1
-    return box.count_overlaps(taken) + 10 * outside
+    return box.count_overlaps(taken) + 1000 * outside  # among many names the edge still counts most
 
 
 def spread(values: Sequence[float], gap: float) -> list[float]:
@@ -71,49 +77,45 @@ def spread(values: Sequence[float], gap: float) -> list[float]:
     return [float(v) for v in moved - (moved.mean() - np.mean(values))]
 
 
-def fit_text(text: Text, width: float) -> None:
-    """Break a text between words into lines of at most `width` pixels; shrink it where a word alone is longer.
+def keep_inside(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Return values of which none is nearer than `gap` to another, nor than half of it to either end.
+
+    >>> keep_inside([0.0, 1.0, 1.0], 0.25, 0.0, 1.0)
+    [0.125, 0.625, 0.875]
 
     Args:
-        text: Of a figure with a canvas; its own line breaks stay. Of a word that is too long even at the smallest size
-            the end is cut off and marked.
-        width: In pixels of the figure.
+        values: Heights in any order; those that are far enough from each other and the ends stay.
+        gap: Least distance; `gap * len(values)` is at most `high - low`.
+        low: The lower end.
+        high: The upper end.
     """
-    whole = text.get_text()
-    while True:
-        text.set_text("\n".join(line for own in whole.split("\n") for line in broken(text, own, width)))
-        if text.get_window_extent().width <= width:
-            return
-        size = float(text.get_fontsize())
-        if size <= SMALLEST:
-            whole = "\n".join(shortened(text, own, width) for own in text.get_text().split("\n"))
-            text.set_text(whole)
-            return
-        text.set_fontsize(max(SMALLEST, size - 0.5))
+    moved = list(values)
+    order = sorted(range(len(moved)), key=moved.__getitem__)
+    for index in reversed(order):
+        moved[index] = min(moved[index], high - gap / 2)
+        high = moved[index] - gap / 2
+    for index in order:
+        moved[index] = max(moved[index], low + gap / 2)
+        low = moved[index] + gap / 2
+    return moved
 
 
-def broken(text: Text, line: str, width: float) -> list[str]:
-    """A line as lines that fit where words allow it, measured in the style of a text."""
-    lines = [""]
-    for word in line.split(" "):
-        longer = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and measured(text, longer) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
+def wrap_name(name: str) -> str:
+    """Return the name of a way in lines that leave room for the plot beside them."""
+    return wrap_points(name, NAME_WIDTH, NAME_SIZE, bold=True, most=NAME_LINES)
 
 
-def shortened(text: Text, line: str, width: float) -> str:
-    """As much of a line as fits, with a mark where something is cut off."""
-    if measured(text, line) <= width:
-        return line
-    while line and measured(text, line + "\N{HORIZONTAL ELLIPSIS}") > width:
-        line = line[:-1]
-    return line + "\N{HORIZONTAL ELLIPSIS}"
+def wrap_points(content: str, width: float, size: float, *, bold: bool = False, most: int = 4) -> str:
+    """Return a text of one size, both in typographic points, in lines of at most a width; see `wrap_text`."""
+    return wrap_text(content, width, lambda line: text_width(line, size, bold=bold), most)
 
 
-def measured(text: Text, line: str) -> float:
-    """Width in pixels of a line in the style of a text."""
-    text.set_text(line)
-    return text.get_window_extent().width
+def text_width(line: str, size: float, *, bold: bool = False) -> float:
+    """Return the width of a line in the type of our plots, in typographic points like its size, at any resolution."""
+    return HINTED * text_to_path.get_text_width_height_descent(line, font_of(size, bold=bold), ismath=False)[0]
+
+
+@cache
+def font_of(size: float, *, bold: bool) -> FontProperties:
+    """Return the type of our plots in one size."""
+    return FontProperties(family=FAMILY, size=size, weight="bold" if bold else "normal")

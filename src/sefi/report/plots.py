@@ -4,24 +4,28 @@ import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, PercentFormatter
-from numpy.typing import NDArray
 
 from sefi.bench.curves import Curve
 from sefi.bench.figures import Figure
 from sefi.bench.statistics import NOTHING, Interval
 from sefi.bench.table_files import told
 from sefi.bench.tables import Table
-from sefi.report.ink import INK, SOFT, Style, blank, svg_text
-from sefi.report.labels import Point, label_points, spread
+from sefi.report.ink import INK, SETTINGS, SOFT, Style, blank, svg_text
+from sefi.report.labels import NAME_SIZE, Point, keep_inside, label_points, spread, text_width, wrap_name, wrap_points
 
 # Least span that the ways are taken to have, in prompt score and ID: two ways may be next to each other.
 SPAN = (0.05, 0.2)
+WIDTH, HEIGHT = 5.6, 4.2  # inches of a plot with names of one line
+COLUMN = 1.38  # inches of one kind's bars
+POINTS = 72  # typographic, to an inch
+LINE = 0.18  # inches of one line of a name
 REACH = 1.5  # an anchor more spans than this away from the ways is named at the edge and not drawn
 
 
+@rc_context(SETTINGS)
 def trade_off(found: Table, styles: Mapping[str, Style]) -> str:
     """ID against prompt score: a point with 95 % bars for each way, and the Pareto frontier of those under test.
 
@@ -42,15 +46,16 @@ def trade_off(found: Table, styles: Mapping[str, Style]) -> str:
     means = {label: (x.mean, y.mean) for label, (x, y) in points.items()}
     far = beyond_reach(means, [way.label for way in found.ways if way.control in (None, "class word")])
     near = {label: mean for label, mean in means.items() if label not in far}
-    figure, (axis,) = blank(5.6, 4.2)
+    away = ", ".join(f"{label} ({x:.2f}, {y:.2f})" for label, (x, y) in far.items())
+    title = wrap_points(f"not drawn, far away: {away}", 0.95 * WIDTH * POINTS, 9, most=12) if far else ""
+    figure, (axis,) = blank(WIDTH, HEIGHT + LINE * title.count("\n"))
+    if far:
+        figure.suptitle(title, x=0.98, ha="right", fontsize=9, color=SOFT)
     for label in near:
         draw_point(axis, *points[label], styles[label])
     draw_frontier(axis, pareto([mean for label, mean in means.items() if not styles[label].anchor]))
     axis.set_xlabel("prompt score (CLIP cosine): obeys better to the right", color=SOFT)
     axis.set_ylabel("ID (cosine to the photo): more alike upwards", color=SOFT)
-    if far:
-        away = ", ".join(f"{label} ({x:.2f}, {y:.2f})" for label, (x, y) in far.items())
-        axis.set_title(f"not drawn, far away: {away}", fontsize=9, color=SOFT, loc="right")
     bars = [bar for label in near for bar in bars_of(*points[label])]
     label_points(axis, near, {label: styles[label].colour for label in near}, bars)
     return svg_text(figure, "trade-off")
@@ -103,6 +108,7 @@ def draw_frontier(axis: Axes, frontier: Sequence[Point]) -> None:
     axis.set_ylim(bottom, top)
 
 
+@rc_context(SETTINGS)
 def tau_plot(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: float | None) -> str:
     """ID(Prompt) over the threshold, a curve for each way, its 95 % band if it is under test, and the run's tau.
 
@@ -119,11 +125,11 @@ def tau_plot(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: floa
     """
     if not curves:
         raise ValueError("there is no curve of ID(Prompt)")
-    figure, (axis,) = blank(5.6, 4.2)
+    names = {label: wrap_name(label) for label in curves}
+    lines = max(name.count("\n") + 1 for name in names.values())
+    figure, (axis,) = blank(WIDTH, max(HEIGHT, 1 + LINE * lines * len(names)))
     for label, curve in curves.items():
         draw_curve(axis, curve, styles[label])
-    taus = next(iter(curves.values())).taus
-    name_curves(axis, {label: curve.points[0].mean for label, curve in curves.items()}, styles, taus)
     if tau is not None:
         axis.axvline(tau, color=INK, linewidth=1, linestyle=(0, (2, 2)))
         axis.annotate(
@@ -136,6 +142,7 @@ def tau_plot(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: floa
         )
     axis.set_xlabel("tau: lowest prompt score that counts", color=SOFT)
     axis.set_ylabel("ID(Prompt)", color=SOFT)
+    name_curves(axis, curves, styles, LINE * lines)
     return svg_text(figure, "tau")
 
 
@@ -150,29 +157,35 @@ def draw_curve(axis: Axes, curve: Curve, style: Style) -> None:
     axis.plot(curve.taus, means, color=style.colour, linewidth=2)
 
 
-def name_curves(
-    axis: Axes, starts: Mapping[str, float], styles: Mapping[str, Style], taus: NDArray[np.float64]
-) -> None:
-    """Each curve's name at its left end, where the curves are furthest apart."""
-    first, width = float(taus[0]), float(np.ptp(taus))
+def name_curves(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, Style], gap: float) -> None:
+    """Write each curve's name at its left end, where the curves are furthest apart.
+
+    Args:
+        axis: With everything else in it: names take up to half of its width.
+        curves: By label.
+        styles: By label.
+        gap: Inches from a name's middle to the next one's.
+    """
+    axis.get_figure(root=True).draw_without_rendering()  # pyright: ignore[reportOptionalMemberAccess]
     low, high = axis.get_ylim()
-    heights = spread(list(starts.values()), 0.05 * (high - low))
-    for (label, start), height in zip(starts.items(), heights, strict=True):
+    columns, rows = (length / axis.get_figure(root=True).dpi for length in axis.get_window_extent().size)  # pyright: ignore[reportOptionalMemberAccess]
+    taus = next(iter(curves.values())).taus
+    first, width = float(taus[0]), float(np.ptp(taus))
+    widest = max(text_width(line, NAME_SIZE, bold=True) for label in curves for line in wrap_name(label).split("\n"))
+    share = 0.04 + widest / POINTS / columns
+    starts = [curve.points[0].mean for curve in curves.values()]
+    gap = min(gap / rows, 1 / len(starts)) * (high - low)
+    heights = keep_inside(spread(starts, gap), gap, low, high)
+    for label, start, height in zip(curves, starts, heights, strict=True):
         axis.plot([first - 0.02 * width, first], [height, start], color=styles[label].colour, linewidth=0.8)
-        written = axis.text(first - 0.03 * width, height, label, color=styles[label].colour, ha="right", va="center")
-        written.set(fontweight="bold", in_layout=False)
+        name = axis.text(first - 0.03 * width, height, wrap_name(label), color=styles[label].colour, ha="right")
+        name.set(fontweight="bold", va="center", in_layout=False)
+    axis.set_ylim(low, high)
     axis.set_xticks([tick for tick in axis.get_xticks() if first <= tick <= taus[-1]])
-    share = 0.04 + share_of(axis, axis.texts)
     axis.set_xlim(first - width * share / (1 - share), taus[-1])
 
 
-def share_of(axis: Axes, names: Sequence[Text]) -> float:
-    """Width of the widest name as a share of the axes, at most a half."""
-    axis.get_figure(root=True).draw_without_rendering()  # pyright: ignore[reportOptionalMemberAccess]
-    widest = max(name.get_window_extent().width for name in names)
-    return min(0.5, widest / axis.get_window_extent().width)
-
-
+@rc_context(SETTINGS)
 def kind_bars(tables: Mapping[str, Table], figure: Figure, styles: Mapping[str, Style]) -> str:
     """One figure for each kind of prompt, side by side: a bar for each way with its 95 % interval and its number.
 
@@ -191,14 +204,19 @@ def kind_bars(tables: Mapping[str, Table], figure: Figure, styles: Mapping[str, 
     labels = [label for label in styles if any(value(found, label, figure).computed for found in kinds.values())]
     if not labels:
         raise ValueError(f"no kind of prompt has {figure.label}")
-    canvas, axes = blank(1.0 + 1.38 * len(kinds), 0.65 + 0.28 * len(labels), len(kinds))
+    names = [wrap_name(label) for label in labels]
+    titles = [wrap_points(kind, 0.85 * COLUMN * POINTS, 10) for kind in kinds]
+    widest = max(text_width(line, NAME_SIZE, bold=True) for name in names for line in name.split("\n"))
+    lines, above = (1 + max(text.count("\n") for text in texts) for texts in (names, titles))
+    size = (0.15 + widest / POINTS + COLUMN * len(kinds), 0.45 + LINE * above + (0.1 + LINE * lines) * len(labels))
+    canvas, axes = blank(*size, len(kinds))
     rows = [[value(found, label, figure) for label in labels] for found in kinds.values()]
     limits = common_limits([each for row in rows for each in row], figure)
-    for axis, kind, row in zip(axes, kinds, rows, strict=True):
+    for axis, title, row in zip(axes, titles, rows, strict=True):
         draw_bars(axis, row, [styles[label] for label in labels], figure)
         axis.set(xlim=limits, ylim=(len(labels) - 0.5, -0.5))
-        axis.set_title(kind, fontsize=10, color=INK, loc="left")
-        axis.set_yticks(range(len(labels)), labels if axis is axes[0] else [""] * len(labels))
+        axis.set_title(title, fontsize=10, color=INK, loc="left")
+        axis.set_yticks(range(len(labels)), names if axis is axes[0] else [""] * len(labels))
     for name, label in zip(axes[0].get_yticklabels(), labels, strict=True):
         name.set(color=styles[label].colour, fontweight="bold", fontsize=10)
     return svg_text(canvas, f"bars of {figure.name}")

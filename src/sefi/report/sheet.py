@@ -5,9 +5,13 @@ from dataclasses import dataclass
 
 from PIL import Image, ImageDraw, ImageFont
 
+from sefi.report.wrapping import wrap_text
+
 PAPER = (250, 249, 246)
 INK = (32, 32, 36)
 GAP = 6  # pixels between two images
+SPACING = 2  # pixels between two lines
+TITLE_LINES = 12
 LINE = 1.25  # line height as a multiple of the font size
 
 
@@ -36,19 +40,21 @@ def contact_sheet(rows: Sequence[Row], columns: Sequence[str] = (), *, cell: int
     width = max((len(row.images) for row in rows), default=0)
     if width == 0 or (columns and width > len(columns)):
         raise ValueError(f"{width} images in the longest row do not fit {len(columns)} titles")
-    font = ImageFont.load_default(max(11, cell // 12))
-    titles = [wrapped(title, font, cell) for title in columns]
-    labels = [wrapped(row.label, font, cell // 2) for row in rows]
+    type_size = max(11, cell // 12)
+    font = ImageFont.load_default(type_size)
+    titles = [wrap_text(title, cell, font.getlength, TITLE_LINES) for title in columns]
+    lines = int(cell / (LINE * type_size + SPACING))
+    labels = [wrap_text(row.label, cell // 2, font.getlength, max(1, lines)) for row in rows]
     top = text_height(titles, font) + GAP
     left = cell // 2 + 2 * GAP if any(labels) else GAP
     size = (left + width * (cell + GAP), top + len(rows) * (cell + GAP))
     page = Image.new("RGB", size, PAPER)
     pen = ImageDraw.Draw(page)
     for column, title in enumerate(titles):
-        pen.multiline_text((left + column * (cell + GAP), GAP), title, INK, font, spacing=2)
+        pen.multiline_text((left + column * (cell + GAP), GAP), title, INK, font, spacing=SPACING)
     for index, (row, label) in enumerate(zip(rows, labels, strict=True)):
         y = top + index * (cell + GAP)
-        pen.multiline_text((GAP, y), label, INK, font, spacing=2)
+        pen.multiline_text((GAP, y), label, INK, font, spacing=SPACING)
         paste_row(page, row.images, (left, y), cell)
     return page
 
@@ -68,18 +74,6 @@ def fit(image: Image.Image, side: int) -> Image.Image:
     scale = side / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
-
-
-def wrapped(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
-    """Break a text into lines of at most `width` pixels, between words only."""
-    lines: list[str] = []
-    for word in text.split():
-        longer = f"{lines[-1]} {word}" if lines else word
-        if lines and font.getlength(longer) <= width:
-            lines[-1] = longer
-        else:
-            lines.append(word)
-    return "\n".join(lines)
 
 
 def text_height(texts: Sequence[str], font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> int:
