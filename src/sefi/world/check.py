@@ -11,6 +11,16 @@ from sefi.core.presets import DEFAULT
 from sefi.core.protocols import Progress
 from sefi.world.clip_scores import score_agreement
 from sefi.world.expressiveness import score_expressiveness
+from sefi.world.fifth_scores import (
+    LEAK_PEOPLE,
+    LEAK_STEPS,
+    NAMED,
+    TOKENS,
+    score_autoencoder,
+    score_backgrounds,
+    score_identity,
+    score_tokens,
+)
 from sefi.world.figure import Figure
 from sefi.world.judge_scores import SCORES
 from sefi.world.looking import Judges
@@ -19,7 +29,22 @@ from sefi.world.model_scores import score_names, score_pairs, score_pets, score_
 FITTED_PEOPLE, FIT_STEPS = 12, 200
 # Half the default number of steps, as the benchmarks: twice as many pictures in the same time.
 CHECKED = override(DEFAULT, ["generate.steps=25"])
+# Figures of the fifth version; the shipped model's card has those of `PARTS`.
+FIFTH_PARTS = ("autoencoder", "identity", "tokens", "backgrounds")
+GATE_DRAWINGS = 500
 PARTS = ("expressiveness", "traits", "words", "names", "pairs", "pets", "clip", "judges")
+
+
+def named_folder(model: str) -> Path:
+    """Return the folder of a model: an embedded one by its name, or the folder itself.
+
+    Raises:
+        ConfigError: it has no autoencoder.
+    """
+    folder = MODELS / model if (MODELS / model).is_dir() else Path(model)
+    if not (folder / "vae").is_dir():
+        raise ConfigError(f"There is no autoencoder in {folder}.", "Name a folder that has a folder `vae`.")
+    return folder
 
 
 def check(
@@ -35,19 +60,23 @@ def check(
 
     Args:
         judges_folder: the judges' networks; None takes the package's.
-        parts: which of `PARTS`.
+        parts: which of `PARTS` and `FIFTH_PARTS`.
         count: pictures of every wish.
 
     Raises:
         ConfigError: there is no such part.
     """
-    unknown = set(parts) - set(PARTS)
+    every = (*PARTS, *FIFTH_PARTS)
+    unknown = set(parts) - set(every)
     if unknown:
         raise ConfigError(
-            f"There is no part {sorted(unknown)[0]!r}.", suggest(sorted(unknown)[0], PARTS, verb="Choose")
+            f"There is no part {sorted(unknown)[0]!r}.", suggest(sorted(unknown)[0], every, verb="Choose")
         )
-    backbone = open_backbone(model)
     folder = judges_folder or MODELS / "judges"
+    if tuple(parts) == ("autoencoder",):
+        # The gate comes before there is a denoiser: a folder with nothing but an autoencoder will do.
+        return score_autoencoder(named_folder(model), Judges(folder), GATE_DRAWINGS, progress)
+    backbone = open_backbone(model)
     judges, drawing = Judges(folder), config.generate
     scores: dict[str, Callable[[], list[Figure]]] = {
         "judges": lambda: [figure for score in SCORES.values() for figure in score(folder)],
@@ -58,5 +87,9 @@ def check(
         "names": lambda: score_names(backbone, judges, drawing, progress),
         "pairs": lambda: score_pairs(backbone, judges, drawing, progress),
         "expressiveness": lambda: score_expressiveness(backbone, judges, FITTED_PEOPLE, FIT_STEPS, drawing, progress),
+        "autoencoder": lambda: score_autoencoder(named_folder(model), judges, GATE_DRAWINGS, progress),
+        "identity": lambda: score_identity(backbone, judges, NAMED, drawing, progress),
+        "tokens": lambda: score_tokens(backbone, judges, TOKENS, drawing, progress),
+        "backgrounds": lambda: score_backgrounds(backbone, folder, LEAK_PEOPLE, LEAK_STEPS, drawing, progress),
     }
-    return [figure for part in PARTS if part in parts for figure in scores[part]()]
+    return [figure for part in every if part in parts for figure in scores[part]()]

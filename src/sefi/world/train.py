@@ -72,7 +72,7 @@ class Run:
         """A file or folder that another part makes."""
         path = self.folder / name
         if not path.exists():
-            raise ConfigError(f"{path} is missing.", f"Run `sefi world train {part}` first.")
+            raise ConfigError(f"{path} is missing.", f"Run `sefi world train {part}` first, of the same version.")
         return path
 
 
