@@ -155,7 +155,8 @@ def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
     if not path.is_file():
         raise ConfigError(
             f"FastComposer has no weights at {path}.",
-            "Put them there; or train some (`sefi world train composer --version 4`) and learn with compose.weights=FILE.",
+            "Put them there; or train some (`sefi world train composer --version 4`), then learn with "
+            "compose.weights=FILE.",
         )
     with file_errors(path, ConfigError, "is damaged or no safetensors file", "Copy it again."):
         metadata, tensors = read_tensors(path)
