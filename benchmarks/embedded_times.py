@@ -11,9 +11,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import sefi  # before torch, so that OpenMP threads sleep while they wait
+
+# isort: split
+
 import torch
 
-import sefi
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
 from sefi.core.json_text import dump_json

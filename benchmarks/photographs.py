@@ -12,6 +12,10 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 
+import sefi  # noqa: F401  before torch, so that OpenMP threads sleep while they wait
+
+# isort: split
+
 import matplotlib as mpl
 import numpy as np
 import skimage.data

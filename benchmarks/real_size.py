@@ -24,6 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import sefi  # noqa: F401  before torch, so that OpenMP threads sleep while they wait
+
+# isort: split
+
 import diffusers
 import torch
 import transformers

@@ -1,9 +1,12 @@
 """How far batch size and number of threads change results on the embedded model; prints two lines."""
 
+import sefi  # before torch, so that OpenMP threads sleep while they wait
+
+# isort: split
+
 import numpy as np
 import torch
 
-import sefi
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
 from sefi.core.presets import PRESETS

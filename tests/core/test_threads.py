@@ -1,5 +1,6 @@
 """Threads by what a process may use; OpenMP that sleeps while it waits; whatever the user has set stays."""
 
+import ast
 import json
 import os
 import subprocess
@@ -150,3 +151,22 @@ def test_affinity_counts_where_there_is_no_quota(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity")  # macOS, Windows
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert threads.count_usable_cores() == 1
+
+
+LOADS_TORCH = {"torch", "diffusers", "transformers"}
+SCRIPTS = sorted(Path(__file__).parents[2].glob("benchmarks/*.py"))
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_scripts_import_sefi_before_torch(script):
+    names: list[str] = []
+    for line in ast.parse(script.read_text()).body:
+        if isinstance(line, ast.Import):
+            names += [each.name.split(".")[0] for each in line.names]
+        elif isinstance(line, ast.ImportFrom):
+            names.append(str(line.module).split(".")[0])
+    assert set(names[: names.index("sefi")] if "sefi" in names else names).isdisjoint(LOADS_TORCH)
+
+
+def test_there_are_scripts():
+    assert len(SCRIPTS) > 5
