@@ -19,6 +19,7 @@ import torch
 
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.presets import PRESETS
 
@@ -57,7 +58,7 @@ def main() -> None:
         "identity_bytes": size,
         "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-    RECORD.write_text(dump_json(record, indent=1) + "\n")
+    write_text(RECORD, dump_json(record, indent=1) + "\n")
     sys.stdout.write(dump_json(record, indent=1) + "\n")
 
 

@@ -19,6 +19,7 @@ from PIL import Image
 from sefi.api import embedded_judges
 from sefi.bench.records import RunFolder
 from sefi.bench.statistics import clustered_interval
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
 from sefi.core.reading import read_json
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument("run", type=Path, nargs="?", help="folder of a run of `slots`; without one the record is told")
     given = parser.parse_args()
     if given.run is not None:
-        RECORD.write_text(dump_json(measured(given.run), separators=(",", ":")) + "\n", encoding="utf-8")
+        write_text(RECORD, dump_json(measured(given.run), separators=(",", ":")) + "\n")
     print(table(read_json(RECORD)))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from sefi.backbone.open import MODELS
 from sefi.cli.opening import preset_of
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.methods import METHODS
 
@@ -37,7 +38,7 @@ def peak_megabytes(*options: str) -> int:
 def main() -> None:
     """Measure, write the record, print it."""
     record = {name: peak_megabytes("--preset", preset_of(name, None), *FEW) for name in METHODS}
-    RECORD.write_text(dump_json(record, indent=1) + "\n")
+    write_text(RECORD, dump_json(record, indent=1) + "\n")
     sys.stdout.write(dump_json(record, indent=1) + "\n")
 
 

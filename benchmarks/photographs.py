@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from sefi.api import embedded_judges
 from sefi.core.errors import FaceError
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.nouns import Photo
 from sefi.metrics.faces import DETECTOR
@@ -181,7 +182,7 @@ def main() -> None:
     if arguments.write:
         made = fit(statistics, labels)
         rows = {name: [round(float(v), 6) for v in getattr(made, name)] for name in ("mean", "scale", "weights")}
-        WEIGHTS.write_text(dump_json(rows | {"bias": round(made.bias - threshold, 6)}) + "\n", encoding="utf-8")
+        write_text(WEIGHTS, dump_json(rows | {"bias": round(made.bias - threshold, 6)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,7 @@ from sefi.backbone.parts import Parts
 from sefi.backbone.sizes import configuration
 from sefi.backbone.vocabulary import clip_tokenizer
 from sefi.core.config import override
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.presets import PRESETS
 
@@ -70,7 +71,7 @@ def main() -> None:
     options = parse()
     if options.phase:
         result = run_phase(options)
-        Path(options.result).write_text(dump_json(result))
+        write_text(Path(options.result), dump_json(result))
         return
     options.dir.mkdir(parents=True, exist_ok=True)
     phases = {name: in_process(name, options) for name in ("build", "folder", "file")}
@@ -79,7 +80,7 @@ def main() -> None:
     record = {"machine": machine(), "tiny": options.tiny, "settings": SETTINGS, **phases}
     path: Path = options.dir / "record.json" if options.tiny else options.record
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_json(record, indent=2) + "\n")
+    write_text(path, dump_json(record, indent=2) + "\n")
     sys.stdout.write(dump_json(record, indent=2) + "\n")
 
 

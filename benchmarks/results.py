@@ -35,6 +35,7 @@ from sefi.bench.records import RunFolder
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.bench.table_files import heading, told, told_range
 from sefi.bench.tables import by_subject, compared, kinds
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.reading import read_json
 from sefi.report.sheet import Row, contact_sheet
@@ -76,7 +77,7 @@ def main() -> None:
     differing = [page for page in PAGES if filled(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
     for page in differing:
         if given.command == "write":
-            page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")
+            write_text(page, filled(page.read_text(encoding="utf-8")))
         print(f"{page.relative_to(ROOT)}: {'written' if given.command == 'write' else 'is not what the records give'}")
     sys.exit(given.command == "check" and bool(differing))
 
@@ -100,7 +101,7 @@ def keep(folder: Path) -> None:
     }
     digest = hashlib.sha256(run.cells_file.read_bytes()).hexdigest()
     record = {"about": about, "pictures": len(cells), "cells_sha256": digest, "figures": figures}
-    file.write_text(dump_json(record, separators=(",", ":")) + "\n", encoding="utf-8")
+    write_text(file, dump_json(record, separators=(",", ":")) + "\n")
     print(f"{file.relative_to(ROOT)}: {len(cells)} pictures, {file.stat().st_size // 1024} KB")
 
 

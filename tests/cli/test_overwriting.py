@@ -196,3 +196,137 @@ def test_a_run_does_not_write_over_its_photos(refused, tmp_path, inside):
     (tmp_path / "run.json").write_text("{}")
     assert "lie where the run writes" in refused(*words)
     assert (photos / "ada.png").read_bytes() == b"photo"
+
+
+@pytest.fixture
+def bench_run(given):
+    """A folder with the record of a run of one picture; `study build` and `bench report` read it."""
+    folder = given / "run"
+    (folder / "pictures").mkdir(parents=True)
+    (folder / "photos").mkdir()
+    Image.new("RGB", (96, 96)).save(folder / "photos" / "ada.png")
+    ways = [{"label": label, "about": "", "control": None} for label in ("ours", "rival")]
+    prompts = [{"text": "{} in the snow", "kind": "scene", "wanted": [["scene", "snow"]]}]
+    suite = {"name": "tiny", "about": "", "prompts": prompts, "ways": ways, "seeds": [7]}
+    about = {"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny"}}
+    (folder / "run.json").write_text(json.dumps(about))
+    lines = []
+    for way in ("ours", "rival"):
+        file = f"pictures/{way}.png"
+        Image.new("RGB", (96, 96), (0, len(way), 0)).save(folder / file)
+        known = {"subject": "ada", "way": way, "prompt": 0, "seed": 7, "kind": "scene", "picture": file, "sha256": way}
+        lines.append(json.dumps({**known, "text": "person in the snow", "shown": None, "prompt_score": 0.2}))
+    (folder / "cells.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+# What else writes: the words of a command line, and one of the files that it writes into the folder `out`.
+OTHERS = {
+    "generate": (["generate", "person", "-i", "ada.safetensors", "--model", "model", "--out", "{out}"], "records.json"),
+    "world draw": (["world", "draw", "--count", "1", "--out", "{out}"], "00000.png"),
+    "world grid": (["world", "grid", "--kind", "pets", "--model", "/nowhere", "--out", "{out}/pets.png"], "pets.png"),
+    "bench report": (["bench", "report", "run", "--out", "{out}"], "tables.csv"),
+    "study build": (["study", "build", "run", "--count", "1", "--checks", "0", "--out", "{out}/a.html"], "a.html"),
+    "demo": (["demo", "--out", "{out}"], "sheet.png"),
+}
+INPUTS_OF = {
+    "generate": ["ada.safetensors", "model/unet/config.json"],
+    "bench report": ["run/run.json", "run/cells.jsonl"],
+    "study build": ["run/run.json", "run/cells.jsonl", "run/pictures/ours.png", "run/pictures/rival.png"],
+}
+PLACES = [(command, "another kind") for command in OTHERS]
+PLACES += [(command, place) for command in OTHERS for place in ("folder", "fifo")]
+PLACES += [(command, read) for command, inputs in INPUTS_OF.items() for read in inputs]
+
+
+@pytest.mark.parametrize("overwrite", [False, True], ids=["", "overwrite"])
+@pytest.mark.parametrize(("command", "place"), PLACES, ids=lambda one: one.replace("/", "-"))
+def test_no_other_command_replaces_what_is_there(refused, given, bench_run, monkeypatch, command, place, overwrite):
+    monkeypatch.chdir(given)
+    words, file = OTHERS[command]
+    out = given / "out"
+    out.mkdir()
+    path = out / file
+    if place == "another kind":
+        path.write_bytes(b"GIF89a")
+    elif place == "folder":
+        path.mkdir()
+    elif place == "fifo":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(given / place)
+    before, mode = contents(given), path.lstat().st_mode
+    asked = ["--overwrite"] if overwrite and command != "generate" else []
+    error = refused(*(word.replace("{out}", str(out)) for word in words), *asked)
+    if place in INPUTS_OF.get(command, ()):
+        assert any(reason in error for reason in ("is an input", "exists and is", "is no record"))
+    assert str(path) in error
+    assert contents(given) == before
+    assert path.lstat().st_mode == mode
+
+
+SAME_KIND = {"world draw": b"\x89PNG\r\n\x1a\n", "world grid": b"\x89PNG\r\n\x1a\n", "bench report": b"way,value\n"}
+SAME_KIND |= {"study build": b"<!doctype html>", "demo": b"\x89PNG\r\n\x1a\n"}
+
+
+@pytest.mark.parametrize("command", SAME_KIND)
+def test_an_earlier_result_stays_unless_asked(refused, given, bench_run, monkeypatch, command):
+    monkeypatch.chdir(given)
+    words, file = OTHERS[command]
+    (given / "out").mkdir()
+    (given / "out" / file).write_bytes(SAME_KIND[command])
+    before = contents(given)
+    assert f"{file}' exists." in refused(*(word.replace("{out}", str(given / "out")) for word in words))
+    assert contents(given) == before
+
+
+@pytest.mark.parametrize("command", ["study build", "world draw"])
+def test_an_earlier_result_is_replaced_when_asked(sefi, given, bench_run, monkeypatch, command):
+    monkeypatch.chdir(given)
+    words, file = OTHERS[command]
+    (given / "out").mkdir()
+    (given / "out" / file).write_bytes(SAME_KIND[command])
+    found = sefi(*(word.replace("{out}", str(given / "out")) for word in words), "--overwrite")
+    assert found.exit_code == 0, found.output
+    assert (given / "out" / file).stat().st_size > len(SAME_KIND[command])
+
+
+def test_a_card_takes_the_place_of_no_record(refused, given):
+    record = given / "README.md"
+    record.write_text("{}")
+    assert refused("world", "card", "--record", record, "--out", given, "--overwrite")
+    assert record.read_text() == "{}"
+
+
+TRAINED = [
+    ("tokenizer", "tokenizer", ()),
+    ("features", "features.training.safetensors", ()),
+    ("autoencoder", "autoencoder-faces.training.safetensors", ()),
+    ("text", "text.safetensors", ()),
+    ("text", "text-started.safetensors", ("--start", "tiny-portraits")),
+    ("denoiser", "diffusion.safetensors", ("--version", 4)),
+    ("vae", "vae.lesson.safetensors", ("--version", 4)),
+    ("all", "denoiser.training.safetensors", ()),
+]
+
+
+@pytest.mark.parametrize(("part", "file", "options"), TRAINED, ids=lambda one: one if isinstance(one, str) else "")
+def test_a_training_is_not_begun_again_unasked(sefi, tmp_path, part, file, options):
+    (tmp_path / file).write_text("mine")
+    if part == "text" and options:
+        options = (*options, "--version", 5)
+    found = sefi("world", "train", part, *options, "--out", tmp_path, "--json")
+    assert found.exit_code == 2, found.output
+    answer = json.loads(found.stdout)
+    assert file in answer["error"]
+    assert "--resume" in answer["try"]
+    assert "--overwrite" in answer["try"]
+    assert (tmp_path / file).read_text() == "mine"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_training_begins_again_when_asked(sefi, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    found = sefi("world", "train", "tokenizer", "--overwrite", "--out", tmp_path, "--json")
+    assert found.exit_code == 0, found.output
+    assert (tmp_path / "tokenizer" / "tokenizer_config.json").is_file()

@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -24,10 +26,12 @@ from sefi.core.files import (
     check_output,
     read_content,
     write_file,
+    write_folder,
     write_numbered,
     write_text,
 )
 from sefi.core.nouns import Identity, IdentityHeader
+from sefi.identity.file import write_identity
 
 
 def identity(name="ada", value=1.0):
@@ -322,3 +326,32 @@ def test_a_header_cannot_have_other_files_removed(tmp_path):
     save_file(made.tensors, tmp_path / "ada.safetensors", metadata={"sefi": header.model_dump_json()})
     made.save(tmp_path / "ada.safetensors")
     assert other.is_file()
+
+
+def test_files_that_another_identity_names_stay(tmp_path):
+    for value in (1.0, 2.0):
+        tensors = identity(value=value).tensors | {name: torch.full((9,), value) for name in "ab"}
+        many = replace(identity(), tensors=tensors)
+        write_identity(many, tmp_path / "ada.safetensors", largest=40)
+        if value == 1:
+            shutil.copy(tmp_path / "ada.safetensors", tmp_path / "copy.safetensors")
+    assert Identity.load(tmp_path / "copy.safetensors").tensors["b"].unique() == 1
+    assert Identity.load(tmp_path / "ada.safetensors").tensors["b"].unique() == 2
+    (tmp_path / "copy.safetensors").unlink()
+    write_identity(identity(value=3.0), tmp_path / "ada.safetensors")
+    assert len(list(tmp_path.glob("ada.*.safetensors"))) == 2  # of the first identity, which nothing names now
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    write_folder(tmp_path / "a", lambda partial: (partial / "one").write_text("1"))
+    assert (tmp_path / "a" / "one").read_text() == "1"
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_folder(tmp_path / "a", lambda partial: (partial / "two").write_text("2"))
+
+    def half(partial):
+        (partial / "three").write_text("3")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "b", half)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "one"]

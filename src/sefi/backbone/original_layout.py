@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.parts import Parts
+from sefi.core.files import write_file
 
 Rules = list[tuple[str, str]]
 
@@ -53,7 +54,7 @@ def write_checkpoint(model: Backbone | Parts, path: Path) -> None:
         path: the file to write; an existing one is replaced.
 
     Raises:
-        OSError: the file cannot be written.
+        OutputError: the file cannot be written.
     """
     layers = int(model.unet.config["layers_per_block"])
     with_attention = _blocks_with_attention(model.unet)
@@ -69,7 +70,8 @@ def write_checkpoint(model: Backbone | Parts, path: Path) -> None:
     for key, value in model.text_encoder.state_dict().items():
         bare = key.removeprefix("text_model.")
         tensors["cond_stage_model.transformer.text_model." + bare] = value
-    save_file({key: value.contiguous() for key, value in tensors.items()}, path)
+    whole = {key: value.contiguous() for key, value in tensors.items()}
+    write_file(path, lambda partial: save_file(whole, partial))
 
 
 def unet_key(key: str, layers: int, with_attention: frozenset[int]) -> str:

@@ -48,9 +48,12 @@ def build(
     from sefi.core.files import Kind, check_output, write_text
     from sefi.report.study_page import study_page
 
-    path, folder = check_output(out, Kind.HTML, overwrite=overwrite), RunFolder(run)
+    folder = RunFolder(run)
     study = design(folder.about(), folder.cells(), Asking(tuple(ways or ()), count, checks, seed))
-    pictures = opened_pictures({file for one in study.comparisons for file in one.files}, run)
+    files = {file for one in study.comparisons for file in one.files}
+    inputs = [folder.about_file, folder.cells_file, *(run / file for file in files)]
+    path = check_output(out, Kind.HTML, inputs=inputs, overwrite=overwrite)
+    pictures = opened_pictures(files, run)
     write_text(path, study_page(study, pictures))
     asked = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {

@@ -44,6 +44,8 @@ Version = Annotated[
 ]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")]
 
+BeginAgain = Annotated[bool, typer.Option("--overwrite", help="Begin again, in the place of an earlier training.")]
+
 
 @app.command("draw")
 def draw(
@@ -70,6 +72,7 @@ def draw(
 def train(
     part: Part,
     resume: Resume = False,
+    overwrite: BeginAgain = False,
     start: Start = None,
     version: Version = None,
     device: options.Device = "auto",
@@ -84,11 +87,14 @@ def train(
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import check_folder
     from sefi.world.fifth import train_part as train_fifth
+    from sefi.world.part_files import check_untrained
     from sefi.world.train import Run, train as train_fourth
     from sefi.world.versions import FIFTH, FOURTH, get_version
 
     wanted = get_version(version or (FIFTH.number if start is None else FOURTH.number))
     folder = check_folder(out)
+    if not resume and not overwrite:
+        check_untrained(folder, part, wanted, started=start is not None)
     beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
     place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:

@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import secrets
+import shutil
 import stat
 import tempfile
 import time
@@ -281,6 +282,24 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         raise refusal(path, error) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary folder that then takes this name; only an empty folder may be there.
+
+    Raises:
+        OutputError: the disk is full, the place cannot be written, or something is there.
+    """
+    partial = path.with_name(f".{path.name[:LONGEST_STEM]}.{secrets.token_hex(6)}.partial")
+    try:
+        partial.mkdir()
+        write(partial)
+        partial.replace(path)
+        flush_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise refusal(path, error) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: Path, text: str) -> None:

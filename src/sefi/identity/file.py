@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 
 import torch
@@ -54,7 +54,7 @@ def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD,
         write_whole(part, path.with_name(name), {})
     # Last: until now whoever reads follows the old names.
     write_whole(first, path, {HEADER_KEY: header.model_dump_json()})
-    for name in before - set(names):
+    for name in before - set(names) - shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
 
 
@@ -96,6 +96,18 @@ def shards_named_in(path: Path) -> set[str]:
         return set()
     made = re.compile(re.escape(path.stem) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
     return {name for name in named if made.fullmatch(name)}
+
+
+def shards_of_others(path: Path, names: set[str]) -> set[str]:
+    """Return which of these files another identity of the folder names too: a copy of the file that is replaced."""
+    if not names:
+        return set()
+    found: set[str] = set()
+    for other in path.parent.glob("*.safetensors"):
+        with suppress(IdentityError, OSError):
+            if not other.samefile(path):
+                found |= names & set(read_header(other).shards)
+    return found
 
 
 def read_identity(path: Path) -> Identity:

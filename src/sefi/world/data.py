@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.lib.format import open_memmap
 
+from sefi.core.files import write_file
 from sefi.core.protocols import Progress
 from sefi.world.drawing import SIDE, draw
 from sefi.world.picture import Picture
@@ -43,11 +44,13 @@ def kept(path: Path, shape: tuple[int, ...], dtype: type, fill: Callable[[np.nda
     """The array of a file, memory-mapped, read-only; unless the file is there, `fill` makes it, whole or not at all."""
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(".partial.npy")
-        made = open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
-        fill(made)
-        made.flush()
-        partial.replace(path)
+
+        def write(partial: Path) -> None:
+            made = open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
+            fill(made)
+            made.flush()
+
+        write_file(path, write)
     return np.load(path, mmap_mode="r")
 
 

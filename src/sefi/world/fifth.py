@@ -16,6 +16,7 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from sefi.core.errors import ConfigError
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.world.assemble import write_pipeline
 from sefi.world.autoencoder_training import AutoencoderPlan, train_autoencoder
@@ -223,7 +224,7 @@ def make_pilot(run: Run, plan: FifthPlan) -> None:
         training.run(keep(run, f"pilot-{name}"), run.progress)
         scores[name] = score_weights(training, held_out, range(len(held_out)), HELD_OUT_SEED)
     record = {"steps": plan.pilot_steps, "scores": scores}
-    (run.folder / PILOT).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
+    write_text(run.folder / PILOT, dump_json(record, indent=1) + "\n")
 
 
 def make_denoiser(run: Run, plan: FifthPlan) -> None:
@@ -236,7 +237,7 @@ def make_denoiser(run: Run, plan: FifthPlan) -> None:
     if best < len(plan.denoiser.averages):
         training.averages.copy_to(training.unet, best)
     record = {"scores": scores, "chosen": scores[best]["average"]}
-    (run.folder / SCORES).write_text(dump_json(record, indent=1) + "\n", encoding="utf-8")
+    write_text(run.folder / SCORES, dump_json(record, indent=1) + "\n")
     training.unet.to("cpu", memory_format=torch.contiguous_format).save_pretrained(run.folder / "unet")
 
 

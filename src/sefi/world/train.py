@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from transformers import CLIPTokenizer
 
 from sefi.backbone.open import EMBEDDED, open_backbone
 from sefi.core.errors import ConfigError
+from sefi.core.files import write_folder
 from sefi.core.hints import suggest
 from sefi.core.protocols import Progress
 from sefi.world.assemble import assemble
@@ -114,9 +116,7 @@ def adopt(folder: Path, start: Path) -> None:
     """Whatever a training lacks beside the denoiser, as a finished model has it: tokenizer, autoencoder, words."""
     for part in ("tokenizer", "vae"):
         if not (folder / part).exists():
-            partial = folder / f"{part}.partial"
-            shutil.copytree(start / part, partial, dirs_exist_ok=True)
-            partial.replace(folder / part)
+            write_folder(folder / part, partial(shutil.copytree, start / part, dirs_exist_ok=True))
     if not (folder / TEXT).exists():
         model = Trained(CLIPTokenizer.from_pretrained(folder / "tokenizer"))
         widened(model.words(), earlier_words(start))

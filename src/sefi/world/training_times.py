@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 
@@ -94,6 +95,4 @@ def write_entry(path: Path, entry: dict[str, str | int | float]) -> None:
     """Add an entry to a `times.json`, or replace the one with the same part, label and start."""
     same = ("part", "label", "begun")
     others = [e for e in read_times(path) if any(e[k] != entry[k] for k in same)]
-    partial = path.with_suffix(".partial")
-    partial.write_text(dump_json([*others, entry], indent=1) + "\n", encoding="utf-8")
-    partial.replace(path)
+    write_text(path, dump_json([*others, entry], indent=1) + "\n")

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from sefi.conditioning.known_words import split_words
+from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.templates import FACE_TEMPLATES
 from sefi.world import animal, captions, person
@@ -50,4 +51,4 @@ def captions_names() -> list[str]:
 
 def write_words(path: Path) -> None:
     """Write the groups as JSON, as they lie in the package."""
-    path.write_text(dump_json(group_words(), indent=1) + "\n", encoding="utf-8")
+    write_text(path, dump_json(group_words(), indent=1) + "\n")
