@@ -34,10 +34,12 @@ from sefi.world.fifth_scores import (
 )
 from sefi.world.judges import drawn
 from sefi.world.looking import Judges
+from sefi.world.model_scores import targets_of, wishes
 from sefi.world.picture import Picture
+from sefi.world.reader_training import head_labels, reading_accuracy, scene_labels, scene_options
 from sefi.world.subjects import portrait, subject
 from sefi.world.vae_training import to_tensor
-from sefi.world.versions import FIFTH, FOURTH
+from sefi.world.versions import FIFTH, FOURTH, version_of_side
 
 QUICK = override(CHECKED, ["generate.steps=2"]).generate
 
@@ -176,3 +178,22 @@ def test_backgrounds_are_compared_with_the_plain_words(backbone, monkeypatch):
     (figure,) = score_backgrounds(backbone, MODELS / "judges", 1, 2, QUICK, SilentProgress())
     assert figure.n == 1
     assert -1 < figure.value < 1
+
+
+def test_the_fifth_versions_wishes_have_its_own_words():
+    alone = [w.wanted[0] for w in wishes(FIFTH) if len(w.wanted) == 1]
+    labels = (*FIFTH.attributes, *FIFTH.actions, *FIFTH.scenes, *FIFTH.styles)
+    assert sorted(label for _, label in alone) == sorted(labels)
+    assert (targets_of(FIFTH)["attribute"], targets_of(FOURTH)["attribute"]) == (0.95, 0.90)
+    assert [version_of_side(side).number for side in (96, 192, 512)] == [4, 5, 4]
+
+
+def test_a_fifth_versions_reader_is_scored_by_its_own_labels():
+    shown = [p for p in (picture_at(3, i, FIFTH) for i in range(400)) if len(p.subjects) == 1]
+    labels = head_labels(shown, FIFTH)
+    flags = np.nan_to_num(labels["attributes"].numpy())
+    assert reading_accuracy({"attributes": flags}, labels, FIFTH.attributes)["crown"] == 1.0
+    scene = scene_labels(shown, FIFTH)
+    assert {"garment", "light", "camera"} <= scene.keys()
+    options = {name: np.eye(len(scene_options(FIFTH)[name]))[values.numpy()] for name, values in scene.items()}
+    assert set(reading_accuracy(options, scene).values()) == {1.0}

@@ -25,6 +25,7 @@ from sefi.world.figure import Figure
 from sefi.world.judge_scores import SCORES
 from sefi.world.looking import Judges
 from sefi.world.model_scores import score_names, score_pairs, score_pets, score_traits, score_words
+from sefi.world.versions import FOURTH, version_of_side
 
 FITTED_PEOPLE, FIT_STEPS = 12, 200
 # Half the default number of steps, as the benchmarks: twice as many pictures in the same time.
@@ -77,16 +78,20 @@ def check(
         # The gate comes before there is a denoiser: a folder with nothing but an autoencoder will do.
         return score_autoencoder(named_folder(model), Judges(folder), GATE_DRAWINGS, progress)
     backbone = open_backbone(model)
-    judges, drawing = Judges(folder), config.generate
+    judges, drawing, version = Judges(folder), config.generate, version_of_side(backbone.resolution)
+    # The fifth version's denoiser must come nearer to the drawings.
+    share = 0.75 if version == FOURTH else 0.85
     scores: dict[str, Callable[[], list[Figure]]] = {
-        "judges": lambda: [figure for score in SCORES.values() for figure in score(folder)],
-        "words": lambda: score_words(backbone, judges, count, drawing, progress),
+        "judges": lambda: [figure for score in SCORES.values() for figure in score(folder, version=version)],
+        "words": lambda: score_words(backbone, judges, count, drawing, progress, version),
         "traits": lambda: score_traits(backbone, judges, -(-count // 3), drawing, progress),
         "pets": lambda: score_pets(backbone, judges, drawing, progress),
-        "clip": lambda: score_agreement(folder, backbone, drawing, progress),
+        "clip": lambda: score_agreement(folder, backbone, drawing, progress, version),
         "names": lambda: score_names(backbone, judges, drawing, progress),
         "pairs": lambda: score_pairs(backbone, judges, drawing, progress),
-        "expressiveness": lambda: score_expressiveness(backbone, judges, FITTED_PEOPLE, FIT_STEPS, drawing, progress),
+        "expressiveness": lambda: score_expressiveness(
+            backbone, judges, FITTED_PEOPLE, FIT_STEPS, drawing, progress, share
+        ),
         "autoencoder": lambda: score_autoencoder(named_folder(model), judges, GATE_DRAWINGS, progress),
         "identity": lambda: score_identity(backbone, judges, NAMED, drawing, progress),
         "tokens": lambda: score_tokens(backbone, judges, TOKENS, drawing, progress),

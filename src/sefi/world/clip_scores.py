@@ -16,13 +16,14 @@ from sefi.world.drawing import draw
 from sefi.world.figure import Figure
 from sefi.world.judging_data import HELD_OUT_SEED, pictures
 from sefi.world.model_scores import painted
+from sefi.world.versions import FOURTH, WorldVersion
 
 CHOICES = 32
 # Unseen pictures whose captions the model is asked to draw; the judge CLIP itself is measured on the first ones.
 ASKED_FROM, ASKED = 1000, 64
 
 
-def score_clip_judge(folder: Path, count: int = 600) -> list[Figure]:
+def score_clip_judge(folder: Path, count: int = 600, version: WorldVersion = FOURTH) -> list[Figure]:
     """Share of drawings that find their own caption among 32, and similarity to their own and to other captions.
 
     Captions that say the same in other words, or less, keep the share from 1.
@@ -30,7 +31,7 @@ def score_clip_judge(folder: Path, count: int = 600) -> list[Figure]:
     Args:
         folder: of the judges; CLIP lies in its folder `clip`.
     """
-    encoder, shown = ClipEncoder(folder / CLIP), pictures(HELD_OUT_SEED, 0, count)
+    encoder, shown = ClipEncoder(folder / CLIP), pictures(HELD_OUT_SEED, 0, count, version)
     captions = [nameless(caption(p, np.random.default_rng([HELD_OUT_SEED, 31, i])).text) for i, p in enumerate(shown)]
     nearness = encoder.images([draw(p) for p in shown]) @ encoder.texts(captions).T
     own = np.diag(nearness)
@@ -48,9 +49,11 @@ def other_captions(captions: Sequence[str], number: int) -> np.ndarray:
     return np.random.default_rng([HELD_OUT_SEED, 32, number]).permutation(different)[: CHOICES - 1]
 
 
-def score_agreement(folder: Path, backbone: Backbone, config: GenerateConfig, progress: Progress) -> list[Figure]:
+def score_agreement(
+    folder: Path, backbone: Backbone, config: GenerateConfig, progress: Progress, version: WorldVersion = FOURTH
+) -> list[Figure]:
     """The model draws the captions of unseen drawings: how near are its pictures to them, beside the drawings?"""
-    shown = pictures(HELD_OUT_SEED, ASKED_FROM, ASKED)
+    shown = pictures(HELD_OUT_SEED, ASKED_FROM, ASKED, version)
     said = [nameless(caption(p, np.random.default_rng([HELD_OUT_SEED, 33, i])).text) for i, p in enumerate(shown)]
     made = painted(backbone, said, config, progress)
     return [agreement_ratio(ClipEncoder(folder / CLIP), made, said, [draw(p) for p in shown], said)]

@@ -76,7 +76,13 @@ def likeness(
 
 
 def score_expressiveness(
-    backbone: Backbone, judges: Judges, people: int, steps: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone,
+    judges: Judges,
+    people: int,
+    steps: int,
+    config: GenerateConfig,
+    progress: Progress,
+    target: float = 0.75,
 ) -> list[Figure]:
     """Similarity by free tokens, the ceiling of drawing against drawing, and their ratio."""
     found = [likeness(backbone, judges, 200 + n, steps, config, progress) for n in range(people)]
@@ -84,5 +90,5 @@ def score_expressiveness(
     return [
         Figure("expressiveness: similarity by free tokens", ours, None, people),
         Figure("expressiveness: drawing against drawing", ceiling, None, people),
-        Figure("expressiveness: share of the ceiling", ours / ceiling, 0.75, people),
+        Figure("expressiveness: share of the ceiling", ours / ceiling, target, people),
     ]

@@ -40,7 +40,7 @@ from sefi.world.names import characters
 from sefi.world.picture import Picture
 from sefi.world.subjects import photo_in_scene, portrait, subject
 from sefi.world.vae_training import to_tensor
-from sefi.world.versions import FOURTH, VERSIONS, WorldVersion
+from sefi.world.versions import WorldVersion, version_of_side
 
 SIMILARITY, WITHIN, EDGES = 0.97, -0.01, (0.90, 1.05)
 NAMED, NORMS, TOKENS = 20, (0.7, 1.7), 200
@@ -51,7 +51,7 @@ def open_autoencoder(model: Path) -> tuple[AutoencoderKL, WorldVersion]:
     """Return the autoencoder of a model or training folder, and the version that its size belongs to."""
     vae = AutoencoderKL.from_pretrained(model / "vae", local_files_only=True, use_safetensors=True)
     side: int = vae.config["sample_size"]
-    return vae.float().eval(), next((v for v in VERSIONS.values() if v.side == side), FOURTH)
+    return vae.float().eval(), version_of_side(side)
 
 
 @torch.no_grad()
@@ -269,7 +269,7 @@ def score_backgrounds(
     An honest instrument shows the problem that methods are meant to solve: the difference is clearly above 0.
     """
     encoder, judges = ClipEncoder(folder / CLIP), Judges(folder)
-    version = next((v for v in VERSIONS.values() if v.side == backbone.resolution), FOURTH)
+    version = version_of_side(backbone.resolution)
     word = token_row(backbone, class_token_id(backbone.tokenizer, FREE.class_word)).repeat(FREE.stages, 2, 1)
     differences = list[float]()
     for number in range(300, 300 + people):

@@ -18,14 +18,15 @@ from sefi.world.judging_data import HELD_OUT_SEED, face_crops, head_crops, pictu
 from sefi.world.picture import Subject
 from sefi.world.reader_training import ATTRIBUTE_GROUP, head_labels, reading_accuracy, scene_labels
 from sefi.world.recogniser_training import verification
+from sefi.world.versions import FOURTH, WorldVersion
 
 # Landmarks of a face that is aligned already.
 ALIGNED = Face(0.0, 0.0, 112.0, 112.0, tuple((float(x), float(y)) for x, y in FACE), 1.0)
 
 
-def score_detector(folder: Path, count: int = 300) -> list[Figure]:
+def score_detector(folder: Path, count: int = 300, version: WorldVersion = FOURTH) -> list[Figure]:
     """Recall at three picture sizes."""
-    detector, shown = YuNetDetector(folder / DETECTOR), pictures(HELD_OUT_SEED, 0, count)
+    detector, shown = YuNetDetector(folder / DETECTOR), pictures(HELD_OUT_SEED, 0, count, version)
     figures: list[Figure] = []
     for side in (96, 256, 512):
         found = [hits(detector(draw(p, side)), [face_box(s, side) for s in p.subjects]) for p in shown]
@@ -56,14 +57,14 @@ def overlap(box: np.ndarray, face: Face) -> float:
     return float(common / (box[2] * box[3] + face.width * face.height - common))
 
 
-def score_recogniser(folder: Path, people: int = 250) -> list[Figure]:
+def score_recogniser(folder: Path, people: int = 250, version: WorldVersion = FOURTH) -> list[Figure]:
     """True accepts at one false accept in a thousand, over pairs of pictures of unseen people.
 
     Of photos, as every recogniser is measured, and over all styles: 32 x 32 pixels of a mosaic hold few faces apart.
     """
     encoder, figures = SFaceEncoder(folder / RECOGNISER), list[Figure]()
     for style, named, target in (("photo", "photos", 0.95), ("", "all styles", None)):
-        crops = face_crops(people, 4, HELD_OUT_SEED, style)
+        crops = face_crops(people, 4, HELD_OUT_SEED, style, version)
         found = verification(np.stack([encoder(face, ALIGNED) for face in crops.faces]), crops.person)
         figures += [
             Figure(f"recogniser: TAR at FAR 1e-3, {named}", found["tar"], target, len(crops.person)),
@@ -73,17 +74,18 @@ def score_recogniser(folder: Path, people: int = 250) -> list[Figure]:
     return figures
 
 
-def score_scene_reader(folder: Path, count: int = 1000) -> list[Figure]:
+def score_scene_reader(folder: Path, count: int = 1000, version: WorldVersion = FOURTH) -> list[Figure]:
     """Accuracy of action, scene and style."""
-    shown = pictures(HELD_OUT_SEED, 0, count)
-    scores = reading_accuracy(readings(folder / SCENE_READER, drawn(shown)), scene_labels(shown))
+    shown = pictures(HELD_OUT_SEED, 0, count, version)
+    scores = reading_accuracy(readings(folder / SCENE_READER, drawn(shown)), scene_labels(shown, version))
     return [Figure(f"reader: {name}", value, 0.97, count) for name, value in scores.items()]
 
 
-def score_head_reader(folder: Path, count: int = 1000) -> list[Figure]:
+def score_head_reader(folder: Path, count: int = 1000, version: WorldVersion = FOURTH) -> list[Figure]:
     """Balanced accuracy of the attributes."""
-    heads, shown = head_crops(count, HELD_OUT_SEED)
-    scores = reading_accuracy(readings(folder / HEAD_READER, heads), head_labels(shown))
+    heads, shown = head_crops(count, HELD_OUT_SEED, version)
+    labels, found = head_labels(shown, version), readings(folder / HEAD_READER, heads)
+    scores = reading_accuracy(found, labels, version.attributes)
     return [
         Figure(f"reader: {name}", value, 0.95 if name == ATTRIBUTE_GROUP else None, count)
         for name, value in scores.items()
@@ -97,7 +99,7 @@ def readings(path: Path, images: np.ndarray) -> dict[str, np.ndarray]:
     return {group: np.array([list(f[group].values()) for f in found]) for group in network.labels}
 
 
-SCORES: dict[str, Callable[[Path], list[Figure]]] = {
+SCORES: dict[str, Callable[..., list[Figure]]] = {
     "detector": score_detector,
     "recogniser": score_recogniser,
     "scene-reader": score_scene_reader,

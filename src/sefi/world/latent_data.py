@@ -9,7 +9,6 @@ from numpy.lib.format import open_memmap
 
 from sefi.core.protocols import Progress
 from sefi.world.data import draw_numbers
-from sefi.world.precision import autocast
 from sefi.world.vae_training import to_tensor
 from sefi.world.versions import WorldVersion
 
@@ -22,8 +21,8 @@ BLOCKS_A_SAVE = 50
 def encode_numbers(vae: AutoencoderKL, numbers: range, seed: int, version: WorldVersion) -> np.ndarray:
     """Return scaled latents float16 `[count, channels, side, side]` of the numbered drawings of a seed."""
     images = to_tensor(draw_numbers(numbers, seed, version)).to(vae.device, memory_format=torch.channels_last)
-    with autocast(vae.device):
-        mean = vae.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
+    # In single precision on every device: half precision would leave its rounding in everything that learns from them.
+    mean = vae.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
     scale: float = vae.config["scaling_factor"]
     return (mean.float() * scale).half().cpu().numpy()
 

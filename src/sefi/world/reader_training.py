@@ -185,7 +185,9 @@ def train_reader(
     return model.eval().to(memory_format=torch.contiguous_format)
 
 
-def reading_accuracy(found: dict[str, np.ndarray], labels: Labels) -> dict[str, float]:
+def reading_accuracy(
+    found: dict[str, np.ndarray], labels: Labels, attributes: tuple[str, ...] = ATTRIBUTES
+) -> dict[str, float]:
     """Balanced accuracy of every yes-or-no question and their means, accuracy of each other group.
 
     Open answers are left out.
@@ -197,9 +199,9 @@ def reading_accuracy(found: dict[str, np.ndarray], labels: Labels) -> dict[str, 
     for name, group in found.items():
         truth = labels[name].numpy()
         if name == ATTRIBUTE_GROUP:
-            flags = {q: balanced(group[:, i] > 0.5, truth[:, i]) for i, q in enumerate((*ATTRIBUTES, *LOOKS))}
+            flags = {q: balanced(group[:, i] > 0.5, truth[:, i]) for i, q in enumerate((*attributes, *LOOKS))}
             scores |= flags
-            scores[name] = float(np.mean([flags[a] for a in ATTRIBUTES]))
+            scores[name] = float(np.mean([flags[a] for a in attributes]))
             scores["looks"] = float(np.mean([flags[a] for a in LOOKS]))
         else:
             told = truth != UNSEEN

@@ -68,6 +68,11 @@ FIFTH = WorldVersion(
 VERSIONS = {version.number: version for version in (FOURTH, FIFTH)}
 
 
+def version_of_side(side: int) -> WorldVersion:
+    """Return the version whose images have this side; the fourth for any other."""
+    return next((version for version in VERSIONS.values() if version.side == side), FOURTH)
+
+
 def get_version(number: int) -> WorldVersion:
     """Return the settings of a version.
 
