@@ -64,7 +64,7 @@ def test_a_text_as_photo(learn_refused, tmp_path):
 
 def test_huge_photo(learn_refused, tmp_path):
     huge = tmp_path / "huge.png"
-    Image.new("1", (10_000, 6_001)).save(huge)
+    Image.new("1", (10_000, 6_401)).save(huge)
     assert "megapixels" in learn_refused("--no-crop", photo=huge)
 
 
