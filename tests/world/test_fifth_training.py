@@ -119,6 +119,7 @@ def test_the_times_are_written_down(trained):
     assert "denoiser: 4 of 4 steps, loss" in (trained / "training.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(trained, tmp_path, monkeypatch):
     monkeypatch.setattr("sefi.world.autoencoder_training.EVERY", 0.0)
     monkeypatch.setattr("sefi.world.fifth.EVERY", 0.0)
