@@ -169,6 +169,9 @@ def test_photos_in_scenes_show_one_person_in_two_places(version):
         assert {learned.scene, other.scene} <= set(version.scenes)
         assert learned.subjects[0].action in version.actions
         assert other.subjects[0].action == ""
+        for shown in (learned.subjects[0], other.subjects[0]):
+            assert shown.attributes == ()
+            assert shown.clothes == GARMENT_COLOURS.get(shown.garment, shown.clothes)
         assert learned == photo_in_scene(person, number, 0, version)
     assert len({photo_in_scene(subject(n), n, 0, version).scene for n in range(40)}) >= 6
 

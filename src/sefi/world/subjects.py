@@ -51,7 +51,7 @@ def photo_in_scene(person: Person, number: int, view: int = 0, version: WorldVer
     random = np.random.default_rng([SUBJECT_SEED, 6, number, view])
     while True:
         action = "" if view % 2 else str(actions[view // 2 % len(actions)])
-        shown = replace(random_subject(random, person, action, version=version), attributes=(), clothes=vivid(random))
+        shown = replace(random_subject(random, person, action, version=version), attributes=())
         if not action:
             shown = replace(shown, scale=float(random.uniform(28, 36)))
         light_side, seed = float(random.choice((-1.0, 1.0))), int(random.integers(2**31))
