@@ -17,10 +17,10 @@ demo:
 	@$(SET_UP)
 	@$(BIN)/sefi demo --out $(DEMO) --overwrite
 
-## Run the tests; the last line is pytest's own.
+## Run the tests, a process for each core (four at most); the last line is pytest's own.
 test:
 	@$(SET_UP) --extras world,dev
-	@$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	@$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile $(PYTEST_FLAGS)
 
 ## Style, types, architecture, and no unpickling anywhere.
 check:

@@ -116,6 +116,7 @@ def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
     assert "suite differ" in refused("bench", "run", *asked)
 
 
+@pytest.mark.slow
 def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     # A folder of a model brings no judges and no names of its own: this one serves as somebody's Stable Diffusion.
     whole = (files("sefi.bench") / "suites" / "table1-sd.toml").read_text(encoding="utf-8")

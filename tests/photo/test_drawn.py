@@ -44,9 +44,9 @@ def test_photographs_are_refused_whole_and_as_heads(measured, name):
 
 
 def test_few_drawings_are_refused(measured):
-    squares = [square for *_, square in measured.samples_of_drawings(20)]
-    assert len(squares) > 160
-    assert share_above(squares) <= 0.01
+    squares = [square for *_, square in measured.samples_of_drawings(7)]
+    assert len(squares) > 56
+    assert share_above(squares) <= 0.02  # one of them at the most
 
 
 @pytest.mark.slow

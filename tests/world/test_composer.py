@@ -136,6 +136,7 @@ def test_the_picture_comes_in_late(embedded):
     assert torch.equal(conditioner.null_context(1), conditioner.context([""], 0))
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_bit_for_bit(embedded, tmp_path):
     def train(progress, name, **keeping):
         file = tmp_path / f"{name}.safetensors"

@@ -176,6 +176,7 @@ def test_photos_in_scenes_show_one_person_in_two_places(version):
     assert len({photo_in_scene(subject(n), n, 0, version).scene for n in range(40)}) >= 6
 
 
+@pytest.mark.slow
 def test_the_scenes_suite_learns_from_photos_in_scenes(tmp_path):
     suite = open_suite("scenes").model_copy(update={"subjects": 2})
     asked = Asked(suite, tmp_path, EMBEDDED, None, None, None, None, None, False, "cpu", "float32")

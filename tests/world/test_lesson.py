@@ -108,7 +108,11 @@ def trainings(images, latents, words_tokenizer, crops):
     return locals()
 
 
-@pytest.mark.parametrize("name", ["vae", "telling", "detector", "recogniser", "reader", "denoiser"])
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param("vae", marks=pytest.mark.slow), "telling", "detector", "recogniser", "reader"]
+    + [pytest.param("denoiser", marks=pytest.mark.slow)],
+)
 def test_a_killed_training_goes_on_bit_for_bit(name, trainings, tmp_path):
     train, path = trainings[name], tmp_path / "kept.lesson.safetensors"
     straight, before, after = Losses(), Losses(BREAK), Losses()
