@@ -123,13 +123,8 @@ def test_batches_follow_from_their_numbers():
     assert not torch.equal(first, other)
 
 
-<<<<<<< Updated upstream
 # 3: exactly between two stages; 8: inside the last one, with the discriminator.
 @pytest.mark.parametrize("last", [3, 8])
-=======
-# 2, 5 and 8: inside each of the three stages; 3: exactly between two.
-@pytest.mark.parametrize("last", [2, *(pytest.param(step, marks=pytest.mark.slow) for step in (3, 5, 8))])
->>>>>>> Stashed changes
 def test_a_killed_training_goes_on_bit_for_bit(last, tmp_path, monkeypatch):
     monkeypatch.setattr("sefi.world.autoencoder_training.EVERY", 0.0)
     whole = make(tmp_path / "whole")

@@ -110,8 +110,13 @@ def trainings(images, latents, words_tokenizer, crops):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param("vae", marks=pytest.mark.slow), "telling", "detector", "recogniser", "reader"]
-    + [pytest.param("denoiser", marks=pytest.mark.slow)],
+    [
+        "telling",
+        "detector",
+        "recogniser",
+        "reader",
+        *(pytest.param(longest, marks=pytest.mark.slow) for longest in ("vae", "denoiser")),
+    ],
 )
 def test_a_killed_training_goes_on_bit_for_bit(name, trainings, tmp_path):
     train, path = trainings[name], tmp_path / "kept.lesson.safetensors"
