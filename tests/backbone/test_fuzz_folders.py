@@ -3,7 +3,6 @@
 `SEFI_FUZZ_TRIES` sets the number of tries, `SEFI_FUZZ_SEED` the first seed.
 """
 
-import copy
 import json
 import os
 import random
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from tests.fuzz.changes import change_bytes, change_json, change_weights
 
 from sefi.backbone import checkpoint
 from sefi.backbone.checkpoint import CONFIGS
@@ -27,89 +27,6 @@ from sefi.core.errors import BackboneError
 TRIES = int(os.environ.get("SEFI_FUZZ_TRIES", "300"))
 FIRST_SEED = int(os.environ.get("SEFI_FUZZ_SEED", "0"))
 SECONDS, BYTES = 10, 1 << 30
-EXTREMES: list[object] = [
-    None, True, False, 0, -1, 1, 3, 7, 2**31, 10**9, 10**12, -(10**30), 0.0, -0.5, 1e-30, 1e30, "", "x", "../x", "\0",
-    "8", "x" * 5000, [], [[]], [None], [0], [1] * 2000, {}, {"a": {}}, "UpBlock2D", "AutoencoderKL", "F16", "gelu",
-]  # fmt: skip
-Json = dict | list
-
-
-def nodes(tree: object) -> list[tuple[Json, object]]:
-    """Every place in a JSON tree: its container and its key."""
-    places: list[tuple[Json, object]] = []
-    todo: list[object] = [tree]
-    while todo:
-        node = todo.pop()
-        keys = list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else []
-        places += [(node, key) for key in keys]
-        todo += [node[key] for key in keys]
-    return places
-
-
-def change_structure(tree: dict, chance: random.Random) -> dict:
-    """Delete, rename, retype, swap, nest or exaggerate one to three values."""
-    tree = copy.deepcopy(tree)
-    for _ in range(chance.randint(1, 3)):
-        places = nodes(tree)
-        if not places:
-            return tree
-        container, key = chance.choice(places)
-        value = container[key]
-        match chance.randrange(6):
-            case 0:
-                del container[key]
-            case 1 if isinstance(container, dict):
-                container[f"{key}{chance.choice(['_', '2', ''])}x"] = container.pop(key)
-            case 2:
-                other, place = chance.choice(places)
-                container[key] = copy.deepcopy(other[place]) if other is not value else None
-            case 3:
-                container[key] = [value] if chance.random() < 0.5 else {"content": value}
-            case 4 if isinstance(value, int):
-                container[key] = value * chance.choice([-1, 2, 3, 1000, 10**9]) + chance.choice([0, 1, -1])
-            case _:
-                container[key] = copy.deepcopy(chance.choice(EXTREMES))
-    return tree
-
-
-def change_bytes(content: bytes, chance: random.Random) -> bytes:
-    """Overwrite, cut, repeat or insert a few bytes."""
-    place = chance.randrange(len(content) + 1)
-    match chance.randrange(4):
-        case 0:
-            return content[:place]
-        case 1:
-            return content[:place] + bytes(chance.randrange(256) for _ in range(chance.randint(1, 9))) + content[place:]
-        case 2:
-            return content[:place] + content[place // 2 :]
-        case _:
-            changed = bytearray(content)
-            for _ in range(min(len(changed), chance.randint(1, 9))):
-                changed[chance.randrange(len(changed))] = chance.randrange(256)
-            return bytes(changed)
-
-
-def change_json(content: bytes, chance: random.Random) -> bytes:
-    if chance.random() < 0.2:
-        return change_bytes(content, chance)
-    return json.dumps(change_structure(json.loads(content), chance)).encode()
-
-
-def change_weights(content: bytes, chance: random.Random) -> bytes:
-    """Change a header's structure, its bytes or its length; now and then the values."""
-    length = int.from_bytes(content[:8], "little")
-    header, values = content[8 : 8 + length], content[8 + length :]
-    match chance.randrange(6):
-        case 0:
-            return content[: chance.randrange(len(content))]
-        case 1:
-            return content[:8] + header + change_bytes(values, chance)
-        case 2:
-            return chance.randrange(2 ** chance.choice([4, 16, 21, 40, 64])).to_bytes(8, "little") + header + values
-        case _:
-            header = change_json(header, chance)
-            return len(header).to_bytes(8, "little") + header + values
-
 
 CHANGES: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".json": change_json,

@@ -1,22 +1,20 @@
 """A folder of generated images: names that nobody has yet, and one record that every run adds to."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sefi.cli.output import slug
 from sefi.core.errors import OutputError
 from sefi.core.files import (
-    Kind,
     check_folder,
     check_no_input,
     locked,
-    read_content,
     read_status,
     write_numbered,
     write_text,
 )
 from sefi.core.json_text import dump_json
+from sefi.core.reading import LimitError, check_file, file_errors, read_json
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 
 RECORDS = "records.json"
 SCHEMA_VERSION = 1
-LARGEST_RECORDS = 256 << 20  # bytes; a run of a hundred images takes 20 KB
+LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
 
 
 def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> Path:
@@ -72,23 +70,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     Raises:
         OutputError: there is a file that `sefi generate` did not write.
     """
-    found = read_status(path)
-    if found is None:
+    if read_status(path) is None:
         return []
-    foreign = OutputError(f"'{path}' is no record of generated images.", "Choose another folder with --out.")
-    if not path.is_file() or found.st_size > LARGEST_RECORDS:
-        raise foreign
-    if read_content(path).kind is Kind.EMPTY:
-        return []
-    try:
-        records = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise foreign from error
-    if isinstance(records, dict) and "images" in records:
-        return [records]
-    runs = records.get("runs") if isinstance(records, dict) else None
-    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
-        raise foreign
-    if records.get("schema_version") != SCHEMA_VERSION:
-        raise OutputError(f"'{path}' was written by a newer sefi.", "Update sefi, or choose another folder with --out.")
-    return runs
+    with file_errors(f"'{path}'", OutputError, "is no record of generated images", "Choose another folder with --out."):
+        if check_file(path, LARGEST_RECORDS) == 0:
+            return []
+        records = read_json(path, LARGEST_RECORDS)
+        if "images" in records:
+            return [records]
+        runs = records.get("runs")
+        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+            raise LimitError("it has no list of runs")
+        if records.get("schema_version") != SCHEMA_VERSION:
+            remedy = "Update sefi, or choose another folder with --out."
+            raise OutputError(f"'{path}' was written by a newer sefi.", remedy)
+        return runs
