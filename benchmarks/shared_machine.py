@@ -46,7 +46,9 @@ class Turns:
 
     def answer(self, seconds: Seconds) -> None:
         """Write one line, wait for one, and start the clocks."""
-        sys.stdout.write(json.dumps(seconds) + "\n")
+        from sefi.core.json_text import dump_json  # noqa: PLC0415  not while the parent starts its processes
+
+        sys.stdout.write(dump_json(seconds) + "\n")
         sys.stdout.flush()
         if not sys.stdin.readline():
             sys.exit()
@@ -135,8 +137,11 @@ def main() -> None:
             stack.enter_context(started(["-c", LOOP, str(core)], {}))
         del processes["spinning"]  # a step of it takes too long there
         record["busy"] = measure(processes)
-    text = json.dumps(record, indent=1) + "\n"
-    RECORD.write_text(text)
+    from sefi.core.files import write_text  # noqa: PLC0415  importing sefi changes the environment that is measured
+    from sefi.core.json_text import dump_json  # noqa: PLC0415
+
+    text = dump_json(record, indent=1) + "\n"
+    write_text(RECORD, text)
     sys.stdout.write(text)
 
 

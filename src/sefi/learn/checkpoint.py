@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from sefi.core.errors import ConfigError
 from sefi.core.files import CHECKPOINT_KEY as KEY, Kind, check_replaceable, write_file
 from sefi.core.json_text import dump_json
-from sefi.core.reading import LimitError, Limits, check_shapes, file_errors, parse_object, read_tensors
+from sefi.core.reading import FLOATS, LimitError, Limits, check_shapes, file_errors, parse_object, read_tensors
 
-LIMITS = Limits(size=32 * 2**30)  # of all of Stable Diffusion it has 12 GB
+# All of Stable Diffusion with its moments takes 12 GB; methods count their updates in integers.
+LIMITS = Limits(size=32 * 2**30, dtypes=FLOATS | {"I64"})
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
