@@ -25,7 +25,7 @@ from sefi.bench.attended import KEY as MAPS_KEY, read_maps
 from sefi.bench.records import RunFolder
 from sefi.bench.suite import open_suite
 from sefi.cli.pictures import append_record
-from sefi.conditioning.composer import KEY as COMPOSER_KEY, read_composer
+from sefi.conditioning.composer import describe_model, read_composer
 from sefi.conditioning.names import name_rows, names_for
 from sefi.core.config import override
 from sefi.core.errors import SefiError
@@ -96,19 +96,19 @@ def identity_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     }
 
 
-def weight_kinds(folder: Path) -> dict[str, Kind]:
+def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     """Return checkpoints, weights and attention maps."""
     save_run(folder / "run", *small_run(), 1, {"a": 1})
     save_checkpoint({"weights.a": torch.ones(5, 3), "order": torch.arange(7)}, folder / "training", "recipe", 5)
     arrays = {"composer.a": np.ones((5, 3), np.float32), "unet.b": np.ones(7, np.float32)}
-    save_arrays(arrays, folder / "composer", {COMPOSER_KEY: "tiny"})
+    save_arrays(arrays, folder / "composer", describe_model(backbone))
     about = json.dumps({"words": ["a", "ada"], "placeholders": [1]})
     maps = {name: np.ones((2, 3, 3), np.float32) for name in ("maps", "reference")}
     save_arrays(maps, folder / "maps", {MAPS_KEY: about})
     readers = {
         "run": lambda path: load_run(path, *small_run(), {"a": 1}),
         "training": lambda path: load_checkpoint(path, "recipe"),
-        "composer": lambda path: read_composer(path, "tiny"),
+        "composer": lambda path: read_composer(path, backbone),
         "maps": read_maps,
     }
     kinds = {name: Kind((folder / name).read_bytes(), read, changes.change_tensors) for name, read in readers.items()}
@@ -195,7 +195,7 @@ def try_changes(kind: Kind, path: Path, tries: int) -> dict[str, object]:
 def main(folder: Path, tries: int, *chosen: str) -> None:
     torch.set_num_threads(1)
     backbone = tiny_backbone(folder)
-    kinds = identity_kinds(folder, backbone) | weight_kinds(folder) | text_kinds(folder, backbone)
+    kinds = identity_kinds(folder, backbone) | weight_kinds(folder, backbone) | text_kinds(folder, backbone)
     path = folder / "changed.toml"
     for kind in kinds.values():  # everything is imported before memory is limited
         path.write_bytes(kind.whole)

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.weights import parameters_of
-from sefi.conditioning.composer import KEY, Fuse
+from sefi.conditioning.composer import Fuse, describe_model
 from sefi.core.config import Config, override
 from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
@@ -78,7 +78,7 @@ def composer_file(backbone: Backbone, folder):
         for n, (key, weight) in enumerate(backbone.unet.named_parameters()):
             if ".attn2.to_" in key:
                 tensors[f"unet.{key}"] = torch.randn(weight.shape, generator=stream(1, "composer", n))
-        save_file(tensors, file, metadata={KEY: backbone.fingerprint})
+        save_file(tensors, file, metadata=describe_model(backbone))
     return file
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tests.method.people import differing, state
 
 import sefi
 from sefi.attention.install import copy_with_key_value_attention
@@ -55,27 +56,6 @@ def learnt(request: pytest.FixtureRequest, embedded: Backbone, composer: Path) -
         config = override(config, [f"compose.weights={composer}"])
     made = sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=config, seed=1)
     return made, differing(before, state(embedded))
-
-
-def state(backbone: Backbone) -> dict[str, object]:
-    """Every weight (a copy), every processor and the printed structure."""
-    found: dict[str, object] = dict(backbone.unet.attn_processors)
-    for part in ("unet", "text_encoder", "vae"):
-        module = getattr(backbone, part)
-        found[part] = str(module)
-        found |= {f"{part}.{k}": v.detach().clone() for k, v in module.state_dict().items()}
-        found |= {f"{part}.{k}?": v.requires_grad for k, v in module.named_parameters()}
-    return found
-
-
-def differing(before: dict[str, object], after: dict[str, object]) -> list[str]:
-    """Names of what is not as it was."""
-
-    def same(one: object, other: object) -> bool:
-        return torch.equal(one, other) if isinstance(one, torch.Tensor) else one == other
-
-    assert before.keys() == after.keys()
-    return [name for name, value in before.items() if not same(value, after[name])]
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """FastComposer's training: true masks and words, a loss that says what it should, and a run that can be killed."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -141,7 +142,7 @@ def test_a_killed_training_goes_on_bit_for_bit(embedded, tmp_path):
     def train(progress, name, **keeping):
         file = tmp_path / f"{name}.safetensors"
         train_composer(embedded, RECIPE, 3, progress, file, Keeping(tmp_path / f"{name}.lesson.safetensors", **keeping))
-        return read_composer(file, embedded.fingerprint)
+        return read_composer(file, embedded)
 
     class Steps(Losses):
         """Does not count the drawing, which has no loss."""
@@ -163,13 +164,21 @@ def test_a_killed_training_goes_on_bit_for_bit(embedded, tmp_path):
     assert torch.equal(opened.fuse.norm.weight, wanted["composer.fuse.norm.weight"])
 
 
+def nudged(module):
+    changed = copy.deepcopy(module)
+    with torch.no_grad():
+        for weight in changed.mid_block.parameters():
+            weight.add_(0.1)
+    return changed
+
+
 def test_weights_of_another_model_are_refused(embedded, tmp_path):
     file = tmp_path / "composer.safetensors"
     with pytest.raises(ConfigError, match="no weights"):
-        read_composer(file, embedded.fingerprint)
+        read_composer(file, embedded)
     file.write_bytes(b"no safetensors")
     with pytest.raises(ConfigError, match="damaged"):
-        read_composer(file, embedded.fingerprint)
+        read_composer(file, embedded)
     train_composer(embedded, replace(RECIPE, pictures=2, steps=1), 3, SilentProgress(), file)
     with pytest.raises(ConfigError, match="was trained for"):
-        read_composer(file, "sd1:768:aa")
+        read_composer(file, replace(embedded, fingerprint="sd1:768:aa", signature=None, unet=nudged(embedded.unet)))

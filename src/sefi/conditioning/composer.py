@@ -2,7 +2,9 @@
 # transformers annotates outputs too narrowly.
 # pyright: reportOptionalMemberAccess=false
 
+import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,18 +16,21 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.open import EMBEDDED, open_backbone
 from sefi.backbone.quiet import LOADING, quiet_libraries
+from sefi.backbone.signature import ModelSignature
 from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.errors import ConfigError
 from sefi.core.prompt_syntax import refuse_names
-from sefi.core.reading import LimitError, file_errors, read_tensors
+from sefi.core.reading import LimitError, file_errors, parse_object, read_tensors
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FEATURES = 8192
 REMEDY = "Use the weights that were trained for this model."
 KEY = "sefi-composer"
+SIGNATURE_KEY = "sefi-model-signature"
 
 
 class TwoLayers(nn.Module):
@@ -146,8 +151,14 @@ def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig)
     return torch.from_numpy(values.astype(np.float32)).permute(0, 3, 1, 2).contiguous()
 
 
-def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
-    """Trained weights, `composer.NAME` and `unet.NAME`.
+def describe_model(backbone: Backbone) -> dict[str, str]:
+    """Return the metadata by which trained weights find the model that they were trained for."""
+    signature = {} if backbone.signature is None else backbone.signature.stored()
+    return {KEY: backbone.fingerprint, SIGNATURE_KEY: json.dumps(signature)}
+
+
+def read_composer(path: Path, backbone: Backbone) -> dict[str, Tensor]:
+    """Return trained weights, `composer.NAME` and `unet.NAME`; the model may have any number type.
 
     Raises:
         ConfigError: missing, foreign, or trained for another model.
@@ -162,13 +173,45 @@ def read_composer(path: Path, base_model: str) -> dict[str, Tensor]:
         metadata, tensors = read_tensors(path)
         if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise LimitError("a weight is not finite")
-    trained_on = metadata.get(KEY, "")[:200]
-    if trained_on != base_model:
+        trained_on = metadata.get(KEY, "")[:200]
+        fits = is_trained_for(backbone, trained_on, parse_object(metadata.get(SIGNATURE_KEY, "{}")))
+    if not fits:
         raise ConfigError(
-            f"{path} was trained for {trained_on or 'something else'}, this model is {base_model}.",
+            f"{path} was trained for {trained_on or 'something else'}, this model is {backbone.fingerprint}"
+            " or has other weights.",
             "Open the model that it was trained for, or use another method.",
         )
     return {name: tensor.float() for name, tensor in tensors.items()}
+
+
+def is_trained_for(backbone: Backbone, name: str, signature: Mapping[str, str]) -> bool:
+    """Return whether weights belong to a model.
+
+    Args:
+        backbone: the model, in any number type.
+        name: fingerprint of the model that the weights were trained for.
+        signature: that model's `stored()` signature; empty for the shipped weights and for other old files, which
+            have the name alone. The name covers two tensors, so the embedded model's signature is compared as well.
+
+    Raises:
+        ValueError: the signature is damaged.
+    """
+    if backbone.signature is None:
+        return name == backbone.fingerprint
+    if not signature and backbone.family == "tiny" and backbone.source != EMBEDDED and name == embedded_model()[0]:
+        signature = embedded_model()[1].stored()
+    if not signature:
+        return name == backbone.fingerprint
+    found = backbone.signature.compare({part: str(record) for part, record in signature.items()})
+    return not (found.tokenizer or found.structure or found.weights)
+
+
+@cache
+def embedded_model() -> tuple[str, ModelSignature]:
+    """Return fingerprint and signature of the embedded model."""
+    backbone = open_backbone()
+    assert backbone.signature is not None
+    return backbone.fingerprint, backbone.signature
 
 
 class ComposerConditioner:

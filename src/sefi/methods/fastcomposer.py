@@ -57,7 +57,7 @@ class FastComposer:
         of_people(self.about.title, config)
         allow_only(self.about.title, config, attention_weight=0.0, probe_every=0)
         with_judges(self.about.title, judges, "clip")
-        read_composer(weights_file(config.compose.weights), backbone.fingerprint)
+        read_composer(weights_file(config.compose.weights), backbone)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
@@ -65,7 +65,7 @@ class FastComposer:
         """`image`: features `[1, features]` of the photo, as it is; `composer`: SHA-256 of the trained weights."""
         assert watched.judges is not None
         file = weights_file(config.compose.weights)
-        weights = read_composer(file, backbone.fingerprint)
+        weights = read_composer(file, backbone)
         composer = opened_composer(watched.judges, backbone.width, part_of(weights, "composer"))
         with torch.no_grad():
             image = composer.features(clip_pixels([rgb_bytes(views.clean)], composer.vision.config))
@@ -81,7 +81,7 @@ class FastComposer:
         check_identities(backbone, identities)
         chosen = chosen_settings(identities)
         file = weights_file(chosen.weights)
-        weights = read_composer(file, backbone.fingerprint)
+        weights = read_composer(file, backbone)
         check_weights(identities, file)
         fusion = opened_fusion(part_of(weights, "composer"), backbone.width)
         conditioner = ComposerConditioner(

@@ -19,7 +19,7 @@ from sefi.attention.tape import Tape
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.schedule import add_noise, target
 from sefi.backbone.weights import ATTENTION_LAYERS, copy_for_training, cross_attention_names
-from sefi.conditioning.composer import KEY, Composer, clip_pixels, clip_vision, fused
+from sefi.conditioning.composer import Composer, clip_pixels, clip_vision, describe_model, fused
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.protocols import Progress
@@ -243,9 +243,10 @@ def train_composer(
     )  # fmt: skip
     parts = Parts(model, composer, data, recipe, seed)
     run_lesson(lesson, lambda step: step_loss(parts, step), keeping, progress)
-    save_composer(weights, backbone.fingerprint, file)
+    save_composer(weights, backbone, file)
 
 
-def save_composer(weights: Mapping[str, nn.Parameter], base_model: str, file: Path) -> None:
+def save_composer(weights: Mapping[str, nn.Parameter], backbone: Backbone, file: Path) -> None:
     """Half precision is enough: the file is opened in single."""
-    save_whole({name: weight.detach().half().contiguous() for name, weight in weights.items()}, file, {KEY: base_model})
+    halves = {name: weight.detach().half().contiguous() for name, weight in weights.items()}
+    save_whole(halves, file, describe_model(backbone))
