@@ -18,7 +18,7 @@ from safetensors.numpy import save_file as save_arrays
 from tests.conftest import PROMPT_WORDS, make_backbone
 from tests.fuzz import changes
 
-from sefi.api import generate
+from sefi.api import embedded_judges, generate
 from sefi.backbone.bundle import Backbone
 from sefi.bench.answers import read_sheet
 from sefi.bench.attended import KEY as MAPS_KEY, read_maps
@@ -34,13 +34,14 @@ from sefi.core.presets import PAPER
 from sefi.identity.file import read_identity, write_identity
 from sefi.learn.checkpoint import load_run, save_run
 from sefi.metrics.encoders import read_labels
+from sefi.photo.detect import YuNetDetector
 from sefi.world.lesson import load_checkpoint, save_checkpoint
 
 GIGABYTE = 1 << 30
 ONE_STEP = override(PAPER, ["generate.steps=1", "generate.count=1"])
 KINDS = (
     "identity", "shard", "checkpoint", "training", "composer", "maps", "run", "cells", "records", "answers", "suite",
-    "labels", "names",
+    "labels", "names", "detector",
 )  # fmt: skip
 
 
@@ -155,6 +156,13 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     }
 
 
+def network_kinds() -> dict[str, Kind]:
+    """Return a detector, which runs once where it can be read; each is tried in a process of its own."""
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    whole = (embedded_judges() / "face_detection.onnx").read_bytes()
+    return {"detector": Kind(whole, lambda path: YuNetDetector(path)(grey), changes.change_fields)}
+
+
 def memory(name: str) -> int:
     """Return a figure of this process in bytes: `VmSize` now, `VmHWM` its largest resident memory so far."""
     status = Path("/proc/self/status")
@@ -196,6 +204,7 @@ def main(folder: Path, tries: int, *chosen: str) -> None:
     torch.set_num_threads(1)
     backbone = tiny_backbone(folder)
     kinds = identity_kinds(folder, backbone) | weight_kinds(folder, backbone) | text_kinds(folder, backbone)
+    kinds |= network_kinds()
     path = folder / "changed.toml"
     for kind in kinds.values():  # everything is imported before memory is limited
         path.write_bytes(kind.whole)
@@ -203,7 +212,8 @@ def main(folder: Path, tries: int, *chosen: str) -> None:
     if size := memory("VmSize"):
         resource.setrlimit(resource.RLIMIT_AS, (size + GIGABYTE, resource.RLIM_INFINITY))
     for name in chosen or KINDS:
-        sys.stdout.write(json.dumps({"kind": name} | try_changes(kinds[name], path, tries)) + "\n")
+        fewer = 5 if name == "detector" else 1  # a process for each
+        sys.stdout.write(json.dumps({"kind": name} | try_changes(kinds[name], path, tries // fewer)) + "\n")
         sys.stdout.flush()
 
 

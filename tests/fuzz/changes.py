@@ -174,3 +174,11 @@ def change_tensors(content: bytes, chance: random.Random) -> bytes:
     else:
         text = change_object(json.dumps(header).encode(), chance)
     return len(text).to_bytes(8, "little") + text + values
+
+
+def change_fields(content: bytes, chance: random.Random) -> bytes:
+    """Change some bytes of an ONNX file: three of its first operators, three of its last, one anywhere."""
+    changed = bytearray(content)
+    for end, start in [(2000, 0)] * 3 + [(len(changed), len(changed) - 6000)] * 3 + [(len(changed), 0)]:
+        changed[chance.randrange(start, end)] = chance.randrange(256)
+    return bytes(changed)

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import cv2
 import numpy as np
@@ -27,6 +27,7 @@ from sefi.core.json_text import dump_json
 from sefi.core.nouns import Face
 from sefi.core.reading import LimitError, file_errors, read_bytes, read_json as read_object
 from sefi.metrics.align import HEAD, aligned
+from sefi.photo.network_trial import try_network
 from sefi.photo.opencv_log import errors_only
 
 LARGEST_NETWORK = 512 * 2**20  # SFace has 39 MB
@@ -55,7 +56,7 @@ class SFaceEncoder:
 
     def __init__(self, onnx_path: str | Path) -> None:
         self._path = existing(onnx_path)
-        content = network_bytes(self._path)
+        content = network_bytes(self._path, "recogniser")
         with encoder_errors(onnx_path), errors_only():
             self._network = cv2.FaceRecognizerSF.create("onnx", content, np.zeros(0, np.uint8))
         self._turn = threading.Lock()  # OpenCV's networks hold their input
@@ -141,7 +142,7 @@ class LabelledNetwork:
 
     def __init__(self, path: str | Path) -> None:
         file = self._path = existing(path)
-        content = network_bytes(file)
+        content = network_bytes(file, "classifier")
         with encoder_errors(file), errors_only():
             self._network = cv2.dnn.readNetFromONNX(content)
         self._turn = threading.Lock()
@@ -248,14 +249,16 @@ def encoder_errors(path: str | Path) -> AbstractContextManager[None]:
     return file_errors(path, BackboneError, "is no network of this kind", remedy, (cv2.error,))
 
 
-def network_bytes(path: Path) -> NDArray[np.uint8]:
-    """Return the content of an ONNX file, `[byte]`.
+def network_bytes(path: Path, kind: Literal["recogniser", "classifier"]) -> NDArray[np.uint8]:
+    """Return the content of an ONNX file that OpenCV can open without a crash, `[byte]`.
 
     Raises:
-        BackboneError: it is no regular file, or larger than 512 MB.
+        BackboneError: it is no regular file, larger than 512 MB, or crashes OpenCV.
     """
     with encoder_errors(path):
-        return np.frombuffer(read_bytes(path, LARGEST_NETWORK), np.uint8)
+        content = read_bytes(path, LARGEST_NETWORK)
+        try_network(path, content, kind)
+        return np.frombuffer(content, np.uint8)
 
 
 def read_labels(path: Path) -> dict[str, list[str]]:

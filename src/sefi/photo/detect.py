@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from sefi.core.errors import FaceError
 from sefi.core.nouns import Face
 from sefi.core.reading import file_errors, read_bytes
+from sefi.photo.network_trial import try_network
 from sefi.photo.opencv_log import errors_only
 
 MIN_FACE_SIDE = 64.0
@@ -48,7 +49,9 @@ class YuNetDetector:
             )
         remedy = "Name a YuNet ONNX file, or use --no-crop."
         with file_errors(path, FaceError, "is not a YuNet-type face detector", remedy, (cv2.error,)), errors_only():
-            content = np.frombuffer(read_bytes(path, LARGEST_NETWORK), np.uint8)
+            data = read_bytes(path, LARGEST_NETWORK)
+            try_network(path, data, "detector")
+            content = np.frombuffer(data, np.uint8)
             nothing = np.zeros(0, np.uint8)
             self._network = cv2.FaceDetectorYN.create("onnx", content, nothing, (MULTIPLE, MULTIPLE), min_score)
         self._path, self._turn = path, threading.Lock()
