@@ -95,3 +95,10 @@ def test_only_one_run_works_in_a_folder(folder):
         pass
     with folder.alone():
         folder.add(cell(0))
+
+
+def test_a_file_in_the_place_of_the_lock_stays_as_it_is(tmp_path):
+    (tmp_path / ".lock").write_text("precious")
+    with RunFolder(tmp_path).alone():
+        pass
+    assert (tmp_path / ".lock").read_text() == "precious"

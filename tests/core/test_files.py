@@ -355,3 +355,9 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_folder(tmp_path / "b", half)
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "one"]
+
+
+def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
+    with pytest.raises(OutputError, match="too long"):
+        write_text(tmp_path / ("a." + "b" * 245), "text")
+    assert not list(tmp_path.iterdir())

@@ -133,7 +133,7 @@ class RunFolder:
             ConfigError: another one does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
+        with (self.path / ".lock").open("a") as file:  # what is there already stays
             try:
                 lock(file.fileno())
             except OSError:

@@ -32,7 +32,9 @@ Settings = Annotated[
         help="Change one setting, e.g. learn.attention_weight=0.001; repeatable.",
     ),
 ]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="The same seed gives the same result.")]
+# Files hold whole numbers below 2^63, and image k of a prompt has seed + k.
+LARGEST_SEED = 2**62
+Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="The same seed gives the same result.")]
 Identities = Annotated[
     list[Path] | None,
     typer.Option("-i", "--identity", metavar="FILE", help="An identity file; repeatable."),

@@ -281,7 +281,8 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
     except (OSError, SafetensorError) as error:
         raise refusal(path, error) from error
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # a name or a disk that takes no file has none to remove, and the error above counts
+            partial.unlink()
 
 
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
