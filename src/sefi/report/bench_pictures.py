@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from sefi.bench.cells import read_picture
 from sefi.bench.formulas import Run
 from sefi.bench.records import Cell
 from sefi.bench.tables import compared
+from sefi.core.errors import PhotoError
 from sefi.report.sheet import fit
 
 Thing = TypeVar("Thing")
@@ -181,13 +183,13 @@ def small_picture(run: Path, name: str, side: int) -> Image.Image | None:
     None if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
     """
     file = run / name
-    if not file.resolve().is_relative_to(run.resolve()):
+    if "\0" in name or not file.resolve().is_relative_to(run.resolve()):
         return None
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB") if max(image.size) <= side else fit(image, side)
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
+        image = Image.fromarray(read_picture(file))
+    except PhotoError:
         return None
+    return image if max(image.size) <= side else fit(image, side)
 
 
 def jpeg_uri(picture: Image.Image) -> str:
