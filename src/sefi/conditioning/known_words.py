@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.names import CHARACTERS
-from sefi.conditioning.prompt import class_token_id
+from sefi.conditioning.prompt import class_token_id, plain_ids
 from sefi.core.errors import PromptError
 from sefi.core.names import NAME
 from sefi.core.prompt_syntax import PLACEHOLDER
@@ -58,7 +58,7 @@ def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
     if backbone.judges is not None:
         return [word for word in words if word not in read_known_words()]
     unknown = backbone.tokenizer.unk_token_id
-    return [word for word in words if unknown in backbone.tokenizer(word, add_special_tokens=False).input_ids]
+    return [word for word in words if unknown in plain_ids(backbone.tokenizer, word)]
 
 
 def check_class_word(backbone: Backbone, word: str) -> None:

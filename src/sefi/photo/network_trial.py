@@ -14,7 +14,7 @@ from sefi.core.reading import LimitError
 
 PACKAGED = Path(__file__).parents[1] / "models"
 PROGRAM = Path(__file__).with_name("trial_run.py")
-LONGEST_TRIAL = 60.0  # seconds; YuNet takes 0.3, SFace 0.5
+LONGEST_TRIAL = 60.0  # seconds; YuNet takes 0.3
 
 _passed: set[tuple[str, str]] = set()
 
