@@ -7,7 +7,6 @@ import sefi  # before torch, so that OpenMP threads sleep while they wait
 
 # isort: split
 
-import json
 import sys
 from pathlib import Path
 
@@ -17,6 +16,7 @@ import torch
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
+from sefi.core.json_text import dump_json
 from sefi.core.presets import PRESETS
 
 RECORD = Path(__file__).parent / "records" / "reproducibility.json"
@@ -62,7 +62,7 @@ def main() -> None:
     """Compare both, write the record, print it."""
     backbone = sefi.open_backbone()
     record = {"batch size": compare_batch_sizes(backbone), "number of threads": compare_threads(backbone)}
-    text = json.dumps(record, indent=1) + "\n"
+    text = dump_json(record, indent=1) + "\n"
     RECORD.write_text(text)
     sys.stdout.write(text)
 

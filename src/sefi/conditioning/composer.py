@@ -2,7 +2,6 @@
 # transformers annotates outputs too narrowly.
 # pyright: reportOptionalMemberAccess=false
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from sefi.backbone.weights import part_of
 from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.errors import ConfigError
+from sefi.core.json_text import dump_json
 from sefi.core.prompt_syntax import refuse_names
 from sefi.core.reading import LimitError, file_errors, parse_object, read_tensors
 
@@ -154,7 +154,7 @@ def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig)
 def describe_model(backbone: Backbone) -> dict[str, str]:
     """Return the metadata by which trained weights find the model that they were trained for."""
     signature = {} if backbone.signature is None else backbone.signature.stored()
-    return {KEY: backbone.fingerprint, SIGNATURE_KEY: json.dumps(signature)}
+    return {KEY: backbone.fingerprint, SIGNATURE_KEY: dump_json(signature)}
 
 
 def read_composer(path: Path, backbone: Backbone) -> dict[str, Tensor]:
