@@ -139,7 +139,7 @@ def test_incomplete_models(tensors: dict[str, torch.Tensor], tmp_path: Path, pre
 
 
 def test_a_model_of_other_sizes(single: Path) -> None:
-    assert "could not be read" in refusal(single)  # tiny weights, SD 1.x configuration
+    assert "cannot be read" in refusal(single)  # tiny weights, SD 1.x configuration
 
 
 @pytest.mark.parametrize(

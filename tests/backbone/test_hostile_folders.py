@@ -148,7 +148,7 @@ def test_one_shard_named_very_often(copy: Path) -> None:
     path.write_text(json.dumps(index))
     assert "30,000 weights" in refusal(copy)
     path.write_text(json.dumps({"weight_map": {f"w{k}": "x.safetensors" for k in range(300_000)}}))
-    assert "larger than" in refusal(copy)
+    assert "more than" in refusal(copy)
     path.write_text(json.dumps({"weight_map": {f"w{k}": f"x{k}.safetensors" for k in range(300)}}))
     assert "300 files" in refusal(copy)
 
@@ -200,7 +200,7 @@ def test_pipes_and_devices_are_no_files(copy: Path, part: str) -> None:
 def test_a_large_configuration_is_not_read(copy: Path) -> None:
     with (copy / "unet" / "config.json").open("r+b") as file:
         file.truncate(8 << 30)  # sparse: takes no room on disk
-    assert f"larger than {files.MAX_JSON_BYTES:,} bytes" in refusal(copy)
+    assert f"more than {files.MAX_JSON_BYTES:,}" in refusal(copy)
 
 
 def header_of(path: Path, change: Callable[[dict], dict]) -> None:
@@ -215,7 +215,7 @@ def header_of(path: Path, change: Callable[[dict], dict]) -> None:
     [
         {"shape": [10**12]},
         {"shape": [-1]},
-        {"shape": [10**30, 10**30]},
+        {"shape": [2**62, 2**62]},
         {"shape": [1] * 100},
         {"shape": [True]},
         {"shape": "x"},

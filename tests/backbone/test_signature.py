@@ -102,6 +102,7 @@ def test_the_figures_of_both_sides():
         step = changed(step, part, nudge_all)
     found["step"] = count_changed(backbone, step)
     found["step in bfloat16"] = count_changed(backbone, at(step, torch.bfloat16))
+    assert sum(len(backbone.signature.samples[part]) for part in PARTS) == 530  # as docs/file-format.md says
     assert (found["half"], found["bfloat16"], found["both"]) == (0, 0, 0)
     assert found["step"] > 200
     assert found["step in bfloat16"] > 200

@@ -1,5 +1,6 @@
 """A single-file checkpoint in the original layout to the five parts of the model."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -10,7 +11,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import CLIPTextModel
 
-from sefi.backbone.files import MAX_HEADER_BYTES, Header, guarded, is_regular, read_header
+from sefi.backbone.files import LIMITS, guarded, is_regular, read_header
 from sefi.backbone.fingerprint import family_of
 from sefi.backbone.folder import read_scheduler
 from sefi.backbone.kinds import article, file_kind
@@ -19,6 +20,7 @@ from sefi.backbone.parts import Parts
 from sefi.backbone.schedule import noise_settings
 from sefi.backbone.vocabulary import END, clip_tokenizer
 from sefi.core.errors import BackboneError
+from sefi.core.reading import Layout
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -73,7 +75,7 @@ def _check_magic(path: Path) -> None:
     with path.open("rb") as file:
         start = file.read(9)
     header_bytes = int.from_bytes(start[:8], "little")
-    if len(start) == 9 and start[8:] == b"{" and header_bytes <= MAX_HEADER_BYTES:
+    if len(start) == 9 and start[8:] == b"{" and header_bytes <= LIMITS.header:
         if path.suffix == ".safetensors":
             return
         raise BackboneError(f"{path} is a safetensors file by another name.", "Rename it.")
@@ -84,7 +86,7 @@ def _check_magic(path: Path) -> None:
     )
 
 
-def _family(path: Path, header: Header) -> str:
+def _family(path: Path, header: Layout) -> str:
     """Return `sd1` or `sd2` from the header alone; refuses what is neither."""
     kind = file_kind(header.shapes, header.metadata)
     if kind is not None:
@@ -108,7 +110,7 @@ def _family(path: Path, header: Header) -> str:
     return family_of(text[-1])
 
 
-def _check_whole(path: Path, header: Header) -> None:
+def _check_whole(path: Path, header: Layout) -> None:
     """Refuse a file without VAE or text encoder, saying which."""
     parts = {"VAE": (VAE_PREFIX,), "text encoder": (CLIP_PREFIX, OPEN_CLIP_PREFIX)}
     missing = [part for part, starts in parts.items() if not any(name.startswith(starts) for name in header.shapes)]
@@ -163,12 +165,12 @@ def _check_complete(path: Path, name: str, model: nn.Module) -> None:
     missing = [key for key, value in model.named_parameters() if value.is_meta]
     if missing:
         raise BackboneError(
-            f"{path} could not be read: its {name} lacks {len(missing)} weights, such as {missing[0]}.", WHOLE
+            f"{path} cannot be read: its {name} lacks {len(missing)} weights, such as {missing[0]}.", WHOLE
         )
     check_finite(model, path)
 
 
-def _scheduler(folder: Path, metadata: dict[str, str]) -> DDPMScheduler:
+def _scheduler(folder: Path, metadata: Mapping[str, str]) -> DDPMScheduler:
     scheduler = read_scheduler(folder)
     prediction = PREDICTION.get(metadata.get("modelspec.prediction_type", "").lower())
     if prediction is None:

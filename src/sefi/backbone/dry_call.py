@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.files import first_line
 from sefi.core.errors import BackboneError
+from sefi.core.reading import reason_of
 
 PROMPT = "a photo"
 REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
@@ -39,7 +39,7 @@ def check_calls(backbone: Backbone) -> None:
     except BackboneError:
         raise
     except Exception as error:
-        raise BackboneError(f"The {part} of '{backbone.source}' fails: {first_line(error)}", REMEDY) from error
+        raise BackboneError(f"The {part} of '{backbone.source}' fails: {reason_of(error)}.", REMEDY) from error
 
 
 def _text_states(backbone: Backbone) -> Tensor:

@@ -1,5 +1,6 @@
 """The weights of one part of a model folder: found, checked against the configuration, loaded."""
 
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from sefi.backbone.files import FLOATS, MAX_TENSORS, PLAIN_NAME, Header, guarded, read_header, read_json
+from sefi.backbone.files import LIMITS, guarded, read_header, read_json
 from sefi.core.errors import BackboneError
 from sefi.core.json_text import dump_json
+from sefi.core.reading import FLOATS, Layout
 
 Part = TypeVar("Part", bound=nn.Module)
 
@@ -21,6 +23,7 @@ STEMS = ("diffusion_pytorch_model", "model")
 VARIANTS = ("", ".fp32", ".bf16", ".fp16", ".ema", ".non_ema")
 PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 MAX_SHARDS = 64
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_][\w.+-]{0,199}")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Weights:
 
     stem: str
     files: tuple[Path, ...]
-    headers: tuple[Header, ...]
+    headers: tuple[Layout, ...]
 
     @property
     def count(self) -> int:
@@ -77,10 +80,10 @@ def _shards(index: Path) -> list[Path]:
     if not isinstance(named, dict) or not all(isinstance(name, str) for name in named.values()):
         raise BackboneError(f"{index}: `weight_map` must map every weight to a file.", "Copy the model again.")
     names = sorted(set(named.values()))
-    if not names or len(names) > MAX_SHARDS or len(named) > MAX_TENSORS:
+    if not names or len(names) > MAX_SHARDS or len(named) > LIMITS.tensors:
         raise BackboneError(
             f"{index}: `weight_map` names {len(named):,} weights in {len(names):,} files; "
-            f"at most {MAX_TENSORS:,} in {MAX_SHARDS}.",
+            f"at most {LIMITS.tensors:,} in {MAX_SHARDS}.",
             "Copy the model again.",
         )
     for name in names:
@@ -96,12 +99,12 @@ def _checked_weights(stem: str, files: list[Path]) -> Weights:
     headers = tuple(read_header(file) for file in files)
     for file, header in zip(files, headers, strict=True):
         refuse_other_numbers(file, header)
-    if sum(len(header.shapes) for header in headers) > MAX_TENSORS:
-        raise BackboneError(f"{files[0].parent} holds more than {MAX_TENSORS:,} tensors.", "Copy the model again.")
+    if sum(len(header.shapes) for header in headers) > LIMITS.tensors:
+        raise BackboneError(f"{files[0].parent} holds more than {LIMITS.tensors:,} tensors.", "Copy the model again.")
     return Weights(stem, tuple(files), headers)
 
 
-def refuse_other_numbers(file: Path, header: Header) -> None:
+def refuse_other_numbers(file: Path, header: Layout) -> None:
     """Refuse quantised weights: a matrix must hold floating point numbers. Positions and counters may be whole."""
     for name, dtype in header.dtypes.items():
         if dtype not in FLOATS and len(header.shapes[name]) > 1 and not name.endswith("position_ids"):

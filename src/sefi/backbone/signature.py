@@ -3,7 +3,7 @@
 Of each tensor 64 evenly spaced values are looked at, and the smallest of them is stored with its place. Rounding to
 float16, bfloat16 or both moves a value by at most 2^-7 of itself, so a copy agrees in every tensor. A training step
 moves small and large values alike, so it shows in the smallest ones: on the embedded model a step of 1e-5 in every
-weight (AdamW's first) shows in 219 of 530 tensors, rounding in none (tests/backbone/test_signature.py measures both).
+weight (AdamW's first) shows in more than 200 of 530 tensors, rounding in none (tests/backbone/test_signature.py).
 A change to a few values of one tensor may be missed.
 """
 

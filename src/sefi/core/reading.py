@@ -6,9 +6,10 @@ length of the file. Whatever goes wrong after that is caught by `file_errors`, w
 
 import json
 import math
+import re
 import stat
 import struct
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +28,13 @@ DEEPEST = 32  # levels of lists and mappings
 LARGEST_INTEGER = 2**63
 MOST_TENSORS = 8192  # a checkpoint of a whole Stable Diffusion 1.x has 4,410
 MOST_DIMENSIONS = 8
+SURROGATE = re.compile("[\ud800-\udfff]")
+LONGEST_NAME = 512  # characters of a tensor's name; the longest of Stable Diffusion 1.x has about 110
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
-DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "U8": 1, "BOOL": 1}
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 
 # Everything that parsers and libraries raise for damaged or hostile content. Never KeyboardInterrupt or SystemExit.
+# A panic in Rust (tokenizers, safetensors) is no `Exception`; `is_fault` knows it by its name.
 FAULTS: tuple[type[Exception], ...] = (
     OSError,
     ValueError,  # UnicodeError, JSONDecodeError, TOMLDecodeError and pydantic's ValidationError are ValueErrors
@@ -77,9 +81,20 @@ def file_errors(
         yield
     except SefiError:
         raise
-    except (*FAULTS, *also) as fault:
+    except BaseException as fault:
+        if not is_fault(fault, also):
+            raise
         unread = isinstance(fault, OSError) and bool(fault.strerror)
         raise error(f"{path} {'cannot be read' if unread else problem}: {reason_of(fault)}.", remedy) from fault
+
+
+def is_fault(fault: BaseException, also: tuple[type[Exception], ...] = ()) -> bool:
+    """Return whether an exception tells of a file's content, not of the user or of the program.
+
+    Args:
+        also: further exceptions that do.
+    """
+    return isinstance(fault, (*FAULTS, *also)) or type(fault).__name__ == "PanicException"
 
 
 def reason_of(fault: BaseException) -> str:
@@ -132,13 +147,17 @@ def read_text(path: Path, largest: int) -> str:
     return read_bytes(path, largest).decode("utf-8")
 
 
-def read_json(path: Path, largest: int = LARGEST_JSON) -> dict[str, Any]:
+def read_json(path: Path, largest: int = LARGEST_JSON, *, integers: int = LARGEST_INTEGER) -> dict[str, Any]:
     """Return the JSON object in a file, within all limits; the errors of `read_text` and `parse_object`."""
-    return parse_object(read_text(path, largest))
+    return parse_object(read_text(path, largest), integers=integers)
 
 
-def parse_object(text: str) -> dict[str, Any]:
+def parse_object(text: str, *, integers: int = LARGEST_INTEGER) -> dict[str, Any]:
     """Return the JSON object in a text.
+
+    Args:
+        text: JSON.
+        integers: whole numbers are below it, and at least its negative.
 
     Raises:
         ValueError: the text is no JSON or something else than an object; `LimitError` as in `check_values`.
@@ -146,7 +165,7 @@ def parse_object(text: str) -> dict[str, Any]:
     value: object = json.loads(text, parse_constant=refuse_constant)
     if not isinstance(value, dict):
         raise LimitError("it holds no JSON object")
-    check_values(value)
+    check_values(value, integers=integers)
     return cast(dict[str, Any], value)
 
 
@@ -155,38 +174,41 @@ def refuse_constant(name: str) -> None:
     raise LimitError(f"it holds the number {name}")
 
 
-def check_values(tree: object) -> None:
+def check_values(tree: object, *, integers: int = LARGEST_INTEGER) -> None:
     """Check what a parser of JSON or TOML returned, without recursion.
 
+    Args:
+        tree: lists and mappings.
+        integers: whole numbers are below it, and at least its negative; without it they fit into 64 bits.
+
     Raises:
-        LimitError: it is nested more than 32 levels, a number is not finite or does not fit into 64 bits, or a text
-            has half of a character.
+        LimitError: it is nested more than 32 levels, a number is not finite or too large, or a text has half of a
+            character.
     """
     level: list[object] = [tree]
     for _ in range(DEEPEST):
-        level = [inner for value in level for inner in children_of(value)]
+        check_leaves(level, integers)
+        level = [inner for value in level if isinstance(value, (dict, list)) for inner in children_of(value)]
         if not level:
             return
     raise LimitError(f"it is nested more than {DEEPEST} levels")
 
 
-def children_of(value: object) -> Iterable[object]:
-    """Return what a mapping or list holds; check anything else."""
-    match value:
-        case dict():
-            return (*value.keys(), *value.values())
-        case list():
-            return value
-        case str() if not value.isascii():
-            if any("\ud800" <= letter <= "\udfff" for letter in value):
-                raise LimitError("a text has half of a character")
-        case float() if not math.isfinite(value):
-            raise LimitError("a number is not finite")
-        case int() if not -LARGEST_INTEGER <= value < LARGEST_INTEGER:
-            raise LimitError("a whole number is too large")
-        case _:
-            pass
-    return ()
+def check_leaves(values: Sequence[object], integers: int) -> None:
+    """Check the texts and numbers among values, all at once; errors as in `check_values`."""
+    texts = "".join(value for value in values if isinstance(value, str))
+    if not texts.isascii() and SURROGATE.search(texts):
+        raise LimitError("a text has half of a character")
+    if not all(math.isfinite(value) for value in values if isinstance(value, float)):
+        raise LimitError("a number is not finite")
+    numbers = [value for value in values if isinstance(value, int)]
+    if numbers and not (-integers <= min(numbers) and max(numbers) < integers):
+        raise LimitError("a whole number is too large")
+
+
+def children_of(value: dict[Any, Any] | list[Any]) -> Iterable[object]:
+    """Return what a mapping or a list holds."""
+    return (*value.keys(), *value.values()) if isinstance(value, dict) else value
 
 
 # ---------------------------------------------------------------- safetensors
@@ -201,12 +223,14 @@ class Limits:
         tensors: most tensors.
         dtypes: allowed number types, in the words of safetensors.
         header: bytes of its JSON header.
+        empty: whether a tensor may have no values.
     """
 
     size: int = LARGEST_WEIGHTS
     tensors: int = MOST_TENSORS
     dtypes: frozenset[str] = FLOATS
     header: int = LARGEST_HEADER
+    empty: bool = False
 
 
 WEIGHTS = Limits()
@@ -219,11 +243,13 @@ class Layout:
     Attributes:
         metadata: texts by name.
         shapes: shape of each tensor by name.
+        dtypes: number type of each tensor by name, in the words of safetensors.
         size: bytes of the file.
     """
 
     metadata: Mapping[str, str]
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
     size: int
 
 
@@ -248,19 +274,22 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
         raise LimitError("its metadata are no texts")
     if len(header) > limits.tensors:
         raise LimitError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
-    return Layout(metadata, check_entries(header, size - 8 - length, limits), size)
+    shapes = check_entries(header, size - 8 - length, limits)
+    return Layout(metadata, shapes, {name: header[name]["dtype"] for name in shapes}, size)
 
 
 def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor.
 
     Raises:
-        LimitError: an entry is malformed, of a number type that is not allowed or empty, or the tensors do not fill
-            the `length` bytes of data from end to end.
+        LimitError: an entry is malformed, of a number type that is not allowed, or empty where the limits do not allow
+            it, a name is too long, or the tensors do not fill the `length` bytes of data from end to end.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in header.items():
+        if not 0 < len(name) <= LONGEST_NAME:
+            raise LimitError(f"a tensor has a name of {len(name):,} characters; 1 to {LONGEST_NAME} are read")
         shapes[name], span = check_entry(name[:80], entry, limits)
         spans.append(span)
     reached = 0
@@ -282,7 +311,7 @@ def check_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ..
             raise LimitError(f"the entry of {name!r} is malformed")
     if dtype not in limits.dtypes:
         raise LimitError(f"{name!r} is of number type {dtype[:20]}")
-    if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side > 0 for side in shape):
+    if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= (not limits.empty) for side in shape):
         raise LimitError(f"{name!r} has a shape that no tensor has here")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
         raise LimitError(f"{name!r} has another length than its shape")

@@ -6,7 +6,7 @@ import torch
 def supports_bfloat16(device: torch.device | str) -> bool:
     """Return whether bfloat16 is faster than float32 on this device.
 
-    A CPU without bfloat16 instructions emulates them: one step of the autoencoder takes 3 to 4 times as long.
+    A CPU without bfloat16 instructions emulates them: a step takes longer than in float32.
     """
     if torch.device(device).type != "cpu":
         return True
