@@ -13,9 +13,10 @@ MAKEFLAGS += --no-print-directory
 .PHONY: demo test check format clean
 
 ## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
+## Files of its own are replaced, others never: take another folder with DEMO=DIR.
 demo:
 	@$(SET_UP)
-	@$(BIN)/sefi demo --out $(DEMO) --overwrite
+	@$(BIN)/sefi demo --out $(DEMO)
 
 ## Run the tests, a process for each core (four at most); the last line is pytest's own.
 test:

@@ -19,6 +19,7 @@ from sefi.core.people import check_face_options, needs_face
 from sefi.core.presets import PRESETS
 from sefi.core.prompt_syntax import check_prompts
 from sefi.core.protocols import Progress, SilentProgress
+from sefi.core.seeds import check_seed
 from sefi.generate.sampler import generate as sample
 from sefi.generate.schedulers import check_steps
 from sefi.identity.together import check_together
@@ -56,6 +57,7 @@ def learn(  # noqa: PLR0913
         photo: a file, or a photo already read.
         name: the placeholder's word; letters, digits, - and _.
         backbone: the frozen model; None opens the embedded one.
+        seed: 0 to 2^62.
         face: which face, from the left, if there are several; refused where no face is looked for.
         crop: cut the face out, where the class word means a person; False learns the photo's middle square.
         detector: a YuNet ONNX file; None takes the model's own, which only the embedded one has; refused as `face` is.
@@ -65,9 +67,10 @@ def learn(  # noqa: PLR0913
         checkpoint: where to keep and find an unfinished run.
 
     Raises:
-        SefiError: what was wrong with the photo, the name, the settings or the model.
+        SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
     """
     check_name(name)
+    seed = check_seed(seed)
     check_face_options(config.learn.class_word, crop=crop, face=face, detector=detector)
     method = method_named(config.method)
     read = photo if isinstance(photo, Photo) else read_photo(photo)
@@ -174,8 +177,11 @@ def generate(
 ) -> list[GeneratedImage]:
     """`config.generate.count` pictures of every prompt; picture k of a prompt has seed `seed + k`.
 
+    Args:
+        seed: 0 to 2^62.
+
     Raises:
-        SefiError: a placeholder without identity or the other way round, or an identity of another model.
+        SefiError: a placeholder without identity or the other way round, an identity of another model, or no seed.
     """
     return list(generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress))
 
@@ -190,6 +196,7 @@ def generate_each(
     progress: Progress | None = None,
 ) -> Iterator[GeneratedImage]:
     """As `generate`, one picture at a time, so that whoever stops in between keeps what there is."""
+    seed = check_seed(seed)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     class_words = {i.name: i.header.class_word for i in identities}
     check_prompts(prompts, class_words, config.generate.negative_prompt)

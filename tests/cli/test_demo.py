@@ -22,12 +22,13 @@ def made(backbone, portrait, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     config = chosen_config("default", list(demo.QUICK))
     run = demo.Run(backbone, config, 0, SilentProgress(), PROMPTS)
-    demo.make_demo(demo.Portrait(portrait, {"hair": "red curls"}), run, folder)
+    demo.make_demo(demo.Portrait(portrait, {"hair": "red curls"}), run, demo.demo_files(folder))
     return folder
 
 
 def test_everything_is_written(made):
     assert sorted(path.name for path in made.iterdir()) == [
+        ".sefi-files.json",
         "ada.safetensors",
         "attention.png",
         "index.html",

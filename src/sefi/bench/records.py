@@ -4,26 +4,21 @@ import json
 import os
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any
 
-from sefi.core.json_text import dump_json
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
 from sefi.bench.schema import CellRecord, RunRecord, check_cells
 from sefi.core.errors import ConfigError, OutputError
-from sefi.core.files import write_text
+from sefi.core.files import take_lock, write_text
+from sefi.core.json_text import dump_json
 from sefi.core.reading import LimitError, check_file, file_errors, parse_object, read_json, reason_of
 
 SCHEMA = 1
 LARGEST_ABOUT = 16 * 2**20
 LARGEST_CELLS = 512 * 2**20  # a picture has about 2 KB
 LONGEST_LINE = 2**18
+CHUNK = 2**20  # bytes that are read at once where lines are counted
+REMOVE_LINE = "Remove that line, and let `sefi bench run` make the picture again."
 Cell = dict[str, Any]
 Key = tuple[str, str, int, int]
 
@@ -39,7 +34,11 @@ class RunFolder:
         self.path = path
         self.about_file, self.cells_file = path / "run.json", path / "cells.jsonl"
         self.pictures, self.photos, self.identities = (path / n for n in ("pictures", "photos", "identities"))
-        self.attention = path / "attention"
+        self.attention, self.report = path / "attention", path / "report"
+
+    def places(self) -> tuple[Path, ...]:
+        """Return the folders that a run and its report write into."""
+        return self.pictures, self.photos, self.identities, self.attention, self.report
 
     def begin(self, about: dict[str, Any]) -> None:
         """Say what this run is, or check that it is the same as before.
@@ -68,7 +67,7 @@ class RunFolder:
         """
         if self.about_file.is_file():
             return
-        for place in (self.pictures, self.photos, self.identities, self.attention, self.cells_file):
+        for place in (*self.places(), self.cells_file):
             if place.is_file() or (place.is_dir() and any(place.iterdir())):
                 raise OutputError(f"'{place}' exists and belongs to no run.", "Choose another --out.")
 
@@ -96,14 +95,18 @@ class RunFolder:
         """
         if not self.cells_file.is_file():
             return []
-        remedy = "Remove that line, and let `sefi bench run` make the picture again."
-        with file_errors(self.cells_file, ConfigError, "is damaged", remedy):
+        with file_errors(self.cells_file, ConfigError, "cannot be read", "Make another run with `sefi bench run`."):
             check_file(self.cells_file, LARGEST_CELLS)
-            first: dict[Key, Cell] = {}
-            for cell in read_cells(self.cells_file):
-                first.setdefault(key_of(cell), cell)
-            if self.about_file.is_file():
-                check_cells(self.about(), list(first.values()))
+        first: dict[Key, Cell] = {}
+        with file_errors(self.cells_file, ConfigError, "is damaged", REMOVE_LINE):
+            for place, line in read_lines(self.cells_file):
+                cell = parse_at(self.cells_file, place, line)
+                if cell is not None:
+                    first.setdefault(key_of(cell), cell)
+        if self.about_file.is_file():
+            about, remedy = self.about(), "Remove the lines of such pictures, and let `sefi bench run` make the rest."
+            with file_errors(self.cells_file, ConfigError, "is damaged", remedy):
+                check_cells(about, list(first.values()))
         return list(first.values())
 
     def size(self) -> int:
@@ -111,16 +114,24 @@ class RunFolder:
         return self.cells_file.stat().st_size if self.cells_file.is_file() else 0
 
     def cells_after(self, place: int) -> tuple[list[Cell], int]:
-        """Return the cells recorded after a place in the record, in bytes, and the place after them; for progress."""
-        if self.size() <= place:
-            return [], place
-        with self.cells_file.open("rb") as file:
-            file.seek(place)
-            whole, newline, _ = file.read().rpartition(b"\n")  # the last line may be half written
-        with file_errors(self.cells_file, ConfigError, "is damaged", "Remove the line that is no record."):
-            lines = enumerate(whole.splitlines(), 1)
-            cells = [cell for number, line in lines if (cell := parse_line(line, number)) is not None]
-        return cells, place + len(whole + newline)
+        """Return the cells recorded after a place in the record, in bytes, and the place after them; for progress.
+
+        Args:
+            place: 0, or what an earlier call returned: it is the beginning of a line.
+
+        Raises:
+            ConfigError: a whole line is no record of a picture; the message has its number in the file.
+        """
+        cells: list[Cell] = []
+        # The workers of the run go on adding: lines must not move under them.
+        with file_errors(self.cells_file, ConfigError, "is damaged", f"Stop the run. {REMOVE_LINE}"):
+            for start, line in read_lines(self.cells_file, place) if self.size() > place else ():
+                if not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
+                    break  # half written
+                cell = parse_at(self.cells_file, start, line)
+                cells += [] if cell is None else [cell]
+                place = start + len(line)
+        return cells, place
 
     @contextmanager
     def alone(self) -> Generator[int]:
@@ -135,11 +146,13 @@ class RunFolder:
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a") as file:  # what is there already stays
             try:
-                lock(file.fileno())
-            except OSError:
+                take_lock(file.fileno(), wait=False)
+            except BlockingIOError:
                 raise ConfigError(
                     f"Another run is at work in {self.path}.", "Wait for it, or choose another --out."
                 ) from None
+            except OSError:  # a file system without locks
+                pass
             yield file.fileno()
 
     def add(self, cell: Cell) -> None:
@@ -164,25 +177,40 @@ def ends_with_newline(path: Path) -> bool:
         return file.read(1) == b"\n"
 
 
-def read_cells(path: Path) -> Iterator[Cell]:
-    """Yield the record of every whole line.
+def read_lines(path: Path, place: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield every line with the place where it begins, in bytes; what is too long for a line comes cut."""
+    with path.open("rb") as file:
+        file.seek(place)
+        while line := file.readline(LONGEST_LINE + 1):
+            yield place, line
+            place += len(line)
+
+
+def parse_at(path: Path, place: int, line: bytes) -> Cell | None:
+    """Return the line that begins at a place of a file as the record of a picture; None as in `parse_line`.
 
     Raises:
-        LimitError: a line is too long, or whole and no record of a picture; the message has its number.
+        LimitError: it is too long, or whole and no record of a picture; the message has its number in the file.
     """
+    try:
+        if len(line) > LONGEST_LINE:
+            raise LimitError(f"it has more than {LONGEST_LINE:,} bytes")
+        return parse_line(line)
+    except LimitError as error:
+        raise LimitError(f"line {count_lines(path, place) + 1}: {error}") from error
+
+
+def count_lines(path: Path, place: int) -> int:
+    """Return how many lines end before a place, in bytes."""
+    lines = 0
     with path.open("rb") as file:
-        for number in count(1):
-            line = file.readline(LONGEST_LINE + 1)
-            if not line:
-                return
-            if len(line) > LONGEST_LINE:
-                raise LimitError(f"line {number} has more than {LONGEST_LINE:,} bytes")
-            cell = parse_line(line, number)
-            if cell is not None:
-                yield cell
+        while place > 0 and (part := file.read(min(place, CHUNK))):
+            lines += part.count(b"\n")
+            place -= len(part)
+    return lines
 
 
-def parse_line(line: bytes, number: int) -> Cell | None:
+def parse_line(line: bytes) -> Cell | None:
     """Return a line as the record of a picture; None if it is no whole JSON object, as after a kill.
 
     Raises:
@@ -196,19 +224,13 @@ def parse_line(line: bytes, number: int) -> Cell | None:
         cell = parse_object(line.decode("utf-8"))
         CellRecord.model_validate(cell)
     except ValueError as error:
-        raise LimitError(f"line {number}: {reason_of(error)}") from error
+        raise LimitError(reason_of(error)) from error
     return cell
 
 
 def key_of(cell: Cell) -> Key:
     """Which cell a record belongs to: subject, way, prompt, seed."""
     return cell["subject"], cell["way"], cell["prompt"], cell["seed"]
-
-
-def lock(file: int) -> None:
-    """Take a lock that ends with the process, or raise `OSError`."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:

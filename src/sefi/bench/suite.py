@@ -24,6 +24,7 @@ Control = Literal["class word", "photo", "same", "other"]
 Text = Annotated[str, Field(max_length=2000)]
 Label = Annotated[str, Field(max_length=200)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LONGEST_SLUG = 80  # letters: two subjects, prompt and seed stand beside it in the names of files
 LARGEST_SUITE, LONGEST_LINE = 2**18, 2**13  # bytes, and letters: tomllib takes time by the square of a key's length
 
 
@@ -98,6 +99,8 @@ class Suite(Section):
         for way, name in zip(self.ways, names, strict=True):
             if not name or names.count(name) > 1:
                 raise ValueError(f"two ways are called {way.label!r}, or their files would be")
+            if len(name) > LONGEST_SLUG:
+                raise ValueError(f"the label {way.label!r} is too long for the names of files")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice")
         learning = {w.label for w in self.ways if w.control is None and w.learned_by is None}

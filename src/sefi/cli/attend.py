@@ -8,7 +8,7 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from PIL.Image import Image
     from torch import Tensor
@@ -44,9 +44,10 @@ def attend(
     """Draw one heat map per word, for the identity and for the plain class word."""
     from sefi.cli.opening import assigned, check_detector, drawing_config, identities_for, note_remarks, opened
     from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_output
+    from sefi.core.files import Kind, check_output, write_output
 
-    path = check_output(out, Kind.PNG, inputs=[*(identity or []), model, detector], overwrite=overwrite)
+    inputs = [*(identity or []), model, detector]
+    path = check_output(out, Kind.PNG, inputs=inputs, overwrite=overwrite)
     config = drawing_config(preset, [*(settings or []), *assigned(generate__steps=steps)])
     check_detector(detector)
     identities = identities_for([prompt], identity or [], config)
@@ -61,7 +62,7 @@ def attend(
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    write_figure(rows, prompt, path)
+    write_output(path, Kind.PNG, figure_writer(rows, prompt), inputs=inputs, overwrite=overwrite)
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     answer(record(rows, path) | {"unknown_words": unknown}, told(rows, path), as_json=as_json, command="attend")
 
@@ -137,13 +138,12 @@ def face_boxes(image: "Image", backbone: "Backbone", detector: Path | None) -> "
     return [box_of(face, rgb) for face in YuNetDetector(path)(rgb)]
 
 
-def write_figure(rows: "Sequence[MapRow]", title: str, path: Path) -> None:
-    """Draw the rows and write them as one PNG."""
-    from sefi.core.files import write_file
+def figure_writer(rows: "Sequence[MapRow]", title: str) -> "Callable[[Path], None]":
+    """Draw the rows; return what writes them as one PNG."""
     from sefi.report.figures import attention_figure, save_figure
 
     figure = attention_figure(rows, title=title)
-    write_file(path, lambda partial: save_figure(figure, partial))
+    return lambda path: save_figure(figure, path)
 
 
 def record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

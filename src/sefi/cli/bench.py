@@ -108,13 +108,14 @@ def report(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write one page, CSV and JSON of a RUN, finished or not; RUN/report is written anew each time."""
+    """Write one page, CSV and JSON of a RUN, finished or not; an earlier report in RUN/report is replaced."""
     from sefi.bench.plan import completeness
     from sefi.bench.records import RunFolder
     from sefi.bench.table_files import tables_csv, tables_json
     from sefi.cli.output import answer
     from sefi.core.errors import ConfigError
-    from sefi.core.files import Kind, check_folder, check_output, write_text
+    from sefi.core.files import Kind, check_folder, text_writer
+    from sefi.core.own_files import OwnFiles
     from sefi.report.attention_rows import draw_attention
     from sefi.report.bench_page import bench_page
 
@@ -122,19 +123,18 @@ def report(
     about, cells = folder.about(), folder.cells()
     if not cells:
         raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
-    place = check_folder(out or run_folder / "report")
-    inputs = [folder.about_file, folder.cells_file]
-    for name, kind in {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}.items():
-        check_output(place / name, kind, inputs=inputs, overwrite=overwrite or out is None)
+    kinds = {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}
+    inputs = (folder.about_file, folder.cells_file)
+    place = check_folder(out or folder.report)
+    own = OwnFiles(place, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
+    own.check()
     draw_attention(cells, run_folder)
     texts = {
         "index.html": bench_page(about, cells, run_folder),
         "tables.csv": tables_csv(cells, about),
         "tables.json": tables_json(cells, about),
     }
-    for name, text in texts.items():
-        write_text(place / name, text)
-    files = [str(place / name) for name in texts]
+    files = [str(own.write(name, text_writer(text))) for name, text in texts.items()]
     there = completeness(about, cells)
     record: dict[str, object] = {
         "files": files,

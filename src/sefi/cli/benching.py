@@ -1,5 +1,6 @@
 """What `sefi bench run` names, opened: suite, model, subjects and judges."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +54,8 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
     """Return the run's folder, created if it is missing.
 
     Raises:
-        OutputError: it has files that are no run's, the photos lie where the run writes, or nothing can be written.
+        OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be
+            written.
     """
     from sefi.bench.records import RunFolder
     from sefi.core.files import check_folder
@@ -61,7 +63,11 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
     run = RunFolder(check_folder(out))
     run.check()
     if photos is not None:
-        for place in (run.pictures, run.photos, run.identities, run.attention):
+        with suppress(OSError):  # a folder that is missing has its own message
+            if photos.samefile(out):
+                problem = f"The photos and the run have one folder, '{out}': its own pictures would become subjects."
+                raise OutputError(problem, "Choose another --out.")
+        for place in run.places():
             if photos.resolve().is_relative_to(place.resolve()):
                 raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
     return out

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
     from sefi.core.nouns import Identity
+    from sefi.core.own_files import OwnFiles
     from sefi.core.protocols import Progress
     from sefi.report.page import DemoStory, Variant
 
@@ -92,33 +93,32 @@ def demo(
     from sefi.cli.progress import TerminalProgress
 
     started = time.monotonic()
-    folder = check_demo_folder(out, overwrite=overwrite)
+    files = demo_files(out, overwrite=overwrite)
+    files.check()
     config = chosen_config("default", list(QUICK if quick else STEPS))
     portrait = bundled_portrait()
     backbone = opened(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:
         run = Run(backbone, config, seed, progress)
-        page = make_demo(portrait, run, folder)
+        page = make_demo(portrait, run, files)
     seconds = round(time.monotonic() - started, 1)
     record: dict[str, object] = {"page": str(page), "seconds": seconds}
     answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
 
 
-def check_demo_folder(folder: Path, *, overwrite: bool) -> Path:
-    """Return the folder of a demo; it is created if it is missing.
+def demo_files(folder: Path, *, overwrite: bool = False) -> "OwnFiles":
+    """Return the files of a demo; its folder is created if it is missing.
 
     Raises:
-        OutputError: it holds a file that the demo would replace.
+        OutputError: nothing can be written there.
     """
-    from sefi.core.files import Kind, check_folder, check_output
+    from sefi.core.files import Kind, check_folder
+    from sefi.core.own_files import OwnFiles
 
-    check_folder(folder)
-    for name in (NAME, CONTROL):
-        check_output(folder / f"{name}.safetensors", Kind.IDENTITY, name=NAME, overwrite=overwrite)
-    for image in (PORTRAIT, "sheet.png", "attention.png"):
-        check_output(folder / image, Kind.PNG, overwrite=overwrite)
-    check_output(folder / "index.html", Kind.HTML, overwrite=overwrite)
-    return folder
+    identities = dict.fromkeys((f"{NAME}.safetensors", f"{CONTROL}.safetensors"), Kind.IDENTITY)
+    images = dict.fromkeys((PORTRAIT, "sheet.png", "attention.png"), Kind.PNG)
+    kinds = {**identities, **images, "index.html": Kind.HTML}
+    return OwnFiles(check_folder(folder), kinds, identity=NAME, overwrite=overwrite)
 
 
 def bundled_portrait() -> Portrait:
@@ -142,33 +142,35 @@ def bundled_portrait() -> Portrait:
     return Portrait(folder / "portrait.png", told)
 
 
-def make_demo(portrait: Portrait, run: Run, folder: Path) -> Path:
+def make_demo(portrait: Portrait, run: Run, files: "OwnFiles") -> Path:
     """Learn, generate, look into the attention, and write everything into a folder.
 
     Returns:
         The page. Beside it lie the portrait, the sheet, the figure and both identity files.
+
+    Raises:
+        OutputError: a file of somebody else has appeared in a place that was free before the work.
     """
-    from sefi.core.files import write_file, write_text
+    from sefi.core.files import text_writer
     from sefi.report.page import demo_page
 
     started = time.monotonic()
     # The commands on the page learn from this copy.
-    write_file(folder / PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
+    files.write(PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
     ours, control = learn_both(portrait, run)
     learned = time.monotonic()
     for name, identity in ((NAME, ours), (CONTROL, control)):
-        identity.save(folder / f"{name}.safetensors")
+        files.write(f"{name}.safetensors", identity.save)
     variants = make_variants(ours, control, run)
     generated = time.monotonic()
     times = {
         "learning, both": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} pictures": f"{generated - learned:.0f} s",
     }
-    write_file(folder / "sheet.png", sheet(portrait, run, variants).save)
-    figure = write_attention(ours, run, folder / "attention.png")
-    told = story(portrait, run, variants, figure, times, commands_in(folder))
-    write_text(folder / "index.html", demo_page(told))
-    return folder / "index.html"
+    files.write("sheet.png", sheet(portrait, run, variants).save)
+    figure = write_attention(ours, run, files)
+    told = story(portrait, run, variants, figure, times, commands_in(files.folder))
+    return files.write("index.html", text_writer(demo_page(told)))
 
 
 def learn_both(portrait: Portrait, run: Run) -> tuple["Identity", "Identity"]:
@@ -225,14 +227,14 @@ def sheet(portrait: Portrait, run: Run, variants: list["Variant"]) -> "Image.Ima
     return contact_sheet(rows, ["the one picture", *(prompt for _, prompt in run.prompts)])
 
 
-def write_attention(ours: "Identity", run: Run, path: Path) -> "Image.Image":
+def write_attention(ours: "Identity", run: Run, files: "OwnFiles") -> "Image.Image":
     """The attention figure for one prompt, as a file and as an image."""
     from PIL import Image
 
-    from sefi.cli.attend import attention_rows, write_figure
+    from sefi.cli.attend import attention_rows, figure_writer
 
     rows = attention_rows(ATTENDED, [ours], run.backbone, run.config, run.seed, run.progress)
-    write_figure(rows, ATTENDED, path)
+    path = files.write("attention.png", figure_writer(rows, ATTENDED))
     return Image.open(path).convert("RGB")
 
 

@@ -114,6 +114,7 @@ def learn_and_save(
     from sefi.cli.progress import TerminalProgress
     from sefi.conditioning.known_words import find_unknown_words
     from sefi.core.files import Kind, check_output
+    from sefi.identity.file import write_identity
     from sefi.photo.drawn import RESOLUTION, check_drawn
     from sefi.photo.read import read_photo
     from sefi.photo.views import whole_square
@@ -142,9 +143,9 @@ def learn_and_save(
             progress=progress,
             checkpoint=unfinished,
         )
-    # Another process may have written it meanwhile.
+    # Somebody may have put a file there meanwhile.
     check_output(path, Kind.IDENTITY, inputs=asked.inputs, overwrite=asked.overwrite, name=asked.name)
-    identity.save(path)
+    write_identity(identity, path, replace=asked.overwrite)
     unfinished.unlink(missing_ok=True)
     unknown = find_unknown_words(backbone, learned_sentences(asked.config))
     return identity, {"seconds": round(time.monotonic() - started, 1), "unknown_words": unknown}
@@ -178,4 +179,7 @@ def unfinished_run(path: Path, photo: "Photo", run: "Sequence[object]") -> Path:
     """Where a run is kept that was stopped: the same command finds it again, no other does."""
     content = hashlib.sha256(photo.pixels.numpy().data)
     content.update(repr(run).encode())
-    return path.with_name(f".{path.stem}.{content.hexdigest()[:12]}.unfinished")
+    from sefi.core.files import fit_stem
+
+    rest = f".{content.hexdigest()[:12]}.unfinished"
+    return path.with_name(f".{fit_stem(path, len(rest) + 1)}{rest}")

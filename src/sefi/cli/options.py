@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from sefi.core.seeds import LARGEST_SEED
+
 EMBEDDED = "tiny-portraits"
 
 Model = Annotated[
@@ -32,8 +34,6 @@ Settings = Annotated[
         help="Change one setting, e.g. learn.attention_weight=0.001; repeatable.",
     ),
 ]
-# Files hold whole numbers below 2^63, and image k of a prompt has seed + k.
-LARGEST_SEED = 2**62
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="The same seed gives the same result.")]
 Identities = Annotated[
     list[Path] | None,

@@ -1,5 +1,6 @@
 """A folder of generated images: names that nobody has yet, and one record that every run adds to."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -73,7 +74,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if read_status(path) is None:
         return []
     with file_errors(f"'{path}'", OutputError, "is no record of generated images", "Choose another folder with --out."):
-        if check_file(path, LARGEST_RECORDS) == 0:
+        if check_records(path) == 0:
             return []
         records = read_json(path, LARGEST_RECORDS)
         if "images" in records:
@@ -85,3 +86,17 @@ def read_records(path: Path) -> list[dict[str, Any]]:
             remedy = "Update sefi, or choose another folder with --out."
             raise OutputError(f"'{path}' was written by a newer sefi.", remedy)
         return runs
+
+
+def check_records(path: Path) -> int:
+    """Return the size of a record in bytes.
+
+    Raises:
+        OutputError: it is too long to be read and written again for every run.
+        LimitError: it is no regular file.
+    """
+    size = check_file(path, sys.maxsize)
+    if size > LARGEST_RECORDS:
+        problem = f"'{path}' has {size >> 20} MB of records; at most {LARGEST_RECORDS >> 20} MB are added to."
+        raise OutputError(problem, "Rename it to begin another, or choose another folder with --out.")
+    return size

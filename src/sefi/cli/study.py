@@ -45,7 +45,7 @@ def build(
     from sefi.bench.records import RunFolder
     from sefi.bench.study import Asking, design
     from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_output, write_text
+    from sefi.core.files import Kind, check_output, text_writer, write_output
     from sefi.report.study_page import study_page
 
     folder = RunFolder(run)
@@ -54,7 +54,7 @@ def build(
     inputs = [folder.about_file, folder.cells_file, *(run / file for file in files)]
     path = check_output(out, Kind.HTML, inputs=inputs, overwrite=overwrite)
     pictures = opened_pictures(files, run)
-    write_text(path, study_page(study, pictures))
+    write_output(path, Kind.HTML, text_writer(study_page(study, pictures)), inputs=inputs, overwrite=overwrite)
     asked = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {
         "page": str(path),

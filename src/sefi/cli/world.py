@@ -64,7 +64,7 @@ def draw(
     folder = check_folder(out)
     check_drawings(count, folder, overwrite=overwrite)
     with TerminalProgress() as progress:
-        write_drawings(count, seed, folder, progress)
+        write_drawings(count, seed, folder, progress, overwrite=overwrite)
     answer({"out": str(folder), "count": count}, f"{count} drawings in {folder}", as_json=as_json, command="world draw")
 
 
@@ -145,7 +145,7 @@ def grid(
     from sefi.cli.opening import chosen_config, opened
     from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import Kind, check_output, write_file
+    from sefi.core.files import Kind, check_output, write_output
     from sefi.world.grids import fits_in, kind_named, pictures, prompts_of, resized, save_small, tiled
 
     chosen, path = kind_named(kind), check_output(out, Kind.PNG, inputs=[model], overwrite=overwrite)
@@ -156,7 +156,7 @@ def grid(
         made = pictures(backbone, prompts, seed, config.generate, progress)
     tiles = [resized(image, chosen.side) for image in made]
     page = tiled(captioned(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
-    write_file(path, lambda partial: save_small(page, partial))
+    write_output(path, Kind.PNG, lambda partial: save_small(page, partial), inputs=[model], overwrite=overwrite)
     record: dict[str, object] = {"out": str(path), "kind": kind, "seed": seed, "prompts": prompts}
     answer(record, f"{len(made)} pictures in {path}", as_json=as_json, command="world grid")
 
@@ -205,7 +205,7 @@ def card(
     """Write the embedded model's card (README.md) from its figures and its files."""
     from sefi.backbone.open import EMBEDDED, MODELS
     from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_folder, check_output, write_text
+    from sefi.core.files import Kind, check_folder, check_output, text_writer, write_output
     from sefi.world.card import CARD, DOCS, DOCS_CARD, card as card_of, check_card, read_facts, read_record
 
     model = MODELS / EMBEDDED
@@ -213,13 +213,15 @@ def card(
     cards = {(out or model) / CARD: card_of(told, facts, DOCS)}
     if docs is not None:
         cards[docs / DOCS_CARD] = card_of(told, facts, ".")
+    differing: dict[Path, str] = {}
     for path, text in cards.items():
         if only_check:
             check_card(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
             check_output(check_folder(path.parent) / path.name, Kind.TEXT, inputs=[record], overwrite=overwrite)
-    for path, text in cards.items() if not only_check else ():
-        write_text(path, text)
+            differing[path] = text
+    for path, text in differing.items():
+        write_output(path, Kind.TEXT, text_writer(text), inputs=[record], overwrite=overwrite)
     named = " and ".join(map(str, cards))
     said = f"{named}: what the record gives" if only_check else f"the card: {named}"
     answer({"cards": [str(path) for path in cards]}, said, as_json=as_json, command="world card")

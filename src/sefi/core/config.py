@@ -5,16 +5,19 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Literal, Self, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.hints import SCHEDULER_ALIASES, find_nearest, suggest_setting
 from sefi.core.people import normalise_class_word
 from sefi.core.prompt_syntax import check_syntax
 from sefi.core.templates import FACE_TEMPLATES
+from sefi.core.utf8 import is_utf8
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+NOT_UTF8 = "not_utf8"  # pydantic's type of our own error
 OPTIONAL = ("token_norm_limit", "gradient_clip", "names", "weights")  # settings whose value may be none
 
 
@@ -22,6 +25,15 @@ class Section(BaseModel):
     """A frozen group of settings."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def refuse_halves(cls, value: object) -> object:
+        """Every text is saved with the result, after the work: what no file can hold is refused before it."""
+        texts = cast(Iterable[object], value) if isinstance(value, (list, tuple)) else (value,)
+        if not all(is_utf8(text) for text in texts if isinstance(text, str)):
+            raise PydanticCustomError(NOT_UTF8, "it is not UTF-8 text")
+        return value
 
 
 class LearnConfig(Section):
@@ -189,6 +201,8 @@ def from_dict(tree: dict[str, Any]) -> Config:
 
 def suggest_value(fault: "ErrorDetails") -> str:
     """Return what to do about a value that pydantic refused: the choice that was meant, if it is near one."""
+    if fault["type"] == NOT_UTF8:
+        return "Type it in UTF-8, and rename a file whose name is not."
     choices = re.findall(r"'([^']*)'", str(fault.get("ctx", {}).get("expected", "")))
     if fault["type"] == "literal_error" and choices:
         near = find_nearest(str(fault["input"]), choices, SCHEDULER_ALIASES)

@@ -10,7 +10,6 @@ import os
 import secrets
 import shutil
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sefi.core.errors import OutputError
+from sefi.core.utf8 import is_utf8
 
 try:
     import fcntl
@@ -30,7 +30,8 @@ except ImportError:  # Windows
 IDENTITY_KEY, CHECKPOINT_KEY = "sefi", "sefi-run"  # in the metadata of our safetensors files
 LARGEST_HEADER = 1 << 20  # bytes of a safetensors header that are looked into
 HEAD = 1 << 12  # bytes that tell the other kinds apart
-LONGEST_STEM = 40  # characters of a name that its temporary name repeats
+LONGEST_STEM = 40  # bytes of a name that its temporary name repeats
+LONGEST_NAME = 255  # bytes of a file's name where the system does not say
 LOCK_SECONDS = 30.0
 ANOTHER = "Choose another place with --out."
 # What a file system says that knows no hard links.
@@ -86,8 +87,11 @@ def check_output(
 
     Raises:
         OutputError: it is an input, by whatever name; it is a folder or a device; a file of another kind, of another
-            identity, or of the same one without `overwrite` is there; or nothing can be written there.
+            identity, or of the same one without `overwrite` is there; its name is too long or not UTF-8; or nothing
+            can be written there.
     """
+    check_utf8(path)
+    check_utf8(follow_link(path))
     found = read_status(path)
     if found is None and not path.parent.is_dir():
         raise OutputError(f"There is no folder '{path.parent}'.", "Create it, or change --out.")
@@ -95,7 +99,7 @@ def check_output(
         check_regular(path, found)
         check_no_input(path, inputs)
         check_replaceable(path, kind, overwrite=overwrite, name=name)
-    try_writing(Path(os.path.realpath(path)).parent)
+    try_writing(follow_link(path), path)
     return path
 
 
@@ -103,14 +107,30 @@ def check_folder(path: Path) -> Path:
     """Return a folder where files can be written; it is created if it is missing.
 
     Raises:
-        OutputError: There is a file in its way, or nothing can be written there.
+        OutputError: There is a file in its way, its name is not UTF-8, or nothing can be written there.
     """
+    check_utf8(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(path, error) from error
-    try_writing(path)
+    try_writing(path / "image.png", path)
     return path
+
+
+def follow_link(path: Path) -> Path:
+    """Return the file that a link leads to; any other path as it is: what lies above it need not be UTF-8."""
+    return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114  raises nothing
+
+
+def check_utf8(path: Path) -> None:
+    """Refuse a name that is not UTF-8: records and pages name their files, and could not be written.
+
+    Raises:
+        OutputError: it is not.
+    """
+    if not is_utf8(str(path)):
+        raise OutputError(f"The name '{path}' is not UTF-8.", "Choose another name with --out.")
 
 
 def check_regular(path: Path, found: os.stat_result) -> None:
@@ -155,17 +175,45 @@ def check_replaceable(path: Path, kind: Kind, *, overwrite: bool, name: str | No
         raise OutputError(f"'{path}' exists.", "Choose another --out, or replace it with --overwrite.")
 
 
-def try_writing(folder: Path) -> None:
-    """Write and remove an empty file: permission bits alone do not tell (root, read-only disks).
+def try_writing(path: Path, named: Path) -> None:
+    """Create and remove a file's temporary one: permission bits alone do not tell (root, read-only disks).
+
+    Args:
+        path: the file, no link.
+        named: what the message names.
 
     Raises:
         OutputError: it cannot be done.
     """
+    partial = name_partial(path)
     try:
-        with tempfile.TemporaryFile(dir=folder):
-            pass
+        create(partial)
+        partial.unlink()
     except OSError as error:
-        raise refusal(folder, error) from error
+        raise refusal(named, error) from error
+
+
+def name_partial(path: Path) -> Path:
+    """Return a temporary name, in the same folder and with the same suffix, that nobody else has."""
+    stem = cut_to_bytes(path.stem, LONGEST_STEM)
+    return path.with_name(f".{stem}.{secrets.token_hex(6)}.partial{path.suffix}")
+
+
+def fit_stem(path: Path, more: int) -> str:
+    """Return as much of a file's stem as can stand in its folder in a name with `more` bytes beside it."""
+    longest = LONGEST_NAME
+    with suppress(OSError, ValueError, AttributeError):  # no such folder, no such limit, Windows
+        longest = os.pathconf(path.parent, "PC_NAME_MAX")
+    return cut_to_bytes(path.stem, max(1, longest - more))
+
+
+def cut_to_bytes(text: str, longest: int) -> str:
+    """Return the longest beginning of a text that has at most so many bytes in UTF-8.
+
+    >>> cut_to_bytes("zoë", 3)
+    'zo'
+    """
+    return text.encode("utf-8", "ignore")[:longest].decode("utf-8", "ignore")
 
 
 def read_status(path: Path) -> os.stat_result | None:
@@ -178,7 +226,7 @@ def read_status(path: Path) -> os.stat_result | None:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a null, or half of a character
         raise refusal(path, error) from error
 
 
@@ -264,10 +312,10 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         OutputError: the disk is full, the place cannot be written, or what is there is no regular file.
         FileExistsError: a file is there and `replace` is false.
     """
-    target, before = Path(os.path.realpath(path)), read_status(path)
+    target, before = follow_link(path), read_status(path)
     if before is not None:
         check_regular(path, before)
-    partial = target.with_name(f".{target.stem[:LONGEST_STEM]}.{secrets.token_hex(6)}.partial{target.suffix}")
+    partial = name_partial(target)
     try:
         create(partial)
         write(partial)
@@ -278,7 +326,7 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         flush_folder(target.parent)
     except FileExistsError:
         raise
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, UnicodeError) as error:
         raise refusal(path, error) from error
     finally:
         with suppress(OSError):  # a name or a disk that takes no file has none to remove, and the error above counts
@@ -291,7 +339,7 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     Raises:
         OutputError: the disk is full, the place cannot be written, or something is there.
     """
-    partial = path.with_name(f".{path.name[:LONGEST_STEM]}.{secrets.token_hex(6)}.partial")
+    partial = name_partial(path.with_name(path.name.replace(".", "-")))
     try:
         partial.mkdir()
         write(partial)
@@ -303,9 +351,50 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def write_output(
+    path: Path,
+    kind: Kind,
+    write: Callable[[Path], object],
+    *,
+    inputs: Iterable[Path | str | None] = (),
+    overwrite: bool = False,
+    name: str | None = None,
+) -> None:
+    """Write a result that `check_output` allowed before the work, if what is there now still allows it.
+
+    Args:
+        write: gets a temporary path, as in `write_file`; the others as in `check_output`.
+
+    Raises:
+        OutputError: as in `check_output` and `write_file`; somebody may have put a file there meanwhile.
+    """
+    inputs = tuple(inputs)
+
+    def fill(partial: Path) -> None:
+        write(partial)
+        check_output(path, kind, inputs=inputs, overwrite=overwrite, name=name)
+
+    with refuse_existing(path):
+        write_file(path, fill, replace=overwrite)
+
+
+@contextmanager
+def refuse_existing(path: Path) -> Generator[None]:
+    """Raise `OutputError` where a file may not take the place of the one that is there."""
+    try:
+        yield
+    except FileExistsError:
+        raise OutputError(f"'{path}' exists.", "Choose another --out, or replace it with --overwrite.") from None
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file whole, in UTF-8."""
-    write_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_file(path, text_writer(text))
+
+
+def text_writer(text: str) -> Callable[[Path], object]:
+    """Return what `write_file` and `write_output` need to write a text in UTF-8."""
+    return lambda path: path.write_text(text, encoding="utf-8")
 
 
 def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> Path:
@@ -386,12 +475,25 @@ def lock_folder(folder: Path) -> int | None:
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            take_lock(handle)
         except BaseException:
             os.close(handle)
             raise
         return handle
     return None
+
+
+def take_lock(handle: int, *, wait: bool = True) -> None:
+    """Lock an open file or folder until this process and all that inherit the handle have closed it.
+
+    Where the system has no such locks, nothing is locked.
+
+    Raises:
+        BlockingIOError: another process has it, and `wait` is false.
+        OSError: the file system knows no locks.
+    """
+    if fcntl is not None:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
 
 
 @contextmanager

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sefi.core.errors import PromptError
 from sefi.core.hints import find_nearest
 from sefi.core.names import NAME
+from sefi.core.utf8 import is_utf8
 
 PLACEHOLDER = re.compile(f"<({NAME})>")
 ANGLED = re.compile(r"<[^<>]*>?|>")
@@ -27,11 +28,13 @@ def placeholders(prompt: str) -> list[str]:
 
 
 def check_syntax(prompt: str) -> None:
-    """Refuse angle brackets that hold no valid name, and the weight syntax of other programs.
+    """Refuse what is not UTF-8, angle brackets that hold no valid name, and the weight syntax of other programs.
 
     Raises:
         PromptError: names the first mark that would otherwise be read as words.
     """
+    if not is_utf8(prompt):
+        raise PromptError(f"The text {prompt!r} is not UTF-8.", "Type it in UTF-8.")
     for found in ANGLED.finditer(prompt):
         if not PLACEHOLDER.fullmatch(found[0]):
             raise refuse_angled(found[0])

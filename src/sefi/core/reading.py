@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from sefi.core.errors import SefiError, first_fault
+from sefi.core.utf8 import is_utf8
 
 LARGEST_JSON = 4 * 2**20
 LARGEST_HEADER = 2**20
@@ -28,7 +29,6 @@ DEEPEST = 32  # levels of lists and mappings
 LARGEST_INTEGER = 2**63
 MOST_TENSORS = 8192  # a checkpoint of a whole Stable Diffusion 1.x has 4,410
 MOST_DIMENSIONS = 8
-SURROGATE = re.compile("[\ud800-\udfff]")
 LONGEST_NAME = 512  # characters of a tensor's name; the longest of Stable Diffusion 1.x has about 110
 FLOATS = frozenset({"F64", "F32", "F16", "BF16"})
 DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -197,7 +197,7 @@ def check_values(tree: object, *, integers: int = LARGEST_INTEGER) -> None:
 def check_leaves(values: Sequence[object], integers: int) -> None:
     """Check the texts and numbers among values, all at once; errors as in `check_values`."""
     texts = "".join(value for value in values if isinstance(value, str))
-    if not texts.isascii() and SURROGATE.search(texts):
+    if not is_utf8(texts):
         raise LimitError("a text has half of a character")
     if not all(math.isfinite(value) for value in values if isinstance(value, float)):
         raise LimitError("a number is not finite")
@@ -319,7 +319,13 @@ def check_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ..
 
 
 def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[str, Any]:
-    """Return every tensor of a file whose layout was checked."""
+    """Return every tensor of a file whose layout was checked.
+
+    Raises:
+        LimitError: its name is not UTF-8, which safetensors cannot open.
+    """
+    if not is_utf8(str(path)):
+        raise LimitError("its name is not UTF-8")
     with safe_open(path, framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 

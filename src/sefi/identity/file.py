@@ -11,13 +11,24 @@ from safetensors.torch import save_file
 
 from sefi.core.config import from_saved
 from sefi.core.errors import ConfigError, IdentityError
-from sefi.core.files import IDENTITY_KEY as HEADER_KEY, Kind, check_replaceable, refusal, write_file
+from sefi.core.files import (
+    IDENTITY_KEY as HEADER_KEY,
+    Kind,
+    check_replaceable,
+    cut_to_bytes,
+    fit_stem,
+    refusal,
+    refuse_existing,
+    write_file,
+)
 from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
 from sefi.core.reading import FLOATS, Layout, LimitError, Limits, file_errors, load_tensors, parse_object, read_layout
+from sefi.core.utf8 import is_utf8
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
 LARGEST_SHARD = 2 * 2**30
+LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
 DIGEST = "composer"  # SHA-256 of FastComposer's weights, as bytes
@@ -30,17 +41,25 @@ REMEDY = "Use a file that `sefi learn` wrote."
 Tensors = dict[str, torch.Tensor]
 
 
-def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD, *, overwrite: bool = False) -> None:
+def write_identity(
+    identity: Identity,
+    path: Path,
+    largest: int = LARGEST_SHARD,
+    *,
+    overwrite: bool = False,
+    replace: bool = True,
+) -> None:
     """Write atomically: whoever reads sees the old identity or the whole new one.
 
     Args:
         largest: bytes of one file; what is more goes into files beside it, which the header names.
         overwrite: also replace an identity of another name.
+        replace: False refuses whatever is there, an identity of this name too.
 
     Raises:
         OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
-    check_replaceable(path, Kind.IDENTITY, overwrite=True, name=None if overwrite else identity.name)
+    check_replaceable(path, Kind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
     tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
     first, *others = split(tensors, largest)
     names = [shard_name(path, number, part) for number, part in enumerate(others, 2)]
@@ -53,14 +72,15 @@ def write_identity(identity: Identity, path: Path, largest: int = LARGEST_SHARD,
     for name, part in zip(names, others, strict=True):
         write_whole(part, path.with_name(name), {})
     # Last: until now whoever reads follows the old names.
-    write_whole(first, path, {HEADER_KEY: header.model_dump_json()})
+    with refuse_existing(path):
+        write_whole(first, path, {HEADER_KEY: header.model_dump_json()}, replace=replace)
     for name in before - set(names) - shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
 
 
-def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str]) -> None:
+def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str], *, replace: bool = True) -> None:
     """Write one safetensors file, whole or not at all."""
-    write_file(path, lambda partial: save_file(tensors, partial, metadata=metadata))
+    write_file(path, lambda partial: save_file(tensors, partial, metadata=metadata), replace=replace)
 
 
 def split(tensors: Tensors, largest: int) -> list[Tensors]:
@@ -82,7 +102,12 @@ def shard_name(path: Path, number: int, tensors: Tensors) -> str:
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return f"{path.stem}.{number}.{digest.hexdigest()[:12]}.safetensors"
+    return f"{shard_stem(path)}.{number}.{digest.hexdigest()[:12]}.safetensors"
+
+
+def shard_stem(path: Path) -> str:
+    """Return what the names of an identity's further files begin with: its stem, cut where the names get too long."""
+    return cut_to_bytes(fit_stem(path, len(".9999.123456789abc.safetensors")), LONGEST_SHARD_STEM)
 
 
 def shards_named_in(path: Path) -> set[str]:
@@ -94,7 +119,7 @@ def shards_named_in(path: Path) -> set[str]:
         named = read_header(path).shards if path.is_file() else ()
     except IdentityError:
         return set()
-    made = re.compile(re.escape(path.stem) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
+    made = re.compile(re.escape(shard_stem(path)) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
     return {name for name in named if made.fullmatch(name)}
 
 
@@ -122,6 +147,8 @@ def read_identity(path: Path) -> Identity:
     with identity_errors(path):
         if not path.is_file():
             raise IdentityError(f"There is no identity file {path}.", "Check the path, or learn it with `sefi learn`.")
+        if not is_utf8(str(path)):
+            raise IdentityError(f"The name {path} is not UTF-8.", "Rename the file.")
         layout = read_layout(path, LIMITS)
         header = header_of_layout(path, layout)
         files = (path, *(beside(path, name) for name in header.shards))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sefi.core.files import Kind, check_output, write_file, write_text
+from sefi.core.files import Kind, check_output, text_writer, write_output
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
 from sefi.world.captions import caption, nameless
@@ -27,7 +27,9 @@ def check_drawings(count: int, out: Path, *, overwrite: bool) -> None:
         check_output(out / f"{index:05d}.json", Kind.JSON, overwrite=overwrite)
 
 
-def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: int = FILE_SIDE) -> None:
+def write_drawings(
+    count: int, seed: int, out: Path, progress: Progress, side: int = FILE_SIDE, *, overwrite: bool = False
+) -> None:
     """Write `NNNNN.png` and `NNNNN.json` (caption and truth) for the first pictures of a seed's series.
 
     Args:
@@ -35,13 +37,18 @@ def write_drawings(count: int, seed: int, out: Path, progress: Progress, side: i
         seed: of the series; the same seed always gives the same drawings.
         out: an existing folder.
         side: side of the drawings in pixels.
+        overwrite: replace earlier drawings.
+
+    Raises:
+        OutputError: a file is there and must not be replaced, or it cannot be written.
     """
     progress.start(count, "drawing")
     for index in range(count):
         picture = picture_at(seed, index)
         told = nameless(caption(picture, np.random.default_rng([seed, index, 1])).text)
-        write_file(out / f"{index:05d}.png", Image.fromarray(draw(picture, side)).save)
+        save = Image.fromarray(draw(picture, side)).save
+        write_output(out / f"{index:05d}.png", Kind.PNG, save, overwrite=overwrite)
         text = dump_json({"caption": told, **truth(picture)}, indent=1)
-        write_text(out / f"{index:05d}.json", text)
+        write_output(out / f"{index:05d}.json", Kind.JSON, text_writer(text), overwrite=overwrite)
         progress.advance()
     progress.finish()
