@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from sefi.bench import records
 from sefi.bench.records import RunFolder
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, OutputError
 
 SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
 ABOUT = {
@@ -102,3 +103,60 @@ def test_a_file_in_the_place_of_the_lock_stays_as_it_is(tmp_path):
     with RunFolder(tmp_path).alone():
         pass
     assert (tmp_path / ".lock").read_text() == "precious"
+
+
+def spoil(folder, line, at):
+    """Put a line into the record as its line `at`, counted from 1."""
+    lines = folder.cells_file.read_bytes().splitlines(keepends=True)
+    folder.cells_file.write_bytes(b"".join([*lines[: at - 1], line, *lines[at - 1 :]]))
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"subject": 3}\n', b'{"a": "' + b"x" * 2**18 + b'"}\n'], ids=["no record", "too long"]
+)
+@pytest.mark.parametrize("read", [0, 1, 3], ids=lambda n: f"{n} read before")
+def test_a_damaged_line_is_named_by_its_number_in_the_file(folder, monkeypatch, line, read):
+    monkeypatch.setattr(records, "CHUNK", 100)
+    for n in range(read):
+        folder.add(cell(n))
+    place = folder.size()
+    for n in range(2):
+        folder.add(cell(n))
+    spoil(folder, b'{"half": \n', read + 1)  # a line that a kill cut counts
+    spoil(folder, line, read + 3)
+    for call, remedy in (
+        (folder.cells, "Remove that line"),
+        (lambda: folder.cells_after(place), "Stop the run. Remove"),
+    ):
+        with pytest.raises(ConfigError, match=rf"is damaged: line {read + 3}: ") as caught:
+            call()
+        assert caught.value.remedy.startswith(remedy)
+
+
+def test_a_picture_of_another_run_has_a_remedy_of_its_own(folder):
+    folder.add(cell(0, subject="bob"))
+    with pytest.raises(ConfigError, match="no subject 'bob'") as caught:
+        folder.cells()
+    assert "lines of such pictures" in caught.value.remedy
+
+
+def test_a_file_system_without_locks_is_no_other_run(folder, monkeypatch):
+    def none(*_, **__):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(records, "take_lock", none)
+    with folder.alone():
+        folder.add(cell(0))
+
+
+@pytest.mark.parametrize("name", ["pictures", "photos", "identities", "attention", "report"])
+def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
+    (tmp_path / name).mkdir()
+    run = RunFolder(tmp_path)
+    run.check()
+    (tmp_path / name / "mine.html").write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}' exists and belongs to no run"):
+        run.check()
+    with pytest.raises(OutputError, match="belongs to no run"):
+        run.begin(ABOUT)
+    assert not run.about_file.exists()

@@ -11,6 +11,7 @@ from PIL import Image
 
 from sefi.cli import demo
 from sefi.cli.opening import chosen_config
+from sefi.core.errors import OutputError
 from sefi.core.nouns import Identity
 from sefi.core.protocols import SilentProgress
 
@@ -82,3 +83,16 @@ def test_traits_come_from_the_truth(tmp_path, monkeypatch):
 def test_a_missing_portrait_is_said(refused, tmp_path, monkeypatch):
     monkeypatch.setattr("sefi.backbone.open.MODELS", tmp_path)
     assert "portrait" in refused("demo", "--out", tmp_path / "out")
+
+
+def test_a_demo_can_be_made_again_where_it_was_made(made):
+    demo.demo_files(made).check()
+    page = made / "index.html"
+    ours = page.read_bytes()
+    page.write_bytes(ours + b" ")
+    try:
+        with pytest.raises(OutputError, match="was changed"):
+            demo.demo_files(made).check()
+        demo.demo_files(made, overwrite=True).check()
+    finally:
+        page.write_bytes(ours)

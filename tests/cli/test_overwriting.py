@@ -208,7 +208,7 @@ def bench_run(given):
     ways = [{"label": label, "about": "", "control": None} for label in ("ours", "rival")]
     prompts = [{"text": "{} in the snow", "kind": "scene", "wanted": [["scene", "snow"]]}]
     suite = {"name": "tiny", "about": "", "prompts": prompts, "ways": ways, "seeds": [7]}
-    about = {"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny"}}
+    about = {"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny", "fingerprint": "tiny:0"}}
     (folder / "run.json").write_text(json.dumps(about))
     lines = []
     for way in ("ours", "rival"):
@@ -330,3 +330,137 @@ def test_a_training_begins_again_when_asked(sefi, tmp_path):
     found = sefi("world", "train", "tokenizer", "--overwrite", "--out", tmp_path, "--json")
     assert found.exit_code == 0, found.output
     assert (tmp_path / "tokenizer" / "tokenizer_config.json").is_file()
+
+
+# ------------------------------------------------------------------ what appears while the work is done
+
+STEPS = ("--steps", "2")
+WRITERS = {
+    "learn": (
+        ["learn", "photo.png", "--name", "bob", "--model", "model", "--no-crop", "--steps", "2"],
+        "bob.safetensors",
+    ),
+    "attend": (["attend", "a <ada>", "-i", "ada.safetensors", "--model", "model", *STEPS], "maps.png"),
+    "bench report": (["bench", "report", "run", "--out", "."], "tables.csv"),
+    "bench report, in the run": (["bench", "report", "run"], "run/report/tables.csv"),
+    "study build": (["study", "build", "run", "--count", "1", "--checks", "0"], "study.html"),
+    "world draw": (["world", "draw", "--count", "1", "--out", "."], "00000.json"),
+}
+
+
+@pytest.mark.parametrize("command", WRITERS)
+def test_a_file_that_appears_while_a_command_works_stays(refused, given, bench_run, monkeypatch, command):
+    """It is made in the last moment: when the temporary file is whole, before it takes its name."""
+    from sefi.core import files
+
+    monkeypatch.chdir(given)
+    words, name = WRITERS[command]
+    target, whole = given / name, files.flush
+
+    def flush(partial):
+        whole(partial)
+        if f".{target.stem}." in partial.name and partial.suffix == target.suffix:
+            target.write_text("mine")
+
+    monkeypatch.setattr(files, "flush", flush)
+    assert "exists" in refused(*words)
+    assert target.read_text() == "mine"
+
+
+def test_a_learning_that_must_not_be_saved_is_gone_on_with(refused, sefi, given, monkeypatch):
+    from sefi.core import files
+
+    monkeypatch.chdir(given)
+    words, name = WRITERS["learn"]
+    target, whole = given / name, files.flush
+    monkeypatch.setattr(files, "flush", lambda p: (whole(p), target.write_text("x") if "bob" in p.name else None))
+    refused(*words)
+    monkeypatch.undo()
+    monkeypatch.chdir(given)
+    target.unlink()
+    assert sefi(*words).exit_code == 0
+    assert Identity.load(target).name == "bob"
+
+
+@pytest.mark.parametrize("stem", ["x" * 243, "\u00e9" * 121])
+def test_the_longest_name_is_learned(sefi, given, stem):
+    words, _ = words_of("learn", given, given / f"{stem}.safetensors")
+    found = sefi(*words)
+    assert found.exit_code == 0, found.output
+    assert Identity.load(given / f"{stem}.safetensors").name == "ada"
+    assert not list(given.glob(".*"))
+
+
+def test_an_unfinished_run_keeps_as_much_of_the_name_as_fits(tmp_path):
+    from sefi.cli.learn import unfinished_run
+    from sefi.photo.read import read_photo
+
+    Image.new("RGB", (37, 41)).save(tmp_path / "p.png")
+    photo = read_photo(tmp_path / "p.png")
+    short, long = (unfinished_run(tmp_path / f"{stem}.safetensors", photo, [1]) for stem in ("ada", "x" * 243))
+    assert short.name.startswith(".ada.")
+    assert len(short.name) == len(".ada..unfinished") + 12
+    assert len(long.name) == 255
+    assert long.name.split(".")[2:] == short.name.split(".")[2:]
+
+
+# ------------------------------------------------------------------ reports and demos, which are made again and again
+
+
+def test_a_report_is_replaced_while_it_is_the_run_s_own(refused, sefi, bench_run):
+    words, page = ("bench", "report", bench_run), bench_run / "report" / "index.html"
+    for _ in range(2):
+        found = sefi(*words)
+        assert found.exit_code == 0, found.output
+    ours = page.read_bytes()
+    page.write_text("<!doctype html>mine")
+    assert "was changed since sefi wrote it" in refused(*words)
+    assert page.read_text() == "<!doctype html>mine"
+    assert sefi(*words, "--overwrite").exit_code == 0
+    assert page.read_bytes() == ours
+
+
+@pytest.mark.parametrize("name", ["index.html", "tables.csv", "tables.json"])
+def test_a_report_replaces_no_page_of_others(refused, bench_run, name):
+    texts = {"index.html": "<!doctype html>mine", "tables.csv": "my,table", "tables.json": '{"mine": 1}'}
+    (bench_run / "report").mkdir()
+    (bench_run / "report" / name).write_text(texts[name])
+    assert f"{name}' exists." in refused("bench", "report", bench_run)
+    assert {p.name: p.read_text() for p in (bench_run / "report").iterdir()} == {name: texts[name]}
+
+
+def test_a_run_is_not_begun_where_another_report_is(refused, given, monkeypatch):
+    monkeypatch.chdir(given)
+    (given / "report").mkdir()
+    (given / "report" / "index.html").write_text("<!doctype html>mine")
+    before = contents(given)
+    error = refused("bench", "run", "quick", "--model", "/nowhere", "--photos", given / "model", "--out", ".")
+    assert "report' exists and belongs to no run" in error
+    assert contents(given) == before
+
+
+@pytest.mark.parametrize("way", ["itself", "a link", "another spelling"])
+def test_photos_and_run_have_folders_of_their_own(refused, tmp_path, way):
+    photos = tmp_path / "people"
+    photos.mkdir()
+    Image.new("RGB", (64, 64)).save(photos / "ada.png")
+    (tmp_path / "link").symlink_to(photos)
+    out = {"itself": photos, "a link": tmp_path / "link", "another spelling": photos / ".." / "people"}[way]
+    before = contents(tmp_path)
+    words = ["bench", "run", "quick", "--model", "/nowhere", "--detector", "/nowhere", "--photos", photos, "--out", out]
+    assert "have one folder" in refused(*words)
+    assert contents(tmp_path) == before
+    assert "have one folder" not in refused(*words[:-1], photos / "run")  # only there do its pictures become subjects
+
+
+def test_a_demo_knows_its_files_and_leaves_others(refused, tmp_path):
+    from sefi.cli.demo import demo_files
+
+    files = demo_files(tmp_path)
+    files.write("portrait.png", Image.new("RGB", (7, 11)).save)
+    demo_files(tmp_path).check()
+    Image.new("RGB", (11, 7)).save(tmp_path / "portrait.png")
+    before = contents(tmp_path)
+    assert "portrait.png' was changed since sefi wrote it" in refused("demo", "--out", tmp_path)
+    assert contents(tmp_path) == before
+    demo_files(tmp_path, overwrite=True).check()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import socket
 import stat
@@ -24,10 +25,12 @@ from sefi.core.files import (
     Kind,
     check_folder,
     check_output,
+    fit_stem,
     read_content,
     write_file,
     write_folder,
     write_numbered,
+    write_output,
     write_text,
 )
 from sefi.core.nouns import Identity, IdentityHeader
@@ -361,3 +364,110 @@ def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
     with pytest.raises(OutputError, match="too long"):
         write_text(tmp_path / ("a." + "b" * 245), "text")
     assert not list(tmp_path.iterdir())
+
+
+# ------------------------------------------------------------------ the same checks while writing
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("there", [None, *Kind], ids=lambda kind: kind.name if kind else "nothing")
+def test_what_appears_while_the_work_is_done_stays(tmp_path, there, overwrite):
+    path = check_output(tmp_path / "out", Kind.PNG, overwrite=overwrite)
+
+    def work(partial):
+        Image.new("RGB", (7, 11)).save(partial, format="PNG")
+        if there is not None:
+            make(there, path)
+
+    if there is None or (overwrite and there in (Kind.PNG, Kind.EMPTY)):
+        write_output(path, Kind.PNG, work, overwrite=overwrite)
+        with Image.open(path) as image:
+            assert image.size == (7, 11)
+    else:
+        with pytest.raises(OutputError, match="--overwrite" if there in (Kind.PNG, Kind.EMPTY) else "exists and is"):
+            write_output(path, Kind.PNG, work, overwrite=overwrite)
+        assert read_content(path).kind is there
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
+def test_what_appears_in_the_last_moment_stays(tmp_path, monkeypatch, links):
+    path, whole = tmp_path / "out.txt", files.flush
+    if not links:
+        monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
+    monkeypatch.setattr(files, "flush", lambda partial: (whole(partial), path.write_text("mine")))
+    with pytest.raises(OutputError, match=r"out\.txt' exists"):
+        write_output(path, Kind.TEXT, lambda partial: partial.write_text("ours"))
+    assert path.read_text() == "mine"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_input_that_becomes_the_output_meanwhile_stays(tmp_path):
+    path, given = tmp_path / "out.png", make(Kind.PNG, tmp_path / "in.png")
+    before = given.read_bytes()
+    with pytest.raises(OutputError, match="is an input"):
+        write_output(path, Kind.PNG, lambda _: path.symlink_to(given), inputs=iter([given]), overwrite=True)
+    assert given.read_bytes() == before
+
+
+def test_an_identity_that_appears_meanwhile_stays(tmp_path, monkeypatch):
+    path, whole = tmp_path / "ada.safetensors", files.flush
+    other = make(Kind.IDENTITY, tmp_path / "other").read_bytes()
+    monkeypatch.setattr(files, "flush", lambda partial: (whole(partial), path.write_bytes(other)))
+    with pytest.raises(OutputError, match="exists"):
+        write_identity(identity(value=2.0), path, replace=False)
+    assert path.read_bytes() == other
+    with pytest.raises(OutputError, match="exists"):
+        write_identity(identity(value=2.0), path, replace=False)
+    write_identity(identity(value=2.0), path)
+
+
+def test_only_one_module_knows_locks_and_no_command_writes_past_the_checks():
+    source = Path(files.__file__).parents[1]
+    texts = {path.relative_to(source).as_posix(): path.read_text(encoding="utf-8") for path in source.rglob("*.py")}
+    assert [name for name, text in texts.items() if "import fcntl" in text] == ["core/files.py"]
+    writers = {
+        name for name, text in texts.items() if name.startswith("cli/") and re.search(r"write_(file|text)\(", text)
+    }
+    assert writers == {"cli/pictures.py"}  # the record, which is only added to, under a lock
+
+
+# ------------------------------------------------------------------ long names
+
+
+@pytest.mark.parametrize("name", ["a." + "b" * 245, "x" * 300, "\u00e9" * 128])
+def test_a_name_whose_temporary_name_is_too_long_is_found_before_the_work(tmp_path, name):
+    with pytest.raises(OutputError, match="too long"):
+        check_output(tmp_path / name, Kind.PNG)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("stem", ["x" * 243, "\u00e9" * 121, "\U0001f600" * 60, "a"])
+def test_the_longest_names_can_be_written(tmp_path, stem):
+    path = check_output(tmp_path / f"{stem}.safetensors", Kind.IDENTITY)
+    many = replace(identity(), tensors=identity().tensors | {name: torch.ones(9) for name in "ab"})
+    write_identity(many, path, largest=40)
+    assert len(list(tmp_path.iterdir())) == 3
+    assert set(Identity.load(path).tensors) == {"tokens", "a", "b"}
+    write_identity(identity(), path)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("letter", ["x", "\u00e9", "\u2603", "\U0001f600"])
+def test_a_stem_is_cut_between_letters_and_not_before_it_must(tmp_path, letter):
+    for count in (1, 50, 60, 63, 127, 250):
+        stem = fit_stem(tmp_path / (letter * count), 17)
+        assert stem == letter * min(count, (255 - 17) // len(letter.encode()))
+
+
+def test_a_null_in_a_name_is_a_typed_error():
+    with pytest.raises(OutputError, match="Cannot write"):
+        check_output(Path("a\0b"), Kind.PNG)
+
+
+def test_a_record_that_is_too_long_says_what_to_do(tmp_path):
+    with (tmp_path / "records.json").open("wb") as file:
+        file.truncate(17 << 20)
+    with pytest.raises(OutputError, match="17 MB of records; at most 16 MB") as caught:
+        append_record(tmp_path, {})
+    assert caught.value.remedy == "Rename it to begin another, or choose another folder with --out."
