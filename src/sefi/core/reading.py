@@ -6,7 +6,6 @@ length of the file. Whatever goes wrong after that is caught by `file_errors`, w
 
 import json
 import math
-import re
 import stat
 import struct
 from collections.abc import Generator, Iterable, Mapping, Sequence
