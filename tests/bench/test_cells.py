@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sefi.bench.cells import run_cells
+from sefi.bench.cells import lies_in, run_cells
 from sefi.bench.drawing import anchor, square
 from sefi.bench.identities import Stopwatch, changed
 from sefi.bench.judging import JudgeFiles, Judging
@@ -148,3 +148,18 @@ def test_a_stopwatch_tells_kinds_of_work_apart(monkeypatch):
         watch.advance(loss=1.0)
         watch.finish()
     assert watch.seconds == {"drawing": 4.0, "learning": 4.0}
+
+
+def test_a_file_lies_in_the_runs_folder_by_whatever_name(tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside.png"
+    (run / "pictures").mkdir(parents=True)
+    for file in (run / "pictures/0.png", outside):
+        file.write_bytes(b"")
+    (run / "link.png").symlink_to("pictures/0.png")
+    (run / "away.png").symlink_to(outside)
+    (run / "circle.png").symlink_to("circle.png")
+    for name in ("pictures/0.png", "pictures/../pictures/0.png", "link.png", str(run / "pictures/0.png")):
+        assert lies_in(run, name)
+    away = ("away.png", "../outside.png", str(outside), "/dev/zero", "circle.png", "circle.png/0.png")
+    for name in (*away, None, "", "\0", "pictures", "none.png", "x" * 256, "x/" * 5000, "\N{SNOWMAN}" * 100):
+        assert not lies_in(run, name)

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.stats import binom
 
 from sefi.bench.answers import Answer, Sheet
@@ -141,6 +141,41 @@ def test_the_tails_are_those_of_the_binomial(times, of, chance):
     expected = binom.sf(times - 1, of, chance)
     assert at_least(times, of, chance) == pytest.approx(expected, abs=1e-12)
     assert probability_of_at_least(times, [chance] * of) == pytest.approx(expected, abs=1e-12)
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.data(), st.integers(1, 10_000), st.sampled_from([1 / 2, 1 / 3, 1 / 5, 1 / 26]))
+def test_the_tails_of_thousands_of_answers_are_those_of_the_binomial(data, of, chance):
+    spread = round(6 * np.sqrt(of * chance * (1 - chance)) + 3)
+    middle = round(of * chance)
+    near = st.integers(max(0, middle - spread), min(of, middle + spread))
+    times = data.draw(near | st.integers(0, of))
+    expected = binom.sf(times - 1, of, chance)
+    assert at_least(times, of, chance) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+    assert probability_of_at_least(times, [chance] * of) == pytest.approx(expected, rel=1e-8, abs=1e-15)
+
+
+@pytest.mark.parametrize("of", [1029, 1030, 1031, 2053, 10_000])
+def test_a_tail_is_known_where_the_number_of_choices_is_above_the_largest_float(of):
+    for times in (0, 1, of // 2, of // 2 + 1, of):
+        assert at_least(times, of, 1 / 2) == pytest.approx(binom.sf(times - 1, of, 1 / 2), rel=1e-8)
+    assert 0 <= at_least(0, of, 1 / 3) <= 1
+
+
+def test_raters_of_ten_thousand_answers_are_told_apart():
+    many = answers([2300] * 10_000)
+    assert same_place(many) == ""
+    first = [one.model_copy(update={"chosen": "A"}) for one in many]
+    assert same_place(first) == "chose place 1 of 3 in 10000 of 10000 answers"
+    right = {str(n): LETTERS[n % 3] if n % 3 else "B" for n in range(10_000)}  # two of three are passed
+    content = {"schema": 1, "study": "s", "rater": "r", "answers": [one.model_dump() for one in many]}
+    attentive = Sheet.model_validate(content | {"key": {"ways": dict.fromkeys("ABC", "x"), "checks": right}})
+    assert reason_to_exclude(attentive) == ""
+    wrong = {str(n): LETTERS[(n // 3) % 3] for n in range(10_000)}  # one of three
+    blind_one = Sheet.model_validate(content | {"key": {"ways": dict.fromkeys("ABC", "x"), "checks": wrong}})
+    passed = sum(one.chosen == wrong[one.comparison] for one in many)
+    expected = f"passed {passed} of 10000 attention checks, as a blind rater would with a probability of "
+    assert reason_to_exclude(blind_one) == expected + f"{binom.sf(passed - 1, 10_000, 1 / 3):.2f}"
 
 
 def test_checks_of_different_sizes_have_their_own_chance():

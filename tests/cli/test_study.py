@@ -2,6 +2,8 @@
 
 import json
 import re
+import struct
+import zlib
 from itertools import product
 
 import pytest
@@ -132,6 +134,26 @@ def test_analyse_says_who_won(study, run_folder, tmp_path):
     assert re.search(r"  ours   share 0\.67 \[\d\.\d\d, 1\.00\]  strength \+\d\.\d\d \[", text)
 
 
+def test_analyse_counts_raters_of_thousands_of_answers(study, tmp_path):
+    """From 1,030 answers on, the number of ways in which they can fall is above the largest float."""
+    order = ["A", "B"]
+    answers = [
+        {"question": "quality", "comparison": f"q{n}", "order": order[:: 1 if n % 2 else -1], "chosen": "A"}
+        | {"milliseconds": 2000}
+        for n in range(1031)
+    ]
+    sheet = {"schema": 1, "study": "s", "rater": "r", "answers": answers}
+    sheet["key"] = {"ways": {"A": "ours", "B": "rival"}, "checks": {}}
+    (tmp_path / "r.json").write_text(json.dumps(sheet))
+    found = study("analyse", tmp_path / "r.json", "--draws", 100, "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["questions"]["quality"]["shares"]["ours"]["value"] == 1
+    sheet["answers"] = [one | {"chosen": one["order"][0]} for one in answers]
+    (tmp_path / "r.json").write_text(json.dumps(sheet))
+    error = refused(study("analyse", tmp_path / "r.json", "--json"))
+    assert "chose place 1 of 2 in 1031 of 1031 answers" in error
+
+
 def test_analyse_says_how_many_were_left_out_and_null_for_what_it_cannot_know(study, run_folder, tmp_path):
     page, files = tmp_path / "study.html", [tmp_path / f"{n}.json" for n in range(2)]
     study("build", run_folder, "--out", page, "--count", 1)
@@ -184,6 +206,44 @@ def test_build_refuses_pictures_that_are_missing_damaged_or_of_somewhere_else(st
     (run_folder / "cells.jsonl").write_text(lines)
     Image.new("RGB", (9, 9)).save(run_folder / "photos/ada.png")
     assert "no picture ../elsewhere.png" in refused(study(*words))
+
+
+def put_picture(run_folder, name):
+    """Let the record of one picture name another file."""
+    lines = (run_folder / "cells.jsonl").read_text().splitlines()
+    changed = json.loads(lines[-1]) | {"picture": name}
+    (run_folder / "cells.jsonl").write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
+
+
+@pytest.mark.parametrize("name", ["x" * 256, "x" * 300, "p/" * 149 + "x", "/dev/zero", "circle.png"])
+def test_build_refuses_names_that_are_no_picture_of_the_run(study, run_folder, tmp_path, name):
+    (run_folder / "circle.png").symlink_to("circle.png")
+    put_picture(run_folder, name)
+    error = refused(study("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json"))
+    assert error.startswith("The run has no picture ")
+    assert error.isprintable()
+    assert not (tmp_path / "study.html").exists()
+
+
+def test_build_refuses_huge_pictures_and_other_formats_before_they_are_decoded(study, run_folder, tmp_path):
+    words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
+    put_picture(run_folder, "pictures/other.png")
+    picture = run_folder / "pictures/other.png"
+    picture.write_bytes(png_of(40_000, 40_000))
+    assert "other.png is damaged" in refused(study(*words))
+    picture.write_bytes(png_of(9000, 9000))  # below the size at which Pillow takes it for a bomb
+    assert "it has 9000 x 9000 pixels" in refused(study(*words))
+    Image.new("RGB", (9, 9)).save(picture, "JPEG")
+    assert "other.png is damaged" in refused(study(*words))
+
+
+def png_of(width, height):
+    """The head of a PNG that states a size."""
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = ((b"IHDR", head), (b"IDAT", zlib.compress(b"")), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data)) for name, data in parts
+    )
 
 
 def test_analyse_refuses_what_is_no_answers_file_or_of_another_study(study, run_folder, tmp_path):

@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from sefi.bench.table_files import told
-from sefi.bench.tables import differences, table
+from sefi.bench.tables import by_kind, differences, table
 from sefi.core.errors import ConfigError
 from sefi.report.bench_facts import failures, settings_apart, settings_shared
 from sefi.report.bench_numbers import difference_view, view
-from sefi.report.bench_page import bench_page
-from sefi.report.bench_pictures import drawn_sheets, picked, scores, thumbnail
+from sefi.report.bench_page import bars, bench_page
+from sefi.report.bench_pictures import drawn_sheets, jpeg_uri, picked, scores, small_picture
 
 EMPTY = {"meta", "img", "br"}
 
@@ -156,7 +156,7 @@ def test_a_picture_that_is_gone_leaves_a_hole(made):
     (folder / "photos" / "ada.png").write_bytes(b"no picture")
     text = Reading(bench_page(run, cells, folder)).text
     assert "file is gone" in text
-    assert "data:" not in thumbnail(folder, "photos/ada.png", 64)
+    assert small_picture(folder, "photos/ada.png", 64) is None
 
 
 def test_foreign_text_is_escaped(made):
@@ -185,7 +185,7 @@ def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
     assert all(len(row) == len(sheet.prompts) == 3 for _, row in sheet.rows)
     assert sheet.prompts[0] == f"a photo of <{sheet.subject}> at the beach"
-    assert sheet.photos[0].uri == thumbnail(folder, f"photos/{sheet.subject}.png", 192)
+    assert sheet.photos[0].uri == jpeg_uri(small_picture(folder, f"photos/{sheet.subject}.png", 192))
 
 
 def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
@@ -278,8 +278,20 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
     folder = made[2]
     secret = folder.parent / "secret.png"
     Image.new("RGB", (9, 9)).save(secret)
-    assert thumbnail(folder, "../secret.png", 64) == ""
-    assert thumbnail(folder, str(secret), 64) == ""
+    for name in ("../secret.png", str(secret), "", "\0", "x" * 256, "x/" * 5000):
+        assert small_picture(folder, name, 64) is None
+
+
+def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):
+    run, cells, folder = made
+    plain = ("ours", "one token", "class word")
+    own = [
+        cell | dict.fromkeys(("id", "shown", "prompt_score") if cell["way"] in plain else ("shown",)) for cell in cells
+    ]
+    text = Reading(bench_page(run, own, folder)).text
+    assert told(table(own, run).values["photo", "id"].mean, "cosine") in text
+    assert bars(table(own, run), by_kind(own, run)) == []
+    assert [label for label, _ in bars(table(cells, run), by_kind(cells, run))] == ["ID(Prompt)", "shown", "ID"]
 
 
 def unfinished(made):

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -110,3 +111,14 @@ def read_picture(path: os.PathLike[str]) -> NDArray[np.uint8]:
         if image.width * image.height > MAX_PIXELS:
             raise LimitError(f"it has {image.width} x {image.height} pixels")
         return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def lies_in(run: Path, name: str | None) -> bool:
+    """Return whether a record names a file that is there, in the run's own folder; no name is no file."""
+    if not name or "\0" in name:
+        return False
+    try:
+        file = (run / name).resolve()
+        return file.is_relative_to(run.resolve()) and file.is_file()
+    except (OSError, RuntimeError):  # a name that is too long, or a circle of links
+        return False

@@ -5,7 +5,9 @@ Every criterion asks what a rater who presses blindly would do. Whoever prefers 
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from math import comb
+from math import exp, fsum, lgamma, log, log1p
+
+import numpy as np
 
 from sefi.bench.answers import Answer, Sheet
 
@@ -62,10 +64,27 @@ def same_place(answers: Iterable[Answer]) -> str:
 def at_least(times: int, of: int, chance: float) -> float:
     """Return the probability of at least so many successes in independent trials of the same chance.
 
-    >>> at_least(2, 3, 0.5)
+    Summed from logarithms: the number of ways to choose 515 of 1,030 is above the largest float.
+
+    >>> round(at_least(2, 3, 0.5), 12)
     0.5
+
+    Args:
+        times: At least so many.
+        of: Trials.
+        chance: Of each, above 0 and below 1.
     """
-    return sum(comb(of, n) * chance**n * (1 - chance) ** (of - n) for n in range(times, of + 1))
+    success, failure = log(chance), log1p(-chance)
+    return min(1.0, fsum(exp(log_ways(of, n) + n * success + (of - n) * failure) for n in range(times, of + 1)))
+
+
+def log_ways(of: int, n: int) -> float:
+    """Return the natural logarithm of the number of ways to choose `n` of so many.
+
+    >>> round(exp(log_ways(5, 2)), 12)
+    10.0
+    """
+    return lgamma(of + 1) - lgamma(n + 1) - lgamma(of - n + 1)
 
 
 def probability_of_at_least(times: int, chances: Sequence[float]) -> float:
@@ -74,10 +93,7 @@ def probability_of_at_least(times: int, chances: Sequence[float]) -> float:
     >>> probability_of_at_least(1, [0.5, 0.25])
     0.625
     """
-    exactly = [1.0]
+    exactly = np.ones(1)  # `[successes]`
     for chance in chances:
-        exactly = [
-            (exactly[n] if n < len(exactly) else 0.0) * (1 - chance) + (exactly[n - 1] * chance if n else 0.0)
-            for n in range(len(exactly) + 1)
-        ]
-    return sum(exactly[times:])
+        exactly = np.append(exactly * (1 - chance), 0.0) + np.append(0.0, exactly * chance)
+    return float(exactly[times:].sum())

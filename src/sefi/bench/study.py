@@ -79,7 +79,7 @@ def design(run: Mapping[str, Any], cells: Sequence[Cell], asking: Asking) -> Stu
     ways = compared(run, asking.ways)
     chance = np.random.default_rng([asking.seed, len(QUESTIONS)])
     letters = {code: ways[int(n)] for code, n in zip(CODES, chance.permutation(len(ways)), strict=False)}
-    wanted = [frozenset(tuple(pair) for pair in prompt["wanted"]) for prompt in run["suite"]["prompts"]]
+    wanted = [frozenset(tuple(pair) for pair in prompt.get("wanted") or ()) for prompt in run["suite"]["prompts"]]
     pool = Pool(complete(cells, ways), {way: code for code, way in letters.items()}, wanted)
     blocks = [block(pool, asking, question) for question in QUESTIONS]
     comparisons = tuple(comparison for part in blocks for comparison in part)
@@ -93,9 +93,8 @@ def compared(run: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
         ConfigError: A label is unknown or an anchor that is a photograph (its picture follows no prompt, and it would
             answer the identity question), or there are fewer than two or more than six.
     """
-    drawn_ways = {
-        way["label"]: way["control"] for way in run["suite"]["ways"] if way["control"] in {None, "class word"}
-    }
+    controls = {way["label"]: way.get("control") for way in run["suite"]["ways"]}
+    drawn_ways = {label: control for label, control in controls.items() if control in {None, "class word"}}
     there = ", ".join(drawn_ways)
     unknown = [label for label in labels if label not in drawn_ways]
     if unknown:

@@ -23,9 +23,14 @@ Photos = Annotated[
 ]
 Recogniser = Annotated[Path | None, typer.Option("--recogniser", metavar="FILE", help="An SFace ONNX file.")]
 Clip = Annotated[Path | None, typer.Option("--clip", metavar="DIR", help="Folder of a CLIP model (safetensors).")]
-Tau = Annotated[float | None, typer.Option("--tau", help="Prompt score from which likeness counts in ID(Prompt).")]
+Tau = Annotated[
+    float | None, typer.Option("--tau", min=-1, max=1, help="Prompt score from which likeness counts in ID(Prompt).")
+]
 FarThreshold = Annotated[
-    float | None, typer.Option("--far-threshold", help="Likeness that passes as the same person, for your recogniser.")
+    float | None,
+    typer.Option(
+        "--far-threshold", min=-1, max=1, help="Likeness that passes as the same person, for your recogniser."
+    ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes that share the work.")]
 Subjects = Annotated[int | None, typer.Option("--subjects", min=1, help="Another number of drawn subjects.")]
@@ -111,6 +116,7 @@ def report(
     """Write one page, CSV and JSON of a RUN, finished or not; an earlier report in RUN/report is replaced."""
     from sefi.bench.plan import completeness
     from sefi.bench.records import RunFolder
+    from sefi.bench.schema import fill_run
     from sefi.bench.table_files import tables_csv, tables_json
     from sefi.cli.output import answer
     from sefi.core.errors import ConfigError
@@ -120,7 +126,7 @@ def report(
     from sefi.report.bench_page import bench_page
 
     folder = RunFolder(run_folder)
-    about, cells = folder.about(), folder.cells()
+    about, cells = fill_run(folder.about()), folder.cells()
     if not cells:
         raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
     kinds = {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}

@@ -27,7 +27,7 @@ Ways = Annotated[
 Count = Annotated[int, typer.Option("--count", min=1, help="Comparisons of each of the three questions.")]
 Checks = Annotated[int, typer.Option("--checks", min=0, help="Attention checks in each of two questions.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The answers.json of every rater.")]
-Draws = Annotated[int, typer.Option("--draws", min=100, help="Resamples behind the intervals.")]
+Draws = Annotated[int, typer.Option("--draws", min=100, max=10_000, help="Resamples behind the intervals.")]
 
 
 @app.command("build")
@@ -43,13 +43,14 @@ def build(
 ) -> None:
     """Write a page that asks for the best picture by prompt, by likeness and by looks, and saves the answers."""
     from sefi.bench.records import RunFolder
+    from sefi.bench.schema import fill_run
     from sefi.bench.study import Asking, design
     from sefi.cli.output import answer
     from sefi.core.files import Kind, check_output, text_writer, write_output
     from sefi.report.study_page import study_page
 
     folder = RunFolder(run)
-    study = design(folder.about(), folder.cells(), Asking(tuple(ways or ()), count, checks, seed))
+    study = design(fill_run(folder.about()), folder.cells(), Asking(tuple(ways or ()), count, checks, seed))
     files = {file for one in study.comparisons for file in one.files}
     inputs = [folder.about_file, folder.cells_file, *(run / file for file in files)]
     path = check_output(out, Kind.HTML, inputs=inputs, overwrite=overwrite)
@@ -77,18 +78,15 @@ def opened_pictures(files: "Iterable[str]", run: Path) -> "dict[str, Image.Image
     """
     from PIL import Image
 
+    from sefi.bench.cells import lies_in, read_picture
     from sefi.core.errors import PhotoError
 
     found: dict[str, Image.Image] = {}
     for file in files:
-        path = run / file
-        if not path.resolve().is_relative_to(run.resolve()) or not path.is_file():
-            raise PhotoError(f"The run has no picture {file}.", "Let `sefi bench run` make it again.")
-        try:
-            with Image.open(path, formats=("PNG",)) as image:
-                found[file] = image.convert("RGB")
-        except (OSError, ValueError, SyntaxError) as error:
-            raise PhotoError(f"{path} is damaged.", "Delete it, and let `sefi bench run` make it again.") from error
+        if not lies_in(run, file):
+            name = file if file.isprintable() else ascii(file)
+            raise PhotoError(f"The run has no picture {name}.", "Let `sefi bench run` make it again.")
+        found[file] = Image.fromarray(read_picture(run / file))
     return found
 
 

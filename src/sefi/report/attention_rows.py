@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from sefi.bench.attended import KeptMaps, read_maps
-from sefi.bench.cells import read_picture
+from sefi.bench.cells import lies_in, read_picture
 from sefi.bench.records import Cell
 from sefi.bench.suite import slug
 from sefi.core.files import write_file
@@ -33,14 +33,6 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
     return [draw_one(cell, run) for cell in shown]
 
 
-def lies_in(run: Path, name: str | None) -> bool:
-    """Return whether a record names a file that is there, in the run's own folder."""
-    if not name or "\0" in name:
-        return False
-    file = run / name
-    return file.resolve().is_relative_to(run.resolve()) and file.is_file()
-
-
 def figure_path(run: Path, way: str) -> Path:
     """Return the file of a way's figure in a run's folder."""
     return run / "attention" / f"{slug(way)}.png"
@@ -59,7 +51,9 @@ def draw_one(cell: Cell, run: Path) -> Path:
 
 def rows_of(maps: KeptMaps, picture: Image.Image, cell: Cell) -> list[MapRow]:
     """The two rows of the figure; the shares inside the face are the record's."""
-    plain = tuple(str(cell["class_word"]) if i in maps.placeholders else w for i, w in enumerate(maps.words))
+    plain = tuple(
+        str(cell.get("class_word", "person")) if i in maps.placeholders else w for i, w in enumerate(maps.words)
+    )
     own, known = shares_of(maps, cell, "focus"), shares_of(maps, cell, "focus_plain")
     return [
         MapRow("with the identity", maps.words, maps.maps, picture, maps.placeholders, {}, own),

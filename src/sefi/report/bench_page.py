@@ -133,7 +133,10 @@ def bars(found: Table, kinds: Mapping[str, Table]) -> list[tuple[str, str]]:
     """Label and plot of each figure that is drawn for each kind of prompt; anchors that are photos are left out."""
     compared = [way.label for way in found.ways if way.control in (None, "class word")]
     styles = {label: style for label, style in way_styles(found.ways).items() if label in compared}
-    chosen = [figure for figure in FIGURES if figure.name in BARS and any(figure in t.figures for t in kinds.values())]
+    known = {
+        name for t in kinds.values() for (label, name), value in t.values.items() if label in styles and value.computed
+    }
+    chosen = [figure for figure in FIGURES if figure.name in BARS and figure.name in known]
     return [(figure.label, svg_uri(kind_bars(kinds, figure, styles))) for figure in chosen]
 
 

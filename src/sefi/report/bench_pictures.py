@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from sefi.bench.cells import read_picture
+from sefi.bench.cells import lies_in, read_picture
 from sefi.bench.formulas import Run
 from sefi.bench.records import Cell
 from sefi.bench.tables import compared
@@ -171,22 +171,15 @@ def shot_of(folder: Path, name: str, caption: str, alt: str, side: int = SIDE) -
     return Shot("", caption, alt) if picture is None else Shot(jpeg_uri(picture), caption, alt, picture.size)
 
 
-def thumbnail(run: Path, name: str, side: int) -> str:
-    """A picture file as `small_picture` reads it as a `data:` address, empty if there is none."""
-    picture = small_picture(run, name, side)
-    return "" if picture is None else jpeg_uri(picture)
-
-
 def small_picture(run: Path, name: str, side: int) -> Image.Image | None:
     """A picture file of the run's folder, no longer than `side` pixels.
 
     None if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
     """
-    file = run / name
-    if "\0" in name or not file.resolve().is_relative_to(run.resolve()):
+    if not lies_in(run, name):
         return None
     try:
-        image = Image.fromarray(read_picture(file))
+        image = Image.fromarray(read_picture(run / name))
     except PhotoError:
         return None
     return image if max(image.size) <= side else fit(image, side)
