@@ -4,6 +4,7 @@
 from the words and merges alone, and so does this reader.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -115,7 +116,7 @@ def _without_null(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _optional(path: Path) -> dict[str, Any]:
-    return read_json(path) if path.exists() else {}
+    return read_json(path) if os.path.lexists(path) else {}
 
 
 def _added_decoder(where: Path, settings: Mapping[str, Any]) -> dict[int, AddedToken]:

@@ -59,6 +59,7 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
     """
     from sefi.bench.records import RunFolder
     from sefi.core.files import check_folder
+    from sefi.core.reading import is_inside
 
     run = RunFolder(check_folder(out))
     run.check()
@@ -68,7 +69,7 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
                 problem = f"The photos and the run have one folder, '{out}': its own pictures would become subjects."
                 raise OutputError(problem, "Choose another --out.")
         for place in run.places():
-            if photos.resolve().is_relative_to(place.resolve()):
+            if is_inside(photos, place):
                 raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
     return out
 

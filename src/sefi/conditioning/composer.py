@@ -16,6 +16,8 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import EMBEDDED, open_backbone
+from sefi.backbone.part_configs import read_clip_config
+from sefi.backbone.part_weights import load_part
 from sefi.backbone.quiet import LOADING, quiet_libraries
 from sefi.backbone.signature import ModelSignature
 from sefi.backbone.weights import part_of
@@ -131,14 +133,17 @@ def opened_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
 
 
 def clip_vision(folder: Path) -> CLIPVisionModel:
-    """The image encoder of a CLIP folder, in single precision.
+    """The image encoder of a CLIP folder, in single precision; no other code, no network.
 
     Raises:
         ConfigError: there is none.
+        BackboneError: its configuration or its weights are damaged or out of bounds.
     """
     remedy = "Name a folder with clip/ in it with --judges."
     with file_errors(folder, ConfigError, "holds no CLIP", remedy), quiet_libraries():
-        return CLIPVisionModel.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, local_files_only=True)
+        settings = read_clip_config(folder / "config.json").vision_config.arguments()
+        # The implementation is named: the library must never take it from a file.
+        return load_part(CLIPVisionModel, folder, settings, torch.float32, attn_implementation="sdpa")
 
 
 def clip_pixels(pictures: Sequence[NDArray[np.uint8]], config: CLIPVisionConfig) -> Tensor:

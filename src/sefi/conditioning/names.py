@@ -36,7 +36,10 @@ def names_for(backbone: Backbone, listed: str | None) -> list[str]:
         for number, line in enumerate(lines, 1):
             if len(line) > LONGEST_NAME:
                 raise LimitError(f"line {number} has more than {LONGEST_NAME} letters")
-        return sorted({line.strip() for line in lines if line.strip()})
+        found = sorted({line.strip() for line in lines if line.strip()})
+        if not found:
+            raise LimitError("it has no name")
+        return found
 
 
 def name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:

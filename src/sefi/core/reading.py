@@ -6,6 +6,7 @@ length of the file. Whatever goes wrong after that is caught by `file_errors`, w
 
 import json
 import math
+import os
 import stat
 import struct
 from collections.abc import Generator, Iterable, Mapping, Sequence
@@ -114,6 +115,11 @@ def reason_of(fault: BaseException) -> str:
         case _:
             text = str(fault) or type(fault).__name__
     return " ".join(text.split())[:200].rstrip(".")
+
+
+def is_inside(path: Path, folder: Path) -> bool:
+    """Return whether a path, there or not, lies in a folder when all links are followed; links in a circle are not."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
 def check_file(path: Path, largest: int) -> int:

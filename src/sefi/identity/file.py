@@ -152,7 +152,7 @@ def read_identity(path: Path) -> Identity:
         layout = read_layout(path, LIMITS)
         header = header_of_layout(path, layout)
         files = (path, *(beside(path, name) for name in header.shards))
-        layouts = (layout, *(read_layout(file, LIMITS) for file in files[1:]))
+        layouts = (layout, *(read_shard_layout(file) for file in files[1:]))
         check_layouts(layouts)
         check_tokens(path, header, layouts)
         tensors: Tensors = {}
@@ -166,6 +166,12 @@ def read_header(path: Path) -> IdentityHeader:
     """Return what an identity file says about itself; errors as in `read_identity`."""
     with identity_errors(path):
         return header_of_layout(path, read_layout(path, LIMITS))
+
+
+def read_shard_layout(path: Path) -> Layout:
+    """Return the layout of a further file of an identity; `IdentityError` names that file."""
+    with identity_errors(path):
+        return read_layout(path, LIMITS)
 
 
 def identity_errors(path: Path) -> AbstractContextManager[None]:

@@ -1,5 +1,6 @@
 """COMPOSER: steps of a lesson until it is learned, whatever the lesson moves."""
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -168,7 +169,7 @@ class LearningRun:
 
     def resume(self, checkpoint: Path | None) -> int:
         """The step to go on with."""
-        if checkpoint is not None and checkpoint.is_file():
+        if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
             self.done, best = load_run(checkpoint, self.lesson.weights, self.optimiser, self.lesson.settings)
             self.best.restore(best)
         return self.done
