@@ -129,6 +129,7 @@ def test_a_damaged_record_is_refused(own, text):
     assert page(own) == PAGE
 
 
-def test_the_record_holds_digests_only(own):
+def test_the_record_holds_each_digest_once(own):
+    own.write("index.html", text_writer(PAGE))
     record = json.loads((own.folder / RECORD).read_text())
     assert record == {"schema_version": 1, "files": {"index.html": [own_files.digest_of(own.folder / "index.html")]}}

@@ -121,5 +121,6 @@ def add_digest(folder: Path, file: str, partial: Path) -> None:
     with locked(folder):
         digests = read_digests(folder)
         now = digest_of(folder / file)
-        digests[file] = [*(one for one in digests.get(file, ()) if one == now), digest_of(partial) or ""]
+        kept = [one for one in digests.get(file, ()) if one == now]
+        digests[file] = list(dict.fromkeys([*kept, digest_of(partial) or ""]))
         write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")
