@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from sefi.bench.attended import keep_maps, read_maps
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, OutputError
 from sefi.generate.attend import AttendResult
 from sefi.report.attention_rows import draw_attention, rows_of
 
@@ -69,3 +69,19 @@ def test_the_class_words_row_names_the_class_word(tmp_path):
     assert ours.words[4] == "<ada>"
     assert plain.words[4] == "dog"
     assert (ours.shares, plain.shares) == ({4: 0.25}, {4: 0.5})
+
+
+def test_a_record_without_a_class_word_is_of_a_person(tmp_path):
+    keep_maps(attended(), tmp_path / "a.safetensors")
+    _, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), {})
+    assert plain.words[4] == "person"
+
+
+def test_a_folder_in_the_place_of_a_figure_is_said(tmp_path):
+    cells = [{"subject": "p0", "way": "ours", "prompt": 0, "seed": 5, "maps": None}]
+    (tmp_path / "attention" / "ours.png").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"ours\.png' cannot be removed: "):
+        draw_attention(cells, tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "attention").write_bytes(b"")
+    assert draw_attention(cells, tmp_path / "other") == []

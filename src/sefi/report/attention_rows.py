@@ -10,6 +10,7 @@ from sefi.bench.attended import KeptMaps, read_maps
 from sefi.bench.cells import lies_in, read_picture
 from sefi.bench.records import Cell
 from sefi.bench.suite import slug
+from sefi.core.errors import OutputError
 from sefi.core.files import write_file
 from sefi.report.figures import MapRow, attention_figure, save_figure
 
@@ -21,9 +22,12 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
 
     Returns:
         The files, in the order of the record.
+
+    Raises:
+        OutputError: A folder is in the place of a figure, or a figure cannot be removed or written.
     """
     for way in {cell["way"] for cell in cells}:
-        figure_path(run, way).unlink(missing_ok=True)
+        remove_figure(figure_path(run, way))
     kept = [cell for cell in cells if all(lies_in(run, cell.get(file)) for file in ("maps", "picture"))]
     if not kept:
         return []
@@ -36,6 +40,16 @@ def draw_attention(cells: Sequence[Cell], run: Path, seed: int = 0) -> list[Path
 def figure_path(run: Path, way: str) -> Path:
     """Return the file of a way's figure in a run's folder."""
     return run / "attention" / f"{slug(way)}.png"
+
+
+def remove_figure(path: Path) -> None:
+    """Remove the figure of an earlier report, if there is one; `OutputError` where that cannot be done."""
+    try:
+        path.unlink(missing_ok=True)
+    except NotADirectoryError:  # a file is in the place of the folder: there is no figure
+        return
+    except OSError as error:
+        raise OutputError(f"'{path}' cannot be removed: {error.strerror}.", "Remove it, and report again.") from error
 
 
 def draw_one(cell: Cell, run: Path) -> Path:
