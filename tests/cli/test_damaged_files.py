@@ -8,6 +8,7 @@ import os
 import random
 import shutil
 import struct
+import zlib
 from collections.abc import Callable, Iterator
 from itertools import product
 from pathlib import Path
@@ -379,7 +380,11 @@ def state_sizes(file: Path) -> None:
         text = json.dumps(header).encode()
         file.write_bytes(struct.pack("<Q", len(text)) + text + bytes(64))
     elif file.suffix in (".png", ".jpg", ".webp", ".gif", ".bmp"):
-        Image.new("1", (60_000, 60_000)).save(file, "PNG")
+        Image.new("1", (64, 64)).save(file, "PNG")
+        content = bytearray(file.read_bytes())
+        content[16:24] = struct.pack(">II", 60_000, 60_000)
+        content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+        file.write_bytes(content)
     else:
         file.write_text(f'{{"schema": 1{"0" * 400}}}')
 
