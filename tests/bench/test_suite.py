@@ -111,3 +111,13 @@ def test_an_unknown_suite_or_preset_is_named():
     suite = Suite(name="s", about="", prompts=(Asked(text="{}", kind="own"),), ways=(Way(label="a", preset="best"),))
     with pytest.raises(ConfigError, match="no preset 'best'"):
         suite.config(suite.ways[0])
+
+
+@pytest.mark.parametrize(("letters", "allowed"), [(80, True), (81, False), (200, False)])
+def test_a_label_fits_into_the_names_of_files(letters, allowed):
+    asked = {"name": "s", "about": "", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "x" * letters}]}
+    if allowed:
+        Suite.model_validate(asked)
+    else:
+        with pytest.raises(ValueError, match="too long for the names of files"):
+            Suite.model_validate(asked)
