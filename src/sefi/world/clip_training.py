@@ -28,6 +28,7 @@ from sefi.world.drawing import SIDE, draw
 from sefi.world.judging_data import JUDGE_SEED, pictures, roughened
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.picture import INTERACTIONS, Picture
+from sefi.world.precision import autocast
 from sefi.world.tokenizing import LENGTH, build_tokenizer, words
 from sefi.world.versions import FOURTH, WorldVersion
 
@@ -87,7 +88,7 @@ class ClipLearner(nn.Module):
 
     def forward(self, pixels: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Features of both towers `[batch, PROJECTION]`, of pixels as CLIP wants them and of token ids."""
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             seen = self.clip.get_image_features(pixels).pooler_output
             read = self.clip.get_text_features(ids).pooler_output
         return seen.float(), read.float()

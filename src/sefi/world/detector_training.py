@@ -19,6 +19,7 @@ from sefi.world.judging_data import pictures, roughened
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
 from sefi.world.picture import Picture
+from sefi.world.precision import autocast
 from sefi.world.versions import FOURTH, WorldVersion
 
 STRIDES = (8, 16, 32)
@@ -111,7 +112,7 @@ def targets(faces: list[np.ndarray], side: int, level: int) -> tuple[Tensor, Ten
 
 def detector_loss(model: Detector, images: Tensor, faces: list[np.ndarray]) -> Tensor:
     """Cross entropy of both scores over all cells, absolute error of places where a face is."""
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         found = {name: [v.float() for v in values] for name, values in model.raw(images).items()}
     side = images.shape[-1]
     scores, places, count = torch.zeros(()), torch.zeros(()), 0

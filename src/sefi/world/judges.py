@@ -27,6 +27,9 @@ from sefi.world.reader_training import (
 from sefi.world.recogniser_training import RecogniserRecipe, export_recogniser, train_recogniser
 from sefi.world.versions import FOURTH, WorldVersion
 
+# Width of the readers' last hidden layer by version: most of a reader's weights lie before it, and the package has room
+# for 70 MB.
+MIXED = {4: 256, 5: 160}
 SCENE_READER, HEAD_READER = "scene_reader.onnx", "head_reader.onnx"
 
 
@@ -53,7 +56,7 @@ def make_scene_reader(
     folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
 ) -> None:
     """Write `scene_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=700), Reader(scene_options(version), SIDE)
+    recipe, model = ReaderRecipe(steps=700), Reader(scene_options(version), SIDE, MIXED[version.number])
     # The detector learned from the first pictures of this series.
     shown = pictures(JUDGE_SEED, 10_000, recipe.pictures, version)
     train_reader(model, drawn(shown), scene_labels(shown, version), recipe, seed, progress, keeping)
@@ -64,7 +67,7 @@ def make_head_reader(
     folder: Path, seed: int, progress: Progress, keeping: Keeping, version: WorldVersion = FOURTH
 ) -> None:
     """Write `head_reader.onnx` and its labels."""
-    recipe, model = ReaderRecipe(steps=2400), Reader(head_options(version), CROP_SIDE)
+    recipe, model = ReaderRecipe(steps=2400), Reader(head_options(version), CROP_SIDE, MIXED[version.number])
     heads, shown = head_crops(recipe.pictures, JUDGE_SEED, version)
     train_reader(model, heads, head_labels(shown, version), recipe, seed, progress, keeping)
     export_reader(model, folder / HEAD_READER, CROP_SIDE)

@@ -22,6 +22,7 @@ from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.onnx_export import write_onnx
 from sefi.world.person import EYE_COLOURS, HAIR_COLOURS, HAIR_STYLES, LOOKS, SKIN_TONES
 from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES, Picture, Subject, hidden
+from sefi.world.precision import autocast
 from sefi.world.versions import FOURTH, WorldVersion
 
 ATTRIBUTE_GROUP = "attributes"
@@ -70,12 +71,12 @@ class ReaderRecipe:
 class Reader(nn.Module):
     """RGB `[batch, 3, side, side]` in [0, 255] to probabilities side by side, in the order of the labels."""
 
-    def __init__(self, labels: dict[str, tuple[str, ...]], side: int) -> None:
+    def __init__(self, labels: dict[str, tuple[str, ...]], side: int, mixed: int = 256) -> None:
         super().__init__()
         self.labels = labels
         self.trunk = trunk((24, 48, 96, 128))
-        self.mix = nn.Sequential(nn.Flatten(), nn.Linear(128 * (side // 16) ** 2, 256), nn.ReLU(), nn.Dropout(0.3))
-        self.tell = nn.Linear(256, sum(len(names) for names in labels.values()))
+        self.mix = nn.Sequential(nn.Flatten(), nn.Linear(128 * (side // 16) ** 2, mixed), nn.ReLU(), nn.Dropout(0.3))
+        self.tell = nn.Linear(mixed, sum(len(names) for names in labels.values()))
 
     def raw(self, image: Tensor) -> dict[str, Tensor]:
         """Logits of every group."""
@@ -174,7 +175,7 @@ def train_reader(
         random = np.random.default_rng([seed, step])
         chosen = random.permutation(len(images))[: recipe.batch]
         batch = torch.from_numpy(roughened(images[chosen], random)).permute(0, 3, 1, 2)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("cpu"):
             found = model.raw(batch)
         return reader_loss(found, {name: values[chosen] for name, values in labels.items()})
 
