@@ -68,10 +68,14 @@ class Features(nn.Module):
         return [first, self.second(first)]
 
 
-def make(folder, *, resume=False, progress=None, stages=TINY_STAGES):
+def make(folder, *, resume=False, progress=None, stages=TINY_STAGES, every=0.0):
     told = progress or SilentProgress()
     plan = AutoencoderPlan(stages, TINY)
-    return train_autoencoder(plan, folder, 5, told, resume=resume, features=Features).state_dict()
+
+    def keep(part):
+        return Keeping(folder / f"{part}.training.safetensors", resume, every)
+
+    return train_autoencoder(plan, keep, 5, told, features=Features).state_dict()
 
 
 def test_the_shape_is_stable_diffusions_with_room_in_every_group():
@@ -83,7 +87,7 @@ def test_the_shape_is_stable_diffusions_with_room_in_every_group():
     assert min(m.num_channels // m.num_groups for m in groups) >= 4
     with torch.no_grad():
         posterior = vae.encode(torch.rand(1, 3, 192, 192) * 2 - 1).latent_dist
-        assert posterior.mean.shape == (1, 4, 24, 24)
+        assert posterior.mean.shape == (1, FIFTH.channels, 24, 24)
         assert float((posterior.logvar + 6).abs().max()) < 1.5
         assert vae.decode(posterior.mean).sample.shape == (1, 3, 192, 192)
 
@@ -125,8 +129,7 @@ def test_batches_follow_from_their_numbers():
 
 # 3: exactly between two stages; 8: inside the last one, with the discriminator.
 @pytest.mark.parametrize("last", [3, 8])
-def test_a_killed_training_goes_on_bit_for_bit(last, tmp_path, monkeypatch):
-    monkeypatch.setattr("sefi.world.autoencoder_training.EVERY", 0.0)
+def test_a_killed_training_goes_on_bit_for_bit(last, tmp_path):
     whole = make(tmp_path / "whole")
     (tmp_path / "killed").mkdir()
     with pytest.raises(Killed):

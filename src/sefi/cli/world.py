@@ -94,7 +94,7 @@ def train(
     wanted = get_version(version or (FIFTH.number if start is None else FOURTH.number))
     folder = check_folder(out)
     if not resume and not overwrite:
-        check_untrained(folder, part, wanted, started=start is not None)
+        check_untrained(folder, part)
     beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
     place = chosen_device() if device == "auto" else device
     with TerminalProgress() as progress:

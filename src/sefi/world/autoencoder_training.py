@@ -6,7 +6,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -17,17 +16,17 @@ from torch.nn import functional as F
 
 from sefi.core.protocols import Progress
 from sefi.world.averaging import Averages
+from sefi.world.captured import SplitLoss, new_adam
 from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.drawing import UNITS, draw, heads
 from sefi.world.lesson import Keeping, Lesson, OpenEnded, run_lesson
 from sefi.world.picture import Picture
-from sefi.world.precision import autocast
+from sefi.world.precision import autocast, halve_weights
 from sefi.world.vae_training import edges, learning_rate, to_tensor
 from sefi.world.versions import FIFTH, WorldVersion
 
 # Features of an image, coarse to fine, for the perceptual loss.
 Features = Callable[[Tensor], Sequence[Tensor]]
-EVERY = 180.0  # seconds between two checkpoints
 # Pictures of the model's series that belong to one stage: prolonging a stage changes no other.
 SERIES = 1_000_000
 
@@ -36,7 +35,7 @@ SERIES = 1_000_000
 class AutoencoderShape:
     """Size of the network; every normalisation group has four channels or more."""
 
-    widths: tuple[int, ...] = (24, 48, 96, 160)
+    widths: tuple[int, ...] = (32, 64, 128, 160)
     groups: int = 4
     layers: int = 1
 
@@ -132,13 +131,35 @@ class PatchDiscriminator(nn.Module):
         return self.layers(images)
 
 
+class Reconstruction(nn.Module):
+    """Encode, add noise and decode in one call, so that both halves can be given other weights for it."""
+
+    def __init__(self, vae: AutoencoderKL, *, decoder_only: bool) -> None:
+        super().__init__()
+        self.vae, self.decoder_only = vae, decoder_only
+
+    def forward(self, x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the reconstruction, and mean and logarithm of the variance of the latents, in float32."""
+        with torch.set_grad_enabled(not self.decoder_only):
+            posterior = self.vae.encode(x).latent_dist
+        mean, deviation = posterior.mean.float(), posterior.std.float()
+        y = self.vae.decode((mean + deviation * noise).to(x.dtype)).sample.float()
+        return y, mean, posterior.logvar.float()
+
+
+def reconstruct(vae: AutoencoderKL, x: Tensor, noise: Tensor, *, decoder_only: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `Reconstruction` does; on a GPU all of it is computed in bfloat16."""
+    network = Reconstruction(vae, decoder_only=decoder_only)
+    if x.device.type == "cuda":
+        with torch.autocast("cuda", enabled=False):
+            return functional_call(network, halve_weights(vae, "vae."), (x.bfloat16(), noise))
+    return network(x, noise)
+
+
 def reconstruction_loss(vae: AutoencoderKL, x: Tensor, stage: Stage, noise: Tensor) -> tuple[Tensor, Tensor]:
     """Return the absolute error of colours and edges with a weak KL term, and the reconstruction."""
-    with torch.set_grad_enabled(not stage.decoder_only):
-        posterior = vae.encode(x).latent_dist
-    mean, deviation = posterior.mean.float(), posterior.std.float()
-    y = vae.decode((mean + deviation * noise).to(x.dtype)).sample.float()
-    kl = 0.5 * (mean**2 + deviation**2 - 1 - posterior.logvar.float()).sum((1, 2, 3)).mean()
+    y, mean, logvar = reconstruct(vae, x, noise, decoder_only=stage.decoder_only)
+    kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
     return (y - x).abs().mean() + stage.edge_weight * (edges(y) - edges(x)).abs().mean() + stage.kl_weight * kl, y
 
 
@@ -150,7 +171,7 @@ def perceptual_loss(features: Features, x: Tensor, y: Tensor) -> Tensor:
     return torch.stack([(a - b).pow(2).sum(1).mean() for a, b in zip(found, wanted, strict=True)]).mean()
 
 
-def adversarial_loss(critic: PatchDiscriminator, x: Tensor, y: Tensor, weight: float) -> Tensor:
+def adversarial_loss(critic: PatchDiscriminator, x: Tensor, y: Tensor, weight: Tensor | float) -> Tensor:
     """Return the hinge loss of the discriminator plus the decoder's weighted loss; their gradients stay apart.
 
     One optimiser moves both, so that one checkpoint holds the state of both.
@@ -199,45 +220,77 @@ def draw_batch(stage: Stage, version: WorldVersion, first: int, random: np.rando
     return to_tensor(np.stack(found))
 
 
+# A stage and the number of its first picture in the model's series to what returns the images of a step,
+# `[batch, 3, side, side]` in [-1, 1].
+ImageSource = Callable[[Stage, int], Callable[[int], Tensor]]
+
+
+def draw_anew(seed: int, version: WorldVersion) -> ImageSource:
+    """Return a source whose images are drawn for the step that needs them."""
+
+    def source(stage: Stage, first: int) -> Callable[[int], Tensor]:
+        def draw_step(step: int) -> Tensor:
+            random = np.random.default_rng([seed, 31, first, step])
+            return draw_batch(stage, version, first + step * stage.batch, random)
+
+        return draw_step
+
+    return source
+
+
 class StageTraining:
     """One stage: the network in place, its optimiser and the loss of a step.
 
     Args:
         first: number of the stage's first picture in the model's series.
         features: the feature network, where the stage has a perceptual term.
+        source: the stage's images; None draws them.
     """
 
     def __init__(
-        self, vae: AutoencoderKL, stage: Stage, first: int, seed: int, version: WorldVersion, features: Features | None
-    ) -> None:
+        self, vae: AutoencoderKL, stage: Stage, first: int, seed: int, version: WorldVersion,
+        features: Features | None, source: ImageSource | None = None,
+    ) -> None:  # fmt: skip
         # The discriminator's first weights must not hang on whether the stage before was trained or loaded.
         torch.manual_seed(int(np.random.default_rng([seed, 33, first]).integers(2**62)))
-        self.vae, self.stage, self.first, self.seed, self.version = vae.train(), stage, first, seed, version
+        self.vae, self.stage, self.seed, self.version = vae.train(), stage, seed, version
+        self.images = (source or draw_anew(seed, version))(stage, first)
         self.features = features if stage.perceptual else None
         self.critic = PatchDiscriminator().to(vae.device) if stage.adversarial_weight else None
         self.averages = Averages(vae, (stage.average,)) if stage.average else None
         learning = [vae.decoder, vae.post_quant_conv] if stage.decoder_only else [vae]
         learning += [self.critic] if self.critic is not None else []
         parameters = [p for module in learning for p in module.parameters()]
-        rate = stage.learning_rate
-        self.optimiser = torch.optim.AdamW(parameters, lr=rate, betas=(0.9, 0.99), weight_decay=1e-4)
+        self.optimiser = new_adam(parameters, stage.learning_rate, weight_decay=1e-4)
 
-    def loss(self, step: int) -> Tensor:
-        """Return the loss of a step, which hangs on the step alone."""
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """Return the images and the noise of a step, which hang on the step alone, and the discriminator's weight."""
         if self.averages is not None:
             self.averages.update(self.vae, step)
-        random = np.random.default_rng([self.seed, 31, self.first, step])
-        x = draw_batch(self.stage, self.version, self.first + step * self.stage.batch, random)
-        x = x.to(self.vae.device, memory_format=torch.channels_last)
-        cell = self.version.cell
-        noise = torch.randn((len(x), self.version.channels, x.shape[2] // cell, x.shape[3] // cell)).to(x.device)
+        device, cell = self.vae.device, self.version.cell
+        x = self.images(step).to(device, memory_format=torch.channels_last)
+        shape = (len(x), self.version.channels, x.shape[2] // cell, x.shape[3] // cell)
+        noise = torch.randn(shape, device=device)
+        return {"x": x, "noise": noise, "share": torch.tensor(adversarial_share(self.stage, step)).to(device)}
+
+    def compute(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the loss."""
+        x = inputs["x"]
         with autocast(x.device):
-            loss, y = reconstruction_loss(self.vae, x, self.stage, noise)
+            loss, y = reconstruction_loss(self.vae, x, self.stage, inputs["noise"])
             if self.features is not None:
-                loss = loss + self.stage.perceptual_weight * perceptual_loss(self.features, x, y)
+                loss = loss + self.stage.perceptual_weight * perceptual_loss(self.see, x, y)
             if self.critic is not None:
-                loss = loss + adversarial_loss(self.critic, x, y, adversarial_share(self.stage, step))
+                loss = loss + adversarial_loss(self.critic, x, y, inputs["share"])
         return loss
+
+    def see(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the feature network's features; on a GPU it computes in bfloat16."""
+        assert self.features is not None
+        if images.device.type == "cuda" and isinstance(self.features, nn.Module):
+            with torch.autocast("cuda", enabled=False):
+                return functional_call(self.features, halve_weights(self.features), (images.bfloat16(),))
+        return self.features(images)
 
     def lesson(self) -> Lesson:
         """Return what the common training loop needs."""
@@ -252,7 +305,7 @@ class StageTraining:
 
     def run(self, keeping: Keeping, progress: Progress) -> None:
         """Train to the stage's end; the averaged weights, if there are any, become the network's."""
-        run_lesson(self.lesson(), self.loss, keeping, progress)
+        run_lesson(self.lesson(), SplitLoss(self.inputs, self.compute), keeping, progress)
         if self.averages is not None:
             self.averages.copy_to(self.vae, 0)
         self.vae.eval()
@@ -274,18 +327,20 @@ class AutoencoderPlan:
 
 def train_autoencoder(
     plan: AutoencoderPlan,
-    folder: Path,
+    keep: Callable[[str], Keeping],
     seed: int,
     progress: Progress,
     *,
-    resume: bool,
     features: Callable[[], nn.Module],
     device: str = "cpu",
+    source: ImageSource | None = None,
 ) -> AutoencoderKL:
-    """Return the autoencoder after all stages; each has its checkpoint in the folder and resumes from it.
+    """Return the autoencoder after all stages; each has its checkpoint.
 
     Args:
+        keep: returns where the checkpoint of a part with this name lies.
         features: returns the trained feature network; called before the first stage that needs it.
+        source: the images; None draws them step by step.
     """
     torch.manual_seed(seed)
     vae = new_autoencoder(plan.shape, plan.version).to(device, memory_format=torch.channels_last)
@@ -293,6 +348,6 @@ def train_autoencoder(
     for number, stage in enumerate(plan.stages):
         if stage.perceptual and network is None:
             network = features().to(device).eval().requires_grad_(requires_grad=False)
-        keeping = Keeping(folder / f"autoencoder-{stage.name}.training.safetensors", resume, EVERY)
-        StageTraining(vae, stage, number * SERIES, seed, plan.version, network).run(keeping, progress)
+        keeping = keep(f"autoencoder-{stage.name}")
+        StageTraining(vae, stage, number * SERIES, seed, plan.version, network, source).run(keeping, progress)
     return vae.eval().to("cpu")

@@ -19,26 +19,32 @@ from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.world.assemble import write_pipeline
-from sefi.world.autoencoder_training import AutoencoderPlan, train_autoencoder
+from sefi.world.autoencoder_training import AutoencoderPlan, ImageSource, Stage, train_autoencoder
+from sefi.world.captioned_series import CaptionedRange, caption_series, encode_series_texts, label_series
 from sefi.world.data import MODEL_SEED, draw_numbers
 from sefi.world.diffusion_training import set_scaling
+from sefi.world.drawn_series import DrawnSeries, StoredCrops, draw_series
 from sefi.world.feature_training import FeatureNetwork, FeatureRecipe, train_features
 from sefi.world.fifth_denoiser import (
-    PRESENT_SHAPE,
     DenoiserRecipe,
     DenoiserShape,
     DenoiserTraining,
-    Scores,
+    FrozenParts,
     choose_average,
-    load_present,
+    load_denoiser,
     new_denoiser,
     score_averages,
-    score_weights,
 )
 from sefi.world.judges import JUDGES
 from sefi.world.judging_data import HELD_OUT_SEED, face_crops
-from sefi.world.latent_data import encode_series
-from sefi.world.latent_reader import LatentReader, LatentReaderRecipe, train_latent_reader
+from sefi.world.latent_data import encode_drawn, encode_series
+from sefi.world.latent_reader import (
+    LatentReader,
+    LatentReaderRecipe,
+    read_latents,
+    store_latents,
+    train_latent_reader,
+)
 from sefi.world.lesson import Keeping, save_whole
 from sefi.world.second_recogniser import SECOND_RECOGNISER, SECOND_SEED, SecondRecipe, train_second_recogniser
 from sefi.world.telling import TellingRecipe, train_telling
@@ -51,9 +57,7 @@ from sefi.world.widening import Earlier, earlier_words, widened
 
 FEATURES, READER = "features.safetensors", "latent-reader.safetensors"
 LATENTS, HELD_OUT = "latents.npy", "held-out-latents.npy"
-# Text encoders: learned from nothing, and going on from a finished model.
-TEXT, TEXT_STARTED = "text.safetensors", "text-started.safetensors"
-SCORES, PILOT = "denoiser-averages.json", "pilot.json"
+TEXT, SCORES = "text.safetensors", "denoiser-averages.json"
 EVERY = 180.0  # seconds between two checkpoints
 
 
@@ -63,15 +67,17 @@ class FifthPlan:
 
     Attributes:
         drawings, held_out: how many the denoiser learns from, and how many score its averages.
+        stored: on a GPU, how many drawings the autoencoder learns from; a CPU draws new ones for every step.
+        captions: on a GPU, how many captions every drawing has; a CPU says every drawing in new words each time.
         scaled: on how many drawings the scale of the latents is measured.
-        pilot_steps: of each of the pilot's two starts.
     """
 
     version: WorldVersion = FIFTH
     drawings: int = 48_000
+    stored: int = 24_000
+    captions: int = 3
     held_out: int = 512
     scaled: int = 512
-    pilot_steps: int = 500
     features: FeatureRecipe = field(default_factory=FeatureRecipe)
     autoencoder: AutoencoderPlan = field(default_factory=AutoencoderPlan)
     reader: LatentReaderRecipe = field(default_factory=LatentReaderRecipe)
@@ -85,6 +91,35 @@ class FifthPlan:
 
 
 PLAN = FifthPlan()
+# A GPU gains little by small batches: more images in fewer steps.
+CUDA_PLAN = FifthPlan(
+    drawings=120_000,
+    scaled=128,
+    autoencoder=AutoencoderPlan(
+        stages=(
+            Stage("small-crops", 1500, 64, 48, 1.5e-3, falling=False, warm=200),
+            Stage("crops", 9000, 32, 96, 1e-3, falling=False),
+            Stage("whole", 3000, 12, 0, 6e-4, perceptual_weight=0.2, average=0.998),
+            Stage(
+                "sharpening", 4000, 32, 96, 4e-4, perceptual_weight=0.3, adversarial_weight=0.02, decoder_only=True,
+                average=0.998,
+            ),
+            Stage("decoder", 800, 12, 0, 1e-4, perceptual_weight=0.3, decoder_only=True, average=0.99),
+        )
+    ),
+    reader=LatentReaderRecipe(steps=1500, batch=256),
+    denoiser=DenoiserRecipe(steps=8000, batch=128, learning_rate=1e-3, averages=(0.999, 0.9995, 0.9998)),
+)  # fmt: skip
+
+
+def choose_plan(device: str) -> FifthPlan:
+    """Return the sizes and recipes for a device."""
+    return CUDA_PLAN if on_gpu(device) else PLAN
+
+
+def on_gpu(device: str) -> bool:
+    """Return whether a device is a GPU that can capture steps."""
+    return torch.device(device).type == "cuda"
 
 
 def keep(run: Run, part: str) -> Keeping:
@@ -120,12 +155,25 @@ def load_features(run: Run) -> FeatureNetwork:
 
 def make_autoencoder(run: Run, plan: FifthPlan) -> None:
     """Train the autoencoder through all its stages."""
-    load = partial(load_features, run)
+    load, source = partial(load_features, run), None
+    if on_gpu(run.device):
+        series = draw_series(run.folder, MODEL_SEED, plan.stored, plan.version, run.progress)
+        source = store_images(series, plan.version.cell, run.device)
     vae = train_autoencoder(
-        plan.autoencoder, run.folder, run.seed, run.progress, resume=run.resume, features=load, device=run.device
+        plan.autoencoder, partial(keep, run), run.seed, run.progress, features=load, device=run.device, source=source
     )
     set_scaling(vae, draw_numbers(range(plan.scaled), MODEL_SEED, plan.version))
     vae.save_pretrained(run.folder / "vae")
+
+
+def store_images(series: DrawnSeries, cell: int, device: str) -> ImageSource:
+    """Return a source of crops from drawings that it keeps on a GPU."""
+    images, faces = (torch.from_numpy(np.array(values)).to(device) for values in (series.images, series.faces))
+
+    def source(stage: Stage, _first: int) -> StoredCrops:
+        return StoredCrops(images, faces, stage.batch, stage.crop, cell, stage.face_share)
+
+    return source
 
 
 def load_vae(run: Run) -> AutoencoderKL:
@@ -143,7 +191,11 @@ def make_latents(run: Run, plan: FifthPlan) -> None:
             # Latents of an earlier autoencoder would be read as this one's.
             for old in (name, name.replace(".npy", ".blocks")):
                 (run.folder / old).unlink(missing_ok=True)
-        encode_series(run.folder / name, vae, count, seed, plan.version, run.progress)
+        if on_gpu(run.device):
+            images = draw_series(run.folder, seed, count, plan.version, run.progress).images
+            encode_drawn(run.folder / name, vae, images, run.progress)
+        else:
+            encode_series(run.folder / name, vae, count, seed, plan.version, run.progress)
 
 
 def load_latents(run: Run, name: str) -> np.ndarray:
@@ -154,8 +206,13 @@ def load_latents(run: Run, name: str) -> np.ndarray:
 def make_latent_reader(run: Run, plan: FifthPlan) -> None:
     """Train the reader of latents."""
     latents, keeping = load_latents(run, LATENTS), keep(run, "latent-reader")
+    if on_gpu(run.device):
+        labels = label_series(MODEL_SEED, len(latents), plan.version, run.progress)
+        source = store_latents(latents, labels, plan.reader, run.device)
+    else:
+        source = read_latents(latents, plan.reader, plan.version, run.device)
     reader = train_latent_reader(
-        latents, plan.reader, run.seed, run.progress, keeping, version=plan.version, device=run.device
+        source, plan.reader, run.seed, run.progress, keeping, version=plan.version, device=run.device
     )
     save_whole(reader.state_dict(), run.folder / READER)
 
@@ -175,66 +232,68 @@ def new_words(run: Run) -> Worded:
     return Worded(text, NameTokens(), tokenizer)
 
 
-def text_file(run: Run) -> str:
-    """Return the name of the text encoder's file: with `--start` it is another one, so that both can be compared."""
-    return TEXT_STARTED if run.start else TEXT
-
-
 def make_text(run: Run, plan: FifthPlan) -> None:
     """Train text encoder and naming network on sentences; with `--start` on from a finished model."""
     torch.manual_seed(run.seed)
     worded = new_words(run)
     earlier: Earlier | None = widened(worded, earlier_words(run.start)) if run.start else None
     recipe = plan.more_text if run.start else plan.text
-    name = text_file(run)
-    train_telling(worded, recipe, run.seed, run.progress, keep(run, name.split(".")[0]), earlier, run.device)
+    train_telling(worded, recipe, run.seed, run.progress, keep(run, "text"), earlier, run.device)
     parts: dict[str, nn.Module] = {"text": worded.text, "names": worded.names}
     tensors = {f"{part}.{k}": v.contiguous() for part, module in parts.items() for k, v in module.state_dict().items()}
-    save_whole(tensors, run.folder / name)
+    save_whole(tensors, run.folder / TEXT)
 
 
 def load_words(run: Run) -> Worded:
     """Return the trained text encoder and naming network."""
-    again = "text --start" if run.start else "text"
-    worded, tensors = new_words(run), load_file(run.need(text_file(run), again))
+    worded, tensors = new_words(run), load_file(run.need(TEXT, "text"))
     for name, module in (("text", worded.text), ("names", worded.names)):
         module.load_state_dict({k.removeprefix(f"{name}."): v for k, v in tensors.items() if k.startswith(f"{name}.")})
     return worded
 
 
-def start_denoiser(run: Run, plan: FifthPlan, recipe: DenoiserRecipe) -> DenoiserTraining:
-    """Return the denoiser's training at its first step."""
+def start_denoiser(
+    run: Run, plan: FifthPlan, recipe: DenoiserRecipe, parts: list[CaptionedRange] | None = None
+) -> DenoiserTraining:
+    """Return the denoiser's training at its first step.
+
+    Args:
+        parts: on a GPU, the series with its captions; None makes it.
+    """
     worded, reader, latents = load_words(run), load_reader(run, plan), load_latents(run, LATENTS)
     torch.manual_seed(run.seed)
-    unet = new_denoiser(PRESENT_SHAPE if run.start else plan.shape, plan.version)
+    unet = new_denoiser(plan.shape, plan.version)
     if run.start:
-        load_present(unet, run.start)
+        load_denoiser(unet, run.start)
+    series = None
+    if on_gpu(run.device):
+        parts = parts or caption_drawings(run, plan)
+        for module in (worded.text, worded.names):
+            module.to(run.device).eval()
+        series = encode_series_texts(parts, worded, run.seed, torch.device(run.device))
     unet = unet.to(run.device, memory_format=torch.channels_last)
-    return DenoiserTraining(unet, worded, reader, latents, recipe, run.seed, plan.version)
+    return DenoiserTraining(unet, FrozenParts(worded, reader), latents, recipe, run.seed, plan.version, series)
 
 
-def make_pilot(run: Run, plan: FifthPlan) -> None:
-    """Train both starts for a few steps and write their held-out scores: present weights, and from nothing."""
-    if run.start is None:
-        raise ConfigError("The pilot compares a finished model's weights with new ones.", "Name it with --start.")
-    held_out, scores = load_latents(run, HELD_OUT), dict[str, Scores]()
-    recipe = replace(plan.denoiser, steps=plan.pilot_steps, fall_share=0.2)
-    for name, start in (("present", run.start), ("nothing", None)):
-        training = start_denoiser(replace(run, start=start), plan, recipe)
-        training.run(keep(run, f"pilot-{name}"), run.progress)
-        scores[name] = score_weights(training, held_out, range(len(held_out)), HELD_OUT_SEED)
-    record = {"steps": plan.pilot_steps, "scores": scores}
-    write_text(run.folder / PILOT, dump_json(record, indent=1) + "\n")
+def caption_drawings(run: Run, plan: FifthPlan) -> list[CaptionedRange]:
+    """Return the denoiser's pictures with captions, weights and labels, in parts."""
+    folder = run.need("tokenizer", "tokenizer")
+    return caption_series(folder, MODEL_SEED, plan.drawings, plan.captions, plan.denoiser, plan.version, run.progress)
 
 
 def make_denoiser(run: Run, plan: FifthPlan) -> None:
     """Train the denoiser; write its best average by figures as a UNet folder, and the figures of all."""
     training = start_denoiser(run, plan, plan.denoiser)
     training.run(keep(run, "denoiser"), run.progress)
+    save_best(run, training, plan.denoiser)
+
+
+def save_best(run: Run, training: DenoiserTraining, recipe: DenoiserRecipe) -> None:
+    """Write the best average of a finished training as a UNet folder, and the figures of all."""
     held_out = load_latents(run, HELD_OUT)
     scores = score_averages(training, held_out, range(len(held_out)), HELD_OUT_SEED)
-    best = choose_average(scores, plan.denoiser)
-    if best < len(plan.denoiser.averages):
+    best = choose_average(scores, recipe)
+    if best < len(recipe.averages):
         training.averages.copy_to(training.unet, best)
     record = {"scores": scores, "chosen": scores[best]["average"]}
     write_text(run.folder / SCORES, dump_json(record, indent=1) + "\n")
@@ -277,12 +336,12 @@ FIFTH_PARTS: dict[str, Callable[[Run, FifthPlan], None]] = {
     "second-recogniser": make_second_recogniser,
     **{name: partial(make_evaluator, name) for name in JUDGES},
 }
-ALL, PILOT_PART = "all", "pilot"
+ALL = "all"
 # These can go on from a finished model.
-STARTED = ("text", "denoiser", "assembly", PILOT_PART, ALL)
+STARTED = ("text", "denoiser", ALL)
 
 
-def train_part(part: str, run: Run, plan: FifthPlan = PLAN) -> None:
+def train_part(part: str, run: Run, plan: FifthPlan | None = None) -> None:
     """Train one part of the fifth version, or all in order, into the run's folder; write the times down.
 
     With `resume`, parts that are finished are loaded from their checkpoints; only recognisers, readers, detector and
@@ -291,12 +350,16 @@ def train_part(part: str, run: Run, plan: FifthPlan = PLAN) -> None:
     Raises:
         ConfigError: there is no such part, an earlier part is missing, or the part takes no start.
     """
-    known = {**FIFTH_PARTS, PILOT_PART: make_pilot}
-    if part not in (*known, ALL):
-        names = ", ".join((*known, ALL))
+    if part not in (*FIFTH_PARTS, ALL):
+        names = ", ".join((*FIFTH_PARTS, ALL))
         raise ConfigError(f"There is no part {part!r}.", f"Choose one of {names}; the first ones in this order.")
     if run.start is not None and part not in STARTED:
-        raise ConfigError(f"The part {part!r} always begins with nothing.", "Leave --start out.")
+        raise ConfigError(f"The part {part!r} takes nothing from a finished model.", "Leave --start out.")
+    sizes = plan or choose_plan(run.device)
+    if run.start is not None and part == ALL:
+        # The denoiser comes late: a model that cannot be its start is refused before hours of other parts.
+        load_denoiser(new_denoiser(sizes.shape, sizes.version), run.start)
     run.folder.mkdir(parents=True, exist_ok=True)
     for name in FIFTH_PARTS if part == ALL else (part,):
-        known[name](replace(run, progress=TimedProgress(run.progress, run.folder, name)), plan)
+        timed = replace(run, progress=TimedProgress(run.progress, run.folder, name))
+        FIFTH_PARTS[name](timed, sizes)

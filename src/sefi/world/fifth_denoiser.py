@@ -12,18 +12,21 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
 from sefi.world.averaging import Averages
+from sefi.world.captioned_series import CaptionedSeries
 from sefi.world.captions import Caption, say
+from sefi.world.captured import SplitLoss, new_adam
 from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.diffusion_training import EMPTY, DiffusionRecipe, face_weights, new_schedule, rate
 from sefi.world.latent_reader import LatentLabels, LatentReader, label_pictures, reading_errors
 from sefi.world.lesson import Keeping, OpenEnded, run_lesson
 from sefi.world.picture import Picture
-from sefi.world.precision import autocast
+from sefi.world.precision import autocast, halve_weights
 from sefi.world.text_training import LENGTH, WIDTH, Worded, encode_named, named_text
 from sefi.world.versions import FIFTH, WorldVersion
 
@@ -32,12 +35,8 @@ from sefi.world.versions import FIFTH, WorldVersion
 class DenoiserShape:
     """Channels at 24 x 24, 12 x 12 and 6 x 6; text is read at the last two, where identity is drawn."""
 
-    widths: tuple[int, int, int] = (64, 128, 256)
+    widths: tuple[int, int, int] = (64, 128, 208)
     layers: int = 1
-
-
-# The fourth version's shape: its weights can be the start.
-PRESENT_SHAPE = DenoiserShape(widths=(64, 96, 192))
 
 
 @dataclass(frozen=True)
@@ -136,37 +135,56 @@ class MiddleFeatures:
         self.features = output
 
 
+@dataclass(frozen=True)
+class FrozenParts:
+    """What the denoiser learns with and does not change.
+
+    Attributes:
+        worded: text encoder, naming network and tokenizer.
+        reader: reads latents; None trains without the auxiliary losses.
+    """
+
+    worded: Worded
+    reader: LatentReader | None
+
+
 class DenoiserTraining:
     """A run: the UNet, its averages, the projection for the alignment; text encoder and reader stay as they are.
 
     Args:
-        worded: text encoder, naming network and tokenizer, frozen.
-        reader: reads latents; None trains without the auxiliary losses.
+        series: weights, labels and texts of all latents; None makes them for the step that needs them.
     """
 
     def __init__(
-        self, unet: UNet2DConditionModel, worded: Worded, reader: LatentReader | None, latents: np.ndarray,
-        recipe: DenoiserRecipe, seed: int, version: WorldVersion = FIFTH,
+        self, unet: UNet2DConditionModel, frozen: FrozenParts, latents: np.ndarray, recipe: DenoiserRecipe, seed: int,
+        version: WorldVersion = FIFTH, series: CaptionedSeries | None = None,
     ) -> None:  # fmt: skip
         torch.manual_seed(seed)
-        self.unet, self.worded, self.reader, self.latents = unet.train(), worded, reader, latents
+        self.unet, self.worded, self.reader, self.latents = unet.train(), frozen.worded, frozen.reader, latents
+        self.series, self.epoch, self.order = series, -1, np.zeros(0, np.int64)
         self.recipe, self.seed, self.version, self.schedule = recipe, seed, version, new_schedule()
         self.device = unet.device
-        width = reader.width if reader is not None else 1
+        self.signal = self.schedule.alphas_cumprod.sqrt().to(self.device)
+        self.stored = torch.from_numpy(np.array(latents)).to(self.device) if series is not None else None
+        width = self.reader.width if self.reader is not None else 1
         self.projection = nn.Conv2d(unet.config["block_out_channels"][-1], width, 1).to(self.device)
         self.averages = Averages(unet, recipe.averages)
-        for fixed in (worded.text, worded.names, *((reader,) if reader is not None else ())):
+        for fixed in (self.worded.text, self.worded.names, *((self.reader,) if self.reader is not None else ())):
             fixed.to(self.device).eval().requires_grad_(requires_grad=False)
         parameters = [*unet.parameters(), *self.projection.parameters()]
-        self.optimiser = torch.optim.AdamW(
-            parameters, lr=1e-3, betas=(0.9, 0.99), weight_decay=0.01, fused=self.device.type == "cuda"
-        )
+        self.optimiser = new_adam(parameters, recipe.learning_rate)
 
-    def batch(self, step: int) -> DenoiserBatch:
-        """Return a step's pictures; an epoch visits every picture once."""
+    def choose(self, step: int) -> np.ndarray:
+        """Return the numbers of a step's pictures; an epoch visits every picture once."""
         count, size = len(self.latents), self.recipe.batch
         epoch, place = divmod(step * size, count - count % size)
-        order = np.random.default_rng([self.seed, 7, epoch]).permutation(count)[place : place + size]
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, np.random.default_rng([self.seed, 7, epoch]).permutation(count)
+        return self.order[place : place + size]
+
+    def batch(self, step: int) -> DenoiserBatch:
+        """Return a step's pictures with new captions."""
+        order = self.choose(step)
         random = np.random.default_rng([self.seed, 8, step])
         return make_batch(self.latents[order], order.tolist(), MODEL_SEED, random, self.recipe, self.version)
 
@@ -179,45 +197,83 @@ class DenoiserTraining:
 
     def loss(self, step: int) -> Tensor:
         """Return the loss of a step: velocity, auxiliary reading and, early, alignment."""
+        return self.compute(self.inputs(step))
+
+    def inputs(self, step: int) -> dict[str, Tensor]:
+        """Return the latents, noise, timesteps, text states, weights and labels of a step, on the device."""
         if step:
             self.averages.update(self.unet, step)
         random = np.random.default_rng([self.seed, 9, step])
         stream = torch.Generator().manual_seed(int(random.integers(2**62)))
+        t = draw_timesteps(self.recipe.batch, self.recipe, self.schedule.config.num_train_timesteps, stream)
+        drops = random.random(self.recipe.batch) < self.recipe.drop_caption
+        chosen = self.take_stored(step, random, drops) if self.series else self.make_inputs(step, random, stream, drops)
+        aligned = self.reader is not None and step < self.recipe.alignment_share * self.recipe.steps
+        weight = torch.tensor(self.recipe.alignment_weight if aligned else 0.0)
+        return {**chosen, "t": t.to(self.device), "alignment": weight.to(self.device)}
+
+    def make_inputs(
+        self, step: int, random: np.random.Generator, stream: torch.Generator, drops: np.ndarray
+    ) -> dict[str, Tensor]:
+        """Return a step's pictures with what there is to learn of them, made for this step."""
         batch = self.batch(step)
-        drops = random.random(len(batch.captions)) < self.recipe.drop_caption
         captions = [EMPTY if drop else c for c, drop in zip(batch.captions, drops, strict=True)]
-        t = draw_timesteps(len(captions), self.recipe, self.schedule.config.num_train_timesteps, stream)
         noise = torch.randn(batch.latents.shape, generator=stream)
-        with autocast(self.device), MiddleFeatures(self.unet) as middle:
+        with autocast(self.device):
             states = self.encode_captions(captions, random, stream)
-            prediction = self.predict(batch.latents, noise, t, states)
-            total = (batch.weights.to(self.device) * prediction.errors).mean()
-            if self.reader is not None:
-                total = total + self.recipe.reading_weight * self.read(prediction, batch.labels, t)
-                if step < self.recipe.alignment_share * self.recipe.steps:
-                    total = total + self.recipe.alignment_weight * self.align(middle.features, batch.latents)
+        made = {"latents": batch.latents, "noise": noise, "states": states, "weights": batch.weights}
+        return {name: value.to(self.device) for name, value in (made | batch.labels.named()).items()}
+
+    def take_stored(self, step: int, random: np.random.Generator, drops: np.ndarray) -> dict[str, Tensor]:
+        """Return a step's pictures with what there is to learn of them, from the series on the device."""
+        series, order = self.series, torch.from_numpy(self.choose(step)).to(self.device)
+        which = torch.from_numpy(random.integers(series.states.shape[1], size=len(order))).to(self.device)
+        empty = torch.from_numpy(drops).to(self.device)[:, None, None]
+        states = torch.where(empty, series.empty, series.states[order, which])
+        latents = self.stored[order].float()
+        taken = {"latents": latents, "noise": torch.randn_like(latents), "states": states.float()}
+        return taken | {"weights": series.weights[order].float()} | series.labels.take(order).named()
+
+    def compute(self, inputs: dict[str, Tensor]) -> Tensor:
+        """Return the loss of a step's inputs."""
+        with MiddleFeatures(self.unet) as middle:
+            prediction = self.predict(inputs["latents"], inputs["noise"], inputs["t"], inputs["states"])
+        total = (inputs["weights"] * prediction.errors).mean()
+        if self.reader is None:
+            return total
+        with autocast(self.device):
+            total = total + self.recipe.reading_weight * self.read(prediction, LatentLabels.of(inputs), inputs["t"])
+            # A captured step is the same in all steps; on a CPU the alignment is computed while it counts only.
+            if self.device.type == "cuda" or bool(inputs["alignment"]):
+                total = total + inputs["alignment"] * self.align(middle.features, inputs["latents"])
         return total
 
     def predict(self, latents: Tensor, noise: Tensor, t: Tensor, states: Tensor) -> "Prediction":
-        """Return the squared errors of the velocity and the predicted clean latents."""
-        noisy = self.schedule.add_noise(latents, noise, t)
-        wanted = self.schedule.get_velocity(latents, noise, t).to(self.device)
-        placed = noisy.to(self.device, memory_format=torch.channels_last)
-        found = self.unet(placed, t.to(self.device), states).sample.float()
-        signal = self.schedule.alphas_cumprod[t].sqrt().reshape(-1, 1, 1, 1).to(self.device)
-        clean = signal * placed - (1 - signal**2).sqrt() * found
-        return Prediction((found - wanted).pow(2), clean, signal.flatten())
+        """Return the squared errors of the velocity and the predicted clean latents; everything is on the device."""
+        signal = self.signal[t].reshape(-1, 1, 1, 1)
+        rest = (1 - signal**2).sqrt()
+        noisy, wanted = signal * latents + rest * noise, signal * noise - rest * latents
+        found = self.denoise(noisy.contiguous(memory_format=torch.channels_last), t, states)
+        return Prediction((found - wanted).pow(2), signal * noisy - rest * found, signal.flatten())
+
+    def denoise(self, noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
+        """Return the UNet's output in float32; on a GPU all of it is computed in bfloat16."""
+        with autocast(self.device) if self.device.type != "cuda" else torch.autocast("cuda", enabled=False):
+            if self.device.type != "cuda":
+                return self.unet(noisy, t, states).sample.float()
+            given = (noisy.bfloat16(), t, states.bfloat16())
+            return functional_call(self.unet, halve_weights(self.unet), given).sample.float()
 
     def read(self, prediction: "Prediction", labels: LatentLabels, t: Tensor) -> Tensor:
         """Return the reader's error on predicted clean latents, weighted by their share of signal."""
-        below = (t < self.recipe.reading_below * self.schedule.config.num_train_timesteps).to(self.device)
-        errors = reading_errors(self.reader(prediction.clean), labels.to(self.device))
+        below = t < self.recipe.reading_below * self.schedule.config.num_train_timesteps
+        errors = reading_errors(self.reader(prediction.clean), labels)
         return (errors * below * prediction.signal**2).mean()
 
     def align(self, middle: Tensor, latents: Tensor) -> Tensor:
         """Return how far the middle block's features point from the reader's, cell by cell: 1 - cosine."""
         with torch.no_grad():
-            wanted = self.reader.features(latents.to(self.device)).float()
+            wanted = self.reader.features(latents).float()
         return 1 - F.cosine_similarity(self.projection(middle).float(), wanted, dim=1).mean()
 
     def run(self, keeping: Keeping, progress: Progress) -> None:
@@ -230,7 +286,7 @@ class DenoiserTraining:
         lesson = OpenEnded(
             "denoiser", about, self.seed, steps, modules, self.optimiser, lambda step: rate(step, self.recipe), 1.0
         )
-        run_lesson(lesson, self.loss, keeping, progress)
+        run_lesson(lesson, SplitLoss(self.inputs, self.compute), keeping, progress)
 
 
 @dataclass(frozen=True)
@@ -242,18 +298,29 @@ class Prediction:
     signal: Tensor
 
 
-def load_present(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Take the denoiser's weights of a finished model.
+def load_denoiser(unet: UNet2DConditionModel, folder: Path) -> None:
+    """Take over the denoiser's weights of a finished model.
+
+    Args:
+        folder: of the whole model.
 
     Raises:
-        ConfigError: its shape differs.
+        ConfigError: there is no denoiser, or its latent channels or widths differ.
     """
-    present = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+    remedy = "Train without --start, or start from a model of the same version and shape."
+    if not (folder / "unet").is_dir():
+        raise ConfigError(f"There is no denoiser in '{folder}'.", remedy)
+    finished = UNet2DConditionModel.from_pretrained(folder / "unet", local_files_only=True, use_safetensors=True)
+    if finished.config["in_channels"] != unet.config["in_channels"]:
+        counts = f"{finished.config['in_channels']}, not {unet.config['in_channels']}"
+        raise ConfigError(f"The denoiser of '{folder}' has other latent channels: {counts}.", remedy)
+    found, wanted = (tuple(one.config["block_out_channels"]) for one in (finished, unet))
+    if found != wanted:
+        raise ConfigError(f"The denoiser of '{folder}' has other widths: {found}, not {wanted}.", remedy)
     try:
-        unet.load_state_dict(present.float().state_dict())
+        unet.load_state_dict(finished.float().state_dict())
     except RuntimeError as error:
-        shape = tuple(present.config["block_out_channels"])
-        raise ConfigError(f"The denoiser of {folder} has other widths, {shape}.", "Train without --start.") from error
+        raise ConfigError(f"The denoiser of '{folder}' has other layers.", remedy) from error
 
 
 HELD_OUT_BATCH = 32
@@ -275,11 +342,12 @@ def score_weights(training: DenoiserTraining, latents: np.ndarray, numbers: rang
         t = draw_timesteps(len(chosen), training.recipe, training.schedule.config.num_train_timesteps, stream)
         with autocast(training.device):
             states = training.encode_captions(batch.captions, random, stream)
-            noise = torch.randn(batch.latents.shape, generator=stream)
-            found = training.predict(batch.latents, noise, t, states)
+            noise = torch.randn(batch.latents.shape, generator=stream).to(training.device)
+            t, labels = t.to(training.device), batch.labels.to(training.device)
+            found = training.predict(batch.latents.to(training.device), noise, t, states)
             total["velocity"] += float(found.errors.mean()) * len(chosen) / len(numbers)
             if training.reader is not None:
-                total["reading"] += float(training.read(found, batch.labels, t)) * len(chosen) / len(numbers)
+                total["reading"] += float(training.read(found, labels, t)) * len(chosen) / len(numbers)
     return total
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from numpy.lib.format import open_memmap
+from torch import Tensor
 
 from sefi.core.protocols import Progress
 from sefi.world.data import draw_numbers
@@ -15,14 +16,20 @@ from sefi.world.versions import WorldVersion
 # Convolutions round by the size of the batch, so every latent is encoded in a block of this size.
 BLOCK = 16
 BLOCKS_A_SAVE = 50
+GPU_BLOCK = 200
+
+
+def encode_numbers(vae: AutoencoderKL, numbers: range, seed: int, version: WorldVersion) -> np.ndarray:
+    """Return scaled latents float16 `[count, channels, side, side]` of the numbered drawings of a seed."""
+    return encode_images(vae, to_tensor(draw_numbers(numbers, seed, version)))
 
 
 @torch.no_grad()
-def encode_numbers(vae: AutoencoderKL, numbers: range, seed: int, version: WorldVersion) -> np.ndarray:
-    """Return scaled latents float16 `[count, channels, side, side]` of the numbered drawings of a seed."""
-    images = to_tensor(draw_numbers(numbers, seed, version)).to(vae.device, memory_format=torch.channels_last)
+def encode_images(vae: AutoencoderKL, images: Tensor) -> np.ndarray:
+    """Return scaled latents float16 `[count, channels, side, side]` of images in [-1, 1]."""
+    placed = images.to(vae.device, memory_format=torch.channels_last)
     # In single precision on every device: half precision would leave its rounding in everything that learns from them.
-    mean = vae.encode(images).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
+    mean = vae.encode(placed).latent_dist.mean  # pyright: ignore[reportAttributeAccessIssue]
     scale: float = vae.config["scaling_factor"]
     return (mean.float() * scale).half().cpu().numpy()
 
@@ -56,6 +63,26 @@ def encode_series(
         latents.flush()
         partial.replace(path)
         done_file.unlink(missing_ok=True)
+    return np.load(path, mmap_mode="r")
+
+
+def encode_drawn(path: Path, vae: AutoencoderKL, images: np.ndarray, progress: Progress) -> np.ndarray:
+    """Return the latents of drawings uint8 `[count, side, side, 3]`, memory-mapped; encoded unless the file is there.
+
+    For a GPU, which takes seconds: a killed run encodes again.
+    """
+    if not path.is_file():
+        starts = range(0, len(images), GPU_BLOCK)
+        progress.start(len(starts), "latents")
+        found = list[np.ndarray]()
+        for start in starts:
+            block = torch.from_numpy(np.array(images[start : start + GPU_BLOCK])).to(vae.device)
+            found.append(encode_images(vae, block.permute(0, 3, 1, 2).float() / 127.5 - 1))
+            progress.advance()
+        progress.finish()
+        partial = path.with_suffix(".partial.npy")
+        np.save(partial, np.concatenate(found))
+        partial.replace(path)
     return np.load(path, mmap_mode="r")
 
 

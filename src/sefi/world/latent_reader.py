@@ -2,7 +2,7 @@
 # torch's own annotations lack `Module.to(memory_format=...)`.
 # pyright: reportCallIssue=false, reportArgumentType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.protocols import Progress
+from sefi.world.captured import SplitLoss, new_adam
 from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson
 from sefi.world.person import VECTOR_WIDTH
@@ -72,8 +73,24 @@ class LatentLabels:
 
     def to(self, device: torch.device | str) -> "LatentLabels":
         """Return the same on another device."""
-        choices = {name: values.to(device) for name, values in self.choices.items()}
-        return LatentLabels(self.vectors.to(device), self.alone.to(device), self.attributes.to(device), choices)
+        return LatentLabels.of({name: values.to(device) for name, values in self.named().items()})
+
+    def named(self) -> dict[str, Tensor]:
+        """Return all tensors by name, choices with the prefix `choice.`."""
+        own = {"vectors": self.vectors, "alone": self.alone, "attributes": self.attributes}
+        return own | {f"choice.{name}": values for name, values in self.choices.items()}
+
+    @staticmethod
+    def of(tensors: dict[str, Tensor]) -> "LatentLabels":
+        """Return the labels among tensors that `named` has named."""
+        choices = {
+            name.removeprefix("choice."): values for name, values in tensors.items() if name.startswith("choice.")
+        }
+        return LatentLabels(tensors["vectors"], tensors["alone"], tensors["attributes"], choices)
+
+    def take(self, numbers: Tensor) -> "LatentLabels":
+        """Return the labels of some of the pictures."""
+        return LatentLabels.of({name: values[numbers] for name, values in self.named().items()})
 
 
 def label_pictures(shown: Sequence[Picture], version: WorldVersion) -> LatentLabels:
@@ -97,8 +114,34 @@ def reading_errors(found: dict[str, Tensor], labels: LatentLabels) -> Tensor:
     return total
 
 
+# A step's number and random stream to clean latents and labels, both on the training's device.
+LatentSource = Callable[[int, np.random.Generator], tuple[Tensor, LatentLabels]]
+
+
+def read_latents(latents: np.ndarray, recipe: LatentReaderRecipe, version: WorldVersion, device: str) -> LatentSource:
+    """Return a source of the model's series whose pictures are labelled for the step that needs them."""
+
+    def source(_step: int, random: np.random.Generator) -> tuple[Tensor, LatentLabels]:
+        chosen = np.sort(random.permutation(len(latents))[: recipe.batch])
+        labels = label_pictures([picture_at(MODEL_SEED, int(i), version) for i in chosen], version)
+        return torch.from_numpy(latents[chosen]).float().to(device), labels.to(device)
+
+    return source
+
+
+def store_latents(latents: np.ndarray, labels: LatentLabels, recipe: LatentReaderRecipe, device: str) -> LatentSource:
+    """Return a source that keeps latents and labels of the whole series on a GPU."""
+    stored, known = torch.from_numpy(np.array(latents)).to(device), labels.to(device)
+
+    def source(_step: int, _random: np.random.Generator) -> tuple[Tensor, LatentLabels]:
+        chosen = torch.randint(len(stored), (recipe.batch,), device=stored.device)
+        return stored[chosen].float(), known.take(chosen)
+
+    return source
+
+
 def train_latent_reader(
-    latents: np.ndarray,
+    source: LatentSource,
     recipe: LatentReaderRecipe,
     seed: int,
     progress: Progress,
@@ -107,23 +150,22 @@ def train_latent_reader(
     version: WorldVersion = FIFTH,
     device: str = "cpu",
 ) -> LatentReader:
-    """Return a reader trained on the latents of the model's series, `[count, channels, side, side]`."""
+    """Return a reader trained on latents `[batch, channels, side, side]` and what they show."""
     torch.manual_seed(seed)
     reader = LatentReader(version).train().to(device)
-    optimiser = torch.optim.AdamW(reader.parameters(), lr=recipe.learning_rate, weight_decay=0.05)
+    optimiser = new_adam(reader.parameters(), recipe.learning_rate, betas=(0.9, 0.999), weight_decay=0.05)
 
-    def loss_of(step: int) -> Tensor:
-        random = np.random.default_rng([seed, 51, step])
-        chosen = np.sort(random.permutation(len(latents))[: recipe.batch])
-        labels = label_pictures([picture_at(MODEL_SEED, int(i), version) for i in chosen], version).to(device)
-        clean = torch.from_numpy(latents[chosen]).float()
-        noise = torch.from_numpy(random.standard_normal(clean.shape, np.float32))
-        level = torch.from_numpy(random.uniform(0, recipe.noise, (len(chosen), 1, 1, 1)).astype(np.float32))
+    def inputs(step: int) -> dict[str, Tensor]:
+        clean, labels = source(step, np.random.default_rng([seed, 51, step]))
+        level = torch.rand((len(clean), 1, 1, 1), device=clean.device) * recipe.noise
+        return {"latents": clean + level * torch.randn_like(clean), **labels.named()}
+
+    def compute(inputs: dict[str, Tensor]) -> Tensor:
         with autocast(device):
-            found = reader((clean + level * noise).to(device))
-        return reading_errors(found, labels).mean()
+            found = reader(inputs["latents"])
+        return reading_errors(found, LatentLabels.of(inputs)).mean()
 
     rate = partial(one_cycle, steps=recipe.steps, top=recipe.learning_rate)
     lesson = Lesson("latent reader", recipe, seed, recipe.steps, {"reader": reader}, optimiser, rate, clip=1.0)
-    run_lesson(lesson, loss_of, keeping, progress)
+    run_lesson(lesson, SplitLoss(inputs, compute), keeping, progress)
     return reader.eval().requires_grad_(requires_grad=False).to("cpu")

@@ -16,6 +16,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.files import write_file
 from sefi.core.protocols import Progress
 from sefi.core.reading import FLOATS, LimitError, Limits, file_errors, read_tensors
+from sefi.world.captured import CapturedSteps, SplitLoss, move_weights, set_rate
 
 LIMITS = Limits(dtypes=FLOATS | {"I64", "U8", "BOOL"})
 MOST_STEPS = 10**9
@@ -84,6 +85,7 @@ def run_lesson(lesson: Lesson, loss_of: Callable[[int], Tensor], keeping: Keepin
 
     Args:
         loss_of: the loss of a step; torch is seeded for each, and whatever else is random must hang on the step alone.
+            On a GPU, a `SplitLoss` is captured as a CUDA graph.
 
     Raises:
         ConfigError: the checkpoint is damaged, or of another lesson.
@@ -91,8 +93,9 @@ def run_lesson(lesson: Lesson, loss_of: Callable[[int], Tensor], keeping: Keepin
     done = resumed(lesson, keeping)
     progress.start(lesson.steps - done, lesson.label)
     saved = time.monotonic()
+    captured = new_captured_steps(lesson, loss_of)
     for step in range(done, lesson.steps):
-        progress.advance(loss=take_step(lesson, loss_of, step))
+        progress.advance(loss=take_step(lesson, loss_of, step, captured))
         last, due = step + 1 == lesson.steps, time.monotonic() - saved >= keeping.every
         if keeping.checkpoint and (last or due):
             tensors = {f"{n}.{k}": v for n, m in lesson.modules.items() for k, v in m.state_dict().items()}
@@ -102,17 +105,23 @@ def run_lesson(lesson: Lesson, loss_of: Callable[[int], Tensor], keeping: Keepin
     progress.finish()
 
 
-def take_step(lesson: Lesson, loss_of: Callable[[int], Tensor], step: int) -> float:
+def new_captured_steps(lesson: Lesson, loss_of: Callable[[int], Tensor]) -> CapturedSteps | None:
+    """Return what takes the steps on a GPU; None where they are taken one operation after the other."""
+    if not isinstance(loss_of, SplitLoss) or learners(lesson.optimiser)[0].device.type != "cuda":
+        return None
+    return CapturedSteps(loss_of, lesson.optimiser, lesson.clip)
+
+
+def take_step(
+    lesson: Lesson, loss_of: Callable[[int], Tensor], step: int, captured: CapturedSteps | None = None
+) -> float:
     """One step of the optimiser; returns the loss."""
     torch.manual_seed(int(np.random.default_rng([lesson.seed, step]).integers(2**62)))
-    for group in lesson.optimiser.param_groups:
-        group["lr"] = lesson.rate(step)
+    if captured is not None:
+        return captured.take(step, lesson.rate(step))
+    set_rate(lesson.optimiser, lesson.rate(step))
     loss = loss_of(step)
-    lesson.optimiser.zero_grad(set_to_none=True)
-    loss.backward()
-    if lesson.clip is not None:
-        nn.utils.clip_grad_norm_(learners(lesson.optimiser), lesson.clip)
-    lesson.optimiser.step()
+    move_weights(loss, lesson.optimiser, lesson.clip)
     return float(loss.detach())
 
 

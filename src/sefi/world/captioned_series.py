@@ -1,0 +1,124 @@
+"""What the denoiser learns beside latents, made once for a whole series: weights, labels, texts of several captions."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+from transformers import CLIPTokenizer
+
+from sefi.core.protocols import Progress
+from sefi.world.captions import say
+from sefi.world.data import picture_at
+from sefi.world.diffusion_training import EMPTY, DiffusionRecipe, face_weights
+from sefi.world.drawn_series import run_in_processes
+from sefi.world.latent_reader import LatentLabels, label_pictures
+from sefi.world.precision import autocast
+from sefi.world.text_training import LENGTH, WIDTH, NamedText, Worded, encode_named, named_text
+from sefi.world.versions import WorldVersion
+
+
+@dataclass(frozen=True)
+class CaptionedSeries:
+    """Everything on one device.
+
+    Attributes:
+        weights: how much each latent cell counts, float16 `[count, 1, side, side]`.
+        labels: what there is to read.
+        states: text states of the captions of every picture, float16 `[count, captions, LENGTH, WIDTH]`.
+        empty: text states of the empty caption, `[LENGTH, WIDTH]`.
+    """
+
+    weights: Tensor
+    labels: LatentLabels
+    states: Tensor
+    empty: Tensor
+
+
+@dataclass(frozen=True)
+class CaptionedRange:
+    """The same of some pictures, texts not encoded yet."""
+
+    weights: Tensor
+    labels: LatentLabels
+    text: NamedText
+
+
+def write_range(part: CaptionedRange) -> bytes:
+    """Return a range as bytes: a process that passes tensors on needs an open file for each of them."""
+    text = {"text.ids": part.text.ids, "text.firsts": part.text.firsts, "text.lasts": part.text.lasts}
+    return save({"weights": part.weights, **text, **part.labels.named()})
+
+
+def read_range(data: bytes) -> CaptionedRange:
+    """Return the range that `write_range` wrote."""
+    tensors = load(data)
+    text = NamedText(tensors["text.ids"], tensors["text.firsts"], tensors["text.lasts"])
+    return CaptionedRange(tensors["weights"], LatentLabels.of(tensors), text)
+
+
+def caption_range(
+    tokenizer_folder: Path, seed: int, captions: int, recipe: DiffusionRecipe, version: WorldVersion, numbers: range
+) -> bytes:
+    """Return what there is to learn of some pictures; captions are in the order of the pictures."""
+    torch.set_num_threads(1)
+    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder, local_files_only=True)
+    random = np.random.default_rng([seed, 61, numbers.start])
+    shown = [picture_at(seed, number, version) for number in numbers]
+    said = [say(picture, random, version)[0] for picture in shown for _ in range(captions)]
+    weights = face_weights(shown, version.latent_side, recipe).half()
+    return write_range(CaptionedRange(weights, label_pictures(shown, version), named_text(tokenizer, said, random)))
+
+
+@torch.no_grad()
+def encode_text(worded: Worded, text: NamedText, device: torch.device) -> Tensor:
+    """Return text states float16 `[batch, LENGTH, WIDTH]`; names get a little noise, so that neighbours look alike."""
+    with autocast(device):
+        noise = torch.randn((len(text.ids), LENGTH, WIDTH), device=device)
+        return encode_named(worded, text.to(device), noise).half()
+
+
+def caption_series(
+    tokenizer_folder: Path, seed: int, count: int, captions: int, recipe: DiffusionRecipe, version: WorldVersion,
+    progress: Progress,
+) -> list[CaptionedRange]:  # fmt: skip
+    """Return what there is to learn of a seed's first pictures, in parts."""
+    job = partial(caption_range, tokenizer_folder, seed, captions, recipe, version)
+    return [read_range(data) for data in run_in_processes(job, count, progress, "captions")]
+
+
+def encode_series_texts(
+    parts: list[CaptionedRange], worded: Worded, seed: int, device: torch.device
+) -> CaptionedSeries:
+    """Return the whole series on a device, where the text encoder lies too."""
+    torch.manual_seed(seed)
+    states = torch.cat([encode_text(worded, part.text, device) for part in parts])
+    empty = encode_text(worded, named_text(worded.tokenizer, [EMPTY], np.random.default_rng(0)), device)[0]
+    labels = join_labels([part.labels for part in parts]).to(device)
+    weights = torch.cat([part.weights for part in parts]).to(device)
+    return CaptionedSeries(weights, labels, states.reshape(len(weights), -1, LENGTH, WIDTH), empty)
+
+
+def label_range(seed: int, version: WorldVersion, numbers: range) -> bytes:
+    """Return the labels of some pictures of a seed, as bytes."""
+    torch.set_num_threads(1)
+    return save(label_pictures([picture_at(seed, number, version) for number in numbers], version).named())
+
+
+def label_series(seed: int, count: int, version: WorldVersion, progress: Progress) -> LatentLabels:
+    """Return the labels of a seed's first pictures."""
+    job = partial(label_range, seed, version)
+    return join_labels([LatentLabels.of(load(data)) for data in run_in_processes(job, count, progress, "labels")])
+
+
+def join_labels(parts: list[LatentLabels]) -> LatentLabels:
+    """Return the labels of all parts, one after the other."""
+    choices = {name: torch.cat([part.choices[name] for part in parts]) for name in parts[0].choices}
+    vectors, alone, attributes = (
+        torch.cat([cast(Tensor, getattr(part, name)) for part in parts]) for name in ("vectors", "alone", "attributes")
+    )
+    return LatentLabels(vectors, alone, attributes, choices)
