@@ -58,6 +58,25 @@ def test_times_of_the_embedded_model_are_what_was_measured():
     assert [row.split(" | ")[1].rstrip(" |") for row in section.splitlines() if " | " in row][1:] == list(figures)
 
 
+def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
+    text = " ".join((ROOT / "docs" / "world.md").read_text(encoding="utf-8").split())
+    record = json.loads((ROOT / "benchmarks" / "records" / "gpu_training.json").read_text())
+    for channels in ("4", "8"):
+        found = record["autoencoder"][channels]
+        assert f"| {channels} | {found['similarity']:.3f} | {found['edges']:.2f} |" in text
+        assert f"Measured on {found['faces']} faces" in text
+    steps, denoiser = record["autoencoder"]["steps"], record["denoiser"]
+    for words in (
+        f"one GPU ({record['device']})",
+        f"{steps['small-crops']} steps on small crops, {steps['crops']:,} on crops",
+        f"{steps['whole']:,} on whole drawings",
+        f"{denoiser['steps']:,} steps of {denoiser['batch']} on {denoiser['drawings']:,} drawings",
+        f"{denoiser['latent reader steps']:,} steps of the latent reader",
+        f"{denoiser['seconds']} seconds in all",
+    ):
+        assert words in text
+
+
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
     row = results.block("main; ours - paper: id_prompt").splitlines()[2]
     assert "**+0.5" in row
