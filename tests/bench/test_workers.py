@@ -94,14 +94,27 @@ def watched(tmp_path, function, count=2, progress=None):
     return pids
 
 
-def kill_starter_after(seconds, folder, function="make_images"):
-    """Kill the starter of two workers after a while; returns how long they lived on, and the images made after."""
+def wait_for_image(folder, most=120.0):
+    """Wait until a worker has made an image."""
+    begun = time.monotonic()
+    while not list(folder.glob("*.png")) and time.monotonic() - begun < most:
+        time.sleep(0.01)
+
+
+def kill_starter_after(seconds, folder, function="make_images", *, at_work=False):
+    """Kill the starter of two workers after a while; returns how long they lived on, and the images made after.
+
+    Args:
+        at_work: count the seconds from the first image, however long a busy machine takes to get there.
+    """
     (folder / "benches.py").write_text(BENCHES)
     (folder / "starter.py").write_text(STARTER)
     paths = os.pathsep.join([str(folder), str(Path(sefi.__file__).parent.parent)])
     environment = {**os.environ, "PYTHONPATH": paths}
     command = [sys.executable, str(folder / "starter.py"), function]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment) as starter:
+        if at_work:
+            wait_for_image(folder)
         time.sleep(seconds)
         starter.send_signal(signal.SIGKILL)
         killed = time.monotonic()
@@ -124,16 +137,16 @@ def test_workers_do_not_outlive_a_starter_killed_while_they_start(tmp_path):
 
 @pytest.mark.slow
 def test_workers_do_not_outlive_a_starter_killed_at_any_moment(tmp_path):
-    moments = [*np.linspace(0.02, 2, 19), *np.random.default_rng(17).uniform(6, 12, 4)]
-    made = 0
-    for number, seconds in enumerate(moments):
+    starting = [(seconds, False) for seconds in np.linspace(0.02, 2, 19)]
+    working = [(seconds, True) for seconds in np.random.default_rng(17).uniform(0, 2, 4)]
+    for number, (seconds, at_work) in enumerate([*starting, *working]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        lived_on, images = kill_starter_after(seconds, folder, "make_images_with_torch")
+        lived_on, images = kill_starter_after(seconds, folder, "make_images_with_torch", at_work=at_work)
         assert lived_on < 2, f"killed after {seconds:.2f} s"
         assert not images
-        made += bool(list(folder.glob("*.png")))
-    assert made > 0, "no worker came as far as making images: the last moments are too early"
+        if at_work:
+            assert list(folder.glob("*.png")), "no worker came as far as making images"
 
 
 def test_a_worker_whose_starter_is_gone_before_it_looks_ends_at_once(benches):
