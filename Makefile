@@ -5,9 +5,10 @@ SET_UP := $(PYTHON) tools/environment.py
 PYTEST_FLAGS ?=
 DEMO ?= demo
 
-# Threads that wait for each other sleep: spinning ones keep the cores of a shared machine from everybody.
+# Threads that wait for each other soon sleep: spinning ones keep the cores of a shared machine from everybody.
 OMP_WAIT_POLICY ?= PASSIVE
-export OMP_WAIT_POLICY
+GOMP_SPINCOUNT ?= 10000
+export OMP_WAIT_POLICY GOMP_SPINCOUNT
 
 MAKEFLAGS += --no-print-directory
 .PHONY: demo test check format clean

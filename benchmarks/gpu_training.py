@@ -8,6 +8,10 @@ the GPU works. Without such a limit, use `sefi world train all --device cuda`.
 The inputs are what `sefi world train tokenizer`, `text` and `features` write. `report.json` says what was done.
 """
 
+import sefi  # noqa: F401  # before torch, so that OpenMP threads sleep while they wait
+
+# isort: split
+
 import argparse
 import math
 import os
@@ -24,7 +28,6 @@ import torch
 from numpy.lib.format import open_memmap
 from safetensors.torch import load
 
-import sefi  # noqa: F401  # before torch, so that OpenMP threads sleep while they wait
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import SilentProgress

@@ -9,6 +9,7 @@ import pytest
 
 # Before torch is loaded, for the programs that tests start too: tests of several people may share the cores.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch

@@ -8,7 +8,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from sefi.core.threads import wait_without_spinning
+from sefi.core.threads import limit_spinning
 
 if TYPE_CHECKING:
     from sefi.api import generate as generate, learn as learn
@@ -63,4 +63,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
 
 
 sys.modules[__name__].__class__ = Package
-wait_without_spinning()
+limit_spinning()

@@ -58,10 +58,10 @@ def fresh(entry, system="/nowhere", cores=8, **environment):
     return {name: value for name, value in variables.items() if name in OURS}, count
 
 
-WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
+WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 
 
-def test_importing_sefi_lets_openmp_sleep_and_chooses_no_number(tmp_path):
+def test_importing_sefi_limits_spinning_and_chooses_no_number(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
     variables, count = fresh("library", quota)
     assert variables == WAITING
@@ -92,13 +92,14 @@ def test_a_torch_that_is_loaded_keeps_its_settings(monkeypatch):
     monkeypatch.setattr(threads, "count_usable_cores", lambda: 1)
     monkeypatch.setattr(threads, "count_affine_cores", lambda: 8)
     assert "torch" in sys.modules
-    threads.wait_without_spinning()
+    threads.limit_spinning()
     threads.limit_threads()
     assert not OURS & os.environ.keys()
 
 
-def test_spinning_is_off_in_this_test_run():
+def test_spinning_is_short_in_this_test_run():
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert int(os.environ["GOMP_SPINCOUNT"]) <= int(threads.SPINS)
 
 
 V1 = "4:memory:/a\n3:cpuset:/\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n0::/\n"
