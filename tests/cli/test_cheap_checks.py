@@ -86,6 +86,11 @@ def test_identities_that_do_not_fit_are_refused_first(refused, ada, tmp_path, mo
     assert "several methods" in refused("generate", "<ada> and <bob>", *both)
     assert "called 'ada'" in refused("generate", PROMPT, "-i", ada, "-i", ada, *NOWHERE)
     assert "no prompt contains <bob>" in refused("generate", PROMPT, *both)
+    before = set(tmp_path.iterdir())
+    assert "no prompt contains <ada>" in refused("generate", "a photo", "-i", ada, "--out", tmp_path / "new" / "er")
+    assert "no prompt contains <ada>" in refused("generate", "a photo", "-i", ada, "--out", "pictures")
+    assert set(tmp_path.iterdir()) == before
+    assert "is a folder" in refused("generate", PROMPT, "-i", tmp_path, *NOWHERE)
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from sefi.core.files import (
     check_folder,
     check_output,
     fit_stem,
+    make_folder,
     read_content,
     write_file,
     write_folder,
@@ -169,15 +170,20 @@ def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):
 
 
 def test_a_missing_folder_is_made_for_a_folder_but_not_for_a_file(tmp_path):
-    assert check_folder(tmp_path / "a" / "b").is_dir()
+    wanted = tmp_path / "a" / "b"
+    assert check_folder(wanted) == wanted
+    assert not list(tmp_path.iterdir())
+    assert make_folder(wanted).is_dir()
     with pytest.raises(OutputError, match="no folder"):
         check_output(tmp_path / "c" / "ada.safetensors", Kind.IDENTITY)
 
 
 def test_a_file_is_no_folder(tmp_path):
     (tmp_path / "taken").touch()
-    with pytest.raises(OutputError, match="Cannot write"):
-        check_folder(tmp_path / "taken")
+    for wanted, said in ((tmp_path / "taken", "is a file; a folder is wanted"), (tmp_path / "taken/a", "Cannot write")):
+        with pytest.raises(OutputError, match=said):
+            check_folder(wanted)
+    assert (tmp_path / "taken").is_file()
 
 
 def test_a_place_where_nobody_can_write_is_found_before_the_work():
@@ -186,6 +192,17 @@ def test_a_place_where_nobody_can_write_is_found_before_the_work():
         check_folder(Path("/proc/sefi"))
     with pytest.raises(OutputError, match="Cannot write"):
         check_output(Path("/proc/sefi.png"), Kind.PNG)
+
+
+def test_a_check_keeps_the_folders_that_were_there(tmp_path):
+    (tmp_path / "empty").mkdir()
+    check_folder(tmp_path / "empty")
+    check_folder(tmp_path / "empty" / "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+
+
+def test_numbered_files_make_their_folder(tmp_path):
+    assert write_numbered(tmp_path / "new" / "er", "a", ".txt", Path.touch).is_file()
 
 
 def test_checking_leaves_nothing_behind(tmp_path):

@@ -120,7 +120,7 @@ def report(
     from sefi.bench.table_files import tables_csv, tables_json
     from sefi.cli.output import answer
     from sefi.core.errors import ConfigError
-    from sefi.core.files import Kind, check_folder, text_writer
+    from sefi.core.files import Kind, check_folder, make_folder, text_writer
     from sefi.core.own_files import OwnFiles
     from sefi.report.attention_rows import draw_attention
     from sefi.report.bench_page import bench_page
@@ -131,7 +131,7 @@ def report(
         raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
     kinds = {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}
     inputs = (folder.about_file, folder.cells_file)
-    place = check_folder(out or folder.report)
+    place = make_folder(check_folder(out or folder.report))
     own = OwnFiles(place, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
     own.check()
     draw_attention(cells, run_folder)

@@ -51,7 +51,7 @@ class Thresholds:
 
 
 def check_run_folder(out: Path, photos: Path | None) -> Path:
-    """Return the run's folder, created if it is missing.
+    """Return the run's folder; the run creates it if it is missing.
 
     Raises:
         OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be

@@ -112,13 +112,13 @@ def demo_files(folder: Path, *, overwrite: bool = False) -> "OwnFiles":
     Raises:
         OutputError: nothing can be written there.
     """
-    from sefi.core.files import Kind, check_folder
+    from sefi.core.files import Kind, check_folder, make_folder
     from sefi.core.own_files import OwnFiles
 
     identities = dict.fromkeys((f"{NAME}.safetensors", f"{CONTROL}.safetensors"), Kind.IDENTITY)
     images = dict.fromkeys((PORTRAIT, "sheet.png", "attention.png"), Kind.PNG)
     kinds = {**identities, **images, "index.html": Kind.HTML}
-    return OwnFiles(check_folder(folder), kinds, identity=NAME, overwrite=overwrite)
+    return OwnFiles(make_folder(check_folder(folder)), kinds, identity=NAME, overwrite=overwrite)
 
 
 def bundled_portrait() -> Portrait:

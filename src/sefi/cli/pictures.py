@@ -28,7 +28,7 @@ LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and 
 
 
 def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> Path:
-    """Return a folder that images and their record can be added to; it is created if it is missing.
+    """Return a folder that images and their record can be added to; the first of them creates it if it is missing.
 
     Raises:
         OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.

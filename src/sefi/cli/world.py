@@ -58,10 +58,10 @@ def draw(
     """Write drawings (PNG) with their captions and what is true of them (JSON)."""
     from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import check_folder
+    from sefi.core.files import check_folder, make_folder
     from sefi.world.draw import check_drawings, write_drawings
 
-    folder = check_folder(out)
+    folder = make_folder(check_folder(out))
     check_drawings(count, folder, overwrite=overwrite)
     with TerminalProgress() as progress:
         write_drawings(count, seed, folder, progress, overwrite=overwrite)
@@ -85,14 +85,14 @@ def train(
     from sefi.cli.opening import chosen_device
     from sefi.cli.output import answer
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import check_folder
+    from sefi.core.files import check_folder, make_folder
     from sefi.world.fifth import train_part as train_fifth
     from sefi.world.part_files import check_untrained
     from sefi.world.train import Run, train as train_fourth
     from sefi.world.versions import FIFTH, FOURTH, get_version
 
     wanted = get_version(version or (FIFTH.number if start is None else FOURTH.number))
-    folder = check_folder(out)
+    folder = make_folder(check_folder(out))
     if not resume and not overwrite:
         check_untrained(folder, part)
     beginning = None if start is None else MODELS / start if (MODELS / start).is_dir() else Path(start)
@@ -205,7 +205,7 @@ def card(
     """Write the embedded model's card (README.md) from its figures and its files."""
     from sefi.backbone.open import EMBEDDED, MODELS
     from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_folder, check_output, text_writer, write_output
+    from sefi.core.files import Kind, check_folder, check_output, make_folder, text_writer, write_output
     from sefi.world.card import CARD, DOCS, DOCS_CARD, card as card_of, check_card, read_facts, read_record
 
     model = MODELS / EMBEDDED
@@ -218,7 +218,9 @@ def card(
         if only_check:
             check_card(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            check_output(check_folder(path.parent) / path.name, Kind.TEXT, inputs=[record], overwrite=overwrite)
+            check_output(
+                make_folder(check_folder(path.parent)) / path.name, Kind.TEXT, inputs=[record], overwrite=overwrite
+            )
             differing[path] = text
     for path, text in differing.items():
         write_output(path, Kind.TEXT, text_writer(text), inputs=[record], overwrite=overwrite)

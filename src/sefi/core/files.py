@@ -104,17 +104,37 @@ def check_output(
 
 
 def check_folder(path: Path) -> Path:
-    """Return a folder where files can be written; it is created if it is missing.
+    """Return a folder where files can be written; one that is missing is left so until `make_folder`.
+
+    A command that is refused after this check leaves no empty folder behind.
 
     Raises:
         OutputError: There is a file in its way, its name is not UTF-8, or nothing can be written there.
     """
+    missing = [folder for folder in (path, *path.parents) if not os.path.lexists(folder)]
+    try:
+        make_folder(path)
+        try_writing(path / "image.png", path)
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # it was not made, or somebody has put a file there meanwhile
+                folder.rmdir()
+    return path
+
+
+def make_folder(path: Path) -> Path:
+    """Return a folder, created with those above it if it is missing.
+
+    Raises:
+        OutputError: There is a file in its way, its name is not UTF-8, or it cannot be created.
+    """
     check_utf8(path)
+    if path.is_file():
+        raise OutputError(f"'{path}' is a file; a folder is wanted.", ANOTHER)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise refusal(path, error) from error
-    try_writing(path / "image.png", path)
     return path
 
 
@@ -400,8 +420,10 @@ def text_writer(text: str) -> Callable[[Path], object]:
 def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path], object]) -> Path:
     """Write `stem.suffix`, or the first of `stem-2.suffix`, `stem-3.suffix` ... that is free, and return it.
 
-    Two processes never get the same name: the file system decides, which also knows whether `A` and `a` differ.
+    The folder is created if it is missing. Two processes never get the same name: the file system decides, which also
+    knows whether `A` and `a` differ.
     """
+    make_folder(folder)
     number = 1
     while True:
         path = folder / (f"{stem}{suffix}" if number == 1 else f"{stem}-{number}{suffix}")
@@ -452,11 +474,13 @@ def flush_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Generator[None]:
-    """Let one process at a time work on the files of a folder; the lock ends with the process.
+    """Let one process at a time work on the files of a folder, created if it is missing; the process ends the lock.
 
     Raises:
-        OutputError: where the system has no such locks, and another process held it for half a minute.
+        OutputError: it cannot be created; or the system has no such locks, and another process held it for half a
+            minute.
     """
+    make_folder(folder)
     handle = lock_folder(folder)
     if handle is None:
         with lock_file(folder / ".lock"):

@@ -145,6 +145,8 @@ def read_identity(path: Path) -> Identity:
             own header.
     """
     with identity_errors(path):
+        if path.is_dir():
+            raise IdentityError(f"'{path}' is a folder.", "Name the identity file in it, NAME.safetensors.")
         if not path.is_file():
             raise IdentityError(f"There is no identity file {path}.", "Check the path, or learn it with `sefi learn`.")
         if not is_utf8(str(path)):
