@@ -48,6 +48,8 @@ def crash():
     raise LookupError("no such thing")
 
 def interrupt():
+    # Ignored where the tests were started with nohup or in the background of a script.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
