@@ -164,6 +164,8 @@ def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):
     (tmp_path / "plain").touch()
     write_text(tmp_path / "new", "a")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
+    write_file(tmp_path / "ada.safetensors", lambda partial: save_file({"a": torch.zeros(2)}, partial))
+    assert (tmp_path / "ada.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
     (tmp_path / "new").chmod(0o600)
     write_text(tmp_path / "new", "b")
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600

@@ -338,9 +338,10 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
     partial = name_partial(target)
     try:
         create(partial)
+        mode = (before or partial.stat()).st_mode
         write(partial)
-        if before is not None:
-            partial.chmod(stat.S_IMODE(before.st_mode))
+        # Whoever writes may put another file in the place of ours: safetensors does, which only its owner may read.
+        partial.chmod(stat.S_IMODE(mode))
         flush(partial)
         publish(partial, target, replace=replace)
         flush_folder(target.parent)

@@ -7,6 +7,7 @@ PEOPLE = (
     "person", "human", "man", "woman", "boy", "girl", "child", "kid", "baby", "toddler", "infant", "teen", "teenager",
     "adult", "lady", "gentleman", "guy", "male", "female", "people", "men", "women", "children", "mother", "father",
     "mom", "dad", "brother", "sister", "daughter", "grandmother", "grandfather", "grandma", "grandpa", "bride", "groom",
+    "wife", "husband", "son", "uncle", "aunt", "friend", "student", "king", "queen", "prince", "princess",
     "actor", "actress", "celebrity", "face",
 )  # fmt: skip
 EXAMPLES = (*PEOPLE[:8], "dog", "cat", "bear")
