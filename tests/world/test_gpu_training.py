@@ -7,7 +7,6 @@ import pytest
 import torch
 from safetensors.torch import load
 from torch import nn
-from torch.func import functional_call
 
 from sefi.core.protocols import SilentProgress
 from sefi.world.autoencoder_training import AutoencoderShape, Reconstruction, new_autoencoder
@@ -21,7 +20,7 @@ from sefi.world.fifth import CUDA_PLAN, PLAN, choose_plan
 from sefi.world.fifth_denoiser import DenoiserRecipe, DenoiserShape, new_denoiser
 from sefi.world.latent_reader import LatentLabels, label_pictures
 from sefi.world.lesson import NOWHERE, Lesson, run_lesson
-from sefi.world.precision import halve_weights
+from sefi.world.precision import run_in_bfloat16
 from sefi.world.tokenizing import build_tokenizer, words
 from sefi.world.versions import FIFTH
 
@@ -58,7 +57,7 @@ def test_the_denoisers_gradients_in_half_precision_are_those_of_single_precision
     (unet(noisy, t, states).sample - wanted).pow(2).mean().backward()
     whole = gradients(unet)
     unet.zero_grad()
-    halved = functional_call(unet, halve_weights(unet), (noisy.bfloat16(), t, states.bfloat16())).sample
+    halved = run_in_bfloat16(unet, noisy.bfloat16(), t, states.bfloat16()).sample
     assert halved.dtype == torch.bfloat16
     (halved.float() - wanted).pow(2).mean().backward()
     assert cosine(gradients(unet), whole) > 0.99
@@ -77,7 +76,7 @@ def test_the_autoencoders_gradients_in_half_precision_are_those_of_single_precis
         if name == "whole":
             y, mean, logvar = network(x, noise)
         else:
-            y, mean, logvar = functional_call(network, halve_weights(vae, "vae."), (x.bfloat16(), noise))
+            y, mean, logvar = run_in_bfloat16(network, x.bfloat16(), noise)
         assert y.dtype == mean.dtype == logvar.dtype == torch.float32
         (y - x).pow(2).mean().backward()
         found[name] = gradients(learning)

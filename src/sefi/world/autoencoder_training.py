@@ -21,7 +21,7 @@ from sefi.world.data import MODEL_SEED, picture_at
 from sefi.world.drawing import UNITS, draw, heads
 from sefi.world.lesson import Keeping, Lesson, OpenEnded, run_lesson
 from sefi.world.picture import Picture
-from sefi.world.precision import autocast, halve_weights
+from sefi.world.precision import autocast, run_in_bfloat16
 from sefi.world.vae_training import edges, learning_rate, to_tensor
 from sefi.world.versions import FIFTH, WorldVersion
 
@@ -151,8 +151,7 @@ def reconstruct(vae: AutoencoderKL, x: Tensor, noise: Tensor, *, decoder_only: b
     """Return what `Reconstruction` does; on a GPU all of it is computed in bfloat16."""
     network = Reconstruction(vae, decoder_only=decoder_only)
     if x.device.type == "cuda":
-        with torch.autocast("cuda", enabled=False):
-            return functional_call(network, halve_weights(vae, "vae."), (x.bfloat16(), noise))
+        return run_in_bfloat16(network, x.bfloat16(), noise)
     return network(x, noise)
 
 
@@ -288,8 +287,7 @@ class StageTraining:
         """Return the feature network's features; on a GPU it computes in bfloat16."""
         assert self.features is not None
         if images.device.type == "cuda" and isinstance(self.features, nn.Module):
-            with torch.autocast("cuda", enabled=False):
-                return functional_call(self.features, halve_weights(self.features), (images.bfloat16(),))
+            return run_in_bfloat16(self.features, images.bfloat16())
         return self.features(images)
 
     def lesson(self) -> Lesson:

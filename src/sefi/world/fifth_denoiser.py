@@ -12,7 +12,6 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn import functional as F
 
 from sefi.core.errors import ConfigError
@@ -26,7 +25,7 @@ from sefi.world.diffusion_training import EMPTY, DiffusionRecipe, face_weights, 
 from sefi.world.latent_reader import LatentLabels, LatentReader, label_pictures, reading_errors
 from sefi.world.lesson import Keeping, OpenEnded, run_lesson
 from sefi.world.picture import Picture
-from sefi.world.precision import autocast, halve_weights
+from sefi.world.precision import autocast, run_in_bfloat16
 from sefi.world.text_training import LENGTH, WIDTH, Worded, encode_named, named_text
 from sefi.world.versions import FIFTH, WorldVersion
 
@@ -258,11 +257,10 @@ class DenoiserTraining:
 
     def denoise(self, noisy: Tensor, t: Tensor, states: Tensor) -> Tensor:
         """Return the UNet's output in float32; on a GPU all of it is computed in bfloat16."""
-        with autocast(self.device) if self.device.type != "cuda" else torch.autocast("cuda", enabled=False):
-            if self.device.type != "cuda":
-                return self.unet(noisy, t, states).sample.float()
-            given = (noisy.bfloat16(), t, states.bfloat16())
-            return functional_call(self.unet, halve_weights(self.unet), given).sample.float()
+        if self.device.type == "cuda":
+            return run_in_bfloat16(self.unet, noisy.bfloat16(), t, states.bfloat16()).sample.float()
+        with autocast(self.device):
+            return self.unet(noisy, t, states).sample.float()
 
     def read(self, prediction: "Prediction", labels: LatentLabels, t: Tensor) -> Tensor:
         """Return the reader's error on predicted clean latents, weighted by their share of signal."""

@@ -1,7 +1,10 @@
 """Mixed precision where the hardware gains by it."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 def supports_bfloat16(device: torch.device | str) -> bool:
@@ -23,9 +26,11 @@ def autocast(device: torch.device | str) -> torch.autocast:
     return torch.autocast(kind, torch.bfloat16, enabled=supports_bfloat16(device), cache_enabled=kind != "cuda")
 
 
-def halve_weights(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
-    """Return a network's parameters in bfloat16, for `torch.func.functional_call`; gradients reach the originals.
+def run_in_bfloat16(network: nn.Module, *given: Tensor) -> Any:  # noqa: ANN401  whatever the network returns
+    """Return what a network computes with its parameters in bfloat16; gradients reach the originals.
 
-    Autocast on a GPU computes normalisations in float32, which takes twice the time of these small networks.
+    Everything is computed in bfloat16, normalisations too, which autocast on a GPU leaves in float32.
     """
-    return {f"{prefix}{name}": value.bfloat16() for name, value in network.named_parameters()}
+    halved = {name: value.bfloat16() for name, value in network.named_parameters()}
+    with torch.autocast("cuda", enabled=False):
+        return functional_call(network, halved, given)
