@@ -1,7 +1,7 @@
 """Train the fifth version's autoencoder or denoiser on a GPU for so many seconds; rates fall by the clock.
 
     python benchmarks/gpu_training.py autoencoder --inputs FOLDER --out FOLDER --seconds 300
-    python benchmarks/gpu_training.py denoiser --inputs FOLDER --out FOLDER --vae FOLDER/vae --seconds 300
+    python benchmarks/gpu_training.py denoiser --inputs FOLDER --out FOLDER --vae FOLDER/vae --seconds 300 --start MODEL
 
 For a GPU that is there for minutes only: nothing is resumed, and drawing, labelling and captions run on all cores while
 the GPU works. Without such a limit, use `sefi world train all --device cuda`.
@@ -18,15 +18,15 @@ import os
 import shutil
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
-from safetensors.torch import load
 
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
@@ -34,13 +34,15 @@ from sefi.core.protocols import SilentProgress
 from sefi.core.threads import count_usable_cores
 from sefi.world import fifth
 from sefi.world.autoencoder_training import SERIES, StageTraining, new_autoencoder
-from sefi.world.captioned_series import CaptionedRange, caption_range, join_labels, label_range, read_range
+from sefi.world.captioned_series import CaptionedRange, caption_range, encode_text, join_labels, read_range
 from sefi.world.captured import SplitLoss
-from sefi.world.data import MODEL_SEED
-from sefi.world.diffusion_training import set_scaling
-from sefi.world.drawn_series import CHUNK, POINTS, draw_range, draw_series
+from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.diffusion_training import DiffusionRecipe, set_scaling
+from sefi.world.drawing import draw
+from sefi.world.drawn_series import CHUNK, draw_series
+from sefi.world.fifth_denoiser import DenoiserTraining
 from sefi.world.latent_data import encode_images
-from sefi.world.latent_reader import LatentLabels, store_latents, train_latent_reader
+from sefi.world.latent_reader import LatentLabels, LatentReader, store_latents, train_latent_reader
 from sefi.world.lesson import NOWHERE, Lesson, new_captured_steps, save_whole
 from sefi.world.train import Run
 from sefi.world.versions import WorldVersion
@@ -50,6 +52,9 @@ DEVICE = "cuda"
 # Each stage's share of the time.
 SHARES = {"small-crops": 0.05, "crops": 0.45, "whole": 0.25, "sharpening": 0.20, "decoder": 0.05}
 SAVING = 10.0  # seconds
+# Every so many steps of the denoiser 100 of its drawings are replaced by new ones.
+REFRESH_EVERY = 16
+SAVE_EVERY = 120.0  # seconds
 
 
 def report_line(text: str) -> None:
@@ -112,67 +117,133 @@ def train_autoencoder(run: Run, plan: fifth.FifthPlan, seconds: float) -> dict[s
     return steps
 
 
-def draw_and_label(files: list[Path], seed: int, version: WorldVersion, numbers: range) -> bytes:
-    """Draw some numbers of a seed; return their labels as bytes."""
-    draw_range(files, seed, version, numbers)
-    return label_range(seed, version, numbers)
+def draw_and_caption(
+    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, numbers: range
+) -> tuple[np.ndarray, bytes]:
+    """Return numbered drawings of the model's series, uint8 `[count, side, side, 3]`, and what there is to learn."""
+    drawn = np.stack([draw(picture_at(MODEL_SEED, number, version), version.side) for number in numbers])
+    return drawn, caption_range(tokenizer_folder, MODEL_SEED, captions, recipe, version, numbers)
 
 
-def encode_while_drawing(
-    run: Run, plan: fifth.FifthPlan, pool: ProcessPoolExecutor
-) -> tuple[np.ndarray, LatentLabels, list[Future[bytes]]]:
-    """Return latents and labels of the series, and the captions, which other processes are still writing."""
-    side, ranges = plan.version.side, [range(s, min(s + CHUNK, plan.drawings)) for s in range(0, plan.drawings, CHUNK)]
-    files = [run.folder / "drawings.npy", run.folder / "faces.npy"]
-    open_memmap(files[0], "w+", np.uint8, (plan.drawings, side, side, 3))
-    open_memmap(files[1], "w+", np.float32, (plan.drawings, POINTS, 2))
-    drawing = [pool.submit(draw_and_label, files, MODEL_SEED, plan.version, numbers) for numbers in ranges]
-    given = (run.folder / "tokenizer", MODEL_SEED, plan.captions, plan.denoiser, plan.version)
-    captions = [pool.submit(caption_range, *given, numbers) for numbers in ranges]
-    vae, images = fifth.load_vae(run), np.load(files[0], mmap_mode="r")
-    latents, labels = list[np.ndarray](), list[LatentLabels]()
-    for numbers, job in zip(ranges, drawing, strict=True):
-        labels.append(LatentLabels.of(load(job.result())))
-        block = torch.from_numpy(np.array(images[numbers.start : numbers.stop])).to(DEVICE)
-        latents.append(encode_images(vae, block.permute(0, 3, 1, 2).float() / 127.5 - 1))
-    return np.concatenate(latents), join_labels(labels), captions
+class DrawingStream:
+    """The model's series, drawn ahead by all cores and encoded by the GPU: latents float16 and what there is to learn.
+
+    Args:
+        ahead: how many ranges are drawn before they are asked for.
+    """
+
+    def __init__(self, run: Run, plan: fifth.FifthPlan, pool: ProcessPoolExecutor, ahead: int) -> None:
+        self.pool, self.drawn = pool, 0
+        self.job = partial(draw_and_caption, run.folder / "tokenizer", plan.captions, plan.denoiser, plan.version)
+        self.waiting = deque[Future[tuple[np.ndarray, bytes]]]()
+        for _ in range(ahead):
+            self.draw_ahead()
+        # Last: processes that are forked once a GPU is in use may hang.
+        self.vae = fifth.load_vae(run)
+
+    def draw_ahead(self) -> None:
+        """Let the next range be drawn."""
+        self.waiting.append(self.pool.submit(self.job, range(self.drawn, self.drawn + CHUNK)))
+        self.drawn += CHUNK
+
+    def is_ready(self) -> bool:
+        """Return whether the next range is drawn."""
+        return self.waiting[0].done()
+
+    def take(self) -> tuple[np.ndarray, CaptionedRange]:
+        """Return the next range, drawn or not."""
+        drawn, captioned = self.waiting.popleft().result()
+        block = torch.from_numpy(drawn).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1
+        return encode_images(self.vae, block), read_range(captioned)
 
 
-def prepare_denoiser(run: Run, plan: fifth.FifthPlan) -> list[CaptionedRange]:
-    """Write latents and the latent reader; return the captions."""
-    with ProcessPoolExecutor(count_usable_cores(), initializer=os.nice, initargs=(10,)) as pool:
-        latents, labels, captions = encode_while_drawing(run, plan, pool)
-        report_line(f"{plan.drawings} latents, deviation {latents.astype(np.float32).std():.3f}")
-        source = store_latents(latents, labels, plan.reader, DEVICE)
-        reader = train_latent_reader(
-            source, plan.reader, run.seed, run.progress, NOWHERE, version=plan.version, device=DEVICE
-        )
-        report_line("latent reader")
-        parts = [read_range(job.result()) for job in captions]
-    report_line("captions")
-    np.save(run.folder / fifth.LATENTS, latents)
+def prepare_denoiser(run: Run, plan: fifth.FifthPlan, stream: DrawingStream) -> list[CaptionedRange]:
+    """Write the latents of the first drawings and the latent reader; return the captions."""
+    latents, parts = list[np.ndarray](), list[CaptionedRange]()
+    while stream.waiting:
+        encoded, part = stream.take()
+        latents.append(encoded)
+        parts.append(part)
+    everything = np.concatenate(latents)
+    report_line(f"{len(everything)} latents, deviation {everything.astype(np.float32).std():.3f}")
+    np.save(run.folder / fifth.LATENTS, everything)
+    source = store_latents(everything, join_labels([part.labels for part in parts]), plan.reader, DEVICE)
+    reader = train_latent_reader(
+        source, plan.reader, run.seed, run.progress, NOWHERE, version=plan.version, device=DEVICE
+    )
     save_whole(reader.state_dict(), run.folder / fifth.READER)
+    report_line("latent reader")
     return parts
 
 
-def train_denoiser(run: Run, plan: fifth.FifthPlan, seconds: float) -> dict[str, int]:
-    """Train reader and denoiser; write every average to `unet-DECAY`; return the steps."""
-    recipe = plan.denoiser
-    training = fifth.start_denoiser(run, plan, recipe, prepare_denoiser(run, plan))
-    report_line("texts")
-    lesson = Lesson("denoiser", recipe, run.seed, 1, {}, training.optimiser, lambda _: 0.0, 1.0)
+@torch.no_grad()
+def measure_reader(reader: LatentReader, latents: np.ndarray, labels: LatentLabels) -> float:
+    """Return which share of the variance of unseen people's vectors the reader explains."""
+    labels = labels.to(DEVICE)
+    there = labels.present.bool()
+    found = reader.to(DEVICE)(torch.from_numpy(latents).to(DEVICE).float(), labels.boxes)["person"][there]
+    wanted = labels.vectors[there]
+    return float(1 - (found - wanted).pow(2).mean(0).sum() / wanted.var(0).sum())
 
-    def rate(share: float, step: int) -> float:
-        return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm, (1 - share) / recipe.fall_share)
 
-    left = seconds - SAVING - (time.monotonic() - BEGUN)
-    steps = train_by_clock(lesson, SplitLoss(training.inputs, training.compute), left, rate)
+def replace_drawings(training: DenoiserTraining, start: int, latents: np.ndarray, part: CaptionedRange) -> None:
+    """Write other drawings over the stored ones from a place on."""
+    series, recipe, places = training.series, training.recipe, slice(start, start + len(latents))
+    assert series is not None
+    assert training.stored is not None
+    training.stored[places] = torch.from_numpy(latents).to(DEVICE)
+    series.weights[places] = part.weights.to(DEVICE)
+    states = encode_text(training.worded, part.text, training.device, recipe.changed_names)
+    series.states[places] = states.reshape(len(latents), *series.states.shape[1:])
+    for name, values in series.labels.named().items():
+        values[places] = part.labels.named()[name].to(DEVICE)
+
+
+def save_averages(run: Run, plan: fifth.FifthPlan, training: DenoiserTraining) -> None:
+    """Write every average to `unet-DECAY` in half precision."""
     unet = fifth.new_denoiser(plan.shape, plan.version)
-    for number, decay in enumerate(recipe.averages):
-        training.averages.copy_to(training.unet, number)
-        unet.load_state_dict(training.unet.state_dict())
+    for number, decay in enumerate(plan.denoiser.averages):
+        unet.load_state_dict(training.averages.average(number))
         unet.half().save_pretrained(run.folder / f"unet-{decay}")
-    return {"denoiser": steps}
+        unet.float()
+
+
+def train_denoiser(run: Run, plan: fifth.FifthPlan, seconds: float) -> dict[str, int]:
+    """Train reader and denoiser; write every average; return the steps and the drawings seen."""
+    recipe, cores = plan.denoiser, count_usable_cores()
+    with ProcessPoolExecutor(cores, initializer=os.nice, initargs=(10,)) as pool:
+        stream = DrawingStream(run, plan, pool, plan.drawings // CHUNK)
+        parts = prepare_denoiser(run, plan, stream)
+        # More drawings are needed from here on; the first ones measure the reader before it is used.
+        for _ in range(2 * cores):
+            stream.draw_ahead()
+        latents, part = stream.take()
+        read = measure_reader(fifth.load_reader(run, plan), latents, part.labels)
+        report_line(f"latent reader: {read:.3f} of the variance of unseen people")
+        training = fifth.start_denoiser(run, plan, recipe, parts)
+        report_line("texts")
+        lesson = Lesson("denoiser", recipe, run.seed, 1, {}, training.optimiser, lambda _: 0.0, 1.0)
+        left, saved = seconds - SAVING - (time.monotonic() - BEGUN), time.monotonic()
+
+        def rate(share: float, step: int) -> float:
+            return recipe.learning_rate * min(1.0, (step + 1) / recipe.warm, (1 - share) / recipe.fall_share)
+
+        def inputs(step: int) -> dict[str, torch.Tensor]:
+            nonlocal saved
+            if step % REFRESH_EVERY == 0 and stream.is_ready():
+                start = (stream.drawn - len(stream.waiting) * CHUNK) % plan.drawings
+                replace_drawings(training, start, *stream.take())
+                stream.draw_ahead()
+            if time.monotonic() - saved > SAVE_EVERY:
+                save_averages(run, plan, training)
+                saved = time.monotonic()
+            return training.inputs(step)
+
+        steps = train_by_clock(lesson, SplitLoss(inputs, training.compute), left, rate)
+        save_averages(run, plan, training)
+        seen = stream.drawn - len(stream.waiting) * CHUNK
+        pool.shutdown(wait=False, cancel_futures=True)
+    return {"denoiser": steps, "drawings": seen}
 
 
 def read_arguments() -> argparse.Namespace:
@@ -182,6 +253,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--inputs", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--vae", type=Path)
+    parser.add_argument("--start", type=Path, help="a folder with a denoiser, `unet`, to go on from")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--channels", type=int, default=fifth.CUDA_PLAN.version.channels)
     parser.add_argument("--drawings", type=int, default=fifth.CUDA_PLAN.drawings)
@@ -197,7 +269,7 @@ def main() -> None:
     autoencoder = replace(fifth.CUDA_PLAN.autoencoder, version=version)
     plan = replace(fifth.CUDA_PLAN, version=version, autoencoder=autoencoder, drawings=asked.drawings)
     shutil.copytree(asked.inputs, asked.out)
-    run = Run(asked.out, resume=False, seed=0, progress=SilentProgress(), device=DEVICE)
+    run = Run(asked.out, resume=False, seed=0, progress=SilentProgress(), start=asked.start, device=DEVICE)
     if asked.part == "denoiser":
         shutil.copytree(asked.vae, asked.out / "vae")
     steps = (train_autoencoder if asked.part == "autoencoder" else train_denoiser)(run, plan, asked.seconds)

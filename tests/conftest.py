@@ -13,6 +13,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+import hypothesis
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
@@ -20,6 +21,9 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.templates import FACE_TEMPLATES
 from sefi.world.tokenizing import build_tokenizer
 
+# On a busy machine an example may take a second: a test says what is right, not how fast.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
 
 WIDTH, LENGTH, CHANNELS, LATENT, HEADS = 24, 17, 3, 12, 2

@@ -65,7 +65,7 @@ def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
         found = record["autoencoder"][channels]
         assert f"| {channels} | {found['similarity']:.3f} | {found['edges']:.2f} |" in text
         assert f"Measured on {found['faces']} faces" in text
-    steps, denoiser = record["autoencoder"]["steps"], record["denoiser"]
+    steps, denoiser, second = record["autoencoder"]["steps"], record["denoiser"], record["denoiser, second run"]
     for words in (
         f"one GPU ({record['device']})",
         f"{steps['small-crops']} steps on small crops, {steps['crops']:,} on crops",
@@ -73,6 +73,9 @@ def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
         f"{denoiser['steps']:,} steps of {denoiser['batch']} on {denoiser['drawings']:,} drawings",
         f"{denoiser['latent reader steps']:,} steps of the latent reader",
         f"{denoiser['seconds']} seconds in all",
+        f"{second['steps']:,} more steps of {second['batch']} on {second['drawings']:,} drawings",
+        f"drawings in {second['seconds']} seconds",
+        f"{second['latent reader steps']:,} steps it explained {second['latent reader, share of unseen variance']:.3f}",
     ):
         assert words in text
 

@@ -38,7 +38,7 @@ def test_a_chosen_picture_beats_each_of_the_others_that_were_shown():
     assert counted.tolist() == [[0, 2, 2], [0, 0, 1], [1, 1, 0]]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000), st.integers(2, 6), st.sampled_from([0.02, 0.5, 3.0]))
 def test_strengths_are_those_of_maximum_penalised_likelihood(seed, ways, prior):
     won = np.random.default_rng(seed).integers(0, 12, (ways, ways)).astype(float)
@@ -76,7 +76,7 @@ def test_a_way_that_never_wins_stays_finite_and_its_strength_grows_with_the_prio
 
 
 @given(st.integers(0, 1000), st.permutations(range(4)))
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_strengths_have_mean_zero_and_follow_the_names_of_the_ways(seed, order):
     won = np.random.default_rng(seed).integers(0, 9, (4, 4)).astype(float)
     found = strengths(won)
@@ -141,7 +141,7 @@ def test_shares_are_counts_over_answers_and_sum_to_one():
     assert all(x.n == 7 and 0 <= x.low < x.mean < x.high <= 1 for x in found.shares.values())
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from("rst"), st.sampled_from("ABC")), min_size=1, max_size=20), st.integers(0, 99))
 def test_shares_always_sum_to_one_and_intervals_hold_the_estimate(pairs, seed):
     found = preference([(rater, answer(str(n), c)) for n, (rater, c) in enumerate(pairs)], WAYS, 200, seed)

@@ -143,7 +143,7 @@ def test_the_tails_are_those_of_the_binomial(times, of, chance):
     assert probability_of_at_least(times, [chance] * of) == pytest.approx(expected, abs=1e-12)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.data(), st.integers(1, 10_000), st.sampled_from([1 / 2, 1 / 3, 1 / 5, 1 / 26]))
 def test_the_tails_of_thousands_of_answers_are_those_of_the_binomial(data, of, chance):
     spread = round(6 * np.sqrt(of * chance * (1 - chance)) + 3)

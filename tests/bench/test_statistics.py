@@ -124,7 +124,7 @@ def test_an_interval_around_zero_is_no_difference():
     assert Interval(-0.1, -0.3, -0.05, 5).excludes_zero
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=3), finite, min_size=2, max_size=9), finite)
 def test_the_interval_holds_the_mean_and_moves_with_the_values(values, shift):
     found = clustered_interval(values, 400)
@@ -136,7 +136,7 @@ def test_the_interval_holds_the_mean_and_moves_with_the_values(values, shift):
     assert moved.high == pytest.approx(found.high + shift, abs=1e-9)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=3), st.tuples(finite, finite), min_size=2, max_size=9))
 def test_turning_a_difference_round_turns_its_interval_round(pairs):
     mine, theirs = ({name: pair[side] for name, pair in pairs.items()} for side in (0, 1))

@@ -58,7 +58,7 @@ def checks(study, question):
     return [c for c in study.comparisons if c.right is not None and c.question == question]
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(0, 7))
 def test_a_comparison_shows_one_picture_of_each_way_of_one_place(seed, count, number):
     study = design(run(), cells(), Asking(count=count, checks=number, seed=seed))

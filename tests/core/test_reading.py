@@ -66,7 +66,7 @@ def test_a_models_headers_are_read_by_the_same_reader(tmp_path, damage):
 
 
 @given(st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=5), st.sampled_from([torch.float16, torch.int8]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_what_safetensors_writes_is_read(tmp_path_factory, shapes, dtype):
     """Also scalars and empty tensors, and the number types that only a model's files may have."""
     path = tmp_path_factory.mktemp("valid") / "x.safetensors"

@@ -103,7 +103,7 @@ def test_the_norm_limit_holds() -> None:
 
 @given(st.integers(1, 10), st.integers(1, 13), st.integers(0, 10_000), st.integers(0, 7))
 @example(3, 3, 0, 0)  # 1000 / 3 is no whole number, and this draw lies on the border of two stages
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_stratified_samples_cycle_through_the_stages(stages: int, batch: int, seed: int, step: int) -> None:
     learn = override(PRESETS["default"], [f"learn.stages={stages}", f"learn.batch={batch}"]).learn
     drawn = timesteps(learn, 1000, stream(seed, "t"), step)

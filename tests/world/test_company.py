@@ -43,7 +43,7 @@ def test_kinds_differ_and_equal_descriptions_give_equal_pixels():
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_animal_is_told_by_numbers_and_words(number):
     animal = random_animal(np.random.default_rng(number))
     assert animal.vector().shape == (ANIMAL_WIDTH,)
@@ -56,7 +56,7 @@ def test_an_animal_is_told_by_numbers_and_words(number):
 
 
 @given(st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_an_animals_face_lies_in_the_picture(number):
     picture = random_picture(np.random.default_rng(number), shares=PETS)
     points = np.array(pet_truth(picture.pets[0])["landmarks"])
@@ -110,7 +110,7 @@ def test_only_two_people_shake_hands():
 
 
 @given(st.integers(0, 5000))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_caption_says_nothing_that_the_picture_hides(number):
     picture = random_picture(np.random.default_rng(number), shares=PEOPLE_ONLY)
     subject = picture.subjects[0]
@@ -130,7 +130,7 @@ def hair(person):
 
 
 @given(st.integers(0, 5000), st.sampled_from([PEOPLE_ONLY, PAIRS]))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_whole_caption_says_nothing_that_the_picture_hides(number, shares):
     picture = random_picture(np.random.default_rng(number), shares=shares)
     said = caption(picture, np.random.default_rng([number, 1])).text

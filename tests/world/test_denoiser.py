@@ -28,7 +28,7 @@ from sefi.world.sampling import PEOPLE_ONLY, Shares, random_picture
 RECIPE, SIDE = DiffusionRecipe(), 24
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 10_000))
 def test_weights_have_mean_one_and_no_place_is_left_out(index: int) -> None:
     weights = face_weights([picture_at(7, index), picture_at(7, index + 1)], SIDE, RECIPE)

@@ -28,7 +28,7 @@ def test_equal_numbers_give_equal_pictures():
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_faces_lie_inside_and_landmarks_inside_faces(index):
     for told in truth(picture_at(5, index))["subjects"]:
         left, top, width, height = told["box"]
@@ -43,7 +43,7 @@ def test_faces_lie_inside_and_landmarks_inside_faces(index):
 
 
 @given(st.integers(0, 10_000))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_held_out_pair_is_drawn_and_names_match_people(index):
     picture = picture_at(9, index)
     shown = {picture.scene} | {a for s in picture.subjects for a in (*s.attributes, s.action)}

@@ -94,7 +94,7 @@ def test_the_camera_blurs_the_background_and_not_the_person():
 
 
 @given(st.integers(0, 10**6))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_captions_fit_and_say_only_what_is_there(index):
     picture, random = fifth(index), np.random.default_rng(index)
     told, said = say(picture, random, FIFTH)

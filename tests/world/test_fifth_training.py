@@ -15,7 +15,9 @@ from sefi.core.errors import ConfigError
 from sefi.core.protocols import SilentProgress
 from sefi.world import fifth
 from sefi.world.autoencoder_training import AutoencoderPlan, AutoencoderShape, Stage, new_autoencoder
+from sefi.world.composer_training import ComposerRecipe
 from sefi.world.data import picture_at
+from sefi.world.drawing import face_truth
 from sefi.world.feature_training import FeatureRecipe
 from sefi.world.fifth import FIFTH_PARTS, PLAN, FifthPlan, load_reader, load_words, start_denoiser, train_part
 from sefi.world.fifth_denoiser import (
@@ -31,9 +33,18 @@ from sefi.world.fifth_denoiser import (
 from sefi.world.judges import JUDGES
 from sefi.world.judging_data import HELD_OUT_SEED
 from sefi.world.latent_data import encode_numbers, encode_series
-from sefi.world.latent_reader import LatentReaderRecipe, label_pictures, reading_errors
+from sefi.world.latent_reader import (
+    FACE_MARGIN,
+    FACE_SAMPLES,
+    PERSON_WEIGHT,
+    LatentReaderRecipe,
+    crop_faces,
+    label_pictures,
+    reading_errors,
+)
 from sefi.world.second_recogniser import SecondRecipe
 from sefi.world.telling import TellingRecipe
+from sefi.world.text_training import LENGTHS, NameChanges, draw_name_changes
 from sefi.world.train import Run
 from sefi.world.training_times import read_times
 from sefi.world.versions import FIFTH
@@ -53,9 +64,10 @@ TINY = FifthPlan(
     reader=LatentReaderRecipe(steps=2, batch=4),
     text=TellingRecipe(steps=2, batch=4, version=FIFTH),
     more_text=TellingRecipe(steps=2, batch=4, version=FIFTH),
-    shape=DenoiserShape((16, 16, 32)),
+    shape=DenoiserShape((32, 32, 48)),
     denoiser=DenoiserRecipe(steps=4, batch=4, alignment_share=0.5),
     second=SecondRecipe(people=3, pictures=2, pairs=2, steps=2),
+    composer=ComposerRecipe(pictures=5, steps=2, batch=2, version=FIFTH),
 )
 TEXT_CHECKPOINT = "text.training.safetensors"
 PARTS = [part for part in FIFTH_PARTS if part not in JUDGES]
@@ -81,9 +93,23 @@ def run(folder, *, resume=False, start=None, progress=None):
     return Run(folder, resume, 3, progress or SilentProgress(), start)
 
 
+def give_clip(folder):
+    """Put the CLIP of the package where the training of the composer looks for it."""
+    shutil.copytree(MODELS / "judges" / "clip", folder / "judges" / "clip")
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished model's folder whose denoiser has four latent channels and three widths."""
+    folder = tmp_path_factory.mktemp("finished")
+    new_denoiser(DenoiserShape((64, 96, 192)), replace(FIFTH, channels=4)).save_pretrained(folder / "unet")
+    return folder
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
+    give_clip(folder)
     for part in PARTS:
         train_part(part, run(folder), TINY)
     return folder
@@ -94,6 +120,7 @@ def test_the_parts_of_a_gpu_train_on_stored_series(tmp_path, monkeypatch):
     """Everything but the captured graphs, which need a GPU."""
     monkeypatch.setattr(fifth, "on_gpu", lambda device: True)
     small = replace(TINY, stored=11, captions=2)
+    give_clip(tmp_path)
     for part in PARTS:
         train_part(part, run(tmp_path), small)
     found = StableDiffusionPipeline.from_pretrained(tmp_path / "tiny-portraits")
@@ -138,6 +165,7 @@ def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tra
     monkeypatch.setattr("sefi.world.latent_data.BLOCKS_A_SAVE", 1)
     # Ids differ from one tokenizer to the next.
     shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer")
+    give_clip(tmp_path)
     deaths = 0
     for part in PARTS:
         while True:
@@ -246,16 +274,68 @@ def test_timesteps_are_stratified_and_focused():
     assert ((sorted_steps // 125) == torch.arange(8)).all()
 
 
-def test_readers_count_a_person_only_where_one_is_alone():
+def test_readers_count_a_person_only_where_there_is_one():
     shown = [picture_at(1, i, FIFTH) for i in range(60)]
     labels = label_pictures(shown, FIFTH)
-    assert labels.alone.tolist() == [float(len(p.subjects) == 1) for p in shown]
-    assert 0 < labels.alone.sum() < 60
+    assert labels.present.tolist() == [float(len(p.subjects) > 0) for p in shown]
+    assert 0 < labels.present.sum() < 60
     found = {"person": labels.vectors, "attributes": (labels.attributes - 0.5) * 60}
     found |= {k: torch.nn.functional.one_hot(v, 20).float() * 60 for k, v in labels.choices.items()}
     assert float(reading_errors(found, labels).max()) < 1e-6
     wrong = found | {"person": labels.vectors + 1}
-    assert torch.allclose(reading_errors(wrong, labels), 2 * labels.alone, atol=1e-5)
+    assert torch.allclose(reading_errors(wrong, labels), PERSON_WEIGHT * labels.present, atol=1e-5)
+
+
+def test_boxes_are_those_of_the_first_faces():
+    shown = [picture_at(1, i, FIFTH) for i in range(20)]
+    for box, picture in zip(label_pictures(shown, FIFTH).boxes.tolist(), shown, strict=True):
+        wanted = face_truth(picture.subjects[0])["box"] if picture.subjects else [0, 0, 0, 0]
+        assert np.allclose(np.array(box) * 128, wanted, atol=1e-3)
+
+
+def test_faces_are_cut_out_of_the_latents_around_their_boxes():
+    # Latents that tell where they are: the value of a cell is the place of its centre, x and y as shares.
+    places = (torch.arange(24) + 0.5) / 24
+    latents = torch.stack(torch.meshgrid(places, places, indexing="xy"))[None].expand(3, -1, -1, -1)
+    boxes = torch.tensor([[0.3, 0.4, 0.2, 0.3], [0.5, 0.2, 0.25, 0.1], [0.35, 0.35, 0.125, 0.25]])
+    cut = crop_faces(latents, boxes)
+    assert cut.shape == (3, 2, FACE_SAMPLES, FACE_SAMPLES)
+    along = (torch.arange(FACE_SAMPLES) + 0.5) / FACE_SAMPLES - 0.5
+    for part, (left, top, width, height) in zip(cut, boxes.tolist(), strict=True):
+        side = FACE_MARGIN * max(width, height)
+        torch.testing.assert_close(part[0], (left + width / 2 + side * along).expand(FACE_SAMPLES, -1))
+        torch.testing.assert_close(part[1], (top + height / 2 + side * along)[:, None].expand(-1, FACE_SAMPLES))
+
+
+def test_an_empty_box_and_one_at_the_border_give_numbers():
+    cut = crop_faces(torch.ones(2, 8, 24, 24), torch.tensor([[0.0, 0, 0, 0], [0.9, 0.9, 0.4, 0.4]]))
+    assert torch.isfinite(cut).all()
+    assert (cut[1, :, -1, -1] == 0).all()
+
+
+def test_changed_names_have_the_length_and_the_direction_that_were_drawn():
+    stream = torch.Generator().manual_seed(3)
+    rows, noise = torch.randn(7, 192, generator=stream), torch.randn(7, 192, generator=stream)
+    lengths, turns = torch.tensor([1.0, 0.7, 1.7, 1.5]), torch.tensor([0.0, 0.0, 0.3, 1.0])
+    sentences = torch.tensor([0, 0, 1, 2, 2, 3, 3])
+    changed = NameChanges(lengths, turns).apply(rows, noise, sentences)
+    torch.testing.assert_close(changed.norm(dim=1), rows.norm(dim=1) * lengths[sentences])
+    torch.testing.assert_close(changed[:3], rows[:3] * lengths[sentences[:3], None])
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(changed[5:], noise[5:]), torch.ones(2))
+    assert (cosine(changed, rows)[5:].abs() < 0.3).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_sentences_has_changed_names(share):
+    drawn = draw_name_changes(4000, share, torch.Generator().manual_seed(1))
+    changed = drawn.lengths != 1
+    assert float(changed.float().mean()) == pytest.approx(share, abs=0.03)
+    assert (drawn.turns[~changed] == 0).all()
+    if share:
+        assert drawn.lengths[changed].min() >= LENGTHS[0]
+        assert drawn.lengths[changed].max() <= LENGTHS[1]
+        assert 0 <= drawn.turns.min() <= drawn.turns.max() <= 1
 
 
 def test_latents_do_not_depend_on_their_company(tmp_path):
@@ -293,15 +373,15 @@ def test_the_text_encoder_goes_on_from_an_earlier_version(trained, tmp_path, mon
         (DenoiserShape((64, 96, 192), layers=2), replace(FIFTH, channels=4), "other layers"),
     ],
 )
-def test_a_finished_model_of_another_shape_is_refused(shape, version, wrong):
+def test_a_finished_model_of_another_shape_is_refused(finished, shape, version, wrong):
     with pytest.raises(ConfigError, match=wrong) as refused:
-        load_denoiser(new_denoiser(shape, version), MODELS / EMBEDDED)
+        load_denoiser(new_denoiser(shape, version), finished)
     assert "without --start" in refused.value.remedy
 
 
-def test_a_model_that_cannot_be_the_start_is_refused_before_the_first_part(tmp_path):
+def test_a_model_that_cannot_be_the_start_is_refused_before_the_first_part(finished, tmp_path):
     with pytest.raises(ConfigError, match="other latent channels"):
-        train_part("all", run(tmp_path / "new", start=MODELS / EMBEDDED), TINY)
+        train_part("all", run(tmp_path / "new", start=finished), TINY)
     with pytest.raises(ConfigError, match="no denoiser"):
         train_part("all", run(tmp_path / "new", start=tmp_path), TINY)
     assert not (tmp_path / "new").exists()

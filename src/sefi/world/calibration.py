@@ -16,6 +16,7 @@ from sefi.world.looking import Judges
 from sefi.world.model_scores import known_face, wishes
 from sefi.world.picture import Picture
 from sefi.world.subjects import portrait, subject
+from sefi.world.versions import SHIPPED
 
 FAR = 1e-3
 # Test people are numbered from 0; these are nobody's.
@@ -32,8 +33,8 @@ def drawn_tau(folder: Path) -> float:
     Args:
         folder: of the judges.
     """
-    encoder, shown = ClipEncoder(folder / CLIP), pictures(HELD_OUT_SEED, 5000, PICTURES)
-    asked = [wish for wish in wishes() if len(wish.wanted) == 1]
+    encoder, shown = ClipEncoder(folder / CLIP), pictures(HELD_OUT_SEED, 5000, PICTURES, SHIPPED)
+    asked = [wish for wish in wishes(SHIPPED) if len(wish.wanted) == 1]
     scores = encoder.texts([w.prompt.format("person") for w in asked]) @ encoder.images([draw(p) for p in shown]).T
     right, wrong = list[float](), list[float]()
     for row, wish in zip(scores, asked, strict=True):

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -18,7 +17,15 @@ from sefi.world.diffusion_training import EMPTY, DiffusionRecipe, face_weights
 from sefi.world.drawn_series import run_in_processes
 from sefi.world.latent_reader import LatentLabels, label_pictures
 from sefi.world.precision import autocast
-from sefi.world.text_training import LENGTH, WIDTH, NamedText, Worded, encode_named, named_text
+from sefi.world.text_training import (
+    LENGTH,
+    WIDTH,
+    NamedText,
+    Worded,
+    draw_name_changes,
+    encode_named,
+    named_text,
+)
 from sefi.world.versions import WorldVersion
 
 
@@ -75,11 +82,16 @@ def caption_range(
 
 
 @torch.no_grad()
-def encode_text(worded: Worded, text: NamedText, device: torch.device) -> Tensor:
-    """Return text states float16 `[batch, LENGTH, WIDTH]`; names get a little noise, so that neighbours look alike."""
+def encode_text(worded: Worded, text: NamedText, device: torch.device, changed_names: float = 0.0) -> Tensor:
+    """Return text states float16 `[batch, LENGTH, WIDTH]`; names get a little noise, so that neighbours look alike.
+
+    Args:
+        changed_names: share of the sentences with changed name tokens.
+    """
     with autocast(device):
         noise = torch.randn((len(text.ids), LENGTH, WIDTH), device=device)
-        return encode_named(worded, text.to(device), noise).half()
+        changes = draw_name_changes(len(text.ids), changed_names, torch.default_generator).to(device)
+        return encode_named(worded, text.to(device), noise, changes).half()
 
 
 def caption_series(
@@ -92,11 +104,15 @@ def caption_series(
 
 
 def encode_series_texts(
-    parts: list[CaptionedRange], worded: Worded, seed: int, device: torch.device
+    parts: list[CaptionedRange], worded: Worded, seed: int, device: torch.device, changed_names: float = 0.0
 ) -> CaptionedSeries:
-    """Return the whole series on a device, where the text encoder lies too."""
+    """Return the whole series on a device, where the text encoder lies too.
+
+    Args:
+        changed_names: share of the captions with changed name tokens.
+    """
     torch.manual_seed(seed)
-    states = torch.cat([encode_text(worded, part.text, device) for part in parts])
+    states = torch.cat([encode_text(worded, part.text, device, changed_names) for part in parts])
     empty = encode_text(worded, named_text(worded.tokenizer, [EMPTY], np.random.default_rng(0)), device)[0]
     labels = join_labels([part.labels for part in parts]).to(device)
     weights = torch.cat([part.weights for part in parts]).to(device)
@@ -117,8 +133,5 @@ def label_series(seed: int, count: int, version: WorldVersion, progress: Progres
 
 def join_labels(parts: list[LatentLabels]) -> LatentLabels:
     """Return the labels of all parts, one after the other."""
-    choices = {name: torch.cat([part.choices[name] for part in parts]) for name in parts[0].choices}
-    vectors, alone, attributes = (
-        torch.cat([cast(Tensor, getattr(part, name)) for part in parts]) for name in ("vectors", "alone", "attributes")
-    )
-    return LatentLabels(vectors, alone, attributes, choices)
+    named = [part.named() for part in parts]
+    return LatentLabels.of({name: torch.cat([tensors[name] for tensors in named]) for name in named[0]})

@@ -12,8 +12,9 @@ from sefi.core.errors import ConfigError, SefiError
 from sefi.core.reading import FLOATS, Limits, file_errors, read_json, read_layout
 from sefi.world.animal import ANIMALS
 from sefi.world.names import CHARACTERS, FAMILIES
-from sefi.world.picture import ACTIONS, ATTRIBUTES, INTERACTIONS, SCENES, STYLES
+from sefi.world.picture import INTERACTIONS
 from sefi.world.sampling import HELD_OUT
+from sefi.world.versions import SHIPPED
 
 CARD, DOCS_CARD = "README.md", "model-card.md"
 # From the folder of the embedded model to that of the documents.
@@ -228,12 +229,12 @@ def data_table() -> str:
     """How many of everything the drawn world has."""
     counts = {
         f"named characters, in {FAMILIES} families": CHARACTERS,
-        "attributes": len(ATTRIBUTES),
-        "actions": len(ACTIONS),
+        "attributes": len(SHIPPED.attributes),
+        "actions": len(SHIPPED.actions),
         "things that two people do together": len(INTERACTIONS),
         "kinds of animals": len(ANIMALS),
-        "scenes": len(SCENES),
-        "styles": len(STYLES),
+        "scenes": len(SHIPPED.scenes),
+        "styles": len(SHIPPED.styles),
         "combinations that training never saw": len(HELD_OUT),
     }
     return table(("what", "how many"), [(what, f"{count:,}") for what, count in counts.items()])

@@ -24,13 +24,15 @@ from sefi.conditioning.encode import encode
 from sefi.conditioning.prompt import ParsedPrompt, parse
 from sefi.core.protocols import Progress
 from sefi.learn.weights import as_module
-from sefi.world.captions import caption, placed
-from sefi.world.drawing import SIDE, draw
+from sefi.world.captions import placed, say
+from sefi.world.drawing import draw
 from sefi.world.grids import Fits, fits_in
 from sefi.world.lesson import NOWHERE, Keeping, Lesson, one_cycle, run_lesson, save_whole
 from sefi.world.picture import Picture
+from sefi.world.precision import autocast
 from sefi.world.sampling import PEOPLE_ONLY, random_picture
 from sefi.world.subjects import portrait
+from sefi.world.versions import FOURTH, WorldVersion
 
 SERIES = 5  # seed of the training pictures; 1 to 4 are others'
 BLOCK = 16
@@ -57,6 +59,7 @@ class ComposerRecipe:
     without_picture: float = 0.1
     without_words: float = 0.1
     attention_weight: float = 1e-3
+    version: WorldVersion = FOURTH
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,7 @@ class Shown:
 
     Attributes:
         pictures: their descriptions.
-        latents: `[picture, 4, side, side]`.
+        latents: `[picture, channels, side, side]`.
         others: another picture of every person in them, as the image encoder reads it, `[picture, 2, 3, side, side]`.
         masks: where each person is, 0 to 1, `[picture, 2, side, side]`; nothing where there is no second one.
     """
@@ -79,15 +82,17 @@ class Shown:
 def shown(backbone: Backbone, composer: Composer, recipe: ComposerRecipe, seed: int, progress: Progress) -> Shown:
     """Draw and encode them."""
     pictures = [
-        random_picture(np.random.default_rng([SERIES, seed, n]), None, PEOPLE_ONLY) for n in range(recipe.pictures)
+        random_picture(np.random.default_rng([SERIES, seed, n]), None, PEOPLE_ONLY, version=recipe.version)
+        for n in range(recipe.pictures)
     ]
     latents, others, masks = list[Tensor](), list[Tensor](), list[Tensor]()
+    side = recipe.version.side
     progress.start(-(-len(pictures) // BLOCK), "drawing")
     for start in range(0, len(pictures), BLOCK):
         some = pictures[start : start + BLOCK]
-        pixels = torch.from_numpy(np.stack([draw(p) for p in some])).permute(0, 3, 1, 2).float() / 127.5 - 1
+        pixels = torch.from_numpy(np.stack([draw(p, side) for p in some])).permute(0, 3, 1, 2).float() / 127.5 - 1
         latents.append(backbone.encode_image(pixels))
-        seen = [[other_picture(p, k, start + n) for k in (0, 1)] for n, p in enumerate(some)]
+        seen = [[other_picture(p, k, start + n, side) for k in (0, 1)] for n, p in enumerate(some)]
         others.append(torch.stack([clip_pixels(pair, composer.vision.config) for pair in seen]))
         masks.append(torch.stack([people_masks(p, backbone.latent_size) for p in some]))
         progress.advance()
@@ -95,11 +100,11 @@ def shown(backbone: Backbone, composer: Composer, recipe: ComposerRecipe, seed: 
     return Shown(pictures, torch.cat(latents), torch.cat(others), torch.cat(masks))
 
 
-def other_picture(picture: Picture, number: int, index: int) -> np.ndarray:
+def other_picture(picture: Picture, number: int, index: int, side: int) -> np.ndarray:
     """A plain portrait of a picture's first or second person, uint8 RGB; black where there is none."""
     if number >= len(picture.subjects):
-        return np.zeros((SIDE, SIDE, 3), np.uint8)
-    return draw(portrait(picture.subjects[number].person, index, view=100 + number))
+        return np.zeros((side, side, 3), np.uint8)
+    return draw(portrait(picture.subjects[number].person, index, view=100 + number), side)
 
 
 def people_masks(picture: Picture, side: int) -> Tensor:
@@ -132,7 +137,7 @@ def sentences(
     """
     parsed, pictured, fits = list[ParsedPrompt](), list[dict[str, Tensor]](), fits_in(backbone)
     for row, picture in enumerate(pictures):
-        text, people = said(picture, random, fits)
+        text, people = said(picture, random, fits, recipe.version)
         chance = random.random()
         if chance < recipe.without_words:
             text, people = "", 0
@@ -143,10 +148,10 @@ def sentences(
     return Sentences(parsed, pictured)
 
 
-def said(picture: Picture, random: np.random.Generator, fits: Fits) -> tuple[str, int]:
+def said(picture: Picture, random: np.random.Generator, fits: Fits, version: WorldVersion = FOURTH) -> tuple[str, int]:
     """A caption that gives every person a word, as `<0>` and `<1>`, and how many they are."""
     while True:
-        text, count = placed(caption(picture, random).text)
+        text, count = placed(say(picture, random, version)[0].text)
         if count == len(picture.subjects) and fits(re.sub(r"<\d>", CLASS_WORD, text)):
             return text, count
 
@@ -204,7 +209,7 @@ def step_loss(parts: Parts, step: int) -> Tensor:
     alphas = backbone.scheduler.alphas_cumprod
     context = torch.cat([states, states], dim=-1)
     unet = copy_with_key_value_attention(backbone.unet, backbone.width, tape)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("cpu"):
         found = backbone.predict(add_noise(latents, noise, t, alphas), t, context, unet).float()
     error = (found - target(latents, noise, t, alphas, backbone.prediction_type)).pow(2)
     if random.random() < recipe.masked:

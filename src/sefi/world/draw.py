@@ -8,11 +8,12 @@ from PIL import Image
 from sefi.core.files import Kind, check_output, text_writer, write_output
 from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress
-from sefi.world.captions import caption, nameless
+from sefi.world.captions import nameless, say
 from sefi.world.data import picture_at
 from sefi.world.drawing import draw, truth
+from sefi.world.versions import SHIPPED
 
-# Written drawings are four times as large as the model's: they serve as photos.
+# Written drawings are larger than the model's: they serve as photos.
 FILE_SIDE = 512
 
 
@@ -44,8 +45,8 @@ def write_drawings(
     """
     progress.start(count, "drawing")
     for index in range(count):
-        picture = picture_at(seed, index)
-        told = nameless(caption(picture, np.random.default_rng([seed, index, 1])).text)
+        picture = picture_at(seed, index, SHIPPED)
+        told = nameless(say(picture, np.random.default_rng([seed, index, 1]), SHIPPED)[0].text)
         save = Image.fromarray(draw(picture, side)).save
         write_output(out / f"{index:05d}.png", Kind.PNG, save, overwrite=overwrite)
         text = dump_json({"caption": told, **truth(picture)}, indent=1)

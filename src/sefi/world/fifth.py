@@ -15,12 +15,15 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import CLIPTokenizer
 
+from sefi.backbone.open import open_backbone
 from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
 from sefi.world.assemble import write_pipeline
 from sefi.world.autoencoder_training import AutoencoderPlan, ImageSource, Stage, train_autoencoder
 from sefi.world.captioned_series import CaptionedRange, caption_series, encode_series_texts, label_series
+from sefi.world.clip_training import CLIP
+from sefi.world.composer_training import ComposerRecipe, train_composer
 from sefi.world.data import MODEL_SEED, draw_numbers
 from sefi.world.diffusion_training import set_scaling
 from sefi.world.drawn_series import DrawnSeries, StoredCrops, draw_series
@@ -57,7 +60,7 @@ from sefi.world.widening import Earlier, earlier_words, widened
 
 FEATURES, READER = "features.safetensors", "latent-reader.safetensors"
 LATENTS, HELD_OUT = "latents.npy", "held-out-latents.npy"
-TEXT, SCORES = "text.safetensors", "denoiser-averages.json"
+TEXT, SCORES, COMPOSER = "text.safetensors", "denoiser-averages.json", "composer.safetensors"
 EVERY = 180.0  # seconds between two checkpoints
 
 
@@ -88,6 +91,7 @@ class FifthPlan:
     shape: DenoiserShape = field(default_factory=DenoiserShape)
     denoiser: DenoiserRecipe = field(default_factory=DenoiserRecipe)
     second: SecondRecipe = field(default_factory=SecondRecipe)
+    composer: ComposerRecipe = field(default_factory=partial(ComposerRecipe, pictures=4000, version=FIFTH))
 
 
 PLAN = FifthPlan()
@@ -107,8 +111,8 @@ CUDA_PLAN = FifthPlan(
             Stage("decoder", 800, 12, 0, 1e-4, perceptual_weight=0.3, decoder_only=True, average=0.99),
         )
     ),
-    reader=LatentReaderRecipe(steps=1500, batch=256),
-    denoiser=DenoiserRecipe(steps=8000, batch=128, learning_rate=1e-3, averages=(0.999, 0.9995, 0.9998)),
+    reader=LatentReaderRecipe(steps=4000, batch=256),
+    denoiser=DenoiserRecipe(steps=8000, batch=128, learning_rate=1e-3, averages=(0.995, 0.998, 0.9995)),
 )  # fmt: skip
 
 
@@ -270,7 +274,7 @@ def start_denoiser(
         parts = parts or caption_drawings(run, plan)
         for module in (worded.text, worded.names):
             module.to(run.device).eval()
-        series = encode_series_texts(parts, worded, run.seed, torch.device(run.device))
+        series = encode_series_texts(parts, worded, run.seed, torch.device(run.device), recipe.changed_names)
     unet = unet.to(run.device, memory_format=torch.channels_last)
     return DenoiserTraining(unet, FrozenParts(worded, reader), latents, recipe, run.seed, plan.version, series)
 
@@ -324,6 +328,13 @@ def make_evaluator(name: str, run: Run, plan: FifthPlan) -> None:
     JUDGES[name](folder, run.seed, run.progress, keep(run, name), plan.version)
 
 
+def make_composer(run: Run, plan: FifthPlan) -> None:
+    """Train what FastComposer needs beside the model, whose CLIP it goes on from."""
+    model, judges = run.need("tiny-portraits", "assembly"), run.need("judges/clip", CLIP).parent
+    backbone = replace(open_backbone(str(model)), judges=judges)
+    train_composer(backbone, plan.composer, run.seed, run.progress, run.folder / COMPOSER, keep(run, "composer"))
+
+
 FIFTH_PARTS: dict[str, Callable[[Run, FifthPlan], None]] = {
     "tokenizer": make_tokenizer,
     "features": make_features,
@@ -335,6 +346,7 @@ FIFTH_PARTS: dict[str, Callable[[Run, FifthPlan], None]] = {
     "assembly": make_assembly,
     "second-recogniser": make_second_recogniser,
     **{name: partial(make_evaluator, name) for name in JUDGES},
+    "composer": make_composer,
 }
 ALL = "all"
 # These can go on from a finished model.

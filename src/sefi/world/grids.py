@@ -17,13 +17,16 @@ from sefi.core.errors import ConfigError
 from sefi.core.hints import suggest
 from sefi.core.protocols import Progress
 from sefi.generate.sampler import generate
-from sefi.world.captions import FIRST, LAST, MEDIA, PLACES, caption
+from sefi.world.captions import EVERY_MEDIUM, EVERY_PLACE, FIRST, LAST, say
 from sefi.world.names import characters
 from sefi.world.sampling import random_picture
+from sefi.world.versions import SHIPPED
 
 BACKGROUND = "#faf9f5"
 GAP = 2  # pixels between two tiles
 COLOURS = 256
+# Sides of the tiles by version: of the large grid and of the others.
+TILES = {4: (96, 112), 5: (128, 144)}
 GRID_STREAM = 31  # keeps these draws apart from those of the training pictures
 EVERYTHING = 64
 NAMED = re.compile(f"{FIRST}( {LAST})?")
@@ -70,7 +73,7 @@ TEMPLATES: dict[str, tuple[str, ...]] = {
     "styles": tuple(
         f"{{{style}}} {shown}"
         for shown in ("a person smiling", "a person {beach}", "a person holding a cup {forest}", "a dog {snow}")
-        for style in MEDIA
+        for style in SHIPPED.styles
     ),
 }
 
@@ -108,20 +111,28 @@ def random_prompts(random: np.random.Generator, fits: Fits) -> list[str]:
     """As many sentences of the caption grammar as the large grid has places; too long ones are drawn again."""
     found: list[str] = []
     while len(found) < EVERYTHING:
-        text = named(caption(random_picture(random), random).text, random)
+        text = named(say(random_picture(random, version=SHIPPED), random, SHIPPED)[0].text, random)
         found += [text] if fits(text) else []
     return found
 
 
 def filled(templates: Sequence[str], random: np.random.Generator, _fits: Fits) -> list[str]:
     """Templates to prompts."""
-    words = {label: told[0] for table in (MEDIA, PLACES) for label, told in table.items()}
+    words = {label: told[0] for table in (EVERY_MEDIUM, EVERY_PLACE) for label, told in table.items()}
     return [named(template.format_map(words), random) for template in templates]
 
 
 KINDS: dict[str, Kind] = {
-    "everything": Kind(random_prompts, columns=8, captioned=False, side=96),
-    **{name: Kind(partial(filled, rows), columns=4, captioned=True, side=112) for name, rows in TEMPLATES.items()},
+    "everything": Kind(random_prompts, columns=8, captioned=False, side=TILES[SHIPPED.number][0]),
+    **{
+        name: Kind(
+            partial(filled, rows),
+            columns=len(SHIPPED.styles) if name == "styles" else 4,
+            captioned=True,
+            side=TILES[SHIPPED.number][1],
+        )
+        for name, rows in TEMPLATES.items()
+    },
 }
 
 

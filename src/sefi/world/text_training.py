@@ -22,6 +22,10 @@ from sefi.world.person import VECTOR_WIDTH, relative
 from sefi.world.tokenizing import LENGTH
 
 WIDTH = 192
+# Standard deviation of a name token's numbers, about that of native rows.
+NAME_DEVIATION = 0.05
+# Factors of the length of name tokens that `draw_name_changes` chooses from.
+LENGTHS = (0.6, 1.8)
 
 
 class NameTokens(nn.Module):
@@ -33,9 +37,9 @@ class NameTokens(nn.Module):
         self.last = naming_network(width)
 
     def forward(self, vectors: Tensor, *, last: bool) -> Tensor:
-        """Tokens with about the spread of native rows (standard deviation 0.05)."""
+        """Tokens with about the spread of native rows."""
         network = self.last if last else self.first
-        return 0.05 * network(vectors)
+        return NAME_DEVIATION * network(vectors)
 
 
 def naming_network(width: int) -> nn.Sequential:
@@ -108,11 +112,55 @@ def named_text(tokenizer: CLIPTokenizer, captions: Sequence[Caption], random: np
     return NamedText(ids, *(torch.from_numpy(np.stack(v) if v else empty) for v in (firsts, lasts)))
 
 
-def encode_named(worded: Worded, text: NamedText, noise: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class NameChanges:
+    """How the name tokens of each sentence differ from the naming network's.
+
+    Attributes:
+        lengths: factors of their length, `[batch]`.
+        turns: shares of a random direction in theirs, 0 to 1, `[batch]`.
+    """
+
+    lengths: Tensor
+    turns: Tensor
+
+    def to(self, device: torch.device | str) -> "NameChanges":
+        """Return the same on another device."""
+        return NameChanges(self.lengths.to(device), self.turns.to(device))
+
+    def apply(self, rows: Tensor, noise: Tensor, sentences: Tensor) -> Tensor:
+        """Return changed tokens `[name, WIDTH]`.
+
+        Args:
+            noise: standard normal `[name, WIDTH]`.
+            sentences: the number of each token's sentence, `[name]`.
+        """
+        turn = self.turns[sentences, None].to(rows)
+        elsewhere = NAME_DEVIATION * noise.to(rows)
+        mixed = (1 - turn) * rows + turn * elsewhere
+        # The length of a mixture is less than that of its parts.
+        mixed = mixed * (rows.norm(dim=1, keepdim=True) / mixed.norm(dim=1, keepdim=True))
+        return self.lengths[sentences, None].to(rows) * mixed
+
+
+def draw_name_changes(count: int, share: float, stream: torch.Generator) -> NameChanges:
+    """Return changes of a share of the sentences, so that a token that no name has is still read as one person.
+
+    Learned tokens leave the shell on which all names lie: without this, a token of 1.7 times a name's length is drawn
+    as two people.
+    """
+    changed = torch.rand(count, generator=stream) < share
+    lengths = LENGTHS[0] + (LENGTHS[1] - LENGTHS[0]) * torch.rand(count, generator=stream)
+    turns = torch.rand(count, generator=stream) ** 2
+    return NameChanges(torch.where(changed, lengths, 1.0), torch.where(changed, turns, 0.0))
+
+
+def encode_named(worded: Worded, text: NamedText, noise: Tensor, changes: NameChanges | None = None) -> Tensor:
     """Text states `[batch, LENGTH, WIDTH]`; name tokens come from the network, jittered so neighbours mean the same.
 
     Args:
         noise: standard normal `[batch, LENGTH, WIDTH]`.
+        changes: of the name tokens; None leaves them.
     """
     model, names = worded.text, worded.names
     first_id, last_id = (worded.tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
@@ -125,7 +173,10 @@ def encode_named(worded: Worded, text: NamedText, noise: Tensor) -> Tensor:
                 # A fixed number of rows: the CPU backend compiles anew for every shape it has not seen.
                 padded = nn.functional.pad(vectors, (0, 0, 0, 2 * len(text.ids) - len(vectors)))
                 named = names(padded, last=last)[: len(vectors)]
-                rows[places] = (named + 0.01 * noise[places]).to(rows.dtype)
+                named = named + 0.01 * noise[places]
+                if changes is not None:
+                    named = changes.apply(named, noise[places], places.nonzero()[:, 0])
+                rows[places] = named.to(rows.dtype)
         return rows
 
     handle = model.get_input_embeddings().register_forward_hook(overwrite)
