@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sefi.api import embedded_judges
-from sefi.bench.records import RunFolder
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.statistics import clustered_interval
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
@@ -45,19 +45,19 @@ def main() -> None:
 def measured(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
     """Figure, tokens put in, subject: the mean over prompts of what the last token put in changed."""
     detect = YuNetDetector(embedded_judges() / "face_detection.onnx")
-    cells = {(c["subject"], c["prompt"], c["way"]): c for c in RunFolder(folder).cells()}
+    samples = {(c.subject, c.prompt, c.variant): c for c in RunFolder(folder).read_samples()}
     found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for subject, prompt in sorted({key[:2] for key in cells}):
-        if (subject, prompt, STEPS[-1]) not in cells:
+    for subject, prompt in sorted({key[:2] for key in samples}):
+        if (subject, prompt, STEPS[-1]) not in samples:
             continue
-        shown = [cells[subject, prompt, way] for way in STEPS]
-        pictures = [np.asarray(Image.open(folder / c["picture"]).convert("RGB"), np.uint8) for c in shown]
+        shown = [samples[subject, prompt, way] for way in STEPS]
+        pictures = [np.asarray(Image.open(folder / c.image).convert("RGB"), np.uint8) for c in shown]
         faces = [(detect(enlarged(picture)) or [None])[0] for picture in pictures]
         for k in range(1, len(STEPS)):
             changes = {
                 "moved": moved(faces[k - 1], faces[k]),
                 "coarse": coarse(pictures[k - 1], pictures[k]),
-                "id": shown[k]["id"] - shown[k - 1]["id"],
+                "id": gained(shown[k - 1].id, shown[k].id),
             }
             for name, value in changes.items():
                 if not math.isnan(value):
@@ -66,6 +66,11 @@ def measured(folder: Path) -> dict[str, dict[str, dict[str, float]]]:
         name: {k: {s: round(float(np.mean(v)), 6) for s, v in own.items()} for k, own in steps.items()}
         for name, steps in found.items()
     }
+
+
+def gained(before: float | None, after: float | None) -> float:
+    """How much more likeness; nan where it was not computed."""
+    return math.nan if before is None or after is None else after - before
 
 
 def moved(before: Face | None, after: Face | None) -> float:
@@ -91,8 +96,8 @@ def table(record: dict[str, dict[str, dict[str, float]]]) -> str:
     lines = [f"| token put in | {' | '.join(FIGURES.values())} |", "| --- | --- | --- | --- |"]
     for k in range(1, len(STEPS)):
         stage, slot = 4 - (k - 1) // 2, "key" if k % 2 else "value"
-        cells = [clustered_interval(record[name][str(k)]) for name in FIGURES]
-        told = " | ".join(f"{c.mean:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in cells)
+        intervals = [clustered_interval(record[name][str(k)]) for name in FIGURES]
+        told = " | ".join(f"{c.mean:.3f} [{c.low:.3f}, {c.high:.3f}]" for c in intervals)
         lines.append(f"| {k}: stage {stage}, {slot} | {told} |")
     return "\n".join(lines)
 

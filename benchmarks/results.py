@@ -24,20 +24,22 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 
 from PIL import Image
 from scipy.stats import kendalltau
 
 from sefi.bench.figures import FIGURES, Figure
 from sefi.bench.formulas import conditions
-from sefi.bench.records import RunFolder
+from sefi.bench.records import Record, RunInfo, old_key
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.bench.table_files import heading, told, told_range
 from sefi.bench.tables import by_subject, compared, kinds
+from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.json_text import dump_json
-from sefi.core.reading import read_json
+from sefi.core.reading import LARGEST_JSON, file_errors, read_text
 from sefi.report.sheet import Row, contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -48,6 +50,18 @@ BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.
 ALL = "all"
 BY_NAME = {figure.name: figure for figure in FIGURES}
 DIGITS = 6
+
+
+VariantFigures = dict[str, dict[str, dict[str, float]]]  # by variant, figure and subject
+
+
+class RunRecord(Record):
+    """What is kept of a run: what was asked, and every figure by kind of prompts, variant and subject."""
+
+    info: Annotated[RunInfo, old_key("about")]
+    images: Annotated[int, old_key("pictures")]
+    samples_sha256: Annotated[str, old_key("cells_sha256")]
+    figures: dict[str, VariantFigures]
 
 
 def main() -> None:
@@ -85,10 +99,10 @@ def main() -> None:
 def keep(folder: Path) -> None:
     """Write the record of a run."""
     run = RunFolder(folder)
-    about, cells = run.about(), run.cells()
-    file = RECORDS / f"{about['suite']['name']}.json"
-    labels = [way.label for way in compared(cells, about)]
-    fixed = conditions(cells, about)
+    info, samples = run.read_info(), run.read_samples()
+    file = RECORDS / f"{info.suite.name}.json"
+    labels = [way.label for way in compared(samples, info)]
+    fixed = conditions(samples, info)
     figures = {
         kind or ALL: {
             label: {
@@ -96,13 +110,13 @@ def keep(folder: Path) -> None:
             }
             for label in labels
         }
-        for kind in ("", *kinds(cells, about))
-        if (chosen := [cell for cell in cells if kind in ("", cell["kind"])])
+        for kind in ("", *kinds(samples, info))
+        if (chosen := [sample for sample in samples if kind in ("", sample.kind)])
     }
-    digest = hashlib.sha256(run.cells_file.read_bytes()).hexdigest()
-    record = {"about": about, "pictures": len(cells), "cells_sha256": digest, "figures": figures}
-    write_text(file, dump_json(record, separators=(",", ":")) + "\n")
-    print(f"{file.relative_to(ROOT)}: {len(cells)} pictures, {file.stat().st_size // 1024} KB")
+    digest = hashlib.sha256(run.samples_file.read_bytes()).hexdigest()
+    record = RunRecord(info=info, images=len(samples), samples_sha256=digest, figures=figures)
+    write_text(file, dump_json(record.model_dump(mode="json", by_alias=True), separators=(",", ":")) + "\n")
+    print(f"{file.relative_to(ROOT)}: {len(samples)} pictures, {file.stat().st_size // 1024} KB")
 
 
 def known(values: dict[str, float]) -> dict[str, float]:
@@ -113,14 +127,14 @@ def known(values: dict[str, float]) -> dict[str, float]:
 def sheet(folder: Path, prompts: Sequence[int], ways: Sequence[str] | None, *, across: bool) -> Image.Image:
     """The pictures of a run's first subject and first seed: a row for each way, a column for each prompt, or turned."""
     run = RunFolder(folder)
-    about, cells = run.about(), run.cells()
-    first = about["subjects"][0]
-    subject = next(c["subject"] for c in cells if first in (c["subject"], c["subject"].split("+")[0]))
-    seed = about["suite"]["seeds"][0]
-    labels = ways or [way["label"] for way in about["suite"]["ways"] if way.get("control") in (None, "class word")]
-    files = {(c["way"], c["prompt"]): c["picture"] for c in cells if (c["subject"], c["seed"]) == (subject, seed)}
+    info, samples = run.read_info(), run.read_samples()
+    first = info.subjects[0]
+    subject = next(c.subject for c in samples if first in (c.subject, c.subject.split("+")[0]))
+    seed = info.suite.seeds[0]
+    labels = ways or [way.label for way in info.suite.variants if way.is_generated]
+    files = {(c.variant, c.prompt): c.image for c in samples if (c.subject, c.seed) == (subject, seed)}
     names = [f"<{name}>" for name in subject.split("+")]
-    said = {prompt: about["suite"]["prompts"][prompt]["text"].format(*names) for prompt in prompts}
+    said = {prompt: info.suite.prompts[prompt].text.format(*names) for prompt in prompts}
     places = [[(way, prompt) for prompt in prompts] for way in labels]
     titles, columns = list(labels), list(said.values())
     if across:
@@ -143,17 +157,23 @@ def best(*names: str) -> dict[str, Best]:
     found: dict[str, Best] = {}
     for name in names:
         record = record_of(name)
-        for way in record["about"]["suite"]["ways"]:
-            if way["control"] is None:
-                mean = clustered_interval(record["figures"][ALL][way["label"]]["id_prompt"]).mean
-                if way["preset"] not in found or mean > found[way["preset"]].id_prompt:
-                    found[way["preset"]] = Best(way["label"], tuple(way["settings"]), mean)
+        for way in record.info.suite.variants:
+            if way.control is None:
+                mean = clustered_interval(record.figures[ALL][way.label]["id_prompt"]).mean
+                if way.preset not in found or mean > found[way.preset].id_prompt:
+                    found[way.preset] = Best(way.label, way.settings, mean)
     return found
 
 
-def record_of(name: str) -> dict[str, Any]:
-    """What `keep` wrote of a run."""
-    return read_json(RECORDS / f"{name}.json")
+def record_of(name: str) -> RunRecord:
+    """Return what `keep` wrote of a run.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    file = RECORDS / f"{name}.json"
+    with file_errors(file, ConfigError, "is no record of a run", "Write it again with `keep`."):
+        return RunRecord.parse(read_text(file, LARGEST_JSON))
 
 
 def filled(text: str) -> str:
@@ -169,34 +189,34 @@ def block(asked: str) -> str:
     name, _, kind = (part.strip() for part in suite.partition("/"))
     record = record_of(name)
     figures = [BY_NAME[column.strip()] for column in columns.split(",")]
-    values = record["figures"][kind or ALL]
+    values = record.figures[kind or ALL]
     if pairs:
         return differences(values, pairs, figures)
     if beside:
         published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
-        return beside_published(values, record["about"], figures, published)
-    return means(values, record["about"], figures)
+        return beside_published(values, record.info, figures, published)
+    return means(values, record.info, figures)
 
 
-def means(values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure]) -> str:
+def means(values: VariantFigures, info: RunInfo, figures: Sequence[Figure]) -> str:
     """A row for each way: means over subjects with their intervals."""
-    titles = row_titles(values, about)
+    titles = row_titles(values, info)
     found = {label: [clustered_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
     rows = [[titles[label], *cells_of(row, figures)] for label, row in found.items()]
     return markdown(["way", *(heading(f) for f in figures)], rows)
 
 
-def row_titles(values: dict[str, Any], about: dict[str, Any]) -> dict[str, str]:
+def row_titles(values: VariantFigures, info: RunInfo) -> dict[str, str]:
     """What a row of each way is called; anchors in italics."""
-    anchors = {way["label"] for way in about["suite"]["ways"] if way.get("control")}
+    anchors = {way.label for way in info.suite.variants if way.control}
     return {label: f"*{label}*" if label in anchors else label for label in values}
 
 
 def beside_published(
-    values: dict[str, Any], about: dict[str, Any], figures: Sequence[Figure], published: dict[str, dict[str, float]]
+    values: VariantFigures, info: RunInfo, figures: Sequence[Figure], published: dict[str, dict[str, float]]
 ) -> str:
     """As `means`, beside every figure the published one; last how far the two orders agree, by Kendall's tau."""
-    titles = row_titles(values, about)
+    titles = row_titles(values, info)
     rows: list[list[str]] = []
     for label, own in values.items():
         cells = [titles[label]]
@@ -209,14 +229,14 @@ def beside_published(
     return markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
 
 
-def order(values: dict[str, Any], published: dict[str, dict[str, float]], figure: Figure) -> float:
+def order(values: VariantFigures, published: dict[str, dict[str, float]], figure: Figure) -> float:
     """Kendall's tau of our means and the published figures, over the ways that have both; nan where all are equal."""
     shared = [label for label in published if figure.name in published[label] and figure.name in values.get(label, {})]
     ours = [clustered_interval(values[label][figure.name]).mean for label in shared]
     return float(kendalltau(ours, [published[label][figure.name] for label in shared]).statistic)
 
 
-def differences(values: dict[str, Any], pairs: Sequence[str], figures: Sequence[Figure]) -> str:
+def differences(values: VariantFigures, pairs: Sequence[str], figures: Sequence[Figure]) -> str:
     """A row for each pair of ways: what the first has more, paired by subject."""
     rows: list[list[str]] = []
     for pair in pairs:

@@ -102,8 +102,10 @@ def test_the_papers_figures_stand_beside_ours(results):
         "DreamBooth": {"id": {"a": 0.1}},
         "word": {},
     }
-    about = {"suite": {"ways": [{"label": "word", "control": "class word"}]}}
-    rows = results.beside_published(values, about, [results.BY_NAME["id"]], published).splitlines()
+    ways = [{"label": "word", "control": "class word"}]
+    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": ways, "seeds": [0]}
+    info = results.RunInfo.model_validate({"suite": suite, "subjects": [], "model": {}})
+    rows = results.beside_published(values, info, [results.BY_NAME["id"]], published).splitlines()
     assert rows[0] == "| way | ID ↑ | paper |"
     assert rows[2].startswith("| ours | 0.600 [")
     assert rows[2].endswith(" | 0.300 |")

@@ -1,10 +1,11 @@
 """A made-up run: three subjects, two ways, four anchors, three prompts, two seeds; scores drawn from a seed."""
 
 import hashlib
-import json
 
 import numpy as np
 from PIL import Image, ImageDraw
+
+from sefi.bench.records import RunInfo, Sample
 
 SUBJECTS = {"ada": (226, 178, 140), "bob": (150, 104, 78), "eve": (246, 214, 190)}
 PROMPTS = [
@@ -39,6 +40,7 @@ BACKGROUNDS = ((120, 190, 220), (196, 170, 140), (235, 240, 246))
 
 
 def make_run(**changes):
+    """What was asked; changes are values of `run.json` by their keys."""
     judges = {
         name: {"file": f"{name}.onnx", "sha256": hashlib.sha256(name.encode()).hexdigest()}
         for name in ("detector", "recogniser", "scene_reader", "head_reader", "clip")
@@ -58,13 +60,13 @@ def make_run(**changes):
         "tau": 0.23,
         "far_threshold": 0.4,
     }
-    return values | changes
+    return RunInfo.model_validate(values | changes)
 
 
-def make_cells(seed=0):
+def make_samples(seed=0):
     chance = np.random.default_rng(seed)
     return [
-        make_cell(subject, way, prompt, draw, chance)
+        make_sample(subject, way, prompt, draw, chance)
         for subject in SUBJECTS
         for way in WAYS
         for prompt in range(len(PROMPTS))
@@ -72,47 +74,52 @@ def make_cells(seed=0):
     ]
 
 
-def make_cell(subject, way, prompt, draw, chance):
+def make_sample(subject, way, prompt, draw, chance):
     like, obeyed, sure = LEVELS[way["label"]]
     faces = 1 if way["control"] else int(chance.choice([0, 1, 2], p=[0.12, 0.8, 0.08]))
     found = float(np.clip(like + chance.normal(0, 0.05), -1, 1)) if faces else 0.0
     other = float(np.clip(0.8 * like + chance.normal(0, 0.05), -1, 1)) if faces else 0.0
     learned = way["control"] is None
-    return {
-        "subject": subject,
-        "way": way["label"],
-        "kind": PROMPTS[prompt]["kind"],
-        "prompt": prompt,
-        "text": PROMPTS[prompt]["text"].format("person"),
-        "seed": draw,
-        "picture": f"pictures/{subject}--{way['label'].replace(' ', '-')}--{prompt}--{draw}.png",
-        "sha256": hashlib.sha256(f"{subject} {way['label']} {prompt} {draw}".encode()).hexdigest()[:16],
-        "faces": faces,
-        "id": found,
-        "id_other": other,
-        "prompt_score": float(obeyed + chance.normal(0, 0.02)),
-        "shown": [bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]],
-        "background": float(chance.uniform(0.3, 0.6)),
-        "embedding": [float(v) for v in chance.normal(0, 1, WIDTH) + 3],
-        "learn_seconds": float(chance.uniform(30, 40)) if learned else None,
-        "class_seconds": 0.0 if learned else None,
-        "draw_seconds": float(chance.uniform(1, 2)),
-        "trained": {"ours": 7680, "one token": 768}.get(way["label"]),
-        "added": 0 if learned else None,
-        "peak_mb": 730.0 if learned else None,
-    }
+    return Sample(
+        subject=subject,
+        variant=way["label"],
+        kind=PROMPTS[prompt]["kind"],
+        prompt=prompt,
+        text=PROMPTS[prompt]["text"].format("person"),
+        seed=draw,
+        image=f"pictures/{subject}--{way['label'].replace(' ', '-')}--{prompt}--{draw}.png",
+        sha256=hashlib.sha256(f"{subject} {way['label']} {prompt} {draw}".encode()).hexdigest()[:16],
+        faces=faces,
+        id=found,
+        id_other=other,
+        prompt_score=float(obeyed + chance.normal(0, 0.02)),
+        shown=tuple(bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]),
+        background=float(chance.uniform(0.3, 0.6)),
+        embedding=tuple(float(v) for v in chance.normal(0, 1, WIDTH) + 3),
+        learn_seconds=float(chance.uniform(30, 40)) if learned else None,
+        class_seconds=0.0 if learned else None,
+        draw_seconds=float(chance.uniform(1, 2)),
+        trained={"ours": 7680, "one token": 768}.get(way["label"]),
+        added=0 if learned else None,
+        peak_mb=730.0 if learned else None,
+    )
 
 
-def write_run(folder, run, cells):
+def change_all(samples, **changes):
+    """Copies of samples with other values in some fields."""
+    return [sample.model_copy(update=changes) for sample in samples]
+
+
+def write_run(folder, run, samples):
     """The folder as a benchmark leaves it: records, pictures, photos."""
     for name in ("pictures", "photos"):
         (folder / name).mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps(run))
-    (folder / "cells.jsonl").write_text("".join(json.dumps(cell) + "\n" for cell in cells))
+    (folder / "run.json").write_text(run.to_json())
+    (folder / "cells.jsonl").write_text("".join(sample.to_json() + "\n" for sample in samples))
     for subject in SUBJECTS:
         portrait(subject, (90, 90, 96), 0).save(folder / "photos" / f"{subject}.png")
-    for index, cell in enumerate(cells):
-        portrait(cell["subject"], BACKGROUNDS[cell["prompt"]], index).save(folder / cell["picture"])
+    for index, sample in enumerate(samples):
+        portrait(sample.subject, BACKGROUNDS[sample.prompt], index).save(folder / sample.image)
     return folder
 
 

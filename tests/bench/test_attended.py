@@ -6,11 +6,17 @@ import torch
 from PIL import Image
 
 from sefi.bench.attended import keep_maps, read_maps
+from sefi.bench.records import Sample
 from sefi.core.errors import ConfigError, OutputError
 from sefi.generate.attend import AttendResult
 from sefi.report.attention_rows import draw_attention, rows_of
 
 WORDS = ("<start>", "a", "photo", "of", "<ada>")
+
+
+def make_sample(**changes):
+    known = {"subject": "p0", "variant": "ours", "kind": "scene", "prompt": 0, "text": "person", "seed": 5}
+    return Sample(**known | {"image": "pictures/0.png", "sha256": "00"} | changes)
 
 
 def attended(seed=0):
@@ -39,33 +45,31 @@ def test_another_file_is_refused(tmp_path, content):
 
 
 def test_every_way_is_drawn_for_the_same_picture(tmp_path):
-    cells = []
+    samples = []
     (tmp_path / "pictures").mkdir()
     for way in ("ours", "no loss"):
         for prompt in (0, 1, 2):
             stem = f"{way}-{prompt}"
             keep_maps(attended(prompt), tmp_path / "attention" / f"{stem}.safetensors")
             Image.new("RGB", (24, 24)).save(tmp_path / "pictures" / f"{stem}.png")
-            cells.append(
-                {"subject": "p0", "way": way, "prompt": prompt, "seed": 5, "text": f"prompt {prompt}", "focus": 0.25}
-                | {"maps": f"attention/{stem}.safetensors", "picture": f"pictures/{stem}.png", "class_word": "person"}
-            )
-    cells.append({"subject": "p0", "way": "plain word", "prompt": 0, "seed": 5, "maps": None})
-    files = draw_attention(cells, tmp_path)
+            files = {"maps": f"attention/{stem}.safetensors", "image": f"pictures/{stem}.png"}
+            samples.append(make_sample(variant=way, prompt=prompt, text=f"prompt {prompt}", focus=0.25, **files))
+    samples.append(make_sample(variant="plain word"))
+    files = draw_attention(samples, tmp_path)
     assert [f.name for f in files] == ["ours.png", "no-loss.png"]
     for file in files:
         with Image.open(file) as image:
             assert image.width > 500
     foreign = tmp_path / "attention" / "mine.png"
     foreign.write_bytes(b"of somebody else")
-    assert draw_attention([cell | {"maps": None} for cell in cells], tmp_path) == []
+    assert draw_attention([one.model_copy(update={"maps": None}) for one in samples], tmp_path) == []
     assert list((tmp_path / "attention").glob("*.png")) == [foreign]
 
 
 def test_the_class_words_row_names_the_class_word(tmp_path):
     keep_maps(attended(), tmp_path / "a.safetensors")
-    cell = {"class_word": "dog", "focus": 0.25, "focus_plain": 0.5}
-    ours, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), cell)
+    sample = make_sample(class_word="dog", focus=0.25, focus_plain=0.5)
+    ours, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), sample)
     assert ours.words[4] == "<ada>"
     assert plain.words[4] == "dog"
     assert (ours.shares, plain.shares) == ({4: 0.25}, {4: 0.5})
@@ -73,15 +77,15 @@ def test_the_class_words_row_names_the_class_word(tmp_path):
 
 def test_a_record_without_a_class_word_is_of_a_person(tmp_path):
     keep_maps(attended(), tmp_path / "a.safetensors")
-    _, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), {})
+    _, plain = rows_of(read_maps(tmp_path / "a.safetensors"), Image.new("RGB", (24, 24)), make_sample())
     assert plain.words[4] == "person"
 
 
 def test_a_folder_in_the_place_of_a_figure_is_said(tmp_path):
-    cells = [{"subject": "p0", "way": "ours", "prompt": 0, "seed": 5, "maps": None}]
+    samples = [make_sample()]
     (tmp_path / "attention" / "ours.png").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"ours\.png' cannot be removed: "):
-        draw_attention(cells, tmp_path)
+        draw_attention(samples, tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "attention").write_bytes(b"")
-    assert draw_attention(cells, tmp_path / "other") == []
+    assert draw_attention(samples, tmp_path / "other") == []

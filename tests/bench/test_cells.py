@@ -1,6 +1,5 @@
-"""A run on a tiny model without judges: every cell once, none twice, and what ways share is made once."""
+"""A run on a tiny model without judges: every sample once, none twice, and what ways share is made once."""
 
-import json
 import time
 from dataclasses import replace
 
@@ -11,8 +10,9 @@ from sefi.bench.cells import lies_in, run_cells
 from sefi.bench.drawing import anchor, square
 from sefi.bench.identities import Stopwatch, changed
 from sefi.bench.judging import JudgeFiles, Judging
-from sefi.bench.opened import Bench, about
-from sefi.bench.records import RunFolder, key_of
+from sefi.bench.opened import Bench, describe_run
+from sefi.bench.records import parse_sample
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.slots import slots_named
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Asked, Suite, Way
@@ -49,39 +49,39 @@ SUBJECTS = (Subject("rex", picture(1), picture(2)), Subject("bello", picture(3))
 def bench(backbone, tmp_path):
     silent = SilentProgress()
     made = Bench(SUITE, SUBJECTS, backbone, Judging(JudgeFiles()), RunFolder(tmp_path / "run"), silent, silent)
-    made.run.begin(about(made, JudgeFiles().told(), {"tau": None, "far_threshold": None}))
+    made.run.begin(describe_run(made, JudgeFiles().told(), None, None))
     return made
 
 
-def test_every_cell_is_made_once(bench):
-    assert run_cells(bench) == len(bench.run.cells())
+def test_every_sample_is_made_once(bench):
+    assert run_cells(bench) == len(bench.run.read_samples())
     wanted = set(bench.plan())
     # bello and lassie have no other picture: nothing to show as their ceiling.
     assert {key[0] for key in wanted if key[1] == "ceiling"} == {"rex"}
-    made = [key_of(c) for c in bench.run.cells()]
+    made = [c.key for c in bench.run.read_samples()]
     assert len(made) == len(set(made))
     assert set(made) == wanted
-    assert all((bench.run.path / c["picture"]).is_file() for c in bench.run.cells())
+    assert all((bench.run.path / c.image).is_file() for c in bench.run.read_samples())
 
 
 def test_an_interrupted_run_redoes_nothing(bench):
     run_cells(bench, [0])
-    before = bench.run.cells_file.read_text()
+    before = bench.run.samples_file.read_text()
     files = {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()}
     lines = before.splitlines()
-    bench.run.cells_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
+    bench.run.samples_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
     assert run_cells(bench, [0]) == 3
-    again = {key_of(c): c["sha256"] for c in bench.run.cells()}
-    assert again == {key_of(c): c["sha256"] for c in map(json.loads, lines)}
+    again = {c.key: c.sha256 for c in bench.run.read_samples()}
+    assert again == {c.key: c.sha256 for c in map(parse_sample, before.encode().splitlines())}
     assert {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()} == files
 
 
 def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(bench):
     run_cells(bench)
-    word = [c for c in bench.run.cells() if c["way"] == "word"]
+    word = [c for c in bench.run.read_samples() if c.variant == "word"]
     assert len(word) == len(SUBJECTS) * 4
-    assert len({c["picture"] for c in word}) == 4
-    assert len({c["sha256"] for c in word}) <= 4
+    assert len({c.image for c in word}) == 4
+    assert len({c.sha256 for c in word}) <= 4
 
 
 def test_a_changed_way_uses_the_identity_of_its_source(bench):
@@ -92,25 +92,25 @@ def test_a_changed_way_uses_the_identity_of_its_source(bench):
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])
     assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
     assert changed(identity, WAYS[0], bench.backbone) is identity
-    cell = next(c for c in bench.run.cells() if c["way"] == "values only")
-    assert cell["trained"] == 5 * 2 * bench.backbone.width
-    anchors = [c for c in bench.run.cells() if c["way"] == "pasted"]
-    assert {(c["trained"], c["learn_seconds"], c["draw_seconds"]) for c in anchors} == {(None, None, None)}
-    assert cell["added"] == 0
-    assert cell["learn_seconds"] > cell["class_seconds"] == 0
+    sample = next(c for c in bench.run.read_samples() if c.variant == "values only")
+    assert sample.trained == 5 * 2 * bench.backbone.width
+    anchors = [c for c in bench.run.read_samples() if c.variant == "pasted"]
+    assert {(c.trained, c.learn_seconds, c.draw_seconds) for c in anchors} == {(None, None, None)}
+    assert sample.added == 0
+    assert sample.learn_seconds > sample.class_seconds == 0
 
 
 def test_no_judge_is_no_score(bench):
     run_cells(bench, [1])
-    for cell in bench.run.cells():
+    for sample in bench.run.read_samples():
         for name in ("faces", "id", "id_other", "prompt_score", "shown", "embedding", "background", "focus"):
-            assert cell[name] is None
+            assert getattr(sample, name) is None
 
 
 def test_another_suite_does_not_go_into_the_same_folder(bench):
     other = replace(bench, suite=SUITE.model_copy(update={"seeds": (5,)}))
     with pytest.raises(ConfigError, match="suite differ"):
-        bench.run.begin(about(other, JudgeFiles().told(), {"tau": None, "far_threshold": None}))
+        bench.run.begin(describe_run(other, JudgeFiles().told(), None, None))
 
 
 def test_subjects_in_twos(bench):

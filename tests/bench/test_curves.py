@@ -8,8 +8,8 @@ from sefi.bench.tables import table
 
 
 def test_curves_fall_from_id_to_nothing(synthetic):
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    curves, found = tau_curves(cells, run), table(cells, run)
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    curves, found = tau_curves(samples, run), table(samples, run)
     for way in ("ours", "one token"):
         means = [point.mean for point in curves[way].points]
         assert len(means) == POINTS
@@ -19,36 +19,36 @@ def test_curves_fall_from_id_to_nothing(synthetic):
 
 
 def test_the_curve_at_the_runs_tau_is_the_tables_figure(synthetic):
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    curves = tau_curves(cells, run)
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    curves = tau_curves(samples, run)
     at = int(np.argmin(np.abs(curves["ours"].taus - 0.27)))
     tau = float(curves["ours"].taus[at])
-    found = table(cells, {**run, "tau": tau})
+    found = table(samples, run.model_copy(update={"tau": tau}))
     for way, curve in curves.items():
         assert curve.points[at].mean == pytest.approx(found.values[way, "id_prompt"].mean)
         assert curve.points[at].n == 3
 
 
 def test_all_curves_share_their_thresholds_and_anchors_come_last(synthetic):
-    curves = tau_curves(synthetic.make_cells(), synthetic.make_run())
+    curves = tau_curves(synthetic.make_samples(), synthetic.make_run())
     assert list(curves) == ["ours", "one token", "class word", "photo", "same", "other"]
     assert all(np.array_equal(curve.taus, curves["ours"].taus) for curve in curves.values())
 
 
 def test_the_thresholds_reach_a_little_beyond_the_scores_of_the_ways_under_test(synthetic):
-    cells = synthetic.make_cells()
-    scores = [cell["prompt_score"] for cell in cells if cell["way"] in ("ours", "one token")]
-    taus = tau_curves(cells, synthetic.make_run())["photo"].taus
+    samples = synthetic.make_samples()
+    scores = [sample.prompt_score for sample in samples if sample.variant in ("ours", "one token")]
+    taus = tau_curves(samples, synthetic.make_run())["photo"].taus
     assert taus[0] < min(scores) < max(scores) < taus[-1]
     assert taus[-1] - taus[0] < 1.2 * (max(scores) - min(scores))
 
 
 def test_the_thresholds_reach_the_runs_tau_wherever_it_lies(synthetic):
-    taus = tau_curves(synthetic.make_cells(), synthetic.make_run(tau=0.5))["ours"].taus
+    taus = tau_curves(synthetic.make_samples(), synthetic.make_run(tau=0.5))["ours"].taus
     assert taus[0] < 0.2 < 0.5 < taus[-1] < 0.6
 
 
 @pytest.mark.parametrize("key", ["id", "prompt_score"])
 def test_without_scores_there_is_no_curve(synthetic, key):
-    cells = [{**cell, key: None} for cell in synthetic.make_cells()]
-    assert tau_curves(cells, synthetic.make_run()) == {}
+    samples = synthetic.change_all(synthetic.make_samples(), **{key: None})
+    assert tau_curves(samples, synthetic.make_run()) == {}

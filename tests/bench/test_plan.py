@@ -3,6 +3,7 @@
 import pytest
 
 from sefi.bench.plan import completeness, planned_keys
+from sefi.bench.records import RunInfo, Sample
 
 WAYS = [
     {"label": "ours", "control": None},
@@ -11,11 +12,18 @@ WAYS = [
     {"label": "same", "control": "same"},
     {"label": "other", "control": "other"},
 ]
-SUITE = {"prompts": [{}, {}, {}], "seeds": [7, 11], "ways": WAYS}
 
 
 def run(photos, groups=None):
-    return {"suite": SUITE, "subjects": groups or list(photos), "photos": photos}
+    together = 2 if groups else 1
+    prompts = [{"text": " and ".join(["{}"] * together), "kind": "plain"}] * 3
+    suite = {"name": "s", "prompts": prompts, "seeds": [7, 11], "ways": WAYS, "together": together}
+    return RunInfo.model_validate({"suite": suite, "subjects": groups or list(photos), "photos": photos, "model": {}})
+
+
+def sample(key):
+    place = dict(zip(("subject", "variant", "prompt", "seed"), key, strict=True))
+    return Sample(**place, kind="plain", text="person", image="pictures/0.png", sha256="00")
 
 
 def count(keys, way):
@@ -33,16 +41,17 @@ def count(keys, way):
     ],
 )
 def test_each_way_has_the_images_that_can_be_made(photos, groups, expected):
-    keys = planned_keys(run(photos, groups))
+    asked = run(photos, groups)
+    keys = planned_keys(asked.suite, asked.subjects, asked.photos)
     assert len(set(keys)) == len(keys)
     assert tuple(count(keys, way["label"]) for way in WAYS) == expected
 
 
 def test_a_run_is_finished_with_its_last_planned_image():
     asked = run({"ada": ["1"], "bob": ["2"]})
-    cells = [dict(zip(("subject", "way", "prompt", "seed"), key, strict=True)) for key in planned_keys(asked)]
-    strange = {"subject": "eve", "way": "ours", "prompt": 0, "seed": 7}
-    whole = completeness(asked, [*cells, strange])
+    samples = [sample(key) for key in planned_keys(asked.suite, asked.subjects, asked.photos)]
+    strange = sample(("eve", "ours", 0, 7))
+    whole = completeness(asked, [*samples, strange])
     assert (whole.made, whole.planned, whole.finished, whole.banner) == (36, 36, True, "")
-    part = completeness(asked, [*cells[:-1], strange])
+    part = completeness(asked, [*samples[:-1], strange])
     assert (part.finished, part.banner) == (False, "35 of 36 images, not finished")

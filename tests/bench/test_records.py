@@ -1,162 +1,270 @@
-"""A run's folder: cut lines are no cells, and another run is refused."""
+"""What `run.json` may leave out is filled in; what no report could use is refused by the name of its field.
+
+Records of other versions are told apart: a newer one by its number, anything else that is unknown as damage.
+"""
 
 import json
 
 import pytest
 
-from sefi.bench import records
-from sefi.bench.records import RunFolder
-from sefi.core.errors import ConfigError, OutputError
+from sefi.bench.records import LARGEST_SCORE, MOST_IMAGES, RunInfo, Sample
+from sefi.bench.run_folder import RunFolder
+from sefi.core.errors import ConfigError
 
-SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
-ABOUT = {
-    "schema": 1,
-    "suite": SUITE,
-    "subjects": ["ada"],
-    "model": {"name": "tiny"},
-    "versions": {"torch": "1"},
+PROMPT, WAY = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
+SUITE = {"name": "s", "prompts": [PROMPT], "ways": [WAY], "seeds": [0]}
+RUN = {"suite": SUITE, "subjects": ["ada", "bob"], "model": {}}
+FILLED = {
+    "schema": 0,
+    "suite": {
+        "name": "s",
+        "about": "",
+        "prompts": [{"text": "a photo of {}", "kind": "plain", "wanted": []}],
+        "ways": [
+            {
+                "label": "ours",
+                "about": "",
+                "preset": "default",
+                "settings": [],
+                "learned_by": None,
+                "class_slots": [],
+                "strength": 1.0,
+                "control": None,
+            }
+        ],
+        "settings": [],
+        "seeds": [0],
+        "subjects": 4,
+        "first": 0,
+        "together": 1,
+        "kind": "person",
+        "photos": "plain",
+        "attention": False,
+    },
+    "subjects": ["ada", "bob"],
+    "photos": {},
+    "model": {"name": "unknown", "fingerprint": "unknown"},
+    "device": "",
+    "dtype": "",
+    "judges": {},
+    "versions": {},
+    "settings": {},
     "tau": None,
+    "far_threshold": None,
 }
 
 
-def cell(seed, **more):
-    files = {"kind": "plain", "text": "person", "picture": f"pictures/{seed}.png", "sha256": "00"}
-    return {"subject": "ada", "way": "ours", "prompt": 0, "seed": seed, **files, **more}
+def with_suite(**changes):
+    return RUN | {"suite": SUITE | changes}
 
 
-@pytest.fixture
-def folder(tmp_path):
-    made = RunFolder(tmp_path / "run")
-    made.begin(ABOUT)
-    return made
+def cell(**changes):
+    known = {"subject": "ada", "way": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
+    return known | {"picture": "pictures/0.png", "sha256": "00"} | changes
 
 
-def test_cells_come_back_in_order(folder):
-    cells = [cell(n) for n in range(3)]
-    for one in cells:
-        folder.add(one)
-    assert folder.cells() == cells
-    assert folder.about() == ABOUT
+def fill_run(values):
+    """What `run.json` would say if it said everything."""
+    return json.loads(RunInfo.parse(json.dumps(values)).to_json())
 
 
-def test_a_line_cut_by_a_kill_is_dropped_and_spoils_no_other(folder):
-    folder.add(cell(0))
-    whole = folder.cells_file.read_bytes()
-    folder.cells_file.write_bytes(whole + b'{"way": "ours", "se')
-    folder.add(cell(2))
-    assert [c["seed"] for c in folder.cells()] == [0, 2]
+def folder_of(path, run, cells=()):
+    (path / "run.json").write_text(json.dumps(run))
+    (path / "cells.jsonl").write_text("".join(json.dumps(one) + "\n" for one in cells))
+    return RunFolder(path)
 
 
-def test_the_same_run_goes_on_also_with_other_libraries(folder):
-    folder.begin({**ABOUT, "versions": {"torch": "2"}})
-    assert folder.about()["versions"] == {"torch": "1"}
+def test_every_field_that_is_left_out_or_null_has_its_default():
+    assert fill_run(RUN) == FILLED
+    optional = [name for name in FILLED if name not in ("suite", "subjects", "model")]
+    assert fill_run(RUN | dict.fromkeys(optional)) == FILLED
+    nulls = with_suite(about=None, together=None, kind=None, prompts=[PROMPT | {"wanted": None}])
+    assert fill_run(nulls) == FILLED
+    assert fill_run(RUN | {"judges": {"clip": {}, "reader": None}})["judges"] == {
+        "clip": {"file": "unknown", "sha256": "unknown"},
+        "reader": None,
+    }
 
 
-def test_another_run_is_refused_by_what_differs(folder):
-    with pytest.raises(ConfigError, match="suite, tau differ"):
-        folder.begin({**ABOUT, "suite": {"name": "t"}, "tau": 0.5})
+def test_what_is_said_stays():
+    said = FILLED | {"tau": 0.25, "model": {"name": "m", "fingerprint": "f"}}
+    said |= {"settings": {"ours": {"learn": {"steps": None}}}, "photos": {"ada": ["1"], "bob": ["2", "3"]}}
+    assert fill_run(said) == said
+    assert fill_run(fill_run(RUN)) == FILLED
 
 
-def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
-    with pytest.raises(ConfigError, match="is no benchmark run"):
-        RunFolder(tmp_path).about()
-    folder.about_file.write_text(json.dumps({"schema": 2}))
-    with pytest.raises(ConfigError, match="newer sefi"):
-        folder.about()
-    folder.about_file.write_text("{")
-    with pytest.raises(ConfigError, match="damaged"):
-        folder.about()
-
-
-def test_a_cell_that_was_made_twice_counts_once(folder):
-    for one in (cell(0, id=0.5), cell(1), cell(0, id=0.7)):
-        folder.add(one)
-    assert folder.cells() == [cell(0, id=0.5), cell(1)]
-
-
-def test_what_was_recorded_since_is_read_without_the_line_that_is_being_written(folder):
-    folder.add(cell(0))
-    place = folder.size()
-    assert folder.cells_after(place) == ([], place)
-    for one in (cell(1), cell(2)):
-        folder.add(one)
-    whole = folder.size()
-    with folder.cells_file.open("ab") as file:
-        file.write(b'{"subject": "ada", "wa')
-    assert folder.cells_after(place) == ([cell(1), cell(2)], whole)
-    assert folder.cells_after(whole) == ([], whole)
-
-
-def test_only_one_run_works_in_a_folder(folder):
-    with (
-        folder.alone(),
-        pytest.raises(ConfigError, match="Another run is at work"),
-        RunFolder(folder.path).alone(),
-    ):
-        pass
-    with folder.alone():
-        folder.add(cell(0))
-
-
-def test_a_file_in_the_place_of_the_lock_stays_as_it_is(tmp_path):
-    (tmp_path / ".lock").write_text("precious")
-    with RunFolder(tmp_path).alone():
-        pass
-    assert (tmp_path / ".lock").read_text() == "precious"
-
-
-def spoil(folder, line, at):
-    """Put a line into the record as its line `at`, counted from 1."""
-    lines = folder.cells_file.read_bytes().splitlines(keepends=True)
-    folder.cells_file.write_bytes(b"".join([*lines[: at - 1], line, *lines[at - 1 :]]))
+def without(values, name):
+    return {key: value for key, value in values.items() if key != name}
 
 
 @pytest.mark.parametrize(
-    "line", [b'{"subject": 3}\n', b'{"a": "' + b"x" * 2**18 + b'"}\n'], ids=["no record", "too long"]
+    ("run", "message"),
+    [
+        (without(RUN, "suite"), "suite: Field required"),
+        (without(RUN, "subjects"), "subjects: Field required"),
+        (RUN | {"suite": without(SUITE, "ways")}, "suite.ways: Field required"),
+        (with_suite(ways=[{"about": "x"}]), "suite.ways.0.label: Field required"),
+        (RUN | {"tau": "0.25"}, "tau: Input should be a valid number"),
+        (with_suite(ways={}), "suite.ways: Input should be a valid"),
+        (with_suite(ways=[WAY | {"strength": "1"}]), "suite.ways.0.strength: Input should be a valid number"),
+        (RUN | {"schema": "1"}, "schema: Input should be a valid integer"),
+        (RUN | {"colour": 1}, "colour: Extra inputs are not permitted"),
+        (with_suite(colour=1), "suite.colour: Extra inputs are not permitted"),
+        (with_suite(ways=[WAY | {"colour": 1}]), "suite.ways.0.colour: Extra inputs are not permitted"),
+        (with_suite(prompts=[PROMPT | {"colour": 1}]), "suite.prompts.0.colour: Extra inputs are not permitted"),
+        (RUN | {"model": {"year": 2031}}, "model.year: Extra inputs are not permitted"),
+        (RUN | {"evaluators": {}}, "evaluators: Extra inputs are not permitted"),  # the name here, not in the file
+    ],
 )
-@pytest.mark.parametrize("read", [0, 1, 3], ids=lambda n: f"{n} read before")
-def test_a_damaged_line_is_named_by_its_number_in_the_file(folder, monkeypatch, line, read):
-    monkeypatch.setattr(records, "CHUNK", 100)
-    for n in range(read):
-        folder.add(cell(n))
-    place = folder.size()
-    for n in range(2):
-        folder.add(cell(n))
-    spoil(folder, b'{"half": \n', read + 1)  # a line that a kill cut counts
-    spoil(folder, line, read + 3)
-    for call, remedy in (
-        (folder.cells, "Remove that line"),
-        (lambda: folder.cells_after(place), "Stop the run. Remove"),
-    ):
-        with pytest.raises(ConfigError, match=rf"is damaged: line {read + 3}: ") as caught:
-            call()
-        assert caught.value.remedy.startswith(remedy)
+def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, message):
+    with pytest.raises(ConfigError, match=rf"run\.json is damaged: {message}"):
+        folder_of(tmp_path, run).read_info()
 
 
-def test_a_picture_of_another_run_has_a_remedy_of_its_own(folder):
-    folder.add(cell(0, subject="bob"))
-    with pytest.raises(ConfigError, match="no subject 'bob'") as caught:
-        folder.cells()
-    assert "lines of such pictures" in caught.value.remedy
+@pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
+def test_a_run_of_a_newer_version_is_told_by_its_number_whatever_else_it_says(tmp_path, changes):
+    with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
+        folder_of(tmp_path, RUN | {"schema": 2} | changes).read_info()
+    assert caught.value.remedy == "Update sefi."
 
 
-def test_a_file_system_without_locks_is_no_other_run(folder, monkeypatch):
-    def none(*_, **__):
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(records, "take_lock", none)
-    with folder.alone():
-        folder.add(cell(0))
+@pytest.mark.parametrize("schema", [None, 0, 1])
+def test_a_run_of_an_older_version_is_read(tmp_path, schema):
+    assert folder_of(tmp_path, RUN | {"schema": schema}).read_info().subjects == ("ada", "bob")
 
 
-@pytest.mark.parametrize("name", ["pictures", "photos", "identities", "attention", "report"])
-def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
-    (tmp_path / name).mkdir()
-    run = RunFolder(tmp_path)
-    run.check()
-    (tmp_path / name / "mine.html").write_text("mine")
-    with pytest.raises(OutputError, match=f"{name}' exists and belongs to no run"):
-        run.check()
-    with pytest.raises(OutputError, match="belongs to no run"):
-        run.begin(ABOUT)
-    assert not run.about_file.exists()
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"way": None}, "way: Input should be a valid string"),
+        ({"prompt": "0"}, "prompt: Input should be a valid integer"),
+        ({"prompt": 0.5}, "prompt: Input should be a valid integer"),
+        ({"prompt": -1}, "prompt: "),
+        ({"prompt": 2**70}, "a whole number is too large"),
+        ({"id": True}, "id: Input should be a valid number"),
+        ({"id": float("nan")}, "it holds the number NaN"),
+        ({"shown": ["yes"]}, r"shown\.0: Input should be a valid boolean"),
+        ({"shown": "yes"}, "shown: Input should be a valid"),
+        ({"embedding": []}, "embedding: "),
+        ({"colour": 1}, "colour: Extra inputs are not permitted"),
+        ({"variant": "ours"}, "variant: Extra inputs are not permitted"),  # the name here, not in the file
+        ({"text": "\ud800"}, "a text has half of a character"),
+    ],
+)
+def test_a_wrong_or_unknown_field_of_a_sample_is_named(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {message}"):
+        folder_of(tmp_path, RUN, [cell(**change)]).read_samples()
+
+
+@pytest.mark.parametrize("field", ["subject", "way", "kind", "prompt", "text", "seed", "picture", "sha256"])
+def test_a_field_that_a_sample_lacks_is_named(tmp_path, field):
+    with pytest.raises(ConfigError, match=f"line 1: {field}: Field required"):
+        folder_of(tmp_path, RUN, [without(cell(), field)]).read_samples()
+
+
+@pytest.mark.parametrize("line", ["7", "[]", '"text"', "null"])
+def test_a_line_that_is_no_object_is_refused(tmp_path, line):
+    folder = folder_of(tmp_path, RUN)
+    folder.samples_file.write_text(line + "\n")
+    with pytest.raises(ConfigError, match="line 1: it holds no JSON object"):
+        folder.read_samples()
+
+
+def test_a_sample_is_written_under_the_keys_of_the_files_and_read_again():
+    whole = cell(class_word="dog", shown=[True, False], embedding=[0.5, 1.0], trained=7680, peak_mb=730.0, id=0.25)
+    sample = Sample.parse(json.dumps(whole))
+    assert (sample.variant, sample.image, sample.shown) == ("ours", "pictures/0.png", (True, False))
+    written = json.loads(sample.to_json())
+    assert {name: value for name, value in written.items() if value is not None} == whole
+    assert Sample.parse(sample.to_json()) == sample
+    with pytest.raises(ValueError, match="frozen"):
+        sample.id = 1.0
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (with_suite(together=2, prompts=[PROMPT | {"text": "{} and {}"}]), "subjects: 'ada' does not name 2"),
+        (RUN | {"subjects": ["ada+bob"]}, "subjects: 'ada\\+bob' does not name 1"),
+        (RUN | {"subjects": ["ada+"]}, "subjects: 'ada\\+' does not name 1"),
+        (RUN | {"subjects": ["ada", "ada"]}, "subjects: 'ada' is given twice"),
+        (RUN | {"photos": {"ada": ["1"]}}, "photos: there is none of the subject 'bob'"),
+        (RUN | {"photos": {"ada": [], "bob": ["1"]}}, "photos.ada: "),
+        (with_suite(ways=[WAY, WAY]), "ways: 'ours' is given twice"),
+        (with_suite(ways=[{"label": "x" * 201}]), "suite.ways.0.label: "),
+        (with_suite(ways=[WAY | {"control": ""}]), "suite.ways.0.control: "),
+        (with_suite(seeds=[3, 3]), "seeds: '3' is given twice"),
+        (with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * 51), "suite: it asks for 1,020,000 images"),
+        (RUN | {"tau": 1e308}, "tau: "),
+        (RUN | {"far_threshold": -1e308}, "far_threshold: "),
+        (RUN | {"model": {"name": 7}}, "model.name: "),
+        (RUN | {"judges": {"clip": {"sha256": 7}}}, "judges.clip.sha256: "),
+    ],
+)
+def test_what_no_report_could_use_is_refused_by_its_field(tmp_path, run, message):
+    with pytest.raises(ConfigError, match=rf"run\.json is damaged: .*{message}"):
+        folder_of(tmp_path, run).read_info()
+
+
+def test_two_who_share_an_image_need_a_photo_each(tmp_path):
+    run = with_suite(together=2, prompts=[PROMPT | {"text": "{} and {}"}]) | {"subjects": ["ada+bob"]}
+    for photos in ({}, {"ada": ["1"], "bob": ["2"]}):
+        assert folder_of(tmp_path, run | {"photos": photos}).read_info().photos.keys() == photos.keys()
+    with pytest.raises(ConfigError, match="there is none of the subject 'bob'"):
+        folder_of(tmp_path, run | {"photos": {"ada": ["1"]}}).read_info()
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["id", "id_other", "id_leaked", "clip_image", "background", "prompt_score", "margin", "focus", "on_objects"],
+)
+def test_a_score_is_no_larger_than_scores_can_be(tmp_path, field):
+    for value in (-LARGEST_SCORE, -1, 0.3, LARGEST_SCORE):
+        assert folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()[0].model_dump()[field] == value
+    for value in (1e308, -1e308, 1.01 * LARGEST_SCORE):
+        with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
+            folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("peak_mb", 1e300), ("learn_seconds", -1), ("trained", 1e16), ("faces", 10**6), ("way", "x" * 256)],
+)
+def test_costs_counts_and_names_have_bounds(tmp_path, field, value):
+    with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
+        folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()
+
+
+def test_an_embedding_has_squares_that_are_finite(tmp_path):
+    with pytest.raises(ConfigError, match=r"line 1: embedding\.1: "):
+        folder_of(tmp_path, RUN, [cell(embedding=[0.5, 1e200])]).read_samples()
+
+
+def test_a_million_images_are_a_run():
+    run = with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * (MOST_IMAGES // 20_000))
+    assert len(fill_run(run)["suite"]["seeds"]) == 10_000
+
+
+@pytest.mark.parametrize("control", ["\0", "\x1b", "\x0b", "\uffff"])
+def test_a_control_character_is_refused_wherever_it_stands(tmp_path, control):
+    """An SVG cannot hold one, and a page that holds one is no text file: the next report would not replace it."""
+    text = f"a{control}b"
+    runs = [
+        with_suite(name=text),
+        with_suite(ways=[{"label": text}]),
+        with_suite(prompts=[PROMPT | {"wanted": [["scene", text]]}]),
+        RUN | {"subjects": [text]},
+        RUN | {"model": {"name": text}},
+        RUN | {"versions": {text: "1"}},
+        RUN | {"judges": {text: None}},
+        RUN | {"settings": {text: {}}},
+        RUN | {"settings": {"ours": {"learn": {"templates": [{"a": text}]}}}},
+        RUN | {"settings": {"ours": {"learn": {text: 1}}}},
+    ]
+    for run in runs:
+        with pytest.raises(ConfigError, match=r"run\.json is damaged: .*a text has a control character"):
+            folder_of(tmp_path, run).read_info()
+    for field in ("subject", "way", "kind", "text", "picture", "sha256", "class_word", "maps"):
+        with pytest.raises(ConfigError, match=rf"line 1: {field}: a text has a control character"):
+            folder_of(tmp_path, RUN, [cell(**{field: text})]).read_samples()
+    assert folder_of(tmp_path, with_suite(about="a\tb\nc")).read_info().suite.about == "a\tb\nc"

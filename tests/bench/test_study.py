@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from sefi.bench.comparisons import PHOTO
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.study import Asking, design
 from sefi.core.errors import ConfigError
 
@@ -19,30 +20,30 @@ def way(label, control=None):
 
 
 def run(*ways, **suite):
-    prompts = [{"text": f"{{}} {label}", "kind": kind, "wanted": [[kind, label]]} for kind, label in PROMPTS]
+    place = "{} and {}" if suite.get("together") == 2 else "{}"
+    prompts = [{"text": f"{place} {label}", "kind": kind, "wanted": [[kind, label]]} for kind, label in PROMPTS]
     labels = ways or ("ours", "rival", "third")
     anchors = [way("the word", "class word"), way("the photo", "photo")]
-    return {"suite": {"prompts": prompts, "ways": [way(label) for label in labels] + anchors, **suite}}
+    whole = {"name": "s", "prompts": prompts, "ways": [way(label) for label in labels] + anchors, "seeds": SEEDS}
+    return RunInfo.model_validate({"suite": whole | suite, "subjects": [], "model": {}})
 
 
-def cell(subject, label, prompt, seed, **changes):
+def sample(subject, label, prompt, seed, **changes):
     values = {
         "subject": subject,
-        "way": label,
+        "variant": label,
         "kind": PROMPTS[prompt][0],
         "prompt": prompt,
         "text": f"person {PROMPTS[prompt][1]}",
         "seed": seed,
-        "picture": f"pictures/{subject}--{label}--{prompt}--{seed}.png",
+        "image": f"pictures/{subject}--{label}--{prompt}--{seed}.png",
         "sha256": f"{subject}{label}{prompt}{seed}",
-        "shown": None,
-        "prompt_score": None,
     }
-    return values | changes
+    return Sample(**values | changes)
 
 
-def cells(labels=("ours", "rival", "third"), subjects=SUBJECTS):
-    return [cell(*one) for one in product(subjects, labels, range(len(PROMPTS)), SEEDS)]
+def samples(labels=("ours", "rival", "third"), subjects=SUBJECTS):
+    return [sample(*one) for one in product(subjects, labels, range(len(PROMPTS)), SEEDS)]
 
 
 def parts(file):
@@ -61,7 +62,7 @@ def checks(study, question):
 @settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(0, 7))
 def test_a_comparison_shows_one_picture_of_each_way_of_one_place(seed, count, number):
-    study = design(run(), cells(), Asking(count=count, checks=number, seed=seed))
+    study = design(run(), samples(), Asking(count=count, checks=number, seed=seed))
     assert set(study.ways.values()) == {"ours", "rival", "third"}
     for comparison in plain(study):
         found = [(one.code, *parts(one.file)) for one in comparison.shown]
@@ -74,7 +75,7 @@ def test_a_comparison_shows_one_picture_of_each_way_of_one_place(seed, count, nu
 
 
 def test_no_comparison_comes_twice_and_subjects_take_turns():
-    study = design(run(), cells(), Asking(count=7))
+    study = design(run(), samples(), Asking(count=7))
     for question in study.questions:
         places = [parts(c.shown[0].file)[::2] + parts(c.shown[0].file)[3:] for c in plain(study, question)]
         assert len(set(places)) == 7
@@ -82,33 +83,33 @@ def test_no_comparison_comes_twice_and_subjects_take_turns():
 
 
 def test_every_way_comes_at_every_position():
-    study = design(run(), cells(), Asking(count=30, checks=0))
+    study = design(run(), samples(), Asking(count=30, checks=0))
     seen = Counter((n, one.code) for c in study.comparisons for n, one in enumerate(c.shown))
     assert set(seen) == set(product(range(3), "ABC"))
     assert all(15 < times < 45 for times in seen.values())  # 30 of 90 expected
 
 
 def test_the_same_seed_asks_the_same_and_another_asks_otherwise():
-    first, again, other = (design(run(), cells(), Asking(count=9, seed=seed)) for seed in (4, 4, 5))
+    first, again, other = (design(run(), samples(), Asking(count=9, seed=seed)) for seed in (4, 4, 5))
     assert first == again
     assert first.name != other.name
     assert first.comparisons != other.comparisons
 
 
 def test_a_study_of_other_pictures_has_another_name():
-    changed = cells()
-    changed[3]["sha256"] = "other"
-    names = {design(run(), some, Asking()).name for some in (cells(), changed)}
+    changed = samples()
+    changed[3] = changed[3].model_copy(update={"sha256": "other"})
+    names = {design(run(), some, Asking()).name for some in (samples(), changed)}
     assert len(names) == 2
 
 
 def test_letters_do_not_follow_the_order_of_the_ways():
-    letters = {tuple(design(run(), cells(), Asking(seed=seed)).ways.values()) for seed in range(40)}
+    letters = {tuple(design(run(), samples(), Asking(seed=seed)).ways.values()) for seed in range(40)}
     assert len(letters) == 6
 
 
 def test_the_photo_and_the_prompt_are_shown_only_where_they_are_asked_for():
-    for c in design(run(), cells(), Asking(count=5)).comparisons:
+    for c in design(run(), samples(), Asking(count=5)).comparisons:
         assert (c.prompt is not None) == (c.question == "prompt")
         assert bool(c.photos) == (c.question == "identity")
         if c.question == "prompt" and c.right is None:
@@ -119,7 +120,7 @@ def test_the_photo_and_the_prompt_are_shown_only_where_they_are_asked_for():
 
 
 def test_names_are_unique_and_checks_are_not_told_by_them_nor_by_their_number_of_pictures():
-    study = design(run(), cells(), Asking(count=5))
+    study = design(run(), samples(), Asking(count=5))
     names = [c.name for c in study.comparisons]
     assert names == [
         f"{q}-{n}" for q, many in (("prompt", 11), ("identity", 11), ("quality", 5)) for n in range(1, many + 1)
@@ -129,18 +130,18 @@ def test_names_are_unique_and_checks_are_not_told_by_them_nor_by_their_number_of
 
 def test_no_question_begins_with_a_check():
     for seed in range(20):
-        study = design(run(), cells(), Asking(count=2, checks=3, seed=seed))
+        study = design(run(), samples(), Asking(count=2, checks=3, seed=seed))
         assert [c.right for c in study.comparisons if c.name.endswith("-1")] == [None] * 3
 
 
 def test_in_an_identity_check_the_photo_itself_is_right():
-    for check in checks(design(run(), cells(), Asking(checks=4)), "identity"):
+    for check in checks(design(run(), samples(), Asking(checks=4)), "identity"):
         assert check.right == PHOTO
         assert [one.file for one in check.shown if one.code == PHOTO] == list(check.photos)
 
 
 def test_in_a_prompt_check_one_picture_follows_the_prompt_and_the_others_follow_another():
-    study = design(run(), cells(), Asking(checks=6))
+    study = design(run(), samples(), Asking(checks=6))
     for check in checks(study, "prompt"):
         prompts = {one.code: int(parts(one.file)[2]) for one in check.shown}
         asked = next(n for n, (_, label) in enumerate(PROMPTS) if check.prompt == f"person {label}")
@@ -149,11 +150,12 @@ def test_in_a_prompt_check_one_picture_follows_the_prompt_and_the_others_follow_
         assert len(set(prompts.values())) == 1
 
 
+def obeying(one, *, sure):
+    return one.model_copy(update={"shown": (sure,), "prompt_score": 0.1 if sure else 0.3})
+
+
 def test_a_prompt_check_relies_on_the_picture_that_readers_saw_obey():
-    some = cells()
-    for one in some:
-        sure = (one["subject"], one["way"], one["prompt"]) == ("bob", "rival", 2)
-        one["shown"], one["prompt_score"] = [sure], 0.1 if sure else 0.3
+    some = [obeying(one, sure=one.key[:3] == ("bob", "rival", 2)) for one in samples()]
     study = design(run(), some, Asking(count=1, checks=1))
     (check,) = checks(study, "prompt")
     right = next(one.file for one in check.shown if one.code == check.right)
@@ -161,14 +163,16 @@ def test_a_prompt_check_relies_on_the_picture_that_readers_saw_obey():
 
 
 def test_a_prompt_that_wants_the_same_thing_too_is_no_wrong_answer():
-    about = run()
-    for prompt in about["suite"]["prompts"][1:]:
-        prompt["wanted"].append(["scene", "beach"])
-    assert not checks(design(about, cells(), Asking()), "prompt")
+    prompts = [
+        {"text": "{}", "kind": kind, "wanted": [[kind, label], ["scene", "beach"]]} for kind, label in PROMPTS[1:]
+    ]
+    first = {"text": "{}", "kind": "scene", "wanted": [["scene", "beach"]]}
+    info = run(prompts=[first, *prompts])
+    assert not checks(design(info, samples(), Asking()), "prompt")
 
 
 def test_two_subjects_in_a_picture_have_two_photos_and_no_identity_check():
-    study = design(run(together=2, kind="cat"), cells(subjects=("ada+bob",)), Asking(count=2))
+    study = design(run(together=2, kind="cat"), samples(subjects=("ada+bob",)), Asking(count=2))
     assert study.questions["identity"] == "Which picture shows the cat of each photo?"
     assert plain(study, "identity")[0].photos == ("photos/ada.png", "photos/bob.png")
     assert not checks(study, "identity")
@@ -176,30 +180,30 @@ def test_two_subjects_in_a_picture_have_two_photos_and_no_identity_check():
 
 
 def test_ways_are_chosen_by_label_and_the_plain_word_may_be_one():
-    study = design(run(), cells(("ours", "rival", "the word")), Asking(ways=("the word", "ours", "ours")))
+    study = design(run(), samples(("ours", "rival", "the word")), Asking(ways=("the word", "ours", "ours")))
     assert sorted(study.ways.values()) == ["ours", "the word"]
 
 
 def test_places_without_a_picture_of_every_way_are_left_out():
-    some = [c for c in cells() if (c["way"], c["seed"]) != ("third", 100)]
+    some = [c for c in samples() if (c.variant, c.seed) != ("third", 100)]
     study = design(run(), some, Asking(count=50, checks=0))
     assert len(plain(study, "quality")) == 15
     assert all(parts(one.file)[3] == "101" for c in study.comparisons for one in c.shown)
 
 
 @pytest.mark.parametrize(
-    ("about", "some", "ways", "message"),
+    ("info", "some", "ways", "message"),
     [
         (run(), [], (), "no pictures"),
-        (run(), cells(), ("ours", "theirs"), "no way 'theirs'"),
-        (run(), cells(), ("ours", "the photo"), "no way 'the photo' to compare"),
-        (run(), cells(), ("ours",), "and here is 1"),
-        (run("ours"), cells(("ours",)), (), "and here is 1"),
-        (run(*"abcdefg"), cells(tuple("abcdefg")), (), "and here is 7"),
-        (run(), cells(("ours", "rival")), (), "has a picture of each of ours, rival, third"),
+        (run(), samples(), ("ours", "theirs"), "no way 'theirs'"),
+        (run(), samples(), ("ours", "the photo"), "no way 'the photo' to compare"),
+        (run(), samples(), ("ours",), "and here is 1"),
+        (run("ours"), samples(("ours",)), (), "and here is 1"),
+        (run(*"abcdefg"), samples(tuple("abcdefg")), (), "and here is 7"),
+        (run(), samples(("ours", "rival")), (), "has a picture of each of ours, rival, third"),
     ],
 )
-def test_what_cannot_be_compared_is_said(about, some, ways, message):
+def test_what_cannot_be_compared_is_said(info, some, ways, message):
     with pytest.raises(ConfigError, match=message) as caught:
-        design(about, some, Asking(ways=ways))
+        design(info, some, Asking(ways=ways))
     assert caught.value.remedy

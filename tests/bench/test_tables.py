@@ -1,4 +1,4 @@
-"""Every figure of a run, computed by hand on few cells; null is never 0; subjects count once each."""
+"""Every figure of a run, computed by hand on few samples; null is never 0; subjects count once each."""
 
 import csv
 import io
@@ -10,6 +10,7 @@ import pytest
 
 from sefi.bench.figures import FIGURES
 from sefi.bench.formulas import conditions
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.statistics import Interval
 from sefi.bench.table_files import as_csv, as_json, as_markdown, heading, tables_csv, tables_json, told, told_range
 from sefi.bench.tables import by_kind, differences, differences_to_all, table
@@ -32,25 +33,30 @@ SUITE = {
 
 
 def make_run(**changes):
-    values = {"schema": 1, "suite": SUITE, "model": {"name": "m", "fingerprint": "f"}, "tau": 0.25, "judges": {}}
-    return values | changes
+    model = {"name": "m", "fingerprint": "f"}
+    values = {"schema": 1, "suite": SUITE, "subjects": [], "model": model, "tau": 0.25, "judges": {}}
+    return RunInfo.model_validate(values | changes)
 
 
-def cell(**changes):
-    values = {"subject": "ada", "way": "ours", "kind": "scene", "prompt": 0, "seed": 1}
-    return values | changes
+def sample(**changes):
+    values = {"subject": "ada", "variant": "ours", "kind": "scene", "prompt": 0, "seed": 1, "text": "a photo of person"}
+    return Sample.model_validate(values | {"image": "pictures/0.png", "sha256": "00"} | changes)
+
+
+def copy_for(samples, subject):
+    return [sample.model_copy(update={"subject": subject}) for sample in samples]
 
 
 def scored(*pairs, **more):
-    """Cells of likeness and prompt score; a likeness of None is a picture without a face."""
+    """Samples of likeness and prompt score; a likeness of None is a picture without a face."""
     return [
-        cell(id=like or 0.0, faces=int(like is not None), prompt_score=score, seed=seed, **more)
+        sample(id=like or 0.0, faces=int(like is not None), prompt_score=score, seed=seed, **more)
         for seed, (like, score) in enumerate(pairs)
     ]
 
 
-def value(name, cells, run=None):
-    return FIGURE[name].of(cells, conditions(cells, run or make_run()))
+def value(name, samples, run=None):
+    return FIGURE[name].of(samples, conditions(samples, run or make_run()))
 
 
 PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
@@ -74,55 +80,61 @@ def test_figures_by_hand(name, expected):
 
 
 def test_a_second_face_is_a_face_but_not_exactly_one():
-    cells = [cell(faces=2), cell(faces=1), cell(faces=0)]
-    assert value("face", cells) == pytest.approx(2 / 3)
-    assert value("one_face", cells) == pytest.approx(1 / 3)
-    pair = make_run(suite={**SUITE, "together": 2})
-    assert value("one_face", [*cells, cell(faces=2)], pair) == pytest.approx(2 / 4)
+    samples = [sample(faces=2), sample(faces=1), sample(faces=0)]
+    assert value("face", samples) == pytest.approx(2 / 3)
+    assert value("one_face", samples) == pytest.approx(1 / 3)
+    prompts = [{"text": "{} and {}", "kind": "scene"}]
+    pair = make_run(suite={**SUITE, "prompts": prompts, "together": 2})
+    assert value("one_face", [*samples, sample(faces=2)], pair) == pytest.approx(2 / 4)
 
 
 def test_copying_looks_at_faces_only():
-    cells = [cell(id=0.7, id_other=0.4, faces=1), cell(id=0.5, id_other=0.6, faces=1), cell(id=0, id_other=0, faces=0)]
-    assert value("copy", cells) == pytest.approx(0.1)
-    assert value("id_other", cells) == pytest.approx(1.0 / 3)
+    samples = [
+        sample(id=0.7, id_other=0.4, faces=1),
+        sample(id=0.5, id_other=0.6, faces=1),
+        sample(id=0, id_other=0, faces=0),
+    ]
+    assert value("copy", samples) == pytest.approx(0.1)
+    assert value("id_other", samples) == pytest.approx(1.0 / 3)
 
 
 def test_what_is_shown_counts_by_picture_and_by_kind():
-    cells = [cell(shown=[True]), cell(shown=[False]), cell(prompt=1, shown=[True, False])]
-    assert value("shown", cells) == pytest.approx((1 + 0 + 0.5) / 3)
-    assert value("shown_scene", cells) == pytest.approx(1 / 3)
-    assert value("shown_attribute", cells) == 1.0
-    assert math.isnan(value("shown_style", cells))
+    samples = [sample(shown=[True]), sample(shown=[False]), sample(prompt=1, shown=[True, False])]
+    assert value("shown", samples) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert value("shown_scene", samples) == pytest.approx(1 / 3)
+    assert value("shown_attribute", samples) == 1.0
+    assert math.isnan(value("shown_style", samples))
 
 
 def test_diversity_is_taken_within_a_prompt():
     # Within prompt 0 the pictures are at right angles, within prompt 1 equal; across prompts they would differ more.
-    cells = [
-        cell(prompt=0, embedding=[1.0, 0.0, 0.0]),
-        cell(prompt=0, embedding=[0.0, 3.0, 0.0]),
-        cell(prompt=1, embedding=[0.0, 0.0, 2.0]),
-        cell(prompt=1, embedding=[0.0, 0.0, 5.0]),
+    samples = [
+        sample(prompt=0, embedding=[1.0, 0.0, 0.0]),
+        sample(prompt=0, embedding=[0.0, 3.0, 0.0]),
+        sample(prompt=1, embedding=[0.0, 0.0, 2.0]),
+        sample(prompt=1, embedding=[0.0, 0.0, 5.0]),
     ]
-    assert value("diversity", cells) == pytest.approx((1 + 0) / 2)
-    assert math.isnan(value("diversity", cells[1:3]))
+    assert value("diversity", samples) == pytest.approx((1 + 0) / 2)
+    assert math.isnan(value("diversity", samples[1:3]))
 
 
 def test_memory_is_the_most_and_seconds_are_the_mean():
-    cells = [cell(peak_mb=7.0, draw_seconds=1.0), cell(peak_mb=5.0, draw_seconds=2.0)]
-    assert value("peak_mb", cells) == 7.0
-    assert value("draw_seconds", cells) == 1.5
+    samples = [sample(peak_mb=7.0, draw_seconds=1.0), sample(peak_mb=5.0, draw_seconds=2.0)]
+    assert value("peak_mb", samples) == 7.0
+    assert value("draw_seconds", samples) == 1.5
 
 
 @pytest.mark.parametrize("figure", FIGURES, ids=lambda figure: figure.name)
 def test_nothing_that_was_not_computed_counts(figure):
-    """Cells full of null next to whole ones change no figure, and alone give nan, not 0."""
-    empty = cell(
+    """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""
+    empty = sample(
         **dict.fromkeys(("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding", "peak_mb"))
     )
     run = make_run(far_threshold=0.5)
     assert math.isnan(figure.of([empty], conditions([empty], run)))
     whole = [
-        {**c, "shown": [True], "id_other": 0.1, "embedding": [1.0, float(c["seed"])], "peak_mb": 3.0} for c in PICTURES
+        one.model_copy(update={"shown": (True,), "id_other": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0})
+        for one in PICTURES
     ]
     fixed = conditions(whole, run)
     assert conditions([*whole, empty], run) == fixed
@@ -135,16 +147,16 @@ def test_every_figure_is_told_apart_and_explained():
 
 
 def test_each_subject_counts_once_whatever_the_number_of_pictures():
-    cells = [*scored((0.2, 0.3), (0.4, 0.3), (0.6, 0.3)), *scored((0.8, 0.3), subject="bob")]
-    found = table(cells, make_run()).values["ours", "id"]
+    samples = [*scored((0.2, 0.3), (0.4, 0.3), (0.6, 0.3)), *scored((0.8, 0.3), subject="bob")]
+    found = table(samples, make_run()).values["ours", "id"]
     assert found.mean == pytest.approx((0.4 + 0.8) / 2)
     assert found.n == 2
     assert (found.low, found.high) == (pytest.approx(0.4), pytest.approx(0.8))
 
 
 def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
-    cells = [*scored((0.5, 0.3)), *scored((0.6, 0.3), way="theirs"), *scored((1.0, 0.1), way="photo")]
-    found = table(cells, make_run())
+    samples = [*scored((0.5, 0.3)), *scored((0.6, 0.3), variant="theirs"), *scored((1.0, 0.1), variant="photo")]
+    found = table(samples, make_run())
     assert [way.label for way in found.ways] == ["ours", "theirs", "photo"]
     names = [figure.name for figure in found.figures]
     assert names == [figure.name for figure in FIGURES if figure.name in names]
@@ -154,21 +166,21 @@ def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
 
 
 def test_a_figure_that_one_way_has_not_is_not_computed_there():
-    cells = [*scored((0.5, 0.3)), *scored((0.6, None), way="theirs")]
-    found = table(cells, make_run())
+    samples = [*scored((0.5, 0.3)), *scored((0.6, None), variant="theirs")]
+    found = table(samples, make_run())
     assert found.values["ours", "prompt"].mean == 0.3
     assert not found.values["theirs", "prompt"].computed
 
 
 def test_reasons_name_what_is_missing():
     judges = {"detector": {"file": "d", "sha256": "0"}, "recogniser": None, "scene_reader": None, "clip": None}
-    missing = table([cell(faces=1)], make_run(judges=judges)).missing
+    missing = table([sample(faces=1)], make_run(judges=judges)).missing
     assert missing["id"] == "the run has no recogniser"
     assert missing["id_prompt"] == "the run has no recogniser and no CLIP"
     assert missing["shown"] == "the run has no reader"
     assert missing["verified"] == "the run has no recogniser and no false-accept threshold"
     judges["scene_reader"] = judges["recogniser"] = {"file": "r", "sha256": "1"}
-    missing = table([cell(faces=1)], make_run(judges=judges)).missing
+    missing = table([sample(faces=1)], make_run(judges=judges)).missing
     assert missing["shown"] == "no picture tells of it"
     assert missing["copy"] == "the run has no other picture of the subjects"
 
@@ -184,19 +196,19 @@ def test_kinds_are_slices_under_the_whole_runs_conditions():
 
 
 def test_differences_are_paired_by_subject():
-    cells = [
+    samples = [
         *scored((0.5, 0.3)),
         *scored((0.9, 0.3), subject="bob"),
         *scored((0.1, 0.3), subject="eve"),
-        *scored((0.4, 0.4), way="theirs"),
-        *scored((0.6, 0.4), way="theirs", subject="bob"),
+        *scored((0.4, 0.4), variant="theirs"),
+        *scored((0.6, 0.4), variant="theirs", subject="bob"),
     ]
-    found = differences(cells, make_run(), "ours", "theirs")
+    found = differences(samples, make_run(), "ours", "theirs")
     assert (found["id"].mean, found["id"].n) == (pytest.approx(0.2), 2)
     assert (found["id"].low, found["id"].high) == (pytest.approx(0.1), pytest.approx(0.3))
     assert found["prompt"].high < 0
     assert "shown" not in found
-    first, others = differences_to_all(cells, make_run())
+    first, others = differences_to_all(samples, make_run())
     assert (first, list(others)) == ("ours", ["theirs"])
     assert others["theirs"] == found
 
@@ -205,7 +217,7 @@ def test_a_way_that_does_not_exist_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'theirs'"):
         differences(PICTURES, make_run(), "ours", "their")
     with pytest.raises(ConfigError, match="pictures of 'mine'"):
-        table([cell(way="mine", id=0.1)], make_run())
+        table([sample(variant="mine", id=0.1)], make_run())
 
 
 @pytest.mark.parametrize("kind", ["", "style"])
@@ -214,14 +226,14 @@ def test_a_run_without_pictures_is_refused(kind):
         table([] if not kind else PICTURES, make_run(), kind)
 
 
-def of_two(cells):
+def of_two(samples):
     """The same of two subjects: a way with one has no spread, and does not compete."""
-    return [*cells, *({**one, "subject": "bob"} for one in cells)]
+    return [*samples, *copy_for(samples, "bob")]
 
 
 def test_the_best_is_bold_and_anchors_do_not_compete():
-    cells = [*scored((0.5, 0.3)), *scored((0.6, 0.2), way="theirs"), *scored((1.0, 0.9), way="photo")]
-    found = table(of_two(cells), make_run())
+    samples = [*scored((0.5, 0.3)), *scored((0.6, 0.2), variant="theirs"), *scored((1.0, 0.9), variant="photo")]
+    found = table(of_two(samples), make_run())
     assert found.best(FIGURE["id"]) == {"theirs"}
     assert found.best(FIGURE["prompt"]) == {"ours"}
     assert found.best(FIGURE["face"]) == frozenset()  # all equal: nobody leads
@@ -233,34 +245,34 @@ def test_the_best_is_bold_and_anchors_do_not_compete():
 
 
 def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
-    cells = [*scored((0.5, 0.3), (0.4, 0.3)), *scored((0.6, 0.2), (0.7, 0.3), way="theirs")]
-    assert table(cells, make_run()).best(FIGURE["id"]) == frozenset()
-    assert "**" not in as_markdown(table(cells, make_run()))
+    samples = [*scored((0.5, 0.3), (0.4, 0.3)), *scored((0.6, 0.2), (0.7, 0.3), variant="theirs")]
+    assert table(samples, make_run()).best(FIGURE["id"]) == frozenset()
+    assert "**" not in as_markdown(table(samples, make_run()))
     # Of two ways one has two subjects: it has nobody to lead.
-    uneven = [*cells, *({**one, "subject": "bob"} for one in cells if one["way"] == "ours")]
+    uneven = [*samples, *copy_for([one for one in samples if one.variant == "ours"], "bob")]
     assert table(uneven, make_run()).best(FIGURE["id"]) == frozenset()
     ways = [way for way in SUITE["ways"] if way["control"] is None]
     both = make_run(
-        subjects=["ada", "bob"], suite={**SUITE, "ways": ways, "prompts": [{"kind": "scene"}], "seeds": [0, 1]}
+        subjects=["ada", "bob"], suite={**SUITE, "ways": ways, "prompts": SUITE["prompts"][:1], "seeds": [0, 1]}
     )
-    whole = table(of_two(cells), both)
+    whole = table(of_two(samples), both)
     assert (whole.finished, whole.best(FIGURE["id"])) == (True, {"theirs"})
-    part = table(of_two(cells)[:-1], both)
+    part = table(of_two(samples)[:-1], both)
     assert (part.finished, part.best(FIGURE["id"])) == (False, frozenset())
-    told = json.loads(tables_json(of_two(cells)[:-1], both))
+    told = json.loads(tables_json(of_two(samples)[:-1], both))
     assert told["images"] == {"made": 7, "planned": 8, "finished": False}
 
 
 def test_lower_is_better_where_the_arrow_says_so():
-    cells = [cell(draw_seconds=2.0), cell(way="theirs", draw_seconds=1.0)]
-    assert table(of_two(cells), make_run()).best(FIGURE["draw_seconds"]) == {"theirs"}
+    samples = [sample(draw_seconds=2.0), sample(variant="theirs", draw_seconds=1.0)]
+    assert table(of_two(samples), make_run()).best(FIGURE["draw_seconds"]) == {"theirs"}
     assert heading(FIGURE["draw_seconds"]) == "drawing ↓"
 
 
 def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():
     run = make_run(suite={**SUITE, "ways": [{"label": "a|b", "about": "", "control": None}]})
-    cells = [*scored((0.2, 0.3), way="a|b"), *scored((0.4, 0.3), way="a|b", subject="bob")]
-    text = as_markdown(table(cells, run))
+    samples = [*scored((0.2, 0.3), variant="a|b"), *scored((0.4, 0.3), variant="a|b", subject="bob")]
+    text = as_markdown(table(samples, run))
     assert "| a\\|b |" in text
     assert "0.300 [0.200, 0.400]" in text
     assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
@@ -275,16 +287,16 @@ def test_numbers_read_well():
 
 
 def test_json_says_null_where_nothing_was_computed():
-    cells = [*scored((0.5, 0.3)), *scored((0.6, None), way="theirs")]
-    found = json.loads(json.dumps(as_json(table(cells, make_run())), allow_nan=False))
+    samples = [*scored((0.5, 0.3)), *scored((0.6, None), variant="theirs")]
+    found = json.loads(json.dumps(as_json(table(samples, make_run())), allow_nan=False))
     assert found["values"]["theirs"]["prompt"] is None
     assert found["values"]["ours"]["prompt"] == {"mean": 0.3, "low": None, "high": None, "n": 1}
     assert found["not_computed"]["shown"] == "the run has no reader"
 
 
 def test_csv_has_a_line_for_every_way_and_figure(synthetic):
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    found = table(cells, run)
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    found = table(samples, run)
     lines = list(csv.DictReader(io.StringIO(as_csv(found))))
     assert len(lines) == len(found.ways) * len(found.figures)
     line = next(each for each in lines if (each["way"], each["figure"]) == ("ours", "id"))
@@ -296,29 +308,29 @@ def test_csv_has_a_line_for_every_way_and_figure(synthetic):
 
 def test_one_plain_loop_gives_the_same_means(synthetic):
     """Parity: the whole table against pandas-like grouping written out."""
-    run, cells = synthetic.make_run(), synthetic.make_cells(5)
-    found = table(cells, run)
+    run, samples = synthetic.make_run(), synthetic.make_samples(5)
+    found = table(samples, run)
     for way in ("ours", "one token", "class word"):
         likes, gated = [], []
         for subject in synthetic.SUBJECTS:
-            mine = [c for c in cells if (c["way"], c["subject"]) == (way, subject)]
+            mine = [c for c in samples if (c.variant, c.subject) == (way, subject)]
             assert len(mine) == 6
-            likes.append(sum(c["id"] for c in mine) / 6)
-            gated.append(sum(c["id"] if c["prompt_score"] >= 0.23 else 0.0 for c in mine) / 6)
+            likes.append(sum(c.id for c in mine) / 6)
+            gated.append(sum(c.id if c.prompt_score >= 0.23 else 0.0 for c in mine) / 6)
         assert found.values[way, "id"].mean == pytest.approx(np.mean(likes))
         assert found.values[way, "id_prompt"].mean == pytest.approx(np.mean(gated))
 
 
 def test_everything_in_one_file(synthetic):
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    found = json.loads(tables_json(cells, run))
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    found = json.loads(tables_json(samples, run))
     assert list(found["kinds"]) == ["scene", "action", "combination"]
     assert found["differences"]["way"] == "ours"
     assert list(found["differences"]["less"]) == ["one token", "class word", "photo", "same", "other"]
-    assert {line["kind"] for line in csv.DictReader(io.StringIO(tables_csv(cells, run)))} == {"", *found["kinds"]}
+    assert {line["kind"] for line in csv.DictReader(io.StringIO(tables_csv(samples, run)))} == {"", *found["kinds"]}
 
 
 def test_the_order_of_the_records_changes_no_bit(synthetic):
     """Several processes may write one record: lines come as they come."""
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    assert as_json(table(cells, run)) == as_json(table(list(reversed(cells)), run))
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    assert as_json(table(samples, run)) == as_json(table(list(reversed(samples)), run))

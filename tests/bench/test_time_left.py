@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 
 from sefi.bench import time_left
+from sefi.bench.records import Sample
 from sefi.bench.suite import Asked, Suite, Way
 from sefi.bench.time_left import TimeLeft
 
@@ -31,11 +32,13 @@ def keys(subject):
 PLANNED = [key for subject in SUBJECTS for key in keys(subject)]
 
 
-def cell(key, **changes):
+def sample(key, **changes):
     subject, way, prompt, seed = key
     learned = way in ("ours", "values")
     costs = {"draw_seconds": DRAW[way], "learn_seconds": LEARN if learned else None}
-    return {"subject": subject, "way": way, "prompt": prompt, "seed": seed, **costs, **changes}
+    place = {"subject": subject, "variant": way, "prompt": prompt, "seed": seed}
+    files = {"kind": "plain", "text": "a photo of person", "image": "pictures/0.png", "sha256": "00"}
+    return Sample(**place, **files, **costs | changes)
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_what_a_subject_costs_is_what_the_next_will(clock, pace):
     left = TimeLeft(SUITE, PLANNED, [])
     assert left.missing == 21
     for key in keys("ada"):
-        left.count(cell(key))
+        left.count(sample(key))
     # Learned once for both ways that use it; the plain word's images are drawn once for everybody.
     one = LEARN + 2 * 2.0 + 2 * 3.0
     clock.now += pace * (one + 2 * 5.0)
@@ -65,23 +68,23 @@ def test_no_estimate_without_evidence_for_every_kind_of_work(clock):
     for key in keys("ada"):
         assert left.seconds() is None  # the first image after 100 s of learning would say hours
         clock.now += 60
-        left.count(cell(key))
+        left.count(sample(key))
     assert left.seconds() is not None
 
 
 def test_no_estimate_from_a_few_seconds(clock):
-    before = [cell(key) for key in keys("ada")]
+    before = [sample(key) for key in keys("ada")]
     left = TimeLeft(SUITE, PLANNED, before)
-    left.count(cell(("bob", "photo", 0, 3)))
+    left.count(sample(("bob", "photo", 0, 3)))
     clock.now += 19
     assert left.seconds() is None
 
 
 def test_a_resumed_run_uses_the_costs_on_record(clock):
-    left = TimeLeft(SUITE, PLANNED, [cell(key) for key in keys("ada")])
+    left = TimeLeft(SUITE, PLANNED, [sample(key) for key in keys("ada")])
     clock.now += 104
     for key in keys("bob")[:2]:
-        left.count(cell(key))
+        left.count(sample(key))
     # Of bob two images of "values" are missing; of eve everything.
     assert left.seconds() == pytest.approx(2 * 3.0 + LEARN + 4.0 + 6.0)
 
@@ -89,7 +92,7 @@ def test_a_resumed_run_uses_the_costs_on_record(clock):
 def test_learning_that_was_not_timed_is_no_evidence(clock):
     left = TimeLeft(SUITE, PLANNED, [])
     for key in keys("ada"):
-        left.count(cell(key, learn_seconds=None))
+        left.count(sample(key, learn_seconds=None))
     clock.now += 500
     assert left.seconds() is None
 
@@ -98,5 +101,5 @@ def test_nothing_is_left_of_a_finished_run(clock):
     left = TimeLeft(SUITE, PLANNED, [])
     for subject, place in product(SUBJECTS, range(7)):
         clock.now += 20
-        left.count(cell(keys(subject)[place]))
+        left.count(sample(keys(subject)[place]))
     assert (left.missing, left.seconds()) == (0, 0)

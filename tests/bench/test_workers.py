@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import sefi
-from sefi.bench.records import RunFolder
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.time_left import TimeLeft
 from sefi.bench.worker_process import ORPHANED, Report, Share, started
 from sefi.bench.workers import watch

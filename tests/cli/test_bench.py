@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sefi.backbone.open import MODELS
-from sefi.bench.records import RunFolder
+from sefi.bench.run_folder import RunFolder
 from sefi.conditioning.names import CHARACTERS
 from sefi.metrics.faces import DETECTOR, RECOGNISER
 from sefi.world.drawing import draw
@@ -141,6 +141,6 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     assert found.exit_code == 0, found.output
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert all(config["learn"]["steps"] == 1 for config in told["settings"].values())
-    cells = RunFolder(tmp_path / "run").cells()
-    assert {cell["way"] for cell in cells} == {way["label"] for way in told["suite"]["ways"]}
-    assert all(cell["id"] is not None and cell["prompt_score"] is not None for cell in cells)
+    samples = RunFolder(tmp_path / "run").read_samples()
+    assert {sample.variant for sample in samples} == {way["label"] for way in told["suite"]["ways"]}
+    assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from sefi.bench.judging import JudgeFiles, Judging
-from sefi.bench.opened import Bench, about
+from sefi.bench.opened import Bench, describe_run
 from sefi.bench.plan import planned_keys
-from sefi.bench.records import RunFolder
-from sefi.bench.schema import CellRecord
+from sefi.bench.records import EvaluatorInfo, RunInfo, Sample
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Asked, Suite, Way
 from sefi.core.protocols import SilentProgress
@@ -90,14 +90,21 @@ def real(backbone, tmp_path_factory):
         silent,
         silent,
     )
-    files = {"detector": {"file": "d.onnx", "sha256": "00"}, "reader": None, "clip": {"file": "c", "sha256": "11"}}
-    return json.loads(json.dumps(about(bench, files, {"tau": 0.23, "far_threshold": 0.4})))
+    detector, clip = EvaluatorInfo(file="d.onnx", sha256="00"), EvaluatorInfo(file="c", sha256="11")
+    evaluators = {"detector": detector, "reader": None, "clip": clip}
+    return json.loads(describe_run(bench, evaluators, tau=0.23, far_threshold=0.4).to_json())
+
+
+def keys_of(run):
+    """Every planned image of a run that is valid."""
+    info = RunInfo.parse(json.dumps(run))
+    return planned_keys(info.suite, info.subjects, info.photos)
 
 
 def cells_of(run, scores):
     """A record with every field for each planned image; scores differ from one to the next."""
     cells = []
-    for n, (subject, way, prompt, seed) in enumerate(planned_keys(run)):
+    for n, (subject, way, prompt, seed) in enumerate(keys_of(run)):
         asked = SUITE.prompts[prompt]
         cell = {"subject": subject, "way": way, "prompt": prompt, "seed": seed, "kind": asked.kind}
         cell |= {"text": asked.text.format("person"), "picture": f"pictures/{n}.png", "sha256": f"{n:04}"}
@@ -107,7 +114,9 @@ def cells_of(run, scores):
 
 
 def test_the_cells_here_have_every_field(real):
-    assert set(cells_of(real, SCORES)[0]) == set(CellRecord.model_fields)
+    assert set(cells_of(real, SCORES)[0]) == set(
+        Sample.parse(json.dumps(cells_of(real, SCORES)[0])).model_dump(by_alias=True)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +126,7 @@ def folder(real, tmp_path_factory):
     for name in ("pictures", "photos"):
         (made / name).mkdir()
     picture = Image.fromarray(GREY)
-    for n in range(len(planned_keys(real))):
+    for n in range(len(keys_of(real))):
         picture.save(made / f"pictures/{n}.png")
     for key in real["photos"]:
         picture.save(made / f"photos/{key}.png")

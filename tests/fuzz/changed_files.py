@@ -22,7 +22,7 @@ from sefi.api import embedded_judges, generate
 from sefi.backbone.bundle import Backbone
 from sefi.bench.answers import read_sheet
 from sefi.bench.attended import KEY as MAPS_KEY, read_maps
-from sefi.bench.records import RunFolder
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.suite import open_suite
 from sefi.cli.pictures import append_record
 from sefi.conditioning.composer import describe_model, read_composer
@@ -133,7 +133,7 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
             (folder / "run.json").write_bytes(run)
             (folder / "cells.jsonl").write_bytes(cells)
             (folder / name).write_bytes(path.read_bytes())
-            RunFolder(folder).cells()
+            RunFolder(folder).read_samples()
 
         return read
 

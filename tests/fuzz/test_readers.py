@@ -13,7 +13,7 @@ import torch
 from tests.fuzz.changed_files import KINDS, small_run
 
 from sefi.api import embedded_judges
-from sefi.bench.records import RunFolder
+from sefi.bench.run_folder import RunFolder
 from sefi.cli.pictures import append_record
 from sefi.conditioning.names import names_for
 from sefi.conditioning.prompt import plain_ids
@@ -119,7 +119,7 @@ def test_a_checkpoint_with_renamed_tensors_changes_nothing(tmp_path, old):
 )
 def test_a_record_that_is_no_picture(tmp_path, change):
     with pytest.raises(ConfigError, match=r"cells\.jsonl is damaged"):
-        write_run(tmp_path, **change).cells()
+        write_run(tmp_path, **change).read_samples()
 
 
 def write_run(folder, **change):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from sefi.bench.records import Sample
 from sefi.bench.table_files import told
 from sefi.bench.tables import by_kind, differences, table
 from sefi.core.errors import ConfigError
@@ -48,9 +49,9 @@ class Reading(HTMLParser):
 
 @pytest.fixture
 def made(synthetic, tmp_path):
-    """Run, cells and folder."""
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    return run, cells, synthetic.write_run(tmp_path / "run", run, cells)
+    """Run, samples and folder."""
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    return run, samples, synthetic.write_run(tmp_path / "run", run, samples)
 
 
 def test_nothing_is_loaded_from_anywhere_and_no_script_runs(made):
@@ -64,8 +65,8 @@ def test_nothing_is_loaded_from_anywhere_and_no_script_runs(made):
 
 
 def test_equal_runs_give_equal_pages_whatever_the_order_of_the_records(made):
-    run, cells, folder = made
-    assert bench_page(run, cells, folder) == bench_page(run, cells[::-1], folder)
+    run, samples, folder = made
+    assert bench_page(run, samples, folder) == bench_page(run, samples[::-1], folder)
 
 
 def test_pages_follow_the_readers_light_and_width(made):
@@ -82,8 +83,8 @@ def test_the_head_says_what_was_compared(made):
 
 
 def test_numbers_are_the_tables_and_their_directions_are_shown(made):
-    run, cells, folder = made
-    text, found = Reading(bench_page(run, cells, folder)).text, table(cells, run)
+    run, samples, folder = made
+    text, found = Reading(bench_page(run, samples, folder)).text, table(samples, run)
     for figure in found.figures:
         assert figure.about in text
         for way in found.ways:
@@ -92,31 +93,32 @@ def test_numbers_are_the_tables_and_their_directions_are_shown(made):
 
 
 def test_differences_say_better_and_worse_only_where_the_interval_leaves_out_zero(made):
-    run, cells, _ = made
-    others = {"one token": differences(cells, run, "ours", "one token")}
-    shown = difference_view(table(cells, run), "t", others, ("main", "picture"))
+    run, samples, _ = made
+    others = {"one token": differences(samples, run, "ours", "one token")}
+    shown = difference_view(table(samples, run), "t", others, ("main", "picture"))
     marks = {figure.name: entry.mark for figure, entry in zip(shown.figures, shown.lines[0].entries, strict=True)}
     assert (marks["id_prompt"], marks["prompt"], marks["id"]) == ("better", "better", "")
-    turned = {"ours": differences(cells, run, "one token", "ours")}
-    back = difference_view(table(cells, run), "t", turned, ("main", "picture"))
+    turned = {"ours": differences(samples, run, "one token", "ours")}
+    back = difference_view(table(samples, run), "t", turned, ("main", "picture"))
     assert back.lines[0].entries[0].mark == "worse"
     assert back.lines[0].entries[0].text == shown.lines[0].entries[0].text.replace("+", "-")
 
 
 def test_less_of_what_should_be_low_is_better(made):
-    run, cells, _ = made
-    cells = [{**c, "background": {"ours": 0.2, "one token": 0.6}.get(c["way"])} for c in cells]
-    others = {"one token": differences(cells, run, "ours", "one token")}
-    shown = difference_view(table(cells, run), "t", others, ("picture",))
+    run, samples, _ = made
+    leaks = {"ours": 0.2, "one token": 0.6}
+    samples = [c.model_copy(update={"background": leaks.get(c.variant)}) for c in samples]
+    others = {"one token": differences(samples, run, "ours", "one token")}
+    shown = difference_view(table(samples, run), "t", others, ("picture",))
     assert (shown.figures[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
 
 
 def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
-    judges = {**synthetic.make_run()["judges"], "clip": None}
-    run = synthetic.make_run(judges=judges, tau=None)
+    evaluators = {**synthetic.make_run().evaluators, "clip": None}
+    run = synthetic.make_run(tau=None).model_copy(update={"evaluators": evaluators})
     keys = dict.fromkeys(("prompt_score", "background", "embedding"))
-    cells = [{**cell, **keys} for cell in synthetic.make_cells()]
-    page = bench_page(run, cells, synthetic.write_run(tmp_path / "run", run, cells))
+    samples = synthetic.change_all(synthetic.make_samples(), **keys)
+    page = bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))
     text = Reading(page).text
     assert "ID(Prompt) the run has no CLIP and no tau" in text
     assert "prompt score the run has no CLIP" in text
@@ -130,15 +132,15 @@ def test_a_run_of_nothing_but_pictures_still_has_a_page(synthetic, tmp_path):
     run = synthetic.make_run(judges={}, tau=None, far_threshold=None, settings={})
     keys = ("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
-    cells = [{**cell, **dict.fromkeys(keys + costs)} for cell in synthetic.make_cells()]
-    text = Reading(bench_page(run, cells, synthetic.write_run(tmp_path / "run", run, cells))).text
+    samples = synthetic.change_all(synthetic.make_samples(), **dict.fromkeys(keys + costs))
+    text = Reading(bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))).text
     assert "Pictures, drawn by lot" in text
     assert "ID the run has no detector and no recogniser" in text
 
 
 def test_one_subject_has_numbers_and_no_interval(made):
-    run, cells, folder = made
-    one = [cell for cell in cells if cell["subject"] == "bob" and cell["way"] in ("ours", "one token")]
+    run, samples, folder = made
+    one = [one for one in samples if one.subject == "bob" and one.variant in ("ours", "one token")]
     found = table(one, run)
     assert all(entry.ends == "" for line in view(found, "t", "main").lines for entry in line.entries)
     assert "Few subjects (1)" in Reading(bench_page(run, one, folder)).text
@@ -150,29 +152,29 @@ def test_a_run_without_pictures_is_refused(synthetic, tmp_path):
 
 
 def test_a_picture_that_is_gone_leaves_a_hole(made):
-    run, cells, folder = made
+    run, samples, folder = made
     for file in (folder / "pictures").iterdir():
         file.unlink()
     (folder / "photos" / "ada.png").write_bytes(b"no picture")
-    text = Reading(bench_page(run, cells, folder)).text
+    text = Reading(bench_page(run, samples, folder)).text
     assert "file is gone" in text
     assert small_picture(folder, "photos/ada.png", 64) is None
 
 
 def test_foreign_text_is_escaped(made):
-    run, cells, folder = made
-    run["suite"] = {**run["suite"], "name": "<b>bold</b>", "about": "a & b"}
-    page = bench_page(run, cells, folder)
+    run, samples, folder = made
+    suite = run.suite.model_copy(update={"name": "<b>bold</b>", "about": "a & b"})
+    page = bench_page(run.model_copy(update={"suite": suite}), samples, folder)
     assert "<b>bold</b>" not in page
     assert html.escape("<b>bold</b>") in page
 
 
-def test_the_sheet_is_drawn_by_lot_from_its_seed_alone(made):
-    run, cells, folder = made
-    sheets = [drawn_sheets(cells, run, folder, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
+def test_the_sheet_is_drawn_by_lot_from_its_seed_alone(synthetic, made):
+    run, samples, folder = made
+    sheets = [drawn_sheets(samples, run, folder, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
     assert sheets[0] == sheets[1]
     assert any(sheet != sheets[0] for sheet in sheets[2:])
-    better = [{**cell, "id": 0.0} for cell in cells]  # scores decide nothing
+    better = synthetic.change_all(samples, id=0.0)  # scores decide nothing
     again = drawn_sheets(better, run, folder, np.random.default_rng(0))
     assert [[shot.uri for _, row in s.rows for shot in row] for s in again] == [
         [shot.uri for _, row in s.rows for shot in row] for s in sheets[0]
@@ -180,8 +182,8 @@ def test_the_sheet_is_drawn_by_lot_from_its_seed_alone(made):
 
 
 def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
-    run, cells, folder = made
-    sheet = drawn_sheets(cells, run, folder, np.random.default_rng(0))[0]
+    run, samples, folder = made
+    sheet = drawn_sheets(samples, run, folder, np.random.default_rng(0))[0]
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
     assert all(len(row) == len(sheet.prompts) == 3 for _, row in sheet.rows)
     assert sheet.prompts[0] == f"a photo of <{sheet.subject}> at the beach"
@@ -189,67 +191,72 @@ def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
 
 
 def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
-    run, cells, folder = made
-    fewer = [cell for cell in cells if (cell["way"], cell["prompt"]) != ("one token", 1)]
+    run, samples, folder = made
+    fewer = [one for one in samples if (one.variant, one.prompt) != ("one token", 1)]
     sheet = drawn_sheets(fewer, run, folder, np.random.default_rng(0))[0]
     assert [shot is None for shot in dict(sheet.rows)["one token"]] == [False, True, False]
     assert "no picture" in Reading(bench_page(run, fewer, folder)).text
 
 
-def test_two_subjects_of_one_picture_show_both_photos(made):
-    run, cells, folder = made
-    pair = [{**c, "subject": "ada+bob"} for c in cells if c["subject"] == "ada"]
-    prompts = [{**p, "text": f"{p['text']} with {{}}"} for p in run["suite"]["prompts"]]
-    run = {**run, "subjects": ["ada+bob"], "suite": {**run["suite"], "prompts": prompts, "together": 2}}
+def test_two_subjects_of_one_picture_show_both_photos(synthetic, made):
+    _, samples, folder = made
+    pair = synthetic.change_all(samples_of(samples, "ada"), subject="ada+bob")
+    prompts = [{**p, "text": f"{p['text']} with {{}}"} for p in synthetic.PROMPTS]
+    suite = {"name": "two", "prompts": prompts, "ways": synthetic.WAYS, "seeds": synthetic.SEEDS, "together": 2}
+    run = synthetic.make_run(subjects=["ada+bob"], suite=suite)
     sheet = drawn_sheets(pair, run, folder, np.random.default_rng(0))[0]
     assert [photo.caption for photo in sheet.photos] == ["ada", "bob"]
     assert sheet.prompts[0] == "a photo of <ada> at the beach with <bob>"
 
 
+def make_sample(**changes):
+    values = {"subject": "ada", "variant": "ours", "kind": "scene", "prompt": 0, "seed": 0, "text": "person"}
+    return Sample.model_validate(values | {"image": "x.png", "sha256": "00"} | changes)
+
+
 def test_best_and_worst_are_by_id_where_the_prompt_was_obeyed(made):
     run, _, folder = made
     pairs = [(0.9, 0.1), (0.5, 0.3), (0.7, 0.3), (0.2, 0.25), (0.6, 0.22), (0.4, 0.4), (0.3, 0.3)]
-    cells = [
-        {"subject": "ada", "way": "ours", "text": str(n), "prompt": 0, "seed": n, "picture": "x.png", "faces": 1}
-        | {"id": like, "prompt_score": score}
-        for n, (like, score) in enumerate(pairs)
+    samples = [
+        make_sample(text=str(n), seed=n, id=like, prompt_score=score, faces=1) for n, (like, score) in enumerate(pairs)
     ]
-    best, worst = picked([*cells, {**cells[0], "id": None}], run, folder, "ours")
+    best, worst = picked([*samples, samples[0].model_copy(update={"id": None})], run, folder, "ours")
     assert [pick.shot.alt for pick in best] == ["ours: 2", "ours: 1", "ours: 5"]
     assert [pick.shot.alt for pick in worst] == ["ours: 3", "ours: 4", "ours: 0"]
     assert [pick.photos[0].caption for pick in worst] == ["ada"] * 3
-    best, worst = picked(cells[:3], run, folder, "ours")
+    best, worst = picked(samples[:3], run, folder, "ours")
     assert (len(best), len(worst)) == (1, 1)  # no picture is both
 
 
 def test_captions_tell_what_is_known():
-    assert scores({"faces": 0, "id": 0.0, "prompt_score": 0.25}).replace("\xa0", " ") == "no face, prompt 0.25"
-    assert (
-        scores({"faces": 1, "id": 0.514, "shown": [True, False, True]}).replace("\xa0", " ") == "ID 0.51, 2 of 3 shown"
-    )
-    assert scores({"faces": None, "id": None, "prompt_score": None, "shown": None}) == ""
+    def told_of(**changes):
+        return scores(make_sample(**changes)).replace("\xa0", " ")
+
+    assert told_of(faces=0, id=0.0, prompt_score=0.25) == "no face, prompt 0.25"
+    assert told_of(faces=1, id=0.514, shown=(True, False, True)) == "ID 0.51, 2 of 3 shown"
+    assert told_of(faces=None, id=None, prompt_score=None, shown=None) == ""
 
 
 def test_failures_are_counted_by_way(made):
-    run, cells, _ = made
-    rows = {row.way: row for row in failures(cells, run)}
-    mine = [cell for cell in cells if cell["way"] == "one token"]
+    run, samples, _ = made
+    rows = {row.way: row for row in failures(samples, run)}
+    mine = [one for one in samples if one.variant == "one token"]
     assert rows["one token"].pictures == 18
-    assert rows["one token"].no_face == sum(cell["faces"] == 0 for cell in mine) > 0
-    assert rows["one token"].more_faces == sum(cell["faces"] > 1 for cell in mine) > 0
-    assert rows["one token"].disobeyed == sum(cell["prompt_score"] < 0.23 for cell in mine) > 0
-    fewer = {row.way: row for row in failures([c for c in cells if c["way"] != "ours"], run)}
+    assert rows["one token"].no_face == sum(one.faces == 0 for one in mine) > 0
+    assert rows["one token"].more_faces == sum(one.faces > 1 for one in mine) > 0
+    assert rows["one token"].disobeyed == sum(one.prompt_score < 0.23 for one in mine) > 0
+    fewer = {row.way: row for row in failures([c for c in samples if c.variant != "ours"], run)}
     assert (fewer["ours"].missing, fewer["ours"].no_face) == (18, None)
     assert fewer["one token"].missing == 0
     assert fewer["photo"].missing is None
 
 
 def test_attention_figures_are_shown_where_there_are_any(made):
-    run, cells, folder = made
-    assert "Where the words look" not in bench_page(run, cells, folder)
+    run, samples, folder = made
+    assert "Where the words look" not in bench_page(run, samples, folder)
     (folder / "attention").mkdir()
     Image.new("RGB", (2800, 70), (9, 9, 9)).save(folder / "attention" / "ours, ada.png")
-    reading = Reading(bench_page(run, cells, folder))
+    reading = Reading(bench_page(run, samples, folder))
     assert "Where the words look" in reading.text
     assert "ours, ada" in reading.text
 
@@ -263,14 +270,14 @@ def test_settings_are_told_apart_from_those_that_are_shared(made):
 
 
 def test_judges_versions_and_hashes_are_told(made):
-    run, cells, folder = made
-    run["judges"] = {**run["judges"], "head_reader": None}
-    text = Reading(bench_page(run, cells, folder)).text
-    for name, judge in run["judges"].items():
+    run, samples, folder = made
+    run = run.model_copy(update={"evaluators": {**run.evaluators, "head_reader": None}})
+    text = Reading(bench_page(run, samples, folder)).text
+    for name, evaluator in run.evaluators.items():
         assert name.replace("_", " ") in text
-        assert judge is None or judge["sha256"] in text
+        assert evaluator is None or evaluator.sha256 in text
     assert "head reader none" in text
-    assert run["model"]["fingerprint"] in text
+    assert run.model.fingerprint in text
     assert "2.13.0" in text
 
 
@@ -283,20 +290,21 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
 
 
 def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):
-    run, cells, folder = made
+    run, samples, folder = made
     plain = ("ours", "one token", "class word")
     own = [
-        cell | dict.fromkeys(("id", "shown", "prompt_score") if cell["way"] in plain else ("shown",)) for cell in cells
+        one.model_copy(update=dict.fromkeys(("id", "shown", "prompt_score") if one.variant in plain else ("shown",)))
+        for one in samples
     ]
     text = Reading(bench_page(run, own, folder)).text
     assert told(table(own, run).values["photo", "id"].mean, "cosine") in text
     assert bars(table(own, run), by_kind(own, run)) == []
-    assert [label for label, _ in bars(table(cells, run), by_kind(cells, run))] == ["ID(Prompt)", "shown", "ID"]
+    assert [label for label, _ in bars(table(samples, run), by_kind(samples, run))] == ["ID(Prompt)", "shown", "ID"]
 
 
 def unfinished(made):
-    run, cells, folder = made
-    return run, [cell for cell in cells if cell["subject"] != "eve" or cell["prompt"] == 0], folder
+    run, samples, folder = made
+    return run, [one for one in samples if one.subject != "eve" or one.prompt == 0], folder
 
 
 def test_an_unfinished_run_says_so_and_marks_nobody(made):
@@ -312,19 +320,19 @@ def test_an_unfinished_run_says_so_and_marks_nobody(made):
 
 
 def test_one_subject_has_no_winner(synthetic, made):
-    _, cells, folder = made
+    _, samples, folder = made
     run = synthetic.make_run(subjects=["ada"])
-    own = [cell for cell in cells if cell["subject"] == "ada"]
+    own = samples_of(samples, "ada")
     page = bench_page(run, own, folder)
     assert "not finished" not in page
     assert 'class="best"' not in page
     assert 'class="best"' in bench_page(
-        synthetic.make_run(subjects=["ada", "bob"]), cells_of(cells, "ada", "bob"), folder
+        synthetic.make_run(subjects=["ada", "bob"]), samples_of(samples, "ada", "bob"), folder
     )
 
 
-def cells_of(cells, *subjects):
-    return [cell for cell in cells if cell["subject"] in subjects]
+def samples_of(samples, *subjects):
+    return [one for one in samples if one.subject in subjects]
 
 
 def test_pictures_are_there_at_once_and_move_nothing(made):

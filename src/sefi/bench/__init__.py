@@ -1,1 +1,1 @@
-"""Subjects x methods x prompts x seeds: cells, records, statistics, tables."""
+"""Subjects x methods x prompts x seeds: samples, records, statistics, tables."""

@@ -11,8 +11,8 @@ from PIL import Image
 from sefi.bench.attended import keep_maps
 from sefi.bench.drawing import Drawn, Place, anchor, drawn, drawn_attending
 from sefi.bench.opened import Bench, group_key
-from sefi.bench.records import Cell, key_of
-from sefi.bench.scoring import scored
+from sefi.bench.records import Sample
+from sefi.bench.scoring import SampleFiles, scored
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Way, slug
 from sefi.bench.time_left import TimeLeft
@@ -25,20 +25,20 @@ from sefi.photo.read import BOMBS, MAX_PIXELS
 
 def run_cells(bench: Bench, numbers: Sequence[int] | None = None) -> int:
     """Make whatever is missing of these groups (None: all); returns how many images were made."""
-    groups, cells = bench.groups(), bench.run.cells()
-    done = {key_of(cell) for cell in cells}
+    groups, samples = bench.groups(), bench.run.read_samples()
+    done = {sample.key for sample in samples}
     chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
     names = {group_key(group) for group in chosen}
     planned = [key for key in bench.plan() if key[0] in names]
-    missing, left = [key for key in planned if key not in done], TimeLeft(bench.suite, planned, cells)
+    missing, left = [key for key in planned if key not in done], TimeLeft(bench.suite, planned, samples)
     bench.progress.start(len(missing), "images")
     made = 0
     for group in chosen:
         for way in bench.suite.ways:
             mine = (group_key(group), way.label)
-            for cell in way_cells(bench, group, way, [Place(k[2], k[3]) for k in missing if k[:2] == mine]):
-                bench.run.add(cell)
-                left.count(cell)
+            for sample in way_cells(bench, group, way, [Place(k[2], k[3]) for k in missing if k[:2] == mine]):
+                bench.run.add(sample)
+                left.count(sample)
                 bench.progress.estimate(left.seconds())
                 bench.progress.advance()
                 made += 1
@@ -46,15 +46,15 @@ def run_cells(bench: Bench, numbers: Sequence[int] | None = None) -> int:
     return made
 
 
-def way_cells(bench: Bench, group: tuple[Subject, ...], way: Way, places: list[Place]) -> Iterator[Cell]:
+def way_cells(bench: Bench, group: tuple[Subject, ...], way: Way, places: list[Place]) -> Iterator[Sample]:
     """The records of one group and one way, as they come."""
     if not places:
         return
     identities = [] if way.control else [bench.learner.known(way, s) for s in group]
-    facts = bench.learner.facts(way, identities)
+    costs = bench.learner.costs(way, identities)
     for picture in pictures_of(bench, group, way, identities, places):
-        files = {"picture": save_picture(bench, group, way, picture), "maps": save_maps(bench, group, way, picture)}
-        yield scored(bench, group, way, picture) | files | facts
+        files = SampleFiles(save_picture(bench, group, way, picture), save_maps(bench, group, way, picture))
+        yield scored(bench, group, way, picture, files, costs)
 
 
 def pictures_of(

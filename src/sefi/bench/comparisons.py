@@ -2,14 +2,14 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
+
+from sefi.bench.records import Sample
 
 CODES = "ABCDEF"  # a way's letter in the page and in the answers
 PHOTO = "X"  # the letter of the photo itself, where a check puts it among the pictures
 
-Cell = Mapping[str, Any]
 Place = tuple[str, int, int]  # subject, prompt, seed
 
 
@@ -49,16 +49,16 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Pool:
-    """What comparisons are drawn from: the cells of every place by way, the ways' letters, what each prompt wants."""
+    """What comparisons are drawn from: the samples of every place by way, the ways' letters, what each prompt wants."""
 
-    places: Mapping[Place, Mapping[str, Cell]]
+    places: Mapping[Place, Mapping[str, Sample]]
     codes: Mapping[str, str]
-    wanted: Sequence[frozenset[tuple[str, ...]]]
+    wanted: Sequence[frozenset[tuple[str, str]]]
 
 
 def plain(pool: Pool, place: Place, question: str, chance: np.random.Generator) -> Comparison:
     """One picture of each way, without a right answer."""
-    files = {pool.codes[way]: cell["picture"] for way, cell in pool.places[place].items()}
+    files = {pool.codes[way]: sample.image for way, sample in pool.places[place].items()}
     return arranged(pool, place, question, files, chance)
 
 
@@ -68,7 +68,7 @@ def arranged(
     """Pictures in random order, with what the question shows beside them."""
     letters = sorted(files)
     shown = tuple(Shown(letters[n], files[letters[n]]) for n in chance.permutation(len(letters)))
-    text = next(iter(pool.places[place].values()))["text"] if question == "prompt" else None
+    text = next(iter(pool.places[place].values())).text if question == "prompt" else None
     photos = photos_of(place[0]) if question == "identity" else ()
     return Comparison("", question, text, photos, shown)
 
@@ -102,7 +102,7 @@ def prompt_check(pool: Pool, place: Place, chance: np.random.Generator) -> Compa
         return None
     there = pool.places[foreign[int(chance.integers(len(foreign)))]]
     clearest = max(here, key=lambda way: obeying(here[way]))
-    files = {pool.codes[way]: (here if way == clearest else there)[way]["picture"] for way in here}
+    files = {pool.codes[way]: (here if way == clearest else there)[way].image for way in here}
     return replace(arranged(pool, place, "prompt", files, chance), right=pool.codes[clearest])
 
 
@@ -110,7 +110,7 @@ def identity_check(pool: Pool, place: Place, chance: np.random.Generator) -> Com
     """The photo itself among the pictures, in place of one; none where a picture shows two subjects."""
     if len(photos_of(place[0])) > 1:
         return None
-    files = {pool.codes[way]: cell["picture"] for way, cell in pool.places[place].items()}
+    files = {pool.codes[way]: sample.image for way, sample in pool.places[place].items()}
     del files[sorted(files)[int(chance.integers(len(files)))]]
     files[PHOTO] = photos_of(place[0])[0]
     return replace(arranged(pool, place, "identity", files, chance), right=PHOTO)
@@ -122,12 +122,12 @@ CHECKS: dict[str, Callable[[Pool, Place, np.random.Generator], Comparison | None
 }
 
 
-def obeying(cell: Cell) -> tuple[bool, float]:
+def obeying(sample: Sample) -> tuple[bool, float]:
     """How surely a picture shows what its prompt wants: the readers' word first, then the prompt score."""
-    shown, score = cell.get("shown"), cell.get("prompt_score")
+    shown, score = sample.shown, sample.prompt_score
     return bool(shown) and all(shown), -1.0 if score is None else float(score)
 
 
 def clarity(pool: Pool, place: Place) -> tuple[bool, float]:
     """How surely the best picture of a place obeys its prompt."""
-    return max(obeying(cell) for cell in pool.places[place].values())
+    return max(obeying(sample) for sample in pool.places[place].values())

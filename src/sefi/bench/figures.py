@@ -21,7 +21,7 @@ class Figure:
         unit: `cosine` is raw, -1 to 1; `share` is 0 to 1.
         direction: Whether higher or lower is better; `none` where neither is.
         of: From the pictures of one subject and one way to the figure; nan where it was not computed.
-        needs: What a run must have for it: judges, `tau`, `far_threshold`, or a key of its cells.
+        needs: What a run must have for it: judges, `tau`, `far_threshold`, or a field of its samples.
         part: Which of the page's tables shows it.
         about: One sentence on what it says.
     """

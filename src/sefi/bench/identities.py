@@ -10,7 +10,6 @@ import numpy as np
 from sefi.api import learn
 from sefi.backbone.bundle import Backbone
 from sefi.bench.memory import forget_peak, peak_megabytes
-from sefi.bench.records import Cell
 from sefi.bench.slots import slots_named
 from sefi.bench.subject import Subject, save_photo
 from sefi.bench.suite import Suite, Way, slug
@@ -48,6 +47,25 @@ class Stopwatch:
         """It is over."""
         self.seconds[self.label] = self.seconds.get(self.label, 0.0) + time.monotonic() - self.started
         self.progress.finish()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a variant costs; None for what is not known, or where nothing is learned.
+
+    Attributes:
+        trained: Numbers that are learned.
+        added: Weights beside the model.
+        learn_seconds: Mean over the identities of an image.
+        class_seconds: Of these, seconds to draw images of the class.
+        peak_mb: The most memory that learning held.
+    """
+
+    trained: int | None = None
+    added: int | None = None
+    learn_seconds: float | None = None
+    class_seconds: float | None = None
+    peak_mb: float | None = None
 
 
 @dataclass(frozen=True)
@@ -98,20 +116,21 @@ class Learner:
         replace(made, header=header).save(file)
         checkpoint.unlink(missing_ok=True)
 
-    def facts(self, way: Way, identities: Sequence[Identity]) -> Cell:
-        """What a way costs: numbers learned, weights added, seconds, memory; None for what is not known."""
+    def costs(self, way: Way, identities: Sequence[Identity]) -> Costs:
+        """Return what a way costs to learn these identities."""
         if not identities:
-            return dict.fromkeys(("trained", "added", "learn_seconds", "class_seconds", "peak_mb"))
+            return Costs()
         config = self.suite.config(self.suite.learner(way))
         weights = method_named(config.method).weights(self.backbone, config)
         metrics = [i.header.metrics for i in identities]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
-        return {
-            "trained": weights.trained,
-            "added": weights.added,
-            **{name: mean_seconds(metrics, name) for name in ("learn_seconds", "class_seconds")},
-            "peak_mb": round(max(peaks), 1) if peaks else None,
-        }
+        return Costs(
+            trained=weights.trained,
+            added=weights.added,
+            learn_seconds=mean_seconds(metrics, "learn_seconds"),
+            class_seconds=mean_seconds(metrics, "class_seconds"),
+            peak_mb=round(max(peaks), 1) if peaks else None,
+        )
 
 
 def mean_seconds(metrics: Sequence[Mapping[str, float]], name: str) -> float | None:

@@ -1,14 +1,15 @@
 """COMPOSER: a picture to its scores, by whichever judges there are; a missing judge gives None, never 0."""
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from sefi.bench.records import EvaluatorInfo
 from sefi.core.errors import ConfigError
 from sefi.core.nouns import Face
 from sefi.metrics.encoders import ClipEncoder, Reader, SFaceEncoder
@@ -36,16 +37,16 @@ class JudgeFiles:
     head_reader: Path | None = None
     clip: Path | None = None
 
-    def told(self) -> dict[str, dict[str, str] | None]:
+    def told(self) -> dict[str, EvaluatorInfo | None]:
         """File and SHA-256 of each, for the record of a run."""
         return {name: None if path is None else told_file(path) for name, path in vars(self).items()}
 
 
-def told_file(path: Path) -> dict[str, str]:
+def told_file(path: Path) -> EvaluatorInfo:
     """Name and SHA-256 of a file, or of the weights in a folder."""
     weights = next(iter(sorted(path.glob("*.safetensors"))), None) if path.is_dir() else path
     digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights is not None and weights.is_file() else ""
-    return {"file": path.name, "sha256": digest}
+    return EvaluatorInfo(file=path.name, sha256=digest)
 
 
 @dataclass(frozen=True)
@@ -105,12 +106,12 @@ class Judging:
         if strange:
             raise ConfigError(f"The readers know no {strange[0][0]} {strange[0][1]!r}.", "Mend `wanted` in the suite.")
 
-    def shown(self, rgb: NDArray[np.uint8], seen: Seen, wanted: Sequence[tuple[str, str]]) -> list[bool] | None:
+    def shown(self, rgb: NDArray[np.uint8], seen: Seen, wanted: Sequence[tuple[str, str]]) -> tuple[bool, ...] | None:
         """Whether each thing that is wanted can be seen."""
         if self.read is None or not wanted:
             return None
         reading = self.read(enlarged(rgb), seen.faces[0] if seen.faces else None)
-        return [reading.shows(kind, label) for kind, label in wanted]
+        return tuple(reading.shows(kind, label) for kind, label in wanted)
 
     def prompt_score(self, seen: Seen, text: str) -> float | None:
         """Raw CLIP cosine of picture and sentence."""
@@ -173,6 +174,11 @@ def assigned(
     return float(table[0, i] + table[1, j]) / 2, float(table[1, i] + table[0, j]) / 2
 
 
-def plain_numbers(values: NDArray[np.float32] | None, digits: int = 5) -> list[Any] | None:
-    """An embedding, rounded, ready for JSON."""
-    return None if values is None else [round(float(v), digits) for v in values]
+def plain_numbers(values: NDArray[np.float32] | None, digits: int = 5) -> tuple[float, ...] | None:
+    """Return an embedding, rounded, ready for a record; None if an entry is not finite."""
+    return None if values is None or not np.isfinite(values).all() else tuple(round(float(v), digits) for v in values)
+
+
+def finite_or_none(score: float | None) -> float | None:
+    """Return a score; None for one that is not finite, as from a network whose weights are damaged."""
+    return None if score is None or not math.isfinite(score) else score

@@ -1,23 +1,28 @@
 """Everything that a run needs, opened; and the description of it that `run.json` keeps."""
 
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from sefi.backbone.bundle import Backbone
 from sefi.bench.identities import Learner
 from sefi.bench.judging import Judging, Seen
 from sefi.bench.plan import planned_keys
-from sefi.bench.records import SCHEMA, Key, RunFolder
+from sefi.bench.records import SCHEMA, EvaluatorInfo, Key, ModelInfo, RunInfo, SuiteInfo
+from sefi.bench.run_folder import RunFolder
 from sefi.bench.subject import Subject
 from sefi.bench.suite import Suite
 from sefi.core.config import to_dict
+from sefi.core.errors import ConfigError, first_fault
+from sefi.core.json_text import dump_json
 from sefi.core.protocols import Progress, RunProgress
 
 LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
@@ -55,17 +60,11 @@ class Bench:
 
     def plan(self) -> list[Key]:
         """Return every image of this run, in the order in which they are made."""
-        return planned_keys(
-            {
-                "suite": self.suite.model_dump(),
-                "subjects": [group_key(group) for group in self.groups()],
-                "photos": self.photos(),
-            }
-        )
+        return planned_keys(describe_suite(self.suite), [group_key(group) for group in self.groups()], self.photos())
 
-    def photos(self) -> dict[str, list[str]]:
+    def photos(self) -> dict[str, tuple[str, ...]]:
         """Return the hash of every subject's photo and, where there is one, other picture."""
-        return {s.key: [digest(p) for p in (s.photo, s.other) if p is not None] for s in self.subjects}
+        return {s.key: tuple(digest(p) for p in (s.photo, s.other) if p is not None) for s in self.subjects}
 
     def looks(self, subject: Subject) -> tuple[Seen, Seen | None]:
         """What the judges make of a subject's photo and other picture; looked at once."""
@@ -93,20 +92,49 @@ def digest(rgb: NDArray[np.uint8]) -> str:
     return hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
 
 
-def about(bench: Bench, judges: dict[str, Any], thresholds: dict[str, float | None]) -> dict[str, Any]:
-    """What `run.json` says: everything that decides a run's figures."""
+def describe_suite(suite: Suite) -> SuiteInfo:
+    """Return a suite as the record of a run has it.
+
+    Raises:
+        ConfigError: a text in it is one that no record holds.
+    """
+    with record_errors():
+        return SuiteInfo.parse(suite.model_dump_json())
+
+
+def describe_run(
+    bench: Bench, evaluators: dict[str, EvaluatorInfo | None], tau: float | None, far_threshold: float | None
+) -> RunInfo:
+    """Return what `run.json` says: everything that decides a run's figures.
+
+    Raises:
+        ConfigError: a text in it is one that no record holds.
+    """
     suite, backbone = bench.suite, bench.backbone
     learned = [way for way in suite.ways if way.control is None]
-    return {
-        "schema": SCHEMA,
-        "suite": suite.model_dump(mode="json"),
-        "subjects": [group_key(group) for group in bench.groups()],
-        "photos": bench.photos(),
-        "model": {"name": backbone.source, "fingerprint": backbone.fingerprint},
-        "device": backbone.device.type,
-        "dtype": str(backbone.dtype).removeprefix("torch."),
-        "judges": judges,
-        "versions": {name: version(name) for name in LIBRARIES},
-        "settings": {way.label: to_dict(suite.config(way)) for way in learned},
-        **thresholds,
-    }
+    with record_errors():
+        return RunInfo(
+            schema_number=SCHEMA,
+            suite=describe_suite(suite),
+            subjects=tuple(group_key(group) for group in bench.groups()),
+            photos=bench.photos(),
+            model=ModelInfo(name=backbone.source, fingerprint=backbone.fingerprint),
+            device=backbone.device.type,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            evaluators=evaluators,
+            versions={name: version(name) for name in LIBRARIES},
+            # As JSON has them, lists for tuples, so that they equal those that are read again.
+            settings=json.loads(dump_json({way.label: to_dict(suite.config(way)) for way in learned})),
+            tau=tau,
+            far_threshold=far_threshold,
+        )
+
+
+@contextmanager
+def record_errors() -> Generator[None]:
+    """Raise `ConfigError` for what no record holds."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = f"This run cannot be put on record: {first_fault(error)}."
+        raise ConfigError(problem, "Change it in the suite, or rename the photographs.") from error

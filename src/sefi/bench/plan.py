@@ -3,8 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sefi.bench.formulas import Run
-from sefi.bench.records import Cell, Key, key_of
+from sefi.bench.records import Key, RunInfo, Sample, SuiteInfo
 
 
 @dataclass(frozen=True)
@@ -30,35 +29,36 @@ class Completeness:
         return "" if self.finished else f"{self.made:,} of {self.planned:,} images, not finished"
 
 
-def completeness(run: Run, cells: Iterable[Cell]) -> Completeness:
+def completeness(run: RunInfo, samples: Iterable[Sample]) -> Completeness:
     """Return how many of a run's planned images are on record.
 
     Args:
         run: What was asked, as in `run.json`.
-        cells: The record; cells of no planned image are not counted.
+        samples: The record; samples of no planned image are not counted.
     """
-    planned = set(planned_keys(run))
-    return Completeness(len(planned & {key_of(cell) for cell in cells}), len(planned))
+    planned = set(planned_keys(run.suite, run.subjects, run.photos))
+    return Completeness(len(planned & {sample.key for sample in samples}), len(planned))
 
 
-def planned_keys(run: Run) -> list[Key]:
+def planned_keys(suite: SuiteInfo, groups: Sequence[str], photos: Mapping[str, Sequence[str]]) -> list[Key]:
     """Return every image of a run: subject, way, prompt and seed, in the order in which they are made.
 
     A reference row that is a photograph has one seed only, and none where the photograph does not exist: `same` needs
     a second picture of every subject in the image, `other` as many subjects outside of it.
 
     Args:
-        run: What was asked, as in `run.json`.
+        suite: What is compared.
+        groups: The subjects of a run, `ada+bob` where two share an image.
+        photos: Of each subject the photo and, where there is one, another picture; empty where nothing is known.
     """
-    suite, groups = run["suite"], [str(group) for group in run.get("subjects", ())]
-    pictures = run.get("photos") or {subject: ["", ""] for group in groups for subject in group.split("+")}
+    pictures = photos or {subject: ["", ""] for group in groups for subject in group.split("+")}
     return [
-        (group, way["label"], prompt, seed)
+        (group, way.label, prompt, seed)
         for group in groups
-        for way in suite["ways"]
-        if has_pictures(way.get("control"), group.split("+"), pictures)
-        for prompt in range(len(suite["prompts"]))
-        for seed in (suite["seeds"] if way.get("control") in (None, "class word") else suite["seeds"][:1])
+        for way in suite.variants
+        if has_pictures(way.control, group.split("+"), pictures)
+        for prompt in range(len(suite.prompts))
+        for seed in (suite.seeds if way.is_generated else suite.seeds[:1])
     ]
 
 

@@ -1,239 +1,387 @@
-"""A run's folder: what was asked (`run.json`) and one line per picture (`cells.jsonl`); only ever added to."""
+"""The records of a benchmark run as types: `RunInfo` is `run.json`, a `Sample` is one line of `cells.jsonl`.
+
+The files keep the keys that they have always had; where a field has another name here, its old key is stated beside it.
+"""
 
 import json
-import os
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Annotated, Any, Self
 
-from sefi.bench.schema import CellRecord, RunRecord, check_cells
-from sefi.core.errors import ConfigError, OutputError
-from sefi.core.files import take_lock, write_text
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from sefi.core.errors import ConfigError
 from sefi.core.json_text import dump_json
-from sefi.core.reading import LimitError, check_file, file_errors, parse_object, read_json, reason_of
+from sefi.core.reading import LimitError, parse_object, reason_of
 
 SCHEMA = 1
-LARGEST_ABOUT = 16 * 2**20
-LARGEST_CELLS = 512 * 2**20  # a picture has about 2 KB
-LONGEST_LINE = 2**18
-CHUNK = 2**20  # bytes that are read at once where lines are counted
-REMOVE_LINE = "Remove that line, and let `sefi bench run` make the picture again."
-Cell = dict[str, Any]
-Key = tuple[str, str, int, int]
+LARGEST_SCORE = 4.0  # twice what two cosines can differ by
+LARGEST_AMOUNT = 10**15  # seconds, megabytes and weights: far more than there are, and their squares are finite
+LARGEST_ENTRY = 1e6  # of an embedding
+MOST_IMAGES = 1_000_000  # that a suite may ask for; their record would be some 2 GB
+
+CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what XML, and so a plot, cannot hold
 
 
-class RunFolder:
-    """Reads and adds to one run.
+def refuse_controls(text: str) -> str:
+    """Return a text that a page and a plot can hold.
+
+    Raises:
+        ValueError: It has a control character other than a tab or a line break.
+    """
+    if CONTROLS.search(text):
+        raise ValueError("a text has a control character")
+    return text
+
+
+def old_key(name: str) -> Any:  # noqa: ANN401  what `Field` returns is private to pydantic
+    """Return the annotation of a field that has another name in the files."""
+    return Field(validation_alias=name, serialization_alias=name)
+
+
+Clean = AfterValidator(refuse_controls)
+Lax = Field(strict=False)  # of tuples: JSON has lists only
+Text = Annotated[str, Field(max_length=10_000), Clean]
+Label = Annotated[str, Field(min_length=1, max_length=200), Clean]  # part of the names of files
+FileName = Annotated[str, Field(min_length=1, max_length=300), Clean]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Number = Annotated[int, Field(ge=0, lt=2**63)]  # of a prompt
+Score = Annotated[float, Field(ge=-LARGEST_SCORE, le=LARGEST_SCORE)] | None
+Amount = Annotated[float, Field(ge=0, le=LARGEST_AMOUNT)] | None
+Count = Annotated[int, Field(ge=0, le=LARGEST_AMOUNT)] | None
+Entry = Annotated[float, Field(ge=-LARGEST_ENTRY, le=LARGEST_ENTRY)]
+Pair = Annotated[tuple[Text, Text], Lax]
+
+Key = tuple[str, str, int, int]  # subject, variant, prompt, seed
+
+
+class Record(BaseModel):
+    """A part of a record: unknown keys are refused, nothing is converted, every number is finite."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, validate_by_name=True, validate_by_alias=True
+    )
+
+    @classmethod
+    def parse(cls, content: str | bytes) -> Self:
+        """Return the record in a JSON text, by the keys of the files only.
+
+        Raises:
+            ValidationError: it is none.
+        """
+        return cls.model_validate_json(content, by_alias=True, by_name=False)
+
+    def to_json(self, *, indent: int | None = None) -> str:
+        """Return the record as JSON with the keys of the files."""
+        return dump_json(self.model_dump(mode="json", by_alias=True), indent=indent)
+
+
+class RunPart(Record):
+    """A part of `run.json`, in which null counts as left out."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def leave_out_nulls(cls, values: object) -> object:
+        """Return the values without the nulls of known fields, so that their defaults hold."""
+        if not isinstance(values, dict):
+            return values
+        names = {str(field.validation_alias or name) for name, field in cls.model_fields.items()}
+        return {name: value for name, value in values.items() if value is not None or name not in names}
+
+
+class PromptInfo(RunPart):
+    """A prompt of the suite; `wanted` are pairs of kind and label."""
+
+    text: Text
+    kind: Label
+    wanted: Annotated[tuple[Pair, ...], Lax, Field(max_length=100)] = ()
+
+
+class VariantInfo(RunPart):
+    """One of the variants that the suite compares.
+
+    Attributes:
+        preset: What its settings start from.
+        settings: What differs from the preset, as `learn.steps=100`.
+        learned_by: Label of the variant whose identity is used; None learns one.
+        class_slots: Tokens that are the class word's instead.
+        strength: How much of the identity is used; 0 is the class word.
+        control: Kind of a reference row, which learns nothing; None for a variant under test.
+    """
+
+    label: Label
+    about: Text = ""
+    preset: Text = "default"
+    settings: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
+    learned_by: Label | None = None
+    class_slots: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
+    strength: Annotated[float, Field(ge=0, le=100)] = 1.0
+    control: Label | None = None
+
+    @property
+    def is_generated(self) -> bool:
+        """Whether the model generates its images; the other reference rows are photographs."""
+        return self.control in (None, "class word")
+
+
+class SuiteInfo(RunPart):
+    """The suite of a run; what each field means is told by `sefi.bench.suite.Suite`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=300), Clean]
+    about: Text = ""
+    prompts: Annotated[tuple[PromptInfo, ...], Lax, Field(min_length=1, max_length=10_000)]
+    variants: Annotated[tuple[VariantInfo, ...], Lax, Field(min_length=1, max_length=500), old_key("ways")]
+    settings: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
+    seeds: Annotated[tuple[Seed, ...], Lax, Field(min_length=1, max_length=10_000)]
+    subjects: int = Field(4, ge=1, le=100_000)
+    first: int = Field(0, ge=0, lt=2**63)
+    together: int = Field(1, ge=1, le=2)
+    kind: Label = "person"
+    photos: Label = "plain"
+    attention: bool = False
+
+    @model_validator(mode="after")
+    def check_prompts(self) -> Self:
+        """Refuse braces that `str.format` would read as more than the place of a subject."""
+        for prompt in self.prompts:
+            bare = prompt.text.replace("{}", "")
+            if prompt.text.count("{}") != self.together or "{" in bare or "}" in bare:
+                raise ValueError(f"the prompt {prompt.text[:80]!r} needs {{}} {self.together} times")
+        return self
+
+    @model_validator(mode="after")
+    def check_repeats(self) -> Self:
+        """Refuse labels and seeds that are given twice."""
+        refuse_repeats("ways", [variant.label for variant in self.variants])
+        refuse_repeats("seeds", self.seeds)
+        return self
+
+
+class ModelInfo(RunPart):
+    """The text-to-image model of a run."""
+
+    name: Text = "unknown"
+    fingerprint: Text = "unknown"
+
+
+class EvaluatorInfo(RunPart):
+    """A network that scores images: its file and the SHA-256 of its weights."""
+
+    file: Text = "unknown"
+    sha256: Text = "unknown"
+
+
+class RunInfo(RunPart):
+    """What `run.json` says: everything that decides a run's figures.
+
+    Attributes:
+        subjects: Keys of the subjects; `ada+bob` where two share an image.
+        photos: Of each subject the hashes of the photo and, where there is one, of another picture.
+        evaluators: By name; None for one that the run did not have.
+        settings: Of each variant that learns, the whole tree of its settings.
+        tau: Prompt score from which an image counts in ID(Prompt).
+        far_threshold: Likeness from which two faces count as one person.
+    """
+
+    schema_number: Annotated[int, old_key("schema")] = 0
+    suite: SuiteInfo
+    subjects: Annotated[tuple[Label, ...], Lax, Field(max_length=100_000)]
+    photos: dict[Text, Annotated[tuple[Text, ...], Lax, Field(min_length=1)]] = Field(
+        default_factory=dict[str, tuple[str, ...]]
+    )
+    model: ModelInfo
+    device: Text = ""
+    dtype: Text = ""
+    evaluators: Annotated[dict[Text, EvaluatorInfo | None], old_key("judges")] = Field(
+        default_factory=dict[str, EvaluatorInfo | None]
+    )
+    versions: dict[Text, Text] = Field(default_factory=dict[str, str])
+    settings: dict[Text, dict[Text, Any]] = Field(default_factory=dict[str, dict[str, Any]])
+    tau: Score = None
+    far_threshold: Score = None
+
+    @model_validator(mode="after")
+    def check_subjects(self) -> Self:
+        """Refuse subjects that are given twice, that are not as many as share an image, or that have no photo."""
+        refuse_repeats("subjects", self.subjects)
+        for group in self.subjects:
+            keys = group.split("+")
+            if len(keys) != self.suite.together or not all(keys):
+                raise ValueError(
+                    f"subjects: {group[:80]!r} does not name {self.suite.together}, as suite.together says"
+                )
+            missing = [key for key in keys if self.photos and key not in self.photos]
+            if missing:
+                raise ValueError(f"photos: there is none of the subject {missing[0][:80]!r}")
+        return self
+
+    @field_validator("settings")
+    @classmethod
+    def check_settings(cls, settings: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Refuse control characters at any depth; nothing else is known of the settings of other versions."""
+        level: list[Any] = [settings]
+        while level:
+            for text in level:
+                if isinstance(text, str):
+                    refuse_controls(text)
+            level = [inner for value in level for inner in list_inside(value)]
+        return settings
+
+    @model_validator(mode="after")
+    def check_size(self) -> Self:
+        """Refuse a suite of more images than any run has."""
+        suite = self.suite
+        images = len(self.subjects) * len(suite.variants) * len(suite.prompts) * len(suite.seeds)
+        if images > MOST_IMAGES:
+            raise ValueError(f"suite: it asks for {images:,} images; at most {MOST_IMAGES:,}")
+        return self
+
+    def list_differences(self, other: "RunInfo") -> list[str]:
+        """Return the keys in which another run differs, in order; versions of libraries may differ."""
+        mine, theirs = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
+        return sorted(name for name in mine if name != "versions" and mine[name] != theirs[name])
+
+
+def list_inside(value: object) -> Iterable[Any]:
+    """Return the keys and values of a mapping, the entries of a list, and nothing of anything else."""
+    match value:
+        case dict():
+            return (*value, *value.values())
+        case list() | tuple():
+            return value
+        case _:
+            return ()
+
+
+def refuse_repeats(field: str, values: Sequence[str | int]) -> None:
+    """Refuse a list that has an entry twice.
+
+    Raises:
+        ValueError: it has.
+    """
+    twice = [value for value, count in Counter(values).items() if count > 1]
+    if twice:
+        raise ValueError(f"{field}: {str(twice[0])[:80]!r} is given twice")
+
+
+class Sample(Record):
+    """One image: what it shows, its files in the run's folder, and every score; None was not computed.
+
+    Attributes:
+        subject: Key of the subject; `ada+bob` where two share the image.
+        variant: Label of the variant that made it.
+        kind: What the prompt asks for.
+        prompt: Number of the prompt in the suite.
+        text: The prompt with the class word in the place of the subject.
+        sha256: Of the pixels.
+        faces: How many were found.
+        id: Likeness to the photo that was learned; `id_other` to another picture of the subject, `id_leaked` of each
+            face to the other of two subjects.
+        clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both.
+        prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
+        shown: For everything that the prompt wants, whether readers found it.
+        embedding: CLIP's unit vector of the image.
+        focus: Share of the placeholder's attention inside the face; `on_objects` of it where action and scene are
+            drawn. With `_plain` that of the class word.
+        maps: File of the attention maps.
+        trained: Numbers that were learned; `added` weights beside the model.
+        peak_mb: The most memory that learning held.
+    """
+
+    subject: Label
+    variant: Annotated[Label, old_key("way")]
+    kind: Label
+    prompt: Number
+    text: Text
+    class_word: Text = "person"
+    seed: Seed
+    sha256: FileName
+    faces: int | None = Field(None, ge=0, le=100_000)
+    id: Score = None
+    id_other: Score = None
+    id_leaked: Score = None
+    clip_image: Score = None
+    background: Score = None
+    prompt_score: Score = None
+    margin: Score = None
+    shown: Annotated[tuple[bool, ...], Lax, Field(max_length=100)] | None = None
+    embedding: Annotated[tuple[Entry, ...], Lax, Field(min_length=1, max_length=8192)] | None = None
+    draw_seconds: Amount = None
+    focus: Score = None
+    on_objects: Score = None
+    focus_plain: Score = None
+    on_objects_plain: Score = None
+    image: Annotated[FileName, old_key("picture")]
+    maps: FileName | None = None
+    trained: Count = None
+    added: Count = None
+    learn_seconds: Amount = None
+    class_seconds: Amount = None
+    peak_mb: Amount = None
+
+    @property
+    def key(self) -> Key:
+        """Subject, variant, prompt and seed: no other sample of the run has the same."""
+        return self.subject, self.variant, self.prompt, self.seed
+
+
+def parse_run_info(text: str, place: object) -> RunInfo:
+    """Return what the text of `run.json` says, with the default of every field that it leaves out.
 
     Args:
-        path: the folder; made when something is first written.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.about_file, self.cells_file = path / "run.json", path / "cells.jsonl"
-        self.pictures, self.photos, self.identities = (path / n for n in ("pictures", "photos", "identities"))
-        self.attention, self.report = path / "attention", path / "report"
-
-    def places(self) -> tuple[Path, ...]:
-        """Return the folders that a run and its report write into."""
-        return self.pictures, self.photos, self.identities, self.attention, self.report
-
-    def begin(self, about: dict[str, Any]) -> None:
-        """Say what this run is, or check that it is the same as before.
-
-        Raises:
-            ConfigError: the folder holds another run.
-            OutputError: the folder holds other files where a run would write.
-        """
-        self.check()
-        for folder in (self.pictures, self.photos, self.identities):
-            folder.mkdir(parents=True, exist_ok=True)
-        if self.about_file.is_file():
-            differing = different(self.about(), json.loads(dump_json(about)))
-            if differing:
-                raise ConfigError(
-                    f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
-                )
-            return
-        write_text(self.about_file, dump_json(about, indent=1) + "\n")
-
-    def check(self) -> None:
-        """Refuse a folder that is no run's and has files where a run writes its own.
-
-        Raises:
-            OutputError: it has.
-        """
-        if self.about_file.is_file():
-            return
-        for place in (*self.places(), self.cells_file):
-            if place.is_file() or (place.is_dir() and any(place.iterdir())):
-                raise OutputError(f"'{place}' exists and belongs to no run.", "Choose another --out.")
-
-    def about(self) -> dict[str, Any]:
-        """What was asked.
-
-        Raises:
-            ConfigError: this is no run's folder, or of a newer version.
-        """
-        if not self.about_file.is_file():
-            raise ConfigError(f"{self.path} is no benchmark run.", "Make one with `sefi bench run SUITE --out DIR`.")
-        with file_errors(self.about_file, ConfigError, "is damaged", "Run the benchmark again with another --out."):
-            about = read_json(self.about_file, LARGEST_ABOUT)
-            schema = about.get("schema", 0)
-            if isinstance(schema, int) and schema > SCHEMA:
-                raise ConfigError(f"{self.path} was written by a newer sefi.", "Update sefi.")
-            RunRecord.model_validate(about)
-        return about
-
-    def cells(self) -> list[Cell]:
-        """Every finished picture, once; a line that a kill cut short is not one.
-
-        Raises:
-            ConfigError: a whole line is no record of a picture, or one of another run.
-        """
-        if not self.cells_file.is_file():
-            return []
-        with file_errors(self.cells_file, ConfigError, "cannot be read", "Make another run with `sefi bench run`."):
-            check_file(self.cells_file, LARGEST_CELLS)
-        first: dict[Key, Cell] = {}
-        with file_errors(self.cells_file, ConfigError, "is damaged", REMOVE_LINE):
-            for place, line in read_lines(self.cells_file):
-                cell = parse_at(self.cells_file, place, line)
-                if cell is not None:
-                    first.setdefault(key_of(cell), cell)
-        if self.about_file.is_file():
-            about, remedy = self.about(), "Remove the lines of such pictures, and let `sefi bench run` make the rest."
-            with file_errors(self.cells_file, ConfigError, "is damaged", remedy):
-                check_cells(about, list(first.values()))
-        return list(first.values())
-
-    def size(self) -> int:
-        """Return the length of the record in bytes."""
-        return self.cells_file.stat().st_size if self.cells_file.is_file() else 0
-
-    def cells_after(self, place: int) -> tuple[list[Cell], int]:
-        """Return the cells recorded after a place in the record, in bytes, and the place after them; for progress.
-
-        Args:
-            place: 0, or what an earlier call returned: it is the beginning of a line.
-
-        Raises:
-            ConfigError: a whole line is no record of a picture; the message has its number in the file.
-        """
-        cells: list[Cell] = []
-        # The workers of the run go on adding: lines must not move under them.
-        with file_errors(self.cells_file, ConfigError, "is damaged", f"Stop the run. {REMOVE_LINE}"):
-            for start, line in read_lines(self.cells_file, place) if self.size() > place else ():
-                if not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
-                    break  # half written
-                cell = parse_at(self.cells_file, start, line)
-                cells += [] if cell is None else [cell]
-                place = start + len(line)
-        return cells, place
-
-    @contextmanager
-    def alone(self) -> Generator[int]:
-        """Only one run at a time works in a folder; where the system has no such locks, nothing is checked.
-
-        Yields:
-            The file descriptor of the lock: a process that inherits it holds the lock too.
-
-        Raises:
-            ConfigError: another one does.
-        """
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:  # what is there already stays
-            try:
-                take_lock(file.fileno(), wait=False)
-            except BlockingIOError:
-                raise ConfigError(
-                    f"Another run is at work in {self.path}.", "Wait for it, or choose another --out."
-                ) from None
-            except OSError:  # a file system without locks
-                pass
-            yield file.fileno()
-
-    def add(self, cell: Cell) -> None:
-        """Add one line in one write, so that the workers of a run may share the file.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-        try:
-            with self.cells_file.open("ab", buffering=0) as file:
-                # A kill may have left half a line; this one must not be joined to it.
-                ragged = file.tell() > 0 and not ends_with_newline(self.cells_file)
-                file.write((b"\n" if ragged else b"") + dump_json(cell).encode() + b"\n")
-        except OSError as error:
-            raise OutputError(f"{self.cells_file} cannot be written: {error.strerror}.", "Free some space.") from error
-
-
-def ends_with_newline(path: Path) -> bool:
-    """Whether a file that is not empty ends a line."""
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"
-
-
-def read_lines(path: Path, place: int = 0) -> Iterator[tuple[int, bytes]]:
-    """Yield every line with the place where it begins, in bytes; what is too long for a line comes cut."""
-    with path.open("rb") as file:
-        file.seek(place)
-        while line := file.readline(LONGEST_LINE + 1):
-            yield place, line
-            place += len(line)
-
-
-def parse_at(path: Path, place: int, line: bytes) -> Cell | None:
-    """Return the line that begins at a place of a file as the record of a picture; None as in `parse_line`.
+        text: JSON.
+        place: The run's folder, for the message.
 
     Raises:
-        LimitError: it is too long, or whole and no record of a picture; the message has its number in the file.
+        ConfigError: it is of a newer version.
+        ValueError: it is no JSON, or a field is missing, unknown or of another type.
+    """
+    # A newer version may have any keys: it is told by its number before they are looked at.
+    schema = parse_object(text).get("schema", 0)
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ConfigError(f"{place} was written by a newer sefi.", "Update sefi.")
+    return RunInfo.parse(text)
+
+
+def parse_sample(line: bytes) -> Sample | None:
+    """Return a line of `cells.jsonl` as a sample; None if it is no whole JSON value, as after a kill.
+
+    Raises:
+        LimitError: it is whole and no sample.
     """
     try:
-        if len(line) > LONGEST_LINE:
-            raise LimitError(f"it has more than {LONGEST_LINE:,} bytes")
-        return parse_line(line)
-    except LimitError as error:
-        raise LimitError(f"line {count_lines(path, place) + 1}: {error}") from error
-
-
-def count_lines(path: Path, place: int) -> int:
-    """Return how many lines end before a place, in bytes."""
-    lines = 0
-    with path.open("rb") as file:
-        while place > 0 and (part := file.read(min(place, CHUNK))):
-            lines += part.count(b"\n")
-            place -= len(part)
-    return lines
-
-
-def parse_line(line: bytes) -> Cell | None:
-    """Return a line as the record of a picture; None if it is no whole JSON object, as after a kill.
-
-    Raises:
-        LimitError: it is whole and no record of a picture.
-    """
+        return Sample.parse(line)
+    except ValidationError as error:
+        fault = error
+    # Slow, and only for what is wrong: a cut line, or the reason in the words of every other file.
     try:
         json.loads(line)
     except (ValueError, RecursionError):
         return None
     try:
-        cell = parse_object(line.decode("utf-8"))
-        CellRecord.model_validate(cell)
+        parse_object(line.decode("utf-8"))
     except ValueError as error:
         raise LimitError(reason_of(error)) from error
-    return cell
+    raise LimitError(reason_of(fault)) from fault
 
 
-def key_of(cell: Cell) -> Key:
-    """Which cell a record belongs to: subject, way, prompt, seed."""
-    return cell["subject"], cell["way"], cell["prompt"], cell["seed"]
+def check_samples(run: RunInfo, samples: Sequence[Sample]) -> None:
+    """Check samples, each valid by itself, against their run and each other.
 
-
-def different(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Names of what two descriptions of a run do not agree on; versions of libraries may differ."""
-    names = (before.keys() | now.keys()) - {"versions"}
-    return sorted(name for name in names if before.get(name) != now.get(name))
+    Raises:
+        LimitError: one is of a subject or prompt that the run does not have, says of more or fewer things whether
+            they are shown than its prompt wants, or has an embedding of another length.
+    """
+    prompts, subjects = run.suite.prompts, set(run.subjects)
+    lengths = {len(sample.embedding) for sample in samples if sample.embedding is not None}
+    if len(lengths) > 1:
+        raise LimitError(f"embeddings have {len(lengths)} different lengths")
+    for sample in samples:
+        if sample.subject not in subjects:
+            raise LimitError(f"there is no subject {sample.subject[:80]!r} in run.json")
+        if sample.prompt >= len(prompts):
+            raise LimitError(f"there is no prompt {sample.prompt} in run.json")
+        wanted = prompts[sample.prompt].wanted
+        if sample.shown is not None and len(sample.shown) != len(wanted):
+            raise LimitError(f"a picture of prompt {sample.prompt} says {len(sample.shown)} things of {len(wanted)}")

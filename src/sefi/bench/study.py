@@ -5,11 +5,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
-from typing import Any
 
 import numpy as np
 
-from sefi.bench.comparisons import CODES, Cell, Comparison, Place, Pool, checks, plain
+from sefi.bench.comparisons import CODES, Comparison, Place, Pool, checks, plain
+from sefi.bench.records import RunInfo, Sample
 from sefi.core.errors import ConfigError
 from sefi.core.json_text import dump_json
 
@@ -60,40 +60,40 @@ class Study:
         return {one.name: one.right for one in self.comparisons if one.right is not None}
 
 
-def design(run: Mapping[str, Any], cells: Sequence[Cell], asking: Asking) -> Study:
+def design(run: RunInfo, samples: Sequence[Sample], asking: Asking) -> Study:
     """Draw a study from a run.
 
     Every question has its own draw of places, subjects in turn, so that changing one changes no other.
 
     Args:
         run: What `run.json` says.
-        cells: What `cells.jsonl` says.
+        samples: What `cells.jsonl` says.
         asking: How much is asked.
 
     Raises:
         ConfigError: There are no pictures, a way is unknown, fewer than two or more than six are compared, or no
             subject, prompt and seed has a picture of every way.
     """
-    if not cells:
+    if not samples:
         raise ConfigError("The run has no pictures.", "Let `sefi bench run` finish first.")
     ways = compared(run, asking.ways)
     chance = np.random.default_rng([asking.seed, len(QUESTIONS)])
     letters = {code: ways[int(n)] for code, n in zip(CODES, chance.permutation(len(ways)), strict=False)}
-    wanted = [frozenset(tuple(pair) for pair in prompt.get("wanted") or ()) for prompt in run["suite"]["prompts"]]
-    pool = Pool(complete(cells, ways), {way: code for code, way in letters.items()}, wanted)
+    wanted = [frozenset(prompt.wanted) for prompt in run.suite.prompts]
+    pool = Pool(complete(samples, ways), {way: code for code, way in letters.items()}, wanted)
     blocks = [block(pool, asking, question) for question in QUESTIONS]
     comparisons = tuple(comparison for part in blocks for comparison in part)
     return Study(digest(pool, comparisons), worded(run), letters, comparisons)
 
 
-def compared(run: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
+def compared(run: RunInfo, labels: Sequence[str]) -> tuple[str, ...]:
     """The labels that were asked for, or every way that is no anchor.
 
     Raises:
         ConfigError: A label is unknown or an anchor that is a photograph (its picture follows no prompt, and it would
             answer the identity question), or there are fewer than two or more than six.
     """
-    controls = {way["label"]: way.get("control") for way in run["suite"]["ways"]}
+    controls = {way.label: way.control for way in run.suite.variants}
     drawn_ways = {label: control for label, control in controls.items() if control in {None, "class word"}}
     there = ", ".join(drawn_ways)
     unknown = [label for label in labels if label not in drawn_ways]
@@ -106,16 +106,16 @@ def compared(run: Mapping[str, Any], labels: Sequence[str]) -> tuple[str, ...]:
     return ways
 
 
-def complete(cells: Sequence[Cell], ways: Sequence[str]) -> dict[Place, dict[str, Cell]]:
-    """The cells by place and way, of places that have a picture of every way.
+def complete(samples: Sequence[Sample], ways: Sequence[str]) -> dict[Place, dict[str, Sample]]:
+    """The samples by place and way, of places that have a picture of every way.
 
     Raises:
         ConfigError: There is no such place.
     """
-    found: dict[Place, dict[str, Cell]] = {}
-    for cell in cells:
-        if cell["way"] in ways:
-            found.setdefault((cell["subject"], cell["prompt"], cell["seed"]), {})[cell["way"]] = cell
+    found: dict[Place, dict[str, Sample]] = {}
+    for sample in samples:
+        if sample.variant in ways:
+            found.setdefault((sample.subject, sample.prompt, sample.seed), {})[sample.variant] = sample
     whole = {place: found[place] for place in sorted(found) if len(found[place]) == len(ways)}
     if not whole:
         problem = f"No subject, prompt and seed has a picture of each of {', '.join(ways)}."
@@ -123,10 +123,10 @@ def complete(cells: Sequence[Cell], ways: Sequence[str]) -> dict[Place, dict[str
     return whole
 
 
-def worded(run: Mapping[str, Any]) -> dict[str, str]:
+def worded(run: RunInfo) -> dict[str, str]:
     """The questions, with the word for what was learned (a person, a cat); a picture of two has two photos."""
-    photo = "each photo" if run["suite"].get("together", 1) > 1 else "the photo"
-    kind = run["suite"].get("kind", "person")
+    photo = "each photo" if run.suite.together > 1 else "the photo"
+    kind = run.suite.kind
     return {name: text.format(kind=kind).replace("the photo", photo) for name, text in QUESTIONS.items()}
 
 
@@ -155,6 +155,6 @@ def drawn(places: Sequence[Place], chance: np.random.Generator) -> list[Place]:
 
 def digest(pool: Pool, comparisons: Sequence[Comparison]) -> str:
     """A name for exactly these questions about exactly these pictures."""
-    pictures = [cell["sha256"] for by_way in pool.places.values() for cell in by_way.values()]
+    pictures = [sample.sha256 for by_way in pool.places.values() for sample in by_way.values()]
     content = dump_json([dict(pool.codes), [asdict(one) for one in comparisons], sorted(pictures)], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from sefi.bench.figures import Figure, Unit
-from sefi.bench.formulas import Run
 from sefi.bench.plan import completeness
-from sefi.bench.records import Cell
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.statistics import Interval
 from sefi.bench.tables import Compared, Table, by_kind, differences_to_all, table
 from sefi.core.json_text import dump_json
@@ -114,17 +113,17 @@ def escaped(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
 
 
-def tables_json(cells: Sequence[Cell], run: Run) -> str:
+def tables_json(samples: Sequence[Sample], run: RunInfo) -> str:
     """All tables of a run as one JSON text: all prompts, each kind, and the first way less each other."""
-    first, others = differences_to_all(cells, run)
-    there = completeness(run, cells)
+    first, others = differences_to_all(samples, run)
+    there = completeness(run, samples)
     content = {
         "schema": SCHEMA,
-        "suite": run["suite"]["name"],
+        "suite": run.suite.name,
         "images": {"made": there.made, "planned": there.planned, "finished": there.finished},
-        "model": run["model"],
-        "all": as_json(table(cells, run)),
-        "kinds": {kind: as_json(found) for kind, found in by_kind(cells, run).items()},
+        "model": run.model.model_dump(),
+        "all": as_json(table(samples, run)),
+        "kinds": {kind: as_json(found) for kind, found in by_kind(samples, run).items()},
         "differences": {
             "way": first,
             "less": {other: {name: plain(found) for name, found in row.items()} for other, row in others.items()},
@@ -133,6 +132,6 @@ def tables_json(cells: Sequence[Cell], run: Run) -> str:
     return dump_json(content, indent=1) + "\n"
 
 
-def tables_csv(cells: Sequence[Cell], run: Run) -> str:
+def tables_csv(samples: Sequence[Sample], run: RunInfo) -> str:
     """All tables of a run as one CSV text; the kind of prompts is a column, empty for all of them."""
-    return as_csv(table(cells, run), *by_kind(cells, run).values())
+    return as_csv(table(samples, run), *by_kind(samples, run).values())

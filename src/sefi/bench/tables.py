@@ -1,13 +1,13 @@
-"""Cells to tables: a row per way, a column per figure, each a mean over subjects with its interval."""
+"""Samples to tables: a row per way, a column per figure, each a mean over subjects with its interval."""
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sefi.bench.figures import FIGURES, Figure
-from sefi.bench.formulas import Conditions, Run, conditions
+from sefi.bench.formulas import Conditions, conditions
 from sefi.bench.plan import completeness
-from sefi.bench.records import Cell
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.statistics import Interval, clustered_interval, paired_difference
 from sefi.core.errors import ConfigError
 
@@ -67,23 +67,23 @@ class Table:
         return frozenset(label for label, value in known.items() if value == leading)
 
 
-def table(cells: Sequence[Cell], run: Run, kind: str = "") -> Table:
+def table(samples: Sequence[Sample], run: RunInfo, kind: str = "") -> Table:
     """All figures of a run, or of its prompts of one kind.
 
     Every figure is taken within a subject first, so that each subject counts once whatever the number of its
     pictures; the interval comes from resampling subjects.
 
     Args:
-        cells: One for each picture, as in `cells.jsonl`; null is not computed and never counted as 0.
+        samples: One for each picture, as in `cells.jsonl`; null is not computed and never counted as 0.
         run: What was asked, as in `run.json`.
         kind: Only prompts of this kind; thresholds and ranges stay those of the whole run.
 
     Raises:
         ConfigError: There is no picture, or one of a way that the run does not have.
     """
-    fixed, chosen = conditions(cells, run), [cell for cell in cells if kind in ("", cell["kind"])]
-    there = {str(cell["way"]) for cell in chosen}
-    ways = tuple(way for way in compared(cells, run) if way.label in there)
+    fixed, chosen = conditions(samples, run), [sample for sample in samples if kind in ("", sample.kind)]
+    there = {sample.variant for sample in chosen}
+    ways = tuple(way for way in compared(samples, run) if way.label in there)
     if not ways:
         raise ConfigError(f"The run has no pictures{of_kind(kind)}.", "Run the benchmark first.")
     values = {
@@ -92,8 +92,8 @@ def table(cells: Sequence[Cell], run: Run, kind: str = "") -> Table:
         for figure in FIGURES
     }
     found = tuple(figure for figure in FIGURES if any(values[way.label, figure.name].computed for way in ways))
-    missing = {figure.name: reason(figure, cells, run) for figure in FIGURES if figure not in found}
-    return Table(kind, ways, found, missing, values, completeness(run, cells).finished)
+    missing = {figure.name: reason(figure, samples, run) for figure in FIGURES if figure not in found}
+    return Table(kind, ways, found, missing, values, completeness(run, samples).finished)
 
 
 def of_kind(kind: str) -> str:
@@ -101,66 +101,66 @@ def of_kind(kind: str) -> str:
     return f" of kind {kind!r}" if kind else ""
 
 
-def compared(cells: Sequence[Cell], run: Run) -> list[Compared]:
+def compared(samples: Sequence[Sample], run: RunInfo) -> list[Compared]:
     """The run's ways, anchors last.
 
     Raises:
-        ConfigError: A cell tells of another way.
+        ConfigError: A sample tells of another way.
     """
-    ways = [Compared(way["label"], way.get("about") or "", way.get("control")) for way in run["suite"]["ways"]]
-    strange = sorted({str(cell["way"]) for cell in cells} - {way.label for way in ways})
+    ways = [Compared(way.label, way.about, way.control) for way in run.suite.variants]
+    strange = sorted({sample.variant for sample in samples} - {way.label for way in ways})
     if strange:
         raise ConfigError(f"The run has pictures of {strange[0]!r}, a way it does not name.", "Use its own run.json.")
     return sorted(ways, key=lambda way: way.control is not None)
 
 
-def by_subject(cells: Sequence[Cell], fixed: Conditions, way: str, figure: Figure) -> dict[str, float]:
+def by_subject(samples: Sequence[Sample], fixed: Conditions, way: str, figure: Figure) -> dict[str, float]:
     """One figure of one way for each subject, nan where it was not computed."""
-    return {subject: figure.of(own, fixed) for subject, own in subjects_of(cells, way).items()}
+    return {subject: figure.of(own, fixed) for subject, own in subjects_of(samples, way).items()}
 
 
-def subjects_of(cells: Sequence[Cell], way: str) -> dict[str, list[Cell]]:
-    """The cells of one way by subject, in the order of prompts and seeds."""
-    groups: dict[str, list[Cell]] = {}
+def subjects_of(samples: Sequence[Sample], way: str) -> dict[str, list[Sample]]:
+    """The samples of one way by subject, in the order of prompts and seeds."""
+    groups: dict[str, list[Sample]] = {}
     # Several processes may have written the record: sums must not depend on who was first.
-    for cell in sorted(cells, key=lambda cell: (cell["prompt"], cell["seed"])):
-        if cell["way"] == way:
-            groups.setdefault(str(cell["subject"]), []).append(cell)
+    for sample in sorted(samples, key=lambda sample: (sample.prompt, sample.seed)):
+        if sample.variant == way:
+            groups.setdefault(sample.subject, []).append(sample)
     return groups
 
 
-def reason(figure: Figure, cells: Sequence[Cell], run: Run) -> str:
+def reason(figure: Figure, samples: Sequence[Sample], run: RunInfo) -> str:
     """Why a figure was not computed."""
-    lacking = [need for need in figure.needs if not has(need, cells, run)]
+    lacking = [need for need in figure.needs if not has(need, samples, run)]
     told = [NEEDS.get(need, need.replace("_", " ")) for need in lacking]
     return f"the run has no {' and no '.join(told)}" if told else "no picture tells of it"
 
 
-def has(need: str, cells: Sequence[Cell], run: Run) -> bool:
-    """Whether the run has a judge, a threshold, or a key that is not null in every cell."""
+def has(need: str, samples: Sequence[Sample], run: RunInfo) -> bool:
+    """Whether the run has a judge, a threshold, or a field that is not None in every sample."""
     if need in JUDGES:
-        return any(name.endswith(need) and file for name, file in (run.get("judges") or {}).items())
+        return any(name.endswith(need) and file for name, file in (run.evaluators or {}).items())
     if need in ("tau", "far_threshold"):
-        return run.get(need) is not None
-    return any(cell.get(need) is not None for cell in cells)
+        return getattr(run, need) is not None
+    return any(getattr(sample, need) is not None for sample in samples)
 
 
-def kinds(cells: Sequence[Cell], run: Run) -> list[str]:
+def kinds(samples: Sequence[Sample], run: RunInfo) -> list[str]:
     """Kinds of prompts that have pictures, in the order of the suite."""
-    there = {cell["kind"] for cell in cells}
-    return [kind for kind in dict.fromkeys(prompt["kind"] for prompt in run["suite"]["prompts"]) if kind in there]
+    there = {sample.kind for sample in samples}
+    return [kind for kind in dict.fromkeys(prompt.kind for prompt in run.suite.prompts) if kind in there]
 
 
-def by_kind(cells: Sequence[Cell], run: Run) -> dict[str, Table]:
+def by_kind(samples: Sequence[Sample], run: RunInfo) -> dict[str, Table]:
     """A table for each kind of prompt."""
-    return {kind: table(cells, run, kind) for kind in kinds(cells, run)}
+    return {kind: table(samples, run, kind) for kind in kinds(samples, run)}
 
 
-def differences(cells: Sequence[Cell], run: Run, way: str, other: str) -> dict[str, Interval]:
+def differences(samples: Sequence[Sample], run: RunInfo, way: str, other: str) -> dict[str, Interval]:
     """One way minus another for every figure that both have, paired by subject.
 
     Args:
-        cells: As for `table`.
+        samples: As for `table`.
         run: As for `table`.
         way: Label of the one.
         other: Label of the other.
@@ -171,19 +171,19 @@ def differences(cells: Sequence[Cell], run: Run, way: str, other: str) -> dict[s
     Raises:
         ConfigError: The run has no way of that label.
     """
-    labels = [each.label for each in compared(cells, run)]
+    labels = [each.label for each in compared(samples, run)]
     for label in (way, other):
         if label not in labels:
             near = difflib.get_close_matches(label, labels, n=1, cutoff=0.0)
             raise ConfigError(f"The run has no way {label!r}.", f"Did you mean {near[0]!r}?")
-    fixed = conditions(cells, run)
-    pairs = {f.name: [by_subject(cells, fixed, label, f) for label in (way, other)] for f in FIGURES}
+    fixed = conditions(samples, run)
+    pairs = {f.name: [by_subject(samples, fixed, label, f) for label in (way, other)] for f in FIGURES}
     found = {name: paired_difference(mine, theirs) for name, (mine, theirs) in pairs.items()}
     return {name: interval for name, interval in found.items() if interval.computed}
 
 
-def differences_to_all(cells: Sequence[Cell], run: Run) -> tuple[str, dict[str, dict[str, Interval]]]:
+def differences_to_all(samples: Sequence[Sample], run: RunInfo) -> tuple[str, dict[str, dict[str, Interval]]]:
     """The first way's label, and its differences to every other way that has pictures, anchors last."""
-    there = {str(cell["way"]) for cell in cells}
-    labels = [way.label for way in compared(cells, run) if way.label in there]
-    return labels[0], {label: differences(cells, run, labels[0], label) for label in labels[1:]}
+    there = {sample.variant for sample in samples}
+    labels = [way.label for way in compared(samples, run) if way.label in there]
+    return labels[0], {label: differences(samples, run, labels[0], label) for label in labels[1:]}

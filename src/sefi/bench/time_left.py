@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from statistics import fmean
 
-from sefi.bench.records import Cell, Key, key_of
+from sefi.bench.records import Key, Sample
 from sefi.bench.suite import Suite
 
 SECONDS_OF_EVIDENCE = 20.0  # of work since the start, before its pace is believed
@@ -24,17 +24,17 @@ class TimeLeft:
     Args:
         suite: What is compared.
         planned: Every image of the run.
-        cells: What is on record at the start.
+        samples: What is on record at the start.
     """
 
-    def __init__(self, suite: Suite, planned: Sequence[Key], cells: Iterable[Cell]) -> None:
+    def __init__(self, suite: Suite, planned: Sequence[Key], samples: Iterable[Sample]) -> None:
         self.learners = {way.label: suite.learner(way).label for way in suite.ways if way.control is None}
         self.shared = {way.label for way in suite.ways if way.control == "class word"}
         self.images = set(planned)
         self.remaining = {job for key in planned for job in self.jobs_of(key)}
         self.costs, self.done = dict[Kind, list[float]](), Counter[Kind]()
-        for cell in cells:
-            self.count(cell)
+        for sample in samples:
+            self.count(sample)
         self.done.clear()
         self.started = time.monotonic()
 
@@ -53,18 +53,18 @@ class TimeLeft:
             jobs.append((("learn", learner), (subject, learner, 0, 0)))
         return jobs
 
-    def count(self, cell: Cell) -> None:
+    def count(self, sample: Sample) -> None:
         """Take a recorded image and what was done for it off the list, and note what that cost."""
-        key = key_of(cell)
+        key = sample.key
         self.images.discard(key)
         for kind, shared in self.jobs_of(key):
             if (kind, shared) not in self.remaining:
                 continue
             self.remaining.discard((kind, shared))
             self.done[kind] += 1
-            seconds = cell.get(f"{kind[0]}_seconds")
+            seconds = sample.draw_seconds if kind[0] == "draw" else sample.learn_seconds
             if kind[0] == "draw" or seconds is not None:  # learned in pieces: not timed
-                self.costs.setdefault(kind, []).append(float(seconds or 0.0))
+                self.costs.setdefault(kind, []).append(seconds or 0.0)
 
     def seconds(self) -> float | None:
         """Return the seconds left; None while a kind of work has never been timed, or too little was done."""

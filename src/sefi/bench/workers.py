@@ -33,7 +33,7 @@ def run_shared(open_bench: Callable[[], Bench], bench: Bench, jobs: int, lock: i
     jobs = min(jobs, len(bench.groups()))
     if jobs <= 1:
         return run_cells(bench)
-    before = bench.run.cells()
+    before = bench.run.read_samples()
     left = TimeLeft(bench.suite, bench.plan(), before)
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     shares = [Share(os.getpid(), open_bench, range(first, len(bench.groups()), jobs), threads) for first in range(jobs)]
@@ -41,7 +41,7 @@ def run_shared(open_bench: Callable[[], Bench], bench: Bench, jobs: int, lock: i
     with started(shares, lock) as workers:
         watch(bench, workers, left)
     bench.progress.finish()
-    return len(bench.run.cells()) - len(before)
+    return len(bench.run.read_samples()) - len(before)
 
 
 def watch(bench: Bench, workers: Mapping[Connection, BaseProcess], left: TimeLeft) -> None:
@@ -86,9 +86,9 @@ def receive(reading: Connection) -> Message | None:
 
 def count_images(bench: Bench, left: TimeLeft, place: int) -> int:
     """Show every image recorded after a place in the record; returns the place of the next."""
-    made, place = bench.run.cells_after(place)
-    for cell in made:
-        left.count(cell)
+    made, place = bench.run.read_samples_after(place)
+    for sample in made:
+        left.count(sample)
         bench.progress.estimate(left.seconds())
         bench.progress.advance()
     return place

@@ -87,7 +87,7 @@ def run(
         with bench.run.alone() as lock:
             bench.run.begin(description(asked, bench, Thresholds(tau, far_threshold)))
             made = all_made(partial(open_bench, asked), bench, jobs, lock)
-    record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.cells())}
+    record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.read_samples())}
     text = f"{made} pictures made, {record['pictures']} in '{out}'\nnext: sefi bench report {out}"
     answer(record, text, as_json=as_json, command="bench run")
 
@@ -101,7 +101,7 @@ def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int, lock:
     try:
         return run_shared(open_again, bench, jobs, lock)
     except KeyboardInterrupt:
-        there = completeness(bench.run.about(), bench.run.cells())
+        there = completeness(bench.run.read_info(), bench.run.read_samples())
         problem = f"Interrupted: {there.made} of {there.planned} images are in '{bench.run.path}'."
         raise Interrupted(problem, "Run the same command again.") from None
 
@@ -115,8 +115,7 @@ def report(
 ) -> None:
     """Write one page, CSV and JSON of a RUN, finished or not; an earlier report in RUN/report is replaced."""
     from sefi.bench.plan import completeness
-    from sefi.bench.records import RunFolder
-    from sefi.bench.schema import fill_run
+    from sefi.bench.run_folder import RunFolder
     from sefi.bench.table_files import tables_csv, tables_json
     from sefi.cli.output import answer
     from sefi.core.errors import ConfigError
@@ -126,25 +125,25 @@ def report(
     from sefi.report.bench_page import bench_page
 
     folder = RunFolder(run_folder)
-    about, cells = fill_run(folder.about()), folder.cells()
-    if not cells:
+    info, samples = folder.read_info(), folder.read_samples()
+    if not samples:
         raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
     kinds = {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}
-    inputs = (folder.about_file, folder.cells_file)
+    inputs = (folder.info_file, folder.samples_file)
     place = make_folder(check_folder(out or folder.report))
     own = OwnFiles(place, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
     own.check()
-    draw_attention(cells, run_folder)
+    draw_attention(samples, run_folder)
     texts = {
-        "index.html": bench_page(about, cells, run_folder),
-        "tables.csv": tables_csv(cells, about),
-        "tables.json": tables_json(cells, about),
+        "index.html": bench_page(info, samples, run_folder),
+        "tables.csv": tables_csv(samples, info),
+        "tables.json": tables_json(samples, info),
     }
     files = [str(own.write(name, text_writer(text))) for name, text in texts.items()]
-    there = completeness(about, cells)
+    there = completeness(info, samples)
     record: dict[str, object] = {
         "files": files,
-        "pictures": len(cells),
+        "pictures": len(samples),
         "planned": there.planned,
         "finished": there.finished,
     }

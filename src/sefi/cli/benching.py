@@ -3,7 +3,7 @@
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sefi.cli.options import EMBEDDED
 from sefi.core.errors import ConfigError, OutputError
@@ -12,6 +12,7 @@ from sefi.core.protocols import RunProgress, SilentProgress
 if TYPE_CHECKING:
     from sefi.bench.judging import JudgeFiles
     from sefi.bench.opened import Bench
+    from sefi.bench.records import RunInfo
     from sefi.bench.subject import Subject
     from sefi.bench.suite import Suite
     from sefi.core.protocols import FaceDetector
@@ -57,7 +58,7 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
         OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be
             written.
     """
-    from sefi.bench.records import RunFolder
+    from sefi.bench.run_folder import RunFolder
     from sefi.core.files import check_folder
     from sefi.core.reading import is_inside
 
@@ -83,7 +84,7 @@ def open_bench(asked: Asked, progress: RunProgress | None = None) -> "Bench":
     """
     from sefi.bench.judging import Judging
     from sefi.bench.opened import Bench
-    from sefi.bench.records import RunFolder
+    from sefi.bench.run_folder import RunFolder
     from sefi.cli.opening import note_remarks, opened
     from sefi.methods import method_named
 
@@ -171,37 +172,33 @@ def refuse_photographs(subjects: "list[Subject]") -> None:
             raise PhotoError(problem, "Name a Stable Diffusion model with --model.") from None
 
 
-def description(asked: Asked, bench: "Bench", given: Thresholds) -> dict[str, Any]:
+def description(asked: Asked, bench: "Bench", given: Thresholds) -> "RunInfo":
     """What `run.json` says. Thresholds that an earlier start of this run found are kept: they cost a minute."""
-    from sefi.bench.opened import about
+    from sefi.bench.opened import describe_run
 
-    before = bench.run.about() if bench.run.about_file.is_file() else {}
-    found = thresholds(asked, before)
-    if given.tau is not None:
-        found["tau"] = given.tau
-    if given.far is not None:
-        found["far_threshold"] = given.far
-    return about(bench, judge_files(asked).told(), found)
+    found = thresholds(asked, bench.run.read_info() if bench.run.info_file.is_file() else None)
+    tau = found.tau if given.tau is None else given.tau
+    far = found.far if given.far is None else given.far
+    return describe_run(bench, judge_files(asked).told(), tau, far)
 
 
-def thresholds(asked: Asked, before: dict[str, Any]) -> dict[str, float | None]:
+def thresholds(asked: Asked, before: "RunInfo | None") -> Thresholds:
     """Tau and the recogniser's threshold: found on drawings for the embedded model's own judges.
 
     Other judges get the paper's tau, which fits a CLIP like the paper's only, and no threshold of likeness. Animals
     get neither: the face judges do not know them.
     """
-    names = ("tau", "far_threshold")
-    if all(name in before for name in names):
-        return {name: before[name] for name in names}
+    if before is not None:
+        return Thresholds(before.tau, before.far_threshold)
     if asked.suite.kind != "person":
-        return dict.fromkeys(names)
+        return Thresholds(None, None)
     if not asked.embedded():
-        return {"tau": PAPER_TAU, "far_threshold": None}
+        return Thresholds(PAPER_TAU, None)
     from sefi.api import embedded_judges
     from sefi.world.calibration import drawn_far_threshold, drawn_tau
 
     folder = embedded_judges()
-    return {
-        "tau": drawn_tau(folder) if asked.clip is None else PAPER_TAU,
-        "far_threshold": drawn_far_threshold(folder) if asked.recogniser is None else None,
-    }
+    return Thresholds(
+        drawn_tau(folder) if asked.clip is None else PAPER_TAU,
+        drawn_far_threshold(folder) if asked.recogniser is None else None,
+    )

@@ -42,17 +42,16 @@ def build(
     as_json: options.AsJson = False,
 ) -> None:
     """Write a page that asks for the best picture by prompt, by likeness and by looks, and saves the answers."""
-    from sefi.bench.records import RunFolder
-    from sefi.bench.schema import fill_run
+    from sefi.bench.run_folder import RunFolder
     from sefi.bench.study import Asking, design
     from sefi.cli.output import answer
     from sefi.core.files import Kind, check_output, text_writer, write_output
     from sefi.report.study_page import study_page
 
     folder = RunFolder(run)
-    study = design(fill_run(folder.about()), folder.cells(), Asking(tuple(ways or ()), count, checks, seed))
+    study = design(folder.read_info(), folder.read_samples(), Asking(tuple(ways or ()), count, checks, seed))
     files = {file for one in study.comparisons for file in one.files}
-    inputs = [folder.about_file, folder.cells_file, *(run / file for file in files)]
+    inputs = [folder.info_file, folder.samples_file, *(run / file for file in files)]
     path = check_output(out, Kind.HTML, inputs=inputs, overwrite=overwrite)
     pictures = opened_pictures(files, run)
     write_output(path, Kind.HTML, text_writer(study_page(study, pictures)), inputs=inputs, overwrite=overwrite)

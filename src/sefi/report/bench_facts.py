@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sefi.bench.figures import FIGURES
-from sefi.bench.formulas import Run, having
-from sefi.bench.records import Cell
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.tables import Table, compared
 from sefi.core.json_text import dump_json
 
@@ -41,27 +40,28 @@ class Failures:
     disobeyed: int | None
 
 
-def failures(cells: Sequence[Cell], run: Run) -> list[Failures]:
+def failures(samples: Sequence[Sample], run: RunInfo) -> list[Failures]:
     """What failed, a row for each way, anchors last; a way of which nothing is there too."""
-    suite = run["suite"]
-    asked = len(run["subjects"]) * len(suite["prompts"]) * len(suite["seeds"])
+    suite = run.suite
+    asked = len(run.subjects) * len(suite.prompts) * len(suite.seeds)
     return [
-        failed([c for c in cells if c["way"] == way.label], way.label, run, asked if way.control is None else None)
-        for way in compared(cells, run)
+        failed([c for c in samples if c.variant == way.label], way.label, run, asked if way.control is None else None)
+        for way in compared(samples, run)
     ]
 
 
-def failed(own: Sequence[Cell], label: str, run: Run, asked: int | None) -> Failures:
+def failed(own: Sequence[Sample], label: str, run: RunInfo, asked: int | None) -> Failures:
     """The failures of one way from its pictures."""
-    seen, scored, tau = having(own, "faces"), having(own, "prompt_score"), run.get("tau")
-    together = run["suite"].get("together", 1)
+    faces = [sample.faces for sample in own if sample.faces is not None]
+    scores = [sample.prompt_score for sample in own if sample.prompt_score is not None]
+    tau, together = run.tau, run.suite.together
     return Failures(
         label,
         len(own),
         None if asked is None else asked - len(own),
-        sum(cell["faces"] == 0 for cell in seen) if seen else None,
-        sum(cell["faces"] > together for cell in seen) if seen else None,
-        sum(cell["prompt_score"] < tau for cell in scored) if scored and tau is not None else None,
+        sum(number == 0 for number in faces) if faces else None,
+        sum(number > together for number in faces) if faces else None,
+        sum(score < tau for score in scores) if scores and tau is not None else None,
     )
 
 
@@ -70,9 +70,9 @@ def not_computed(found: Table) -> dict[str, str]:
     return {figure.label: found.missing[figure.name] for figure in FIGURES if figure.name in found.missing}
 
 
-def conventions(run: Run) -> list[str]:
+def conventions(run: RunInfo) -> list[str]:
     """How the figures are to be read, one sentence each."""
-    tau, far = run.get("tau"), run.get("far_threshold")
+    tau, far = run.tau, run.far_threshold
     told_tau = "The run has no tau: ID(Prompt) was not computed."
     if tau is not None:
         told_tau = f"tau is {tau:.4f}. A tau holds for one CLIP only; the paper's 0.23 was set for the paper's own."
@@ -98,23 +98,22 @@ def conventions(run: Run) -> list[str]:
     ]
 
 
-def anchors(run: Run) -> dict[str, str]:
+def anchors(run: RunInfo) -> dict[str, str]:
     """Label of each anchor and what it is."""
-    ways = [way for way in run["suite"]["ways"] if way.get("control")]
-    return {way["label"]: ANCHORS.get(way["control"], way.get("about") or "") for way in ways}
+    return {way.label: ANCHORS.get(way.control, way.about) for way in run.suite.variants if way.control}
 
 
-def settings_apart(run: Run) -> tuple[list[str], dict[str, list[str]]]:
+def settings_apart(run: RunInfo) -> tuple[list[str], dict[str, list[str]]]:
     """The ways that have settings, and every setting in which they differ with its value for each."""
-    trees = {label: flat(tree) for label, tree in (run.get("settings") or {}).items()}
+    trees = {label: flat(tree) for label, tree in run.settings.items()}
     names = sorted({name for tree in trees.values() for name in tree})
     rows = {name: [plain(tree.get(name)) for tree in trees.values()] for name in names}
     return list(trees), {name: row for name, row in rows.items() if len(set(row)) > 1}
 
 
-def settings_shared(run: Run) -> dict[str, str]:
+def settings_shared(run: RunInfo) -> dict[str, str]:
     """Every setting in which all ways agree."""
-    trees = [flat(tree) for tree in (run.get("settings") or {}).values()]
+    trees = [flat(tree) for tree in run.settings.values()]
     _, apart = settings_apart(run)
     return {name: plain(value) for name, value in (trees[0] if trees else {}).items() if name not in apart}
 
@@ -132,15 +131,15 @@ def plain(value: object) -> str:
     return value if isinstance(value, str) else dump_json(value)
 
 
-def pictures_digest(cells: Sequence[Cell]) -> str:
+def pictures_digest(samples: Sequence[Sample]) -> str:
     """SHA-256 over the hashes of all pictures, whatever their order: equal runs have equal ones."""
-    lines = sorted(f"{c['subject']}/{c['way']}/{c['prompt']}/{c['seed']}/{c.get('sha256')}" for c in cells)
+    lines = sorted(f"{s.subject}/{s.variant}/{s.prompt}/{s.seed}/{s.sha256}" for s in samples)
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def limits(cells: Sequence[Cell]) -> list[str]:
+def limits(samples: Sequence[Sample]) -> list[str]:
     """What the figures do not tell, one sentence each."""
-    subjects = len({cell["subject"] for cell in cells})
+    subjects = len({sample.subject for sample in samples})
     few = (
         f"Few subjects ({subjects}): bootstrap intervals of fewer than {FEW} are too narrow." if subjects < FEW else ""
     )

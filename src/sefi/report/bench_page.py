@@ -10,9 +10,8 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 
 from sefi.bench.curves import tau_curves
 from sefi.bench.figures import FIGURES, Part
-from sefi.bench.formulas import Run
 from sefi.bench.plan import completeness
-from sefi.bench.records import Cell
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.table_files import ARROWS
 from sefi.bench.tables import Table, by_kind, differences_to_all, table
 from sefi.report import bench_facts, bench_pictures
@@ -40,12 +39,12 @@ class Plot:
     about: str
 
 
-def bench_page(run: Run, cells: Sequence[Cell], folder: Path) -> str:
+def bench_page(run: RunInfo, samples: Sequence[Sample], folder: Path) -> str:
     """Render a benchmark run.
 
     Args:
         run: What was asked, as in `run.json`.
-        cells: One for each picture, as in `cells.jsonl`.
+        samples: One for each picture, as in `cells.jsonl`.
         folder: The run's folder: pictures, `photos/SUBJECT.png`, and `attention/*.png` if there are any. A picture
             that is gone leaves a hole.
 
@@ -57,75 +56,75 @@ def bench_page(run: Run, cells: Sequence[Cell], folder: Path) -> str:
         ConfigError: There is no picture, or one of a way that the run does not have.
     """
     environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(template))
-    return environment.get_template("bench.html.j2").render(story(run, cells, folder))
+    return environment.get_template("bench.html.j2").render(story(run, samples, folder))
 
 
-def story(run: Run, cells: Sequence[Cell], folder: Path) -> dict[str, Any]:
+def story(run: RunInfo, samples: Sequence[Sample], folder: Path) -> dict[str, Any]:
     """Everything that the page tells, by the names of the template."""
-    found, kinds = table(cells, run), by_kind(cells, run)
-    first, others = differences_to_all(cells, run)
-    best, worst = bench_pictures.picked(cells, run, folder, first)
+    found, kinds = table(samples, run), by_kind(samples, run)
+    first, others = differences_to_all(samples, run)
+    best, worst = bench_pictures.picked(samples, run, folder, first)
     return {
         "run": run,
         "arrows": ARROWS,
-        "counts": counts(run, cells),
-        "banner": completeness(run, cells).banner,
+        "counts": counts(run, samples),
+        "banner": completeness(run, samples).banner,
         "first": first,
         "views": [each for part, title in PARTS.items() if (each := view(found, title, part)).figures],
         "costs": view(found, "Cost", "cost", anchors=False),
         "figures": [figure for figure in FIGURES if figure in found.figures],
         "differences": difference_view(found, "Main figures", others, ("main",)),
         "other_differences": difference_view(found, "All other figures", others, OTHER_DIFFERENCES),
-        "plots": plots(found, cells, run),
+        "plots": plots(found, samples, run),
         "bars": bars(found, kinds),
         "kinds": kind_views(kinds),
-        "sheets": bench_pictures.drawn_sheets(cells, run, folder, np.random.default_rng(SHEET_SEED)),
+        "sheets": bench_pictures.drawn_sheets(samples, run, folder, np.random.default_rng(SHEET_SEED)),
         "sheet_seed": SHEET_SEED,
         "best": best,
         "worst": worst,
         "attention": bench_pictures.attention_figures(folder),
-        **facts(found, cells, run),
+        **facts(found, samples, run),
     }
 
 
-def counts(run: Run, cells: Sequence[Cell]) -> dict[str, int]:
+def counts(run: RunInfo, samples: Sequence[Sample]) -> dict[str, int]:
     """How many there are of what was compared."""
-    suite = run["suite"]
+    suite = run.suite
     return {
-        "subjects": len({cell["subject"] for cell in cells}),
-        "prompts": len(suite["prompts"]),
-        "seeds": len(suite["seeds"]),
-        "ways": len({cell["way"] for cell in cells}),
-        "pictures": len(cells),
+        "subjects": len({sample.subject for sample in samples}),
+        "prompts": len(suite.prompts),
+        "seeds": len(suite.seeds),
+        "ways": len({sample.variant for sample in samples}),
+        "pictures": len(samples),
     }
 
 
-def facts(found: Table, cells: Sequence[Cell], run: Run) -> dict[str, Any]:
+def facts(found: Table, samples: Sequence[Sample], run: RunInfo) -> dict[str, Any]:
     """What is said in words."""
     labels, apart = bench_facts.settings_apart(run)
     return {
-        "failures": bench_facts.failures(cells, run),
+        "failures": bench_facts.failures(samples, run),
         "not_computed": bench_facts.not_computed(found),
         "conventions": bench_facts.conventions(run),
         "anchors": bench_facts.anchors(run),
         "settings_labels": labels,
         "settings_apart": apart,
         "settings_shared": bench_facts.settings_shared(run),
-        "digest": bench_facts.pictures_digest(cells),
-        "limits": bench_facts.limits(cells),
+        "digest": bench_facts.pictures_digest(samples),
+        "limits": bench_facts.limits(samples),
     }
 
 
-def plots(found: Table, cells: Sequence[Cell], run: Run) -> list[Plot]:
+def plots(found: Table, samples: Sequence[Sample], run: RunInfo) -> list[Plot]:
     """The trade-off and the curve over tau, where the run has what they need."""
-    styles, curves = way_styles(found.ways), tau_curves(cells, run)
+    styles, curves = way_styles(found.ways), tau_curves(samples, run)
     drawn: list[Plot] = []
     if any(all(found.values[w.label, name].computed for name in ("prompt", "id")) for w in found.ways):
         about = "Likeness against obedience, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
         drawn.append(Plot(svg_uri(trade_off(found, styles)), about))
     if curves:
         about = "ID(Prompt) for every threshold: the ways under test with their 95 % bands, anchors dashed."
-        drawn.append(Plot(svg_uri(tau_plot(curves, styles, run.get("tau"))), about))
+        drawn.append(Plot(svg_uri(tau_plot(curves, styles, run.tau)), about))
     return drawn
 
 

@@ -11,8 +11,7 @@ import numpy as np
 from PIL import Image
 
 from sefi.bench.cells import lies_in, read_picture
-from sefi.bench.formulas import Run
-from sefi.bench.records import Cell
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.tables import compared
 from sefi.core.errors import PhotoError
 from sefi.report.sheet import fit
@@ -59,28 +58,28 @@ class Pick:
     shot: Shot
 
 
-def drawn_sheets(cells: Sequence[Cell], run: Run, folder: Path, chance: np.random.Generator) -> list[Sheet]:
+def drawn_sheets(samples: Sequence[Sample], run: RunInfo, folder: Path, chance: np.random.Generator) -> list[Sheet]:
     """A sheet for each of a few subjects, who, like prompts and seed, are drawn by lot.
 
     Rows are the ways under test and the class word; the other anchors are photos.
 
     Args:
-        cells: Pictures of the run.
+        samples: Pictures of the run.
         run: What was asked.
         folder: The run's folder.
         chance: Decides what is shown; nothing else does.
     """
-    there = {cell["subject"] for cell in cells}
-    subjects = some([subject for subject in run["subjects"] if subject in there], SUBJECTS, chance)
-    prompts = some(sorted({int(cell["prompt"]) for cell in cells}), PROMPTS, chance)
-    seed = some(sorted({int(cell["seed"]) for cell in cells}), 1, chance)
-    ways = [way.label for way in compared(cells, run) if way.control in (None, "class word")]
-    places = {(c["subject"], c["way"], c["prompt"]): c for c in cells if c["seed"] in seed}
+    there = {sample.subject for sample in samples}
+    subjects = some([subject for subject in run.subjects if subject in there], SUBJECTS, chance)
+    prompts = some(sorted({sample.prompt for sample in samples}), PROMPTS, chance)
+    seed = some(sorted({sample.seed for sample in samples}), 1, chance)
+    ways = [way.label for way in compared(samples, run) if way.control in (None, "class word")]
+    places = {(c.subject, c.variant, c.prompt): c for c in samples if c.seed in seed}
     return [
         Sheet(
             subject,
             photos_of(subject, folder),
-            tuple(run["suite"]["prompts"][prompt]["text"].format(*names(subject)) for prompt in prompts),
+            tuple(run.suite.prompts[prompt].text.format(*names(subject)) for prompt in prompts),
             tuple((way, tuple(shot(places.get((subject, way, p)), folder) for p in prompts)) for way in ways),
         )
         for subject in subjects
@@ -102,52 +101,51 @@ def some(things: Sequence[Thing], most: int, chance: np.random.Generator) -> lis
     return [things[int(index)] for index in sorted(chosen)]
 
 
-def picked(cells: Sequence[Cell], run: Run, folder: Path, way: str) -> tuple[list[Pick], list[Pick]]:
+def picked(samples: Sequence[Sample], run: RunInfo, folder: Path, way: str) -> tuple[list[Pick], list[Pick]]:
     """The best and the worst pictures of one way by ID(Prompt), worst last; not computed ones do not take part.
 
     Pictures with the same ID(Prompt), such as the many zeros, are ordered by prompt score and likeness. Without a tau
     every picture counts with its likeness.
     """
-    scored = [c for c in cells if c["way"] == way and c.get("id") is not None and c.get("prompt_score") is not None]
-    ranked = sorted(scored, key=lambda cell: gated(cell, run.get("tau")), reverse=True)
+    scored = [c for c in samples if c.variant == way and c.id is not None and c.prompt_score is not None]
+    ranked = sorted(scored, key=lambda sample: gated(sample, run.tau), reverse=True)
     count = min(PICKED, len(ranked) // 2)
     ends = ranked[:count], ranked[len(ranked) - count :]
-    best, worst = ([Pick(photos_of(c["subject"], folder), told_shot(c, folder)) for c in end] for end in ends)
+    best, worst = ([Pick(photos_of(c.subject, folder), told_shot(c, folder)) for c in end] for end in ends)
     return best, worst
 
 
-def gated(cell: Cell, tau: float | None) -> tuple[float, float, float, str, int, int]:
+def gated(sample: Sample, tau: float | None) -> tuple[float, float, float, str, int, int]:
     """ID(Prompt) of one picture, and what decides between equal ones."""
-    counts = tau is None or cell["prompt_score"] >= tau
-    likeness = float(cell["id"])
-    place = str(cell["subject"]), int(cell["prompt"]), int(cell["seed"])
-    return likeness if counts else 0.0, float(cell["prompt_score"]), likeness, *place
+    likeness, score = sample.id or 0.0, sample.prompt_score or 0.0  # `picked` has left out what was not computed
+    counts = tau is None or score >= tau
+    return likeness if counts else 0.0, score, likeness, sample.subject, sample.prompt, sample.seed
 
 
-def shot(cell: Cell | None, folder: Path) -> Shot | None:
+def shot(sample: Sample | None, folder: Path) -> Shot | None:
     """A picture with its scores; None where the run has none."""
-    if cell is None:
+    if sample is None:
         return None
-    return shot_of(folder, cell["picture"], scores(cell), f"{cell['subject']}, {cell['way']}: {cell['text']}")
+    return shot_of(folder, sample.image, scores(sample), f"{sample.subject}, {sample.variant}: {sample.text}")
 
 
-def told_shot(cell: Cell, folder: Path) -> Shot:
+def told_shot(sample: Sample, folder: Path) -> Shot:
     """A picture that stands alone: whose it is, the prompt and the seed are told too."""
-    caption = f"{cell['subject']}, {cell['text']}, seed {cell['seed']}: {scores(cell)}"
-    return shot_of(folder, cell["picture"], caption, f"{cell['way']}: {cell['text']}")
+    caption = f"{sample.subject}, {sample.text}, seed {sample.seed}: {scores(sample)}"
+    return shot_of(folder, sample.image, caption, f"{sample.variant}: {sample.text}")
 
 
-def scores(cell: Cell) -> str:
+def scores(sample: Sample) -> str:
     """What the judges say of one picture, in a few words; nothing of what was not computed."""
     told: list[str] = []
-    if cell.get("faces") == 0:
+    if sample.faces == 0:
         told.append("no face")
-    elif cell.get("id") is not None:
-        told.append(f"ID {cell['id']:.2f}")
-    if cell.get("prompt_score") is not None:
-        told.append(f"prompt {cell['prompt_score']:.2f}")
-    if cell.get("shown"):
-        told.append(f"{sum(cell['shown'])} of {len(cell['shown'])} shown")
+    elif sample.id is not None:
+        told.append(f"ID {sample.id:.2f}")
+    if sample.prompt_score is not None:
+        told.append(f"prompt {sample.prompt_score:.2f}")
+    if sample.shown:
+        told.append(f"{sum(sample.shown)} of {len(sample.shown)} shown")
     return ", ".join(each.replace(" ", "\N{NO-BREAK SPACE}") for each in told)
 
 
