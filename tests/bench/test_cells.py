@@ -113,6 +113,12 @@ def test_another_suite_does_not_go_into_the_same_folder(bench):
         bench.run.begin(describe_run(other, JudgeFiles().told(), None, None))
 
 
+def test_what_no_record_holds_is_refused_before_anything_is_made(bench):
+    other = replace(bench, suite=SUITE.model_copy(update={"about": "a\0b"}))
+    with pytest.raises(ConfigError, match="cannot be put on record: about: a text has a control character"):
+        describe_run(other, JudgeFiles().told(), None, None)
+
+
 def test_subjects_in_twos(bench):
     both = replace(bench, suite=SUITE.model_copy(update={"together": 2}))
     assert [[s.key for s in group] for group in both.groups()] == [["rex", "bello"]]

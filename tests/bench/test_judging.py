@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sefi.bench.focus import NOTHING, focus_of
-from sefi.bench.judging import JudgeFiles, Judging, Seen, box_of, likeness
+from sefi.bench.judging import JudgeFiles, Judging, Seen, box_of, finite_or_none, likeness, plain_numbers
 from sefi.core.nouns import Face
 from sefi.generate.attend import AttendResult
 from sefi.photo.enlarge import enlarged
@@ -72,3 +72,9 @@ def test_focus_counts_the_face_and_what_stands_beside_it():
     assert told["on_objects"] == pytest.approx(0.25)
     assert told["focus_plain"] == pytest.approx(1.0)
     assert focus_of(found, [("attribute", "smiling")], Seen([face], [ADA], None, None), rgb)["on_objects"] is None
+
+
+def test_what_is_not_finite_was_not_computed():
+    assert [finite_or_none(value) for value in (0.25, None, float("nan"), float("-inf"))] == [0.25, None, None, None]
+    assert plain_numbers(np.array([0.25, 0.5], np.float32)) == (0.25, 0.5)
+    assert plain_numbers(np.array([0.25, np.nan], np.float32)) is None
