@@ -1,8 +1,8 @@
 """Benchmark runs to records, and records to the tables of the documents.
 
     python benchmarks/results.py keep runs/main runs/pilot   # benchmarks/records/bench/main.json, pilot.json
-    python benchmarks/results.py write                       # fills in the tables of README.md and docs/results.md
-    python benchmarks/results.py check                       # says whether the pages hold what the records give
+    python benchmarks/results.py write                       # fills in the pages' tables, writes docs/results/SUITE.csv
+    python benchmarks/results.py check                       # says which pages and CSV files differ from the records
     python benchmarks/results.py best sweep                  # of the ways of each preset, the best by ID(Prompt)
     python benchmarks/results.py sheet runs/slots --out slots.png --prompts 0 4   # pictures of it, not picked
 
@@ -11,12 +11,17 @@ follow from it; pictures and embeddings stay in the run. A table stands in a pag
 
     <!-- bench main: id_prompt, id, shown -->            <!-- bench main / attribute: shown -->
     <!-- bench main; ours - paper; ours - one token: id_prompt, shown -->
+    <!-- bench table1; ours; plain word: id_prompt -->   these rows only
     <!-- bench table1 + paper: id_prompt, prompt -->     beside every figure the paper's, from benchmarks/published.toml
     <!-- end -->
+
+Comments name variants as the records do; tables and CSV files call the method of this package SeFi-IDE, not "ours".
 """
 
 import argparse
+import csv
 import hashlib
+import io
 import math
 import re
 import sys
@@ -45,7 +50,9 @@ from sefi.report.sheet import Row, contact_sheet
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "benchmarks" / "records" / "bench"
 PUBLISHED = ROOT / "benchmarks" / "published.toml"
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+SUITES = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(SUITES.glob("*.md")))
+CSV_HEAD = ("variant", "reference", "figure", "unit", "subjects", "mean", "low", "high")
 BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ALL = "all"
 BY_NAME = {figure.name: figure for figure in FIGURES}
@@ -88,12 +95,46 @@ def main() -> None:
         for run in given.runs:
             keep(run)
         return
-    differing = [page for page in PAGES if filled(page.read_text(encoding="utf-8")) != page.read_text(encoding="utf-8")]
-    for page in differing:
+    differing = {file: text for file, text in render_files().items() if not holds(file, text)}
+    for file, text in differing.items():
         if given.command == "write":
-            write_text(page, filled(page.read_text(encoding="utf-8")))
-        print(f"{page.relative_to(ROOT)}: {'written' if given.command == 'write' else 'is not what the records give'}")
+            write_text(file, text)
+        print(f"{file.relative_to(ROOT)}: {'written' if given.command == 'write' else 'is not what the records give'}")
     sys.exit(given.command == "check" and bool(differing))
+
+
+def render_files() -> dict[Path, str]:
+    """Return every page and CSV file with the text that the records give."""
+    pages = {page: filled(page.read_text(encoding="utf-8")) for page in PAGES}
+    return pages | {SUITES / f"{file.stem}.csv": render_csv(file.stem) for file in sorted(RECORDS.glob("*.json"))}
+
+
+def holds(file: Path, text: str) -> bool:
+    """Return whether a file exists and holds this text."""
+    return file.is_file() and file.read_text(encoding="utf-8") == text
+
+
+def render_csv(name: str) -> str:
+    """Return every figure of every variant over all prompts; the record also has each subject and kind of prompt."""
+    record, text = record_of(name), io.StringIO()
+    references = {way.label: way.control for way in record.info.suite.variants}
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for label, own in record.figures[ALL].items():
+        for figure, values in own.items():
+            found, unit = clustered_interval(values), BY_NAME[figure].unit
+            numbers = ["" if math.isnan(x) else f"{x:.{DIGITS}g}" for x in (found.mean, found.low, found.high)]
+            writer.writerow([display_label(label), references[label], figure, unit, found.n, *numbers])
+    return text.getvalue()
+
+
+def display_label(label: str) -> str:
+    """Return a variant's label for readers: the records call the method of this package "ours".
+
+    >>> display_label("ours, module - DreamBooth")
+    'SeFi-IDE, module - DreamBooth'
+    """
+    return re.sub(r"\bours\b", "SeFi-IDE", label)
 
 
 def keep(folder: Path) -> None:
@@ -182,14 +223,17 @@ def filled(text: str) -> str:
 
 
 def block(asked: str) -> str:
-    """A table as its comment asks for it: `SUITE [/ KIND] [+ paper] [; WAY - WAY]...: FIGURE, ...`."""
+    """A table as its comment asks for it: `SUITE [/ KIND] [+ paper] [; WAY - WAY]... [; WAY]...: FIGURE, ...`."""
     what, _, columns = asked.rpartition(":")
-    suite, *pairs = (part.strip() for part in what.split(";"))
+    suite, *chosen = (part.strip() for part in what.split(";"))
+    pairs, rows = [part for part in chosen if " - " in part], [part for part in chosen if " - " not in part]
     suite, beside, _ = (part.strip() for part in suite.partition("+ paper"))
     name, _, kind = (part.strip() for part in suite.partition("/"))
     record = record_of(name)
     figures = [BY_NAME[column.strip()] for column in columns.split(",")]
     values = record.figures[kind or ALL]
+    if rows:
+        values = {label: values[label] for label in rows}
     if pairs:
         return differences(values, pairs, figures)
     if beside:
@@ -203,13 +247,13 @@ def means(values: VariantFigures, info: RunInfo, figures: Sequence[Figure]) -> s
     titles = row_titles(values, info)
     found = {label: [clustered_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
     rows = [[titles[label], *cells_of(row, figures)] for label, row in found.items()]
-    return markdown(["way", *(heading(f) for f in figures)], rows)
+    return markdown(["variant", *(heading(f) for f in figures)], rows)
 
 
 def row_titles(values: VariantFigures, info: RunInfo) -> dict[str, str]:
-    """What a row of each way is called; anchors in italics."""
-    anchors = {way.label for way in info.suite.variants if way.control}
-    return {label: f"*{label}*" if label in anchors else label for label in values}
+    """What a row of each way is called; reference rows in italics."""
+    references = {way.label for way in info.suite.variants if way.control}
+    return {label: f"*{label}*" if label in references else display_label(label) for label in values}
 
 
 def beside_published(
@@ -224,7 +268,7 @@ def beside_published(
             there = published.get(label, {}).get(figure.name, math.nan)
             cells += [*cells_of([clustered_interval(own.get(figure.name, {}))], [figure]), told(there, figure.unit)]
         rows.append(cells)
-    head = ["way", *(text for figure in figures for text in (heading(figure), "paper"))]
+    head = ["variant", *(text for figure in figures for text in (heading(figure), "paper"))]
     agreement = [text for figure in figures for text in (f"{order(values, published, figure):.2f}", "")]
     return markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
 
@@ -242,7 +286,7 @@ def differences(values: VariantFigures, pairs: Sequence[str], figures: Sequence[
     for pair in pairs:
         mine, theirs = (values[label.strip()] for label in pair.split(" - "))
         found = [paired_difference(mine.get(f.name, {}), theirs.get(f.name, {})) for f in figures]
-        rows.append([pair, *cells_of(found, figures, sign=True)])
+        rows.append([display_label(pair), *cells_of(found, figures, sign=True)])
     return markdown(["difference", *(heading(f) for f in figures)], rows)
 
 

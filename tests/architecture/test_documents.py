@@ -15,7 +15,7 @@ from sefi.bench.suite import open_suite
 from sefi.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 MARKED = re.compile(r"(?:<!-- not run: (.*?) -->\n)?```(sh|python)\n(.*?)```", re.DOTALL)
 # Why a block cannot run in an empty folder; nothing else may be left out.
@@ -35,9 +35,17 @@ def blocks(language):
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document):
-    links = re.findall(r"\]\(([^)#]+)[^)]*\)", document.read_text(encoding="utf-8"))
-    missing = [link for link in links if "://" not in link and not (document.parent / link).exists()]
-    assert not missing
+    links = re.findall(r"\]\(([^)#]*)#?([^)]*)\)", document.read_text(encoding="utf-8"))
+    for file, anchor in ((file, anchor) for file, anchor in links if "://" not in file):
+        target = document.parent / file if file else document
+        assert target.exists(), file
+        assert not anchor or anchor in headings(target), f"{file}#{anchor}"
+
+
+def headings(document):
+    """Return the anchors of a page's headings, as GitHub and MkDocs make them of plain words."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).strip().replace(" ", "-") for title in titles}
 
 
 def commands():

@@ -1,5 +1,6 @@
 """The pages' tables are what the records give."""
 
+import csv
 import importlib.util
 import json
 from pathlib import Path
@@ -12,21 +13,67 @@ from sefi.methods import METHODS
 
 SWEEPS = ("sweep", "sweep-edges")
 ROOT = Path(__file__).parents[2]
+RECORDS = ROOT / "benchmarks" / "records"
+SUITES = ROOT / "docs" / "results"
+LARGEST_OVERVIEW = 12 * 1024  # bytes: one table, the claims, links; everything else has a page of its own
 
 
-@pytest.fixture(scope="module")
-def results():
-    spec = importlib.util.spec_from_file_location("results", ROOT / "benchmarks" / "results.py")
+def load(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/results.md"])
-def test_tables_equal_the_records(results, page):
-    text = (ROOT / page).read_text(encoding="utf-8")
-    assert results.BLOCK.search(text)
-    assert results.filled(text) == text
+@pytest.fixture(scope="module")
+def results():
+    return load("results")
+
+
+@pytest.fixture(scope="module")
+def rendered(results):
+    return results.render_files()
+
+
+def names(folder, ending):
+    return {file.stem for file in folder.glob(f"*{ending}")}
+
+
+def test_pages_and_csv_files_equal_the_records(results, rendered):
+    assert [str(file) for file, text in rendered.items() if not results.holds(file, text)] == []
+    assert {ROOT / "README.md", ROOT / "docs" / "results.md", *SUITES.iterdir()} == rendered.keys()
+
+
+def test_every_record_has_a_page_and_a_csv_file():
+    suites = names(RECORDS / "bench", ".json")
+    assert names(SUITES, ".csv") == suites
+    assert names(SUITES, ".md") == {*suites, "time-and-memory"}
+    overview = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+    for suite in suites:
+        text = (SUITES / f"{suite}.md").read_text(encoding="utf-8")
+        assert f"bench {suite}" in text
+        assert f"]({suite}.csv)" in text
+        assert f"](results/{suite}.md)" in overview
+
+
+def test_the_overview_stays_short():
+    assert len((ROOT / "docs" / "results.md").read_bytes()) <= LARGEST_OVERVIEW
+
+
+def test_a_csv_file_has_what_the_table_shows(results, rendered):
+    rows = list(csv.DictReader(rendered[SUITES / "main.csv"].splitlines()))
+    found = {(row["variant"], row["figure"]): row for row in rows}
+    row = found["SeFi-IDE", "id_prompt"]
+    assert len(found) == len(rows)
+    shown = f"| {float(row['mean']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}] |"
+    assert shown in results.block("main: id_prompt").splitlines()[2]
+    assert found["plain word", "id"]["reference"] == "class word"
+
+
+def test_a_page_calls_the_method_by_its_name(results):
+    rows = results.block("table1; ours; ours, module; plain word: id").splitlines()
+    assert [row.split(" | ")[0] for row in rows[2:]] == ["| SeFi-IDE", "| SeFi-IDE, module", "| *plain word*"]
+    assert results.block("main; ours - paper: id").splitlines()[2].startswith("| SeFi-IDE - paper | ")
 
 
 def test_a_changed_number_is_noticed(results):
@@ -37,16 +84,16 @@ def test_a_changed_number_is_noticed(results):
 
 
 def test_memory_by_method_is_what_was_measured():
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "benchmarks" / "records" / "memory.json").read_text())
+    text = (SUITES / "table1.md").read_text(encoding="utf-8")
+    record = json.loads((RECORDS / "memory.json").read_text())
     assert record.keys() == METHODS.keys()
     for name, megabytes in record.items():
         assert f"| `{name}` | {megabytes} MB |" in text
 
 
 def test_times_of_the_embedded_model_are_what_was_measured():
-    text = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    record = json.loads((ROOT / "benchmarks" / "records" / "embedded_times.json").read_text())
+    text = (SUITES / "time-and-memory.md").read_text(encoding="utf-8")
+    record = json.loads((RECORDS / "embedded_times.json").read_text())
     figures = (
         f"{record['learn_seconds']} s",
         f"{record['seconds_per_image']} s",
@@ -54,8 +101,27 @@ def test_times_of_the_embedded_model_are_what_was_measured():
         f"{record['identity_bytes']} bytes",
         f"{record['peak_gib']} GiB",
     )
-    section = text.split("## Time and memory, embedded model")[1].split("\n## ")[0]
+    section = text.split("## Embedded model")[1].split("\n## ")[0]
     assert [row.split(" | ")[1].rstrip(" |") for row in section.splitlines() if " | " in row][1:] == list(figures)
+
+
+def test_times_at_the_size_of_stable_diffusion_are_what_was_measured():
+    text = (SUITES / "time-and-memory.md").read_text(encoding="utf-8")
+    record = json.loads((RECORDS / "real_size.json").read_text())
+    for part, opened in (("folder", "a folder"), ("file", "one checkpoint file")):
+        seconds = record[part]["seconds"]
+        row = [
+            opened,
+            *(f"{seconds[step]} s" for step in ("open", "learn", "generate")),
+            f"{record[part]['peak_gib']} GiB",
+        ]
+        assert f"| {' | '.join(row)} |" in text
+    assert all(f"{weights:,}" in text for weights in record["build"]["weights"].values())
+
+
+def test_tokens_put_in_one_by_one_change_what_was_measured():
+    record = json.loads((RECORDS / "layout.json").read_text())
+    assert load("layout").table(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
 
 
 def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
@@ -106,8 +172,8 @@ def test_the_papers_figures_stand_beside_ours(results):
     suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": ways, "seeds": [0]}
     info = results.RunInfo.model_validate({"suite": suite, "subjects": [], "model": {}})
     rows = results.beside_published(values, info, [results.BY_NAME["id"]], published).splitlines()
-    assert rows[0] == "| way | ID ↑ | paper |"
-    assert rows[2].startswith("| ours | 0.600 [")
+    assert rows[0] == "| variant | ID ↑ | paper |"
+    assert rows[2].startswith("| SeFi-IDE | 0.600 [")
     assert rows[2].endswith(" | 0.300 |")
     assert rows[5] == "| *word* | - | - |"
     # Of three pairs two stand in the same order.

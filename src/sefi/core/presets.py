@@ -20,7 +20,7 @@ DIRECT: dict[str, Any] = {"expansion": "direct", "residual_init": True, "dropout
 
 
 def tuned(method: str, learn: dict[str, Any], **sections: dict[str, Any]) -> Config:
-    """A method as it does best on the embedded model: rate, steps and alpha from docs/results.md, the sweep."""
+    """A method as it does best on the embedded model: rate, steps and alpha from docs/results/sweep.md."""
     views = QUICK_VIEWS | sections.pop("views", {})
     drawing = QUICK_DRAWING | sections.pop("generate", {})
     return from_dict({"method": method, "learn": learn, "views": views, "generate": drawing, **sections})
@@ -37,7 +37,7 @@ WEIGHTS = ONE_SLOT | DIRECT | {"templates": SHORT_TEMPLATES}
 
 PRESETS: dict[str, Config] = {
     "default": DEFAULT,
-    # Half the time at over 95 % of ID(Prompt): docs/results.md, pilot.
+    # Half the time at over 95 % of ID(Prompt): docs/results/pilot.md.
     "fast": override(DEFAULT, ["learn.steps=100"]),
     "paper": PAPER,
     "textual-inversion": tuned("textual-inversion", INVERSION | {"steps": 200, "batch": 5}),
