@@ -11,7 +11,7 @@ GOMP_SPINCOUNT ?= 10000
 export OMP_WAIT_POLICY GOMP_SPINCOUNT
 
 MAKEFLAGS += --no-print-directory
-.PHONY: demo test check format clean
+.PHONY: demo test check docs format clean
 
 ## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
 ## Files of its own are replaced, others never: take another folder with DEMO=DIR.
@@ -39,6 +39,12 @@ check:
 	@if grep -rnE '\bpickle\b|torch\.load\(|weights_only' --include='*.py' src; \
 		then echo "error: nothing here may unpickle; use safetensors" >&2; exit 1; fi
 
+## Build the documentation site into site/; a warning is an error.
+docs:
+	@$(SET_UP) --extras docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	@echo "site/index.html"
+
 ## Let ruff rewrite what it can.
 format:
 	@$(SET_UP) --extras world,dev
@@ -46,4 +52,4 @@ format:
 	@$(BIN)/ruff format --quiet .
 
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -57,6 +57,7 @@ def learn(  # noqa: PLR0913
         photo: a file, or a photo already read.
         name: the placeholder's word; letters, digits, - and _.
         backbone: the frozen model; None opens the embedded one.
+        config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         face: which face, from the left, if there are several; refused where no face is looked for.
         crop: cut the face out, where the class word means a person; False learns the photo's middle square.
@@ -64,6 +65,7 @@ def learn(  # noqa: PLR0913
         judges: folder of the networks that look at pictures, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         anyway: learn a photograph on the embedded model, which knows drawings only.
+        progress: told of every step.
         checkpoint: where to keep and find an unfinished run.
 
     Raises:
@@ -175,10 +177,18 @@ def generate(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> list[GeneratedImage]:
-    """`config.generate.count` pictures of every prompt; picture k of a prompt has seed `seed + k`.
+    """Draw `config.generate.count` images of every prompt; image k of a prompt has seed `seed + k`.
 
     Args:
+        prompts: plain words and `<name>` for every identity.
+        identities: who the names are.
+        backbone: the model that the identities were learned on; None opens the embedded one.
+        config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
+        progress: told of every step.
+
+    Returns:
+        The images in the order of the prompts, each with its `pixels`, prompt, seed and index.
 
     Raises:
         SefiError: a placeholder without identity or the other way round, an identity of another model, or no seed.

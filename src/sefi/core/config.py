@@ -163,7 +163,7 @@ class ComposeConfig(Section):
 
 
 class Config(Section):
-    """The whole tree."""
+    """All settings, frozen; `sefi settings` lists every one with its value and meaning."""
 
     method: str = "sefi"
     learn: LearnConfig = LearnConfig()  # pyright: ignore[reportCallIssue]

@@ -129,6 +129,7 @@ PRESETS: dict[str, Config] = {
         "generate": {"guidance_scale": 6.0, "steps": 200},
     }),
 }  # fmt: skip
+"""Settings by name: `default`, `fast`, `paper`, and those of the other methods (`sefi methods` lists them)."""
 
 
 def preset_named(name: str) -> Config:
