@@ -1,0 +1,37 @@
+"""Show where each word of a prompt looks, for a learned person and for the plain word in the same image.
+
+`--quick` takes two steps only, to see that it runs.
+
+`sefi attend` does the same at the command line and also says how much of the attention lies in the face.
+"""
+
+import argparse
+from pathlib import Path
+
+import sefi
+from sefi.conditioning.conditioner import IdentityConditioner
+from sefi.core.config import override
+from sefi.core.protocols import SilentProgress
+from sefi.generate.attend import attend
+from sefi.report.figures import MapRow, attention_figure, save_figure
+
+PROMPT = "a photo of <ada> holding a cup"
+QUICK = ["learn.steps=2", "generate.steps=2", "views.latent_pool=0"]
+
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("--out", type=Path, default=Path("maps.png"), help="the figure's file")
+parser.add_argument("--quick", action="store_true", help="two steps only, to see that it runs")
+given = parser.parse_args()
+
+backbone = sefi.open_backbone("tiny-portraits")
+config = override(sefi.PRESETS["default"], QUICK if given.quick else [])
+ada = sefi.learn(Path(__file__).parent / "ada.png", name="ada", backbone=backbone, config=config)
+
+found = attend(backbone, IdentityConditioner(backbone, [ada]), PROMPT, 0, config.generate, SilentProgress())
+plain_words = [word.replace("<ada>", "person") for word in found.words]
+rows = [
+    MapRow("<ada>", found.words, found.maps.numpy(), found.image, found.placeholders),
+    MapRow("person", plain_words, found.reference_maps.numpy(), found.image, found.placeholders),
+]
+save_figure(attention_figure(rows, title=PROMPT), given.out)
+print(given.out)
