@@ -23,9 +23,9 @@ from sefi.core.seeds import check_seed
 from sefi.generate.sampler import generate as sample
 from sefi.generate.schedulers import check_steps
 from sefi.identity.together import check_together
-from sefi.learn.probe import PictureProbe, ProbeJudges
-from sefi.methods import method_named
-from sefi.methods.base import Method, Watched
+from sefi.learn.probe import ImageProbe, ProbeEvaluators
+from sefi.methods import get_method
+from sefi.methods.base import Method, RunOptions
 from sefi.metrics.faces import DETECTOR
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.drawn import RESOLUTION, check_drawn
@@ -74,7 +74,7 @@ def learn(  # noqa: PLR0913
     check_name(name)
     seed = check_seed(seed)
     check_face_options(config.learn.class_word, crop=crop, face=face, detector=detector)
-    method = method_named(config.method)
+    method = get_method(config.method)
     read = photo if isinstance(photo, Photo) else read_photo(photo)
     if not anyway and (backbone is None or backbone.judges is not None):
         # As a whole: in a photograph the detector of drawn faces may find none.
@@ -92,8 +92,8 @@ def learn(  # noqa: PLR0913
     )
     views = PhotoViews(square, config.views)
     probe = picture_probe(method, backbone, square, config, folder) if config.learn.probe_every else None
-    watched = Watched(progress or SilentProgress(), checkpoint, probe, folder)
-    return method.learn(name, views, backbone, config, seed, watched)
+    options = RunOptions(progress or SilentProgress(), checkpoint, probe, folder)
+    return method.learn(name, views, backbone, config, seed, options)
 
 
 def remarks_on_learning(backbone: Backbone, config: Config) -> list[str]:
@@ -126,7 +126,7 @@ def remarks_on_identities(backbone: Backbone, identities: Sequence[Identity]) ->
 
 def picture_probe(
     method: Method, backbone: Backbone, square: Tensor, config: Config, folder: Path | None
-) -> PictureProbe:
+) -> ImageProbe:
     """What scores an identity while it is learned.
 
     Raises:
@@ -138,7 +138,7 @@ def picture_probe(
             "Name a folder of them with --judges, or set learn.probe_every=0.",
         )
     apply = partial(method.apply, backbone=backbone)
-    return PictureProbe(apply, rgb_bytes(square), config, ProbeJudges.of(folder))
+    return ImageProbe(apply, rgb_bytes(square), config, ProbeEvaluators.open(folder))
 
 
 def cropped(photo: Photo, backbone: Backbone, config: Config, face: int | None, detector: str | Path | None) -> Tensor:
@@ -223,6 +223,6 @@ def generate_each(
     count = config.generate.count
     repeated = [p for p in prompts for _ in range(count)]
     seeds = [seed + k for _ in prompts for k in range(count)]
-    model = method_named(methods.pop()).apply(identities, backbone, config.generate.identity_strength)
+    model = get_method(methods.pop()).apply(identities, backbone, config.generate.identity_strength)
     progress = progress or SilentProgress()
     yield from sample(model.backbone, model.conditioner, repeated, seeds, config.generate, progress)

@@ -15,7 +15,7 @@ import torch
 
 from sefi.backbone import files
 from sefi.backbone.open import MODELS, open_backbone
-from sefi.conditioning.composer import clip_vision
+from sefi.conditioning.composer import load_clip_vision
 from sefi.core.errors import BackboneError
 from sefi.metrics.encoders import ClipEncoder
 
@@ -332,19 +332,19 @@ def test_the_clip_of_the_metrics_follows_no_requests_either(clip: Path, no_netwo
 
 
 def test_the_image_encoder_of_fastcomposer_follows_no_requests_either(clip: Path, no_network: list[str]) -> None:
-    plain = clip_vision(clip)
+    plain = load_clip_vision(clip)
     towers = json.loads((clip / "config.json").read_text())
     request_ = {"_attn_implementation": KERNEL, "auto_map": CODE, "quantization_config": {"quant_method": "awq"}}
     edit(clip / "config.json", **request_, vision_config=towers["vision_config"] | request_)
     edit(clip / "adapter_config.json", base_model_name_or_path="evil/model", peft_type="LORA")
-    opened = clip_vision(clip)
+    opened = load_clip_vision(clip)
     assert no_network == []
     assert opened.config._attn_implementation == "sdpa"
     pixels = torch.linspace(-1, 1, 3 * opened.config.image_size**2).reshape(1, 3, opened.config.image_size, -1)
     assert torch.equal(opened(pixel_values=pixels).pooler_output, plain(pixel_values=pixels).pooler_output)
     edit(clip / "config.json", vision_config=towers["vision_config"] | {"num_hidden_layers": 64})
     with pytest.raises(BackboneError, match="describes"):
-        clip_vision(clip)
+        load_clip_vision(clip)
 
 
 @pytest.mark.parametrize(

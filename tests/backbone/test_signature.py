@@ -17,7 +17,7 @@ from sefi.conditioning.conditioner import check_identities, describe_other_model
 from sefi.core.config import Config, from_dict
 from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
-from sefi.methods.base import header_of
+from sefi.methods.base import create_header
 
 PARTS = ("text_encoder", "unet", "vae")
 NAMES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "VAE"}
@@ -25,7 +25,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
 def identity_on(backbone, version=2, **tensors):
-    header = header_of("ada", backbone, Config(), 0)
+    header = create_header("ada", backbone, Config(), 0)
     if version == 1:
         header = header.model_copy(update={"schema_version": 1, "signature": {}})
     return Identity({"tokens": torch.full((5, 2, backbone.width), 0.1), **tensors}, header)

@@ -26,7 +26,7 @@ from sefi.bench.run_folder import RunFolder
 from sefi.bench.suite import open_suite
 from sefi.cli.pictures import append_record
 from sefi.conditioning.composer import describe_model, read_composer
-from sefi.conditioning.names import name_rows, names_for
+from sefi.conditioning.names import look_up_name_rows, read_name_list
 from sefi.core.config import override
 from sefi.core.errors import SefiError
 from sefi.core.nouns import Identity, IdentityHeader
@@ -150,7 +150,7 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
         "labels": Kind(b'{"attributes": ["hat", "beard"], "hair": ["red"]}', read_labels, changes.change_object),
         "names": Kind(
             "photo dog\nsnow beach\ncup zoë\n".encode(),
-            lambda path: name_rows(backbone, names_for(backbone, str(path))),
+            lambda path: look_up_name_rows(backbone, read_name_list(backbone, str(path))),
             changes.change_parts,
         ),
     }

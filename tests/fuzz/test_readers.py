@@ -15,8 +15,8 @@ from tests.fuzz.changed_files import KINDS, small_run
 from sefi.api import embedded_judges
 from sefi.bench.run_folder import RunFolder
 from sefi.cli.pictures import append_record
-from sefi.conditioning.names import names_for
-from sefi.conditioning.prompt import plain_ids
+from sefi.conditioning.names import read_name_list
+from sefi.conditioning.prompt import tokenize_plain
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, FaceError, IdentityError, OutputError, PromptError
 from sefi.core.presets import PAPER
@@ -135,7 +135,7 @@ def write_run(folder, **change):
 
 def test_a_prompt_that_is_no_utf8(tokenizer):
     with pytest.raises(PromptError, match="not UTF-8"):
-        plain_ids(tokenizer, "a photo \udcff")
+        tokenize_plain(tokenizer, "a photo \udcff")
 
 
 @pytest.mark.parametrize("template", ["{} {x}", "{}{:>999999999}"])
@@ -146,7 +146,7 @@ def test_a_sentence_with_other_braces(template):
 
 def test_a_device_is_no_list_of_names(backbone):
     with pytest.raises(ConfigError, match="not a regular file"):
-        names_for(backbone, "/dev/zero")
+        read_name_list(backbone, "/dev/zero")
 
 
 # ------------------------------------------------------------------ random changes

@@ -18,8 +18,8 @@ from sefi.core.json_text import dump_json
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.protocols import SilentProgress
 from sefi.generate.decoding import decode_images
-from sefi.generate.sampler import pipeline
-from sefi.learn.loop import LearningRun
+from sefi.generate.sampler import build_pipeline
+from sefi.learn.loop import Trainer
 
 QUICK = from_dict({"generate": {"steps": 2, "count": 3, "batch_size": 2}})
 SOURCE = Path(__file__).parents[2]
@@ -50,7 +50,7 @@ def test_an_image_that_is_not_finite_is_named_and_not_saved(backbone, tmp_path, 
 
 
 def test_the_image_at_fault_is_told_from_its_neighbours(backbone):
-    made = pipeline(backbone, QUICK.generate)
+    made = build_pipeline(backbone, QUICK.generate)
     latents = torch.zeros(3, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     assert len(decode_images(made, latents, ["a", "b", "c"], [5, 6, 7], QUICK.generate)) == 3
     latents[1, 0, 0, 0] = float("inf")
@@ -66,7 +66,7 @@ def test_the_image_at_fault_is_told_from_its_neighbours(backbone):
 def test_the_likely_cause_is_named(backbone, dtype, guidance, advice):
     config = override(QUICK, [f"generate.guidance_scale={guidance}"]).generate
     parts = {name: copy.deepcopy(getattr(backbone, name)).to(dtype) for name in ("vae", "unet")}
-    made = pipeline(replace(backbone, **parts), config)
+    made = build_pipeline(replace(backbone, **parts), config)
     shape = (1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     with pytest.raises(GenerationError, match=advice):
         decode_images(made, torch.full(shape, float("nan"), dtype=dtype), ["a"], [0], config)
@@ -75,7 +75,7 @@ def test_the_likely_cause_is_named(backbone, dtype, guidance, advice):
 def test_images_are_those_of_the_pipeline_itself(backbone):
     from sefi.generate.decoding import decode_images as ours
 
-    made = pipeline(backbone, QUICK.generate)
+    made = build_pipeline(backbone, QUICK.generate)
     latents = torch.randn(2, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     with torch.no_grad():
         decoded = made.vae.decode(latents / made.vae.config.scaling_factor).sample
@@ -116,14 +116,14 @@ def test_an_identity_of_absurd_tokens_is_refused_when_it_is_read(backbone, tmp_p
 
 
 def test_what_was_learned_must_be_finite():
-    class Lesson:
+    class Task:
         weights = torch.nn.Linear(3, 1)
 
-        def kept(self):
+        def get_identity_tensors(self):
             return {"tokens": torch.tensor([1.0, float("nan")])}
 
     with pytest.raises(ConfigError, match=r"not finite \(tokens\)"):
-        LearningRun(Lesson(), Config()).result()
+        Trainer(Task(), Config()).get_result()
 
 
 def test_json_is_json():

@@ -9,7 +9,13 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 
 from sefi.backbone.schedule import noise_settings
 from sefi.core.errors import BackboneError, ConfigError
-from sefi.generate.schedulers import SCHEDULERS, UNEVEN_DDIM, UnevenDDIMScheduler, scheduler, scheduler_class
+from sefi.generate.schedulers import (
+    SCHEDULERS,
+    UNEVEN_DDIM,
+    UnevenDDIMScheduler,
+    choose_scheduler_class,
+    create_scheduler,
+)
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 KINDS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
@@ -31,9 +37,9 @@ def all_timesteps(model, name):
     total, made = model.num_train_timesteps, {}
     spacing = "trailing" if model.scheduler.config["rescale_betas_zero_snr"] else "leading"
     for steps in range(1, total + 1):
-        kind, _ = scheduler_class(name, steps, total, spacing)
+        kind, _ = choose_scheduler_class(name, steps, total, spacing)
         if kind not in made:
-            made[kind] = scheduler(model, name, steps)
+            made[kind] = create_scheduler(model, name, steps)
         made[kind].set_timesteps(steps)
         yield steps, made[kind].timesteps.double().numpy()
 
@@ -72,7 +78,7 @@ def test_what_was_right_stays_as_it_was(backbone, name):
         old = before(name, steps)
         right = 999 - 1000 / steps <= old[0] <= 999 and len(set(old)) == steps
         if right and (steps < 5 or len({5 * int(t) // 1000 for t in old}) == 5):
-            made = scheduler(model, name, steps)
+            made = create_scheduler(model, name, steps)
             made.set_timesteps(steps)
             assert made.timesteps.tolist() == old, (name, steps)
             kept.append(steps)
@@ -81,7 +87,7 @@ def test_what_was_right_stays_as_it_was(backbone, name):
 
 def test_fifty_and_twenty_five_steps_are_stable_diffusions(backbone):
     for steps, ratio in ((50, 20), (25, 40)):
-        made = scheduler(with_noise(backbone, 1000), "ddim", steps)
+        made = create_scheduler(with_noise(backbone, 1000), "ddim", steps)
         assert type(made) is DDIMScheduler  # the very formula of before, so the same bits
         made.set_timesteps(steps)
         assert made.timesteps.tolist() == list(range(1000 - ratio + 1, 0, -ratio))
@@ -93,7 +99,7 @@ def test_fifty_and_twenty_five_steps_are_stable_diffusions(backbone):
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_a_perfect_model_gives_back_the_image(backbone, name, steps, prediction, zero_snr):
     """With the true noise predicted, each step must end at the noise of the next timestep, the last at the image."""
-    made = scheduler(with_noise(backbone, 1000, prediction, zero_snr), name, steps)
+    made = create_scheduler(with_noise(backbone, 1000, prediction, zero_snr), name, steps)
     made.set_timesteps(steps)
     image, noise = torch.tensor([[0.75]], dtype=torch.float64), torch.tensor([[-1.25]], dtype=torch.float64)
     alphas = made.alphas_cumprod.double()
@@ -119,7 +125,7 @@ def noisy(image, noise, alpha, made):
 
 def test_ddim_of_uneven_steps_is_ddim(backbone):
     """Where diffusers' DDIM is right, the scheduler for uneven steps gives the same."""
-    even = scheduler(with_noise(backbone, 1000), "ddim", 25)
+    even = create_scheduler(with_noise(backbone, 1000), "ddim", 25)
     uneven = UnevenDDIMScheduler(**noise_settings(even.config), timestep_spacing="leading", **UNEVEN_DDIM)
     random = torch.Generator().manual_seed(5)
     x = y = torch.randn(3, 7, generator=random)
@@ -160,17 +166,17 @@ def test_no_option_of_the_models_sampler_comes_through(backbone, name, option):
     # A backbone that was put together by hand may still carry the option in its scheduler.
     dirty = with_noise(backbone, 1000, "v_prediction")
     dirty.scheduler.register_to_config(**{option: LEAKS[option]})
-    assert dict(scheduler(dirty, name, 50).config) == dict(scheduler(clean, name, 50).config)
+    assert dict(create_scheduler(dirty, name, 50).config) == dict(create_scheduler(clean, name, 50).config)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_the_models_own_noise_comes_through(backbone, name):
     betas = torch.linspace(0.001, 0.3, 13).tolist()
-    made = scheduler(with_noise(backbone, 13, "v_prediction", trained_betas=betas), name, 13)
+    made = create_scheduler(with_noise(backbone, 13, "v_prediction", trained_betas=betas), name, 13)
     assert made.betas.tolist() == pytest.approx(betas)
     assert made.config.prediction_type == "v_prediction"
     for model in (with_noise(backbone, 1000), with_noise(backbone, 1000, "v_prediction", zero_snr=True)):
-        ours = scheduler(model, name, 50)
+        ours = create_scheduler(model, name, 50)
         assert torch.equal(ours.alphas_cumprod[:-1], model.scheduler.alphas_cumprod[:-1])
 
 
@@ -178,14 +184,14 @@ def test_the_models_own_noise_comes_through(backbone, name):
 @pytest.mark.parametrize("total", [1, 2, 97])
 def test_more_steps_than_timesteps_are_refused(backbone, name, total):
     model = with_noise(backbone, total)
-    assert scheduler(model, name, total) is not None
+    assert create_scheduler(model, name, total) is not None
     with pytest.raises(ConfigError, match=f"{total + 1} denoising steps are more than the {total} timesteps"):
-        scheduler(model, name, total + 1)
+        create_scheduler(model, name, total + 1)
 
 
 def test_an_unknown_name_is_refused(backbone):
     with pytest.raises(ConfigError, match="'heun'"):
-        scheduler(backbone, "heun", 5)
+        create_scheduler(backbone, "heun", 5)
 
 
 @pytest.mark.parametrize(

@@ -18,9 +18,9 @@ from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
 from sefi.core.streams import stream
 from sefi.methods import METHODS
-from sefi.methods.base import header_of
+from sefi.methods.base import create_header
 from sefi.methods.dreambooth_lora import is_adapted
-from sefi.methods.fastcomposer import sha256_of
+from sefi.methods.fastcomposer import hash_file
 
 FEATURES = 7
 
@@ -41,11 +41,11 @@ def person(backbone: Backbone, method: str, name: str, folder=None) -> Identity:
     config, tensors = settings(method), {}
     if method == "fastcomposer":
         file = composer_file(backbone, folder)
-        config, tensors = override(config, [f"compose.weights={file}"]), {"composer": sha256_of(file)}
+        config, tensors = override(config, [f"compose.weights={file}"]), {"composer": hash_file(file)}
     for n, (key, (base, shape)) in enumerate(shapes(backbone, method, config).items()):
         noise = torch.randn(shape, generator=stream(seed, method, n))
         tensors[key] = noise if base is None else base * (1 + 0.3 * noise)
-    return Identity(tensors, header_of(name, backbone, config, seed))
+    return Identity(tensors, create_header(name, backbone, config, seed))
 
 
 def shapes(backbone: Backbone, method: str, config: Config) -> dict[str, tuple[torch.Tensor | None, tuple[int, ...]]]:

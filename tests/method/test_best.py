@@ -17,8 +17,8 @@ from sefi.core.presets import DEFAULT, PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.generate.sampler import ConditionedModel
 from sefi.learn import probe as probing
-from sefi.learn.best import Best
-from sefi.learn.probe import PROBES, PictureProbe, ProbeJudges
+from sefi.learn.best import BestSoFar
+from sefi.learn.probe import PROBES, ImageProbe, ProbeEvaluators
 from sefi.metrics.faces import SurestFace
 
 CONFIG = override(
@@ -40,26 +40,26 @@ class Scripted:
 
 @given(st.lists(st.floats(-1, 1, allow_nan=False), min_size=1, max_size=13), st.integers(1, 4))
 def test_the_best_is_the_first_highest_of_what_was_offered(scores, patience):
-    best, seen = Best(patience), []
+    best, seen = BestSoFar(patience), []
     for step, score in enumerate(scores):
-        if best.settled:
+        if best.is_settled:
             break
         seen.append(score)
-        best.offer({"tokens": torch.full((1, 2, 3), float(step))}, step, score)
+        best.update({"tokens": torch.full((1, 2, 3), float(step))}, step, score)
     assert best.score == max(seen)
     assert best.step == seen.index(max(seen))
-    assert best.kept["tokens"].unique().item() == best.step
+    assert best.tensors["tokens"].unique().item() == best.step
     assert best.worse == len(seen) - 1 - best.step
-    again = Best(patience)
-    again.restore(best.state())
-    assert (again.score, again.step, again.worse, again.looked) == (best.score, best.step, best.worse, best.looked)
+    again = BestSoFar(patience)
+    again.restore(best.get_state())
+    assert (again.score, again.step, again.worse, again.asked_at) == (best.score, best.step, best.worse, best.asked_at)
 
 
 def test_a_fresh_best_has_nothing_to_save():
-    best = Best(3)
-    best.restore(best.state())
-    assert best.state() == {}
-    assert not best.settled
+    best = BestSoFar(3)
+    best.restore(best.get_state())
+    assert best.get_state() == {}
+    assert not best.is_settled
 
 
 def test_learning_stops_when_settled_and_returns_the_best_tokens(backbone):
@@ -146,7 +146,7 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
         return ConditionedModel(backbone, IdentityConditioner(backbone, []))
 
     square = np.full((24, 24, 3), 9, np.uint8)
-    probe = PictureProbe(apply, square, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
+    probe = ImageProbe(apply, square, DEFAULT, ProbeEvaluators(SurestFace(detect, Encode()), Clip()))
     header = IdentityHeader(name="ada", method="sefi", stages=1, base_model="m", width=3, class_word="person")
     # 0.6 obeyed, 1.0 half obeyed, no face, 1.0 not obeyed at all
     assert probe(Identity({"tokens": torch.zeros(1, 2, 3)}, header)) == pytest.approx((0.6 + 0.5 + 0 + 0) / 4)
@@ -154,7 +154,7 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
     assert word[-1] == PROBES[-1].format("<ada>")
     faceless = np.full((24, 24, 3), 3, np.uint8)
     with pytest.raises(ConfigError, match="no face in the photo"):
-        PictureProbe(apply, faceless, DEFAULT, ProbeJudges(SurestFace(detect, Encode()), Clip()))
+        ImageProbe(apply, faceless, DEFAULT, ProbeEvaluators(SurestFace(detect, Encode()), Clip()))
 
 
 def test_a_model_without_judges_says_so(backbone, photo_file):

@@ -5,23 +5,23 @@ import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from sefi.attention.install import copy_with_key_value_attention
-from sefi.attention.maps import resized, word_maps
-from sefi.attention.tape import Tape
+from sefi.attention.maps import average_word_maps, resize_maps
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import encode, token_row
-from sefi.conditioning.prompt import class_token_id, parse
+from sefi.conditioning.encode import encode_token_ids, get_token_row
+from sefi.conditioning.prompt import get_class_token_id, parse_prompt
 from sefi.core.config import Config, GenerateConfig, LearnConfig, override
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
-from sefi.generate.sampler import first_noise, generate, pipeline
+from sefi.generate.sampler import build_pipeline, draw_initial_noise, generate
 from sefi.identity.expansion import ExpansionModule
-from sefi.identity.stages import stage_of
+from sefi.identity.stages import get_stage
 from sefi.identity.tokens import IdentityTokens
-from sefi.learn.objective import Sample, losses
-from sefi.learn.texts import key_value_texts, training_texts
+from sefi.learn.objective import TrainingSample, compute_losses
+from sefi.learn.texts import encode_key_value_texts, encode_training_texts
 
 STAGES = 5
 
@@ -39,7 +39,7 @@ def identity(backbone: Backbone, tokens: torch.Tensor, name: str = "ada") -> Ide
 
 
 def class_tokens(backbone: Backbone, stages: int = STAGES) -> torch.Tensor:
-    row = token_row(backbone, class_token_id(backbone.tokenizer, "person"))
+    row = get_token_row(backbone, get_class_token_id(backbone.tokenizer, "person"))
     return row.expand(stages, 2, -1).clone()
 
 
@@ -48,10 +48,10 @@ def moved(backbone: Backbone, seed: int = 9, stages: int = STAGES) -> torch.Tens
     return class_tokens(backbone, stages) + torch.randn(stages, 2, backbone.width, generator=stream(seed, "moved"))
 
 
-def some_sample(backbone: Backbone, batch: int = 3) -> Sample:
+def some_sample(backbone: Backbone, batch: int = 3) -> TrainingSample:
     random = stream(1, "test")
     shape = (batch, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
-    return Sample(
+    return TrainingSample(
         torch.randn(shape, generator=random),
         torch.randn(shape, generator=random),
         torch.tensor([3, 420, 990])[:batch],
@@ -79,11 +79,11 @@ def test_query_and_key_weights_of_the_module_are_dead() -> None:
 
 
 def test_fifty_ddim_steps_fall_ten_times_in_each_stage(backbone: Backbone) -> None:
-    scheduler = pipeline(backbone, GenerateConfig(steps=50)).scheduler
+    scheduler = build_pipeline(backbone, GenerateConfig(steps=50)).scheduler
     scheduler.set_timesteps(50)
     steps = scheduler.timesteps.tolist()
     assert steps == list(range(981, 0, -20))
-    stages = [stage_of(t, 5, 1000) for t in steps]
+    stages = [get_stage(t, 5, 1000) for t in steps]
     assert stages == sorted(stages, reverse=True)
     assert [stages.count(s) for s in range(5)] == [10] * 5
 
@@ -93,8 +93,8 @@ def test_residual_start_is_the_class_word_with_no_attention_loss(backbone: Backb
     config = LearnConfig(expansion=expansion, residual_init=True, dropout=0.0)  # type: ignore[arg-type]
     tokens = IdentityTokens(class_tokens(backbone)[0, 0], config, seed=0)()
     torch.testing.assert_close(tokens, class_tokens(backbone), rtol=0, atol=0)
-    texts = training_texts(backbone, config)
-    found = losses(backbone, texts, tokens, some_sample(backbone), config)
+    texts = encode_training_texts(backbone, config)
+    found = compute_losses(backbone, texts, tokens, some_sample(backbone), config)
     assert float(found.attention.detach()) < 1e-9
     assert float(found.denoise.detach()) > 0
 
@@ -105,7 +105,7 @@ def test_moved_tokens_have_an_attention_loss_that_reaches_key_and_value(backbone
     tokens = (
         class_tokens(backbone) + torch.randn(STAGES, 2, backbone.width, generator=stream(2, "t"))
     ).requires_grad_()
-    found = losses(backbone, training_texts(backbone, config), tokens, some_sample(backbone), config)
+    found = compute_losses(backbone, encode_training_texts(backbone, config), tokens, some_sample(backbone), config)
     assert float(found.attention.detach()) > 1e-6
     (gradient,) = torch.autograd.grad(found.total, tokens)
     touched = gradient.abs().sum(-1) > 0
@@ -126,9 +126,9 @@ def test_options_count_ever_more_words(backbone: Backbone) -> None:
         chosen = config.model_copy(update={"attention_option": option})
         values.append(
             float(
-                losses(
+                compute_losses(
                     backbone,
-                    training_texts(backbone, chosen),
+                    encode_training_texts(backbone, chosen),
                     tokens,
                     some_sample(backbone),
                     chosen,
@@ -143,26 +143,26 @@ def test_attention_loss_equals_a_loop_over_layers_heads_words_and_pixels(
 ) -> None:
     config = LearnConfig()
     tokens = moved(backbone)
-    texts, sample = training_texts(backbone, config), some_sample(backbone, 1)
-    found = losses(backbone, texts, tokens, sample, config).attention
-    tape = Tape(keep_maps=True)
+    texts, sample = encode_training_texts(backbone, config), some_sample(backbone, 1)
+    found = compute_losses(backbone, texts, tokens, sample, config).attention
+    tape = AttentionRecorder(keep_maps=True)
     from sefi.backbone.schedule import add_noise
 
     noisy = add_noise(sample.latents, sample.noise, sample.timesteps, backbone.scheduler.alphas_cumprod)
-    context = key_value_texts(backbone, texts, sample.template, tokens[[0]])
+    context = encode_key_value_texts(backbone, texts, sample.template, tokens[[0]])
     with torch.no_grad():
         copy_with_key_value_attention(backbone.unet, backbone.width, tape)(noisy, sample.timesteps, context)
     side, total = backbone.latent_size // 2, 0.0
     for name, maps in tape.maps.items():
-        ours, theirs = resized(maps, (side, side)), resized(tape.reference_maps[name], (side, side))
+        ours, theirs = resize_maps(maps, (side, side)), resize_maps(tape.reference_maps[name], (side, side))
         total += sum(float((a - b) ** 2) for a, b in zip(ours.flatten(), theirs.flatten(), strict=True))
     assert float(found) == pytest.approx(total / len(tape.maps), rel=1e-4)
 
 
 def test_reference_and_key_text_agree_before_the_placeholder(backbone: Backbone) -> None:
-    texts = training_texts(backbone, LearnConfig())
+    texts = encode_training_texts(backbone, LearnConfig())
     template = torch.arange(7)
-    context = key_value_texts(backbone, texts, template, moved(backbone)[[0] * 7])
+    context = encode_key_value_texts(backbone, texts, template, moved(backbone)[[0] * 7])
     key, value, reference = context.split(backbone.width, dim=-1)
     for i in range(7):
         place = int((texts.vector[i] >= 0).nonzero())
@@ -173,33 +173,33 @@ def test_reference_and_key_text_agree_before_the_placeholder(backbone: Backbone)
 
 
 def test_maps_sum_to_one_before_and_after_resizing(backbone: Backbone) -> None:
-    tape = Tape(keep_maps=True)
-    texts = training_texts(backbone, LearnConfig())
-    context = key_value_texts(backbone, texts, torch.tensor([2]), class_tokens(backbone)[[1]])
-    noisy = first_noise(backbone, [11])
+    tape = AttentionRecorder(keep_maps=True)
+    texts = encode_training_texts(backbone, LearnConfig())
+    context = encode_key_value_texts(backbone, texts, torch.tensor([2]), class_tokens(backbone)[[1]])
+    noisy = draw_initial_noise(backbone, [11])
     with torch.no_grad():
         copy_with_key_value_attention(backbone.unet, backbone.width, tape)(noisy, 500, context)
     assert len(tape.maps) == 7
     for maps in tape.maps.values():
         assert maps.shape[:3] == (1, 2, 17)
         torch.testing.assert_close(maps.sum(2), torch.ones_like(maps.sum(2)))
-    merged = word_maps(tape, 7)
+    merged = average_word_maps(tape, 7)
     torch.testing.assert_close(merged.sum(1), torch.ones(1, 7, 7))
 
 
 def test_swapping_only_values_leaves_the_first_layers_maps(backbone: Backbone) -> None:
-    texts = training_texts(backbone, LearnConfig())
+    texts = encode_training_texts(backbone, LearnConfig())
     plain = class_tokens(backbone)[[0]]
     swapped = plain.clone()
     swapped[:, 1] = moved(backbone)[:1, 1]
     seen = []
     for tokens in (plain, swapped):
-        tape = Tape(keep_maps=True)
+        tape = AttentionRecorder(keep_maps=True)
         with torch.no_grad():
             copy_with_key_value_attention(backbone.unet, backbone.width, tape)(
-                first_noise(backbone, [1]),
+                draw_initial_noise(backbone, [1]),
                 500,
-                key_value_texts(backbone, texts, torch.tensor([0]), tokens),
+                encode_key_value_texts(backbone, texts, torch.tensor([0]), tokens),
             )
         seen.append(tape.maps)
     first, *_, last = seen[0]
@@ -233,7 +233,7 @@ def test_class_word_tokens_give_the_stock_pipelines_picture(backbone: Backbone) 
     side = backbone.resolution
     theirs = stock(
         "a photo of person at the beach",
-        latents=first_noise(backbone, [7]),
+        latents=draw_initial_noise(backbone, [7]),
         num_inference_steps=5,
         height=side,
         width=side,
@@ -284,14 +284,16 @@ def test_two_identities_take_their_own_tokens(backbone: Backbone) -> None:
 
 
 def test_hook_rows_equal_a_table_that_holds_them(backbone: Backbone) -> None:
-    parsed = parse(backbone.tokenizer, "a photo of <ada>", {"ada": "person"}, backbone.text_length)
-    dog = class_token_id(backbone.tokenizer, "dog")
-    rows = token_row(backbone, dog).expand(1, len(parsed.ids), -1)
+    parsed = parse_prompt(backbone.tokenizer, "a photo of <ada>", {"ada": "person"}, backbone.text_length)
+    dog = get_class_token_id(backbone.tokenizer, "dog")
+    rows = get_token_row(backbone, dog).expand(1, len(parsed.ids), -1)
     mask = torch.zeros(1, len(parsed.ids), dtype=torch.bool)
     mask[0, 4] = True
     swapped = parsed.ids.clone()
     swapped[4] = dog
-    torch.testing.assert_close(encode(backbone, parsed.ids[None], rows, mask), encode(backbone, swapped[None]))
+    torch.testing.assert_close(
+        encode_token_ids(backbone, parsed.ids[None], rows, mask), encode_token_ids(backbone, swapped[None])
+    )
 
 
 def test_the_default_preset_starts_at_the_class_word() -> None:

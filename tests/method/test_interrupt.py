@@ -20,8 +20,8 @@ from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
 from sefi.learn.checkpoint import KEY
-from sefi.learn.loop import Keeper
-from sefi.learn.uninterrupted import uninterrupted
+from sefi.learn.loop import PeriodicSaver
+from sefi.learn.uninterrupted import delay_interrupts
 from sefi.photo.views import PhotoViews
 
 CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
@@ -72,7 +72,7 @@ def test_the_guard_puts_the_handler_back_and_passes_the_interrupt_on() -> None:
     before, reached = signal.getsignal(signal.SIGINT), []
 
     def work() -> None:
-        with uninterrupted():
+        with delay_interrupts():
             signal.raise_signal(signal.SIGINT)
             reached.append(True)
 
@@ -86,7 +86,7 @@ def test_the_guard_lets_other_threads_through() -> None:
     reached: list[bool] = []
 
     def work() -> None:
-        with uninterrupted():
+        with delay_interrupts():
             reached.append(True)
 
     thread = threading.Thread(target=work)
@@ -98,7 +98,7 @@ def test_the_guard_lets_other_threads_through() -> None:
 def test_a_checkpoint_of_another_photo_is_refused(backbone: Backbone, tmp_path: Path) -> None:
     kept = tmp_path / "run.safetensors"
     run = learning_run(backbone, views(backbone), CONFIG, 1)
-    run.advance(0)
+    run.take_step(0)
     run.save(kept)
     assert learning_run(backbone, views(backbone), CONFIG, 1).resume(kept) == 1
     with pytest.raises(ConfigError, match="another photo"):
@@ -123,7 +123,7 @@ def test_a_checkpoint_that_cannot_be_written_is_a_typed_error(backbone: Backbone
 def test_a_step_on_a_gpu_gives_the_same_loss(backbone: Backbone) -> None:
     parts = {name: copy.deepcopy(getattr(backbone, name)).to("cuda") for name in ("text_encoder", "vae", "unet")}
     there = dataclasses.replace(backbone, **parts)
-    here, away = (learning_run(model, views(model), CONFIG, 1).advance(0) for model in (backbone, there))
+    here, away = (learning_run(model, views(model), CONFIG, 1).take_step(0) for model in (backbone, there))
     assert here["loss_denoise"] == pytest.approx(away["loss_denoise"], rel=1e-2)
 
 
@@ -140,8 +140,8 @@ def test_saving_takes_a_twentieth_of_the_time_at_most(
             clock[0] += seconds
 
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
-    keeper = Keeper(Run(), tmp_path / "run")  # pyright: ignore[reportArgumentType]
+    keeper = PeriodicSaver(Run(), tmp_path / "run")  # pyright: ignore[reportArgumentType]
     while len(saved) < len(wanted):
         clock[0] += 0.5
-        keeper.keep()
+        keeper.save_if_due()
     assert saved == pytest.approx(wanted, abs=0.5)

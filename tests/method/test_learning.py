@@ -16,8 +16,8 @@ from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
-from sefi.identity.stages import stage_of
-from sefi.learn.sampling import timesteps
+from sefi.identity.stages import get_stage
+from sefi.learn.sampling import draw_training_timesteps
 from sefi.photo.views import PhotoViews
 
 SETTINGS = ["learn.steps=6", "learn.batch=3", "views.latent_pool=5"]
@@ -59,20 +59,20 @@ def test_stopping_without_a_checkpoint_says_that_nothing_was_kept(backbone: Back
 
 
 def test_the_loss_on_fixed_samples_falls(backbone: Backbone) -> None:
-    from sefi.learn.objective import losses
+    from sefi.learn.objective import compute_losses
     from sefi.learn.sampling import draw_sample
 
     config = override(PRESETS["default"], ["learn.steps=40", "learn.learning_rate=0.05", "views.latent_pool=3"])
     run = learning_run(backbone, views(backbone, config), config, 1)
-    probe = draw_sample(backbone, run.lesson.latents, config.learn, 99, 0)
+    probe = draw_sample(backbone, run.task.latents, config.learn, 99, 0)
 
     def loss() -> float:
         with torch.no_grad():
-            return float(losses(backbone, run.lesson.texts, run.lesson.table(), probe, config.learn).denoise)
+            return float(compute_losses(backbone, run.task.texts, run.task.table(), probe, config.learn).denoise)
 
     before = loss()
     for step in range(40):
-        run.advance(step)
+        run.take_step(step)
     assert loss() < before
 
 
@@ -106,10 +106,10 @@ def test_the_norm_limit_holds() -> None:
 @settings(max_examples=40)
 def test_stratified_samples_cycle_through_the_stages(stages: int, batch: int, seed: int, step: int) -> None:
     learn = override(PRESETS["default"], [f"learn.stages={stages}", f"learn.batch={batch}"]).learn
-    drawn = timesteps(learn, 1000, stream(seed, "t"), step)
+    drawn = draw_training_timesteps(learn, 1000, stream(seed, "t"), step)
     # On from step to step: ten stages and five samples would else leave half of the stages as they were.
     wanted = [i % stages for i in range(step * batch, (step + 1) * batch)]
-    assert [stage_of(int(t), stages, 1000) for t in drawn] == wanted
+    assert [get_stage(int(t), stages, 1000) for t in drawn] == wanted
 
 
 def test_an_identity_travels_through_its_file_bit_by_bit(tmp_path: Path) -> None:

@@ -16,8 +16,8 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.backbone.quiet import quiet_libraries
 from sefi.backbone.weights import copy_for_training, copy_part, copy_with_weights
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import plain_ids
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import tokenize_plain
 from sefi.core.config import override
 from sefi.core.errors import BackboneError
 from sefi.core.nouns import Identity
@@ -25,9 +25,9 @@ from sefi.core.presets import PRESETS
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.core.streams import stream
 from sefi.identity.tokens import IdentityTokens
-from sefi.learn.tokens import TokenLesson
+from sefi.learn.tokens import TokenTraining
 from sefi.methods import METHODS
-from sefi.methods.base import Watched, class_row
+from sefi.methods.base import RunOptions, get_class_row
 from sefi.photo.detect import YuNetDetector
 from sefi.photo.views import PhotoViews
 
@@ -111,8 +111,8 @@ def learn(backbone: Backbone, preset: str, name: str, folder: Path, progress: Pr
         * 2
         - 1
     )
-    watched = Watched(progress or SilentProgress())
-    return METHODS[config.method].learn(name, PhotoViews(square, config.views), backbone, config, 1, watched).tensors
+    options = RunOptions(progress or SilentProgress())
+    return METHODS[config.method].learn(name, PhotoViews(square, config.views), backbone, config, 1, options).tensors
 
 
 def equal(one, other) -> bool:
@@ -182,14 +182,14 @@ def test_dropout_never_touches_the_random_numbers_of_the_process(backbone: Backb
             return super().forward(*given)
 
     before = torch.get_rng_state()
-    tokens = Watching(class_row(backbone, config), config.learn, 1)
+    tokens = Watching(get_class_row(backbone, config), config.learn, 1)
     square = torch.zeros(3, backbone.resolution, backbone.resolution)
-    lesson = TokenLesson(backbone, PhotoViews(square, config.views), config, 1, tokens)
-    first, again = (lesson.loss(0)[0] for _ in range(2))
+    lesson = TokenTraining(backbone, PhotoViews(square, config.views), config, 1, tokens)
+    first, again = (lesson.compute_loss(0)[0] for _ in range(2))
     assert len(states) == 3
     assert all(torch.equal(one, before) for one in [*states, torch.get_rng_state()])
     assert torch.equal(first, again)
-    assert not torch.equal(first, lesson.loss(1)[0])
+    assert not torch.equal(first, lesson.compute_loss(1)[0])
 
 
 def test_dropout_drops_what_torch_drops() -> None:
@@ -255,9 +255,11 @@ def test_one_detector_serves_several_threads() -> None:
 def test_one_tokenizer_serves_several_threads(backbone: Backbone) -> None:
     tokenizer = copy.deepcopy(backbone.tokenizer)
     texts = ["a photo of person", "dog holding cup at the beach", "snow", "a drawing of dog and person smiling"]
-    alone = [plain_ids(tokenizer, text) for text in texts]
+    alone = [tokenize_plain(tokenizer, text) for text in texts]
 
-    found = in_threads(*(lambda n=n: [plain_ids(tokenizer, texts[n % 4]) for _ in range(50)] for n in range(THREADS)))
+    found = in_threads(
+        *(lambda n=n: [tokenize_plain(tokenizer, texts[n % 4]) for _ in range(50)] for n in range(THREADS))
+    )
     assert all(one == alone[n % 4] for n, many in enumerate(found) for one in many)
 
 
@@ -281,18 +283,18 @@ def test_a_copy_shares_the_weights_and_nothing_else(backbone: Backbone) -> None:
 def test_other_weights_are_in_the_copy_alone(backbone: Backbone) -> None:
     name = next(iter(dict(backbone.text_encoder.named_parameters())))
     before, ids = state(backbone), torch.zeros(1, backbone.text_length, dtype=torch.long)
-    plain = encode(backbone, ids)
+    plain = encode_token_ids(backbone, ids)
     other = copy_with_weights(
         backbone, {f"text_encoder.{name}": torch.ones_like(backbone.text_encoder.get_parameter(name))}
     )
     trained, weights = copy_for_training(backbone, [f"text_encoder.{name}"])
-    assert not torch.equal(encode(other, ids), plain)
-    encode(trained, ids).sum().backward()
+    assert not torch.equal(encode_token_ids(other, ids), plain)
+    encode_token_ids(trained, ids).sum().backward()
     (weight,) = weights.values()
     assert weight.grad is not None
     with torch.no_grad():
         weight.add_(1)
-    assert torch.equal(encode(backbone, ids), plain)
+    assert torch.equal(encode_token_ids(backbone, ids), plain)
     assert differing(before, state(backbone)) == []
 
 

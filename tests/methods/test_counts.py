@@ -9,7 +9,7 @@ from sefi.backbone.weights import cross_attention_names
 from sefi.core.config import override
 from sefi.core.presets import PRESETS
 from sefi.methods import METHODS
-from sefi.methods.base import Weights
+from sefi.methods.base import WeightCounts
 from sefi.methods.celeb_basis import Mapper
 
 
@@ -18,7 +18,7 @@ def model() -> Backbone:
     return empty_stable_diffusion()
 
 
-def weights(model: Backbone, preset: str, *settings: str) -> Weights:
+def weights(model: Backbone, preset: str, *settings: str) -> WeightCounts:
     config = override(PRESETS[preset], settings)
     return METHODS[config.method].weights(model, config)
 
@@ -30,29 +30,29 @@ def test_the_model_has_no_values(model: Backbone) -> None:
 
 
 def test_ours(model: Backbone) -> None:
-    assert weights(model, "paper") == Weights(7_680, 31_477_248)
-    assert weights(model, "default") == Weights(7_680, 0)
-    assert weights(model, "default", "learn.split_key_value=false", "learn.stages=1") == Weights(768, 0)
+    assert weights(model, "paper") == WeightCounts(7_680, 31_477_248)
+    assert weights(model, "default") == WeightCounts(7_680, 0)
+    assert weights(model, "default", "learn.split_key_value=false", "learn.stages=1") == WeightCounts(768, 0)
 
 
 def test_textual_inversion(model: Backbone) -> None:
-    assert weights(model, "textual-inversion-official") == Weights(1_536, 0)
+    assert weights(model, "textual-inversion-official") == WeightCounts(1_536, 0)
 
 
 def test_dreambooth(model: Backbone) -> None:
-    assert weights(model, "dreambooth-official") == Weights(982_581_444, 0)
-    assert weights(model, "dreambooth-official", "tune.parts=unet") == Weights(859_520_964, 0)
+    assert weights(model, "dreambooth-official") == WeightCounts(982_581_444, 0)
+    assert weights(model, "dreambooth-official", "tune.parts=unet") == WeightCounts(859_520_964, 0)
 
 
 def test_dreambooth_lora(model: Backbone) -> None:
     # diffusers' script at rank 4: 32 attentions, four layers each, 3.2 MB in float32.
-    assert weights(model, "dreambooth-lora-official") == Weights(797_184, 0)
+    assert weights(model, "dreambooth-lora-official") == WeightCounts(797_184, 0)
 
 
 def test_custom_diffusion(model: Backbone) -> None:
     there = dict(model.unet.named_parameters())
     assert sum(there[n].numel() for n in cross_attention_names(model.unet, ("to_k", "to_v"))) == 19_169_280
-    assert weights(model, "custom-diffusion-official") == Weights(57_115_392, 0)
+    assert weights(model, "custom-diffusion-official") == WeightCounts(57_115_392, 0)
     # The published code's count of "crossattn", beside the token table.
     assert (
         weights(model, "custom-diffusion-official", "tune.parts=cross_attention").trained - 49_409 * 768 == 43_962_560
@@ -60,8 +60,8 @@ def test_custom_diffusion(model: Backbone) -> None:
 
 
 def test_prospect(model: Backbone) -> None:
-    assert weights(model, "prospect-official") == Weights(7_680, 31_477_248)
-    assert weights(model, "prospect-official", "learn.split_key_value=true") == Weights(15_360, 55_077_888)
+    assert weights(model, "prospect-official") == WeightCounts(7_680, 31_477_248)
+    assert weights(model, "prospect-official", "learn.split_key_value=true") == WeightCounts(15_360, 55_077_888)
 
 
 def test_celeb_basis(model: Backbone) -> None:
@@ -72,4 +72,4 @@ def test_celeb_basis(model: Backbone) -> None:
 
 def test_fastcomposer(model: Backbone) -> None:
     # Nothing of a subject; its fusion, and cross-attention, where the published one tunes the whole UNet.
-    assert weights(model, "fastcomposer-official") == Weights(0, 2_958_336 + 43_962_560)
+    assert weights(model, "fastcomposer-official") == WeightCounts(0, 2_958_336 + 43_962_560)

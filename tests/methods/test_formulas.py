@@ -13,9 +13,9 @@ from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
 from sefi.core.streams import stream
-from sefi.methods.base import header_of
-from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, dimensions, principal
-from sefi.methods.custom_diffusion import cells_inside, common_states, merged, subject_states
+from sefi.methods.base import create_header
+from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, compute_principal_components, count_dimensions
+from sefi.methods.custom_diffusion import encode_common_sentences, encode_subject, mark_cells_inside, merge_weights
 from sefi.methods.dreambooth_lora import copy_with_matrices, draw_first, is_adapted
 from sefi.photo.resizing import Resized, resized_view
 
@@ -29,7 +29,7 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 def test_the_basis_is_the_principal_components_of_numpy() -> None:
     rows = random(31, 11)
-    found = principal(rows, 5)
+    found = compute_principal_components(rows, 5)
     centred = (rows - rows.mean(0)).numpy().astype(np.float64)
     values, vectors = np.linalg.eigh(centred.T @ centred)
     wanted = vectors[:, np.argsort(values)[::-1][:5]].T
@@ -43,10 +43,10 @@ def test_the_basis_is_the_principal_components_of_numpy() -> None:
 
 def test_names_span_one_component_less_than_there_are_different_ones() -> None:
     rows = random(5, 11)
-    assert dimensions(torch.cat([rows, rows])) == 4
+    assert count_dimensions(torch.cat([rows, rows])) == 4
     assert torch.linalg.matrix_rank(rows - rows.mean(0)) == 4
-    assert dimensions(random(31, 11)) == 11
-    assert dimensions(rows[:1].expand(3, -1)) == 0
+    assert count_dimensions(random(31, 11)) == 11
+    assert count_dimensions(rows[:1].expand(3, -1)) == 0
 
 
 def test_the_mapper_is_a_scaled_layer_to_unit_coefficients() -> None:
@@ -63,12 +63,12 @@ def test_the_running_mean_is_used_at_unit_length() -> None:
     for _ in range(3):
         tokens.train()
         with torch.no_grad():
-            seen.append(tokens.coefficients().clone())
-        tokens.settle()
+            seen.append(tokens.compute_coefficients().clone())
+        tokens.after_step()
     weights = np.array([MOMENTUM**2, MOMENTUM, 1.0])
     wanted = sum(w * s for w, s in zip(weights, seen, strict=True))
     wanted = wanted / wanted.norm(dim=-1, keepdim=True)
-    torch.testing.assert_close(tokens.eval().coefficients(), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(tokens.eval().compute_coefficients(), wanted, atol=1e-5, rtol=1e-5)
     made = tokens()
     assert made.shape == (1, 2, 3, 7)
     by_hand = tokens.basis[1, 0] + sum(c * row for c, row in zip(wanted[1], tokens.basis[1, 1:], strict=True))
@@ -113,11 +113,11 @@ def test_all_kinds_of_view_come_up() -> None:
 
 
 def test_only_cells_within_the_pasted_picture_count() -> None:
-    assert cells_inside(Resized(random(3, 24, 24), "near"), 12).sum() == 144
-    inside = cells_inside(Resized(random(3, 24, 24), "far", (0.25, 0.5, 0.75, 1.0)), 12)[0]
+    assert mark_cells_inside(Resized(random(3, 24, 24), "near"), 12).sum() == 144
+    inside = mark_cells_inside(Resized(random(3, 24, 24), "far", (0.25, 0.5, 0.75, 1.0)), 12)[0]
     assert inside.nonzero().min(0).values.tolist() == [7, 4]
     assert inside.nonzero().max(0).values.tolist() == [10, 7]
-    tiny = cells_inside(Resized(random(3, 24, 24), "far", (0.5, 0.5, 0.55, 0.55)), 12)
+    tiny = mark_cells_inside(Resized(random(3, 24, 24), "far", (0.5, 0.5, 0.55, 0.55)), 12)
     assert tiny.sum() == 1
 
 
@@ -128,16 +128,16 @@ def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: 
     sets = [{name: there[name].data + 0.1 * random(*there[name].shape, seed=n)} for n in (1, 2)]
     tokens = [random(1, 2, 2, backbone.width, seed=n) for n in (3, 4)]
     both = [
-        Identity({"tokens": t}, header_of(who, backbone, config, 0))
+        Identity({"tokens": t}, create_header(who, backbone, config, 0))
         for t, who in zip(tokens, ("ada", "bob"), strict=True)
     ]
     conditioner = IdentityConditioner(backbone, both)
-    found = merged(backbone, both, sets, conditioner)[name].double()
-    own = [subject_states(backbone, one, conditioner) for one in both]
+    found = merge_weights(backbone, both, sets, conditioner)[name].double()
+    own = [encode_subject(backbone, one, conditioner) for one in both]
     for one, states in zip(sets, own, strict=True):
         torch.testing.assert_close(found @ states.T, one[name].double() @ states.T, atol=1e-4, rtol=1e-4)
     # Any other solution moves what the common sentences give more.
-    common, before = common_states(backbone), there[name].data.double()
+    common, before = encode_common_sentences(backbone), there[name].data.double()
     basis = torch.linalg.qr(torch.cat(own).T).Q
     free = torch.eye(backbone.width, dtype=torch.double) - basis @ basis.T
     least = ((found - before) @ common.T).norm()
@@ -150,7 +150,7 @@ def test_weights_of_different_parts_do_not_merge(backbone: Backbone) -> None:
     key, query = {"attn2.to_k.weight": random(3, 3)}, {"attn2.to_q.weight": random(3, 3)}
     for sets in ([key, key | query], [key | query, key]):
         with pytest.raises(IdentityError, match="different parts"):
-            merged(backbone, [], sets, IdentityConditioner(backbone, []))
+            merge_weights(backbone, [], sets, IdentityConditioner(backbone, []))
 
 
 # ---------------------------------------------------------------- DreamBooth, LoRA
@@ -203,7 +203,7 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
     from sefi.methods import METHODS
 
     config = PRESETS[method]
-    both = [Identity({}, header_of(name, backbone, config, 0)) for name in ("ada", "bob")]
+    both = [Identity({}, create_header(name, backbone, config, 0)) for name in ("ada", "bob")]
     with pytest.raises(IdentityError, match="share a prompt"):
         METHODS[method].apply(both, backbone)
 
@@ -212,16 +212,16 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
 
 
 def test_a_sentence_has_as_many_words_as_the_table_has_tokens(backbone: Backbone) -> None:
-    from sefi.learn.tokens import TokenLesson
+    from sefi.learn.tokens import TokenTraining
     from sefi.photo.views import PhotoViews
 
     config = override(PRESETS["celeb-basis"], ["views.latent_pool=1", "learn.templates=a photo of {}"])
     width, side = backbone.width, backbone.resolution
     tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), seed=3)
     views = PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views)
-    lesson = TokenLesson(backbone, views, config, 0, tokens)
+    lesson = TokenTraining(backbone, views, config, 0, tokens)
     assert lesson.texts.vector[0].tolist()[4:7] == [0, 1, 2]
-    loss, _ = lesson.loss(0)
+    loss, _ = lesson.compute_loss(0)
     loss.backward()
     halves = tokens.mapper.weight.grad.unflatten(0, (2, -1)).abs().amax((1, 2))
     assert (halves > 0).all()

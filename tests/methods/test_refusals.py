@@ -13,10 +13,10 @@ from sefi.core.config import override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.nouns import Identity
 from sefi.core.presets import PRESETS
-from sefi.methods import METHODS, tokens_alone
-from sefi.methods.base import header_of
-from sefi.methods.celeb_basis import bases
-from sefi.methods.fastcomposer import SHIPPED, check_weights, chosen_settings, sha256_of
+from sefi.methods import METHODS, check_tokens_only
+from sefi.methods.base import create_header
+from sefi.methods.celeb_basis import compute_bases
+from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
 
 OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
 TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
@@ -95,7 +95,7 @@ def test_a_rare_word_must_be_one(identifier: str) -> None:
 def test_no_more_components_than_the_names_span(embedded: Backbone) -> None:
     # The characters have a hundred last names in all.
     few, all_there_are = (
-        bases(embedded, override(PRESETS["celeb-basis"], [f"basis.components={n}"])) for n in (7, 512)
+        compute_bases(embedded, override(PRESETS["celeb-basis"], [f"basis.components={n}"])) for n in (7, 512)
     )
     assert few.shape == (2, 1 + 7, embedded.width)
     assert all_there_are.shape == (2, 1 + 99, embedded.width)
@@ -126,15 +126,15 @@ def test_a_run_with_missing_weights_does_not_begin(embedded: Backbone) -> None:
 
 
 def pictured(backbone: Backbone, name: str, *settings: str) -> Identity:
-    header = header_of(name, backbone, override(PRESETS["fastcomposer"], settings), 0)
-    return Identity({"image": torch.zeros(1, 128), "composer": sha256_of(SHIPPED)}, header)
+    header = create_header(name, backbone, override(PRESETS["fastcomposer"], settings), 0)
+    return Identity({"image": torch.zeros(1, 128), "composer": hash_file(SHIPPED)}, header)
 
 
 def test_two_of_different_settings_do_not_share_a_prompt(embedded: Backbone) -> None:
     one, other = pictured(embedded, "ada"), pictured(embedded, "bob", "compose.alpha=0.5")
-    assert chosen_settings([one, pictured(embedded, "bob")]).alpha == PRESETS["fastcomposer"].compose.alpha
+    assert choose_settings([one, pictured(embedded, "bob")]).alpha == PRESETS["fastcomposer"].compose.alpha
     with pytest.raises(IdentityError, match="'ada' and 'bob' have different settings"):
-        chosen_settings([one, other])
+        choose_settings([one, other])
 
 
 def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_attention_is_shown_for_tokens_alone(embedded: Backbone, name: str) -> None:
-    identity = Identity({}, header_of("ada", embedded, PRESETS[preset_of(name, None)], 0))
+    identity = Identity({}, create_header("ada", embedded, PRESETS[preset_of(name, None)], 0))
     if name in (*TUNED, "fastcomposer"):
         with pytest.raises(IdentityError, match="changes the model itself"):
-            tokens_alone([identity])
+            check_tokens_only([identity])
     else:
-        tokens_alone([identity])
+        check_tokens_only([identity])

@@ -17,7 +17,7 @@ from sefi.core.presets import PRESETS
 from sefi.core.protocols import SilentProgress
 from sefi.generate.sampler import generate
 from sefi.methods import METHODS
-from sefi.methods.base import Watched
+from sefi.methods.base import RunOptions
 from sefi.photo.read import pixels_of
 from sefi.photo.views import PhotoViews
 
@@ -46,10 +46,10 @@ def settings(name: str) -> Config:
     return override(PRESETS[preset_of(name, None)], FEW)
 
 
-def learn(backbone: Backbone, config: Config, watched: Watched) -> Identity:
+def learn(backbone: Backbone, config: Config, options: RunOptions) -> Identity:
     square = pixels_of(Image.open(PORTRAIT).convert("RGB").resize((backbone.resolution,) * 2))
-    watched = replace(watched, judges=backbone.judges)
-    return METHODS[config.method].learn("ada", PhotoViews(square, config.views), backbone, config, 1, watched)
+    options = replace(options, judges=backbone.judges)
+    return METHODS[config.method].learn("ada", PhotoViews(square, config.views), backbone, config, 1, options)
 
 
 def same(one: Identity, other: Identity) -> bool:
@@ -60,12 +60,12 @@ def same(one: Identity, other: Identity) -> bool:
 @pytest.mark.parametrize("name", LEARNING)
 def test_stopped_or_looked_at_it_ends_the_same(embedded: Backbone, tmp_path: Path, name: str) -> None:
     config = settings(name)
-    whole = learn(embedded, config, Watched())
+    whole = learn(embedded, config, RunOptions())
 
     kept = tmp_path / "run"
     with pytest.raises(Interrupted, match="step 2 of 3"):
-        learn(embedded, config, Watched(StopAt(2), kept))
-    assert same(learn(embedded, config, Watched(checkpoint=kept)), whole)
+        learn(embedded, config, RunOptions(StopAt(2), kept))
+    assert same(learn(embedded, config, RunOptions(checkpoint=kept)), whole)
 
     looks: list[Identity] = []
 
@@ -78,6 +78,6 @@ def test_stopped_or_looked_at_it_ends_the_same(embedded: Backbone, tmp_path: Pat
         return float(len(looks))
 
     probed = override(config, ["learn.probe_every=1", "learn.patience=9"])
-    assert same(learn(embedded, probed, Watched(probe=look)), whole)
+    assert same(learn(embedded, probed, RunOptions(probe=look)), whole)
     assert len(looks) == STEPS
     assert not same(looks[0], looks[-1])

@@ -9,19 +9,19 @@ import torch
 from tests.world.test_lesson import BREAK, STEPS, Killed, Losses
 
 import sefi
-from sefi.attention.tape import Tape
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.weights import part_of
 from sefi.conditioning.composer import (
     Composer,
     ComposerConditioner,
     Fuse,
-    clip_vision,
-    fused,
-    opened_composer,
+    fuse_images,
+    load_clip_vision,
+    load_composer,
     read_composer,
 )
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import parse
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import parse_prompt
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import SilentProgress
 from sefi.core.streams import stream
@@ -82,21 +82,23 @@ def test_a_caption_that_is_too_long_is_said_again(embedded):
     text, _ = said(pictures(1, Shares())[0], np.random.default_rng(0), remembered)
     assert len(asked) > 3
     assert "<" not in "".join(asked)
-    parse(embedded.tokenizer, text, {"0": "person", "1": "person"}, embedded.text_length)
+    parse_prompt(embedded.tokenizer, text, {"0": "person", "1": "person"}, embedded.text_length)
 
 
 def test_the_localisation_loss_by_a_loop(embedded):
-    parsed = parse(embedded.tokenizer, "a photo of <0> and <1>", {"0": "person", "1": "person"}, embedded.text_length)
+    parsed = parse_prompt(
+        embedded.tokenizer, "a photo of <0> and <1>", {"0": "person", "1": "person"}, embedded.text_length
+    )
     maps = torch.rand(2, 3, embedded.text_length, 6, 6, generator=stream(1, "maps"))
     masks = (torch.rand(2, 2, 6, 6, generator=stream(2, "masks")) > 0.5).float()
     spoken = Sentences([parsed, parsed], [{"0": torch.ones(1), "1": torch.ones(1)}, {}])
-    found = localisation(Tape(maps={"a": maps}), spoken, masks)
+    found = localisation(AttentionRecorder(maps={"a": maps}), spoken, masks)
     wanted = []
     for name in ("0", "1"):
         word, mask = maps[0, :, parsed.places[name][0]].numpy(), masks[0, int(name)].numpy()
         wanted += [head[mask == 0].mean() - head[mask == 1].mean() for head in word]
     assert float(found) == pytest.approx(np.mean(wanted), abs=1e-6)
-    assert localisation(Tape(maps={"a": maps}), Sentences([parsed] * 2, [{}, {}]), masks) == 0
+    assert localisation(AttentionRecorder(maps={"a": maps}), Sentences([parsed] * 2, [{}, {}]), masks) == 0
 
 
 def test_the_published_fusion_has_its_weights():
@@ -107,9 +109,9 @@ def test_the_published_fusion_has_its_weights():
 def test_only_pictured_words_change(embedded):
     fuse = Fuse(embedded.width, 5)
     names = {"ada": "person", "bob": "person"}
-    parsed = parse(embedded.tokenizer, "a photo of <ada> and <bob>", names, embedded.text_length)
-    states = encode(embedded, parsed.ids[None]).detach()
-    found = fused(states, [parsed], [{"bob": torch.ones(5)}], fuse)
+    parsed = parse_prompt(embedded.tokenizer, "a photo of <ada> and <bob>", names, embedded.text_length)
+    states = encode_token_ids(embedded, parsed.ids[None]).detach()
+    found = fuse_images(states, [parsed], [{"bob": torch.ones(5)}], fuse)
     place = parsed.places["bob"][0]
     torch.testing.assert_close(found[0, place], fuse(states[0, [place]], torch.ones(1, 5))[0])
     others = [k for k in range(embedded.text_length) if k != place]
@@ -118,9 +120,9 @@ def test_only_pictured_words_change(embedded):
 
 def test_the_fusion_serves_a_model_of_another_precision(embedded):
     fuse = Fuse(embedded.width, 5)
-    parsed = parse(embedded.tokenizer, "a photo of <ada>", {"ada": "person"}, embedded.text_length)
-    states = encode(embedded, parsed.ids[None]).detach()
-    found, half = (fused(s, [parsed], [{"ada": torch.ones(5)}], fuse) for s in (states, states.bfloat16()))
+    parsed = parse_prompt(embedded.tokenizer, "a photo of <ada>", {"ada": "person"}, embedded.text_length)
+    states = encode_token_ids(embedded, parsed.ids[None]).detach()
+    found, half = (fuse_images(s, [parsed], [{"ada": torch.ones(5)}], fuse) for s in (states, states.bfloat16()))
     assert half.dtype == torch.bfloat16
     torch.testing.assert_close(half.float(), found, atol=0.1, rtol=0.1)
 
@@ -131,7 +133,9 @@ def test_the_picture_comes_in_late(embedded):
     early, late = (conditioner.context(["a photo of <ada>"], t) for t in (999, 0))
     with torch.no_grad():
         parsed = conditioner.backbone.tokenizer
-        plain = encode(embedded, parse(parsed, "a photo of person", {}, embedded.text_length).ids[None])
+        plain = encode_token_ids(
+            embedded, parse_prompt(parsed, "a photo of person", {}, embedded.text_length).ids[None]
+        )
     torch.testing.assert_close(early[0, :, : embedded.width], plain[0])
     assert not torch.equal(early, late)
     assert torch.equal(conditioner.null_context(1), conditioner.context([""], 0))
@@ -158,9 +162,9 @@ def test_a_killed_training_goes_on_bit_for_bit(embedded, tmp_path):
     found = train(after, "killed", resume=True)
     assert before.seen + after.seen == straight.seen
     assert [k for k in wanted if not torch.equal(wanted[k], found[k])] == []
-    composer = Composer(clip_vision(embedded.judges / "clip"), embedded.width)
-    assert part_of(wanted, "composer").keys() == composer.trained().keys()
-    opened = opened_composer(embedded.judges, embedded.width, part_of(wanted, "composer"))
+    composer = Composer(load_clip_vision(embedded.judges / "clip"), embedded.width)
+    assert part_of(wanted, "composer").keys() == composer.list_trained().keys()
+    opened = load_composer(embedded.judges, embedded.width, part_of(wanted, "composer"))
     assert torch.equal(opened.fuse.norm.weight, wanted["composer.fuse.norm.weight"])
 
 

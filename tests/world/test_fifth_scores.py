@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sefi.backbone.open import EMBEDDED, MODELS, open_backbone
-from sefi.conditioning.encode import token_row
-from sefi.conditioning.prompt import class_token_id
+from sefi.conditioning.encode import get_token_row
+from sefi.conditioning.prompt import get_class_token_id
 from sefi.core.config import override
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import SilentProgress
@@ -140,7 +140,7 @@ def test_the_shipped_cards_parts_are_as_they_were():
 
 
 def test_random_tokens_are_as_long_as_asked_and_differ(backbone):
-    word = float(token_row(backbone, class_token_id(backbone.tokenizer, "person")).norm())
+    word = float(get_token_row(backbone, get_class_token_id(backbone.tokenizer, "person")).norm())
     found = [random_tokens(backbone, n) for n in range(40)]
     shares = [float(tokens[0, 0].norm()) / word for tokens in found]
     assert found[0].shape == (5, 2, backbone.width)
@@ -166,7 +166,7 @@ def test_names_and_random_tokens_are_scored(backbone, judges, monkeypatch):
 def test_inversion_moves_one_token_for_all_stages(backbone):
     clean = backbone.encode_image(to_tensor(drawn([portrait(subject(5), 5)])), stream(1, "test"))
     tokens = invert(backbone, clean, 2, 7, SilentProgress())
-    word = token_row(backbone, class_token_id(backbone.tokenizer, "person"))
+    word = get_token_row(backbone, get_class_token_id(backbone.tokenizer, "person"))
     assert tokens.shape == (5, 2, backbone.width)
     assert all(torch.equal(tokens[0, 0], tokens[stage, part]) for stage in range(5) for part in range(2))
     assert float((tokens[0, 0] - word.flatten()).abs().max()) > 1e-3

@@ -3,7 +3,7 @@
 from diffusers import UNet2DConditionModel
 
 from sefi.attention.processor import KeyValueProcessor, LossSettings
-from sefi.attention.tape import Tape
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.weights import copy_part
 
 CROSS = "attn2.processor"
@@ -12,7 +12,7 @@ CROSS = "attn2.processor"
 def copy_with_key_value_attention(
     unet: UNet2DConditionModel,
     width: int,
-    tape: Tape | None = None,
+    tape: AttentionRecorder | None = None,
     loss: LossSettings | None = None,
     *,
     detach_start: bool = False,

@@ -10,8 +10,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.attention.maps import as_picture, map_difference
-from sefi.attention.tape import Tape
+from sefi.attention.maps import compute_map_difference, reshape_to_maps
+from sefi.attention.recorder import AttentionRecorder
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,13 @@ class KeyValueProcessor:
     """
 
     def __init__(
-        self, name: str, width: int, tape: Tape | None, loss: LossSettings | None, *, detach_start: bool = False
+        self,
+        name: str,
+        width: int,
+        tape: AttentionRecorder | None,
+        loss: LossSettings | None,
+        *,
+        detach_start: bool = False,
     ) -> None:
         self.name, self.width, self.tape, self.loss = name, width, tape, loss
         self.detach_start = detach_start
@@ -65,7 +71,7 @@ class KeyValueProcessor:
         if self.tape is None:
             read = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
         else:
-            weights = probabilities(query, key, attn.scale)
+            weights = compute_attention_weights(query, key, attn.scale)
             reference_key = split_heads(attn.to_k(reference[0]), attn.heads) if reference else None
             self.record(self.tape, query, key, weights, reference_key, attn.scale)
             read = weights.to(value.dtype) @ value
@@ -74,7 +80,7 @@ class KeyValueProcessor:
 
     def record(
         self,
-        tape: Tape,
+        tape: AttentionRecorder,
         query: Tensor,
         key: Tensor,
         weights: Tensor,
@@ -88,14 +94,14 @@ class KeyValueProcessor:
         reference: Tensor | None = None
         if reference_key is not None:
             with torch.no_grad():
-                reference = as_picture(probabilities(query, reference_key, scale), height, width)
+                reference = reshape_to_maps(compute_attention_weights(query, reference_key, scale), height, width)
         if self.loss is not None and reference is not None:
-            seen = probabilities(query.detach(), key, scale) if self.loss.detach_query else weights
+            seen = compute_attention_weights(query.detach(), key, scale) if self.loss.detach_query else weights
             side = (max(1, self.loss.latent[0] // 2), max(1, self.loss.latent[1] // 2))
-            found = as_picture(seen, height, width)
-            tape.losses.append(map_difference(found, reference, self.loss.words, side, self.loss.reduction))
+            found = reshape_to_maps(seen, height, width)
+            tape.losses.append(compute_map_difference(found, reference, self.loss.words, side, self.loss.reduction))
         if tape.keep_maps:
-            maps = as_picture(weights, height, width)
+            maps = reshape_to_maps(weights, height, width)
             tape.maps[self.name] = maps if tape.keep_gradient else maps.detach()
             if reference is not None:
                 tape.reference_maps[self.name] = reference
@@ -118,6 +124,6 @@ def split_heads(x: Tensor, heads: int) -> Tensor:
     return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
-def probabilities(query: Tensor, key: Tensor, scale: float) -> Tensor:
+def compute_attention_weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
     """`softmax(Q K^T * scale)` in single precision, `[batch, head, position, word]`."""
     return (query.float() @ key.float().transpose(-1, -2) * scale).softmax(dim=-1)

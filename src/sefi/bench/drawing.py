@@ -17,7 +17,7 @@ from sefi.core.nouns import Identity
 from sefi.core.protocols import SilentProgress
 from sefi.generate.attend import AttendResult, attend
 from sefi.generate.sampler import generate
-from sefi.methods import method_named
+from sefi.methods import get_method
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def drawn(
         texts: with `<name>` for every identity.
         places: as many; each gives the seed of its picture.
     """
-    method = method_named(identities[0].method if identities else config.method)
+    method = get_method(identities[0].method if identities else config.method)
     size = config.generate.batch_size
     model = method.apply(identities, backbone, config.generate.identity_strength)
     for start in range(0, len(texts), size):

@@ -16,7 +16,7 @@ from sefi.bench.suite import Suite, Way, slug
 from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.nouns import Identity
 from sefi.core.protocols import Progress
-from sefi.methods import method_named
+from sefi.methods import get_method
 
 
 class Stopwatch:
@@ -121,7 +121,7 @@ class Learner:
         if not identities:
             return Costs()
         config = self.suite.config(self.suite.learner(way))
-        weights = method_named(config.method).weights(self.backbone, config)
+        weights = get_method(config.method).weights(self.backbone, config)
         metrics = [i.header.metrics for i in identities]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
         return Costs(

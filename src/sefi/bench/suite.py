@@ -152,7 +152,7 @@ class Suite(Section):
         Raises:
             ConfigError: a preset, setting or slot that does not exist, or what the way's method does not have.
         """
-        from sefi.methods import is_of_tokens, method_named  # noqa: PLC0415  listing suites loads no torch
+        from sefi.methods import get_method, is_of_tokens  # noqa: PLC0415  listing suites loads no torch
 
         for way in self.ways:
             method = self.config(self.learner(way)).method
@@ -161,7 +161,7 @@ class Suite(Section):
                     f"{way.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
                     "Leave them out, or take another method.",
                 )
-            if self.together > 1 and method_named(method).about.alone:
+            if self.together > 1 and get_method(method).info.alone:
                 raise ConfigError(
                     f"{way.label!r}: {method} has one subject in a prompt, and {self.together} share a picture here.",
                     "Take another method.",

@@ -54,10 +54,10 @@ def attend(
     from sefi.cli.progress import TerminalProgress
     from sefi.conditioning.known_words import find_unknown_words
     from sefi.generate.attend import check_guided
-    from sefi.methods import tokens_alone
+    from sefi.methods import check_tokens_only
 
     check_guided(config.generate)
-    tokens_alone(identities)
+    check_tokens_only(identities)
     backbone = opened(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
@@ -87,9 +87,9 @@ def attention_rows(
     from sefi.conditioning.conditioner import IdentityConditioner
     from sefi.core.prompt_syntax import check_used
     from sefi.generate.attend import attend as attend_to
-    from sefi.methods import tokens_alone
+    from sefi.methods import check_tokens_only
 
-    tokens_alone(identities)
+    check_tokens_only(identities)
     check_used([prompt], [one.name for one in identities])
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     found = attend_to(backbone, conditioner, prompt, seed, config.generate, progress)

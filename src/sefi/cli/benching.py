@@ -86,7 +86,7 @@ def open_bench(asked: Asked, progress: RunProgress | None = None) -> "Bench":
     from sefi.bench.opened import Bench
     from sefi.bench.run_folder import RunFolder
     from sefi.cli.opening import note_remarks, opened
-    from sefi.methods import method_named
+    from sefi.methods import get_method
 
     if asked.photos is None and asked.model != EMBEDDED:
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
@@ -100,7 +100,7 @@ def open_bench(asked: Asked, progress: RunProgress | None = None) -> "Bench":
     backbone = opened(asked.model, download=asked.download, device=asked.device, dtype=asked.dtype)
     for way in asked.suite.learners():
         config = asked.suite.config(way)
-        method_named(config.method).check(backbone, config, asked.judges or backbone.judges)
+        get_method(config.method).check(backbone, config, asked.judges or backbone.judges)
     if progress is not None:  # the first process says it for all
         sentences = [prompt.text.replace("{}", asked.suite.kind) for prompt in asked.suite.prompts]
         note_remarks(backbone, sentences, asked.suite.config(asked.suite.ways[0]))

@@ -107,7 +107,7 @@ class Asked:
 def learn_and_save(
     photo: Path, path: Path, asked: Asked, opening: "Model"
 ) -> "tuple[Identity, dict[str, float | list[str]]]":
-    """Learn the subject of a photo file, watched, and write its identity; say how long it took."""
+    """Learn the subject of a photo file and write its identity; say how long it took."""
     from sefi.api import learn as learn_identity, learned_sentences, remarks_on_learning
     from sefi.cli.opening import opened
     from sefi.cli.output import say

@@ -19,7 +19,7 @@ def methods(as_json: options.AsJson = False) -> None:
     model = empty_stable_diffusion()
     record = {
         name: {
-            **asdict(method.about),
+            **asdict(method.info),
             **asdict(method.weights(model, recipe_of(name))),
             "presets": [preset for preset, config in PRESETS.items() if config.method == name],
         }

@@ -107,9 +107,9 @@ def preset_of(method: str | None, preset: str | None) -> str:
     """
     if method is None:
         return preset or "default"
-    from sefi.methods import method_named
+    from sefi.methods import get_method
 
-    method_named(method)
+    get_method(method)
     chosen = preset or ("default" if method == "sefi" else method)
     if preset_named(chosen).method != method:
         raise ConfigError(

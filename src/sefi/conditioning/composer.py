@@ -21,8 +21,8 @@ from sefi.backbone.part_weights import load_part
 from sefi.backbone.quiet import LOADING, quiet_libraries
 from sefi.backbone.signature import ModelSignature
 from sefi.backbone.weights import part_of
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import ParsedPrompt, parse
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import ParsedPrompt, parse_prompt
 from sefi.core.errors import ConfigError
 from sefi.core.json_text import dump_json
 from sefi.core.prompt_syntax import refuse_names
@@ -77,7 +77,7 @@ class Composer(nn.Module):
         self.vision = vision
         self.fuse = Fuse(width, int(vision.config.hidden_size))
 
-    def trained(self) -> dict[str, nn.Parameter]:
+    def list_trained(self) -> dict[str, nn.Parameter]:
         """What FastComposer learns of them: the fusion, the image encoder's last layers and its last norm."""
         layers = int(self.vision.config.num_hidden_layers)
         last = tuple(f"layers.{n}." for n in range(layers - TRAINED_LAYERS, layers))
@@ -87,30 +87,30 @@ class Composer(nn.Module):
             if name.startswith("fuse.") or "post_layernorm" in name or any(layer in name for layer in last)
         }
 
-    def features(self, pixels: Tensor) -> Tensor:
+    def encode_images(self, pixels: Tensor) -> Tensor:
         """Pictures `[n, 3, side, side]`, normalised as CLIP's, to `[n, features]`."""
         return self.vision(pixel_values=pixels).pooler_output
 
 
-def opened_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> Composer:
+def load_composer(judges: Path, width: int, weights: Mapping[str, Tensor]) -> Composer:
     """The networks with their trained weights, the others CLIP's.
 
     Raises:
         ConfigError: no CLIP in the folder, or another one than they were trained with.
     """
     with LOADING:
-        vision = clip_vision(judges / "clip")
+        vision = load_clip_vision(judges / "clip")
         with torch.device("meta"):
             composer = Composer(vision, width)
     composer.fuse.to_empty(device="cpu").float()
-    wanted = {name: weight.shape for name, weight in composer.trained().items()}
+    wanted = {name: weight.shape for name, weight in composer.list_trained().items()}
     if wanted != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("FastComposer's weights do not fit this CLIP.", "Use the one that they were trained with.")
     composer.load_state_dict(dict(weights), strict=False)
     return composer.eval().requires_grad_(requires_grad=False)
 
 
-def opened_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
+def load_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
     """Return the fusion alone, its features as long as its weights, which are named `fuse....`, say.
 
     Args:
@@ -132,7 +132,7 @@ def opened_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
     return fuse.eval().requires_grad_(requires_grad=False)
 
 
-def clip_vision(folder: Path) -> CLIPVisionModel:
+def load_clip_vision(folder: Path) -> CLIPVisionModel:
     """The image encoder of a CLIP folder, in single precision; no other code, no network.
 
     Raises:
@@ -203,8 +203,13 @@ def is_trained_for(backbone: Backbone, name: str, signature: Mapping[str, str]) 
     """
     if backbone.signature is None:
         return name == backbone.fingerprint
-    if not signature and backbone.family == "tiny" and backbone.source != EMBEDDED and name == embedded_model()[0]:
-        signature = embedded_model()[1].stored()
+    if (
+        not signature
+        and backbone.family == "tiny"
+        and backbone.source != EMBEDDED
+        and name == describe_embedded_model()[0]
+    ):
+        signature = describe_embedded_model()[1].stored()
     if not signature:
         return name == backbone.fingerprint
     found = backbone.signature.compare({part: str(record) for part, record in signature.items()})
@@ -212,7 +217,7 @@ def is_trained_for(backbone: Backbone, name: str, signature: Mapping[str, str]) 
 
 
 @cache
-def embedded_model() -> tuple[str, ModelSignature]:
+def describe_embedded_model() -> tuple[str, ModelSignature]:
     """Return fingerprint and signature of the embedded model."""
     backbone = open_backbone()
     assert backbone.signature is not None
@@ -257,15 +262,15 @@ class ComposerConditioner:
     def one(self, prompt: str, stage: int) -> Tensor:
         """One prompt's `[word, 2 * width]`."""
         if (prompt, stage) not in self.known:
-            parsed = parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length)
-            state = encode(self.backbone, parsed.ids[None])
+            parsed = parse_prompt(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length)
+            state = encode_token_ids(self.backbone, parsed.ids[None])
             if stage:
-                state = fused(state, [parsed], [self.pictures], self.fuse)
+                state = fuse_images(state, [parsed], [self.pictures], self.fuse)
             self.known[prompt, stage] = torch.cat([state[0], state[0]], dim=-1)
         return self.known[prompt, stage]
 
 
-def fused(
+def fuse_images(
     states: Tensor, parsed: Sequence[ParsedPrompt], pictures: Sequence[Mapping[str, Tensor]], fuse: Fuse
 ) -> Tensor:
     """States `[batch, word, width]` with every name's word fused with its picture; differentiable.

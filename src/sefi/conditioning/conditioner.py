@@ -8,12 +8,12 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.signature import ModelSignature
-from sefi.conditioning.encode import encode, token_row
-from sefi.conditioning.prompt import ParsedPrompt, class_token_id, parse
+from sefi.conditioning.encode import encode_token_ids, get_token_row
+from sefi.conditioning.prompt import ParsedPrompt, get_class_token_id, parse_prompt
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.nouns import Identity
 from sefi.core.prompt_syntax import refuse_names
-from sefi.identity.stages import stage_of
+from sefi.identity.stages import get_stage
 
 # Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
 LONGEST_TOKEN = 10_000.0
@@ -51,7 +51,7 @@ class IdentityConditioner:
 
     def table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """An identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
-        row = token_row(self.backbone, class_token_id(self.backbone.tokenizer, identity.header.class_word))
+        row = get_token_row(self.backbone, get_class_token_id(self.backbone.tokenizer, identity.header.class_word))
         tokens = identity.table.float().clone()
         if strength == 0:
             tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
@@ -67,12 +67,12 @@ class IdentityConditioner:
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """The prompt's tokens and placeholders."""
-        return parse(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length, self.spans)
+        return parse_prompt(self.backbone.tokenizer, prompt, self.class_words, self.backbone.text_length, self.spans)
 
     def stage(self, timestep: int) -> int:
         """A number that changes exactly where some identity's tokens change; finer than each identity's own stages."""
         total = self.backbone.num_train_timesteps
-        return sum(stage_of(timestep, len(t), total) for t in self.tables.values())
+        return sum(get_stage(timestep, len(t), total) for t in self.tables.values())
 
     def context(self, prompts: Sequence[str], timestep: int) -> Tensor:
         """Key and value text side by side, `[batch, word, 2 * width]`."""
@@ -85,7 +85,7 @@ class IdentityConditioner:
         if key not in self.known:
             parsed = self.parse(prompt)
             rows, mask = self.rows(parsed, timestep)
-            states = encode(self.backbone, parsed.ids.expand(2, -1), rows, mask.expand(2, -1))
+            states = encode_token_ids(self.backbone, parsed.ids.expand(2, -1), rows, mask.expand(2, -1))
             self.known[key] = torch.cat([states[0], states[1]], dim=-1)
         return self.known[key]
 
@@ -95,7 +95,7 @@ class IdentityConditioner:
         mask = torch.zeros(len(parsed.ids), dtype=torch.bool)
         for name, places in parsed.places.items():
             table = self.tables[name]
-            vectors = table[stage_of(timestep, len(table), self.backbone.num_train_timesteps)]
+            vectors = table[get_stage(timestep, len(table), self.backbone.num_train_timesteps)]
             for number, place in enumerate(places):
                 rows[:, place] = vectors[:, number % self.spans[name]]
                 mask[place] = True
@@ -110,7 +110,7 @@ class IdentityConditioner:
         """
         refuse_names(negative_prompt)
         if negative_prompt not in self.nulls:
-            state = encode(self.backbone, self.parse(negative_prompt).ids[None])[0]
+            state = encode_token_ids(self.backbone, self.parse(negative_prompt).ids[None])[0]
             self.nulls[negative_prompt] = torch.cat([state, state], dim=-1)
         return self.nulls[negative_prompt].expand(count, -1, -1)
 
@@ -190,7 +190,7 @@ def check_norms(backbone: Backbone, identity: Identity) -> None:
     """
     if "tokens" not in identity.tensors:
         return
-    row = token_row(backbone, class_token_id(backbone.tokenizer, identity.header.class_word))
+    row = get_token_row(backbone, get_class_token_id(backbone.tokenizer, identity.header.class_word))
     longest = float(identity.tokens.double().norm(dim=-1).max())
     limit = LONGEST_TOKEN * float(row.double().norm())
     if not longest <= limit:

@@ -7,7 +7,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.weights import copy_part
 
 
-def encode(backbone: Backbone, ids: Tensor, rows: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+def encode_token_ids(backbone: Backbone, ids: Tensor, rows: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
     """Text states `[batch, word, width]` after the last normalisation.
 
     Args:
@@ -36,7 +36,7 @@ def replace_rows(embedding: nn.Module, rows: Tensor, mask: Tensor) -> None:
     embedding.register_forward_hook(overwrite)
 
 
-def token_row(backbone: Backbone, token: int) -> Tensor:
+def get_token_row(backbone: Backbone, token: int) -> Tensor:
     """One row of the token table, float32 `[width]`."""
     weight = backbone.text_encoder.get_input_embeddings().weight
     assert isinstance(weight, Tensor)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.names import CHARACTERS
-from sefi.conditioning.prompt import class_token_id, plain_ids
+from sefi.conditioning.prompt import get_class_token_id, tokenize_plain
 from sefi.core.errors import PromptError
 from sefi.core.names import NAME
 from sefi.core.prompt_syntax import PLACEHOLDER
@@ -58,7 +58,7 @@ def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
     if backbone.judges is not None:
         return [word for word in words if word not in read_known_words()]
     unknown = backbone.tokenizer.unk_token_id
-    return [word for word in words if unknown in plain_ids(backbone.tokenizer, word)]
+    return [word for word in words if unknown in tokenize_plain(backbone.tokenizer, word)]
 
 
 def check_class_word(backbone: Backbone, word: str) -> None:
@@ -67,7 +67,7 @@ def check_class_word(backbone: Backbone, word: str) -> None:
     Raises:
         PromptError: it is several tokens, or only a piece of words.
     """
-    class_token_id(backbone.tokenizer, word)
+    get_class_token_id(backbone.tokenizer, word)
     if find_unknown_words(backbone, [word]):
         raise PromptError(
             f"This model does not know the class word {word!r}.",

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.encode import token_row
-from sefi.conditioning.prompt import plain_ids
+from sefi.conditioning.encode import get_token_row
+from sefi.conditioning.prompt import tokenize_plain
 from sefi.core.errors import ConfigError
 from sefi.core.reading import LimitError, file_errors, read_text
 
@@ -17,7 +17,7 @@ MOST_NAMES, LONGEST_NAME = 50_000, 200
 CHARACTERS = Path(__file__).parent.parent / "models" / "characters.txt"
 
 
-def names_for(backbone: Backbone, listed: str | None) -> list[str]:
+def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
     """The names in a file, a line each, every one once; without a file those that the embedded model knows.
 
     Raises:
@@ -42,7 +42,7 @@ def names_for(backbone: Backbone, listed: str | None) -> list[str]:
         return found
 
 
-def name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
+def look_up_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
     """Token-table rows of the names' first words and of their second, each `[name, width]`.
 
     Source: Celeb Basis, `_get_celeb_embeddings`: later tokens of a name do not count.
@@ -50,8 +50,8 @@ def name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
     Raises:
         ConfigError: fewer than two names have a first or a second token.
     """
-    ids = [plain_ids(backbone.tokenizer, name) for name in names]
+    ids = [tokenize_plain(backbone.tokenizer, name) for name in names]
     columns = [[one[column] for one in ids if len(one) > column] for column in range(COLUMNS)]
     if min(map(len, columns)) < COLUMNS:
         raise ConfigError("The list has too few names of two words.", "Give a longer list with basis.names.")
-    return [torch.stack([token_row(backbone, token) for token in column]) for column in columns]
+    return [torch.stack([get_token_row(backbone, token) for token in column]) for column in columns]

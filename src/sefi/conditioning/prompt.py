@@ -34,9 +34,9 @@ class ParsedPrompt:
     words: tuple[str, ...]
 
 
-def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
+def get_class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     """The id of a class word; `PromptError` unless it is exactly one known token."""
-    ids = plain_ids(tokenizer, word)
+    ids = tokenize_plain(tokenizer, word)
     if len(ids) != 1 or ids[0] == getattr(tokenizer, "unk_token_id", None):
         near = find_nearest(word, EXAMPLES)
         question = "" if near is None else f"Did you mean {near!r}? "
@@ -47,7 +47,7 @@ def class_token_id(tokenizer: PreTrainedTokenizerBase, word: str) -> int:
     return ids[0]
 
 
-def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     """Return token ids without start, end and padding; `PromptError` for bytes that are no text."""
     try:
         text.encode()
@@ -59,7 +59,7 @@ def plain_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False).input_ids)
 
 
-def parse(
+def parse_prompt(
     tokenizer: PreTrainedTokenizerBase,
     prompt: str,
     class_words: Mapping[str, str],
@@ -86,12 +86,12 @@ def parse(
                 raise unknown_placeholder(piece, class_words)
             span = (spans or {}).get(piece, 1)
             places[piece] = (*places.get(piece, ()), *range(len(ids), len(ids) + span))
-            ids += [class_token_id(tokenizer, class_words[piece])] * span
+            ids += [get_class_token_id(tokenizer, class_words[piece])] * span
             words += [f"<{piece}>"] * span
         else:
-            new = plain_ids(tokenizer, piece)
+            new = tokenize_plain(tokenizer, piece)
             ids += new
-            words += [readable(tokenizer, n) for n in new]
+            words += [format_token(tokenizer, n) for n in new]
     if len(ids) + 1 > text_length:
         raise PromptError(
             f"The prompt has {len(ids) - 1} tokens; this model reads {text_length - 2}: {prompt!r}.",
@@ -102,6 +102,6 @@ def parse(
     return ParsedPrompt(torch.tensor(ids), places, length, (*words, "(end)"))
 
 
-def readable(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
+def format_token(tokenizer: PreTrainedTokenizerBase, token: int) -> str:
     """A token as a person would write it."""
     return str(tokenizer.convert_ids_to_tokens(token)).replace("</w>", "")

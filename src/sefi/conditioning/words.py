@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import parse
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import parse_prompt
 from sefi.core.prompt_syntax import PLACEHOLDER, refuse_names, unknown_placeholder
 
 
@@ -41,7 +41,7 @@ class WordsConditioner:
     def one(self, prompt: str) -> Tensor:
         """One prompt's `[word, 2 * width]`."""
         if prompt not in self.known:
-            state = encode(self.backbone, sentence_ids(self.backbone, self.written(prompt))[None])[0]
+            state = encode_token_ids(self.backbone, tokenize_sentence(self.backbone, self.written(prompt))[None])[0]
             self.known[prompt] = torch.cat([state, state], dim=-1)
         return self.known[prompt]
 
@@ -53,10 +53,10 @@ class WordsConditioner:
         return PLACEHOLDER.sub(lambda found: self.words[found[1]], prompt)
 
 
-def sentence_ids(backbone: Backbone, sentence: str) -> Tensor:
+def tokenize_sentence(backbone: Backbone, sentence: str) -> Tensor:
     """Token ids `[word]` of a sentence without names, padded.
 
     Raises:
         PromptError: it does not fit.
     """
-    return parse(backbone.tokenizer, sentence, {}, backbone.text_length).ids
+    return parse_prompt(backbone.tokenizer, sentence, {}, backbone.text_length).ids

@@ -6,15 +6,15 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from sefi.attention.maps import word_maps
-from sefi.attention.tape import Tape
+from sefi.attention.maps import average_word_maps
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import encode
+from sefi.conditioning.encode import encode_token_ids
 from sefi.core.config import GenerateConfig
 from sefi.core.errors import ConfigError
 from sefi.core.protocols import Progress
-from sefi.generate.sampler import draw_batch, pipeline
+from sefi.generate.sampler import build_pipeline, draw_batch
 from sefi.generate.schedulers import check_steps
 
 
@@ -44,7 +44,7 @@ class WithReference:
         self.inner = inner
         parsed = inner.parse(prompt)
         with torch.no_grad():
-            self.reference = encode(inner.backbone, parsed.ids[None])
+            self.reference = encode_token_ids(inner.backbone, parsed.ids[None])
 
     def stage(self, timestep: int) -> int:
         """As the inner conditioner's."""
@@ -66,7 +66,7 @@ class WithReference:
 class MapSum:
     """Adds up the tape's maps after every step, conditional half only."""
 
-    def __init__(self, tape: Tape, side: int, progress: Progress) -> None:
+    def __init__(self, tape: AttentionRecorder, side: int, progress: Progress) -> None:
         self.tape, self.side, self.progress = tape, side, progress
         self.found: list[Tensor] = []
         self.reference: list[Tensor] = []
@@ -77,8 +77,8 @@ class MapSum:
 
     def advance(self, **numbers: float) -> None:
         """Take the maps of the step that just ended."""
-        self.found.append(word_maps(self.tape, self.side)[-1])
-        self.reference.append(word_maps(self.tape, self.side, reference=True)[-1])
+        self.found.append(average_word_maps(self.tape, self.side)[-1])
+        self.reference.append(average_word_maps(self.tape, self.side, reference=True)[-1])
         self.tape.clear()
         self.progress.advance(**numbers)
 
@@ -103,10 +103,10 @@ def attend(
     """
     check_guided(config)
     check_steps(backbone, config.steps)
-    parsed, tape = conditioner.parse(prompt), Tape(keep_maps=True)
+    parsed, tape = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
     sums = MapSum(tape, max(1, backbone.latent_size // 2), progress)
     progress.start(config.steps, "attending")
-    made = pipeline(backbone, config, tape)
+    made = build_pipeline(backbone, config, tape)
     image = draw_batch(backbone, made, WithReference(conditioner, prompt), [prompt], [seed], config, sums)[0]
     progress.finish()
     found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))

@@ -11,14 +11,14 @@ from diffusers import StableDiffusionPipeline
 from torch import Tensor
 
 from sefi.attention.install import copy_with_key_value_attention
-from sefi.attention.tape import Tape
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import GenerateConfig
 from sefi.core.nouns import GeneratedImage
 from sefi.core.protocols import Conditioner, Progress
 from sefi.core.streams import stream
 from sefi.generate.decoding import decode_images
-from sefi.generate.schedulers import scheduler
+from sefi.generate.schedulers import create_scheduler
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,9 @@ class ConditionedModel:
     conditioner: Conditioner
 
 
-def pipeline(backbone: Backbone, config: GenerateConfig, tape: Tape | None = None) -> StableDiffusionPipeline:
+def build_pipeline(
+    backbone: Backbone, config: GenerateConfig, tape: AttentionRecorder | None = None
+) -> StableDiffusionPipeline:
     """A stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
 
     The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
@@ -50,7 +52,7 @@ def pipeline(backbone: Backbone, config: GenerateConfig, tape: Tape | None = Non
     made = StableDiffusionPipeline(
         vae=backbone.vae,
         unet=copy_with_key_value_attention(backbone.unet, backbone.width, tape),
-        scheduler=scheduler(backbone, config.scheduler, config.steps),
+        scheduler=create_scheduler(backbone, config.scheduler, config.steps),
         text_encoder=None,
         tokenizer=None,
         safety_checker=None,
@@ -61,7 +63,7 @@ def pipeline(backbone: Backbone, config: GenerateConfig, tape: Tape | None = Non
     return made
 
 
-def first_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
+def draw_initial_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
     """One generator per picture, so that the batch size changes no noise (rounding: one grey level)."""
     shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     noise = torch.stack([torch.randn(shape, generator=stream(s, "picture"), dtype=torch.float32) for s in seeds])
@@ -77,7 +79,7 @@ def generate(
     progress: Progress,
 ) -> Iterator[GeneratedImage]:
     """One picture for every prompt and its seed, in order, `config.batch_size` at once."""
-    made = pipeline(backbone, config)
+    made = build_pipeline(backbone, config)
     total = -(-len(prompts) // config.batch_size)
     progress.start(total * config.steps, "drawing")
     for start in range(0, len(prompts), config.batch_size):
@@ -121,7 +123,7 @@ def draw_batch(
         result = made(
             prompt_embeds=conditioner.context(prompts, first).to(backbone.dtype),
             negative_prompt_embeds=null,
-            latents=first_noise(backbone, seeds),
+            latents=draw_initial_noise(backbone, seeds),
             height=backbone.resolution,
             width=backbone.resolution,
             num_inference_steps=config.steps,

@@ -21,7 +21,7 @@ MOST_STAGES = 10  # of which every one is visited where there are as many steps:
 
 
 class DPMScheduler(DPMSolverMultistepScheduler):
-    """DPM-Solver++ at the timesteps of `sampling_timesteps`."""
+    """DPM-Solver++ at the timesteps of `compute_sampling_timesteps`."""
 
     lowest_left_out = True
 
@@ -33,7 +33,7 @@ class DPMScheduler(DPMSolverMultistepScheduler):
 
 
 class EulerScheduler(EulerDiscreteScheduler):
-    """Euler's method at the timesteps of `sampling_timesteps`."""
+    """Euler's method at the timesteps of `compute_sampling_timesteps`."""
 
     lowest_left_out = False
 
@@ -62,8 +62,8 @@ SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
 UNEVEN_DDIM: dict[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "sigma_min"}
 
 
-def scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
-    """Return a new scheduler of this name for this model; `set_timesteps(steps)` gives `sampling_timesteps`.
+def create_scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
+    """Return a new scheduler of this name for this model; `set_timesteps(steps)` gives `compute_sampling_timesteps`.
 
     Of the model's own scheduler it takes the noise schedule and what the model predicts, and nothing else.
 
@@ -75,11 +75,11 @@ def scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
     check_steps(backbone, steps)
     settings = noise_settings(backbone.scheduler.config)
     spacing: Spacing = "trailing" if settings["rescale_betas_zero_snr"] else "leading"
-    kind, own = scheduler_class(name, steps, backbone.num_train_timesteps, spacing)
+    kind, own = choose_scheduler_class(name, steps, backbone.num_train_timesteps, spacing)
     return kind(**settings, timestep_spacing=spacing, steps_offset=1, **own)
 
 
-def scheduler_class(name: str, steps: int, total: int, spacing: Spacing) -> tuple[Any, dict[str, Any]]:
+def choose_scheduler_class(name: str, steps: int, total: int, spacing: Spacing) -> tuple[Any, dict[str, Any]]:
     """Return the class of a sampler for so many steps of `total` timesteps, and its own settings."""
     if name == "ddim" and not _is_even(steps, total, spacing):
         return UnevenDDIMScheduler, UNEVEN_DDIM
@@ -100,7 +100,7 @@ def check_steps(backbone: Backbone, steps: int) -> None:
         )
 
 
-def sampling_timesteps(
+def compute_sampling_timesteps(
     steps: int, total: int, spacing: Spacing = "leading", *, lowest_left_out: bool = False
 ) -> NDArray[np.int64]:
     """Return the timesteps of a sampling run, `[steps]`, falling, each in [0, total).
@@ -140,7 +140,7 @@ def _covers(timesteps: NDArray[np.int64], total: int) -> bool:
 
 def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
     """Whether diffusers' DDIM gives these timesteps and takes each step to the next of them."""
-    timesteps = sampling_timesteps(steps, total, spacing)
+    timesteps = compute_sampling_timesteps(steps, total, spacing)
     offset = 1 if spacing == "leading" else total // steps - 1
     return np.array_equal(timesteps[::-1], np.arange(steps) * (total // steps) + offset)
 
@@ -148,7 +148,7 @@ def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
 def _timesteps_for(scheduler: Any, steps: int) -> list[int]:  # noqa: ANN401
     """The timesteps of a scheduler's own settings."""
     config = scheduler.config
-    timesteps = sampling_timesteps(
+    timesteps = compute_sampling_timesteps(
         steps, config["num_train_timesteps"], config["timestep_spacing"], lowest_left_out=scheduler.lowest_left_out
     )
     return timesteps.tolist()

@@ -61,10 +61,10 @@ def write_identity(
     """
     check_replaceable(path, Kind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
     tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
-    first, *others = split(tensors, largest)
-    names = [shard_name(path, number, part) for number, part in enumerate(others, 2)]
+    first, *others = group_tensors(tensors, largest)
+    names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
     header = identity.header.model_copy(update={"shards": tuple(names)})
-    before = shards_named_in(path)
+    before = list_named_shards(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -74,7 +74,7 @@ def write_identity(
     # Last: until now whoever reads follows the old names.
     with refuse_existing(path):
         write_whole(first, path, {HEADER_KEY: header.model_dump_json()}, replace=replace)
-    for name in before - set(names) - shards_of_others(path, before):
+    for name in before - set(names) - list_shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
 
 
@@ -83,7 +83,7 @@ def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str], *, repla
     write_file(path, lambda partial: save_file(tensors, partial, metadata=metadata), replace=replace)
 
 
-def split(tensors: Tensors, largest: int) -> list[Tensors]:
+def group_tensors(tensors: Tensors, largest: int) -> list[Tensors]:
     """Tensors in as few groups as their order allows, none above `largest` bytes unless one tensor alone is."""
     groups: list[Tensors] = [{}]
     size = 0
@@ -96,22 +96,22 @@ def split(tensors: Tensors, largest: int) -> list[Tensors]:
     return groups
 
 
-def shard_name(path: Path, number: int, tensors: Tensors) -> str:
+def format_shard_name(path: Path, number: int, tensors: Tensors) -> str:
     """A file beside the first that no other content has: `ada.2.1f0c9a7b3d5e.safetensors`."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return f"{shard_stem(path)}.{number}.{digest.hexdigest()[:12]}.safetensors"
+    return f"{get_shard_stem(path)}.{number}.{digest.hexdigest()[:12]}.safetensors"
 
 
-def shard_stem(path: Path) -> str:
+def get_shard_stem(path: Path) -> str:
     """Return what the names of an identity's further files begin with: its stem, cut where the names get too long."""
     return cut_to_bytes(fit_stem(path, len(".9999.123456789abc.safetensors")), LONGEST_SHARD_STEM)
 
 
-def shards_named_in(path: Path) -> set[str]:
-    """Return the further files that an identity names and that `shard_name` made; none if there is no identity yet.
+def list_named_shards(path: Path) -> set[str]:
+    """Return the further files that an identity names and `format_shard_name` made; none if there is no identity yet.
 
     A header can name any file, and what is named here is removed: so only names that are made for this path count.
     """
@@ -119,11 +119,11 @@ def shards_named_in(path: Path) -> set[str]:
         named = read_header(path).shards if path.is_file() else ()
     except IdentityError:
         return set()
-    made = re.compile(re.escape(shard_stem(path)) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
+    made = re.compile(re.escape(get_shard_stem(path)) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
     return {name for name in named if made.fullmatch(name)}
 
 
-def shards_of_others(path: Path, names: set[str]) -> set[str]:
+def list_shards_of_others(path: Path, names: set[str]) -> set[str]:
     """Return which of these files another identity of the folder names too: a copy of the file that is replaced."""
     if not names:
         return set()
@@ -152,8 +152,8 @@ def read_identity(path: Path) -> Identity:
         if not is_utf8(str(path)):
             raise IdentityError(f"The name {path} is not UTF-8.", "Rename the file.")
         layout = read_layout(path, LIMITS)
-        header = header_of_layout(path, layout)
-        files = (path, *(beside(path, name) for name in header.shards))
+        header = parse_layout_header(path, layout)
+        files = (path, *(get_shard_path(path, name) for name in header.shards))
         layouts = (layout, *(read_shard_layout(file) for file in files[1:]))
         check_layouts(layouts)
         check_tokens(path, header, layouts)
@@ -167,7 +167,7 @@ def read_identity(path: Path) -> Identity:
 def read_header(path: Path) -> IdentityHeader:
     """Return what an identity file says about itself; errors as in `read_identity`."""
     with identity_errors(path):
-        return header_of_layout(path, read_layout(path, LIMITS))
+        return parse_layout_header(path, read_layout(path, LIMITS))
 
 
 def read_shard_layout(path: Path) -> Layout:
@@ -182,7 +182,7 @@ def identity_errors(path: Path) -> AbstractContextManager[None]:
     return file_errors(path, IdentityError, problem, "Copy it again, or learn it again.")
 
 
-def header_of_layout(path: Path, layout: Layout) -> IdentityHeader:
+def parse_layout_header(path: Path, layout: Layout) -> IdentityHeader:
     """Return the checked JSON header; errors as in `parse_header`."""
     text = layout.metadata.get(HEADER_KEY)
     if text is None:
@@ -207,11 +207,11 @@ def check_layouts(layouts: Sequence[Layout]) -> None:
         raise LimitError("two of its files have a tensor of the same name")
 
 
-def beside(path: Path, name: str) -> Path:
+def get_shard_path(path: Path, name: str) -> Path:
     """Return the path of a further file of an identity.
 
     Raises:
-        IdentityError: it is missing, or its name is not one that `shard_name` gives.
+        IdentityError: it is missing, or its name is not one that `format_shard_name` gives.
     """
     if not re.fullmatch(SHARD_NAME, name):
         raise IdentityError(f"The header of {path} names a strange file {name!r}.", REMEDY)

@@ -29,9 +29,9 @@ class IdentityTokens(nn.Module):
         self.table: nn.Parameter | None = None
         with LOADING:
             if config.expansion == "module":
-                self.module = seeded_module(len(class_token), config, seed)
+                self.module = create_expansion_module(len(class_token), config, seed)
             else:
-                self.table = nn.Parameter(first_table(self.class_token, config, seed))
+                self.table = nn.Parameter(create_first_table(self.class_token, config, seed))
         if self.module is not None and config.residual_init:
             self.module.zero_last()
 
@@ -42,11 +42,11 @@ class IdentityTokens(nn.Module):
         tokens = self.class_token + raw if self.residual else raw
         return tokens if self.split else tokens.expand(-1, 2, -1)
 
-    def settle(self) -> None:
+    def after_step(self) -> None:
         """After an update: the limit of the tokens' norm, if there is one."""
         self.limit_norm(self.norm_limit)
 
-    def beside(self) -> dict[str, Tensor]:
+    def get_extra_tensors(self) -> dict[str, Tensor]:
         """Nothing: the tokens are all that is kept."""
         return {}
 
@@ -84,39 +84,39 @@ class FreeVectors(nn.Module):
         rows = torch.cat([self.table, self.class_token[None]]) if self.then_class else self.table
         return rows.expand(1, 2, -1, -1)
 
-    def settle(self) -> None:
+    def after_step(self) -> None:
         """Nothing to do after an update."""
 
-    def beside(self) -> dict[str, Tensor]:
+    def get_extra_tensors(self) -> dict[str, Tensor]:
         """Nothing: the vectors are all that is kept."""
         return {}
 
 
-def seeded_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
+def create_expansion_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
     """An expansion module whose first weights depend on the seed alone."""
     with torch.device("meta"):
-        module = ExpansionModule(width, config.stages, slots_of(config), dropout=config.dropout)
+        module = ExpansionModule(width, config.stages, count_slots(config), dropout=config.dropout)
     module.to_empty(device="cpu").float().draw_first(stream(seed, "expansion"))
     return module
 
 
-def slots_of(config: LearnConfig) -> int:
+def count_slots(config: LearnConfig) -> int:
     """Tokens that are learned for a stage: key and value, or one for both."""
     return 2 if config.split_key_value else 1
 
 
-def first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
+def create_first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
     """Zeros on top of the class word, or the class word with a little noise that tells the slots apart."""
-    shape = (config.stages, slots_of(config), len(class_token))
+    shape = (config.stages, count_slots(config), len(class_token))
     if config.residual_init:
         return torch.zeros(shape, dtype=torch.float32)
     noise = torch.randn(shape, generator=stream(seed, "tokens"), dtype=torch.float32)
     return class_token + 0.1 * class_token.std() * noise
 
 
-def module_weights(width: int, config: LearnConfig) -> int:
+def count_module_weights(width: int, config: LearnConfig) -> int:
     """Weights of the expansion module that these settings need; 0 for direct tokens."""
     if config.expansion == "direct":
         return 0
     with torch.device("meta"):
-        return sum(p.numel() for p in ExpansionModule(width, config.stages, slots_of(config)).parameters())
+        return sum(p.numel() for p in ExpansionModule(width, config.stages, count_slots(config)).parameters())

@@ -1,4 +1,4 @@
-"""The best so far by a probe's score, and when to stop looking for better."""
+"""The best identity so far by the probe's score, and when to stop training."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 @dataclass
-class Best:
-    """Keeps what had the highest score.
+class BestSoFar:
+    """The tensors with the highest score.
 
     Attributes:
-        patience: probes without a better score after which learning is settled.
+        patience: scores in a row that are no better, after which training stops.
         score: the highest so far; any unit.
         step: steps that had been made then.
-        worse: probes since then.
+        worse: scores since then.
         looked: steps that had been made at the last probe.
         kept: tensors of then, by name; None before the first probe.
     """
@@ -24,33 +24,33 @@ class Best:
     score: float = -math.inf
     step: int = 0
     worse: int = 0
-    looked: int = 0
-    kept: dict[str, Tensor] | None = None
+    asked_at: int = 0
+    tensors: dict[str, Tensor] | None = None
 
-    def offer(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
-        """Take these tensors if their score is higher than every one before; an equal one is no gain."""
-        self.looked = step
+    def update(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
+        """Keep these tensors if their score is higher than every one before; an equal one is no gain."""
+        self.asked_at = step
         if score > self.score:
-            self.kept = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+            self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
             self.step, self.score, self.worse = step, score, 0
         else:
             self.worse += 1
 
     @property
-    def settled(self) -> bool:
-        """Whether there is nothing better to be expected."""
+    def is_settled(self) -> bool:
+        """Whether training should stop."""
         return self.worse >= self.patience
 
-    def state(self) -> dict[str, Tensor]:
-        """Everything as tensors, for a checkpoint; nothing before the first probe."""
-        if self.kept is None:
+    def get_state(self) -> dict[str, Tensor]:
+        """Return everything as tensors, for a checkpoint; nothing before the first score."""
+        if self.tensors is None:
             return {}
-        numbers = torch.tensor([self.score, self.step, self.worse, self.looked], dtype=torch.float64)
-        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.kept.items()}}
+        numbers = torch.tensor([self.score, self.step, self.worse, self.asked_at], dtype=torch.float64)
+        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.tensors.items()}}
 
     def restore(self, state: dict[str, Tensor]) -> None:
-        """Go on where a checkpoint left off."""
+        """Restore what `get_state` returned."""
         if state:
             self.score, *steps = state["numbers"].tolist()
-            self.step, self.worse, self.looked = map(int, steps)
-            self.kept = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}
+            self.step, self.worse, self.asked_at = map(int, steps)
+            self.tensors = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}

@@ -60,10 +60,10 @@ def load_run(
                 f"{path} belongs to a run with other settings, on another model or of another photo.",
                 "Repeat that run, or remove the file to start anew.",
             )
-        step, own = about["step"], of_group(tensors, "weights.")
+        step, own = about["step"], select_group(tensors, "weights.")
         if type(step) is not int or step < 0:
             raise LimitError("it states no step")
-        state, best = optimiser_state(of_group(tensors, "adam."), optimiser), of_group(tensors, "best.")
+        state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
         check_shapes(own, weights.state_dict())
         check_best(best, step)
         if strange := len(tensors) - len(own) - sum(map(len, state.values())) - len(best):
@@ -73,12 +73,14 @@ def load_run(
     return step, best
 
 
-def of_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def select_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """Return the tensors whose names begin with a prefix, without it."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def optimiser_state(tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer) -> dict[int, dict[str, Tensor]]:
+def collect_optimiser_state(
+    tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
     """Return Adam's state by number of the parameter, from tensors `NUMBER.NAME`.
 
     Raises:

@@ -8,16 +8,16 @@ from torch.nn import functional as F
 
 from sefi.attention.install import copy_with_key_value_attention
 from sefi.attention.processor import LossSettings
-from sefi.attention.tape import Tape
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.schedule import add_noise, target
 from sefi.core.config import LearnConfig
-from sefi.identity.stages import stages_of
-from sefi.learn.texts import TrainingTexts, key_value_texts
+from sefi.identity.stages import get_stages
+from sefi.learn.texts import TrainingTexts, encode_key_value_texts
 
 
 @dataclass(frozen=True)
-class Sample:
+class TrainingSample:
     """The random part of one step.
 
     Attributes:
@@ -42,15 +42,17 @@ class Losses:
     attention: Tensor
 
 
-def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sample, config: LearnConfig) -> Losses:
+def compute_losses(
+    backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: TrainingSample, config: LearnConfig
+) -> Losses:
     """Mean squared denoising error plus lambda times the attention loss.
 
     Args:
         tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, what is learned.
     """
-    stage = stages_of(sample.timesteps, len(tokens), backbone.num_train_timesteps)
+    stage = get_stages(sample.timesteps, len(tokens), backbone.num_train_timesteps)
     # The tokens and the texts' masks may live beside the optimiser while the model is on an accelerator.
-    context = key_value_texts(backbone, texts, sample.template, tokens.to(stage.device)[stage])
+    context = encode_key_value_texts(backbone, texts, sample.template, tokens.to(stage.device)[stage])
     noisy = add_noise(sample.latents, sample.noise, sample.timesteps, backbone.scheduler.alphas_cumprod)
     height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
     settings = LossSettings(
@@ -60,7 +62,7 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
         config.detach_query,
     )
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
-    tape = Tape() if config.attention_weight > 0 else None
+    tape = AttentionRecorder() if config.attention_weight > 0 else None
     unet = copy_with_key_value_attention(backbone.unet, backbone.width, tape, settings)
     found = backbone.predict(noisy, sample.timesteps, context, unet)
     wanted = target(
@@ -71,5 +73,5 @@ def losses(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, sample: Sam
         backbone.prediction_type,
     )
     denoise = F.mse_loss(found.float(), wanted.float())
-    attention = tape.loss().mean() if tape is not None else torch.zeros((), dtype=torch.float32)
+    attention = tape.average_losses().mean() if tape is not None else torch.zeros((), dtype=torch.float32)
     return Losses(denoise + config.attention_weight * attention, denoise, attention)

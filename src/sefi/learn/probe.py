@@ -31,23 +31,23 @@ Apply = Callable[[Sequence[Identity]], ConditionedModel]
 
 
 @dataclass(frozen=True)
-class ProbeJudges:
+class ProbeEvaluators:
     """The networks of a probe: for faces, and CLIP."""
 
     face: SurestFace
     clip: ClipEncoder
 
     @staticmethod
-    def of(folder: Path) -> "ProbeJudges":
+    def open(folder: Path) -> "ProbeEvaluators":
         """From a folder with `face_detection.onnx`, `face_recognition.onnx` and `clip/`.
 
         Raises:
             BackboneError: one of them is missing.
         """
-        return ProbeJudges(SurestFace.of(folder), ClipEncoder(folder / "clip"))
+        return ProbeEvaluators(SurestFace.of(folder), ClipEncoder(folder / "clip"))
 
 
-class PictureProbe:
+class ImageProbe:
     """Scores an identity by likeness where the prompt is still obeyed; higher is better, at most 1.
 
     `score = mean over prompts of id * min(1, clip / clip of the plain word's picture)`: the likeness of the face to the
@@ -68,7 +68,7 @@ class PictureProbe:
         apply: Apply,
         square: NDArray[np.uint8],
         config: Config,
-        judges: ProbeJudges,
+        judges: ProbeEvaluators,
     ) -> None:
         known = judges.face(square)
         if known is None:
@@ -79,17 +79,17 @@ class PictureProbe:
         self.config = override(config, [f"generate.steps={STEPS}"]).generate
         self.class_word = config.learn.class_word
         self.texts = judges.clip.texts([prompt.format(self.class_word) for prompt in PROBES])
-        self.plain = self.agreement(self.pictures([]))
+        self.plain = self.score_prompts(self.draw_images([]))
 
     def __call__(self, identity: Identity) -> float:
         """The score of an identity."""
-        pictures = self.pictures([identity])
-        obeyed = np.minimum(1.0, self.agreement(pictures) / np.maximum(self.plain, 1e-6))
+        pictures = self.draw_images([identity])
+        obeyed = np.minimum(1.0, self.score_prompts(pictures) / np.maximum(self.plain, 1e-6))
         faces = [self.judges.face(picture) for picture in pictures]
         likeness = [0.0 if face is None else similarity(self.known, face) for face in faces]
         return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
 
-    def pictures(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
+    def draw_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
         """A picture of every probe, uint8 RGB, always from the same noise."""
         word = f"<{identities[0].name}>" if identities else self.class_word
         seeds = [FIRST_SEED + n for n in range(len(PROBES))]
@@ -98,6 +98,6 @@ class PictureProbe:
         made = list(generate(model.backbone, model.conditioner, prompts, seeds, self.config, SilentProgress()))
         return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in made]
 
-    def agreement(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def score_prompts(self, pictures: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """CLIP's cosine of each picture and its probe's sentence, `[probe]`."""
         return (self.judges.clip.images(pictures) * self.texts).sum(1)

@@ -6,7 +6,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import LearnConfig, ViewConfig
 from sefi.core.streams import stream
-from sefi.learn.objective import Sample
+from sefi.learn.objective import TrainingSample
 from sefi.photo.views import PhotoViews
 
 ENCODE_AT_ONCE = 8
@@ -32,7 +32,7 @@ class ViewLatents:
         return torch.cat([self.backbone.encode_image(v, random) for v in views.split(ENCODE_AT_ONCE)])
 
 
-def timesteps(config: LearnConfig, total: int, random: torch.Generator, step: int = 0) -> Tensor:
+def draw_training_timesteps(config: LearnConfig, total: int, random: torch.Generator, step: int = 0) -> Tensor:
     """Uniform timesteps `[batch]`; stratified: samples go through the stages in turn, on from step to step."""
     if config.stage_sampling == "uniform":
         return torch.randint(0, total, (config.batch,), generator=random)
@@ -43,10 +43,12 @@ def timesteps(config: LearnConfig, total: int, random: torch.Generator, step: in
     return ((stage + place) * total / config.stages).long().clamp(first, following - 1)
 
 
-def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> Sample:
+def draw_sample(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> TrainingSample:
     """Everything random of one step."""
     random = stream(seed, "sample", step)
     z = latents(config.batch, step)
     noise = torch.randn(z.shape, generator=random, dtype=torch.float32).to(z)
     template = torch.randint(len(config.templates), (config.batch,), generator=random)
-    return Sample(z, noise, timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template)
+    return TrainingSample(
+        z, noise, draw_training_timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template
+    )

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import parse
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import parse_prompt
 from sefi.core.config import LearnConfig
 from sefi.core.nouns import as_table
 
@@ -30,13 +30,13 @@ class TrainingTexts:
 
 
 @torch.no_grad()
-def training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
+def encode_training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
     """Tokenise and encode the templates.
 
     Option 1 counts the placeholder, 2 the sentence without its start token, 3 all words.
     """
     parsed = [
-        parse(
+        parse_prompt(
             backbone.tokenizer,
             t.replace("{}", "<subject>"),
             {"subject": config.class_word},
@@ -52,10 +52,10 @@ def training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
         vector[i, places] = torch.arange(len(places)) % config.vectors
         counted[i, 1 : one.length] = True
     chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[config.attention_option]
-    return TrainingTexts(ids, vector, chosen, encode(backbone, ids))
+    return TrainingTexts(ids, vector, chosen, encode_token_ids(backbone, ids))
 
 
-def key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> Tensor:
+def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> Tensor:
     """Key, value and reference text side by side, `[batch, word, 3 * width]`; differentiable in the tokens.
 
     Args:
@@ -66,6 +66,6 @@ def key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, 
     ids, vector = texts.ids[template], texts.vector[template]
     sample = torch.arange(len(ids))[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
-    states = encode(backbone, ids.repeat(2, 1), rows, (vector >= 0).repeat(2, 1))
+    states = encode_token_ids(backbone, ids.repeat(2, 1), rows, (vector >= 0).repeat(2, 1))
     key, value = states.chunk(2)
     return torch.cat([key, value, texts.reference[template]], dim=-1)

@@ -1,4 +1,4 @@
-"""Lesson: tokens in the place of the class word, by denoising views and by the attention loss."""
+"""Token training: tokens in the place of the class word, by denoising views and by the attention loss."""
 
 import hashlib
 from typing import Any, Protocol
@@ -10,14 +10,14 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, to_dict
 from sefi.core.nouns import as_table
 from sefi.core.streams import stream
-from sefi.learn.objective import Losses, losses
+from sefi.learn.objective import Losses, compute_losses
 from sefi.learn.sampling import ViewLatents, draw_sample
-from sefi.learn.texts import training_texts
+from sefi.learn.texts import encode_training_texts
 from sefi.photo.views import PhotoViews
 
 
 class TokenTable(Protocol):
-    """A module that gives tokens; the ways to make them differ, and what is kept beside them.
+    """A module that returns tokens, and the further tensors of its identity.
 
     Attributes:
         class_token: the token-table row of the class word, `[width]`.
@@ -33,17 +33,17 @@ class TokenTable(Protocol):
         """
         ...
 
-    def settle(self) -> None:
-        """Called after every update."""
+    def after_step(self) -> None:
+        """Apply limits and averages after an update."""
         ...
 
-    def beside(self) -> dict[str, Tensor]:
-        """What an identity keeps beside the tokens; no gradient."""
+    def get_extra_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the identity other than its tokens, without gradient."""
         ...
 
 
-class TokenLesson:
-    """Denoising plus lambda times the attention loss, for whatever gives the tokens.
+class TokenTraining:
+    """Denoising plus lambda times the attention loss, for any module of tokens.
 
     Args:
         tokens: a module that is also a `TokenTable`.
@@ -54,39 +54,39 @@ class TokenLesson:
         self.weights = tokens
         self.table: TokenTable = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the table gives tokens, whatever the settings say.
-        vectors = as_table(self.kept()["tokens"]).shape[2]
-        self.texts = training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
+        vectors = as_table(self.get_identity_tensors()["tokens"]).shape[2]
+        self.texts = encode_training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
         self.latents = ViewLatents(backbone, views, config.views, seed)
-        self.settings: dict[str, Any] = run_settings(backbone, views, config, seed)
+        self.settings: dict[str, Any] = collect_run_settings(backbone, views, config, seed)
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Both terms of a step."""
+    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step and both of its terms."""
         self.weights.train()
         tokens = self.table(stream(self.seed, "dropout", step))
         sample = draw_sample(self.backbone, self.latents, self.config.learn, self.seed, step)
-        found = losses(self.backbone, self.texts, tokens, sample, self.config.learn)
-        return found.total, self.numbers(found, tokens)
+        found = compute_losses(self.backbone, self.texts, tokens, sample, self.config.learn)
+        return found.total, self.list_numbers(found, tokens)
 
-    def numbers(self, found: Losses, tokens: Tensor) -> dict[str, float]:
-        """Both losses, their weighted ratio (the scale check) and the mean token norm over the class word's."""
+    def list_numbers(self, found: Losses, tokens: Tensor) -> dict[str, float]:
+        """Return both losses, their weighted ratio (the scale check) and the mean token norm over the class word's."""
         denoise, attention = float(found.denoise.detach()), float(found.attention.detach())
         norm = float(tokens.detach().norm(dim=-1).mean() / self.table.class_token.norm())
         ratio = self.config.learn.attention_weight * attention / max(denoise, 1e-12)
         return {"loss_denoise": denoise, "loss_attention": attention, "ratio": ratio, "token_norm": norm}
 
-    def settle(self) -> None:
-        """Limits and averages that the table wants."""
-        self.table.settle()
+    def after_step(self) -> None:
+        """Apply the limits and averages of the tokens."""
+        self.table.after_step()
 
     @torch.no_grad()
-    def kept(self) -> dict[str, Tensor]:
-        """The tokens as generation uses them, dropout off, and what the table keeps beside them."""
+    def get_identity_tensors(self) -> dict[str, Tensor]:
+        """Return the tokens as generation uses them, without dropout, and the further tensors."""
         self.weights.eval()
-        return {"tokens": self.table().clone().contiguous(), **self.table.beside()}
+        return {"tokens": self.table().clone().contiguous(), **self.table.get_extra_tensors()}
 
 
-def run_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
-    """What tells one learning run from every other."""
+def collect_run_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
+    """Return what identifies a training run."""
     return {
         "config": to_dict(config),
         "seed": seed,

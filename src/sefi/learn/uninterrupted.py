@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def uninterrupted() -> Generator[None]:
+def delay_interrupts() -> Generator[None]:
     """An interrupt that arrives within the block is raised once on leaving it.
 
     Python delivers signals to the main thread only, so other threads need no guard and get none.

@@ -1,4 +1,4 @@
-"""Lesson: weights of the model itself, by denoising the subject's views and, beside them, pictures of its class."""
+"""Finetuning: weights of the model itself, by denoising the subject's views and images of its class."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import LOADING
 from sefi.backbone.schedule import add_noise, target
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.words import sentence_ids
+from sefi.conditioning.words import tokenize_sentence
 from sefi.core.config import Config, from_saved
 from sefi.core.nouns import IdentityHeader
 from sefi.core.protocols import Progress
@@ -31,8 +31,8 @@ Context = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Noised:
-    """One kind of picture in a step.
+class NoisedBatch:
+    """Noised latents of one step and what they are denoised with.
 
     Attributes:
         latents: `[batch, channel, h, w]`.
@@ -49,17 +49,17 @@ class Noised:
     counted: Tensor | None = None
 
 
-Part = Callable[[int], Noised]  # the number of a step to what it denoises
+Part = Callable[[int], NoisedBatch]  # the number of a step to what it denoises
 
 
 @dataclass(frozen=True)
-class Studied:
-    """What a lesson trains, and on what.
+class TrainingParts:
+    """What is trained, and on what.
 
     Attributes:
         weights: their parameters are those of the copies that are trained, or stand beside them.
-        subject: the subject's part of a step.
-        prior: the class's part; None does without.
+        subject: returns the subject's part of a step.
+        prior: returns the class's part; None trains without.
         keep: what an identity keeps.
         detach_start: no gradient through the start word's key and value.
     """
@@ -67,37 +67,37 @@ class Studied:
     weights: nn.Module
     subject: Part
     prior: Part | None
-    keep: Callable[[], Mapping[str, Tensor]]
+    get_tensors: Callable[[], Mapping[str, Tensor]]
     detach_start: bool = False
 
 
-class WeightLesson:
+class WeightTraining:
     """Denoising of the subject plus weight times denoising of its class.
 
     Args:
         backbone: a copy of the model with what is trained in it.
-        settings: what tells this run from every other.
+        settings: identify this training.
     """
 
-    def __init__(self, backbone: Backbone, config: Config, studied: Studied, settings: dict[str, Any]) -> None:
-        self.backbone, self.config, self.studied = backbone, config, studied
-        self.weights, self.settings = studied.weights, settings
+    def __init__(self, backbone: Backbone, config: Config, parts: TrainingParts, settings: dict[str, Any]) -> None:
+        self.backbone, self.config, self.parts = backbone, config, parts
+        self.weights, self.settings = parts.weights, settings
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Both terms of a step."""
-        own = self.denoising(self.studied.subject(step))
+    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step and both of its terms."""
+        own = self.compute_denoising_loss(self.parts.subject(step))
         numbers = {"loss_denoise": float(own.detach())}
-        if self.studied.prior is None:
+        if self.parts.prior is None:
             return own, numbers
-        of_class = self.denoising(self.studied.prior(step))
+        of_class = self.compute_denoising_loss(self.parts.prior(step))
         numbers["loss_prior"] = float(of_class.detach())
         return own + self.config.tune.prior_weight * of_class, numbers
 
-    def denoising(self, drawn: Noised) -> Tensor:
-        """Mean squared error over the cells that count, each sample's mean first."""
+    def compute_denoising_loss(self, drawn: NoisedBatch) -> Tensor:
+        """Return the mean squared error over the cells that count, each sample's mean first."""
         backbone, alphas = self.backbone, self.backbone.scheduler.alphas_cumprod
         noisy = add_noise(drawn.latents, drawn.noise, drawn.timesteps, alphas)
-        unet = copy_with_key_value_attention(backbone.unet, backbone.width, detach_start=self.studied.detach_start)
+        unet = copy_with_key_value_attention(backbone.unet, backbone.width, detach_start=self.parts.detach_start)
         both = torch.cat([drawn.context, drawn.context], dim=-1)
         found = backbone.predict(noisy, drawn.timesteps, both, unet)
         wanted = target(drawn.latents, drawn.noise, drawn.timesteps, alphas, backbone.prediction_type)
@@ -107,16 +107,18 @@ class WeightLesson:
         counted = drawn.counted.expand_as(error)
         return ((error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)).mean()
 
-    def settle(self) -> None:
-        """Nothing to do after an update."""
+    def after_step(self) -> None:
+        """Do nothing: no limits, no averages."""
 
-    def kept(self) -> dict[str, Tensor]:
-        """Copies of what an identity keeps, out of the device's memory."""
-        return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.studied.keep().items()}
+    def get_identity_tensors(self) -> dict[str, Tensor]:
+        """Return copies of the tensors of the identity, out of the device's memory."""
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.parts.get_tensors().items()
+        }
 
 
-def class_latents(backbone: Backbone, config: Config, progress: Progress) -> Tensor | None:
-    """Latents `[picture, channel, h, w]` of the model's own pictures of the class, by the first sentence; or None."""
+def encode_class_images(backbone: Backbone, config: Config, progress: Progress) -> Tensor | None:
+    """Return latents `[image, channel, h, w]` of the model's own images of the class; None for none."""
     count = config.tune.prior_images
     if not count or not config.tune.prior_weight:
         return None
@@ -127,64 +129,66 @@ def class_latents(backbone: Backbone, config: Config, progress: Progress) -> Ten
     return torch.cat([backbone.encode_image(some) for some in pixels.split(ENCODE_AT_ONCE)])
 
 
-def prior_of(backbone: Backbone, config: Config, seed: int, latents: Tensor | None, context: Context) -> Part | None:
-    """The class's part of every step: some of its pictures with fresh noise; None where there are none."""
+def make_prior_part(
+    backbone: Backbone, config: Config, seed: int, latents: Tensor | None, context: Context
+) -> Part | None:
+    """Return the class's part of every step: some of its images with fresh noise; None where there are none."""
     if latents is None:
         return None
 
-    def drawn(step: int) -> Noised:
+    def drawn(step: int) -> NoisedBatch:
         random = stream(seed, "prior", step)
         chosen = latents[torch.randint(len(latents), (config.learn.batch,), generator=random)]
-        noise, t = noise_and_time(backbone, chosen, random)
-        return Noised(chosen, noise, t, context(torch.zeros(len(chosen), dtype=torch.long)))
+        noise, t = draw_noise_and_timesteps(backbone, chosen, random)
+        return NoisedBatch(chosen, noise, t, context(torch.zeros(len(chosen), dtype=torch.long)))
 
     return drawn
 
 
-def subject_of(backbone: Backbone, views: PhotoViews, config: Config, seed: int, context: Context) -> Part:
-    """The subject's part of every step: views with fresh noise, each with one of the learning sentences."""
+def make_subject_part(backbone: Backbone, views: PhotoViews, config: Config, seed: int, context: Context) -> Part:
+    """Return the subject's part of every step: views with fresh noise, each with one of the training sentences."""
     latents = ViewLatents(backbone, views, config.views, seed)
 
-    def drawn(step: int) -> Noised:
+    def drawn(step: int) -> NoisedBatch:
         random = stream(seed, "sample", step)
         chosen = latents(config.learn.batch, step)
-        noise, t = noise_and_time(backbone, chosen, random)
+        noise, t = draw_noise_and_timesteps(backbone, chosen, random)
         which = torch.randint(len(config.learn.templates), (len(chosen),), generator=random)
-        return Noised(chosen, noise, t, context(which))
+        return NoisedBatch(chosen, noise, t, context(which))
 
     return drawn
 
 
-def noise_and_time(backbone: Backbone, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Standard normal noise shaped as the latents, and uniform timesteps `[batch]`."""
+def draw_noise_and_timesteps(backbone: Backbone, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return standard normal noise shaped as the latents, and uniform timesteps `[batch]`."""
     noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
     t = torch.randint(0, backbone.num_train_timesteps, (len(latents),), generator=random)
     return noise, t.to(latents.device)
 
 
-def sentences(backbone: Backbone, config: Config, subject: str) -> Tensor:
-    """Token ids `[sentence, word]` of the learning sentences with plain words for the subject."""
-    return torch.stack([sentence_ids(backbone, template.format(subject)) for template in config.learn.templates])
+def tokenize_sentences(backbone: Backbone, config: Config, subject: str) -> Tensor:
+    """Return token ids `[sentence, word]` of the training sentences with plain words for the subject."""
+    return torch.stack([tokenize_sentence(backbone, template.format(subject)) for template in config.learn.templates])
 
 
-def rare_and_plain(backbone: Backbone, config: Config) -> tuple[Tensor, Tensor]:
-    """Token ids `[sentence, word]` of the learning sentences with the rare word before the class word, and without."""
-    words = rare_words(config.tune.identifier, config.learn.class_word)
-    return sentences(backbone, config, words), sentences(backbone, config, config.learn.class_word)
+def tokenize_rare_and_plain(backbone: Backbone, config: Config) -> tuple[Tensor, Tensor]:
+    """Return token ids `[sentence, word]` of the training sentences with the rare word and without."""
+    words = format_rare_words(config.tune.identifier, config.learn.class_word)
+    return tokenize_sentences(backbone, config, words), tokenize_sentences(backbone, config, config.learn.class_word)
 
 
-def rare_words(identifier: str, class_word: str) -> str:
-    """What is written for a subject that a rare word stands for."""
+def format_rare_words(identifier: str, class_word: str) -> str:
+    """Return what stands in a prompt for a subject with a rare word."""
     return f"{identifier} {class_word}"
 
 
-def rare_or_class(header: IdentityHeader, strength: float) -> str:
-    """What is written for an identity's name: the rare word and the class word; at strength 0 the class word alone."""
+def format_subject_words(header: IdentityHeader, strength: float) -> str:
+    """Return what stands for an identity's name: rare word and class word; at strength 0 the class word alone."""
     identifier = from_saved(header.settings).tune.identifier
-    return rare_words(identifier, header.class_word) if strength else header.class_word
+    return format_rare_words(identifier, header.class_word) if strength else header.class_word
 
 
-def as_module(weights: Mapping[str, nn.Parameter]) -> nn.Module:
-    """Weights as a module, under names that one allows."""
+def wrap_weights(weights: Mapping[str, nn.Parameter]) -> nn.Module:
+    """Return weights as a module, under names that a module allows."""
     with LOADING:
         return nn.ParameterDict({name.replace(".", "/"): weight for name, weight in weights.items()})

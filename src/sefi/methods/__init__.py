@@ -29,7 +29,7 @@ METHODS: dict[str, Method] = {
 }
 
 
-def method_named(name: str) -> Method:
+def get_method(name: str) -> Method:
     """The method of this name; `ConfigError` names the others."""
     if name not in METHODS:
         raise ConfigError(f"There is no method {name!r}.", suggest(name, METHODS, METHOD_ALIASES, "Choose"))
@@ -38,10 +38,10 @@ def method_named(name: str) -> Method:
 
 def is_of_tokens(name: str) -> bool:
     """Whether the identities of this method are tokens and nothing else, so that the model stays as it is."""
-    return isinstance(method_named(name), TokenMethod)
+    return isinstance(get_method(name), TokenMethod)
 
 
-def tokens_alone(identities: Sequence[Identity]) -> None:
+def check_tokens_only(identities: Sequence[Identity]) -> None:
     """Refuse identities that are more than their tokens, where only tokens are looked at.
 
     Raises:

@@ -10,28 +10,28 @@ from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import token_row
-from sefi.conditioning.prompt import class_token_id
+from sefi.conditioning.encode import get_token_row
+from sefi.conditioning.prompt import get_class_token_id
 from sefi.core.config import Config, to_dict
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.protocols import Progress, SilentProgress
 from sefi.generate.sampler import ConditionedModel
-from sefi.learn.loop import Lesson, Tensors, learned
-from sefi.learn.tokens import TokenLesson
+from sefi.learn.loop import Tensors, TrainingTask, train
+from sefi.learn.tokens import TokenTraining
 from sefi.photo.views import PhotoViews
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
-class Watched:
-    """Who looks on while a subject is learned.
+class RunOptions:
+    """How one training run is carried out.
 
     Attributes:
-        progress: is told of every step.
-        checkpoint: where to keep and find an unfinished run; None keeps nothing.
-        probe: how good an identity is, the higher the better, asked every `learn.probe_every` steps.
-        judges: folder of the networks that look at pictures, for methods that need a recogniser; None: there is none.
+        progress: is advanced after every step.
+        checkpoint: file to save an unfinished run to and to resume from; None saves nothing.
+        probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
+        judges: folder of the evaluators, for methods that need a recogniser; None: there is none.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -41,8 +41,8 @@ class Watched:
 
 
 @dataclass(frozen=True)
-class About:
-    """What a list of methods says of one.
+class MethodInfo:
+    """What a list of methods shows of one.
 
     Attributes:
         title: its name as people write it.
@@ -58,8 +58,8 @@ class About:
 
 
 @dataclass(frozen=True)
-class Weights:
-    """How many numbers a method learns and adds, as the papers count them; recognisers and image encoders not counted.
+class WeightCounts:
+    """How many weights a method learns and adds, as the papers count them; recognisers and image encoders not counted.
 
     Attributes:
         trained: learned and kept for each subject.
@@ -73,9 +73,9 @@ class Weights:
 class Method(Protocol):
     """A way to learn a subject and to apply what was learned; neither changes the model that it is given."""
 
-    about: About
+    info: MethodInfo
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """What it learns and adds on this model; works on a model without values (the meta device)."""
         ...
 
@@ -94,7 +94,7 @@ class Method(Protocol):
         backbone: Backbone,
         config: Config,
         seed: int,
-        watched: Watched,
+        options: RunOptions,
     ) -> Identity:
         """Learn the subject of these views."""
         ...
@@ -116,12 +116,12 @@ class TokenMethod:
         return ConditionedModel(backbone, IdentityConditioner(backbone, identities, strength))
 
 
-def class_row(backbone: Backbone, config: Config) -> Tensor:
+def get_class_row(backbone: Backbone, config: Config) -> Tensor:
     """The token-table row of the class word, `[width]`."""
-    return token_row(backbone, class_token_id(backbone.tokenizer, config.learn.class_word))
+    return get_token_row(backbone, get_class_token_id(backbone.tokenizer, config.learn.class_word))
 
 
-def header_of(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
+def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
     """What an identity says about itself."""
     return IdentityHeader(
         name=name,
@@ -138,16 +138,16 @@ def header_of(name: str, backbone: Backbone, config: Config, seed: int) -> Ident
 
 
 def learn_identity(
-    lesson: Lesson, name: str, backbone: Backbone, config: Config, seed: int, watched: Watched
+    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: RunOptions
 ) -> Identity:
-    """Learn a lesson, watched, into an identity."""
-    header = header_of(name, backbone, config, seed)
-    asked = watched.probe
+    """Train a task; return the identity."""
+    header = create_header(name, backbone, config, seed)
+    asked = options.probe
 
     def probe(kept: Tensors) -> float:
         return asked(Identity(kept, header)) if asked is not None else 0.0
 
-    tensors, numbers = learned(lesson, config, watched.progress, watched.checkpoint, None if asked is None else probe)
+    tensors, numbers = train(task, config, options.progress, options.checkpoint, None if asked is None else probe)
     return Identity(tensors, header.model_copy(update={"metrics": numbers}))
 
 
@@ -158,8 +158,8 @@ def learn_tokens(
     backbone: Backbone,
     config: Config,
     seed: int,
-    watched: Watched,
+    options: RunOptions,
 ) -> Identity:
     """Learn what gives tokens by denoising views, and by the attention loss where that has a weight."""
-    lesson = TokenLesson(backbone, views, config, seed, tokens)
-    return learn_identity(lesson, name, backbone, config, seed, watched)
+    task = TokenTraining(backbone, views, config, seed, tokens)
+    return learn_identity(task, name, backbone, config, seed, options)

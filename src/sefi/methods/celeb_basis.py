@@ -11,13 +11,13 @@ from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import LOADING
-from sefi.conditioning.names import COLUMNS, name_rows, names_for
+from sefi.conditioning.names import COLUMNS, look_up_name_rows, read_name_list
 from sefi.core.config import Config
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.nouns import Identity
 from sefi.core.streams import stream
-from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import of_people, one_word, with_judges
+from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
+from sefi.methods.checks import check_judges, check_one_word, check_person
 from sefi.metrics.faces import DETECTOR, RECOGNISER, SurestFace
 from sefi.photo.views import PhotoViews, rgb_bytes
 
@@ -35,54 +35,56 @@ class CelebBasis(TokenMethod):
     code fills with whatever its library gives, are left out.
     """
 
-    about = About("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
+    info = MethodInfo("Celeb Basis", "arXiv 2306.00926", "MIT; written anew, without its InsightFace weights")
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Coefficients; the layer that gives them from a face."""
         found = min(config.basis.components, backbone.width)
         with torch.device("meta"):
-            return Weights(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
+            return WeightCounts(COLUMNS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """A person; no stages, no keys of their own; a detector, a recogniser and names."""
-        one_word(self.about.title, config)
-        of_people(self.about.title, config)
-        with_judges(self.about.title, judges, DETECTOR, RECOGNISER)
-        bases(backbone, config)
+        check_one_word(self.info.title, config)
+        check_person(self.info.title, config)
+        check_judges(self.info.title, judges, DETECTOR, RECOGNISER)
+        compute_bases(backbone, config)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
         """Tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
 
         Raises:
             FaceError: no face in the photo.
         """
-        basis = bases(backbone, config)
-        faces = torch.tensor(np.stack(faces_of(views, watched)))
-        tokens = BasisTokens(class_row(backbone, config), basis, faces, seed)
-        return learn_tokens(tokens, name, views, backbone, config, seed, watched)
+        basis = compute_bases(backbone, config)
+        faces = torch.tensor(np.stack(embed_faces(views, options)))
+        tokens = BasisTokens(get_class_row(backbone, config), basis, faces, seed)
+        return learn_tokens(tokens, name, views, backbone, config, seed, options)
 
 
-def bases(backbone: Backbone, config: Config) -> Tensor:
+def compute_bases(backbone: Backbone, config: Config) -> Tensor:
     """Mean and components of both words of the known names, `[2, 1 + component, width]`.
 
     Raises:
         ConfigError: no list of names, or too few different ones.
     """
-    columns = name_rows(backbone, names_for(backbone, config.basis.names))
-    spanned = min(dimensions(column) for column in columns)
+    columns = look_up_name_rows(backbone, read_name_list(backbone, config.basis.names))
+    spanned = min(count_dimensions(column) for column in columns)
     if not spanned:
         raise ConfigError("All names of the list are the same.", "Give a longer list with basis.names.")
-    return torch.stack([principal(column, min(config.basis.components, spanned)) for column in columns])
+    return torch.stack(
+        [compute_principal_components(column, min(config.basis.components, spanned)) for column in columns]
+    )
 
 
-def dimensions(rows: Tensor) -> int:
+def count_dimensions(rows: Tensor) -> int:
     """How many components rows `[name, width]` span: one less than there are different ones, the width at most."""
     return min(len(torch.unique(rows, dim=0)) - 1, rows.shape[1])
 
 
-def principal(rows: Tensor, count: int) -> Tensor:
+def compute_principal_components(rows: Tensor, count: int) -> Tensor:
     """Mean and first principal components of rows `[name, width]`: `[1 + component, width]`, mean first.
 
     The components are orthonormal and not scaled; each one's largest entry is positive, so that libraries agree.
@@ -93,14 +95,14 @@ def principal(rows: Tensor, count: int) -> Tensor:
     return torch.cat([mean, components * largest.sign()])
 
 
-def faces_of(views: PhotoViews, watched: Watched) -> list[NDArray[np.float32]]:
+def embed_faces(views: PhotoViews, options: RunOptions) -> list[NDArray[np.float32]]:
     """Unit embeddings of the photo's face and of its mirror image.
 
     Raises:
         FaceError: there is none.
     """
-    assert watched.judges is not None
-    embed = SurestFace.of(watched.judges)
+    assert options.judges is not None
+    embed = SurestFace.of(options.judges)
     found = [face for side in (views.clean, views.clean.flip(-1)) if (face := embed(rgb_bytes(side))) is not None]
     if not found:
         raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")
@@ -151,7 +153,7 @@ class BasisTokens(nn.Module):
         self.register_buffer("running", torch.zeros(COLUMNS, components, dtype=torch.float32))
         self.register_buffer("updates", torch.zeros((), dtype=torch.long))
 
-    def coefficients(self) -> Tensor:
+    def compute_coefficients(self) -> Tensor:
         """Unit coefficients `[2, component]`: of this step while learning, else the running mean's direction."""
         if not self.training and self.updates:
             return F.normalize(self.running, dim=-1)
@@ -159,16 +161,16 @@ class BasisTokens(nn.Module):
 
     def forward(self, random: torch.Generator | None = None) -> Tensor:
         """`[1, 2, 3, width]`: two tokens in the basis, then the class word; nothing is random."""
-        inside = self.basis[:, 0] + torch.einsum("kc,kcw->kw", self.coefficients(), self.basis[:, 1:])
+        inside = self.basis[:, 0] + torch.einsum("kc,kcw->kw", self.compute_coefficients(), self.basis[:, 1:])
         return torch.cat([inside, self.class_token[None]]).expand(1, 2, -1, -1)
 
     @torch.no_grad()
-    def settle(self) -> None:
+    def after_step(self) -> None:
         """One more step into the running mean."""
         now = self.mapper(self.faces[int(self.updates) % len(self.faces)])
         self.running.mul_(MOMENTUM).add_((1 - MOMENTUM) * now)
         self.updates += 1
 
-    def beside(self) -> dict[str, Tensor]:
+    def get_extra_tensors(self) -> dict[str, Tensor]:
         """The coefficients and the basis that they belong to."""
-        return {"coefficients": self.coefficients().detach().clone(), "basis": self.basis.clone()}
+        return {"coefficients": self.compute_coefficients().detach().clone(), "basis": self.basis.clone()}

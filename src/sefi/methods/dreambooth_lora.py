@@ -14,26 +14,26 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.quiet import LOADING
 from sefi.backbone.weights import ATTENTION_LAYERS, copy_part, part_of
 from sefi.conditioning.conditioner import check_identities
-from sefi.conditioning.encode import encode
+from sefi.conditioning.encode import encode_token_ids
 from sefi.conditioning.words import WordsConditioner
 from sefi.core.config import Config, from_saved
 from sefi.core.errors import ConfigError, IdentityError, how_to_install
 from sefi.core.nouns import Identity
 from sefi.core.streams import stream
 from sefi.generate.sampler import ConditionedModel
-from sefi.learn.tokens import run_settings
+from sefi.learn.tokens import collect_run_settings
 from sefi.learn.weights import (
-    Studied,
-    WeightLesson,
-    as_module,
-    class_latents,
-    prior_of,
-    rare_and_plain,
-    rare_or_class,
-    subject_of,
+    TrainingParts,
+    WeightTraining,
+    encode_class_images,
+    format_subject_words,
+    make_prior_part,
+    make_subject_part,
+    tokenize_rare_and_plain,
+    wrap_weights,
 )
-from sefi.methods.base import About, Watched, Weights, learn_identity
-from sefi.methods.refusals import tuned_weights
+from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, learn_identity
+from sefi.methods.checks import check_tuned_weights
 from sefi.photo.views import PhotoViews
 
 ADAPTER = "sefi"
@@ -42,40 +42,40 @@ ADAPTER = "sefi"
 class DreamBoothLora:
     """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
 
-    about = About("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)", alone=True)
+    info = MethodInfo("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)", alone=True)
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Two matrices for every attention layer."""
         layers = [layer for name, layer in backbone.unet.named_modules() if is_adapted(name)]
         sides = [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)]
-        return Weights(sum(config.tune.rank * (out + into) for out, into in sides), 0)
+        return WeightCounts(sum(config.tune.rank * (out + into) for out, into in sides), 0)
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no attention loss, the UNet only; weights in single precision; `peft`."""
         del judges
-        tuned_weights(self.about.title, config, backbone)
+        check_tuned_weights(self.info.title, config, backbone)
         if config.tune.parts != "unet":
             raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
         if importlib.util.find_spec("peft") is None:
-            raise without_peft()
+            raise create_peft_error()
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
         """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
-        latents = class_latents(backbone, config, watched.progress)
-        sentences = rare_and_plain(backbone, config)
+        latents = encode_class_images(backbone, config, options.progress)
+        sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, stream(seed, "lora"))
-        states = [encode(backbone, ids) for ids in sentences]
-        studied = Studied(
-            as_module(matrices),
-            subject_of(backbone, views, config, seed, lambda which: states[0][which]),
-            prior_of(backbone, config, seed, latents, lambda which: states[1][which]),
+        states = [encode_token_ids(backbone, ids) for ids in sentences]
+        parts = TrainingParts(
+            wrap_weights(matrices),
+            make_subject_part(backbone, views, config, seed, lambda which: states[0][which]),
+            make_prior_part(backbone, config, seed, latents, lambda which: states[1][which]),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
-        lesson = WeightLesson(model, config, studied, run_settings(backbone, views, config, seed))
-        return learn_identity(lesson, name, backbone, config, seed, watched)
+        task = WeightTraining(model, config, parts, collect_run_settings(backbone, views, config, seed))
+        return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """A copy of the model with the matrices, scaled by the strength, and names written as words.
@@ -89,7 +89,7 @@ class DreamBoothLora:
                 "Two LoRA identities answer to the same rare word, so they cannot share a prompt.",
                 "Use one of them, or learn both with a method of tokens.",
             )
-        words = {identity.name: rare_or_class(identity.header, strength) for identity in identities}
+        words = {identity.name: format_subject_words(identity.header, strength) for identity in identities}
         conditioner = WordsConditioner(backbone, words)
         if not identities:
             return ConditionedModel(backbone, conditioner)
@@ -114,7 +114,7 @@ def copy_with_matrices(backbone: Backbone, rank: int) -> tuple[Backbone, dict[st
     try:
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415  optional
     except ImportError:
-        raise without_peft() from None
+        raise create_peft_error() from None
     copied = copy_part(backbone.unet)
     layers = [name for name, _ in copied.named_modules() if is_adapted(name)]
     chosen = LoraConfig(r=rank, lora_alpha=rank, target_modules=layers, init_lora_weights=False)
@@ -151,7 +151,7 @@ def draw_first(matrices: dict[str, nn.Parameter], rank: int, random: torch.Gener
             pair[1].zero_()
 
 
-def without_peft() -> ConfigError:
+def create_peft_error() -> ConfigError:
     """The error for a missing package."""
     return ConfigError("LoRA needs the package peft.", how_to_install("lora"))
 

@@ -13,8 +13,8 @@ from sefi.conditioning.composer import (
     ComposerConditioner,
     Fuse,
     clip_pixels,
-    opened_composer,
-    opened_fusion,
+    load_composer,
+    load_fusion,
     read_composer,
 )
 from sefi.conditioning.conditioner import check_identities
@@ -22,8 +22,8 @@ from sefi.core.config import ComposeConfig, Config, from_saved
 from sefi.core.errors import IdentityError
 from sefi.core.nouns import Identity
 from sefi.generate.sampler import ConditionedModel
-from sefi.methods.base import About, Watched, Weights, header_of
-from sefi.methods.refusals import allow_only, of_people, one_word, with_judges
+from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, create_header
+from sefi.methods.checks import check_judges, check_one_word, check_person, check_settings_used
 from sefi.photo.views import PhotoViews, rgb_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
@@ -40,37 +40,37 @@ class FastComposer:
     before CLIP's projection.
     """
 
-    about = About("FastComposer", "arXiv 2305.10431", "MIT; written anew, trained on our drawings")
+    info = MethodInfo("FastComposer", "arXiv 2305.10431", "MIT; written anew, trained on our drawings")
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Nothing for a subject; for all of them the fusion and the tuned attention, the image encoder not counted."""
         del config
         there = dict(backbone.unet.named_parameters())
         tuned = sum(there[name].numel() for name in cross_attention_names(backbone.unet, ATTENTION_LAYERS))
         with torch.device("meta"):
             fusion = Fuse(backbone.width, FEATURES.get(backbone.family, backbone.width))
-        return Weights(0, tuned + sum(p.numel() for p in fusion.parameters()))
+        return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """A person; no stages, no keys of their own; CLIP, and weights trained for this model."""
-        one_word(self.about.title, config)
-        of_people(self.about.title, config)
-        allow_only(self.about.title, config, attention_weight=0.0, probe_every=0)
-        with_judges(self.about.title, judges, "clip")
-        read_composer(weights_file(config.compose.weights), backbone)
+        check_one_word(self.info.title, config)
+        check_person(self.info.title, config)
+        check_settings_used(self.info.title, config, attention_weight=0.0, probe_every=0)
+        check_judges(self.info.title, judges, "clip")
+        read_composer(get_weights_file(config.compose.weights), backbone)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
         """`image`: features `[1, features]` of the photo, as it is; `composer`: SHA-256 of the trained weights."""
-        assert watched.judges is not None
-        file = weights_file(config.compose.weights)
+        assert options.judges is not None
+        file = get_weights_file(config.compose.weights)
         weights = read_composer(file, backbone)
-        composer = opened_composer(watched.judges, backbone.width, part_of(weights, "composer"))
+        composer = load_composer(options.judges, backbone.width, part_of(weights, "composer"))
         with torch.no_grad():
-            image = composer.features(clip_pixels([rgb_bytes(views.clean)], composer.vision.config))
-        tensors = {"image": image.contiguous(), "composer": sha256_of(file)}
-        return Identity(tensors, header_of(name, backbone, config, seed))
+            image = composer.encode_images(clip_pixels([rgb_bytes(views.clean)], composer.vision.config))
+        tensors = {"image": image.contiguous(), "composer": hash_file(file)}
+        return Identity(tensors, create_header(name, backbone, config, seed))
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """A copy of the model with the tuned attention, and a conditioner that fuses pictures into words.
@@ -79,15 +79,15 @@ class FastComposer:
             IdentityError: they were learned with other weights than there are, or with different settings.
         """
         check_identities(backbone, identities)
-        chosen = chosen_settings(identities)
-        file = weights_file(chosen.weights)
+        chosen = choose_settings(identities)
+        file = get_weights_file(chosen.weights)
         weights = read_composer(file, backbone)
         check_weights(identities, file)
-        fusion = opened_fusion(part_of(weights, "composer"), backbone.width)
+        fusion = load_fusion(part_of(weights, "composer"), backbone.width)
         conditioner = ComposerConditioner(
             backbone,
             fusion,
-            {i.name: features_of(i, fusion) for i in identities},
+            {i.name: get_features(i, fusion) for i in identities},
             {i.name: i.header.class_word for i in identities},
             min(1.0, strength * chosen.alpha),
         )
@@ -95,7 +95,7 @@ class FastComposer:
         return ConditionedModel(copy_with_weights(backbone, tuned if conditioner.alpha else {}), conditioner)
 
 
-def chosen_settings(identities: Sequence[Identity]) -> ComposeConfig:
+def choose_settings(identities: Sequence[Identity]) -> ComposeConfig:
     """How these identities are composed.
 
     Raises:
@@ -117,7 +117,7 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
     Raises:
         IdentityError: one was.
     """
-    there = sha256_of(file)
+    there = hash_file(file)
     for identity in identities:
         found = identity.tensors.get("composer")
         if found is None or found.tolist() != there.tolist():
@@ -127,7 +127,7 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
             )
 
 
-def features_of(identity: Identity, fusion: Fuse) -> Tensor:
+def get_features(identity: Identity, fusion: Fuse) -> Tensor:
     """Return the features `[features]` of an identity's picture.
 
     Raises:
@@ -143,12 +143,12 @@ def features_of(identity: Identity, fusion: Fuse) -> Tensor:
     return image.float().mean(0)
 
 
-def sha256_of(file: Path) -> Tensor:
+def hash_file(file: Path) -> Tensor:
     """A file's digest, uint8 `[32]`."""
     with file.open("rb") as content:
         return torch.frombuffer(bytearray(hashlib.file_digest(content, "sha256").digest()), dtype=torch.uint8)
 
 
-def weights_file(named: str | None) -> Path:
+def get_weights_file(named: str | None) -> Path:
     """Where FastComposer's trained weights lie."""
     return SHIPPED if named is None else Path(named)

@@ -5,9 +5,9 @@ from pathlib import Path
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.nouns import Identity
-from sefi.identity.tokens import IdentityTokens, module_weights, slots_of
-from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import allow_only, staged
+from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
+from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
+from sefi.methods.checks import check_settings_used, check_staged
 from sefi.photo.views import PhotoViews
 
 
@@ -18,23 +18,24 @@ class ProSpect(TokenMethod):
     the module is thrown away and the tokens are kept.
     """
 
-    about = About("ProSpect", "arXiv 2305.16225", "Apache-2.0; written anew")
+    info = MethodInfo("ProSpect", "arXiv 2305.16225", "Apache-2.0; written anew")
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """A token for each stage, and the module that gives them."""
-        return Weights(
-            config.learn.stages * slots_of(config.learn) * backbone.width, module_weights(backbone.width, config.learn)
+        return WeightCounts(
+            config.learn.stages * count_slots(config.learn) * backbone.width,
+            count_module_weights(backbone.width, config.learn),
         )
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """One token for the placeholder, and no attention loss."""
         del backbone, judges
-        staged(self.about.title, config)
-        allow_only(self.about.title, config, attention_weight=0.0)
+        check_staged(self.info.title, config)
+        check_settings_used(self.info.title, config, attention_weight=0.0)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
         """Tokens `[stage, 2, width]`, key and value the same."""
-        tokens = IdentityTokens(class_row(backbone, config), config.learn, seed)
-        return learn_tokens(tokens, name, views, backbone, config, seed, watched)
+        tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)
+        return learn_tokens(tokens, name, views, backbone, config, seed, options)

@@ -6,8 +6,8 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
 from sefi.core.nouns import Identity
 from sefi.identity.tokens import FreeVectors
-from sefi.methods.base import About, TokenMethod, Watched, Weights, class_row, learn_tokens
-from sefi.methods.refusals import one_word
+from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
+from sefi.methods.checks import check_one_word
 from sefi.photo.views import PhotoViews
 
 
@@ -18,21 +18,21 @@ class TextualInversion(TokenMethod):
     and puts the other rows back after every step.
     """
 
-    about = About("Textual Inversion", "arXiv 2208.01618", "MIT; written anew")
+    info = MethodInfo("Textual Inversion", "arXiv 2208.01618", "MIT; written anew")
 
-    def weights(self, backbone: Backbone, config: Config) -> Weights:
+    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """The vectors."""
-        return Weights(config.learn.vectors * backbone.width, 0)
+        return WeightCounts(config.learn.vectors * backbone.width, 0)
 
     def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
         """No stages, no keys of their own."""
         del backbone, judges
-        one_word(self.about.title, config, config.learn.vectors)
+        check_one_word(self.info.title, config, config.learn.vectors)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, watched: Watched
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
         """Tokens `[1, 2, vector, width]` that start at the class word."""
-        row = class_row(backbone, config)
+        row = get_class_row(backbone, config)
         vectors = FreeVectors(row, row.expand(config.learn.vectors, -1))
-        return learn_tokens(vectors, name, views, backbone, config, seed, watched)
+        return learn_tokens(vectors, name, views, backbone, config, seed, options)

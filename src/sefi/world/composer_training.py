@@ -15,15 +15,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.attention.install import copy_with_key_value_attention
-from sefi.attention.tape import Tape
+from sefi.attention.recorder import AttentionRecorder
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.schedule import add_noise, target
 from sefi.backbone.weights import ATTENTION_LAYERS, copy_for_training, cross_attention_names
-from sefi.conditioning.composer import Composer, clip_pixels, clip_vision, describe_model, fused
-from sefi.conditioning.encode import encode
-from sefi.conditioning.prompt import ParsedPrompt, parse
+from sefi.conditioning.composer import Composer, clip_pixels, describe_model, fuse_images, load_clip_vision
+from sefi.conditioning.encode import encode_token_ids
+from sefi.conditioning.prompt import ParsedPrompt, parse_prompt
 from sefi.core.protocols import Progress
-from sefi.learn.weights import as_module
+from sefi.learn.weights import wrap_weights
 from sefi.world.captions import placed, say
 from sefi.world.drawing import draw
 from sefi.world.grids import Fits, fits_in
@@ -142,7 +142,7 @@ def sentences(
         if chance < recipe.without_words:
             text, people = "", 0
         words = {str(n): CLASS_WORD for n in range(people)}
-        parsed.append(parse(backbone.tokenizer, text, words, backbone.text_length))
+        parsed.append(parse_prompt(backbone.tokenizer, text, words, backbone.text_length))
         plain = chance < recipe.without_words + recipe.without_picture
         pictured.append({} if plain else {str(n): features[row, n] for n in range(people)})
     return Sentences(parsed, pictured)
@@ -156,7 +156,7 @@ def said(picture: Picture, random: np.random.Generator, fits: Fits, version: Wor
             return text, count
 
 
-def localisation(tape: Tape, spoken: Sentences, masks: Tensor) -> Tensor:
+def localisation(tape: AttentionRecorder, spoken: Sentences, masks: Tensor) -> Tensor:
     """Mean attention of a person's word outside the person less that inside, over layers, heads and people.
 
     Source: FastComposer, `get_object_localization_loss_for_one_layer`.
@@ -200,12 +200,12 @@ def step_loss(parts: Parts, step: int) -> Tensor:
     noise = torch.randn(latents.shape)
     t = torch.randint(0, backbone.num_train_timesteps, (recipe.batch,))
     others = parts.data.others[rows].flatten(0, 1)
-    features = parts.composer.features(others).unflatten(0, (recipe.batch, 2))
+    features = parts.composer.encode_images(others).unflatten(0, (recipe.batch, 2))
     spoken = sentences(backbone, [parts.data.pictures[int(n)] for n in rows], features, recipe, random)
     with torch.no_grad():
-        plain = encode(backbone, torch.stack([one.ids for one in spoken.parsed]))
-    states = fused(plain, spoken.parsed, spoken.pictured, parts.composer.fuse)
-    tape = Tape(keep_maps=True, keep_gradient=True)
+        plain = encode_token_ids(backbone, torch.stack([one.ids for one in spoken.parsed]))
+    states = fuse_images(plain, spoken.parsed, spoken.pictured, parts.composer.fuse)
+    tape = AttentionRecorder(keep_maps=True, keep_gradient=True)
     alphas = backbone.scheduler.alphas_cumprod
     context = torch.cat([states, states], dim=-1)
     unet = copy_with_key_value_attention(backbone.unet, backbone.width, tape)
@@ -232,15 +232,15 @@ def train_composer(
     """Train the fusion, the image encoder's last layers and the UNet's cross-attention; write them to a file."""
     assert backbone.judges is not None
     torch.manual_seed(seed)
-    composer = Composer(clip_vision(backbone.judges / "clip"), backbone.width).requires_grad_(requires_grad=False)
-    own = composer.trained()
+    composer = Composer(load_clip_vision(backbone.judges / "clip"), backbone.width).requires_grad_(requires_grad=False)
+    own = composer.list_trained()
     data = shown(backbone, composer, recipe, seed, progress)
     for weight in own.values():
         weight.requires_grad = True
     names = cross_attention_names(backbone.unet, ATTENTION_LAYERS)
     model, tuned = copy_for_training(backbone, [f"unet.{name}" for name in names])
     weights = {**{f"composer.{k}": w for k, w in own.items()}, **tuned}
-    module = as_module(weights)
+    module = wrap_weights(weights)
     optimiser = torch.optim.AdamW(module.parameters(), lr=recipe.learning_rate, weight_decay=0.01)
     lesson = Lesson(
         "composer", recipe, seed, recipe.steps, {"weights": module}, optimiser,

@@ -6,17 +6,17 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import token_row
-from sefi.conditioning.prompt import class_token_id
+from sefi.conditioning.encode import get_token_row
+from sefi.conditioning.prompt import get_class_token_id
 from sefi.core.config import GenerateConfig
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.presets import DEFAULT
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
 from sefi.generate.sampler import generate
-from sefi.learn.objective import Sample, losses
-from sefi.learn.sampling import timesteps
-from sefi.learn.texts import training_texts
+from sefi.learn.objective import TrainingSample, compute_losses
+from sefi.learn.sampling import draw_training_timesteps
+from sefi.learn.texts import encode_training_texts
 from sefi.metrics.similarity import similarity
 from sefi.photo.enlarge import LOOKING_SIDE
 from sefi.world.drawing import draw
@@ -31,8 +31,8 @@ FREE = DEFAULT.learn.model_copy(update={"attention_weight": 0.0, "batch": 10})
 
 def fitted(backbone: Backbone, latents: Tensor, steps: int, seed: int, progress: Progress) -> Tensor:
     """Tokens `[stage, 2, width]` that best explain latents `[picture, channel, h, w]` of one person."""
-    texts = training_texts(backbone, FREE)
-    row = token_row(backbone, class_token_id(backbone.tokenizer, FREE.class_word))
+    texts = encode_training_texts(backbone, FREE)
+    row = get_token_row(backbone, get_class_token_id(backbone.tokenizer, FREE.class_word))
     tokens = row.repeat(FREE.stages, 2, 1).requires_grad_()
     optimiser = torch.optim.Adam([tokens], lr=FREE.learning_rate)
     progress.start(steps, "free tokens")
@@ -41,8 +41,10 @@ def fitted(backbone: Backbone, latents: Tensor, steps: int, seed: int, progress:
         chosen = latents[torch.randint(len(latents), (FREE.batch,), generator=random)]
         noise = torch.randn(chosen.shape, generator=random)
         template = torch.randint(len(FREE.templates), (FREE.batch,), generator=random)
-        sample = Sample(chosen, noise, timesteps(FREE, backbone.num_train_timesteps, random), template)
-        loss = losses(backbone, texts, tokens, sample, FREE).total
+        sample = TrainingSample(
+            chosen, noise, draw_training_timesteps(FREE, backbone.num_train_timesteps, random), template
+        )
+        loss = compute_losses(backbone, texts, tokens, sample, FREE).total
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()

@@ -14,16 +14,16 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import token_row
-from sefi.conditioning.prompt import class_token_id
+from sefi.conditioning.encode import get_token_row
+from sefi.conditioning.prompt import get_class_token_id
 from sefi.core.config import GenerateConfig
 from sefi.core.nouns import Identity, IdentityHeader
 from sefi.core.protocols import Progress
 from sefi.core.streams import stream
 from sefi.generate.sampler import generate
-from sefi.learn.objective import Sample, losses
-from sefi.learn.sampling import timesteps
-from sefi.learn.texts import training_texts
+from sefi.learn.objective import TrainingSample, compute_losses
+from sefi.learn.sampling import draw_training_timesteps
+from sefi.learn.texts import encode_training_texts
 from sefi.metrics.encoders import ClipEncoder
 from sefi.metrics.leakage import background_leakage, without_face
 from sefi.metrics.similarity import similarity
@@ -172,7 +172,7 @@ def score_identity(
 
 def random_tokens(backbone: Backbone, seed: int) -> Tensor:
     """Return tokens `[stage, 2, width]` of one random direction, 0.7 to 1.7 times as long as the class word's."""
-    row = token_row(backbone, class_token_id(backbone.tokenizer, FREE.class_word))
+    row = get_token_row(backbone, get_class_token_id(backbone.tokenizer, FREE.class_word))
     random = stream(seed, "random tokens")
     direction = torch.randn(row.shape, generator=random)
     low, high = NORMS
@@ -208,8 +208,8 @@ def invert(backbone: Backbone, latent: Tensor, steps: int, seed: int, progress: 
     Args:
         latent: of the photo, `[1, channels, height, width]`; no crops and no attention loss.
     """
-    texts = training_texts(backbone, FREE)
-    row = token_row(backbone, class_token_id(backbone.tokenizer, FREE.class_word)).clone().requires_grad_()
+    texts = encode_training_texts(backbone, FREE)
+    row = get_token_row(backbone, get_class_token_id(backbone.tokenizer, FREE.class_word)).clone().requires_grad_()
     optimiser = torch.optim.Adam([row], lr=FREE.learning_rate)
     progress.start(steps, "textual inversion")
     for step in range(steps):
@@ -217,8 +217,10 @@ def invert(backbone: Backbone, latent: Tensor, steps: int, seed: int, progress: 
         clean = latent.expand(FREE.batch, -1, -1, -1)
         template = torch.randint(len(FREE.templates), (FREE.batch,), generator=random)
         noise = torch.randn(clean.shape, generator=random)
-        sample = Sample(clean, noise, timesteps(FREE, backbone.num_train_timesteps, random), template)
-        loss = losses(backbone, texts, row.repeat(FREE.stages, 2, 1), sample, FREE).total
+        sample = TrainingSample(
+            clean, noise, draw_training_timesteps(FREE, backbone.num_train_timesteps, random), template
+        )
+        loss = compute_losses(backbone, texts, row.repeat(FREE.stages, 2, 1), sample, FREE).total
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -270,7 +272,7 @@ def score_backgrounds(
     """
     encoder, judges = ClipEncoder(folder / CLIP), Judges(folder)
     version = version_of_side(backbone.resolution)
-    word = token_row(backbone, class_token_id(backbone.tokenizer, FREE.class_word)).repeat(FREE.stages, 2, 1)
+    word = get_token_row(backbone, get_class_token_id(backbone.tokenizer, FREE.class_word)).repeat(FREE.stages, 2, 1)
     differences = list[float]()
     for number in range(300, 300 + people):
         shown = replace(photo_in_scene(subject(number), number, 1, version), light="")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sefi.backbone.bundle import Backbone
 from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.prompt import plain_ids
+from sefi.conditioning.prompt import tokenize_plain
 from sefi.core.config import GenerateConfig
 from sefi.core.errors import ConfigError
 from sefi.core.hints import suggest
@@ -158,7 +158,7 @@ def prompts_of(kind: Kind, seed: int, fits: Fits) -> list[str]:
 
 def fits_in(backbone: Backbone) -> Fits:
     """Whether a sentence has room between the start and the end token of this model."""
-    return lambda text: len(plain_ids(backbone.tokenizer, text)) + 2 <= backbone.text_length
+    return lambda text: len(tokenize_plain(backbone.tokenizer, text)) + 2 <= backbone.text_length
 
 
 def pictures(

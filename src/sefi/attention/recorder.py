@@ -1,4 +1,4 @@
-"""What cross-attention layers write down while they run."""
+"""Attention losses and maps that the cross-attention layers record in a forward pass."""
 
 from dataclasses import dataclass, field
 
@@ -6,12 +6,12 @@ from torch import Tensor
 
 
 @dataclass
-class Tape:
-    """Filled by the processors of one forward pass; emptied by whoever reads it.
+class AttentionRecorder:
+    """Losses and maps of one forward pass, recorded by the attention processors.
 
     Attributes:
-        keep_maps: keep every layer's maps (for pictures), not only the loss.
-        keep_gradient: keep them with their gradient, for losses on the maps themselves.
+        keep_maps: record every layer's maps, not only the loss.
+        keep_gradient: record them with their gradient, for losses on the maps themselves.
         losses: attention loss of each layer, each `[batch]`.
         maps: each layer's maps `[batch, head, word, height, width]`, by layer name.
         reference_maps: the same of the reference text.
@@ -24,13 +24,13 @@ class Tape:
     reference_maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove everything that was recorded."""
         self.losses.clear()
         self.maps.clear()
         self.reference_maps.clear()
 
-    def loss(self) -> Tensor:
-        """Mean over layers, `[batch]`; clears the tape's losses."""
+    def average_losses(self) -> Tensor:
+        """Return the mean loss over layers, `[batch]`, and remove the losses."""
         total = sum(self.losses[1:], self.losses[0]) / len(self.losses)
         self.losses.clear()
         return total

@@ -10,7 +10,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.people import PEOPLE, is_person
 
 
-def allow_only(title: str, config: Config, **values: object) -> None:
+def check_settings_used(title: str, config: Config, **values: object) -> None:
     """Refuse learning settings that a method would pass over.
 
     Args:
@@ -27,29 +27,29 @@ def allow_only(title: str, config: Config, **values: object) -> None:
             )
 
 
-def one_word(title: str, config: Config, vectors: int = 1) -> None:
+def check_one_word(title: str, config: Config, vectors: int = 1) -> None:
     """Refuse what is made for tokens by stage: stages, keys that differ from values, the module, the limit of norms.
 
     Raises:
         ConfigError: there is some.
     """
-    allow_only(
+    check_settings_used(
         title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct", token_norm_limit=None
     )
 
 
-def staged(title: str, config: Config) -> None:
+def check_staged(title: str, config: Config) -> None:
     """Refuse what tokens by stage do not have: several for a placeholder, a limit of norms on those of the module.
 
     Raises:
         ConfigError: there is some.
     """
-    allow_only(title, config, vectors=1)
+    check_settings_used(title, config, vectors=1)
     if config.learn.expansion == "module":
-        allow_only(f"{title} with learn.expansion=module", config, token_norm_limit=None)
+        check_settings_used(f"{title} with learn.expansion=module", config, token_norm_limit=None)
 
 
-def of_people(title: str, config: Config) -> None:
+def check_person(title: str, config: Config) -> None:
     """Refuse subjects whose face no recogniser knows.
 
     Raises:
@@ -62,18 +62,18 @@ def of_people(title: str, config: Config) -> None:
         )
 
 
-def tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
+def check_tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
     """Refuse what no method that trains the model's own weights has: stages, the attention loss, half precision.
 
     Raises:
         ConfigError: there is some.
     """
-    one_word(title, config)
-    allow_only(title, config, attention_weight=0.0)
-    single_precision(title, backbone)
+    check_one_word(title, config)
+    check_settings_used(title, config, attention_weight=0.0)
+    check_single_precision(title, backbone)
 
 
-def single_precision(title: str, backbone: Backbone) -> None:
+def check_single_precision(title: str, backbone: Backbone) -> None:
     """Refuse to train weights whose steps would be rounded away.
 
     Raises:
@@ -87,7 +87,7 @@ def single_precision(title: str, backbone: Backbone) -> None:
         )
 
 
-def with_judges(title: str, judges: Path | None, *names: str) -> Path:
+def check_judges(title: str, judges: Path | None, *names: str) -> Path:
     """The folder of judges that a method reads the photo with.
 
     Raises:
