@@ -3,9 +3,7 @@
 Nothing heavy is imported until it is used.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from sefi.core.threads import limit_spinning
@@ -18,7 +16,10 @@ if TYPE_CHECKING:
     from sefi.core.nouns import Identity as Identity
     from sefi.core.presets import PRESETS as PRESETS
 
-HOMES = {
+# Where each public name is defined; `__getattr__` imports it from there when it is asked for.
+DEFINED_IN = {
+    "learn": "sefi.api",
+    "generate": "sefi.api",
     "open_backbone": "sefi.backbone.open",
     "Identity": "sefi.core.nouns",
     "Config": "sefi.core.config",
@@ -29,38 +30,26 @@ __all__ = ["PRESETS", "Config", "Identity", "SefiError", "generate", "learn", "o
 __version__ = "0.1.0"
 
 
-class Package(ModuleType):
-    """The package itself; `learn` and `generate` are its verbs, though rooms of the same names exist.
-
-    Importing a room makes the import system bind it here; the setters ignore that.
-    """
-
-    @property
-    def learn(self) -> Any:  # noqa: ANN401
-        """`sefi.api.learn`."""
-        return import_module("sefi.api").learn
-
-    @learn.setter
-    def learn(self, _room: ModuleType) -> None: ...
-
-    @property
-    def generate(self) -> Any:  # noqa: ANN401
-        """`sefi.api.generate`."""
-        return import_module("sefi.api").generate
-
-    @generate.setter
-    def generate(self, _room: ModuleType) -> None: ...
-
-
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    if name in HOMES:
-        return getattr(import_module(HOMES[name]), name)
+    if name in DEFINED_IN:
+        return getattr(import_module(DEFINED_IN[name]), name)
     raise AttributeError(f"module 'sefi' has no attribute {name!r}")
 
 
-sys.modules[__name__].__class__ = Package
+def keep_for_functions(*names: str) -> None:
+    """Keep these names of the package for its functions, though subpackages have the same names.
+
+    The first import of a subpackage binds its name here, so that `__getattr__` would not be asked for it any more.
+    Each is therefore imported now, which reads one empty file, and its name is removed; later imports do not bind it.
+    """
+    for name in names:
+        import_module(f"sefi.{name}")
+        globals().pop(name, None)
+
+
 limit_spinning()
+keep_for_functions("learn", "generate")
