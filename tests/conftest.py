@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
@@ -113,6 +115,14 @@ def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") ->
 @pytest.fixture(scope="session")
 def backbone(tokenizer: CLIPTokenizer) -> Backbone:
     return make_backbone(tokenizer)
+
+
+@pytest.fixture
+def answer_interrupts() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt, also where it is ignored (nohup, background jobs of scripts)."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

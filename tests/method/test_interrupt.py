@@ -5,7 +5,6 @@ import dataclasses
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,14 +24,6 @@ from sefi.learn.uninterrupted import delay_interrupts
 from sefi.photo.views import PhotoViews
 
 CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
-
-
-@pytest.fixture
-def answer_interrupts() -> Iterator[None]:
-    """Ctrl-C raises, also where this process was started with SIGINT ignored (nohup, background jobs of scripts)."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 def views(backbone: Backbone, config: Config = CONFIG, seed: int = 4) -> PhotoViews:

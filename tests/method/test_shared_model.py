@@ -143,15 +143,7 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
-@pytest.fixture
-def python_interrupts() -> Iterator[None]:
-    """Ctrl-C raises KeyboardInterrupt, also where the tests were started with SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("python_interrupts")
+@pytest.mark.usefixtures("answer_interrupts")
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
 def test_an_error_or_ctrl_c_at_any_step_leaves_the_model_as_it_was(
     backbone: Backbone, folder: Path, method: str
