@@ -4,6 +4,7 @@ BIN := .venv/bin
 SET_UP := $(PYTHON) tools/environment.py
 PYTEST_FLAGS ?=
 DEMO ?= demo
+TAG ?=
 
 # Threads that wait for each other soon sleep: spinning ones keep the cores of a shared machine from everybody.
 OMP_WAIT_POLICY ?= PASSIVE
@@ -11,7 +12,7 @@ GOMP_SPINCOUNT ?= 10000
 export OMP_WAIT_POLICY GOMP_SPINCOUNT
 
 MAKEFLAGS += --no-print-directory
-.PHONY: demo test check docs format clean
+.PHONY: demo test check docs format build clean
 
 ## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
 ## Files of its own are replaced, others never: take another folder with DEMO=DIR.
@@ -51,5 +52,13 @@ format:
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
 
+## Build the wheel and the source archive into dist/; with TAG=v1.2.3 a tag of another version than the package's is refused.
+build:
+	@$(SET_UP) --extras world,dev
+	@rm -rf dist
+	@$(BIN)/python -m hatchling build
+	@if [ -n "$(TAG)" ] && ! [ -f "dist/sefi-$(TAG:v%=%)-py3-none-any.whl" ]; \
+		then echo "error: the tag $(TAG) is not the version in src/sefi/__init__.py" >&2; exit 1; fi
+
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache site
+	rm -rf dist .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

@@ -15,7 +15,8 @@ from sefi.bench.suite import open_suite
 from sefi.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = [ROOT / "README.md", ROOT / "examples" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
+DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 FENCED = re.compile(r"```(\w*)\n(.*?)```", re.DOTALL)
 MARKED = re.compile(r"(?:<!-- not run: (.*?) -->\n)?```(sh|python)\n(.*?)```", re.DOTALL)
 # Why a block cannot run in an empty folder; nothing else may be left out.
