@@ -136,7 +136,7 @@ def photo_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
-    """The made-up run of tests/bench as a module: `make_run`, `make_cells`, `write_run`."""
+    """The made-up run of tests/bench as a module: `make_run`, `make_samples`, `write_run`."""
     file = Path(__file__).parent / "bench" / "synthetic.py"
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)

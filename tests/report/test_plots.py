@@ -22,18 +22,18 @@ numbers = st.integers(0, 6)
 
 @pytest.fixture
 def told(synthetic):
-    """Run, cells, table and styles."""
-    run, cells = synthetic.make_run(), synthetic.make_cells()
-    found = table(cells, run)
-    return run, cells, found, way_styles(found.ways)
+    """Run, samples, table and styles."""
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    found = table(samples, run)
+    return run, samples, found, way_styles(found.ways)
 
 
 def drawings(told):
-    run, cells, found, styles = told
+    run, samples, found, styles = told
     return {
         "trade-off": trade_off(found, styles),
-        "tau": tau_plot(tau_curves(cells, run), styles, run["tau"]),
-        "bars": kind_bars(by_kind(cells, run), FIGURE["id_prompt"], styles),
+        "tau": tau_plot(tau_curves(samples, run), styles, run.tau),
+        "bars": kind_bars(by_kind(samples, run), FIGURE["id_prompt"], styles),
     }
 
 
@@ -126,8 +126,11 @@ def test_far_anchors_are_named_and_not_drawn():
 
 
 def test_the_edge_tells_of_far_anchors(synthetic):
-    cells = [{**c, "id": c["id"] / 20} if c["way"] in ("ours", "one token") else c for c in synthetic.make_cells()]
-    found = table(cells, synthetic.make_run())
+    samples = [
+        c.model_copy(update={"id": c.id / 20}) if c.variant in ("ours", "one token") else c
+        for c in synthetic.make_samples()
+    ]
+    found = table(samples, synthetic.make_run())
     words = texts(trade_off(found, way_styles(found.ways)))
     assert "photo" not in words
     assert any(word.startswith("not drawn, far away:") and "photo (0.17, 0.9" in word for word in words)
@@ -141,15 +144,15 @@ def test_a_point_without_an_interval_has_no_bar():
 
 
 def test_the_runs_tau_is_marked_and_left_out_without_one(told):
-    run, cells, _, styles = told
-    curves = tau_curves(cells, run)
+    run, samples, _, styles = told
+    curves = tau_curves(samples, run)
     assert "tau 0.230" in texts(tau_plot(curves, styles, 0.23))
     assert not any(word.startswith("tau 0") for word in texts(tau_plot(curves, styles, None)))
 
 
 def test_bars_tell_their_numbers_and_kinds(told):
-    run, cells, _, styles = told
-    kinds = by_kind(cells, run)
+    run, samples, _, styles = told
+    kinds = by_kind(samples, run)
     words = texts(kind_bars(kinds, FIGURE["shown"], styles))
     assert {"scene", "action", "combination"} <= set(words)
     assert f"{kinds['scene'].values['ours', 'shown'].mean:.1%}" in words
@@ -164,8 +167,8 @@ def test_all_kinds_share_one_scale_from_zero():
 
 
 def test_what_was_not_computed_has_no_bar(synthetic):
-    cells = [{**c, "shown": None} if c["way"] == "ours" else c for c in synthetic.make_cells()]
-    kinds = by_kind(cells, synthetic.make_run())
+    samples = [c.model_copy(update={"shown": None}) if c.variant == "ours" else c for c in synthetic.make_samples()]
+    kinds = by_kind(samples, synthetic.make_run())
     words = texts(kind_bars(kinds, FIGURE["shown"], way_styles(kinds["scene"].ways)))
     assert "ours" not in words
     assert "one token" in words
@@ -173,15 +176,15 @@ def test_what_was_not_computed_has_no_bar(synthetic):
 
 def test_plots_without_figures_are_refused(synthetic):
     run = synthetic.make_run()
-    cells = [{**c, "id": None, "prompt_score": None} for c in synthetic.make_cells()]
-    found = table(cells, run)
+    samples = [c.model_copy(update={"id": None, "prompt_score": None}) for c in synthetic.make_samples()]
+    found = table(samples, run)
     styles = way_styles(found.ways)
     with pytest.raises(ValueError, match="prompt score and an ID"):
         trade_off(found, styles)
     with pytest.raises(ValueError, match="no curve"):
-        tau_plot(tau_curves(cells, run), styles, 0.2)
+        tau_plot(tau_curves(samples, run), styles, 0.2)
     with pytest.raises(ValueError, match="no kind of prompt has ID"):
-        kind_bars(by_kind(cells, run), FIGURE["id"], styles)
+        kind_bars(by_kind(samples, run), FIGURE["id"], styles)
 
 
 def test_names_do_not_cover_each_other():
