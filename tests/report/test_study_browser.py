@@ -10,6 +10,7 @@ from PIL import Image
 
 from sefi.bench.answers import read_sheets
 from sefi.bench.preference import verdict
+from sefi.bench.records import RunInfo, Sample
 from sefi.bench.study import Asking, design
 from sefi.report.study_page import study_page
 
@@ -30,20 +31,23 @@ LOOKING = 0.65  # seconds before an answer: no blind rater's, for three pictures
 def made_study():
     """Three ways, two prompts, two seeds of one subject, each picture of its own colour."""
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
-    about = {"suite": {"prompts": prompts, "ways": [{"label": label, "control": None} for label in WAYS]}}
-    cells = [
-        {
-            "subject": "ada",
-            "way": WAYS[way],
-            "prompt": prompt,
-            "seed": seed,
-            "text": f"a photo of person, {PROMPTS[prompt]}",
-            "picture": f"pictures/{way}{prompt}{seed}.png",
-            "sha256": f"{way}{prompt}{seed}",
-        }
+    variants = [{"label": label, "control": None} for label in WAYS]
+    suite = {"name": "made", "about": "Made up.", "prompts": prompts, "ways": variants, "seeds": [0, 1]}
+    run = RunInfo.model_validate({"suite": suite, "subjects": ["ada"], "model": {}})
+    samples = [
+        Sample(
+            subject="ada",
+            variant=WAYS[way],
+            kind="scene",
+            prompt=prompt,
+            seed=seed,
+            text=f"a photo of person, {PROMPTS[prompt]}",
+            image=f"pictures/{way}{prompt}{seed}.png",
+            sha256=f"{way}{prompt}{seed}",
+        )
         for way, prompt, seed in product(range(3), range(2), range(2))
     ]
-    study = design(about, cells, Asking(count=2, checks=1, seed=3))
+    study = design(run, samples, Asking(count=2, checks=1, seed=3))
     files = sorted({file for one in study.comparisons for file in one.files})
     colours = [(40 * n % 256, 90 * n % 256, 200 - 10 * n) for n in range(len(files))]
     return study, {file: Image.new("RGB", (96, 96), colour) for file, colour in zip(files, colours, strict=True)}
