@@ -36,12 +36,11 @@ from sefi.world import fifth
 from sefi.world.autoencoder_training import SERIES, StageTraining, new_autoencoder
 from sefi.world.captioned_series import CaptionedRange, caption_range, encode_text, join_labels, read_range
 from sefi.world.captured import SplitLoss
-from sefi.world.data import MODEL_SEED, picture_at
+from sefi.world.data import MODEL_SEED, draw_numbers
 from sefi.world.diffusion_training import DiffusionRecipe, set_scaling
-from sefi.world.drawing import draw
 from sefi.world.drawn_series import CHUNK, draw_series
 from sefi.world.fifth_denoiser import DenoiserTraining
-from sefi.world.latent_data import encode_images
+from sefi.world.latent_data import encode_drawings
 from sefi.world.latent_reader import LatentLabels, LatentReader, store_latents, train_latent_reader
 from sefi.world.lesson import NOWHERE, Lesson, new_captured_steps, save_whole
 from sefi.world.train import Run
@@ -121,7 +120,7 @@ def draw_and_caption(
     tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, numbers: range
 ) -> tuple[np.ndarray, bytes]:
     """Return numbered drawings of the model's series, uint8 `[count, side, side, 3]`, and what there is to learn."""
-    drawn = np.stack([draw(picture_at(MODEL_SEED, number, version), version.side) for number in numbers])
+    drawn = draw_numbers(numbers, MODEL_SEED, version)
     return drawn, caption_range(tokenizer_folder, MODEL_SEED, captions, recipe, version, numbers)
 
 
@@ -141,6 +140,11 @@ class DrawingStream:
         # Last: processes that are forked once a GPU is in use may hang.
         self.vae = fifth.load_vae(run)
 
+    @property
+    def taken(self) -> int:
+        """How many drawings have been taken."""
+        return self.drawn - len(self.waiting) * CHUNK
+
     def draw_ahead(self) -> None:
         """Let the next range be drawn."""
         self.waiting.append(self.pool.submit(self.job, range(self.drawn, self.drawn + CHUNK)))
@@ -153,8 +157,7 @@ class DrawingStream:
     def take(self) -> tuple[np.ndarray, CaptionedRange]:
         """Return the next range, drawn or not."""
         drawn, captioned = self.waiting.popleft().result()
-        block = torch.from_numpy(drawn).to(DEVICE).permute(0, 3, 1, 2).float() / 127.5 - 1
-        return encode_images(self.vae, block), read_range(captioned)
+        return encode_drawings(self.vae, drawn), read_range(captioned)
 
 
 def prepare_denoiser(run: Run, plan: fifth.FifthPlan, stream: DrawingStream) -> list[CaptionedRange]:
@@ -231,7 +234,7 @@ def train_denoiser(run: Run, plan: fifth.FifthPlan, seconds: float) -> dict[str,
         def inputs(step: int) -> dict[str, torch.Tensor]:
             nonlocal saved
             if step % REFRESH_EVERY == 0 and stream.is_ready():
-                start = (stream.drawn - len(stream.waiting) * CHUNK) % plan.drawings
+                start = stream.taken % len(training.latents)
                 replace_drawings(training, start, *stream.take())
                 stream.draw_ahead()
             if time.monotonic() - saved > SAVE_EVERY:
@@ -241,7 +244,7 @@ def train_denoiser(run: Run, plan: fifth.FifthPlan, seconds: float) -> dict[str,
 
         steps = train_by_clock(lesson, SplitLoss(inputs, training.compute), left, rate)
         save_averages(run, plan, training)
-        seen = stream.drawn - len(stream.waiting) * CHUNK
+        seen = stream.taken
         pool.shutdown(wait=False, cancel_futures=True)
     return {"denoiser": steps, "drawings": seen}
 

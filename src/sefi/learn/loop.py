@@ -158,7 +158,8 @@ class Trainer:
         every = self.config.learn.probe_every
         due = every > 0 and (self.done % every == 0 or self.done == self.config.learn.steps)
         if probe is not None and due and self.best.asked_at < self.done:
-            self.best.update(self.task.get_identity_tensors(), self.done, probe(self.task.get_identity_tensors()))
+            tensors = self.task.get_identity_tensors()
+            self.best.update(tensors, self.done, probe(tensors))
 
     def describe_best(self) -> dict[str, float]:
         """Return the best step and its score, where there is a probe."""

@@ -55,9 +55,9 @@ class DreamBooth:
     ) -> Identity:
         """All weights of UNet and text encoder, named `unet....` and `text_encoder....`."""
         latents = encode_class_images(backbone, config, options.progress)
-        parts = list_parts(config)
+        trained = list_parts(config)
         model, weights = copy_for_training(
-            backbone, [name for name in parameters_of(backbone) if name.split(".")[0] in parts]
+            backbone, [name for name in parameters_of(backbone) if name.split(".")[0] in trained]
         )
         own, plain = tokenize_rare_and_plain(backbone, config)
         parts = TrainingParts(

@@ -32,6 +32,7 @@ from sefi.world.picture import Picture
 from sefi.world.precision import autocast
 from sefi.world.sampling import PEOPLE_ONLY, random_picture
 from sefi.world.subjects import portrait
+from sefi.world.vae_training import to_tensor
 from sefi.world.versions import FOURTH, WorldVersion
 
 SERIES = 5  # seed of the training pictures; 1 to 4 are others'
@@ -90,8 +91,7 @@ def shown(backbone: Backbone, composer: Composer, recipe: ComposerRecipe, seed: 
     progress.start(-(-len(pictures) // BLOCK), "drawing")
     for start in range(0, len(pictures), BLOCK):
         some = pictures[start : start + BLOCK]
-        pixels = torch.from_numpy(np.stack([draw(p, side) for p in some])).permute(0, 3, 1, 2).float() / 127.5 - 1
-        latents.append(backbone.encode_image(pixels))
+        latents.append(backbone.encode_image(to_tensor(np.stack([draw(p, side) for p in some]))))
         seen = [[other_picture(p, k, start + n, side) for k in (0, 1)] for n, p in enumerate(some)]
         others.append(torch.stack([clip_pixels(pair, composer.vision.config) for pair in seen]))
         masks.append(torch.stack([people_masks(p, backbone.latent_size) for p in some]))

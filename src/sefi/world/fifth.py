@@ -356,8 +356,8 @@ STARTED = ("text", "denoiser", ALL)
 def train_part(part: str, run: Run, plan: FifthPlan | None = None) -> None:
     """Train one part of the fifth version, or all in order, into the run's folder; write the times down.
 
-    With `resume`, parts that are finished are loaded from their checkpoints; only recognisers, readers, detector and
-    CLIP draw their pictures again first.
+    With `resume`, parts that are finished are loaded from their checkpoints; only recognisers, readers, detector, CLIP
+    and composer draw their pictures again first.
 
     Raises:
         ConfigError: there is no such part, an earlier part is missing, or the part takes no start.

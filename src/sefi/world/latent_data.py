@@ -34,6 +34,12 @@ def encode_images(vae: AutoencoderKL, images: Tensor) -> np.ndarray:
     return (mean.float() * scale).half().cpu().numpy()
 
 
+def encode_drawings(vae: AutoencoderKL, drawings: np.ndarray) -> np.ndarray:
+    """Return scaled latents float16 of drawings uint8 `[count, side, side, 3]`, which reach the device as they are."""
+    placed = torch.from_numpy(np.array(drawings)).to(vae.device)
+    return encode_images(vae, placed.permute(0, 3, 1, 2).float() / 127.5 - 1)
+
+
 def encode_series(
     path: Path, vae: AutoencoderKL, count: int, seed: int, version: WorldVersion, progress: Progress
 ) -> np.ndarray:
@@ -76,8 +82,7 @@ def encode_drawn(path: Path, vae: AutoencoderKL, images: np.ndarray, progress: P
         progress.start(len(starts), "latents")
         found = list[np.ndarray]()
         for start in starts:
-            block = torch.from_numpy(np.array(images[start : start + GPU_BLOCK])).to(vae.device)
-            found.append(encode_images(vae, block.permute(0, 3, 1, 2).float() / 127.5 - 1))
+            found.append(encode_drawings(vae, images[start : start + GPU_BLOCK]))
             progress.advance()
         progress.finish()
         partial = path.with_suffix(".partial.npy")

@@ -29,6 +29,8 @@ PERSON_WEIGHT = 8.0
 # A face is read from a square around its box, so much larger (for the hair), sampled at so many places each way.
 FACE_MARGIN, FACE_SAMPLES = 1.8, 16
 MIXED_WIDTH = 256
+# The tensors of `LatentLabels` that are no choices.
+PLAIN_LABELS = ("vectors", "boxes", "present", "attributes")
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class LatentLabels:
 
     def named(self) -> dict[str, Tensor]:
         """Return all tensors by name, choices with the prefix `choice.`."""
-        own = {name: getattr(self, name) for name in ("vectors", "boxes", "present", "attributes")}
+        own = {name: getattr(self, name) for name in PLAIN_LABELS}
         return own | {f"choice.{name}": values for name, values in self.choices.items()}
 
     @staticmethod
@@ -133,7 +135,7 @@ class LatentLabels:
         choices = {
             name.removeprefix("choice."): values for name, values in tensors.items() if name.startswith("choice.")
         }
-        return LatentLabels(**{n: tensors[n] for n in ("vectors", "boxes", "present", "attributes")}, choices=choices)
+        return LatentLabels(**{name: tensors[name] for name in PLAIN_LABELS}, choices=choices)
 
     def take(self, numbers: Tensor) -> "LatentLabels":
         """Return the labels of some of the pictures."""
