@@ -5,6 +5,7 @@ SET_UP := $(PYTHON) tools/environment.py
 PYTEST_FLAGS ?=
 DEMO ?= demo
 TAG ?=
+LOCK_FLAGS ?=
 
 # Threads that wait for each other soon sleep: spinning ones keep the cores of a shared machine from everybody.
 OMP_WAIT_POLICY ?= PASSIVE
@@ -12,7 +13,7 @@ GOMP_SPINCOUNT ?= 10000
 export OMP_WAIT_POLICY GOMP_SPINCOUNT
 
 MAKEFLAGS += --no-print-directory
-.PHONY: demo test check docs format build clean
+.PHONY: demo test check docs format lock build clean
 
 ## Learn a drawn person from one portrait; write demo/index.html, demo/portrait.png and demo/ada.safetensors.
 ## Files of its own are replaced, others never: take another folder with DEMO=DIR.
@@ -51,6 +52,12 @@ format:
 	@$(SET_UP) --extras world,dev
 	@$(BIN)/ruff check --quiet --fix .
 	@$(BIN)/ruff format --quiet .
+
+## Pin a version of everything that pyproject.toml asks for; pins that still fit stay, LOCK_FLAGS=--upgrade takes newer ones.
+lock:
+	@$(SET_UP) --extras lock
+	@$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --no-annotate \
+		--custom-compile-command "make lock" --quiet $(LOCK_FLAGS) --output-file constraints.txt
 
 ## Build the wheel and the source archive into dist/; with TAG=v1.2.3 a tag of another version than the package's is refused.
 build:

@@ -9,11 +9,11 @@ import argparse
 from pathlib import Path
 
 import sefi
-from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.config import override
-from sefi.core.protocols import SilentProgress
-from sefi.generate.attend import attend
-from sefi.report.figures import MapRow, attention_figure, save_figure
+from sefi.core.progress import SilentProgress
+from sefi.diffusion.attention_maps import record_attention
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.report.attention_figure import MapRow, draw_attention_figure, save_figure
 
 PROMPT = "a photo of <ada> holding a cup"
 QUICK = ["learn.steps=2", "generate.steps=2", "views.latent_pool=0"]
@@ -27,11 +27,11 @@ backbone = sefi.open_backbone("tiny-portraits")
 config = override(sefi.PRESETS["default"], QUICK if given.quick else [])
 ada = sefi.learn(Path(__file__).parent / "ada.png", name="ada", backbone=backbone, config=config)
 
-found = attend(backbone, IdentityConditioner(backbone, [ada]), PROMPT, 0, config.generate, SilentProgress())
+found = record_attention(backbone, IdentityConditioner(backbone, [ada]), PROMPT, 0, config.generate, SilentProgress())
 plain_words = [word.replace("<ada>", "person") for word in found.words]
 rows = [
     MapRow("<ada>", found.words, found.maps.numpy(), found.image, found.placeholders),
     MapRow("person", plain_words, found.reference_maps.numpy(), found.image, found.placeholders),
 ]
-save_figure(attention_figure(rows, title=PROMPT), given.out)
+save_figure(draw_attention_figure(rows, title=PROMPT), given.out)
 print(given.out)

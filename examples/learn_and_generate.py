@@ -8,7 +8,7 @@ from pathlib import Path
 
 import sefi
 from sefi.core.config import override
-from sefi.report.sheet import Row, contact_sheet
+from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
 PROMPTS = ["a photo of <ada> at the beach", "a photo of <ada> holding a cup", "a painting of <ada>"]
 QUICK = ["learn.steps=2", "generate.steps=2", "views.latent_pool=0"]
@@ -30,6 +30,9 @@ with_name = sefi.generate(PROMPTS, [ada], backbone=backbone, config=config, seed
 plain = [prompt.replace("<ada>", "person") for prompt in PROMPTS]
 without = sefi.generate(plain, backbone=backbone, config=config, seed=0)
 
-rows = [Row("<ada>", [image.pixels for image in with_name]), Row("person", [image.pixels for image in without])]
-contact_sheet(rows, PROMPTS).save(given.out / "sheet.png")
+rows = [
+    SheetRow("<ada>", [image.pixels for image in with_name]),
+    SheetRow("person", [image.pixels for image in without]),
+]
+draw_contact_sheet(rows, PROMPTS).save(given.out / "sheet.png")
 print(given.out / "sheet.png")

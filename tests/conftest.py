@@ -1,11 +1,13 @@
 """One thread, and a tiny Stable Diffusion of the real classes with sizes that cannot be confused."""
 
 import importlib.util
+import json
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -17,11 +19,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import hypothesis
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
-from sefi.backbone.bundle import Backbone
-from sefi.core.templates import FACE_TEMPLATES
-from sefi.world.tokenizing import build_tokenizer
+from sefi.backbone.bundle import Backbone, ModelParts, compute_fingerprint
+from sefi.core.prompts import FACE_TEMPLATES
+from tiny_portraits.text.tokenizing import build_tokenizer
 
 # On a busy machine an example may take a second: a test says what is right, not how fast.
 hypothesis.settings.register_profile("untimed", deadline=None)
@@ -29,6 +31,7 @@ hypothesis.settings.load_profile("untimed")
 torch.set_num_threads(1)  # tiny tensors: a second thread costs more than it gives
 
 WIDTH, LENGTH, CHANNELS, LATENT, HEADS = 24, 17, 3, 12, 2
+WIDTH_2, POOLED = 40, 20  # of the second text encoder
 PROMPT_WORDS = [
     "a",
     "photo",
@@ -54,23 +57,34 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     return build_tokenizer(tmp_path_factory.mktemp("tokenizer"), words, LENGTH)
 
 
-def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") -> Backbone:
-    torch.manual_seed(3)
-    text = CLIPTextModel(
+@pytest.fixture(scope="session")
+def tokenizer_2(tokenizer: CLIPTokenizer) -> CLIPTokenizer:
+    """A tokenizer that divides texts as `tokenizer` does, with other ids and another padding, as SDXL's second one."""
+    model = json.loads(tokenizer.backend_tokenizer.to_str())["model"]
+    start, end, *words = sorted(model["vocab"], key=model["vocab"].get)
+    vocabulary = {word: number for number, word in enumerate([start, end, *reversed(words)])}
+    merges = [tuple(pair) for pair in model["merges"]]
+    return CLIPTokenizer(vocab=vocabulary, merges=merges, pad_token="!", model_max_length=LENGTH)
+
+
+def make_text_encoder(tokenizer: CLIPTokenizer, kind: type = CLIPTextModel, **sizes: int) -> Any:
+    settings = {"hidden_size": WIDTH, "intermediate_size": 31, "num_hidden_layers": 2, "num_attention_heads": 3}
+    text = kind(
         CLIPTextConfig(
             vocab_size=len(tokenizer),
-            hidden_size=WIDTH,
-            intermediate_size=31,
-            num_hidden_layers=2,
-            num_attention_heads=3,
             max_position_embeddings=LENGTH,
             bos_token_id=tokenizer.bos_token_id,
             eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            **settings | sizes,
         )
     )
     torch.nn.init.normal_(text.get_input_embeddings().weight, std=0.3)
-    unet = UNet2DConditionModel(
+    return text
+
+
+def make_unet(width: int, **more: Any) -> UNet2DConditionModel:
+    return UNet2DConditionModel(
         sample_size=LATENT,
         in_channels=CHANNELS,
         out_channels=CHANNELS,
@@ -78,11 +92,15 @@ def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") ->
         block_out_channels=(8, 16),
         down_block_types=("CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
-        cross_attention_dim=WIDTH,
+        cross_attention_dim=width,
         attention_head_dim=HEADS,
         norm_num_groups=4,
+        **more,
     )
-    vae = AutoencoderKL(
+
+
+def make_vae() -> AutoencoderKL:
+    return AutoencoderKL(
         latent_channels=CHANNELS,
         block_out_channels=(8, 16),
         norm_num_groups=4,
@@ -92,29 +110,63 @@ def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") ->
         up_block_types=("UpDecoderBlock2D",) * 2,
         scaling_factor=0.5,
     )
-    schedule = DDPMScheduler(
+
+
+def make_schedule(prediction_type: str = "epsilon") -> DDPMScheduler:
+    return DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
         beta_schedule="scaled_linear",
         prediction_type=prediction_type,
     )
+
+
+def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") -> Backbone:
+    torch.manual_seed(3)
     return Backbone(
-        tokenizer,
-        text,
-        vae,
-        unet,
-        schedule,
-        f"tiny:{WIDTH}:0123456789abcdef",
-        WIDTH,
-        "tiny",
-        2 * LATENT,
-        "test",
+        tokenizer=tokenizer,
+        text_encoder=make_text_encoder(tokenizer),
+        unet=make_unet(WIDTH),
+        vae=make_vae(),
+        scheduler=make_schedule(prediction_type),
+        family="tiny",
+        fingerprint=f"tiny:{WIDTH}:0123456789abcdef",
+        resolution=2 * LATENT,
+        source="test",
     )
+
+
+def make_sdxl(tokenizer: CLIPTokenizer, tokenizer_2: CLIPTokenizer) -> Backbone:
+    """SDXL's parts: two text encoders of different widths, pooled text, sizes as conditions."""
+    torch.manual_seed(5)
+    sizes = {"hidden_size": WIDTH_2, "num_hidden_layers": 3, "num_attention_heads": 2, "projection_dim": POOLED}
+    parts = ModelParts(
+        tokenizer=tokenizer,
+        tokenizer_2=tokenizer_2,
+        text_encoder=make_text_encoder(tokenizer),
+        text_encoder_2=make_text_encoder(tokenizer_2, CLIPTextModelWithProjection, **sizes),
+        unet=make_unet(
+            WIDTH + WIDTH_2,
+            use_linear_projection=True,
+            addition_embed_type="text_time",
+            addition_time_embed_dim=8,
+            projection_class_embeddings_input_dim=6 * 8 + POOLED,
+        ),
+        vae=make_vae(),
+        scheduler=make_schedule(),
+        family="sdxl",
+    )
+    return Backbone(**vars(parts), fingerprint=compute_fingerprint(parts), resolution=2 * LATENT, source="test")
 
 
 @pytest.fixture(scope="session")
 def backbone(tokenizer: CLIPTokenizer) -> Backbone:
     return make_backbone(tokenizer)
+
+
+@pytest.fixture(scope="session")
+def sdxl(tokenizer: CLIPTokenizer, tokenizer_2: CLIPTokenizer) -> Backbone:
+    return make_sdxl(tokenizer, tokenizer_2)
 
 
 @pytest.fixture
@@ -136,8 +188,8 @@ def photo_file(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def synthetic() -> ModuleType:
-    """The made-up run of tests/bench as a module: `make_run`, `make_samples`, `write_run`."""
-    file = Path(__file__).parent / "bench" / "synthetic.py"
+    """The made-up run of tests/benchmark as a module: `make_run`, `make_samples`, `write_run`."""
+    file = Path(__file__).parent / "benchmark" / "synthetic.py"
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

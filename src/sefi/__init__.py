@@ -1,6 +1,7 @@
 """Learn a person or a pet from one photo into a text-to-image model, so that the prompt still works.
 
-Nothing heavy is imported until it is used.
+Nothing heavy is imported until it is used. Folders are called rooms: each imports only rooms below it, in the order of
+docs/architecture.md; `world` draws and trains the small model that the package brings.
 """
 
 from importlib import import_module
@@ -13,20 +14,22 @@ if TYPE_CHECKING:
     from sefi.backbone.open import open_backbone as open_backbone
     from sefi.core.config import Config as Config
     from sefi.core.errors import SefiError as SefiError
-    from sefi.core.nouns import Identity as Identity
-    from sefi.core.presets import PRESETS as PRESETS
+    from sefi.hosts.attach import attach as attach
+    from sefi.identity.file import Identity as Identity
+    from sefi.methods.registry import PRESETS as PRESETS
 
 # Where each public name is defined; `__getattr__` imports it from there when it is asked for.
 DEFINED_IN = {
     "learn": "sefi.api",
     "generate": "sefi.api",
     "open_backbone": "sefi.backbone.open",
-    "Identity": "sefi.core.nouns",
+    "attach": "sefi.hosts.attach",
+    "Identity": "sefi.identity.file",
     "Config": "sefi.core.config",
-    "PRESETS": "sefi.core.presets",
+    "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
 }
-__all__ = ["PRESETS", "Config", "Identity", "SefiError", "generate", "learn", "open_backbone"]
+__all__ = ["PRESETS", "Config", "Identity", "SefiError", "attach", "generate", "learn", "open_backbone"]
 __version__ = "0.1.0"
 
 
@@ -40,16 +43,4 @@ def __getattr__(name: str) -> Any:  # noqa: ANN401
     raise AttributeError(f"module 'sefi' has no attribute {name!r}")
 
 
-def keep_for_functions(*names: str) -> None:
-    """Keep these names of the package for its functions, though subpackages have the same names.
-
-    The first import of a subpackage binds its name here, so that `__getattr__` would not be asked for it any more.
-    Each is therefore imported now, which reads one empty file, and its name is removed; later imports do not bind it.
-    """
-    for name in names:
-        import_module(f"sefi.{name}")
-        globals().pop(name, None)
-
-
 limit_spinning()
-keep_for_functions("learn", "generate")

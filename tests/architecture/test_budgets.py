@@ -1,24 +1,44 @@
-"""Every file says one thing, and no function is long."""
+"""Every file says one thing, no function is long, and the library stays a number of files that one can know."""
 
 import ast
+import importlib.util
 from pathlib import Path
 
 import pytest
 
-SOURCE = Path(__file__).parents[2] / "src" / "sefi"
+ROOT = Path(__file__).parents[2]
+SOURCE = ROOT / "src"
 LONGEST_FUNCTION = 60  # lines, its docstring not counted
 FILES = sorted(SOURCE.rglob("*.py"))
 
 
-def length(function):
-    lines = function.end_lineno - function.lineno + 1
-    docstring = ast.get_docstring(function, clean=False)
-    return lines - (docstring.count("\n") + 1 if docstring else 0)
+@pytest.fixture(scope="module")
+def tool():
+    """The script that measures the code."""
+    spec = importlib.util.spec_from_file_location("measure_code", ROOT / "tools" / "measure_code.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
-def test_one_docstring_and_short_functions(path):
+def test_one_docstring_and_short_functions(tool, path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree), "a file begins with one sentence on what it does"
-    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    assert not [f.name for f in functions if length(f) > LONGEST_FUNCTION]
+    assert not [name for name, _, body in tool.list_function_lengths(path) if body > LONGEST_FUNCTION]
+
+
+def test_files_and_functions_are_neither_too_many_nor_too_small(tool):
+    library, world = (tool.measure_files(sorted(folder.rglob("*.py"))) for folder in (tool.SOURCE, tool.WORLD))
+    assert library["files"] <= 110
+    assert world["files"] <= 45
+    assert 8 <= library["function median"] <= 14
+    assert library["function p90"] <= 30
+
+
+@pytest.mark.slow
+def test_learning_a_photo_passes_few_rooms_and_files(tool):
+    path = tool.trace_learning()
+    rooms = {Path(file).parts[0] for file in path if "/" in file}
+    assert len(rooms) <= 7
+    assert len([file for file in path if not file.startswith("core/")]) <= 15

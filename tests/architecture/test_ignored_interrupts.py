@@ -11,9 +11,10 @@ ROOT = Path(__file__).parents[2]
 SENDS = ("signal.raise_signal(signal.SIGINT)", "os.kill(os.getpid(), signal.SIGINT)")
 # File and the words that pick its tests which send SIGINT.
 SENDERS = {
-    "tests/method/test_interrupt.py": "interrupt_within or guard",
-    "tests/method/test_shared_model.py": "ctrl_c",
-    "tests/bench/test_workers.py": "interrupted_worker",
+    "tests/training/test_interrupt.py": "interrupt_within or guard",
+    "tests/training/test_shared_model.py": "ctrl_c",
+    "tests/benchmark/test_workers.py": "interrupted_worker",
+    "tests/tiny_portraits/training/test_loop.py": "interrupted_training",
 }
 
 

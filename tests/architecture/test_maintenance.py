@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import sefi
 
@@ -77,3 +79,12 @@ def test_the_citation_names_this_version_and_the_paper():
     assert paper["identifiers"] == [{"type": "other", "value": "arXiv:2402.00631"}]
     assert paper["url"] in (ROOT / "README.md").read_text(encoding="utf-8")
     assert [author["family-names"] for author in paper["authors"]] == ["Li", "Yang", "Wang", "Dong"]
+
+
+def test_every_dependency_is_pinned_to_a_version_that_the_project_allows():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    pinned = {canonicalize_name(one.name): str(one.specifier).removeprefix("==") for one in pins}
+    extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
+    for one in map(Requirement, PROJECT["dependencies"] + extras):
+        assert one.specifier.contains(pinned[canonicalize_name(one.name)]), f"{one}: run `make lock`"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sefi.methods import METHODS
+from sefi.methods import BUILT_IN
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -35,7 +35,7 @@ def test_a_picture_comes_first():
 
 def test_the_readme_says_what_was_measured_on_a_real_model():
     top = " ".join(README.splitlines()[:NEAR_THE_TOP])
-    record = json.loads((ROOT / "benchmarks" / "records" / "real_size.json").read_text())["folder"]
+    record = json.loads((ROOT / "experiments" / "records" / "real_size.json").read_text())["folder"]
     seconds = record["seconds"]
     assert "On a real Stable Diffusion with photographs nothing has been measured yet." in top
     for words in (
@@ -58,7 +58,7 @@ def test_the_rows_are_the_best_of_the_other_methods():
 
 def test_the_number_of_other_methods_is_right():
     names = {8: "Eight", 9: "Nine", 10: "Ten"}
-    assert f"{names[len(METHODS) - 1]} other methods" in README
+    assert f"{names[len(BUILT_IN) - 1]} other methods" in README
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)

@@ -8,18 +8,18 @@ from pathlib import Path
 import pytest
 
 from sefi.core.config import override
-from sefi.core.presets import PRESETS
-from sefi.methods import METHODS
+from sefi.methods import BUILT_IN, PRESETS
 
 SWEEPS = ("sweep", "sweep-edges")
 ROOT = Path(__file__).parents[2]
-RECORDS = ROOT / "benchmarks" / "records"
+RECORDS = ROOT / "experiments" / "records"
+FOURTH = RECORDS / "fourth-version"
 SUITES = ROOT / "docs" / "results"
 LARGEST_OVERVIEW = 12 * 1024  # bytes: one table, the claims, links; everything else has a page of its own
 
 
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, ROOT / "experiments" / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -30,22 +30,19 @@ def results():
     return load("results")
 
 
-@pytest.fixture(scope="module")
-def rendered(results):
-    return results.render_files()
-
-
 def names(folder, ending):
     return {file.stem for file in folder.glob(f"*{ending}")}
 
 
-def test_pages_and_csv_files_equal_the_records(results, rendered):
-    assert [str(file) for file, text in rendered.items() if not results.holds(file, text)] == []
+@pytest.mark.slow
+def test_pages_and_csv_files_equal_the_records(results):
+    rendered = results.render_files()
+    assert [str(file) for file, text in rendered.items() if not results.is_current(file, text)] == []
     assert {ROOT / "README.md", ROOT / "docs" / "results.md", *SUITES.iterdir()} == rendered.keys()
 
 
 def test_every_record_has_a_page_and_a_csv_file():
-    suites = names(RECORDS / "bench", ".json")
+    suites = names(RECORDS / "bench", ".json") | names(FOURTH / "bench", ".json")
     assert names(SUITES, ".csv") == suites
     assert names(SUITES, ".md") == {*suites, "time-and-memory"}
     overview = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
@@ -60,33 +57,33 @@ def test_the_overview_stays_short():
     assert len((ROOT / "docs" / "results.md").read_bytes()) <= LARGEST_OVERVIEW
 
 
-def test_a_csv_file_has_what_the_table_shows(results, rendered):
-    rows = list(csv.DictReader(rendered[SUITES / "main.csv"].splitlines()))
+def test_a_csv_file_has_what_the_table_shows(results):
+    rows = list(csv.DictReader((SUITES / "main.csv").read_text(encoding="utf-8").splitlines()))
     found = {(row["variant"], row["figure"]): row for row in rows}
     row = found["SeFi-IDE", "id_prompt"]
     assert len(found) == len(rows)
     shown = f"| {float(row['mean']):.3f} [{float(row['low']):.3f}, {float(row['high']):.3f}] |"
-    assert shown in results.block("main: id_prompt").splitlines()[2]
+    assert shown in results.render_block("main: id_prompt").splitlines()[2]
     assert found["plain word", "id"]["reference"] == "class word"
 
 
 def test_a_page_calls_the_method_by_its_name(results):
-    rows = results.block("table1; ours; ours, module; plain word: id").splitlines()
+    rows = results.render_block("table1; ours; ours, module; plain word: id").splitlines()
     assert [row.split(" | ")[0] for row in rows[2:]] == ["| SeFi-IDE", "| SeFi-IDE, module", "| *plain word*"]
-    assert results.block("main; ours - paper: id").splitlines()[2].startswith("| SeFi-IDE - paper | ")
+    assert results.render_block("main; ours - paper: id").splitlines()[2].startswith("| SeFi-IDE - paper | ")
 
 
 def test_a_changed_number_is_noticed(results):
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     found = results.BLOCK.search(text)[0]
-    assert results.filled(text.replace(found, found.replace("0.", "1."))) == text
+    assert results.fill_tables(text.replace(found, found.replace("0.", "1."))) == text
     assert found.replace("0.", "1.") != found
 
 
 def test_memory_by_method_is_what_was_measured():
     text = (SUITES / "table1.md").read_text(encoding="utf-8")
-    record = json.loads((RECORDS / "memory.json").read_text())
-    assert record.keys() == METHODS.keys()
+    record = json.loads((FOURTH / "memory.json").read_text())
+    assert record.keys() == BUILT_IN.keys()
     for name, megabytes in record.items():
         assert f"| `{name}` | {megabytes} MB |" in text
 
@@ -120,13 +117,13 @@ def test_times_at_the_size_of_stable_diffusion_are_what_was_measured():
 
 
 def test_tokens_put_in_one_by_one_change_what_was_measured():
-    record = json.loads((RECORDS / "layout.json").read_text())
-    assert load("layout").table(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
+    record = json.loads((FOURTH / "layout.json").read_text())
+    assert load("layout").format_layout(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
 
 
 def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
     text = " ".join((ROOT / "docs" / "world.md").read_text(encoding="utf-8").split())
-    record = json.loads((ROOT / "benchmarks" / "records" / "gpu_training.json").read_text())
+    record = json.loads((ROOT / "experiments" / "records" / "gpu_training.json").read_text())
     for channels in ("4", "8"):
         found = record["autoencoder"][channels]
         assert f"| {channels} | {found['similarity']:.3f} | {found['edges']:.2f} |" in text
@@ -147,13 +144,13 @@ def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
 
 
 def test_the_default_beats_the_paper_preset_on_twelve_people(results):
-    row = results.block("main; ours - paper: id_prompt").splitlines()[2]
+    row = results.render_block("main; ours - paper: id_prompt").splitlines()[2]
     assert "**+0.5" in row
 
 
 def test_tuned_presets_are_the_best_of_the_sweep(results):
-    found = results.best(*SWEEPS)
-    assert len(found) == len(METHODS)
+    found = results.find_best(*SWEEPS)
+    assert len(found) == len(BUILT_IN)
     for name, best in found.items():
         # Ours is chosen on six people, in the pilot.
         if name != "default":
@@ -171,7 +168,7 @@ def test_the_papers_figures_stand_beside_ours(results):
     ways = [{"label": "word", "control": "class word"}]
     suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": ways, "seeds": [0]}
     info = results.RunInfo.model_validate({"suite": suite, "subjects": [], "model": {}})
-    rows = results.beside_published(values, info, [results.BY_NAME["id"]], published).splitlines()
+    rows = results.render_with_published(values, info, [results.BY_NAME["id"]], published).splitlines()
     assert rows[0] == "| variant | ID ↑ | paper |"
     assert rows[2].startswith("| SeFi-IDE | 0.600 [")
     assert rows[2].endswith(" | 0.300 |")
@@ -181,9 +178,9 @@ def test_the_papers_figures_stand_beside_ours(results):
 
 
 def test_published_ways_are_those_of_the_suite(results):
-    from sefi.bench.suite import open_suite
+    from sefi.benchmark.suite import open_suite
 
     published = results.tomllib.loads(results.PUBLISHED.read_text(encoding="utf-8"))
     for suite, ways in published.items():
-        assert ways.keys() <= {way.label for way in open_suite(suite).ways}
+        assert ways.keys() <= {way.label for way in open_suite(suite).variants}
         assert all(names <= results.BY_NAME.keys() for names in map(dict.keys, ways.values()))

@@ -44,40 +44,6 @@ def test_public_names_are_there_when_asked_for():
     assert set(sefi.__all__) <= set(dir(sefi))
 
 
-SUBPACKAGES_FIRST = """
-from sefi.generate import sampler
-from sefi.learn import loop
-import sefi.generate.schedulers, sefi.learn.probe
-from sefi import *
-from types import ModuleType
-import importlib, sefi
-
-def check():
-    assert type(sefi) is ModuleType
-    for function in (sefi.learn, sefi.generate, learn, generate):
-        assert function.__module__ == "sefi.api", function
-
-check()
-importlib.reload(sefi)
-check()
-"""
-
-
-def test_learn_and_generate_are_functions_after_their_subpackages_are_imported():
-    run_fresh(SUBPACKAGES_FIRST)
-
-
-def test_learn_and_generate_are_functions_before_their_subpackages_are_imported():
-    """The same with a stand-in for `sefi.api`, so that neither torch nor a subpackage is loaded before."""
-    run_fresh(
-        "import sys; from types import SimpleNamespace; import sefi\n"
-        "sys.modules['sefi.api'] = SimpleNamespace(learn='a function', generate='another')\n"
-        "import sefi.learn, sefi.generate; from sefi import learn, generate\n"
-        "assert [learn, generate] == [sefi.learn, sefi.generate] == ['a function', 'another']\n"
-        "assert 'torch' not in sys.modules"
-    )
-
-
 def test_a_name_that_does_not_exist_is_an_attribute_error():
     import sefi
 

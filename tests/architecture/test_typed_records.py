@@ -6,11 +6,17 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-TYPED = Path("src/sefi/bench/records.py")  # the only place that knows the keys
+TYPED = Path("src/sefi/benchmark/records.py")  # the only place that knows the keys
 # Variables that hold a record, or a part of one. Elsewhere `run` and `suite` may be mappings of another kind.
 ANYWHERE = {"cell", "sample"}
 IN_BENCHMARKS = ANYWHERE | {"about", "info", "run", "run_info", "suite", "way", "variant", "prompt", "c"}
-ROOMS = ("src/sefi/bench/", "src/sefi/report/", "src/sefi/cli/bench", "src/sefi/cli/study", "benchmarks/results.py")
+ROOMS = (
+    "src/sefi/benchmark/",
+    "src/sefi/report/",
+    "src/sefi/cli/bench",
+    "src/sefi/cli/study",
+    "experiments/results.py",
+)
 
 
 def find_key_reads(source, names):
@@ -35,7 +41,7 @@ def name_of(node):
 
 
 def python_files():
-    return [file.relative_to(ROOT) for room in ("src", "benchmarks") for file in sorted((ROOT / room).rglob("*.py"))]
+    return [file.relative_to(ROOT) for room in ("src", "experiments") for file in sorted((ROOT / room).rglob("*.py"))]
 
 
 @pytest.mark.parametrize(

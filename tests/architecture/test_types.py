@@ -48,7 +48,7 @@ def test_a_script_of_a_user_sees_real_types(tmp_path):
     assert len(types) == SCRIPT.count("reveal_type")
     assert not [text for text in types if "Unknown" in text or "Any" in text or "Module(" in text]
     ends = ["-> Backbone", "-> Identity", "-> list[GeneratedImage]", "-> Identity"]
-    ends += ["Backbone", "Identity", "Image", "dict[str, Config]"]
+    ends += ["Backbone", "Identity", "Image", "Mapping[str, Config]"]
     for text, end in zip(types, ends, strict=True):
         assert text.endswith(f'{end}"'), text
     (wrong,) = [each for each in found if each["severity"] == "error"]

@@ -11,10 +11,10 @@ from diffusers import AutoencoderKL, DDPMScheduler, PNDMScheduler, UNet2DConditi
 from diffusers.configuration_utils import ConfigMixin
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from sefi.backbone.parts import Parts
-from sefi.backbone.vocabulary import clip_tokenizer
+from sefi.backbone.bundle import ModelParts
+from sefi.backbone.tokenizer import create_clip_tokenizer
 from sefi.core.config import Config, override
-from sefi.core.presets import PRESETS
+from sefi.methods import PRESETS
 
 # Sizes that cannot be confused: text width 24, text length 13, 3 latent channels, factor 4.
 WIDTH, LENGTH, CHANNELS, LATENT = 24, 13, 3, 8
@@ -79,10 +79,10 @@ def tiny_vae(channels: int, **changes: object) -> AutoencoderKL:
 
 
 @pytest.fixture(scope="session")
-def parts() -> Parts:
+def parts() -> ModelParts:
     torch.manual_seed(7)
     tokenizer = tiny_tokenizer()
-    return Parts(
+    return ModelParts(
         tokenizer=tokenizer,
         text_encoder=tiny_text_encoder(WIDTH, LENGTH, len(tokenizer)),
         vae=tiny_vae(CHANNELS),
@@ -91,23 +91,25 @@ def parts() -> Parts:
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear",
             prediction_type="v_prediction",
         ),
+        family="tiny",
     )  # fmt: skip
 
 
 @pytest.fixture(scope="session")
-def sd1_parts() -> Parts:
+def sd1_parts() -> ModelParts:
     """Shaped like SD 1.x where a single file shows it: width 768, 77 words, 4 channels."""
     torch.manual_seed(11)
-    return Parts(
-        tokenizer=clip_tokenizer(),
+    return ModelParts(
+        tokenizer=create_clip_tokenizer(),
         text_encoder=tiny_text_encoder(768, 77, 49408),
         vae=tiny_vae(4),
         unet=tiny_unet(768, 4, LATENT),
         scheduler=DDPMScheduler(beta_schedule="scaled_linear"),
+        family="sd1",
     )
 
 
-def write_folder(parts: Parts, folder: Path, scheduler: ConfigMixin | None = None) -> Path:
+def write_folder(parts: ModelParts, folder: Path, scheduler: ConfigMixin | None = None) -> Path:
     """Save parts as a pipeline folder with diffusers' own writer."""
     from diffusers import StableDiffusionPipeline
 
@@ -126,7 +128,7 @@ def write_folder(parts: Parts, folder: Path, scheduler: ConfigMixin | None = Non
 
 
 @pytest.fixture(scope="session")
-def folder(parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(parts, tmp_path_factory.mktemp("model") / "tiny")
 
 
@@ -144,12 +146,13 @@ def write_learnable(
     types = {"down_block_types": ("CrossAttnDownBlock2D", "DownBlock2D"),
              "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D")}  # fmt: skip
     settings = {"sample_size": latent, "cross_attention_dim": width, "attention_head_dim": 2, **sizes, **types}
-    parts = Parts(
+    parts = ModelParts(
         tokenizer=tokenizer,
         text_encoder=tiny_text_encoder(width, length, len(tokenizer)),
         vae=tiny_vae(channels, **(vae or {})),
         unet=UNet2DConditionModel(**settings | (unet or {})),
         scheduler=DDPMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear"),
+        family="tiny",
     )
     return write_folder(parts, folder)
 

@@ -11,16 +11,14 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from sefi.backbone import checkpoint
-from sefi.backbone.checkpoint import CONFIGS, read_checkpoint
-from sefi.backbone.fingerprint import fingerprint_of
+from sefi.backbone.bundle import ModelParts, compute_fingerprint
+from sefi.backbone.checkpoint import CONFIGS, read_checkpoint, write_checkpoint
 from sefi.backbone.open import open_backbone
-from sefi.backbone.original_layout import write_checkpoint
-from sefi.backbone.parts import Parts
 from sefi.core.errors import BackboneError
 
 
 @pytest.fixture(scope="module")
-def configs(sd1_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def configs(sd1_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The shipped configurations, the models' sizes replaced by the tiny ones."""
     root = tmp_path_factory.mktemp("configs")
     folder = Path(shutil.copytree(CONFIGS / "sd1", root / "sd1"))
@@ -36,7 +34,7 @@ def tiny_configs(configs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def single(sd1_parts: Parts, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def single(sd1_parts: ModelParts, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("single") / "model.safetensors"
     write_checkpoint(sd1_parts, path)
     return path
@@ -48,20 +46,20 @@ def tensors(single: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.usefixtures("tiny_configs")
-def test_every_weight_comes_back(single: Path, sd1_parts: Parts) -> None:
+def test_every_weight_comes_back(single: Path, sd1_parts: ModelParts) -> None:
     found = read_checkpoint(single, torch.float32)
     for name in ("unet", "vae", "text_encoder"):
         expected = getattr(sd1_parts, name).state_dict()
         actual = getattr(found, name).state_dict()
         assert expected.keys() == actual.keys()
         assert all(torch.equal(actual[key], weight) for key, weight in expected.items())
-    assert fingerprint_of(found) == fingerprint_of(sd1_parts)
+    assert compute_fingerprint(found) == compute_fingerprint(sd1_parts)
 
 
 @pytest.mark.usefixtures("tiny_configs")
 def test_opened_like_a_folder(single: Path) -> None:
     backbone = open_backbone(str(single), dtype=torch.bfloat16)
-    assert (backbone.family, backbone.width, backbone.text_length) == ("sd1", 768, 77)
+    assert (backbone.family, backbone.token_width, backbone.text_length) == ("sd1", 768, 77)
     assert backbone.dtype == torch.bfloat16
     assert backbone.scheduler.config["beta_end"] == 0.012
 
@@ -191,7 +189,7 @@ def test_files_without_a_part_say_which(
 
 @pytest.mark.usefixtures("tiny_configs")
 def test_the_old_names_of_the_text_encoder_are_read(
-    tensors: dict[str, torch.Tensor], tmp_path: Path, sd1_parts: Parts
+    tensors: dict[str, torch.Tensor], tmp_path: Path, sd1_parts: ModelParts
 ) -> None:
     path = tmp_path / "old.safetensors"
     start = "cond_stage_model.transformer."

@@ -8,14 +8,14 @@ import torch
 from diffusers import StableDiffusionPipeline
 
 import sefi
-from sefi.backbone.bundle import LEARNING_GUIDANCE, Backbone
+from sefi.backbone.bundle import LEARNING_GUIDANCE, Backbone, TextEncoding
 from sefi.backbone.open import open_backbone
-from sefi.conditioning.conditioner import IdentityConditioner
 from sefi.core.config import Config, override
-from sefi.core.nouns import Identity
-from sefi.core.presets import PRESETS
-from sefi.core.protocols import SilentProgress
-from sefi.generate.attend import attend
+from sefi.core.progress import SilentProgress
+from sefi.diffusion.attention_maps import record_attention
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.identity.file import Identity
+from sefi.methods import PRESETS
 
 SIZES = [5, 8]  # odd sizes are padded
 PROMPT = "a photo of <ada> at the beach"
@@ -36,7 +36,9 @@ def test_learns_saves_generates_and_attends(lcm: Backbone, photo_file: Path, few
         images[scale] = sefi.generate(PROMPT, [loaded], backbone=lcm, config=config)[0].pixels
     assert images[1].size == (lcm.resolution, lcm.resolution)
     assert len({image.tobytes() for image in images.values()}) == 3
-    attention = attend(lcm, IdentityConditioner(lcm, [loaded]), PROMPT, 0, few_steps.generate, SilentProgress())
+    attention = record_attention(
+        lcm, IdentityConditioner(lcm, [loaded]), PROMPT, 0, few_steps.generate, SilentProgress()
+    )
     assert attention.maps.shape[0] == len(attention.words)
     assert torch.isfinite(attention.maps).all()
 
@@ -52,7 +54,9 @@ def test_the_scale_is_embedded_as_the_pipeline_embeds_it(lcm: Backbone) -> None:
     seen: list[torch.Tensor] = []
     hook = lcm.unet.time_embedding.register_forward_pre_hook(lambda _module, args: seen.append(args[1]))
     latents = torch.zeros(2, lcm.latent_channels, lcm.latent_size, lcm.latent_size)
-    predicted = lcm.predict(latents, torch.tensor([0, 999]), torch.zeros(2, lcm.text_length, lcm.width))
+    predicted = lcm.predict(
+        latents, torch.tensor([0, 999]), TextEncoding(torch.zeros(2, lcm.text_length, lcm.token_width))
+    )
     hook.remove()
     assert predicted.shape == latents.shape
     size = lcm.unet.config["time_cond_proj_dim"]
@@ -64,6 +68,6 @@ def test_the_scale_is_embedded_as_the_pipeline_embeds_it(lcm: Backbone) -> None:
 def test_other_unets_get_no_guidance(learnable: Callable[..., Path]) -> None:
     backbone = open_backbone(str(learnable()))
     latents, t = torch.randn(1, 4, 8, 8), torch.tensor([400])
-    context = torch.randn(1, backbone.text_length, backbone.width)
+    context = torch.randn(1, backbone.text_length, backbone.token_width)
     assert not backbone.embeds_guidance
-    assert torch.equal(backbone.predict(latents, t, context), backbone.unet(latents, t, context).sample)
+    assert torch.equal(backbone.predict(latents, t, TextEncoding(context)), backbone.unet(latents, t, context).sample)

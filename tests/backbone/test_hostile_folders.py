@@ -15,9 +15,9 @@ import torch
 
 from sefi.backbone import files
 from sefi.backbone.open import MODELS, open_backbone
-from sefi.conditioning.composer import load_clip_vision
 from sefi.core.errors import BackboneError
-from sefi.metrics.encoders import ClipEncoder
+from sefi.diffusion.composer import load_clip_vision
+from sefi.evaluation.encoders import ClipEncoder
 
 UNET = "diffusion_pytorch_model"
 SECONDS, BYTES = 10, 1 << 30
@@ -35,10 +35,10 @@ def edit(path: Path, **changes: object) -> None:
 
 def refusal(source: Path) -> str:
     """Open within bounded time and memory; return why it is refused."""
-    started, before = time.monotonic(), peak_memory()
+    started, before = time.process_time(), peak_memory()
     with pytest.raises(BackboneError) as caught:
         open_backbone(str(source))
-    assert time.monotonic() - started < SECONDS
+    assert time.process_time() - started < SECONDS
     assert peak_memory() - before < BYTES
     return str(caught.value)
 
@@ -300,9 +300,9 @@ def test_patterns_of_a_tokenizer_are_not_run(copy: Path) -> None:
     content = json.loads(path.read_text())
     split = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Removed", "invert": False}
     path.write_text(json.dumps(content | {"pre_tokenizer": split, "normalizer": {"type": "Evil"}}))
-    started = time.monotonic()
+    started = time.process_time()
     assert open_backbone(str(copy)).tokenizer("a" * 40 + "!").input_ids
-    assert time.monotonic() - started < SECONDS
+    assert time.process_time() - started < SECONDS
 
 
 def test_a_tokenizer_without_a_length_reads_what_the_encoder_reads(copy: Path) -> None:
@@ -315,11 +315,11 @@ def test_a_tokenizer_without_a_length_reads_what_the_encoder_reads(copy: Path) -
 @pytest.fixture
 def clip(tmp_path: Path) -> Path:
     """The embedded model's CLIP, for a test to change."""
-    return Path(shutil.copytree(MODELS / "judges" / "clip", tmp_path / "clip"))
+    return Path(shutil.copytree(MODELS / "evaluators" / "clip", tmp_path / "clip"))
 
 
 def test_the_clip_of_the_metrics_follows_no_requests_either(clip: Path, no_network: list[str]) -> None:
-    plain = ClipEncoder(clip).texts(["a photo of a dog"])
+    plain = ClipEncoder(clip).encode_texts(["a photo of a dog"])
     towers = json.loads((clip / "config.json").read_text())
     request_ = {"_attn_implementation": KERNEL, "auto_map": CODE, "quantization_config": {"quant_method": "awq"}}
     edit(clip / "config.json", **request_, text_config=towers["text_config"] | request_,
@@ -327,7 +327,7 @@ def test_the_clip_of_the_metrics_follows_no_requests_either(clip: Path, no_netwo
     edit(clip / "preprocessor_config.json", auto_map={"AutoImageProcessor": "evil--p.P"})
     edit(clip / "tokenizer_config.json", auto_map=CODE)
     edit(clip / "adapter_config.json", base_model_name_or_path="evil/model", peft_type="LORA")
-    assert (ClipEncoder(clip).texts(["a photo of a dog"]) == plain).all()
+    assert (ClipEncoder(clip).encode_texts(["a photo of a dog"]) == plain).all()
     assert no_network == []
 
 

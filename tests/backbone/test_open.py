@@ -12,9 +12,11 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
 from sefi.backbone import open as opener
+from sefi.backbone.bundle import ModelParts
 from sefi.backbone.open import open_backbone
-from sefi.backbone.parts import Parts
+from sefi.backbone.weights import copy_with_weights
 from sefi.core.errors import BackboneError
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS, find_evaluators
 
 INDEX = "model_index.json"
 
@@ -32,11 +34,11 @@ def edit(path: Path, **changes: object) -> None:
 
 def test_every_size_is_read_from_the_model(folder: Path) -> None:
     backbone = open_backbone(str(folder))
-    assert (backbone.width, backbone.text_length) == (24, 13)
+    assert (backbone.token_width, backbone.text_length) == (24, 13)
     assert (backbone.latent_channels, backbone.latent_size, backbone.latent_factor) == (3, 8, 4)
     assert (backbone.resolution, backbone.num_train_timesteps) == (32, 1000)
     assert (backbone.family, backbone.prediction_type) == ("tiny", "v_prediction")
-    assert (backbone.source, backbone.judges) == (str(folder), None)
+    assert (backbone.source, backbone.is_embedded, find_evaluators(backbone)) == (str(folder), False, None)
 
 
 def test_everything_is_frozen(folder: Path) -> None:
@@ -46,7 +48,7 @@ def test_everything_is_frozen(folder: Path) -> None:
         assert not any(weight.requires_grad for weight in part.parameters())
 
 
-def test_weights_survive_the_round_trip(folder: Path, parts: Parts) -> None:
+def test_weights_survive_the_round_trip(folder: Path, parts: ModelParts) -> None:
     backbone = open_backbone(str(folder))
     for name, weight in parts.unet.state_dict().items():
         assert torch.equal(backbone.unet.state_dict()[name], weight)
@@ -181,7 +183,7 @@ def test_other_predictions_are_refused(copy: Path) -> None:
     assert "predicts 'sample'" in refusal(copy)
 
 
-def test_parts_of_different_models(copy: Path, sd1_parts: Parts) -> None:
+def test_parts_of_different_models(copy: Path, sd1_parts: ModelParts) -> None:
     sd1_parts.text_encoder.save_pretrained(copy / "text_encoder")
     assert "width" in refusal(copy)
 
@@ -226,7 +228,7 @@ def test_a_hub_id_of_half_precision_only_is_asked_for_once_more(
         return str(tmp_path / "hub")
 
     monkeypatch.setattr(opener, "snapshot_download", copied)
-    assert open_backbone("somebody/some-model", allow_download=True).width == 24
+    assert open_backbone("somebody/some-model", allow_download=True).token_width == 24
     assert len(asked) == (2 if variant else 1)
 
 
@@ -240,11 +242,15 @@ def test_a_missing_embedded_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "tiny-portraits" in refusal("tiny-portraits")
 
 
-def test_the_embedded_model_brings_its_judges(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path) -> None:
+def test_evaluators_come_with_the_embedded_model_and_its_copies(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, folder: Path
+) -> None:
     (tmp_path / "tiny-portraits").symlink_to(folder)
-    (tmp_path / "judges").mkdir()
     monkeypatch.setattr(opener, "MODELS", tmp_path)
-    assert open_backbone().judges == tmp_path / "judges"
+    backbone = open_backbone()
+    for model in (backbone, copy_with_weights(backbone, {})):
+        assert model.is_embedded
+        assert find_evaluators(model) == EMBEDDED_EVALUATORS
 
 
 def rename_weights(folder: Path, rename: Callable[[str], str]) -> None:

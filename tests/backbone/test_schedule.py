@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given, strategies as st
 
-from sefi.backbone.schedule import add_noise, target
+from sefi.backbone.bundle import add_noise, compute_target
 from sefi.core.errors import BackboneError
 
 SHAPE = (3, 2, 5, 7)
@@ -27,18 +27,18 @@ def test_noise_is_diffusers() -> None:
 def test_velocity_is_diffusers() -> None:
     t = torch.tensor([1, 500, 998])
     x0, noise = latents(3), latents(4)
-    ours = target(x0, noise, t, ALPHAS, "v_prediction")
+    ours = compute_target(x0, noise, t, ALPHAS, "v_prediction")
     torch.testing.assert_close(ours, SCHEDULER.get_velocity(x0, noise, t))
 
 
 def test_epsilon_is_the_noise() -> None:
     noise = latents(5)
-    assert target(latents(6), noise, torch.tensor([1, 2, 3]), ALPHAS, "epsilon") is noise
+    assert compute_target(latents(6), noise, torch.tensor([1, 2, 3]), ALPHAS, "epsilon") is noise
 
 
 def test_other_predictions_are_refused() -> None:
     with pytest.raises(BackboneError, match="'sample'"):
-        target(latents(1), latents(2), torch.tensor([1, 2, 3]), ALPHAS, "sample")
+        compute_target(latents(1), latents(2), torch.tensor([1, 2, 3]), ALPHAS, "sample")
 
 
 @given(t=st.integers(0, 999), seed=st.integers(0, 1000))
@@ -46,7 +46,7 @@ def test_velocity_and_noisy_latent_give_the_clean_one(t: int, seed: int) -> None
     steps = torch.full((3,), t)
     x0, noise = latents(seed), latents(seed + 1)
     noisy = add_noise(x0, noise, steps, ALPHAS)
-    velocity = target(x0, noise, steps, ALPHAS, "v_prediction")
+    velocity = compute_target(x0, noise, steps, ALPHAS, "v_prediction")
     kept = ALPHAS[t]
     torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, x0, atol=1e-4, rtol=1e-4)
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 from sefi.api import generate_each
 from sefi.backbone.open import open_backbone
 from sefi.backbone.signature import SAMPLES, sign_model
-from sefi.conditioning.conditioner import check_identities, describe_other_model
-from sefi.core.config import Config, from_dict
+from sefi.core.config import Config, parse_config
 from sefi.core.errors import IdentityError
-from sefi.core.nouns import Identity
+from sefi.diffusion.conditioning import check_identities, describe_other_model
+from sefi.identity.file import Identity
 from sefi.methods.base import create_header
 
 PARTS = ("text_encoder", "unet", "vae")
@@ -28,7 +28,7 @@ def identity_on(backbone, version=2, **tensors):
     header = create_header("ada", backbone, Config(), 0)
     if version == 1:
         header = header.model_copy(update={"schema_version": 1, "signature": {}})
-    return Identity({"tokens": torch.full((5, 2, backbone.width), 0.1), **tensors}, header)
+    return Identity({"tokens": torch.full((5, 2, backbone.token_width), 0.1), **tensors}, header)
 
 
 def changed(backbone, part, change):
@@ -44,12 +44,14 @@ def at(backbone, *dtypes):
     parts = {name: copy.deepcopy(getattr(backbone, name)) for name in PARTS}
     for dtype in dtypes:
         parts = {name: torch.nn.Module.to(part, dtype) for name, part in parts.items()}
-    return replace(backbone, **parts, signature=None, fingerprint=f"{backbone.family}:{backbone.width}:{'f' * 16}")
+    return replace(
+        backbone, **parts, signature=None, fingerprint=f"{backbone.family}:{backbone.token_width}:{'f' * 16}"
+    )
 
 
 def as_sd1(backbone):
     """The tiny model under the name of a family whose checkpoints share their words and sizes."""
-    return replace(backbone, family="sd1", fingerprint=f"sd1:{backbone.width}:{'0' * 16}")
+    return replace(backbone, family="sd1", fingerprint=f"sd1:{backbone.token_width}:{'0' * 16}")
 
 
 @pytest.mark.parametrize("learned", DTYPES)
@@ -102,7 +104,7 @@ def test_the_figures_of_both_sides():
         step = changed(step, part, nudge_all)
     found["step"] = count_changed(backbone, step)
     found["step in bfloat16"] = count_changed(backbone, at(step, torch.bfloat16))
-    assert sum(len(backbone.signature.samples[part]) for part in PARTS) == 530  # as docs/file-format.md says
+    assert sum(len(backbone.signature.samples[part]) for part in PARTS) == 562  # as docs/file-format.md says
     assert (found["half"], found["bfloat16"], found["both"]) == (0, 0, 0)
     assert found["step"] > 200
     assert found["step in bfloat16"] > 200
@@ -179,7 +181,7 @@ def test_version_1_is_compared_by_name(backbone, family):
 def test_version_1_files_open_and_a_signature_travels(backbone, tmp_path):
     path = tmp_path / "ada.safetensors"
     identity_on(backbone).save(path)
-    assert Identity.load(path).header.signature == backbone.signature.stored()
+    assert Identity.load(path).header.signature == backbone.signature.dump()
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["sefi"])
     assert header["schema_version"] == 2
@@ -201,7 +203,7 @@ def test_a_damaged_signature_is_refused(backbone, record):
 def test_a_note_is_said_once_and_images_are_made(backbone, caplog):
     model = as_sd1(changed(backbone, "vae", nudge_one))
     identity = identity_on(as_sd1(backbone))
-    config = from_dict({"generate": {"steps": 1}})
+    config = parse_config({"generate": {"steps": 1}}, Config)
     with caplog.at_level(logging.WARNING, "sefi.remarks"):  # the command line, tested before, silences it
         images = list(generate_each("a photo of <ada>", [identity], backbone=model, config=config))
     assert len(images) == 1
@@ -213,5 +215,5 @@ def test_a_note_is_said_once_and_images_are_made(backbone, caplog):
 def test_a_copy_with_changed_weights_keeps_the_signature(backbone):
     assert replace(backbone, source="elsewhere").signature is backbone.signature
     assert all(samples.shape[1] == SAMPLES for samples in backbone.signature.samples.values())
-    parts = [getattr(backbone, part) for part in PARTS]
-    assert sign_model(backbone.tokenizer, *parts).stored() == backbone.signature.stored()
+    text_encoder, unet, vae = (getattr(backbone, part) for part in PARTS)
+    assert sign_model([backbone.tokenizer], [text_encoder], unet, vae).dump() == backbone.signature.dump()

@@ -5,7 +5,7 @@ import json
 import pytest
 from PIL import Image
 
-from sefi.core.nouns import Identity
+from sefi.identity.file import Identity
 
 PROMPT = "a photo of <ada> in snow"
 
@@ -115,7 +115,7 @@ class Found:
         return self
 
     def faces(self, _rgb):
-        from sefi.core.nouns import Face
+        from sefi.photo.detect import Face
 
         return [Face(x, 0.0, self.side, self.side, ((x, 0.0),) * 5, 0.9) for x in self.lefts]
 
@@ -144,14 +144,6 @@ def test_three_faces_need_a_choice(learn_refused, faces):
 
 def test_a_choice_that_does_not_exist(learn_refused, faces):
     assert "no face 4" in learn_refused(*faces(0.0, 100.0, 200.0), "--face", 4)
-
-
-def test_a_small_face(learn_refused, faces):
-    assert "63 x 63" in learn_refused(*faces(0.0, side=63.0))
-
-
-def test_a_model_without_a_detector_of_its_own(learn_refused):
-    assert "knows drawn faces only" in learn_refused()
 
 
 def test_a_detector_that_is_none(learn_refused, portrait):

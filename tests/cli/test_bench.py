@@ -1,4 +1,4 @@
-"""`sefi bench`, end to end on a tiny model without judges."""
+"""`sefi bench`, end to end on a tiny model without evaluators."""
 
 import json
 from importlib.resources import files
@@ -8,11 +8,11 @@ import pytest
 from PIL import Image
 
 from sefi.backbone.open import MODELS
-from sefi.bench.run_folder import RunFolder
-from sefi.conditioning.names import CHARACTERS
-from sefi.metrics.faces import DETECTOR, RECOGNISER
-from sefi.world.drawing import draw
-from sefi.world.subjects import portrait, subject
+from sefi.benchmark.run import RunFolder
+from sefi.diffusion.text import CHARACTERS
+from sefi.evaluation.encoders import DETECTOR, RECOGNISER
+from tiny_portraits.drawing.image import draw
+from tiny_portraits.drawing.sampling import make_portrait, make_test_person
 
 SUITE = """
 about = "Dogs, so that no face is needed."
@@ -24,10 +24,10 @@ settings = ["learn.steps=2", "learn.batch=1", "generate.steps=2"]
 text = "a photo of {} at the beach"
 kind = "scene"
 
-[[ways]]
+[[variants]]
 label = "ours"
 
-[[ways]]
+[[variants]]
 label = "word"
 control = "class word"
 """
@@ -55,12 +55,12 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     for made in (4, 0):
         found = sefi("bench", "run", *asked, "--json")
         assert found.exit_code == 0, found.output
-        record = {"schema": "bench run/1", "run": str(tmp_path / "run"), "made": made, "pictures": 4}
+        record = {"schema": "bench run/2", "run": str(tmp_path / "run"), "made": made, "images": 4}
         assert json.loads(found.stdout) == record
     found = sefi("bench", "report", tmp_path / "run", "--json")
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
-    assert answer["pictures"] == 4
+    assert answer["images"] == 4
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert "not computed" in page
     assert "rex" in page
@@ -70,7 +70,7 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
 
 def test_a_way_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked, tmp_path):
     suite = asked[0]
-    suite.write_text(SUITE + '\n[[ways]]\nlabel = "FastComposer"\npreset = "fastcomposer"\n')
+    suite.write_text(SUITE + '\n[[variants]]\nlabel = "FastComposer"\npreset = "fastcomposer"\n')
     found = sefi("bench", "run", *asked)
     assert found.exit_code == 2
     assert "FastComposer knows a subject by the face of a person, and 'dog' is none" in found.stderr
@@ -86,11 +86,11 @@ def test_two_processes_make_the_same_pictures(sefi, asked, tmp_path):
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout)["made"] == 4
 
-    def pictures(folder):
+    def images(folder):
         lines = (tmp_path / folder / "cells.jsonl").read_text().splitlines()
         return {(c["subject"], c["way"]): c["sha256"] for c in map(json.loads, lines)}
 
-    assert pictures("shared") == pictures("run")
+    assert images("shared") == images("run")
 
 
 def test_the_suites_are_listed(sefi):
@@ -105,7 +105,7 @@ def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_fol
     assert "no benchmark run" in refused("bench", "report", tmp_path)
     people = [asked[0].with_name("people.toml"), *asked[1:]]
     people[0].write_text(SUITE.replace('kind = "dog"', 'kind = "person"'))
-    assert "cut out by their faces" in refused("bench", "run", *people)
+    assert "No face was found" in refused("bench", "run", *people)  # the package's own detector looks for them
     assert "no folder" in refused("bench", "run", *asked[:3], "--photos", tmp_path / "none", "--out", tmp_path / "run")
 
 
@@ -118,29 +118,29 @@ def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
 
 @pytest.mark.slow
 def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
-    # A folder of a model brings no judges and no names of its own: this one serves as somebody's Stable Diffusion.
-    whole = (files("sefi.bench") / "suites" / "table1-sd.toml").read_text(encoding="utf-8")
+    # A folder of a model brings no evaluators and no names of its own: this one serves as somebody's Stable Diffusion.
+    whole = (files("sefi.benchmark") / "suites" / "table1-sd.toml").read_text(encoding="utf-8")
     suite = tmp_path / "table1-sd.toml"
     suite.write_text(whole.replace('prompt_lists = ["paper"]', "").replace("[100, 101]", "[5]") + ONE_PROMPT)
     for n in (200, 201):
         folder = tmp_path / "people" / f"p{n}"
         folder.mkdir(parents=True)
         for view in (0, 1):
-            Image.fromarray(draw(portrait(subject(n), n, view), 192)).save(folder / f"{view}.png")
-    judges = MODELS / "judges"
+            Image.fromarray(draw(make_portrait(make_test_person(n), n, view), 192)).save(folder / f"{view}.png")
+    evaluators = MODELS / "evaluators"
     given = [
         "--model", MODELS / "tiny-portraits", "--photos", tmp_path / "people", "--device", "cpu",
-        "--detector", judges / DETECTOR, "--recogniser", judges / RECOGNISER, "--clip", judges / "clip",
+        "--detector", evaluators / DETECTOR, "--recogniser", evaluators / RECOGNISER, "--clip", evaluators / "clip",
     ]  # fmt: skip
     few = ("learn.steps=1", "learn.batch=1", "tune.prior_images=1", "generate.steps=2", f"basis.names={CHARACTERS}")
     lacking = sefi("bench", "run", suite, *given, "--out", tmp_path / "run")
     assert lacking.exit_code == 2
-    assert "--judges" in lacking.stderr or "list of the names" in lacking.stderr
+    assert "--evaluators" in lacking.stderr or "list of the names" in lacking.stderr
     settings = [word for setting in few for word in ("--set", setting)]
-    found = sefi("bench", "run", suite, *given, *settings, "--judges", judges, "--out", tmp_path / "run", "--json")
+    found = sefi("bench", "run", suite, *given, *settings, "--judges", evaluators, "--out", tmp_path / "run", "--json")
     assert found.exit_code == 0, found.output
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert all(config["learn"]["steps"] == 1 for config in told["settings"].values())
     samples = RunFolder(tmp_path / "run").read_samples()
-    assert {sample.variant for sample in samples} == {way["label"] for way in told["suite"]["ways"]}
+    assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["ways"]}
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)

@@ -6,8 +6,8 @@ import shlex
 import pytest
 from PIL import Image
 
-from sefi.api import embedded_judges
-from sefi.core.nouns import Identity
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
+from sefi.identity.file import Identity
 
 NOWHERE = ("--model", "/nowhere/model")
 PROMPT = "a photo of <ada> in snow"
@@ -99,7 +99,7 @@ def test_identities_that_do_not_fit_are_refused_first(refused, ada, tmp_path, mo
         (("quik",), "Did you mean 'quick'"),
         (("quick", "--set", "learn.lr=3"), "'learn.learning_rate'"),
         (("quick", "--set", "generate.negative_prompt=hat", "--set", "generate.guidance_scale=1"), "above 1"),
-        (("quick", "--photos", "nowhere"), "--detector"),
+        (("quick", "--photos", "nowhere"), "nowhere"),
         (("quick", "--photos", "nowhere", "--detector", "nowhere.onnx"), "nowhere.onnx"),
     ],
 )
@@ -157,7 +157,7 @@ def test_guidance_below_one_is_said_to_be_none(sefi, model_folder, tmp_path, sca
     words = ("generate", "a photo of person", "--model", model_folder, "--steps", 2, "--out", tmp_path)
     found = sefi(*words, "--guidance-scale", scale)
     assert found.exit_code == 0
-    assert f"note: a guidance scale of {scale} draws without guidance, exactly as 1 does" in found.stderr
+    assert f"note: a guidance scale of {scale} generates without guidance, exactly as 1 does" in found.stderr
     assert "note:" not in sefi(*words, "--guidance-scale", 1, "--count", 2).stderr
 
 
@@ -183,7 +183,7 @@ def test_the_next_command_runs_as_it_stands(sefi, portrait, model_folder, tmp_pa
 @pytest.fixture(scope="module")
 def two_faces(tmp_path_factory):
     """The package's portrait twice, side by side, the second one mirrored."""
-    portrait = Image.open(embedded_judges().parent / "demo" / "portrait.png").convert("RGB")
+    portrait = Image.open(EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png").convert("RGB")
     page = Image.new("RGB", (2 * portrait.width, portrait.height))
     page.paste(portrait, (0, 0))
     page.paste(portrait.transpose(Image.Transpose.FLIP_LEFT_RIGHT), (portrait.width, 0))
@@ -199,14 +199,14 @@ def test_the_chosen_face_is_learned_whatever_the_person_is_called(two_faces, mon
 
     import sefi.api
     from sefi.core.config import override
-    from sefi.core.presets import PRESETS
+    from sefi.methods import PRESETS
 
     squares = []
 
     class Enough(Exception):
         pass
 
-    def stop(square, _config):
+    def stop(square, _config, _others):
         squares.append(square)
         raise Enough
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from sefi.cli.attend import shares_by_name
-from sefi.core.nouns import Identity
+from sefi.cli.attend import average_shares
+from sefi.identity.file import Identity
 
 QUICK = ("--steps", 2, "--device", "cpu")
 
@@ -173,5 +173,5 @@ def test_version_and_help(sefi):
 
 def test_a_name_of_several_words_has_their_mean_share():
     row = SimpleNamespace(shares={1: 0.5, 2: 0.25, 4: 1.0})
-    found = shares_by_name(row, ["(start)", "<ada>", "<ada>", "and", "<bob>", "(end)"])
+    found = average_shares(row, ["(start)", "<ada>", "<ada>", "and", "<bob>", "(end)"])
     assert found == {"<ada>": 0.375, "<bob>": 1.0}

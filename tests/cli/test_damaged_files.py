@@ -21,10 +21,9 @@ from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from sefi.api import embedded_judges
 from sefi.cli.app import app
-from sefi.core.nouns import Identity, IdentityHeader
-from sefi.identity.file import read_identity, write_identity
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
+from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
 
 PROMPT = "a photo of <ada> in snow"
 SUITE = """about = "One dog."
@@ -183,7 +182,15 @@ def answers(bench: Bench) -> Case:
 def names(bench: Bench) -> Case:
     file = bench.place / "names.txt"
     file.write_text("photo dog\nsnow beach\ncup person\n")
-    words = ("--no-crop", "--method", "celeb-basis", "--judges", embedded_judges(), "--set", f"basis.names={file}")
+    words = (
+        "--no-crop",
+        "--method",
+        "celeb-basis",
+        "--judges",
+        EMBEDDED_EVALUATORS,
+        "--set",
+        f"basis.names={file}",
+    )
     return Case(bench.learn(*words), file)
 
 
@@ -233,19 +240,19 @@ def single_file(bench: Bench) -> Case:
 
 
 def learn_detector(bench: Bench) -> Case:
-    file = bench.copy(embedded_judges() / "face_detection.onnx", "yunet.onnx")
+    file = bench.copy(EMBEDDED_EVALUATORS / "face_detection.onnx", "yunet.onnx")
     return Case(bench.learn("--detector", file), file)
 
 
 def attend_detector(bench: Bench) -> Case:
-    file = bench.copy(embedded_judges() / "face_detection.onnx", "yunet.onnx")
+    file = bench.copy(EMBEDDED_EVALUATORS / "face_detection.onnx", "yunet.onnx")
     words = ("attend", PROMPT, "-i", bench.ada, "--model", bench.model, "--detector", file, "--steps", 1)
     return Case((*words, "--out", bench.place / "maps.png"), file)
 
 
 def bench_judge(option: str, judge: str) -> Callable[[Bench], Case]:
     def build(bench: Bench) -> Case:
-        file = bench.copy(embedded_judges() / judge, judge)
+        file = bench.copy(EMBEDDED_EVALUATORS / judge, judge)
         return Case(bench.bench_run(f"--{option}", file), file)
 
     return build
@@ -253,7 +260,7 @@ def bench_judge(option: str, judge: str) -> Callable[[Bench], Case]:
 
 def bench_clip(name: str) -> Callable[[Bench], Case]:
     def build(bench: Bench) -> Case:
-        folder = bench.copy(embedded_judges() / "clip", "clip")
+        folder = bench.copy(EMBEDDED_EVALUATORS / "clip", "clip")
         return Case(bench.bench_run("--clip", folder), folder / name, str(folder))
 
     return build
@@ -263,7 +270,7 @@ def probe_judge(name: str) -> Callable[[Bench], Case]:
     def build(bench: Bench) -> Case:
         folder = bench.place / "judges"
         for judge in ("face_detection.onnx", "face_recognition.onnx", "clip"):
-            bench.copy(embedded_judges() / judge, f"judges/{judge}")
+            bench.copy(EMBEDDED_EVALUATORS / judge, f"judges/{judge}")
         words = bench.learn("--no-crop", "--judges", folder, "--set", "learn.probe_every=1")
         return Case(words, folder / name, str(folder))
 
@@ -274,16 +281,16 @@ def composer(bench: Bench) -> Case:
     file = bench.place / "composer.safetensors"
     save_file({"composer.fuse.join.first.weight": torch.ones(24, 31)}, file, {"sefi-composer": "tiny:7:00"})
     words = ("--no-crop", "--method", "fastcomposer", "--set", f"compose.weights={file}")
-    return Case(bench.learn(*words, "--judges", embedded_judges()), file)
+    return Case(bench.learn(*words, "--judges", EMBEDDED_EVALUATORS), file)
 
 
 def composer_clip(name: str) -> Callable[[Bench], Case]:
     """Return a case of the CLIP that FastComposer sees with; only the embedded model has weights of it."""
 
     def build(bench: Bench) -> Case:
-        folder = bench.copy(embedded_judges() / "clip", "judges/clip")
+        folder = bench.copy(EMBEDDED_EVALUATORS / "clip", "judges/clip")
         words = bench.learn("--method", "fastcomposer", "--no-crop", "--judges", folder.parent)
-        drawn = Path(embedded_judges()).parent / "demo" / "portrait.png"
+        drawn = Path(EMBEDDED_EVALUATORS).parent / "demo" / "portrait.png"
         changed = {bench.model: "tiny-portraits", bench.portrait: drawn}
         return Case(tuple(changed.get(word, word) for word in words), folder / name, str(folder))
 
@@ -491,7 +498,7 @@ def test_a_report_leaves_out_a_damaged_picture(bench: Bench, damage: str, name: 
     DAMAGES[damage](run / name)
     found = CliRunner().invoke(app, ["bench", "report", str(run), "--json"])
     assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["pictures"] == 2
+    assert json.loads(found.stdout)["images"] == 2
 
 
 @pytest.mark.parametrize("photos", ["loop", "nowhere"])

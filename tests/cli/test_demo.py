@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from sefi.cli import demo
-from sefi.cli.opening import chosen_config
+from sefi.cli.loading import load_config
 from sefi.core.errors import OutputError
-from sefi.core.nouns import Identity
-from sefi.core.protocols import SilentProgress
+from sefi.core.progress import SilentProgress
+from sefi.identity.file import Identity
 
 PROMPTS = (("scene", "a photo of <ada> in snow"), ("style", "a drawing of <ada>"))
 
@@ -21,9 +21,9 @@ PROMPTS = (("scene", "a photo of <ada> in snow"), ("style", "a drawing of <ada>"
 @pytest.fixture(scope="module")
 def made(backbone, portrait, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    config = chosen_config("default", list(demo.QUICK))
-    run = demo.Run(backbone, config, 0, SilentProgress(), PROMPTS)
-    demo.make_demo(demo.Portrait(portrait, {"hair": "red curls"}), run, demo.demo_files(folder))
+    config = load_config("default", list(demo.QUICK))
+    run = demo.DemoRun(backbone, config, 0, SilentProgress(), PROMPTS)
+    demo.make_demo(demo.DemoPortrait(portrait, {"hair": "red curls"}), run, demo.prepare_demo_files(folder))
     return folder
 
 
@@ -77,7 +77,7 @@ def test_traits_come_from_the_truth(tmp_path, monkeypatch):
     (folder / "portrait.png").touch()
     truth = {"traits": {"hair": "red curls", "age": 4}, "seed": 3}
     (folder / "truth.json").write_text(json.dumps(truth))
-    assert demo.bundled_portrait().truth == {"hair": "red curls"}
+    assert demo.load_portrait().truth == {"hair": "red curls"}
 
 
 def test_a_missing_portrait_is_said(refused, tmp_path, monkeypatch):
@@ -86,13 +86,13 @@ def test_a_missing_portrait_is_said(refused, tmp_path, monkeypatch):
 
 
 def test_a_demo_can_be_made_again_where_it_was_made(made):
-    demo.demo_files(made).check()
+    demo.prepare_demo_files(made).check()
     page = made / "index.html"
     ours = page.read_bytes()
     page.write_bytes(ours + b" ")
     try:
         with pytest.raises(OutputError, match="was changed"):
-            demo.demo_files(made).check()
-        demo.demo_files(made, overwrite=True).check()
+            demo.prepare_demo_files(made).check()
+        demo.prepare_demo_files(made, overwrite=True).check()
     finally:
         page.write_bytes(ours)

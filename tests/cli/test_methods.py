@@ -3,11 +3,11 @@
 import json
 
 import pytest
+import torch
 
-from sefi.core.config import names
-from sefi.core.nouns import Identity
-from sefi.core.presets import PRESETS
-from sefi.methods import METHODS
+from sefi.core.config import list_setting_names, select_settings
+from sefi.identity.file import Identity
+from sefi.methods import METHODS, PRESETS
 
 QUICK = ("--no-crop", "--steps", 2, "--device", "cpu")
 
@@ -28,12 +28,14 @@ def test_every_setting_is_listed_with_its_value(sefi):
     found = sefi("settings", "--preset", "celeb-basis", "--json")
     assert found.exit_code == 0, found.output
     listed = json.loads(found.stdout)
-    assert ["method", *listed["settings"]] == names()
+    assert list(listed["settings"]) == list_setting_names(METHODS["celeb-basis"].config_type)
+    assert "tune.rank" not in listed["settings"]
     assert listed["method"] == "celeb-basis"
     assert listed["settings"]["learn.learning_rate"]["value"] == PRESETS["celeb-basis"].learn.learning_rate
-    words = sefi("settings").stdout.splitlines()
+    words = sefi("settings", "--preset", "celeb-basis").stdout.splitlines()
     assert [line.split()[0] for line in words] == list(listed["settings"])
     assert sum(len(line.split()) > 2 for line in words) > 0.8 * len(words)
+    assert [line.split()[0] for line in sefi("settings").stdout.splitlines()] == list_setting_names()
     assert sefi("settings", "--preset", "magic").exit_code == 2
 
 
@@ -41,10 +43,13 @@ def test_every_setting_is_listed_with_its_value(sefi):
 def test_another_method_learns_and_draws(sefi, portrait, model_folder, tmp_path, method):
     out = tmp_path / "bob.safetensors"
     where = ("--model", model_folder)
-    few = ("--set", "tune.prior_images=1", "--set", "generate.steps=2", "--set", "learn.templates=a photo of {}")
+    few = ("tune.prior_images=1", "generate.steps=2", "learn.templates=a photo of {}")
+    few = [word for one in select_settings(METHODS[method].config_type, few) for word in ("--set", one)]
     found = sefi("learn", portrait, "--name", "bob", "--method", method, *where, *QUICK, *few, "--out", out)
     assert found.exit_code == 0, found.output
     assert Identity.load(out).method == method
+    shown = json.loads(sefi("inspect", out, "--json").stdout)
+    assert torch.tensor(shown["token_norms"]).shape == Identity.load(out).tokens.shape[:-1]
     drawn = sefi("generate", "a photo of <bob>", "-i", out, *where, "--steps", 2, "--out", tmp_path / "pictures")
     assert drawn.exit_code == 0, drawn.output
     assert (tmp_path / "pictures" / "grid.png").is_file()
@@ -55,7 +60,13 @@ def test_another_method_learns_and_draws(sefi, portrait, model_folder, tmp_path,
     [
         (("--method", "magic"), "no method 'magic'"),
         (("--method", "prospect", "--preset", "paper"), "belongs to the method 'sefi'"),
-        (("--method", "dreambooth", "--set", "tune.parts=key_value"), "trains no 'key_value'"),
+        (
+            ("--method", "dreambooth", "--set", "tune.parts=key_value"),
+            "tune.parts = 'key_value': Input should be 'unet' or 'unet+text'",
+        ),
+        (("--set", "tune.rank=8"), "tune.rank is a setting of dreambooth-lora; sefi has none of this name"),
+        (("--set", "method=dreambooth"), "the option --method"),
+        (("--method", "cross-init", "--set", "basis.components=8"), "is a setting of celeb-basis; cross-init has none"),
         (("--method", "celeb-basis"), "face_recognition.onnx"),
         (("--method", "cross-init"), "list of the names"),
         (("--method", "textual-inversion", "--set", "learn.stages=5"), "knows only learn.stages=1"),

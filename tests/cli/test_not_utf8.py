@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
-from sefi.cli.pictures import append_record, read_records
+from sefi.cli.image_files import append_record, read_records
 from sefi.core.errors import OutputError
-from sefi.core.files import Kind, check_output
-from sefi.core.nouns import Identity
+from sefi.core.files import FileKind, check_output
+from sefi.identity.file import Identity
 
 BAD = b"n\xe4mes"  # Latin-1
 QUICK = ("--steps", "2")
@@ -23,11 +23,20 @@ REFUSED = {
     "learn, the name": (("learn", "photo.png", "--name", BAD, "--model", "model"), "cannot be a name"),
     "learn, the output": ((*LEARN, "--out", BAD + b".safetensors"), "is not UTF-8"),
     "learn, the class word": ((*LEARN, "--class-word", BAD), "it is not UTF-8 text"),
-    "learn, a file of names": ((*LEARN, "--set", b"basis.names=" + BAD), "it is not UTF-8 text"),
-    "learn, weights": ((*LEARN, "--set", b"compose.weights=" + BAD), "it is not UTF-8 text"),
+    "learn, a file of names": (
+        (*LEARN, "--method", "cross-init", "--set", b"basis.names=" + BAD),
+        "it is not UTF-8 text",
+    ),
+    "learn, weights": (
+        (*LEARN, "--method", "fastcomposer", "--set", b"compose.weights=" + BAD),
+        "it is not UTF-8 text",
+    ),
     "learn, a sentence": ((*LEARN, "--set", b"learn.templates=a {} " + BAD), "it is not UTF-8 text"),
-    "learn, the rare word": ((*LEARN, "--set", b"tune.identifier=" + BAD), "it is not UTF-8 text"),
-    "learn, the method": ((*LEARN, "--set", b"method=" + BAD), "it is not UTF-8 text"),
+    "learn, the rare word": (
+        (*LEARN, "--method", "dreambooth", "--set", b"tune.identifier=" + BAD),
+        "it is not UTF-8 text",
+    ),
+    "learn, the method": ((*LEARN, "--method", BAD), "no method"),
     "learn, a setting": ((*LEARN, "--set", BAD + b"=3"), "no setting"),
     "learn, the photo": (("learn", BAD, *LEARN[2:]), "no file"),
     "learn, the model": (("learn", "photo.png", "--name", "bea", "--model", BAD), "no model"),
@@ -45,7 +54,7 @@ REFUSED = {
     "inspect, a file that is there": (("inspect", BAD + b".safetensors"), "is not UTF-8"),
     "demo, the output": (("demo", "--out", BAD), "is not UTF-8"),
     "bench run, the output": (("bench", "run", "quick", "--out", BAD), "is not UTF-8"),
-    "bench run, a setting": (("bench", "run", "quick", "--set", b"basis.names=" + BAD), "it is not UTF-8 text"),
+    "bench run, a setting": (("bench", "run", "table1", "--set", b"basis.names=" + BAD), "it is not UTF-8 text"),
     "bench report": (("bench", "report", BAD), "no benchmark run"),
     "study build": (("study", "build", BAD), "no benchmark run"),
 }
@@ -110,7 +119,7 @@ def test_what_no_file_can_hold_is_refused_before_the_work(sefi, folder, monkeypa
 
 
 def test_the_same_is_said_without_json(folder):
-    found = run(folder, *LEARN, "--set", b"basis.names=" + BAD)
+    found = run(folder, *LEARN, "--method", "cross-init", "--set", b"basis.names=" + BAD)
     assert found.returncode == 2
     assert not found.stdout
     assert found.stderr.decode("utf-8").startswith("error: basis.names = 'n\\udce4mes': it is not UTF-8 text.\n  try: ")
@@ -132,7 +141,7 @@ def test_a_folder_above_and_a_photo_need_not_be_utf8(sefi, folder, monkeypatch):
 def test_a_link_to_a_name_that_is_not_utf8_is_refused(folder):
     (folder / "out").symlink_to(os.fsdecode(BAD))
     with pytest.raises(OutputError, match="not UTF-8"):
-        check_output(folder / "out", Kind.PNG)
+        check_output(folder / "out", FileKind.PNG)
 
 
 def test_records_name_every_file_and_can_be_read_again(tmp_path):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sefi.core.nouns import Identity
+from sefi.identity.file import Identity
 
 QUICK = ("--steps", 2)
 INPUTS = ("itself", "symbolic link", "hard link")
@@ -79,7 +79,14 @@ def test_every_input_of_learn_is_known(refused, given, place, read):
     elif place == "hard link":
         out.hardlink_to(given / read)
     before = contents(given)
-    names = ("--set", f"basis.names={given / 'names.txt'}", "--detector", given / "detector.onnx")
+    names = (
+        "--method",
+        "cross-init",
+        "--set",
+        f"basis.names={given / 'names.txt'}",
+        "--detector",
+        given / "detector.onnx",
+    )
     refused(*words_of("learn", given, out)[0], *names, "--overwrite")
     assert contents(given) == before
 
@@ -303,9 +310,8 @@ TRAINED = [
     ("features", "features.training.safetensors", ()),
     ("autoencoder", "autoencoder-faces.training.safetensors", ()),
     ("text", "text.safetensors", ()),
-    ("text", "text.safetensors", ("--start", "tiny-portraits", "--version", 5)),
-    ("denoiser", "diffusion.safetensors", ("--version", 4)),
-    ("vae", "vae.lesson.safetensors", ("--version", 4)),
+    ("text", "text.safetensors", ("--start", "tiny-portraits")),
+    ("latents", "latents.npy", ()),
     ("all", "denoiser.training.safetensors", ()),
 ]
 
@@ -353,14 +359,14 @@ def test_a_file_that_appears_while_a_command_works_stays(refused, given, bench_r
 
     monkeypatch.chdir(given)
     words, name = WRITERS[command]
-    target, whole = given / name, files.flush
+    target, whole = given / name, files.flush_file
 
     def flush(partial):
         whole(partial)
         if f".{target.stem}." in partial.name and partial.suffix == target.suffix:
             target.write_text("mine")
 
-    monkeypatch.setattr(files, "flush", flush)
+    monkeypatch.setattr(files, "flush_file", flush)
     assert "exists" in refused(*words)
     assert target.read_text() == "mine"
 
@@ -370,8 +376,8 @@ def test_a_learning_that_must_not_be_saved_is_gone_on_with(refused, sefi, given,
 
     monkeypatch.chdir(given)
     words, name = WRITERS["learn"]
-    target, whole = given / name, files.flush
-    monkeypatch.setattr(files, "flush", lambda p: (whole(p), target.write_text("x") if "bob" in p.name else None))
+    target, whole = given / name, files.flush_file
+    monkeypatch.setattr(files, "flush_file", lambda p: (whole(p), target.write_text("x") if "bob" in p.name else None))
     refused(*words)
     monkeypatch.undo()
     monkeypatch.chdir(given)
@@ -390,12 +396,12 @@ def test_the_longest_name_is_learned(sefi, given, stem):
 
 
 def test_an_unfinished_run_keeps_as_much_of_the_name_as_fits(tmp_path):
-    from sefi.cli.learn import unfinished_run
+    from sefi.cli.learn import name_checkpoint
     from sefi.photo.read import read_photo
 
     Image.new("RGB", (37, 41)).save(tmp_path / "p.png")
     photo = read_photo(tmp_path / "p.png")
-    short, long = (unfinished_run(tmp_path / f"{stem}.safetensors", photo, [1]) for stem in ("ada", "x" * 243))
+    short, long = (name_checkpoint(tmp_path / f"{stem}.safetensors", [photo], [1]) for stem in ("ada", "x" * 243))
     assert short.name.startswith(".ada.")
     assert len(short.name) == len(".ada..unfinished") + 12
     assert len(long.name) == 255
@@ -452,13 +458,13 @@ def test_photos_and_run_have_folders_of_their_own(refused, tmp_path, way):
 
 
 def test_a_demo_knows_its_files_and_leaves_others(refused, tmp_path):
-    from sefi.cli.demo import demo_files
+    from sefi.cli.demo import prepare_demo_files
 
-    files = demo_files(tmp_path)
+    files = prepare_demo_files(tmp_path)
     files.write("portrait.png", Image.new("RGB", (7, 11)).save)
-    demo_files(tmp_path).check()
+    prepare_demo_files(tmp_path).check()
     Image.new("RGB", (11, 7)).save(tmp_path / "portrait.png")
     before = contents(tmp_path)
     assert "portrait.png' was changed since sefi wrote it" in refused("demo", "--out", tmp_path)
     assert contents(tmp_path) == before
-    demo_files(tmp_path, overwrite=True).check()
+    prepare_demo_files(tmp_path, overwrite=True).check()

@@ -11,7 +11,7 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from sefi.cli.reporting import ReportingGroup
+from sefi.cli.error_reporting import ReportingGroup
 from sefi.cli.study import app as study_app
 
 SUBJECTS, WAYS, PROMPTS, SEEDS = ("ada", "bob"), ("ours", "rival", "third"), ("beach", "cup", "snow"), (7, 8)
@@ -31,15 +31,15 @@ def study():
 
 @pytest.fixture
 def run_folder(tmp_path):
-    """A finished run of 2 subjects, 3 ways, 3 prompts and 2 seeds, its pictures plain colours."""
+    """A finished run of 2 subjects, 3 variants, 3 prompts and 2 seeds, its images plain colours."""
     folder = tmp_path / "run"
     for name in ("pictures", "photos"):
         (folder / name).mkdir(parents=True)
     for shade, subject in enumerate(SUBJECTS):
         Image.new("RGB", (96, 96), (0, shade, 200)).save(folder / f"photos/{subject}.png")
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
-    ways = [{"label": label, "about": "", "control": None} for label in WAYS]
-    suite = {"name": "tiny", "prompts": prompts, "ways": ways, "seeds": SEEDS}
+    variants = [{"label": label, "about": "", "control": None} for label in WAYS]
+    suite = {"name": "tiny", "prompts": prompts, "ways": variants, "seeds": SEEDS}
     about = {"schema": 1, "suite": suite, "subjects": list(SUBJECTS), "model": {"name": "tiny"}}
     (folder / "run.json").write_text(json.dumps(about))
     cells = [cell(folder, *one) for one in product(SUBJECTS, WAYS, range(3), SEEDS)]
@@ -47,11 +47,11 @@ def run_folder(tmp_path):
     return folder
 
 
-def cell(folder, subject, way, prompt, seed):
-    file = f"pictures/{subject}-{way}-{prompt}-{seed}.png"
-    colour = (90 * WAYS.index(way), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
+def cell(folder, subject, variant, prompt, seed):
+    file = f"pictures/{subject}-{variant}-{prompt}-{seed}.png"
+    colour = (90 * WAYS.index(variant), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
     Image.new("RGB", (96, 96), colour).save(folder / file)
-    known = {"subject": subject, "way": way, "prompt": prompt, "seed": seed, "kind": "scene", "picture": file}
+    known = {"subject": subject, "way": variant, "prompt": prompt, "seed": seed, "kind": "scene", "picture": file}
     return {**known, "text": f"person {PROMPTS[prompt]}", "sha256": file, "shown": None, "prompt_score": 0.2}
 
 
@@ -60,8 +60,8 @@ def data_of(page):
 
 
 def choose(data, rater, prefer):
-    """The answers of somebody who takes this way wherever it is shown, and passes every check."""
-    code = next(code for code, way in data["key"]["ways"].items() if way == prefer)
+    """The answers of somebody who takes this variant wherever it is shown, and passes every check."""
+    code = next(code for code, variant in data["key"]["ways"].items() if variant == prefer)
     answers = []
     for one in data["comparisons"]:
         order = [shown["code"] for shown in one["shown"]]
@@ -84,7 +84,7 @@ def test_build_writes_one_page_and_tells_what_it_asks(study, run_folder, tmp_pat
     assert found.exit_code == 0, found.output
     told, data = json.loads(found.stdout), data_of(out)
     assert told["comparisons"] == {"prompt": 5, "identity": 5, "quality": 4}
-    assert (told["checks"], sorted(told["ways"])) == (2, sorted(WAYS))
+    assert (told["checks"], sorted(told["variants"])) == (2, sorted(WAYS))
     assert (told["page"], told["bytes"], told["study"]) == (str(out), out.stat().st_size, data["study"])
     assert len(data["comparisons"]) == 14
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "study.html"]
@@ -100,7 +100,7 @@ def test_the_same_seed_builds_the_same_bytes(study, run_folder, tmp_path):
 
 def test_only_the_named_ways_are_shown(study, run_folder, tmp_path):
     out = tmp_path / "study.html"
-    assert study("build", run_folder, "--out", out, "--ways", "third", "--ways", "ours").exit_code == 0
+    assert study("build", run_folder, "--out", out, "--variants", "third", "--ways", "ours").exit_code == 0
     data = data_of(out)
     assert sorted(data["key"]["ways"].values()) == ["ours", "third"]
     assert {len(one["shown"]) for one in data["comparisons"]} == {2}
@@ -117,7 +117,7 @@ def test_analyse_says_who_won(study, run_folder, tmp_path):
     assert (told["raters"], told["left_out"], set(told["questions"])) == (3, 0, {"prompt", "identity", "quality"})
     quality = told["questions"]["quality"]
     assert quality["answers"] == 15
-    assert {way: round(x["value"], 4) for way, x in quality["shares"].items()} == {
+    assert {variant: round(x["value"], 4) for variant, x in quality["shares"].items()} == {
         "ours": 0.6667,
         "third": 0.3333,
         "rival": 0,
@@ -135,7 +135,7 @@ def test_analyse_says_who_won(study, run_folder, tmp_path):
 
 
 def test_analyse_counts_raters_of_thousands_of_answers(study, tmp_path):
-    """From 1,030 answers on, the number of ways in which they can fall is above the largest float."""
+    """From 1,030 answers on, the number of variants in which they can fall is above the largest float."""
     order = ["A", "B"]
     answers = [
         {"question": "quality", "comparison": f"q{n}", "order": order[:: 1 if n % 2 else -1], "chosen": "A"}
@@ -172,7 +172,7 @@ def test_analyse_says_how_many_were_left_out_and_null_for_what_it_cannot_know(st
     text = study("analyse", *files).stdout
     assert f"1 rater; 1 left out\n  s: {reason}" in text
     assert "share 1.00 [unknown]" in text
-    assert "no agreement can be told" in text
+    assert "no agreement can be computed" in text
 
 
 def refused(found):
@@ -185,31 +185,31 @@ def refused(found):
 def test_build_refuses_what_is_no_run_or_has_nothing_to_compare(study, run_folder, tmp_path):
     out = ("--out", tmp_path / "study.html", "--json")
     assert "no benchmark run" in refused(study("build", tmp_path, *out))
-    assert "here is 1" in refused(study("build", run_folder, "--ways", "ours", *out))
-    assert "no way 'mine'" in refused(study("build", run_folder, "--ways", "mine", *out))
+    assert "here is 1" in refused(study("build", run_folder, "--variants", "ours", *out))
+    assert "no variant 'mine'" in refused(study("build", run_folder, "--variants", "mine", *out))
     (run_folder / "cells.jsonl").write_text("")
-    assert "no pictures" in refused(study("build", run_folder, *out))
+    assert "no images" in refused(study("build", run_folder, *out))
     assert not (tmp_path / "study.html").exists()
 
 
 def test_build_refuses_pictures_that_are_missing_damaged_or_of_somewhere_else(study, run_folder, tmp_path):
     words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
-    picture = run_folder / "pictures/bob-third-2-8.png"
-    whole = picture.read_bytes()
-    picture.write_bytes(whole[: len(whole) // 2])
+    image = run_folder / "pictures/bob-third-2-8.png"
+    whole = image.read_bytes()
+    image.write_bytes(whole[: len(whole) // 2])
     assert "damaged" in refused(study(*words))
-    picture.write_bytes(whole)
+    image.write_bytes(whole)
     (run_folder / "photos/ada.png").unlink()
-    assert "no picture photos/ada.png" in refused(study(*words))
+    assert "no image photos/ada.png" in refused(study(*words))
     Image.new("RGB", (9, 9)).save(tmp_path / "elsewhere.png")
     lines = (run_folder / "cells.jsonl").read_text().replace("pictures/bob-third-2-8.png", "../elsewhere.png")
     (run_folder / "cells.jsonl").write_text(lines)
     Image.new("RGB", (9, 9)).save(run_folder / "photos/ada.png")
-    assert "no picture ../elsewhere.png" in refused(study(*words))
+    assert "no image ../elsewhere.png" in refused(study(*words))
 
 
 def put_picture(run_folder, name):
-    """Let the record of one picture name another file."""
+    """Let the record of one image name another file."""
     lines = (run_folder / "cells.jsonl").read_text().splitlines()
     changed = json.loads(lines[-1]) | {"picture": name}
     (run_folder / "cells.jsonl").write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
@@ -220,7 +220,7 @@ def test_build_refuses_names_that_are_no_picture_of_the_run(study, run_folder, t
     (run_folder / "circle.png").symlink_to("circle.png")
     put_picture(run_folder, name)
     error = refused(study("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json"))
-    assert error.startswith("The run has no picture ")
+    assert error.startswith("The run has no image ")
     assert error.isprintable()
     assert not (tmp_path / "study.html").exists()
 
@@ -228,12 +228,12 @@ def test_build_refuses_names_that_are_no_picture_of_the_run(study, run_folder, t
 def test_build_refuses_huge_pictures_and_other_formats_before_they_are_decoded(study, run_folder, tmp_path):
     words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
     put_picture(run_folder, "pictures/other.png")
-    picture = run_folder / "pictures/other.png"
-    picture.write_bytes(png_of(40_000, 40_000))
+    image = run_folder / "pictures/other.png"
+    image.write_bytes(png_of(40_000, 40_000))
     assert "other.png is damaged" in refused(study(*words))
-    picture.write_bytes(png_of(9000, 9000))  # below the size at which Pillow takes it for a bomb
+    image.write_bytes(png_of(9000, 9000))  # below the size at which Pillow takes it for a bomb
     assert "it has 9000 x 9000 pixels" in refused(study(*words))
-    Image.new("RGB", (9, 9)).save(picture, "JPEG")
+    Image.new("RGB", (9, 9)).save(image, "JPEG")
     assert "other.png is damaged" in refused(study(*words))
 
 

@@ -9,28 +9,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sefi.bench.judging import JudgeFiles, Judging
-from sefi.bench.opened import Bench, describe_run
-from sefi.bench.plan import planned_keys
-from sefi.bench.records import EvaluatorInfo, RunInfo, Sample
-from sefi.bench.run_folder import RunFolder
-from sefi.bench.subject import Subject
-from sefi.bench.suite import Asked, Suite, Way
-from sefi.core.protocols import SilentProgress
+from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
+from sefi.benchmark.plan import list_planned_keys
+from sefi.benchmark.records import EvaluatorInfo, RunInfo, Sample
+from sefi.benchmark.run import Benchmark, RunFolder, describe_run
+from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant
+from sefi.core.progress import SilentProgress
 
 SUITE = Suite(
     name="tiny",
     about="Two people.",
     prompts=(
-        Asked(text="a photo of {} at the beach", kind="scene", wanted=(("scene", "beach"),)),
-        Asked(text="a photo of {} holding a cup", kind="action", wanted=(("action", "cup"),)),
+        SuitePrompt(text="a photo of {} at the beach", kind="scene", wanted=(("scene", "beach"),)),
+        SuitePrompt(text="a photo of {} holding a cup", kind="action", wanted=(("action", "cup"),)),
     ),
-    ways=(
-        Way(label="ours", about="Tokens for each stage."),
-        Way(label="rival", preset="textual-inversion"),
-        Way(label="word", control="class word"),
-        Way(label="ceiling", control="same"),
-        Way(label="floor", control="other"),
+    variants=(
+        Variant(label="ours", about="Tokens for each stage."),
+        Variant(label="rival", preset="textual-inversion"),
+        Variant(label="word", control="class word"),
+        Variant(label="ceiling", control="same"),
+        Variant(label="floor", control="other"),
     ),
     seeds=(5,),
 )
@@ -81,32 +79,32 @@ def real(backbone, tmp_path_factory):
     """What `sefi bench run` writes into `run.json` for two people."""
     silent = SilentProgress()
     folder = RunFolder(tmp_path_factory.mktemp("described"))
-    bench = Bench(
+    bench = Benchmark(
         SUITE,
-        (Subject("ada", GREY, GREY), Subject("bob", GREY)),
+        (BenchmarkSubject("ada", GREY, GREY), BenchmarkSubject("bob", GREY)),
         backbone,
-        Judging(JudgeFiles()),
+        Evaluators(EvaluatorFiles()),
         folder,
         silent,
         silent,
     )
     detector, clip = EvaluatorInfo(file="d.onnx", sha256="00"), EvaluatorInfo(file="c", sha256="11")
     evaluators = {"detector": detector, "reader": None, "clip": clip}
-    return json.loads(describe_run(bench, evaluators, tau=0.23, far_threshold=0.4).to_json())
+    return json.loads(describe_run(bench, evaluators, tau=0.23, far_threshold=0.4).dump())
 
 
 def keys_of(run):
     """Every planned image of a run that is valid."""
     info = RunInfo.parse(json.dumps(run))
-    return planned_keys(info.suite, info.subjects, info.photos)
+    return list_planned_keys(info.suite, info.subjects, info.photos)
 
 
 def cells_of(run, scores):
     """A record with every field for each planned image; scores differ from one to the next."""
     cells = []
-    for n, (subject, way, prompt, seed) in enumerate(keys_of(run)):
+    for n, (subject, variant, prompt, seed) in enumerate(keys_of(run)):
         asked = SUITE.prompts[prompt]
-        cell = {"subject": subject, "way": way, "prompt": prompt, "seed": seed, "kind": asked.kind}
+        cell = {"subject": subject, "way": variant, "prompt": prompt, "seed": seed, "kind": asked.kind}
         cell |= {"text": asked.text.format("person"), "picture": f"pictures/{n}.png", "sha256": f"{n:04}"}
         known = {name: value + n / 97 if isinstance(value, float) else value for name, value in scores.items()}
         cells.append(cell | {"class_word": "person", "maps": None} | known)
@@ -121,15 +119,15 @@ def test_the_cells_here_have_every_field(real):
 
 @pytest.fixture(scope="module")
 def folder(real, tmp_path_factory):
-    """A run's folder with its pictures; the records are written by `outcomes`."""
+    """A run's folder with its images; the records are written by `outcomes`."""
     made = tmp_path_factory.mktemp("run")
     for name in ("pictures", "photos"):
         (made / name).mkdir()
-    picture = Image.fromarray(GREY)
+    image = Image.fromarray(GREY)
     for n in range(len(keys_of(real))):
-        picture.save(made / f"pictures/{n}.png")
+        image.save(made / f"pictures/{n}.png")
     for key in real["photos"]:
-        picture.save(made / f"photos/{key}.png")
+        image.save(made / f"photos/{key}.png")
     return made
 
 
@@ -218,7 +216,7 @@ def sample(things, count, seed=0):
 
 
 def changed_runs(real):
-    """Every change of `run.json`; a way's settings are whatever its method has, so a few of theirs will do."""
+    """Every change of `run.json`; a variant's settings are whatever its method has, so a few of theirs will do."""
     facts = {name: value for name, value in real.items() if name != "settings"}
     changes = [run | {"settings": real["settings"]} for run in mutations(facts)]
     return [*changes, *sample([real | {"settings": tree} for tree in mutations(real["settings"])], 100)]
@@ -242,9 +240,9 @@ def test_a_whole_run_is_reported(sefi, real, folder, command):
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_changed_run_or_cell_is_reported_or_refused(sefi, real, folder, command):
-    for run in sample(changed_runs(real), 30):
+    for run in sample(changed_runs(real), 11):
         outcome(sefi, folder, run, cells_of(real, {}), command)
-    for cells in sample(changed_cells(alone(real)), 5):
+    for cells in sample(changed_cells(alone(real)), 3):
         outcome(sefi, folder, alone(real), cells, command)
 
 
@@ -253,9 +251,9 @@ def test_a_changed_run_or_cell_is_reported_or_refused(sefi, real, folder, comman
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, command):
     codes = Counter(
-        outcome(sefi, folder, run, cells_of(real, {}), command)[0] for run in sample(changed_runs(real), 500)
+        outcome(sefi, folder, run, cells_of(real, {}), command)[0] for run in sample(changed_runs(real), 250)
     )
-    assert min(codes[0], codes[2]) > 100
+    assert min(codes[0], codes[2]) > 50
 
 
 @pytest.mark.slow
@@ -263,8 +261,8 @@ def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, co
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_cells_are_reported_or_refused(sefi, real, folder, command):
     run = alone(real)
-    codes = Counter(outcome(sefi, folder, run, cells, command)[0] for cells in sample(changed_cells(run), 150))
-    assert min(codes[0], codes[2]) > 30
+    codes = Counter(outcome(sefi, folder, run, cells, command)[0] for cells in sample(changed_cells(run), 75))
+    assert min(codes[0], codes[2]) > 15
 
 
 OPTIONAL = [
@@ -323,14 +321,14 @@ def test_the_longest_name_is_reported(sefi, real, folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("new", [*NAMES, "x" * 200, LONGEST])
-@pytest.mark.parametrize("old", ["ours", "word", "scene", "class word"])
+@pytest.mark.parametrize("old", ["ours", "scene"])
 def test_every_name_that_a_run_may_have_is_reported(sefi, real, folder, old, new):
     check_name(sefi, folder, alone(real), old, new)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("tiny", [0.0, 5e-324, 1e-310, -1e-310, 1e-17])
+@pytest.mark.parametrize("tiny", [0.0, 5e-324, -1e-310])
 @pytest.mark.parametrize("field", [name for name, value in SCORES.items() if isinstance(value, float)])
 def test_scores_that_hardly_differ_are_reported(sefi, real, folder, field, tiny):
     cells = [cell | {field: n % 2 * tiny if n else 0.0} for n, cell in enumerate(cells_of(real, {}))]

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from sefi.cli import progress as module
-from sefi.cli.progress import Forecast, TerminalProgress, duration, left_text, make_progress
+from sefi.cli.progress import Forecast, TerminalProgress, format_duration, format_time_left, make_progress
 
 
 @pytest.fixture
@@ -24,13 +24,13 @@ def test_the_slow_first_step_says_nothing_of_the_others(clock):
     forecast = Forecast(192)
     clock.now += 70
     forecast.advance()
-    assert left_text(forecast.left()) == ""
+    assert format_time_left(forecast.compute_left()) == ""
     for _ in range(40):
         clock.now += 2
         forecast.advance()
-    assert forecast.left() == pytest.approx(2 * 151)
+    assert forecast.compute_left() == pytest.approx(2 * 151)
     clock.now += 2
-    assert left_text(forecast.left()) == "about 5 min left"
+    assert format_time_left(forecast.compute_left()) == "about 5 min left"
 
 
 def test_few_steps_are_no_evidence(clock):
@@ -38,26 +38,26 @@ def test_few_steps_are_no_evidence(clock):
     for _ in range(4):
         clock.now += 30
         forecast.advance()
-        assert left_text(forecast.left()) == ""
+        assert format_time_left(forecast.compute_left()) == ""
     clock.now += 30
     forecast.advance()
-    assert forecast.left() == pytest.approx(95 * 30)
+    assert forecast.compute_left() == pytest.approx(95 * 30)
 
 
 def test_an_estimate_that_is_given_counts_down_and_none_shows_none(clock):
     forecast = Forecast(10)
     forecast.estimate(66_918)
     clock.now += 18
-    assert left_text(forecast.left()) == "about 18 h 35 min left"
+    assert format_time_left(forecast.compute_left()) == "about 18 h 35 min left"
     forecast.estimate(None)
     for _ in range(9):
         clock.now += 10
         forecast.advance()
-    assert left_text(forecast.left()) == ""
+    assert format_time_left(forecast.compute_left()) == ""
 
 
 def test_durations_are_words():
-    assert [duration(s) for s in (0, 59.6, 119.4, 119.6, 3569, 3571, 66_918)] == [
+    assert [format_duration(s) for s in (0, 59.6, 119.4, 119.6, 3569, 3571, 66_918)] == [
         "0 s",
         "60 s",
         "119 s",

@@ -2,9 +2,9 @@
 
 import pytest
 
-from sefi.core.config import Config, from_dict, override, to_dict
+from sefi.core.config import Config, dump_config, override, parse_config, parse_saved_config
 from sefi.core.errors import ConfigError
-from sefi.core.presets import PRESETS
+from sefi.methods import PRESETS
 
 
 @pytest.mark.parametrize(
@@ -42,4 +42,6 @@ def test_only_an_optional_setting_can_be_nothing():
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_a_config_survives_as_plain_values(preset):
-    assert from_dict(to_dict(PRESETS[preset])) == PRESETS[preset]
+    config = PRESETS[preset]
+    assert parse_config(dump_config(config), type(config)) == config
+    assert parse_saved_config(dump_config(config), type(config)) == config

@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from sefi.cli.output import slug
-from sefi.cli.pictures import append_record, read_records
+from sefi.cli.image_files import append_record, read_records
+from sefi.cli.output import make_file_name
 from sefi.core import files
 from sefi.core.errors import OutputError
 from sefi.core.files import (
-    Content,
-    Kind,
+    FileContent,
+    FileKind,
     check_folder,
     check_output,
     fit_stem,
@@ -34,8 +34,7 @@ from sefi.core.files import (
     write_output,
     write_text,
 )
-from sefi.core.nouns import Identity, IdentityHeader
-from sefi.identity.file import write_identity
+from sefi.identity.file import Identity, IdentityHeader, write_identity
 
 
 def identity(name="ada", value=1.0):
@@ -45,57 +44,59 @@ def identity(name="ada", value=1.0):
 
 def make(kind, path):
     """A file of a kind."""
-    if kind is Kind.IDENTITY:
+    if kind is FileKind.IDENTITY:
         identity().save(path)
-    elif kind in (Kind.SAFETENSORS, Kind.CHECKPOINT):
-        about = {"sefi-run": "{}"} if kind is Kind.CHECKPOINT else None
+    elif kind in (FileKind.SAFETENSORS, FileKind.CHECKPOINT):
+        about = {"sefi-run": "{}"} if kind is FileKind.CHECKPOINT else None
         save_file({"a": torch.ones(3)}, path, metadata=about)
-    elif kind in (Kind.PNG, Kind.IMAGE):
-        Image.new("RGB", (3, 5)).save(path, format="PNG" if kind is Kind.PNG else "JPEG")
+    elif kind in (FileKind.PNG, FileKind.IMAGE):
+        Image.new("RGB", (3, 5)).save(path, format="PNG" if kind is FileKind.PNG else "JPEG")
     else:
         texts = {
-            Kind.HTML: "<!DOCTYPE html>",
-            Kind.JSON: ' {"a": 1}',
-            Kind.TEXT: "a,b",
-            Kind.EMPTY: "",
-            Kind.OTHER: "\0",
+            FileKind.HTML: "<!DOCTYPE html>",
+            FileKind.JSON: ' {"a": 1}',
+            FileKind.TEXT: "a,b",
+            FileKind.EMPTY: "",
+            FileKind.OTHER: "\0",
         }
         path.write_text(texts[kind])
     return path
 
 
-@pytest.mark.parametrize("kind", list(Kind), ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", list(FileKind), ids=lambda kind: kind.name)
 def test_a_kind_is_told_by_content(tmp_path, kind):
-    name = "ada" if kind is Kind.IDENTITY else None
-    assert read_content(make(kind, tmp_path / "file.xyz")) == Content(kind, name)
+    name = "ada" if kind is FileKind.IDENTITY else None
+    assert read_content(make(kind, tmp_path / "file.xyz")) == FileContent(kind, name)
 
 
-@pytest.mark.parametrize("wanted", [Kind.IDENTITY, Kind.PNG, Kind.HTML, Kind.JSON, Kind.TEXT], ids=lambda k: k.name)
-@pytest.mark.parametrize("there", list(Kind), ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "wanted", [FileKind.IDENTITY, FileKind.PNG, FileKind.HTML, FileKind.JSON, FileKind.TEXT], ids=lambda k: k.name
+)
+@pytest.mark.parametrize("there", list(FileKind), ids=lambda kind: kind.name)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_only_the_same_kind_is_replaced_and_only_when_asked(tmp_path, wanted, there, overwrite):
     path = make(there, tmp_path / "file")
     before = path.read_bytes()
-    allowed = overwrite and there in (wanted, Kind.EMPTY)
+    allowed = overwrite and there in (wanted, FileKind.EMPTY)
     if allowed:
-        check_output(path, wanted, overwrite=True, name="ada" if wanted is Kind.IDENTITY else None)
+        check_output(path, wanted, overwrite=True, name="ada" if wanted is FileKind.IDENTITY else None)
     else:
-        same = there in (wanted, Kind.EMPTY)
+        same = there in (wanted, FileKind.EMPTY)
         with pytest.raises(OutputError, match="--overwrite" if same else "exists and is"):
-            check_output(path, wanted, overwrite=overwrite, name="ada" if wanted is Kind.IDENTITY else None)
+            check_output(path, wanted, overwrite=overwrite, name="ada" if wanted is FileKind.IDENTITY else None)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_another_identity_is_not_replaced_even_when_asked(tmp_path):
-    path = make(Kind.IDENTITY, tmp_path / "file")
+    path = make(FileKind.IDENTITY, tmp_path / "file")
     with pytest.raises(OutputError, match="<ada>, not <bob>"):
-        check_output(path, Kind.IDENTITY, overwrite=True, name="bob")
+        check_output(path, FileKind.IDENTITY, overwrite=True, name="bob")
 
 
 @pytest.mark.parametrize("link", ["itself", "symbolic", "hard", "other way", "through a folder"])
 def test_an_input_is_found_by_whatever_name(tmp_path, link):
-    given = make(Kind.PNG, tmp_path / "photo.png")
+    given = make(FileKind.PNG, tmp_path / "photo.png")
     out, read = tmp_path / "out.png", given
     if link == "symbolic":
         out.symlink_to(given)
@@ -109,7 +110,7 @@ def test_an_input_is_found_by_whatever_name(tmp_path, link):
         out = given if link == "itself" else tmp_path / "folder" / "photo.png"
     before = given.read_bytes()
     with pytest.raises(OutputError, match="is an input"):
-        check_output(out, Kind.PNG, inputs=[None, "owner/name", "a\0b", read], overwrite=True)
+        check_output(out, FileKind.PNG, inputs=[None, "owner/name", "a\0b", read], overwrite=True)
     assert given.read_bytes() == before
 
 
@@ -134,7 +135,7 @@ def test_only_regular_files_are_written(tmp_path, monkeypatch, kind):
     path = special(kind, Path("out"))
     before = path.lstat()
     with pytest.raises(OutputError):
-        check_output(path, Kind.PNG, overwrite=True)
+        check_output(path, FileKind.PNG, overwrite=True)
     with pytest.raises(OutputError):
         write_text(path, "new")
     assert (path.lstat().st_ino, path.lstat().st_mode) == (before.st_ino, before.st_mode)
@@ -142,7 +143,7 @@ def test_only_regular_files_are_written(tmp_path, monkeypatch, kind):
 
 def test_a_device_stays_a_device():
     with pytest.raises(OutputError, match="device"):
-        check_output(Path("/dev/null"), Kind.PNG, overwrite=True)
+        check_output(Path("/dev/null"), FileKind.PNG, overwrite=True)
     with pytest.raises(OutputError, match="device"):
         write_text(Path("/dev/null"), "new")
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
@@ -150,7 +151,7 @@ def test_a_device_stays_a_device():
 
 def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
     with pytest.raises(OutputError, match="Cannot write"):
-        check_output(tmp_path / ("x" * 300), Kind.PNG)
+        check_output(tmp_path / ("x" * 300), FileKind.PNG)
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -177,7 +178,7 @@ def test_a_missing_folder_is_made_for_a_folder_but_not_for_a_file(tmp_path):
     assert not list(tmp_path.iterdir())
     assert make_folder(wanted).is_dir()
     with pytest.raises(OutputError, match="no folder"):
-        check_output(tmp_path / "c" / "ada.safetensors", Kind.IDENTITY)
+        check_output(tmp_path / "c" / "ada.safetensors", FileKind.IDENTITY)
 
 
 def test_a_file_is_no_folder(tmp_path):
@@ -193,7 +194,7 @@ def test_a_place_where_nobody_can_write_is_found_before_the_work():
     with pytest.raises(OutputError, match="Cannot write"):
         check_folder(Path("/proc/sefi"))
     with pytest.raises(OutputError, match="Cannot write"):
-        check_output(Path("/proc/sefi.png"), Kind.PNG)
+        check_output(Path("/proc/sefi.png"), FileKind.PNG)
 
 
 def test_a_check_keeps_the_folders_that_were_there(tmp_path):
@@ -208,7 +209,7 @@ def test_numbered_files_make_their_folder(tmp_path):
 
 
 def test_checking_leaves_nothing_behind(tmp_path):
-    check_output(tmp_path / "ada.safetensors", Kind.IDENTITY)
+    check_output(tmp_path / "ada.safetensors", FileKind.IDENTITY)
     check_folder(tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -311,17 +312,19 @@ def test_a_foreign_record_is_refused(tmp_path, text):
 
 
 def test_a_prompt_becomes_a_short_file_name():
-    assert slug("a photo of <ada> in the SNOW / night?") == "a-photo-of-ada-in-the-snow-night"
-    assert slug("<>") == "image"
-    assert len(slug("word " * 40)) <= 60
+    assert make_file_name("a photo of <ada> in the SNOW / night?") == "a-photo-of-ada-in-the-snow-night"
+    assert make_file_name("<>") == "image"
+    assert len(make_file_name("word " * 40)) <= 60
 
 
-@pytest.mark.parametrize("there", [kind for kind in Kind if kind is not Kind.IDENTITY], ids=lambda kind: kind.name)
+@pytest.mark.parametrize(
+    "there", [kind for kind in FileKind if kind is not FileKind.IDENTITY], ids=lambda kind: kind.name
+)
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_an_identity_takes_the_place_of_no_other_file(tmp_path, there, overwrite):
     path = make(there, tmp_path / "ada.safetensors")
     before = path.read_bytes()
-    if there is Kind.EMPTY:
+    if there is FileKind.EMPTY:
         identity().save(path, overwrite=overwrite)
         assert Identity.load(path).name == "ada"
         return
@@ -331,7 +334,7 @@ def test_an_identity_takes_the_place_of_no_other_file(tmp_path, there, overwrite
 
 
 def test_an_identity_takes_the_place_of_another_only_when_asked(tmp_path):
-    path = make(Kind.IDENTITY, tmp_path / "ada.safetensors")
+    path = make(FileKind.IDENTITY, tmp_path / "ada.safetensors")
     identity(value=2.0).save(path)
     assert Identity.load(path).tokens.unique() == 2
     with pytest.raises(OutputError, match="<ada>, not <bob>"):
@@ -342,7 +345,7 @@ def test_an_identity_takes_the_place_of_another_only_when_asked(tmp_path):
 
 
 def test_a_header_cannot_have_other_files_removed(tmp_path):
-    other = make(Kind.SAFETENSORS, tmp_path / "other.safetensors")
+    other = make(FileKind.SAFETENSORS, tmp_path / "other.safetensors")
     made = identity()
     header = made.header.model_copy(update={"shards": ("other.safetensors",)})
     save_file(made.tensors, tmp_path / "ada.safetensors", metadata={"sefi": header.model_dump_json()})
@@ -389,50 +392,52 @@ def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
 
 
 @pytest.mark.parametrize("overwrite", [False, True])
-@pytest.mark.parametrize("there", [None, *Kind], ids=lambda kind: kind.name if kind else "nothing")
+@pytest.mark.parametrize("there", [None, *FileKind], ids=lambda kind: kind.name if kind else "nothing")
 def test_what_appears_while_the_work_is_done_stays(tmp_path, there, overwrite):
-    path = check_output(tmp_path / "out", Kind.PNG, overwrite=overwrite)
+    path = check_output(tmp_path / "out", FileKind.PNG, overwrite=overwrite)
 
     def work(partial):
         Image.new("RGB", (7, 11)).save(partial, format="PNG")
         if there is not None:
             make(there, path)
 
-    if there is None or (overwrite and there in (Kind.PNG, Kind.EMPTY)):
-        write_output(path, Kind.PNG, work, overwrite=overwrite)
+    if there is None or (overwrite and there in (FileKind.PNG, FileKind.EMPTY)):
+        write_output(path, FileKind.PNG, work, overwrite=overwrite)
         with Image.open(path) as image:
             assert image.size == (7, 11)
     else:
-        with pytest.raises(OutputError, match="--overwrite" if there in (Kind.PNG, Kind.EMPTY) else "exists and is"):
-            write_output(path, Kind.PNG, work, overwrite=overwrite)
+        with pytest.raises(
+            OutputError, match="--overwrite" if there in (FileKind.PNG, FileKind.EMPTY) else "exists and is"
+        ):
+            write_output(path, FileKind.PNG, work, overwrite=overwrite)
         assert read_content(path).kind is there
     assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("links", [True, False], ids=["hard links", "no hard links"])
 def test_what_appears_in_the_last_moment_stays(tmp_path, monkeypatch, links):
-    path, whole = tmp_path / "out.txt", files.flush
+    path, whole = tmp_path / "out.txt", files.flush_file
     if not links:
         monkeypatch.setattr(files.os, "link", lambda *_: (_ for _ in ()).throw(OSError(95, "Operation not supported")))
-    monkeypatch.setattr(files, "flush", lambda partial: (whole(partial), path.write_text("mine")))
+    monkeypatch.setattr(files, "flush_file", lambda partial: (whole(partial), path.write_text("mine")))
     with pytest.raises(OutputError, match=r"out\.txt' exists"):
-        write_output(path, Kind.TEXT, lambda partial: partial.write_text("ours"))
+        write_output(path, FileKind.TEXT, lambda partial: partial.write_text("ours"))
     assert path.read_text() == "mine"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_input_that_becomes_the_output_meanwhile_stays(tmp_path):
-    path, given = tmp_path / "out.png", make(Kind.PNG, tmp_path / "in.png")
+    path, given = tmp_path / "out.png", make(FileKind.PNG, tmp_path / "in.png")
     before = given.read_bytes()
     with pytest.raises(OutputError, match="is an input"):
-        write_output(path, Kind.PNG, lambda _: path.symlink_to(given), inputs=iter([given]), overwrite=True)
+        write_output(path, FileKind.PNG, lambda _: path.symlink_to(given), inputs=iter([given]), overwrite=True)
     assert given.read_bytes() == before
 
 
 def test_an_identity_that_appears_meanwhile_stays(tmp_path, monkeypatch):
-    path, whole = tmp_path / "ada.safetensors", files.flush
-    other = make(Kind.IDENTITY, tmp_path / "other").read_bytes()
-    monkeypatch.setattr(files, "flush", lambda partial: (whole(partial), path.write_bytes(other)))
+    path, whole = tmp_path / "ada.safetensors", files.flush_file
+    other = make(FileKind.IDENTITY, tmp_path / "other").read_bytes()
+    monkeypatch.setattr(files, "flush_file", lambda partial: (whole(partial), path.write_bytes(other)))
     with pytest.raises(OutputError, match="exists"):
         write_identity(identity(value=2.0), path, replace=False)
     assert path.read_bytes() == other
@@ -448,7 +453,7 @@ def test_only_one_module_knows_locks_and_no_command_writes_past_the_checks():
     writers = {
         name for name, text in texts.items() if name.startswith("cli/") and re.search(r"write_(file|text)\(", text)
     }
-    assert writers == {"cli/pictures.py"}  # the record, which is only added to, under a lock
+    assert writers == {"cli/image_files.py"}  # the record, which is only added to, under a lock
 
 
 # ------------------------------------------------------------------ long names
@@ -457,13 +462,13 @@ def test_only_one_module_knows_locks_and_no_command_writes_past_the_checks():
 @pytest.mark.parametrize("name", ["a." + "b" * 245, "x" * 300, "\u00e9" * 128])
 def test_a_name_whose_temporary_name_is_too_long_is_found_before_the_work(tmp_path, name):
     with pytest.raises(OutputError, match="too long"):
-        check_output(tmp_path / name, Kind.PNG)
+        check_output(tmp_path / name, FileKind.PNG)
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("stem", ["x" * 243, "\u00e9" * 121, "\U0001f600" * 60, "a"])
 def test_the_longest_names_can_be_written(tmp_path, stem):
-    path = check_output(tmp_path / f"{stem}.safetensors", Kind.IDENTITY)
+    path = check_output(tmp_path / f"{stem}.safetensors", FileKind.IDENTITY)
     many = replace(identity(), tensors=identity().tensors | {name: torch.ones(9) for name in "ab"})
     write_identity(many, path, largest=40)
     assert len(list(tmp_path.iterdir())) == 3
@@ -481,7 +486,7 @@ def test_a_stem_is_cut_between_letters_and_not_before_it_must(tmp_path, letter):
 
 def test_a_null_in_a_name_is_a_typed_error():
     with pytest.raises(OutputError, match="Cannot write"):
-        check_output(Path("a\0b"), Kind.PNG)
+        check_output(Path("a\0b"), FileKind.PNG)
 
 
 def test_a_record_that_is_too_long_says_what_to_do(tmp_path):

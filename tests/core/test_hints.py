@@ -2,11 +2,12 @@
 
 import pytest
 
-from sefi.core.config import from_dict, names, override
+from sefi.core.config import PAPER, Config, list_setting_names, override, parse_config
 from sefi.core.errors import ConfigError
 from sefi.core.hints import DTYPE_ALIASES, METHOD_ALIASES, SCHEDULER_ALIASES, find_nearest, find_settings
-from sefi.core.presets import PAPER, PRESETS, preset_named
+from sefi.methods import METHODS, PRESETS, get_preset
 
+NAMES = list(dict.fromkeys(name for method in METHODS.values() for name in list_setting_names(method.config_type)))
 SAMPLERS = ("ddim", "dpm++", "euler")
 TRIES = {
     "learn.lr": ["learn.learning_rate"],
@@ -48,20 +49,21 @@ TRIES = {
 
 @pytest.mark.parametrize(("written", "meant"), TRIES.items())
 def test_a_setting_is_understood_or_no_hint_is_given(written: str, meant: list[str]) -> None:
-    assert find_settings(written, names()) == meant
+    assert find_settings(written, NAMES) == meant
 
 
 @pytest.mark.parametrize(("written", "meant"), TRIES.items())
 def test_the_remedy_names_what_was_meant(written: str, meant: list[str]) -> None:
     with pytest.raises(ConfigError) as refused:
-        override(PAPER, [f"{written}=1"])
+        get_preset("paper", [f"{written}=1"])
     wanted = [f"'{one}'" for one in meant] or ["`sefi settings`"]
     assert all(one in refused.value.remedy for one in wanted)
     assert refused.value.remedy.count("'") == 2 * len(meant)
 
 
 @pytest.mark.parametrize(
-    ("written", "option"), {"seed": "--seed", "learn.seed": "--seed", "model": "--model", "fp16": "--dtype"}.items()
+    ("written", "option"),
+    {"method": "--method", "seed": "--seed", "learn.seed": "--seed", "model": "--model", "fp16": "--dtype"}.items(),
 )
 def test_what_is_an_option_is_said_to_be_one(written: str, option: str) -> None:
     with pytest.raises(ConfigError) as refused:
@@ -69,9 +71,9 @@ def test_what_is_an_option_is_said_to_be_one(written: str, option: str) -> None:
     assert option in refused.value.remedy
 
 
-@pytest.mark.parametrize("name", names()[1:])
+@pytest.mark.parametrize("name", NAMES)
 def test_every_setting_is_found_by_its_last_word(name: str) -> None:
-    assert name in find_settings(name.partition(".")[2], names())
+    assert name in find_settings(name.partition(".")[2], NAMES)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +96,7 @@ def test_other_names_are_understood_or_no_hint_is_given(written, known, aliases,
 
 def test_a_wrong_choice_names_the_right_one() -> None:
     with pytest.raises(ConfigError, match=r"Did you mean 'dpm\+\+'") as refused:
-        from_dict({"generate": {"scheduler": "dpmsolver++"}})
+        parse_config({"generate": {"scheduler": "dpmsolver++"}}, Config)
     assert "generate.scheduler" in refused.value.problem
     with pytest.raises(ConfigError, match="Did you mean 'celeb-basis'"):
-        preset_named("celeb basis")
+        get_preset("celeb basis")

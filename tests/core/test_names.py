@@ -3,14 +3,13 @@
 import pytest
 
 from sefi.core.errors import IdentityError
-from sefi.core.names import check_name
-from sefi.core.prompt_syntax import placeholders
+from sefi.core.prompts import check_name, find_placeholders
 
 
 @pytest.mark.parametrize("name", ["ada", "Ada-2", "a_b", "x" * 64])
 def test_safe_names_pass(name):
     check_name(name)
-    assert placeholders(f"a photo of <{name}>") == [name]
+    assert find_placeholders(f"a photo of <{name}>") == [name]
 
 
 @pytest.mark.parametrize("name", ["", "../ada", "a b", "ada.safetensors", "<ada>", "x" * 65, "añ", "a\n"])

@@ -6,10 +6,10 @@ import pytest
 
 from sefi.core import files, own_files
 from sefi.core.errors import OutputError
-from sefi.core.files import Kind, text_writer
+from sefi.core.files import FileKind, make_text_writer
 from sefi.core.own_files import RECORD, OwnFiles
 
-KINDS = {"index.html": Kind.HTML, "table.csv": Kind.TEXT}
+KINDS = {"index.html": FileKind.HTML, "table.csv": FileKind.TEXT}
 PAGE, OTHER = "<!doctype html>1", "<!doctype html>2"
 
 
@@ -17,7 +17,7 @@ PAGE, OTHER = "<!doctype html>1", "<!doctype html>2"
 def own(tmp_path):
     made = OwnFiles(tmp_path, KINDS)
     made.check()
-    made.write("index.html", text_writer(PAGE))
+    made.write("index.html", make_text_writer(PAGE))
     return made
 
 
@@ -29,7 +29,7 @@ def test_what_was_written_is_replaced_unasked(own):
     for text in (OTHER, PAGE, PAGE):
         again = OwnFiles(own.folder, KINDS)
         again.check()
-        again.write("index.html", text_writer(text))
+        again.write("index.html", make_text_writer(text))
         assert page(own) == text
     assert sorted(path.name for path in own.folder.iterdir()) == [RECORD, "index.html"]
 
@@ -38,11 +38,11 @@ def test_what_was_written_is_replaced_unasked(own):
 def test_what_was_changed_stays_unless_asked(own, act):
     (own.folder / "index.html").write_text("<!doctype html>mine")
     with pytest.raises(OutputError, match="was changed since sefi wrote it"):
-        own.check() if act == "check" else own.write("index.html", text_writer(OTHER))
+        own.check() if act == "check" else own.write("index.html", make_text_writer(OTHER))
     assert page(own) == "<!doctype html>mine"
     asked = OwnFiles(own.folder, KINDS, overwrite=True)
     asked.check()
-    asked.write("index.html", text_writer(OTHER))
+    asked.write("index.html", make_text_writer(OTHER))
     assert page(own) == OTHER
     own.check()
 
@@ -52,7 +52,7 @@ def test_what_was_changed_stays_unless_asked(own, act):
 def test_what_somebody_else_wrote_stays(own, act, text, sentence):
     (own.folder / "table.csv").write_text(text)
     with pytest.raises(OutputError, match=sentence):
-        own.check() if act == "check" else own.write("table.csv", text_writer("c,d"))
+        own.check() if act == "check" else own.write("table.csv", make_text_writer("c,d"))
     assert (own.folder / "table.csv").read_text() == text
 
 
@@ -76,7 +76,7 @@ def test_an_input_is_no_output(own):
 
 @pytest.mark.parametrize("published", [False, True])
 def test_a_kill_between_record_and_file_locks_nobody_out(own, monkeypatch, published):
-    whole = files.publish
+    whole = files.publish_file
 
     def killed(*args, **more):
         if args[1].name == "index.html":
@@ -86,13 +86,13 @@ def test_a_kill_between_record_and_file_locks_nobody_out(own, monkeypatch, publi
         whole(*args, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(files, "publish", killed)
+        patch.setattr(files, "publish_file", killed)
         for text in (OTHER, OTHER + "3"):
             with pytest.raises(KeyboardInterrupt):
-                own.write("index.html", text_writer(text))
+                own.write("index.html", make_text_writer(text))
     assert page(own) == (OTHER + "3" if published else PAGE)
     own.check()
-    own.write("index.html", text_writer(OTHER))
+    own.write("index.html", make_text_writer(OTHER))
     assert page(own) == OTHER
 
 
@@ -130,6 +130,9 @@ def test_a_damaged_record_is_refused(own, text):
 
 
 def test_the_record_holds_each_digest_once(own):
-    own.write("index.html", text_writer(PAGE))
+    own.write("index.html", make_text_writer(PAGE))
     record = json.loads((own.folder / RECORD).read_text())
-    assert record == {"schema_version": 1, "files": {"index.html": [own_files.digest_of(own.folder / "index.html")]}}
+    assert record == {
+        "schema_version": 1,
+        "files": {"index.html": [own_files.hash_own_file(own.folder / "index.html")]},
+    }

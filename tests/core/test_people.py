@@ -4,10 +4,9 @@ from itertools import product
 
 import pytest
 
-from sefi.core.config import override
+from sefi.core.config import PAPER, override
 from sefi.core.errors import ConfigError
-from sefi.core.people import PEOPLE, check_face_options, needs_face
-from sefi.core.presets import PAPER
+from sefi.core.prompts import PEOPLE, check_crop_options, check_photo_count, needs_face
 
 SPELLINGS = ("person", "Person", "PERSON ", " person", "woman", "Man", "girl", "boy", "baby", "Child ")
 OTHERS = ("dog", "Cat", "bear", "teapot")
@@ -41,9 +40,27 @@ def test_face_and_detector_are_refused_wherever_they_have_no_effect(word, crop, 
     used = word in SPELLINGS and crop
     given = [option for option, value in (("--face", face), ("--detector", detector)) if value is not None]
     if used or not given:
-        check_face_options(word, crop=crop, face=face, detector=detector)
+        check_crop_options(word, crop=crop, face=face, detector=detector)
         return
     with pytest.raises(ConfigError) as refused:
-        check_face_options(word, crop=crop, face=face, detector=detector)
+        check_crop_options(word, crop=crop, face=face, detector=detector)
     assert all(option in refused.value.problem for option in given)
     assert ("--no-crop" in refused.value.problem) == (word in SPELLINGS)
+
+
+@pytest.mark.parametrize(("crop", "face", "detector"), product((True, False), (None, 1), (None, "yunet.onnx")))
+@pytest.mark.parametrize("word", ["person", "cat"])
+def test_a_box_is_the_only_word_on_where_the_subject_is(word, crop, face, detector) -> None:
+    if crop and face is None and detector is None:
+        check_crop_options(word, crop=crop, box=(0, 0, 9, 9))
+        return
+    with pytest.raises(ConfigError, match="--box"):
+        check_crop_options(word, crop=crop, face=face, box=(0, 0, 9, 9), detector=detector)
+
+
+@pytest.mark.parametrize(("face", "box", "option"), [(1, None, "--face"), (None, (0, 0, 9, 9), "--box")])
+def test_a_face_or_a_box_belongs_to_one_photo(face, box, option) -> None:
+    check_photo_count(1, face=face, box=box)
+    check_photo_count(2, face=None, box=None)
+    with pytest.raises(ConfigError, match=f"{option} belongs to one photo, and there are 2"):
+        check_photo_count(2, face=face, box=box)

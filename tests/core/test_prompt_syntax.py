@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from sefi.bench.suite import folder, open_suite, prompt_list
-from sefi.core.config import override
+from sefi.benchmark.suite import find_data, open_suite, read_prompt_list
+from sefi.core.config import PAPER, override
 from sefi.core.errors import ConfigError, PromptError
-from sefi.core.presets import PAPER, PRESETS
-from sefi.core.prompt_syntax import check_prompts, check_syntax
+from sefi.core.prompts import check_prompts, check_syntax
+from sefi.methods import PRESETS
 
 REFUSED = {
     "(<ada>:1.3)": "Brackets",
@@ -54,8 +54,9 @@ def test_plain_sentences_are_taken(prompt: str) -> None:
 
 
 def test_the_bundled_prompts_and_templates_are_plain() -> None:
-    lists = [entry.name.removesuffix(".toml") for entry in folder("prompts").iterdir() if entry.name.endswith(".toml")]
-    texts = [one["text"] for name in lists for one in prompt_list(name)]
+    files = [entry.name for entry in find_data("prompts").iterdir()]
+    lists = [name.removesuffix(".toml") for name in files if name.endswith(".toml")]
+    texts = [one["text"] for name in lists for one in read_prompt_list(name)]
     texts += [template for config in PRESETS.values() for template in config.learn.templates]
     assert len(texts) > 100
     for text in texts:

@@ -10,9 +10,17 @@ from hypothesis import given, settings, strategies as st
 from safetensors.torch import load_file, save_file
 
 from sefi.backbone import files
-from sefi.backbone.files import guarded, read_header, read_json
+from sefi.backbone.files import read_model_json, read_or_refuse, read_weights_header
 from sefi.core.errors import BackboneError, IdentityError, SefiError
-from sefi.core.reading import LONGEST_NAME, WEIGHTS, LimitError, check_values, file_errors, parse_object, read_layout
+from sefi.core.reading import (
+    LONGEST_NAME,
+    WEIGHTS,
+    InvalidFileError,
+    check_values,
+    parse_object,
+    read_layout,
+    translate_file_errors,
+)
 
 LIMITS = {"weights": WEIGHTS, "model": files.LIMITS}
 
@@ -52,7 +60,7 @@ DAMAGED = {
 def test_headers_that_do_not_describe_their_file(tmp_path, limits, damage):
     entries, size, message = DAMAGED[damage]
     path = write(tmp_path / "x.safetensors", entries, bytes(size))
-    with pytest.raises(LimitError, match=message):
+    with pytest.raises(InvalidFileError, match=message):
         read_layout(path, LIMITS[limits])
 
 
@@ -61,7 +69,7 @@ def test_a_models_headers_are_read_by_the_same_reader(tmp_path, damage):
     entries, size, message = DAMAGED[damage]
     path = write(tmp_path / "x.safetensors", entries, bytes(size))
     with pytest.raises(BackboneError, match=message) as caught:
-        read_header(path)
+        read_weights_header(path)
     assert str(path) in caught.value.problem
 
 
@@ -71,7 +79,7 @@ def test_what_safetensors_writes_is_read(tmp_path_factory, shapes, dtype):
     """Also scalars and empty tensors, and the number types that only a model's files may have."""
     path = tmp_path_factory.mktemp("valid") / "x.safetensors"
     save_file({f"t{number}": torch.zeros(shape, dtype=dtype) for number, shape in enumerate(shapes)}, path, {"a": "b"})
-    layout, tensors = read_header(path), load_file(path)
+    layout, tensors = read_weights_header(path), load_file(path)
     assert layout.shapes == {name: tuple(value.shape) for name, value in tensors.items()}
     assert set(layout.dtypes) == set(layout.shapes)
     assert set(layout.dtypes.values()) <= {"F16" if dtype == torch.float16 else "I8"}
@@ -80,12 +88,12 @@ def test_what_safetensors_writes_is_read(tmp_path_factory, shapes, dtype):
 
 def test_a_model_may_have_what_an_identity_may_not(tmp_path):
     empty = write(tmp_path / "empty.safetensors", {"a": entry(0, 0, [0, 7])}, b"")
-    assert read_header(empty).shapes == {"a": (0, 7)}
-    with pytest.raises(LimitError, match="a shape that no tensor has"):
+    assert read_weights_header(empty).shapes == {"a": (0, 7)}
+    with pytest.raises(InvalidFileError, match="a shape that no tensor has"):
         read_layout(empty)
     whole = write(tmp_path / "whole.safetensors", {"a": entry(0, 8, [4], "I16")}, bytes(8))
-    assert read_header(whole).dtypes == {"a": "I16"}
-    with pytest.raises(LimitError, match="number type I16"):
+    assert read_weights_header(whole).dtypes == {"a": "I16"}
+    with pytest.raises(InvalidFileError, match="number type I16"):
         read_layout(whole)
 
 
@@ -107,14 +115,14 @@ def test_a_models_json_has_limits(tmp_path, text, message):
     path = tmp_path / "config.json"
     path.write_text(text)
     with pytest.raises(BackboneError, match=message):
-        read_json(path)
+        read_model_json(path)
 
 
 def test_transformers_length_without_limit_is_read(tmp_path):
     path = tmp_path / "tokenizer_config.json"
     path.write_text(f'{{"model_max_length": {int(1e30)}}}')
-    assert read_json(path) == {"model_max_length": int(1e30)}
-    with pytest.raises(LimitError, match="a whole number is too large"):
+    assert read_model_json(path) == {"model_max_length": int(1e30)}
+    with pytest.raises(InvalidFileError, match="a whole number is too large"):
         parse_object(path.read_text())
 
 
@@ -124,7 +132,7 @@ def test_integers_have_one_bound_on_both_sides(value, bound):
     if -bound <= value < bound:
         check_values(tree, integers=bound)
     else:
-        with pytest.raises(LimitError):
+        with pytest.raises(InvalidFileError):
             check_values(tree, integers=bound)
 
 
@@ -142,24 +150,24 @@ def raise_error(error: BaseException) -> None:
 
 def test_a_panic_of_a_library_is_a_fault_of_the_file():
     with pytest.raises(IdentityError, match=r"^ada is damaged: index out of bounds\. Copy it\.$"):  # noqa: SIM117
-        with file_errors("ada", IdentityError, "is damaged", "Copy it."):
+        with translate_file_errors("ada", IdentityError, "is damaged", "Copy it."):
             raise PanicException("index out of bounds")
     with pytest.raises(BackboneError, match="index out of bounds"):
-        guarded(Path("x"), lambda: raise_error(PanicException("index out of bounds")))
+        read_or_refuse(Path("x"), lambda: raise_error(PanicException("index out of bounds")))
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_what_is_no_fault_of_a_file_passes(error):
-    with pytest.raises(error), file_errors("ada", IdentityError, "is damaged", "Copy it."):
+    with pytest.raises(error), translate_file_errors("ada", IdentityError, "is damaged", "Copy it."):
         raise error
     with pytest.raises(error):
-        guarded(Path("x"), lambda: raise_error(error()))
+        read_or_refuse(Path("x"), lambda: raise_error(error()))
 
 
 def test_libraries_of_models_raise_anything():
-    with pytest.raises(Foreign), file_errors("ada", IdentityError, "is damaged", "Copy it."):
+    with pytest.raises(Foreign), translate_file_errors("ada", IdentityError, "is damaged", "Copy it."):
         raise Foreign
     with pytest.raises(BackboneError, match=r"x cannot be read as CLIP: Foreign\."):
-        guarded(Path("x"), lambda: raise_error(Foreign()), kind="CLIP")
+        read_or_refuse(Path("x"), lambda: raise_error(Foreign()), kind="CLIP")
     with pytest.raises(SefiError, match="whole"):
-        guarded(Path("x"), lambda: raise_error(IdentityError("whole", "as it is")))
+        read_or_refuse(Path("x"), lambda: raise_error(IdentityError("whole", "as it is")))

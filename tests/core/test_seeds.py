@@ -6,7 +6,7 @@ from hypothesis import given, strategies as st
 
 from sefi.api import generate, generate_each, learn
 from sefi.core.errors import ConfigError
-from sefi.core.seeds import LARGEST_SEED, check_seed
+from sefi.core.rng import LARGEST_SEED, check_seed
 
 WRONG = (-1, LARGEST_SEED + 1, 2**63, 10**30, 0.5, 3.0, "7", None)
 

@@ -155,7 +155,7 @@ def test_affinity_counts_where_there_is_no_quota(monkeypatch, tmp_path):
 
 
 LOADS_TORCH = {"torch", "diffusers", "transformers"}
-SCRIPTS = sorted(Path(__file__).parents[2].glob("benchmarks/*.py"))
+SCRIPTS = sorted(Path(__file__).parents[2].glob("experiments/*.py"))
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)

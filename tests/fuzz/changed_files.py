@@ -18,29 +18,26 @@ from safetensors.numpy import save_file as save_arrays
 from tests.conftest import PROMPT_WORDS, make_backbone
 from tests.fuzz import changes
 
-from sefi.api import embedded_judges, generate
+from sefi.api import generate
 from sefi.backbone.bundle import Backbone
-from sefi.bench.answers import read_sheet
-from sefi.bench.attended import KEY as MAPS_KEY, read_maps
-from sefi.bench.run_folder import RunFolder
-from sefi.bench.suite import open_suite
-from sefi.cli.pictures import append_record
-from sefi.conditioning.composer import describe_model, read_composer
-from sefi.conditioning.names import look_up_name_rows, read_name_list
-from sefi.core.config import override
+from sefi.benchmark.evaluators import KEY as MAPS_KEY, read_maps
+from sefi.benchmark.run import RunFolder
+from sefi.benchmark.suite import open_suite
+from sefi.cli.image_files import append_record
+from sefi.core.config import PAPER, override
 from sefi.core.errors import SefiError
-from sefi.core.nouns import Identity, IdentityHeader
-from sefi.core.presets import PAPER
-from sefi.identity.file import read_identity, write_identity
-from sefi.learn.checkpoint import load_run, save_run
-from sefi.metrics.encoders import read_labels
+from sefi.diffusion.composer import describe_model, read_composer
+from sefi.diffusion.text import find_name_rows, read_name_list
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS, read_labels
+from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
 from sefi.photo.detect import YuNetDetector
-from sefi.world.lesson import load_checkpoint, save_checkpoint
+from sefi.training.checkpoint import load_run, save_run
+from sefi.user_study.study import read_answer_file
 
 GIGABYTE = 1 << 30
 ONE_STEP = override(PAPER, ["generate.steps=1", "generate.count=1"])
 KINDS = (
-    "identity", "shard", "checkpoint", "training", "composer", "maps", "run", "cells", "records", "answers", "suite",
+    "identity", "shard", "checkpoint", "composer", "maps", "run", "cells", "records", "answers", "suite",
     "labels", "names", "detector",
 )  # fmt: skip
 
@@ -54,7 +51,7 @@ class Kind(NamedTuple):
 
 
 def tiny_backbone(folder: Path) -> Backbone:
-    from sefi.world.tokenizing import build_tokenizer
+    from tiny_portraits.text.tokenizing import build_tokenizer
 
     return make_backbone(build_tokenizer(folder / "tokenizer", PROMPT_WORDS, 17))
 
@@ -80,8 +77,10 @@ def identity_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
         generate(f"a photo of <{identity.name}>", [identity], backbone=backbone, config=ONE_STEP)
 
     settings = {"learn": {"stages": 5, "steps": 3, "class_word": "person"}}
-    about = header(base_model=backbone.fingerprint, width=backbone.width, settings=settings, metrics={"loss": 0.5})
-    Identity({"tokens": torch.full((5, 2, backbone.width), 0.1)}, about).save(folder / "whole")
+    about = header(
+        base_model=backbone.fingerprint, width=backbone.token_width, settings=settings, metrics={"loss": 0.5}
+    )
+    Identity({"tokens": torch.full((5, 2, backbone.token_width), 0.1)}, about).save(folder / "whole")
     first = folder / "shards" / "ada.safetensors"
     tensors = {name: torch.ones(5, 3) for name in ("unet.a", "unet.b")}
     write_identity(Identity(tensors, header(method="dreambooth", stages=1)), first, 70)
@@ -100,7 +99,6 @@ def identity_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
 def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     """Return checkpoints, weights and attention maps."""
     save_run(folder / "run", *small_run(), 1, {"a": 1})
-    save_checkpoint({"weights.a": torch.ones(5, 3), "order": torch.arange(7)}, folder / "training", "recipe", 5)
     arrays = {"composer.a": np.ones((5, 3), np.float32), "unet.b": np.ones(7, np.float32)}
     save_arrays(arrays, folder / "composer", describe_model(backbone))
     about = json.dumps({"words": ["a", "ada"], "placeholders": [1]})
@@ -108,7 +106,6 @@ def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     save_arrays(maps, folder / "maps", {MAPS_KEY: about})
     readers = {
         "run": lambda path: load_run(path, *small_run(), {"a": 1}),
-        "training": lambda path: load_checkpoint(path, "recipe"),
         "composer": lambda path: read_composer(path, backbone),
         "maps": read_maps,
     }
@@ -145,12 +142,12 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
         "run": Kind(run, run_of("run.json"), changes.change_object),
         "cells": Kind(cells, run_of("cells.jsonl"), changes.change_line),
         "records": Kind(json.dumps(records).encode(), append, changes.change_object),
-        "answers": Kind(json.dumps(sheet).encode(), read_sheet, changes.change_object),
+        "answers": Kind(json.dumps(sheet).encode(), read_answer_file, changes.change_object),
         "suite": Kind(plan.encode(), open_suite, changes.change_toml),
         "labels": Kind(b'{"attributes": ["hat", "beard"], "hair": ["red"]}', read_labels, changes.change_object),
         "names": Kind(
             "photo dog\nsnow beach\ncup zoë\n".encode(),
-            lambda path: look_up_name_rows(backbone, read_name_list(backbone, str(path))),
+            lambda path: find_name_rows(backbone, read_name_list(backbone, str(path))),
             changes.change_parts,
         ),
     }
@@ -159,7 +156,7 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
 def network_kinds() -> dict[str, Kind]:
     """Return a detector, which runs once where it can be read; each is tried in a process of its own."""
     grey = np.full((64, 64, 3), 128, np.uint8)
-    whole = (embedded_judges() / "face_detection.onnx").read_bytes()
+    whole = (EMBEDDED_EVALUATORS / "face_detection.onnx").read_bytes()
     return {"detector": Kind(whole, lambda path: YuNetDetector(path)(grey), changes.change_fields)}
 
 

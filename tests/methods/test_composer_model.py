@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.composer import describe_model
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
-from sefi.core.presets import PRESETS
-from sefi.methods import METHODS
+from sefi.diffusion.composer import describe_model
+from sefi.evaluation.encoders import find_evaluators
+from sefi.methods import METHODS, PRESETS
 from sefi.methods.fastcomposer import SHIPPED
 
 PARTS = ("text_encoder", "unet", "vae")
@@ -46,7 +46,7 @@ def test_a_copy_in_another_number_type_is_the_same_model(
 ) -> None:
     """Its name may differ, because float16 copies are rounded twice."""
     model = copy_model(embedded, lambda part: nn.Module.to(part, dtype), "tiny:192:0123456789abcdef")
-    METHODS["fastcomposer"].check(model, config, embedded.judges)
+    METHODS["fastcomposer"].check(model, config, find_evaluators(embedded))
 
 
 def test_another_model_of_the_same_name_is_refused(embedded: Backbone, config: Config) -> None:
@@ -57,4 +57,4 @@ def test_another_model_of_the_same_name_is_refused(embedded: Backbone, config: C
 
     model = copy_model(embedded, change, embedded.fingerprint)
     with pytest.raises(ConfigError, match="was trained for"):
-        METHODS["fastcomposer"].check(model, config, embedded.judges)
+        METHODS["fastcomposer"].check(model, config, find_evaluators(embedded))

@@ -4,23 +4,22 @@ import pytest
 import torch
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.sizes import empty_stable_diffusion
-from sefi.backbone.weights import cross_attention_names
+from sefi.backbone.open import create_empty_stable_diffusion
+from sefi.backbone.weights import list_cross_attention_weights
 from sefi.core.config import override
-from sefi.core.presets import PRESETS
-from sefi.methods import METHODS
+from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import WeightCounts
 from sefi.methods.celeb_basis import Mapper
 
 
 @pytest.fixture(scope="module")
 def model() -> Backbone:
-    return empty_stable_diffusion()
+    return create_empty_stable_diffusion()
 
 
 def weights(model: Backbone, preset: str, *settings: str) -> WeightCounts:
     config = override(PRESETS[preset], settings)
-    return METHODS[config.method].weights(model, config)
+    return METHODS[config.method].count_weights(model, config)
 
 
 def test_the_model_has_no_values(model: Backbone) -> None:
@@ -51,7 +50,7 @@ def test_dreambooth_lora(model: Backbone) -> None:
 
 def test_custom_diffusion(model: Backbone) -> None:
     there = dict(model.unet.named_parameters())
-    assert sum(there[n].numel() for n in cross_attention_names(model.unet, ("to_k", "to_v"))) == 19_169_280
+    assert sum(there[n].numel() for n in list_cross_attention_weights(model.unet, ("to_k", "to_v"))) == 19_169_280
     assert weights(model, "custom-diffusion-official") == WeightCounts(57_115_392, 0)
     # The published code's count of "crossattn", beside the token table.
     assert (

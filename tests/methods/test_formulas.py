@@ -4,24 +4,23 @@ import numpy as np
 import pytest
 import torch
 
-from sefi.attention.install import copy_with_key_value_attention
-from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import copy_part
-from sefi.conditioning.conditioner import IdentityConditioner
+from sefi.backbone.bundle import Backbone, copy_part
 from sefi.core.config import override
 from sefi.core.errors import IdentityError
-from sefi.core.nouns import Identity
-from sefi.core.presets import PRESETS
-from sefi.core.streams import stream
+from sefi.core.rng import create_generator
+from sefi.diffusion.attention import copy_with_key_value_attention
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.identity.file import Identity
+from sefi.methods import PRESETS
 from sefi.methods.base import create_header
 from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, compute_principal_components, count_dimensions
 from sefi.methods.custom_diffusion import encode_common_sentences, encode_subject, mark_cells_inside, merge_weights
 from sefi.methods.dreambooth_lora import copy_with_matrices, draw_first, is_adapted
-from sefi.photo.resizing import Resized, resized_view
+from sefi.photo.augment import ResizedView, draw_resized_view
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=stream(seed, "test"))
+    return torch.randn(shape, generator=create_generator(seed, "test"))
 
 
 # ---------------------------------------------------------------- Celeb Basis
@@ -50,7 +49,7 @@ def test_names_span_one_component_less_than_there_are_different_ones() -> None:
 
 
 def test_the_mapper_is_a_scaled_layer_to_unit_coefficients() -> None:
-    mapper, face = Mapper(13, 5, stream(1, "mapper")), random(13)
+    mapper, face = Mapper(13, 5, create_generator(1, "mapper")), random(13)
     raw = np.array([float(w @ face) / 13**0.5 for w in mapper.weight.detach()])
     raw = np.where(raw > 0, raw, 0.2 * raw).reshape(2, 5)
     wanted = raw / np.linalg.norm(raw, axis=1, keepdims=True)
@@ -80,11 +79,11 @@ def test_the_running_mean_is_used_at_unit_length() -> None:
 
 
 def test_no_gradient_flows_through_the_start_word(backbone: Backbone) -> None:
-    context = random(1, backbone.text_length, 2 * backbone.width).requires_grad_()
+    context = random(1, backbone.text_length, 2 * backbone.token_width).requires_grad_()
     latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     for detach in (False, True):
         context.grad = None
-        unet = copy_with_key_value_attention(backbone.unet, backbone.width, detach_start=detach)
+        unet = copy_with_key_value_attention(backbone.unet, detach_start=detach)
         unet(latents, torch.tensor(500), context).sample.pow(2).sum().backward()
         assert (context.grad[0, 0].abs().max() == 0) == detach
         assert context.grad[0, 1:].abs().max() > 0
@@ -93,11 +92,11 @@ def test_no_gradient_flows_through_the_start_word(backbone: Backbone) -> None:
 @pytest.mark.parametrize("seed", range(30))
 def test_views_are_small_whole_or_enlarged(seed: int) -> None:
     square = random(3, 24, 24).clamp(-1, 1)
-    view = resized_view(square, 0.0, stream(seed, "view"))
+    view = draw_resized_view(square, 0.0, create_generator(seed, "view"))
     assert view.pixels.shape == square.shape
     assert view.pixels.abs().max() <= 1
-    assert (view.box is not None) == (view.seen == "far")
-    if view.seen == "plain":
+    assert (view.box is not None) == (view.distance == "far")
+    if view.distance == "plain":
         assert torch.equal(view.pixels, square)
     if view.box is not None:
         left, top, right, bottom = (round(edge * 24) for edge in view.box)
@@ -108,16 +107,16 @@ def test_views_are_small_whole_or_enlarged(seed: int) -> None:
 
 
 def test_all_kinds_of_view_come_up() -> None:
-    seen = [resized_view(random(3, 24, 24), 0.5, stream(seed, "view")).seen for seed in range(60)]
+    seen = [draw_resized_view(random(3, 24, 24), 0.5, create_generator(seed, "view")).distance for seed in range(60)]
     assert {"plain", "far", "near"} == set(seen)
 
 
-def test_only_cells_within_the_pasted_picture_count() -> None:
-    assert mark_cells_inside(Resized(random(3, 24, 24), "near"), 12).sum() == 144
-    inside = mark_cells_inside(Resized(random(3, 24, 24), "far", (0.25, 0.5, 0.75, 1.0)), 12)[0]
+def test_only_cells_within_the_pasted_image_count() -> None:
+    assert mark_cells_inside(ResizedView(random(3, 24, 24), "near"), 12).sum() == 144
+    inside = mark_cells_inside(ResizedView(random(3, 24, 24), "far", (0.25, 0.5, 0.75, 1.0)), 12)[0]
     assert inside.nonzero().min(0).values.tolist() == [7, 4]
     assert inside.nonzero().max(0).values.tolist() == [10, 7]
-    tiny = mark_cells_inside(Resized(random(3, 24, 24), "far", (0.5, 0.5, 0.55, 0.55)), 12)
+    tiny = mark_cells_inside(ResizedView(random(3, 24, 24), "far", (0.5, 0.5, 0.55, 0.55)), 12)
     assert tiny.sum() == 1
 
 
@@ -126,7 +125,7 @@ def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: 
     there = dict(backbone.unet.named_parameters())
     name = next(n for n in there if n.endswith("attn2.to_k.weight"))
     sets = [{name: there[name].data + 0.1 * random(*there[name].shape, seed=n)} for n in (1, 2)]
-    tokens = [random(1, 2, 2, backbone.width, seed=n) for n in (3, 4)]
+    tokens = [random(1, 2, 2, backbone.token_width, seed=n) for n in (3, 4)]
     both = [
         Identity({"tokens": t}, create_header(who, backbone, config, 0))
         for t, who in zip(tokens, ("ada", "bob"), strict=True)
@@ -139,7 +138,7 @@ def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: 
     # Any other solution moves what the common sentences give more.
     common, before = encode_common_sentences(backbone), there[name].data.double()
     basis = torch.linalg.qr(torch.cat(own).T).Q
-    free = torch.eye(backbone.width, dtype=torch.double) - basis @ basis.T
+    free = torch.eye(backbone.token_width, dtype=torch.double) - basis @ basis.T
     least = ((found - before) @ common.T).norm()
     for seed in range(5):
         other = found + 0.01 * random(*found.shape, seed=seed).double() @ free
@@ -159,7 +158,7 @@ def test_weights_of_different_parts_do_not_merge(backbone: Backbone) -> None:
 def test_matrices_start_at_nothing_and_change_the_copy_alone(backbone: Backbone) -> None:
     before, printed, had = dict(backbone.unet.named_modules()), str(backbone.unet), set(vars(backbone.unet))
     latents = random(1, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
-    context = random(1, backbone.text_length, backbone.width)
+    context = random(1, backbone.text_length, backbone.token_width)
 
     @torch.no_grad()
     def answer(unet: torch.nn.Module) -> torch.Tensor:
@@ -167,7 +166,7 @@ def test_matrices_start_at_nothing_and_change_the_copy_alone(backbone: Backbone)
 
     plain = answer(backbone.unet)
     model, matrices = copy_with_matrices(backbone, 3)
-    draw_first(matrices, 3, stream(0, "lora"))
+    draw_first(matrices, 3, create_generator(0, "lora"))
     assert len(matrices) == 2 * sum(map(is_adapted, before))
     assert all(matrix.requires_grad for matrix in matrices.values())
     torch.testing.assert_close(answer(model.unet), plain)
@@ -186,11 +185,11 @@ def test_the_first_matrices_are_those_of_peft_from_the_seed(backbone: Backbone) 
     from peft import LoraConfig, inject_adapter_in_model
 
     _, matrices = copy_with_matrices(backbone, 3)
-    draw_first(matrices, 3, stream(7, "lora"))
+    draw_first(matrices, 3, create_generator(7, "lora"))
     theirs = copy_part(backbone.unet)
     layers = [name for name, _ in theirs.named_modules() if is_adapted(name)]
     with torch.random.fork_rng(devices=[]):
-        torch.set_rng_state(stream(7, "lora").get_state())
+        torch.set_rng_state(create_generator(7, "lora").get_state())
         chosen = LoraConfig(r=3, lora_alpha=3, target_modules=layers, init_lora_weights="gaussian")
         inject_adapter_in_model(chosen, theirs, adapter_name="peft")
     wanted = {n.replace(".peft.weight", ""): w for n, w in theirs.named_parameters() if ".peft." in n}
@@ -212,16 +211,16 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
 
 
 def test_a_sentence_has_as_many_words_as_the_table_has_tokens(backbone: Backbone) -> None:
-    from sefi.learn.tokens import TokenTraining
-    from sefi.photo.views import PhotoViews
+    from sefi.photo.augment import PhotoViews
+    from sefi.training.token_inversion import TokenTraining
 
     config = override(PRESETS["celeb-basis"], ["views.latent_pool=1", "learn.templates=a photo of {}"])
-    width, side = backbone.width, backbone.resolution
+    width, side = backbone.token_width, backbone.resolution
     tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), seed=3)
     views = PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views)
-    lesson = TokenTraining(backbone, views, config, 0, tokens)
-    assert lesson.texts.vector[0].tolist()[4:7] == [0, 1, 2]
-    loss, _ = lesson.compute_loss(0)
+    task = TokenTraining(backbone, views, config, 0, tokens)
+    assert task.texts.vector_index[0].tolist()[4:7] == [0, 1, 2]
+    loss, _ = task.compute_loss(0)
     loss.backward()
     halves = tokens.mapper.weight.grad.unflatten(0, (2, -1)).abs().amax((1, 2))
     assert (halves > 0).all()

@@ -1,5 +1,6 @@
 """What a method cannot learn with is refused before anything is drawn or learned, never passed over."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,12 @@ import torch
 import sefi
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
-from sefi.cli.opening import preset_of
-from sefi.core.config import override
+from sefi.cli.loading import choose_preset
+from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
-from sefi.core.nouns import Identity
-from sefi.core.presets import PRESETS
-from sefi.methods import METHODS, check_tokens_only
+from sefi.evaluation.encoders import find_evaluators
+from sefi.identity.file import Identity, read_saved_config
+from sefi.methods import METHODS, PRESETS, check_tokens_only
 from sefi.methods.base import create_header
 from sefi.methods.celeb_basis import compute_bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
@@ -25,7 +26,7 @@ TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     config = PRESETS[name]
-    METHODS[config.method].check(embedded, config, embedded.judges)
+    METHODS[config.method].check(embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +49,9 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     ],
 )
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
-    config = override(PRESETS[preset_of(name, None)], [setting])
+    config = override(PRESETS[choose_preset(name, None)], [setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
-        METHODS[name].check(embedded, config, embedded.judges)
+        METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
 def test_a_limit_of_norms_is_for_tokens_that_the_module_does_not_give(embedded: Backbone) -> None:
@@ -62,28 +63,28 @@ def test_a_limit_of_norms_is_for_tokens_that_the_module_does_not_give(embedded: 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_pets_only_where_no_face_is_read(embedded: Backbone, name: str) -> None:
-    config = override(PRESETS[preset_of(name, None)], ["learn.class_word=cat"])
+    config = override(PRESETS[choose_preset(name, None)], ["learn.class_word=cat"])
     if name in ("celeb-basis", "fastcomposer"):
         with pytest.raises(ConfigError, match="'cat' is none"):
-            METHODS[name].check(embedded, config, embedded.judges)
+            METHODS[name].check(embedded, config, find_evaluators(embedded))
     else:
-        METHODS[name].check(embedded, config, embedded.judges)
+        METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name: str) -> None:
     if name in TUNED:
         with pytest.raises(ConfigError, match="bfloat16 is too coarse"):
-            METHODS[name].check(half, PRESETS[name], half.judges)
+            METHODS[name].check(half, PRESETS[name], find_evaluators(half))
     else:
-        METHODS[name].check(half, PRESETS[preset_of(name, None)], half.judges)
+        METHODS[name].check(half, PRESETS[choose_preset(name, None)], find_evaluators(half))
 
 
 @pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])
 def test_a_list_of_names_that_is_missing(embedded: Backbone, name: str) -> None:
     config = override(PRESETS[name], ["basis.names=/nowhere.txt"])
     with pytest.raises(ConfigError, match=r"/nowhere\.txt cannot be read: No such file"):
-        METHODS[name].check(embedded, config, embedded.judges)
+        METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize("identifier", ["<new1>", " ", "a {} b"])
@@ -92,13 +93,36 @@ def test_a_rare_word_must_be_one(identifier: str) -> None:
         override(PRESETS["dreambooth"], [f"tune.identifier={identifier}"])
 
 
+def test_parts_that_a_method_does_not_train() -> None:
+    for name, parts in {"dreambooth": "key_value", "dreambooth-lora": "unet+text", "custom-diffusion": "unet"}.items():
+        with pytest.raises(ConfigError, match=rf"tune\.parts = '{re.escape(parts)}': Input should be"):
+            override(PRESETS[name], [f"tune.parts={parts}"])
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_settings_made_for_another_method(embedded: Backbone, name: str) -> None:
+    """What earlier versions saved with every identity is read by the method alone."""
+    kind = METHODS[name].config_type
+    config = PRESETS[choose_preset(name, None)]
+    sections = {"tune": {"parts": "unet", "rank": 4}, "basis": {"components": 512}, "compose": {"alpha": 0.7}}
+    saved = sections | dump_config(config)
+    header = create_header("ada", embedded, config, 0).model_copy(update={"settings": saved})
+    assert read_saved_config(header, kind) == config
+    other = "dreambooth" if name != "dreambooth" else "default"
+    if kind is not type(PRESETS[other]) and kind is not Config:
+        with pytest.raises(ConfigError, match=f"needs settings of the type {kind.__name__}, not "):
+            METHODS[name].check(
+                embedded, PRESETS[other].model_copy(update={"learn": config.learn}), find_evaluators(embedded)
+            )
+
+
 def test_no_more_components_than_the_names_span(embedded: Backbone) -> None:
     # The characters have a hundred last names in all.
     few, all_there_are = (
-        compute_bases(embedded, override(PRESETS["celeb-basis"], [f"basis.components={n}"])) for n in (7, 512)
+        compute_bases(embedded, override(PRESETS["celeb-basis"], [f"basis.components={n}"]).basis) for n in (7, 512)
     )
-    assert few.shape == (2, 1 + 7, embedded.width)
-    assert all_there_are.shape == (2, 1 + 99, embedded.width)
+    assert few.shape == (2, 1 + 7, embedded.token_width)
+    assert all_there_are.shape == (2, 1 + 99, embedded.token_width)
     torch.testing.assert_close(all_there_are[:, : 1 + 7], few)
 
 
@@ -106,11 +130,11 @@ def test_names_that_are_all_the_same(embedded: Backbone, tmp_path: Path) -> None
     (tmp_path / "names.txt").write_text("ada lane\nada lane lane\n")
     config = override(PRESETS["celeb-basis"], [f"basis.names={tmp_path / 'names.txt'}"])
     with pytest.raises(ConfigError, match="are the same"):
-        METHODS["celeb-basis"].check(embedded, config, embedded.judges)
+        METHODS["celeb-basis"].check(embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize(("name", "lacks"), [("celeb-basis", "face_recognition.onnx"), ("fastcomposer", "clip")])
-def test_judges_that_are_missing(embedded: Backbone, tmp_path: Path, name: str, lacks: str) -> None:
+def test_evaluators_that_are_missing(embedded: Backbone, tmp_path: Path, name: str, lacks: str) -> None:
     for folder in (None, tmp_path):
         with pytest.raises(ConfigError, match=lacks):
             METHODS[name].check(embedded, PRESETS[name], folder)
@@ -125,20 +149,20 @@ def test_a_run_with_missing_weights_does_not_begin(embedded: Backbone) -> None:
 # ---------------------------------------------------------------- FastComposer
 
 
-def pictured(backbone: Backbone, name: str, *settings: str) -> Identity:
+def embed_photo(backbone: Backbone, name: str, *settings: str) -> Identity:
     header = create_header(name, backbone, override(PRESETS["fastcomposer"], settings), 0)
     return Identity({"image": torch.zeros(1, 128), "composer": hash_file(SHIPPED)}, header)
 
 
 def test_two_of_different_settings_do_not_share_a_prompt(embedded: Backbone) -> None:
-    one, other = pictured(embedded, "ada"), pictured(embedded, "bob", "compose.alpha=0.5")
-    assert choose_settings([one, pictured(embedded, "bob")]).alpha == PRESETS["fastcomposer"].compose.alpha
+    one, other = embed_photo(embedded, "ada"), embed_photo(embedded, "bob", "compose.alpha=0.5")
+    assert choose_settings([one, embed_photo(embedded, "bob")]).alpha == PRESETS["fastcomposer"].compose.alpha
     with pytest.raises(IdentityError, match="'ada' and 'bob' have different settings"):
         choose_settings([one, other])
 
 
 def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Path) -> None:
-    ada = pictured(embedded, "ada")
+    ada = embed_photo(embedded, "ada")
     check_weights([ada], SHIPPED)
     changed = tmp_path / "composer.safetensors"
     changed.write_bytes(SHIPPED.read_bytes() + b" ")
@@ -153,12 +177,12 @@ def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Pat
 def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
     conditioner = METHODS[name].apply([], embedded).conditioner
     with pytest.raises(PromptError, match="negative prompt names"):
-        conditioner.null_context(1, "a photo of <ada>")
+        conditioner.encode_negative(1, "a photo of <ada>")
 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_attention_is_shown_for_tokens_alone(embedded: Backbone, name: str) -> None:
-    identity = Identity({}, create_header("ada", embedded, PRESETS[preset_of(name, None)], 0))
+    identity = Identity({}, create_header("ada", embedded, PRESETS[choose_preset(name, None)], 0))
     if name in (*TUNED, "fastcomposer"):
         with pytest.raises(IdentityError, match="changes the model itself"):
             check_tokens_only([identity])

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from sefi.core.errors import IdentityError
-from sefi.core.nouns import Identity, IdentityHeader
-from sefi.core.streams import stream
-from sefi.identity.file import read_identity, write_identity
+from sefi.core.rng import create_generator
+from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
 
 SMALL = 100  # bytes of a file
 
@@ -18,7 +17,7 @@ def identity(seed: int = 0) -> Identity:
         name="ada", method="dreambooth", stages=1, base_model="tiny:7:00", width=7, class_word="person"
     )
     shapes = {"unet.a": (5, 3), "unet.b": (7,), "unet.c": (11, 13), "text_encoder.d": (2,)}
-    return Identity({n: torch.randn(s, generator=stream(seed, n)) for n, s in shapes.items()}, header)
+    return Identity({n: torch.randn(s, generator=create_generator(seed, n)) for n, s in shapes.items()}, header)
 
 
 def equal(one: Identity, other: Identity) -> bool:

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from sefi.core.config import ViewConfig
-from sefi.photo.augment import ViewParameters, apply, draw_parameters
-from sefi.photo.views import PhotoViews
+from sefi.core.rng import create_generator
+from sefi.photo.augment import PhotoViews, ViewParameters, apply, draw_parameters
 
 SIDE = 23
 seeds = st.integers(0, 2**32)
@@ -62,7 +62,7 @@ def test_the_picture_itself_is_not_changed() -> None:
     views = PhotoViews(square(), ViewConfig())
     for seed in range(5):
         views.view(generator(seed)).fill_(0)
-    assert torch.equal(views.clean, square())
+    assert torch.equal(views.square, square())
 
 
 def test_no_change_is_exact() -> None:
@@ -120,3 +120,20 @@ def test_canvases() -> None:
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 3.0])
 def test_scales_are_held_between_one_pixel_and_the_canvas(scale: float) -> None:
     assert apply(square(), ViewParameters(scale=scale)).shape == (3, SIDE, SIDE)
+
+
+def test_views_of_several_photos_are_of_each_equally_often() -> None:
+    squares = [torch.full((3, 37, 37), value) for value in (-0.5, 0.0, 0.5)]
+    plain = ViewConfig(brightness=0, contrast=0, saturation=0, hue=0, min_scale=1, aspect=0)
+    views = PhotoViews(squares[0], plain, tuple(squares[1:]))
+    generator = create_generator(3, "views")
+    means = torch.tensor([float(views.view(generator).mean()) for _ in range(600)])
+    for square in squares:
+        assert 150 < int(((means - square.mean()).abs() < 0.1).sum()) < 250
+
+
+def test_a_single_photo_draws_no_number_for_its_choice() -> None:
+    first, second = create_generator(3, "views"), create_generator(3, "views")
+    views = PhotoViews(square(), ViewConfig())
+    views.choose_square(first)
+    assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))

@@ -4,8 +4,8 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sefi.core.nouns import Face, Photo
-from sefi.photo.crop import Square, cut, resized, square_around, square_in_middle
+from sefi.photo.detect import Face, Square, crop_square, find_square_around, find_square_in_middle, resize_pixels
+from sefi.photo.read import Photo
 
 sides = st.integers(32, 400)
 
@@ -28,7 +28,7 @@ def test_the_square_stays_inside_and_shows_the_face(
 ) -> None:
     side = size * min(height, width)
     face = face_at(x * (width - side), y * (height - side), side, side)
-    square = square_around(face, height, width, margin)
+    square = find_square_around(face, height, width, margin)
     assert square.left >= 0
     assert square.top >= 0
     assert square.left + square.side <= width
@@ -47,26 +47,26 @@ def test_any_face_gives_a_picture_in_range(
     height: int, width: int, left: float, top: float, size: float, margin: float
 ) -> None:
     face = face_at(left, top, size, size / 2)
-    result = cut(photo_of(height, width), square_around(face, height, width, margin), 37)
+    result = crop_square(photo_of(height, width), find_square_around(face, height, width, margin), 37)
     assert result.shape == (3, 37, 37)
     assert result.abs().max() <= 1
 
 
 def test_a_margin_of_two_doubles_the_face() -> None:
-    assert square_around(face_at(100, 80, 40, 50), 400, 300, 2.0) == Square(70, 55, 100)
+    assert find_square_around(face_at(100, 80, 40, 50), 400, 300, 2.0) == Square(70, 55, 100)
 
 
 def test_a_face_at_the_edge_moves_the_square_inside() -> None:
-    assert square_around(face_at(-5, 2, 40, 40), 400, 300, 2.0) == Square(0, 0, 80)
+    assert find_square_around(face_at(-5, 2, 40, 40), 400, 300, 2.0) == Square(0, 0, 80)
 
 
 def test_a_large_face_makes_the_square_the_short_side() -> None:
-    assert square_around(face_at(50, 100, 200, 200), 400, 300, 2.0) == Square(0, 50, 300)
+    assert find_square_around(face_at(50, 100, 200, 200), 400, 300, 2.0) == Square(0, 50, 300)
 
 
 def test_outside_repeats_the_edge() -> None:
     photo = photo_of(32, 47)
-    result = cut(photo, Square(left=-3, top=-5, side=57), 57)
+    result = crop_square(photo, Square(left=-3, top=-5, side=57), 57)
     assert torch.equal(result[:, 5:37, 3:50], photo.pixels)
     assert torch.equal(result[:, 0, 0], photo.pixels[:, 0, 0])
     assert torch.equal(result[:, -1, -1], photo.pixels[:, -1, -1])
@@ -74,7 +74,7 @@ def test_outside_repeats_the_edge() -> None:
 
 @given(height=sides, width=sides)
 def test_the_middle_square(height: int, width: int) -> None:
-    square = square_in_middle(height, width)
+    square = find_square_in_middle(height, width)
     assert square.side == min(height, width)
     assert abs((width - square.side) - 2 * square.left) <= 1
     assert abs((height - square.side) - 2 * square.top) <= 1
@@ -82,7 +82,7 @@ def test_the_middle_square(height: int, width: int) -> None:
 
 def test_the_same_size_is_exact_and_a_copy() -> None:
     pixels = photo_of(37, 37).pixels
-    same = resized(pixels, 37, 37)
+    same = resize_pixels(pixels, 37, 37)
     assert torch.equal(same, pixels)
     assert same.data_ptr() != pixels.data_ptr()
 
@@ -90,5 +90,5 @@ def test_the_same_size_is_exact_and_a_copy() -> None:
 @pytest.mark.parametrize("resolution", [13, 128, 512])
 def test_flat_colours_stay_flat(resolution: int) -> None:
     photo = Photo(pixels=torch.full((3, 67, 41), 0.25), source="x")
-    result = cut(photo, square_in_middle(67, 41), resolution)
+    result = crop_square(photo, find_square_in_middle(67, 41), resolution)
     torch.testing.assert_close(result, torch.full((3, resolution, resolution), 0.25))

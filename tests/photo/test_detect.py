@@ -9,8 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from sefi.core.errors import FaceError
-from sefi.core.nouns import Face
-from sefi.photo.detect import YuNetDetector, choose_face
+from sefi.photo.detect import Face, YuNetDetector, choose_face, describe_small_face
 
 
 def bright_spot_network(path: Path) -> Path:
@@ -166,11 +165,10 @@ def test_a_number_out_of_range(number: int) -> None:
         choose_face([face_at(1), face_at(99)], number)
 
 
-def test_small_faces_are_refused_unless_allowed() -> None:
-    with pytest.raises(FaceError, match="63 x 63"):
-        choose_face([face_at(0, 63)])
-    assert choose_face([face_at(0, 64)]).width == 64
-    assert choose_face([face_at(0, 16)], min_side=16).width == 16
+def test_small_faces_are_taken_with_a_remark() -> None:
+    assert choose_face([face_at(0, 16)]).width == 16
+    assert "63 x 63 pixels" in (describe_small_face(face_at(0, 63)) or "")
+    assert describe_small_face(face_at(0, 64)) is None
 
 
 def test_opening_a_network_prints_nothing(detector: YuNetDetector, capfd: pytest.CaptureFixture[str]) -> None:

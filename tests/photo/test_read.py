@@ -6,6 +6,7 @@ import zlib
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
@@ -115,7 +116,7 @@ def test_a_phones_two_picture_jpeg_gives_the_first(tmp_path: Path) -> None:
     torch.testing.assert_close(read_photo(tmp_path / "a.jpg").pixels, expected(gradient()), atol=0.1, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "AVIF"])
 def test_animations_are_refused(tmp_path: Path, kind: str) -> None:
     frames = [Image.new("RGB", (40, 40), colour) for colour in ("red", "blue")]
     frames[0].save(tmp_path / "a", format=kind, save_all=True, append_images=frames[1:])
@@ -159,26 +160,73 @@ def test_tiny_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
     assert f"{size[0]} x {size[1]}" in refusal(tmp_path / "a.png")
 
 
-def encoded(kind: str) -> bytes:
+KINDS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF", "HEIF")
+
+
+def encoded(kind: str, image: Image.Image | None = None) -> bytes:
     memory = io.BytesIO()
-    gradient().save(memory, format=kind)
+    image = gradient() if image is None else image
+    if kind == "HEIF":
+        pillow_heif.from_pillow(image).save(memory, quality=95)
+    else:
+        image.save(memory, format=kind)
     return memory.getvalue()
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP"])
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_the_formats_of_phones(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(encoded(kind))  # known by its content, never by its name
+    torch.testing.assert_close(read_photo(tmp_path / "a.jpg").pixels, expected(gradient()), atol=0.15, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["AVIF", "HEIF"])
+def test_the_formats_of_phones_are_turned_upright_once(tmp_path: Path, kind: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    memory = io.BytesIO()
+    if kind == "HEIF":
+        pillow_heif.from_pillow(gradient()).save(memory, quality=95, exif=exif.tobytes())
+    else:
+        gradient().save(memory, format=kind, exif=exif)
+    (tmp_path / "a").write_bytes(memory.getvalue())
+    upright = expected(gradient().transpose(Image.Transpose.ROTATE_270))
+    torch.testing.assert_close(read_photo(tmp_path / "a").pixels, upright, atol=0.15, rtol=0)
+
+
+def test_reading_leaves_pillow_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(encoded("HEIF"))
+    before = dict(Image.OPEN)
+    read_photo(tmp_path / "a")
+    assert before.keys() == Image.OPEN.keys()
+
+
+def test_images_and_arrays_are_read_as_files_are(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    whole = read_photo(tmp_path / "a.png").pixels
+    assert torch.equal(read_photo(gradient()).pixels, whole)
+    assert torch.equal(read_photo(np.asarray(gradient())).pixels, whole)
+    with Image.open(tmp_path / "a.png") as lazy:
+        assert torch.equal(read_photo(lazy).pixels, whole)
+
+
+@pytest.mark.parametrize("array", [np.zeros((40, 40)), np.zeros((40, 40, 3)), np.zeros((40, 40, 4), np.uint8)])
+def test_arrays_that_are_no_rgb_image(array: np.ndarray) -> None:
+    with pytest.raises(PhotoError, match="no RGB image"):
+        read_photo(array)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("share", [0.02, 0.1, 0.3, 0.6, 0.9])
 def test_truncated_files(tmp_path: Path, kind: str, share: float) -> None:
     noise = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
-    memory = io.BytesIO()
-    Image.fromarray(noise).save(memory, format=kind)
-    content = memory.getvalue()
+    content = encoded(kind, Image.fromarray(noise))
     (tmp_path / "a").write_bytes(content[: int(share * len(content))])
     refusal(tmp_path / "a")
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
-    kind=st.sampled_from(["JPEG", "PNG", "WEBP", "GIF", "BMP"]),
+    kind=st.sampled_from(KINDS),
     changes=st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), min_size=1, max_size=9),
 )
 def test_damage_gives_a_photo_or_our_error(tmp_path: Path, kind: str, changes: list[tuple[float, int]]) -> None:

@@ -11,9 +11,9 @@ from skimage import data
 
 from sefi.core.config import ViewConfig
 from sefi.core.errors import FaceError
-from sefi.core.nouns import Face
+from sefi.photo.augment import PhotoViews, convert_to_bytes, crop_face, crop_middle
+from sefi.photo.detect import Face
 from sefi.photo.read import read_photo
-from sefi.photo.views import PhotoViews, face_square, rgb_bytes, whole_square
 
 # The astronaut's face in scikit-image's photograph, 512 x 512.
 ASTRONAUT = Face(
@@ -45,7 +45,7 @@ def photograph(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("resolution", [67, 512])
 def test_whole_photographs_need_no_face(photograph: Path, resolution: int) -> None:
-    square = whole_square(read_photo(photograph), resolution)
+    square = crop_middle(read_photo(photograph), resolution)
     assert square.shape == (3, resolution, resolution)
     assert square.std() > 0.3
 
@@ -53,7 +53,7 @@ def test_whole_photographs_need_no_face(photograph: Path, resolution: int) -> No
 def test_the_face_fills_half_of_its_square(tmp_path: Path) -> None:
     Image.fromarray(data.astronaut()).save(tmp_path / "a.png")
     photo = read_photo(tmp_path / "a.png")
-    square = face_square(photo, Marked(ASTRONAUT), 118)
+    square = crop_face(photo, Marked(ASTRONAUT), 118)
     # 2 x 118 source pixels at half size: the square's middle is the face's middle.
     source = photo.pixels[:, 125 - 118 : 125 + 118, 224 - 118 : 224 + 118]
     halved = torch.nn.functional.avg_pool2d(source[None], 2)[0]
@@ -63,24 +63,24 @@ def test_the_face_fills_half_of_its_square(tmp_path: Path) -> None:
 def test_the_detector_sees_upright_bytes(tmp_path: Path) -> None:
     Image.fromarray(data.astronaut()).save(tmp_path / "a.png")
     detector = Marked(ASTRONAUT)
-    face_square(read_photo(tmp_path / "a.png"), detector, 31)
+    crop_face(read_photo(tmp_path / "a.png"), detector, 31)
     assert detector.seen is not None
     assert np.array_equal(detector.seen, data.astronaut())
 
 
 def test_no_face_says_how_to_go_on(photograph: Path) -> None:
     with pytest.raises(FaceError, match="--no-crop"):
-        face_square(read_photo(photograph), Marked(), 31)
+        crop_face(read_photo(photograph), Marked(), 31)
 
 
 def test_bytes_and_pixels_are_inverse() -> None:
     values = np.arange(256, dtype=np.uint8).repeat(3).reshape(16, 16, 3)
     pixels = torch.from_numpy(values).permute(2, 0, 1) / 127.5 - 1
-    assert np.array_equal(rgb_bytes(pixels), values)
+    assert np.array_equal(convert_to_bytes(pixels), values)
 
 
 def test_views_of_a_photograph(photograph: Path) -> None:
-    views = PhotoViews(whole_square(read_photo(photograph), 61), ViewConfig(min_scale=0.5))
+    views = PhotoViews(crop_middle(read_photo(photograph), 61), ViewConfig(min_scale=0.5))
     stream = torch.Generator().manual_seed(1)
     seen = torch.stack([views.view(stream) for _ in range(7)])
     assert seen.shape == (7, 3, 61, 61)

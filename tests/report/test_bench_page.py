@@ -8,14 +8,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sefi.bench.records import Sample
-from sefi.bench.table_files import told
-from sefi.bench.tables import by_kind, differences, table
+from sefi.benchmark.records import Sample
+from sefi.benchmark.table_files import format_value
+from sefi.benchmark.tables import compute_differences, make_table, make_tables_by_kind
 from sefi.core.errors import ConfigError
-from sefi.report.bench_facts import failures, settings_apart, settings_shared
-from sefi.report.bench_numbers import difference_view, view
-from sefi.report.bench_page import bars, bench_page
-from sefi.report.bench_pictures import drawn_sheets, jpeg_uri, picked, scores, small_picture
+from sefi.report.bench_images import (
+    choose_best_and_worst,
+    encode_jpeg_uri,
+    format_scores,
+    make_sheets,
+    read_small_image,
+)
+from sefi.report.bench_page import (
+    count_failures,
+    draw_kind_bars,
+    list_differing_settings,
+    list_shared_settings,
+    make_difference_view,
+    make_view,
+    render_bench_page,
+)
 
 EMPTY = {"meta", "img", "br"}
 
@@ -54,8 +66,14 @@ def made(synthetic, tmp_path):
     return run, samples, synthetic.write_run(tmp_path / "run", run, samples)
 
 
-def test_nothing_is_loaded_from_anywhere_and_no_script_runs(made):
-    page = bench_page(*made)
+@pytest.fixture(scope="module")
+def page(synthetic, tmp_path_factory):
+    """The page of the whole synthetic run, for the tests that change nothing."""
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    return render_bench_page(run, samples, synthetic.write_run(tmp_path_factory.mktemp("whole") / "run", run, samples))
+
+
+def test_nothing_is_loaded_from_anywhere_and_no_script_runs(page):
     reading = Reading(page)
     assert len(reading.found) > 30
     assert all(re.match(r"data:image/(jpeg|svg\+xml);base64,", address) for address in reading.found)
@@ -64,42 +82,44 @@ def test_nothing_is_loaded_from_anywhere_and_no_script_runs(made):
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
 
 
-def test_equal_runs_give_equal_pages_whatever_the_order_of_the_records(made):
+def test_equal_runs_give_equal_pages_whatever_the_order_of_the_records(made, page):
     run, samples, folder = made
-    assert bench_page(run, samples, folder) == bench_page(run, samples[::-1], folder)
+    assert render_bench_page(run, samples[::-1], folder) == page
 
 
-def test_pages_follow_the_readers_light_and_width(made):
-    page = bench_page(*made)
+def test_pages_follow_the_readers_light_and_width(page):
     assert "prefers-color-scheme: dark" in page
     assert "width=device-width" in page
     assert page.count("<table") == page.count('<div class="wide" tabindex="0"')
 
 
-def test_the_head_says_what_was_compared(made):
-    text = Reading(bench_page(*made)).text
-    assert "synthetic: 6 ways, 3 subjects \N{MULTIPLICATION SIGN} 3 prompts \N{MULTIPLICATION SIGN} 2 seeds" in text
+def test_the_head_says_what_was_compared(page):
+    text = Reading(page).text
+    assert "synthetic: 6 variants, 3 subjects \N{MULTIPLICATION SIGN} 3 prompts \N{MULTIPLICATION SIGN} 2 seeds" in text
     assert "tiny-portraits" in text
 
 
-def test_numbers_are_the_tables_and_their_directions_are_shown(made):
-    run, samples, folder = made
-    text, found = Reading(bench_page(run, samples, folder)).text, table(samples, run)
-    for figure in found.figures:
+def test_numbers_are_the_tables_and_their_directions_are_shown(made, page):
+    run, samples, _ = made
+    text, found = Reading(page).text, make_table(samples, run)
+    for figure in found.columns:
         assert figure.about in text
-        for way in found.ways:
-            assert told(found.values[way.label, figure.name].mean, figure.unit) in text or figure.part == "cost"
+        for variant in found.variants:
+            assert (
+                format_value(found.values[variant.label, figure.name].mean, figure.unit) in text
+                or figure.part == "cost"
+            )
     assert "background leakage ↓" in text
 
 
 def test_differences_say_better_and_worse_only_where_the_interval_leaves_out_zero(made):
     run, samples, _ = made
-    others = {"one token": differences(samples, run, "ours", "one token")}
-    shown = difference_view(table(samples, run), "t", others, ("main", "picture"))
-    marks = {figure.name: entry.mark for figure, entry in zip(shown.figures, shown.lines[0].entries, strict=True)}
+    others = {"one token": compute_differences(samples, run, "ours", "one token")}
+    shown = make_difference_view(make_table(samples, run), "t", others, ("main", "image"))
+    marks = {figure.name: entry.mark for figure, entry in zip(shown.columns, shown.lines[0].entries, strict=True)}
     assert (marks["id_prompt"], marks["prompt"], marks["id"]) == ("better", "better", "")
-    turned = {"ours": differences(samples, run, "one token", "ours")}
-    back = difference_view(table(samples, run), "t", turned, ("main", "picture"))
+    turned = {"ours": compute_differences(samples, run, "one token", "ours")}
+    back = make_difference_view(make_table(samples, run), "t", turned, ("main", "image"))
     assert back.lines[0].entries[0].mark == "worse"
     assert back.lines[0].entries[0].text == shown.lines[0].entries[0].text.replace("+", "-")
 
@@ -108,9 +128,9 @@ def test_less_of_what_should_be_low_is_better(made):
     run, samples, _ = made
     leaks = {"ours": 0.2, "one token": 0.6}
     samples = [c.model_copy(update={"background": leaks.get(c.variant)}) for c in samples]
-    others = {"one token": differences(samples, run, "ours", "one token")}
-    shown = difference_view(table(samples, run), "t", others, ("picture",))
-    assert (shown.figures[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
+    others = {"one token": compute_differences(samples, run, "ours", "one token")}
+    shown = make_difference_view(make_table(samples, run), "t", others, ("image",))
+    assert (shown.columns[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
 
 
 def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
@@ -118,7 +138,7 @@ def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
     run = synthetic.make_run(tau=None).model_copy(update={"evaluators": evaluators})
     keys = dict.fromkeys(("prompt_score", "background", "embedding"))
     samples = synthetic.change_all(synthetic.make_samples(), **keys)
-    page = bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))
+    page = render_bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))
     text = Reading(page).text
     assert "ID(Prompt) the run has no CLIP and no tau" in text
     assert "prompt score the run has no CLIP" in text
@@ -133,49 +153,49 @@ def test_a_run_of_nothing_but_pictures_still_has_a_page(synthetic, tmp_path):
     keys = ("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
     samples = synthetic.change_all(synthetic.make_samples(), **dict.fromkeys(keys + costs))
-    text = Reading(bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))).text
-    assert "Pictures, drawn by lot" in text
+    text = Reading(render_bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))).text
+    assert "Images, chosen at random" in text
     assert "ID the run has no detector and no recogniser" in text
 
 
 def test_one_subject_has_numbers_and_no_interval(made):
     run, samples, folder = made
     one = [one for one in samples if one.subject == "bob" and one.variant in ("ours", "one token")]
-    found = table(one, run)
-    assert all(entry.ends == "" for line in view(found, "t", "main").lines for entry in line.entries)
-    assert "Few subjects (1)" in Reading(bench_page(run, one, folder)).text
+    found = make_table(one, run)
+    assert all(entry.ends == "" for line in make_view(found, "t", "main").lines for entry in line.entries)
+    assert "Few subjects (1)" in Reading(render_bench_page(run, one, folder)).text
 
 
 def test_a_run_without_pictures_is_refused(synthetic, tmp_path):
-    with pytest.raises(ConfigError, match="no pictures"):
-        bench_page(synthetic.make_run(), [], tmp_path)
+    with pytest.raises(ConfigError, match="no images"):
+        render_bench_page(synthetic.make_run(), [], tmp_path)
 
 
 def test_a_picture_that_is_gone_leaves_a_hole(made):
     run, samples, folder = made
     for file in (folder / "pictures").iterdir():
         file.unlink()
-    (folder / "photos" / "ada.png").write_bytes(b"no picture")
-    text = Reading(bench_page(run, samples, folder)).text
+    (folder / "photos" / "ada.png").write_bytes(b"no image")
+    text = Reading(render_bench_page(run, samples, folder)).text
     assert "file is gone" in text
-    assert small_picture(folder, "photos/ada.png", 64) is None
+    assert read_small_image(folder, "photos/ada.png", 64) is None
 
 
 def test_foreign_text_is_escaped(made):
     run, samples, folder = made
     suite = run.suite.model_copy(update={"name": "<b>bold</b>", "about": "a & b"})
-    page = bench_page(run.model_copy(update={"suite": suite}), samples, folder)
+    page = render_bench_page(run.model_copy(update={"suite": suite}), samples, folder)
     assert "<b>bold</b>" not in page
     assert html.escape("<b>bold</b>") in page
 
 
-def test_the_sheet_is_drawn_by_lot_from_its_seed_alone(synthetic, made):
+def test_the_sheet_is_chosen_at_random_from_its_seed_alone(synthetic, made):
     run, samples, folder = made
-    sheets = [drawn_sheets(samples, run, folder, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
+    sheets = [make_sheets(samples, run, folder, np.random.default_rng(seed)) for seed in (0, 0, 1, 2, 3)]
     assert sheets[0] == sheets[1]
     assert any(sheet != sheets[0] for sheet in sheets[2:])
     better = synthetic.change_all(samples, id=0.0)  # scores decide nothing
-    again = drawn_sheets(better, run, folder, np.random.default_rng(0))
+    again = make_sheets(better, run, folder, np.random.default_rng(0))
     assert [[shot.uri for _, row in s.rows for shot in row] for s in again] == [
         [shot.uri for _, row in s.rows for shot in row] for s in sheets[0]
     ]
@@ -183,19 +203,19 @@ def test_the_sheet_is_drawn_by_lot_from_its_seed_alone(synthetic, made):
 
 def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
     run, samples, folder = made
-    sheet = drawn_sheets(samples, run, folder, np.random.default_rng(0))[0]
+    sheet = make_sheets(samples, run, folder, np.random.default_rng(0))[0]
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
     assert all(len(row) == len(sheet.prompts) == 3 for _, row in sheet.rows)
     assert sheet.prompts[0] == f"a photo of <{sheet.subject}> at the beach"
-    assert sheet.photos[0].uri == jpeg_uri(small_picture(folder, f"photos/{sheet.subject}.png", 192))
+    assert sheet.photos[0].uri == encode_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
 
 
 def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
     run, samples, folder = made
     fewer = [one for one in samples if (one.variant, one.prompt) != ("one token", 1)]
-    sheet = drawn_sheets(fewer, run, folder, np.random.default_rng(0))[0]
+    sheet = make_sheets(fewer, run, folder, np.random.default_rng(0))[0]
     assert [shot is None for shot in dict(sheet.rows)["one token"]] == [False, True, False]
-    assert "no picture" in Reading(bench_page(run, fewer, folder)).text
+    assert "no image" in Reading(render_bench_page(run, fewer, folder)).text
 
 
 def test_two_subjects_of_one_picture_show_both_photos(synthetic, made):
@@ -204,7 +224,7 @@ def test_two_subjects_of_one_picture_show_both_photos(synthetic, made):
     prompts = [{**p, "text": f"{p['text']} with {{}}"} for p in synthetic.PROMPTS]
     suite = {"name": "two", "prompts": prompts, "ways": synthetic.WAYS, "seeds": synthetic.SEEDS, "together": 2}
     run = synthetic.make_run(subjects=["ada+bob"], suite=suite)
-    sheet = drawn_sheets(pair, run, folder, np.random.default_rng(0))[0]
+    sheet = make_sheets(pair, run, folder, np.random.default_rng(0))[0]
     assert [photo.caption for photo in sheet.photos] == ["ada", "bob"]
     assert sheet.prompts[0] == "a photo of <ada> at the beach with <bob>"
 
@@ -220,17 +240,17 @@ def test_best_and_worst_are_by_id_where_the_prompt_was_obeyed(made):
     samples = [
         make_sample(text=str(n), seed=n, id=like, prompt_score=score, faces=1) for n, (like, score) in enumerate(pairs)
     ]
-    best, worst = picked([*samples, samples[0].model_copy(update={"id": None})], run, folder, "ours")
-    assert [pick.shot.alt for pick in best] == ["ours: 2", "ours: 1", "ours: 5"]
-    assert [pick.shot.alt for pick in worst] == ["ours: 3", "ours: 4", "ours: 0"]
+    best, worst = choose_best_and_worst([*samples, samples[0].model_copy(update={"id": None})], run, folder, "ours")
+    assert [pick.image.alt for pick in best] == ["ours: 2", "ours: 1", "ours: 5"]
+    assert [pick.image.alt for pick in worst] == ["ours: 3", "ours: 4", "ours: 0"]
     assert [pick.photos[0].caption for pick in worst] == ["ada"] * 3
-    best, worst = picked(samples[:3], run, folder, "ours")
-    assert (len(best), len(worst)) == (1, 1)  # no picture is both
+    best, worst = choose_best_and_worst(samples[:3], run, folder, "ours")
+    assert (len(best), len(worst)) == (1, 1)  # no image is both
 
 
 def test_captions_tell_what_is_known():
     def told_of(**changes):
-        return scores(make_sample(**changes)).replace("\xa0", " ")
+        return format_scores(make_sample(**changes)).replace("\xa0", " ")
 
     assert told_of(faces=0, id=0.0, prompt_score=0.25) == "no face, prompt 0.25"
     assert told_of(faces=1, id=0.514, shown=(True, False, True)) == "ID 0.51, 2 of 3 shown"
@@ -239,40 +259,40 @@ def test_captions_tell_what_is_known():
 
 def test_failures_are_counted_by_way(made):
     run, samples, _ = made
-    rows = {row.way: row for row in failures(samples, run)}
+    rows = {row.variant: row for row in count_failures(samples, run)}
     mine = [one for one in samples if one.variant == "one token"]
-    assert rows["one token"].pictures == 18
+    assert rows["one token"].images == 18
     assert rows["one token"].no_face == sum(one.faces == 0 for one in mine) > 0
     assert rows["one token"].more_faces == sum(one.faces > 1 for one in mine) > 0
     assert rows["one token"].disobeyed == sum(one.prompt_score < 0.23 for one in mine) > 0
-    fewer = {row.way: row for row in failures([c for c in samples if c.variant != "ours"], run)}
+    fewer = {row.variant: row for row in count_failures([c for c in samples if c.variant != "ours"], run)}
     assert (fewer["ours"].missing, fewer["ours"].no_face) == (18, None)
     assert fewer["one token"].missing == 0
     assert fewer["photo"].missing is None
 
 
-def test_attention_figures_are_shown_where_there_are_any(made):
+def test_attention_figures_are_shown_where_there_are_any(made, page):
     run, samples, folder = made
-    assert "Where the words look" not in bench_page(run, samples, folder)
+    assert "Where the words look" not in page
     (folder / "attention").mkdir()
     Image.new("RGB", (2800, 70), (9, 9, 9)).save(folder / "attention" / "ours, ada.png")
-    reading = Reading(bench_page(run, samples, folder))
+    reading = Reading(render_bench_page(run, samples, folder))
     assert "Where the words look" in reading.text
     assert "ours, ada" in reading.text
 
 
 def test_settings_are_told_apart_from_those_that_are_shared(made):
     run = made[0]
-    labels, apart = settings_apart(run)
+    labels, apart = list_differing_settings(run)
     assert labels == ["ours", "one token"]
     assert apart == {"learn.attention_weight": ["0.003", "0.0"], "learn.stages": ["5", "1"]}
-    assert settings_shared(run) == {"learn.steps": "200", "method": "sefi"}
+    assert list_shared_settings(run) == {"learn.steps": "200", "method": "sefi"}
 
 
 def test_judges_versions_and_hashes_are_told(made):
     run, samples, folder = made
     run = run.model_copy(update={"evaluators": {**run.evaluators, "head_reader": None}})
-    text = Reading(bench_page(run, samples, folder)).text
+    text = Reading(render_bench_page(run, samples, folder)).text
     for name, evaluator in run.evaluators.items():
         assert name.replace("_", " ") in text
         assert evaluator is None or evaluator.sha256 in text
@@ -286,7 +306,7 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
     secret = folder.parent / "secret.png"
     Image.new("RGB", (9, 9)).save(secret)
     for name in ("../secret.png", str(secret), "", "\0", "x" * 256, "x/" * 5000):
-        assert small_picture(folder, name, 64) is None
+        assert read_small_image(folder, name, 64) is None
 
 
 def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):
@@ -296,10 +316,14 @@ def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):
         one.model_copy(update=dict.fromkeys(("id", "shown", "prompt_score") if one.variant in plain else ("shown",)))
         for one in samples
     ]
-    text = Reading(bench_page(run, own, folder)).text
-    assert told(table(own, run).values["photo", "id"].mean, "cosine") in text
-    assert bars(table(own, run), by_kind(own, run)) == []
-    assert [label for label, _ in bars(table(samples, run), by_kind(samples, run))] == ["ID(Prompt)", "shown", "ID"]
+    text = Reading(render_bench_page(run, own, folder)).text
+    assert format_value(make_table(own, run).values["photo", "id"].mean, "cosine") in text
+    assert draw_kind_bars(make_table(own, run), make_tables_by_kind(own, run)) == []
+    assert [label for label, _ in draw_kind_bars(make_table(samples, run), make_tables_by_kind(samples, run))] == [
+        "ID(Prompt)",
+        "shown",
+        "ID",
+    ]
 
 
 def unfinished(made):
@@ -307,11 +331,11 @@ def unfinished(made):
     return run, [one for one in samples if one.subject != "eve" or one.prompt == 0], folder
 
 
-def test_an_unfinished_run_says_so_and_marks_nobody(made):
-    whole, part = bench_page(*made), bench_page(*unfinished(made))
-    assert "not finished" not in whole
-    assert 'class="best"' in whole
-    assert 'class="better"' in whole or 'class="worse"' in whole
+def test_an_unfinished_run_says_so_and_marks_nobody(made, page):
+    part = render_bench_page(*unfinished(made))
+    assert "not finished" not in page
+    assert 'class="best"' in page
+    assert 'class="better"' in page or 'class="worse"' in page
     planned, there = len(made[1]), len(unfinished(made)[1])
     assert f"{there} of {planned} images, not finished." in Reading(part).text
     assert Reading(part).text.index("not finished") < Reading(part).text.index("Figures")
@@ -323,10 +347,10 @@ def test_one_subject_has_no_winner(synthetic, made):
     _, samples, folder = made
     run = synthetic.make_run(subjects=["ada"])
     own = samples_of(samples, "ada")
-    page = bench_page(run, own, folder)
+    page = render_bench_page(run, own, folder)
     assert "not finished" not in page
     assert 'class="best"' not in page
-    assert 'class="best"' in bench_page(
+    assert 'class="best"' in render_bench_page(
         synthetic.make_run(subjects=["ada", "bob"]), samples_of(samples, "ada", "bob"), folder
     )
 
@@ -335,10 +359,10 @@ def samples_of(samples, *subjects):
     return [one for one in samples if one.subject in subjects]
 
 
-def test_pictures_are_there_at_once_and_move_nothing(made):
-    images = re.findall(r"<img [^>]*data:image/jpeg[^>]*>", bench_page(*made))
+def test_pictures_are_there_at_once_and_move_nothing(page):
+    images = re.findall(r"<img [^>]*data:image/jpeg[^>]*>", page)
     assert len(images) > 20
     for image in images:
-        # Lazy pictures are missing from a print: nobody has scrolled to them.
+        # Lazy images are missing from a print: nobody has scrolled to them.
         assert "loading=" not in image
         assert re.search(r'width="96" height="96"', image)

@@ -1,4 +1,4 @@
-"""Plots show every way in its own colour, in words that can be read, and the same each time."""
+"""Plots show every variant in its own colour, in words that can be read, and the same each time."""
 
 import base64
 from xml.etree import ElementTree
@@ -7,15 +7,32 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from sefi.bench.curves import tau_curves
-from sefi.bench.figures import FIGURES
-from sefi.bench.statistics import Interval
-from sefi.bench.tables import Compared, by_kind, table
-from sefi.report.ink import ANCHOR, INK, PALETTE, SOFT, THEME, blank, svg_uri, way_styles
-from sefi.report.labels import label_points, spread
-from sefi.report.plots import bars_of, beyond_reach, common_limits, kind_bars, pareto, tau_plot, trade_off
+from sefi.benchmark.columns import COLUMNS
+from sefi.benchmark.statistics import Interval
+from sefi.benchmark.tables import VariantRow, compute_tau_curves, make_table, make_tables_by_kind
+from sefi.report.plot_style import (
+    PALETTE,
+    REFERENCE,
+    SOFT,
+    TEXT,
+    THEME,
+    choose_styles,
+    encode_svg_uri,
+    label_points,
+    make_axes,
+    spread,
+)
+from sefi.report.plots import (
+    compute_limits,
+    find_distant,
+    find_pareto_front,
+    make_error_bars,
+    plot_kind_bars,
+    plot_tau_curves,
+    plot_trade_off,
+)
 
-FIGURE = {figure.name: figure for figure in FIGURES}
+FIGURE = {figure.name: figure for figure in COLUMNS}
 CARD = "#ffffff", "#212127"  # the paper under the plots, light and dark
 numbers = st.integers(0, 6)
 
@@ -24,16 +41,16 @@ numbers = st.integers(0, 6)
 def told(synthetic):
     """Run, samples, table and styles."""
     run, samples = synthetic.make_run(), synthetic.make_samples()
-    found = table(samples, run)
-    return run, samples, found, way_styles(found.ways)
+    found = make_table(samples, run)
+    return run, samples, found, choose_styles(found.variants)
 
 
 def drawings(told):
     run, samples, found, styles = told
     return {
-        "trade-off": trade_off(found, styles),
-        "tau": tau_plot(tau_curves(samples, run), styles, run.tau),
-        "bars": kind_bars(by_kind(samples, run), FIGURE["id_prompt"], styles),
+        "trade-off": plot_trade_off(found, styles),
+        "tau": plot_tau_curves(compute_tau_curves(samples, run), styles, run.tau),
+        "bars": plot_kind_bars(make_tables_by_kind(samples, run), FIGURE["id_prompt"], styles),
     }
 
 
@@ -49,7 +66,7 @@ def test_equal_runs_give_equal_plots_without_a_time_stamp(told):
 
 
 def test_text_stays_text_and_names_every_way(told):
-    labels = {way.label for way in told[2].ways}
+    labels = {variant.label for variant in told[2].variants}
     for svg in drawings(told).values():
         assert labels <= set(texts(svg))
         assert "system-ui" in svg
@@ -66,18 +83,18 @@ def test_a_way_has_one_colour_in_all_plots(told):
 
 
 def test_styles_differ_and_anchors_are_grey():
-    ways = [Compared(f"w{n}", "", None) for n in range(13)] + [Compared("class word", "", "class word")]
-    styles = way_styles(ways)
+    variants = [VariantRow(f"w{n}", "", None) for n in range(13)] + [VariantRow("class word", "", "class word")]
+    styles = choose_styles(variants)
     looks = {(style.colour, style.marker) for style in styles.values()}
     assert len(looks) == 14
     assert len({styles[f"w{n}"].colour for n in range(len(PALETTE))}) == len(PALETTE)
-    assert (styles["class word"].colour, styles["class word"].fill) == (ANCHOR, "none")
+    assert (styles["class word"].colour, styles["class word"].fill) == (REFERENCE, "none")
 
 
 def test_an_anchor_between_the_ways_moves_no_colour():
-    ways = [Compared("a", "", None), Compared("x", "", "photo"), Compared("b", "", None)]
-    plain = way_styles([ways[0], ways[2]])
-    assert {label: style for label, style in way_styles(ways).items() if label != "x"} == plain
+    variants = [VariantRow("a", "", None), VariantRow("x", "", "photo"), VariantRow("b", "", None)]
+    plain = choose_styles([variants[0], variants[2]])
+    assert {label: style for label, style in choose_styles(variants).items() if label != "x"} == plain
 
 
 def luminance(colour):
@@ -91,7 +108,7 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-@pytest.mark.parametrize("colour", [*PALETTE, INK, SOFT, ANCHOR])
+@pytest.mark.parametrize("colour", [*PALETTE, TEXT, SOFT, REFERENCE])
 def test_names_can_be_read_on_light_and_dark(colour):
     assert contrast(colour, CARD[0]) >= 3.8  # bold names and marks need 3 (WCAG 2.2, 1.4.3 and 1.4.11)
     assert contrast(THEME[colour], CARD[1]) >= 4.5
@@ -100,13 +117,13 @@ def test_names_can_be_read_on_light_and_dark(colour):
 def test_plots_follow_the_readers_light(told):
     for svg in drawings(told).values():
         assert "prefers-color-scheme: dark" in svg
-        assert f"fill: {INK}" not in svg  # every colour comes through the theme
+        assert f"fill: {TEXT}" not in svg  # every colour comes through the theme
         assert "var(--c" in svg
 
 
 def test_the_address_holds_the_plot(told):
     svg = drawings(told)["tau"]
-    kind, content = svg_uri(svg).split(",")
+    kind, content = encode_svg_uri(svg).split(",")
     assert kind == "data:image/svg+xml;base64"
     assert base64.b64decode(content).decode() == svg
 
@@ -116,13 +133,13 @@ def test_the_frontier_is_what_nothing_beats(points):
     def beaten(point):
         return any(o != point and o[0] >= point[0] and o[1] >= point[1] for o in points)
 
-    assert pareto(points) == sorted({point for point in points if not beaten(point)})
+    assert find_pareto_front(points) == sorted({point for point in points if not beaten(point)})
 
 
 def test_far_anchors_are_named_and_not_drawn():
     means = {"ours": (0.25, 0.5), "theirs": (0.28, 0.6), "photo": (0.26, 2.0), "same": (0.26, 0.8)}
-    assert beyond_reach(means, ["ours", "theirs"]) == {"photo": (0.26, 2.0)}
-    assert beyond_reach(means, ["nobody"]) == {}
+    assert find_distant(means, ["ours", "theirs"]) == {"photo": (0.26, 2.0)}
+    assert find_distant(means, ["nobody"]) == {}
 
 
 def test_the_edge_tells_of_far_anchors(synthetic):
@@ -130,8 +147,8 @@ def test_the_edge_tells_of_far_anchors(synthetic):
         c.model_copy(update={"id": c.id / 20}) if c.variant in ("ours", "one token") else c
         for c in synthetic.make_samples()
     ]
-    found = table(samples, synthetic.make_run())
-    words = texts(trade_off(found, way_styles(found.ways)))
+    found = make_table(samples, synthetic.make_run())
+    words = texts(plot_trade_off(found, choose_styles(found.variants)))
     assert "photo" not in words
     assert any(word.startswith("not drawn, far away:") and "photo (0.17, 0.9" in word for word in words)
 
@@ -139,21 +156,21 @@ def test_the_edge_tells_of_far_anchors(synthetic):
 def test_a_point_without_an_interval_has_no_bar():
     nan = float("nan")
     whole, single = Interval(0.5, 0.4, 0.6, 3), Interval(0.3, nan, nan, 1)
-    assert bars_of(whole, single) == [((0.4, 0.3), (0.6, 0.3))]
-    assert bars_of(single, single) == []
+    assert make_error_bars(whole, single) == [((0.4, 0.3), (0.6, 0.3))]
+    assert make_error_bars(single, single) == []
 
 
 def test_the_runs_tau_is_marked_and_left_out_without_one(told):
     run, samples, _, styles = told
-    curves = tau_curves(samples, run)
-    assert "tau 0.230" in texts(tau_plot(curves, styles, 0.23))
-    assert not any(word.startswith("tau 0") for word in texts(tau_plot(curves, styles, None)))
+    curves = compute_tau_curves(samples, run)
+    assert "tau 0.230" in texts(plot_tau_curves(curves, styles, 0.23))
+    assert not any(word.startswith("tau 0") for word in texts(plot_tau_curves(curves, styles, None)))
 
 
 def test_bars_tell_their_numbers_and_kinds(told):
     run, samples, _, styles = told
-    kinds = by_kind(samples, run)
-    words = texts(kind_bars(kinds, FIGURE["shown"], styles))
+    kinds = make_tables_by_kind(samples, run)
+    words = texts(plot_kind_bars(kinds, FIGURE["shown"], styles))
     assert {"scene", "action", "combination"} <= set(words)
     assert f"{kinds['scene'].values['ours', 'shown'].mean:.1%}" in words
     assert "100%" in words
@@ -161,15 +178,15 @@ def test_bars_tell_their_numbers_and_kinds(told):
 
 def test_all_kinds_share_one_scale_from_zero():
     shown = [Interval(0.2, 0.1, 0.4, 3), Interval(-0.1, -0.2, 0.0, 3), Interval(0.3, float("nan"), float("nan"), 1)]
-    assert common_limits(shown, FIGURE["id"]) == (-0.2, pytest.approx(0.4 * 1.45))
-    assert common_limits(shown[:1], FIGURE["shown"]) == (0.0, 1.45)  # a share could be 1
-    assert common_limits([Interval(0.0, 0.0, 0.0, 3)], FIGURE["id"]) == (0.0, 1.0)
+    assert compute_limits(shown, FIGURE["id"]) == (-0.2, pytest.approx(0.4 * 1.45))
+    assert compute_limits(shown[:1], FIGURE["shown"]) == (0.0, 1.45)  # a share could be 1
+    assert compute_limits([Interval(0.0, 0.0, 0.0, 3)], FIGURE["id"]) == (0.0, 1.0)
 
 
 def test_what_was_not_computed_has_no_bar(synthetic):
     samples = [c.model_copy(update={"shown": None}) if c.variant == "ours" else c for c in synthetic.make_samples()]
-    kinds = by_kind(samples, synthetic.make_run())
-    words = texts(kind_bars(kinds, FIGURE["shown"], way_styles(kinds["scene"].ways)))
+    kinds = make_tables_by_kind(samples, synthetic.make_run())
+    words = texts(plot_kind_bars(kinds, FIGURE["shown"], choose_styles(kinds["scene"].variants)))
     assert "ours" not in words
     assert "one token" in words
 
@@ -177,21 +194,21 @@ def test_what_was_not_computed_has_no_bar(synthetic):
 def test_plots_without_figures_are_refused(synthetic):
     run = synthetic.make_run()
     samples = [c.model_copy(update={"id": None, "prompt_score": None}) for c in synthetic.make_samples()]
-    found = table(samples, run)
-    styles = way_styles(found.ways)
+    found = make_table(samples, run)
+    styles = choose_styles(found.variants)
     with pytest.raises(ValueError, match="prompt score and an ID"):
-        trade_off(found, styles)
+        plot_trade_off(found, styles)
     with pytest.raises(ValueError, match="no curve"):
-        tau_plot(tau_curves(samples, run), styles, 0.2)
+        plot_tau_curves(compute_tau_curves(samples, run), styles, 0.2)
     with pytest.raises(ValueError, match="no kind of prompt has ID"):
-        kind_bars(by_kind(samples, run), FIGURE["id"], styles)
+        plot_kind_bars(make_tables_by_kind(samples, run), FIGURE["id"], styles)
 
 
 def test_names_do_not_cover_each_other():
-    figure, (axis,) = blank(5, 4)
-    points = {f"way {n}": (0.5 + 0.01 * n, 0.5 + 0.01 * (n % 2)) for n in range(5)}
+    figure, (axis,) = make_axes(5, 4)
+    points = {f"variant {n}": (0.5 + 0.01 * n, 0.5 + 0.01 * (n % 2)) for n in range(5)}
     axis.set(xlim=(0, 1), ylim=(0, 1))
-    label_points(axis, points, dict.fromkeys(points, INK))
+    label_points(axis, points, dict.fromkeys(points, TEXT))
     figure.draw_without_rendering()
     boxes = [text.get_window_extent() for text in axis.texts]
     assert [text.get_text() for text in axis.texts] == list(points)
@@ -201,9 +218,9 @@ def test_names_do_not_cover_each_other():
 
 
 def test_names_stay_inside_at_the_right_edge():
-    figure, (axis,) = blank(5, 4)
+    figure, (axis,) = make_axes(5, 4)
     axis.set(xlim=(0, 1), ylim=(0, 1))
-    label_points(axis, {"a long name": (0.99, 0.5)}, {"a long name": INK})
+    label_points(axis, {"a long name": (0.99, 0.5)}, {"a long name": TEXT})
     figure.draw_without_rendering()
     assert axis.texts[0].get_window_extent().x1 <= axis.get_window_extent().x1
 

@@ -8,11 +8,10 @@ from itertools import product
 import pytest
 from PIL import Image
 
-from sefi.bench.answers import read_sheets
-from sefi.bench.preference import verdict
-from sefi.bench.records import RunInfo, Sample
-from sefi.bench.study import Asking, design
-from sefi.report.study_page import study_page
+from sefi.benchmark.records import RunInfo, Sample
+from sefi.report.pages import render_study_page
+from sefi.user_study.preference import analyse_study
+from sefi.user_study.study import StudyOptions, design_study, read_answer_files
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
@@ -25,11 +24,11 @@ SWITCHES = (
     "--window-size=1200,900",
 )
 WAYS, PROMPTS = ("ours", "rival", "third"), ("beach", "cup")
-LOOKING = 0.65  # seconds before an answer: no blind rater's, for three pictures
+LOOKING = 0.65  # seconds before an answer: no blind rater's, for three images
 
 
 def made_study():
-    """Three ways, two prompts, two seeds of one subject, each picture of its own colour."""
+    """Three variants, two prompts, two seeds of one subject, each image of its own colour."""
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
     variants = [{"label": label, "control": None} for label in WAYS]
     suite = {"name": "made", "about": "Made up.", "prompts": prompts, "ways": variants, "seeds": [0, 1]}
@@ -37,17 +36,17 @@ def made_study():
     samples = [
         Sample(
             subject="ada",
-            variant=WAYS[way],
+            variant=WAYS[variant],
             kind="scene",
             prompt=prompt,
             seed=seed,
             text=f"a photo of person, {PROMPTS[prompt]}",
-            image=f"pictures/{way}{prompt}{seed}.png",
-            sha256=f"{way}{prompt}{seed}",
+            image=f"pictures/{variant}{prompt}{seed}.png",
+            sha256=f"{variant}{prompt}{seed}",
         )
-        for way, prompt, seed in product(range(3), range(2), range(2))
+        for variant, prompt, seed in product(range(3), range(2), range(2))
     ]
-    study = design(run, samples, Asking(count=2, checks=1, seed=3))
+    study = design_study(run, samples, StudyOptions(count=2, checks=1, seed=3))
     files = sorted({file for one in study.comparisons for file in one.files})
     colours = [(40 * n % 256, 90 * n % 256, 200 - 10 * n) for n in range(len(files))]
     return study, {file: Image.new("RGB", (96, 96), colour) for file, colour in zip(files, colours, strict=True)}
@@ -55,9 +54,9 @@ def made_study():
 
 def written(folder):
     """The study, and its page as a file."""
-    study, pictures = made_study()
+    study, images = made_study()
     page = folder / "study.html"
-    page.write_text(study_page(study, pictures), encoding="utf-8")
+    page.write_text(render_study_page(study, images), encoding="utf-8")
     return study, page
 
 
@@ -90,7 +89,7 @@ class Rater:
         time.sleep(LOOKING)
         self.driver.switch_to.active_element.send_keys(key)
 
-    def pictures(self):
+    def images(self):
         return self.driver.find_elements("css selector", "#choices button")
 
     def focused(self):
@@ -104,9 +103,9 @@ def wait_for(path, seconds=20):
     return path
 
 
-def position(comparison, way, study):
-    """The key (from 1) of the right picture in a check, else of this way's."""
-    code = comparison.right or next(code for code, label in study.ways.items() if label == way)
+def position(comparison, variant, study):
+    """The key (from 1) of the right image in a check, else of this variant's."""
+    code = comparison.right or next(code for code, label in study.variants.items() if label == variant)
     return [one.code for one in comparison.shown].index(code) + 1
 
 
@@ -121,7 +120,7 @@ def test_a_rater_answers_goes_back_reloads_and_saves(browser, tmp_path):
     assert rater.focused() == "begin"
     rater.press(Keys.ENTER)
 
-    # The first by a wrong key, a right key, back, and a click on another picture.
+    # The first by a wrong key, a right key, back, and a click on another image.
     assert rater.part("count").text == f"1 of {total}"
     assert rater.part("prompt").text.strip("\u201c\u201d").startswith("a photo of person")
     rater.press("9")
@@ -129,9 +128,9 @@ def test_a_rater_answers_goes_back_reloads_and_saves(browser, tmp_path):
     rater.press("1")
     assert rater.part("count").text == f"2 of {total}"
     rater.press(Keys.BACKSPACE)
-    assert [one.get_attribute("aria-pressed") for one in rater.pictures()] == ["true", "false", "false"]
+    assert [one.get_attribute("aria-pressed") for one in rater.images()] == ["true", "false", "false"]
     time.sleep(LOOKING)
-    rater.pictures()[position(study.comparisons[0], "rival", study) - 1].click()
+    rater.images()[position(study.comparisons[0], "rival", study) - 1].click()
 
     # A reload goes on where it was left.
     assert rater.part("count").text == f"2 of {total}"
@@ -160,7 +159,7 @@ def test_a_rater_answers_goes_back_reloads_and_saves(browser, tmp_path):
     assert [one["comparison"] for one in content["answers"]] == [one.name for one in study.comparisons]
     assert all(one["milliseconds"] >= 250 for one in content["answers"])
 
-    found = verdict(read_sheets([saved]))
+    found = analyse_study(read_answer_files([saved]))
     assert (found.study, len(found.raters), dict(found.excluded)) == (study.name, 1, {})
     assert {name: one.answers for name, one in found.questions.items()} == {"prompt": 2, "identity": 2, "quality": 2}
     assert found.questions["identity"].shares["ours"].mean == 1

@@ -1,4 +1,4 @@
-"""The study's page asks nobody for anything, runs one known script, and shows no way's name."""
+"""The study's page asks nobody for anything, runs one known script, and shows no variant's name."""
 
 import base64
 import hashlib
@@ -10,26 +10,25 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from sefi.bench.comparisons import PHOTO, Comparison, Shown
-from sefi.bench.study import Study
-from sefi.report.study_page import study_page
+from sefi.report.pages import render_study_page
+from sefi.user_study.study import PHOTO, Choice, Study, StudyComparison
 
 WAYS = {"A": "secret-rival", "B": "secret-ours"}
 FILES = ("pictures/ada--secret-ours.png", "pictures/ada--secret-rival.png", "photos/ada.png")
-OURS, RIVAL = Shown("B", FILES[0]), Shown("A", FILES[1])
+OURS, RIVAL = Choice("B", FILES[0]), Choice("A", FILES[1])
 
 
 def study():
     comparisons = (
-        Comparison("prompt-1", "prompt", 'a "photo" </script><b>of</b> person', (), (OURS, RIVAL)),
-        Comparison("identity-1", "identity", None, FILES[2:], (RIVAL, Shown(PHOTO, FILES[2])), PHOTO),
-        Comparison("quality-1", "quality", None, (), (RIVAL, OURS)),
+        StudyComparison("prompt-1", "prompt", 'a "photo" </script><b>of</b> person', (), (OURS, RIVAL)),
+        StudyComparison("identity-1", "identity", None, FILES[2:], (RIVAL, Choice(PHOTO, FILES[2])), PHOTO),
+        StudyComparison("quality-1", "quality", None, (), (RIVAL, OURS)),
     )
     questions = {"prompt": "Which matches?", "identity": "Which shows?", "quality": "Which looks?"}
     return Study("0123456789ab", questions, WAYS, comparisons)
 
 
-def pictures():
+def images():
     return {file: Image.new("RGB", (7, 5), (shade, 0, 0)) for shade, file in enumerate(FILES)}
 
 
@@ -63,7 +62,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def text():
-    return study_page(study(), pictures())
+    return render_study_page(study(), images())
 
 
 @pytest.fixture(scope="module")
@@ -125,12 +124,12 @@ def test_the_consent_stands_first_and_says_what_is_stored(page):
 
 
 def test_what_a_picture_file_says_of_itself_is_not_passed_on(tmp_path):
-    some, info = pictures(), PngInfo()
+    some, info = images(), PngInfo()
     info.add_text("Comment", "by secret-ours")
     some[FILES[0]].save(tmp_path / "a.png", pnginfo=info)
     with Image.open(tmp_path / "a.png") as image:
         some[FILES[0]] = image.convert("RGB")
-    data = json.loads(Page(study_page(study(), some)).scripts["application/json"])
+    data = json.loads(Page(render_study_page(study(), some)).scripts["application/json"])
     assert not any(b"secret" in base64.b64decode(one.split(",")[1]) for one in data["pictures"])
 
 
@@ -142,4 +141,4 @@ def test_the_page_follows_the_readers_light_width_and_wish_for_calm(text):
 
 def test_a_missing_picture_is_an_error():
     with pytest.raises(KeyError, match="photos/ada"):
-        study_page(study(), {file: one for file, one in pictures().items() if file != FILES[2]})
+        render_study_page(study(), {file: one for file, one in images().items() if file != FILES[2]})

@@ -6,18 +6,15 @@ from hypothesis import given, strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from sefi.bench.curves import Curve
-from sefi.bench.figures import FIGURES
-from sefi.bench.statistics import Interval
-from sefi.bench.tables import Compared, Table
+from sefi.benchmark.columns import COLUMNS
+from sefi.benchmark.statistics import Interval
+from sefi.benchmark.tables import Curve, Table, VariantRow
 from sefi.report import plots
-from sefi.report.figures import MapRow, attention_figure
-from sefi.report.ink import way_styles
-from sefi.report.labels import keep_inside, text_width
-from sefi.report.sheet import Row, contact_sheet
-from sefi.report.wrapping import DOTS, wrap_text
+from sefi.report.attention_figure import MapRow, draw_attention_figure
+from sefi.report.contact_sheet import DOTS, SheetRow, draw_contact_sheet, wrap_text
+from sefi.report.plot_style import choose_styles, keep_inside, measure_text
 
-FIGURE = {figure.name: figure for figure in FIGURES}
+FIGURE = {figure.name: figure for figure in COLUMNS}
 SLACK = 1.5  # pixels: hinting
 LONG = "the learned word with residual module, 500 steps, rate 1e-3 and the attention loss of all five stages"
 ONE_WORD = "Donaudampfschifffahrtsgesellschaftskapitaensmuetzenfabrikantenverband"
@@ -56,32 +53,36 @@ def words_of(figure):
 @pytest.fixture
 def drawn(monkeypatch):
     """Every figure that becomes SVG."""
-    figures, svg_text = [], plots.svg_text
+    figures, svg_text = [], plots.render_svg
 
     def remember(figure, name):
         figures.append(figure)
         return svg_text(figure, name)
 
-    monkeypatch.setattr(plots, "svg_text", remember)
+    monkeypatch.setattr(plots, "render_svg", remember)
     return figures
 
 
 def made_table(label, count, figures):
-    """So many ways, the last an anchor far from all others where there are several."""
+    """So many variants, the last a reference row far from all others where there are several."""
     labels = [f"{label} {n}" for n in range(count)]
     controls = [None] * (count - 1) + ["photo" if count > 1 else None]
-    ways = [Compared(label, "", control) for label, control in zip(labels, controls, strict=True)]
+    variants = [VariantRow(label, "", control) for label, control in zip(labels, controls, strict=True)]
     levels = 0.2 + 0.5 * np.random.default_rng(count).random(count)
     levels[-1] = 5.0
     intervals = [Interval(level, level - 0.07, level + 0.07, 3) for level in levels]
-    values = {(way.label, figure.name): each for way, each in zip(ways, intervals, strict=True) for figure in figures}
-    return Table("", tuple(ways), tuple(figures), {}, values, finished=True)
+    values = {
+        (variant.label, figure.name): each
+        for variant, each in zip(variants, intervals, strict=True)
+        for figure in figures
+    }
+    return Table("", tuple(variants), tuple(figures), {}, values, finished=True)
 
 
 @pytest.mark.parametrize(("label", "count"), CASES)
 def test_the_trade_off_shows_all_that_it_says(drawn, label, count):
     found = made_table(LABELS[label], count, [FIGURE["prompt"], FIGURE["id"]])
-    plots.trade_off(found, way_styles(found.ways))
+    plots.plot_trade_off(found, choose_styles(found.variants))
     assert cut_off(drawn[0]) == []
     assert ("far" in words_of(drawn[0])) == (count > 1)
     assert min(drawn[0].axes[0].get_window_extent().size) > 150
@@ -96,7 +97,7 @@ def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
         name: Curve(taus, tuple(Interval(start * left, 0.0, start, 3) for left in (1, 0.8, 0.5, 0.2, 0)))
         for name, start in zip(names, starts, strict=True)
     }
-    plots.tau_plot(curves, way_styles([Compared(name, "", None) for name in names]), 0.4)
+    plots.plot_tau_curves(curves, choose_styles([VariantRow(name, "", None) for name in names]), 0.4)
     assert cut_off(drawn[0]) == []
     boxes = [text.get_window_extent() for text in drawn[0].axes[0].texts if not text.get_text().startswith("tau")]
     assert len(boxes) == count
@@ -111,7 +112,9 @@ def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
 )
 def test_bars_show_all_that_they_say(drawn, label, count, kinds):
     found = made_table(LABELS[label], count, [FIGURE["id"]])
-    plots.kind_bars({f"{n} {LABELS[label]}": found for n in range(kinds)}, FIGURE["id"], way_styles(found.ways))
+    plots.plot_kind_bars(
+        {f"{n} {LABELS[label]}": found for n in range(kinds)}, FIGURE["id"], choose_styles(found.variants)
+    )
     assert cut_off(drawn[0]) == []
     names = [text.get_window_extent() for text in drawn[0].axes[0].get_yticklabels()]
     titles = [axis._left_title.get_window_extent() for axis in drawn[0].axes]
@@ -125,7 +128,7 @@ def test_attention_figures_show_all_that_they_say(words, label):
     heat = np.full((words, 7, 7), 1 / words, np.float32)
     names = ["<start>", ONE_WORD, *(f"word{n}" for n in range(words))][:words]
     row = MapRow(LABELS[label], names, heat, Image.new("RGB", (23, 23)), [words - 1], {}, {words - 1: 0.53})
-    figure = attention_figure([row, row], title=f"{LABELS[label]}; {LABELS[label]}")
+    figure = draw_attention_figure([row, row], title=f"{LABELS[label]}; {LABELS[label]}")
     assert cut_off(figure) == []
     assert len([axis for axis in figure.axes if axis.images]) == 2 * (words + 1)
     assert min(axis.get_window_extent().width for axis in figure.axes) > 60
@@ -150,10 +153,10 @@ def test_wrapped_text_fits_and_loses_no_letter_but_those_behind_dots(content, wi
 
 
 def test_width_grows_with_the_text_the_size_and_the_weight():
-    widths = [text_width("word", 10), text_width("word", 10, bold=True), text_width("word", 20)]
+    widths = [measure_text("word", 10), measure_text("word", 10, bold=True), measure_text("word", 20)]
     assert widths == sorted(set(widths))
-    assert text_width("word", 20) == pytest.approx(2 * text_width("word", 10))
-    assert text_width("$a$", 10) > text_width("a", 10)
+    assert measure_text("word", 20) == pytest.approx(2 * measure_text("word", 10))
+    assert measure_text("$a$", 10) > measure_text("a", 10)
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 1))
@@ -169,8 +172,8 @@ def test_what_is_kept_inside_keeps_its_order_and_distances(values, fill):
 def test_sheets_write_no_label_into_its_neighbour(label):
     """With and without one label the rest of the sheet is the same."""
     image = Image.new("RGB", (50, 50), (90, 120, 60))
-    rows = [[Row("a", [image, image]), Row(text, [image, image])] for text in (LABELS[label], "b")]
-    named, plain = (np.asarray(contact_sheet([*pair, pair[0]], [pair[1].label, "c"], cell=96)) for pair in rows)
+    rows = [[SheetRow("a", [image, image]), SheetRow(text, [image, image])] for text in (LABELS[label], "b")]
+    named, plain = (np.asarray(draw_contact_sheet([*pair, pair[0]], [pair[1].label, "c"], cell=96)) for pair in rows)
     high, wide = named.shape[0] - 3 * 102, named.shape[1] - 2 * 102
     grid = slice(plain.shape[0] - 3 * 102, None)
     assert (named[high:, wide:] == plain[grid, wide:]).all()

@@ -1,45 +1,99 @@
-"""The frozen parts of one text-to-image model as one value."""
+"""The frozen parts of one text-to-image model as one value, which makes every call of them; and its fingerprint."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, cast
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
+from dataclasses import KW_ONLY, dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    DDPMScheduler,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
-from torch import Tensor
-from transformers import CLIPTextModel, PreTrainedTokenizerBase
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
-from sefi.backbone.signature import ModelSignature, sign_model
+from sefi.backbone.kinds import EMBEDDED, Family
+from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
+from sefi.core.errors import BackboneError
 
-Family = Literal["sd1", "sd2", "sdxl", "tiny"]
+Part = TypeVar("Part", bound=nn.Module)
+Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+PREDICTION_TYPES = ("epsilon", "v_prediction")
 
-# Latent consistency models are distilled with guidance scales of about 4 to 15: learn where they were trained.
-LEARNING_GUIDANCE = 7.5
+
+@dataclass(frozen=True, eq=False)
+class TextEncoding:
+    """What the text encoders make of a batch of texts, as the UNet takes it.
+
+    Attributes:
+        states: `[batch, word, width]`; several texts side by side on the last axis where the attention processors of a
+            UNet read them.
+        pooled: one vector for each text, `[batch, pooled]`; None for families without.
+        extra: further conditions by the UNet's names for them, as SDXL's `time_ids` `[batch, 6]`.
+    """
+
+    states: Tensor
+    pooled: Tensor | None = None
+    extra: Mapping[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def select(self, which: Tensor) -> "TextEncoding":
+        """Return the texts of these numbers `[batch]`."""
+        return self._change(lambda values: values[which])
+
+    def expand(self, count: int) -> "TextEncoding":
+        """Return a single text `count` times."""
+        return self._change(lambda values: values.expand(count, *values.shape[1:]))
+
+    def to(self, dtype: torch.dtype) -> "TextEncoding":
+        """Return it in another number type."""
+        return self._change(lambda values: values.to(dtype))
+
+    def split(self, count: int) -> "list[TextEncoding]":
+        """Split the batch into `count` equal parts."""
+        pooled = [None] * count if self.pooled is None else self.pooled.chunk(count)
+        extra = {name: value.chunk(count) for name, value in self.extra.items()}
+        return [
+            TextEncoding(states, pooled[n], {name: values[n] for name, values in extra.items()})
+            for n, states in enumerate(self.states.chunk(count))
+        ]
+
+    def _change(self, change: Callable[[Tensor], Tensor]) -> "TextEncoding":
+        pooled = None if self.pooled is None else change(self.pooled)
+        return TextEncoding(change(self.states), pooled, {name: change(value) for name, value in self.extra.items()})
+
+
+def join_batches(encodings: Sequence[TextEncoding]) -> TextEncoding:
+    """Return the texts of several batches as one batch."""
+    first = encodings[0]
+    pooled = [one.pooled for one in encodings if one.pooled is not None]
+    return TextEncoding(
+        torch.cat([one.states for one in encodings]),
+        torch.cat(pooled) if pooled else None,
+        {name: torch.cat([one.extra[name] for one in encodings]) for name in first.extra},
+    )
 
 
 @dataclass(frozen=True)
-class Backbone:
-    """A latent diffusion model in the Stable Diffusion format; every weight is frozen.
-
-    No size is assumed: text length, width, latent channels, latent size and the VAE's factor are
-    read from the parts.
+class ModelParts:
+    """Tokenizers, text encoders, autoencoder, UNet and noise schedule; sizes unchecked.
 
     Attributes:
         tokenizer: text to token ids.
         text_encoder: token ids to text states `[batch, word, width]`.
-        vae: pictures to latents and back.
-        unet: noisy latents, timestep and context to the prediction.
+        vae: images to latents and back.
+        unet: noisy latents, timestep and text encoding to the prediction.
         scheduler: the noise schedule the model was trained with (betas, prediction type).
-        fingerprint: `family:width:hash`, equal for the same weights however they were opened.
-        width: width of one text token.
-        family: which kind of model this is.
-        resolution: side of a picture at the trained size, in pixels.
-        source: what the user named (folder, file, hub id or embedded model).
-        judges: folder with the embedded model's judges, None for other models.
-        signature: samples of every tensor as the model was opened; copies with changed weights keep it.
+        family: which kind of model this is; what the calls below depend on.
+        tokenizer_2: the second tokenizer of a family with two text encoders; None for the others.
+        text_encoder_2: the second text encoder, which also gives the pooled text.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -47,22 +101,89 @@ class Backbone:
     vae: AutoencoderKL
     unet: UNet2DConditionModel
     scheduler: DDPMScheduler
-    fingerprint: str
-    width: int
     family: Family
+    _: KW_ONLY
+    tokenizer_2: PreTrainedTokenizerBase | None = None
+    text_encoder_2: CLIPTextModelWithProjection | None = None
+
+    @property
+    def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:
+        """The tokenizers, one for each text encoder."""
+        return (self.tokenizer,) if self.tokenizer_2 is None else (self.tokenizer, self.tokenizer_2)
+
+    @property
+    def text_encoders(self) -> tuple[nn.Module, ...]:
+        """The text encoders; their states ride side by side on the last axis."""
+        return (self.text_encoder,) if self.text_encoder_2 is None else (self.text_encoder, self.text_encoder_2)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every part that has weights, by name."""
+        encoders = dict(zip(("text_encoder", "text_encoder_2"), self.text_encoders, strict=False))
+        return {**encoders, "unet": self.unet, "vae": self.vae}
+
+    @property
+    def token_tables(self) -> tuple[Tensor, ...]:
+        """The token table of each text encoder, `[row, width]`."""
+        return tuple(get_token_table(encoder) for encoder in self.text_encoders)
+
+    @property
+    def token_width(self) -> int:
+        """Numbers of one token: the widths of all token tables together (768 for Stable Diffusion 1.x)."""
+        return sum(table.shape[1] for table in self.token_tables)
+
+    @property
+    def latent_factor(self) -> int:
+        """Image pixels per latent cell, per side (8 for Stable Diffusion)."""
+        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+
+    @property
+    def trained_resolution(self) -> int:
+        """Side of an image at the trained size, in pixels."""
+        return int(self.unet.config["sample_size"]) * self.latent_factor
+
+
+# Latent consistency models are distilled with guidance scales of about 4 to 15: learn where they were trained.
+LEARNING_GUIDANCE = 7.5
+
+
+@dataclass(frozen=True)
+class Backbone(ModelParts):
+    """A latent diffusion model in the Stable Diffusion format; every weight is frozen.
+
+    No size is assumed: text length, width, latent channels, latent size and the VAE's factor are
+    read from the parts.
+
+    Attributes:
+        fingerprint: `family:width:hash` of the token tables and the UNet's first convolution: a name for records.
+            Whether an identity fits is decided by `signature`.
+        resolution: side of an image at the trained size, in pixels.
+        source: what the user named (folder, file, hub id or embedded model).
+        signature: samples of every tensor as the model was opened; copies with changed weights keep it.
+        freezes: put the parts into evaluation mode and stop their gradients; False where they belong to somebody else.
+    """
+
+    fingerprint: str
     resolution: int
     source: str
-    judges: Path | None = None
     signature: ModelSignature | None = None
+    freezes: bool = True
 
     def __post_init__(self) -> None:
-        """Freeze: evaluation mode, no gradient to any weight; and sign the model, where that was not done."""
+        """Freeze every part, in evaluation mode, and sign the model where that was not done."""
+        if (self.family == "sdxl") != (len(self.text_encoders) == len(self.tokenizers) == 2):
+            raise ValueError(f"a model of family {self.family} with {len(self.text_encoders)} text encoders")
         if self.signature is None:
-            signature = sign_model(self.tokenizer, self.text_encoder, self.unet, self.vae)
+            signature = sign_model(self.tokenizers, self.text_encoders, self.unet, self.vae)
             object.__setattr__(self, "signature", signature)
-        for part in (self.text_encoder, self.vae, self.unet):
+        for part in self.networks.values() if self.freezes else ():
             part.eval()
             part.requires_grad_(requires_grad=False)
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is the model in the package, with its own weights or with a method's changes."""
+        return self.source == EMBEDDED
 
     @property
     def num_train_timesteps(self) -> int:
@@ -77,13 +198,9 @@ class Backbone:
     @property
     def text_length(self) -> int:
         """Words of a padded prompt, start and end included (77 for Stable Diffusion)."""
-        positions = int(self.text_encoder.config.max_position_embeddings)
-        return min(int(self.tokenizer.model_max_length), positions)
-
-    @property
-    def latent_factor(self) -> int:
-        """Picture pixels per latent cell, per side (8 for Stable Diffusion)."""
-        return 2 ** (len(self.vae.config["block_out_channels"]) - 1)
+        configs: list[Any] = [encoder.config for encoder in self.text_encoders]
+        limits = [int(tokenizer.model_max_length) for tokenizer in self.tokenizers]
+        return min(*limits, *(int(config.max_position_embeddings) for config in configs))
 
     @property
     def latent_size(self) -> int:
@@ -110,8 +227,44 @@ class Backbone:
         """Whether the UNet takes the guidance scale as an input (a latent consistency model), and needs one pass."""
         return self.unet.config["time_cond_proj_dim"] is not None
 
+    def get_token_row(self, token: Sequence[int]) -> Tensor:
+        """Return one token's rows of the token tables side by side, float32 `[width]` on the CPU.
+
+        Args:
+            token: its number in each tokenizer.
+        """
+        rows = [table[number].detach().float().cpu() for table, number in zip(self.token_tables, token, strict=True)]
+        return torch.cat(rows)
+
+    def encode_text(self, ids: Tensor, rows: Tensor | None = None, mask: Tensor | None = None) -> TextEncoding:
+        """Encode texts; differentiable in the replacement rows and in what of the text encoders is trained.
+
+        Args:
+            ids: `[batch, encoder, word]`, each text as each tokenizer numbers it.
+            rows: replacement token embeddings `[batch, word, width]`, shaped as `get_token_row`.
+            mask: where they go, boolean `[batch, word]`.
+
+        Returns:
+            States after the last normalisation; of SDXL those before the last layer, as its pipeline takes them, with
+            the pooled text and the sizes of an image that is neither scaled nor cropped.
+        """
+        ids, encoders = ids.to(self.device), self.text_encoders
+        if rows is not None and mask is not None:
+            # On copies: a hook on the model's own token table would write these rows into other threads' texts.
+            encoders = tuple(copy_part(encoder) for encoder in encoders)
+            widths = [table.shape[1] for table in self.token_tables]
+            for encoder, some in zip(encoders, rows.to(self.device).split(widths, dim=-1), strict=True):
+                _replace_rows(encoder, some, mask.to(self.device))
+        if self.family != "sdxl":
+            return TextEncoding(encoders[0](ids[:, 0]).last_hidden_state)
+        # Copies again: transformers leaves hooks in the modules whose hidden states it returns.
+        answers = [copy_part(e)(ids[:, n], output_hidden_states=True) for n, e in enumerate(encoders)]
+        states = torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1)
+        sizes = states.new_tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
+        return TextEncoding(states, answers[-1].text_embeds, {"time_ids": sizes.expand(len(ids), -1)})
+
     def predict(
-        self, noisy: Tensor, timesteps: Tensor, context: Tensor, unet: UNet2DConditionModel | None = None
+        self, noisy: Tensor, timesteps: Tensor, encoding: TextEncoding, unet: UNet2DConditionModel | None = None
     ) -> Tensor:
         """Return the UNet's prediction for noisy latents; differentiable.
 
@@ -120,16 +273,41 @@ class Backbone:
         Args:
             noisy: `[batch, channel, height, width]`.
             timesteps: `[batch]`, from 0 (clean) to T - 1.
-            context: text states `[batch, word, width]`, or what the attention processors of `unet` read.
+            encoding: its states as the attention processors of `unet` read them.
             unet: a copy with other attention processors; None takes the model's own.
 
         Returns:
             Noise or velocity (`prediction_type`), shaped as `noisy`.
         """
         called = self.unet if unet is None else unet
-        return cast(Tensor, called(noisy, timesteps, context, timestep_cond=self._guidance_embedding(noisy)).sample)
+        conditions = None if encoding.pooled is None else {"text_embeds": encoding.pooled, **encoding.extra}
+        answer = called(
+            noisy,
+            timesteps,
+            encoding.states,
+            timestep_cond=self._embed_guidance(noisy),
+            added_cond_kwargs=conditions,
+        )
+        return cast(Tensor, answer.sample)
 
-    def _guidance_embedding(self, noisy: Tensor) -> Tensor | None:
+    def build_pipeline(self, scheduler: Any, unet: UNet2DConditionModel | None = None) -> Pipeline:  # noqa: ANN401
+        """Build the family's stock pipeline, which takes text encodings and no prompts.
+
+        Args:
+            scheduler: any of diffusers for this noise schedule.
+            unet: a copy with other attention processors; None takes the model's own.
+        """
+        parts: dict[str, Any] = {"vae": self.vae, "unet": self.unet if unet is None else unet, "scheduler": scheduler}
+        parts |= {"text_encoder": None, "tokenizer": None, "feature_extractor": None}
+        if self.family == "sdxl":
+            parts |= {"text_encoder_2": None, "tokenizer_2": None, "add_watermarker": False}
+            made = StableDiffusionXLPipeline(**parts)
+        else:
+            made = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)  # pyright: ignore[reportArgumentType]
+        made.set_progress_bar_config(disable=True)
+        return made
+
+    def _embed_guidance(self, noisy: Tensor) -> Tensor | None:
         """Embed the guidance scale as `StableDiffusionPipeline` does: `[batch, time_cond_proj_dim]`."""
         size = self.unet.config["time_cond_proj_dim"]
         if size is None:
@@ -139,7 +317,7 @@ class Backbone:
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Draw a scaled latent of each picture from the VAE's posterior.
+        """Encode each image to a scaled latent, drawn from the VAE's posterior.
 
         Args:
             pixels: `[batch, 3, height, width]` in [-1, 1].
@@ -155,7 +333,7 @@ class Backbone:
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
-        """Picture of each scaled latent: `[batch, 3, height, width]`, clipped to [-1, 1]."""
+        """Decode each scaled latent to an image, `[batch, 3, height, width]`, clipped to [-1, 1]."""
         unscaled = latents.to(self.device, self.dtype) / self._scale
         decoded = self.vae.decode(cast(torch.FloatTensor, unscaled))
         return cast(DecoderOutput, decoded).sample.clamp(-1, 1)
@@ -163,3 +341,116 @@ class Backbone:
     @property
     def _scale(self) -> float:
         return float(self.vae.config["scaling_factor"])
+
+
+def _replace_rows(text_encoder: Any, rows: Tensor, mask: Tensor) -> None:  # noqa: ANN401
+    """Make a text encoder's token embedding return `rows [batch, word, width]` wherever `mask [batch, word]` is true.
+
+    Differentiable in `rows`; copies no table and names no inner module of the text encoder.
+    """
+
+    def overwrite(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        return torch.where(mask[..., None], rows.to(output.dtype), output)
+
+    text_encoder.get_input_embeddings().register_forward_hook(overwrite)
+
+
+def compute_fingerprint(parts: ModelParts) -> str:
+    """Return `family:width:16 hex digits` over token tables, without added tokens, and the UNet's first convolution.
+
+    The width is a token's. This names a model in records and in identity files of version 1. Every tensor is rounded to
+    bfloat16 first, so that a model opened in float32 and in bfloat16 has one name; a float16 copy is rounded twice and
+    may have another. Whether an identity fits is decided by `sefi.backbone.signature`.
+    """
+    digest = hashlib.sha256()
+    for tokenizer, table in zip(parts.tokenizers, parts.token_tables, strict=True):
+        digest.update(_round_to_bytes(table[: count_base_rows(tokenizer, table)]))
+    digest.update(_round_to_bytes(parts.unet.conv_in.weight))
+    return f"{parts.family}:{parts.token_width}:{digest.hexdigest()[:16]}"
+
+
+def _round_to_bytes(weight: Tensor) -> bytes:
+    rounded = weight.detach().to("cpu", torch.bfloat16).contiguous()
+    return rounded.view(torch.uint8).numpy().tobytes()
+
+
+def add_noise(x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor) -> Tensor:
+    """Add noise to latents: `sqrt(a_t) x0 + sqrt(1 - a_t) noise` (Ho et al. 2020, eq. 4).
+
+    Args:
+        x0: clean latents `[batch, ...]`.
+        noise: standard normal, shaped as `x0`.
+        t: timesteps `[batch]`, whole numbers from 0 (clean) to T - 1.
+        alphas_cumprod: `[T]`, the product of (1 - beta) up to each timestep.
+    """
+    signal, disturbance = _compute_amplitudes(x0, t, alphas_cumprod)
+    return signal * x0 + disturbance * noise
+
+
+def compute_target(x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> Tensor:
+    """Compute what the model should predict, shaped as `x0`.
+
+    `epsilon` is the noise itself (Ho et al. 2020, eq. 14); `v_prediction` is
+    `sqrt(a_t) noise - sqrt(1 - a_t) x0` (Salimans and Ho 2022, appendix D).
+
+    Raises:
+        BackboneError: the prediction type is another one.
+    """
+    if prediction_type == "epsilon":
+        return noise
+    if prediction_type == "v_prediction":
+        signal, disturbance = _compute_amplitudes(x0, t, alphas_cumprod)
+        return signal * noise - disturbance * x0
+    raise BackboneError(
+        f"This model predicts '{prediction_type}', which is not supported.",
+        f"Use a model that predicts one of: {', '.join(PREDICTION_TYPES)}.",
+    )
+
+
+def _compute_amplitudes(x0: Tensor, t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute `sqrt(a_t)` and `sqrt(1 - a_t)`, shaped to multiply `x0`."""
+    # Square roots before the cast: in half precision 1 - a_t loses its digits near t = 0.
+    signal_share = alphas_cumprod.to(x0.device, torch.float32)[t.to(x0.device)]
+    signal_share = signal_share.reshape(-1, *[1] * (x0.ndim - 1))
+    return signal_share.sqrt().to(x0.dtype), (1 - signal_share).sqrt().to(x0.dtype)
+
+
+def copy_part(part: Part, replaced: Mapping[int, nn.Parameter] | None = None) -> Part:
+    """Return a copy of a module tree that shares every weight and buffer with the original.
+
+    The modules are new objects: attention processors, hooks, layers, modes and parameters that are put into the copy
+    never reach the original. A tree of Stable Diffusion's size takes milliseconds and no memory for weights.
+
+    Args:
+        replaced: other parameters for the copy, by the `id` of those in the original.
+
+    Raises:
+        BackboneError: a module's `forward` was replaced (offloading, a wrapper), so that a copy would run the original.
+    """
+    return _copy_module(part, replaced or {}, {})
+
+
+def _copy_module(module: Part, replaced: Mapping[int, nn.Parameter], copies: dict[int, nn.Module]) -> Part:
+    """Copy a tree; a module or parameter that occurs twice does so in the copy.
+
+    Args:
+        copies: the modules that are copied already, by the `id` of the original.
+    """
+    if id(module) in copies:
+        return copies[id(module)]  # pyright: ignore[reportReturnType]
+    if "forward" in vars(module):
+        raise BackboneError(
+            f"The model's {type(module).__name__} has another `forward` than its class.",
+            "Remove offloading hooks and wrappers from the model first.",
+        )
+    made = copies[id(module)] = copy(module)
+    state = vars(made)
+    state.pop("_compiled_call_impl", None)  # it would run the original
+    # Lists, dictionaries and sets: hooks, parameters, buffers, and what libraries note about a layer.
+    state |= {name: copy(value) for name, value in state.items() if isinstance(value, dict | list | set)}
+    state["_parameters"] = {name: replaced.get(id(weight), weight) for name, weight in state["_parameters"].items()}
+    state["_modules"] = {
+        name: None if child is None else _copy_module(child, replaced, copies)
+        for name, child in state["_modules"].items()
+    }
+    return made

@@ -1,13 +1,44 @@
-"""A model's files, read by `sefi.core.reading` within limits of their own; every fault is a `BackboneError`."""
+"""Read the files of a model folder, bounded, without notices that no user can act on."""
 
 import stat
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from diffusers.utils import logging as diffusers_logging
+from transformers.utils import logging as transformers_logging
+
 from sefi.core import reading
 from sefi.core.errors import BackboneError
-from sefi.core.reading import DTYPE_BYTES, Layout, Limits, file_errors
+from sefi.core.reading import DTYPE_BYTES, Layout, Limits, translate_file_errors
+
+# While a library loads a model, it changes the whole process: how much is logged, torch's default number type, and what
+# a new module gets for its parameters (nothing, on the meta device). Whoever loads or makes modules holds this lock.
+LOADING = threading.RLock()
+
+
+@contextmanager
+def quiet_libraries() -> Generator[None]:
+    """Hide diffusers' and transformers' progress bars and warnings for a while; other threads that load wait.
+
+    What matters in them (missing weights, foreign classes) is checked and raised by the readers.
+    """
+    with LOADING:
+        libraries = (diffusers_logging, transformers_logging)
+        before = [(lib.get_verbosity(), lib.is_progress_bar_enabled()) for lib in libraries]
+        for library in libraries:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+        try:
+            yield
+        finally:
+            for library, (verbosity, bars) in zip(libraries, before, strict=True):
+                library.set_verbosity(verbosity)
+                if bars:
+                    library.enable_progress_bar()
+
 
 Value = TypeVar("Value")
 
@@ -21,8 +52,8 @@ LIMITS = Limits(size=64 * 2**30, tensors=10_000, dtypes=frozenset(DTYPE_BYTES), 
 COPY_AGAIN = "Copy or download the model again, as a Stable Diffusion 1.x or 2.x folder."
 
 
-def guarded(where: Path, read: Callable[[], Value], remedy: str = COPY_AGAIN, *, kind: str = "") -> Value:
-    """Return what `read` returns.
+def read_or_refuse(where: Path, read: Callable[[], Value], remedy: str = COPY_AGAIN, *, kind: str = "") -> Value:
+    """Read with `read`, and refuse what it cannot read.
 
     Args:
         where: the file or folder that is read.
@@ -34,46 +65,48 @@ def guarded(where: Path, read: Callable[[], Value], remedy: str = COPY_AGAIN, *,
         BackboneError: it failed in any way; damaged and foreign files fail in more ways than can be listed.
     """
     taken = f" as {kind}" if kind else ""
-    with file_errors(where, BackboneError, f"cannot be read{taken}", remedy, (Exception,)):
+    with translate_file_errors(where, BackboneError, f"cannot be read{taken}", remedy, (Exception,)):
         return read()
 
 
 def is_regular(path: Path) -> bool:
-    """Whether this is a file of stored bytes (not a folder, pipe or device); a link counts as what it leads to."""
+    """Return whether this is a file of stored bytes (not a folder, pipe or device), links followed."""
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except (OSError, ValueError):
         return False
 
 
-def read_text(path: Path, largest: int = MAX_JSON_BYTES) -> str:
+def read_model_text(path: Path, largest: int = MAX_JSON_BYTES) -> str:
     """Return a UTF-8 text file.
 
     Raises:
         BackboneError: there is no such file, it is larger than `largest` bytes, or it is not UTF-8.
     """
-    return guarded(_present(path), lambda: reading.read_text(path, largest))
+    return read_or_refuse(_require_file(path), lambda: reading.read_text(path, largest))
 
 
-def read_json(path: Path, largest: int = MAX_JSON_BYTES) -> dict[str, Any]:
+def read_model_json(path: Path, largest: int = MAX_JSON_BYTES) -> dict[str, Any]:
     """Return a JSON object.
 
     Raises:
         BackboneError: no such file, too large, nested too deeply, no JSON or no object, a number out of range.
     """
-    return guarded(_present(path), lambda: reading.read_json(path, largest, integers=MAX_INTEGER))
+    return read_or_refuse(_require_file(path), lambda: reading.read_json(path, largest, integers=MAX_INTEGER))
 
 
-def read_header(path: Path) -> Layout:
+def read_weights_header(path: Path) -> Layout:
     """Return the checked header of a safetensors file; reads no tensor.
 
     Raises:
         BackboneError: no such file, or one whose header is damaged, too large or at odds with the file's size.
     """
-    return guarded(_present(path), lambda: reading.read_layout(path, LIMITS), "Copy or download the file again.")
+    return read_or_refuse(
+        _require_file(path), lambda: reading.read_layout(path, LIMITS), "Copy or download the file again."
+    )
 
 
-def _present(path: Path) -> Path:
+def _require_file(path: Path) -> Path:
     if not is_regular(path):
         raise BackboneError(f"There is no file {path}.", COPY_AGAIN)
     return path

@@ -1,6 +1,13 @@
-"""Names for models and files of other kinds, so that a refusal says what was named."""
+"""The family of a model, and names for models and files of other kinds, for error messages."""
 
 from collections.abc import Collection, Mapping
+from typing import Literal
+
+Family = Literal["sd1", "sd2", "sdxl", "tiny"]
+EMBEDDED = "tiny-portraits"  # the model in the package
+
+# How wide the text is that the UNets of the published families read.
+TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2"}
 
 # Starts of pipeline classes in `model_index.json`; the longest that fits names the kind.
 PIPELINES = {
@@ -60,7 +67,19 @@ ALONE = {
 }
 
 
-def pipeline_kind(index: Mapping[str, object]) -> str | None:
+def detect_family(text_width: int) -> Family:
+    """Return the family of a model with one text encoder, read where its files are opened and nowhere else.
+
+    Args:
+        text_width: of the text that its UNet reads. Nothing else in its files tells SD 1.x from 2.x.
+
+    >>> detect_family(768), detect_family(192)
+    ('sd1', 'tiny')
+    """
+    return TEXT_WIDTHS.get(text_width, "tiny")
+
+
+def detect_pipeline_kind(index: Mapping[str, object]) -> str | None:
     """Name the kind of a pipeline that is not a Stable Diffusion 1.x or 2.x; None if nothing speaks against it."""
     name = index.get("_class_name")
     if isinstance(name, str):
@@ -72,7 +91,7 @@ def pipeline_kind(index: Mapping[str, object]) -> str | None:
     return None
 
 
-def file_kind(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
+def detect_file_kind(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
     """Name the kind of a safetensors file by its tensors; None if it may be a Stable Diffusion 1.x or 2.x."""
     if "sefi" in metadata:
         return "identity of sefi"
@@ -87,6 +106,6 @@ def file_kind(names: Collection[str], metadata: Mapping[str, str]) -> str | None
     return None
 
 
-def article(kind: str) -> str:
+def choose_article(kind: str) -> str:
     """Return "a" or "an", as the kind is spoken."""
     return "an" if kind[0].lower() in "aeiou" or kind.startswith(("SDXL", "LTX")) else "a"

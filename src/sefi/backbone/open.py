@@ -1,26 +1,104 @@
-"""Open a frozen model by name: embedded, a folder, a single file or a hub id."""
+"""Open a model by what the user named, try it with one dry call, and describe published sizes without values."""
 
+import json
 import re
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel
 
-from sefi.backbone.bundle import Backbone
+from sefi.backbone.bundle import PREDICTION_TYPES, Backbone, ModelParts, TextEncoding, compute_fingerprint
 from sefi.backbone.checkpoint import read_checkpoint
-from sefi.backbone.dry_call import check_calls
-from sefi.backbone.files import guarded
-from sefi.backbone.fingerprint import family_of, fingerprint_of
+from sefi.backbone.files import quiet_libraries, read_or_refuse
 from sefi.backbone.folder import read_folder
-from sefi.backbone.parts import Parts
-from sefi.backbone.quiet import quiet_libraries
-from sefi.backbone.schedule import PREDICTION_TYPES
+from sefi.backbone.kinds import EMBEDDED
+from sefi.backbone.tokenizer import create_clip_tokenizer
 from sefi.core.errors import BackboneError
+from sefi.core.reading import describe_fault
 
-EMBEDDED = "tiny-portraits"
+CONFIGS = Path(__file__).parent / "configs" / "sd1"
+RESOLUTION = 512
+
+
+def create_empty_stable_diffusion() -> Backbone:
+    """Create a model of the size of Stable Diffusion 1.4 on the meta device: every shape, no memory."""
+    with torch.device("meta"):
+        text = CLIPTextModel(CLIPTextConfig(**read_shipped_config("text_encoder")))
+        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(read_shipped_config("unet")))
+        vae = cast(AutoencoderKL, AutoencoderKL.from_config(read_shipped_config("vae")))
+    scheduler = cast(DDPMScheduler, DDPMScheduler.from_pretrained(CONFIGS, subfolder="scheduler"))
+    return Backbone(
+        tokenizer=create_clip_tokenizer(),
+        text_encoder=text,
+        vae=vae,
+        unet=unet,
+        scheduler=scheduler,
+        family="sd1",
+        fingerprint=f"sd1:{text.config.hidden_size}:empty",
+        resolution=RESOLUTION,
+        source="sizes only",
+    )
+
+
+def read_shipped_config(part: str) -> dict[str, Any]:
+    """Read the shipped configuration of one part."""
+    return json.loads((CONFIGS / part / "config.json").read_text(encoding="utf-8"))
+
+
+PROMPT = "a photo"
+REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+WIDER = "Open it in float32 or bfloat16, or copy or download the model again."
+
+
+def check_calls(backbone: Backbone) -> None:
+    """Encode a prompt, predict noise, decode and encode; no gradient, a few latent cells.
+
+    Raises:
+        BackboneError: a part fails, or answers in another shape or with numbers that are not finite.
+    """
+    side = 2 ** max(1, len(backbone.unet.config["block_out_channels"]) - 1)
+    latents = torch.linspace(-1, 1, backbone.latent_channels * side * side, device=backbone.device)
+    latents = latents.reshape(1, backbone.latent_channels, side, side).to(backbone.dtype)
+    part = "text encoder"
+    try:
+        with torch.no_grad():
+            encoding = _encode_prompt(backbone)
+            _check(backbone, part, encoding.states, (1, encoding.states.shape[1], backbone.token_width))
+            part = "UNet"
+            t = torch.tensor([backbone.num_train_timesteps // 2], device=backbone.device)
+            _check(backbone, part, backbone.predict(latents, t, encoding), tuple(latents.shape))
+            part = "VAE"
+            few = latents[..., :2, :2]
+            pixels = backbone.decode(few)
+            _check(backbone, part, pixels, (1, 3, 2 * backbone.latent_factor, 2 * backbone.latent_factor))
+            _check(backbone, part, backbone.encode_image(pixels), tuple(few.shape))
+    except BackboneError:
+        raise
+    except Exception as error:
+        raise BackboneError(f"The {part} of '{backbone.source}' fails: {describe_fault(error)}.", REMEDY) from error
+
+
+def _encode_prompt(backbone: Backbone) -> TextEncoding:
+    texts: list[list[Any]] = []
+    for tokenizer in backbone.tokenizers:
+        ids = [tokenizer.bos_token_id, *tokenizer(PROMPT, add_special_tokens=False).input_ids, tokenizer.eos_token_id]
+        texts.append(ids[: backbone.text_length])
+    return backbone.encode_text(torch.tensor([texts]))
+
+
+def _check(backbone: Backbone, part: str, answer: Tensor, shape: tuple[int, ...]) -> None:
+    if tuple(answer.shape) != shape:
+        raise BackboneError(f"The {part} of '{backbone.source}' answers {tuple(answer.shape)}, not {shape}.", REMEDY)
+    if not torch.isfinite(answer).all():
+        number = str(backbone.dtype).removeprefix("torch.")
+        raise BackboneError(f"The {part} of '{backbone.source}' gives numbers that are not finite in {number}.", WIDER)
+
+
 MODELS = Path(__file__).parents[1] / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Configurations, tokenizer and full-precision safetensors; never pickled weights.
@@ -48,35 +126,35 @@ def open_backbone(
     Raises:
         BackboneError: nothing there, or nothing that can be opened; says what to do.
     """
-    # A float16 fingerprint would be rounded twice (see fingerprint.py), so read wide, cast later.
+    # A float16 fingerprint would be rounded twice (see `compute_fingerprint`), so read wide, cast later.
     read_as = torch.float32 if dtype == torch.float16 else dtype
-    place = _checked_device(device)
-    path, judges = _locate(source, allow_download=allow_download)
+    place = _parse_device(device)
+    path = _locate(source, allow_download=allow_download)
     read = read_folder if path.is_dir() else read_checkpoint
     with quiet_libraries():
-        parts = guarded(path, lambda: read(path, read_as))
+        parts = read_or_refuse(path, lambda: read(path, read_as))
         _check_fit(parts, source)
-        backbone = guarded(path, lambda: _bundle(parts, source, judges, dtype, place))
+        backbone = read_or_refuse(path, lambda: _build_backbone(parts, source, dtype, place))
         check_calls(backbone)
     return backbone
 
 
-def _locate(source: str, *, allow_download: bool) -> tuple[Path, Path | None]:
-    """Where the model's files are, and its judges if it brings any."""
+def _locate(source: str, *, allow_download: bool) -> Path:
+    """Return where the model's files are."""
     if source == EMBEDDED:
-        return _embedded(), MODELS / "judges"
-    path = _existing(source)
+        return _locate_embedded()
+    path = _find_existing(source)
     if path is not None:
-        return path, None
+        return path
     if HUB_ID.fullmatch(source) and not source.startswith("."):
-        return _hub(source, allow_download=allow_download), None
+        return _fetch_from_hub(source, allow_download=allow_download)
     raise BackboneError(
         f"There is no model at '{source}'.",
         f"Name a model folder, a .safetensors checkpoint, a hub id (owner/name) or '{EMBEDDED}'.",
     )
 
 
-def _existing(source: str) -> Path | None:
+def _find_existing(source: str) -> Path | None:
     try:
         path = Path(source).expanduser()
         return path if source and path.exists() else None
@@ -84,7 +162,7 @@ def _existing(source: str) -> Path | None:
         return None
 
 
-def _embedded() -> Path:
+def _locate_embedded() -> Path:
     folder = MODELS / EMBEDDED
     if folder.is_dir():
         return folder
@@ -94,15 +172,15 @@ def _embedded() -> Path:
     )
 
 
-def _hub(source: str, *, allow_download: bool) -> Path:
-    folder = _snapshot(source, HUB_SKIPPED, allow_download=allow_download)
+def _fetch_from_hub(source: str, *, allow_download: bool) -> Path:
+    folder = _fetch_snapshot(source, HUB_SKIPPED, allow_download=allow_download)
     if all(any((folder / part).glob("[!.]*.safetensors")) for part in ("unet", "vae", "text_encoder")):
         return folder
     # Some repositories hold half-precision weights only.
-    return _snapshot(source, HUB_NEVER, allow_download=allow_download)
+    return _fetch_snapshot(source, HUB_NEVER, allow_download=allow_download)
 
 
-def _snapshot(source: str, skipped: list[str], *, allow_download: bool) -> Path:
+def _fetch_snapshot(source: str, skipped: list[str], *, allow_download: bool) -> Path:
     try:
         return Path(
             snapshot_download(
@@ -113,7 +191,7 @@ def _snapshot(source: str, skipped: list[str], *, allow_download: bool) -> Path:
             )
         )
     except LocalEntryNotFoundError as error:
-        raise _not_at_hand(source, allow_download=allow_download) from error
+        raise _make_missing_error(source, allow_download=allow_download) from error
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         raise BackboneError(
             f"'{source}' could not be downloaded: {str(error).splitlines()[0][:300]}",
@@ -121,7 +199,7 @@ def _snapshot(source: str, skipped: list[str], *, allow_download: bool) -> Path:
         ) from error
 
 
-def _not_at_hand(source: str, *, allow_download: bool) -> BackboneError:
+def _make_missing_error(source: str, *, allow_download: bool) -> BackboneError:
     if allow_download:
         return BackboneError(
             f"'{source}' could not be reached and is not in the local cache.",
@@ -133,7 +211,7 @@ def _not_at_hand(source: str, *, allow_download: bool) -> BackboneError:
     )
 
 
-def _checked_device(device: str) -> torch.device:
+def _parse_device(device: str) -> torch.device:
     try:
         found = torch.device(device)
     except RuntimeError as error:
@@ -145,11 +223,11 @@ def _checked_device(device: str) -> torch.device:
     return found
 
 
-def _check_fit(parts: Parts, source: str) -> None:
+def _check_fit(parts: ModelParts, source: str) -> None:
     """Refuse a prediction that is not learned, and words without a row in the text encoder's table."""
-    table_rows = cast(Tensor, parts.text_encoder.get_input_embeddings().weight).shape[0]
-    if len(parts.tokenizer) > table_rows:
-        _refuse(source, f"the tokenizer knows {len(parts.tokenizer)} words, the table {table_rows}")
+    for tokenizer, table in zip(parts.tokenizers, parts.token_tables, strict=True):
+        if len(tokenizer) > len(table):
+            _refuse(source, f"the tokenizer knows {len(tokenizer)} words, the table {len(table)}")
     if parts.scheduler.config["prediction_type"] not in PREDICTION_TYPES:
         _refuse(source, f"it predicts '{parts.scheduler.config['prediction_type']}'")
 
@@ -158,22 +236,13 @@ def _refuse(source: str, reason: str) -> None:
     raise BackboneError(f"'{source}' cannot be used: {reason}.", "Use a Stable Diffusion 1.x or 2.x model.")
 
 
-def _bundle(parts: Parts, source: str, judges: Path | None, dtype: torch.dtype, device: torch.device) -> Backbone:
-    fingerprint = fingerprint_of(parts)
-    for model in (parts.text_encoder, parts.vae, parts.unet):
-        torch.nn.Module.to(model, device, dtype)
-    width = int(parts.text_encoder.config.hidden_size)
-    factor = 2 ** (len(parts.vae.config["block_out_channels"]) - 1)
+def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:
+    fingerprint = compute_fingerprint(parts)
+    for network in parts.networks.values():
+        torch.nn.Module.to(network, device, dtype)
     return Backbone(
-        tokenizer=parts.tokenizer,
-        text_encoder=parts.text_encoder,
-        vae=parts.vae,
-        unet=parts.unet,
-        scheduler=parts.scheduler,
+        **vars(parts),
         fingerprint=fingerprint,
-        width=width,
-        family=family_of(width),
-        resolution=int(parts.unet.config["sample_size"]) * factor,
+        resolution=parts.trained_resolution,
         source=source,
-        judges=judges,
     )

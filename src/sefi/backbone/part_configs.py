@@ -11,13 +11,13 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from sefi.backbone.files import read_json
+from sefi.backbone.files import read_model_json
 from sefi.core.errors import BackboneError
 
 REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
 DEFAULT_LATENT_SIZE = 64
 MAX_LATENT_SIZE = 512
-PIXEL_STEP = 8  # StableDiffusionPipeline draws no other sizes
+PIXEL_STEP = 8  # StableDiffusionPipeline generates no other sizes
 INPAINTING_CHANNELS = {5: "a depth model?", 7: "an upscaler?", 8: "an editing model?", 9: "an inpainting model?"}
 
 # Fields of a UNet that must be empty (null, false, or a list of these), and what they would ask for.
@@ -73,7 +73,7 @@ class PartConfig(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
 
-    def arguments(self) -> dict[str, Any]:
+    def list_arguments(self) -> dict[str, Any]:
         """Return the fields that the file states, for the library's class."""
         return self.model_dump(exclude_unset=True)
 
@@ -193,10 +193,10 @@ class VAEConfig(PartConfig):
             raise ValueError("`latents_std` scales every channel by itself, which is not supported")
         return self
 
-    def arguments(self) -> dict[str, Any]:
+    def list_arguments(self) -> dict[str, Any]:
         """Return the stated fields; a size is for tiling alone, and null stands for the default."""
         ignored = ("sample_size", "shift_factor", "latents_mean", "latents_std")
-        stated = {name: value for name, value in super().arguments().items() if name not in ignored}
+        stated = {name: value for name, value in super().list_arguments().items() if name not in ignored}
         return {name: value for name, value in stated.items() if value is not None}
 
 
@@ -263,52 +263,52 @@ def _is_empty(value: object) -> bool:
 
 
 def check_groups(channels: list[int], groups: int) -> None:
-    """`ValueError` unless the groups of a group norm divide every block's channels."""
+    """Check that the groups of a group norm divide every block's channels."""
     for number in channels:
         if number % groups:
             raise ValueError(f"`norm_num_groups` is {groups}, which does not divide {number} channels")
 
 
 def check_heads(width: int, heads: int) -> None:
-    """`ValueError` unless the heads divide the width."""
+    """Check that the heads divide the width."""
     if width % heads:
         raise ValueError(f"`num_attention_heads` is {heads}, which does not divide {width}")
 
 
 def read_unet_config(path: Path) -> UNetConfig:
     """Read a UNet's `config.json`; `BackboneError` names the field at fault."""
-    return checked(UNetConfig, path, _of_class(path, "UNet2DConditionModel"))
+    return validate_part_config(UNetConfig, path, _read_class_config(path, "UNet2DConditionModel"))
 
 
 def read_vae_config(path: Path) -> VAEConfig:
     """Read a VAE's `config.json`; `BackboneError` names the field at fault."""
-    return checked(VAEConfig, path, _of_class(path, "AutoencoderKL"))
+    return validate_part_config(VAEConfig, path, _read_class_config(path, "AutoencoderKL"))
 
 
 def read_text_config(path: Path) -> TextConfig:
     """Read a text encoder's `config.json`; `BackboneError` names the field at fault."""
-    values = read_json(path)
+    values = read_model_json(path)
     if values.get("model_type") == "clip" and isinstance(values.get("text_config"), dict):
         values = {"model_type": "clip_text_model"} | values["text_config"]
     if values.get("model_type", "clip_text_model") not in ("clip_text_model", "clip"):
-        raise BackboneError(f"{path}: `model_type` is {shown(values['model_type'])}, not CLIP.", REMEDY)
-    return checked(TextConfig, path, values)
+        raise BackboneError(f"{path}: `model_type` is {quote_value(values['model_type'])}, not CLIP.", REMEDY)
+    return validate_part_config(TextConfig, path, values)
 
 
 def read_clip_config(path: Path) -> ClipConfig:
     """Read a CLIP's `config.json`; `BackboneError` names the field at fault."""
-    return checked(ClipConfig, path, read_json(path))
+    return validate_part_config(ClipConfig, path, read_model_json(path))
 
 
-def _of_class(path: Path, name: str) -> dict[str, Any]:
-    values = read_json(path)
+def _read_class_config(path: Path, name: str) -> dict[str, Any]:
+    values = read_model_json(path)
     if values.get("_class_name", name) != name:
-        raise BackboneError(f"{path}: `_class_name` is {shown(values['_class_name'])}, not {name}.", REMEDY)
+        raise BackboneError(f"{path}: `_class_name` is {quote_value(values['_class_name'])}, not {name}.", REMEDY)
     return values
 
 
-def checked(kind: type[Config], path: Path, values: Mapping[str, Any]) -> Config:
-    """Return the checked fields of a configuration.
+def validate_part_config(kind: type[Config], path: Path, values: Mapping[str, Any]) -> Config:
+    """Validate the fields of a configuration.
 
     Raises:
         BackboneError: a value of another kind or out of range; names file and field.
@@ -321,7 +321,7 @@ def checked(kind: type[Config], path: Path, values: Mapping[str, Any]) -> Config
         if not fault["loc"]:
             raise BackboneError(f"{path}: {message}.", REMEDY) from error
         field, value = _place(values, fault["loc"])
-        raise BackboneError(f"{path}: `{field}` is {shown(value)}: {message}.", REMEDY) from error
+        raise BackboneError(f"{path}: `{field}` is {quote_value(value)}: {message}.", REMEDY) from error
 
 
 def _place(values: object, location: tuple[int | str, ...]) -> tuple[str, object]:
@@ -335,20 +335,20 @@ def _place(values: object, location: tuple[int | str, ...]) -> tuple[str, object
     return ".".join(names), values
 
 
-def shown(value: object) -> str:
-    """Return a value as it may stand in a message, shortened."""
+def quote_value(value: object) -> str:
+    """Shorten a value for a message."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def latent_size(unet: UNetConfig, vae: VAEConfig, unet_file: Path) -> int:
+def compute_latent_size(unet: UNetConfig, vae: VAEConfig, unet_file: Path) -> int:
     """Return the side of a latent at the trained size: the UNet's, else the VAE's size, else 64.
 
     Raises:
         BackboneError: images of the trained size are not square, or the sampler cannot draw them.
     """
     factor = 2 ** (len(vae.block_out_channels) - 1)
-    side = _stated_side(unet, unet_file)
+    side = _get_stated_side(unet, unet_file)
     if side is None:
         stated = vae.sample_size if "sample_size" in vae.model_fields_set else None
         pixels = stated[0] if isinstance(stated, list) and len(set(stated)) == 1 else stated
@@ -357,13 +357,13 @@ def latent_size(unet: UNetConfig, vae: VAEConfig, unet_file: Path) -> int:
     if side * factor % PIXEL_STEP:
         raise BackboneError(
             f"{unet_file}: `sample_size` is {side}, which stands for images of {side * factor} pixels; "
-            f"diffusers draws multiples of {PIXEL_STEP}.",
+            f"diffusers generates multiples of {PIXEL_STEP}.",
             REMEDY,
         )
     return side
 
 
-def _stated_side(unet: UNetConfig, unet_file: Path) -> int | None:
+def _get_stated_side(unet: UNetConfig, unet_file: Path) -> int | None:
     """Return the UNet's side where it states one; refuses images that are not square."""
     size = unet.sample_size
     if not isinstance(size, list):

@@ -1,15 +1,15 @@
-"""A small record of every tensor of a model, by which copies in other number types are told from other weights.
+"""A small record of every tensor of a model, which distinguishes copies in other number types from other weights.
 
 Of each tensor 64 evenly spaced values are looked at, and the smallest of them is stored with its place. Rounding to
 float16, bfloat16 or both moves a value by at most 2^-7 of itself, so a copy agrees in every tensor. A training step
 moves small and large values alike, so it shows in the smallest ones: on the embedded model a step of 1e-5 in every
-weight (AdamW's first) shows in more than 200 of 530 tensors, rounding in none (tests/backbone/test_signature.py).
+weight (AdamW's first) shows in more than 200 of 562 tensors, rounding in none (tests/backbone/test_signature.py).
 A change to a few values of one tensor may be missed.
 """
 
 import base64
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,9 @@ SAMPLES = 64
 RELATIVE = 1.5 * 2**-7  # a bfloat16 step is 2^-7; half a step more for files that were cut off instead of rounded
 ABSOLUTE = 2**-24  # a step of the smallest float16 numbers
 RECORD = np.dtype([("place", "u1"), ("value", "<u2")])
-PART_NAMES = {"text_encoder": "text encoder", "unet": "UNet", "vae": "VAE"}
+PART_NAMES = {
+    "text_encoder": "text encoder", "text_encoder_2": "second text encoder", "unet": "UNet", "vae": "VAE"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class ModelSignature:
     """Samples of one model's tensors, taken when it was opened.
 
     Attributes:
-        tokenizer: size and digest of the vocabulary, added tokens left out.
+        tokenizer: size and digest of each tokenizer's vocabulary, added tokens left out.
         shapes: digest of the names and shapes of each part's tensors.
         samples: `[tensor, 64]` for each part, float32, in the order of the tensors' names.
     """
@@ -54,14 +56,14 @@ class ModelSignature:
     shapes: Mapping[str, str]
     samples: Mapping[str, Tensor]
 
-    def stored(self) -> dict[str, str]:
+    def dump(self) -> dict[str, str]:
         """Return what an identity's header keeps: about 4 bytes for each tensor."""
         return {"tokenizer": self.tokenizer} | {
             part: f"{self.shapes[part]}:{_encode(samples)}" for part, samples in self.samples.items()
         }
 
     def compare(self, stored: Mapping[str, str]) -> Difference:
-        """Return how this model differs from the one whose `stored()` this is.
+        """Return how this model differs from the one whose `dump()` this is.
 
         Raises:
             ValueError: the record is damaged.
@@ -72,43 +74,49 @@ class ModelSignature:
             shapes, _, record = stored.get(part, "").partition(":")
             if shapes != self.shapes[part]:
                 structure.append(PART_NAMES[part])
-            elif not _agree(samples, record):
+            elif not _fits_record(samples, record):
                 weights.append(PART_NAMES[part])
         return Difference(stored.get("tokenizer") != self.tokenizer, tuple(structure), tuple(weights))
 
 
 def sign_model(
-    tokenizer: PreTrainedTokenizerBase, text_encoder: nn.Module, unet: nn.Module, vae: nn.Module
+    tokenizers: Sequence[PreTrainedTokenizerBase], text_encoders: Sequence[nn.Module], unet: nn.Module, vae: nn.Module
 ) -> ModelSignature | None:
     """Return a model's signature; None for one without values (the meta device)."""
-    parts = {"text_encoder": text_encoder, "unet": unet, "vae": vae}
+    encoders = dict(zip(("text_encoder", "text_encoder_2"), text_encoders, strict=False))
+    parts = {**encoders, "unet": unet, "vae": vae}
     if any(weight.is_meta for part in parts.values() for weight in part.parameters()):
         return None
-    rows = base_rows(tokenizer, table_of(text_encoder))
-    signed = {name: _sample_part(part, table_of(text_encoder), rows) for name, part in parts.items()}
+    tables = [get_token_table(encoder) for encoder in text_encoders]
+    rows = {id(t): count_base_rows(tokenizer, t) for tokenizer, t in zip(tokenizers, tables, strict=True)}
+    signed = {name: _sample_part(part, rows) for name, part in parts.items()}
     return ModelSignature(
-        _sign_vocabulary(tokenizer),
+        "+".join(map(_sign_vocabulary, tokenizers)),
         {name: shapes for name, (shapes, _) in signed.items()},
         {name: samples for name, (_, samples) in signed.items()},
     )
 
 
-def table_of(text_encoder: Any) -> Tensor:  # noqa: ANN401
+def get_token_table(text_encoder: Any) -> Tensor:  # noqa: ANN401
     """Return the token table `[row, width]`."""
     return text_encoder.get_input_embeddings().weight
 
 
-def base_rows(tokenizer: PreTrainedTokenizerBase, table: Tensor) -> int:
+def count_base_rows(tokenizer: PreTrainedTokenizerBase, table: Tensor) -> int:
     """Return how many rows the token table had before tokens were added, as textual inversions are."""
     added = len(tokenizer) > tokenizer.vocab_size
     return min(len(table), tokenizer.vocab_size) if added else len(table)
 
 
-def _sample_part(part: nn.Module, table: Tensor, rows: int) -> tuple[str, Tensor]:
-    """Digest of names and shapes, and 64 values of each tensor, `[tensor, 64]` on the CPU."""
+def _sample_part(part: nn.Module, rows: Mapping[int, int]) -> tuple[str, Tensor]:
+    """Sample a part: digest of names and shapes, and 64 values of each tensor, `[tensor, 64]` on the CPU.
+
+    Args:
+        rows: how many rows of a token table count, by its `id`.
+    """
     digest, samples = hashlib.sha256(), list[Tensor]()
     for name, weight in sorted(part.named_parameters()):
-        counted = weight[:rows] if weight is table else weight
+        counted = weight[: rows[id(weight)]] if id(weight) in rows else weight
         flat = counted.detach().reshape(-1)
         digest.update(f"{name.removeprefix('text_model.')}:{tuple(counted.shape)};".encode())
         places = torch.arange(SAMPLES, device=flat.device) * flat.numel() // SAMPLES
@@ -123,7 +131,7 @@ def _sign_vocabulary(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _encode(samples: Tensor) -> str:
-    """The smallest sample of each tensor with its place, as base64."""
+    """Encode the smallest sample of each tensor with its place, as base64."""
     places = samples.abs().argmin(dim=1)
     values = samples.gather(1, places[:, None])[:, 0].to(torch.bfloat16).view(torch.uint16)
     record = np.empty(len(samples), RECORD)
@@ -131,8 +139,8 @@ def _encode(samples: Tensor) -> str:
     return base64.b64encode(record.tobytes()).decode("ascii")
 
 
-def _agree(samples: Tensor, text: str) -> bool:
-    """Whether every tensor has the stored value at the stored place, but for rounding."""
+def _fits_record(samples: Tensor, text: str) -> bool:
+    """Return whether every tensor has the stored value at the stored place, up to rounding."""
     record = np.frombuffer(base64.b64decode(text, validate=True), RECORD)
     if len(record) != len(samples) or (record["place"] >= SAMPLES).any():
         raise ValueError("a model signature of another length")

@@ -1,1 +1,1 @@
-"""One file per command: options in, calls to the library, words out."""
+"""The command line: one file per command; options in, calls to the library, text out."""

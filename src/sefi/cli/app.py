@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from sefi import __version__
-from sefi.cli import attend, bench, demo, doctor, generate, inspect, learn, methods, settings, study, world
-from sefi.cli.reporting import TRACE, ReportingGroup
+from sefi.cli import attend, bench, demo, describe, doctor, export, generate, learn, study, world
+from sefi.cli.error_reporting import TRACE, ReportingGroup
 from sefi.core.threads import limit_threads
 
 app = typer.Typer(
@@ -29,7 +29,7 @@ def print_version(wanted: bool) -> None:
 
 
 @app.callback()
-def root(
+def set_up(
     debug: Annotated[
         bool, typer.Option("--debug", envvar=TRACE, help="Print the trace of an unexpected error.")
     ] = False,
@@ -38,7 +38,7 @@ def root(
         typer.Option("--version", is_eager=True, callback=print_version, help="Print the version."),
     ] = False,
 ) -> None:
-    """Options of every command; they stand before its name."""
+    """Set up what all commands share; these options stand before a command's name."""
     os.environ[TRACE] = "1" if debug else ""
     silence_libraries()
     limit_threads()
@@ -53,14 +53,15 @@ def silence_libraries() -> None:
         logging.getLogger(library).setLevel(logging.ERROR)
 
 
-app.command("demo")(demo.demo)
-app.command("learn")(learn.learn)
-app.command("generate")(generate.generate)
-app.command("attend")(attend.attend)
-app.command("inspect")(inspect.inspect)
-app.command("methods")(methods.methods)
-app.command("settings")(settings.settings)
-app.command("doctor")(doctor.doctor)
+app.command("demo")(demo.run_demo)
+app.command("learn")(learn.run_learn)
+app.command("generate")(generate.run_generate)
+app.command("attend")(attend.run_attend)
+app.command("export")(export.run_export)
+app.command("inspect")(describe.run_inspect)
+app.command("methods")(describe.list_methods)
+app.command("settings")(describe.list_settings)
+app.command("doctor")(doctor.run_doctor)
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")
 app.add_typer(world.app, name="world")

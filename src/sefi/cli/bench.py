@@ -1,4 +1,4 @@
-"""`sefi bench`: compare ways to learn a subject, picture by picture, and tell it on one page."""
+"""`sefi bench`: compare variants of learning a subject, image by image, and report them on one page."""
 
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,9 @@ from sefi.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sefi.bench.opened import Bench
+    from sefi.benchmark.run import Benchmark
 
-app = typer.Typer(no_args_is_help=True, help="Compare ways to learn a subject; report it on one page.")
+app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subject; report it on one page.")
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A bundled suite (`sefi bench list`) or a TOML file.")]
 RunFolderName = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
@@ -42,16 +42,16 @@ ReportFolder = Annotated[
 @app.command("list")
 def list_suites(as_json: options.AsJson = False) -> None:
     """Name the bundled suites."""
-    from sefi.bench.suite import bundled
-    from sefi.cli.output import answer
+    from sefi.benchmark.suite import list_bundled
+    from sefi.cli.output import print_answer
 
-    found = bundled()
-    text = "\n".join(f"{name:14} {about}" for name, about in found.items())
-    answer({"suites": found}, text, as_json=as_json, command="bench list")
+    suites = list_bundled()
+    text = "\n".join(f"{name:14} {about}" for name, about in suites.items())
+    print_answer({"suites": suites}, text, as_json=as_json, command="bench list")
 
 
 @app.command("run")
-def run(
+def run_bench(
     suite: SuiteName,
     out: Out = Path("runs/bench"),
     subjects: Subjects = None,
@@ -61,7 +61,7 @@ def run(
     detector: options.Detector = None,
     recogniser: Recogniser = None,
     clip: Clip = None,
-    judges: options.Judges = None,
+    evaluators: options.Evaluators = None,
     tau: Tau = None,
     far_threshold: FarThreshold = None,
     jobs: Jobs = 1,
@@ -70,81 +70,85 @@ def run(
     dtype: options.Precision = "float32",
     as_json: options.AsJson = False,
 ) -> None:
-    """Make and score every picture of a SUITE; kill it at any time, the same command goes on."""
-    from sefi.bench.suite import open_suite
-    from sefi.cli.benching import Asked, Thresholds, check_run_folder, description, open_bench
-    from sefi.cli.output import answer
+    """Make and score every image of a SUITE; kill it at any time, the same command goes on."""
+    from sefi.benchmark.suite import open_suite
+    from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, describe_bench, open_bench
+    from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
     chosen = open_suite(suite)
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
-    chosen = chosen.with_settings(settings or [])
+    chosen = chosen.add_settings(settings or [])
     folder = check_run_folder(out, photos)
-    asked = Asked(chosen, folder, model, photos, detector, recogniser, clip, judges, download, device, dtype)
+    bench_options = BenchOptions(
+        chosen, folder, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
+    )
     with TerminalProgress() as progress:
-        bench = open_bench(asked, progress)
-        with bench.run.alone() as lock:
-            bench.run.begin(description(asked, bench, Thresholds(tau, far_threshold)))
-            made = all_made(partial(open_bench, asked), bench, jobs, lock)
-    record: dict[str, object] = {"run": str(out), "made": made, "pictures": len(bench.run.read_samples())}
-    text = f"{made} pictures made, {record['pictures']} in '{out}'\nnext: sefi bench report {out}"
-    answer(record, text, as_json=as_json, command="bench run")
+        bench = open_bench(bench_options, progress)
+        with bench.run.lock() as lock:
+            bench.run.begin(describe_bench(bench_options, bench, Thresholds(tau, far_threshold)))
+            made = make_missing(partial(open_bench, bench_options), bench, jobs, lock)
+    record: dict[str, object] = {"run": str(out), "made": made, "images": len(bench.run.read_samples())}
+    text = f"{made} images made, {record['images']} in '{out}'\nnext: sefi bench report {out}"
+    print_answer(record, text, as_json=as_json, command="bench run")
 
 
-def all_made(open_again: "Callable[[], Bench]", bench: "Bench", jobs: int, lock: int) -> int:
+def make_missing(open_again: "Callable[[], Benchmark]", bench: "Benchmark", jobs: int, lock: int) -> int:
     """Make what is missing; Ctrl-C says how far the run is."""
-    from sefi.bench.plan import completeness
-    from sefi.bench.workers import run_shared
+    from sefi.benchmark.plan import measure_completeness
+    from sefi.benchmark.workers import run_shared
     from sefi.core.errors import Interrupted
 
     try:
         return run_shared(open_again, bench, jobs, lock)
     except KeyboardInterrupt:
-        there = completeness(bench.run.read_info(), bench.run.read_samples())
-        problem = f"Interrupted: {there.made} of {there.planned} images are in '{bench.run.path}'."
+        completeness = measure_completeness(bench.run.read_info(), bench.run.read_samples())
+        problem = f"Interrupted: {completeness.made} of {completeness.planned} images are in '{bench.run.path}'."
         raise Interrupted(problem, "Run the same command again.") from None
 
 
 @app.command("report")
-def report(
+def report_bench(
     run_folder: RunFolderName,
     out: ReportFolder = None,
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write one page, CSV and JSON of a RUN, finished or not; an earlier report in RUN/report is replaced."""
-    from sefi.bench.plan import completeness
-    from sefi.bench.run_folder import RunFolder
-    from sefi.bench.table_files import tables_csv, tables_json
-    from sefi.cli.output import answer
+    from sefi.benchmark.plan import measure_completeness
+    from sefi.benchmark.run import RunFolder
+    from sefi.benchmark.table_files import format_tables_csv, format_tables_json
+    from sefi.cli.output import print_answer
     from sefi.core.errors import ConfigError
-    from sefi.core.files import Kind, check_folder, make_folder, text_writer
+    from sefi.core.files import FileKind, make_text_writer, prepare_folder
     from sefi.core.own_files import OwnFiles
-    from sefi.report.attention_rows import draw_attention
-    from sefi.report.bench_page import bench_page
+    from sefi.report.attention_figure import draw_attention
+    from sefi.report.bench_page import render_bench_page
 
     folder = RunFolder(run_folder)
     info, samples = folder.read_info(), folder.read_samples()
     if not samples:
-        raise ConfigError(f"{run_folder} has no pictures yet.", "Run `sefi bench run` first.")
-    kinds = {"index.html": Kind.HTML, "tables.csv": Kind.TEXT, "tables.json": Kind.JSON}
+        raise ConfigError(f"{run_folder} has no images yet.", "Run `sefi bench run` first.")
+    kinds = {"index.html": FileKind.HTML, "tables.csv": FileKind.TEXT, "tables.json": FileKind.JSON}
     inputs = (folder.info_file, folder.samples_file)
-    place = make_folder(check_folder(out or folder.report))
-    own = OwnFiles(place, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
-    own.check()
+    report_folder = prepare_folder(out or folder.report)
+    own_files = OwnFiles(report_folder, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
+    own_files.check()
     draw_attention(samples, run_folder)
     texts = {
-        "index.html": bench_page(info, samples, run_folder),
-        "tables.csv": tables_csv(samples, info),
-        "tables.json": tables_json(samples, info),
+        "index.html": render_bench_page(info, samples, run_folder),
+        "tables.csv": format_tables_csv(samples, info),
+        "tables.json": format_tables_json(samples, info),
     }
-    files = [str(own.write(name, text_writer(text))) for name, text in texts.items()]
-    there = completeness(info, samples)
+    files = [str(own_files.write(name, make_text_writer(text))) for name, text in texts.items()]
+    completeness = measure_completeness(info, samples)
     record: dict[str, object] = {
         "files": files,
-        "pictures": len(samples),
-        "planned": there.planned,
-        "finished": there.finished,
+        "images": len(samples),
+        "planned": completeness.planned,
+        "finished": completeness.finished,
     }
-    answer(record, "\n".join(filter(None, [there.banner, *files])), as_json=as_json, command="bench report")
+    print_answer(
+        record, "\n".join(filter(None, [completeness.banner, *files])), as_json=as_json, command="bench report"
+    )

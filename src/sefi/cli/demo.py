@@ -1,4 +1,4 @@
-"""`sefi demo`: one portrait learned, drawn in every kind of prompt, and told on one page."""
+"""`sefi demo`: learn one portrait, generate it in every kind of prompt, and show it on one page."""
 
 import os
 import platform
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
-    from sefi.core.nouns import Identity
     from sefi.core.own_files import OwnFiles
-    from sefi.core.protocols import Progress
-    from sefi.report.page import DemoStory, Variant
+    from sefi.core.progress import Progress
+    from sefi.identity.file import Identity
+    from sefi.report.pages import DemoContent, DemoVariant
 
-NAME, CONTROL = "ada", "one-token"
+NAME, CONTROL, PRESET = "ada", "one-token", "fast"
 LIBRARIES = ("torch", "diffusers", "transformers")
 PROMPTS = (
     ("scene", "a photo of <ada> at the beach"),
@@ -39,30 +39,32 @@ PROMPTS = (
     ("combination", "a photo of <ada> smiling, holding a balloon, in the forest"),
     ("combination", "a painting of <ada> reading a book at the beach"),
 )
-ATTENDED = "a photo of <ada> holding a cup"
-# Our own method without its two ideas: one token for every stage and for key and value alike, no
+ATTENTION_PROMPT = "a photo of <ada> holding a cup"
+# SeFi-IDE without its two ideas: one token for every stage and for key and value alike, no
 # attention loss. That is textual inversion.
 ONE_TOKEN = ("learn.stages=1", "learn.split_key_value=false", "learn.attention_weight=0")
 STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half the time
 QUICK = ("learn.steps=2", "generate.steps=2")
 ABOUT = {
-    "ours": "Key and value tokens for each stage, held to the attention of the plain word.",
+    "SeFi-IDE": "Key and value tokens for each stage, held to the attention of the plain word.",
     "person": "The same prompt with the plain word: what the model does unasked.",
     "one token": "One learned token, no attention loss: classic textual inversion.",
 }
 ATTENTION_NOTE = (
     "Above, where the words of the prompt look with the learned person; below, where they would "
-    "look in the same picture with the plain word. Start and end of the sentence are words too. "
+    "look in the same image with the plain word. Start and end of the sentence are words too. "
     "A learned word that took over would glow everywhere and leave the others dark."
 )
 PORTRAIT = "portrait.png"
+# The README shows the sheet with these texts: a sheet from today is the same file, byte for byte.
+SHEET_TITLE, SHEET_LABELS = "the one picture", {"SeFi-IDE": "ours"}
 
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the page goes.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it runs.")]
 
 
 @dataclass(frozen=True)
-class Run:
+class DemoRun:
     """What every part of the demo works with."""
 
     backbone: "Backbone"
@@ -73,14 +75,14 @@ class Run:
 
 
 @dataclass(frozen=True)
-class Portrait:
+class DemoPortrait:
     """The drawn person to learn: the file and what is true of them."""
 
     path: Path
     truth: dict[str, str]
 
 
-def demo(
+def run_demo(
     out: Folder = Path("demo"),
     seed: options.Seed = 0,
     quick: Quick = False,
@@ -88,62 +90,63 @@ def demo(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn a drawn person from one portrait and write a page that shows what came of it."""
-    from sefi.cli.opening import chosen_config, opened
-    from sefi.cli.output import answer
+    from sefi.cli.loading import load_backbone, load_config
+    from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
     started = time.monotonic()
-    files = demo_files(out, overwrite=overwrite)
+    files = prepare_demo_files(out, overwrite=overwrite)
     files.check()
-    config = chosen_config("default", list(QUICK if quick else STEPS))
-    portrait = bundled_portrait()
-    backbone = opened(options.EMBEDDED, download=False, device="auto", dtype="float32")
+    # Half the steps of the default: on two cores all of `make demo` shall take less than four minutes.
+    config = load_config(PRESET, list(QUICK if quick else STEPS))
+    portrait = load_portrait()
+    backbone = load_backbone(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:
-        run = Run(backbone, config, seed, progress)
+        run = DemoRun(backbone, config, seed, progress)
         page = make_demo(portrait, run, files)
     seconds = round(time.monotonic() - started, 1)
     record: dict[str, object] = {"page": str(page), "seconds": seconds}
-    answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
+    print_answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
 
 
-def demo_files(folder: Path, *, overwrite: bool = False) -> "OwnFiles":
+def prepare_demo_files(folder: Path, *, overwrite: bool = False) -> "OwnFiles":
     """Return the files of a demo; its folder is created if it is missing.
 
     Raises:
         OutputError: nothing can be written there.
     """
-    from sefi.core.files import Kind, check_folder, make_folder
+    from sefi.core.files import FileKind, prepare_folder
     from sefi.core.own_files import OwnFiles
 
-    identities = dict.fromkeys((f"{NAME}.safetensors", f"{CONTROL}.safetensors"), Kind.IDENTITY)
-    images = dict.fromkeys((PORTRAIT, "sheet.png", "attention.png"), Kind.PNG)
-    kinds = {**identities, **images, "index.html": Kind.HTML}
-    return OwnFiles(make_folder(check_folder(folder)), kinds, identity=NAME, overwrite=overwrite)
+    identities = dict.fromkeys((f"{NAME}.safetensors", f"{CONTROL}.safetensors"), FileKind.IDENTITY)
+    images = dict.fromkeys((PORTRAIT, "sheet.png", "attention.png"), FileKind.PNG)
+    kinds = {**identities, **images, "index.html": FileKind.HTML}
+    return OwnFiles(prepare_folder(folder), kinds, identity=NAME, overwrite=overwrite)
 
 
-def bundled_portrait() -> Portrait:
-    """The portrait in the package.
+def load_portrait() -> DemoPortrait:
+    """Return the portrait in the package.
 
     Raises:
         BackboneError: It is not in this installation.
     """
     from sefi.backbone.open import MODELS
     from sefi.core.errors import BackboneError
-    from sefi.core.reading import file_errors, read_json
+    from sefi.core.reading import read_json, translate_file_errors
 
     folder = MODELS / "demo"
     if not (folder / "portrait.png").is_file():
         raise BackboneError("The demo's portrait is not in this installation.", "Install sefi again.")
     truth = folder / "truth.json"
-    with file_errors(truth, BackboneError, "is damaged", "Install sefi again."):
+    with translate_file_errors(truth, BackboneError, "is damaged", "Install sefi again."):
         content = read_json(truth)
         traits = content.get("traits", content)
-        told = {name: text for name, text in traits.items() if isinstance(text, str)}
-    return Portrait(folder / "portrait.png", told)
+        trait_texts = {name: text for name, text in traits.items() if isinstance(text, str)}
+    return DemoPortrait(folder / "portrait.png", trait_texts)
 
 
-def make_demo(portrait: Portrait, run: Run, files: "OwnFiles") -> Path:
-    """Learn, generate, look into the attention, and write everything into a folder.
+def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
+    """Learn, generate, draw the attention, and write everything into a folder.
 
     Returns:
         The page. Beside it lie the portrait, the sheet, the figure and both identity files.
@@ -151,53 +154,53 @@ def make_demo(portrait: Portrait, run: Run, files: "OwnFiles") -> Path:
     Raises:
         OutputError: a file of somebody else has appeared in a place that was free before the work.
     """
-    from sefi.core.files import text_writer
-    from sefi.report.page import demo_page
+    from sefi.core.files import make_text_writer
+    from sefi.report.pages import render_demo_page
 
     started = time.monotonic()
     # The commands on the page learn from this copy.
     files.write(PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
-    ours, control = learn_both(portrait, run)
+    ada, control = learn_both(portrait, run)
     learned = time.monotonic()
-    for name, identity in ((NAME, ours), (CONTROL, control)):
+    for name, identity in ((NAME, ada), (CONTROL, control)):
         files.write(f"{name}.safetensors", identity.save)
-    variants = make_variants(ours, control, run)
+    variants = make_variants(ada, control, run)
     generated = time.monotonic()
     times = {
         "learning, both": f"{learned - started:.0f} s",
-        f"{len(variants) * len(run.prompts)} pictures": f"{generated - learned:.0f} s",
+        f"{len(variants) * len(run.prompts)} images": f"{generated - learned:.0f} s",
     }
-    files.write("sheet.png", sheet(portrait, run, variants).save)
-    figure = write_attention(ours, run, files)
-    told = story(portrait, run, variants, figure, times, commands_in(files.folder))
-    return files.write("index.html", text_writer(demo_page(told)))
+    files.write("sheet.png", draw_demo_sheet(portrait, run, variants).save)
+    figure = write_demo_attention(ada, run, files)
+    content = collect_demo_content(portrait, run, variants, figure, times, list_demo_commands(files.folder))
+    return files.write("index.html", make_text_writer(render_demo_page(content)))
 
 
-def learn_both(portrait: Portrait, run: Run) -> tuple["Identity", "Identity"]:
-    """The identity as we learn it, and as one token without attention loss."""
+def learn_both(portrait: DemoPortrait, run: DemoRun) -> tuple["Identity", "Identity"]:
+    """Learn the identity with SeFi-IDE, and as one token without attention loss."""
     from sefi.api import learn
     from sefi.core.config import override
 
-    def learned(config: "Config") -> "Identity":
+    def learn_one(config: "Config") -> "Identity":
         return learn(
             portrait.path,
             name=NAME,
             backbone=run.backbone,
             config=config,
             seed=run.seed,
-            crop=run.backbone.judges is not None,
+            crop=run.backbone.is_embedded,
             progress=run.progress,
         )
 
-    return learned(run.config), learned(override(run.config, ONE_TOKEN))
+    return learn_one(run.config), learn_one(override(run.config, ONE_TOKEN))
 
 
-def make_variants(ours: "Identity", control: "Identity", run: Run) -> list["Variant"]:
-    """The same prompts from the same noise, three times."""
+def make_variants(ada: "Identity", control: "Identity", run: DemoRun) -> list["DemoVariant"]:
+    """Generate the same prompts from the same noise, three times."""
     from sefi.api import generate
-    from sefi.report.page import Variant
+    from sefi.report.pages import DemoVariant
 
-    def images(identity: "Identity | None") -> list["Image.Image"]:
+    def generate_all(identity: "Identity | None") -> list["Image.Image"]:
         prompts = [prompt for _, prompt in run.prompts]
         if identity is None:
             prompts = [prompt.replace(f"<{NAME}>", "person") for prompt in prompts]
@@ -211,75 +214,78 @@ def make_variants(ours: "Identity", control: "Identity", run: Run) -> list["Vari
         )
         return [image.pixels for image in made]
 
-    who = {"ours": ours, "person": None, "one token": control}
-    return [Variant(label, ABOUT[label], images(identity)) for label, identity in who.items()]
+    who = {"SeFi-IDE": ada, "person": None, "one token": control}
+    return [DemoVariant(label, ABOUT[label], generate_all(identity)) for label, identity in who.items()]
 
 
-def sheet(portrait: Portrait, run: Run, variants: list["Variant"]) -> "Image.Image":
-    """All pictures in one: a row per variant, the portrait in front."""
+def draw_demo_sheet(portrait: DemoPortrait, run: DemoRun, variants: list["DemoVariant"]) -> "Image.Image":
+    """Draw all images in one: a row per variant, the portrait in front."""
     from PIL import Image
 
-    from sefi.report.sheet import Row, contact_sheet
+    from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
     photo = Image.open(portrait.path)
     fronts = [photo, *[None] * (len(variants) - 1)]
-    rows = [Row(variant.label, [front, *variant.images]) for variant, front in zip(variants, fronts, strict=True)]
-    return contact_sheet(rows, ["the one picture", *(prompt for _, prompt in run.prompts)])
+    rows = [
+        SheetRow(SHEET_LABELS.get(variant.label, variant.label), [front, *variant.images])
+        for variant, front in zip(variants, fronts, strict=True)
+    ]
+    return draw_contact_sheet(rows, [SHEET_TITLE, *(prompt for _, prompt in run.prompts)])
 
 
-def write_attention(ours: "Identity", run: Run, files: "OwnFiles") -> "Image.Image":
-    """The attention figure for one prompt, as a file and as an image."""
+def write_demo_attention(ada: "Identity", run: DemoRun, files: "OwnFiles") -> "Image.Image":
+    """Write the attention figure for one prompt; return it as an image."""
     from PIL import Image
 
-    from sefi.cli.attend import attention_rows, figure_writer
+    from sefi.cli.attend import compute_attention_rows, make_figure_writer
 
-    rows = attention_rows(ATTENDED, [ours], run.backbone, run.config, run.seed, run.progress)
-    path = files.write("attention.png", figure_writer(rows, ATTENDED))
+    rows = compute_attention_rows(ATTENTION_PROMPT, [ada], run.backbone, run.config, run.seed, run.progress)
+    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT))
     return Image.open(path).convert("RGB")
 
 
-def story(
-    portrait: Portrait,
-    run: Run,
-    variants: list["Variant"],
+def collect_demo_content(
+    portrait: DemoPortrait,
+    run: DemoRun,
+    variants: list["DemoVariant"],
     figure: "Image.Image",
     times: dict[str, str],
     commands: tuple[str, ...],
-) -> "DemoStory":
-    """Everything that the page tells."""
+) -> "DemoContent":
+    """Return everything that the page shows."""
     from PIL import Image
 
-    from sefi.report.page import DemoStory, Example
+    from sefi.report.pages import DemoContent, DemoPrompt
 
-    return DemoStory(
+    return DemoContent(
         name=NAME,
         photo=Image.open(portrait.path).convert("RGB"),
         truth=portrait.truth,
-        examples=[Example(kind, prompt) for kind, prompt in run.prompts],
+        examples=[DemoPrompt(kind, prompt) for kind, prompt in run.prompts],
         variants=variants,
         attention=figure,
         attention_note=ATTENTION_NOTE,
-        facts=facts(run) | times,
+        facts=collect_demo_facts(run) | times,
         commands=commands,
     )
 
 
-def commands_in(folder: Path) -> tuple[str, ...]:
+def list_demo_commands(folder: Path) -> tuple[str, ...]:
     """Return commands that can be run where the demo was started."""
     photo, identity = (shlex.quote(str(folder / name)) for name in (PORTRAIT, f"{NAME}.safetensors"))
     return (
-        f"sefi learn {photo} --name bea",
+        f"sefi learn {photo} --name bea --preset {PRESET}",
         'sefi generate "a photo of <bea> at the beach" -i bea.safetensors',
-        f'sefi attend "{ATTENDED}" -i {identity} --out maps.png',
+        f'sefi attend "{ATTENTION_PROMPT}" -i {identity} --out maps.png',
     )
 
 
-def facts(run: Run) -> dict[str, str]:
-    """The settings and the machine, for the page."""
+def collect_demo_facts(run: DemoRun) -> dict[str, str]:
+    """Return the settings and the machine, for the page."""
     learn, generate = run.config.learn, run.config.generate
     return {
         "model": f"{run.backbone.source} ({run.backbone.fingerprint})",
-        "learned": f"{learn.stages} stages x key and value x {run.backbone.width} numbers",
+        "learned": f"{learn.stages} stages x key and value x {run.backbone.token_width} numbers",
         "learning": f"{learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
         "drawing": f"{generate.steps} {generate.scheduler} steps, scale {generate.guidance_scale}",
         "seed": str(run.seed),

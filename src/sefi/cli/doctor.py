@@ -11,7 +11,7 @@ import typer
 
 from sefi import __version__
 from sefi.cli import options
-from sefi.core.errors import how_to_install
+from sefi.core.errors import suggest_install
 
 LIBRARIES = (
     "torch",
@@ -26,34 +26,34 @@ EXTRAS = {
     "world": (("skia", "tokenizers", "onnx"), "drawing and training the embedded model; drawn people for benchmarks"),
     "lora": (("peft",), "DreamBooth's LoRA form"),
 }
-MODEL_PARTS = ("tiny-portraits", "judges", "demo")
+MODEL_PARTS = ("tiny-portraits", "evaluators", "demo")
 PROBLEM = 1
 
 
-def doctor(as_json: options.AsJson = False) -> None:
+def run_doctor(as_json: options.AsJson = False) -> None:
     """Check versions, extras, devices, the embedded model, its face detector and the disk; exit code 1 if any fails."""
-    from sefi.cli.output import answer
+    from sefi.cli.output import print_answer
 
     problems: list[str] = []
     record: dict[str, object] = {
         "sefi": __version__,
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
-        "libraries": {name: installed(name, problems) for name in LIBRARIES},
+        "libraries": {name: find_version(name, problems) for name in LIBRARIES},
         "extras": {name: describe_extra(name) for name in EXTRAS},
-        "devices": devices(),
-        "embedded_model": embedded_model(problems),
+        "devices": list_devices(),
+        "embedded_model": find_embedded_model(problems),
         "face_detector": try_detector(problems),
         "free_disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
     }
     record["problems"] = problems
-    answer(record, told(record), as_json=as_json, command="doctor")
+    print_answer(record, format_findings(record), as_json=as_json, command="doctor")
     if problems:
         raise typer.Exit(PROBLEM)
 
 
-def installed(name: str, problems: list[str]) -> str | None:
-    """The version of a library; a missing one is a problem."""
+def find_version(name: str, problems: list[str]) -> str | None:
+    """Return the version of a library; a missing one is a problem."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -65,7 +65,7 @@ def describe_extra(name: str) -> dict[str, object]:
     """Return whether an extra is installed, what it is for, and how to install it; a missing one is no problem."""
     modules, purpose = EXTRAS[name]
     missing = [module for module in modules if find_spec(module) is None]
-    return {"installed": not missing, "for": purpose, "install": how_to_install(name) if missing else None}
+    return {"installed": not missing, "for": purpose, "install": suggest_install(name) if missing else None}
 
 
 def try_detector(problems: list[str]) -> str | None:
@@ -75,13 +75,13 @@ def try_detector(problems: list[str]) -> str | None:
 
     from sefi.backbone.open import MODELS
     from sefi.core.errors import FaceError
-    from sefi.metrics.faces import DETECTOR
+    from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
     from sefi.photo.detect import YuNetDetector
 
     portrait = MODELS / "demo" / "portrait.png"
     try:
         with Image.open(portrait) as image:
-            faces = YuNetDetector(MODELS / "judges" / DETECTOR)(np.asarray(image.convert("RGB")))
+            faces = YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR)(np.asarray(image.convert("RGB")))
     except (FaceError, OSError) as error:
         problems.append(f"the face detector does not run: {error}")
         return None
@@ -92,18 +92,18 @@ def try_detector(problems: list[str]) -> str | None:
     return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
 
 
-def devices() -> list[str]:
-    """Where models can run, best first."""
+def list_devices() -> list[str]:
+    """Return where models can run, best first."""
     import torch
 
-    found = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
-        found.append("mps")
-    return [*found, f"cpu ({torch.get_num_threads()} threads)"]
+        devices.append("mps")
+    return [*devices, f"cpu ({torch.get_num_threads()} threads)"]
 
 
-def embedded_model(problems: list[str]) -> str | None:
-    """Where tiny-portraits and its judges lie; what is missing is a problem."""
+def find_embedded_model(problems: list[str]) -> str | None:
+    """Return the folder of tiny-portraits; if it, its evaluators or the portrait are missing, that is a problem."""
     from sefi.backbone.open import MODELS
 
     missing = [part for part in MODEL_PARTS if not (MODELS / part).is_dir()]
@@ -112,27 +112,27 @@ def embedded_model(problems: list[str]) -> str | None:
     return str(folder) if folder.is_dir() else None
 
 
-def told(record: dict[str, object]) -> str:
-    """The findings, one line each, problems last."""
-    from sefi.cli.inspect import flattened
+def format_findings(record: dict[str, object]) -> str:
+    """Return the findings, one line each, problems last."""
+    from sefi.cli.describe import flatten_record
 
     shown = {name: value for name, value in record.items() if name not in ("problems", "extras")}
-    lines = [f"{name:<34} {value}" for name, value in flattened("", shown)]
+    lines = [f"{name:<34} {value}" for name, value in flatten_record("", shown)]
     extras = record["extras"]
     assert isinstance(extras, dict)
-    lines += [f"{f'extras.{name}':<34} {extra_line(extra)}" for name, extra in extras.items()]
+    lines += [f"{f'extras.{name}':<34} {format_extra(extra)}" for name, extra in extras.items()]
     problems = record["problems"]
     assert isinstance(problems, list)
-    return "\n".join([*lines, *(f"problem: {text}" for text in problems), verdict(len(problems))])
+    return "\n".join([*lines, *(f"problem: {text}" for text in problems), format_problem_count(len(problems))])
 
 
-def extra_line(extra: dict[str, object]) -> str:
+def format_extra(extra: dict[str, object]) -> str:
     """Return one extra as text."""
     return (
         f"installed; for {extra['for']}" if extra["installed"] else f"missing; for {extra['for']}. {extra['install']}"
     )
 
 
-def verdict(problems: int) -> str:
-    """The last line."""
+def format_problem_count(problems: int) -> str:
+    """Return the last line."""
     return f"{problems} problem(s) found" if problems else "everything is in place"

@@ -1,4 +1,4 @@
-"""`sefi generate`: prompts and identity files to pictures, a grid and their records."""
+"""`sefi generate`: prompts and identity files to images, a grid and their records."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,16 @@ if TYPE_CHECKING:
 
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
-    from sefi.core.nouns import GeneratedImage, Identity
-    from sefi.core.protocols import Progress
+    from sefi.core.progress import Progress
+    from sefi.diffusion.sampling import GeneratedImage
+    from sefi.identity.file import Identity
 
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="How strongly the prompt is followed.")]
 Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="ddim, dpm++ or euler.")]
-Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the picture.")]
+Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the image.")]
 Strength = Annotated[
     float | None,
     typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
@@ -30,7 +31,7 @@ BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Imag
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
-def generate(
+def run_generate(
     prompts: Prompts,
     identity: options.Identities = None,
     model: options.Model = options.EMBEDDED,
@@ -51,11 +52,11 @@ def generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.opening import assigned, drawing_config, identities_for, note_remarks, opened
-    from sefi.cli.output import answer
-    from sefi.cli.pictures import append_record, check_image_folder, save_grid
+    from sefi.cli.image_files import append_record, check_image_folder, save_grid
+    from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
+    from sefi.cli.output import print_answer
 
-    given = assigned(
+    overrides = format_settings(
         generate__count=count,
         generate__steps=steps,
         generate__guidance_scale=guidance_scale,
@@ -64,13 +65,13 @@ def generate(
         generate__identity_strength=identity_strength,
         generate__batch_size=batch_size,
     )
-    config = drawing_config(preset, [*(settings or []), *given])
+    config = load_generation_config(preset, [*(settings or []), *overrides])
     folder = check_image_folder(out, [*(identity or []), model])
-    identities = identities_for(prompts, identity or [], config)
+    identities = load_identities(prompts, identity or [], config)
     from sefi.cli.progress import TerminalProgress
-    from sefi.conditioning.known_words import find_unknown_words
+    from sefi.diffusion.text import find_unknown_words
 
-    backbone = opened(model, download=download, device=device, dtype=dtype)
+    backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     files: list[dict[str, str | int]] = []
     record: dict[str, object] = {
@@ -84,18 +85,18 @@ def generate(
     }
     try:
         with TerminalProgress() as progress:
-            images = draw_and_save(Work(prompts, identities, backbone, config, seed, progress), folder, files)
+            images = draw_and_save(GenerateRun(prompts, identities, backbone, config, seed, progress), folder, files)
         record["grid"] = str(save_grid(images, folder))
     finally:
         if files:
             append_record(folder, record)
     text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
-    answer(record, text, as_json=as_json, command="generate")
+    print_answer(record, text, as_json=as_json, command="generate")
 
 
 @dataclass(frozen=True)
-class Work:
-    """What is to be drawn, on what, and how."""
+class GenerateRun:
+    """What is generated, on which model, and how."""
 
     prompts: list[str]
     identities: "Sequence[Identity]"
@@ -105,34 +106,34 @@ class Work:
     progress: "Progress"
 
 
-def draw_and_save(work: Work, folder: Path, files: list[dict[str, str | int]]) -> "list[GeneratedImage]":
-    """Draw every picture and write it at once.
+def draw_and_save(run: GenerateRun, folder: Path, files: list[dict[str, str | int]]) -> "list[GeneratedImage]":
+    """Draw every image and write it at once.
 
     Args:
         files: gets an entry for every file as soon as it is written.
 
     Raises:
-        Interrupted: Ctrl-C; it says how many pictures were kept.
+        Interrupted: Ctrl-C; it says how many images were saved.
     """
     from sefi.api import generate_each
-    from sefi.cli.pictures import save_image
+    from sefi.cli.image_files import save_image
     from sefi.core.errors import Interrupted
 
     images: list[GeneratedImage] = []
     try:
         for image in generate_each(
-            work.prompts,
-            work.identities,
-            backbone=work.backbone,
-            config=work.config,
-            seed=work.seed,
-            progress=work.progress,
+            run.prompts,
+            run.identities,
+            backbone=run.backbone,
+            config=run.config,
+            seed=run.seed,
+            progress=run.progress,
         ):
             path = save_image(image, folder)
             images.append(image)
             files.append({"file": str(path), "prompt": image.prompt, "seed": image.seed})
     except KeyboardInterrupt:
-        total = len(work.prompts) * work.config.generate.count
-        kept = f"{len(files)} of {total} pictures are in '{folder}'."
-        raise Interrupted(f"Interrupted: {kept}", "Run the same command again.") from None
+        total = len(run.prompts) * run.config.generate.count
+        problem = f"Interrupted: {len(files)} of {total} images are in '{folder}'."
+        raise Interrupted(problem, "Run the same command again.") from None
     return images

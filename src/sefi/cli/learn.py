@@ -10,15 +10,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
+from sefi.core.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from sefi.cli.opening import Model
+    from sefi.backbone.bundle import Backbone
+    from sefi.cli.loading import ModelOptions
     from sefi.core.config import Config
-    from sefi.core.nouns import Identity, Photo
+    from sefi.core.prompts import Box
+    from sefi.identity.file import Identity
+    from sefi.photo.augment import SubjectCrop
+    from sefi.photo.read import Photo
 
-PhotoFile = Annotated[Path, typer.Argument(metavar="PHOTO", help="A photo with one face to learn.")]
+PhotoFiles = Annotated[
+    list[Path],
+    typer.Argument(metavar="PHOTO...", help="A photo of the subject, or several of the same; one is enough."),
+]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
 ClassWord = Annotated[
     str | None, typer.Option("--class-word", help="What it is, in one word: person, woman, dog, cat ...")
@@ -27,9 +35,18 @@ Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser ste
 FaceIndex = Annotated[
     int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left; for people only.")
 ]
+SubjectBox = Annotated[
+    str | None,
+    typer.Option(
+        "--box", metavar="LEFT,TOP,WIDTH,HEIGHT", help="Where the subject is, in pixels: for pets and things."
+    ),
+]
+ShowCrop = Annotated[
+    Path | None, typer.Option("--show-crop", metavar="FILE", help="Write what is learned to this PNG before learning.")
+]
 NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use the photo's middle square, face or not.")]
 MethodName = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="Learn in another way: see `sefi methods`.")
+    str | None, typer.Option("--method", metavar="NAME", help="Another method to learn with: see `sefi methods`.")
 ]
 MethodPreset = Annotated[
     str | None,
@@ -41,8 +58,8 @@ Anyway = Annotated[
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
-def learn(
-    photo: PhotoFile,
+def run_learn(
+    photos: PhotoFiles,
     name: Name,
     model: options.Model = options.EMBEDDED,
     method: MethodName = None,
@@ -51,9 +68,11 @@ def learn(
     steps: Steps = None,
     settings: options.Settings = None,
     face: FaceIndex = None,
+    box: SubjectBox = None,
+    show_crop: ShowCrop = None,
     no_crop: NoCrop = False,
     detector: options.Detector = None,
-    judges: options.Judges = None,
+    evaluators: options.Evaluators = None,
     anyway: Anyway = False,
     seed: options.Seed = 0,
     out: Out = None,
@@ -63,97 +82,196 @@ def learn(
     dtype: options.Precision = "float32",
     as_json: options.AsJson = False,
 ) -> None:
-    """Learn the person (or pet) in PHOTO; the result is a small file for `sefi generate -i`."""
-    from sefi.cli.opening import Model, assigned, check_detector, check_judges, chosen_config, preset_of
-    from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_output
-    from sefi.core.names import check_name
-    from sefi.core.people import check_face_options
+    """Learn the person (or pet) in a photo; the result is a small file for `sefi generate -i`."""
+    from sefi.cli.loading import (
+        ModelOptions,
+        check_detector,
+        check_evaluators,
+        choose_preset,
+        format_settings,
+        load_config,
+    )
+    from sefi.cli.output import print_answer
+    from sefi.core.files import FileKind, check_output
+    from sefi.core.prompts import check_name
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
-    inputs = (photo, model, detector, judges, *(setting.partition("=")[2] for setting in settings or []))
-    check_output(path, Kind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
-    given = [*(settings or []), *assigned(learn__steps=steps, learn__class_word=class_word)]
-    chosen = preset_of(method, preset)
-    config = chosen_config(chosen, given)
-    check_face_options(config.learn.class_word, crop=not no_crop, face=face, detector=detector)
+    inputs = (*photos, model, detector, evaluators, *(setting.partition("=")[2] for setting in settings or []))
+    check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
+    overrides = [*(settings or []), *format_settings(learn__steps=steps, learn__class_word=class_word)]
+    chosen = choose_preset(method, preset)
+    config = load_config(chosen, overrides)
+    placement = Placement(face, None if box is None else parse_box(box), no_crop, detector, show_crop)
+    placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
-    check_judges(judges)
-    asked = Asked(name, config, seed, face, no_crop, detector, judges, anyway, inputs, overwrite)
-    opening = Model(model, download, device, dtype)
-    identity, more = learn_and_save(photo, path, asked, opening)
-    following = next_command(name, path, opening, chosen, given)
-    text = f"learned in {more['seconds']:.0f} s: {path}\ntry: {following}"
-    answer(record(identity, path) | more | {"next": following}, text, as_json=as_json, command="learn")
+    check_evaluators(evaluators)
+    learn_options = LearnOptions(name, config, seed, placement, evaluators, anyway, inputs, overwrite)
+    model_options = ModelOptions(model, download, device, dtype)
+    identity, summary = learn_and_save(photos, path, learn_options, model_options)
+    next_command = make_next_command(name, path, model_options, chosen, overrides)
+    text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
+    print_answer(
+        make_learn_record(identity, path) | summary | {"next": next_command}, text, as_json=as_json, command="learn"
+    )
+
+
+def parse_box(text: str) -> "Box":
+    """Return left, top, width and height of a box as typed.
+
+    Raises:
+        ConfigError: it is not four whole numbers.
+    """
+    numbers = [part.strip() for part in text.split(",")]
+    if len(numbers) != 4 or not all(number.isdecimal() and len(number) < 7 for number in numbers):
+        raise ConfigError(f"{text!r} is no box.", "Give left, top, width and height in pixels: --box 40,20,300,300.")
+    left, top, width, height = map(int, numbers)
+    return left, top, width, height
 
 
 @dataclass(frozen=True)
-class Asked:
+class Placement:
+    """Where the subject is in its photos, as typed."""
+
+    face: int | None
+    box: "Box | None"
+    no_crop: bool
+    detector: Path | None
+    show_crop: Path | None
+
+    def check(
+        self, class_word: str, photo_count: int, inputs: "Sequence[Path | str | None]", *, overwrite: bool
+    ) -> None:
+        """Refuse what contradicts itself, and a file for the crop that exists or is an input.
+
+        Raises:
+            ConfigError, OutputError: what is wrong.
+        """
+        from sefi.core.files import FileKind, check_output
+        from sefi.core.prompts import check_crop_options, check_photo_count
+
+        check_crop_options(class_word, crop=not self.no_crop, face=self.face, box=self.box, detector=self.detector)
+        check_photo_count(photo_count, face=self.face, box=self.box)
+        if self.show_crop is not None:
+            check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite)
+
+
+@dataclass(frozen=True)
+class LearnOptions:
     """What is to be learned, and how."""
 
     name: str
     config: "Config"
     seed: int
-    face: int | None
-    no_crop: bool
-    detector: Path | None
-    judges: Path | None
+    placement: Placement
+    evaluator_folder: Path | None
     anyway: bool
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
 
 
 def learn_and_save(
-    photo: Path, path: Path, asked: Asked, opening: "Model"
-) -> "tuple[Identity, dict[str, float | list[str]]]":
-    """Learn the subject of a photo file and write its identity; say how long it took."""
-    from sefi.api import learn as learn_identity, learned_sentences, remarks_on_learning
-    from sefi.cli.opening import opened
-    from sefi.cli.output import say
+    files: "Sequence[Path]", path: Path, learn_options: LearnOptions, model_options: "ModelOptions"
+) -> "tuple[Identity, dict[str, object]]":
+    """Learn the subject of photo files and write its identity; say how long it took."""
+    from sefi.api import (
+        check_photos_are_drawings,
+        learn as learn_identity,
+        list_training_remarks,
+        list_training_sentences,
+    )
+    from sefi.cli.loading import load_backbone
+    from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
-    from sefi.conditioning.known_words import find_unknown_words
-    from sefi.core.files import Kind, check_output
+    from sefi.core.files import FileKind, check_output
+    from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
-    from sefi.photo.drawn import RESOLUTION, check_drawn
     from sefi.photo.read import read_photo
-    from sefi.photo.views import whole_square
 
-    picture = read_photo(photo)
-    if opening.name == options.EMBEDDED and not asked.anyway:
-        check_drawn(whole_square(picture, RESOLUTION))
-    backbone = opened(opening.name, download=opening.download, device=opening.device, dtype=opening.dtype)
-    for remark in remarks_on_learning(backbone, asked.config):
-        say(f"note: {remark}")
-    run = [asked.config.model_dump_json(), backbone.fingerprint, asked.seed, asked.face, asked.no_crop]
-    unfinished = unfinished_run(path, picture, run)
+    photos = [read_photo(file) for file in files]
+    if model_options.name == options.EMBEDDED and not learn_options.anyway:
+        check_photos_are_drawings(photos)
+    backbone = load_backbone(
+        model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
+    )
+    for remark in list_training_remarks(backbone, learn_options.config):
+        print_remark(f"note: {remark}")
+    crops = crop_all(photos, backbone, learn_options)
+    run = [learn_options.config.model_dump_json(), backbone.fingerprint, learn_options.seed]
+    unfinished = name_checkpoint(path, crops, run)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn_identity(
-            picture,
-            name=asked.name,
+            crops,
+            name=learn_options.name,
             backbone=backbone,
-            config=asked.config,
-            seed=asked.seed,
-            face=asked.face,
-            crop=not asked.no_crop,
-            detector=asked.detector,
-            judges=asked.judges,
-            anyway=asked.anyway,
+            config=learn_options.config,
+            seed=learn_options.seed,
+            evaluators=learn_options.evaluator_folder,
             progress=progress,
             checkpoint=unfinished,
         )
     # Somebody may have put a file there meanwhile.
-    check_output(path, Kind.IDENTITY, inputs=asked.inputs, overwrite=asked.overwrite, name=asked.name)
-    write_identity(identity, path, replace=asked.overwrite)
+    check_output(
+        path, FileKind.IDENTITY, inputs=learn_options.inputs, overwrite=learn_options.overwrite, name=learn_options.name
+    )
+    write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
-    unknown = find_unknown_words(backbone, learned_sentences(asked.config))
-    return identity, {"seconds": round(time.monotonic() - started, 1), "unknown_words": unknown}
+    unknown = find_unknown_words(backbone, list_training_sentences(learn_options.config))
+    return identity, {
+        "seconds": round(time.monotonic() - started, 1),
+        "unknown_words": unknown,
+        "photos": [make_crop_record(crop) for crop in crops],
+    }
 
 
-def next_command(name: str, path: Path, opening: "Model", preset: str, settings: "Sequence[str]") -> str:
+def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: LearnOptions) -> "list[SubjectCrop]":
+    """Crop the subject out of every photo, make the remarks on it, and write the picture of it that is wanted."""
+    from sefi.api import crop_photo
+    from sefi.cli.output import print_remark
+    from sefi.core.files import FileKind, write_output
+    from sefi.report.contact_sheet import draw_crop_sheet
+
+    placement = learn_options.placement
+    crops = [
+        crop_photo(
+            photo,
+            backbone,
+            learn_options.config,
+            placement.face,
+            placement.box,
+            crop=not placement.no_crop,
+            detector=placement.detector,
+        )
+        for photo in photos
+    ]
+    for crop in crops:
+        for remark in crop.remarks:
+            print_remark(f"note: {crop.source}: {remark}")
+    if placement.show_crop is not None:
+        sheet = draw_crop_sheet(photos, crops)
+        write_output(
+            placement.show_crop,
+            FileKind.PNG,
+            lambda path: sheet.save(path, "png"),
+            inputs=learn_options.inputs,
+            overwrite=learn_options.overwrite,
+        )
+        print_remark(f"crop: {placement.show_crop}")
+    return crops
+
+
+def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:
+    """Return what of a photo was learned: the square in its pixels."""
+    square = crop.square
+    return {"photo": crop.source, "left": square.left, "top": square.top, "side": square.side, "notes": crop.remarks}
+
+
+def make_next_command(
+    name: str, path: Path, model_options: "ModelOptions", preset: str, settings: "Sequence[str]"
+) -> str:
     """Return the command that draws what was learned: on the same model, with the same settings of drawing."""
-    words = ["-i", str(path), *opening.options()]
+    words = ["-i", str(path), *model_options.list_options()]
     if preset != "default":
         words += ["--preset", preset]
     for setting in settings:
@@ -162,8 +280,8 @@ def next_command(name: str, path: Path, opening: "Model", preset: str, settings:
     return f'sefi generate "a photo of <{name}>" {shlex.join(words)}'
 
 
-def record(identity: "Identity", path: Path) -> dict[str, object]:
-    """What was learned, in short."""
+def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
+    """Return a summary of what was learned."""
     header = identity.header
     return {
         "identity": str(path),
@@ -175,10 +293,11 @@ def record(identity: "Identity", path: Path) -> dict[str, object]:
     }
 
 
-def unfinished_run(path: Path, photo: "Photo", run: "Sequence[object]") -> Path:
-    """Where a run is kept that was stopped: the same command finds it again, no other does."""
-    content = hashlib.sha256(photo.pixels.numpy().data)
-    content.update(repr(run).encode())
+def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", run: "Sequence[object]") -> Path:
+    """Return the checkpoint of an interrupted run: the same command finds it again, no other does."""
+    content = hashlib.sha256(repr(run).encode())
+    for crop in crops:
+        content.update(crop.pixels.contiguous().numpy().data)
     from sefi.core.files import fit_stem
 
     rest = f".{content.hexdigest()[:12]}.unfinished"

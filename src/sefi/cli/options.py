@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from sefi.core.seeds import LARGEST_SEED
+from sefi.core.rng import LARGEST_SEED
 
 EMBEDDED = "tiny-portraits"
 
@@ -43,12 +43,13 @@ Detector = Annotated[
     Path | None,
     typer.Option("--detector", metavar="FILE", help="A YuNet face detector (ONNX) to use."),
 ]
-Judges = Annotated[
+Evaluators = Annotated[
     Path | None,
     typer.Option(
-        "--judges",
+        "--evaluators",
+        "--judges",  # its name before
         metavar="DIR",
-        help="Networks that methods and learn.probe_every see with: face_detection.onnx, face_recognition.onnx, clip/.",
+        help="Networks for methods and learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
     ),
 ]
 Overwrite = Annotated[

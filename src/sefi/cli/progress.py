@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
-    Progress,
+    Progress as ProgressBars,
     ProgressColumn,
     Task,
     TaskID,
@@ -18,7 +18,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from sefi.core import protocols
+from sefi.core.progress import Progress
 
 SECONDS_BETWEEN_LINES = 10.0
 # Before this much of a piece of work is done, nothing is said of the time left. Its first step, which also warms up, is
@@ -36,7 +36,7 @@ class Forecast:
     def __init__(self, total: int) -> None:
         self.total, self.done = total, 0
         self.first = self.last = time.monotonic()
-        self.given, self.end = False, float("nan")
+        self.has_estimate, self.end = False, float("nan")
 
     def advance(self) -> None:
         """Count one step."""
@@ -46,11 +46,11 @@ class Forecast:
 
     def estimate(self, seconds: float | None) -> None:
         """Replace the estimate from steps, once and for all; None for too little evidence."""
-        self.given, self.end = True, float("nan") if seconds is None else time.monotonic() + seconds
+        self.has_estimate, self.end = True, float("nan") if seconds is None else time.monotonic() + seconds
 
-    def left(self) -> float:
+    def compute_left(self) -> float:
         """Return the seconds left, nan where they are not known."""
-        if self.given:
+        if self.has_estimate:
             return self.end - time.monotonic()
         steps, seconds = self.done - 1, self.last - self.first
         if steps < STEPS_OF_EVIDENCE or seconds < SECONDS_OF_EVIDENCE:
@@ -59,9 +59,9 @@ class Forecast:
 
 
 class TerminalProgress:
-    """Shows each stretch of work that it is told of; ends cleanly when left by an error.
+    """Shows each piece of work that is started; ends cleanly when left by an error.
 
-    Use it as a context manager; it speaks on stderr only.
+    Use it as a context manager; it prints on stderr only.
 
     Args:
         parent: The progress inside whose steps this one's work is done; None for work on its own.
@@ -89,7 +89,7 @@ class TerminalProgress:
             self._shown.stop()
 
     def start(self, total: int, label: str) -> None:
-        """Begin a stretch of `total` steps."""
+        """Begin a piece of work of `total` steps."""
         self._forecast = Forecast(total)
         if self._shown is None:
             self._log.start(label, self._forecast)
@@ -97,23 +97,23 @@ class TerminalProgress:
             self._task = self._shown.add_task(label, total=total, numbers="", forecast=self._forecast)
 
     def advance(self, **numbers: float) -> None:
-        """One step is done; the numbers stand beside the bar."""
+        """Count one step; the numbers stand next to the bar."""
         self._forecast.advance()
         if self._shown is None:
             self._log.advance(numbers)
         elif self._task is not None:
-            self._shown.update(self._task, advance=1, numbers=told(numbers))
+            self._shown.update(self._task, advance=1, numbers=format_numbers(numbers))
 
     def estimate(self, seconds: float | None) -> None:
         """Show this time left instead of one from the pace of the steps; None shows none."""
         self._forecast.estimate(seconds)
 
-    def nested(self) -> protocols.Progress:
+    def nested(self) -> Progress:
         """Return the progress of work inside the steps of this one; on a terminal its bar goes when it is done."""
         return TerminalProgress(self)
 
     def finish(self) -> None:
-        """The stretch is over, also when fewer steps were needed."""
+        """End the piece of work, also when fewer steps were needed."""
         if self._shown is None:
             self._log.finish()
         elif self._task is not None:
@@ -127,28 +127,28 @@ class LogLines:
     """Progress as plain lines, a few each minute, where nobody looks at a terminal."""
 
     def start(self, label: str, forecast: Forecast) -> None:
-        """Begin a stretch; its first line comes at once."""
+        """Begin a piece of work; its first line comes at once."""
         self.label, self.forecast = label, forecast
-        self.began = self.spoke = time.monotonic()
-        self.line("")
+        self.began = self.printed = time.monotonic()
+        self.print_line("")
 
     def advance(self, numbers: dict[str, float]) -> None:
-        """Speak of one step if the last line is old enough."""
+        """Print a line if the last one is old enough."""
         now = time.monotonic()
-        if now - self.spoke >= SECONDS_BETWEEN_LINES and self.forecast.done < self.forecast.total:
-            self.spoke = now
-            left = left_text(self.forecast.left())
-            self.line(f" {self.counted()}{', ' if left else ''}{left}  {told(numbers)}")
+        if now - self.printed >= SECONDS_BETWEEN_LINES and self.forecast.done < self.forecast.total:
+            self.printed = now
+            left = format_time_left(self.forecast.compute_left())
+            self.print_line(f" {self.format_count()}{', ' if left else ''}{left}  {format_numbers(numbers)}")
 
     def finish(self) -> None:
         """Say how long it took."""
-        self.line(f" {self.counted()}, done in {duration(time.monotonic() - self.began)}")
+        self.print_line(f" {self.format_count()}, done in {format_duration(time.monotonic() - self.began)}")
 
-    def counted(self) -> str:
+    def format_count(self) -> str:
         """Return the steps done of all steps."""
         return f"{self.forecast.done}/{self.forecast.total}"
 
-    def line(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print one line."""
         sys.stderr.write(f"{self.label}{text}".rstrip() + "\n")
         sys.stderr.flush()
@@ -159,12 +159,12 @@ class TimeLeftColumn(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         """Return the time left as text, empty where it is not known."""
-        return Text("" if task.finished else left_text(task.fields["forecast"].left()))
+        return Text("" if task.finished else format_time_left(task.fields["forecast"].compute_left()))
 
 
-def make_progress() -> Progress:
-    """A bar with count, time and time left."""
-    return Progress(
+def make_progress() -> ProgressBars:
+    """Return a bar with count, time and time left."""
+    return ProgressBars(
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
@@ -175,20 +175,20 @@ def make_progress() -> Progress:
     )
 
 
-def left_text(seconds: float) -> str:
+def format_time_left(seconds: float) -> str:
     """Return the time left in words; nothing where it is not known, or already over.
 
-    >>> left_text(66_918), left_text(float("nan"))
+    >>> format_time_left(66_918), format_time_left(float("nan"))
     ('about 18 h 35 min left', '')
     """
-    return f"about {duration(seconds)} left" if seconds >= 0 else ""
+    return f"about {format_duration(seconds)} left" if seconds >= 0 else ""
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Return a duration in seconds, from two minutes on in minutes, or hours and minutes.
 
-    >>> duration(41.6), duration(119.4), duration(150), duration(3570), duration(5400)
-    ('42 s', '119 s', '2 min', '1 h 0 min', '1 h 30 min')
+    >>> [format_duration(seconds) for seconds in (41.6, 119.4, 150, 3570, 5400)]
+    ['42 s', '119 s', '2 min', '1 h 0 min', '1 h 30 min']
     """
     if round(seconds) < 120:
         return f"{seconds:.0f} s"
@@ -196,10 +196,10 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
-def told(numbers: dict[str, float]) -> str:
-    """Named numbers in short.
+def format_numbers(numbers: dict[str, float]) -> str:
+    """Return named numbers in short.
 
-    >>> told({"loss_denoise": 0.08415})
+    >>> format_numbers({"loss_denoise": 0.08415})
     'loss_denoise 0.0842'
     """
     return "  ".join(f"{name} {value:.3g}" for name, value in numbers.items())

@@ -1,4 +1,4 @@
-"""`sefi study`: a page that asks people which pictures they prefer, and what their answers say."""
+"""`sefi study`: a page that asks people which images they prefer, and what their answers say."""
 
 import math
 from pathlib import Path
@@ -13,16 +13,21 @@ if TYPE_CHECKING:
 
     from PIL import Image
 
-    from sefi.bench.preference import Preference, Verdict
-    from sefi.bench.statistics import Interval
+    from sefi.benchmark.statistics import Interval
+    from sefi.user_study.preference import Preference, StudyResult
 
-app = typer.Typer(no_args_is_help=True, help="Ask people which pictures of a benchmark run they prefer.")
+app = typer.Typer(no_args_is_help=True, help="Ask people which images of a benchmark run they prefer.")
 
 Run = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished `sefi bench run`.")]
 Page = Annotated[Path, typer.Option("--out", metavar="FILE", help="The page, one HTML file that works offline.")]
-Ways = Annotated[
+Variants = Annotated[
     list[str] | None,
-    typer.Option("--ways", metavar="LABEL", help="A way to compare; two to six, repeatable. Else all but anchors."),
+    typer.Option(
+        "--variants",
+        "--ways",  # its name before
+        metavar="LABEL",
+        help="A variant to compare; two to six, repeatable. Else all but reference rows.",
+    ),
 ]
 Count = Annotated[int, typer.Option("--count", min=1, help="Comparisons of each of the three questions.")]
 Checks = Annotated[int, typer.Option("--checks", min=0, help="Attention checks in each of two questions.")]
@@ -31,136 +36,144 @@ Draws = Annotated[int, typer.Option("--draws", min=100, max=10_000, help="Resamp
 
 
 @app.command("build")
-def build(
+def build_study(
     run: Run,
     out: Page = Path("study.html"),
     overwrite: options.Overwrite = False,
-    ways: Ways = None,
+    variants: Variants = None,
     count: Count = 20,
     checks: Checks = 6,
     seed: options.Seed = 0,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write a page that asks for the best picture by prompt, by likeness and by looks, and saves the answers."""
-    from sefi.bench.run_folder import RunFolder
-    from sefi.bench.study import Asking, design
-    from sefi.cli.output import answer
-    from sefi.core.files import Kind, check_output, text_writer, write_output
-    from sefi.report.study_page import study_page
+    """Write a page that asks for the best image by prompt, by likeness and by looks, and saves the answers."""
+    from sefi.benchmark.run import RunFolder
+    from sefi.cli.output import print_answer
+    from sefi.core.files import FileKind, check_output, make_text_writer, write_output
+    from sefi.report.pages import render_study_page
+    from sefi.user_study.study import StudyOptions, design_study
 
     folder = RunFolder(run)
-    study = design(folder.read_info(), folder.read_samples(), Asking(tuple(ways or ()), count, checks, seed))
+    study = design_study(
+        folder.read_info(), folder.read_samples(), StudyOptions(tuple(variants or ()), count, checks, seed)
+    )
     files = {file for one in study.comparisons for file in one.files}
     inputs = [folder.info_file, folder.samples_file, *(run / file for file in files)]
-    path = check_output(out, Kind.HTML, inputs=inputs, overwrite=overwrite)
-    pictures = opened_pictures(files, run)
-    write_output(path, Kind.HTML, text_writer(study_page(study, pictures)), inputs=inputs, overwrite=overwrite)
-    asked = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
+    path = check_output(out, FileKind.HTML, inputs=inputs, overwrite=overwrite)
+    images = open_images(files, run)
+    write_output(
+        path, FileKind.HTML, make_text_writer(render_study_page(study, images)), inputs=inputs, overwrite=overwrite
+    )
+    comparison_counts = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {
         "page": str(path),
         "study": study.name,
-        "ways": list(study.ways.values()),
-        "comparisons": asked,
+        "variants": list(study.variants.values()),
+        "comparisons": comparison_counts,
         "checks": len(study.checks),
         "bytes": path.stat().st_size,
     }
-    told = ", ".join(f"{number} of {name}" for name, number in asked.items())
-    text = f"{told}; {len(study.checks)} of them are attention checks\n{path} ({path.stat().st_size / 1e6:.1f} MB)"
-    answer(record, text, as_json=as_json, command="study build")
+    counts = ", ".join(f"{number} of {name}" for name, number in comparison_counts.items())
+    text = f"{counts}; {len(study.checks)} of them are attention checks\n{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    print_answer(record, text, as_json=as_json, command="study build")
 
 
-def opened_pictures(files: "Iterable[str]", run: Path) -> "dict[str, Image.Image]":
-    """Pictures of a run by their files.
+def open_images(files: "Iterable[str]", run: Path) -> "dict[str, Image.Image]":
+    """Open images of a run by their files.
 
     Raises:
-        PhotoError: One is missing, is no picture, or lies outside the run's folder.
+        PhotoError: One is missing, is no image, or lies outside the run's folder.
     """
     from PIL import Image
 
-    from sefi.bench.cells import lies_in, read_picture
+    from sefi.benchmark.samples import contains_file, read_image
     from sefi.core.errors import PhotoError
 
-    found: dict[str, Image.Image] = {}
+    images: dict[str, Image.Image] = {}
     for file in files:
-        if not lies_in(run, file):
+        if not contains_file(run, file):
             name = file if file.isprintable() else ascii(file)
-            raise PhotoError(f"The run has no picture {name}.", "Let `sefi bench run` make it again.")
-        found[file] = Image.fromarray(read_picture(run / file))
-    return found
+            raise PhotoError(f"The run has no image {name}.", "Let `sefi bench run` make it again.")
+        images[file] = Image.fromarray(read_image(run / file))
+    return images
 
 
 @app.command("analyse")
-def analyse(files: Files, draws: Draws = 2000, seed: options.Seed = 0, as_json: options.AsJson = False) -> None:
-    """Shares, Bradley-Terry strengths and agreement of the raters, from the files that the page saved."""
-    from sefi.bench.answers import read_sheets
-    from sefi.bench.preference import verdict
-    from sefi.cli.output import answer
+def analyse_answers(files: Files, draws: Draws = 2000, seed: options.Seed = 0, as_json: options.AsJson = False) -> None:
+    """Compute shares, Bradley-Terry strengths and agreement of the raters from the files that the page saved."""
+    from sefi.cli.output import print_answer
+    from sefi.user_study.preference import analyse_study
+    from sefi.user_study.study import read_answer_files
 
-    found = verdict(read_sheets(files), draws, seed)
-    answer(verdict_record(found), verdict_text(found), as_json=as_json, command="study analyse")
+    result = analyse_study(read_answer_files(files), draws, seed)
+    print_answer(describe_result(result), format_result(result), as_json=as_json, command="study analyse")
 
 
-def verdict_record(found: "Verdict") -> dict[str, object]:
-    """The outcome as plain values; what cannot be told is null."""
+def describe_result(result: "StudyResult") -> dict[str, object]:
+    """Return the outcome as plain values; what is not known is null."""
     return {
-        "study": found.study,
-        "raters": len(found.raters),
-        "left_out": len(found.excluded),
-        "excluded": [{"rater": rater, "reason": reason} for rater, reason in found.excluded.items()],
-        "questions": {name: preference_record(one) for name, one in found.questions.items()},
+        "study": result.study,
+        "raters": len(result.raters),
+        "left_out": len(result.excluded),
+        "excluded": [{"rater": rater, "reason": reason} for rater, reason in result.excluded.items()],
+        "questions": {name: describe_preference(one) for name, one in result.questions.items()},
     }
 
 
-def preference_record(one: "Preference") -> dict[str, object]:
-    """One question's outcome as plain values."""
+def describe_preference(one: "Preference") -> dict[str, object]:
+    """Return one question's outcome as plain values."""
     return {
         "answers": one.answers,
         "seconds": one.seconds,
         "resampled": one.resampled,
         "alpha": one.alpha,
-        "shares": interval_records(one.shares),
-        "strengths": interval_records(one.strengths),
+        "shares": describe_intervals(one.shares),
+        "strengths": describe_intervals(one.strengths),
     }
 
 
-def interval_records(by_way: "Mapping[str, Interval]") -> dict[str, dict[str, float | None]]:
-    """Values with their 95 % intervals as plain numbers."""
-    return {way: {"value": x.mean, "low": known(x.low), "high": known(x.high)} for way, x in by_way.items()}
+def describe_intervals(by_variant: "Mapping[str, Interval]") -> dict[str, dict[str, float | None]]:
+    """Return values with their 95 % intervals as plain numbers."""
+    return {
+        variant: {"value": x.mean, "low": replace_nan(x.low), "high": replace_nan(x.high)}
+        for variant, x in by_variant.items()
+    }
 
 
-def known(value: float) -> float | None:
-    """None for a number that could not be told, since JSON has no nan."""
+def replace_nan(value: float) -> float | None:
+    """Return None for a number that is not known, since JSON has no nan."""
     return None if math.isnan(value) else value
 
 
-def verdict_text(found: "Verdict") -> str:
-    """The outcome for people."""
-    raters = "1 rater" if len(found.raters) == 1 else f"{len(found.raters)} raters"
-    head = f"study {found.study}: {raters}" + (f"; {len(found.excluded)} left out" if found.excluded else "")
-    reasons = [f"  {rater}: {reason}" for rater, reason in found.excluded.items()]
+def format_result(result: "StudyResult") -> str:
+    """Return the outcome for people."""
+    raters = "1 rater" if len(result.raters) == 1 else f"{len(result.raters)} raters"
+    head = f"study {result.study}: {raters}" + (f"; {len(result.excluded)} left out" if result.excluded else "")
+    reasons = [f"  {rater}: {reason}" for rater, reason in result.excluded.items()]
     return "\n".join(
-        [head, *reasons, *(line for name, one in found.questions.items() for line in preference_lines(name, one))]
+        [head, *reasons, *(line for name, one in result.questions.items() for line in format_preference(name, one))]
     )
 
 
-def preference_lines(name: str, one: "Preference") -> list[str]:
-    """One question: a head line and a line for every way, the most chosen first."""
-    agreement = "no agreement can be told" if one.alpha is None else f"agreement (alpha) {one.alpha:.2f}"
+def format_preference(name: str, one: "Preference") -> list[str]:
+    """Return one question: a head line and a line for every variant, the most chosen first."""
+    agreement = "no agreement can be computed" if one.alpha is None else f"agreement (alpha) {one.alpha:.2f}"
     head = f"{name}: {one.answers} answers, {one.seconds:.1f} s each; {agreement}; intervals over {one.resampled}"
     width = max(map(len, one.shares))
-    ways = sorted(one.shares, key=lambda way: -one.shares[way].mean)
+    variants = sorted(one.shares, key=lambda variant: -one.shares[variant].mean)
     rows = [
-        f"  {way:<{width}}  share {interval_text(one.shares[way])}  strength {interval_text(one.strengths[way], '+')}"
-        for way in ways
+        f"  {label:<{width}}  share {format_interval(one.shares[label])}"
+        f"  strength {format_interval(one.strengths[label], '+')}"
+        for label in variants
     ]
     return ["", head, *rows]
 
 
-def interval_text(one: "Interval", sign: str = "") -> str:
-    """A value and its interval.
+def format_interval(one: "Interval", sign: str = "") -> str:
+    """Return a value and its interval.
 
-    >>> from sefi.bench.statistics import Interval
-    >>> interval_text(Interval(0.5, 0.25, 0.75, 3))
+    >>> from sefi.benchmark.statistics import Interval
+    >>> format_interval(Interval(0.5, 0.25, 0.75, 3))
     '0.50 [0.25, 0.75]'
     """
     if math.isnan(one.low):

@@ -1,1 +1,1 @@
-"""Nouns, configuration, errors, random streams and protocols: what every room may know."""
+"""Configuration, errors, files, images, random generators and protocols, which every room may import."""

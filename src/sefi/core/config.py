@@ -1,43 +1,46 @@
-"""Every knob as one frozen tree; unknown names are refused with the nearest match."""
+"""Settings that every method has, and how a method adds its own; unknown names are refused with the nearest match."""
 
 import re
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, Literal, Self, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.hints import SCHEDULER_ALIASES, find_nearest, suggest_setting
-from sefi.core.people import normalise_class_word
-from sefi.core.prompt_syntax import check_syntax
-from sefi.core.templates import FACE_TEMPLATES
-from sefi.core.utf8 import is_utf8
+from sefi.core.prompts import FACE_TEMPLATES, SHORT_TEMPLATES, check_syntax, normalise_class_word
+from sefi.core.text import is_utf8
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
+
 NOT_UTF8 = "not_utf8"  # pydantic's type of our own error
-OPTIONAL = ("token_norm_limit", "gradient_clip", "names", "weights")  # settings whose value may be none
 
 
-class Section(BaseModel):
+class Section(BaseModel, frozen=True):
     """A frozen group of settings."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     @field_validator("*", mode="before")
     @classmethod
-    def refuse_halves(cls, value: object) -> object:
-        """Every text is saved with the result, after the work: what no file can hold is refused before it."""
+    def refuse_other_encodings(cls, value: object) -> object:
+        """Refuse text that is not UTF-8: settings are saved with the result, which would fail after the work."""
         texts = cast(Iterable[object], value) if isinstance(value, (list, tuple)) else (value,)
         if not all(is_utf8(text) for text in texts if isinstance(text, str)):
             raise PydanticCustomError(NOT_UTF8, "it is not UTF-8 text")
         return value
 
 
-class LearnConfig(Section):
-    """How an identity is learned. Defaults are the paper's values (section 4.1)."""
+class LearnConfig(Section, frozen=True):
+    """How an identity is learned.
+
+    The defaults of this class are the paper's values (section 4.1); `sefi.learn` starts from the preset `default`
+    (`DEFAULT`), which is tuned on the embedded model.
+    """
 
     steps: int = Field(1000, ge=1, description="optimiser steps")
     batch: int = Field(1, ge=1, description="samples per step")
@@ -65,9 +68,11 @@ class LearnConfig(Section):
     detach_query: bool = Field(default=False, description="no gradient of the attention loss through the queries")
     token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
     probe_every: int = Field(
-        0, ge=0, description="steps between looks at pictures; the best are kept, and learning stops when settled"
+        0,
+        ge=0,
+        description="steps between validations; the best tokens are kept, and learning stops when none are better",
     )
-    patience: int = Field(3, ge=1, description="looks without a better one after which learning is settled")
+    patience: int = Field(3, ge=1, description="validations without improvement after which learning stops")
     class_word: str = Field("person", description="what the subject is, in one word")
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
@@ -76,7 +81,7 @@ class LearnConfig(Section):
     @field_validator("templates")
     @classmethod
     def name_the_subject(cls, templates: tuple[str, ...]) -> tuple[str, ...]:
-        """Every sentence needs a place for the subject, and no other braces."""
+        """Check that every sentence has a place for the subject, and no other braces."""
         for template in templates:
             if "{}" not in template:
                 raise ValueError(f"the sentence {template!r} has no {{}} where the subject belongs")
@@ -90,12 +95,12 @@ class LearnConfig(Section):
 
     @field_validator("class_word")
     @classmethod
-    def unify_the_class_word(cls, word: str) -> str:
-        """Case and spaces around a class word mean nothing."""
+    def normalise_the_class_word(cls, word: str) -> str:
+        """Return a class word in small letters and without spaces around it."""
         return normalise_class_word(word)
 
 
-class ViewConfig(Section):
+class ViewConfig(Section, frozen=True):
     """How random views of the one photo are made (Celeb Basis' recipe, which the paper follows)."""
 
     brightness: float = Field(0.2, ge=0, lt=1, description="most change of a view, as the next three")
@@ -115,87 +120,111 @@ class ViewConfig(Section):
     )
 
     @model_validator(mode="after")
-    def order_the_scales(self) -> Self:
-        """The range of scales must not be upside down."""
+    def check_scales(self) -> Self:
+        """Check that the smallest scale is not above the largest."""
         if self.min_scale > self.max_scale:
             raise ValueError(f"min_scale {self.min_scale} is above max_scale {self.max_scale}")
         return self
 
 
-class GenerateConfig(Section):
-    """How pictures are made."""
+class GenerateConfig(Section, frozen=True):
+    """How images are generated: those of prompts, those that a probe scores, and class images."""
 
     steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
     scheduler: Literal["ddim", "dpm++", "euler"] = Field("ddim", description="diffusers' DDIM, DPM-Solver++ or Euler")
-    count: int = Field(1, ge=1, description="pictures per prompt")
-    batch_size: int = Field(8, ge=1, description="pictures at once; may change a pixel by one grey level")
+    count: int = Field(1, ge=1, description="images per prompt")
+    batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
 
 
-class TuneConfig(Section):
-    """How a method changes the model's own weights: DreamBooth, its LoRA form, Custom Diffusion."""
+class Config(Section, frozen=True):
+    """Settings of a method, frozen: those that every method has.
 
-    parts: Literal["unet", "unet+text", "key_value", "cross_attention"] = Field(
-        "unet+text", description="what is trained: unet, unet+text, key_value or cross_attention"
-    )
-    identifier: str = Field(
-        "sks", pattern=r"^[^<>{}]*[^<>{}\s][^<>{}]*$", description="rare word that is tied to the subject"
-    )
-    rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
-    prior_images: int = Field(200, ge=0, description="pictures of the plain class word that keep the class as it is")
-    prior_weight: float = Field(1.0, ge=0, description="of those pictures in the loss")
-
-
-class BasisConfig(Section):
-    """The space of names that Celeb Basis learns in, and where Cross Initialization starts."""
-
-    names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
-    components: int = Field(512, ge=1, description="most principal components; fewer where the names span fewer")
-
-
-class ComposeConfig(Section):
-    """FastComposer: what it learned once for all subjects, and when the subject comes in."""
-
-    weights: str | None = Field(None, description="its trained weights; none: the embedded model's")
-    alpha: float = Field(0.7, ge=0, le=1, description="share of the steps, the last ones, that know the subject")
-
-
-class Config(Section):
-    """All settings, frozen; `sefi settings` lists every one with its value and meaning."""
+    A method with settings of its own derives from this class and adds sections; `config_type` of the method names the
+    class. `sefi settings --preset NAME` lists every one with its value and meaning. The defaults are the published
+    values of SeFi-IDE; presets of other methods start from `ONE_TOKEN`, `ONE_SLOT` or `TRAINED_WEIGHTS` instead.
+    """
 
     method: str = "sefi"
     learn: LearnConfig = LearnConfig()  # pyright: ignore[reportCallIssue]
     views: ViewConfig = ViewConfig()  # pyright: ignore[reportCallIssue]
-    tune: TuneConfig = TuneConfig()  # pyright: ignore[reportCallIssue]
-    basis: BasisConfig = BasisConfig()  # pyright: ignore[reportCallIssue]
-    compose: ComposeConfig = ComposeConfig()  # pyright: ignore[reportCallIssue]
     generate: GenerateConfig = GenerateConfig()  # pyright: ignore[reportCallIssue]
 
 
-SECTIONS: dict[str, type[Section]] = {
-    "learn": LearnConfig,
-    "views": ViewConfig,
-    "tune": TuneConfig,
-    "basis": BasisConfig,
-    "compose": ComposeConfig,
-    "generate": GenerateConfig,
-}
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
-def from_dict(tree: dict[str, Any]) -> Config:
-    """A tree of plain values checked into a `Config`; `ConfigError` names the first fault."""
+def list_sections(kind: type[Config]) -> dict[str, type[Section]]:
+    """Return the sections of a method's settings, by name."""
+    kinds = {name: field.annotation for name, field in kind.model_fields.items()}
+    return {name: one for name, one in kinds.items() if isinstance(one, type) and issubclass(one, Section)}
+
+
+def list_setting_fields(kind: type[Config]) -> dict[str, "FieldInfo"]:
+    """Return the fields of every setting, by `section.name`."""
+    return {
+        f"{section}.{name}": field
+        for section, fields in list_sections(kind).items()
+        for name, field in fields.model_fields.items()
+    }
+
+
+def list_setting_names(kind: type[Config] = Config) -> list[str]:
+    """List every setting of a method as `section.name`."""
+    return list(list_setting_fields(kind))
+
+
+def describe_settings(kind: type[Config] = Config) -> dict[str, str]:
+    """Describe every setting of a method, by `section.name`."""
+    return {name: field.description or "" for name, field in list_setting_fields(kind).items()}
+
+
+def select_settings(kind: type[Config], assignments: Iterable[str]) -> list[str]:
+    """Select the assignments `section.name=value` whose setting a method has."""
+    names = list_setting_names(kind)
+    return [assignment for assignment in assignments if split_assignment(assignment)[0] in names]
+
+
+def split_assignment(assignment: str) -> tuple[str, str]:
+    """Split `section.name=value` into name and value.
+
+    Raises:
+        ConfigError: it has no equals sign.
+    """
+    name, equals, value = assignment.partition("=")
+    if not equals:
+        raise ConfigError(f"{assignment!r} is no assignment.", "Write it as section.name=value.")
+    return name, value
+
+
+def require_config(config: Config, kind: type[AnyConfig]) -> AnyConfig:
+    """Return settings as those of a method, so that a type checker knows the sections that only this method has.
+
+    Raises:
+        ConfigError: they were made for another method.
+    """
+    if not isinstance(config, kind) or type(config) is not kind:
+        raise ConfigError(
+            f"The method {config.method!r} needs settings of the type {kind.__name__}, not {type(config).__name__}.",
+            "Start from a preset of this method (`sefi methods`).",
+        )
+    return config
+
+
+def parse_config(tree: dict[str, Any], kind: type[AnyConfig]) -> AnyConfig:
+    """Parse a tree of plain values as a method's settings; `ConfigError` names the first fault."""
     try:
-        return Config.model_validate(tree)
+        return kind.model_validate(tree)
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(str(p) for p in fault["loc"])
+        name = ".".join(str(p) for p in fault["loc"])
         if fault["type"] == "extra_forbidden":
-            raise unknown(place) from None
-        given = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+            raise make_unknown_setting_error(name, list_setting_names(kind)) from None
+        value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
         raise ConfigError(
-            f"{place}{given}: {fault['msg'].removeprefix('Value error, ')}.", suggest_value(fault)
+            f"{name}{value}: {fault['msg'].removeprefix('Value error, ')}.", suggest_value(fault)
         ) from None
 
 
@@ -211,52 +240,48 @@ def suggest_value(fault: "ErrorDetails") -> str:
     return "Give a value of the right kind and range."
 
 
-def from_saved(tree: dict[str, Any]) -> Config:
+def parse_saved_config(tree: dict[str, Any], kind: type[AnyConfig]) -> AnyConfig:
     """Return the settings that a file of this or an earlier version holds; missing ones have their defaults.
 
-    Names that this version does not know are left out: what they meant is not lost, the file still has them.
+    Names that the method does not have are left out: earlier versions saved the sections of all methods, and later ones
+    may know more. What they meant is not lost, the file still has them.
 
     Raises:
         ConfigError: a value is of the wrong kind or outside its range.
     """
-    known: dict[str, Any] = {}
-    for name in Config.model_fields.keys() & tree.keys():
-        branch, section = tree[name], SECTIONS.get(name)
-        if section is not None and isinstance(branch, dict):
-            branch = {key: value for key, value in branch.items() if key in section.model_fields}
-        known[name] = branch
-    return from_dict(known)
+    sections = {name: section.model_fields for name, section in list_sections(kind).items()}
+    return parse_config(drop_other_names(tree, {"method": str, **sections}), kind)
 
 
-def to_dict(config: Config) -> dict[str, Any]:
-    """Plain values, ready for JSON."""
+def drop_other_names(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return saved settings without the sections and names that other settings, or their fields, do not have.
+
+    >>> drop_other_names({"learn": {"steps": 3, "stops": 4}, "tune": {}}, {"learn": {"steps": 5}})
+    {'learn': {'steps': 3}}
+    """
+    shared = {name: value for name, value in tree.items() if name in other}
+    for name, section in shared.items():
+        inside: object = other[name]
+        if isinstance(section, dict) and isinstance(inside, dict):
+            shared[name] = {key: value for key, value in section.items() if key in inside}
+    return shared
+
+
+def dump_config(config: Config) -> dict[str, Any]:
+    """Return a config as plain values, ready for JSON."""
     return config.model_dump(mode="json")
 
 
-def names() -> list[str]:
-    """Every setting as `section.name`."""
-    return ["method", *described()]
-
-
-def described() -> dict[str, str]:
-    """Every setting of a section, `section.name`, to what it means."""
-    return {
-        f"{section}.{name}": field.description or ""
-        for section, kind in SECTIONS.items()
-        for name, field in kind.model_fields.items()
-    }
-
-
-def unknown(name: str) -> ConfigError:
-    """The error for a name that does not exist, with the nearest that does."""
-    return ConfigError(f"There is no setting {name!r}.", suggest_setting(name, names()))
+def make_unknown_setting_error(name: str, names: Sequence[str]) -> ConfigError:
+    """Return the error for a name that does not exist, with the nearest that does."""
+    return ConfigError(f"There is no setting {name!r}.", suggest_setting(name, names))
 
 
 def check_guidance(config: GenerateConfig) -> None:
-    """Refuse a negative prompt that no step would look at.
+    """Refuse a negative prompt that has no effect.
 
     Raises:
-        ConfigError: guidance of 1 or less draws without the negative prompt.
+        ConfigError: with guidance of 1 or less nothing uses the negative prompt.
     """
     if config.negative_prompt.strip() and config.guidance_scale <= 1:
         raise ConfigError(
@@ -269,30 +294,63 @@ def explain_guidance(config: GenerateConfig) -> str | None:
     """Return a remark on a guidance scale that does not do what its number says, or None."""
     if config.guidance_scale >= 1:
         return None
-    return f"a guidance scale of {config.guidance_scale:g} draws without guidance, exactly as 1 does"
+    return f"a guidance scale of {config.guidance_scale:g} generates without guidance, exactly as 1 does"
 
 
-def override(config: Config, assignments: Iterable[str]) -> Config:
-    """The config with `section.name=value` assignments applied, in order."""
-    tree = to_dict(config)
+def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:
+    """Override settings of a config by `section.name=value` assignments, in order."""
+    tree, fields = dump_config(config), list_setting_fields(type(config))
     for assignment in assignments:
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise ConfigError(f"{assignment!r} is no assignment.", "Write it as section.name=value.")
-        if name not in names():
-            raise unknown(name)
-        *path, last = name.split(".")
-        branch = tree
-        for part in path:
-            branch = cast(dict[str, Any], branch[part])
-        branch[last] = plain(last, value)
-    return from_dict(tree)
+        name, value = split_assignment(assignment)
+        if name not in fields:
+            raise make_unknown_setting_error(name, list(fields))
+        section, _, last = name.partition(".")
+        tree[section][last] = parse_assigned_value(fields[name].annotation, value)
+    return parse_config(tree, type(config))
 
 
-def plain(name: str, value: str) -> object:
-    """Text as typed on a command line to what validation expects: lists split at semicolons, none to nothing."""
-    if name == "templates":
+def parse_assigned_value(kind: object, value: str) -> object:
+    """Parse a value as typed on a command line: lists split at semicolons, none to nothing, numbers among choices."""
+    inside = get_args(kind)
+    if get_origin(kind) in (tuple, list):
         return value.split(";")
-    if name == "attention_option" and value.isdigit():
+    if get_origin(kind) is Literal and value.isdigit() and any(isinstance(one, int) for one in inside):
         return int(value)
-    return None if name in OPTIONAL and value.lower() in ("none", "null") else value
+    return None if type(None) in inside and value.lower() in ("none", "null") else value
+
+
+SettingsTree = dict[str, Any]
+"""Settings by section, as in a TOML file; what is missing has its default."""
+
+# What suits one photo on the embedded model: many samples a step from a pool of views that is encoded once.
+QUICK_VIEWS: SettingsTree = {"min_scale": 0.7, "aspect": 0.0, "canvas": "edge", "latent_pool": 64}
+PLAIN_VIEWS: SettingsTree = {
+    "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "min_scale": 1.0, "aspect": 0.0,
+}  # fmt: skip
+# At the usual 7.5 the embedded model oversaturates; likeness and prompt fidelity are both better here.
+QUICK_GENERATION: SettingsTree = {"guidance_scale": 4.0}
+ONE_SLOT: SettingsTree = {"stages": 1, "split_key_value": False, "attention_weight": 0.0}
+DIRECT: SettingsTree = {"expansion": "direct", "residual_init": True, "dropout": 0.0}
+ONE_TOKEN = ONE_SLOT | DIRECT
+TRAINED_WEIGHTS = ONE_TOKEN | {"templates": SHORT_TEMPLATES}
+
+
+def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> SettingsTree:
+    """Make a preset for the embedded model: these settings, with the views and the guidance that suit it.
+
+    Rate, steps and alpha of the methods' presets are from docs/results/sweep.md.
+    """
+    views = QUICK_VIEWS | sections.pop("views", {})
+    generate = QUICK_GENERATION | sections.pop("generate", {})
+    return {"learn": learn, "views": views, "generate": generate, **sections}
+
+
+PAPER = Config()
+DEFAULT = parse_config(
+    make_embedded_preset({**DIRECT, "steps": 200, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3}),
+    Config,
+)
+# Half the time at over 95 % of ID(Prompt): docs/results/pilot.md.
+FAST = override(DEFAULT, ["learn.steps=100"])
+STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "fast": FAST, "paper": PAPER}
+"""The presets that are not named after a method; all three are of the method that `Config` names, SeFi-IDE."""

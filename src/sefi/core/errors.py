@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class SefiError(Exception):
-    """Anything that a user can mend.
+    """An error that a user can fix.
 
     Args:
         problem: what is wrong, one sentence.
@@ -22,22 +22,22 @@ class SefiError(Exception):
         self.remedy = remedy
 
     def __reduce__(self) -> tuple[type["SefiError"], tuple[str, str]]:
-        """Two texts travel between processes, not the joined one."""
+        """Return what another process rebuilds this error from: problem and remedy, not the joined message."""
         return type(self), (self.problem, self.remedy)
 
 
-def first_fault(error: "ValidationError") -> str:
-    """What pydantic found wrong first: its place and its message."""
+def describe_first_fault(error: "ValidationError") -> str:
+    """Describe what pydantic found wrong first: its place and its message."""
     fault = error.errors()[0]
-    place = ".".join(str(part) for part in fault["loc"])
+    field = ".".join(str(part) for part in fault["loc"])
     message = fault["msg"].removeprefix("Value error, ")
-    return f"{place}: {message}" if place else message
+    return f"{field}: {message}" if field else message
 
 
-def how_to_install(extra: str) -> str:
+def suggest_install(extra: str) -> str:
     """Return what to do where an extra is missing.
 
-    >>> how_to_install("lora")
+    >>> suggest_install("lora")
     'In a clone of the repository run: pip install ".[lora]".'
     """
     return f'In a clone of the repository run: pip install ".[{extra}]".'
@@ -65,6 +65,10 @@ class BackboneError(SefiError):
 
 class ConfigError(SefiError):
     """A setting is unknown or out of range."""
+
+
+class MethodError(SefiError):
+    """A method that another package brings cannot be used."""
 
 
 class GenerationError(SefiError):

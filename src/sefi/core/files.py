@@ -1,4 +1,4 @@
-"""Every file that is written: checked before long work, never an input, whole or not at all.
+"""Writing files: checked before long work, never over an input, always atomic.
 
 A file appears under its name in one step: it is written under a unique temporary name in the same folder, flushed to
 the disk and then renamed, so a crash or a second process never leaves or shows half of it.
@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sefi.core.errors import OutputError
-from sefi.core.utf8 import is_utf8
+from sefi.core.text import is_utf8
 
 try:
     import fcntl
@@ -29,7 +29,7 @@ except ImportError:  # Windows
 
 IDENTITY_KEY, CHECKPOINT_KEY = "sefi", "sefi-run"  # in the metadata of our safetensors files
 LARGEST_HEADER = 1 << 20  # bytes of a safetensors header that are looked into
-HEAD = 1 << 12  # bytes that tell the other kinds apart
+KIND_BYTES = 1 << 12  # bytes from the beginning of a file that tell the other kinds apart
 LONGEST_STEM = 40  # bytes of a name that its temporary name repeats
 LONGEST_NAME = 255  # bytes of a file's name where the system does not say
 LOCK_SECONDS = 30.0
@@ -38,8 +38,8 @@ ANOTHER = "Choose another place with --out."
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
-class Kind(StrEnum):
-    """What a file holds, told by its content and never by its name; the value is how messages call it."""
+class FileKind(StrEnum):
+    """What a file holds, by its content and never by its name; the value is what messages call it."""
 
     IDENTITY = "an identity"
     CHECKPOINT = "an unfinished learning run"
@@ -54,14 +54,14 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Content:
+class FileContent:
     """What is in a file.
 
     Attributes:
         name: an identity's name; None for the other kinds, and where it cannot be read.
     """
 
-    kind: Kind
+    kind: FileKind
     name: str | None = None
 
 
@@ -70,7 +70,7 @@ class Content:
 
 def check_output(
     path: Path,
-    kind: Kind,
+    kind: FileKind,
     *,
     inputs: Iterable[Path | str | None] = (),
     overwrite: bool = False,
@@ -92,11 +92,11 @@ def check_output(
     """
     check_utf8(path)
     check_utf8(follow_link(path))
-    found = read_status(path)
-    if found is None and not path.parent.is_dir():
+    status = read_status(path)
+    if status is None and not path.parent.is_dir():
         raise OutputError(f"There is no folder '{path.parent}'.", "Create it, or change --out.")
-    if found is not None:
-        check_regular(path, found)
+    if status is not None:
+        check_regular(path, status)
         check_no_input(path, inputs)
         check_replaceable(path, kind, overwrite=overwrite, name=name)
     try_writing(follow_link(path), path)
@@ -122,6 +122,11 @@ def check_folder(path: Path) -> Path:
     return path
 
 
+def prepare_folder(path: Path) -> Path:
+    """Return a folder where files can be written, created if it is missing; errors as in `check_folder`."""
+    return make_folder(check_folder(path))
+
+
 def make_folder(path: Path) -> Path:
     """Return a folder, created with those above it if it is missing.
 
@@ -134,7 +139,7 @@ def make_folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(path, error) from error
+        raise make_output_error(path, error) from error
     return path
 
 
@@ -153,15 +158,15 @@ def check_utf8(path: Path) -> None:
         raise OutputError(f"The name '{path}' is not UTF-8.", "Choose another name with --out.")
 
 
-def check_regular(path: Path, found: os.stat_result) -> None:
+def check_regular(path: Path, status: os.stat_result) -> None:
     """Refuse folders, devices, pipes and sockets: a rename would put a file in their place.
 
     Raises:
         OutputError: it is no regular file.
     """
-    if stat.S_ISDIR(found.st_mode):
+    if stat.S_ISDIR(status.st_mode):
         raise OutputError(f"'{path}' is a folder.", "Name a file with --out.")
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise OutputError(f"'{path}' is a device, a pipe or a socket.", "Name a regular file with --out.")
 
 
@@ -177,7 +182,7 @@ def check_no_input(path: Path, inputs: Iterable[Path | str | None]) -> None:
                 raise OutputError(f"'{path}' is an input of this command.", "Choose another file with --out.")
 
 
-def check_replaceable(path: Path, kind: Kind, *, overwrite: bool, name: str | None = None) -> None:
+def check_replaceable(path: Path, kind: FileKind, *, overwrite: bool, name: str | None = None) -> None:
     """Refuse to replace what is not the same thing, or what was not asked to be replaced.
 
     Raises:
@@ -186,9 +191,9 @@ def check_replaceable(path: Path, kind: Kind, *, overwrite: bool, name: str | No
     if read_status(path) is None:
         return
     content = read_content(path)
-    if content.kind not in (kind, Kind.EMPTY):
+    if content.kind not in (kind, FileKind.EMPTY):
         raise OutputError(f"'{path}' exists and is {content.kind}, not {kind}.", "Choose another file with --out.")
-    if name is not None and content.kind is Kind.IDENTITY and content.name != name:
+    if name is not None and content.kind is FileKind.IDENTITY and content.name != name:
         other = "another identity" if content.name is None else f"the identity <{content.name}>"
         raise OutputError(f"'{path}' exists and holds {other}, not <{name}>.", "Choose another file with --out.")
     if not overwrite:
@@ -196,7 +201,7 @@ def check_replaceable(path: Path, kind: Kind, *, overwrite: bool, name: str | No
 
 
 def try_writing(path: Path, named: Path) -> None:
-    """Create and remove a file's temporary one: permission bits alone do not tell (root, read-only disks).
+    """Try to create a temporary file: permission bits alone do not show it (root, read-only disks).
 
     Args:
         path: the file, no link.
@@ -207,10 +212,10 @@ def try_writing(path: Path, named: Path) -> None:
     """
     partial = name_partial(path)
     try:
-        create(partial)
+        create_file(partial)
         partial.unlink()
     except OSError as error:
-        raise refusal(named, error) from error
+        raise make_output_error(named, error) from error
 
 
 def name_partial(path: Path) -> Path:
@@ -219,12 +224,12 @@ def name_partial(path: Path) -> Path:
     return path.with_name(f".{stem}.{secrets.token_hex(6)}.partial{path.suffix}")
 
 
-def fit_stem(path: Path, more: int) -> str:
-    """Return as much of a file's stem as can stand in its folder in a name with `more` bytes beside it."""
+def fit_stem(path: Path, extra_bytes: int) -> str:
+    """Return as much of a file's stem as can stand in its folder in a name with `extra_bytes` bytes beside it."""
     longest = LONGEST_NAME
     with suppress(OSError, ValueError, AttributeError):  # no such folder, no such limit, Windows
         longest = os.pathconf(path.parent, "PC_NAME_MAX")
-    return cut_to_bytes(path.stem, max(1, longest - more))
+    return cut_to_bytes(path.stem, max(1, longest - extra_bytes))
 
 
 def cut_to_bytes(text: str, longest: int) -> str:
@@ -247,19 +252,19 @@ def read_status(path: Path) -> os.stat_result | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except (OSError, ValueError) as error:  # ValueError: a null, or half of a character
-        raise refusal(path, error) from error
+        raise make_output_error(path, error) from error
 
 
-def refusal(path: Path, error: Exception) -> OutputError:
+def make_output_error(path: Path, error: Exception) -> OutputError:
     """Return the error that says why nothing can be written here."""
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return OutputError(f"Cannot write to '{path}': {reason}.", ANOTHER)
 
 
-# ------------------------------------------------------------------ what is there
+# ------------------------------------------------------------------ existing files
 
 
-def read_content(path: Path) -> Content:
+def read_content(path: Path) -> FileContent:
     """Return what a regular file holds, by its first bytes.
 
     Raises:
@@ -268,28 +273,28 @@ def read_content(path: Path) -> Content:
     try:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
-            head = file.read(HEAD)
+            head = file.read(KIND_BYTES)
             length = int.from_bytes(head[:8], "little")
             if head[8:9] == b"{" and length <= size - 8:
                 file.seek(8)
-                return safetensors_content(file.read(length) if length <= LARGEST_HEADER else b"")
+                return parse_safetensors_content(file.read(length) if length <= LARGEST_HEADER else b"")
     except OSError as error:
-        raise refusal(path, error) from error
-    return Content(kind_of_bytes(head))
+        raise make_output_error(path, error) from error
+    return FileContent(detect_kind(head))
 
 
-def safetensors_content(header: bytes) -> Content:
+def parse_safetensors_content(header: bytes) -> FileContent:
     """Return what the header of a safetensors file says that it holds."""
     with suppress(ValueError, AttributeError, RecursionError):
         metadata = json.loads(header).get("__metadata__", {})
         if CHECKPOINT_KEY in metadata:
-            return Content(Kind.CHECKPOINT)
+            return FileContent(FileKind.CHECKPOINT)
         if IDENTITY_KEY in metadata:
-            return Content(Kind.IDENTITY, identity_name(metadata[IDENTITY_KEY]))
-    return Content(Kind.SAFETENSORS)
+            return FileContent(FileKind.IDENTITY, parse_identity_name(metadata[IDENTITY_KEY]))
+    return FileContent(FileKind.SAFETENSORS)
 
 
-def identity_name(text: str) -> str | None:
+def parse_identity_name(text: str) -> str | None:
     """Return the name in an identity's header; None if it cannot be read."""
     with suppress(ValueError, AttributeError, TypeError, RecursionError):
         name = json.loads(text).get("name")
@@ -297,24 +302,24 @@ def identity_name(text: str) -> str | None:
     return None
 
 
-def kind_of_bytes(head: bytes) -> Kind:
+def detect_kind(head: bytes) -> FileKind:
     """Return the kind of a file that is no safetensors file, by its first bytes.
 
-    >>> kind_of_bytes(b"<!doctype html><html>").name, kind_of_bytes(b'{"a": 1}').name, kind_of_bytes(b"").name
+    >>> detect_kind(b"<!doctype html><html>").name, detect_kind(b'{"a": 1}').name, detect_kind(b"").name
     ('HTML', 'JSON', 'EMPTY')
     """
     if not head:
-        return Kind.EMPTY
+        return FileKind.EMPTY
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return Kind.PNG
+        return FileKind.PNG
     if head.startswith((b"\xff\xd8\xff", b"GIF8", b"BM", b"II*\0", b"MM\0*")) or head[8:12] in (b"WEBP", b"ftyp"):
-        return Kind.IMAGE
+        return FileKind.IMAGE
     if b"\0" in head:
-        return Kind.OTHER
+        return FileKind.OTHER
     text = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
-        return Kind.HTML
-    return Kind.JSON if text.startswith((b"{", b"[")) else Kind.TEXT
+        return FileKind.HTML
+    return FileKind.JSON if text.startswith((b"{", b"[")) else FileKind.TEXT
 
 
 # ------------------------------------------------------------------ writing
@@ -337,18 +342,18 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         check_regular(path, before)
     partial = name_partial(target)
     try:
-        create(partial)
+        create_file(partial)
         mode = (before or partial.stat()).st_mode
         write(partial)
         # Whoever writes may put another file in the place of ours: safetensors does, which only its owner may read.
         partial.chmod(stat.S_IMODE(mode))
-        flush(partial)
-        publish(partial, target, replace=replace)
+        flush_file(partial)
+        publish_file(partial, target, replace=replace)
         flush_folder(target.parent)
     except FileExistsError:
         raise
     except (OSError, SafetensorError, UnicodeError) as error:
-        raise refusal(path, error) from error
+        raise make_output_error(path, error) from error
     finally:
         with suppress(OSError):  # a name or a disk that takes no file has none to remove, and the error above counts
             partial.unlink()
@@ -367,14 +372,14 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
         partial.replace(path)
         flush_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        raise refusal(path, error) from error
+        raise make_output_error(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_output(
     path: Path,
-    kind: Kind,
+    kind: FileKind,
     write: Callable[[Path], object],
     *,
     inputs: Iterable[Path | str | None] = (),
@@ -395,13 +400,13 @@ def write_output(
         write(partial)
         check_output(path, kind, inputs=inputs, overwrite=overwrite, name=name)
 
-    with refuse_existing(path):
+    with translate_existing_file_error(path):
         write_file(path, fill, replace=overwrite)
 
 
 @contextmanager
-def refuse_existing(path: Path) -> Generator[None]:
-    """Raise `OutputError` where a file may not take the place of the one that is there."""
+def translate_existing_file_error(path: Path) -> Generator[None]:
+    """Raise `OutputError` for a `FileExistsError`: a file may not take the place of the one that is there."""
     try:
         yield
     except FileExistsError:
@@ -409,11 +414,11 @@ def refuse_existing(path: Path) -> Generator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole, in UTF-8."""
-    write_file(path, text_writer(text))
+    """Write a text file atomically, in UTF-8."""
+    write_file(path, make_text_writer(text))
 
 
-def text_writer(text: str) -> Callable[[Path], object]:
+def make_text_writer(text: str) -> Callable[[Path], object]:
     """Return what `write_file` and `write_output` need to write a text in UTF-8."""
     return lambda path: path.write_text(text, encoding="utf-8")
 
@@ -436,13 +441,13 @@ def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path],
             return path
 
 
-def create(path: Path) -> None:
+def create_file(path: Path) -> None:
     """Create an empty file that nobody else has created, with the permissions of any new file."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
 
 
-def publish(partial: Path, path: Path, *, replace: bool) -> None:
-    """Give a finished file its name; `FileExistsError` if that is taken and must not be replaced."""
+def publish_file(partial: Path, path: Path, *, replace: bool) -> None:
+    """Move a finished file to its name; `FileExistsError` if that is taken and must not be replaced."""
     if not replace:
         try:
             os.link(partial, path)
@@ -451,13 +456,13 @@ def publish(partial: Path, path: Path, *, replace: bool) -> None:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            create(path)  # without hard links the name is taken first
+            create_file(path)  # without hard links the name is taken first
         else:
             return
     partial.replace(path)
 
 
-def flush(path: Path) -> None:
+def flush_file(path: Path) -> None:
     """Wait until a file's content is on the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
@@ -474,8 +479,8 @@ def flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(folder: Path) -> Generator[None]:
-    """Let one process at a time work on the files of a folder, created if it is missing; the process ends the lock.
+def hold_folder_lock(folder: Path) -> Generator[None]:
+    """Hold the lock of a folder, created if missing, so that one process at a time works on its files.
 
     Raises:
         OutputError: it cannot be created; or the system has no such locks, and another process held it for half a
@@ -523,7 +528,7 @@ def take_lock(handle: int, *, wait: bool = True) -> None:
 
 @contextmanager
 def lock_file(path: Path) -> Generator[None]:
-    """Hold a lock that is a file, removed afterwards.
+    """Hold a lock file, removed afterwards.
 
     Raises:
         OutputError: another process held it for half a minute.
@@ -531,14 +536,14 @@ def lock_file(path: Path) -> Generator[None]:
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         try:
-            create(path)
+            create_file(path)
             break
         except FileExistsError:
             if time.monotonic() > deadline:
                 raise OutputError(f"Another process holds '{path}'.", "Wait for it, or delete that file.") from None
             time.sleep(0.02)
         except OSError as error:
-            raise refusal(path, error) from error
+            raise make_output_error(path, error) from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""The name that somebody meant, where the one they wrote does not exist."""
+"""Suggestions for names that do not exist: the nearest one that does."""
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,6 +54,7 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
 OPTION_ALIASES: dict[str, str] = {
     **dict.fromkeys(("seed", "random_seed"), "--seed"),
     **dict.fromkeys(("preset", "config"), "--preset"),
+    "method": "--method",
     **dict.fromkeys(("model", "checkpoint", "ckpt", "pretrained_model_name_or_path"), "--model"),
     **dict.fromkeys(("dtype", "precision", "mixed_precision", "fp16", "bf16", "half"), "--dtype"),
     **dict.fromkeys(("device", "gpu", "cuda"), "--device"),
@@ -61,7 +62,7 @@ OPTION_ALIASES: dict[str, str] = {
     **dict.fromkeys(("placeholder", "placeholder_token"), "--name"),
     **dict.fromkeys(("face", "face_index"), "--face"),
     **dict.fromkeys(("detector", "face_detector"), "--detector"),
-    **dict.fromkeys(("judges",), "--judges"),
+    **dict.fromkeys(("evaluators", "judges"), "--evaluators"),
 }
 SCHEDULER_ALIASES: dict[str, str] = {
     **dict.fromkeys(
@@ -87,15 +88,15 @@ DTYPE_ALIASES: dict[str, str] = {
 }
 
 
-def find_nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None) -> str | None:
+def find_nearest(name: str, names: Iterable[str], aliases: Mapping[str, str] | None = None) -> str | None:
     """Return the known name that was meant: an alias, or the most similar name if it is similar enough.
 
     >>> find_nearest("DDIM", ["ddim", "euler"])
     'ddim'
     >>> find_nearest("magic", ["ddim", "euler"])
     """
-    by_spelling = {unify_spelling(one): one for one in known}
-    written = unify_spelling(name)
+    by_spelling = {normalise_spelling(one): one for one in names}
+    written = normalise_spelling(name)
     alias = (aliases or {}).get(written)
     if alias is not None and alias in by_spelling.values():
         return alias
@@ -103,46 +104,46 @@ def find_nearest(name: str, known: Iterable[str], aliases: Mapping[str, str] | N
     return by_spelling[near[0]] if near else None
 
 
-def find_settings(name: str, known: Sequence[str]) -> list[str]:
+def find_settings(name: str, names: Sequence[str]) -> list[str]:
     """Return the settings `section.name` that were meant, the likeliest first; none rather than a wrong one.
 
     >>> find_settings("lr", ["learn.learning_rate", "learn.vectors"])
     ['learn.learning_rate']
     """
-    section, _, last = unify_spelling(name).rpartition(".")
-    last_names = {one: one.rpartition(".")[2] for one in known}
+    section, _, last = normalise_spelling(name).rpartition(".")
+    last_names = {one: one.rpartition(".")[2] for one in names}
     candidates = [one for one in SETTING_ALIASES.get(last, ()) if one in last_names]
-    candidates = candidates or [one for one in known if last_names[one] == last]
+    candidates = candidates or [one for one in names if last_names[one] == last]
     if not candidates:
         near = difflib.get_close_matches(last, set(last_names.values()), n=1, cutoff=CUTOFF)
-        candidates = [one for one in known if near and last_names[one] == near[0]]
+        candidates = [one for one in names if near and last_names[one] == near[0]]
     inside = [one for one in candidates if one.startswith(f"{section}.")]
     return inside or candidates
 
 
-def suggest_setting(name: str, known: Sequence[str]) -> str:
-    """Return what to do about a setting that does not exist, in one sentence."""
-    option = OPTION_ALIASES.get(unify_spelling(name).rpartition(".")[2])
+def suggest_setting(name: str, names: Sequence[str]) -> str:
+    """Suggest a setting in place of one that does not exist, in one sentence."""
+    option = OPTION_ALIASES.get(normalise_spelling(name).rpartition(".")[2])
     if option is not None:
         return f"It is no setting but the option {option}."
-    found = find_settings(name, known)
-    if not found:
+    settings = find_settings(name, names)
+    if not settings:
         return "`sefi settings` lists every setting."
-    return f"Did you mean {' or '.join(repr(one) for one in found)}?"
+    return f"Did you mean {' or '.join(repr(one) for one in settings)}?"
 
 
-def suggest(name: str, known: Iterable[str], aliases: Mapping[str, str] | None = None, verb: str = "Use") -> str:
-    """Return what to do about a name that does not exist: the one that was meant, and all there are."""
-    known = list(known)
-    near = find_nearest(name, known, aliases)
+def suggest(name: str, names: Iterable[str], aliases: Mapping[str, str] | None = None, verb: str = "Use") -> str:
+    """Suggest a name in place of one that does not exist: the nearest, and all there are."""
+    names = list(names)
+    near = find_nearest(name, names, aliases)
     question = "" if near is None else f"Did you mean {near!r}? "
-    return f"{question}{verb} one of {', '.join(known)}."
+    return f"{question}{verb} one of {', '.join(names)}."
 
 
-def unify_spelling(name: str) -> str:
+def normalise_spelling(name: str) -> str:
     """Return a name in small letters, with `_` for hyphens and spaces, without leading hyphens.
 
-    >>> unify_spelling("--Learning-Rate ")
+    >>> normalise_spelling("--Learning-Rate ")
     'learning_rate'
     """
     return name.strip().lstrip("-").lower().replace("-", "_").replace(" ", "_")

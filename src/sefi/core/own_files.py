@@ -1,4 +1,4 @@
-"""Folders that a command fills again and again: a record of what it wrote there tells that from anybody else's files.
+"""Folders that a command writes to repeatedly; a record of what it wrote there protects everybody else's files.
 
 The record holds the SHA-256 of each file. A file that has it is replaced unasked; one that was changed, or that
 somebody else put there, is refused.
@@ -10,9 +10,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sefi.core.errors import OutputError
-from sefi.core.files import Kind, check_output, locked, read_status, refuse_existing, write_file, write_text
-from sefi.core.json_text import dump_json
-from sefi.core.reading import LimitError, file_errors, read_json
+from sefi.core.files import (
+    FileKind,
+    check_output,
+    hold_folder_lock,
+    read_status,
+    translate_existing_file_error,
+    write_file,
+    write_text,
+)
+from sefi.core.reading import InvalidFileError, read_json, translate_file_errors
+from sefi.core.text import dump_json
 
 RECORD = ".sefi-files.json"
 SCHEMA_VERSION = 1
@@ -31,7 +39,7 @@ class OwnFiles:
     """
 
     folder: Path
-    kinds: Mapping[str, Kind]
+    kinds: Mapping[str, FileKind]
     identity: str | None = None
     inputs: Iterable[Path | str | None] = ()
     overwrite: bool = False
@@ -49,9 +57,9 @@ class OwnFiles:
     def check_one(self, file: str) -> bool:
         """Return whether a file may take the place of what is there; errors as in `check`."""
         path = self.folder / file
-        digests, digest = read_digests(self.folder).get(file, []), digest_of(path)
+        digests, digest = read_digests(self.folder).get(file, []), hash_own_file(path)
         replace = self.overwrite or (self.renew and digest in digests)
-        name = self.identity if self.kinds[file] is Kind.IDENTITY else None
+        name = self.identity if self.kinds[file] is FileKind.IDENTITY else None
         # First whatever not even `overwrite` allows.
         check_output(path, self.kinds[file], inputs=self.inputs, overwrite=replace or bool(digests), name=name)
         if digest is not None and digests and not replace:
@@ -75,12 +83,12 @@ class OwnFiles:
             self.check_one(file)
             add_digest(self.folder, file, partial)
 
-        with refuse_existing(path):
+        with translate_existing_file_error(path):
             write_file(path, fill, replace=self.check_one(file))
         return path
 
 
-def digest_of(path: Path) -> str | None:
+def hash_own_file(path: Path) -> str | None:
     """Return the SHA-256 of a regular file; None if there is none.
 
     Raises:
@@ -88,7 +96,10 @@ def digest_of(path: Path) -> str | None:
     """
     if read_status(path) is None or not path.is_file():
         return None
-    with file_errors(f"'{path}'", OutputError, "cannot be read", "Choose another --out."), path.open("rb") as file:
+    with (
+        translate_file_errors(f"'{path}'", OutputError, "cannot be read", "Choose another --out."),
+        path.open("rb") as file,
+    ):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -102,25 +113,25 @@ def read_digests(folder: Path) -> dict[str, list[str]]:
     if read_status(path) is None:
         return {}
     remedy = "Remove it; what is in the folder is then replaced with --overwrite only."
-    with file_errors(f"'{path}'", OutputError, "is no record of files that sefi wrote", remedy):
+    with translate_file_errors(f"'{path}'", OutputError, "is no record of files that sefi wrote", remedy):
         record = read_json(path)
         if record.get("schema_version") != SCHEMA_VERSION:
-            raise LimitError(f"its version is not {SCHEMA_VERSION}")
-        found = record["files"]
-        if not all(isinstance(digest, str) for digests in found.values() for digest in digests):
-            raise LimitError("a SHA-256 is no text")
-        return {name: list(digests) for name, digests in found.items()}
+            raise InvalidFileError(f"its version is not {SCHEMA_VERSION}")
+        digests_by_name = record["files"]
+        if not all(isinstance(digest, str) for digests in digests_by_name.values() for digest in digests):
+            raise InvalidFileError("a SHA-256 is no text")
+        return {name: list(digests) for name, digests in digests_by_name.items()}
 
 
 def add_digest(folder: Path, file: str, partial: Path) -> None:
-    """Put on record what a file is about to become, beside what it still is: writing may be cut short.
+    """Record the digest of a file that is about to be written, and keep the present one: writing may be cut short.
 
     Raises:
         OutputError: as in `read_digests`, or the record cannot be written.
     """
-    with locked(folder):
+    with hold_folder_lock(folder):
         digests = read_digests(folder)
-        now = digest_of(folder / file)
-        kept = [one for one in digests.get(file, ()) if one == now]
-        digests[file] = list(dict.fromkeys([*kept, digest_of(partial) or ""]))
+        now = hash_own_file(folder / file)
+        present = [one for one in digests.get(file, ()) if one == now]
+        digests[file] = list(dict.fromkeys([*present, hash_own_file(partial) or ""]))
         write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")

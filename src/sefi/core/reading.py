@@ -1,7 +1,7 @@
-"""Read files that anybody may have written: a stated size is checked before it is used, every fault is a typed error.
+"""Read untrusted files: a stated size is checked before it is used, and every fault is a typed error.
 
-Parsing comes in two steps. First the limits: bytes, depth, counts, number types, the sum of all tensors against the
-length of the file. Whatever goes wrong after that is caught by `file_errors`, which names the file.
+Parsing comes in two steps. First the limits: bytes, depth, counts, dtypes, the sum of all tensors against the
+length of the file. Whatever goes wrong after that is caught by `translate_file_errors`, which names the file.
 """
 
 import json
@@ -19,8 +19,8 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from sefi.core.errors import SefiError, first_fault
-from sefi.core.utf8 import is_utf8
+from sefi.core.errors import SefiError, describe_first_fault
+from sefi.core.text import is_utf8
 
 LARGEST_JSON = 4 * 2**20
 LARGEST_HEADER = 2**20
@@ -53,12 +53,12 @@ FAULTS: tuple[type[Exception], ...] = (
 )
 
 
-class LimitError(ValueError):
-    """A file states or holds something outside its limits; the message is the end of a sentence about the file."""
+class InvalidFileError(ValueError):
+    """A file's content cannot be used; the message ends a sentence about the file."""
 
 
 @contextmanager
-def file_errors(
+def translate_file_errors(
     path: object,
     error: type[SefiError],
     problem: str,
@@ -85,7 +85,7 @@ def file_errors(
         if not is_fault(fault, also):
             raise
         unread = isinstance(fault, OSError) and bool(fault.strerror)
-        raise error(f"{path} {'cannot be read' if unread else problem}: {reason_of(fault)}.", remedy) from fault
+        raise error(f"{path} {'cannot be read' if unread else problem}: {describe_fault(fault)}.", remedy) from fault
 
 
 def is_fault(fault: BaseException, also: tuple[type[Exception], ...] = ()) -> bool:
@@ -97,11 +97,11 @@ def is_fault(fault: BaseException, also: tuple[type[Exception], ...] = ()) -> bo
     return isinstance(fault, (*FAULTS, *also)) or type(fault).__name__ == "PanicException"
 
 
-def reason_of(fault: BaseException) -> str:
+def describe_fault(fault: BaseException) -> str:
     """Return in a few words why reading failed."""
     match fault:
         case ValidationError():
-            text = first_fault(fault)
+            text = describe_first_fault(fault)
         case UnicodeError():
             text = "it is not UTF-8 text"
         case RecursionError():
@@ -126,14 +126,14 @@ def check_file(path: Path, largest: int) -> int:
     """Return the size of a regular file in bytes.
 
     Raises:
-        LimitError: it is a device, a pipe or a folder, or larger than `largest` bytes.
+        InvalidFileError: it is a device, a pipe or a folder, or larger than `largest` bytes.
         OSError: it is not there.
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise LimitError("it is not a regular file")
+        raise InvalidFileError("it is not a regular file")
     if status.st_size > largest:
-        raise LimitError(f"it has {status.st_size:,} bytes, more than {largest:,}")
+        raise InvalidFileError(f"it has {status.st_size:,} bytes, more than {largest:,}")
     return status.st_size
 
 
@@ -143,7 +143,7 @@ def read_bytes(path: Path, largest: int) -> bytes:
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
-        raise LimitError(f"it has more than {largest:,} bytes")
+        raise InvalidFileError(f"it has more than {largest:,} bytes")
     return content
 
 
@@ -165,18 +165,18 @@ def parse_object(text: str, *, integers: int = LARGEST_INTEGER) -> dict[str, Any
         integers: whole numbers are below it, and at least its negative.
 
     Raises:
-        ValueError: the text is no JSON or something else than an object; `LimitError` as in `check_values`.
+        ValueError: the text is no JSON or something else than an object; `InvalidFileError` as in `check_values`.
     """
     value: object = json.loads(text, parse_constant=refuse_constant)
     if not isinstance(value, dict):
-        raise LimitError("it holds no JSON object")
+        raise InvalidFileError("it holds no JSON object")
     check_values(value, integers=integers)
     return cast(dict[str, Any], value)
 
 
 def refuse_constant(name: str) -> None:
     """Refuse NaN and Infinity, which JSON does not have."""
-    raise LimitError(f"it holds the number {name}")
+    raise InvalidFileError(f"it holds the number {name}")
 
 
 def check_values(tree: object, *, integers: int = LARGEST_INTEGER) -> None:
@@ -187,31 +187,31 @@ def check_values(tree: object, *, integers: int = LARGEST_INTEGER) -> None:
         integers: whole numbers are below it, and at least its negative; without it they fit into 64 bits.
 
     Raises:
-        LimitError: it is nested more than 32 levels, a number is not finite or too large, or a text has half of a
+        InvalidFileError: it is nested more than 32 levels, a number is not finite or too large, or a text has half of a
             character.
     """
     level: list[object] = [tree]
     for _ in range(DEEPEST):
         check_leaves(level, integers)
-        level = [inner for value in level if isinstance(value, (dict, list)) for inner in children_of(value)]
+        level = [inner for value in level if isinstance(value, (dict, list)) for inner in list_children(value)]
         if not level:
             return
-    raise LimitError(f"it is nested more than {DEEPEST} levels")
+    raise InvalidFileError(f"it is nested more than {DEEPEST} levels")
 
 
 def check_leaves(values: Sequence[object], integers: int) -> None:
     """Check the texts and numbers among values, all at once; errors as in `check_values`."""
     texts = "".join(value for value in values if isinstance(value, str))
     if not is_utf8(texts):
-        raise LimitError("a text has half of a character")
+        raise InvalidFileError("a text has half of a character")
     if not all(math.isfinite(value) for value in values if isinstance(value, float)):
-        raise LimitError("a number is not finite")
+        raise InvalidFileError("a number is not finite")
     numbers = [value for value in values if isinstance(value, int)]
     if numbers and not (-integers <= min(numbers) and max(numbers) < integers):
-        raise LimitError("a whole number is too large")
+        raise InvalidFileError("a whole number is too large")
 
 
-def children_of(value: dict[Any, Any] | list[Any]) -> Iterable[object]:
+def list_children(value: dict[Any, Any] | list[Any]) -> Iterable[object]:
     """Return what a mapping or a list holds."""
     return (*value.keys(), *value.values()) if isinstance(value, dict) else value
 
@@ -226,7 +226,7 @@ class Limits:
     Attributes:
         size: bytes of the file.
         tensors: most tensors.
-        dtypes: allowed number types, in the words of safetensors.
+        dtypes: allowed dtypes, as safetensors names them.
         header: bytes of its JSON header.
         empty: whether a tensor may have no values.
     """
@@ -248,7 +248,7 @@ class Layout:
     Attributes:
         metadata: texts by name.
         shapes: shape of each tensor by name.
-        dtypes: number type of each tensor by name, in the words of safetensors.
+        dtypes: dtype of each tensor by name, as safetensors names it.
         size: bytes of the file.
     """
 
@@ -262,7 +262,7 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
     """Return the header of a safetensors file; no tensor is read.
 
     Raises:
-        LimitError: it is above a limit, or its header does not describe exactly the bytes that follow it.
+        InvalidFileError: it is above a limit, or its header does not describe exactly the bytes that follow it.
         ValueError: the header is no JSON.
         OSError: it cannot be read.
     """
@@ -270,15 +270,15 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            raise LimitError("it is cut short or no safetensors file")
+            raise InvalidFileError("it is cut short or no safetensors file")
         if length > limits.header:
-            raise LimitError(f"its header states {length:,} bytes; at most {limits.header:,} are read")
+            raise InvalidFileError(f"its header states {length:,} bytes; at most {limits.header:,} are read")
         header = parse_object(file.read(length).decode("utf-8"))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise LimitError("its metadata are no texts")
+        raise InvalidFileError("its metadata are no texts")
     if len(header) > limits.tensors:
-        raise LimitError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
+        raise InvalidFileError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
     shapes = check_entries(header, size - 8 - length, limits)
     return Layout(metadata, shapes, {name: header[name]["dtype"] for name in shapes}, size)
 
@@ -287,23 +287,23 @@ def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dic
     """Return the shape of every tensor.
 
     Raises:
-        LimitError: an entry is malformed, of a number type that is not allowed, or empty where the limits do not allow
+        InvalidFileError: an entry is malformed, of a dtype that is not allowed, or empty where the limits do not allow
             it, a name is too long, or the tensors do not fill the `length` bytes of data from end to end.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     spans: list[tuple[int, int]] = []
     for name, entry in header.items():
         if not 0 < len(name) <= LONGEST_NAME:
-            raise LimitError(f"a tensor has a name of {len(name):,} characters; 1 to {LONGEST_NAME} are read")
+            raise InvalidFileError(f"a tensor has a name of {len(name):,} characters; 1 to {LONGEST_NAME} are read")
         shapes[name], span = check_entry(name[:80], entry, limits)
         spans.append(span)
     reached = 0
     for begin, end in sorted(spans):
         if begin != reached:
-            raise LimitError("its tensors overlap or leave gaps")
+            raise InvalidFileError("its tensors overlap or leave gaps")
         reached = end
     if reached != length:
-        raise LimitError(f"it states {reached:,} bytes of tensors and has {length:,}")
+        raise InvalidFileError(f"it states {reached:,} bytes of tensors and has {length:,}")
     return shapes
 
 
@@ -313,13 +313,13 @@ def check_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ..
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
             pass
         case _:
-            raise LimitError(f"the entry of {name!r} is malformed")
+            raise InvalidFileError(f"the entry of {name!r} is malformed")
     if dtype not in limits.dtypes:
-        raise LimitError(f"{name!r} is of number type {dtype[:20]}")
+        raise InvalidFileError(f"{name!r} is of number type {dtype[:20]}")
     if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= (not limits.empty) for side in shape):
-        raise LimitError(f"{name!r} has a shape that no tensor has here")
+        raise InvalidFileError(f"{name!r} has a shape that no tensor has here")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
-        raise LimitError(f"{name!r} has another length than its shape")
+        raise InvalidFileError(f"{name!r} has another length than its shape")
     return tuple(shape), (begin, end)
 
 
@@ -327,10 +327,10 @@ def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[s
     """Return every tensor of a file whose layout was checked.
 
     Raises:
-        LimitError: its name is not UTF-8, which safetensors cannot open.
+        InvalidFileError: its name is not UTF-8, which safetensors cannot open.
     """
     if not is_utf8(str(path)):
-        raise LimitError("its name is not UTF-8")
+        raise InvalidFileError("its name is not UTF-8")
     with safe_open(path, framework=framework) as file:
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
@@ -342,16 +342,16 @@ def read_tensors(path: Path, limits: Limits = WEIGHTS) -> tuple[Mapping[str, str
 
 
 def check_shapes(
-    found: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str = "weights"
+    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str = "weights"
 ) -> None:
-    """Check names, shapes and number types of tensors against those that are to be replaced.
+    """Check names, shapes and dtypes of tensors against those that are to be replaced.
 
     Raises:
-        LimitError: they differ.
+        InvalidFileError: they differ.
     """
-    if found.keys() != expected.keys():
-        strange = sorted(found.keys() ^ expected.keys())[0]
-        raise LimitError(f"its {what} are others: {strange[:80]!r}")
+    if tensors.keys() != expected.keys():
+        strange = sorted(tensors.keys() ^ expected.keys())[0]
+        raise InvalidFileError(f"its {what} are others: {strange[:80]!r}")
     for name, tensor in expected.items():
-        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
-            raise LimitError(f"{name[:80]!r} of its {what} has another shape or number type")
+        if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
+            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or number type")

@@ -1,4 +1,4 @@
-"""How many cores this process may use, and OpenMP settings that leave them to others while a thread waits.
+"""How many cores this process may use, and OpenMP settings that free them while a thread waits.
 
 Nothing here imports torch: OpenMP reads its settings once, when torch is loaded.
 """
@@ -14,7 +14,7 @@ SYSTEM = Path("/")  # tests put another tree here
 WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIBRARY")
 # Turns of a loop that does nothing, some ten microseconds: most barriers of these small networks end within that.
 SPINS = "10000"
-# The same for their number.
+# Whoever has set one of these has decided how many threads run.
 COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -65,16 +65,16 @@ def count_affine_cores() -> int:
 
 def read_quotas() -> Iterator[float]:
     """Yield the CPU quota, in cores, of this process's cgroup and of every group above it that has one."""
-    for folder in cgroup_folders():
+    for folder in list_cgroup_folders():
         quota = read_quota(folder)
         if quota is not None:
             yield quota
 
 
-def cgroup_folders() -> Iterator[Path]:
+def list_cgroup_folders() -> Iterator[Path]:
     """Yield the folders of this process's CPU cgroup up to its root, of version 2, version 1 or both."""
     mounts = SYSTEM / "sys/fs/cgroup"
-    for line in read_text(SYSTEM / "proc/self/cgroup").splitlines():
+    for line in read_system_file(SYSTEM / "proc/self/cgroup").splitlines():
         _, controllers, path = [*line.split(":", 2), "", ""][:3]
         if controllers and "cpu" not in controllers.split(","):
             continue
@@ -87,15 +87,15 @@ def cgroup_folders() -> Iterator[Path]:
 
 def read_quota(folder: Path) -> float | None:
     """Return the quota of one cgroup in cores (0.5 is half a core); None where it has none."""
-    words = read_text(folder / "cpu.max").split() or [
-        read_text(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
+    words = read_system_file(folder / "cpu.max").split() or [
+        read_system_file(folder / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period")
     ]
     if len(words) != 2 or not all(word.isdecimal() and int(word) > 0 for word in words):
         return None  # "max" and -1: no limit
     return int(words[0]) / int(words[1])
 
 
-def read_text(path: Path) -> str:
+def read_system_file(path: Path) -> str:
     """Return the text of a small file, empty where there is none."""
     try:
         return path.read_text(encoding="utf-8", errors="replace")

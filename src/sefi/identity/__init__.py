@@ -1,1 +1,1 @@
-"""What is learned: stages, the tokens of each, and the file they travel in."""
+"""What is learned: stages, the tokens of each, and the identity file."""

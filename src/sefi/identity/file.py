@@ -1,29 +1,43 @@
-"""One identity, one safetensors file (a very large one several): tensors and a JSON header; nothing is unpickled."""
+"""Identity files: one safetensors file (several for a very large identity) with tensors and a JSON header."""
+
+from __future__ import annotations
 
 import hashlib
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save_file
 
-from sefi.core.config import from_saved
+from sefi.core.config import AnyConfig, Config, parse_saved_config
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.files import (
     IDENTITY_KEY as HEADER_KEY,
-    Kind,
+    FileKind,
     check_replaceable,
     cut_to_bytes,
     fit_stem,
-    refusal,
-    refuse_existing,
+    make_output_error,
+    translate_existing_file_error,
     write_file,
 )
-from sefi.core.nouns import SCHEMA_VERSION, TABLE_DIMS, Identity, IdentityHeader
-from sefi.core.reading import FLOATS, Layout, LimitError, Limits, file_errors, load_tensors, parse_object, read_layout
-from sefi.core.utf8 import is_utf8
+from sefi.core.prompts import NAME
+from sefi.core.reading import (
+    FLOATS,
+    InvalidFileError,
+    Layout,
+    Limits,
+    load_tensors,
+    parse_object,
+    read_layout,
+    translate_file_errors,
+)
+from sefi.core.text import is_utf8
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
@@ -32,13 +46,96 @@ LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
 DIGEST = "composer"  # SHA-256 of FastComposer's weights, as bytes
-# Methods whose identities are nothing without tokens; others keep weights or features.
-TOKEN_METHODS = ("sefi", "textual-inversion", "prospect", "celeb-basis", "cross-init")
 LONGEST_TOKEN = 1e6  # rows of token tables are shorter than 100; the model that is opened sets a closer limit
 RELEARN = "Learn it again with a lower learning rate."
 REMEDY = "Use a file that `sefi learn` wrote."
 
+ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
+SCHEMA_VERSION = 2  # 1 had no `signature`
+LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
+TABLE_DIMS = 4  # stage, key or value, vector, width
+
 Tensors = dict[str, torch.Tensor]
+
+
+class IdentityHeader(BaseModel):
+    """What an identity file says about itself."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    name: str = Field(pattern=f"^{NAME}$")
+    method: str = Field(min_length=1, max_length=64)
+    stages: int = Field(ge=1, le=100)
+    order: str = Field(default=ORDER, max_length=200)
+    base_model: str = Field(max_length=200)
+    signature: dict[str, str] = Field(default_factory=dict, max_length=10_000)
+    width: int = Field(ge=1, le=LARGEST_WIDTH)
+    class_word: str = Field(min_length=1, max_length=100)
+    settings: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 0
+    library_versions: dict[str, str] = Field(default_factory=dict, max_length=64)
+    consent: str | None = Field(default=None, max_length=10_000)
+    metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
+    shards: tuple[str, ...] = Field(default=(), max_length=64)
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What was learned: named tensors and a header."""
+
+    tensors: dict[str, torch.Tensor]
+    header: IdentityHeader
+
+    @property
+    def name(self) -> str:
+        """The placeholder's name, without angle brackets."""
+        return self.header.name
+
+    @property
+    def method(self) -> str:
+        """The method that learned it."""
+        return self.header.method
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """Key and value token of every stage, `[stage, 2, width]`; of several tokens `[stage, 2, vector, width]`.
+
+        Raises:
+            IdentityError: the identity has none, as those of methods that change the model.
+        """
+        if "tokens" not in self.tensors:
+            raise IdentityError(
+                f"{self.name!r} was learned with {self.method} and has no tokens.",
+                "Use a file that `sefi learn` wrote.",
+            )
+        return self.tensors["tokens"]
+
+    @property
+    def table(self) -> torch.Tensor:
+        """The tokens as `[stage, 2, vector, width]`, one or more vectors in the place of the placeholder."""
+        return add_vector_axis(self.tokens)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write one safetensors file, atomically; an earlier identity of the same name is replaced.
+
+        Args:
+            overwrite: also replace an identity of another name; anything else is never replaced.
+
+        Raises:
+            OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
+        """
+        write_identity(self, Path(path), overwrite=overwrite)
+
+    @staticmethod
+    def load(path: str | Path) -> Identity:
+        """Read a file that `save` wrote; `IdentityError` for anything else."""
+        return read_identity(Path(path))
+
+
+def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:
+    """Add an axis for vectors to tokens `[stage, 2, width]`; those that have it are returned as they are."""
+    return tokens if tokens.ndim == TABLE_DIMS else tokens[:, :, None]
 
 
 def write_identity(
@@ -52,14 +149,14 @@ def write_identity(
     """Write atomically: whoever reads sees the old identity or the whole new one.
 
     Args:
-        largest: bytes of one file; what is more goes into files beside it, which the header names.
+        largest: bytes of one file; the rest goes into further files of the same folder, which the header names.
         overwrite: also replace an identity of another name.
         replace: False refuses whatever is there, an identity of this name too.
 
     Raises:
         OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
-    check_replaceable(path, Kind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
+    check_replaceable(path, FileKind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
     tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
     first, *others = group_tensors(tensors, largest)
     names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
@@ -68,23 +165,23 @@ def write_identity(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise refusal(path, error) from error
+        raise make_output_error(path, error) from error
     for name, part in zip(names, others, strict=True):
         write_whole(part, path.with_name(name), {})
-    # Last: until now whoever reads follows the old names.
-    with refuse_existing(path):
+    # Last, so that a reader sees the old header and its files until now.
+    with translate_existing_file_error(path):
         write_whole(first, path, {HEADER_KEY: header.model_dump_json()}, replace=replace)
     for name in before - set(names) - list_shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
 
 
 def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str], *, replace: bool = True) -> None:
-    """Write one safetensors file, whole or not at all."""
+    """Write one safetensors file atomically."""
     write_file(path, lambda partial: save_file(tensors, partial, metadata=metadata), replace=replace)
 
 
 def group_tensors(tensors: Tensors, largest: int) -> list[Tensors]:
-    """Tensors in as few groups as their order allows, none above `largest` bytes unless one tensor alone is."""
+    """Group tensors in order into few groups; none exceeds `largest` bytes unless one tensor alone does."""
     groups: list[Tensors] = [{}]
     size = 0
     for name, tensor in tensors.items():
@@ -97,7 +194,7 @@ def group_tensors(tensors: Tensors, largest: int) -> list[Tensors]:
 
 
 def format_shard_name(path: Path, number: int, tensors: Tensors) -> str:
-    """A file beside the first that no other content has: `ada.2.1f0c9a7b3d5e.safetensors`."""
+    """Format a further file's name, which no other content has: `ada.2.1f0c9a7b3d5e.safetensors`."""
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(name.encode())
@@ -116,7 +213,7 @@ def list_named_shards(path: Path) -> set[str]:
     A header can name any file, and what is named here is removed: so only names that are made for this path count.
     """
     try:
-        named = read_header(path).shards if path.is_file() else ()
+        named = read_identity_header(path).shards if path.is_file() else ()
     except IdentityError:
         return set()
     made = re.compile(re.escape(get_shard_stem(path)) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
@@ -131,7 +228,7 @@ def list_shards_of_others(path: Path, names: set[str]) -> set[str]:
     for other in path.parent.glob("*.safetensors"):
         with suppress(IdentityError, OSError):
             if not other.samefile(path):
-                found |= names & set(read_header(other).shards)
+                found |= names & set(read_identity_header(other).shards)
     return found
 
 
@@ -144,7 +241,7 @@ def read_identity(path: Path) -> Identity:
         IdentityError: missing, truncated, foreign, newer, lacking one of its files, above a limit, or at odds with its
             own header.
     """
-    with identity_errors(path):
+    with translate_identity_errors(path):
         if path.is_dir():
             raise IdentityError(f"'{path}' is a folder.", "Name the identity file in it, NAME.safetensors.")
         if not path.is_file():
@@ -164,22 +261,22 @@ def read_identity(path: Path) -> Identity:
     return Identity(tensors, header)
 
 
-def read_header(path: Path) -> IdentityHeader:
+def read_identity_header(path: Path) -> IdentityHeader:
     """Return what an identity file says about itself; errors as in `read_identity`."""
-    with identity_errors(path):
+    with translate_identity_errors(path):
         return parse_layout_header(path, read_layout(path, LIMITS))
 
 
 def read_shard_layout(path: Path) -> Layout:
     """Return the layout of a further file of an identity; `IdentityError` names that file."""
-    with identity_errors(path):
+    with translate_identity_errors(path):
         return read_layout(path, LIMITS)
 
 
-def identity_errors(path: Path) -> AbstractContextManager[None]:
+def translate_identity_errors(path: Path) -> AbstractContextManager[None]:
     """Raise `IdentityError` for whatever goes wrong while an identity is read."""
     problem = "is damaged or no safetensors file of an identity"
-    return file_errors(path, IdentityError, problem, "Copy it again, or learn it again.")
+    return translate_file_errors(path, IdentityError, problem, "Copy it again, or learn it again.")
 
 
 def parse_layout_header(path: Path, layout: Layout) -> IdentityHeader:
@@ -194,17 +291,17 @@ def check_layouts(layouts: Sequence[Layout]) -> None:
     """Check the files of one identity together.
 
     Raises:
-        LimitError: they are larger together than one identity may be, have too many tensors, or two have a tensor of
-            the same name.
+        InvalidFileError: they are larger together than one identity may be, have too many tensors, or two have a tensor
+            of the same name.
     """
     size = sum(layout.size for layout in layouts)
     if size > LIMITS.size:
-        raise LimitError(f"its files have {size:,} bytes together, more than {LIMITS.size:,}")
+        raise InvalidFileError(f"its files have {size:,} bytes together, more than {LIMITS.size:,}")
     names = [name for layout in layouts for name in layout.shapes]
     if len(names) > LIMITS.tensors:
-        raise LimitError(f"its files have {len(names):,} tensors together, more than {LIMITS.tensors:,}")
+        raise InvalidFileError(f"its files have {len(names):,} tensors together, more than {LIMITS.tensors:,}")
     if len(set(names)) < len(names):
-        raise LimitError("two of its files have a tensor of the same name")
+        raise InvalidFileError("two of its files have a tensor of the same name")
 
 
 def get_shard_path(path: Path, name: str) -> Path:
@@ -228,31 +325,43 @@ def parse_header(path: Path, text: str) -> IdentityHeader:
         IdentityError: no JSON object, a newer schema, an unknown field, a value outside its range, or settings that
             no version of the program would have saved.
     """
-    with file_errors(f"The header of {path}", IdentityError, "is damaged", REMEDY):
+    with translate_file_errors(f"The header of {path}", IdentityError, "is damaged", REMEDY):
         tree = parse_object(text)
         version = tree.get("schema_version")
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise IdentityError(f"{path} was written by a newer sefi (schema {version}).", "Update sefi.")
         header = IdentityHeader.model_validate(tree)
         if len(set(header.shards)) < len(header.shards):
-            raise LimitError("it names a file twice")
+            raise InvalidFileError("it names a file twice")
         check_settings(header)
     return header
 
 
-def check_settings(header: IdentityHeader) -> None:
-    """Check the saved settings; names that this version does not know are passed over.
+def read_saved_config(header: IdentityHeader, kind: type[AnyConfig]) -> AnyConfig:
+    """Return the settings that an identity was learned with, as its method has them.
 
     Raises:
-        LimitError: a value is of the wrong kind or outside its range, or differs from the header's own.
+        IdentityError: a value is of the wrong kind or outside its range.
     """
     try:
-        from_saved(header.settings)
+        return parse_saved_config(header.settings, kind)
     except ConfigError as error:
-        raise LimitError(f"settings: {error.problem}") from None
+        raise IdentityError(f"The saved settings of {header.name!r} are damaged: {error.problem}", REMEDY) from None
+
+
+def check_settings(header: IdentityHeader) -> None:
+    """Check the saved settings that every method has; those of one method are checked where it applies an identity.
+
+    Raises:
+        InvalidFileError: a value is of the wrong kind or outside its range, or differs from the header's own.
+    """
+    try:
+        parse_saved_config(header.settings, Config)
+    except ConfigError as error:
+        raise InvalidFileError(f"settings: {error.problem}") from None
     learn = header.settings.get("learn", {})
     if learn.get("stages", header.stages) != header.stages:
-        raise LimitError(f"it states {header.stages} stages, its settings {learn['stages']}")
+        raise InvalidFileError(f"it states {header.stages} stages, its settings {learn['stages']}")
 
 
 def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) -> None:
@@ -262,9 +371,9 @@ def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) 
         IdentityError: they are missing or of another shape.
     """
     shapes = {name: shape for layout in layouts for name, shape in layout.shapes.items()}
-    if "tokens" not in shapes:
-        if header.method in TOKEN_METHODS:
-            raise IdentityError(f"{path} holds no tokens.", REMEDY)
+    if not shapes:
+        raise IdentityError(f"{path} holds no tensors.", REMEDY)
+    if "tokens" not in shapes:  # a method that saves weights or features; others refuse it when it is used
         return
     found, shape = shapes["tokens"], (header.stages, 2, header.width)
     # Several tokens in the place of one name stand before the width.
@@ -277,15 +386,43 @@ def check_numbers(path: Path, tensors: Tensors) -> None:
 
     Raises:
         IdentityError: one is not finite, or a token is longer than any.
-        LimitError: one has whole numbers and is no digest.
+        InvalidFileError: one has whole numbers and is no digest.
     """
     for name, tensor in tensors.items():
         if name == DIGEST:
             continue
         if not tensor.is_floating_point():
-            raise LimitError(f"{name[:80]!r} has whole numbers")
+            raise InvalidFileError(f"{name[:80]!r} has whole numbers")
         if not torch.isfinite(tensor).all():
             raise IdentityError(f"{path}: {name[:80]} holds numbers that are not finite.", RELEARN)
     longest = float(tensors["tokens"].double().norm(dim=-1).max()) if "tokens" in tensors else 0.0
     if longest > LONGEST_TOKEN:
         raise IdentityError(f"{path} has a token of norm {longest:.3g}; no text encoder takes that.", RELEARN)
+
+
+def check_together(identities: Sequence[Identity]) -> None:
+    """Refuse identities that cannot share a prompt on any model.
+
+    Raises:
+        IdentityError: two have one name, or they were learned with several methods.
+    """
+    check_names_differ(identities)
+    methods = sorted({one.method for one in identities})
+    if len(methods) > 1:
+        raise IdentityError(
+            f"Identities of several methods cannot share a prompt: {' and '.join(methods)} change the model or "
+            "its texts in ways that do not fit together.",
+            "Learn all of them with one method.",
+        )
+
+
+def check_names_differ(identities: Sequence[Identity]) -> None:
+    """Refuse two identities of one name.
+
+    Raises:
+        IdentityError: there are some.
+    """
+    names = [one.name for one in identities]
+    for name in names:
+        if names.count(name) > 1:
+            raise IdentityError(f"Two identities are called {name!r}.", "Learn one of them again with another --name.")

@@ -1,12 +1,125 @@
-"""The trainable table: stage x {key, value} x width."""
+"""The tokens of an identity: stages, the expansion module, first values, norms, and identities side by side."""
+
+import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from sefi.backbone.quiet import LOADING
+from sefi.backbone.files import LOADING
 from sefi.core.config import LearnConfig
-from sefi.core.streams import stream
-from sefi.identity.expansion import ExpansionModule
+from sefi.core.rng import create_generator
+
+
+class Attention(nn.Module):
+    """Multi-head attention with an inner width that need not be the token's."""
+
+    def __init__(self, width: int, heads: int, head_width: int, dropout: float) -> None:
+        super().__init__()
+        inner = heads * head_width
+        self.heads = heads
+        self.to_query = nn.Linear(width, inner, bias=False)
+        self.to_key = nn.Linear(width, inner, bias=False)
+        self.to_value = nn.Linear(width, inner, bias=False)
+        self.to_out, self.dropout = nn.Sequential(nn.Linear(inner, width)), dropout
+
+    def forward(self, x: Tensor, context: Tensor, random: torch.Generator | None) -> Tensor:
+        """Let `x [batch, length, width]` read `context [batch, length, width]`."""
+        query, key, value = (
+            layer(y).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for layer, y in ((self.to_query, x), (self.to_key, context), (self.to_value, context))
+        )
+        read = F.scaled_dot_product_attention(query, key, value)
+        return drop_out(self.to_out(read.transpose(1, 2).flatten(2)), self.dropout, random)
+
+
+class GatedLinear(nn.Module):
+    """GEGLU (Shazeer 2020): half of the outputs gate the other half."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(width, 2 * inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[..., width]` to `[..., inner]`."""
+        value, gate = self.project(x).chunk(2, dim=-1)
+        return value * F.gelu(gate)
+
+
+class ExpansionModule(nn.Module):
+    """Class-word embedding to `[stages, slots, width]` (paper section 3.2; block from ProSpect, which has one slot).
+
+    With its one input token both softmaxes are over a single word, so the query and key weights get no gradient.
+    The last layer has no residual: the output starts at random values unless it is zeroed (`residual_init`).
+    """
+
+    def __init__(
+        self, width: int, stages: int, slots: int = 2, heads: int = 8, head_width: int = 64, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.stages, self.slots = stages, slots
+        self.norm_self, self.norm_cross, self.norm_feed = (nn.LayerNorm(width) for _ in range(3))
+        self.attend_self = Attention(width, heads, head_width, dropout)
+        self.attend_cross = Attention(width, heads, head_width, dropout)
+        self.gate = GatedLinear(width, 4 * width)
+        self.dropout = dropout
+        self.last = nn.Linear(4 * width, slots * stages * width)
+
+    def forward(self, class_token: Tensor, random: torch.Generator | None = None) -> Tensor:
+        """Map `class_token [width]` to `[stages, slots, width]`, the tokens of every stage.
+
+        Args:
+            random: draws which numbers drop out; None drops none.
+        """
+        raw = class_token[None, None]
+        x = self.norm_self(raw)
+        x = self.attend_self(x, x, random) + raw
+        x = self.attend_cross(self.norm_cross(x), raw, random) + x
+        x = self.last(drop_out(self.gate(self.norm_feed(x)), self.dropout, random))
+        return x.view(self.stages, self.slots, -1)
+
+    def zero_last_layer(self) -> None:
+        """Make the output exactly 0, for a start at the class word."""
+        with torch.no_grad():
+            self.last.weight.zero_()
+            self.last.bias.zero_()
+
+    def draw_first(self, random: torch.Generator) -> None:
+        """Fill the linear layers with the first values that torch gives them, drawn from `random`."""
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=random)
+                if isinstance(layer.bias, nn.Parameter):  # pyright: ignore[reportUnnecessaryIsInstance]
+                    bound = 1 / math.sqrt(layer.in_features)
+                    nn.init.uniform_(layer.bias, -bound, bound, generator=random)
+            elif isinstance(layer, nn.LayerNorm):
+                layer.reset_parameters()
+
+
+def drop_out(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
+    """Zero this share of the numbers and scale the others up; without a generator nothing drops out.
+
+    `torch.nn.Dropout` draws from torch's global state, which all threads share; this gives the same numbers.
+    """
+    if random is None or not share:
+        return x
+    return x * torch.empty_like(x).bernoulli_(1 - share, generator=random).div_(1 - share)
+
+
+def get_stage(timestep: int, stages: int, num_train_timesteps: int) -> int:
+    """Return `floor(stages * t / T)`, clipped: stage 0 is the least noisy.
+
+    Differs: the paper counts its stages from the noisiest, P_1 = stage `stages - 1`.
+
+    >>> [get_stage(t, 5, 1000) for t in (0, 199, 200, 999)]
+    [0, 0, 1, 4]
+    """
+    return min(stages - 1, stages * int(timestep) // num_train_timesteps)
+
+
+def get_stages(timesteps: Tensor, stages: int, num_train_timesteps: int) -> Tensor:
+    """Return the stage of each of the timesteps `[batch]`, whole numbers."""
+    return (stages * timesteps // num_train_timesteps).clamp(max=stages - 1)
 
 
 class IdentityTokens(nn.Module):
@@ -33,21 +146,21 @@ class IdentityTokens(nn.Module):
             else:
                 self.table = nn.Parameter(create_first_table(self.class_token, config, seed))
         if self.module is not None and config.residual_init:
-            self.module.zero_last()
+            self.module.zero_last_layer()
 
     def forward(self, random: torch.Generator | None = None) -> Tensor:
-        """`[stages, 2, width]`; `random` draws the module's dropout, None does without."""
+        """Return `[stages, 2, width]`; `random` draws the module's dropout, None does without."""
         raw = self.module(self.class_token, random) if self.module is not None else self.table
         assert raw is not None
         tokens = self.class_token + raw if self.residual else raw
         return tokens if self.split else tokens.expand(-1, 2, -1)
 
     def after_step(self) -> None:
-        """After an update: the limit of the tokens' norm, if there is one."""
+        """Limit the tokens' norm after an update, if there is a limit."""
         self.limit_norm(self.norm_limit)
 
     def get_extra_tensors(self) -> dict[str, Tensor]:
-        """Nothing: the tokens are all that is kept."""
+        """Return nothing: the tokens are all that is saved."""
         return {}
 
     @torch.no_grad()
@@ -67,7 +180,7 @@ class FreeVectors(nn.Module):
     Args:
         class_token: row of the class word, `[width]`.
         first: where the vectors start, `[vector, width]`.
-        then_class: the class word stands behind them and stays as it is.
+        then_class: append the class word, which stays as it is.
     """
 
     class_token: Tensor
@@ -80,42 +193,42 @@ class FreeVectors(nn.Module):
         self.then_class = then_class
 
     def forward(self, random: torch.Generator | None = None) -> Tensor:
-        """`[1, 2, vector, width]`, the class word counted; nothing is random."""
+        """Return `[1, 2, vector, width]`, the class word counted; nothing is random."""
         rows = torch.cat([self.table, self.class_token[None]]) if self.then_class else self.table
         return rows.expand(1, 2, -1, -1)
 
     def after_step(self) -> None:
-        """Nothing to do after an update."""
+        """Do nothing after an update."""
 
     def get_extra_tensors(self) -> dict[str, Tensor]:
-        """Nothing: the vectors are all that is kept."""
+        """Return nothing: the vectors are all that is saved."""
         return {}
 
 
 def create_expansion_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
-    """An expansion module whose first weights depend on the seed alone."""
+    """Create an expansion module whose first weights depend on the seed alone."""
     with torch.device("meta"):
         module = ExpansionModule(width, config.stages, count_slots(config), dropout=config.dropout)
-    module.to_empty(device="cpu").float().draw_first(stream(seed, "expansion"))
+    module.to_empty(device="cpu").float().draw_first(create_generator(seed, "expansion"))
     return module
 
 
 def count_slots(config: LearnConfig) -> int:
-    """Tokens that are learned for a stage: key and value, or one for both."""
+    """Count the tokens that are learned for a stage: key and value, or one for both."""
     return 2 if config.split_key_value else 1
 
 
 def create_first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
-    """Zeros on top of the class word, or the class word with a little noise that tells the slots apart."""
+    """Return zeros to add to the class word, or the class word with a little noise so that the slots differ."""
     shape = (config.stages, count_slots(config), len(class_token))
     if config.residual_init:
         return torch.zeros(shape, dtype=torch.float32)
-    noise = torch.randn(shape, generator=stream(seed, "tokens"), dtype=torch.float32)
+    noise = torch.randn(shape, generator=create_generator(seed, "tokens"), dtype=torch.float32)
     return class_token + 0.1 * class_token.std() * noise
 
 
 def count_module_weights(width: int, config: LearnConfig) -> int:
-    """Weights of the expansion module that these settings need; 0 for direct tokens."""
+    """Count the weights of the expansion module that these settings need; 0 for direct tokens."""
     if config.expansion == "direct":
         return 0
     with torch.device("meta"):

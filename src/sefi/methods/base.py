@@ -1,24 +1,27 @@
-"""What every method can do; generation, benchmark and command line ask no more."""
+"""The protocol of a method, and what methods share."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
+import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.conditioner import IdentityConditioner
-from sefi.conditioning.encode import get_token_row
-from sefi.conditioning.prompt import get_class_token_id
-from sefi.core.config import Config, to_dict
-from sefi.core.nouns import Identity, IdentityHeader
-from sefi.core.protocols import Progress, SilentProgress
-from sefi.generate.sampler import ConditionedModel
-from sefi.learn.loop import Tensors, TrainingTask, train
-from sefi.learn.tokens import TokenTraining
-from sefi.photo.views import PhotoViews
+from sefi.core.config import Config, Section, SettingsTree, dump_config
+from sefi.core.errors import ConfigError
+from sefi.core.progress import Progress, SilentProgress
+from sefi.core.prompts import PEOPLE, is_person
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.diffusion.sampling import ConditionedModel
+from sefi.diffusion.text import get_class_token_ids
+from sefi.identity.file import Identity, IdentityHeader, Tensors
+from sefi.photo.augment import PhotoViews
+from sefi.training.loop import TrainingTask, train
+from sefi.training.token_inversion import TokenTraining
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 
@@ -31,29 +34,36 @@ class RunOptions:
         progress: is advanced after every step.
         checkpoint: file to save an unfinished run to and to resume from; None saves nothing.
         probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
-        judges: folder of the evaluators, for methods that need a recogniser; None: there is none.
+        evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
     checkpoint: Path | None = None
     probe: Callable[[Identity], float] | None = None
-    judges: Path | None = None
+    evaluators: Path | None = None
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a list of methods shows of one.
+    """What a list of methods and the table of docs/methods.md show of one.
 
     Attributes:
         title: its name as people write it.
         paper: where it was published.
         licence: on what terms its authors' code is, and what that means here.
+        keeps: what an identity holds of the subject.
+        kilobytes: size of an identity's file on the embedded model.
+        needs: what it needs in addition to the photo.
         alone: its subjects answer to the same word or change every weight, so that only one fits into a prompt.
     """
 
     title: str
     paper: str
     licence: str
+    _: KW_ONLY
+    keeps: str
+    kilobytes: float
+    needs: str = "nothing"
     alone: bool = False
 
 
@@ -62,8 +72,8 @@ class WeightCounts:
     """How many weights a method learns and adds, as the papers count them; recognisers and image encoders not counted.
 
     Attributes:
-        trained: learned and kept for each subject.
-        added: beside the model while learning, or for all subjects together.
+        trained: learned and saved for each subject.
+        added: in addition to the model during training, or for all subjects together.
     """
 
     trained: int
@@ -75,11 +85,28 @@ class Method(Protocol):
 
     info: MethodInfo
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """What it learns and adds on this model; works on a model without values (the meta device)."""
+    @property
+    def presets(self) -> Mapping[str, SettingsTree]:
+        """Settings to start from, by the ending of the preset's name.
+
+        A method `mine` with `{"": ..., "official": ...}` has the presets `mine`, which `--method mine` takes and
+        which is made for the embedded model, and `mine-official`, the published recipe.
+        """
         ...
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
+    @property
+    def config_type(self) -> type[Config]:
+        """The class of its settings: `Config`, or one derived from it with sections of its own.
+
+        The `config` that the method is given is of this class; `require_config` tells a type checker so.
+        """
+        ...
+
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count what it learns and adds on this model; works on a model without values (the meta device)."""
+        ...
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Refuse what it cannot learn with, before anything is drawn or learned; whoever calls `learn` asks first.
 
         Raises:
@@ -104,6 +131,8 @@ class Method(Protocol):
 
         `backbone` stays as it is: what a method changes, it changes on a copy (`sefi.backbone.weights`). So people
         never mix, however many generators, threads and methods use one model, and nothing has to be undone.
+
+        The settings are those that the identities were saved with; without identities a method's defaults.
         """
         ...
 
@@ -111,27 +140,35 @@ class Method(Protocol):
 class TokenMethod:
     """A method whose identities are tokens and nothing else: any number of them share a prompt."""
 
+    config_type: type[Config] = Config
+
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
-        """The model itself, and a conditioner that writes the tokens into the sentences."""
+        """Return the model itself, and a conditioner that writes the tokens into the sentences."""
         return ConditionedModel(backbone, IdentityConditioner(backbone, identities, strength))
 
 
+class NameListSettings(Section, frozen=True):
+    """Where a method takes known names from."""
+
+    names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
+
+
 def get_class_row(backbone: Backbone, config: Config) -> Tensor:
-    """The token-table row of the class word, `[width]`."""
-    return get_token_row(backbone, get_class_token_id(backbone.tokenizer, config.learn.class_word))
+    """Return the token-table row of the class word, `[width]`; of several text encoders side by side."""
+    return backbone.get_token_row(get_class_token_ids(backbone, config.learn.class_word))
 
 
 def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
-    """What an identity says about itself."""
+    """Create the header of an identity."""
     return IdentityHeader(
         name=name,
         method=config.method,
         stages=config.learn.stages,
         base_model=backbone.fingerprint,
-        signature=backbone.signature.stored() if backbone.signature else {},
-        width=backbone.width,
+        signature=backbone.signature.dump() if backbone.signature else {},
+        width=backbone.token_width,
         class_word=config.learn.class_word,
-        settings=to_dict(config),
+        settings=dump_config(config),
         seed=seed,
         library_versions={library: version(library) for library in LIBRARIES},
     )
@@ -142,12 +179,14 @@ def learn_identity(
 ) -> Identity:
     """Train a task; return the identity."""
     header = create_header(name, backbone, config, seed)
-    asked = options.probe
+    probe = options.probe
 
-    def probe(kept: Tensors) -> float:
-        return asked(Identity(kept, header)) if asked is not None else 0.0
+    def score_tensors(tensors: Tensors) -> float:
+        return probe(Identity(tensors, header)) if probe is not None else 0.0
 
-    tensors, numbers = train(task, config, options.progress, options.checkpoint, None if asked is None else probe)
+    tensors, numbers = train(
+        task, config, options.progress, options.checkpoint, None if probe is None else score_tensors
+    )
     return Identity(tensors, header.model_copy(update={"metrics": numbers}))
 
 
@@ -160,6 +199,98 @@ def learn_tokens(
     seed: int,
     options: RunOptions,
 ) -> Identity:
-    """Learn what gives tokens by denoising views, and by the attention loss where that has a weight."""
+    """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     task = TokenTraining(backbone, views, config, seed, tokens)
     return learn_identity(task, name, backbone, config, seed, options)
+
+
+def require_learn_values(title: str, config: Config, **values: object) -> None:
+    """Refuse learning settings that a method would pass over.
+
+    Args:
+        values: settings of `learn`, each with the only value that the method knows.
+
+    Raises:
+        ConfigError: one has another value.
+    """
+    for name, value in values.items():
+        if getattr(config.learn, name) != value:
+            raise ConfigError(
+                f"{title} knows only learn.{name}={value}, not {getattr(config.learn, name)}.",
+                "Leave this setting out, and start from the method's own preset.",
+            )
+
+
+def refuse_stage_settings(title: str, config: Config, vectors: int = 1) -> None:
+    """Refuse what is made for tokens by stage: stages, keys that differ from values, the module, the limit of norms.
+
+    Raises:
+        ConfigError: a setting has another value than the method knows.
+    """
+    require_learn_values(
+        title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct", token_norm_limit=None
+    )
+
+
+def refuse_vectors_and_limit(title: str, config: Config) -> None:
+    """Refuse what tokens by stage do not have: several for a placeholder, a limit of norms on those of the module.
+
+    Raises:
+        ConfigError: a setting has another value than the method knows.
+    """
+    require_learn_values(title, config, vectors=1)
+    if config.learn.expansion == "module":
+        require_learn_values(f"{title} with learn.expansion=module", config, token_norm_limit=None)
+
+
+def check_person(title: str, config: Config) -> None:
+    """Refuse subjects whose face no recogniser knows.
+
+    Raises:
+        ConfigError: the class word is no word for a person.
+    """
+    if not is_person(config.learn.class_word):
+        raise ConfigError(
+            f"{title} knows a subject by the face of a person, and {config.learn.class_word!r} is none.",
+            f"Use another method, or a class word for a person: {', '.join(PEOPLE[:7])} ...",
+        )
+
+
+def check_tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
+    """Refuse what no method that trains the model's own weights has: stages, the attention loss, half precision.
+
+    Raises:
+        ConfigError: a setting has another value than the method knows.
+    """
+    refuse_stage_settings(title, config)
+    require_learn_values(title, config, attention_weight=0.0)
+    check_single_precision(title, backbone)
+
+
+def check_single_precision(title: str, backbone: Backbone) -> None:
+    """Refuse to train weights whose steps would be rounded away.
+
+    Raises:
+        ConfigError: the model is in another number type than float32.
+    """
+    if backbone.dtype != torch.float32:
+        raise ConfigError(
+            f"{title} trains weights of the model itself, and {str(backbone.dtype).removeprefix('torch.')} is too "
+            "coarse for their small steps.",
+            "Open the model with --dtype float32.",
+        )
+
+
+def require_evaluators(title: str, evaluators: Path | None, *names: str) -> Path:
+    """Return the folder of evaluators that a method reads the photo with.
+
+    Raises:
+        ConfigError: there is none, or it lacks one of them.
+    """
+    missing = names if evaluators is None else [name for name in names if not (evaluators / name).exists()]
+    if evaluators is None or missing:
+        raise ConfigError(
+            f"{title} reads the photo with {' and '.join(missing)}, which this model does not bring.",
+            f"Name a folder with {' and '.join(names)} in it with --evaluators.",
+        )
+    return evaluators

@@ -6,15 +6,40 @@ import torch
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.conditioning.encode import encode_token_ids
-from sefi.conditioning.names import COLUMNS, look_up_name_rows, read_name_list
-from sefi.conditioning.prompt import parse_prompt
-from sefi.core.config import Config
-from sefi.core.nouns import Identity
+from sefi.core.config import ONE_TOKEN, PLAIN_VIEWS, Config, make_embedded_preset, require_config
+from sefi.core.prompts import FACE_TEMPLATES_81
+from sefi.diffusion.text import NAME_WORDS, find_name_rows, parse_prompt, read_name_list
+from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
-from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
-from sefi.methods.checks import check_one_word
-from sefi.photo.views import PhotoViews
+from sefi.methods.base import (
+    MethodInfo,
+    NameListSettings,
+    RunOptions,
+    TokenMethod,
+    WeightCounts,
+    get_class_row,
+    learn_tokens,
+    refuse_stage_settings,
+)
+from sefi.photo.augment import PhotoViews
+
+VECTORS = ONE_TOKEN | {"vectors": NAME_WORDS}
+PRESETS = {
+    "": make_embedded_preset(VECTORS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}),
+    # lyuPang/CrossInitialization: 6.25e-4 times a batch of 8.
+    "official": {
+        "learn": VECTORS
+        | {"templates": FACE_TEMPLATES_81, "steps": 320, "batch": 8, "learning_rate": 5e-3, "weight_decay": 1e-2},
+        "views": PLAIN_VIEWS,
+        "generate": {"scheduler": "dpm++"},
+    },
+}
+
+
+class CrossInitializationConfig(Config, frozen=True):
+    """Settings of Cross Initialization."""
+
+    basis: NameListSettings = NameListSettings()  # pyright: ignore[reportCallIssue]
 
 
 class CrossInitialization(TokenMethod):
@@ -23,36 +48,53 @@ class CrossInitialization(TokenMethod):
     Differs: no pull back to the start (the published code's has a weight of 1e-5).
     """
 
-    info = MethodInfo("Cross Initialization", "arXiv 2312.15905", "MIT; written anew")
+    info = MethodInfo(
+        "Cross Initialization",
+        "arXiv 2312.15905",
+        "MIT; own implementation",
+        keeps="two tokens, then the class word",
+        kilobytes=9,
+        needs="a list of names",
+    )
+    presets = PRESETS
+    config_type = CrossInitializationConfig
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """Both vectors; the class word behind them is the model's own."""
-        return WeightCounts(COLUMNS * backbone.width, 0)
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count both vectors; the class word behind them is the model's own."""
+        return WeightCounts(NAME_WORDS * backbone.token_width, 0)
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own; names."""
-        del judges
-        check_one_word(self.info.title, config, COLUMNS)
-        look_up_name_rows(backbone, read_name_list(backbone, config.basis.names))
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require no stages, no keys of their own, and names."""
+        del evaluators
+        refuse_stage_settings(self.info.title, config, NAME_WORDS)
+        read_known_names(backbone, config)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """Tokens `[1, 2, 3, width]`: the two vectors, then the class word."""
-        means = torch.stack(
-            [rows.mean(0) for rows in look_up_name_rows(backbone, read_name_list(backbone, config.basis.names))]
-        )
+        """Learn tokens `[1, 2, 3, width]`: the two vectors, then the class word."""
+        means = torch.stack([rows.mean(0) for rows in read_known_names(backbone, config)])
         first = encode_crossed(backbone, means, config.learn.class_word)
         vectors = FreeVectors(get_class_row(backbone, config), first, then_class=True)
         return learn_tokens(vectors, name, views, backbone, config, seed, options)
 
 
+def read_known_names(backbone: Backbone, config: Config) -> list[Tensor]:
+    """Return the rows of first and of last names, each `[name, width]`.
+
+    Raises:
+        ConfigError: no list of names.
+    """
+    names = require_config(config, CrossInitializationConfig).basis.names
+    return find_name_rows(backbone, read_name_list(backbone, names))
+
+
 @torch.no_grad()
 def encode_crossed(backbone: Backbone, means: Tensor, class_word: str) -> Tensor:
-    """What the text encoder makes of two tokens `[2, width]` that stand alone: its states at their places."""
-    parsed = parse_prompt(backbone.tokenizer, "<both>", {"both": class_word}, backbone.text_length, {"both": COLUMNS})
-    places = list(parsed.places["both"])
-    rows = torch.zeros(1, len(parsed.ids), backbone.width, dtype=torch.float32)
-    mask = torch.zeros(1, len(parsed.ids), dtype=torch.bool)
+    """Encode two tokens `[2, width]` that stand alone; return the states at their places."""
+    parsed = parse_prompt(backbone, "<both>", {"both": class_word}, {"both": NAME_WORDS})
+    places, words = list(parsed.places["both"]), parsed.ids.shape[-1]
+    rows = torch.zeros(1, words, backbone.token_width, dtype=torch.float32)
+    mask = torch.zeros(1, words, dtype=torch.bool)
     rows[0, places], mask[0, places] = means, True
-    return encode_token_ids(backbone, parsed.ids[None], rows, mask)[0, places].float().cpu()
+    return backbone.encode_text(parsed.ids[None], rows, mask).states[0, places].float().cpu()

@@ -1,33 +1,61 @@
-"""DreamBooth: the whole model learns a rare word, and pictures of the plain class keep the class as it is."""
+"""DreamBooth: the whole model learns a rare word, and images of the plain class preserve the class."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import copy_for_training, copy_with_weights, parameters_of
-from sefi.conditioning.conditioner import check_identities
-from sefi.conditioning.encode import encode_token_ids
-from sefi.conditioning.words import WordsConditioner
-from sefi.core.config import Config
+from sefi.backbone.weights import collect_parameters, copy_for_training, copy_with_weights
+from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded_preset, require_config
 from sefi.core.errors import ConfigError, IdentityError
-from sefi.core.nouns import Identity
-from sefi.generate.sampler import ConditionedModel
-from sefi.learn.tokens import collect_run_settings
-from sefi.learn.weights import (
-    TrainingParts,
+from sefi.diffusion.conditioning import WordsConditioner, check_identities
+from sefi.diffusion.sampling import ConditionedModel
+from sefi.identity.file import Identity
+from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.photo.augment import PhotoViews
+from sefi.training.finetuning import (
+    FinetuningConfig,
+    FinetuningSettings,
     WeightTraining,
-    encode_class_images,
+    WeightTrainingInputs,
     format_subject_words,
-    make_prior_part,
-    make_subject_part,
+    generate_class_latents,
+    make_prior_drawer,
+    make_subject_drawer,
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, learn_identity
-from sefi.methods.checks import check_tuned_weights
-from sefi.photo.views import PhotoViews
+from sefi.training.token_inversion import collect_run_settings
 
-PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder")}
+PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder", "text_encoder_2")}  # where a model has them
+
+
+class DreamBoothSettings(FinetuningSettings, frozen=True):
+    """Settings of finetuning, and which parts of the model are trained."""
+
+    parts: Literal["unet", "unet+text"] = Field("unet+text", description="what is trained: unet or unet+text")
+
+
+class DreamBoothConfig(FinetuningConfig, frozen=True):
+    """Settings of DreamBooth."""
+
+    tune: DreamBoothSettings = DreamBoothSettings()  # pyright: ignore[reportCallIssue]
+
+
+PRESETS = {
+    "": make_embedded_preset(
+        TRAINED_WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 5e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        tune={"parts": "unet+text", "prior_images": 32},
+    ),
+    # diffusers, examples/dreambooth, with text encoder and prior preservation.
+    "official": {
+        "learn": TRAINED_WEIGHTS | {"steps": 800, "learning_rate": 2e-6, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        "views": PLAIN_VIEWS | {"flip": 0.0},
+        "tune": {"parts": "unet+text"},
+    },
+}
 
 
 class DreamBooth:
@@ -37,40 +65,48 @@ class DreamBooth:
     can be used at a time, and it has no strength in between.
     """
 
-    info = MethodInfo("DreamBooth", "arXiv 2208.12242", "diffusers' recipe (Apache-2.0); written anew", alone=True)
+    info = MethodInfo(
+        "DreamBooth",
+        "arXiv 2208.12242",
+        "diffusers' recipe (Apache-2.0); own implementation",
+        alone=True,
+        keeps="every weight of UNet and text encoder",
+        kilobytes=59_000,
+        needs="class images",
+    )
+    presets = PRESETS
+    config_type = DreamBoothConfig
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """Every weight of the parts that are trained."""
-        parts = [getattr(backbone, part) for part in list_parts(config)]
-        return WeightCounts(sum(p.numel() for part in parts for p in part.parameters()), 0)
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count every weight of the parts that are trained."""
+        there = collect_parameters(backbone)
+        return WeightCounts(sum(there[name].numel() for name in list_trained(backbone, config)), 0)
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no attention loss; weights in single precision."""
-        del judges
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require no stages, no attention loss, and weights in single precision."""
+        del evaluators
         check_tuned_weights(self.info.title, config, backbone)
-        list_parts(config)
+        require_config(config, DreamBoothConfig)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """All weights of UNet and text encoder, named `unet....` and `text_encoder....`."""
-        latents = encode_class_images(backbone, config, options.progress)
-        trained = list_parts(config)
-        model, weights = copy_for_training(
-            backbone, [name for name in parameters_of(backbone) if name.split(".")[0] in trained]
-        )
+        """Learn all weights of UNet and text encoders, named `unet....`, `text_encoder....`, `text_encoder_2....`."""
+        config = require_config(config, DreamBoothConfig)
+        latents = generate_class_latents(backbone, config, options.progress)
+        model, weights = copy_for_training(backbone, list_trained(backbone, config))
         own, plain = tokenize_rare_and_plain(backbone, config)
-        parts = TrainingParts(
+        inputs = WeightTrainingInputs(
             wrap_weights(weights),
-            make_subject_part(backbone, views, config, seed, lambda which: encode_token_ids(model, own[which])),
-            make_prior_part(backbone, config, seed, latents, lambda which: encode_token_ids(model, plain[which])),
+            make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(own[which])),
+            make_prior_drawer(backbone, config, seed, latents, lambda which: model.encode_text(plain[which])),
             lambda: weights,
         )
-        task = WeightTraining(model, config, parts, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
-        """A copy of the model with the learned weights, and names written as words.
+        """Return a copy of the model with the learned weights, and names written as words.
 
         Raises:
             IdentityError: several identities, or one of another model.
@@ -89,12 +125,7 @@ class DreamBooth:
         return ConditionedModel(model, WordsConditioner(model, words))
 
 
-def list_parts(config: Config) -> tuple[str, ...]:
-    """Parts of the model that are trained.
-
-    Raises:
-        ConfigError: parts that DreamBooth does not have.
-    """
-    if config.tune.parts not in PARTS:
-        raise ConfigError(f"DreamBooth trains no {config.tune.parts!r}.", f"Set tune.parts to {' or '.join(PARTS)}.")
-    return PARTS[config.tune.parts]
+def list_trained(backbone: Backbone, config: Config) -> list[str]:
+    """Return the names of the weights that are trained."""
+    parts = PARTS[require_config(config, DreamBoothConfig).tune.parts]
+    return [name for name in collect_parameters(backbone) if name.split(".")[0] in parts]

@@ -1,4 +1,4 @@
-"""DreamBooth's LoRA form: low-rank matrices beside the UNet's attention learn a rare word."""
+"""DreamBooth's LoRA form: low-rank matrices at the UNet's attention learn a rare word."""
 # peft's signatures are loose.
 # pyright: reportArgumentType=false
 
@@ -6,79 +6,118 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from sefi.backbone.bundle import Backbone
-from sefi.backbone.quiet import LOADING
-from sefi.backbone.weights import ATTENTION_LAYERS, copy_part, part_of
-from sefi.conditioning.conditioner import check_identities
-from sefi.conditioning.encode import encode_token_ids
-from sefi.conditioning.words import WordsConditioner
-from sefi.core.config import Config, from_saved
-from sefi.core.errors import ConfigError, IdentityError, how_to_install
-from sefi.core.nouns import Identity
-from sefi.core.streams import stream
-from sefi.generate.sampler import ConditionedModel
-from sefi.learn.tokens import collect_run_settings
-from sefi.learn.weights import (
-    TrainingParts,
+from sefi.backbone.bundle import Backbone, copy_part
+from sefi.backbone.files import LOADING
+from sefi.backbone.weights import ATTENTION_LAYERS, select_part_tensors
+from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded_preset, require_config
+from sefi.core.errors import ConfigError, IdentityError, suggest_install
+from sefi.core.rng import create_generator
+from sefi.diffusion.conditioning import WordsConditioner, check_identities
+from sefi.diffusion.sampling import ConditionedModel
+from sefi.identity.file import Identity, read_saved_config
+from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.photo.augment import PhotoViews
+from sefi.training.finetuning import (
+    FinetuningConfig,
+    FinetuningSettings,
     WeightTraining,
-    encode_class_images,
+    WeightTrainingInputs,
     format_subject_words,
-    make_prior_part,
-    make_subject_part,
+    generate_class_latents,
+    make_prior_drawer,
+    make_subject_drawer,
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, learn_identity
-from sefi.methods.checks import check_tuned_weights
-from sefi.photo.views import PhotoViews
+from sefi.training.token_inversion import collect_run_settings
 
 ADAPTER = "sefi"
+
+
+class LoraSettings(FinetuningSettings, frozen=True):
+    """Settings of finetuning, and the size of the matrices."""
+
+    parts: Literal["unet"] = Field("unet", description="what is trained: unet")
+    rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
+
+
+class DreamBoothLoraConfig(FinetuningConfig, frozen=True):
+    """Settings of DreamBooth's LoRA form."""
+
+    tune: LoraSettings = LoraSettings()  # pyright: ignore[reportCallIssue]
+
+
+PRESETS = {
+    "": make_embedded_preset(
+        TRAINED_WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 3e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        tune={"parts": "unet", "prior_images": 32},
+    ),
+    # diffusers, examples/dreambooth, train_dreambooth_lora.py.
+    "official": {
+        "learn": TRAINED_WEIGHTS | {"steps": 500, "learning_rate": 1e-4, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        "views": PLAIN_VIEWS | {"flip": 0.0},
+        "tune": {"parts": "unet", "prior_images": 0},
+    },
+}
 
 
 class DreamBoothLora:
     """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
 
-    info = MethodInfo("DreamBooth, LoRA", "arXiv 2106.09685", "diffusers' recipe and peft (Apache-2.0)", alone=True)
+    info = MethodInfo(
+        "DreamBooth, LoRA",
+        "arXiv 2106.09685",
+        "diffusers' recipe and peft (Apache-2.0)",
+        alone=True,
+        keeps="low-rank matrices at the UNet's attention",
+        kilobytes=300,
+        needs='class images; `pip install ".[lora]"`',
+    )
+    presets = PRESETS
+    config_type = DreamBoothLoraConfig
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """Two matrices for every attention layer."""
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count two matrices for every attention layer."""
+        rank = require_config(config, DreamBoothLoraConfig).tune.rank
         layers = [layer for name, layer in backbone.unet.named_modules() if is_adapted(name)]
         sides = [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)]
-        return WeightCounts(sum(config.tune.rank * (out + into) for out, into in sides), 0)
+        return WeightCounts(sum(rank * (out + into) for out, into in sides), 0)
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no attention loss, the UNet only; weights in single precision; `peft`."""
-        del judges
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require no stages, no attention loss, weights in single precision, and `peft`."""
+        del evaluators
         check_tuned_weights(self.info.title, config, backbone)
-        if config.tune.parts != "unet":
-            raise ConfigError("DreamBooth's LoRA form trains the UNet only.", "Set tune.parts=unet.")
+        require_config(config, DreamBoothLoraConfig)
         if importlib.util.find_spec("peft") is None:
             raise create_peft_error()
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """Matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
-        latents = encode_class_images(backbone, config, options.progress)
+        """Learn matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
+        config = require_config(config, DreamBoothLoraConfig)
+        latents = generate_class_latents(backbone, config, options.progress)
         sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
-        draw_first(matrices, config.tune.rank, stream(seed, "lora"))
-        states = [encode_token_ids(backbone, ids) for ids in sentences]
-        parts = TrainingParts(
+        draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
+        own, plain = (backbone.encode_text(ids) for ids in sentences)
+        inputs = WeightTrainingInputs(
             wrap_weights(matrices),
-            make_subject_part(backbone, views, config, seed, lambda which: states[0][which]),
-            make_prior_part(backbone, config, seed, latents, lambda which: states[1][which]),
+            make_subject_drawer(backbone, views, config, seed, own.select),
+            make_prior_drawer(backbone, config, seed, latents, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
-        task = WeightTraining(model, config, parts, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
-        """A copy of the model with the matrices, scaled by the strength, and names written as words.
+        """Return a copy of the model with the matrices, scaled by the strength, and names written as words.
 
         Raises:
             IdentityError: several identities, or one of another model.
@@ -93,18 +132,20 @@ class DreamBoothLora:
         conditioner = WordsConditioner(backbone, words)
         if not identities:
             return ConditionedModel(backbone, conditioner)
-        model, matrices = copy_with_matrices(backbone, from_saved(identities[0].header.settings).tune.rank)
-        fill(matrices, identities[0].tensors, strength)
+        model, matrices = copy_with_matrices(
+            backbone, read_saved_config(identities[0].header, DreamBoothLoraConfig).tune.rank
+        )
+        load_matrices(matrices, identities[0].tensors, strength)
         return ConditionedModel(model, conditioner)
 
 
 def is_adapted(name: str) -> bool:
-    """Whether a layer of the UNet gets matrices: those of every attention, as in diffusers' script."""
+    """Return whether a layer of the UNet gets matrices: those of every attention, as in diffusers' script."""
     return any(name.endswith(f".{layer}") for layer in ATTENTION_LAYERS) and ".attn" in name
 
 
 def copy_with_matrices(backbone: Backbone, rank: int) -> tuple[Backbone, dict[str, nn.Parameter]]:
-    """Return a copy of a model with a pair of matrices beside every attention layer of its UNet, and the matrices.
+    """Return a copy of a model with a pair of matrices at every attention layer of its UNet, and the matrices.
 
     The matrices have no values yet, and want gradients.
 
@@ -152,18 +193,18 @@ def draw_first(matrices: dict[str, nn.Parameter], rank: int, random: torch.Gener
 
 
 def create_peft_error() -> ConfigError:
-    """The error for a missing package."""
-    return ConfigError("LoRA needs the package peft.", how_to_install("lora"))
+    """Create the error for a missing package."""
+    return ConfigError("LoRA needs the package peft.", suggest_install("lora"))
 
 
 @torch.no_grad()
-def fill(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor], strength: float) -> None:
-    """An identity's matrices into the model's; the second of a pair carries the strength.
+def load_matrices(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor], strength: float) -> None:
+    """Load an identity's matrices into the model's; the second of a pair carries the strength.
 
     Raises:
         IdentityError: they do not fit.
     """
-    found = part_of(tensors, "unet")
+    found = select_part_tensors(tensors, "unet")
     if found.keys() != matrices.keys() or any(found[n].shape != m.shape for n, m in matrices.items()):
         raise IdentityError("The identity's matrices do not fit this model.", "Open the model it was learned on.")
     for name, matrix in matrices.items():

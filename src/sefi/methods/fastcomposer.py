@@ -5,29 +5,59 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.weights import ATTENTION_LAYERS, copy_with_weights, cross_attention_names, part_of
-from sefi.conditioning.composer import (
+from sefi.backbone.weights import ATTENTION_LAYERS, copy_with_weights, list_cross_attention_weights, select_part_tensors
+from sefi.core.config import ONE_TOKEN, Config, Section, make_embedded_preset, require_config
+from sefi.core.errors import IdentityError
+from sefi.diffusion.composer import (
     ComposerConditioner,
     Fuse,
-    clip_pixels,
     load_composer,
     load_fusion,
+    prepare_clip_pixels,
     read_composer,
 )
-from sefi.conditioning.conditioner import check_identities
-from sefi.core.config import ComposeConfig, Config, from_saved
-from sefi.core.errors import IdentityError
-from sefi.core.nouns import Identity
-from sefi.generate.sampler import ConditionedModel
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, create_header
-from sefi.methods.checks import check_judges, check_one_word, check_person, check_settings_used
-from sefi.photo.views import PhotoViews, rgb_bytes
+from sefi.diffusion.conditioning import check_identities
+from sefi.diffusion.sampling import ConditionedModel
+from sefi.identity.file import Identity, read_saved_config
+from sefi.methods.base import (
+    MethodInfo,
+    RunOptions,
+    WeightCounts,
+    check_person,
+    create_header,
+    refuse_stage_settings,
+    require_evaluators,
+    require_learn_values,
+)
+from sefi.photo.augment import PhotoViews, convert_to_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
 SHIPPED = Path(__file__).parent.parent / "models" / "composer.safetensors"
+
+
+class ComposeSettings(Section, frozen=True):
+    """What was learned once for all subjects, and when the subject comes in."""
+
+    weights: str | None = Field(None, description="its trained weights; none: the embedded model's")
+    alpha: float = Field(0.7, ge=0, le=1, description="share of the steps, the last ones, that know the subject")
+
+
+class FastComposerConfig(Config, frozen=True):
+    """Settings of FastComposer."""
+
+    compose: ComposeSettings = ComposeSettings()  # pyright: ignore[reportCallIssue]
+
+
+ONE_STEP = ONE_TOKEN | {"steps": 1}
+PRESETS = {
+    "": make_embedded_preset(ONE_STEP, compose={"alpha": 0.85}),
+    # mit-han-lab/fastcomposer, run_evaluation.sh.
+    "official": {"learn": ONE_STEP, "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0}},
+}
 
 
 class FastComposer:
@@ -35,45 +65,58 @@ class FastComposer:
 
     Any number of subjects share a prompt. The subject comes in after the first `1 - alpha` of the steps; a strength
     below 1 shortens its share, and at 0 the model is its own.
-    Differs: of the UNet only cross-attention is tuned; the reference picture is another one of the person, not a
-    piece of the picture that is to be denoised, and no noise is put around it; the features are the image encoder's
+    Differs: of the UNet only cross-attention is tuned; the reference image is another one of the person, not a
+    piece of the image that is to be denoised, and no noise is put around it; the features are the image encoder's
     before CLIP's projection.
     """
 
-    info = MethodInfo("FastComposer", "arXiv 2305.10431", "MIT; written anew, trained on our drawings")
+    info = MethodInfo(
+        "FastComposer",
+        "arXiv 2305.10431",
+        "MIT; own implementation, trained on our drawings",
+        keeps="the photo as an image encoder sees it; nothing is learned of it",
+        kilobytes=4.7,
+        needs="weights trained once; the embedded model only",
+    )
+    presets = PRESETS
+    config_type = FastComposerConfig
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """Nothing for a subject; for all of them the fusion and the tuned attention, the image encoder not counted."""
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count nothing for a subject; for all of them fusion and tuned attention, without the image encoder."""
         del config
         there = dict(backbone.unet.named_parameters())
-        tuned = sum(there[name].numel() for name in cross_attention_names(backbone.unet, ATTENTION_LAYERS))
+        tuned = sum(there[name].numel() for name in list_cross_attention_weights(backbone.unet, ATTENTION_LAYERS))
         with torch.device("meta"):
-            fusion = Fuse(backbone.width, FEATURES.get(backbone.family, backbone.width))
+            fusion = Fuse(backbone.token_width, FEATURES.get(backbone.family, backbone.token_width))
         return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """A person; no stages, no keys of their own; CLIP, and weights trained for this model."""
-        check_one_word(self.info.title, config)
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require a person, no stages, no keys of their own, CLIP, and weights trained for this model."""
+        refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)
-        check_settings_used(self.info.title, config, attention_weight=0.0, probe_every=0)
-        check_judges(self.info.title, judges, "clip")
-        read_composer(get_weights_file(config.compose.weights), backbone)
+        require_learn_values(self.info.title, config, attention_weight=0.0, probe_every=0)
+        require_evaluators(self.info.title, evaluators, "clip")
+        read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """`image`: features `[1, features]` of the photo, as it is; `composer`: SHA-256 of the trained weights."""
-        assert options.judges is not None
-        file = get_weights_file(config.compose.weights)
+        """Return `image`, features `[1, features]`, and `composer`, SHA-256 of the trained weights.
+
+        The features of several photos are averaged.
+        """
+        assert options.evaluators is not None
+        file = get_weights_file(require_config(config, FastComposerConfig).compose.weights)
         weights = read_composer(file, backbone)
-        composer = load_composer(options.judges, backbone.width, part_of(weights, "composer"))
+        composer = load_composer(options.evaluators, backbone.token_width, select_part_tensors(weights, "composer"))
         with torch.no_grad():
-            image = composer.encode_images(clip_pixels([rgb_bytes(views.clean)], composer.vision.config))
+            photos = [convert_to_bytes(square) for square in views.squares]
+            image = composer.encode_images(prepare_clip_pixels(photos, composer.vision.config)).mean(0, keepdim=True)
         tensors = {"image": image.contiguous(), "composer": hash_file(file)}
         return Identity(tensors, create_header(name, backbone, config, seed))
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
-        """A copy of the model with the tuned attention, and a conditioner that fuses pictures into words.
+        """Return a copy of the model with the tuned attention, and a conditioner that fuses images into words.
 
         Raises:
             IdentityError: they were learned with other weights than there are, or with different settings.
@@ -83,7 +126,7 @@ class FastComposer:
         file = get_weights_file(chosen.weights)
         weights = read_composer(file, backbone)
         check_weights(identities, file)
-        fusion = load_fusion(part_of(weights, "composer"), backbone.width)
+        fusion = load_fusion(select_part_tensors(weights, "composer"), backbone.token_width)
         conditioner = ComposerConditioner(
             backbone,
             fusion,
@@ -95,13 +138,15 @@ class FastComposer:
         return ConditionedModel(copy_with_weights(backbone, tuned if conditioner.alpha else {}), conditioner)
 
 
-def choose_settings(identities: Sequence[Identity]) -> ComposeConfig:
-    """How these identities are composed.
+def choose_settings(identities: Sequence[Identity]) -> ComposeSettings:
+    """Return the settings that these identities are composed with.
 
     Raises:
-        IdentityError: not all in the same way.
+        IdentityError: they differ.
     """
-    chosen = [from_saved(i.header.settings).compose for i in identities] or [Config().compose]
+    chosen = [read_saved_config(i.header, FastComposerConfig).compose for i in identities] or [
+        FastComposerConfig().compose
+    ]
     for identity, one in zip(identities, chosen, strict=False):
         if one != chosen[0]:
             raise IdentityError(
@@ -128,7 +173,7 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
 
 
 def get_features(identity: Identity, fusion: Fuse) -> Tensor:
-    """Return the features `[features]` of an identity's picture.
+    """Return the features `[features]` of an identity's image.
 
     Raises:
         IdentityError: it has none, or of another length than the fusion takes.
@@ -137,18 +182,18 @@ def get_features(identity: Identity, fusion: Fuse) -> Tensor:
     image = identity.tensors.get("image")
     if image is None or image.ndim != 2 or image.shape[1] != expected:
         raise IdentityError(
-            f"{identity.name!r} has no features of a picture that FastComposer reads here.",
+            f"{identity.name!r} has no features of an image that FastComposer reads here.",
             "Learn it again; it takes a second.",
         )
     return image.float().mean(0)
 
 
 def hash_file(file: Path) -> Tensor:
-    """A file's digest, uint8 `[32]`."""
+    """Return a file's digest, uint8 `[32]`."""
     with file.open("rb") as content:
         return torch.frombuffer(bytearray(hashlib.file_digest(content, "sha256").digest()), dtype=torch.uint8)
 
 
 def get_weights_file(named: str | None) -> Path:
-    """Where FastComposer's trained weights lie."""
+    """Return the file of FastComposer's trained weights."""
     return SHIPPED if named is None else Path(named)

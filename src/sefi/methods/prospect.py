@@ -3,39 +3,65 @@
 from pathlib import Path
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config
-from sefi.core.nouns import Identity
+from sefi.core.config import ONE_SLOT, PLAIN_VIEWS, Config, make_embedded_preset
+from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
-from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
-from sefi.methods.checks import check_settings_used, check_staged
-from sefi.photo.views import PhotoViews
+from sefi.methods.base import (
+    MethodInfo,
+    RunOptions,
+    TokenMethod,
+    WeightCounts,
+    get_class_row,
+    learn_tokens,
+    refuse_vectors_and_limit,
+    require_learn_values,
+)
+from sefi.photo.augment import PhotoViews
+
+TEN_STAGES = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
+PRESETS = {
+    "": make_embedded_preset(TEN_STAGES | {"steps": 200, "batch": 5, "learning_rate": 1e-4}),
+    # zyxElsa/ProSpect, v1-finetune.yaml.
+    "official": {
+        "learn": TEN_STAGES | {"steps": 600, "learning_rate": 1e-4, "weight_decay": 1e-2, "templates": ("{}",)},
+        "views": PLAIN_VIEWS,
+        "generate": {"guidance_scale": 10.0},
+    },
+}
 
 
 class ProSpect(TokenMethod):
     """ProSpect (Zhang et al. 2023, arXiv 2305.16225).
 
     Differs: only the stage of a sample is encoded at each step (the published code encodes all ten), so batches work;
-    the module is thrown away and the tokens are kept.
+    the module is thrown away and the tokens are saved.
     """
 
-    info = MethodInfo("ProSpect", "arXiv 2305.16225", "Apache-2.0; written anew")
+    info = MethodInfo(
+        "ProSpect",
+        "arXiv 2305.16225",
+        "Apache-2.0; own implementation",
+        keeps="a token for each of ten stages",
+        kilobytes=19,
+    )
+    presets = PRESETS
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """A token for each stage, and the module that gives them."""
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count a token for each stage, and the module that gives them."""
         return WeightCounts(
-            config.learn.stages * count_slots(config.learn) * backbone.width,
-            count_module_weights(backbone.width, config.learn),
+            config.learn.stages * count_slots(config.learn) * backbone.token_width,
+            count_module_weights(backbone.token_width, config.learn),
         )
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """One token for the placeholder, and no attention loss."""
-        del backbone, judges
-        check_staged(self.info.title, config)
-        check_settings_used(self.info.title, config, attention_weight=0.0)
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require one token for the placeholder, and no attention loss."""
+        del backbone, evaluators
+        refuse_vectors_and_limit(self.info.title, config)
+        require_learn_values(self.info.title, config, attention_weight=0.0)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """Tokens `[stage, 2, width]`, key and value the same."""
+        """Learn tokens `[stage, 2, width]`, key and value the same."""
         tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)

@@ -3,12 +3,38 @@
 from pathlib import Path
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config
-from sefi.core.nouns import Identity
+from sefi.core.config import ONE_TOKEN, PLAIN_VIEWS, Config, make_embedded_preset
+from sefi.core.prompts import ALL_TEMPLATES, CLASS_TEMPLATES
+from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
-from sefi.methods.base import MethodInfo, RunOptions, TokenMethod, WeightCounts, get_class_row, learn_tokens
-from sefi.methods.checks import check_one_word
-from sefi.photo.views import PhotoViews
+from sefi.methods.base import (
+    MethodInfo,
+    RunOptions,
+    TokenMethod,
+    WeightCounts,
+    get_class_row,
+    learn_tokens,
+    refuse_stage_settings,
+)
+from sefi.photo.augment import PhotoViews
+
+VECTORS = ONE_TOKEN | {"vectors": 2}
+PUBLISHED = VECTORS | {"templates": ALL_TEMPLATES, "weight_decay": 1e-2}
+PRESETS = {
+    "": make_embedded_preset(VECTORS | {"steps": 200, "batch": 5}),
+    # rinongal/textual_inversion, v1-finetune.yaml: base rate 5e-3 times a batch of 2. Differs: two vectors, as the
+    # paper's baseline has them; the file's default is one.
+    "official": {
+        "learn": PUBLISHED | {"steps": 6100, "batch": 2, "learning_rate": 1e-2},
+        "views": PLAIN_VIEWS,
+        "generate": {"guidance_scale": 10.0},
+    },
+    # diffusers, examples/textual_inversion: 5e-4 times 4 accumulated samples. Differs: two vectors, as above.
+    "diffusers": {
+        "learn": PUBLISHED | {"templates": CLASS_TEMPLATES, "steps": 3000, "batch": 4, "learning_rate": 2e-3},
+        "views": PLAIN_VIEWS,
+    },
+}
 
 
 class TextualInversion(TokenMethod):
@@ -18,21 +44,24 @@ class TextualInversion(TokenMethod):
     and puts the other rows back after every step.
     """
 
-    info = MethodInfo("Textual Inversion", "arXiv 2208.01618", "MIT; written anew")
+    info = MethodInfo(
+        "Textual Inversion", "arXiv 2208.01618", "MIT; own implementation", keeps="two tokens", kilobytes=7
+    )
+    presets = PRESETS
 
-    def weights(self, backbone: Backbone, config: Config) -> WeightCounts:
-        """The vectors."""
-        return WeightCounts(config.learn.vectors * backbone.width, 0)
+    def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
+        """Count the vectors."""
+        return WeightCounts(config.learn.vectors * backbone.token_width, 0)
 
-    def check(self, backbone: Backbone, config: Config, judges: Path | None) -> None:
-        """No stages, no keys of their own."""
-        del backbone, judges
-        check_one_word(self.info.title, config, config.learn.vectors)
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require no stages, and no keys of their own."""
+        del backbone, evaluators
+        refuse_stage_settings(self.info.title, config, config.learn.vectors)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
     ) -> Identity:
-        """Tokens `[1, 2, vector, width]` that start at the class word."""
+        """Learn tokens `[1, 2, vector, width]` that start at the class word."""
         row = get_class_row(backbone, config)
         vectors = FreeVectors(row, row.expand(config.learn.vectors, -1))
         return learn_tokens(vectors, name, views, backbone, config, seed, options)

@@ -1,1 +1,1 @@
-"""From a photo file to an upright picture, a face, a square crop and its random views."""
+"""Read a photo file upright, find a face, cut out a square, and draw random views of it."""

@@ -1,22 +1,42 @@
-"""A photo file to upright RGB in [-1, 1]."""
+"""Read a photo file to upright RGB in [-1, 1]; tell photographs from the drawings that the embedded model knows."""
 
 import io
+import json
 import struct
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageFile, ImageOps
+from pillow_heif import HeifImageFile, get_file_mimetype
+from torch import Tensor
+from torch.nn import functional as F
 
 from sefi.core.errors import PhotoError
-from sefi.core.nouns import Photo
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An upright photo.
+
+    Attributes:
+        pixels: RGB float32 `[3, height, width]` in [-1, 1], rows from the top.
+        source: where it came from, for messages.
+    """
+
+    pixels: Tensor
+    source: str
+
 
 MAX_BYTES = 64 * 1024 * 1024
 # A sequential JPEG is decoded at half or a quarter of its size, which costs little; every other file is decoded whole.
 # Peaks of a process that reads a file at these bounds and cuts a face out, 270 MB of which are the libraries
-# (`python benchmarks/photo_memory.py`): JPEG 560 MB, progressive JPEG 700, PNG 810, WebP 1300.
+# (`python experiments/photo_memory.py`): JPEG 560 MB, progressive JPEG 700, PNG 810, WebP 1300.
 MAX_PIXELS = 64_000_000
 MAX_JPEG_PIXELS = 205_000_000
 # A larger photo is halved until it is within this. Photos of 24 megapixels are read as they are (peak: 800 MB).
@@ -24,7 +44,8 @@ WHOLE_PIXELS = 25_000_000
 ROWS = 1024  # converted at a time: only the decoded file and the result exist at full size
 MIN_SIDE = 32
 # Recognised by content, never by name.
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+HEIF_TYPES = ("image/heic", "image/heif")  # of phones; pillow-heif reads them
 BACKGROUND = (255, 255, 255)
 # What Pillow raises for damaged files, format by format.
 DECODE_ERRORS = (
@@ -37,8 +58,9 @@ DECODE_ERRORS = (
     TypeError,
     OverflowError,
     struct.error,
+    RuntimeError,  # of libheif
 )
-# A GIF's frame may make the picture larger than its header says.
+# A GIF's frame may make the image larger than its header says.
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
 # What Pillow tries for one format after another until one opens the file.
 OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
@@ -47,13 +69,22 @@ PNG_SCALES = {"L;2": 85, "L;4": 17}
 # What a colour profile calls the colours that it is for, by Pillow's mode.
 PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 SPACE_IN_PROFILE = slice(16, 20)
+# Of the classifier of photographs.
+CLASSIFIER_FILE = Path(__file__).parent.parent / "models" / "photographs.json"
+CLASSIFIER_RESOLUTION = 96  # of the images that it was fitted on: the embedded model's
+SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
+LUMINANCE = (0.299, 0.587, 0.114)
+LEVELS = 16  # of each colour, where colours are counted
+COMMON = (1, 8, 32)  # the most frequent colours
+SMALL = 1e-2
 
 
-def read_photo(path: str | Path) -> Photo:
+def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     """Read a photograph: turned upright (EXIF), in sRGB, transparency over white.
 
     Args:
-        path: a JPEG, PNG, WebP, GIF or BMP file with one picture.
+        photo: a JPEG, PNG, WebP, HEIC, AVIF, GIF or BMP file with one image; a Pillow image; or an RGB array
+            `[height, width, 3]`.
 
     Returns:
         Pixels `[3, height, width]`, float32 in [-1, 1], rows from the top. A photo of more than 25 megapixels is
@@ -63,19 +94,34 @@ def read_photo(path: str | Path) -> Photo:
         PhotoError: missing, not a file, over 64 MB, over 64 megapixels (205 for a JPEG that is not progressive; both
             checked before decoding), under 32 pixels, animated, damaged, or of another format.
     """
-    path = Path(path)
+    if isinstance(photo, np.ndarray):
+        photo = _make_image(photo)
+    if isinstance(photo, Image.Image):
+        _check_header("The image", photo)
+        return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
+    path = Path(photo)
     content = _read_bytes(path)
     try:
         with _open(content) as image:
             _check_header(path, image)
-            upright = ImageOps.exif_transpose(_to_small_rgb(image))
+            upright = ImageOps.exif_transpose(_convert_to_small_rgb(image))
     except Image.UnidentifiedImageError as error:
-        raise PhotoError(f"{path} is not a picture of a known format.", "Save it as JPEG or PNG.") from error
+        raise PhotoError(f"{path} is not an image of a known format.", "Save it as JPEG or PNG.") from error
     except BOMBS as error:
         raise PhotoError(f"{path} has far more pixels than can be read.", "Save it smaller.") from error
     except DECODE_ERRORS as error:
         raise PhotoError(f"{path} is damaged and cannot be decoded.", "Save or copy the photo again.") from error
-    return Photo(pixels=pixels_of(upright), source=path.name)
+    return Photo(pixels=convert_to_pixels(upright), source=path.name)
+
+
+def _make_image(array: NDArray[np.uint8]) -> Image.Image:
+    """Return an RGB array as an image."""
+    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[-1] != 3:
+        raise PhotoError(
+            f"An array of {array.dtype} and shape {array.shape} is no RGB image.",
+            "Give uint8 values [height, width, 3], from 0 to 255.",
+        )
+    return Image.fromarray(array)
 
 
 def _read_bytes(path: Path) -> bytes:
@@ -95,7 +141,7 @@ def _read_bytes(path: Path) -> bytes:
 
 
 def _open(content: bytes) -> ImageFile.ImageFile:
-    """Open a picture as `Image.open` does, but for the limit on its size: that is a setting of the whole process."""
+    """Open an image as `Image.open` does, but for the limit on its size: that is a setting of the whole process."""
     Image.init()
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -104,10 +150,13 @@ def _open(content: bytes) -> ImageFile.ImageFile:
                 return factory(io.BytesIO(content), "")
         except OPEN_ERRORS:
             continue
+    if get_file_mimetype(content[:16]) in HEIF_TYPES:  # not registered with Pillow, which belongs to the process
+        with suppress(*OPEN_ERRORS):
+            return HeifImageFile(io.BytesIO(content), "")
     raise Image.UnidentifiedImageError
 
 
-def _check_header(path: Path, image: Image.Image) -> None:
+def _check_header(path: Path | str, image: Image.Image) -> None:
     """Refuse by what the header says; nothing is decoded yet."""
     width, height = image.size
     most = MAX_JPEG_PIXELS if _is_sequential_jpeg(image) else MAX_PIXELS
@@ -122,8 +171,8 @@ def _check_header(path: Path, image: Image.Image) -> None:
             f"{path} is only {width} x {height} pixels.",
             f"Use a photo of at least {MIN_SIDE} pixels a side; 512 or more is better.",
         )
-    # MPO is the JPEG of many phones: a second picture follows, which is no animation.
-    if image.format != "MPO" and getattr(image, "n_frames", 1) > 1:
+    # MPO is the JPEG of many phones, HEIF their other format: further images follow, which are no animation.
+    if image.format not in ("MPO", "HEIF") and getattr(image, "n_frames", 1) > 1:
         raise PhotoError(f"{path} is animated.", "Save one frame of it as JPEG or PNG.")
 
 
@@ -132,37 +181,39 @@ def _is_sequential_jpeg(image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO") and "progressive" not in image.info
 
 
-def _to_small_rgb(image: ImageFile.ImageFile) -> Image.Image:
+def _convert_to_small_rgb(image: Image.Image) -> Image.Image:
     """Return eight-bit sRGB of at most 25 megapixels, in strips: one step's copies of a large photo fill the memory."""
     width, height = image.size
     factor = next(one for one in (1, 2, 4, 8) if width * height <= WHOLE_PIXELS * one**2)
-    raw_mode = _raw_mode(image)
-    image.draft(None, (width // factor, height // factor))  # only a JPEG can; for the others this does nothing
+    raw_mode = _find_raw_mode(image)
+    if image.format in ("JPEG", "MPO"):
+        image.draft(None, (width // factor, height // factor))
     image.load()
     factor = max(1, round(factor * image.width / width))
     whole = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     for top in range(0, image.height, ROWS):
         strip = image.crop((0, top, image.width, min(top + ROWS, image.height)))
-        whole.paste(_to_rgb(strip, raw_mode).reduce(factor), (0, top // factor))
+        whole.paste(_convert_to_rgb(strip, raw_mode).reduce(factor), (0, top // factor))
     whole.info = {name: value for name, value in image.info.items() if name != "transparency"}
     return whole
 
 
-def _raw_mode(image: ImageFile.ImageFile) -> str:
+def _find_raw_mode(image: Image.Image) -> str:
     """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats."""
-    arguments = image.tile[0].args if image.format == "PNG" and image.tile else ""
+    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
+    arguments = tile[0].args if image.format == "PNG" and tile else ""
     return arguments if isinstance(arguments, str) else ""
 
 
-def _to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
+def _convert_to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
     """Return eight-bit sRGB from any mode: the colour profile first, then transparency over white."""
-    alpha = _alpha_of(image, raw_mode)
+    alpha = _extract_alpha(image, raw_mode)
     image.info.pop("transparency", None)  # conversions would look for its colour
-    rgb = _with_profile(_colours_of(image, raw_mode), image.info.get("icc_profile"))
+    rgb = _apply_profile(_extract_colours(image, raw_mode), image.info.get("icc_profile"))
     return rgb if alpha is None else Image.composite(rgb, Image.new("RGB", rgb.size, BACKGROUND), alpha)
 
 
-def _alpha_of(image: Image.Image, raw_mode: str) -> Image.Image | None:
+def _extract_alpha(image: Image.Image, raw_mode: str) -> Image.Image | None:
     """Return how opaque each pixel is, as mode L; None if all are."""
     if not image.has_transparency_data:
         return None
@@ -178,8 +229,8 @@ def _alpha_of(image: Image.Image, raw_mode: str) -> Image.Image | None:
     return Image.fromarray(np.where(same, 0, 255).astype(np.uint8))
 
 
-def _colours_of(image: Image.Image, raw_mode: str) -> Image.Image:
-    """Return the picture without transparency, in the mode L, RGB or CMYK that its colour profile is for."""
+def _extract_colours(image: Image.Image, raw_mode: str) -> Image.Image:
+    """Return the image without transparency, in the mode L, RGB or CMYK that its colour profile is for."""
     if image.mode.startswith("I") or image.mode == "F":
         high_bytes = np.asarray(image).astype(np.int64) >> 8
         return Image.fromarray(high_bytes.clip(0, 255).astype(np.uint8))
@@ -190,10 +241,10 @@ def _colours_of(image: Image.Image, raw_mode: str) -> Image.Image:
     return image if image.mode in PROFILE_SPACES else image.convert("RGB")
 
 
-def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
+def _apply_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     """Return sRGB, by the file's colour profile (wide-gamut phones, print) if it is one for such colours."""
     if profile:
-        # A damaged profile does not make the picture unusable.
+        # A damaged profile does not make the image unusable.
         with suppress(ImageCms.PyCMSError, OSError, ValueError):
             source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
             if profile[SPACE_IN_PROFILE] == PROFILE_SPACES[image.mode]:
@@ -202,8 +253,110 @@ def _with_profile(image: Image.Image, profile: bytes | None) -> Image.Image:
     return image.convert("RGB")
 
 
-def pixels_of(image: Image.Image) -> torch.Tensor:
-    """`[3, height, width]`, 0..255 to [-1, 1]."""
+def convert_to_pixels(image: Image.Image) -> torch.Tensor:
+    """Return `[3, height, width]` in [-1, 1] of an image of 0 to 255."""
     bytes_hwc = torch.from_numpy(np.array(image, dtype=np.uint8))
     pixels = torch.empty(3, image.height, image.width)  # filled in place: a large photo is not held twice
     return pixels.copy_(bytes_hwc.permute(2, 0, 1)).div_(127.5).sub_(1.0)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A logistic regression on the statistics; `experiments/photographs.py` fits it.
+
+    Attributes:
+        mean, scale: of each statistic, `[statistic]`.
+        weights: `[statistic]`.
+        bias: so chosen that photographs are above 0.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    weights: Tensor
+    bias: float
+
+    def score(self, statistics: Tensor) -> Tensor:
+        """Return a logit for each row of `[image, statistic]`, above 0 for photographs."""
+        return ((statistics - self.mean) / self.scale) @ self.weights + self.bias
+
+
+@cache
+def read_classifier() -> Classifier:
+    """Return the classifier in the package."""
+    values = json.loads(CLASSIFIER_FILE.read_text(encoding="utf-8"))
+    rows = (torch.tensor(values[name]) for name in ("mean", "scale", "weights"))
+    return Classifier(*rows, bias=float(values["bias"]))
+
+
+def refuse_photograph(square: Tensor) -> None:
+    """Refuse a photograph where the model knows drawings only.
+
+    Args:
+        square: `[3, CLASSIFIER_RESOLUTION, CLASSIFIER_RESOLUTION]` in [-1, 1].
+
+    Raises:
+        PhotoError: it has the statistics of a photograph.
+    """
+    if score_photograph(square) > 0:
+        raise PhotoError(
+            "This looks like a photograph, and the embedded model knows drawn people and animals only.",
+            "Name a Stable Diffusion model with --model, or learn it anyway with --anyway (in Python anyway=True).",
+        )
+
+
+def score_photograph(square: Tensor) -> float:
+    """Return how surely an image is a photograph: a logit, above 0 it is one.
+
+    Args:
+        square: `[3, CLASSIFIER_RESOLUTION, CLASSIFIER_RESOLUTION]` in [-1, 1].
+    """
+    return float(read_classifier().score(measure_statistics(square[None]))[0])
+
+
+def measure_statistics(images: Tensor) -> Tensor:
+    """Return `[image, statistic]` of images `[image, 3, R, R]` in [-1, 1].
+
+    A drawing is flat between few edges, so most of its differences between neighbours are far below their mean; a
+    photograph has detail everywhere. Shares of the mean barely change with size, blur and compression.
+    """
+    rgb = (images.float() + 1) / 2
+    grey = (rgb * torch.tensor(LUMINANCE)[:, None, None]).sum(1, keepdim=True)
+    details = [measure_details(grey), measure_details(F.avg_pool2d(grey, 2))]
+    return torch.cat([*details, measure_colours(rgb)], dim=1)
+
+
+def measure_details(grey: Tensor) -> Tensor:
+    """Return how differences between neighbours, first and second, are spread, `[image, 13]`."""
+    across, down = grey.diff(dim=-1).abs().flatten(1), grey.diff(dim=-2).abs().flatten(1)
+    corners = grey.diff(dim=-1).diff(dim=-1).diff(dim=-2).diff(dim=-2).abs().flatten(1) / 4
+    slopes = torch.cat([across, down], dim=1)
+    steep, fine = (values.mean(1, keepdim=True) + 1e-4 for values in (slopes, corners))
+    spread = [
+        torch.log(compute_quantiles(values) / mean + SMALL) for values, mean in ((slopes, steep), (corners, fine))
+    ]
+    return torch.cat([spread[0], torch.log(steep), spread[1], torch.log(fine), torch.log(fine / steep)], dim=1)
+
+
+def measure_colours(rgb: Tensor) -> Tensor:
+    """Return how saturated, bright and various the colours are, `[image, 16]`."""
+    bright, dark = rgb.amax(1), rgb.amin(1)
+    saturation = (bright - dark) / (bright + SMALL)
+    tint = rgb.mean((2, 3)).std(1, keepdim=True)
+    counted = torch.stack([count_colours(one) for one in rgb])
+    return torch.cat(
+        [compute_quantiles(saturation.flatten(1)), compute_quantiles(bright.flatten(1)), tint, counted], dim=1
+    )
+
+
+def count_colours(rgb: Tensor) -> Tensor:
+    """Return log number, shares of the most common, and entropy of the coarse colours of `[3, R, R]` in [0, 1]."""
+    red, green, blue = (rgb * (LEVELS - 0.01)).long()
+    counts = torch.bincount((red * LEVELS**2 + green * LEVELS + blue).flatten(), minlength=LEVELS**3).float()
+    shares = counts[counts > 0].sort(descending=True).values / counts.sum()
+    common = [shares[:n].sum() for n in COMMON]
+    return torch.stack([torch.tensor(float(len(shares))).log(), *common, -(shares * shares.log()).sum()])
+
+
+def compute_quantiles(values: Tensor) -> Tensor:
+    """Return the values `[image, value]` below which each of `SHARES` lies, `[image, share]`."""
+    return torch.stack([values.quantile(share, dim=1) for share in SHARES], dim=1)

@@ -1,4 +1,4 @@
-"""Program of a child process: run the ONNX network on standard input once, as `sefi.photo.network_trial` asks.
+"""Program of a child process: run the ONNX network on standard input once, as `sefi.photo.detect` asks.
 
     python -P trial_run.py detector|recogniser|classifier
 
@@ -15,7 +15,7 @@ LARGEST_MEMORY = 4 * 2**30
 
 
 def limit_process() -> None:
-    """Bound the memory and write no core file, where the system can."""
+    """Limit the memory and write no core file, where the system can."""
     try:
         import resource  # noqa: PLC0415 - not on Windows
     except ImportError:

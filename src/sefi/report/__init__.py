@@ -1,1 +1,1 @@
-"""Pictures and numbers to contact sheets, figures and one self-contained page."""
+"""Reports: contact sheets, figures and self-contained pages from images and numbers."""

@@ -8,95 +8,111 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, PercentFormatter
 
-from sefi.bench.curves import Curve
-from sefi.bench.figures import Figure
-from sefi.bench.statistics import NOTHING, Interval
-from sefi.bench.table_files import told
-from sefi.bench.tables import Table
-from sefi.report.ink import INK, SETTINGS, SOFT, Style, blank, svg_text
-from sefi.report.labels import NAME_SIZE, Point, keep_inside, label_points, spread, text_width, wrap_name, wrap_points
+from sefi.benchmark.columns import Column
+from sefi.benchmark.statistics import NO_INTERVAL, Interval
+from sefi.benchmark.table_files import format_value
+from sefi.benchmark.tables import Curve, Table
+from sefi.report.plot_style import (
+    NAME_SIZE,
+    SETTINGS,
+    SOFT,
+    TEXT,
+    Point,
+    Style,
+    keep_inside,
+    label_points,
+    make_axes,
+    measure_text,
+    render_svg,
+    spread,
+    wrap_name,
+    wrap_points,
+)
 
-# Least span that the ways are taken to have, in prompt score and ID: two ways may be next to each other.
+# Least span that the variants are taken to have, in prompt score and ID: two variants may be next to each other.
 SPAN = (0.05, 0.2)
 WIDTH, HEIGHT = 5.6, 4.2  # inches of a plot with names of one line
 COLUMN = 1.38  # inches of one kind's bars
 POINTS = 72  # typographic, to an inch
 LINE = 0.18  # inches of one line of a name
-REACH = 1.5  # an anchor more spans than this away from the ways is named at the edge and not drawn
+REACH = 1.5  # a reference row more spans than this away from the variants is named at the edge and not drawn
 
 
 @rc_context(SETTINGS)
-def trade_off(found: Table, styles: Mapping[str, Style]) -> str:
-    """ID against prompt score: a point with 95 % bars for each way, and the Pareto frontier of those under test.
+def plot_trade_off(table: Table, styles: Mapping[str, Style]) -> str:
+    """Plot ID against prompt score: a point with 95 % bars for each variant, the Pareto frontier of those under test.
 
     Args:
-        found: A table that has the figures `prompt` and `id`.
-        styles: From `way_styles`.
+        table: A table that has the figures `prompt` and `id`.
+        styles: From `choose_styles`.
 
     Returns:
-        SVG. A way with only one of the figures is left out; an anchor far from all ways is named at the edge.
+        SVG. A variant with only one of the figures is left out; a distant reference row is named at the edge.
 
     Raises:
-        ValueError: No way has both figures.
+        ValueError: No variant has both figures.
     """
-    both = {way.label: (found.values[way.label, "prompt"], found.values[way.label, "id"]) for way in found.ways}
+    both = {
+        variant.label: (table.values[variant.label, "prompt"], table.values[variant.label, "id"])
+        for variant in table.variants
+    }
     points = {label: pair for label, pair in both.items() if all(each.computed for each in pair)}
     if not points:
-        raise ValueError("no way has both a prompt score and an ID")
+        raise ValueError("no variant has both a prompt score and an ID")
     means = {label: (x.mean, y.mean) for label, (x, y) in points.items()}
-    far = beyond_reach(means, [way.label for way in found.ways if way.control in (None, "class word")])
+    far = find_distant(means, [variant.label for variant in table.variants if variant.is_generated])
     near = {label: mean for label, mean in means.items() if label not in far}
     away = ", ".join(f"{label} ({x:.2f}, {y:.2f})" for label, (x, y) in far.items())
     title = wrap_points(f"not drawn, far away: {away}", 0.95 * WIDTH * POINTS, 9, most=12) if far else ""
-    figure, (axis,) = blank(WIDTH, HEIGHT + LINE * title.count("\n"))
+    figure, (axis,) = make_axes(WIDTH, HEIGHT + LINE * title.count("\n"))
     if far:
         figure.suptitle(title, x=0.98, ha="right", fontsize=9, color=SOFT)
     for label in near:
         draw_point(axis, *points[label], styles[label])
-    draw_frontier(axis, pareto([mean for label, mean in means.items() if not styles[label].anchor]))
+    draw_frontier(axis, find_pareto_front([mean for label, mean in means.items() if not styles[label].reference]))
     axis.set_xlabel("prompt score (CLIP cosine): obeys better to the right", color=SOFT)
     axis.set_ylabel("ID (cosine to the photo): more alike upwards", color=SOFT)
-    bars = [bar for label in near for bar in bars_of(*points[label])]
+    bars = [bar for label in near for bar in make_error_bars(*points[label])]
     label_points(axis, near, {label: styles[label].colour for label in near}, bars)
-    return svg_text(figure, "trade-off")
+    return render_svg(figure, "trade-off")
 
 
-def beyond_reach(means: Mapping[str, Point], drawn: Sequence[str]) -> dict[str, Point]:
-    """The points that would squeeze those drawn in any case into a corner."""
-    core = np.array([means[label] for label in drawn if label in means] or list(means.values()))
+def find_distant(means: Mapping[str, Point], near: Sequence[str]) -> dict[str, Point]:
+    """Return the points so distant that they would squeeze the near ones into a corner."""
+    core = np.array([means[label] for label in near if label in means] or list(means.values()))
     reach = REACH * np.maximum(np.ptp(core, axis=0), SPAN)
     low, high = core.min(0) - reach, core.max(0) + reach
     return {label: mean for label, mean in means.items() if (mean < low).any() or (mean > high).any()}
 
 
 def draw_point(axis: Axes, x: Interval, y: Interval, style: Style) -> None:
-    """A way's marker with its bars; what has no interval has no bar."""
-    for (left, bottom), (right, top) in bars_of(x, y):
+    """Draw a variant's marker with its bars; what has no interval has no bar."""
+    for (left, bottom), (right, top) in make_error_bars(x, y):
         axis.plot([left, right], [bottom, top], color=style.colour, linewidth=1.4)
     axis.plot([x.mean], [y.mean], style.marker, color=style.colour, markerfacecolor=style.fill, markersize=9)
 
 
-def bars_of(x: Interval, y: Interval) -> list[tuple[Point, Point]]:
-    """The level and the upright bar of a point, each from end to end, where it has an interval."""
+def make_error_bars(x: Interval, y: Interval) -> list[tuple[Point, Point]]:
+    """Return the level and the upright bar of a point, each from end to end, where it has an interval."""
     bars = [((x.low, y.mean), (x.high, y.mean)), ((x.mean, y.low), (x.mean, y.high))]
     return [bar for bar in bars if not np.isnan(bar).any()]
 
 
-def pareto(points: Sequence[Point]) -> list[Point]:
-    """The points that no other beats in both, from left to right.
+def find_pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Return the points that no other beats in both, from left to right.
 
-    >>> pareto([(1, 1), (2, 3), (3, 2), (2, 2)])
+    >>> find_pareto_front([(1, 1), (2, 3), (3, 2), (2, 2)])
     [(2, 3), (3, 2)]
     """
-    kept: list[Point] = []
+    front: list[Point] = []
     for point in sorted(set(points), reverse=True):
-        if not kept or point[1] > kept[-1][1]:
-            kept.append(point)
-    return kept[::-1]
+        if not front or point[1] > front[-1][1]:
+            front.append(point)
+    return front[::-1]
 
 
 def draw_frontier(axis: Axes, frontier: Sequence[Point]) -> None:
-    """The frontier as steps: whatever lies below and left of it is beaten in both."""
+    """Draw the frontier as steps: whatever lies below and left of it is beaten in both."""
     if not frontier:
         return
     (left, right), (bottom, top) = axis.get_xlim(), axis.get_ylim()
@@ -109,12 +125,12 @@ def draw_frontier(axis: Axes, frontier: Sequence[Point]) -> None:
 
 
 @rc_context(SETTINGS)
-def tau_plot(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: float | None) -> str:
-    """ID(Prompt) over the threshold, a curve for each way, its 95 % band if it is under test, and the run's tau.
+def plot_tau_curves(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: float | None) -> str:
+    """Plot ID(Prompt) over the threshold: a curve for each variant, bands of those under test, and the run's tau.
 
     Args:
-        curves: From `tau_curves`.
-        styles: From `way_styles`.
+        curves: From `compute_tau_curves`.
+        styles: From `choose_styles`.
         tau: The run's own, marked by a line; None marks nothing.
 
     Returns:
@@ -127,29 +143,29 @@ def tau_plot(curves: Mapping[str, Curve], styles: Mapping[str, Style], tau: floa
         raise ValueError("there is no curve of ID(Prompt)")
     names = {label: wrap_name(label) for label in curves}
     lines = max(name.count("\n") + 1 for name in names.values())
-    figure, (axis,) = blank(WIDTH, max(HEIGHT, 1 + LINE * lines * len(names)))
+    figure, (axis,) = make_axes(WIDTH, max(HEIGHT, 1 + LINE * lines * len(names)))
     for label, curve in curves.items():
         draw_curve(axis, curve, styles[label])
     if tau is not None:
-        axis.axvline(tau, color=INK, linewidth=1, linestyle=(0, (2, 2)))
+        axis.axvline(tau, color=TEXT, linewidth=1, linestyle=(0, (2, 2)))
         axis.annotate(
             f"tau {tau:.3f}",
             (tau, 1),
             (5, -10),
             xycoords=("data", "axes fraction"),
             textcoords="offset points",
-            color=INK,
+            color=TEXT,
         )
     axis.set_xlabel("tau: lowest prompt score that counts", color=SOFT)
     axis.set_ylabel("ID(Prompt)", color=SOFT)
     name_curves(axis, curves, styles, LINE * lines)
-    return svg_text(figure, "tau")
+    return render_svg(figure, "tau")
 
 
 def draw_curve(axis: Axes, curve: Curve, style: Style) -> None:
-    """One curve; an anchor's is thin, dashed and without a band."""
+    """Draw one curve; a reference row's is thin, dashed and without a band."""
     means = [point.mean for point in curve.points]
-    if style.anchor:
+    if style.reference:
         axis.plot(curve.taus, means, color=style.colour, linewidth=1, linestyle=(0, (5, 2)))
         return
     lows, highs = [point.low for point in curve.points], [point.high for point in curve.points]
@@ -171,7 +187,7 @@ def name_curves(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, St
     columns, rows = (length / axis.get_figure(root=True).dpi for length in axis.get_window_extent().size)  # pyright: ignore[reportOptionalMemberAccess]
     taus = next(iter(curves.values())).taus
     first, width = float(taus[0]), float(np.ptp(taus))
-    widest = max(text_width(line, NAME_SIZE, bold=True) for label in curves for line in wrap_name(label).split("\n"))
+    widest = max(measure_text(line, NAME_SIZE, bold=True) for label in curves for line in wrap_name(label).split("\n"))
     share = 0.04 + widest / POINTS / columns
     starts = [curve.points[0].mean for curve in curves.values()]
     gap = min(gap / rows, 1 / len(starts)) * (high - low)
@@ -186,13 +202,13 @@ def name_curves(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, St
 
 
 @rc_context(SETTINGS)
-def kind_bars(tables: Mapping[str, Table], figure: Figure, styles: Mapping[str, Style]) -> str:
-    """One figure for each kind of prompt, side by side: a bar for each way with its 95 % interval and its number.
+def plot_kind_bars(tables: Mapping[str, Table], figure: Column, styles: Mapping[str, Style]) -> str:
+    """Plot one column for each kind of prompt, side by side: a bar for each variant with its interval and number.
 
     Args:
-        tables: Kind to table, from `by_kind`.
+        tables: Kind to table, from `make_tables_by_kind`.
         figure: Which figure.
-        styles: From `way_styles`; their order is that of the bars.
+        styles: From `choose_styles`; their order is that of the bars.
 
     Returns:
         SVG.
@@ -200,49 +216,49 @@ def kind_bars(tables: Mapping[str, Table], figure: Figure, styles: Mapping[str, 
     Raises:
         ValueError: No kind has the figure.
     """
-    kinds = {kind: found for kind, found in tables.items() if figure in found.figures}
-    labels = [label for label in styles if any(value(found, label, figure).computed for found in kinds.values())]
+    kinds = {kind: table for kind, table in tables.items() if figure in table.columns}
+    labels = [label for label in styles if any(get_value(table, label, figure).computed for table in kinds.values())]
     if not labels:
         raise ValueError(f"no kind of prompt has {figure.label}")
     names = [wrap_name(label) for label in labels]
     titles = [wrap_points(kind, 0.85 * COLUMN * POINTS, 10) for kind in kinds]
-    widest = max(text_width(line, NAME_SIZE, bold=True) for name in names for line in name.split("\n"))
+    widest = max(measure_text(line, NAME_SIZE, bold=True) for name in names for line in name.split("\n"))
     lines, above = (1 + max(text.count("\n") for text in texts) for texts in (names, titles))
     size = (0.15 + widest / POINTS + COLUMN * len(kinds), 0.45 + LINE * above + (0.1 + LINE * lines) * len(labels))
-    canvas, axes = blank(*size, len(kinds))
-    rows = [[value(found, label, figure) for label in labels] for found in kinds.values()]
-    limits = common_limits([each for row in rows for each in row], figure)
+    canvas, axes = make_axes(*size, len(kinds))
+    rows = [[get_value(table, label, figure) for label in labels] for table in kinds.values()]
+    limits = compute_limits([each for row in rows for each in row], figure)
     for axis, title, row in zip(axes, titles, rows, strict=True):
         draw_bars(axis, row, [styles[label] for label in labels], figure)
         axis.set(xlim=limits, ylim=(len(labels) - 0.5, -0.5))
-        axis.set_title(title, fontsize=10, color=INK, loc="left")
+        axis.set_title(title, fontsize=10, color=TEXT, loc="left")
         axis.set_yticks(range(len(labels)), names if axis is axes[0] else [""] * len(labels))
     for name, label in zip(axes[0].get_yticklabels(), labels, strict=True):
         name.set(color=styles[label].colour, fontweight="bold", fontsize=10)
-    return svg_text(canvas, f"bars of {figure.name}")
+    return render_svg(canvas, f"bars of {figure.name}")
 
 
-def value(found: Table, label: str, figure: Figure) -> Interval:
-    """One way's value in a table of one kind, which may have no picture of that way."""
-    return found.values.get((label, figure.name), NOTHING)
+def get_value(table: Table, label: str, figure: Column) -> Interval:
+    """Return one variant's value in a table of one kind, which may have no image of that variant."""
+    return table.values.get((label, figure.name), NO_INTERVAL)
 
 
-def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], figure: Figure) -> None:
-    """The bars of one kind, top to bottom, each with its number behind it."""
-    for place, (row, style) in enumerate(zip(rows, styles, strict=True)):
+def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], figure: Column) -> None:
+    """Draw the bars of one kind, top to bottom, each with its number behind it."""
+    for position, (row, style) in enumerate(zip(rows, styles, strict=True)):
         if not row.computed:
             continue
-        axis.barh(place, row.mean, 0.62, color=style.fill, edgecolor=style.colour, linewidth=1.2, alpha=0.85)
-        axis.plot([row.low, row.high], [place, place], color=INK, linewidth=1.4)
+        axis.barh(position, row.mean, 0.62, color=style.fill, edgecolor=style.colour, linewidth=1.2, alpha=0.85)
+        axis.plot([row.low, row.high], [position, position], color=TEXT, linewidth=1.4)
         end = max(0.0, row.mean, row.mean if math.isnan(row.high) else row.high)
         axis.annotate(
-            told(row.mean, figure.unit),
-            (end, place),
+            format_value(row.mean, figure.unit),
+            (end, position),
             (4, 0),
             textcoords="offset points",
             va="center",
             fontsize=9,
-            color=INK,
+            color=TEXT,
         )
     axis.locator_params(axis="x", nbins=3)
     if figure.unit == "share":
@@ -251,8 +267,8 @@ def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], fig
     axis.grid(visible=False, axis="y")
 
 
-def common_limits(values: Sequence[Interval], figure: Figure) -> Point:
-    """One scale for all kinds, from 0, with room for the numbers behind the bars."""
+def compute_limits(values: Sequence[Interval], figure: Column) -> Point:
+    """Return one scale for all kinds, from 0, with room for the numbers behind the bars."""
     ends = [end for each in values for end in (each.mean, each.low, each.high) if not math.isnan(end)]
     highest = 1.0 if figure.unit == "share" else max(0.0, *ends)
     return min(0.0, *ends), 1.45 * highest or 1.0

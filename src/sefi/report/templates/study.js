@@ -13,12 +13,12 @@
     return { rater: Array.from(bytes, (b) => b.toString(16).padStart(2, "0")).join(""), place: 0, answers: [] };
   }
 
-  // A browser may refuse storage, for a file or always; then a reload begins anew.
+  // A browser may refuse storage, for a file or always; then a reload begins again.
   function restored() {
     try {
-      const kept = JSON.parse(localStorage.getItem(shelf));
-      const fits = kept.answers.every((a, n) => a.comparison === asked[n].name && a.order.includes(a.chosen));
-      return fits && kept.place <= kept.answers.length && /^[0-9a-f]{16}$/.test(kept.rater) ? kept : null;
+      const saved = JSON.parse(localStorage.getItem(shelf));
+      const fits = saved.answers.every((a, n) => a.comparison === asked[n].name && a.order.includes(a.chosen));
+      return fits && saved.place <= saved.answers.length && /^[0-9a-f]{16}$/.test(saved.rater) ? saved : null;
     } catch { return null; }
   }
 
@@ -31,7 +31,7 @@
     part("progress").hidden = name === "welcome";
   }
 
-  function picture(number, text) {
+  function makeImage(number, text) {
     const image = document.createElement("img");
     image.src = study.pictures[number];
     image.alt = text;
@@ -48,12 +48,12 @@
     const digit = document.createElement("span");
     digit.textContent = String(number);
     digit.setAttribute("aria-hidden", "true");
-    button.append(picture(shown.picture, `Picture ${number} of ${count}`), digit);
+    button.append(makeImage(shown.picture, `Image ${number} of ${count}`), digit);
     button.addEventListener("click", () => choose(shown.code));
     return button;
   }
 
-  function tellProgress() {
+  function showProgress() {
     const done = Math.min(state.place + 1, asked.length);
     part("count").textContent = state.place < asked.length ? `${done} of ${asked.length}` : "All answered";
     part("bar").value = state.place;
@@ -61,14 +61,14 @@
 
   function show() {
     keep();
-    tellProgress();
+    showProgress();
     if (state.place >= asked.length) return finish();
     const one = asked[state.place];
     screen("asking");
     part("question").textContent = study.questions[one.question];
     part("prompt").textContent = one.prompt ?? "";
     part("prompt").hidden = one.prompt === null;
-    part("photos").replaceChildren(...one.photos.map((n) => picture(n, "The photo")));
+    part("photos").replaceChildren(...one.photos.map((n) => makeImage(n, "The photo")));
     part("photo-label").textContent = one.photos.length > 1 ? "The photos" : "The photo";
     part("reference").hidden = one.photos.length === 0;
     const chosen = state.answers[state.place]?.chosen;
@@ -118,7 +118,7 @@
     part("saved").hidden = part("other").hidden = false; // nothing is deleted before it is saved
   }
 
-  function anew() {
+  function again() {
     state = fresh();
     part("saved").hidden = part("other").hidden = true;
     welcome();
@@ -129,7 +129,7 @@
     const begun = state.answers.length;
     screen("welcome");
     part("begin").textContent = begun ? `Go on (${begun} of ${asked.length} answered)` : "I agree; begin";
-    part("anew").hidden = begun === 0;
+    part("again").hidden = begun === 0;
     part("begin").focus({ preventScroll: true });
   }
 
@@ -149,8 +149,8 @@
   part("next").addEventListener("click", () => move(1));
   part("save").addEventListener("click", save);
   part("revise").addEventListener("click", () => move(-1));
-  part("anew").addEventListener("click", anew);
-  part("other").addEventListener("click", anew);
+  part("again").addEventListener("click", again);
+  part("other").addEventListener("click", again);
   document.addEventListener("keydown", pressed);
   welcome();
 })();

@@ -1,0 +1,319 @@
+"""Make records of benchmark runs, and the tables of the documents from the records.
+
+    python experiments/results.py keep runs/main runs/pilot   # experiments/records/bench/main.json, pilot.json
+    python experiments/results.py write                       # fills in tables, writes docs/results/SUITE.csv
+    python experiments/results.py check                       # names pages and CSV files that differ from the records
+    python experiments/results.py best sweep                  # of the variants of each preset, the best by ID(Prompt)
+    python experiments/results.py sheet runs/slots --out slots.png --prompts 0 4   # images of it, not picked
+
+A record has every figure of every variant, subject and kind of prompts, so that means, intervals and paired differences
+follow from it; images and embeddings stay in the run. A table stands in a page between two comments:
+
+    <!-- bench main: id_prompt, id, shown -->            <!-- bench main / attribute: shown -->
+    <!-- bench main; ours - paper; ours - one token: id_prompt, shown -->
+    <!-- bench table1; ours; plain word: id_prompt -->   these rows only
+    <!-- bench table1 + paper: id_prompt, prompt -->     the paper's beside each, from experiments/published.toml
+    <!-- end -->
+
+Comments name variants as the records do; tables and CSV files call the method of this package SeFi-IDE, not "ours".
+"""
+
+import argparse
+import csv
+import hashlib
+import io
+import math
+import re
+import sys
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from PIL import Image
+from scipy.stats import kendalltau
+
+from sefi.benchmark.columns import COLUMNS, Column, find_conditions
+from sefi.benchmark.records import RecordModel, RunInfo, set_file_key, split_group
+from sefi.benchmark.run import RunFolder
+from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
+from sefi.benchmark.table_files import format_heading, format_range, format_value
+from sefi.benchmark.tables import compute_by_subject, list_kinds, list_variants
+from sefi.core.errors import ConfigError
+from sefi.core.files import write_text
+from sefi.core.reading import LARGEST_JSON, read_text, translate_file_errors
+from sefi.core.text import dump_json
+from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
+
+ROOT = Path(__file__).parent.parent
+RECORDS = ROOT / "experiments" / "records" / "bench"
+# Of runs on the fourth version of the embedded model; a table takes them where there is no later run of the suite.
+FOURTH = ROOT / "experiments" / "records" / "fourth-version" / "bench"
+PUBLISHED = ROOT / "experiments" / "published.toml"
+SUITES = ROOT / "docs" / "results"
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(SUITES.glob("*.md")))
+CSV_HEAD = ("variant", "reference", "figure", "unit", "subjects", "mean", "low", "high")
+BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
+ALL = "all"
+BY_NAME = {figure.name: figure for figure in COLUMNS}
+DIGITS = 6
+
+
+VariantFigures = dict[str, dict[str, dict[str, float]]]  # by variant, figure and subject
+
+
+class RunRecord(RecordModel):
+    """What is kept of a run: what was asked, and every figure by kind of prompts, variant and subject."""
+
+    info: Annotated[RunInfo, set_file_key("about")]
+    images: Annotated[int, set_file_key("pictures")]
+    samples_sha256: Annotated[str, set_file_key("cells_sha256")]
+    figures: dict[str, VariantFigures]
+
+
+def main() -> None:
+    """Run one of the five commands."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("keep", "write", "check", "best", "sheet"))
+    parser.add_argument(
+        "runs", nargs="*", type=Path, help="folders of runs, for keep and sheet; names of records, for best"
+    )
+    parser.add_argument("--out", type=Path, help="the sheet's file")
+    parser.add_argument("--prompts", nargs="*", type=int, default=[0], help="numbers of the sheet's prompts")
+    parser.add_argument(
+        "--variants", "--ways", nargs="*", help="labels of the sheet's variants; all that are drawn if left out"
+    )
+    parser.add_argument("--across", action="store_true", help="variants side by side, prompts one below the other")
+    given = parser.parse_args()
+    if given.command == "sheet":
+        draw_run_sheet(given.runs[0], given.prompts, given.variants, across=given.across).save(given.out, quality=88)
+        return
+    if given.command == "best":
+        for preset, found in find_best(*map(str, given.runs)).items():
+            print(f"{preset}: {found.label}, ID(Prompt) {found.id_prompt:.3f}")
+        return
+    if given.command == "keep":
+        RECORDS.mkdir(parents=True, exist_ok=True)
+        for run in given.runs:
+            keep(run)
+        return
+    differing = {file: text for file, text in render_files().items() if not is_current(file, text)}
+    for file, text in differing.items():
+        if given.command == "write":
+            write_text(file, text)
+        print(f"{file.relative_to(ROOT)}: {'written' if given.command == 'write' else 'is not what the records give'}")
+    sys.exit(given.command == "check" and bool(differing))
+
+
+def render_files() -> dict[Path, str]:
+    """Return every page and CSV file with the text that the records give."""
+    pages = {page: fill_tables(page.read_text(encoding="utf-8")) for page in PAGES}
+    names = {file.stem for folder in (RECORDS, FOURTH) for file in folder.glob("*.json")}
+    return pages | {SUITES / f"{name}.csv": render_csv(name) for name in sorted(names)}
+
+
+def is_current(file: Path, text: str) -> bool:
+    """Return whether a file exists and holds this text."""
+    return file.is_file() and file.read_text(encoding="utf-8") == text
+
+
+def render_csv(name: str) -> str:
+    """Return every figure of every variant over all prompts; the record also has each subject and kind of prompt."""
+    record, text = read_record(name), io.StringIO()
+    references = {variant.label: variant.control for variant in record.info.suite.variants}
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEAD)
+    for label, own in record.figures[ALL].items():
+        for figure, values in own.items():
+            found, unit = estimate_interval(values), BY_NAME[figure].unit
+            numbers = ["" if math.isnan(x) else f"{x:.{DIGITS}g}" for x in (found.mean, found.low, found.high)]
+            writer.writerow([make_display_label(label), references[label], figure, unit, found.n, *numbers])
+    return text.getvalue()
+
+
+def make_display_label(label: str) -> str:
+    """Return a variant's label for readers: the records call the method of this package "ours".
+
+    >>> make_display_label("ours, module - DreamBooth")
+    'SeFi-IDE, module - DreamBooth'
+    """
+    return re.sub(r"\bours\b", "SeFi-IDE", label)
+
+
+def keep(folder: Path) -> None:
+    """Write the record of a run."""
+    run = RunFolder(folder)
+    info, samples = run.read_info(), run.read_samples()
+    file = RECORDS / f"{info.suite.name}.json"
+    labels = [variant.label for variant in list_variants(samples, info)]
+    fixed = find_conditions(samples, info)
+    figures = {
+        kind or ALL: {
+            label: {
+                column.name: values
+                for column in COLUMNS
+                if (values := drop_unknown(compute_by_subject(chosen, fixed, label, column)))
+            }
+            for label in labels
+        }
+        for kind in ("", *list_kinds(samples, info))
+        if (chosen := [sample for sample in samples if kind in ("", sample.kind)])
+    }
+    digest = hashlib.sha256(run.samples_file.read_bytes()).hexdigest()
+    record = RunRecord(info=info, images=len(samples), samples_sha256=digest, figures=figures)
+    write_text(file, dump_json(record.model_dump(mode="json", by_alias=True), separators=(",", ":")) + "\n")
+    print(f"{file.relative_to(ROOT)}: {len(samples)} images, {file.stat().st_size // 1024} KB")
+
+
+def drop_unknown(values: dict[str, float]) -> dict[str, float]:
+    """Return what was computed, with as many digits as a table could show and some more."""
+    return {subject: round(value, DIGITS) for subject, value in values.items() if not math.isnan(value)}
+
+
+def draw_run_sheet(
+    folder: Path, prompts: Sequence[int], variants: Sequence[str] | None, *, across: bool
+) -> Image.Image:
+    """Draw the images of a run's first subject and seed: a row for each variant, a column for each prompt."""
+    run = RunFolder(folder)
+    info, samples = run.read_info(), run.read_samples()
+    first = info.subjects[0]
+    subject = next(c.subject for c in samples if first in (c.subject, split_group(c.subject)[0]))
+    seed = info.suite.seeds[0]
+    labels = variants or [variant.label for variant in info.suite.variants if variant.is_generated]
+    files = {(c.variant, c.prompt): c.image for c in samples if (c.subject, c.seed) == (subject, seed)}
+    names = [f"<{name}>" for name in split_group(subject)]
+    said = {prompt: info.suite.prompts[prompt].text.format(*names) for prompt in prompts}
+    places = [[(variant, prompt) for prompt in prompts] for variant in labels]
+    titles, columns = list(labels), list(said.values())
+    if across:
+        places, titles, columns = [list(row) for row in zip(*places, strict=True)], columns, titles
+    rows = [SheetRow(t, [Image.open(folder / files[p]) for p in row]) for t, row in zip(titles, places, strict=True)]
+    return draw_contact_sheet(rows, columns, cell=128)
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best of the variants that start from one preset: label, settings, mean ID(Prompt)."""
+
+    label: str
+    settings: tuple[str, ...]
+    id_prompt: float
+
+
+def find_best(*names: str) -> dict[str, Best]:
+    """Return the best by mean ID(Prompt) of the variants in these records that start from the same preset."""
+    found: dict[str, Best] = {}
+    for name in names:
+        record = read_record(name)
+        for variant in record.info.suite.variants:
+            if variant.control is None:
+                mean = estimate_interval(record.figures[ALL][variant.label]["id_prompt"]).mean
+                if variant.preset not in found or mean > found[variant.preset].id_prompt:
+                    found[variant.preset] = Best(variant.label, variant.settings, mean)
+    return found
+
+
+def read_record(name: str) -> RunRecord:
+    """Return what `keep` wrote of a run.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    file = RECORDS / f"{name}.json"
+    file = file if file.is_file() else FOURTH / file.name
+    with translate_file_errors(file, ConfigError, "is no record of a run", "Write it again with `keep`."):
+        return RunRecord.parse(read_text(file, LARGEST_JSON))
+
+
+def fill_tables(text: str) -> str:
+    """Return a page with its tables made from the records."""
+    return BLOCK.sub(lambda found: f"{found[1]}{render_block(found['asked'])}{found[3]}", text)
+
+
+def render_block(asked: str) -> str:
+    """Return a table: `SUITE [/ KIND] [+ paper] [; VARIANT - VARIANT]... [; VARIANT]...: FIGURE, ...`."""
+    what, _, columns = asked.rpartition(":")
+    suite, *chosen = (part.strip() for part in what.split(";"))
+    pairs, rows = [part for part in chosen if " - " in part], [part for part in chosen if " - " not in part]
+    suite, with_paper, _ = (part.strip() for part in suite.partition("+ paper"))
+    name, _, kind = (part.strip() for part in suite.partition("/"))
+    record = read_record(name)
+    figures = [BY_NAME[column.strip()] for column in columns.split(",")]
+    values = record.figures[kind or ALL]
+    if rows:
+        values = {label: values[label] for label in rows}
+    if pairs:
+        return render_differences(values, pairs, figures)
+    if with_paper:
+        published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
+        return render_with_published(values, record.info, figures, published)
+    return render_means(values, record.info, figures)
+
+
+def render_means(values: VariantFigures, info: RunInfo, figures: Sequence[Column]) -> str:
+    """Return a row for each variant: means over subjects with their intervals."""
+    titles = make_row_titles(values, info)
+    found = {label: [estimate_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
+    rows = [[titles[label], *make_cells(row, figures)] for label, row in found.items()]
+    return render_markdown(["variant", *(format_heading(f) for f in figures)], rows)
+
+
+def make_row_titles(values: VariantFigures, info: RunInfo) -> dict[str, str]:
+    """Return what a row of each variant is called; reference rows in italics."""
+    references = {variant.label for variant in info.suite.variants if variant.control}
+    return {label: f"*{label}*" if label in references else make_display_label(label) for label in values}
+
+
+def render_with_published(
+    values: VariantFigures, info: RunInfo, figures: Sequence[Column], published: dict[str, dict[str, float]]
+) -> str:
+    """Return `render_means` with the published figures; last how far the orders agree, by Kendall's tau."""
+    titles = make_row_titles(values, info)
+    rows: list[list[str]] = []
+    for label, own in values.items():
+        cells = [titles[label]]
+        for figure in figures:
+            there = published.get(label, {}).get(figure.name, math.nan)
+            mean = estimate_interval(own.get(figure.name, {}))
+            cells += [*make_cells([mean], [figure]), format_value(there, figure.unit)]
+        rows.append(cells)
+    head = ["variant", *(text for figure in figures for text in (format_heading(figure), "paper"))]
+    agreement = [text for figure in figures for text in (f"{measure_order(values, published, figure):.2f}", "")]
+    return render_markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
+
+
+def measure_order(values: VariantFigures, published: dict[str, dict[str, float]], figure: Column) -> float:
+    """Return Kendall's tau of measured means and published figures, over variants with both; nan if all are equal."""
+    shared = [label for label in published if figure.name in published[label] and figure.name in values.get(label, {})]
+    measured = [estimate_interval(values[label][figure.name]).mean for label in shared]
+    return float(kendalltau(measured, [published[label][figure.name] for label in shared]).statistic)
+
+
+def render_differences(values: VariantFigures, pairs: Sequence[str], figures: Sequence[Column]) -> str:
+    """Return a row for each pair of variants: what the first has more, paired by subject."""
+    rows: list[list[str]] = []
+    for pair in pairs:
+        mine, theirs = (values[label.strip()] for label in pair.split(" - "))
+        found = [estimate_difference(mine.get(f.name, {}), theirs.get(f.name, {})) for f in figures]
+        rows.append([make_display_label(pair), *make_cells(found, figures, sign=True)])
+    return render_markdown(["difference", *(format_heading(f) for f in figures)], rows)
+
+
+def make_cells(row: Sequence[Interval], figures: Sequence[Column], *, sign: bool = False) -> list[str]:
+    """Return means with intervals as a table's cells; a difference whose interval leaves out 0 is bold."""
+    texts: list[str] = []
+    for found, figure in zip(row, figures, strict=True):
+        mean = format_value(found.mean, figure.unit, sign=sign)
+        shown = f"**{mean}**" if sign and found.excludes_zero else mean
+        texts.append(f"{shown} {format_range(found, figure.unit, sign=sign)}".strip())
+    return texts
+
+
+def render_markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table."""
+    return "".join("| " + " | ".join(row) + " |\n" for row in [head, ["---"] * len(head), *rows])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Learn the identities of a run or read them back, and measure what learning costs."""
+
+import ctypes
+import gc
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sefi.api import learn
+from sefi.backbone.bundle import Backbone
+from sefi.benchmark.run import Benchmark
+from sefi.benchmark.suite import BenchmarkSubject, Variant, parse_slots, save_photo
+from sefi.core.progress import Progress
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.identity.file import Identity
+from sefi.methods import get_method
+
+SELF = Path("/proc/self")
+RESET_PEAK = "5"  # proc(5): sets the peak resident size to the present one
+
+
+def reset_peak(backbone: Backbone) -> None:
+    """Reset the peak, so that later ones are of what comes from here on.
+
+    What earlier work freed but the C library still holds would count again; it is given back first, where that can be
+    asked for (glibc).
+    """
+    gc.collect()
+    if backbone.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(backbone.device)
+    elif (SELF / "clear_refs").exists():
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+        try:
+            (SELF / "clear_refs").write_text(RESET_PEAK, encoding="ascii")
+        except OSError:
+            return
+
+
+def read_peak_megabytes(backbone: Backbone) -> float | None:
+    """Return the most that was held since `reset_peak`: on the accelerator if there is one, else resident (Linux)."""
+    if backbone.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(backbone.device) / 2**20
+    try:
+        lines = (SELF / "status").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kilobytes = next((line.split()[1] for line in lines if line.startswith("VmHWM:")), None)
+    return None if kilobytes is None else int(kilobytes) / 1024
+
+
+class Stopwatch:
+    """Passes progress on and adds up how long each kind of work took.
+
+    Args:
+        progress: where it is passed to.
+        prefix: what stands before every label, for progress of several subjects.
+
+    Attributes:
+        seconds: by label, as in `Progress.start`.
+    """
+
+    def __init__(self, progress: Progress, prefix: str = "") -> None:
+        self.progress, self.prefix, self.seconds = progress, prefix, dict[str, float]()
+        self.label, self.started = "", 0.0
+
+    def start(self, total: int, label: str) -> None:
+        """Begin another kind of work."""
+        self.label, self.started = label, time.monotonic()
+        self.progress.start(total, f"{self.prefix}{label}")
+
+    def advance(self, **numbers: float) -> None:
+        """Pass on that one step is done."""
+        self.progress.advance(**numbers)
+
+    def finish(self) -> None:
+        """Add the time since the start to the kind's, and pass on the end."""
+        self.seconds[self.label] = self.seconds.get(self.label, 0.0) + time.monotonic() - self.started
+        self.progress.finish()
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What a variant costs; None for what is not known, or where nothing is learned.
+
+    Attributes:
+        trained: Trained parameters.
+        added: Weights in addition to the model's.
+        learn_seconds: Mean over the identities of an image.
+        class_seconds: Of these, seconds to draw images of the class.
+        peak_mb: The most memory that learning held.
+    """
+
+    trained: int | None = None
+    added: int | None = None
+    learn_seconds: float | None = None
+    class_seconds: float | None = None
+    peak_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Learns the identities of a run, or reads them."""
+
+    bench: Benchmark
+
+    def load_or_learn(self, variant: Variant, subject: BenchmarkSubject) -> Identity:
+        """Return a subject's identity for a variant: read if it is there, with seconds and memory in its header.
+
+        Every identity is learned with seed 0, so that variants differ in nothing but their settings.
+        """
+        learning_variant = self.bench.suite.find_learning_variant(variant)
+        file = self.bench.run.locate_identity(subject.key, learning_variant)
+        if not file.is_file():
+            self.learn(learning_variant, subject, file)
+        return change_identity(Identity.load(file), variant, self.bench.backbone)
+
+    def learn(self, variant: Variant, subject: BenchmarkSubject, file: Path) -> None:
+        """Learn and write one identity; a checkpoint is resumed, and then nothing is timed."""
+        bench, checkpoint = self.bench, file.with_suffix(".checkpoint")
+        resumed, started = checkpoint.is_file(), time.monotonic()
+        reset_peak(bench.backbone)
+        watch = Stopwatch(bench.learning_progress, f"{subject.key}, {variant.label}: ")
+        made = learn(
+            save_photo(subject, bench.run.locate_photo(subject.key)),
+            name=subject.key,
+            backbone=bench.backbone,
+            config=bench.suite.make_config(variant),
+            seed=0,
+            crop=False,
+            evaluators=bench.evaluator_folder,
+            anyway=True,  # photographs are refused when the run is opened
+            progress=watch,
+            checkpoint=checkpoint,
+        )
+        peak = read_peak_megabytes(bench.backbone)
+        # Images that a method draws before it learns are those of the class: the same for every subject.
+        spent = {"learn_seconds": time.monotonic() - started, "class_seconds": watch.seconds.get("generating", 0.0)}
+        cost = {} if resumed else spent
+        cost |= {} if peak is None else {"peak_mb": peak}
+        header = made.header.model_copy(update={"metrics": {**made.header.metrics, **cost}})
+        replace(made, header=header).save(file)
+        checkpoint.unlink(missing_ok=True)
+
+    def collect_costs(self, variant: Variant, identities: Sequence[Identity]) -> Costs:
+        """Return what a variant costs to learn these identities."""
+        if not identities:
+            return Costs()
+        suite = self.bench.suite
+        config = suite.make_config(suite.find_learning_variant(variant))
+        weights = get_method(config.method).count_weights(self.bench.backbone, config)
+        metrics = [i.header.metrics for i in identities]
+        peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
+        return Costs(
+            trained=weights.trained,
+            added=weights.added,
+            learn_seconds=average_seconds(metrics, "learn_seconds"),
+            class_seconds=average_seconds(metrics, "class_seconds"),
+            peak_mb=round(max(peaks), 1) if peaks else None,
+        )
+
+
+def average_seconds(metrics: Sequence[Mapping[str, float]], name: str) -> float | None:
+    """Return the mean over identities; None where one was not timed, because it was learned in pieces."""
+    return round(float(np.mean([m[name] for m in metrics])), 2) if all(name in m for m in metrics) else None
+
+
+def change_identity(identity: Identity, variant: Variant, backbone: Backbone) -> Identity:
+    """Return the identity with the class word in the variant's slots; a strength below 1 mixes it into the others."""
+    if not variant.class_slots and variant.strength == 1.0:
+        return identity
+    slots = parse_slots(variant.class_slots, identity.header.stages)
+    tokens = IdentityConditioner(backbone, [identity], variant.strength, slots).tables[identity.name]
+    return replace(identity, tensors={**identity.tensors, "tokens": tokens.view_as(identity.tokens)})

@@ -1,0 +1,164 @@
+"""Plan a run: which images it makes, how many are on record, and how long the others will take.
+
+A suite (`suite.py`) says what is compared. The plan lists every image of it: subject, variant, prompt and seed. A run
+(`run.py`) makes the missing ones (`samples.py`), learning an identity at its first missing image, and adds a record of
+each (`records.py`) with its scores; the tables (`tables.py`) are computed from the records alone.
+
+In a record None was not computed, as without its evaluator; 0 is a score, as the likeness of an image without a face.
+In a table nan is no value.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sefi.benchmark.records import Key, RunInfo, Sample, SuiteInfo, split_group
+from sefi.benchmark.suite import Suite
+
+
+@dataclass(frozen=True)
+class Completeness:
+    """How much of a run is there.
+
+    Attributes:
+        made: Planned images that are on record.
+        planned: All images that the suite asks for.
+    """
+
+    made: int
+    planned: int
+
+    @property
+    def finished(self) -> bool:
+        """Whether no planned image is missing."""
+        return self.made == self.planned
+
+    @property
+    def banner(self) -> str:
+        """One line that says how much of an unfinished run is there; empty for a finished one."""
+        return "" if self.finished else f"{self.made:,} of {self.planned:,} images, not finished"
+
+
+def measure_completeness(run: RunInfo, samples: Iterable[Sample]) -> Completeness:
+    """Return how many of a run's planned images are on record.
+
+    Args:
+        run: What was asked, as in `run.json`.
+        samples: The record; samples of no planned image are not counted.
+    """
+    planned = set(list_planned_keys(run.suite, run.subjects, run.photos))
+    return Completeness(len(planned & {sample.key for sample in samples}), len(planned))
+
+
+def list_planned_keys(suite: SuiteInfo, groups: Sequence[str], photos: Mapping[str, Sequence[str]]) -> list[Key]:
+    """Return every image of a run: subject, variant, prompt and seed, in the order in which they are made.
+
+    A reference row that is a photograph has one seed only, and none where the photograph does not exist: `same` needs
+    a second image of every subject in the image, `other` as many subjects outside of it.
+
+    Args:
+        suite: What is compared.
+        groups: The subjects of a run, `ada+bob` where two share an image.
+        photos: Of each subject the photo and, where there is one, another image; empty where nothing is known.
+    """
+    images = photos or {subject: ["", ""] for group in groups for subject in split_group(group)}
+    return [
+        (group, variant.label, prompt, seed)
+        for group in groups
+        for variant in suite.variants
+        if has_images(variant.control, split_group(group), images)
+        for prompt in range(len(suite.prompts))
+        for seed in (suite.seeds if variant.is_generated else suite.seeds[:1])
+    ]
+
+
+def has_images(control: str | None, group: Sequence[str], images: Mapping[str, Sequence[str]]) -> bool:
+    """Return whether a variant can make an image of these subjects.
+
+    Args:
+        control: What kind of reference row the variant is; None for one that learns.
+        group: The subjects of the image.
+        images: Of every subject of the run, the photo and, where there is one, the other image.
+    """
+    if control == "same":
+        return all(len(images[subject]) > 1 for subject in group)
+    return control != "other" or len(images) >= 2 * len(group)
+
+
+SECONDS_OF_EVIDENCE = 20.0  # of work since the start, before its pace is believed
+
+Kind = tuple[str, str]  # "learn" or "draw", and the variant
+
+
+class TimeLeft:
+    """Estimates the time that a run still takes.
+
+    A variant that learns for minutes and a row that copies a photo both count as images, so images per second say
+    little. Instead every variant has two costs, from the records of the run: seconds to learn a subject and to draw an
+    image. The clock since the start over the cost of what was made since then is the pace, which includes the scoring
+    and the number of processes.
+
+    Args:
+        suite: What is compared.
+        planned: Every image of the run.
+        samples: What is on record at the start.
+    """
+
+    def __init__(self, suite: Suite, planned: Sequence[Key], samples: Iterable[Sample]) -> None:
+        self.learning_labels = {
+            variant.label: suite.find_learning_variant(variant).label
+            for variant in suite.variants
+            if variant.control is None
+        }
+        self.shared = {variant.label for variant in suite.variants if variant.control == "class word"}
+        self.images = set(planned)
+        self.remaining = {job for key in planned for job in self.list_jobs(key)}
+        self.costs, self.done = dict[Kind, list[float]](), Counter[Kind]()
+        for sample in samples:
+            self.record(sample)
+        self.done.clear()
+        self.started = time.monotonic()
+
+    @property
+    def missing(self) -> int:
+        """How many images are not on record."""
+        return len(self.images)
+
+    def list_jobs(self, key: Key) -> list[tuple[Kind, Key]]:
+        """Return what must have been done for an image, each job under the key of the images that share it."""
+        subject, variant, prompt, seed = key
+        # The plain word's images know no subject: they are drawn once for the whole run.
+        jobs: list[tuple[Kind, Key]] = [
+            (("draw", variant), ("" if variant in self.shared else subject, variant, prompt, seed))
+        ]
+        if variant in self.learning_labels:
+            learning_label = self.learning_labels[variant]
+            jobs.append((("learn", learning_label), (subject, learning_label, 0, 0)))
+        return jobs
+
+    def record(self, sample: Sample) -> None:
+        """Take a recorded image and what was done for it off the list, and record what that cost."""
+        key = sample.key
+        self.images.discard(key)
+        for kind, shared in self.list_jobs(key):
+            if (kind, shared) not in self.remaining:
+                continue
+            self.remaining.discard((kind, shared))
+            self.done[kind] += 1
+            seconds = sample.draw_seconds if kind[0] == "draw" else sample.learn_seconds
+            if kind[0] == "draw" or seconds is not None:  # learned in pieces: not timed
+                self.costs.setdefault(kind, []).append(seconds or 0.0)
+
+    def estimate_seconds(self) -> float | None:
+        """Return the seconds left; None while a kind of work has never been timed, or too little was done."""
+        costs = {kind: fmean(seconds) for kind, seconds in self.costs.items()}
+        remaining = Counter(kind for kind, _ in self.remaining)
+        if not remaining.keys() <= costs.keys():
+            return None
+        elapsed = time.monotonic() - self.started
+        spent = sum(costs.get(kind, 0.0) * number for kind, number in self.done.items())
+        if min(elapsed, spent) < SECONDS_OF_EVIDENCE:
+            return None
+        return elapsed / spent * sum(costs[kind] * number for kind, number in remaining.items())

@@ -1,0 +1,375 @@
+"""A benchmark run: its folder, which is only ever added to, and what is open while its images are made.
+
+`RunFolder.begin` writes `run.json` once: suite, model, evaluators and thresholds (tau, false-accept threshold) are
+fixed from then on. Each image adds one line to `cells.jsonl`, with its scores, which are fixed when the image is made;
+an interrupted run goes on with the images that have no line.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from sefi.backbone.bundle import Backbone
+from sefi.benchmark.evaluators import Evaluation, Evaluators
+from sefi.benchmark.plan import list_planned_keys
+from sefi.benchmark.records import (
+    PHOTOS_FOLDER,
+    RUN_SCHEMA,
+    EvaluatorInfo,
+    Key,
+    ModelInfo,
+    RunInfo,
+    Sample,
+    SuiteInfo,
+    check_samples,
+    make_group_key,
+    name_photo,
+    parse_run_info,
+    parse_sample,
+)
+from sefi.benchmark.suite import BenchmarkSubject, Suite, Variant, make_slug
+from sefi.core.config import dump_config
+from sefi.core.errors import ConfigError, OutputError, describe_first_fault
+from sefi.core.files import take_lock, write_text
+from sefi.core.progress import Progress, RunProgress
+from sefi.core.reading import InvalidFileError, check_file, read_text, translate_file_errors
+from sefi.core.text import dump_json
+
+LARGEST_INFO = 16 * 2**20
+LARGEST_RECORD = 512 * 2**20  # an image has about 2 KB
+LONGEST_LINE = 2**18
+CHUNK = 2**20  # bytes that are read at once where lines are counted
+REMOVE_LINE = "Remove that line, and let `sefi bench run` make the image again."
+
+
+class RunFolder:
+    """Reads and adds to one run.
+
+    Args:
+        path: the folder; made when something is first written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.info_file, self.samples_file = path / "run.json", path / "cells.jsonl"
+        self.images, self.photos, self.identities = (path / n for n in ("pictures", PHOTOS_FOLDER, "identities"))
+        self.attention, self.report = path / "attention", path / "report"
+
+    def list_folders(self) -> tuple[Path, ...]:
+        """Return the folders that a run and its report write into."""
+        return self.images, self.photos, self.identities, self.attention, self.report
+
+    def locate_photo(self, subject: str) -> Path:
+        """Return the file of a subject's photo."""
+        return self.path / name_photo(subject)
+
+    def locate_identity(self, subject: str, variant: Variant) -> Path:
+        """Return the file of the identity that a variant learns of a subject."""
+        return self.identities / f"{subject}--{make_slug(variant.label)}.safetensors"
+
+    def locate_image(self, group: str, variant: Variant, prompt: int, seed: int) -> Path:
+        """Return the file of an image; one of the class word is the same for every group of subjects."""
+        slug = make_slug(variant.label)
+        stem = slug if variant.control == "class word" else f"{group}--{slug}"
+        return self.images / f"{stem}--{prompt}--{seed}.png"
+
+    def locate_maps(self, image: Path) -> Path:
+        """Return the file of an image's attention maps."""
+        return self.attention / image.name.replace(".png", ".safetensors")
+
+    def shorten(self, path: Path) -> str:
+        """Return a file of the run as the records name it: from the run's folder."""
+        return path.relative_to(self.path).as_posix()
+
+    def begin(self, info: RunInfo) -> None:
+        """Create the folders and `run.json`, or check that `run.json` describes the same run.
+
+        Raises:
+            ConfigError: the folder holds another run.
+            OutputError: the folder holds other files where a run would write.
+        """
+        self.check()
+        for folder in (self.images, self.photos, self.identities):
+            folder.mkdir(parents=True, exist_ok=True)
+        if self.info_file.is_file():
+            differing = self.read_info().list_differences(info)
+            if differing:
+                raise ConfigError(
+                    f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
+                )
+            return
+        write_text(self.info_file, info.dump(indent=1) + "\n")
+
+    def check(self) -> None:
+        """Refuse a folder without `run.json` that has files where a run writes its own.
+
+        Raises:
+            OutputError: it has.
+        """
+        if self.info_file.is_file():
+            return
+        for path in (*self.list_folders(), self.samples_file):
+            if path.is_file() or (path.is_dir() and any(path.iterdir())):
+                raise OutputError(f"'{path}' exists and belongs to no run.", "Choose another --out.")
+
+    def read_info(self) -> RunInfo:
+        """Return what was asked.
+
+        Raises:
+            ConfigError: there is no `run.json`, it is damaged, or of a newer version.
+        """
+        if not self.info_file.is_file():
+            raise ConfigError(f"{self.path} is no benchmark run.", "Make one with `sefi bench run SUITE --out DIR`.")
+        with translate_file_errors(
+            self.info_file, ConfigError, "is damaged", "Run the benchmark again with another --out."
+        ):
+            return parse_run_info(read_text(self.info_file, LARGEST_INFO), self.path)
+
+    def read_samples(self) -> list[Sample]:
+        """Return every finished sample, once; a line that a kill cut short is not one.
+
+        Raises:
+            ConfigError: a whole line is no sample, or one of another run.
+        """
+        if not self.samples_file.is_file():
+            return []
+        with translate_file_errors(
+            self.samples_file, ConfigError, "cannot be read", "Make another run with `sefi bench run`."
+        ):
+            check_file(self.samples_file, LARGEST_RECORD)
+        first: dict[Key, Sample] = {}
+        with translate_file_errors(self.samples_file, ConfigError, "is damaged", REMOVE_LINE):
+            for offset, line in read_lines(self.samples_file):
+                sample = parse_at(self.samples_file, offset, line)
+                if sample is not None:
+                    first.setdefault(sample.key, sample)
+        samples = list(first.values())
+        if self.info_file.is_file():
+            info = self.read_info()
+            remedy = "Remove the lines of such images, and let `sefi bench run` make the rest."
+            with translate_file_errors(self.samples_file, ConfigError, "is damaged", remedy):
+                check_samples(info, samples)
+        return samples
+
+    def measure_size(self) -> int:
+        """Return the length of the record in bytes."""
+        return self.samples_file.stat().st_size if self.samples_file.is_file() else 0
+
+    def read_samples_after(self, offset: int) -> tuple[list[Sample], int]:
+        """Return the samples recorded after an offset of the record, in bytes, and the offset after them; for progress.
+
+        Args:
+            offset: 0, or what an earlier call returned: it is the beginning of a line.
+
+        Raises:
+            ConfigError: a whole line is no sample; the message has its number in the file.
+        """
+        samples: list[Sample] = []
+        # The workers of the run go on adding: lines must not move under them.
+        with translate_file_errors(self.samples_file, ConfigError, "is damaged", f"Stop the run. {REMOVE_LINE}"):
+            for start, line in read_lines(self.samples_file, offset) if self.measure_size() > offset else ():
+                if not line.endswith(b"\n") and len(line) <= LONGEST_LINE:
+                    break  # half written
+                sample = parse_at(self.samples_file, start, line)
+                samples += [] if sample is None else [sample]
+                offset = start + len(line)
+        return samples, offset
+
+    @contextmanager
+    def lock(self) -> Generator[int]:
+        """Lock the folder, so that one run at a time works in it; a system without such locks is not checked.
+
+        Yields:
+            The file descriptor of the lock: a process that inherits it holds the lock too.
+
+        Raises:
+            ConfigError: another one does.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as file:  # what is there already stays
+            try:
+                take_lock(file.fileno(), wait=False)
+            except BlockingIOError:
+                raise ConfigError(
+                    f"Another run is at work in {self.path}.", "Wait for it, or choose another --out."
+                ) from None
+            except OSError:  # a file system without locks
+                pass
+            yield file.fileno()
+
+    def add(self, sample: Sample) -> None:
+        """Add one line in one write, so that the workers of a run may share the file.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            with self.samples_file.open("ab", buffering=0) as file:
+                # A kill may have left half a line; this one must not be joined to it.
+                ragged = file.tell() > 0 and not has_newline_at_end(self.samples_file)
+                file.write((b"\n" if ragged else b"") + sample.dump().encode() + b"\n")
+        except OSError as error:
+            problem = f"{self.samples_file} cannot be written: {error.strerror}."
+            raise OutputError(problem, "Free some space.") from error
+
+
+def has_newline_at_end(path: Path) -> bool:
+    """Return whether a file that is not empty ends a line."""
+    with path.open("rb") as file:
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+def read_lines(path: Path, offset: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield every line with its offset in bytes; what is too long for a line comes cut."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while line := file.readline(LONGEST_LINE + 1):
+            yield offset, line
+            offset += len(line)
+
+
+def parse_at(path: Path, offset: int, line: bytes) -> Sample | None:
+    """Return the line that begins at an offset of a file as a sample; None as in `parse_sample`.
+
+    Raises:
+        InvalidFileError: it is too long, or whole and no sample; the message has its number in the file.
+    """
+    try:
+        if len(line) > LONGEST_LINE:
+            raise InvalidFileError(f"it has more than {LONGEST_LINE:,} bytes")
+        return parse_sample(line)
+    except InvalidFileError as error:
+        raise InvalidFileError(f"line {count_lines(path, offset) + 1}: {error}") from error
+
+
+def count_lines(path: Path, offset: int) -> int:
+    """Return how many lines end before an offset in bytes."""
+    lines = 0
+    with path.open("rb") as file:
+        while offset > 0 and (part := file.read(min(offset, CHUNK))):
+            lines += part.count(b"\n")
+            offset -= len(part)
+    return lines
+
+
+LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Suite, subjects, model, evaluators and the run's folder.
+
+    Attributes:
+        progress: of the images; learning has one of its own, `learning_progress`.
+        evaluator_folder: folder of networks that methods learn with; None takes the model's own.
+    """
+
+    suite: Suite
+    subjects: tuple[BenchmarkSubject, ...]
+    backbone: Backbone
+    evaluators: Evaluators
+    run: RunFolder
+    progress: RunProgress
+    learning_progress: Progress
+    evaluator_folder: Path | None = None
+    evaluations: dict[str, tuple[Evaluation, Evaluation | None]] = field(
+        default_factory=dict[str, tuple[Evaluation, "Evaluation | None"]]
+    )
+
+    def list_groups(self) -> list[tuple[BenchmarkSubject, ...]]:
+        """Return the subjects that share an image: everybody alone, or neighbours in twos."""
+        size = self.suite.together
+        starts = range(0, len(self.subjects) - size + 1, size)
+        return [self.subjects[start : start + size] for start in starts]
+
+    def plan_keys(self) -> list[Key]:
+        """Return every image of this run, in the order in which they are made."""
+        return list_planned_keys(describe_suite(self.suite), self.list_group_keys(), self.hash_photos())
+
+    def list_group_keys(self) -> list[str]:
+        """Return the key of each group of subjects."""
+        return [make_group_key(s.key for s in group) for group in self.list_groups()]
+
+    def hash_photos(self) -> dict[str, tuple[str, ...]]:
+        """Return the hash of every subject's photo and, where there is one, other image."""
+        return {s.key: tuple(hash_pixels(p) for p in (s.photo, s.other) if p is not None) for s in self.subjects}
+
+    def evaluate_photos(self, subject: BenchmarkSubject) -> tuple[Evaluation, Evaluation | None]:
+        """Evaluate a subject's photo and other image; each subject once."""
+        if subject.key not in self.evaluations:
+            other = None if subject.other is None else self.evaluators.evaluate(subject.other)
+            self.evaluations[subject.key] = self.evaluators.evaluate(subject.photo), other
+        return self.evaluations[subject.key]
+
+    def list_others(self, group: Sequence[BenchmarkSubject]) -> list[BenchmarkSubject]:
+        """Return as many subjects who are not in the group, the next ones in turn; fewer if there are no others."""
+        keys = [s.key for s in self.subjects]
+        start = keys.index(group[-1].key) + 1
+        turned = [*self.subjects[start:], *self.subjects[:start]]
+        group_keys = {s.key for s in group}
+        return [s for s in turned if s.key not in group_keys][: len(group)]
+
+
+def hash_pixels(rgb: NDArray[np.uint8]) -> str:
+    """Return the first 16 digits of the SHA-256 of the pixels."""
+    return hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
+
+
+def describe_suite(suite: Suite) -> SuiteInfo:
+    """Return a suite as the record of a run has it.
+
+    Raises:
+        ConfigError: a text in it is one that no record holds.
+    """
+    with translate_record_errors():
+        return SuiteInfo.parse(suite.model_dump_json(by_alias=True))
+
+
+def describe_run(
+    bench: Benchmark, evaluators: dict[str, EvaluatorInfo | None], tau: float | None, far_threshold: float | None
+) -> RunInfo:
+    """Return what `run.json` says: everything that decides a run's figures.
+
+    Raises:
+        ConfigError: a text in it is one that no record holds.
+    """
+    suite, backbone = bench.suite, bench.backbone
+    learned = [variant for variant in suite.variants if variant.control is None]
+    with translate_record_errors():
+        return RunInfo(
+            schema_number=RUN_SCHEMA,
+            suite=describe_suite(suite),
+            subjects=tuple(bench.list_group_keys()),
+            photos=bench.hash_photos(),
+            model=ModelInfo(name=backbone.source, fingerprint=backbone.fingerprint),
+            device=backbone.device.type,
+            dtype=str(backbone.dtype).removeprefix("torch."),
+            evaluators=evaluators,
+            versions={name: version(name) for name in LIBRARIES},
+            # As JSON has them, lists for tuples, so that they equal those that are read again.
+            settings=json.loads(
+                dump_json({variant.label: dump_config(suite.make_config(variant)) for variant in learned})
+            ),
+            tau=tau,
+            far_threshold=far_threshold,
+        )
+
+
+@contextmanager
+def translate_record_errors() -> Generator[None]:
+    """Raise `ConfigError` for what no record holds."""
+    try:
+        yield
+    except ValidationError as error:
+        problem = f"This run cannot be put on record: {describe_first_fault(error)}."
+        raise ConfigError(problem, "Change it in the suite, or rename the photographs.") from error

@@ -1,0 +1,344 @@
+"""Make the missing images of a run; score each and add its record as soon as it is made.
+
+An identity is learned, or read from the run's folder, before the first missing image that needs it.
+"""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from sefi.backbone.bundle import Backbone
+from sefi.benchmark.evaluators import (
+    Evaluation,
+    drop_not_finite,
+    round_embedding,
+    score_attention,
+    score_likeness,
+    write_maps,
+)
+from sefi.benchmark.identities import Costs, Learner
+from sefi.benchmark.plan import TimeLeft
+from sefi.benchmark.records import Sample, make_group_key
+from sefi.benchmark.run import Benchmark, hash_pixels
+from sefi.benchmark.suite import BenchmarkSubject, Control, Variant
+from sefi.core.config import Config
+from sefi.core.errors import PhotoError
+from sefi.core.files import write_file
+from sefi.core.progress import SilentProgress
+from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
+from sefi.diffusion.attention_maps import PromptAttention, record_attention
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.diffusion.sampling import sample_images
+from sefi.evaluation.metrics import measure_similarity
+from sefi.identity.file import Identity
+from sefi.methods import get_method
+from sefi.photo.read import BOMBS, MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class PromptSeed:
+    """Which image of a run it is: the number of its prompt, and its seed."""
+
+    prompt: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class SampleImage:
+    """An image, uint8 RGB, the seconds it took if it was drawn now, and its attention maps if they were asked for."""
+
+    prompt_seed: PromptSeed
+    rgb: NDArray[np.uint8]
+    seconds: float | None = None
+    attention: PromptAttention | None = None
+
+
+def generate_images(
+    backbone: Backbone,
+    identities: Sequence[Identity],
+    texts: Sequence[str],
+    prompt_seeds: Sequence[PromptSeed],
+    config: Config,
+) -> Iterator[SampleImage]:
+    """Yield an image of every text, in batches; each batch comes as soon as it is done.
+
+    Args:
+        texts: with `<name>` for every identity.
+        prompt_seeds: as many; each gives the seed of its image.
+    """
+    method = get_method(identities[0].method if identities else config.method)
+    size = config.generate.batch_size
+    model = method.apply(identities, backbone, config.generate.identity_strength)
+    for start in range(0, len(texts), size):
+        chosen = slice(start, start + size)
+        began, seeds = time.monotonic(), [prompt_seed.seed for prompt_seed in prompt_seeds[chosen]]
+        batch = sample_images(
+            model.backbone, model.conditioner, texts[chosen], seeds, config.generate, SilentProgress()
+        )
+        made = list(batch)
+        each = (time.monotonic() - began) / len(made)
+        for prompt_seed, image in zip(prompt_seeds[chosen], made, strict=True):
+            yield SampleImage(prompt_seed, np.asarray(image.pixels.convert("RGB"), np.uint8), each)
+
+
+def generate_with_attention(
+    backbone: Backbone,
+    identities: Sequence[Identity],
+    texts: Sequence[str],
+    prompt_seeds: Sequence[PromptSeed],
+    config: Config,
+) -> Iterator[SampleImage]:
+    """Yield images as `generate_images`, one at a time, with attention maps; token methods only (`Suite.check`)."""
+    conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
+    for text, prompt_seed in zip(texts, prompt_seeds, strict=True):
+        began = time.monotonic()
+        attention = record_attention(backbone, conditioner, text, prompt_seed.seed, config.generate, SilentProgress())
+        rgb = np.asarray(attention.image.convert("RGB"), np.uint8)
+        yield SampleImage(prompt_seed, rgb, time.monotonic() - began, attention)
+
+
+def make_reference_image(
+    control: Control, group: Sequence[BenchmarkSubject], others: Sequence[BenchmarkSubject], side: int
+) -> NDArray[np.uint8] | None:
+    """Return the image of a reference row, uint8 RGB `[side, side, 3]`; None where there is none.
+
+    Args:
+        group: the subjects of the image; two are shown side by side.
+        others: as many other subjects, for the floor.
+    """
+    sources = others if control == "other" else group
+    shown = [s.other if control == "same" else s.photo for s in sources]
+    squares = [resize_to_square(image, side) for image in shown if image is not None]
+    if len(squares) < len(group):
+        return None
+    return squares[0] if len(squares) == 1 else place_side_by_side(squares, side)
+
+
+def place_side_by_side(squares: Sequence[NDArray[np.uint8]], side: int) -> NDArray[np.uint8]:
+    """Return two squares at half their size on a grey one."""
+    row = cv2.resize(np.concatenate(squares, axis=1), (side, side // 2), interpolation=cv2.INTER_AREA)
+    page = np.full((side, side, 3), 128, np.uint8)
+    page[side // 4 : side // 4 + side // 2] = row
+    return page
+
+
+def resize_to_square(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """Return the middle square of an image at another size."""
+    height, width = rgb.shape[:2]
+    edge = min(height, width)
+    top, left = (height - edge) // 2, (width - edge) // 2
+    cut = rgb[top : top + edge, left : left + edge]
+    method = cv2.INTER_AREA if edge > side else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(cut, (side, side), interpolation=method), np.uint8)
+
+
+# What an image shows whose prompt was not obeyed; CLIP's margin is the prompt's lead over it.
+PLAIN = "a photo of {}"
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """Where an image and its attention maps lie, from the run's folder."""
+
+    image: str
+    maps: str | None
+
+
+class IdentityScores(TypedDict):
+    """The scores of likeness, by the fields of a `Sample`."""
+
+    faces: int | None
+    id: float | None
+    id_other: float | None
+    id_leaked: float | None
+    clip_image: float | None
+    background: float | None
+
+
+def score_sample(
+    bench: Benchmark,
+    group: Sequence[BenchmarkSubject],
+    variant: Variant,
+    image: SampleImage,
+    files: SampleFiles,
+    costs: Costs,
+) -> Sample:
+    """Return the record of an image; a score without its evaluator is None."""
+    prompt, evaluators, kind = bench.suite.prompts[image.prompt_seed.prompt], bench.evaluators, bench.suite.kind
+    evaluation = evaluators.evaluate(image.rgb)
+    text, plain = prompt.text.format(*[kind] * len(group)), PLAIN.format(" and ".join([kind] * len(group)))
+    return Sample(
+        subject=make_group_key(s.key for s in group),
+        variant=variant.label,
+        kind=prompt.kind,
+        prompt=image.prompt_seed.prompt,
+        text=text,
+        class_word=kind,
+        seed=image.prompt_seed.seed,
+        sha256=hash_pixels(image.rgb),
+        prompt_score=drop_not_finite(evaluators.score_prompt(evaluation, text)),
+        margin=drop_not_finite(evaluators.score_margin(evaluation, text, plain)),
+        shown=evaluators.check_shown(image.rgb, evaluation, prompt.wanted),
+        embedding=round_embedding(evaluation.clip),
+        draw_seconds=None if image.seconds is None else round(image.seconds, 3),
+        image=files.image,
+        maps=files.maps,
+        trained=costs.trained,
+        added=costs.added,
+        learn_seconds=costs.learn_seconds,
+        class_seconds=costs.class_seconds,
+        peak_mb=costs.peak_mb,
+        **score_against_photos(bench, group, variant, evaluation),
+        **score_attention(image.attention, prompt.wanted, evaluation, image.rgb),
+    )
+
+
+def score_against_photos(
+    bench: Benchmark, group: Sequence[BenchmarkSubject], variant: Variant, evaluation: Evaluation
+) -> IdentityScores:
+    """Return faces, likeness to the learned photos, to other images and the wrong person, CLIP's likeness, leakage.
+
+    The face evaluators know people only: for an animal theirs are not computed. Where the image *is* the other image,
+    its likeness to itself says nothing and is left out.
+    """
+    photos = [bench.evaluate_photos(s)[0] for s in group]
+    others = [bench.evaluate_photos(s)[1] for s in group]
+    like, leaked = score_likeness(evaluation, [get_first_face(p) for p in photos])
+    like_other, _ = score_likeness(evaluation, [get_first_face(o) for o in others])
+    person, alone = bench.suite.kind == "person", len(group) == 1
+    return IdentityScores(
+        faces=len(evaluation.faces) if person and evaluation.faces is not None else None,
+        id=drop_not_finite(like) if person else None,
+        id_other=drop_not_finite(like_other) if person and variant.control != "same" else None,
+        id_leaked=drop_not_finite(leaked) if person else None,
+        clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
+        background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
+    )
+
+
+def get_first_face(evaluation: Evaluation | None) -> NDArray[np.float32] | None:
+    """Return the embedding of the surest face."""
+    return evaluation.embeddings[0] if evaluation is not None and evaluation.embeddings else None
+
+
+def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.float32] | None) -> float | None:
+    """Return the cosine, where both are known."""
+    return None if first is None or second is None else drop_not_finite(measure_similarity(first, second))
+
+
+def make_samples(bench: Benchmark, numbers: Sequence[int] | None = None) -> int:
+    """Make whatever is missing of these groups (None: all); returns how many images were made."""
+    groups, samples = bench.list_groups(), bench.run.read_samples()
+    done = {sample.key for sample in samples}
+    chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
+    names = {make_group_key(s.key for s in group) for group in chosen}
+    planned = [key for key in bench.plan_keys() if key[0] in names]
+    missing, left = [key for key in planned if key not in done], TimeLeft(bench.suite, planned, samples)
+    bench.progress.start(len(missing), "images")
+    made = 0
+    for group in chosen:
+        for variant in bench.suite.variants:
+            group_and_variant = (make_group_key(s.key for s in group), variant.label)
+            for sample in make_variant_samples(
+                bench, group, variant, [PromptSeed(k[2], k[3]) for k in missing if k[:2] == group_and_variant]
+            ):
+                bench.run.add(sample)
+                left.record(sample)
+                bench.progress.estimate(left.estimate_seconds())
+                bench.progress.advance()
+                made += 1
+    bench.progress.finish()
+    return made
+
+
+def make_variant_samples(
+    bench: Benchmark, group: tuple[BenchmarkSubject, ...], variant: Variant, prompt_seeds: list[PromptSeed]
+) -> Iterator[Sample]:
+    """Yield the samples of one group and one variant as they come."""
+    if not prompt_seeds:
+        return
+    learner = Learner(bench)
+    identities = [] if variant.control else [learner.load_or_learn(variant, s) for s in group]
+    costs = learner.collect_costs(variant, identities)
+    for image in make_images(bench, group, variant, identities, prompt_seeds):
+        path = locate_sample_image(bench, group, variant, image.prompt_seed)
+        files = SampleFiles(write_image(bench, variant, image, path), write_attention(bench, image, path))
+        yield score_sample(bench, group, variant, image, files, costs)
+
+
+def make_images(
+    bench: Benchmark,
+    group: tuple[BenchmarkSubject, ...],
+    variant: Variant,
+    identities: Sequence[Identity],
+    prompt_seeds: Sequence[PromptSeed],
+) -> Iterator[SampleImage]:
+    """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once."""
+    if variant.control in ("photo", "same", "other"):
+        rgb = make_reference_image(variant.control, group, bench.list_others(group), bench.backbone.resolution)
+        if rgb is not None:
+            yield from (SampleImage(prompt_seed, rgb) for prompt_seed in prompt_seeds)
+        return
+    files = [(one, locate_sample_image(bench, group, variant, one)) for one in prompt_seeds]
+    if variant.control == "class word":
+        yield from (SampleImage(prompt_seed, read_image(file)) for prompt_seed, file in files if file.is_file())
+        prompt_seeds = [prompt_seed for prompt_seed, file in files if not file.is_file()]
+    names = [f"<{i.name}>" for i in identities] or [bench.suite.kind] * len(group)
+    texts = [bench.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
+    draw = generate_with_attention if bench.suite.attention and identities else generate_images
+    yield from draw(bench.backbone, identities, texts, prompt_seeds, bench.suite.make_config(variant))
+
+
+def locate_sample_image(
+    bench: Benchmark, group: Sequence[BenchmarkSubject], variant: Variant, prompt_seed: PromptSeed
+) -> Path:
+    """Return the file of an image in the run's folder."""
+    key = make_group_key(s.key for s in group)
+    return bench.run.locate_image(key, variant, prompt_seed.prompt, prompt_seed.seed)
+
+
+def write_image(bench: Benchmark, variant: Variant, image: SampleImage, path: Path) -> str:
+    """Write an image, whole or not at all, unless it was read from there; return its file as the record names it."""
+    if not (variant.control == "class word" and image.seconds is None):
+        write_file(path, Image.fromarray(image.rgb).save)
+    return bench.run.shorten(path)
+
+
+def write_attention(bench: Benchmark, image: SampleImage, image_path: Path) -> str | None:
+    """Write the attention maps of an image, if there are any; return their file as the record names it."""
+    if image.attention is None:
+        return None
+    path = bench.run.locate_maps(image_path)
+    write_maps(image.attention, path)
+    return bench.run.shorten(path)
+
+
+def read_image(path: os.PathLike[str]) -> NDArray[np.uint8]:
+    """Return an image that this run wrote, uint8 RGB.
+
+    Raises:
+        PhotoError: it is damaged, or far larger than one.
+    """
+    problem, remedy = "is damaged", "Delete it, and let `sefi bench run` make it again."
+    with translate_file_errors(path, PhotoError, problem, remedy, BOMBS), Image.open(path, formats=("PNG",)) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise InvalidFileError(f"it has {image.width} x {image.height} pixels")
+        return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def contains_file(run: Path, name: str | None) -> bool:
+    """Return whether a record names a file that is there, in the run's own folder; no name is no file."""
+    if not name or "\0" in name:
+        return False
+    try:
+        return is_inside(run / name, run) and (run / name).is_file()
+    except OSError:  # a name that is too long
+        return False

@@ -1,0 +1,385 @@
+"""A suite: which subjects, variants, prompts and seeds are compared, read from TOML and checked."""
+
+import re
+import tomllib
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import AliasChoices, Field, model_validator
+
+from sefi.core.config import Config, Section, check_guidance, select_settings
+from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
+from sefi.core.files import write_file
+from sefi.core.hints import suggest
+from sefi.core.prompts import check_syntax
+from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
+from sefi.methods import check_settings_exist, get_preset
+from sefi.photo.augment import convert_to_bytes, crop_face, crop_middle
+from sefi.photo.detect import FaceDetector
+from sefi.photo.read import Photo, convert_to_pixels, read_photo
+
+if TYPE_CHECKING:
+    from sefi.diffusion.conditioning import Slot
+
+
+KINDS: tuple[Literal["K", "V"], ...] = ("K", "V")
+
+
+def parse_slots(names: tuple[str, ...], stages: int) -> "list[Slot]":
+    """Return `K` (of every stage), `V`, `3` (both of a stage) and `3K` as slots.
+
+    >>> parse_slots(("V", "0K"), 2)
+    [(0, 'V'), (1, 'V'), (0, 'K')]
+
+    Raises:
+        ConfigError: a name is none of these.
+    """
+    slots: list[Slot] = []
+    for name in names:
+        matches: list[Slot] = [
+            (stage, k) for k in KINDS for stage in range(stages) if name in (k, str(stage), f"{stage}{k}")
+        ]
+        if not matches:
+            raise ConfigError(f"There is no slot {name!r}.", "Write K, V, a stage such as 3, or both as 3K.")
+        slots += matches
+    return slots
+
+
+BUNDLED = "sefi.benchmark"
+Control = Literal["class word", "photo", "same", "other"]
+
+
+Text = Annotated[str, Field(max_length=2000)]
+Label = Annotated[str, Field(max_length=200)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+LONGEST_SLUG = 80  # letters: two subjects, prompt and seed are in the names of files too
+LARGEST_SUITE, LONGEST_LINE = 2**18, 2**13  # bytes, and letters: tomllib takes time by the square of a key's length
+
+
+class SuitePrompt(Section, frozen=True):
+    """One prompt.
+
+    Attributes:
+        text: the sentence, `{}` for every subject in it.
+        kind: what it asks for: scene, action, attribute, style, combination, ...
+        wanted: what a reader must see, as (kind, label); empty where no reader is asked.
+    """
+
+    text: Text
+    kind: Label
+    wanted: tuple[tuple[Label, Label], ...] = Field((), max_length=50)
+
+
+class Variant(Section, frozen=True):
+    """One method with one set of settings.
+
+    Attributes:
+        settings: what differs from the preset, as `learn.steps=100`.
+        learned_by: label of the variant whose identity is used; None learns one.
+        class_slots: slots that hold the class word instead (the paper's Figure 5): `K` and `V` for every stage, `3` for
+            both of a stage, `3K` for one.
+        strength: 0 is the class word, once however many tokens were learned; 1 what was learned.
+        control: a reference row that learns nothing: the plain class word, the photo pasted, another image of the same
+            subject, another subject's photo.
+    """
+
+    label: Label
+    about: Text = ""
+    preset: Label = "default"
+    settings: tuple[Text, ...] = Field((), max_length=200)
+    learned_by: Label | None = None
+    class_slots: tuple[Label, ...] = Field((), max_length=400)
+    strength: float = Field(1.0, ge=0, le=2)
+    control: Control | None = None
+
+
+class Suite(Section, frozen=True):
+    """A whole comparison.
+
+    Attributes:
+        settings: what every variant whose method has the setting gets on top of its preset and below its own settings.
+        seeds: of the images; each prompt is drawn once a seed.
+        subjects: how many drawn ones, and the number of the first, where no photographs are given.
+        together: how many subjects share an image.
+        kind: what the drawn subjects are: person, or cat, dog or bear; also their class word.
+        photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
+            hand, compared with a second photo of the same person in another scene.
+        attention: also measure the placeholder's attention; one image at a time, so slower.
+    """
+
+    name: str = Field(max_length=300)
+    about: Text
+    prompts: tuple[SuitePrompt, ...] = Field(min_length=1, max_length=2000)
+    variants: tuple[Variant, ...] = Field(
+        min_length=1,
+        max_length=200,
+        validation_alias=AliasChoices("variants", "ways"),  # older suites have [[ways]]
+        serialization_alias="ways",  # as `run.json` has them
+    )
+    settings: tuple[Text, ...] = Field((), max_length=200)
+    seeds: tuple[Seed, ...] = Field((100, 101), min_length=1, max_length=2000)
+    subjects: int = Field(4, ge=1, le=10_000)
+    first: int = Field(0, ge=0, le=10**9)
+    together: int = Field(1, ge=1, le=2)
+    kind: Label = "person"
+    photos: Literal["plain", "scene"] = "plain"
+    attention: bool = False
+
+    @model_validator(mode="after")
+    def check_variants(self) -> Self:
+        """Check that labels differ, and that an identity comes from a variant that learns one."""
+        names = [make_slug(variant.label) for variant in self.variants]
+        for variant, name in zip(self.variants, names, strict=True):
+            if not name or names.count(name) > 1:
+                raise ValueError(f"two variants are called {variant.label!r}, or their files would be")
+            if len(name) > LONGEST_SLUG:
+                raise ValueError(f"the label {variant.label!r} is too long for the names of files")
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("a seed is given twice")
+        learning = {w.label for w in self.variants if w.control is None and w.learned_by is None}
+        for variant in self.variants:
+            if variant.learned_by is not None and variant.learned_by not in learning:
+                raise ValueError(
+                    f"{variant.label!r} uses the identity of {variant.learned_by!r}, which no variant learns"
+                )
+            if variant.learned_by is not None and any(not s.startswith("generate.") for s in variant.settings):
+                raise ValueError(f"{variant.label!r} learns nothing, so its settings of learning would be of no use")
+        return self
+
+    @model_validator(mode="after")
+    def check_photos(self) -> Self:
+        """Refuse photos in scenes of animals: only people are drawn in them."""
+        if self.photos == "scene" and self.kind != "person":
+            raise ValueError(f"photos in scenes are drawn of people only, not of a {self.kind}")
+        return self
+
+    @model_validator(mode="after")
+    def check_prompts(self) -> Self:
+        """Check that every prompt has a place for each of the subjects that share an image."""
+        for prompt in self.prompts:
+            if prompt.text.count("{}") != self.together:
+                raise ValueError(f"the prompt {prompt.text!r} needs {{}} {self.together} times")
+            if {"{", "}"} & set(prompt.text.replace("{}", "")):
+                raise ValueError(f"the prompt {prompt.text!r} has braces that are no place for a subject")
+            try:
+                check_syntax(prompt.text.replace("{}", "<subject>"))
+            except PromptError as error:
+                raise ValueError(error.problem.rstrip(".")) from None
+        return self
+
+    def make_config(self, variant: Variant) -> Config:
+        """Return the settings of one variant."""
+        shared = select_settings(type(get_preset(variant.preset)), self.settings)
+        return get_preset(variant.preset, [f"learn.class_word={self.kind}", *shared, *variant.settings])
+
+    def add_settings(self, settings: Sequence[str]) -> "Suite":
+        """Return this suite with more settings: above those of the suite, below the variant's own.
+
+        Each is for the variants whose method has it.
+
+        Raises:
+            ConfigError: as `check`.
+        """
+        suite = self.model_copy(update={"settings": (*self.settings, *settings)})
+        suite.check()
+        return suite
+
+    def check(self) -> None:
+        """Refuse settings and slots that would only be refused after hours.
+
+        Raises:
+            ConfigError: a preset, setting or slot that does not exist, or what the variant's method does not have.
+        """
+        from sefi.methods import get_method, is_of_tokens  # noqa: PLC0415  listing suites loads no torch
+
+        check_settings_exist(self.settings, [get_preset(variant.preset) for variant in self.variants])
+        for variant in self.variants:
+            method = self.make_config(self.find_learning_variant(variant)).method
+            if not is_of_tokens(method) and (variant.class_slots or variant.strength != 1.0 or self.attention):
+                raise ConfigError(
+                    f"{variant.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
+                    "Leave them out, or take another method.",
+                )
+            if self.together > 1 and get_method(method).info.alone:
+                raise ConfigError(
+                    f"{variant.label!r}: {method} has one subject in a prompt; {self.together} share an image here.",
+                    "Take another method.",
+                )
+            # The slots are those of the identity that is changed: the learning variant's.
+            check_guidance(self.make_config(variant).generate)
+            parse_slots(variant.class_slots, self.make_config(self.find_learning_variant(variant)).learn.stages)
+
+    def find_learning_variant(self, variant: Variant) -> Variant:
+        """Return the variant whose identity this one uses."""
+        return next(w for w in self.variants if w.label == (variant.learned_by or variant.label))
+
+    def list_learning_variants(self) -> list[Variant]:
+        """Return the variants that learn something, each once."""
+        return [variant for variant in self.variants if variant.control is None and variant.learned_by is None]
+
+
+def list_bundled() -> dict[str, str]:
+    """Return every bundled suite and what it is about."""
+    names = sorted(f.name for f in find_data("suites").iterdir() if f.name.endswith(".toml"))
+    return {name.removesuffix(".toml"): read_toml(find_data("suites") / name)["about"] for name in names}
+
+
+def open_suite(name: str | Path) -> Suite:
+    """Open a bundled suite by its name, or a TOML file.
+
+    Raises:
+        ConfigError: there is no such suite, or something in it is wrong.
+    """
+    path = find_data("suites") / f"{name}.toml" if str(name) in list_bundled() else Path(name)
+    with translate_file_errors(path, ConfigError, "is no suite", "Mend the suite."):
+        if not path.is_file():
+            raise ConfigError(
+                f"There is no suite {str(name)!r}.",
+                suggest(str(name), list_bundled()).rstrip(".") + ", or name a TOML file.",
+            )
+        tree = read_toml(path)
+        lists = tree.pop("prompt_lists", [])
+        suite_prompts = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
+        prompts = [prompt for listed in lists for prompt in read_prompt_list(str(listed))] + suite_prompts
+        suite = Suite.model_validate({"name": Path(path.name).stem, **tree, "prompts": prompts})
+    suite.check()
+    return suite
+
+
+def read_prompt_list(name: str) -> list[dict[str, Any]]:
+    """Return a bundled list of prompts.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    names = sorted(f.name.removesuffix(".toml") for f in find_data("prompts").iterdir() if f.name.endswith(".toml"))
+    if name not in names:
+        raise ConfigError(f"There is no list of prompts {name!r}.", suggest(name, names))
+    return read_toml(find_data("prompts") / f"{name}.toml")["prompts"]
+
+
+def make_slug(label: str) -> str:
+    """Return a label as part of a file name.
+
+    >>> make_slug("one token, 500 steps")
+    'one-token-500-steps'
+    """
+    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
+
+
+def find_data(name: str) -> Traversable:
+    """Return a folder of the package's data."""
+    return files(BUNDLED).joinpath(name)
+
+
+def read_toml(path: Path | Traversable) -> dict[str, Any]:
+    """Return a TOML file as plain values; `ConfigError` if it is none."""
+    with translate_file_errors(path, ConfigError, "is no TOML file", "Mend it."):
+        text = read_text(path, LARGEST_SUITE) if isinstance(path, Path) else path.read_text(encoding="utf-8")
+        if max(map(len, text.splitlines()), default=0) > LONGEST_LINE:
+            raise InvalidFileError(f"a line has more than {LONGEST_LINE} letters")
+        tree = tomllib.loads(text)
+        check_values(tree)
+        return tree
+
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+SIDE = 512
+LONGEST_KEY = 64
+
+
+@dataclass(frozen=True)
+class BenchmarkSubject:
+    """One person or animal.
+
+    Attributes:
+        key: a short name, letters, digits, `-` and `_`.
+        photo: the square that is learned from, uint8 RGB `[side, side, 3]`.
+        other: the same of another image of the subject; None where there is none.
+    """
+
+    key: str
+    photo: NDArray[np.uint8]
+    other: NDArray[np.uint8] | None = None
+
+
+def read_subjects(folder: Path, detector: FaceDetector | None) -> list[BenchmarkSubject]:
+    """Return a subject for every image file of a folder and for every folder in it, whose first image is learned.
+
+    Args:
+        detector: finds the face whose square is learned; None takes the middle square of each image.
+
+    Raises:
+        PhotoError: there is no image, one cannot be read, or two subjects have one name.
+        FaceError: the photo that is to be learned shows no face, or several.
+    """
+    if not folder.is_dir():
+        raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
+    groups = [[path] for path in list_image_files(folder)]
+    groups += [images for inner in sorted(folder.iterdir()) if inner.is_dir() and (images := list_image_files(inner))]
+    if not groups:
+        raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
+    refuse_namesakes([make_key(paths, folder) for paths in groups])
+    return [read_subject(paths, folder, detector) for paths in groups]
+
+
+def list_image_files(folder: Path) -> list[Path]:
+    """Return the image files of a folder, by name; hidden ones are left out."""
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != ".")
+
+
+def make_key(paths: list[Path], root: Path) -> str:
+    """Return a subject's name in plain letters, from its file or its folder."""
+    named = paths[0].stem if paths[0].parent == root else paths[0].parent.name
+    plain = unicodedata.normalize("NFKD", named).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:LONGEST_KEY] or "subject"
+
+
+def refuse_namesakes(keys: list[str]) -> None:
+    """Refuse two subjects of one name, which would share what is learned; case does not count, as on some disks."""
+    for key in keys:
+        if [k.lower() for k in keys].count(key.lower()) > 1:
+            raise PhotoError(f"Two subjects would be called {key!r}.", "Rename one of the files or folders.")
+
+
+def read_subject(paths: list[Path], root: Path, detector: FaceDetector | None) -> BenchmarkSubject:
+    """Return a subject that learns from its first image; the second is compared with if its face can be found."""
+    key = make_key(paths, root)
+    try:
+        photo = read_square(paths[0], detector)
+    except FaceError as error:
+        raise FaceError(f"{paths[0]}: {error.problem}", "Use a photo with one clear face.") from error
+    try:
+        return BenchmarkSubject(key, photo, read_square(paths[1], detector) if len(paths) > 1 else None)
+    except FaceError:
+        return BenchmarkSubject(key, photo)
+
+
+def read_square(path: Path, detector: FaceDetector | None) -> NDArray[np.uint8]:
+    """Return the face's square of a photo file, or the middle one, uint8 RGB `[SIDE, SIDE, 3]`."""
+    return crop_subject(read_photo(path), detector)
+
+
+def crop_drawing(rgb: NDArray[np.uint8], detector: FaceDetector | None) -> NDArray[np.uint8]:
+    """Return the same as `read_square`, of a drawing."""
+    return crop_subject(Photo(convert_to_pixels(Image.fromarray(rgb)), "drawing"), detector)
+
+
+def crop_subject(photo: Photo, detector: FaceDetector | None) -> NDArray[np.uint8]:
+    """Return the face's square, or the middle one; with the margin of the default settings."""
+    return convert_to_bytes(crop_middle(photo, SIDE) if detector is None else crop_face(photo, detector, SIDE))
+
+
+def save_photo(subject: BenchmarkSubject, path: Path) -> Path:
+    """Write the square for learning and the report, whole or not at all, and return its file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_file(path, Image.fromarray(subject.photo).save)
+    return path

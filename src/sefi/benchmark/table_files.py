@@ -1,0 +1,144 @@
+"""Write tables as JSON, CSV and Markdown; what was not computed is null, empty or a dash, never 0."""
+
+import csv
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from sefi.benchmark.columns import Column, Unit
+from sefi.benchmark.plan import measure_completeness
+from sefi.benchmark.records import RunInfo, Sample
+from sefi.benchmark.statistics import Interval
+from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
+from sefi.core.text import dump_json
+
+TABLES_SCHEMA = 2
+ARROWS = {"up": "↑", "down": "↓", "none": ""}
+NOT_COMPUTED = "-"
+# The z of a format writes what rounds to zero without a minus.
+FORMATS: dict[Unit, str] = {
+    "cosine": "{:z.3f}",
+    "share": "{:z.1%}",
+    "seconds": "{:z.1f} s",
+    "count": "{:z,.0f}",
+    "MB": "{:z,.0f} MB",
+}
+CSV_COLUMNS = ("kind", "variant", "control", "figure", "label", "unit", "direction", "mean", "low", "high", "n")
+
+
+def format_value(value: float, unit: Unit, *, sign: bool = False) -> str:
+    """Return a number with its unit, short.
+
+    >>> format_value(0.5, "cosine"), format_value(7680, "count"), format_value(0.25, "share", sign=True)
+    ('0.500', '7,680', '+25.0%')
+    """
+    form = FORMATS[unit].replace("{:", "{:+") if sign else FORMATS[unit]
+    return NOT_COMPUTED if math.isnan(value) else form.format(value)
+
+
+def format_range(interval: Interval, unit: Unit, *, sign: bool = False) -> str:
+    """Return the ends of an interval in brackets; nothing without one, or where both ends read as the mean does.
+
+    >>> format_range(Interval(0.5, 0.25, 0.75, 3), "share"), format_range(Interval(2.0, 2.0, 2.0, 3), "count")
+    ('[25.0%, 75.0%]', '')
+    """
+    mean, low, high = (format_value(value, unit, sign=sign) for value in (interval.mean, interval.low, interval.high))
+    return "" if math.isnan(interval.low) or low == high == mean else f"[{low}, {high}]"
+
+
+def format_heading(column: Column) -> str:
+    """Return a column's label with an arrow for the better direction."""
+    return f"{column.label} {ARROWS[column.direction]}".strip()
+
+
+def convert_table(table: Table) -> dict[str, Any]:
+    """Return a table as plain values for JSON; None where nothing was computed and for ends that are not known."""
+    return {
+        "kind": table.kind,
+        "variants": [vars(variant) for variant in table.variants],
+        "figures": [
+            {"name": f.name, "label": f.label, "unit": f.unit, "direction": f.direction, "about": f.about}
+            for f in table.columns
+        ],
+        "values": {
+            variant.label: {f.name: convert_interval(table.values[variant.label, f.name]) for f in table.columns}
+            for variant in table.variants
+        },
+        "not_computed": dict(table.missing),
+    }
+
+
+def convert_interval(interval: Interval) -> dict[str, float | int | None] | None:
+    """Return an interval as plain values; JSON knows no nan."""
+    if not interval.computed:
+        return None
+    return {name: None if math.isnan(value) else value for name, value in vars(interval).items()}
+
+
+def format_csv(*tables: Table) -> str:
+    """Return tables as one CSV text: a line for every variant and column; empty where nothing was computed."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_COLUMNS)
+    for table in tables:
+        writer.writerows(make_csv_row(table, variant, column) for variant in table.variants for column in table.columns)
+    return text.getvalue()
+
+
+def make_csv_row(table: Table, variant: VariantRow, column: Column) -> list[str | float | int | None]:
+    """Return one line of the CSV file, in the order of `CSV_COLUMNS`."""
+    interval = convert_interval(table.values[variant.label, column.name]) or {}
+    names = (column.name, column.label, column.unit, column.direction)
+    return [table.kind, variant.label, variant.control, *names, *(interval.get(name) for name in CSV_COLUMNS[-4:])]
+
+
+def format_markdown(table: Table) -> str:
+    """Return a Markdown table: the best of each column bold, the 95 % interval in brackets."""
+    head = ["variant", *(format_heading(column) for column in table.columns)]
+    body = [
+        [variant.label, *(format_cell(table, variant, column) for column in table.columns)]
+        for variant in table.variants
+    ]
+    rows = [head, ["---"] * len(head), *body]
+    return "".join("| " + " | ".join(escape_cell(cell) for cell in row) + " |\n" for row in rows)
+
+
+def format_cell(table: Table, variant: VariantRow, column: Column) -> str:
+    """Return mean and interval of one variant and column."""
+    interval = table.values[variant.label, column.name]
+    shown = format_value(interval.mean, column.unit)
+    best = f"**{shown}**" if variant.label in table.find_best(column) else shown
+    return f"{best} {format_range(interval, column.unit)}".strip()
+
+
+def escape_cell(text: str) -> str:
+    """Return a text that stays within its cell of a Markdown table."""
+    return text.replace("|", "\\|").replace("\n", " ")
+
+
+def format_tables_json(samples: Sequence[Sample], run: RunInfo) -> str:
+    """Return all tables of a run as one JSON text: all prompts, each kind, and the first variant less each other."""
+    first, others = compute_all_differences(samples, run)
+    completeness = measure_completeness(run, samples)
+    content = {
+        "schema": TABLES_SCHEMA,
+        "suite": run.suite.name,
+        "images": {"made": completeness.made, "planned": completeness.planned, "finished": completeness.finished},
+        "model": run.model.model_dump(),
+        "all": convert_table(make_table(samples, run)),
+        "kinds": {kind: convert_table(table) for kind, table in make_tables_by_kind(samples, run).items()},
+        "differences": {
+            "variant": first,
+            "less": {
+                other: {name: convert_interval(interval) for name, interval in row.items()}
+                for other, row in others.items()
+            },
+        },
+    }
+    return dump_json(content, indent=1) + "\n"
+
+
+def format_tables_csv(samples: Sequence[Sample], run: RunInfo) -> str:
+    """Return all tables of a run as one CSV text; the kind of prompts is a column, empty for all of them."""
+    return format_csv(make_table(samples, run), *make_tables_by_kind(samples, run).values())

@@ -1,0 +1,216 @@
+"""Open what `sefi bench run` names: suite, model, subjects and evaluators."""
+
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sefi.cli.options import EMBEDDED
+from sefi.core.errors import ConfigError, OutputError
+from sefi.core.progress import RunProgress, SilentProgress
+
+if TYPE_CHECKING:
+    from sefi.benchmark.evaluators import EvaluatorFiles
+    from sefi.benchmark.records import RunInfo
+    from sefi.benchmark.run import Benchmark
+    from sefi.benchmark.suite import BenchmarkSubject, Suite
+    from sefi.photo.detect import FaceDetector
+
+# The paper's threshold; it belongs to the paper's CLIP.
+PAPER_TAU = 0.23
+PHOTO_SIDE = 512
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """The options of a run; opens the same in every process."""
+
+    suite: "Suite"
+    out: Path
+    model: str
+    photos: Path | None
+    detector: Path | None
+    recogniser: Path | None
+    clip: Path | None
+    evaluator_folder: Path | None
+    download: bool
+    device: str
+    dtype: str
+
+    def is_of_drawings(self) -> bool:
+        """Return whether the embedded model's drawings are learned: its evaluators know no photographs."""
+        return self.model == EMBEDDED and self.photos is None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Those that were given; None is found on drawings, or not at all."""
+
+    tau: float | None
+    far: float | None
+
+
+def check_run_folder(out: Path, photos: Path | None) -> Path:
+    """Return the run's folder; the run creates it if it is missing.
+
+    Raises:
+        OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be
+            written.
+    """
+    from sefi.benchmark.run import RunFolder
+    from sefi.core.files import check_folder
+    from sefi.core.reading import is_inside
+
+    run = RunFolder(check_folder(out))
+    run.check()
+    if photos is not None:
+        with suppress(OSError):  # a folder that is missing has its own message
+            if photos.samefile(out):
+                problem = f"The photos and the run have one folder, '{out}': its own images would become subjects."
+                raise OutputError(problem, "Choose another --out.")
+        for folder in run.list_folders():
+            if is_inside(photos, folder):
+                raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
+    return out
+
+
+def open_bench(bench_options: BenchOptions, progress: RunProgress | None = None) -> "Benchmark":
+    """Open everything that a run needs.
+
+    Raises:
+        SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
+            method cannot learn with what it is given.
+    """
+    from sefi.benchmark.evaluators import Evaluators
+    from sefi.benchmark.run import Benchmark, RunFolder
+    from sefi.cli.loading import load_backbone, note_remarks
+    from sefi.evaluation.encoders import find_evaluators
+    from sefi.methods import get_method
+
+    if bench_options.photos is None and bench_options.model != EMBEDDED:
+        raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
+    evaluators = Evaluators(find_evaluator_files(bench_options))
+    evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
+    subjects = tuple(
+        load_subjects(bench_options, evaluators.detector if bench_options.suite.kind == "person" else None)
+    )
+    if len(subjects) < bench_options.suite.together:
+        raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
+    backbone = load_backbone(
+        bench_options.model, download=bench_options.download, device=bench_options.device, dtype=bench_options.dtype
+    )
+    for variant in bench_options.suite.list_learning_variants():
+        config = bench_options.suite.make_config(variant)
+        get_method(config.method).check(backbone, config, bench_options.evaluator_folder or find_evaluators(backbone))
+    if progress is not None:  # the first process says it for all
+        sentences = [prompt.text.replace("{}", bench_options.suite.kind) for prompt in bench_options.suite.prompts]
+        note_remarks(backbone, sentences, bench_options.suite.make_config(bench_options.suite.variants[0]))
+    progress = progress or SilentProgress()
+    return Benchmark(
+        bench_options.suite,
+        subjects,
+        backbone,
+        evaluators,
+        RunFolder(bench_options.out),
+        progress,
+        progress.nested(),
+        bench_options.evaluator_folder,
+    )
+
+
+def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":
+    """Return the evaluators that are named; the embedded model brings all of its own."""
+    from sefi.benchmark.evaluators import EvaluatorFiles
+    from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
+    from sefi.photo.detect import PHOTOGRAPH_DETECTOR
+
+    if not bench_options.is_of_drawings():
+        default_detector = EMBEDDED_EVALUATORS / DETECTOR if bench_options.model == EMBEDDED else PHOTOGRAPH_DETECTOR
+        return EvaluatorFiles(
+            bench_options.detector or default_detector, bench_options.recogniser, clip=bench_options.clip
+        )
+    from tiny_portraits.training.clip import CLIP
+    from tiny_portraits.training.evaluators import HEAD_READER, SCENE_READER
+
+    folder = EMBEDDED_EVALUATORS
+    return EvaluatorFiles(
+        bench_options.detector or folder / DETECTOR,
+        bench_options.recogniser or folder / RECOGNISER,
+        folder / SCENE_READER,
+        folder / HEAD_READER,
+        bench_options.clip or folder / CLIP,
+    )
+
+
+def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") -> "list[BenchmarkSubject]":
+    """Return the photographs, or as many drawn subjects as the suite says; people are cut out by their faces."""
+    from sefi.benchmark.suite import BenchmarkSubject, crop_drawing, read_subjects
+
+    if bench_options.photos is not None:
+        subjects = read_subjects(bench_options.photos, detector)
+        if bench_options.model == EMBEDDED:
+            refuse_photographs(subjects)
+        return subjects
+    from tiny_portraits.drawing.image import draw
+    from tiny_portraits.drawing.sampling import make_pet_portrait, make_portrait, make_scene_photo, make_test_person
+
+    suite, drawings = bench_options.suite, list["BenchmarkSubject"]()
+    for n in range(suite.first, suite.first + suite.subjects):
+        person = make_scene_photo if suite.photos == "scene" else make_portrait
+        views = (
+            [person(make_test_person(n), n, view) for view in (0, 1)]
+            if suite.kind == "person"
+            else [make_pet_portrait(suite.kind, n, view) for view in (0, 1)]
+        )
+        squares = [crop_drawing(draw(view, PHOTO_SIDE), detector) for view in views]
+        drawings.append(BenchmarkSubject(f"{suite.kind[0]}{n}", squares[0], squares[1]))
+    return drawings
+
+
+def refuse_photographs(subjects: "list[BenchmarkSubject]") -> None:
+    """Refuse subjects of photographs on the embedded model, with `PhotoError`: it knows drawings only."""
+    from PIL import Image
+
+    from sefi.core.errors import PhotoError
+    from sefi.photo.augment import crop_middle
+    from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, convert_to_pixels, refuse_photograph
+
+    for subject in subjects:
+        photo = Photo(convert_to_pixels(Image.fromarray(subject.photo)), subject.key)
+        try:
+            refuse_photograph(crop_middle(photo, CLASSIFIER_RESOLUTION))
+        except PhotoError as error:
+            problem = f"Subject {subject.key!r}: {error.problem}"
+            raise PhotoError(problem, "Name a Stable Diffusion model with --model.") from None
+
+
+def describe_bench(bench_options: BenchOptions, bench: "Benchmark", thresholds: Thresholds) -> "RunInfo":
+    """Return what `run.json` says. Thresholds that an earlier start of this run found stay: they cost a minute."""
+    from sefi.benchmark.run import describe_run
+
+    defaults = find_thresholds(bench_options, bench.run.read_info() if bench.run.info_file.is_file() else None)
+    tau = defaults.tau if thresholds.tau is None else thresholds.tau
+    far = defaults.far if thresholds.far is None else thresholds.far
+    return describe_run(bench, find_evaluator_files(bench_options).describe(), tau, far)
+
+
+def find_thresholds(bench_options: BenchOptions, before: "RunInfo | None") -> Thresholds:
+    """Return tau and the recogniser's threshold, found on drawings for the embedded model's own evaluators.
+
+    Other evaluators get the paper's tau, which fits a CLIP like the paper's only, and no threshold of likeness. Animals
+    get neither: the face evaluators do not know them.
+    """
+    if before is not None:
+        return Thresholds(before.tau, before.far_threshold)
+    if bench_options.suite.kind != "person":
+        return Thresholds(None, None)
+    if not bench_options.is_of_drawings():
+        return Thresholds(PAPER_TAU, None)
+    from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
+    from tiny_portraits.evaluation.evaluator_scores import find_drawing_far_threshold, find_drawing_tau
+
+    folder = EMBEDDED_EVALUATORS
+    return Thresholds(
+        find_drawing_tau(folder) if bench_options.clip is None else PAPER_TAU,
+        find_drawing_far_threshold(folder) if bench_options.recogniser is None else None,
+    )

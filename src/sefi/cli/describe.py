@@ -1,0 +1,108 @@
+"""`sefi inspect`, `sefi methods` and `sefi settings`: identities, methods and settings as lists."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sefi.cli import options
+
+File = Annotated[Path, typer.Argument(metavar="FILE", help="An identity file.")]
+
+
+def run_inspect(file: File, as_json: options.AsJson = False) -> None:
+    """Show who an identity file holds, how it was learned and for which model."""
+    from sefi.cli.output import print_answer
+    from sefi.identity.file import Identity
+
+    identity = Identity.load(file)
+    record: dict[str, object] = identity.header.model_dump(mode="json")
+    record["tensors"] = {name: list(tensor.shape) for name, tensor in identity.tensors.items()}
+    record["bytes"] = file.stat().st_size
+    if "tokens" in identity.tensors:
+        # One number a token: several in a list where a name stands for several.
+        record["token_norms"] = identity.tokens.float().norm(dim=-1).double().round(decimals=4).tolist()
+    shown = {name: value for name, value in record.items() if name != "signature"}  # long and for machines
+    print_answer(record, format_record(shown), as_json=as_json, command="inspect")
+
+
+def format_record(record: dict[str, object]) -> str:
+    """Return one line for each entry; nested settings one line each, under their own names."""
+    lines: list[str] = []
+    for name, value in flatten_record("", record):
+        lines.append(f"{name:<34} {value}")
+    return "\n".join(lines)
+
+
+def flatten_record(prefix: str, value: object) -> list[tuple[str, object]]:
+    """Return nested values as dotted names.
+
+    >>> flatten_record("", {"a": {"b": 1}, "c": 2})
+    [('a.b', 1), ('c', 2)]
+    """
+    if not isinstance(value, dict) or not value:
+        return [(prefix, value)]
+    entries: list[tuple[str, object]] = []
+    for name, inner in value.items():
+        entries += flatten_record(f"{prefix}.{name}" if prefix else str(name), inner)
+    return entries
+
+
+def list_methods(as_json: options.AsJson = False) -> None:
+    """List the methods with what they learn and add at the size of Stable Diffusion 1.4."""
+    from sefi.backbone.open import create_empty_stable_diffusion
+    from sefi.cli.output import print_answer, print_remark
+    from sefi.core.errors import MethodError
+    from sefi.methods import METHODS, PRESETS, get_preset, name_published_preset
+
+    model = create_empty_stable_diffusion()
+    record: dict[str, dict[str, Any]] = {}
+    for name in METHODS:
+        try:
+            method = METHODS[name]
+        except MethodError as error:
+            print_remark(f"note: {error}")
+            continue
+        record[name] = {
+            **asdict(method.info),
+            **asdict(method.count_weights(model, get_preset(name_published_preset(name)))),
+            "presets": [preset for preset, config in PRESETS.items() if config.method == name],
+        }
+    lines = [f"{'method':19} {'numbers learned':>15} {'weights added':>14}  presets"]
+    lines += [
+        f"{name:19} {one['trained']:>15,} {one['added']:>14,}  {', '.join(one['presets'])}\n"
+        f"{'':19} {one['title']}, {one['paper']}; {one['licence']}"
+        for name, one in record.items()
+    ]
+    print_answer(
+        {"model": "Stable Diffusion 1.4", "methods": record}, "\n".join(lines), as_json=as_json, command="methods"
+    )
+
+
+def list_settings(preset: options.Preset = "default", as_json: options.AsJson = False) -> None:
+    """List every setting that the method of a preset has and `--set` changes, with its value in the preset."""
+    from sefi.cli.output import print_answer
+    from sefi.core.config import describe_settings, dump_config
+    from sefi.methods import get_preset
+
+    config = get_preset(preset)
+    values = dict(flatten_record("", dump_config(config)))
+    described = describe_settings(type(config))
+    record = {name: {"value": values[name], "about": about} for name, about in described.items()}
+    lines = [f"{name:32} {shorten_value(one['value']):24} {one['about']}".rstrip() for name, one in record.items()]
+    print_answer(
+        {"preset": preset, "method": config.method, "settings": record},
+        "\n".join(lines),
+        as_json=as_json,
+        command="settings",
+    )
+
+
+def shorten_value(value: object) -> str:
+    """Return a value as `--set` takes it, long lists by their first entry."""
+    if isinstance(value, list):
+        return f"{value[0]}; ... ({len(value)})" if len(value) > 1 else str(value[0])
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "none" if value is None else str(value)

@@ -1,0 +1,104 @@
+"""A folder of generated images: new names, and one record that every run adds to."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sefi.cli.output import make_file_name
+from sefi.core.errors import OutputError
+from sefi.core.files import (
+    check_folder,
+    check_no_input,
+    hold_folder_lock,
+    read_status,
+    write_numbered,
+    write_text,
+)
+from sefi.core.reading import InvalidFileError, check_file, read_json, translate_file_errors
+from sefi.core.text import dump_json
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sefi.diffusion.sampling import GeneratedImage
+
+RECORDS = "records.json"
+SCHEMA_VERSION = 1
+LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
+
+
+def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> Path:
+    """Return a folder that images and their record can be added to; the first of them creates it if it is missing.
+
+    Raises:
+        OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.
+    """
+    check_folder(folder)
+    check_no_input(folder / RECORDS, inputs)
+    read_records(folder / RECORDS)
+    return folder
+
+
+def save_image(image: "GeneratedImage", folder: Path) -> Path:
+    """Write one image, named by its prompt and seed; a number follows where that name is taken."""
+    return write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", image.pixels.save)
+
+
+def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
+    """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ..."""
+    from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
+
+    prompts = dict.fromkeys(image.prompt for image in images)
+    rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
+    return write_numbered(folder, "grid", ".png", draw_contact_sheet(rows).save)
+
+
+def append_record(folder: Path, record: dict[str, object]) -> None:
+    """Add one run to the folder's `records.json`; no run that another process adds meanwhile is lost.
+
+    Raises:
+        OutputError: the file is not ours, or cannot be written.
+    """
+    path = folder / RECORDS
+    with hold_folder_lock(folder):
+        records = {"schema_version": SCHEMA_VERSION, "runs": [*read_records(path), record]}
+        write_text(path, dump_json(records, indent=2) + "\n")
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    """Return the runs on record, none if there is no file; earlier versions wrote one run alone.
+
+    Raises:
+        OutputError: there is a file that `sefi generate` did not write.
+    """
+    if read_status(path) is None:
+        return []
+    with translate_file_errors(
+        f"'{path}'", OutputError, "is no record of generated images", "Choose another folder with --out."
+    ):
+        if check_records(path) == 0:
+            return []
+        records = read_json(path, LARGEST_RECORDS)
+        if "images" in records:
+            return [records]
+        runs = records.get("runs")
+        if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+            raise InvalidFileError("it has no list of runs")
+        if records.get("schema_version") != SCHEMA_VERSION:
+            remedy = "Update sefi, or choose another folder with --out."
+            raise OutputError(f"'{path}' was written by a newer sefi.", remedy)
+        return runs
+
+
+def check_records(path: Path) -> int:
+    """Return the size of a record in bytes.
+
+    Raises:
+        OutputError: it is too long to be read and written again for every run.
+        InvalidFileError: it is no regular file.
+    """
+    size = check_file(path, sys.maxsize)
+    if size > LARGEST_RECORDS:
+        problem = f"'{path}' has {size >> 20} MB of records; at most {LARGEST_RECORDS >> 20} MB are added to."
+        raise OutputError(problem, "Rename it to begin another, or choose another folder with --out.")
+    return size

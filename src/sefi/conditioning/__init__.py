@@ -1,1 +1,0 @@
-"""Words and identity tokens to the key text and the value text of every stage."""

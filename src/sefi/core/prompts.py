@@ -1,0 +1,256 @@
+"""Words of prompts: names, placeholders, class words, templates, and other programs' syntax, which is refused."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from sefi.core.errors import ConfigError, IdentityError, PromptError
+from sefi.core.hints import find_nearest
+from sefi.core.text import is_utf8
+
+NAME = r"[A-Za-z0-9_-]{1,64}"
+
+
+def check_name(name: str) -> None:
+    """Refuse names that could not be a placeholder or a file.
+
+    Raises:
+        IdentityError: it holds anything but letters a to z, digits, `-` and `_`, or is empty or too long.
+    """
+    if not re.fullmatch(NAME, name):
+        raise IdentityError(
+            f"{name!r} cannot be a name.",
+            "Use 1 to 64 of a-z, A-Z, 0-9, - and _, no brackets, as in ada.",
+        )
+
+
+# Words for people that are one token of CLIP; such subjects are cut out by their faces.
+PEOPLE = (
+    "person", "human", "man", "woman", "boy", "girl", "child", "kid", "baby", "toddler", "infant", "teen", "teenager",
+    "adult", "lady", "gentleman", "guy", "male", "female", "people", "men", "women", "children", "mother", "father",
+    "mom", "dad", "brother", "sister", "daughter", "grandmother", "grandfather", "grandma", "grandpa", "bride", "groom",
+    "wife", "husband", "son", "uncle", "aunt", "friend", "student", "king", "queen", "prince", "princess",
+    "actor", "actress", "celebrity", "face",
+)  # fmt: skip
+EXAMPLES = (*PEOPLE[:8], "dog", "cat", "bear")
+
+
+def normalise_class_word(word: str) -> str:
+    """Return a class word in small letters with single spaces; `ValueError` if nothing is left.
+
+    >>> normalise_class_word(" Person ")
+    'person'
+    """
+    normal = " ".join(word.split()).lower()
+    if not normal:
+        raise ValueError("the class word is empty")
+    return normal
+
+
+def is_person(class_word: str) -> bool:
+    """Return whether a class word means a person, however it is spelt."""
+    return " ".join(class_word.split()).lower() in PEOPLE
+
+
+def needs_face(class_word: str, *, crop: bool) -> bool:
+    """Return whether the subject is cut out by its face: people are, unless the whole photo is wanted."""
+    return crop and is_person(class_word)
+
+
+Box = tuple[int, int, int, int]
+"""A part of a photo: left, top, width and height in pixels of the photo as it is read, turned upright."""
+
+
+def check_crop_options(
+    class_word: str, *, crop: bool, face: int | None = None, box: Box | None = None, detector: object | None = None
+) -> None:
+    """Refuse options that say where the subject is and contradict each other, or look for a face where there is none.
+
+    Raises:
+        ConfigError: a box and another of them, or a face or a detector though the subject is no person or the whole
+            photo is taken.
+    """
+    options = {"--face": face, "--detector": detector}
+    unused = [option for option, value in options.items() if value is not None]
+    if box is not None and (unused or not crop):
+        others = [*unused, *([] if crop else ["--no-crop"])]
+        raise ConfigError(
+            f"--box says what to cut out, and so {'does' if len(others) == 1 else 'do'} {' and '.join(others)}.",
+            "Leave out all but one.",
+        )
+    if not unused or needs_face(class_word, crop=crop):
+        return
+    listed, have = " and ".join(unused), "has" if len(unused) == 1 else "have"
+    if is_person(class_word):
+        reason, other = "--no-crop takes the whole photo", "leave out --no-crop"
+    else:
+        reason, other = f"{class_word!r} is not known as a word for a person", "use the class word person"
+    raise ConfigError(f"{listed} {have} no effect: {reason}.", f"Leave out {listed}, or {other}.")
+
+
+def check_photo_count(count: int, *, face: int | None, box: Box | None) -> None:
+    """Refuse to choose a face or a box for several photos at once.
+
+    Raises:
+        ConfigError: there are several photos.
+    """
+    if count > 1 and (face is not None or box is not None):
+        option = "--face" if face is not None else "--box"
+        raise ConfigError(
+            f"{option} belongs to one photo, and there are {count}.",
+            "Crop the photos to the subject, or give one photo.",
+        )
+
+
+PLACEHOLDER = re.compile(f"<({NAME})>")
+ANGLED = re.compile(r"<[^<>]*>?|>")
+PLAIN_WORDS = "Write it in plain words, such as: a photo of <ada> smiling."
+ADAPTER = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:", re.IGNORECASE)
+# What other programs read as weights, alternatives and joints.
+MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"[()\[\]{}]"), "Brackets change no weight here"),
+    (re.compile(r"(?<=[^\s\d]):[-+]?\d*\.?\d+"), "A number after a colon changes no weight here"),
+    (re.compile(r"(?<=\w)(?:\+\+|--)(?=\W|$)"), "++ and -- change no weight here"),
+    (re.compile(r"(?<!\S)--[A-Za-z]\w*"), "Options are not read from a prompt"),
+    (re.compile(r"(?<!\S)(?:BREAK|AND)(?!\S)"), "BREAK and AND do not join prompts here"),
+)
+
+
+def find_placeholders(prompt: str) -> list[str]:
+    """Return the names in the prompt, in order, each once."""
+    return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))
+
+
+def check_syntax(prompt: str) -> None:
+    """Refuse what is not UTF-8, angle brackets that hold no valid name, and the weight syntax of other programs.
+
+    Raises:
+        PromptError: names the first mark that would otherwise be read as words.
+    """
+    if not is_utf8(prompt):
+        raise PromptError(f"The text {prompt!r} is not UTF-8.", "Type it in UTF-8.")
+    for match in ANGLED.finditer(prompt):
+        if not PLACEHOLDER.fullmatch(match[0]):
+            raise make_angled_error(match[0])
+    plain = PLACEHOLDER.sub("x", prompt)
+    for mark, meaning in MARKS:
+        match = mark.search(plain)
+        if match:
+            raise PromptError(f"{meaning}: {match[0]!r} in {prompt!r}.", PLAIN_WORDS)
+
+
+def make_angled_error(text: str) -> PromptError:
+    """Return the error for angle brackets around anything but a name."""
+    if ADAPTER.match(text):
+        return PromptError(
+            f"Prompts load no LoRA or other adapter: {text!r}.",
+            "Leave it out; subjects come from identity files (-i FILE).",
+        )
+    inner = text.strip("<> ")
+    if re.fullmatch(NAME, inner):
+        return PromptError(f"{text!r} is no placeholder.", f"Write <{inner}>, without spaces.")
+    return PromptError(
+        f"{text!r} is no placeholder.",
+        "Names between < and > have 1 to 64 letters a to z, digits, - or _; leave other angle brackets out.",
+    )
+
+
+def make_unknown_placeholder_error(name: str, names: Mapping[str, str]) -> PromptError:
+    """Return the error for a name that no identity has."""
+    has = f"known here: {', '.join(f'<{n}>' for n in names)}" if names else "no identity file was given"
+    near = find_nearest(name, names)
+    remedy = f"Give its file with -i {name}.safetensors." if near is None else f"Write <{near}>, as it was learned."
+    return PromptError(f"The prompt names <{name}>, but {has}.", remedy)
+
+
+def refuse_names(negative_prompt: str) -> None:
+    """Refuse identities in a negative text: they change by stage, which a negative text does not.
+
+    Raises:
+        PromptError: it names one.
+    """
+    for name in find_placeholders(negative_prompt)[:1]:
+        raise PromptError(f"The negative prompt names <{name}>.", "Describe what to avoid in plain words.")
+
+
+def check_used(prompts: Sequence[str], names: Sequence[str]) -> None:
+    """Check that every identity stands in a prompt; `PromptError` names the first that does not."""
+    used = {name for prompt in prompts for name in find_placeholders(prompt)}
+    for name in names:
+        if name not in used:
+            raise PromptError(
+                f"The identity {name!r} was given, but no prompt contains <{name}>.",
+                f'Write <{name}> where the subject belongs, as in "a photo of <{name}> at the beach".',
+            )
+
+
+def check_prompts(prompts: Iterable[str], class_words: Mapping[str, str], negative_prompt: str = "") -> None:
+    """Refuse prompts that cannot be used, before any model is opened.
+
+    Args:
+        class_words: class word of every identity given, by its name.
+
+    Raises:
+        PromptError: foreign syntax, a name without identity, an identity without its name, a name in the negative
+            prompt.
+    """
+    prompts = list(prompts)
+    for prompt in (*prompts, negative_prompt):
+        check_syntax(prompt)
+    refuse_names(negative_prompt)
+    for name in (name for prompt in prompts for name in find_placeholders(prompt)):
+        if name not in class_words:
+            raise make_unknown_placeholder_error(name, class_words)
+    check_used(prompts, list(class_words))
+
+
+# Ours: the seven of the paper, section 6.4.
+FACE_TEMPLATES = (
+    "a photo of a face of {}",
+    "a photo of a rendering of a face of {}",
+    "a close-up photo of the face of {}",
+    "a photo of the cool face of {}",
+    "a rendition of the face of {}",
+    "an illustration of a face of {}",
+    "a depiction of a face of {}",
+)
+
+# DreamBooth and Custom Diffusion: one sentence.
+SHORT_TEMPLATES = ("a photo of {}",)
+
+# The 27 sentences of CLIP's small ImageNet list that Textual Inversion took up.
+CLASS_TEMPLATES = (
+    "a photo of a {}",
+    "a rendering of a {}",
+    "a cropped photo of the {}",
+    "the photo of a {}",
+    "a photo of a clean {}",
+    "a photo of a dirty {}",
+    "a dark photo of the {}",
+    "a photo of my {}",
+    "a photo of the cool {}",
+    "a close-up photo of a {}",
+    "a bright photo of the {}",
+    "a cropped photo of a {}",
+    "a photo of the {}",
+    "a good photo of the {}",
+    "a photo of one {}",
+    "a close-up photo of the {}",
+    "a rendition of the {}",
+    "a photo of the clean {}",
+    "a rendition of a {}",
+    "a photo of a nice {}",
+    "a good photo of a {}",
+    "a photo of the nice {}",
+    "a photo of the small {}",
+    "a photo of the weird {}",
+    "a photo of the large {}",
+    "a photo of a cool {}",
+    "a photo of a small {}",
+)
+# Their 81 with two more media, as in Textual Inversion's and Celeb Basis' code.
+MEDIA = ("a photo of", "an illustration of", "a depiction of")
+ALL_TEMPLATES = tuple(
+    t.replace(MEDIA[0], medium, 1) if t.startswith(MEDIA[0]) else t for medium in MEDIA for t in CLASS_TEMPLATES
+)
+# Of a face, as Celeb Basis and Cross Initialization learn.
+FACE_TEMPLATES_81 = tuple(t.format("face of {}") for t in ALL_TEMPLATES)

@@ -1,0 +1,49 @@
+"""Text that files and terminals can hold: UTF-8, and JSON without surprises."""
+
+import json
+import math
+import re
+from typing import Any
+
+SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def is_utf8(text: str) -> bool:
+    r"""Return whether a text can be written in UTF-8.
+
+    >>> is_utf8("zoë"), is_utf8("zo\udceb")
+    (True, False)
+    """
+    return text.isascii() or not SURROGATE.search(text)
+
+
+def escape_surrogates(text: str) -> str:
+    r"""Return a text that can be written in UTF-8, halves of characters as escapes; names of files may have them.
+
+    >>> escape_surrogates("zo\udceb")
+    'zo\\udceb'
+    """
+    return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def dump_json(value: object, *, indent: int | None = None, **options: Any) -> str:  # noqa: ANN401
+    """Return JSON; a number that is not finite becomes null, and bytes of a file name that are no UTF-8 become escapes.
+
+    Args:
+        indent: spaces for each level; None writes one line.
+        options: `sort_keys` and `separators`, as of `json.dumps`.
+
+    >>> dump_json({"norm": float("inf"), "steps": (1, 2)})
+    '{"norm": null, "steps": [1, 2]}'
+    """
+    return json.dumps(_make_plain(value), indent=indent, allow_nan=False, **options)
+
+
+def _make_plain(value: object) -> object:
+    if isinstance(value, dict):
+        return {_make_plain(name): _make_plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_make_plain(inner) for inner in value]
+    if isinstance(value, str):
+        return escape_surrogates(value)
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,1 @@
+"""Images: a stock diffusers pipeline driven by a conditioner."""

@@ -1,0 +1,226 @@
+"""Cross-attention with a key text and a value text: recorder, maps, processor, and the UNet copy that has them."""
+# diffusers declares the layers of an attention block optional; a cross-attention block has them all.
+# pyright: reportOptionalCall=false, reportOptionalSubscript=false
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.attention_processor import Attention
+from torch import Tensor
+from torch.nn import functional as F
+
+from sefi.backbone.bundle import copy_part
+
+
+@dataclass
+class AttentionRecorder:
+    """Losses and maps of one forward pass, recorded by the attention processors.
+
+    Attributes:
+        keep_maps: record every layer's maps, not only the loss.
+        keep_gradient: record them with their gradient, for losses on the maps themselves.
+        losses: attention loss of each layer, each `[batch]`.
+        maps: each layer's maps `[batch, head, word, height, width]`, by layer name.
+        reference_maps: the same of the reference text.
+    """
+
+    keep_maps: bool = False
+    keep_gradient: bool = False
+    losses: list[Tensor] = field(default_factory=list[Tensor])
+    maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    reference_maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def clear(self) -> None:
+        """Remove everything that was recorded."""
+        self.losses.clear()
+        self.maps.clear()
+        self.reference_maps.clear()
+
+    def pop_mean_loss(self) -> Tensor:
+        """Return the mean loss over layers, `[batch]`, and remove the losses."""
+        total = sum(self.losses[1:], self.losses[0]) / len(self.losses)
+        self.losses.clear()
+        return total
+
+
+def reshape_to_maps(weights: Tensor, height: int, width: int) -> Tensor:
+    """Reshape weights `[batch, head, position, word]` to maps `[batch, head, word, height, width]`."""
+    return weights.transpose(2, 3).unflatten(-1, (height, width))
+
+
+def resize_maps(maps: Tensor, side: tuple[int, int]) -> Tensor:
+    """Resize maps `[batch, head, word, h, w]` to `side`, bilinearly; sums over words stay what they were."""
+    flat = maps.flatten(0, 1)
+    return F.interpolate(flat, size=side, mode="bilinear", align_corners=False).unflatten(0, maps.shape[:2])
+
+
+def compute_map_difference(
+    found: Tensor,
+    reference: Tensor,
+    words: Tensor,
+    side: tuple[int, int],
+    reduction: Literal["sum", "mean"],
+) -> Tensor:
+    """Return the paper's attention loss of one layer (Algorithm 1), `[batch]`.
+
+    Args:
+        found, reference: maps `[batch, head, word, h, w]`; no gradient flows into the reference.
+        words: which words count, boolean `[batch, word]`.
+        side: resize both to this height and width first.
+        reduction: sum over heads, words and pixels (lambda = 0.003 belongs to it), or mean.
+
+    Differs: Algorithm 1 prints MSE(A_t, A_t); we read MSE(A_r, A_t).
+    """
+    # Resizing is linear: one resize of the difference gives the difference of the resized maps at half the price.
+    error = resize_maps(found - reference.detach(), side).pow(2) * words[:, None, :, None, None]
+    total = error.sum((1, 2, 3, 4))
+    if reduction == "sum":
+        return total
+    return total / (words.sum(1) * found.shape[1] * side[0] * side[1])
+
+
+def average_word_maps(recorder: AttentionRecorder, side: int, *, reference: bool = False) -> Tensor:
+    """Average the last pass's maps over layers and heads: `[batch, word, side, side]`, summing to 1 over words."""
+    layers = (recorder.reference_maps if reference else recorder.maps).values()
+    return torch.stack([resize_maps(m.float(), (side, side)).mean(1) for m in layers]).mean(0)
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Which parts of the maps the attention loss compares.
+
+    Attributes:
+        words: which words count, boolean `[batch, word]`.
+        latent: height and width of the latent; maps are compared at half of it.
+        reduction: "sum" or "mean".
+        detach_query: let the loss reach the key tokens only through this layer's keys.
+    """
+
+    words: Tensor
+    latent: tuple[int, int]
+    reduction: Literal["sum", "mean"]
+    detach_query: bool
+
+
+class KeyValueProcessor:
+    """Processor for one cross-attention layer; keeps nothing between calls.
+
+    The context is `[batch, word, 2 * width]`: key text, value text; or `3 * width` with the reference text, where the
+    width is that of the text which the layer was made for.
+    Equal key and value texts give what the stock processor gives.
+
+    Args:
+        detach_start: no gradient through key and value of the first word (Custom Diffusion's second regulariser).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        recorder: AttentionRecorder | None,
+        loss: LossSettings | None,
+        *,
+        detach_start: bool = False,
+    ) -> None:
+        self.name, self.recorder, self.loss = name, recorder, loss
+        self.detach_start = detach_start
+
+    def __call__(
+        self,
+        attn: Attention,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        temb: Tensor | None = None,
+    ) -> Tensor:
+        """Let positions `[batch, position, channel]` read the texts; no Stable Diffusion gives a mask or `temb`."""
+        key_text, value_text, *reference = encoder_hidden_states.split(attn.cross_attention_dim, dim=-1)
+        query = split_heads(attn.to_q(hidden_states), attn.heads)
+        key = split_heads(attn.to_k(key_text), attn.heads)
+        value = split_heads(attn.to_v(value_text), attn.heads)
+        if self.detach_start:
+            key, value = detach_first_word(key), detach_first_word(value)
+        if self.recorder is None:
+            read = F.scaled_dot_product_attention(query, key, value, scale=attn.scale)
+        else:
+            weights = compute_attention_weights(query, key, attn.scale)
+            reference_key = split_heads(attn.to_k(reference[0]), attn.heads) if reference else None
+            self.record(self.recorder, query, key, weights, reference_key, attn.scale)
+            read = weights.to(value.dtype) @ value
+        joined = read.transpose(1, 2).flatten(2).to(hidden_states.dtype)
+        return attn.to_out[1](attn.to_out[0](joined))
+
+    def record(
+        self,
+        recorder: AttentionRecorder,
+        query: Tensor,
+        key: Tensor,
+        weights: Tensor,
+        reference_key: Tensor | None,
+        scale: float,
+    ) -> None:
+        """Record this layer's loss, or its maps."""
+        if reference_key is None and not recorder.keep_maps:
+            return
+        height, width = self.get_map_size(query.shape[2])
+        reference: Tensor | None = None
+        if reference_key is not None:
+            with torch.no_grad():
+                reference = reshape_to_maps(compute_attention_weights(query, reference_key, scale), height, width)
+        if self.loss is not None and reference is not None:
+            seen = compute_attention_weights(query.detach(), key, scale) if self.loss.detach_query else weights
+            side = (max(1, self.loss.latent[0] // 2), max(1, self.loss.latent[1] // 2))
+            found = reshape_to_maps(seen, height, width)
+            recorder.losses.append(compute_map_difference(found, reference, self.loss.words, side, self.loss.reduction))
+        if recorder.keep_maps:
+            maps = reshape_to_maps(weights, height, width)
+            recorder.maps[self.name] = maps if recorder.keep_gradient else maps.detach()
+            if reference is not None:
+                recorder.reference_maps[self.name] = reference
+
+    def get_map_size(self, positions: int) -> tuple[int, int]:
+        """Return height and width of this layer's map: the latent halved until it has that many positions."""
+        height, width = self.loss.latent if self.loss is not None else (int(positions**0.5),) * 2
+        while height * width > positions:
+            height, width = (height + 1) // 2, (width + 1) // 2
+        return height, width
+
+
+def detach_first_word(x: Tensor) -> Tensor:
+    """Return `x [batch, head, word, channel]` without gradient through the first word."""
+    return torch.cat([x[:, :, :1].detach(), x[:, :, 1:]], dim=2)
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    """Split `[batch, length, head * channel]` into `[batch, head, length, channel]`."""
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+
+
+def compute_attention_weights(query: Tensor, key: Tensor, scale: float) -> Tensor:
+    """Compute `softmax(Q K^T * scale)` in single precision, `[batch, head, position, word]`."""
+    return (query.float() @ key.float().transpose(-1, -2) * scale).softmax(dim=-1)
+
+
+CROSS = "attn2.processor"
+
+
+def copy_with_key_value_attention(
+    unet: UNet2DConditionModel,
+    recorder: AttentionRecorder | None = None,
+    loss: LossSettings | None = None,
+    *,
+    detach_start: bool = False,
+) -> UNet2DConditionModel:
+    """Return a copy of `unet` in which every cross-attention reads a key text and a value text.
+
+    The copy shares the weights; `unet` itself is not touched. Self-attention keeps its processors.
+    """
+    copied = copy_part(unet)
+    copied.set_attn_processor(
+        {
+            name: KeyValueProcessor(name, recorder, loss, detach_start=detach_start) if name.endswith(CROSS) else stock
+            for name, stock in copied.attn_processors.items()
+        }  # pyright: ignore[reportArgumentType]
+    )
+    return copied

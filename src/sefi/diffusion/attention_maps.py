@@ -1,0 +1,118 @@
+"""Cross-attention of every word of a prompt while one image is generated."""
+
+from dataclasses import dataclass
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone, TextEncoding
+from sefi.core.config import GenerateConfig
+from sefi.core.errors import ConfigError
+from sefi.core.progress import Progress
+from sefi.diffusion.attention import AttentionRecorder, average_word_maps
+from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.diffusion.sampling import build_pipeline, check_steps, sample_batch
+from sefi.diffusion.text import join_texts
+
+
+@dataclass(frozen=True)
+class PromptAttention:
+    """Attention of one image, averaged over steps, layers and heads.
+
+    Attributes:
+        words: one readable word per token, start and end included, padding left out.
+        maps: `[word, side, side]`, for the prompt with its identities.
+        reference_maps: the same for the class word's prompt, with the same queries.
+        placeholders: positions of the placeholders in `words`.
+        image: the generated image.
+    """
+
+    words: tuple[str, ...]
+    maps: Tensor
+    reference_maps: Tensor
+    placeholders: tuple[int, ...]
+    image: Image
+
+
+class ReferenceConditioner:
+    """A conditioner that carries the class word's text as a third part of the context."""
+
+    def __init__(self, inner: IdentityConditioner, prompt: str) -> None:
+        self.inner = inner
+        parsed = inner.parse(prompt)
+        with torch.no_grad():
+            self.reference = inner.backbone.encode_text(parsed.ids[None])
+
+    def get_context_key(self, timestep: int) -> int:
+        """Return the inner conditioner's stage."""
+        return self.inner.get_context_key(timestep)
+
+    def encode_prompts(self, prompts: list[str], timestep: int) -> TextEncoding:
+        """Encode prompts and the reference, states `[batch, word, 3 * width]`."""
+        return self.append_reference(self.inner.encode_prompts(prompts, timestep))
+
+    def encode_negative(self, count: int, negative_prompt: str) -> TextEncoding:
+        """Encode the negative prompt and the reference, states `[count, word, 3 * width]`."""
+        return self.append_reference(self.inner.encode_negative(count, negative_prompt))
+
+    def append_reference(self, context: TextEncoding) -> TextEncoding:
+        """Append the reference text to a context on its last axis."""
+        return join_texts(context, self.reference.expand(len(context.states)))
+
+
+class MapSum:
+    """Progress that collects the recorder's maps after every step, of the conditional half only."""
+
+    def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
+        self.recorder, self.side, self.progress = recorder, side, progress
+        self.found: list[Tensor] = []
+        self.reference: list[Tensor] = []
+
+    def start(self, total: int, label: str) -> None:
+        """Pass it on."""
+        self.progress.start(total, label)
+
+    def advance(self, **numbers: float) -> None:
+        """Take the maps of the step that just ended."""
+        self.found.append(average_word_maps(self.recorder, self.side)[-1])
+        self.reference.append(average_word_maps(self.recorder, self.side, reference=True)[-1])
+        self.recorder.clear()
+        self.progress.advance(**numbers)
+
+    def finish(self) -> None:
+        """Pass it on."""
+        self.progress.finish()
+
+
+def record_attention(
+    backbone: Backbone,
+    conditioner: IdentityConditioner,
+    prompt: str,
+    seed: int,
+    config: GenerateConfig,
+    progress: Progress,
+) -> PromptAttention:
+    """Generate one image and record the attention of its words.
+
+    Raises:
+        ConfigError: without guidance there is no conditional half to record; or more steps than the model has
+            timesteps.
+    """
+    check_guided(config)
+    check_steps(backbone, config.steps)
+    parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
+    sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
+    progress.start(config.steps, "generating")
+    made = build_pipeline(backbone, config, recorder)
+    image = sample_batch(backbone, made, ReferenceConditioner(conditioner, prompt), [prompt], [seed], config, sums)[0]
+    progress.finish()
+    found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
+    places = tuple(sorted(p for places in parsed.places.values() for p in places))
+    return PromptAttention(parsed.words, found, reference, places, image)
+
+
+def check_guided(config: GenerateConfig) -> None:
+    """Refuse generation without guidance, with `ConfigError`: it has no conditional half to record."""
+    if config.guidance_scale <= 1:
+        raise ConfigError("Attention is shown for guided images only.", "Use a guidance scale above 1.")

@@ -1,0 +1,272 @@
+"""Prompts with identities, or with plain words, to the context that every denoising stage reads."""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
+from sefi.backbone.signature import ModelSignature
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error, refuse_names
+from sefi.diffusion.text import ParsedPrompt, get_class_token_ids, join_texts, parse_prompt
+from sefi.identity.file import Identity, check_names_differ
+from sefi.identity.tokens import get_stage
+
+
+class Conditioner(Protocol):
+    """Turns prompts and a timestep into what the denoiser's cross-attention reads."""
+
+    def get_context_key(self, timestep: int) -> int:
+        """Return a number that changes exactly where the context does, from one timestep to the next."""
+        ...
+
+    def encode_prompts(self, prompts: list[str], timestep: int) -> TextEncoding:
+        """Encode prompts to key text and value text on one axis, states `[batch, word, 2 * width]`."""
+        ...
+
+    def encode_negative(self, count: int, negative_prompt: str) -> TextEncoding:
+        """Encode the negative prompt for guidance, states `[count, word, 2 * width]`."""
+        ...
+
+
+# Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
+LONGEST_RELATIVE_TOKEN = 10_000.0
+Slot = tuple[int, Literal["K", "V"]]
+
+
+class IdentityConditioner:
+    """Contexts for prompts with any number of identities; each text is encoded once a stage.
+
+    Args:
+        identities: each with its own stages; placeholders are their names.
+        strength: 0 gives the class word, once however many tokens were learned; 1 what was learned; in between a
+            straight line.
+        class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5).
+
+    Raises:
+        IdentityError: an identity of another model, or two of one name.
+        ConfigError: a class slot in a stage that an identity does not have.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        identities: Sequence[Identity],
+        strength: float = 1.0,
+        class_slots: Collection[Slot] = (),
+    ) -> None:
+        check_identities(backbone, identities)
+        self.backbone = backbone
+        self.class_words = {i.name: i.header.class_word for i in identities}
+        self.tables = {i.name: self.build_table(i, strength, class_slots) for i in identities}
+        self.spans = {name: table.shape[2] for name, table in self.tables.items()}
+        self.known: dict[tuple[str, int], TextEncoding] = {}
+        self.nulls: dict[str, TextEncoding] = {}
+
+    def build_table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
+        """Build an identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
+        row = self.backbone.get_token_row(get_class_token_ids(self.backbone, identity.header.class_word))
+        tokens = identity.table.float().clone()
+        if strength == 0:
+            tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
+        elif strength != 1:
+            tokens = row + strength * (tokens - row)
+        for stage, slot in class_slots:
+            if not 0 <= stage < len(tokens):
+                raise ConfigError(
+                    f"{identity.name!r} has no stage {stage}.", f"Choose stages from 0 to {len(tokens) - 1}."
+                )
+            tokens[stage, "KV".index(slot)] = row
+        return tokens
+
+    def parse(self, prompt: str) -> ParsedPrompt:
+        """Parse a prompt into tokens and placeholders."""
+        return parse_prompt(self.backbone, prompt, self.class_words, self.spans)
+
+    def get_context_key(self, timestep: int) -> int:
+        """Return the sum of the identities' stages: it changes exactly where the tokens of one do."""
+        total = self.backbone.num_train_timesteps
+        return sum(get_stage(timestep, len(t), total) for t in self.tables.values())
+
+    def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
+        """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
+        return join_batches([self.encode_one(prompt, timestep) for prompt in prompts])
+
+    @torch.no_grad()
+    def encode_one(self, prompt: str, timestep: int) -> TextEncoding:
+        """Encode one prompt, states `[1, word, 2 * width]`."""
+        key = (prompt, self.get_context_key(timestep))
+        if key not in self.known:
+            parsed = self.parse(prompt)
+            rows, mask = self.build_rows(parsed, timestep)
+            both = self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
+            self.known[key] = join_texts(*both.split(2))
+        return self.known[key]
+
+    def build_rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
+        """Build replacement embeddings `[2, word, width]` (key and value sentence) and their mask `[word]`."""
+        words = parsed.ids.shape[-1]
+        rows = torch.zeros(2, words, self.backbone.token_width, dtype=torch.float32)
+        mask = torch.zeros(words, dtype=torch.bool)
+        for name, places in parsed.places.items():
+            table = self.tables[name]
+            vectors = table[get_stage(timestep, len(table), self.backbone.num_train_timesteps)]
+            for number, place in enumerate(places):
+                rows[:, place] = vectors[:, number % self.spans[name]]
+                mask[place] = True
+        return rows, mask
+
+    @torch.no_grad()
+    def encode_negative(self, count: int, negative_prompt: str = "") -> TextEncoding:
+        """Encode the negative prompt as both key and value text of every stage, states `[count, word, 2 * width]`.
+
+        Raises:
+            PromptError: it names an identity.
+        """
+        refuse_names(negative_prompt)
+        if negative_prompt not in self.nulls:
+            text = self.backbone.encode_text(self.parse(negative_prompt).ids[None])
+            self.nulls[negative_prompt] = join_texts(text, text)
+        return self.nulls[negative_prompt].expand(count)
+
+
+def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None:
+    """Refuse identities that cannot work on this model or with each other.
+
+    Raises:
+        IdentityError: two have one name, or one was learned on a model of another kind.
+    """
+    check_names_differ(identities)
+    for identity in identities:
+        header = identity.header
+        if header.width != backbone.token_width:
+            raise IdentityError(
+                f"{header.name!r} has tokens of width {header.width}, this model reads {backbone.token_width}.",
+                f"Open the model it was learned on ({header.base_model}) or learn it again on this one.",
+            )
+        check_model_fits(backbone, identity)
+        check_norms(backbone, identity)
+
+
+def check_model_fits(backbone: Backbone, identity: Identity) -> None:
+    """Refuse an identity of a model that this one is no checkpoint of; errors as of `describe_other_model`."""
+    describe_other_model(backbone, identity)
+
+
+def describe_other_model(backbone: Backbone, identity: Identity) -> str | None:
+    """Return what a user should know where an identity was learned on another checkpoint of the model's family.
+
+    None where it was learned on these weights, in whatever number type. An identity of file version 1 has no signature:
+    its model is known by a name that float16 copies may not share.
+
+    Raises:
+        IdentityError: it was learned on a model of another family or with other words, its weights belong to a model of
+            other shapes, or the model is a small one of its own, like the embedded one, whose weights nothing shares.
+    """
+    header = identity.header
+    other_model = IdentityError(
+        f"{header.name!r} was learned on another model ({header.base_model}) than this one ({backbone.fingerprint}).",
+        "Open the model it was learned on, or learn it again on this one.",
+    )
+    if header.base_model.partition(":")[0] != backbone.family:
+        raise other_model
+    if not header.signature or backbone.signature is None:
+        if header.base_model == backbone.fingerprint:
+            return None
+        differing = "perhaps in weights"
+    else:
+        differing = _describe_difference(backbone.signature, identity, other_model)
+        if differing is None:
+            return None
+    if backbone.family == "tiny":
+        raise other_model
+    return (
+        f"{header.name!r} was learned on another checkpoint than this one; they differ {differing}. It may be less like"
+        " its photo."
+    )
+
+
+def _describe_difference(signature: ModelSignature, identity: Identity, other_model: IdentityError) -> str | None:
+    try:
+        found = signature.compare(identity.header.signature)
+    except ValueError as error:
+        raise IdentityError(
+            f"The model signature of {identity.name!r} is damaged.", "Copy the file again, or learn it again."
+        ) from error
+    own_weights = any(name.startswith(("unet.", "text_encoder.", "text_encoder_2.")) for name in identity.tensors)
+    if found.tokenizer or (found.structure and own_weights):
+        raise other_model
+    parts = [*found.structure, *found.weights]
+    return f"in the {' and the '.join(parts)}" if parts else None
+
+
+def check_norms(backbone: Backbone, identity: Identity) -> None:
+    """Refuse tokens that are so long that the text encoder overflows.
+
+    Raises:
+        IdentityError: a token is longer than `LONGEST_RELATIVE_TOKEN` times the class word's, or is not finite.
+    """
+    if "tokens" not in identity.tensors:
+        return
+    row = backbone.get_token_row(get_class_token_ids(backbone, identity.header.class_word))
+    longest = float(identity.tokens.double().norm(dim=-1).max())
+    limit = LONGEST_RELATIVE_TOKEN * float(row.double().norm())
+    if not longest <= limit:
+        raise IdentityError(
+            f"{identity.name!r} has a token of norm {longest:.3g}; this model's text encoder is good for {limit:.3g}.",
+            "Learn it again with a lower learning rate.",
+        )
+
+
+class WordsConditioner:
+    """The same text as key and value, in every stage.
+
+    Args:
+        words: what to write for each name.
+    """
+
+    def __init__(self, backbone: Backbone, words: Mapping[str, str]) -> None:
+        self.backbone, self.words = backbone, dict(words)
+        self.known: dict[str, TextEncoding] = {}
+
+    def get_context_key(self, timestep: int) -> int:
+        """Return 0: the context is the same at every timestep."""
+        del timestep
+        return 0
+
+    def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
+        """Encode prompts to the same text twice, states `[batch, word, 2 * width]`."""
+        del timestep
+        return join_batches([self.encode_one(prompt) for prompt in prompts])
+
+    def encode_negative(self, count: int, negative_prompt: str = "") -> TextEncoding:
+        """Encode the negative prompt, states `[count, word, 2 * width]`; `PromptError` if it names an identity."""
+        refuse_names(negative_prompt)
+        return self.encode_one(negative_prompt).expand(count)
+
+    @torch.no_grad()
+    def encode_one(self, prompt: str) -> TextEncoding:
+        """Encode one prompt, states `[1, word, 2 * width]`."""
+        if prompt not in self.known:
+            ids = tokenize_sentence(self.backbone, self.replace_names(prompt))
+            text = self.backbone.encode_text(ids[None])
+            self.known[prompt] = join_texts(text, text)
+        return self.known[prompt]
+
+    def replace_names(self, prompt: str) -> str:
+        """Replace names in a prompt by words; `PromptError` for an unknown name."""
+        for name in PLACEHOLDER.findall(prompt):
+            if name not in self.words:
+                raise make_unknown_placeholder_error(name, self.words)
+        return PLACEHOLDER.sub(lambda found: self.words[found[1]], prompt)
+
+
+def tokenize_sentence(backbone: Backbone, sentence: str) -> Tensor:
+    """Tokenise a sentence without names to padded ids `[encoder, word]`.
+
+    Raises:
+        PromptError: it does not fit.
+    """
+    return parse_prompt(backbone, sentence, {}).ids

@@ -1,0 +1,342 @@
+"""Generate images with a stock diffusers pipeline: schedulers, decoding, and the loop over prompts and seeds."""
+# diffusers annotates optional arguments and parts of its pipelines as required.
+# pyright: reportArgumentType=false
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from numpy.typing import NDArray
+from PIL.Image import Image
+from torch import Tensor
+
+from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
+from sefi.backbone.folder import parse_noise_settings
+from sefi.core.config import GenerateConfig
+from sefi.core.errors import ConfigError, GenerationError
+from sefi.core.hints import SCHEDULER_ALIASES, suggest
+from sefi.core.progress import Progress
+from sefi.core.rng import create_generator
+from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
+from sefi.diffusion.conditioning import Conditioner
+
+
+@dataclass(frozen=True, slots=True)
+class GeneratedImage:
+    """A generated image with its prompt and seed.
+
+    Attributes:
+        index: place among the images of a call.
+    """
+
+    pixels: Image
+    prompt: str
+    seed: int
+    index: int
+
+
+Device = str | torch.device | None
+Spacing = Literal["leading", "trailing"]
+
+MOST_STAGES = 10  # of which every one is visited where there are as many steps: ours are 5, ProSpect's 10
+
+
+class DPMScheduler(DPMSolverMultistepScheduler):
+    """DPM-Solver++ at the timesteps of `compute_sampling_timesteps`."""
+
+    lowest_left_out = True
+
+    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, num_inference_steps: int, device: Device = None
+    ) -> None:
+        """Prepare so many steps."""
+        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
+
+
+class EulerScheduler(EulerDiscreteScheduler):
+    """Euler's method at the timesteps of `compute_sampling_timesteps`."""
+
+    lowest_left_out = False
+
+    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, num_inference_steps: int, device: Device = None
+    ) -> None:
+        """Prepare so many steps."""
+        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
+
+
+class UnevenDDIMScheduler(DPMScheduler):
+    """DDIM whose steps differ in length.
+
+    diffusers' DDIM takes every step to be `T // steps` long, whatever its timesteps are. DPM-Solver++ of first order is
+    the same formula (Lu et al. 2022, section 4.1) and reads the length of each step from its timesteps.
+    """
+
+    lowest_left_out = False
+
+
+SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
+    "dpm++": (DPMScheduler, {"algorithm_type": "dpmsolver++"}),
+    "euler": (EulerScheduler, {}),
+}
+UNEVEN_DDIM: dict[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "sigma_min"}
+
+
+def create_scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
+    """Return a new scheduler of this name for this model; `set_timesteps(steps)` gives `compute_sampling_timesteps`.
+
+    Of the model's own scheduler it takes the noise schedule and what the model predicts, and nothing else.
+
+    Raises:
+        ConfigError: there is no such scheduler, or the model has fewer timesteps than `steps`.
+    """
+    if name not in SCHEDULERS:
+        raise ConfigError(f"There is no scheduler {name!r}.", suggest(name, SCHEDULERS, SCHEDULER_ALIASES, "Choose"))
+    check_steps(backbone, steps)
+    settings = parse_noise_settings(backbone.scheduler.config)
+    spacing: Spacing = "trailing" if settings["rescale_betas_zero_snr"] else "leading"
+    kind, own = choose_scheduler_class(name, steps, backbone.num_train_timesteps, spacing)
+    return kind(**settings, timestep_spacing=spacing, steps_offset=1, **own)
+
+
+def choose_scheduler_class(name: str, steps: int, total: int, spacing: Spacing) -> tuple[Any, dict[str, Any]]:
+    """Return the class of a sampler for so many steps of `total` timesteps, and its own settings."""
+    if name == "ddim" and not _is_even(steps, total, spacing):
+        return UnevenDDIMScheduler, UNEVEN_DDIM
+    return SCHEDULERS[name]
+
+
+def check_steps(backbone: Backbone, steps: int) -> None:
+    """Refuse more denoising steps than the model has timesteps.
+
+    Raises:
+        ConfigError: there are more.
+    """
+    total = backbone.num_train_timesteps
+    if steps > total:
+        raise ConfigError(
+            f"{steps} denoising steps are more than the {total} timesteps of this model.",
+            f"Use --steps {total} or fewer.",
+        )
+
+
+def compute_sampling_timesteps(
+    steps: int, total: int, spacing: Spacing = "leading", *, lowest_left_out: bool = False
+) -> NDArray[np.int64]:
+    """Return the timesteps of a sampling run, `[steps]`, falling, each in [0, total).
+
+    The first is at least `total - 1 - total / steps`, and every stage is visited where there are as many steps. Leading
+    spacing is Stable Diffusion's: 50 steps of 1000 are 981, 961, ..., 1. diffusers rounds the distance between two
+    steps down, which leaves the noisiest timesteps out where `steps` does not divide `total`; there the exact distance
+    is taken. One step is at `total - 1`.
+
+    Args:
+        steps: from 1 to `total`.
+        total: the number of training timesteps T.
+        spacing: trailing begins at T - 1, as models with zero terminal SNR need it (Lin et al. 2024).
+        lowest_left_out: with leading spacing, divide T into one more interval and leave the cleanest to the last
+            step, as diffusers' DPM-Solver++ does.
+    """
+    if steps == 1:
+        return np.array([total - 1])
+    if spacing == "trailing":
+        ends = np.arange(steps, 0, -1) * total
+        return (2 * ends + steps) // (2 * steps) - 1  # rounded to the nearest
+    intervals = steps + lowest_left_out
+    places = np.arange(intervals - 1, intervals - 1 - steps, -1)
+    exact = places * total // intervals
+    candidates = (places * (total // intervals) + 1, exact + 1, exact)
+    return next((found for found in candidates if _covers(found, total)), exact)
+
+
+def _covers(timesteps: NDArray[np.int64], total: int) -> bool:
+    """Return whether timesteps fall from near T - 1, none twice, through each of up to `MOST_STAGES` equal stages."""
+    steps, first = len(timesteps), int(timesteps[0])
+    near_the_end = (total - 1) * steps - total <= first * steps < total * steps
+    stage_counts = range(1, min(steps, MOST_STAGES) + 1)
+    every_stage = all(len(np.unique(count * timesteps // total)) == count for count in stage_counts)
+    return near_the_end and every_stage and bool((np.diff(timesteps) < 0).all())
+
+
+def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
+    """Return whether diffusers' DDIM gives these timesteps and takes each step to the next of them."""
+    timesteps = compute_sampling_timesteps(steps, total, spacing)
+    offset = 1 if spacing == "leading" else total // steps - 1
+    return np.array_equal(timesteps[::-1], np.arange(steps) * (total // steps) + offset)
+
+
+def _get_timesteps(scheduler: Any, steps: int) -> list[int]:  # noqa: ANN401
+    """Return the timesteps of a scheduler's own settings."""
+    config = scheduler.config
+    timesteps = compute_sampling_timesteps(
+        steps, config["num_train_timesteps"], config["timestep_spacing"], lowest_left_out=scheduler.lowest_left_out
+    )
+    return timesteps.tolist()
+
+
+STRONG_GUIDANCE = 20.0
+
+
+def decode_images(
+    made: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+) -> list[Image]:
+    """Return the images of a batch's scaled latents `[image, channel, h, w]`, as the pipeline itself decodes them.
+
+    Raises:
+        GenerationError: a latent or a pixel is not a finite number; names the image, its seed and the likely cause.
+    """
+    vae: Any = made.vae
+    with torch.no_grad():
+        pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+    # One transfer from the device for the whole batch.
+    sampled, decoded = torch.stack([_find_finite(latents), _find_finite(pixels)]).cpu().tolist()
+    for number, fine in enumerate(decoded):
+        if not (fine and sampled[number]):
+            remedy = _suggest_remedy(config, latents.dtype, decoding=sampled[number])
+            raise GenerationError(
+                f"The image of {prompts[number]!r} with seed {seeds[number]} is not made of finite numbers"
+                f"{': the latent is, but the VAE cannot decode it' if sampled[number] else ''}; it is not saved.",
+                remedy,
+            )
+    return cast(list[Image], made.image_processor.postprocess(pixels, output_type="pil"))
+
+
+def _find_finite(values: Tensor) -> Tensor:
+    """Find the images `[image, ...]` that consist of finite numbers, boolean `[image]`."""
+    return torch.isfinite(values).flatten(1).all(dim=1)
+
+
+def _suggest_remedy(config: GenerateConfig, dtype: torch.dtype, *, decoding: bool) -> str:
+    """Suggest what most likely helps: another number type, less guidance, other tokens or another VAE."""
+    if dtype == torch.float16:
+        return "float16 overflows easily, in the VAE above all: use --dtype float32 or bfloat16."
+    if decoding:
+        return "Use a model whose VAE is whole, such as another copy of this one."
+    if config.guidance_scale > STRONG_GUIDANCE:
+        return f"Lower the guidance scale of {config.guidance_scale:g}; 5 to 10 is usual."
+    return "Check the identity's tokens (`sefi inspect` shows their norms): learn it again with a lower learning rate."
+
+
+@dataclass(frozen=True)
+class ConditionedModel:
+    """A model and what its cross-attention reads.
+
+    Attributes:
+        backbone: the user's own, or a copy that shares its weights and has a method's changes in it.
+        conditioner: turns prompts into contexts for it.
+    """
+
+    backbone: Backbone
+    conditioner: Conditioner
+
+
+def build_pipeline(backbone: Backbone, config: GenerateConfig, recorder: AttentionRecorder | None = None) -> Pipeline:
+    """Build a stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
+
+    The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
+    it meanwhile.
+
+    Args:
+        config: its sampler and its number of steps.
+        recorder: where the attention maps go.
+
+    Raises:
+        ConfigError: more steps than the model has timesteps.
+    """
+    return backbone.build_pipeline(
+        create_scheduler(backbone, config.scheduler, config.steps),
+        copy_with_key_value_attention(backbone.unet, recorder),
+    )
+
+
+def draw_initial_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
+    """Draw each image's noise from its own generator: the batch size changes no noise (rounding: one grey level)."""
+    shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+    noise = torch.stack(
+        [torch.randn(shape, generator=create_generator(s, "picture"), dtype=torch.float32) for s in seeds]
+    )
+    return noise.to(backbone.device, backbone.dtype)
+
+
+def sample_images(
+    backbone: Backbone,
+    conditioner: Conditioner,
+    prompts: Sequence[str],
+    seeds: Sequence[int],
+    config: GenerateConfig,
+    progress: Progress,
+) -> Iterator[GeneratedImage]:
+    """Yield an image for every prompt and its seed, in order; `config.batch_size` are generated at once."""
+    made = build_pipeline(backbone, config)
+    total = -(-len(prompts) // config.batch_size)
+    progress.start(total * config.steps, "generating")
+    for start in range(0, len(prompts), config.batch_size):
+        chosen = slice(start, start + config.batch_size)
+        images = sample_batch(backbone, made, conditioner, list(prompts[chosen]), seeds[chosen], config, progress)
+        for i, image in enumerate(images):
+            yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
+    progress.finish()
+
+
+def sample_batch(
+    backbone: Backbone,
+    made: Pipeline,
+    conditioner: Conditioner,
+    prompts: list[str],
+    seeds: Sequence[int],
+    config: GenerateConfig,
+    progress: Progress,
+) -> list[Any]:
+    """Generate one batch with the pipeline; the context is swapped where the next step's stage differs.
+
+    Raises:
+        GenerationError: an image is not made of finite numbers.
+    """
+    # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
+    guided = config.guidance_scale > 1 and not backbone.embeds_guidance
+    null = conditioner.encode_negative(len(prompts), config.negative_prompt).to(backbone.dtype)
+    made.scheduler.set_timesteps(config.steps)
+    first = int(made.scheduler.timesteps[0])
+    # A new one for each batch: multistep samplers remember the batch before.
+    made.scheduler = type(made.scheduler).from_config(made.scheduler.config)
+
+    def swap(pipe: Pipeline, step: int, t: Tensor, state: dict[str, Any]) -> dict[str, Any]:
+        progress.advance()
+        upcoming = pipe.scheduler.timesteps[step + 1 :]
+        if len(upcoming) and conditioner.get_context_key(int(upcoming[0])) != conditioner.get_context_key(int(t)):
+            context = conditioner.encode_prompts(prompts, int(upcoming[0])).to(backbone.dtype)
+            state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
+        return state
+
+    with torch.no_grad():
+        context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
+        call: Any = made
+        result = call(
+            **list_text_arguments(context),
+            **{f"negative_{name}": value for name, value in list_text_arguments(null).items()},
+            latents=draw_initial_noise(backbone, seeds),
+            height=backbone.resolution,
+            width=backbone.resolution,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance_scale,
+            callback_on_step_end=swap,
+            callback_on_step_end_tensor_inputs=list(list_swapped_inputs(context)),
+            output_type="latent",
+        )
+    return decode_images(made, result.images, prompts, seeds, config)
+
+
+def list_text_arguments(encoding: TextEncoding) -> dict[str, Tensor]:
+    """Return a text encoding as the pipelines take it; what else the family needs they work out themselves."""
+    pooled = {} if encoding.pooled is None else {"pooled_prompt_embeds": encoding.pooled}
+    return {"prompt_embeds": encoding.states} | pooled
+
+
+def list_swapped_inputs(encoding: TextEncoding) -> dict[str, Tensor]:
+    """Return a text encoding as the pipelines hold it between two steps."""
+    pooled = {} if encoding.pooled is None else {"add_text_embeds": encoding.pooled}
+    return {"prompt_embeds": encoding.states} | pooled

@@ -1,0 +1,1 @@
+"""Metrics: what an image shows and who is on it, as numbers."""

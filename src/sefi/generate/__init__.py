@@ -1,1 +1,0 @@
-"""Pictures: a stock diffusers pipeline driven by a conditioner."""

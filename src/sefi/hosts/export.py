@@ -1,0 +1,273 @@
+"""Write an identity as textual-inversion embeddings, with the prompt text that other programs read.
+
+A textual-inversion file holds one embedding `[vector, width]` that is keys' and values' alike and the same at every
+denoising step. An identity with stages therefore leaves as one such file for each stage, which a program switches while
+it denoises, or as a single one, which every program reads. What either loses has not been measured yet.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from diffusers import EulerDiscreteScheduler
+from safetensors.torch import save_file
+from torch import Tensor
+
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.files import FileKind, check_output, prepare_folder, write_output
+from sefi.core.hints import suggest
+from sefi.identity.file import Identity
+
+Slot = Literal["key", "value", "mean"]
+# A1111 and Forge find an embedding by its words anywhere in a prompt, where a plain `ada` would be taken too.
+PREFIX = "sefi-"
+KEY = "emb_params"  # what every program reads
+MODEL_SPEC = "1.0.1"  # of the metadata: https://github.com/Stability-AI/ModelSpec
+ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"}
+TIMESTEPS = 1000  # of Stable Diffusion 1.x and 2.x
+PROMPT = "a photo of {} at the beach"  # the example that users get
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """One textual-inversion file.
+
+    Attributes:
+        stem: the file's name without its ending, which is the word in prompts.
+        vectors: `[vector, width]`, float32.
+        first, last: timesteps that it is for.
+    """
+
+    stem: str
+    vectors: Tensor
+    first: int
+    last: int
+
+
+def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
+    """Make the one embedding that stands for all stages: their mean, of the key tokens, the value tokens or both.
+
+    Raises:
+        IdentityError: the identity has no tokens.
+    """
+    vectors = choose_slot(identity, slot).mean(0)
+    return Embedding(PREFIX + identity.name, vectors, 0, TIMESTEPS - 1)
+
+
+def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embedding]:
+    """Make an embedding for every stage, the least noisy first.
+
+    Raises:
+        IdentityError: the identity has no tokens, or but one stage.
+    """
+    tables = choose_slot(identity, slot)
+    if len(tables) == 1:
+        raise IdentityError(f"{identity.name!r} has one token for all stages.", "Leave out --stages.")
+    # Stage s has the timesteps t with s = floor(stages * t / T).
+    starts = [-(-stage * TIMESTEPS // len(tables)) for stage in range(len(tables) + 1)]
+    return [
+        Embedding(f"{PREFIX}{identity.name}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
+        for stage, vectors in enumerate(tables)
+    ]
+
+
+def choose_slot(identity: Identity, slot: Slot) -> Tensor:
+    """Return the tokens that stand for keys and values alike, `[stage, vector, width]`, float32 and contiguous."""
+    keys, values = identity.table.float().unbind(1)
+    chosen = {"key": keys, "value": values, "mean": (keys + values) / 2}[slot]
+    return chosen.detach().cpu().contiguous()
+
+
+def make_metadata(identity: Identity, embedding: Embedding, slot: Slot) -> dict[str, str]:
+    """Return what the file says about itself, by ModelSpec and by names of ours."""
+    header = identity.header
+    architecture = ARCHITECTURES.get(header.width, f"text-width-{header.width}")
+    return {
+        "format": "pt",
+        "modelspec.sai_model_spec": MODEL_SPEC,
+        "modelspec.architecture": f"{architecture}/textual-inversion",
+        "modelspec.title": embedding.stem,
+        "modelspec.trigger_phrase": embedding.stem,
+        "modelspec.timestep_range": f"{embedding.first},{embedding.last}",
+        "sefi.base_model": header.base_model,
+        "sefi.class_word": header.class_word,
+        "sefi.method": header.method,
+        "sefi.slot": slot,
+    }
+
+
+def write_embeddings(
+    identity: Identity, embeddings: Sequence[Embedding], folder: Path, slot: Slot, *, overwrite: bool = False
+) -> list[Path]:
+    """Write each embedding as `STEM.safetensors`, atomically.
+
+    Args:
+        overwrite: replace files of these names, where they are safetensors files and no identities.
+
+    Raises:
+        OutputError: a file of this name is there, or the folder cannot be written.
+    """
+    prepare_folder(folder)
+    paths = [folder / f"{one.stem}.safetensors" for one in embeddings]
+    for path in paths:
+        check_output(path, FileKind.SAFETENSORS, overwrite=overwrite)
+    for embedding, path in zip(embeddings, paths, strict=True):
+        write = partial(save_file, {KEY: embedding.vectors}, metadata=make_metadata(identity, embedding, slot))
+        write_output(path, FileKind.SAFETENSORS, write, overwrite=overwrite)
+    return paths
+
+
+# ------------------------------------------------------------------ prompts
+
+StepSchedule = Literal["uniform", "karras"]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A program's sampler: its noise schedule and its number of steps."""
+
+    schedule: StepSchedule = "karras"
+    steps: int = 20
+
+
+StageFormat = Callable[[Sequence[Embedding], str, Sampler], str]
+"""Formats what to write for embeddings, the least noisy stage first, given a program's word for one and its sampler."""
+
+
+def list_timesteps(sampler: Sampler) -> list[float]:
+    """List the timesteps of a program's sampler, noisiest first, for Stable Diffusion's noise schedule.
+
+    Uniform: A1111's "normal" and "uniform", linear from the last timestep to 0. Karras et al. 2022, equation 5.
+    """
+    scheduler = EulerDiscreteScheduler(
+        num_train_timesteps=TIMESTEPS,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        timestep_spacing="linspace",
+        use_karras_sigmas=sampler.schedule == "karras",
+    )
+    scheduler.set_timesteps(sampler.steps)
+    return [float(timestep) for timestep in scheduler.timesteps]
+
+
+def count_steps_before(embeddings: Sequence[Embedding], sampler: Sampler) -> list[int]:
+    """Count the steps of the stages that come before each stage's end, the noisiest stage first.
+
+    Whole numbers, because fractions of the steps put a third of Karras' steps into the wrong stage.
+    """
+    timesteps = list_timesteps(sampler)
+    return [sum(timestep >= one.first for timestep in timesteps) for one in reversed(embeddings)]
+
+
+def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a prompt's part that changes words after whole numbers of steps: `[s5:[s4:s3:8]:4]`.
+
+    A stage that the sampler never visits is left out.
+    """
+    ends = count_steps_before(embeddings, sampler)
+    visited: list[tuple[str, int]] = []
+    for one, end in zip(reversed(embeddings), ends, strict=True):
+        if end > (visited[-1][1] if visited else 0):
+            visited.append((word.format(one.stem), end))
+    text = visited[-1][0]
+    for before, end in reversed(visited[:-1]):
+        text = f"[{before}:{text}:{end}]"
+    return text
+
+
+def format_switching_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a whole prompt that changes words after whole numbers of steps."""
+    return PROMPT.format(format_switching(embeddings, word, sampler))
+
+
+def describe_comfyui_ranges(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
+    """Describe the nodes of ComfyUI for stages: a text and a range of each, joined by Conditioning (Combine).
+
+    ComfyUI's percent p stands for timestep (1 - p) (T - 1), so a stage that starts at t begins at 1 - t / (T - 1).
+    """
+    lines = ["For each line a CLIP Text Encode and a ConditioningSetTimestepRange (start, end); join them with",
+             "Conditioning (Combine):"]  # fmt: skip
+    for one in reversed(embeddings):
+        start, end = (1 - min(TIMESTEPS - 1, t) / (TIMESTEPS - 1) for t in (one.last + 0.5, one.first - 0.5))
+        text = PROMPT.format(word.format(one.stem))
+        lines.append(f"{max(0.0, start):.4f} {min(1.0, end):.4f}  {text}")
+    return "\n".join(lines)
+
+
+def describe_invokeai_ranges(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
+    """Describe InvokeAI's graph for stages: a chain of Denoise Latents, each with its range and prompt."""
+    lines = [
+        "In the workflow editor chain one Denoise Latents for each line (denoising start, end), with its own prompt:"
+    ]
+    for one in reversed(embeddings):
+        start, end = 1 - (one.last + 1) / TIMESTEPS, 1 - one.first / TIMESTEPS
+        lines.append(f"{start:.4g} {end:.4g}  {PROMPT.format(word.format(one.stem))}")
+    return "\n".join(lines)
+
+
+def describe_diffusers_calls(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
+    """Describe the calls of diffusers for stages: a token for each, encoded beforehand and swapped at step ends."""
+    lines = [f'pipe.load_textual_inversion("{one.stem}.safetensors", token="{word.format(one.stem)}")'
+             for one in embeddings]  # fmt: skip
+    ranges = ", ".join(f"({one.first}, {one.last}): {word.format(one.stem)}" for one in reversed(embeddings))
+    return "\n".join([*lines, f"# timesteps and words: {ranges}"])
+
+
+@dataclass(frozen=True)
+class Host:
+    """A program that loads textual-inversion embeddings.
+
+    Attributes:
+        title: its name.
+        folder: where it looks for them.
+        word: the words of an embedding in a prompt, `{}` for its file's stem.
+        format_stages: what to write for an embedding of each stage; None where it cannot change words as it denoises.
+        advice: what else its users need to know.
+    """
+
+    title: str
+    folder: str
+    word: str
+    format_stages: StageFormat | None = None
+    advice: str = ""
+
+
+CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last layer."
+HOSTS: dict[str, Host] = {
+    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
+    "forge": Host("Forge and reForge", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
+    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
+    "comfyui": Host(
+        "ComfyUI", "models/embeddings/", "embedding:{}", describe_comfyui_ranges, "Put a space before `embedding:`."
+    ),
+    "invokeai": Host("InvokeAI", "its model manager (import the file)", "<{}>", describe_invokeai_ranges),
+    "diffusers": Host("diffusers", "any folder", "<{}>", describe_diffusers_calls),
+    "kohya": Host("kohya-ss sd-scripts", "any folder (--textual_inversion_embeddings)", "{}"),
+    "fooocus": Host("Fooocus", "models/embeddings/", "(embedding:{}:1.0)"),
+    "drawthings": Host("Draw Things", "its import dialog", "<{}>"),
+}
+
+
+def get_host(name: str) -> Host:
+    """Return the program of this name; `ConfigError` names the others."""
+    if name not in HOSTS:
+        raise ConfigError(f"{name!r} is no program that is known here.", suggest(name, HOSTS, verb="Choose"))
+    return HOSTS[name]
+
+
+def format_prompt(embeddings: Sequence[Embedding], host: Host, sampler: Sampler) -> str:
+    """Format what a user writes in the program's prompt, and how; one line, or one for each stage.
+
+    Raises:
+        ConfigError: the program cannot change words while it denoises, and there are stages.
+    """
+    if len(embeddings) == 1:
+        return PROMPT.format(host.word.format(embeddings[0].stem))
+    if host.format_stages is None:
+        raise ConfigError(
+            f"{host.title} cannot change words while it denoises.", "Export a single file: leave out --stages."
+        )
+    return host.format_stages(embeddings, host.word, sampler)

@@ -1,1 +1,0 @@
-"""Learning an identity: losses, one step, the loop."""

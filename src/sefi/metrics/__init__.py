@@ -1,1 +1,0 @@
-"""What a picture shows and who is on it, as numbers."""

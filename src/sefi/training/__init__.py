@@ -1,0 +1,1 @@
+"""Learn an identity: losses, one step, the loop."""

@@ -1,0 +1,145 @@
+"""The state of a training run in one safetensors file, so that a killed run resumes with the same bits."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sefi.core.config import drop_other_names
+from sefi.core.errors import ConfigError
+from sefi.core.files import CHECKPOINT_KEY as KEY, FileKind, check_replaceable, write_file
+from sefi.core.reading import (
+    FLOATS,
+    InvalidFileError,
+    Limits,
+    check_shapes,
+    parse_object,
+    read_tensors,
+    translate_file_errors,
+)
+from sefi.core.text import dump_json
+
+# All of Stable Diffusion with its moments takes 12 GB; methods count their updates in integers.
+LIMITS = Limits(size=32 * 2**30, dtypes=FLOATS | {"I64"})
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def save_run(
+    path: Path,
+    weights: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    settings: dict[str, Any],
+    best: dict[str, Tensor] | None = None,
+) -> None:
+    """Write weights, optimiser state, step, settings and the best so far, atomically.
+
+    Raises:
+        OutputError: it cannot be written, or a file that is no checkpoint is there.
+    """
+    tensors = {f"weights.{k}": v for k, v in weights.state_dict().items()}
+    tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+    about = {KEY: dump_json({"step": step, "settings": settings}, sort_keys=True)}
+    check_replaceable(path, FileKind.CHECKPOINT, overwrite=True)
+    write_file(path, lambda partial: save_file(apart, partial, metadata=about))
+
+
+def load_run(
+    path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+) -> tuple[int, dict[str, Tensor]]:
+    """Restore a run in place; return its next step and the best so far.
+
+    Everything is checked before anything is restored: after an error weights and optimiser are as before.
+
+    Raises:
+        ConfigError: the file is damaged, no checkpoint, or of another run.
+    """
+    with translate_file_errors(path, ConfigError, "is no checkpoint of a training run", "Remove it to start again."):
+        found, tensors = read_tensors(path, LIMITS)
+        about = parse_object(found[KEY])
+        wanted = json.loads(dump_json(settings))
+        if drop_other_settings(about["settings"], wanted) != wanted:
+            raise ConfigError(
+                f"{path} belongs to a run with other settings, on another model or of another photo.",
+                "Repeat that run, or remove the file to start again.",
+            )
+        step, own = about["step"], select_group(tensors, "weights.")
+        if type(step) is not int or step < 0:
+            raise InvalidFileError("it states no step")
+        state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
+        check_shapes(own, weights.state_dict())
+        check_best(best, step)
+        if strange := len(tensors) - len(own) - sum(map(len, state.values())) - len(best):
+            raise InvalidFileError(f"it has {strange} tensors that no run has")
+        weights.load_state_dict(own)
+        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    return step, best
+
+
+def drop_other_settings(saved: Any, wanted: dict[str, Any]) -> Any:  # noqa: ANN401  from a file
+    """Return what identifies a saved run without the settings that this run does not have.
+
+    Earlier versions saved those of all methods.
+    """
+    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict) or "config" not in wanted:
+        return saved
+    return {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+
+
+def select_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin with a prefix, without it."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def collect_optimiser_state(
+    tensors: Mapping[str, Tensor], optimiser: torch.optim.Optimizer
+) -> dict[int, dict[str, Tensor]]:
+    """Return Adam's state by number of the parameter, from tensors `NUMBER.NAME`.
+
+    Raises:
+        InvalidFileError: there is no such parameter, or a moment is not shaped as its parameter.
+        ValueError: a number is none.
+    """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split(".", 1)
+        if str(int(index)) != index or not 0 <= int(index) < len(parameters):
+            raise InvalidFileError(f"it has a state of parameter {index[:20]}, which the run has not")
+        shape = parameters[int(index)].shape if key in MOMENTS else torch.Size()
+        if key not in (*MOMENTS, "step") or value.shape != shape:
+            raise InvalidFileError(f"{key[:80]!r} is no state of Adam for its parameter")
+        state.setdefault(int(index), {})[key] = copy_layout(parameters[int(index)], value)
+    if any(len(one) != len(MOMENTS) + 1 for one in state.values()):
+        raise InvalidFileError("the state of Adam is incomplete")
+    return state
+
+
+def copy_layout(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return the value in the parameter's memory layout: torch's fused optimiser walks through both in memory order.
+
+    With a moment in another layout every weight is moved by another weight's moment, and nothing says so.
+    """
+    return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
+def check_best(best: Mapping[str, Tensor], step: int) -> None:
+    """Check what `BestSoFar.get_state` returned: four numbers and tensors.
+
+    Raises:
+        InvalidFileError: the numbers are missing, or count steps that the run has not made.
+    """
+    if not best:
+        return
+    numbers = best["numbers"]
+    if numbers.shape != (4,) or not torch.isfinite(numbers).all() or not (numbers[1:] >= 0).all():
+        raise InvalidFileError("the numbers of the best so far are damaged")
+    if float(numbers[1:].max()) > step or not all(name == "numbers" or name.startswith("kept.") for name in best):
+        raise InvalidFileError("the best so far is of another run")

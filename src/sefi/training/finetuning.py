@@ -1,0 +1,212 @@
+"""Finetune weights of the model itself, by denoising the subject's views and images of its class."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
+from sefi.backbone.files import LOADING
+from sefi.core.config import Config, Section
+from sefi.core.progress import Progress
+from sefi.core.rng import create_generator
+from sefi.diffusion.attention import copy_with_key_value_attention
+from sefi.diffusion.conditioning import IdentityConditioner, tokenize_sentence
+from sefi.diffusion.sampling import sample_images
+from sefi.diffusion.text import join_texts
+from sefi.identity.file import IdentityHeader, read_saved_config
+from sefi.photo.augment import PhotoViews
+from sefi.photo.read import convert_to_pixels
+from sefi.training.token_inversion import ViewLatents, encode_in_batches
+
+# Users take small seeds; nobody takes these.
+FIRST_PRIOR_SEED = 8_000_001
+
+# Numbers of sentences `[batch]` to their encoding, states `[batch, word, width]`.
+EncodeSentences = Callable[[Tensor], TextEncoding]
+
+
+class FinetuningSettings(Section, frozen=True):
+    """How the model's weights learn a rare word; a method adds what only it has."""
+
+    identifier: str = Field(
+        "sks", pattern=r"^[^<>{}]*[^<>{}\s][^<>{}]*$", description="rare word that is tied to the subject"
+    )
+    prior_images: int = Field(200, ge=0, description="images of the plain class word that keep the class as it is")
+    prior_weight: float = Field(1.0, ge=0, description="of those images in the loss")
+
+
+class FinetuningConfig(Config, frozen=True):
+    """Settings of a method that trains weights of the model."""
+
+    tune: FinetuningSettings = FinetuningSettings()  # pyright: ignore[reportCallIssue]
+
+
+@dataclass(frozen=True)
+class FinetuningBatch:
+    """Clean latents of one step, the noise to add to them, and the texts that they are denoised with.
+
+    Attributes:
+        latents: `[batch, channel, h, w]`.
+        noise: shaped as `latents`.
+        timesteps: `[batch]`.
+        context: text with states `[batch, word, width]`, and the gradient of whatever is trained.
+        counted: which latent cells count, `[batch, 1, h, w]`; None counts all.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    context: TextEncoding
+    counted: Tensor | None = None
+
+
+DrawBatch = Callable[[int], FinetuningBatch]  # the number of a step to its batch
+
+
+@dataclass(frozen=True)
+class WeightTrainingInputs:
+    """What is trained, and on what.
+
+    Attributes:
+        weights: every parameter that is trained, in one module.
+        draw_subject: draws the batch of the subject.
+        draw_prior: draws the batch of its class; None trains without.
+        get_tensors: returns the tensors of the identity.
+        detach_start: no gradient through the start word's key and value.
+    """
+
+    weights: nn.Module
+    draw_subject: DrawBatch
+    draw_prior: DrawBatch | None
+    get_tensors: Callable[[], Mapping[str, Tensor]]
+    detach_start: bool = False
+
+
+class WeightTraining:
+    """Denoising of the subject plus weight times denoising of its class.
+
+    Args:
+        backbone: a copy of the model with what is trained in it.
+        settings: identify this training.
+    """
+
+    def __init__(
+        self, backbone: Backbone, config: FinetuningConfig, inputs: WeightTrainingInputs, settings: dict[str, Any]
+    ) -> None:
+        self.backbone, self.config, self.inputs = backbone, config, inputs
+        self.weights, self.settings = inputs.weights, settings
+
+    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step and both of its terms."""
+        own = self.compute_denoising_loss(self.inputs.draw_subject(step))
+        numbers = {"loss_denoise": float(own.detach())}
+        if self.inputs.draw_prior is None:
+            return own, numbers
+        of_class = self.compute_denoising_loss(self.inputs.draw_prior(step))
+        numbers["loss_prior"] = float(of_class.detach())
+        return own + self.config.tune.prior_weight * of_class, numbers
+
+    def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
+        """Return the mean squared error over the cells that count, each sample's mean first."""
+        backbone, alphas = self.backbone, self.backbone.scheduler.alphas_cumprod
+        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
+        unet = copy_with_key_value_attention(backbone.unet, detach_start=self.inputs.detach_start)
+        both = join_texts(batch.context, batch.context)
+        prediction = backbone.predict(noisy, batch.timesteps, both, unet)
+        target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
+        error = (prediction.float() - target.float()).pow(2)
+        if batch.counted is None:
+            return error.mean()
+        counted = batch.counted.expand_as(error)
+        return ((error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)).mean()
+
+    def after_step(self) -> None:
+        """Do nothing: no limits, no averages."""
+
+    def get_identity_tensors(self) -> dict[str, Tensor]:
+        """Return copies of the tensors of the identity, out of the device's memory."""
+        return {
+            name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.inputs.get_tensors().items()
+        }
+
+
+def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progress: Progress) -> Tensor | None:
+    """Return latents `[image, channel, h, w]` of the model's own images of the class; None for none."""
+    count = config.tune.prior_images
+    if not count or not config.tune.prior_weight:
+        return None
+    prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
+    seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
+    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), config.generate, progress)
+    return encode_in_batches(backbone, torch.stack([convert_to_pixels(one.pixels) for one in images]))
+
+
+def make_prior_drawer(
+    backbone: Backbone, config: Config, seed: int, latents: Tensor | None, context: EncodeSentences
+) -> DrawBatch | None:
+    """Return what draws the batch of the class: some of its images with fresh noise; None where there are none."""
+    if latents is None:
+        return None
+
+    def draw_batch(step: int) -> FinetuningBatch:
+        random = create_generator(seed, "prior", step)
+        chosen = latents[torch.randint(len(latents), (config.learn.batch,), generator=random)]
+        noise, t = draw_noise_and_timesteps(backbone, chosen, random)
+        return FinetuningBatch(chosen, noise, t, context(torch.zeros(len(chosen), dtype=torch.long)))
+
+    return draw_batch
+
+
+def make_subject_drawer(
+    backbone: Backbone, views: PhotoViews, config: Config, seed: int, context: EncodeSentences
+) -> DrawBatch:
+    """Return what draws the subject's batch of a step: views with fresh noise, each with a training sentence."""
+    latents = ViewLatents(backbone, views, config.views, seed)
+
+    def draw_batch(step: int) -> FinetuningBatch:
+        random = create_generator(seed, "sample", step)
+        chosen = latents(config.learn.batch, step)
+        noise, t = draw_noise_and_timesteps(backbone, chosen, random)
+        which = torch.randint(len(config.learn.templates), (len(chosen),), generator=random)
+        return FinetuningBatch(chosen, noise, t, context(which))
+
+    return draw_batch
+
+
+def draw_noise_and_timesteps(backbone: Backbone, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Return standard normal noise shaped as the latents, and uniform timesteps `[batch]`."""
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
+    t = torch.randint(0, backbone.num_train_timesteps, (len(latents),), generator=random)
+    return noise, t.to(latents.device)
+
+
+def tokenize_sentences(backbone: Backbone, config: Config, subject: str) -> Tensor:
+    """Return token ids `[sentence, encoder, word]` of the training sentences with plain words for the subject."""
+    return torch.stack([tokenize_sentence(backbone, template.format(subject)) for template in config.learn.templates])
+
+
+def tokenize_rare_and_plain(backbone: Backbone, config: FinetuningConfig) -> tuple[Tensor, Tensor]:
+    """Return token ids `[sentence, encoder, word]` of the training sentences with the rare word and without."""
+    words = format_rare_words(config.tune.identifier, config.learn.class_word)
+    return tokenize_sentences(backbone, config, words), tokenize_sentences(backbone, config, config.learn.class_word)
+
+
+def format_rare_words(identifier: str, class_word: str) -> str:
+    """Return the words of a prompt for a subject with a rare word."""
+    return f"{identifier} {class_word}"
+
+
+def format_subject_words(header: IdentityHeader, strength: float) -> str:
+    """Return the words for an identity's name: rare word and class word; at strength 0 the class word alone."""
+    identifier = read_saved_config(header, FinetuningConfig).tune.identifier
+    return format_rare_words(identifier, header.class_word) if strength else header.class_word
+
+
+def wrap_weights(weights: Mapping[str, nn.Parameter]) -> nn.Module:
+    """Return weights as a module, under names that a module allows."""
+    with LOADING:
+        return nn.ParameterDict({name.replace(".", "/"): weight for name, weight in weights.items()})

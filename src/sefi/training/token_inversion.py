@@ -1,0 +1,273 @@
+"""Learn tokens from one photo: random views, stages, two text passes and the attention loss (equations 1 to 3)."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
+from sefi.core.config import Config, LearnConfig, ViewConfig, dump_config
+from sefi.core.rng import create_generator
+from sefi.diffusion.attention import AttentionRecorder, LossSettings, copy_with_key_value_attention
+from sefi.diffusion.text import join_texts, parse_prompt
+from sefi.identity.file import add_vector_axis
+from sefi.identity.tokens import get_stages
+from sefi.photo.augment import PhotoViews
+
+
+@dataclass(frozen=True)
+class TrainingTexts:
+    """The templates with the class word in the placeholder's place, as often as the placeholder has tokens.
+
+    Attributes:
+        ids: `[template, encoder, word]`.
+        vector_index: `[template, word]`, which of the placeholder's tokens stands there; -1 where none does.
+        counted: boolean `[template, word]`, the words that the attention loss compares.
+        reference: the class-word sentences, states `[template, word, width]`.
+    """
+
+    ids: Tensor
+    vector_index: Tensor
+    counted: Tensor
+    reference: TextEncoding
+
+
+@torch.no_grad()
+def encode_training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
+    """Tokenise and encode the templates.
+
+    Option 1 counts the placeholder, 2 the sentence without its start token, 3 all words.
+    """
+    parsed = [
+        parse_prompt(
+            backbone,
+            t.replace("{}", "<subject>"),
+            {"subject": config.class_word},
+            {"subject": config.vectors},
+        )
+        for t in config.templates
+    ]
+    ids = torch.stack([p.ids for p in parsed])
+    vector = torch.full_like(ids[:, 0], -1)
+    counted = torch.zeros_like(vector, dtype=torch.bool)
+    for i, one in enumerate(parsed):
+        places = list(one.places["subject"])
+        vector[i, places] = torch.arange(len(places)) % config.vectors
+        counted[i, 1 : one.length] = True
+    chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[config.attention_option]
+    return TrainingTexts(ids, vector, chosen, backbone.encode_text(ids))
+
+
+def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> TextEncoding:
+    """Encode key, value and reference text side by side, `[batch, word, 3 * width]`; differentiable in the tokens.
+
+    Args:
+        template: which sentence each sample uses, `[batch]`.
+        tokens: each sample's key and value tokens, `[batch, 2, width]` or `[batch, 2, vector, width]`.
+    """
+    tokens = add_vector_axis(tokens)
+    ids, vector = texts.ids[template], texts.vector_index[template]
+    sample = torch.arange(len(ids))[:, None]
+    rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
+    key, value = backbone.encode_text(ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)).split(2)
+    return join_texts(key, value, texts.reference.select(template))
+
+
+@dataclass(frozen=True)
+class TrainingBatch:
+    """Everything random of one step: clean latents, the noise to add to them, and the sentences.
+
+    Attributes:
+        latents: scaled latents of views, `[batch, channel, h, w]`.
+        noise: standard normal, shaped as `latents`.
+        timesteps: `[batch]`.
+        template_index: which sentence each uses, `[batch]`.
+    """
+
+    latents: Tensor
+    noise: Tensor
+    timesteps: Tensor
+    template_index: Tensor
+
+
+@dataclass(frozen=True)
+class Losses:
+    """The two terms and their weighted sum, each a scalar."""
+
+    total: Tensor
+    denoise: Tensor
+    attention: Tensor
+
+
+def compute_losses(
+    backbone: Backbone, texts: TrainingTexts, tokens: Tensor, batch: TrainingBatch, config: LearnConfig
+) -> Losses:
+    """Compute the mean squared denoising error plus lambda times the attention loss.
+
+    Args:
+        tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, the tokens that are trained.
+    """
+    stage = get_stages(batch.timesteps, len(tokens), backbone.num_train_timesteps)
+    # The tokens and the texts' masks may be in the memory of the CPU while the model is on an accelerator.
+    context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, backbone.scheduler.alphas_cumprod)
+    height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
+    settings = LossSettings(
+        texts.counted[batch.template_index].to(noisy.device),
+        (height, width),
+        config.attention_reduction,
+        config.detach_query,
+    )
+    # Without a weight nothing is recorded, and the cheaper fused attention runs.
+    recorder = AttentionRecorder() if config.attention_weight > 0 else None
+    unet = copy_with_key_value_attention(backbone.unet, recorder, settings)
+    prediction = backbone.predict(noisy, batch.timesteps, context, unet)
+    target = compute_target(
+        batch.latents,
+        batch.noise,
+        batch.timesteps,
+        backbone.scheduler.alphas_cumprod,
+        backbone.prediction_type,
+    )
+    denoise = F.mse_loss(prediction.float(), target.float())
+    attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
+    return Losses(denoise + config.attention_weight * attention, denoise, attention)
+
+
+ENCODE_AT_ONCE = 8
+
+
+def encode_in_batches(backbone: Backbone, pixels: Tensor, random: torch.Generator | None = None) -> Tensor:
+    """Encode images `[image, 3, side, side]` to latents `[image, channel, h, w]`, a few at a time.
+
+    Args:
+        random: draws the posterior's noise; None takes its mean.
+    """
+    return torch.cat([backbone.encode_image(some, random) for some in pixels.split(ENCODE_AT_ONCE)])
+
+
+class ViewLatents:
+    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once."""
+
+    def __init__(self, backbone: Backbone, views: PhotoViews, config: ViewConfig, seed: int) -> None:
+        self.backbone, self.views, self.seed = backbone, views, seed
+        self.pool = self.encode_random_views(config.latent_pool, 0, "pool") if config.latent_pool else None
+
+    def __call__(self, count: int, step: int) -> Tensor:
+        """Return latents `[count, channel, h, w]` for this step."""
+        if self.pool is None:
+            return self.encode_random_views(count, step, "view")
+        return self.pool[torch.randint(len(self.pool), (count,), generator=create_generator(self.seed, "pick", step))]
+
+    def encode_random_views(self, count: int, step: int, purpose: str) -> Tensor:
+        """Encode so many random views with the posterior's noise."""
+        random = create_generator(self.seed, purpose, step)
+        views = torch.stack([self.views.view(random) for _ in range(count)])
+        return encode_in_batches(self.backbone, views, random)
+
+
+def draw_training_timesteps(config: LearnConfig, total: int, random: torch.Generator, step: int = 0) -> Tensor:
+    """Draw uniform timesteps `[batch]`; stratified: samples go through the stages in turn, on from step to step."""
+    if config.stage_sampling == "uniform":
+        return torch.randint(0, total, (config.batch,), generator=random)
+    stage = (torch.arange(config.batch) + step * config.batch) % config.stages
+    place = torch.rand(config.batch, generator=random, dtype=torch.float32)
+    # Where the stages do not divide T, truncating alone could fall into the stage below: keep inside this one.
+    first, following = (-(-(stage + k) * total // config.stages) for k in (0, 1))
+    return ((stage + place) * total / config.stages).long().clamp(first, following - 1)
+
+
+def draw_batch(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> TrainingBatch:
+    """Draw everything random of one step."""
+    random = create_generator(seed, "sample", step)
+    z = latents(config.batch, step)
+    noise = torch.randn(z.shape, generator=random, dtype=torch.float32).to(z)
+    template = torch.randint(len(config.templates), (config.batch,), generator=random)
+    return TrainingBatch(
+        z, noise, draw_training_timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template
+    )
+
+
+class TokenModule(Protocol):
+    """A module that returns tokens, and the further tensors of its identity.
+
+    Attributes:
+        class_token: the class word's row of the token table, `[width]`.
+    """
+
+    class_token: Tensor
+
+    def __call__(self, random: torch.Generator | None = None) -> Tensor:
+        """Return `[stage, 2, width]`, or `[stage, 2, vector, width]` where the placeholder stands for several tokens.
+
+        Args:
+            random: draws what drops out in training; None: nothing does.
+        """
+        ...
+
+    def after_step(self) -> None:
+        """Apply limits and averages after an update."""
+        ...
+
+    def get_extra_tensors(self) -> dict[str, Tensor]:
+        """Return the tensors of the identity other than its tokens, without gradient."""
+        ...
+
+
+class TokenTraining:
+    """Denoising plus lambda times the attention loss, for any module of tokens.
+
+    Args:
+        tokens: a module that is also a `TokenModule`.
+    """
+
+    def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int, tokens: nn.Module) -> None:
+        self.backbone, self.config, self.seed = backbone, config, seed
+        self.weights = tokens
+        self.tokens: TokenModule = tokens  # pyright: ignore[reportAttributeAccessIssue]
+        # As many words in a sentence as the module gives tokens, whatever the settings say.
+        vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
+        self.texts = encode_training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
+        self.latents = ViewLatents(backbone, views, config.views, seed)
+        self.settings: dict[str, Any] = collect_run_settings(backbone, views, config, seed)
+
+    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+        """Return the loss of a step and both of its terms."""
+        self.weights.train()
+        tokens = self.tokens(create_generator(self.seed, "dropout", step))
+        batch = draw_batch(self.backbone, self.latents, self.config.learn, self.seed, step)
+        losses = compute_losses(self.backbone, self.texts, tokens, batch, self.config.learn)
+        return losses.total, self.list_numbers(losses, tokens)
+
+    def list_numbers(self, losses: Losses, tokens: Tensor) -> dict[str, float]:
+        """Return both losses, their weighted ratio (the scale check) and the mean token norm over the class word's."""
+        denoise, attention = float(losses.denoise.detach()), float(losses.attention.detach())
+        norm = float(tokens.detach().norm(dim=-1).mean() / self.tokens.class_token.norm())
+        ratio = self.config.learn.attention_weight * attention / max(denoise, 1e-12)
+        return {"loss_denoise": denoise, "loss_attention": attention, "ratio": ratio, "token_norm": norm}
+
+    def after_step(self) -> None:
+        """Apply the limits and averages of the tokens."""
+        self.tokens.after_step()
+
+    @torch.no_grad()
+    def get_identity_tensors(self) -> dict[str, Tensor]:
+        """Return the tokens as generation uses them, without dropout, and the further tensors."""
+        self.weights.eval()
+        return {"tokens": self.tokens().clone().contiguous(), **self.tokens.get_extra_tensors()}
+
+
+def collect_run_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
+    """Return what identifies a training: another photo, model, seed or setting goes on from no checkpoint of it."""
+    photos = hashlib.sha256()
+    for square in views.squares:
+        photos.update(square.cpu().numpy().tobytes())
+    return {
+        "config": dump_config(config),
+        "seed": seed,
+        "model": backbone.fingerprint,
+        "photo": photos.hexdigest(),
+    }

@@ -1,0 +1,103 @@
+"""Score an identity during training: a few images from fixed noise, seen by the evaluators."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from sefi.core.config import Config, override
+from sefi.core.errors import ConfigError
+from sefi.core.progress import SilentProgress
+from sefi.diffusion.sampling import ConditionedModel, sample_images
+from sefi.evaluation.encoders import ClipEncoder, SurestFace
+from sefi.evaluation.metrics import measure_similarity
+from sefi.identity.file import Identity
+
+# None of these is a prompt of a bundled suite: what stops training should not be what evaluates it.
+PROBES = (
+    "a picture of {} in a room",
+    "a picture of {} with a balloon",
+    "an image of {} waving",
+    "an oil painting of {}",
+)
+# Users and benchmarks take small seeds; nobody takes these.
+FIRST_SEED = 9_000_001
+STEPS = 10
+
+Apply = Callable[[Sequence[Identity]], ConditionedModel]
+
+
+@dataclass(frozen=True)
+class ProbeEvaluators:
+    """The networks of a probe: for faces, and CLIP."""
+
+    face: SurestFace
+    clip: ClipEncoder
+
+    @staticmethod
+    def open(folder: Path) -> "ProbeEvaluators":
+        """Open the networks of a folder with `face_detection.onnx`, `face_recognition.onnx` and `clip/`.
+
+        Raises:
+            BackboneError: one of them is missing.
+        """
+        return ProbeEvaluators(SurestFace.load(folder), ClipEncoder(folder / "clip"))
+
+
+class ImageProbe:
+    """Score an identity by likeness where the prompt is still obeyed; higher is better, at most 1.
+
+    `score = mean over prompts of id * min(1, clip / clip of the class word's image)`: the likeness of the face to the
+    photo's (0 without a face), weakened as far as the image agrees less with its prompt than the one with the class
+    word from the same noise.
+    Differs: the paper's ID(Prompt) has a fixed threshold that belongs to one CLIP; the class word needs none.
+
+    Args:
+        apply: a method's, for this model.
+        square: the photo as it is learned, uint8 RGB `[side, side, 3]`.
+
+    Raises:
+        ConfigError: the evaluators find no face in the photo.
+    """
+
+    def __init__(
+        self,
+        apply: Apply,
+        square: NDArray[np.uint8],
+        config: Config,
+        evaluators: ProbeEvaluators,
+    ) -> None:
+        known = evaluators.face(square)
+        if known is None:
+            raise ConfigError(
+                "The probe's evaluators find no face in the photo.",
+                "Set learn.probe_every=0, or name other evaluators.",
+            )
+        self.known, self.apply, self.evaluators = known, apply, evaluators
+        self.config = override(config, [f"generate.steps={STEPS}"]).generate
+        self.class_word = config.learn.class_word
+        self.texts = evaluators.clip.encode_texts([prompt.format(self.class_word) for prompt in PROBES])
+        self.plain = self.score_prompts(self.draw_images([]))
+
+    def __call__(self, identity: Identity) -> float:
+        """Return the score of an identity."""
+        images = self.draw_images([identity])
+        obeyed = np.minimum(1.0, self.score_prompts(images) / np.maximum(self.plain, 1e-6))
+        faces = [self.evaluators.face(image) for image in images]
+        likeness = [0.0 if face is None else measure_similarity(self.known, face) for face in faces]
+        return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
+
+    def draw_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
+        """Return an image of every probe, uint8 RGB, always from the same noise."""
+        word = f"<{identities[0].name}>" if identities else self.class_word
+        seeds = [FIRST_SEED + n for n in range(len(PROBES))]
+        model = self.apply(identities)
+        prompts = [prompt.format(word) for prompt in PROBES]
+        made = list(sample_images(model.backbone, model.conditioner, prompts, seeds, self.config, SilentProgress()))
+        return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in made]
+
+    def score_prompts(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Return CLIP's cosine of each image and its probe's sentence, `[probe]`."""
+        return (self.evaluators.clip.encode_images(images) * self.texts).sum(1)

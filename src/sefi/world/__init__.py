@@ -1,1 +1,0 @@
-"""A small drawn world whose truth is known, and the training of the model that ships with the package."""

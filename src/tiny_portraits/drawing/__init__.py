@@ -1,0 +1,1 @@
+"""What the drawings show, and how they are drawn."""

@@ -1,0 +1,1 @@
+"""Figures of the embedded model and its evaluators."""

@@ -1,0 +1,1 @@
+"""Captions of drawings, their words, tokenizer and text encoder."""

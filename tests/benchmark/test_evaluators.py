@@ -1,0 +1,95 @@
+"""Scores of an image: hand-computed assignments, and no evaluator gives no score."""
+
+import numpy as np
+import pytest
+import torch
+
+from sefi.benchmark.evaluators import (
+    NO_FOCUS_SCORES,
+    Evaluation,
+    EvaluatorFiles,
+    Evaluators,
+    compute_face_box,
+    drop_not_finite,
+    round_embedding,
+    score_attention,
+    score_likeness,
+)
+from sefi.diffusion.attention_maps import PromptAttention
+from sefi.photo.detect import Face, enlarge_image
+
+ADA, BOB = np.array([1.0, 0.0, 0.0], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
+LIKE_ADA, LIKE_BOB = np.array([0.8, 0.0, 0.6], np.float32), np.array([0.6, 0.8, 0.0], np.float32)
+FACE = Face(10.0, 20.0, 30.0, 40.0, ((0.0, 0.0),) * 5, 0.9)
+
+
+def seen(*embeddings):
+    return Evaluation([FACE] * len(embeddings), list(embeddings), None, None)
+
+
+def test_one_person_is_compared_with_the_surest_face():
+    assert score_likeness(seen(LIKE_ADA, ADA), [ADA]) == (pytest.approx(0.8), None)
+    assert score_likeness(seen(), [ADA]) == (0.0, None)
+
+
+def test_two_people_get_the_faces_that_suit_them_best():
+    own, leaked = score_likeness(seen(LIKE_BOB, LIKE_ADA), [ADA, BOB])
+    assert own == pytest.approx((0.8 + 0.8) / 2)
+    assert leaked == pytest.approx((0.0 + 0.6) / 2)
+
+
+def test_a_missing_second_face_counts_zero():
+    assert score_likeness(seen(LIKE_ADA), [ADA, BOB]) == (pytest.approx(0.4), None)
+    assert score_likeness(seen(), [ADA, BOB]) == (0.0, None)
+
+
+def test_nothing_is_scored_without_judges():
+    judging = Evaluators(EvaluatorFiles())
+    rgb = np.zeros((12, 12, 3), np.uint8)
+    found = judging.evaluate(rgb)
+    assert found == Evaluation(None, None, None, None)
+    assert judging.check_shown(rgb, found, [("scene", "beach")]) is None
+    assert judging.score_prompt(found, "a photo") is None
+    assert score_likeness(found, [ADA]) == (None, None)
+    assert score_likeness(seen(ADA), [None]) == (None, None)
+    assert set(EvaluatorFiles().describe().values()) == {None}
+
+
+def test_small_pictures_are_enlarged_and_boxes_are_shares():
+    large = enlarge_image(np.zeros((96, 144, 3), np.uint8))
+    assert large.shape == (192, 288, 3)
+    assert enlarge_image(large) is large
+    assert compute_face_box(FACE, np.zeros((200, 100, 3), np.uint8)) == pytest.approx((0.1, 0.1, 0.4, 0.3))
+
+
+def test_focus_is_not_known_without_maps_or_face():
+    rgb = np.zeros((12, 12, 3), np.uint8)
+    assert score_attention(None, [], seen(ADA), rgb) == NO_FOCUS_SCORES
+
+
+def test_focus_counts_the_face_and_what_stands_beside_it():
+    """Four by four cells: the placeholder looks at the face's half, the cup is drawn in the other."""
+    left, right = torch.zeros(4, 4), torch.zeros(4, 4)
+    left[:, :2], right[:, 2:] = 0.5, 0.5
+    words = ("<start>", "<ada>", "smiling", "cup")
+    found = PromptAttention(
+        words, torch.stack([left, left + right / 3, left, right]), torch.stack([left] * 4), (1,), None
+    )
+    rgb = np.zeros((192, 192, 3), np.uint8)
+    face = Face(0.0, 0.0, 96.0, 192.0, ((0.0, 0.0),) * 5, 0.9)
+    told = score_attention(
+        found, [("attribute", "smiling"), ("action", "cup")], Evaluation([face], [ADA], None, None), rgb
+    )
+    assert told["focus"] == pytest.approx(0.75)
+    assert told["on_objects"] == pytest.approx(0.25)
+    assert told["focus_plain"] == pytest.approx(1.0)
+    assert (
+        score_attention(found, [("attribute", "smiling")], Evaluation([face], [ADA], None, None), rgb)["on_objects"]
+        is None
+    )
+
+
+def test_what_is_not_finite_was_not_computed():
+    assert [drop_not_finite(value) for value in (0.25, None, float("nan"), float("-inf"))] == [0.25, None, None, None]
+    assert round_embedding(np.array([0.25, 0.5], np.float32)) == (0.25, 0.5)
+    assert round_embedding(np.array([0.25, np.nan], np.float32)) is None

@@ -1,0 +1,270 @@
+"""What `run.json` may leave out is filled in; what no report could use is refused by the name of its field.
+
+Records of other versions are told apart: a newer one by its number, anything else that is unknown as damage.
+"""
+
+import json
+
+import pytest
+
+from sefi.benchmark.records import LARGEST_SCORE, MOST_IMAGES, RunInfo, Sample
+from sefi.benchmark.run import RunFolder
+from sefi.core.errors import ConfigError
+
+PROMPT, WAY = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
+SUITE = {"name": "s", "prompts": [PROMPT], "ways": [WAY], "seeds": [0]}
+RUN = {"suite": SUITE, "subjects": ["ada", "bob"], "model": {}}
+FILLED = {
+    "schema": 0,
+    "suite": {
+        "name": "s",
+        "about": "",
+        "prompts": [{"text": "a photo of {}", "kind": "plain", "wanted": []}],
+        "ways": [
+            {
+                "label": "ours",
+                "about": "",
+                "preset": "default",
+                "settings": [],
+                "learned_by": None,
+                "class_slots": [],
+                "strength": 1.0,
+                "control": None,
+            }
+        ],
+        "settings": [],
+        "seeds": [0],
+        "subjects": 4,
+        "first": 0,
+        "together": 1,
+        "kind": "person",
+        "photos": "plain",
+        "attention": False,
+    },
+    "subjects": ["ada", "bob"],
+    "photos": {},
+    "model": {"name": "unknown", "fingerprint": "unknown"},
+    "device": "",
+    "dtype": "",
+    "judges": {},
+    "versions": {},
+    "settings": {},
+    "tau": None,
+    "far_threshold": None,
+}
+
+
+def with_suite(**changes):
+    return RUN | {"suite": SUITE | changes}
+
+
+def cell(**changes):
+    known = {"subject": "ada", "way": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
+    return known | {"picture": "pictures/0.png", "sha256": "00"} | changes
+
+
+def fill_run(values):
+    """What `run.json` would say if it said everything."""
+    return json.loads(RunInfo.parse(json.dumps(values)).dump())
+
+
+def folder_of(path, run, cells=()):
+    (path / "run.json").write_text(json.dumps(run))
+    (path / "cells.jsonl").write_text("".join(json.dumps(one) + "\n" for one in cells))
+    return RunFolder(path)
+
+
+def test_every_field_that_is_left_out_or_null_has_its_default():
+    assert fill_run(RUN) == FILLED
+    optional = [name for name in FILLED if name not in ("suite", "subjects", "model")]
+    assert fill_run(RUN | dict.fromkeys(optional)) == FILLED
+    nulls = with_suite(about=None, together=None, kind=None, prompts=[PROMPT | {"wanted": None}])
+    assert fill_run(nulls) == FILLED
+    assert fill_run(RUN | {"judges": {"clip": {}, "reader": None}})["judges"] == {
+        "clip": {"file": "unknown", "sha256": "unknown"},
+        "reader": None,
+    }
+
+
+def test_what_is_said_stays():
+    said = FILLED | {"tau": 0.25, "model": {"name": "m", "fingerprint": "f"}}
+    said |= {"settings": {"ours": {"learn": {"steps": None}}}, "photos": {"ada": ["1"], "bob": ["2", "3"]}}
+    assert fill_run(said) == said
+    assert fill_run(fill_run(RUN)) == FILLED
+
+
+def without(values, name):
+    return {key: value for key, value in values.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (without(RUN, "suite"), "suite: Field required"),
+        (without(RUN, "subjects"), "subjects: Field required"),
+        (RUN | {"suite": without(SUITE, "ways")}, "suite.ways: Field required"),
+        (with_suite(ways=[{"about": "x"}]), "suite.ways.0.label: Field required"),
+        (RUN | {"tau": "0.25"}, "tau: Input should be a valid number"),
+        (with_suite(ways={}), "suite.ways: Input should be a valid"),
+        (with_suite(ways=[WAY | {"strength": "1"}]), "suite.ways.0.strength: Input should be a valid number"),
+        (RUN | {"schema": "1"}, "schema: Input should be a valid integer"),
+        (RUN | {"colour": 1}, "colour: Extra inputs are not permitted"),
+        (with_suite(colour=1), "suite.colour: Extra inputs are not permitted"),
+        (with_suite(ways=[WAY | {"colour": 1}]), "suite.ways.0.colour: Extra inputs are not permitted"),
+        (with_suite(prompts=[PROMPT | {"colour": 1}]), "suite.prompts.0.colour: Extra inputs are not permitted"),
+        (RUN | {"model": {"year": 2031}}, "model.year: Extra inputs are not permitted"),
+        (RUN | {"evaluators": {}}, "evaluators: Extra inputs are not permitted"),  # the name here, not in the file
+    ],
+)
+def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, message):
+    with pytest.raises(ConfigError, match=rf"run\.json is damaged: {message}"):
+        folder_of(tmp_path, run).read_info()
+
+
+@pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
+def test_a_run_of_a_newer_version_is_told_by_its_number_whatever_else_it_says(tmp_path, changes):
+    with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
+        folder_of(tmp_path, RUN | {"schema": 2} | changes).read_info()
+    assert caught.value.remedy == "Update sefi."
+
+
+@pytest.mark.parametrize("schema", [None, 0, 1])
+def test_a_run_of_an_older_version_is_read(tmp_path, schema):
+    assert folder_of(tmp_path, RUN | {"schema": schema}).read_info().subjects == ("ada", "bob")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"way": None}, "way: Input should be a valid string"),
+        ({"prompt": "0"}, "prompt: Input should be a valid integer"),
+        ({"prompt": 0.5}, "prompt: Input should be a valid integer"),
+        ({"prompt": -1}, "prompt: "),
+        ({"prompt": 2**70}, "a whole number is too large"),
+        ({"id": True}, "id: Input should be a valid number"),
+        ({"id": float("nan")}, "it holds the number NaN"),
+        ({"shown": ["yes"]}, r"shown\.0: Input should be a valid boolean"),
+        ({"shown": "yes"}, "shown: Input should be a valid"),
+        ({"embedding": []}, "embedding: "),
+        ({"colour": 1}, "colour: Extra inputs are not permitted"),
+        ({"variant": "ours"}, "variant: Extra inputs are not permitted"),  # the name here, not in the file
+        ({"text": "\ud800"}, "a text has half of a character"),
+    ],
+)
+def test_a_wrong_or_unknown_field_of_a_sample_is_named(tmp_path, change, message):
+    with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {message}"):
+        folder_of(tmp_path, RUN, [cell(**change)]).read_samples()
+
+
+@pytest.mark.parametrize("field", ["subject", "way", "kind", "prompt", "text", "seed", "picture", "sha256"])
+def test_a_field_that_a_sample_lacks_is_named(tmp_path, field):
+    with pytest.raises(ConfigError, match=f"line 1: {field}: Field required"):
+        folder_of(tmp_path, RUN, [without(cell(), field)]).read_samples()
+
+
+@pytest.mark.parametrize("line", ["7", "[]", '"text"', "null"])
+def test_a_line_that_is_no_object_is_refused(tmp_path, line):
+    folder = folder_of(tmp_path, RUN)
+    folder.samples_file.write_text(line + "\n")
+    with pytest.raises(ConfigError, match="line 1: it holds no JSON object"):
+        folder.read_samples()
+
+
+def test_a_sample_is_written_under_the_keys_of_the_files_and_read_again():
+    whole = cell(class_word="dog", shown=[True, False], embedding=[0.5, 1.0], trained=7680, peak_mb=730.0, id=0.25)
+    sample = Sample.parse(json.dumps(whole))
+    assert (sample.variant, sample.image, sample.shown) == ("ours", "pictures/0.png", (True, False))
+    written = json.loads(sample.dump())
+    assert {name: value for name, value in written.items() if value is not None} == whole
+    assert Sample.parse(sample.dump()) == sample
+    with pytest.raises(ValueError, match="frozen"):
+        sample.id = 1.0
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (with_suite(together=2, prompts=[PROMPT | {"text": "{} and {}"}]), "subjects: 'ada' does not name 2"),
+        (RUN | {"subjects": ["ada+bob"]}, "subjects: 'ada\\+bob' does not name 1"),
+        (RUN | {"subjects": ["ada+"]}, "subjects: 'ada\\+' does not name 1"),
+        (RUN | {"subjects": ["ada", "ada"]}, "subjects: 'ada' is given twice"),
+        (RUN | {"photos": {"ada": ["1"]}}, "photos: there is none of the subject 'bob'"),
+        (RUN | {"photos": {"ada": [], "bob": ["1"]}}, "photos.ada: "),
+        (with_suite(ways=[WAY, WAY]), "ways: 'ours' is given twice"),
+        (with_suite(ways=[{"label": "x" * 201}]), "suite.ways.0.label: "),
+        (with_suite(ways=[WAY | {"control": ""}]), "suite.ways.0.control: "),
+        (with_suite(seeds=[3, 3]), "seeds: '3' is given twice"),
+        (with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * 51), "suite: it asks for 1,020,000 images"),
+        (RUN | {"tau": 1e308}, "tau: "),
+        (RUN | {"far_threshold": -1e308}, "far_threshold: "),
+        (RUN | {"model": {"name": 7}}, "model.name: "),
+        (RUN | {"judges": {"clip": {"sha256": 7}}}, "judges.clip.sha256: "),
+    ],
+)
+def test_what_no_report_could_use_is_refused_by_its_field(tmp_path, run, message):
+    with pytest.raises(ConfigError, match=rf"run\.json is damaged: .*{message}"):
+        folder_of(tmp_path, run).read_info()
+
+
+def test_two_who_share_an_image_need_a_photo_each(tmp_path):
+    run = with_suite(together=2, prompts=[PROMPT | {"text": "{} and {}"}]) | {"subjects": ["ada+bob"]}
+    for photos in ({}, {"ada": ["1"], "bob": ["2"]}):
+        assert folder_of(tmp_path, run | {"photos": photos}).read_info().photos.keys() == photos.keys()
+    with pytest.raises(ConfigError, match="there is none of the subject 'bob'"):
+        folder_of(tmp_path, run | {"photos": {"ada": ["1"]}}).read_info()
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["id", "id_other", "id_leaked", "clip_image", "background", "prompt_score", "margin", "focus", "on_objects"],
+)
+def test_a_score_is_no_larger_than_scores_can_be(tmp_path, field):
+    for value in (-LARGEST_SCORE, -1, 0.3, LARGEST_SCORE):
+        assert folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()[0].model_dump()[field] == value
+    for value in (1e308, -1e308, 1.01 * LARGEST_SCORE):
+        with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
+            folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("peak_mb", 1e300), ("learn_seconds", -1), ("trained", 1e16), ("faces", 10**6), ("way", "x" * 256)],
+)
+def test_costs_counts_and_names_have_bounds(tmp_path, field, value):
+    with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
+        folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()
+
+
+def test_an_embedding_has_squares_that_are_finite(tmp_path):
+    with pytest.raises(ConfigError, match=r"line 1: embedding\.1: "):
+        folder_of(tmp_path, RUN, [cell(embedding=[0.5, 1e200])]).read_samples()
+
+
+def test_a_million_images_are_a_run():
+    run = with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * (MOST_IMAGES // 20_000))
+    assert len(fill_run(run)["suite"]["seeds"]) == 10_000
+
+
+@pytest.mark.parametrize("control", ["\0", "\x1b", "\x0b", "\uffff"])
+def test_a_control_character_is_refused_wherever_it_stands(tmp_path, control):
+    """An SVG cannot hold one, and a page that holds one is no text file: the next report would not replace it."""
+    text = f"a{control}b"
+    runs = [
+        with_suite(name=text),
+        with_suite(ways=[{"label": text}]),
+        with_suite(prompts=[PROMPT | {"wanted": [["scene", text]]}]),
+        RUN | {"subjects": [text]},
+        RUN | {"model": {"name": text}},
+        RUN | {"versions": {text: "1"}},
+        RUN | {"judges": {text: None}},
+        RUN | {"settings": {text: {}}},
+        RUN | {"settings": {"ours": {"learn": {"templates": [{"a": text}]}}}},
+        RUN | {"settings": {"ours": {"learn": {text: 1}}}},
+    ]
+    for run in runs:
+        with pytest.raises(ConfigError, match=r"run\.json is damaged: .*a text has a control character"):
+            folder_of(tmp_path, run).read_info()
+    for field in ("subject", "way", "kind", "text", "picture", "sha256", "class_word", "maps"):
+        with pytest.raises(ConfigError, match=rf"line 1: {field}: a text has a control character"):
+            folder_of(tmp_path, RUN, [cell(**{field: text})]).read_samples()
+    assert folder_of(tmp_path, with_suite(about="a\tb\nc")).read_info().suite.about == "a\tb\nc"

@@ -1,0 +1,176 @@
+"""A run's folder: cut lines are no samples, and another run is refused."""
+
+import json
+
+import pytest
+
+from sefi.benchmark import run
+from sefi.benchmark.records import RunInfo, Sample
+from sefi.benchmark.run import RunFolder
+from sefi.core.errors import ConfigError, OutputError
+
+SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
+VALUES = {
+    "schema": 1,
+    "suite": SUITE,
+    "subjects": ["ada"],
+    "model": {"name": "tiny"},
+    "versions": {"torch": "1"},
+    "tau": None,
+}
+INFO = RunInfo.model_validate(VALUES)
+
+
+def sample(seed, **more):
+    files = {"kind": "plain", "text": "person", "image": f"pictures/{seed}.png", "sha256": "00"}
+    return Sample(**{"subject": "ada", "variant": "ours", "prompt": 0, "seed": seed, **files, **more})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    made = RunFolder(tmp_path / "run")
+    made.begin(INFO)
+    return made
+
+
+def test_cells_come_back_in_order(folder):
+    samples = [sample(n) for n in range(3)]
+    for one in samples:
+        folder.add(one)
+    assert folder.read_samples() == samples
+    assert folder.read_info() == INFO
+
+
+def test_a_line_cut_by_a_kill_is_dropped_and_spoils_no_other(folder):
+    folder.add(sample(0))
+    whole = folder.samples_file.read_bytes()
+    folder.samples_file.write_bytes(whole + b'{"way": "ours", "se')
+    folder.add(sample(2))
+    assert [c.seed for c in folder.read_samples()] == [0, 2]
+
+
+def test_the_same_run_goes_on_also_with_other_libraries(folder):
+    folder.begin(INFO.model_copy(update={"versions": {"torch": "2"}}))
+    assert folder.read_info().versions == {"torch": "1"}
+
+
+def test_a_run_goes_on_whose_record_has_the_settings_of_all_methods(folder, tmp_path):
+    now = RunInfo.model_validate({**VALUES, "settings": {"ours": {"method": "sefi", "learn": {"steps": 3}}}})
+    before = {"ours": {"method": "sefi", "learn": {"steps": 3}, "tune": {"rank": 4}, "basis": {"names": None}}}
+    earlier = RunFolder(tmp_path / "earlier")
+    earlier.begin(RunInfo.model_validate({**VALUES, "settings": before}))
+    earlier.begin(now)
+    before["ours"]["learn"]["steps"] = 4
+    earlier.info_file.write_text(RunInfo.model_validate({**VALUES, "settings": before}).dump())
+    with pytest.raises(ConfigError, match="settings differ"):
+        earlier.begin(now)
+
+
+def test_another_run_is_refused_by_what_differs(folder):
+    with pytest.raises(ConfigError, match="suite, tau differ"):
+        folder.begin(RunInfo.model_validate({**VALUES, "suite": SUITE | {"name": "t"}, "tau": 0.5}))
+
+
+def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
+    with pytest.raises(ConfigError, match="is no benchmark run"):
+        RunFolder(tmp_path).read_info()
+    folder.info_file.write_text(json.dumps({"schema": 2}))
+    with pytest.raises(ConfigError, match="newer sefi"):
+        folder.read_info()
+    folder.info_file.write_text("{")
+    with pytest.raises(ConfigError, match="damaged"):
+        folder.read_info()
+
+
+def test_a_cell_that_was_made_twice_counts_once(folder):
+    for one in (sample(0, id=0.5), sample(1), sample(0, id=0.7)):
+        folder.add(one)
+    assert folder.read_samples() == [sample(0, id=0.5), sample(1)]
+
+
+def test_what_was_recorded_since_is_read_without_the_line_that_is_being_written(folder):
+    folder.add(sample(0))
+    place = folder.measure_size()
+    assert folder.read_samples_after(place) == ([], place)
+    for one in (sample(1), sample(2)):
+        folder.add(one)
+    whole = folder.measure_size()
+    with folder.samples_file.open("ab") as file:
+        file.write(b'{"subject": "ada", "wa')
+    assert folder.read_samples_after(place) == ([sample(1), sample(2)], whole)
+    assert folder.read_samples_after(whole) == ([], whole)
+
+
+def test_only_one_run_works_in_a_folder(folder):
+    with (
+        folder.lock(),
+        pytest.raises(ConfigError, match="Another run is at work"),
+        RunFolder(folder.path).lock(),
+    ):
+        pass
+    with folder.lock():
+        folder.add(sample(0))
+
+
+def test_a_file_in_the_place_of_the_lock_stays_as_it_is(tmp_path):
+    (tmp_path / ".lock").write_text("precious")
+    with RunFolder(tmp_path).lock():
+        pass
+    assert (tmp_path / ".lock").read_text() == "precious"
+
+
+def spoil(folder, line, at):
+    """Put a line into the record as its line `at`, counted from 1."""
+    lines = folder.samples_file.read_bytes().splitlines(keepends=True)
+    folder.samples_file.write_bytes(b"".join([*lines[: at - 1], line, *lines[at - 1 :]]))
+
+
+@pytest.mark.parametrize(
+    "line", [b'{"subject": 3}\n', b'{"a": "' + b"x" * 2**18 + b'"}\n'], ids=["no record", "too long"]
+)
+@pytest.mark.parametrize("read", [0, 1, 3], ids=lambda n: f"{n} read before")
+def test_a_damaged_line_is_named_by_its_number_in_the_file(folder, monkeypatch, line, read):
+    monkeypatch.setattr(run, "CHUNK", 100)
+    for n in range(read):
+        folder.add(sample(n))
+    place = folder.measure_size()
+    for n in range(2):
+        folder.add(sample(n))
+    spoil(folder, b'{"half": \n', read + 1)  # a line that a kill cut counts
+    spoil(folder, line, read + 3)
+    for call, remedy in (
+        (folder.read_samples, "Remove that line"),
+        (lambda: folder.read_samples_after(place), "Stop the run. Remove"),
+    ):
+        with pytest.raises(ConfigError, match=rf"is damaged: line {read + 3}: ") as caught:
+            call()
+        assert caught.value.remedy.startswith(remedy)
+
+
+def test_a_picture_of_another_run_has_a_remedy_of_its_own(folder):
+    folder.add(sample(0, subject="bob"))
+    with pytest.raises(ConfigError, match="no subject 'bob'") as caught:
+        folder.read_samples()
+    assert "lines of such images" in caught.value.remedy
+
+
+def test_a_file_system_without_locks_is_no_other_run(folder, monkeypatch):
+    def none(*_, **__):
+        raise OSError(37, "No locks available")
+
+    monkeypatch.setattr(run, "take_lock", none)
+    with folder.lock():
+        folder.add(sample(0))
+
+
+@pytest.mark.parametrize("name", ["pictures", "photos", "identities", "attention", "report"])
+def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
+    (tmp_path / name).mkdir()
+    run = RunFolder(tmp_path)
+    run.check()
+    (tmp_path / name / "mine.html").write_text("mine")
+    with pytest.raises(OutputError, match=f"{name}' exists and belongs to no run"):
+        run.check()
+    with pytest.raises(OutputError, match="belongs to no run"):
+        run.begin(INFO)
+    assert not run.info_file.exists()

@@ -1,0 +1,176 @@
+"""A run on a tiny model without evaluators: every sample once, none twice, and what variants share is made once."""
+
+import time
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
+from sefi.benchmark.identities import Stopwatch, change_identity
+from sefi.benchmark.records import parse_sample
+from sefi.benchmark.run import Benchmark, RunFolder, describe_run
+from sefi.benchmark.samples import contains_file, make_reference_image, make_samples, resize_to_square
+from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
+from sefi.core.errors import ConfigError
+from sefi.core.progress import SilentProgress
+from sefi.identity.file import Identity
+
+WAYS = (
+    Variant(label="ours"),
+    Variant(label="values only", learned_by="ours", class_slots=("K",)),
+    Variant(label="word", control="class word"),
+    Variant(label="pasted", control="photo"),
+    Variant(label="ceiling", control="same"),
+)
+SUITE = Suite(
+    name="tiny",
+    about="Dogs, so that no face is needed.",
+    prompts=(
+        SuitePrompt(text="a photo of {} at the beach", kind="scene"),
+        SuitePrompt(text="a photo of {}", kind="plain"),
+    ),
+    variants=WAYS,
+    settings=("learn.steps=2", "learn.batch=1", "generate.steps=2", "generate.batch_size=3"),
+    seeds=(5, 7),
+    kind="dog",
+)
+
+
+def image(seed, side=37):
+    return np.random.default_rng(seed).integers(0, 255, (side, side + 2, 3)).astype(np.uint8)
+
+
+SUBJECTS = (
+    BenchmarkSubject("rex", image(1), image(2)),
+    BenchmarkSubject("bello", image(3)),
+    BenchmarkSubject("lassie", image(4)),
+)
+
+
+@pytest.fixture
+def bench(backbone, tmp_path):
+    silent = SilentProgress()
+    made = Benchmark(
+        SUITE, SUBJECTS, backbone, Evaluators(EvaluatorFiles()), RunFolder(tmp_path / "run"), silent, silent
+    )
+    made.run.begin(describe_run(made, EvaluatorFiles().describe(), None, None))
+    return made
+
+
+def test_every_sample_is_made_once(bench):
+    assert make_samples(bench) == len(bench.run.read_samples())
+    wanted = set(bench.plan_keys())
+    # bello and lassie have no other image: nothing to show as their ceiling.
+    assert {key[0] for key in wanted if key[1] == "ceiling"} == {"rex"}
+    made = [c.key for c in bench.run.read_samples()]
+    assert len(made) == len(set(made))
+    assert set(made) == wanted
+    assert all((bench.run.path / c.image).is_file() for c in bench.run.read_samples())
+
+
+def test_an_interrupted_run_redoes_nothing(bench):
+    make_samples(bench, [0])
+    before = bench.run.samples_file.read_text()
+    files = {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()}
+    lines = before.splitlines()
+    bench.run.samples_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
+    assert make_samples(bench, [0]) == 3
+    again = {c.key: c.sha256 for c in bench.run.read_samples()}
+    assert again == {c.key: c.sha256 for c in map(parse_sample, before.encode().splitlines())}
+    assert {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()} == files
+
+
+def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(bench):
+    make_samples(bench)
+    word = [c for c in bench.run.read_samples() if c.variant == "word"]
+    assert len(word) == len(SUBJECTS) * 4
+    assert len({c.image for c in word}) == 4
+    assert len({c.sha256 for c in word}) <= 4
+
+
+def test_a_changed_way_uses_the_identity_of_its_source(bench):
+    make_samples(bench, [0])
+    assert [p.name for p in bench.run.identities.iterdir()] == ["rex--ours.safetensors"]
+    identity = Identity.load(bench.run.identities / "rex--ours.safetensors")
+    values = change_identity(identity, WAYS[1], bench.backbone)
+    assert values.tokens[:, 1].equal(identity.tokens[:, 1])
+    assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
+    assert change_identity(identity, WAYS[0], bench.backbone) is identity
+    sample = next(c for c in bench.run.read_samples() if c.variant == "values only")
+    assert sample.trained == 5 * 2 * bench.backbone.token_width
+    references = [c for c in bench.run.read_samples() if c.variant == "pasted"]
+    assert {(c.trained, c.learn_seconds, c.draw_seconds) for c in references} == {(None, None, None)}
+    assert sample.added == 0
+    assert sample.learn_seconds > sample.class_seconds == 0
+
+
+def test_no_judge_is_no_score(bench):
+    make_samples(bench, [1])
+    for sample in bench.run.read_samples():
+        for name in ("faces", "id", "id_other", "prompt_score", "shown", "embedding", "background", "focus"):
+            assert getattr(sample, name) is None
+
+
+def test_another_suite_does_not_go_into_the_same_folder(bench):
+    other = replace(bench, suite=SUITE.model_copy(update={"seeds": (5,)}))
+    with pytest.raises(ConfigError, match="suite differ"):
+        bench.run.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
+
+
+def test_what_no_record_holds_is_refused_before_anything_is_made(bench):
+    other = replace(bench, suite=SUITE.model_copy(update={"about": "a\0b"}))
+    with pytest.raises(ConfigError, match="cannot be put on record: about: a text has a control character"):
+        describe_run(other, EvaluatorFiles().describe(), None, None)
+
+
+def test_subjects_in_twos(bench):
+    both = replace(bench, suite=SUITE.model_copy(update={"together": 2}))
+    assert [[s.key for s in group] for group in both.list_groups()] == [["rex", "bello"]]
+    assert [s.key for s in both.list_others(both.list_groups()[0])] == ["lassie"]
+    assert [s.key for s in bench.list_others((SUBJECTS[2],))] == ["rex"]
+
+
+def test_anchors_show_photographs():
+    rex, bello, _ = SUBJECTS
+    assert np.array_equal(make_reference_image("photo", [rex], [bello], 13), resize_to_square(rex.photo, 13))
+    assert np.array_equal(make_reference_image("other", [rex], [bello], 13), resize_to_square(bello.photo, 13))
+    assert make_reference_image("same", [bello], [rex], 13) is None
+    assert make_reference_image("other", [rex], [], 13) is None
+    assert make_reference_image("photo", [rex, bello], [], 16).shape == (16, 16, 3)
+
+
+def test_slots_by_name():
+    assert sorted(parse_slots(("1",), 3)) == [(1, "K"), (1, "V")]
+    assert sorted(parse_slots(("K", "2V"), 3)) == [(0, "K"), (1, "K"), (2, "K"), (2, "V")]
+    for wrong in ("Q", "K2", "", "3VK", "-1"):
+        with pytest.raises(ConfigError, match="no slot"):
+            parse_slots((wrong,), 3)
+    with pytest.raises(ConfigError, match="no slot"):
+        parse_slots(("7",), 3)
+
+
+def test_a_stopwatch_tells_kinds_of_work_apart(monkeypatch):
+    clock = iter([0.0, 3.0, 10.0, 14.0, 20.0, 21.0])
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    watch = Stopwatch(SilentProgress())
+    for label in ("generating", "learning", "generating"):
+        watch.start(2, label)
+        watch.advance(loss=1.0)
+        watch.finish()
+    assert watch.seconds == {"generating": 4.0, "learning": 4.0}
+
+
+def test_a_file_lies_in_the_runs_folder_by_whatever_name(tmp_path):
+    run, outside = tmp_path / "run", tmp_path / "outside.png"
+    (run / "pictures").mkdir(parents=True)
+    for file in (run / "pictures/0.png", outside):
+        file.write_bytes(b"")
+    (run / "link.png").symlink_to("pictures/0.png")
+    (run / "away.png").symlink_to(outside)
+    (run / "circle.png").symlink_to("circle.png")
+    for name in ("pictures/0.png", "pictures/../pictures/0.png", "link.png", str(run / "pictures/0.png")):
+        assert contains_file(run, name)
+    away = ("away.png", "../outside.png", str(outside), "/dev/zero", "circle.png", "circle.png/0.png")
+    for name in (*away, None, "", "\0", "pictures", "none.png", "x" * 256, "x/" * 5000, "\N{SNOWMAN}" * 100):
+        assert not contains_file(run, name)

@@ -1,0 +1,178 @@
+"""Suites: every bundled one is whole, and a wrong one is refused by what is wrong in it."""
+
+import json
+
+import pytest
+
+from sefi.benchmark.records import SuiteInfo
+from sefi.benchmark.suite import Suite, SuitePrompt, Variant, list_bundled, open_suite, read_prompt_list
+from sefi.core.errors import ConfigError
+
+WHOLE = """
+about = "Two variants."
+prompt_lists = ["short"]
+settings = ["generate.steps=7", "learn.steps=11"]
+
+[[prompts]]
+text = "a photo of {} in space"
+
+[[variants]]
+label = "ours"
+settings = ["learn.steps=13"]
+
+[[variants]]
+label = "keys only"
+learned_by = "ours"
+class_slots = ["V"]
+"""
+
+
+def written(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize("name", list_bundled())
+def test_a_bundled_suite_is_whole(name):
+    suite = open_suite(name)
+    assert suite.name == name
+    assert suite.about == list_bundled()[name]
+    for variant in suite.variants:
+        assert suite.make_config(variant).learn.class_word == suite.kind
+
+
+def test_a_suite_of_ones_own_joins_lists_and_prompts(tmp_path):
+    suite = open_suite(written(tmp_path, WHOLE))
+    assert suite.name == "mine"
+    assert [p.text for p in suite.prompts[:-1]] == [p["text"] for p in read_prompt_list("short")]
+    assert suite.prompts[-1] == SuitePrompt(text="a photo of {} in space", kind="own")
+
+
+def test_a_ways_own_settings_win_over_the_suites(tmp_path):
+    suite = open_suite(written(tmp_path, WHOLE))
+    config = suite.make_config(suite.variants[0])
+    assert (config.learn.steps, config.generate.steps) == (13, 7)
+    assert suite.find_learning_variant(suite.variants[1]) is suite.variants[0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('learned_by = "ours"', 'learned_by = "theirs"', "which no variant learns"),
+        ('label = "keys only"', 'label = "ours"', "two variants are called"),
+        ("of {} in space", "of nobody", r"needs \{\} 1 times"),
+        ("of {} in space", "of {} in {space}", "braces"),
+        ('["V"]', '["Q"]', "no slot 'Q'"),
+        ('["V"]', '["V"]\nsettings = ["learn.steps=3"]', "learns nothing"),
+        ('["V"]', '["V"]\n\n[[variants]]\nlabel = "Keys: only"', "two variants are called"),
+        ('settings = ["learn.steps=13"]', 'settings = ["learn.stops=13"]', "learn.stops"),
+        ('about = "Two variants."', 'about = "Two variants."\ncolour = 3', "colour"),
+        ('prompt_lists = ["short"]', 'prompt_lists = ["tall"]', "no list of prompts 'tall'"),
+        ('about = "Two variants."', "about = ", "is no TOML file"),
+    ],
+)
+def test_a_wrong_suite_is_refused(tmp_path, old, new, message):
+    assert old in WHOLE
+    with pytest.raises(ConfigError, match=message):
+        open_suite(written(tmp_path, WHOLE.replace(old, new)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "allowed"), [("dreambooth", False), ("dreambooth-lora", False), ("celeb-basis", True)]
+)
+def test_methods_with_one_subject_in_a_prompt_are_refused_for_two(preset, allowed):
+    prompts = (SuitePrompt(text="{} and {}", kind="scene"),)
+    suite = Suite(
+        name="mine", about="Two.", prompts=prompts, variants=(Variant(label="it", preset=preset),), together=2
+    )
+    if allowed:
+        suite.check()
+    else:
+        with pytest.raises(ConfigError, match="one subject in a prompt; 2 share"):
+            suite.check()
+
+
+def test_what_only_tokens_have_is_refused_of_other_methods(tmp_path):
+    whole = """
+    about = "all weights"
+    prompt_lists = ["short"]
+    [[variants]]
+    label = "all weights"
+    preset = "dreambooth"
+    """
+    path = tmp_path / "mine.toml"
+    path.write_text(whole)
+    open_suite(path)
+    for more in ('class_slots = ["V"]', "strength = 0.5"):
+        path.write_text(whole + more)
+        with pytest.raises(ConfigError, match="dreambooth has no tokens"):
+            open_suite(path)
+
+
+TWO_METHODS = """
+about = "Two methods."
+prompt_lists = ["short"]
+settings = ["tune.prior_images=3"]
+[[variants]]
+label = "tokens"
+[[variants]]
+label = "weights"
+preset = "dreambooth"
+"""
+
+
+def test_a_setting_is_for_the_variants_whose_method_has_it(tmp_path):
+    suite = open_suite(written(tmp_path, TWO_METHODS)).add_settings(["tune.identifier=xyz", "learn.steps=3"])
+    tokens, weights = map(suite.make_config, suite.variants)
+    assert (tokens.learn.steps, weights.learn.steps) == (3, 3)
+    assert "tune" not in type(tokens).model_fields
+    assert (weights.tune.prior_images, weights.tune.identifier) == (3, "xyz")
+
+
+def test_a_setting_that_no_variant_has_is_refused(tmp_path):
+    suite = open_suite(written(tmp_path, TWO_METHODS))
+    refusal = "tune.rank is a setting of dreambooth-lora; sefi and dreambooth have none of this name"
+    with pytest.raises(ConfigError, match=refusal):
+        suite.add_settings(["tune.rank=3"])
+    with pytest.raises(ConfigError, match=r"'tune\.rank' is no assignment"):
+        suite.add_settings(["tune.rank"])
+    with pytest.raises(ConfigError, match=r"tune\.prior_images = 'many'"):
+        suite.add_settings(["tune.prior_images=many"])
+    own = TWO_METHODS.replace('label = "tokens"', 'label = "tokens"\nsettings = ["tune.prior_images=3"]')
+    with pytest.raises(ConfigError, match="dreambooth and dreambooth-lora and custom-diffusion; sefi has none"):
+        open_suite(written(tmp_path, own))
+
+
+def test_an_unknown_suite_or_preset_is_named():
+    with pytest.raises(ConfigError, match="no suite 'nothing'"):
+        open_suite("nothing")
+    suite = Suite(
+        name="s", about="", prompts=(SuitePrompt(text="{}", kind="own"),), variants=(Variant(label="a", preset="best"),)
+    )
+    with pytest.raises(ConfigError, match="no preset 'best'"):
+        suite.make_config(suite.variants[0])
+
+
+@pytest.mark.parametrize(("letters", "allowed"), [(80, True), (81, False), (200, False)])
+def test_a_label_fits_into_the_names_of_files(letters, allowed):
+    asked = {"name": "s", "about": "", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "x" * letters}]}
+    if allowed:
+        Suite.model_validate(asked)
+    else:
+        with pytest.raises(ValueError, match="too long for the names of files"):
+            Suite.model_validate(asked)
+
+
+def test_a_suite_with_the_old_name_of_its_variants_still_opens(tmp_path):
+    old = WHOLE.replace("[[variants]]", "[[ways]]")
+    assert old != WHOLE
+    assert open_suite(written(tmp_path, old)) == open_suite(written(tmp_path, WHOLE))
+    with pytest.raises(ConfigError, match="Extra inputs"):
+        open_suite(written(tmp_path, WHOLE + '\n[[ways]]\nlabel = "third"\n'))
+
+
+def test_a_suites_record_keeps_its_keys():
+    known = json.loads(open_suite("quick").model_dump_json(by_alias=True))
+    assert known.keys() == SuiteInfo.parse(json.dumps(known)).model_dump(by_alias=True).keys()
+    assert "ways" in known

@@ -1,0 +1,347 @@
+"""Every figure of a run, computed by hand on few samples; null is never 0; subjects count once each."""
+
+import csv
+import io
+import json
+import math
+
+import numpy as np
+import pytest
+
+from sefi.benchmark.columns import COLUMNS, find_conditions
+from sefi.benchmark.records import RunInfo, Sample
+from sefi.benchmark.statistics import Interval
+from sefi.benchmark.table_files import (
+    convert_table,
+    format_csv,
+    format_heading,
+    format_markdown,
+    format_range,
+    format_tables_csv,
+    format_tables_json,
+    format_value,
+)
+from sefi.benchmark.tables import compute_all_differences, compute_differences, make_table, make_tables_by_kind
+from sefi.core.errors import ConfigError
+
+FIGURE = {figure.name: figure for figure in COLUMNS}
+SUITE = {
+    "name": "hand",
+    "prompts": [
+        {"text": "a photo of {} at the beach", "kind": "scene", "wanted": [["scene", "beach"]]},
+        {"text": "{} smiling in the snow", "kind": "both", "wanted": [["attribute", "smiling"], ["scene", "snow"]]},
+    ],
+    "ways": [
+        {"label": "photo", "about": "", "control": "photo"},
+        {"label": "ours", "about": "", "control": None},
+        {"label": "theirs", "about": "", "control": None},
+    ],
+    "seeds": [1, 2],
+}
+
+
+def make_run(**changes):
+    model = {"name": "m", "fingerprint": "f"}
+    values = {"schema": 1, "suite": SUITE, "subjects": [], "model": model, "tau": 0.25, "judges": {}}
+    return RunInfo.model_validate(values | changes)
+
+
+def sample(**changes):
+    values = {"subject": "ada", "variant": "ours", "kind": "scene", "prompt": 0, "seed": 1, "text": "a photo of person"}
+    return Sample.model_validate(values | {"image": "pictures/0.png", "sha256": "00"} | changes)
+
+
+def copy_for(samples, subject):
+    return [sample.model_copy(update={"subject": subject}) for sample in samples]
+
+
+def scored(*pairs, **more):
+    """Samples of likeness and prompt score; a likeness of None is an image without a face."""
+    return [
+        sample(id=like or 0.0, faces=int(like is not None), prompt_score=score, seed=seed, **more)
+        for seed, (like, score) in enumerate(pairs)
+    ]
+
+
+def value(name, samples, run=None):
+    return FIGURE[name].formula(samples, find_conditions(samples, run or make_run()))
+
+
+PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("id", (0.5 + 0.7 + 0 + 0.2) / 4),
+        ("id_detected", (0.5 + 0.7 + 0.2) / 3),
+        ("face", 3 / 4),
+        ("one_face", 3 / 4),
+        ("prompt", (0.3 + 0.2 + 0.4 + 0.25) / 4),
+        ("id_prompt", (0.5 + 0 + 0 + 0.2) / 4),  # a score of exactly tau counts
+        ("id_prompt_area", (0.5 * 0.5 + 0.7 * 0 + 0 + 0.2 * 0.25) / 4),  # tau from 0.2 to 0.4
+        ("verified", 2 / 4),
+    ],
+)
+def test_figures_by_hand(name, expected):
+    assert value(name, PICTURES, make_run(far_threshold=0.5)) == pytest.approx(expected)
+
+
+def test_a_second_face_is_a_face_but_not_exactly_one():
+    samples = [sample(faces=2), sample(faces=1), sample(faces=0)]
+    assert value("face", samples) == pytest.approx(2 / 3)
+    assert value("one_face", samples) == pytest.approx(1 / 3)
+    prompts = [{"text": "{} and {}", "kind": "scene"}]
+    pair = make_run(suite={**SUITE, "prompts": prompts, "together": 2})
+    assert value("one_face", [*samples, sample(faces=2)], pair) == pytest.approx(2 / 4)
+
+
+def test_copying_looks_at_faces_only():
+    samples = [
+        sample(id=0.7, id_other=0.4, faces=1),
+        sample(id=0.5, id_other=0.6, faces=1),
+        sample(id=0, id_other=0, faces=0),
+    ]
+    assert value("copy", samples) == pytest.approx(0.1)
+    assert value("id_other", samples) == pytest.approx(1.0 / 3)
+
+
+def test_what_is_shown_counts_by_picture_and_by_kind():
+    samples = [sample(shown=[True]), sample(shown=[False]), sample(prompt=1, shown=[True, False])]
+    assert value("shown", samples) == pytest.approx((1 + 0 + 0.5) / 3)
+    assert value("shown_scene", samples) == pytest.approx(1 / 3)
+    assert value("shown_attribute", samples) == 1.0
+    assert math.isnan(value("shown_style", samples))
+
+
+def test_diversity_is_taken_within_a_prompt():
+    # Within prompt 0 the images are at right angles, within prompt 1 equal; across prompts they would differ more.
+    samples = [
+        sample(prompt=0, embedding=[1.0, 0.0, 0.0]),
+        sample(prompt=0, embedding=[0.0, 3.0, 0.0]),
+        sample(prompt=1, embedding=[0.0, 0.0, 2.0]),
+        sample(prompt=1, embedding=[0.0, 0.0, 5.0]),
+    ]
+    assert value("diversity", samples) == pytest.approx((1 + 0) / 2)
+    assert math.isnan(value("diversity", samples[1:3]))
+
+
+def test_memory_is_the_most_and_seconds_are_the_mean():
+    samples = [sample(peak_mb=7.0, draw_seconds=1.0), sample(peak_mb=5.0, draw_seconds=2.0)]
+    assert value("peak_mb", samples) == 7.0
+    assert value("draw_seconds", samples) == 1.5
+
+
+@pytest.mark.parametrize("figure", COLUMNS, ids=lambda figure: figure.name)
+def test_nothing_that_was_not_computed_counts(figure):
+    """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""
+    empty = sample(
+        **dict.fromkeys(("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding", "peak_mb"))
+    )
+    run = make_run(far_threshold=0.5)
+    assert math.isnan(figure.formula([empty], find_conditions([empty], run)))
+    whole = [
+        one.model_copy(update={"shown": (True,), "id_other": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0})
+        for one in PICTURES
+    ]
+    fixed = find_conditions(whole, run)
+    assert find_conditions([*whole, empty], run) == fixed
+    assert figure.formula([*whole, empty], fixed) == pytest.approx(figure.formula(whole, fixed), nan_ok=True)
+
+
+def test_every_figure_is_told_apart_and_explained():
+    assert len(FIGURE) == len(COLUMNS) == len({figure.label for figure in COLUMNS})
+    assert all(figure.about.endswith(".") and figure.needs is not None for figure in COLUMNS)
+
+
+def test_each_subject_counts_once_whatever_the_number_of_pictures():
+    samples = [*scored((0.2, 0.3), (0.4, 0.3), (0.6, 0.3)), *scored((0.8, 0.3), subject="bob")]
+    found = make_table(samples, make_run()).values["ours", "id"]
+    assert found.mean == pytest.approx((0.4 + 0.8) / 2)
+    assert found.n == 2
+    assert (found.low, found.high) == (pytest.approx(0.4), pytest.approx(0.8))
+
+
+def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
+    samples = [*scored((0.5, 0.3)), *scored((0.6, 0.3), variant="theirs"), *scored((1.0, 0.1), variant="photo")]
+    found = make_table(samples, make_run())
+    assert [variant.label for variant in found.variants] == ["ours", "theirs", "photo"]
+    names = [figure.name for figure in found.columns]
+    assert names == [figure.name for figure in COLUMNS if figure.name in names]
+    assert {"id", "prompt", "face"} <= set(names)
+    assert "background" not in names
+    assert set(names) | set(found.missing) == set(FIGURE)
+
+
+def test_a_figure_that_one_way_has_not_is_not_computed_there():
+    samples = [*scored((0.5, 0.3)), *scored((0.6, None), variant="theirs")]
+    found = make_table(samples, make_run())
+    assert found.values["ours", "prompt"].mean == 0.3
+    assert not found.values["theirs", "prompt"].computed
+
+
+def test_reasons_name_what_is_missing():
+    evaluators = {"detector": {"file": "d", "sha256": "0"}, "recogniser": None, "scene_reader": None, "clip": None}
+    missing = make_table([sample(faces=1)], make_run(judges=evaluators)).missing
+    assert missing["id"] == "the run has no recogniser"
+    assert missing["id_prompt"] == "the run has no recogniser and no CLIP"
+    assert missing["shown"] == "the run has no reader"
+    assert missing["verified"] == "the run has no recogniser and no false-accept threshold"
+    evaluators["scene_reader"] = evaluators["recogniser"] = {"file": "r", "sha256": "1"}
+    missing = make_table([sample(faces=1)], make_run(judges=evaluators)).missing
+    assert missing["shown"] == "no image has it"
+    assert missing["copy"] == "the run has no other image of the subjects"
+
+
+def test_kinds_are_slices_under_the_whole_runs_conditions():
+    other = scored((0.4, 0.9), (0.6, 0.35), prompt=1, kind="both")
+    found = make_tables_by_kind([*PICTURES, *other], make_run())
+    assert list(found) == ["scene", "both"]
+    assert found["scene"].values["ours", "id"].mean == pytest.approx(0.35)
+    assert found["both"].values["ours", "id"].mean == pytest.approx(0.5)
+    # tau runs from 0.2 to 0.9 in both, though "scene" alone ends at 0.4.
+    assert found["scene"].values["ours", "id_prompt_area"].mean == pytest.approx((0.5 / 7 + 0.2 * 0.05 / 0.7) / 4)
+
+
+def test_differences_are_paired_by_subject():
+    samples = [
+        *scored((0.5, 0.3)),
+        *scored((0.9, 0.3), subject="bob"),
+        *scored((0.1, 0.3), subject="eve"),
+        *scored((0.4, 0.4), variant="theirs"),
+        *scored((0.6, 0.4), variant="theirs", subject="bob"),
+    ]
+    found = compute_differences(samples, make_run(), "ours", "theirs")
+    assert (found["id"].mean, found["id"].n) == (pytest.approx(0.2), 2)
+    assert (found["id"].low, found["id"].high) == (pytest.approx(0.1), pytest.approx(0.3))
+    assert found["prompt"].high < 0
+    assert "shown" not in found
+    first, others = compute_all_differences(samples, make_run())
+    assert (first, list(others)) == ("ours", ["theirs"])
+    assert others["theirs"] == found
+
+
+def test_a_way_that_does_not_exist_is_refused_with_the_nearest():
+    with pytest.raises(ConfigError, match="Did you mean 'theirs'"):
+        compute_differences(PICTURES, make_run(), "ours", "their")
+    with pytest.raises(ConfigError, match="images of 'mine'"):
+        make_table([sample(variant="mine", id=0.1)], make_run())
+
+
+@pytest.mark.parametrize("kind", ["", "style"])
+def test_a_run_without_pictures_is_refused(kind):
+    with pytest.raises(ConfigError, match="no images"):
+        make_table([] if not kind else PICTURES, make_run(), kind)
+
+
+def of_two(samples):
+    """The same of two subjects: a variant with one has no spread, and does not compete."""
+    return [*samples, *copy_for(samples, "bob")]
+
+
+def test_the_best_is_bold_and_anchors_do_not_compete():
+    samples = [*scored((0.5, 0.3)), *scored((0.6, 0.2), variant="theirs"), *scored((1.0, 0.9), variant="photo")]
+    found = make_table(of_two(samples), make_run())
+    assert found.find_best(FIGURE["id"]) == {"theirs"}
+    assert found.find_best(FIGURE["prompt"]) == {"ours"}
+    assert found.find_best(FIGURE["face"]) == frozenset()  # all equal: nobody leads
+    assert make_table(of_two(scored((0.5, 0.3))), make_run()).find_best(FIGURE["id"]) == frozenset()
+    lines = format_markdown(found).splitlines()
+    assert lines[0].startswith("| variant | ID(Prompt) ↑ |")
+    assert "**0.600**" in next(line for line in lines if line.startswith("| theirs"))
+    assert "**" not in next(line for line in lines if line.startswith("| photo"))
+
+
+def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
+    samples = [*scored((0.5, 0.3), (0.4, 0.3)), *scored((0.6, 0.2), (0.7, 0.3), variant="theirs")]
+    assert make_table(samples, make_run()).find_best(FIGURE["id"]) == frozenset()
+    assert "**" not in format_markdown(make_table(samples, make_run()))
+    # Of two variants one has two subjects: it has nobody to lead.
+    uneven = [*samples, *copy_for([one for one in samples if one.variant == "ours"], "bob")]
+    assert make_table(uneven, make_run()).find_best(FIGURE["id"]) == frozenset()
+    variants = [variant for variant in SUITE["ways"] if variant["control"] is None]
+    both = make_run(
+        subjects=["ada", "bob"], suite={**SUITE, "ways": variants, "prompts": SUITE["prompts"][:1], "seeds": [0, 1]}
+    )
+    whole = make_table(of_two(samples), both)
+    assert (whole.finished, whole.find_best(FIGURE["id"])) == (True, {"theirs"})
+    part = make_table(of_two(samples)[:-1], both)
+    assert (part.finished, part.find_best(FIGURE["id"])) == (False, frozenset())
+    told = json.loads(format_tables_json(of_two(samples)[:-1], both))
+    assert told["images"] == {"made": 7, "planned": 8, "finished": False}
+
+
+def test_lower_is_better_where_the_arrow_says_so():
+    samples = [sample(draw_seconds=2.0), sample(variant="theirs", draw_seconds=1.0)]
+    assert make_table(of_two(samples), make_run()).find_best(FIGURE["draw_seconds"]) == {"theirs"}
+    assert format_heading(FIGURE["draw_seconds"]) == "drawing ↓"
+
+
+def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():
+    run = make_run(suite={**SUITE, "ways": [{"label": "a|b", "about": "", "control": None}]})
+    samples = [*scored((0.2, 0.3), variant="a|b"), *scored((0.4, 0.3), variant="a|b", subject="bob")]
+    text = format_markdown(make_table(samples, run))
+    assert "| a\\|b |" in text
+    assert "0.300 [0.200, 0.400]" in text
+    assert len({line.replace("\\|", "").count("|") for line in text.splitlines()}) == 1
+
+
+def test_numbers_read_well():
+    assert format_value(math.nan, "cosine") == "-"
+    assert format_value(0.979, "share") == "97.9%"
+    assert format_value(-0.25, "seconds", sign=True) == "-0.2 s"
+    assert format_range(Interval(0.5, math.nan, math.nan, 1), "cosine") == ""
+    assert format_range(Interval(0.0, -0.125, 0.125, 4), "cosine", sign=True) == "[-0.125, +0.125]"
+
+
+def test_json_says_null_where_nothing_was_computed():
+    samples = [*scored((0.5, 0.3)), *scored((0.6, None), variant="theirs")]
+    found = json.loads(json.dumps(convert_table(make_table(samples, make_run())), allow_nan=False))
+    assert found["values"]["theirs"]["prompt"] is None
+    assert found["values"]["ours"]["prompt"] == {"mean": 0.3, "low": None, "high": None, "n": 1}
+    assert found["not_computed"]["shown"] == "the run has no reader"
+
+
+def test_csv_has_a_line_for_every_way_and_figure(synthetic):
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    found = make_table(samples, run)
+    lines = list(csv.DictReader(io.StringIO(format_csv(found))))
+    assert len(lines) == len(found.variants) * len(found.columns)
+    line = next(each for each in lines if (each["variant"], each["figure"]) == ("ours", "id"))
+    expected = found.values["ours", "id"]
+    assert (float(line["mean"]), float(line["low"]), int(line["n"])) == (expected.mean, expected.low, 3)
+    empty = next(each for each in lines if (each["variant"], each["figure"]) == ("photo", "diversity"))
+    assert (empty["mean"], empty["n"], empty["control"]) == ("", "", "photo")
+
+
+def test_one_plain_loop_gives_the_same_means(synthetic):
+    """Parity: the whole table against pandas-like grouping written out."""
+    run, samples = synthetic.make_run(), synthetic.make_samples(5)
+    found = make_table(samples, run)
+    for variant in ("ours", "one token", "class word"):
+        likes, gated = [], []
+        for subject in synthetic.SUBJECTS:
+            mine = [c for c in samples if (c.variant, c.subject) == (variant, subject)]
+            assert len(mine) == 6
+            likes.append(sum(c.id for c in mine) / 6)
+            gated.append(sum(c.id if c.prompt_score >= 0.23 else 0.0 for c in mine) / 6)
+        assert found.values[variant, "id"].mean == pytest.approx(np.mean(likes))
+        assert found.values[variant, "id_prompt"].mean == pytest.approx(np.mean(gated))
+
+
+def test_everything_in_one_file(synthetic):
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    found = json.loads(format_tables_json(samples, run))
+    assert list(found["kinds"]) == ["scene", "action", "combination"]
+    assert found["differences"]["variant"] == "ours"
+    assert list(found["differences"]["less"]) == ["one token", "class word", "photo", "same", "other"]
+    assert {line["kind"] for line in csv.DictReader(io.StringIO(format_tables_csv(samples, run)))} == {
+        "",
+        *found["kinds"],
+    }
+
+
+def test_the_order_of_the_records_changes_no_bit(synthetic):
+    """Several processes may write one record: lines come as they come."""
+    run, samples = synthetic.make_run(), synthetic.make_samples()
+    assert convert_table(make_table(samples, run)) == convert_table(make_table(list(reversed(samples)), run))

@@ -1,0 +1,109 @@
+"""Failures become two short lines, or one JSON object, and an exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from sefi.cli.error_reporting import TRACE, ReportingGroup
+from sefi.cli.options import AsJson
+from sefi.core.errors import SefiError
+
+runner = CliRunner()
+
+
+def program(failure):
+    """A program with one command that fails."""
+    app = typer.Typer(cls=ReportingGroup)
+
+    @app.callback()
+    def root():
+        pass
+
+    @app.command()
+    def work(count: Annotated[int, typer.Option("--count")] = 1, as_json: AsJson = False):
+        raise failure
+
+    return app
+
+
+TYPED = SefiError("The cup is empty.", "Fill it.")
+
+
+def test_a_typed_error_is_two_lines_on_stderr():
+    found = runner.invoke(program(TYPED), ["work"])
+    assert found.exit_code == 2
+    assert found.stdout == ""
+    assert found.stderr == "error: The cup is empty.\n  try: Fill it.\n"
+
+
+def test_a_typed_error_as_json_is_one_object_on_stdout():
+    found = runner.invoke(program(TYPED), ["work", "--json"])
+    assert found.exit_code == 2
+    assert json.loads(found.stdout) == {"schema": "error/1", "error": "The cup is empty.", "try": "Fill it."}
+    assert found.stderr == ""
+
+
+def test_a_wrong_option_as_json_too():
+    found = runner.invoke(program(TYPED), ["work", "--count", "many", "--json"])
+    assert found.exit_code == 2
+    assert "--count" in json.loads(found.stdout)["error"]
+
+
+def test_a_wrong_option_in_words_is_told_by_typer():
+    found = runner.invoke(program(TYPED), ["work", "--count", "many"])
+    assert found.exit_code == 2
+    assert "--count" in found.stderr
+
+
+def test_ctrl_c_ends_with_130():
+    found = runner.invoke(program(KeyboardInterrupt()), ["work"])
+    assert found.exit_code == 130
+    assert "Interrupted" in found.stderr
+
+
+@pytest.mark.parametrize(("debug", "traces"), [("", 0), ("1", 1)])
+def test_a_crash_shows_its_trace_only_when_asked(debug, traces):
+    found = runner.invoke(program(RuntimeError("the roof\nfell in")), ["work"], env={TRACE: debug})
+    assert found.exit_code == 1
+    assert "error: Unexpected RuntimeError: the roof fell in" in found.stderr
+    assert "--debug" in found.stderr
+    assert found.stderr.count("Traceback") == traces
+
+
+def test_a_missing_extra_is_named():
+    found = runner.invoke(program(ModuleNotFoundError("No module named 'skia'", name="skia")), ["work"])
+    assert found.exit_code == 2
+    assert "needs the package skia" in found.stderr
+    assert 'pip install ".[world]"' in found.stderr
+    other = runner.invoke(program(ModuleNotFoundError("No module named 'torch'", name="torch")), ["work"])
+    assert other.exit_code == 1
+    assert "Unexpected ModuleNotFoundError" in other.stderr
+
+
+def test_a_reader_who_has_enough_is_no_error():
+    command = [sys.executable, "-c", "from sefi.cli.app import app; app()", "learn", "--help"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+        assert program.stdout is not None
+        assert program.stderr is not None
+        program.stdout.close()
+        assert program.stderr.read() == ""
+        assert program.wait() == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
+@pytest.mark.parametrize("flag", [(), ("--json",)])
+def test_a_full_disk_behind_stdout_is_one_error_on_stderr(flag):
+    with Path("/dev/full").open("w") as full:
+        command = [sys.executable, "-m", "sefi", "bench", "list", *flag]
+        found = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert found.returncode == 2
+    assert "The answer could not be written: No space left on device." in found.stderr
+    assert found.stderr.startswith("{" if flag else "error:")
+    assert "Traceback" not in found.stderr
+    assert "Exception ignored" not in found.stderr

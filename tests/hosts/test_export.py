@@ -1,0 +1,274 @@
+"""Exported embeddings load by the rules of the programs, and prompts switch at the right steps."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from safetensors import safe_open
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from sefi.backbone.tokenizer import create_clip_tokenizer
+from sefi.cli.app import app
+from sefi.core.errors import IdentityError
+from sefi.hosts.export import (
+    HOSTS,
+    Sampler,
+    choose_slot,
+    count_steps_before,
+    format_prompt,
+    list_timesteps,
+    make_flat_embedding,
+    make_stage_embeddings,
+    write_embeddings,
+)
+from sefi.identity.file import Identity, IdentityHeader
+
+WIDTH = 768
+
+
+def make_identity(stages=5, vectors=1, name="ada", width=WIDTH):
+    shape = (stages, 2, width) if vectors == 1 else (stages, 2, vectors, width)
+    tokens = torch.randn(shape, generator=torch.Generator().manual_seed(stages + vectors)).half()
+    header = IdentityHeader(
+        name=name, method="sefi", stages=stages, base_model="sd1:768:0123456789abcdef", width=width, class_word="person"
+    )
+    return Identity({"tokens": tokens}, header)
+
+
+# ------------------------------------------------------------------ the rules of the programs, stated again
+
+
+def read_as_a1111(path):
+    """`create_embedding_from_data` of A1111, reForge and Forge: exactly one tensor, one row for each vector."""
+    (tensor,) = load_file(path).values()
+    tensor = tensor if tensor.dim() > 1 else tensor[None]
+    assert tensor.dim() == 2
+    return tensor
+
+
+def read_as_comfyui(path):
+    """`load_embed` of ComfyUI and Fooocus: the value of `emb_params`, else of the first key; of the text width."""
+    tensors = load_file(path)
+    tensor = tensors.get("emb_params", next(iter(tensors.values())))
+    assert tensor.shape[-1] == WIDTH
+    return tensor
+
+
+def read_as_invokeai(path):
+    """`TextualInversionModelRaw.from_checkpoint` of InvokeAI: `emb_params` in a file with a single key."""
+    tensors = load_file(path)
+    assert list(tensors) == ["emb_params"]
+    return tensors["emb_params"]
+
+
+def read_as_sdnext(path):
+    """`load_diffusers_embedding` of SD.Next: every tensor's rows, none of them of SDXL's two keys."""
+    tensors = load_file(path)
+    assert not {"clip_g", "clip_l"} & set(tensors)
+    return torch.cat(list(tensors.values()))
+
+
+def read_as_diffusers(path):
+    """Diffusers' own function, with the word that its users give."""
+    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin, load_textual_inversion_state_dicts
+
+    states = load_textual_inversion_state_dicts(
+        [str(path)], cache_dir=None, force_download=False, proxies=None, local_files_only=True, token=None,
+        revision=None, subfolder=None, user_agent={"file_type": "text_inversion"}, weight_name=None,
+        use_safetensors=True,
+    )  # fmt: skip
+    tokens, embeddings = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings(
+        ["<sefi-ada>"], states, create_clip_tokenizer()
+    )
+    assert tokens == ["<sefi-ada>"]
+    return embeddings[0]
+
+
+READERS = {
+    "a1111": read_as_a1111,
+    "forge": read_as_a1111,
+    "comfyui": read_as_comfyui,
+    "fooocus": read_as_comfyui,
+    "invokeai": read_as_invokeai,
+    "sdnext": read_as_sdnext,
+    "diffusers": read_as_diffusers,
+}
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("slot", ["key", "value", "mean"])
+@pytest.mark.parametrize("host", READERS)
+def test_the_flat_file_loads_in_every_program(tmp_path, host, slot, vectors):
+    identity = make_identity(vectors=vectors)
+    (path,) = write_embeddings(identity, [make_flat_embedding(identity, slot)], tmp_path / "out", slot)
+    keys, values = identity.table.float().unbind(1)
+    wanted = {"key": keys, "value": values, "mean": (keys + values) / 2}[slot].mean(0)
+    read = READERS[host](path)
+    assert read.dtype == torch.float32
+    torch.testing.assert_close(read.reshape(wanted.shape), wanted)
+
+
+@pytest.mark.parametrize("host", READERS)
+@pytest.mark.parametrize("stages", [2, 5, 7, 10])
+def test_stage_files_hold_the_tokens_of_their_timesteps(tmp_path, host, stages):
+    identity = make_identity(stages)
+    embeddings = make_stage_embeddings(identity)
+    paths = write_embeddings(identity, embeddings, tmp_path, "value")
+    read = [READERS[host](path) for path in paths]
+    for timestep in range(1000):
+        stage = stages * timestep // 1000
+        (one,) = [number for number, e in enumerate(embeddings) if e.first <= timestep <= e.last]
+        assert one == stage
+    for stage, tensor in enumerate(read):
+        assert torch.equal(tensor.reshape(-1), identity.tokens[stage, 1].float())
+
+
+def test_metadata_is_modelspec(tmp_path):
+    identity = make_identity()
+    *_, path = write_embeddings(identity, make_stage_embeddings(identity), tmp_path, "value")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    assert metadata["modelspec.sai_model_spec"] == "1.0.1"
+    assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert metadata["modelspec.trigger_phrase"] == path.stem == "sefi-ada-s5"
+    assert metadata["modelspec.timestep_range"] == "800,999"
+
+
+def test_no_exported_word_is_a_word_of_the_vocabulary():
+    tokenizer = create_clip_tokenizer()
+    for name in ("me", "ada", "dog", "a"):
+        stem = make_flat_embedding(make_identity(name=name)).stem
+        assert len(tokenizer(stem, add_special_tokens=False).input_ids) > 1
+
+
+def test_one_stage_is_no_stages():
+    with pytest.raises(IdentityError, match="one token for all stages"):
+        make_stage_embeddings(make_identity(1))
+
+
+# ------------------------------------------------------------------ prompts
+
+
+# From Forge's own parser and its own samplers: reference of the export.
+@pytest.mark.parametrize(
+    ("sampler", "ends"),
+    [
+        (Sampler("karras", 17), [4, 7, 9, 11]),
+        (Sampler("karras", 20), [5, 8, 10, 12]),
+        (Sampler("karras", 25), [6, 10, 13, 16]),
+        (Sampler("uniform", 20), [4, 8, 12, 16]),
+    ],
+)
+def test_whole_steps_of_known_samplers(sampler, ends):
+    embeddings = make_stage_embeddings(make_identity())
+    assert count_steps_before(embeddings, sampler)[:-1] == ends
+    a, b, c, d = ends
+    switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
+    assert format_prompt(embeddings, HOSTS["a1111"], sampler) == f"a photo of {switching} at the beach"
+
+
+def read_switching(text, step):
+    """A1111's rule for `[before:after:number]`: `after` from step `number` on, counted from 0."""
+    if not text.startswith("["):
+        return text
+    depth, colons = 0, []
+    for place, sign in enumerate(text):
+        depth += {"[": 1, "]": -1}.get(sign, 0)
+        if sign == ":" and depth == 1:
+            colons.append(place)
+    before, after, end = text[1 : colons[0]], text[colons[0] + 1 : colons[1]], int(text[colons[1] + 1 : -1])
+    return read_switching(before if step < end else after, step)
+
+
+@pytest.mark.parametrize("stages", [2, 5, 10])
+@pytest.mark.parametrize("schedule", ["karras", "uniform"])
+@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 17, 20, 25, 50, 149])
+def test_every_step_reads_the_word_of_its_stage(stages, schedule, steps):
+    embeddings = make_stage_embeddings(make_identity(stages))
+    sampler = Sampler(schedule, steps)
+    text = format_prompt(embeddings, HOSTS["forge"], sampler).removeprefix("a photo of ").removesuffix(" at the beach")
+    for step, timestep in enumerate(list_timesteps(sampler)):
+        assert read_switching(text, step) == f"sefi-ada-s{int(stages * timestep // 1000) + 1}"
+
+
+@pytest.mark.parametrize("steps", [5, 20, 31])
+def test_karras_steps_are_those_of_diffusers_dpm_solver(steps):
+    settings = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "use_karras_sigmas": True}
+    scheduler = DPMSolverMultistepScheduler(**settings)
+    scheduler.set_timesteps(steps)
+    ours = [round(t) for t in list_timesteps(Sampler("karras", steps))]
+    assert max(abs(a - int(b)) for a, b in zip(ours, scheduler.timesteps, strict=True)) <= 1
+    assert EulerDiscreteScheduler(**settings)
+
+
+def test_comfyuis_ranges_meet_at_the_stages_borders():
+    text = format_prompt(make_stage_embeddings(make_identity()), HOSTS["comfyui"], Sampler())
+    ranges = [line.split()[:2] for line in text.splitlines() if "embedding:" in line]
+    assert [start for start, _ in ranges] == ["0.0000", "0.1997", "0.3999", "0.6001", "0.8003"]
+    assert [end for _, end in ranges] == ["0.1997", "0.3999", "0.6001", "0.8003", "1.0000"]
+
+
+# ------------------------------------------------------------------ the command
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "ada.safetensors"
+    make_identity().save(path)
+    return path
+
+
+def export(*words):
+    return CliRunner().invoke(app, ["export", *map(str, words), "--json"])
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_every_program_gets_a_flat_file_and_a_prompt(file, tmp_path, host):
+    answer = export(file, "--to", host, "--out", tmp_path / "out")
+    assert answer.exit_code == 0, answer.output
+    record = json.loads(answer.stdout)
+    assert record["schema"] == "export/1"
+    assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["sefi-ada.safetensors"]
+    assert HOSTS[host].word.format("sefi-ada") in record["prompt"]
+    assert record["prompt"] in (tmp_path / "out" / "prompt.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_stages_where_the_program_can_switch(file, tmp_path, host):
+    answer = export(file, "--to", host, "--stages", "--out", tmp_path / "out")
+    if HOSTS[host].format_stages is None:
+        assert answer.exit_code == 2
+        assert "cannot change words" in json.loads(answer.stdout)["error"]
+        assert not (tmp_path / "out").exists()
+    else:
+        assert len(json.loads(answer.stdout)["files"]) == 5
+
+
+def test_nothing_is_replaced_unless_asked(file, tmp_path):
+    first = export(file, "--to", "a1111", "--out", tmp_path / "out")
+    assert first.exit_code == 0
+    path = tmp_path / "out" / "sefi-ada.safetensors"
+    before = path.read_bytes()
+    assert export(file, "--to", "a1111", "--out", tmp_path / "out").exit_code == 2
+    assert path.read_bytes() == before
+    assert export(file, "--to", "a1111", "--out", tmp_path / "out", "--overwrite").exit_code == 0
+    shutil.copy(file, path)  # an identity is never replaced by an export
+    assert export(file, "--to", "a1111", "--out", tmp_path / "out", "--overwrite").exit_code == 2
+
+
+def test_an_identity_without_tokens_is_refused(tmp_path):
+    header = make_identity().header.model_copy(update={"method": "dreambooth-lora"})
+    Identity({"unet.a": torch.zeros(2, 3)}, header).save(tmp_path / "lora.safetensors")
+    answer = export(tmp_path / "lora.safetensors", "--to", "a1111", "--out", tmp_path / "out")
+    assert answer.exit_code == 2
+    assert "has no tokens" in json.loads(answer.stdout)["error"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_slots_are_rows_of_the_tokens():
+    identity = make_identity()
+    assert torch.equal(choose_slot(identity, "key")[:, 0], identity.tokens[:, 0].float())
+    assert torch.equal(choose_slot(identity, "value")[:, 0], identity.tokens[:, 1].float())
