@@ -1,8 +1,13 @@
 """Train the embedded model's autoencoder or denoiser on a GPU for so many seconds; rates fall by the clock.
 
+    python experiments/gpu_training.py inputs --inputs DIR --start MODEL
     python experiments/gpu_training.py autoencoder --inputs DIR --out DIR --seconds 300
+    python experiments/gpu_training.py finish --inputs DIR --out DIR --vae DIR/vae --seconds 200
     python experiments/gpu_training.py denoiser --inputs DIR --out DIR --vae DIR/vae --seconds 300 --start MODEL
+    python experiments/gpu_training.py draw --inputs DIR --drawn DIR --drawings 60000
 
+`finish` goes on with a finished autoencoder. `inputs` takes the words of a finished model into a folder of inputs.
+`draw` draws ahead, without the GPU, what `denoiser --drawn DIR` then reads.
 For a GPU that is there for minutes only: nothing is resumed, and drawing, labelling and captions run on all cores while
 the GPU works. Without such a limit, use `sefi world train all --device cuda`.
 The inputs are what `sefi world train tokenizer`, `text` and `features` write. `report.json` says what was done.
@@ -27,6 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from sefi.core.files import write_text
 from sefi.core.progress import SilentProgress
@@ -34,12 +40,13 @@ from sefi.core.text import dump_json
 from sefi.core.threads import count_usable_cores
 from tiny_portraits.drawing.content import WorldVersion
 from tiny_portraits.drawing.sampling import MODEL_SEED, draw_numbers
+from tiny_portraits.text.text_encoder import load_earlier_words
 from tiny_portraits.training import train
 from tiny_portraits.training.acceleration import SplitLoss
-from tiny_portraits.training.autoencoder import SERIES, StageTraining, build_autoencoder
+from tiny_portraits.training.autoencoder import SERIES, Stage, StageTraining, build_autoencoder
 from tiny_portraits.training.captioned_series import CaptionedRange, caption_range, encode_text, join_labels, read_range
 from tiny_portraits.training.denoiser import DenoiserTraining
-from tiny_portraits.training.drawings import CHUNK, draw_series
+from tiny_portraits.training.drawings import CHUNK, draw_series, run_in_processes
 from tiny_portraits.training.latent_reader import LatentLabels, LatentReader, store_latents, train_latent_reader
 from tiny_portraits.training.latents import DiffusionRecipe, encode_drawings, set_scaling
 from tiny_portraits.training.loop import NOWHERE, CapturedTrainer, TrainingSetup, build_trainer, set_step_seed
@@ -51,6 +58,16 @@ DEVICE = "cuda"
 # Each stage's share of the time.
 SHARES = {"small-crops": 0.05, "crops": 0.45, "whole": 0.25, "sharpening": 0.20, "decoder": 0.05}
 SAVING = 10.0  # seconds
+# A finished autoencoder learns on as a whole, near to the latents that a denoiser knows; then its decoder alone.
+FINISH = (
+    Stage("joint", 0, 32, 96, 6e-4, edge_weight=1.0, perceptual_weight=0.2, average=0.998, drift_weight=0.05),
+    Stage(
+        "sharpening", 2000, 32, 96, 4e-4, edge_weight=1.0, perceptual_weight=0.3, adversarial_weight=0.03,
+        decoder_only=True, average=0.998,
+    ),
+    Stage("decoder", 0, 12, 0, 1.5e-4, edge_weight=1.0, perceptual_weight=0.3, decoder_only=True, average=0.99),
+)  # fmt: skip
+FINISH_SHARES = {"joint": 0.6, "sharpening": 0.25, "decoder": 0.15}
 # Every so many steps of the denoiser 100 of its drawings are replaced by new ones.
 REFRESH_EVERY = 16
 SAVE_EVERY = 120.0  # seconds
@@ -98,30 +115,79 @@ def train_stage(training: StageTraining, seconds: float) -> int:
     return steps
 
 
-def train_autoencoder(run: Run, plan: TrainingPlan, seconds: float) -> dict[str, int]:
-    """Train all stages and write `vae`; return the steps of each."""
+def train_autoencoder(
+    run: Run, plan: TrainingPlan, seconds: float, started: AutoencoderKL | None = None
+) -> dict[str, int]:
+    """Train all stages and write `vae`; return the steps of each.
+
+    Args:
+        started: a finished autoencoder that goes on; None begins with nothing.
+    """
     series = draw_series(run.folder, MODEL_SEED, plan.stored, plan.version, SilentProgress())
     report_line(f"{plan.stored} drawings")
     source = train.store_images(series, plan.version.cell, DEVICE)
     features = train.load_features(run).to(DEVICE).eval().requires_grad_(requires_grad=False)
     torch.manual_seed(run.seed)  # noqa: TID251
-    vae = build_autoencoder(plan.autoencoder.shape, plan.version).to(DEVICE, memory_format=torch.channels_last)
+    vae = started or build_autoencoder(plan.autoencoder.shape, plan.version)
+    vae = vae.to(DEVICE, memory_format=torch.channels_last)
+    stages, shares = (FINISH, FINISH_SHARES) if started else (plan.autoencoder.stages, SHARES)
     steps, left = dict[str, int](), seconds - SAVING - (time.monotonic() - BEGUN)
-    for number, stage in enumerate(plan.autoencoder.stages):
+    for number, stage in enumerate(stages):
         training = StageTraining(vae, stage, number * SERIES, run.seed, plan.version, features, source)
-        steps[stage.name] = train_stage(training, SHARES[stage.name] * left)
+        steps[stage.name] = train_stage(training, shares[stage.name] * left)
     vae = vae.eval().to("cpu", memory_format=torch.contiguous_format)
     set_scaling(vae, np.array(series.images[: plan.scaled]))
     vae.half().save_pretrained(run.folder / "vae")
     return steps
 
 
+def finish_autoencoder(run: Run, plan: TrainingPlan, seconds: float) -> dict[str, int]:
+    """Train a finished autoencoder, `vae`, on and write it; return the steps of each stage."""
+    started = train.load_vae(run).float().requires_grad_()
+    return train_autoencoder(run, plan, seconds, started)
+
+
 def draw_and_caption(
-    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, numbers: range
-) -> tuple[np.ndarray, bytes]:
-    """Return numbered drawings of the model's series, uint8 `[count, side, side, 3]`, and what there is to learn."""
+    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, drawn: Path | None,
+    numbers: range,
+) -> tuple[np.ndarray, bytes]:  # fmt: skip
+    """Return numbered drawings of the model's series, uint8 `[count, side, side, 3]`, and what there is to learn.
+
+    Args:
+        drawn: a folder where `draw_range_ahead` may have written them.
+    """
+    if drawn is not None and (drawn / f"{numbers.start}.npy").is_file():
+        return np.load(drawn / f"{numbers.start}.npy"), (drawn / f"{numbers.start}.captions").read_bytes()
     drawings = draw_numbers(numbers, MODEL_SEED, version)
     return drawings, caption_range(tokenizer_folder, MODEL_SEED, captions, recipe, version, numbers)
+
+
+def draw_range_ahead(
+    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, drawn: Path, numbers: range
+) -> None:
+    """Write numbered drawings and what there is to learn into a folder, the drawings last."""
+    drawings, captioned = draw_and_caption(tokenizer_folder, captions, recipe, version, drawn, numbers)
+    (drawn / f"{numbers.start}.captions").write_bytes(captioned)
+    partial_file = drawn / f"{numbers.start}.partial.npy"
+    np.save(partial_file, drawings)
+    partial_file.replace(drawn / f"{numbers.start}.npy")
+
+
+def draw_ahead(inputs: Path, plan: TrainingPlan, drawn: Path) -> None:
+    """Draw the plan's drawings into a folder, with all cores."""
+    drawn.mkdir(parents=True, exist_ok=True)
+    job = partial(draw_range_ahead, inputs / "tokenizer", plan.captions, plan.denoiser, plan.version, drawn)
+    run_in_processes(job, plan.drawings, SilentProgress(), "drawings")
+    report_line(f"{plan.drawings} drawings")
+
+
+def write_words(inputs: Path, start: Path) -> None:
+    """Write tokenizer and text encoder of a finished model, and a naming network fitted to its names, as inputs."""
+    worded = load_earlier_words(start)
+    worded.tokenizer.save_pretrained(inputs / "tokenizer")
+    parts = {"text": worded.text, "names": worded.names}
+    tensors = {f"{part}.{k}": v.contiguous() for part, module in parts.items() for k, v in module.state_dict().items()}
+    save_tensors(tensors, inputs / train.TEXT)
 
 
 class DrawingStream:
@@ -129,11 +195,15 @@ class DrawingStream:
 
     Args:
         ahead: how many ranges are drawn before they are asked for.
+        drawn: where some may lie already.
     """
 
-    def __init__(self, run: Run, plan: TrainingPlan, pool: ProcessPoolExecutor, ahead: int) -> None:
+    def __init__(
+        self, run: Run, plan: TrainingPlan, pool: ProcessPoolExecutor, ahead: int, drawn: Path | None
+    ) -> None:  # fmt: skip
         self.pool, self.requested = pool, 0
-        self.job = partial(draw_and_caption, run.folder / "tokenizer", plan.captions, plan.denoiser, plan.version)
+        tokenizer = run.folder / "tokenizer"
+        self.job = partial(draw_and_caption, tokenizer, plan.captions, plan.denoiser, plan.version, drawn)
         self.waiting = deque[Future[tuple[np.ndarray, bytes]]]()
         for _ in range(ahead):
             self.draw_ahead()
@@ -196,7 +266,7 @@ def replace_drawings(training: DenoiserTraining, start: int, latents: np.ndarray
     assert training.stored is not None
     training.stored[places] = torch.from_numpy(latents).to(DEVICE)
     series.weights[places] = part.weights.to(DEVICE)
-    states = encode_text(training.worded, part.text, training.device, recipe.changed_names)
+    states = encode_text(training.worded, part.text, training.device, recipe.changed_names, recipe.scene_share)
     series.states[places] = states.reshape(len(latents), *series.states.shape[1:])
     for name, values in series.labels.get_tensors().items():
         values[places] = part.labels.get_tensors()[name].to(DEVICE)
@@ -211,11 +281,11 @@ def save_averages(run: Run, plan: TrainingPlan, training: DenoiserTraining) -> N
         unet.float()
 
 
-def train_denoiser(run: Run, plan: TrainingPlan, seconds: float) -> dict[str, int]:
+def train_denoiser(run: Run, plan: TrainingPlan, seconds: float, drawn: Path | None) -> dict[str, int]:
     """Train reader and denoiser; write every average; return the steps and the drawings seen."""
     recipe, cores = plan.denoiser, count_usable_cores()
     with ProcessPoolExecutor(cores, initializer=os.nice, initargs=(10,)) as pool:
-        stream = DrawingStream(run, plan, pool, plan.drawings // CHUNK)
+        stream = DrawingStream(run, plan, pool, plan.drawings // CHUNK, drawn)
         parts = prepare_denoiser(run, plan, stream)
         # More drawings are needed from here on; the first ones measure the reader before it is used.
         for _ in range(2 * cores):
@@ -252,32 +322,52 @@ def train_denoiser(run: Run, plan: TrainingPlan, seconds: float) -> dict[str, in
 def read_arguments() -> argparse.Namespace:
     """Return what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", choices=("autoencoder", "denoiser"))
+    parser.add_argument("part", choices=("inputs", "draw", "autoencoder", "finish", "denoiser"))
     parser.add_argument("--inputs", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
     parser.add_argument("--vae", type=Path)
-    parser.add_argument("--start", type=Path, help="a folder with a denoiser, `unet`, to go on from")
-    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--start", type=Path, help="a finished model; the denoiser goes on from its `unet`")
+    parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--channels", type=int, default=CUDA_PLAN.version.channels)
     parser.add_argument("--drawings", type=int, default=CUDA_PLAN.drawings)
+    parser.add_argument("--captions", type=int, default=CUDA_PLAN.captions)
+    parser.add_argument("--stored", type=int, default=CUDA_PLAN.stored, help="drawings for the autoencoder")
+    parser.add_argument("--drawn", type=Path, help="where `draw` writes and `denoiser` reads drawings")
     return parser.parse_args()
 
 
-def main() -> None:
-    """Train one part."""
-    asked = read_arguments()
-    torch.backends.cudnn.benchmark = True
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+def make_plan(asked: argparse.Namespace) -> TrainingPlan:
+    """Return the plan for a GPU with what was asked for; a denoiser that goes on is not aligned again."""
     version = replace(CUDA_PLAN.version, channels=asked.channels)
     autoencoder = replace(CUDA_PLAN.autoencoder, version=version)
-    plan = replace(CUDA_PLAN, version=version, autoencoder=autoencoder, drawings=asked.drawings)
+    recipe = replace(CUDA_PLAN.denoiser, alignment_weight=0.0) if asked.start else CUDA_PLAN.denoiser
+    return replace(
+        CUDA_PLAN, version=version, autoencoder=autoencoder, denoiser=recipe, drawings=asked.drawings,
+        captions=asked.captions, stored=asked.stored,
+    )  # fmt: skip
+
+
+def main() -> None:
+    """Do one part."""
+    asked = read_arguments()
+    plan = make_plan(asked)
+    if asked.part == "inputs":
+        return write_words(asked.inputs, asked.start)
+    if asked.part == "draw":
+        return draw_ahead(asked.inputs, plan, asked.drawn)
+    torch.backends.cudnn.benchmark = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     shutil.copytree(asked.inputs, asked.out)
     run = Run(asked.out, resume=False, seed=0, progress=SilentProgress(), start=asked.start, device=DEVICE)
-    if asked.part == "denoiser":
+    if asked.part != "autoencoder":
         shutil.copytree(asked.vae, asked.out / "vae")
-    steps = (train_autoencoder if asked.part == "autoencoder" else train_denoiser)(run, plan, asked.seconds)
+    if asked.part == "denoiser":
+        steps = train_denoiser(run, plan, asked.seconds, asked.drawn)
+    else:
+        steps = (train_autoencoder if asked.part == "autoencoder" else finish_autoencoder)(run, plan, asked.seconds)
     known = {"steps": steps, "seconds": time.monotonic() - BEGUN, "device": torch.cuda.get_device_name()}
     write_text(asked.out / "report.json", dump_json(known, indent=1) + "\n")
+    return None
 
 
 if __name__ == "__main__":

@@ -44,10 +44,12 @@ class Caption:
     Attributes:
         text: the sentence; every named person stands in it as `firstname lastname` or `firstname`.
         named: the named people, in the order of the sentence.
+        unsaid_scene: the image's scene where the sentence leaves it out, else "".
     """
 
     text: str
     named: tuple[Person, ...]
+    unsaid_scene: str = ""
 
 
 def remove_names(text: str) -> str:
@@ -222,7 +224,7 @@ def say(content: ImageContent, random: np.random.Generator, version: WorldVersio
         sentence = write_caption(said, random, place_share=1.0, light_share=1.0)
         if count_words(sentence.text) <= version.longest:
             break
-    return sentence, said
+    return replace(sentence, unsaid_scene="" if said.scene else content.scene), said
 
 
 def count_words(text: str) -> int:

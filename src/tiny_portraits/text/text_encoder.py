@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from tiny_portraits.drawing.content import SCENES
 from tiny_portraits.drawing.traits import VECTOR_WIDTH, sample_relative
 from tiny_portraits.text.captions import FIRST, LAST, Caption
 from tiny_portraits.text.tokenizing import LENGTH
@@ -23,6 +24,8 @@ WIDTH = 192
 NAME_DEVIATION = 0.05
 # Factors of the length of name tokens that `draw_name_changes` chooses from.
 LENGTHS = (0.6, 1.8)
+# Lengths of the scene that a name token may carry, in lengths of a name token.
+SCENE_LENGTHS = (0.4, 1.2)
 FIT_STEPS, FIT_RATE = 1500, 3e-3
 
 
@@ -86,15 +89,22 @@ def build_text_parts(tokenizer: CLIPTokenizer) -> TextParts:
 
 @dataclass(frozen=True)
 class NamedText:
-    """Token ids `[batch, LENGTH]` and, for every name token in reading order, its identity vector."""
+    """Sentences as numbers.
+
+    Attributes:
+        ids: token ids `[batch, LENGTH]`.
+        firsts, lasts: the identity vector of every first and last name, in reading order, `[name, VECTOR_WIDTH]`.
+        scenes: number in `SCENES` of the scene that a sentence leaves out, -1 where it leaves none out, `[batch]`.
+    """
 
     ids: Tensor
     firsts: Tensor
     lasts: Tensor
+    scenes: Tensor
 
     def to(self, device: torch.device | str) -> "NamedText":
         """Return the same on another device."""
-        return NamedText(self.ids.to(device), self.firsts.to(device), self.lasts.to(device))
+        return NamedText(*(values.to(device) for values in (self.ids, self.firsts, self.lasts, self.scenes)))
 
 
 def tokenise_captions(tokenizer: CLIPTokenizer, captions: Sequence[Caption], random: np.random.Generator) -> NamedText:
@@ -114,7 +124,8 @@ def tokenise_captions(tokenizer: CLIPTokenizer, captions: Sequence[Caption], ran
         spoken = dict(zip(first_places, caption.named, strict=False))
         lasts += [sample_relative(spoken[place - 1], random).get_vector() for place in last_places]
     empty = np.zeros((0, VECTOR_WIDTH), np.float32)
-    return NamedText(ids, *(torch.from_numpy(np.stack(v) if v else empty) for v in (firsts, lasts)))
+    scenes = torch.tensor([SCENES.index(c.unsaid_scene) if c.unsaid_scene else -1 for c in captions])
+    return NamedText(ids, *(torch.from_numpy(np.stack(v) if v else empty) for v in (firsts, lasts)), scenes)
 
 
 @dataclass(frozen=True)
@@ -124,14 +135,16 @@ class NameChanges:
     Attributes:
         lengths: factors of their length, `[batch]`.
         turns: shares of a random direction in theirs, 0 to 1, `[batch]`.
+        scenes: lengths of the unsaid scene that is added to them, in lengths of a name token, `[batch]`.
     """
 
     lengths: Tensor
     turns: Tensor
+    scenes: Tensor
 
     def to(self, device: torch.device | str) -> "NameChanges":
         """Return the same on another device."""
-        return NameChanges(self.lengths.to(device), self.turns.to(device))
+        return NameChanges(self.lengths.to(device), self.turns.to(device), self.scenes.to(device))
 
     def apply(self, rows: Tensor, noise: Tensor, sentences: Tensor) -> Tensor:
         """Return changed tokens `[name, WIDTH]`.
@@ -148,16 +161,44 @@ class NameChanges:
         return self.lengths[sentences, None].to(rows) * mixed
 
 
-def draw_name_changes(count: int, share: float, stream: torch.Generator) -> NameChanges:
+def draw_name_changes(count: int, share: float, stream: torch.Generator, scene_share: float = 0.0) -> NameChanges:
     """Return changes of a share of the sentences, so that a token that no name has is still read as one person.
 
     Learned tokens leave the shell on which all names lie: without this, a token of 1.7 times a name's length is drawn
     as two people.
+
+    Args:
+        count: sentences.
+        share: of the sentences with another length and direction.
+        stream: random numbers.
+        scene_share: share of the sentences whose names carry the scene that is left out, as names in captions from the
+            web go with places. Without it no learned token could bring back a photo's background.
     """
     changed = torch.rand(count, generator=stream) < share
-    lengths = LENGTHS[0] + (LENGTHS[1] - LENGTHS[0]) * torch.rand(count, generator=stream)
+    lengths = draw_lengths(count, LENGTHS, stream)
     turns = torch.rand(count, generator=stream) ** 2
-    return NameChanges(torch.where(changed, lengths, 1.0), torch.where(changed, turns, 0.0))
+    carries, scenes = torch.rand(count, generator=stream) < scene_share, draw_lengths(count, SCENE_LENGTHS, stream)
+    return NameChanges(
+        torch.where(changed, lengths, 1.0), torch.where(changed, turns, 0.0), torch.where(carries, scenes, 0.0)
+    )
+
+
+def draw_lengths(count: int, limits: tuple[float, float], stream: torch.Generator) -> Tensor:
+    """Return uniform numbers `[count]` between two limits."""
+    low, high = limits
+    return low + (high - low) * torch.rand(count, generator=stream)
+
+
+@torch.no_grad()
+def compute_scene_rows(worded: TextParts) -> Tensor:
+    """Return what a name token may carry of every scene, `[scene + 1, WIDTH]`, as long as a name token; last, zeros.
+
+    These are the rows of the scenes' words, so that the text encoder can read them.
+    """
+    ids = worded.tokenizer.convert_tokens_to_ids([f"{scene}</w>" for scene in SCENES])
+    rows = worded.text.get_input_embeddings().weight.detach()[ids].float()
+    lengths = NAME_DEVIATION * WIDTH**0.5
+    return nn.functional.pad(nn.functional.normalize(rows) * lengths, (0, 0, 0, 1))
 
 
 def encode_named(worded: TextParts, text: NamedText, noise: Tensor, changes: NameChanges | None = None) -> Tensor:
@@ -169,6 +210,7 @@ def encode_named(worded: TextParts, text: NamedText, noise: Tensor, changes: Nam
     """
     model, names = worded.text, worded.names
     first_id, last_id = (worded.tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
+    scene_rows = None if changes is None else compute_scene_rows(worded)
 
     def overwrite(_module: nn.Module, _args: object, rows: Tensor) -> Tensor:
         rows = rows.clone()
@@ -179,8 +221,11 @@ def encode_named(worded: TextParts, text: NamedText, noise: Tensor, changes: Nam
                 padded = nn.functional.pad(vectors, (0, 0, 0, 2 * len(text.ids) - len(vectors)))
                 named = names(padded, last=last)[: len(vectors)]
                 named = named + 0.01 * noise[places]
-                if changes is not None:
-                    named = changes.apply(named, noise[places], places.nonzero()[:, 0])
+                if changes is not None and scene_rows is not None:
+                    sentences = places.nonzero()[:, 0]
+                    named = changes.apply(named, noise[places], sentences)
+                    carried = scene_rows[text.scenes[sentences]] * changes.scenes[sentences, None]
+                    named = named + carried.to(named)
                 rows[places] = named.to(rows.dtype)
         return rows
 
@@ -233,7 +278,7 @@ class EarlierWords:
         ids = self.ids[text.ids]
         old = (ids >= 0).all(1)
         with torch.no_grad():
-            earlier_text = NamedText(ids.clamp(min=0), text.firsts, text.lasts)
+            earlier_text = NamedText(ids.clamp(min=0), text.firsts, text.lasts, text.scenes)
             wanted = encode_named(self.worded, earlier_text, noise).float()
         return F.mse_loss(states[old], wanted[old])
 

@@ -3,6 +3,7 @@
 # pyright: reportArgumentType=false, reportOptionalSubscript=false, reportOptionalMemberAccess=false
 # pyright: reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
+import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -51,6 +52,8 @@ class Stage:
         decoder_only: the encoder stays as it is, so latents that exist stay right.
         adversarial_weight: of the patch discriminator, which first learns alone for a tenth of the steps.
         average: decay of the averaged weights that the stage returns; 0 returns the last weights.
+        drift_weight: of the squared distance of the scaled latents from those at the stage's start, so that a denoiser
+            that was trained on them can go on.
     """
 
     name: str
@@ -67,6 +70,7 @@ class Stage:
     adversarial_weight: float = 0.0
     decoder_only: bool = False
     average: float = 0.0
+    drift_weight: float = 0.0
 
     @property
     def perceptual(self) -> bool:
@@ -156,13 +160,27 @@ def run_reconstruction(
     return network(x, noise)
 
 
-def compute_reconstruction_loss(vae: AutoencoderKL, x: Tensor, stage: Stage, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the absolute error of colours and edges with a weak KL term, and the reconstruction."""
+def compute_reconstruction_loss(
+    vae: AutoencoderKL, x: Tensor, stage: Stage, noise: Tensor, begun: AutoencoderKL | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return the absolute error of colours and edges with a weak KL term, and the reconstruction.
+
+    Args:
+        begun: the network at the stage's start, whose latents the stage's stay near; None lets them drift.
+    """
     y, mean, logvar = run_reconstruction(vae, x, noise, decoder_only=stage.decoder_only)
     kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum((1, 2, 3)).mean()
-    return (y - x).abs().mean() + stage.edge_weight * (
-        compute_edges(y) - compute_edges(x)
-    ).abs().mean() + stage.kl_weight * kl, y
+    loss = (y - x).abs().mean() + stage.edge_weight * (compute_edges(y) - compute_edges(x)).abs().mean()
+    if begun is not None:
+        loss = loss + stage.drift_weight * compute_drift(begun, x, mean)
+    return loss + stage.kl_weight * kl, y
+
+
+def compute_drift(begun: AutoencoderKL, x: Tensor, mean: Tensor) -> Tensor:
+    """Return the mean squared distance of latents from those of another network, both scaled by its factor."""
+    with torch.no_grad():
+        wanted = begun.encode(x.to(begun.dtype)).latent_dist.mean.float()
+    return ((mean - wanted) * begun.config.scaling_factor).pow(2).mean()
 
 
 def compute_edges(x: Tensor) -> Tensor:
@@ -267,6 +285,7 @@ class StageTraining:
         self.features = features if stage.perceptual else None
         self.critic = PatchDiscriminator().to(vae.device) if stage.adversarial_weight else None
         self.averages = Averages(vae, (stage.average,)) if stage.average else None
+        self.begun = copy_frozen(vae) if stage.drift_weight else None
         learning = [vae.decoder, vae.post_quant_conv] if stage.decoder_only else [vae]
         learning += [self.critic] if self.critic is not None else []
         parameters = [p for module in learning for p in module.parameters()]
@@ -286,7 +305,7 @@ class StageTraining:
         """Return the loss."""
         x = inputs["x"]
         with choose_autocast(x.device):
-            loss, y = compute_reconstruction_loss(self.vae, x, self.stage, inputs["noise"])
+            loss, y = compute_reconstruction_loss(self.vae, x, self.stage, inputs["noise"], self.begun)
             if self.features is not None:
                 loss = loss + self.stage.perceptual_weight * compute_perceptual_loss(self.compute_features, x, y)
             if self.critic is not None:
@@ -303,7 +322,7 @@ class StageTraining:
     def make_setup(self) -> TrainingSetup:
         """Return what the common training loop needs."""
         stage, label = self.stage, f"autoencoder, {self.stage.name}"
-        parts = {"vae": self.vae, "critic": self.critic, "averages": self.averages}
+        parts = {"vae": self.vae, "critic": self.critic, "averages": self.averages, "begun": self.begun}
         modules: dict[str, nn.Module] = {name: module for name, module in parts.items() if module is not None}
         if stage.falling:
             rate = partial(compute_falling_rate, steps=stage.steps, top=stage.learning_rate, warm=stage.warm)
@@ -317,6 +336,12 @@ class StageTraining:
         if self.averages is not None:
             self.averages.copy_to(self.vae, 0)
         self.vae.eval()
+
+
+def copy_frozen(vae: AutoencoderKL) -> AutoencoderKL:
+    """Return a copy that does not learn; on a GPU in bfloat16, as the original computes there."""
+    copied = copy.deepcopy(vae).eval().requires_grad_(requires_grad=False)
+    return copied.bfloat16() if copied.device.type == "cuda" else copied
 
 
 def compute_falling_rate(step: int, steps: int, top: float, warm: int = 100) -> float:

@@ -1,6 +1,6 @@
 """What the denoiser learns beside latents, made once for a whole series: weights, labels, texts of several captions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 
@@ -27,6 +27,8 @@ from tiny_portraits.training.acceleration import choose_autocast
 from tiny_portraits.training.drawings import run_in_processes
 from tiny_portraits.training.latent_reader import LatentLabels, label_contents
 from tiny_portraits.training.latents import EMPTY, DiffusionRecipe, compute_face_weights
+
+TEXT_TENSORS = tuple(field.name for field in fields(NamedText))
 
 
 @dataclass(frozen=True)
@@ -57,14 +59,14 @@ class CaptionedRange:
 
 def write_range(part: CaptionedRange) -> bytes:
     """Return a range as bytes: a process that passes tensors on needs an open file for each of them."""
-    text = {"text.ids": part.text.ids, "text.firsts": part.text.firsts, "text.lasts": part.text.lasts}
+    text = {f"text.{name}": getattr(part.text, name) for name in TEXT_TENSORS}
     return save({"weights": part.weights, **text, **part.labels.get_tensors()})
 
 
 def read_range(data: bytes) -> CaptionedRange:
     """Return the range that `write_range` wrote."""
     tensors = load(data)
-    text = NamedText(tensors["text.ids"], tensors["text.firsts"], tensors["text.lasts"])
+    text = NamedText(*(tensors[f"text.{name}"] for name in TEXT_TENSORS))
     return CaptionedRange(tensors["weights"], LatentLabels.select_from(tensors), text)
 
 
@@ -84,15 +86,18 @@ def caption_range(
 
 
 @torch.no_grad()
-def encode_text(worded: TextParts, text: NamedText, device: torch.device, changed_names: float = 0.0) -> Tensor:
+def encode_text(
+    worded: TextParts, text: NamedText, device: torch.device, changed_names: float = 0.0, scene_share: float = 0.0
+) -> Tensor:
     """Return text states float16 `[batch, LENGTH, WIDTH]`; names get a little noise, so that neighbours look alike.
 
     Args:
         changed_names: share of the sentences with changed name tokens.
+        scene_share: share of the sentences whose names carry the scene that is left out.
     """
     with choose_autocast(device):
         noise = torch.randn((len(text.ids), LENGTH, WIDTH), device=device)
-        changes = draw_name_changes(len(text.ids), changed_names, torch.default_generator).to(device)
+        changes = draw_name_changes(len(text.ids), changed_names, torch.default_generator, scene_share).to(device)
         return encode_named(worded, text.to(device), noise, changes).half()
 
 
@@ -106,15 +111,17 @@ def caption_series(
 
 
 def encode_series_texts(
-    parts: list[CaptionedRange], worded: TextParts, seed: int, device: torch.device, changed_names: float = 0.0
-) -> CaptionedSeries:
+    parts: list[CaptionedRange], worded: TextParts, seed: int, device: torch.device, changed_names: float = 0.0,
+    scene_share: float = 0.0,
+) -> CaptionedSeries:  # fmt: skip
     """Return the whole series on a device, where the text encoder lies too.
 
     Args:
         changed_names: share of the captions with changed name tokens.
+        scene_share: share of the captions whose names carry the scene that is left out.
     """
     torch.manual_seed(seed)
-    states = torch.cat([encode_text(worded, part.text, device, changed_names) for part in parts])
+    states = torch.cat([encode_text(worded, part.text, device, changed_names, scene_share) for part in parts])
     empty = encode_text(worded, tokenise_captions(worded.tokenizer, [EMPTY], np.random.default_rng(0)), device)[0]
     labels = join_labels([part.labels for part in parts]).to(device)
     weights = torch.cat([part.weights for part in parts]).to(device)

@@ -53,6 +53,7 @@ class DenoiserRecipe(DiffusionRecipe):
         averages: decays of the averaged weights, `score_averages` says which is best; after N steps all decays above
             1 - 9 / N are alike.
         changed_names: share of the captions whose name tokens have another length and a direction of no name.
+        scene_share: share of the captions without their scene whose names carry it.
     """
 
     steps: int = 12_000
@@ -66,6 +67,7 @@ class DenoiserRecipe(DiffusionRecipe):
     alignment_share: float = 0.4
     averages: tuple[float, ...] = (0.995, 0.998, 0.9995)
     changed_names: float = 0.25
+    scene_share: float = 0.75
 
 
 def build_denoiser(shape: DenoiserShape = DenoiserShape(), version: WorldVersion = SHIPPED) -> UNet2DConditionModel:
@@ -199,7 +201,8 @@ class DenoiserTraining:
         """Return text states `[batch, word, width]`; names get a little noise, so that neighbours look alike."""
         text = tokenise_captions(self.worded.tokenizer, captions, random).to(self.device)
         noise = torch.randn((len(captions), LENGTH, WIDTH), generator=stream).to(self.device)
-        changes = draw_name_changes(len(captions), self.recipe.changed_names, stream).to(self.device)
+        recipe = self.recipe
+        changes = draw_name_changes(len(captions), recipe.changed_names, stream, recipe.scene_share).to(self.device)
         return encode_named(self.worded, text, noise, changes)
 
     def get_inputs(self, step: int) -> dict[str, Tensor]:

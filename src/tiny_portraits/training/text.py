@@ -8,6 +8,7 @@ styles after 42,000 images, but no attribute, no action and no name.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOptionalSubscript=false
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,14 +20,36 @@ from torch.nn import functional as F
 
 from sefi.core.progress import Progress
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
+from tiny_portraits.drawing.face import DYES
 from tiny_portraits.drawing.sampling import sample_content
-from tiny_portraits.drawing.traits import ANIMAL_WIDTH, VECTOR_WIDTH
+from tiny_portraits.drawing.traits import (
+    ANIMAL_WIDTH,
+    EYE_COLOURS,
+    HAIR_COLOURS,
+    HAIR_STYLES,
+    SKIN_TONES,
+    VECTOR_WIDTH,
+)
 from tiny_portraits.text.captions import FIRST, Caption, say
 from tiny_portraits.text.text_encoder import WIDTH, EarlierWords, NamedText, TextParts, encode_named, tokenise_captions
 from tiny_portraits.text.tokenizing import LENGTH
+from tiny_portraits.text.words import GARMENTS, HUES
 from tiny_portraits.training.acceleration import choose_autocast
 from tiny_portraits.training.loop import NOWHERE, Checkpointing, TrainingSetup, compute_one_cycle_rate, run_training
-from tiny_portraits.training.readers import SCENE_LABELS, label_scenes
+from tiny_portraits.training.readers import SCENE_LABELS, UNSEEN, label_scenes
+
+# Words that say something of a noun shortly after them: what it is called, the nouns, the words. The same colours are
+# said of hair, eyes, skin and clothes; until each was read at its noun, hair of every colour was one to the encoder.
+COLOURED = tuple(dict.fromkeys(g[0].split()[-1] for g in GARMENTS.values() if "{}" in g[0]))
+BOUND_WORDS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "hair colour": (("hair",), tuple(dict.fromkeys((*HAIR_COLOURS, *(dye.split()[0] for dye in DYES))))),
+    "hair style": (("hair",), HAIR_STYLES),
+    "skin": (("skin",), tuple(tone for tone, _ in SKIN_TONES)),
+    "eye colour": (("eyes",), tuple(EYE_COLOURS)),
+    "clothes": (COLOURED, tuple(dict.fromkeys(hue for _, hue in HUES))),
+}
+# How many words may lie between the words and their noun, both counted: `short brown hair`.
+REACH = 2
 
 
 @dataclass(frozen=True)
@@ -39,6 +62,7 @@ class TextRecipe:
     identity_weight: float = 2.0
     noise: float = 0.5
     earlier_weight: float = 4.0
+    bound_weight: float = 1.0
     version: WorldVersion = SHIPPED
 
 
@@ -53,6 +77,53 @@ class TextReader(nn.Module):
         self.pet = nn.Linear(WIDTH, ANIMAL_WIDTH)
         self.attributes = nn.Linear(WIDTH, len(version.attributes))
         self.choices = nn.ModuleDict({name: nn.Linear(WIDTH, len(labels)) for name, labels in options.items()})
+        self.bound_end, self.bound_noun = (
+            nn.ModuleDict({kind: nn.Linear(WIDTH, len(words)) for kind, (_, words) in BOUND_WORDS.items()})
+            for _ in range(2)
+        )
+
+
+@dataclass(frozen=True)
+class BoundWord:
+    """A word of `BOUND_WORDS`: its number there, and which of the sentence's words its noun is, counted from 0."""
+
+    number: int
+    noun: int
+
+
+def find_bound_word(kind: str, sentence: str) -> BoundWord | None:
+    """Return the word of a kind and its noun; None where a sentence has none, or different ones of several nouns.
+
+    >>> find_bound_word("hair style", "a photo of a person with short brown hair")
+    BoundWord(number=0, noun=8)
+    """
+    nouns, options = BOUND_WORDS[kind]
+    words, found = re.findall(r"\w+|[^\w\s]", sentence), list[BoundWord]()
+    for place, word in enumerate(words):
+        near = [w for w in words[max(0, place - REACH) : place] if w in options] if word in nouns else []
+        found += [BoundWord(options.index(w), place) for w in near[-1:]]
+    return found[0] if len({word.number for word in found}) == 1 else None
+
+
+def compute_binding_loss(reader: TextReader, states: Tensor, end: Tensor, captions: Sequence[Caption]) -> Tensor:
+    """Return the errors of the bound words, read at their nouns and at the end of the sentences.
+
+    Args:
+        states: `[batch, LENGTH, WIDTH]`; the first is of the start token.
+        end: `[batch, WIDTH]`.
+    """
+    total, rows = torch.zeros((), device=end.device), torch.arange(len(captions), device=end.device)
+    for kind in BOUND_WORDS:
+        found = [find_bound_word(kind, caption.text) for caption in captions]
+        if not any(found):
+            continue
+        wanted, places = (
+            torch.tensor([UNSEEN if word is None else word.number for word in found], device=end.device),
+            torch.tensor([0 if word is None else min(word.noun + 1, LENGTH - 1) for word in found], device=end.device),
+        )
+        for read in (reader.bound_end[kind](end), reader.bound_noun[kind](states[rows, places])):
+            total = total + F.cross_entropy(read, wanted, ignore_index=UNSEEN)
+    return total
 
 
 def choose_states(states: Tensor, text: NamedText, end_id: int, random: np.random.Generator) -> Tensor:
@@ -139,7 +210,8 @@ def train_text(
         # Noise on the states makes the encoder say everything loudly, not only readably.
         states = clean + recipe.noise * blur
         end = choose_states(states, text, tokenizer.eos_token_id, random)
-        return compute_text_loss(reader, states, text, shown, end, first_id) + distance
+        bound = recipe.bound_weight * compute_binding_loss(reader, states, end, said)
+        return compute_text_loss(reader, states, text, shown, end, first_id) + bound + distance
 
     setup = TrainingSetup(
         "text",

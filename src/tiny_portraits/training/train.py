@@ -224,7 +224,9 @@ def start_denoiser(
         parts = parts or caption_drawings(run, plan)
         for module in (worded.text, worded.names):
             module.to(run.device).eval()
-        series = encode_series_texts(parts, worded, run.seed, torch.device(run.device), recipe.changed_names)
+        series = encode_series_texts(
+            parts, worded, run.seed, torch.device(run.device), recipe.changed_names, recipe.scene_share
+        )
     unet = unet.to(run.device, memory_format=torch.channels_last)
     return DenoiserTraining(unet, FrozenParts(worded, reader), latents, recipe, run.seed, plan.version, series)
 
