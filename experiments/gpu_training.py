@@ -60,12 +60,12 @@ SHARES = {"small-crops": 0.05, "crops": 0.45, "whole": 0.25, "sharpening": 0.20,
 SAVING = 10.0  # seconds
 # A finished autoencoder learns on as a whole, near to the latents that a denoiser knows; then its decoder alone.
 FINISH = (
-    Stage("joint", 0, 32, 96, 6e-4, edge_weight=1.0, perceptual_weight=0.2, average=0.998, drift_weight=0.05),
+    Stage("joint", 1, 32, 96, 6e-4, edge_weight=1.0, perceptual_weight=0.2, average=0.998, drift_weight=0.05),
     Stage(
         "sharpening", 2000, 32, 96, 4e-4, edge_weight=1.0, perceptual_weight=0.3, adversarial_weight=0.03,
         decoder_only=True, average=0.998,
     ),
-    Stage("decoder", 0, 12, 0, 1.5e-4, edge_weight=1.0, perceptual_weight=0.3, decoder_only=True, average=0.99),
+    Stage("decoder", 1, 12, 0, 1.5e-4, edge_weight=1.0, perceptual_weight=0.3, decoder_only=True, average=0.99),
 )  # fmt: skip
 FINISH_SHARES = {"joint": 0.6, "sharpening": 0.25, "decoder": 0.15}
 # Every so many steps of the denoiser 100 of its drawings are replaced by new ones.

@@ -30,7 +30,7 @@ from sefi.testing import (
     record_state,
     try_method,
 )
-from tiny_portraits.training.composer import ComposerRecipe, train_composer
+from tiny_portraits.training.composer import ComposerRecipe, build_composer, train_composer
 
 # So that a few steps tell: far above what the presets take.
 RATES = {"dreambooth": 1e-4, "dreambooth-lora": 5e-3, "prospect": 2e-3}
@@ -41,7 +41,7 @@ def composer(embedded: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pa
     """Weights of FastComposer that learned next to nothing."""
     file = tmp_path_factory.mktemp("composer") / "composer.safetensors"
     recipe = ComposerRecipe(images=3, steps=3, batch=2)
-    train_composer(embedded, recipe, 1, SilentProgress(), file)
+    train_composer(embedded, build_composer(embedded.token_width, 1), recipe, 1, SilentProgress(), file)
     return file
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -232,22 +233,35 @@ def compute_step_loss(parts: StepParts, step: int) -> Tensor:
     return denoise + recipe.attention_weight * compute_localisation_loss(recorder, spoken, masks)
 
 
+def build_composer(
+    width: int, seed: int, clip: Path = EMBEDDED_EVALUATORS / "clip", start: Path | None = None
+) -> Composer:
+    """Return what FastComposer learns beside the model's cross-attention.
+
+    Args:
+        width: of the model's text.
+        seed: of the weights that no CLIP has.
+        clip: folder of the CLIP whose image encoder it goes on from.
+        start: finished weights that it goes on from; None begins with the CLIP's.
+    """
+    torch.manual_seed(seed)
+    composer = Composer(load_clip_vision(clip), width).requires_grad_(requires_grad=False)
+    if start is not None:
+        finished = load_file(start)
+        composer.load_state_dict({name: finished[f"composer.{name}"] for name in composer.list_trained()}, strict=False)
+    return composer
+
+
 def train_composer(
     backbone: Backbone,
+    composer: Composer,
     recipe: ComposerRecipe,
     seed: int,
     progress: Progress,
     file: Path,
     checkpointing: Checkpointing = NOWHERE,
-    clip: Path = EMBEDDED_EVALUATORS / "clip",
 ) -> None:
-    """Train the fusion, the image encoder's last layers and the UNet's cross-attention; write them to a file.
-
-    Args:
-        clip: folder of the CLIP whose image encoder it goes on from.
-    """
-    torch.manual_seed(seed)
-    composer = Composer(load_clip_vision(clip), backbone.token_width).requires_grad_(requires_grad=False)
+    """Train the fusion, the image encoder's last layers and the UNet's cross-attention; write them to a file."""
     trained = composer.list_trained()
     data = draw_training_images(backbone, composer, recipe, seed, progress)
     for weight in trained.values():

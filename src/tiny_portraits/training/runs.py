@@ -83,6 +83,9 @@ class TrainingPlan:
     denoiser: DenoiserRecipe = field(default_factory=DenoiserRecipe)
     second: SecondRecipe = field(default_factory=SecondRecipe)
     composer: ComposerRecipe = field(default_factory=partial(ComposerRecipe, images=4000, version=SHIPPED))
+    more_composer: ComposerRecipe = field(
+        default_factory=partial(ComposerRecipe, images=1600, steps=700, version=SHIPPED)
+    )
 
 
 PLAN = TrainingPlan()

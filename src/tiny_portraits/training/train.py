@@ -34,7 +34,7 @@ from tiny_portraits.text.tokenizing import build_tokenizer, list_caption_words
 from tiny_portraits.training.autoencoder import ImageSource, Stage, train_autoencoder
 from tiny_portraits.training.captioned_series import CaptionedRange, caption_series, encode_series_texts, label_series
 from tiny_portraits.training.clip import CLIP
-from tiny_portraits.training.composer import train_composer
+from tiny_portraits.training.composer import build_composer, train_composer
 from tiny_portraits.training.denoiser import (
     DenoiserRecipe,
     DenoiserTraining,
@@ -59,7 +59,7 @@ LATENTS, HELD_OUT = "latents.npy", "held-out-latents.npy"
 TEXT, SCORES, COMPOSER = "text.safetensors", "denoiser-averages.json", "composer.safetensors"
 ALL = "all"
 # These can go on from a finished model.
-STARTED = ("text", "denoiser", ALL)
+STARTED = ("text", "denoiser", "composer", ALL)
 # Patterns of what a part writes beside its checkpoint.
 RESULTS = {
     "tokenizer": ("tokenizer",),
@@ -301,10 +301,17 @@ def make_evaluator(name: str, run: Run, plan: TrainingPlan) -> None:
 
 
 def make_composer(run: Run, plan: TrainingPlan) -> None:
-    """Train what FastComposer needs beside the model, whose CLIP it goes on from."""
+    """Train what FastComposer needs beside the model, whose CLIP it goes on from.
+
+    With `--start` it goes on from the weights that lie beside that model, if there are any.
+    """
     model, clip = run.require("tiny-portraits", "assembly"), run.require("evaluators/clip", CLIP)
     backbone, checkpointing = open_backbone(str(model)), get_checkpointing(run, "composer")
-    train_composer(backbone, plan.composer, run.seed, run.progress, run.folder / COMPOSER, checkpointing, clip)
+    finished = run.start and run.start.parent / COMPOSER
+    start = finished if finished and finished.is_file() else None
+    recipe = plan.more_composer if start else plan.composer
+    composer = build_composer(backbone.token_width, run.seed, clip, start)
+    train_composer(backbone, composer, recipe, run.seed, run.progress, run.folder / COMPOSER, checkpointing)
 
 
 PARTS: dict[str, Callable[[Run, TrainingPlan], None]] = {

@@ -22,7 +22,9 @@ from tiny_portraits.training.autoencoder import (
     build_autoencoder,
     compute_adversarial_loss,
     compute_adversarial_share,
+    compute_drift,
     compute_perceptual_loss,
+    copy_frozen,
     crop_corner,
     draw_crops,
     train_autoencoder,
@@ -35,7 +37,7 @@ TINY = AutoencoderShape(widths=(4, 4, 8, 8), groups=1)
 # One stage of each kind: open-ended crops, whole drawings with averages, the decoder alone with everything on.
 TINY_STAGES = (
     Stage("crops", 3, 2, 48, 1e-3, falling=False),
-    Stage("whole", 3, 1, 0, 1e-3, perceptual_weight=0.1, average=0.5),
+    Stage("whole", 3, 1, 0, 1e-3, perceptual_weight=0.1, average=0.5, drift_weight=0.1),
     Stage("sharp", 3, 1, 48, 1e-3, perceptual_weight=0.1, adversarial_weight=0.1, decoder_only=True, average=0.5),
 )
 
@@ -139,6 +141,21 @@ def test_the_decoders_stage_leaves_the_encoder_alone(tmp_path):
     assert fixed
     assert all(torch.equal(before[name], after[name]) for name in fixed)
     assert not torch.equal(before["decoder.conv_in.weight"], after["decoder.conv_in.weight"])
+
+
+def test_latents_stay_near_those_of_the_stages_start():
+    torch.manual_seed(1)
+    vae = build_autoencoder(TINY)
+    x = torch.rand(2, 3, 48, 48) * 2 - 1
+    begun = copy_frozen(vae)
+    mean = vae.encode(x).latent_dist.mean
+    assert compute_drift(begun, x, mean) == 0
+    with torch.no_grad():
+        vae.quant_conv.bias += 0.5
+    moved = vae.encode(x).latent_dist.mean
+    factor = float(vae.config["scaling_factor"])
+    torch.testing.assert_close(compute_drift(begun, x, moved), torch.tensor((0.5 * factor) ** 2))
+    assert not any(p.requires_grad for p in begun.parameters())
 
 
 def test_discriminator_and_decoder_do_not_share_gradients():

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tests.tiny_portraits.training.progresses import Killed, Losses
 from tests.tiny_portraits.training.test_loop import BREAK, STEPS
 
@@ -33,6 +34,7 @@ from tiny_portraits.training.composer import (
     SERIES,
     ComposerRecipe,
     Sentences,
+    build_composer,
     caption_people,
     compute_localisation_loss,
     make_people_masks,
@@ -145,6 +147,7 @@ def test_a_killed_training_goes_on_bit_for_bit(embedded, tmp_path):
         file = tmp_path / f"{name}.safetensors"
         train_composer(
             embedded,
+            build_composer(embedded.token_width, 3),
             RECIPE,
             3,
             progress,
@@ -183,7 +186,16 @@ def nudged(module):
 
 def test_it_goes_on_from_the_clip_that_is_named(embedded, tmp_path):
     with pytest.raises(SefiError, match=str(tmp_path / "clip")):
-        train_composer(embedded, RECIPE, 3, SilentProgress(), tmp_path / "composer", clip=tmp_path / "clip")
+        build_composer(embedded.token_width, 3, clip=tmp_path / "clip")
+
+
+def test_it_goes_on_from_finished_weights(embedded, tmp_path):
+    file, width = tmp_path / "composer.safetensors", embedded.token_width
+    train_composer(embedded, build_composer(width, 3), replace(RECIPE, images=2, steps=1), 3, SilentProgress(), file)
+    finished, started = load_file(file), build_composer(width, 4, start=file).list_trained()
+    assert started.keys() == {n.removeprefix("composer.") for n in finished if n.startswith("composer.")}
+    for name, weight in started.items():
+        torch.testing.assert_close(weight.half(), finished[f"composer.{name}"])
 
 
 def test_weights_of_another_model_are_refused(embedded, tmp_path):
@@ -193,6 +205,7 @@ def test_weights_of_another_model_are_refused(embedded, tmp_path):
     file.write_bytes(b"no safetensors")
     with pytest.raises(ConfigError, match="damaged"):
         read_composer(file, embedded)
-    train_composer(embedded, replace(RECIPE, images=2, steps=1), 3, SilentProgress(), file)
+    composer = build_composer(embedded.token_width, 3)
+    train_composer(embedded, composer, replace(RECIPE, images=2, steps=1), 3, SilentProgress(), file)
     with pytest.raises(ConfigError, match="was trained for"):
         read_composer(file, replace(embedded, fingerprint="sd1:768:aa", signature=None, unet=nudged(embedded.unet)))

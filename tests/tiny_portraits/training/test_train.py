@@ -16,10 +16,23 @@ from sefi.backbone.open import EMBEDDED, MODELS
 from sefi.cli.app import app
 from sefi.core.errors import ConfigError
 from sefi.core.progress import SilentProgress
-from tiny_portraits.drawing.content import SHIPPED
+from tiny_portraits.drawing.content import SCENES, SHIPPED
 from tiny_portraits.drawing.image import describe_face
 from tiny_portraits.drawing.sampling import get_content
-from tiny_portraits.text.text_encoder import LENGTHS, NameChanges, draw_name_changes
+from tiny_portraits.drawing.traits import sample_person
+from tiny_portraits.text.captions import Caption, say
+from tiny_portraits.text.text_encoder import (
+    LENGTHS,
+    NAME_DEVIATION,
+    SCENE_LENGTHS,
+    WIDTH,
+    NameChanges,
+    build_text_parts,
+    draw_name_changes,
+    encode_named,
+    tokenise_captions,
+)
+from tiny_portraits.text.tokenizing import LENGTH, build_tokenizer, list_caption_words
 from tiny_portraits.training import train
 from tiny_portraits.training.autoencoder import AutoencoderPlan, AutoencoderShape, Stage, build_autoencoder
 from tiny_portraits.training.composer import ComposerRecipe
@@ -306,7 +319,7 @@ def test_changed_names_have_the_length_and_the_direction_that_were_drawn():
     rows, noise = torch.randn(7, 192, generator=stream), torch.randn(7, 192, generator=stream)
     lengths, turns = torch.tensor([1.0, 0.7, 1.7, 1.5]), torch.tensor([0.0, 0.0, 0.3, 1.0])
     sentences = torch.tensor([0, 0, 1, 2, 2, 3, 3])
-    changed = NameChanges(lengths, turns).apply(rows, noise, sentences)
+    changed = NameChanges(lengths, turns, torch.zeros(4)).apply(rows, noise, sentences)
     torch.testing.assert_close(changed.norm(dim=1), rows.norm(dim=1) * lengths[sentences])
     torch.testing.assert_close(changed[:3], rows[:3] * lengths[sentences[:3], None])
     cosine = torch.nn.functional.cosine_similarity
@@ -324,6 +337,47 @@ def test_a_share_of_the_sentences_has_changed_names(share):
         assert drawn.lengths[changed].min() >= LENGTHS[0]
         assert drawn.lengths[changed].max() <= LENGTHS[1]
         assert 0 <= drawn.turns.min() <= drawn.turns.max() <= 1
+
+
+def test_names_carry_the_scene_that_a_caption_leaves_out_and_no_other_word_does(tmp_path):
+    parts = build_text_parts(build_tokenizer(tmp_path, list_caption_words()))
+    person = sample_person(np.random.default_rng(1))
+    captions = [
+        Caption("a photo of firstname", (person,), "beach"),
+        Caption("a photo of firstname at the beach", (person,)),
+        Caption("a photo of a person", (), "snow"),
+    ]
+    text = tokenise_captions(parts.tokenizer, captions, np.random.default_rng(0))
+    assert text.scenes.tolist() == [SCENES.index("beach"), -1, SCENES.index("snow")]
+    rows = list[torch.Tensor]()
+    handle = parts.text.text_model.embeddings.token_embedding.register_forward_hook(lambda *a: rows.append(a[2]))
+    for strength in (0.0, 0.7):
+        changes = NameChanges(torch.ones(3), torch.zeros(3), torch.full((3,), strength))
+        encode_named(parts, text, torch.zeros(3, LENGTH, WIDTH), changes)
+    handle.remove()
+    difference = rows[1] - rows[0]
+    word = parts.text.get_input_embeddings().weight[parts.tokenizer.convert_tokens_to_ids("beach</w>")]
+    wanted = 0.7 * NAME_DEVIATION * WIDTH**0.5 * torch.nn.functional.normalize(word, dim=0)
+    place = captions[0].text.split().index("firstname") + 1
+    torch.testing.assert_close(difference[0, place], wanted)
+    difference[0, place] = 0
+    assert (difference == 0).all()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_share_of_the_names_carries_a_scene(share):
+    scenes = draw_name_changes(4000, 0.25, torch.Generator().manual_seed(1), share).scenes
+    carried = scenes[scenes > 0]
+    assert len(carried) / 4000 == pytest.approx(share, abs=0.03)
+    assert ((carried >= SCENE_LENGTHS[0]) & (carried <= SCENE_LENGTHS[1])).all()
+
+
+def test_captions_say_which_scene_they_leave_out():
+    random = np.random.default_rng(2)
+    for number in range(200):
+        content = get_content(1, number, SHIPPED)
+        caption, said = say(content, random, SHIPPED)
+        assert caption.unsaid_scene == ("" if said.scene else content.scene)
 
 
 def test_latents_do_not_depend_on_their_company(tmp_path):
