@@ -129,6 +129,9 @@ def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
         assert f"| {channels} | {found['similarity']:.3f} | {found['edges']:.2f} |" in text
         assert f"Measured on {found['faces']} faces" in text
     steps, denoiser, second = record["autoencoder"]["steps"], record["denoiser"], record["denoiser, second run"]
+    finish, third, hair = (
+        record[name] for name in ("autoencoder, second run", "denoiser, third run", "hair, on one busy CPU core")
+    )
     for words in (
         f"one GPU ({record['device']})",
         f"{steps['small-crops']} steps on small crops, {steps['crops']:,} on crops",
@@ -138,6 +141,13 @@ def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
         f"{denoiser['seconds']} seconds in all",
         f"{second['steps']:,} more steps of {second['batch']} on {second['drawings']:,} drawings",
         f"drawings in {second['seconds']} seconds",
+        f"{finish['steps']['joint']:,} steps of the whole",
+        f"{finish['steps']['sharpening']:,} for sharpness and {finish['steps']['decoder']} for the decoder alone,"
+        f" in {finish['seconds']} seconds",
+        f"explains {third['latent reader, share of unseen variance']} of the variance",
+        f"{third['steps']:,} steps of {third['batch']} on {third['drawings']:,} drawings in {third['seconds']} seconds",
+        f"{hair['steps']} steps of {hair['batch']} on captions that name hair",
+        f"in {hair['seconds']} seconds",
         f"{second['latent reader steps']:,} steps it explained {second['latent reader, share of unseen variance']:.3f}",
     ):
         assert words in text
