@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
-from sefi.core.config import DEFAULT, Config, GenerateConfig, check_guidance, explain_guidance, require_config
+from sefi.core.config import DEFAULT, Config, GenerateSettings, check_guidance, explain_guidance, require_config
 from sefi.core.errors import ConfigError, PhotoError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
@@ -23,7 +23,7 @@ from sefi.diffusion.text import check_class_word, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity, check_together
 from sefi.methods import get_method
-from sefi.methods.base import Method, RunOptions
+from sefi.methods.base import Method, TrainingOptions
 from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
@@ -74,7 +74,7 @@ def learn(  # noqa: PLR0913
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         anyway: learn a photograph on the embedded model, which was trained on drawings only.
         progress: called at every step.
-        checkpoint: file that an unfinished run is saved to and resumed from.
+        checkpoint: file that an unfinished training is saved to and resumed from.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
@@ -99,7 +99,7 @@ def learn(  # noqa: PLR0913
     first, *others = [one.pixels for one in crops]
     views = PhotoViews(first, config.views, tuple(others))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = RunOptions(progress or SilentProgress(), checkpoint, probe, folder)
+    options = TrainingOptions(progress or SilentProgress(), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, options)
 
 
@@ -195,10 +195,10 @@ def list_training_sentences(config: Config) -> list[str]:
     return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
 
 
-def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], config: GenerateConfig) -> list[str]:
+def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
     """Return what a user should know before generating: unknown words, guidance without effect."""
-    guidance = explain_guidance(config)
-    words = describe_unknown_words(backbone, prompts, config.negative_prompt)
+    guidance = explain_guidance(settings)
+    words = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     return words if guidance is None else [*words, guidance]
 
 
@@ -214,7 +214,7 @@ def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) ->
 
 
 def build_image_probe(
-    method: Method, backbone: Backbone, square: Tensor, config: Config, folder: Path | None
+    method: Method, backbone: Backbone, crop: Tensor, config: Config, folder: Path | None
 ) -> ImageProbe:
     """Build what scores an identity while it is learned.
 
@@ -227,7 +227,7 @@ def build_image_probe(
             "Name a folder of them with --evaluators, or set learn.probe_every=0.",
         )
     apply = partial(method.apply, backbone=backbone)
-    return ImageProbe(apply, convert_to_bytes(square), config, ProbeEvaluators.open(folder))
+    return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
 
 
 def generate(

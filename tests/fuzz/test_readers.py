@@ -21,7 +21,7 @@ from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import HEADER_KEY, read_identity
 from sefi.photo import detect
 from sefi.photo.detect import YuNetDetector
-from sefi.training.checkpoint import load_run, save_run
+from sefi.training.checkpoint import load_training, save_training
 
 MUTATED = 200  # of each kind in the slow tests; none of them all may end in another way than with a typed error
 SECONDS, MEGABYTES = 10.0, 300
@@ -103,12 +103,12 @@ def test_settings_of_another_version_are_readable(tmp_path):
 @pytest.mark.parametrize("old", ["weights.weight", "adam.0.exp_avg", "adam.1.step"])
 def test_a_checkpoint_with_renamed_tensors_changes_nothing(tmp_path, old):
     path, (weights, optimiser) = tmp_path / "a.unfinished", small_run()
-    save_run(path, weights, optimiser, 1, {"a": 1})
+    save_training(path, weights, optimiser, 1, {"a": 1})
     path.write_bytes(path.read_bytes().replace(old.encode(), old[:-1].encode() + b"X"))
     other, other_optimiser = small_run()
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(ConfigError, match="no checkpoint of a training run"):
-        load_run(path, other, other_optimiser, {"a": 1})
+    with pytest.raises(ConfigError, match="no checkpoint of a training"):
+        load_training(path, other, other_optimiser, {"a": 1})
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 

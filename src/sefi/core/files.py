@@ -42,7 +42,7 @@ class FileKind(StrEnum):
     """What a file holds, by its content and never by its name; the value is what messages call it."""
 
     IDENTITY = "an identity"
-    CHECKPOINT = "an unfinished learning run"
+    CHECKPOINT = "an unfinished training"
     SAFETENSORS = "a safetensors file of something else"
     PNG = "a PNG image"
     IMAGE = "an image that is no PNG"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.backbone.folder import parse_noise_settings
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
 from sefi.core.hints import SCHEDULER_ALIASES, suggest
 from sefi.core.progress import Progress
@@ -182,7 +182,7 @@ STRONG_GUIDANCE = 20.0
 
 
 def decode_images(
-    made: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+    made: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], settings: GenerateSettings
 ) -> list[Image]:
     """Return the images of a batch's scaled latents `[image, channel, h, w]`, as the pipeline itself decodes them.
 
@@ -196,7 +196,7 @@ def decode_images(
     sampled, decoded = torch.stack([_find_finite(latents), _find_finite(pixels)]).cpu().tolist()
     for number, fine in enumerate(decoded):
         if not (fine and sampled[number]):
-            remedy = _suggest_remedy(config, latents.dtype, decoding=sampled[number])
+            remedy = _suggest_remedy(settings, latents.dtype, decoding=sampled[number])
             raise GenerationError(
                 f"The image of {prompts[number]!r} with seed {seeds[number]} is not made of finite numbers"
                 f"{': the latent is, but the VAE cannot decode it' if sampled[number] else ''}; it is not saved.",
@@ -210,14 +210,14 @@ def _find_finite(values: Tensor) -> Tensor:
     return torch.isfinite(values).flatten(1).all(dim=1)
 
 
-def _suggest_remedy(config: GenerateConfig, dtype: torch.dtype, *, decoding: bool) -> str:
+def _suggest_remedy(settings: GenerateSettings, dtype: torch.dtype, *, decoding: bool) -> str:
     """Suggest what most likely helps: another number type, less guidance, other tokens or another VAE."""
     if dtype == torch.float16:
         return "float16 overflows easily, in the VAE above all: use --dtype float32 or bfloat16."
     if decoding:
         return "Use a model whose VAE is whole, such as another copy of this one."
-    if config.guidance_scale > STRONG_GUIDANCE:
-        return f"Lower the guidance scale of {config.guidance_scale:g}; 5 to 10 is usual."
+    if settings.guidance_scale > STRONG_GUIDANCE:
+        return f"Lower the guidance scale of {settings.guidance_scale:g}; 5 to 10 is usual."
     return "Check the identity's tokens (`sefi inspect` shows their norms): learn it again with a lower learning rate."
 
 
@@ -234,21 +234,23 @@ class ConditionedModel:
     conditioner: Conditioner
 
 
-def build_pipeline(backbone: Backbone, config: GenerateConfig, recorder: AttentionRecorder | None = None) -> Pipeline:
+def build_pipeline(
+    backbone: Backbone, settings: GenerateSettings, recorder: AttentionRecorder | None = None
+) -> Pipeline:
     """Build a stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
 
     The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
     it meanwhile.
 
     Args:
-        config: its sampler and its number of steps.
+        settings: its sampler and its number of steps.
         recorder: where the attention maps go.
 
     Raises:
         ConfigError: more steps than the model has timesteps.
     """
     return backbone.build_pipeline(
-        create_scheduler(backbone, config.scheduler, config.steps),
+        create_scheduler(backbone, settings.scheduler, settings.steps),
         copy_with_key_value_attention(backbone.unet, recorder),
     )
 
@@ -267,16 +269,16 @@ def sample_images(
     conditioner: Conditioner,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> Iterator[GeneratedImage]:
-    """Yield an image for every prompt and its seed, in order; `config.batch_size` are generated at once."""
-    made = build_pipeline(backbone, config)
-    total = -(-len(prompts) // config.batch_size)
-    progress.start(total * config.steps, "generating")
-    for start in range(0, len(prompts), config.batch_size):
-        chosen = slice(start, start + config.batch_size)
-        images = sample_batch(backbone, made, conditioner, list(prompts[chosen]), seeds[chosen], config, progress)
+    """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once."""
+    made = build_pipeline(backbone, settings)
+    total = -(-len(prompts) // settings.batch_size)
+    progress.start(total * settings.steps, "generating")
+    for start in range(0, len(prompts), settings.batch_size):
+        chosen = slice(start, start + settings.batch_size)
+        images = sample_batch(backbone, made, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress)
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
     progress.finish()
@@ -288,7 +290,7 @@ def sample_batch(
     conditioner: Conditioner,
     prompts: list[str],
     seeds: Sequence[int],
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> list[Any]:
     """Generate one batch with the pipeline; the context is swapped where the next step's stage differs.
@@ -297,9 +299,9 @@ def sample_batch(
         GenerationError: an image is not made of finite numbers.
     """
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
-    guided = config.guidance_scale > 1 and not backbone.embeds_guidance
-    null = conditioner.encode_negative(len(prompts), config.negative_prompt).to(backbone.dtype)
-    made.scheduler.set_timesteps(config.steps)
+    guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
+    null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
+    made.scheduler.set_timesteps(settings.steps)
     first = int(made.scheduler.timesteps[0])
     # A new one for each batch: multistep samplers remember the batch before.
     made.scheduler = type(made.scheduler).from_config(made.scheduler.config)
@@ -321,13 +323,13 @@ def sample_batch(
             latents=draw_initial_noise(backbone, seeds),
             height=backbone.resolution,
             width=backbone.resolution,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance_scale,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
             callback_on_step_end=swap,
             callback_on_step_end_tensor_inputs=list(list_swapped_inputs(context)),
             output_type="latent",
         )
-    return decode_images(made, result.images, prompts, seeds, config)
+    return decode_images(made, result.images, prompts, seeds, settings)
 
 
 def list_text_arguments(encoding: TextEncoding) -> dict[str, Tensor]:

@@ -27,12 +27,12 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How one training run is carried out.
+class TrainingOptions:
+    """How one training is carried out.
 
     Attributes:
         progress: is advanced after every step.
-        checkpoint: file to save an unfinished run to and to resume from; None saves nothing.
+        checkpoint: file to save an unfinished training to and to resume from; None saves nothing.
         probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
     """
@@ -121,7 +121,7 @@ class Method(Protocol):
         backbone: Backbone,
         config: Config,
         seed: int,
-        options: RunOptions,
+        options: TrainingOptions,
     ) -> Identity:
         """Learn the subject of these views."""
         ...
@@ -175,7 +175,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
 
 
 def learn_identity(
-    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: RunOptions
+    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
 ) -> Identity:
     """Train a task; return the identity."""
     header = create_header(name, backbone, config, seed)
@@ -197,7 +197,7 @@ def learn_tokens(
     backbone: Backbone,
     config: Config,
     seed: int,
-    options: RunOptions,
+    options: TrainingOptions,
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     task = TokenTraining(backbone, views, config, seed, tokens)

@@ -22,8 +22,8 @@ from sefi.identity.file import Identity
 from sefi.methods.base import (
     MethodInfo,
     NameListSettings,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     check_person,
     get_class_row,
@@ -95,7 +95,7 @@ class CelebBasis(TokenMethod):
         compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
 
@@ -137,7 +137,7 @@ def compute_principal_components(rows: Tensor, count: int) -> Tensor:
     return torch.cat([mean, components * largest.sign()])
 
 
-def embed_faces(views: PhotoViews, options: RunOptions) -> list[NDArray[np.float32]]:
+def embed_faces(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.float32]]:
     """Embed the face of every photo and its mirror image, at unit length.
 
     Raises:
@@ -145,7 +145,7 @@ def embed_faces(views: PhotoViews, options: RunOptions) -> list[NDArray[np.float
     """
     assert options.evaluators is not None
     embed = SurestFace.load(options.evaluators)
-    sides = [side for square in views.squares for side in (square, square.flip(-1))]
+    sides = [side for crop in views.crops for side in (crop, crop.flip(-1))]
     embeddings = [embed(convert_to_bytes(side)) for side in sides]
     found = [one for one in embeddings if one is not None]
     if not found:

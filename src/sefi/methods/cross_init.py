@@ -14,8 +14,8 @@ from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import (
     MethodInfo,
     NameListSettings,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     get_class_row,
     learn_tokens,
@@ -70,7 +70,7 @@ class CrossInitialization(TokenMethod):
         read_known_names(backbone, config)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[1, 2, 3, width]`: the two vectors, then the class word."""
         means = torch.stack([rows.mean(0) for rows in read_known_names(backbone, config)])

@@ -23,7 +23,14 @@ from sefi.diffusion.conditioning import IdentityConditioner, check_identities, t
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import parse_prompt, tokenize_text
 from sefi.identity.file import Identity
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, get_class_row, learn_identity
+from sefi.methods.base import (
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    get_class_row,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews, ResizedView, draw_resized_view
 from sefi.training.finetuning import (
     DrawBatch,
@@ -38,7 +45,12 @@ from sefi.training.finetuning import (
     tokenize_sentences,
     wrap_weights,
 )
-from sefi.training.token_inversion import TrainingTexts, collect_run_settings, encode_in_batches, encode_training_texts
+from sefi.training.token_inversion import (
+    TrainingTexts,
+    collect_training_settings,
+    encode_in_batches,
+    encode_training_texts,
+)
 
 LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": ATTENTION_LAYERS}
 FAR = ("a far away photo of {}", "a very small photo of {}")
@@ -119,7 +131,7 @@ class CustomDiffusion:
         require_config(config, CustomDiffusionConfig)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
         config = require_config(config, CustomDiffusionConfig)
@@ -140,7 +152,7 @@ class CustomDiffusion:
             lambda: {"tokens": get_tokens().expand(1, 2, -1, -1), **weights},
             detach_start=True,
         )
-        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
@@ -225,7 +237,7 @@ def select_whole_words(backbone: Backbone, templates: Sequence[str]) -> tuple[st
 
 def draw_resized_views(views: PhotoViews, count: int, random: torch.Generator) -> list[ResizedView]:
     """Draw so many views."""
-    return [draw_resized_view(views.choose_square(random), views.config.flip, random) for _ in range(count)]
+    return [draw_resized_view(views.draw_crop(random), views.settings.flip, random) for _ in range(count)]
 
 
 def encode_resized_views(backbone: Backbone, chosen: Sequence[ResizedView]) -> Tensor:

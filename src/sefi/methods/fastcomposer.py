@@ -25,7 +25,7 @@ from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods.base import (
     MethodInfo,
-    RunOptions,
+    TrainingOptions,
     WeightCounts,
     check_person,
     create_header,
@@ -99,7 +99,7 @@ class FastComposer:
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Return `image`, features `[1, features]`, and `composer`, SHA-256 of the trained weights.
 
@@ -110,7 +110,7 @@ class FastComposer:
         weights = read_composer(file, backbone)
         composer = load_composer(options.evaluators, backbone.token_width, select_part_tensors(weights, "composer"))
         with torch.no_grad():
-            photos = [convert_to_bytes(square) for square in views.squares]
+            photos = [convert_to_bytes(crop) for crop in views.crops]
             image = composer.encode_images(prepare_clip_pixels(photos, composer.vision.config)).mean(0, keepdim=True)
         tensors = {"image": image.contiguous(), "composer": hash_file(file)}
         return Identity(tensors, create_header(name, backbone, config, seed))
