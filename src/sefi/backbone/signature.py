@@ -9,6 +9,7 @@ A change to a few values of one tensor may be missed.
 
 import base64
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,6 +62,10 @@ class ModelSignature:
         return {"tokenizer": self.tokenizer} | {
             part: f"{self.shapes[part]}:{_encode(samples)}" for part, samples in self.samples.items()
         }
+
+    def compute_digest(self) -> str:
+        """Return 16 hex digits of `dump()`: equal for equal weights of one dtype, for what must not be mixed."""
+        return hashlib.sha256(json.dumps(self.dump(), sort_keys=True).encode()).hexdigest()[:16]
 
     def compare(self, stored: Mapping[str, str]) -> Difference:
         """Return how this model differs from the one whose `dump()` this is.

@@ -197,8 +197,9 @@ def learn_and_save(
     for remark in list_training_remarks(backbone, learn_options.config):
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    run = [learn_options.config.model_dump_json(), backbone.fingerprint, learn_options.seed]
-    unfinished = name_checkpoint(path, crops, run)
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
+    unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn_identity(
@@ -293,9 +294,9 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
     }
 
 
-def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", run: "Sequence[object]") -> Path:
-    """Return the checkpoint of an interrupted run: the same command finds it again, no other does."""
-    content = hashlib.sha256(repr(run).encode())
+def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", training: "Sequence[object]") -> Path:
+    """Return the checkpoint of an interrupted training: the same command finds it again, no other does."""
+    content = hashlib.sha256(repr(training).encode())
     for crop in crops:
         content.update(crop.pixels.contiguous().numpy().data)
     from sefi.core.files import fit_stem

@@ -65,7 +65,7 @@ def load_training(
         found, tensors = read_tensors(path, LIMITS)
         about = parse_object(found[KEY])
         wanted = json.loads(dump_json(settings))
-        if drop_other_settings(about["settings"], wanted) != wanted:
+        if not is_same_training(about["settings"], wanted):
             raise ConfigError(
                 f"{path} belongs to a training with other settings, on another model or of another photo.",
                 "Repeat that training, or remove the file to start again.",
@@ -83,14 +83,16 @@ def load_training(
     return step, best
 
 
-def drop_other_settings(saved: Any, wanted: dict[str, Any]) -> Any:  # noqa: ANN401  from a file
-    """Return what identifies a saved training without the settings that this training does not have.
+def is_same_training(saved: object, wanted: dict[str, Any]) -> bool:
+    """Return whether what identifies a saved training identifies this one.
 
-    Earlier versions saved those of all methods.
+    Earlier versions saved the settings of all methods, and no signature of the model.
     """
-    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict) or "config" not in wanted:
-        return saved
-    return {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+    if not isinstance(saved, dict):
+        return False
+    if isinstance(saved.get("config"), dict) and "config" in wanted:
+        saved = {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+    return {"signature": wanted.get("signature"), **saved} == {"signature": None, **wanted}
 
 
 def select_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

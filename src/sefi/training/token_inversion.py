@@ -271,5 +271,6 @@ def collect_training_settings(backbone: Backbone, views: PhotoViews, config: Con
         "config": dump_config(config),
         "seed": seed,
         "model": backbone.fingerprint,
+        "signature": backbone.signature.compute_digest() if backbone.signature else "",
         "photo": photos.hexdigest(),
     }
