@@ -13,7 +13,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
 from sefi.core.config import DEFAULT, Config, GenerateSettings, check_guidance, explain_guidance, require_config
-from sefi.core.errors import ConfigError, PhotoError
+from sefi.core.errors import REMARKS, ConfigError, PhotoError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import check_seed
@@ -35,7 +35,7 @@ from sefi.photo.detect import (
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_photograph
 from sefi.training.validation import ImageProbe, ProbeEvaluators
 
-LOGGER = logging.getLogger("sefi.remarks")  # the command line says the same itself, and silences it
+LOGGER = logging.getLogger(REMARKS)
 
 
 PhotoInput = str | Path | Photo | SubjectCrop | Image.Image | NDArray[np.uint8]

@@ -1,5 +1,6 @@
 """Worker processes end with the one that started them, however and whenever that ends, and keep the run locked."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -55,6 +56,11 @@ def interrupt():
 
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
+
+def remark():
+    import logging
+    logging.getLogger("sefi.remarks").warning("this model does not know a word")
+    sys.exit(0)
 
 def leave():
     sys.exit(0)
@@ -247,3 +253,12 @@ def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
     process.join()
     assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]
     assert progress.told == []
+
+
+@pytest.mark.parametrize(("level", "times"), [(logging.ERROR, 0), (logging.WARNING, 2)])
+def test_a_worker_makes_remarks_only_where_its_starter_does(benches, tmp_path, capfd, monkeypatch, level, times):
+    monkeypatch.setattr(logging.getLogger("sefi.remarks"), "level", level)
+    with start_workers(shares(benches.remark), None) as workers:
+        for process in workers.values():
+            process.join()
+    assert capfd.readouterr().err.count("does not know a word") == times

@@ -4,6 +4,7 @@ Nothing heavy is imported before the parent is watched: loading torch takes seco
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -11,13 +12,13 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from typing import TYPE_CHECKING, Any
 
-from sefi.core.errors import SefiError
+from sefi.core.errors import REMARKS, SefiError
 
 if TYPE_CHECKING:
     from sefi.benchmark.run import Benchmark
@@ -57,12 +58,14 @@ class Share:
         open_bench: opens the run's bench again; must be importable from the worker.
         numbers: the groups of subjects that it takes.
         threads: how many threads it may use.
+        remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
     open_bench: "Callable[[], Benchmark]"
     numbers: range
     threads: int
+    remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
 
 
 @contextmanager
@@ -121,6 +124,7 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
     """
     end_with_parent(share.parent)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(share.threads)
+    logging.getLogger(REMARKS).setLevel(share.remark_level)
     try:
         make_share(share, messages)
     except KeyboardInterrupt:
