@@ -54,7 +54,7 @@ def learn(  # noqa: PLR0913
     crop: bool = True,
     detector: str | Path | None = None,
     evaluators: str | Path | None = None,
-    anyway: bool = False,
+    allow_photograph: bool = False,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -72,7 +72,7 @@ def learn(  # noqa: PLR0913
         detector: a YuNet ONNX file; None takes the package's own, for drawings or photographs as the model is.
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
-        anyway: learn a photograph on the embedded model, which was trained on drawings only.
+        allow_photograph: learn a photograph on the embedded model, which was trained on drawings only.
         progress: called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
@@ -86,7 +86,7 @@ def learn(  # noqa: PLR0913
     require_config(config, method.config_type)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
-    if not anyway and (backbone is None or backbone.is_embedded):
+    if not allow_photograph and (backbone is None or backbone.is_embedded):
         check_photos_are_drawings(photos)
     backbone = backbone or open_backbone()
     own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None

@@ -125,13 +125,14 @@ def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_p
 
 
 @pytest.mark.world
-def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", ["--allow-photograph", "--anyway"])  # the second is its name before
+def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch, option):
     import skimage.data
 
     monkeypatch.chdir(tmp_path)
     Image.fromarray(skimage.data.astronaut()).save("me.png")
     quick = ("--steps", 1, "--set", "learn.batch=1", "--set", "views.latent_pool=0")
-    found = sefi("learn", "me.png", "--name", "me", "--no-crop", "--anyway", *quick)
+    found = sefi("learn", "me.png", "--name", "me", "--no-crop", option, *quick)
     assert found.exit_code == 0, found.output
     assert Identity.load(tmp_path / "me.safetensors").name == "me"
 

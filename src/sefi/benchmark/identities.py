@@ -134,7 +134,7 @@ class Learner:
             seed=0,
             crop=False,
             evaluators=bench.evaluator_folder,
-            anyway=True,  # photographs are refused when the run is opened
+            allow_photograph=True,  # they are refused when the run is opened
             progress=watch,
             checkpoint=checkpoint,
         )
