@@ -35,6 +35,7 @@ PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step
 BANNED = {
     "anchor": "reference",
     "anchors": "references",
+    "anyway": "allow_photograph",
     "attended": "attention",
     "beside": "extra",
     "drawn": "drawing, or generated",

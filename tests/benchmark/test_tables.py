@@ -98,9 +98,9 @@ def test_a_second_face_is_a_face_but_not_exactly_one():
 
 def test_copying_looks_at_faces_only():
     samples = [
-        sample(id=0.7, id_other=0.4, faces=1),
-        sample(id=0.5, id_other=0.6, faces=1),
-        sample(id=0, id_other=0, faces=0),
+        sample(id=0.7, id_other_photo=0.4, faces=1),
+        sample(id=0.5, id_other_photo=0.6, faces=1),
+        sample(id=0, id_other_photo=0, faces=0),
     ]
     assert value("copy", samples) == pytest.approx(0.1)
     assert value("id_other", samples) == pytest.approx(1.0 / 3)
@@ -136,12 +136,16 @@ def test_memory_is_the_most_and_seconds_are_the_mean():
 def test_nothing_that_was_not_computed_counts(metric):
     """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""
     empty = sample(
-        **dict.fromkeys(("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding", "peak_mb"))
+        **dict.fromkeys(
+            ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding", "peak_mb")
+        )
     )
     run = make_run(far_threshold=0.5)
     assert math.isnan(metric.formula([empty], find_conditions([empty], run)))
     whole = [
-        one.model_copy(update={"shown": (True,), "id_other": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0})
+        one.model_copy(
+            update={"shown": (True,), "id_other_photo": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0}
+        )
         for one in PICTURES
     ]
     fixed = find_conditions(whole, run)

@@ -92,11 +92,11 @@ def shares(function, count=2):
 
 
 def watched(tmp_path, function, count=2, progress=None):
-    # What watching needs of a bench: where its images are counted, and whom to tell.
-    bench = SimpleNamespace(run=RunFolder(tmp_path), progress=progress or SilentProgress())
+    # What watching needs of a run: where its images are counted, and whom to tell.
+    run = SimpleNamespace(folder=RunFolder(tmp_path), progress=progress or SilentProgress())
     with start_workers(shares(function, count), None) as workers:
         try:
-            watch_workers(bench, workers, TimeLeft(SimpleNamespace(variants=()), [], []))
+            watch_workers(run, workers, TimeLeft(SimpleNamespace(variants=()), [], []))
         finally:
             pids = [process.pid for process in workers.values()]
     return pids
@@ -246,9 +246,11 @@ def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
     process.start()
     send_reports(writing)
     writing.close()
-    run = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     watch_workers(
-        SimpleNamespace(run=run, progress=progress), {reading: process}, TimeLeft(SimpleNamespace(variants=()), [], [])
+        SimpleNamespace(folder=folder, progress=progress),
+        {reading: process},
+        TimeLeft(SimpleNamespace(variants=()), [], []),
     )
     process.join()
     assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]

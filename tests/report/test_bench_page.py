@@ -150,7 +150,7 @@ def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
 
 def test_a_run_of_nothing_but_pictures_still_has_a_page(synthetic, tmp_path):
     run = synthetic.make_run(judges={}, tau=None, far_threshold=None, settings={})
-    keys = ("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding")
+    keys = ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
     samples = synthetic.change_all(synthetic.make_samples(), **dict.fromkeys(keys + costs))
     text = Reading(render_bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))).text

@@ -269,10 +269,10 @@ def test_strength_zero_is_the_class_word_and_slots_can_be_reset(backbone: Backbo
     tokens = moved(backbone)
     plain = class_tokens(backbone)
     weak = IdentityConditioner(backbone, [identity(backbone, tokens)], strength=0.0)
-    torch.testing.assert_close(weak.tables["ada"][:, :, 0], plain)
-    reset = IdentityConditioner(backbone, [identity(backbone, tokens)], class_slots=[(4, "V"), (0, "K")]).tables["ada"][
-        :, :, 0
-    ]
+    torch.testing.assert_close(weak.stage_tokens["ada"][:, :, 0], plain)
+    reset = IdentityConditioner(backbone, [identity(backbone, tokens)], class_slots=[(4, "V"), (0, "K")]).stage_tokens[
+        "ada"
+    ][:, :, 0]
     torch.testing.assert_close(reset[4, 1], plain[4, 1])
     torch.testing.assert_close(reset[0, 0], plain[0, 0])
     torch.testing.assert_close(reset[4, 0], tokens[4, 0])

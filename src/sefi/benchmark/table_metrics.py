@@ -127,8 +127,8 @@ def score_copying(samples: Sequence[Sample], run: Conditions) -> float:
     """Return how much nearer the faces are to the learned photo than to another image; nan for two in an image."""
     if run.together > 1:
         return math.nan
-    faces = [sample for sample in select_with(samples, "id", "id_other") if (sample.faces or 0) > 0]
-    return measure_copying(collect_numbers(faces, "id"), collect_numbers(faces, "id_other"))
+    faces = [sample for sample in select_with(samples, "id", "id_other_photo") if (sample.faces or 0) > 0]
+    return measure_copying(collect_numbers(faces, "id"), collect_numbers(faces, "id_other_photo"))
 
 
 def score_margin_success(samples: Sequence[Sample], _: Conditions) -> float:
@@ -215,10 +215,10 @@ METRICS: tuple[Metric, ...] = (
 
     Metric("id_detected", "ID over faces", "cosine", "up", score_id_detected, FACE_ID, "person",
            "Likeness to the learned photo over the images with a face only."),
-    Metric("id_other", "ID to another image", "cosine", "up", make_mean("id_other"),
-           (*FACE_ID, "id_other"), "person",
+    Metric("id_other", "ID to another image", "cosine", "up", make_mean("id_other_photo"),
+           (*FACE_ID, "id_other_photo"), "person",
            "Likeness to an image of the subject that was not learned; an image without a face counts 0."),
-    Metric("copy", "copying", "cosine", "none", score_copying, (*FACE_ID, "id_other"), "person",
+    Metric("copy", "copying", "cosine", "none", score_copying, (*FACE_ID, "id_other_photo"), "person",
            "Likeness to the learned photo less that to another image, over faces: best near 0, above it is copied."),
     Metric("one_face", "exactly one face", "share", "up", score_one_face_each, FACES, "person",
            "Share of images with as many faces as subjects: one, or two where two share an image."),

@@ -19,7 +19,7 @@ EVALUATORS = ("detector", "recogniser", "reader", "clip")
 NEEDS = {  # what a reader is shown for those whose name does not say it
     "clip": "CLIP",
     "far_threshold": "false-accept threshold",
-    "id_other": "other image of the subjects",
+    "id_other_photo": "other image of the subjects",
     "id_leaked": "image that two subjects share",
     "focus": "record of attention",
     "on_objects": "record of attention",

@@ -60,15 +60,15 @@ class IdentityConditioner:
         check_identities(backbone, identities)
         self.backbone = backbone
         self.class_words = {i.name: i.header.class_word for i in identities}
-        self.tables = {i.name: self.build_table(i, strength, class_slots) for i in identities}
-        self.spans = {name: table.shape[2] for name, table in self.tables.items()}
+        self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}
+        self.vector_counts = {name: tokens.shape[2] for name, tokens in self.stage_tokens.items()}
         self.known: dict[tuple[str, int], TextEncoding] = {}
         self.nulls: dict[str, TextEncoding] = {}
 
-    def build_table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
+    def build_stage_tokens(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """Build an identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
         row = self.backbone.get_token_row(get_class_token_ids(self.backbone, identity.header.class_word))
-        tokens = identity.table.float().clone()
+        tokens = identity.stage_tokens.float().clone()
         if strength == 0:
             tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
         elif strength != 1:
@@ -83,12 +83,12 @@ class IdentityConditioner:
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """Parse a prompt into tokens and placeholders."""
-        return parse_prompt(self.backbone, prompt, self.class_words, self.spans)
+        return parse_prompt(self.backbone, prompt, self.class_words, self.vector_counts)
 
     def get_context_key(self, timestep: int) -> int:
         """Return the sum of the identities' stages: it changes exactly where the tokens of one do."""
         total = self.backbone.num_train_timesteps
-        return sum(get_stage(timestep, len(t), total) for t in self.tables.values())
+        return sum(get_stage(timestep, len(t), total) for t in self.stage_tokens.values())
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
@@ -111,10 +111,10 @@ class IdentityConditioner:
         rows = torch.zeros(2, words, self.backbone.token_width, dtype=torch.float32)
         mask = torch.zeros(words, dtype=torch.bool)
         for name, places in parsed.places.items():
-            table = self.tables[name]
-            vectors = table[get_stage(timestep, len(table), self.backbone.num_train_timesteps)]
+            tokens = self.stage_tokens[name]
+            vectors = tokens[get_stage(timestep, len(tokens), self.backbone.num_train_timesteps)]
             for number, place in enumerate(places):
-                rows[:, place] = vectors[:, number % self.spans[name]]
+                rows[:, place] = vectors[:, number % self.vector_counts[name]]
                 mask[place] = True
         return rows, mask
 

@@ -86,13 +86,13 @@ def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def parse_prompt(
-    backbone: Backbone, prompt: str, class_words: Mapping[str, str], spans: Mapping[str, int] | None = None
+    backbone: Backbone, prompt: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
 ) -> ParsedPrompt:
     """Tokenise a prompt around its placeholders.
 
     Args:
         class_words: class word of every known name.
-        spans: how many tokens a name's placeholder stands for, where that is not one.
+        vector_counts: how many tokens a name's placeholder stands for, where that is not one.
 
     Raises:
         PromptError: a placeholder without its identity, syntax of other programs, or a prompt that does not fit.
@@ -104,10 +104,10 @@ def parse_prompt(
         if i % 2:
             if piece not in class_words:
                 raise make_unknown_placeholder_error(piece, class_words)
-            span = (spans or {}).get(piece, 1)
-            places[piece] = (*places.get(piece, ()), *range(len(tokens), len(tokens) + span))
-            tokens += [get_class_token_ids(backbone, class_words[piece])] * span
-            words += [f"<{piece}>"] * span
+            count = (vector_counts or {}).get(piece, 1)
+            places[piece] = (*places.get(piece, ()), *range(len(tokens), len(tokens) + count))
+            tokens += [get_class_token_ids(backbone, class_words[piece])] * count
+            words += [f"<{piece}>"] * count
         else:
             new = tokenize_text(backbone, piece)
             tokens += new

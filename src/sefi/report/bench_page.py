@@ -12,6 +12,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import NO_INTERVAL, Interval
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT
 from sefi.benchmark.table_files import ARROWS, format_range, format_value
 from sefi.benchmark.table_metrics import METRICS, Metric, Part
 from sefi.benchmark.tables import (
@@ -32,8 +33,8 @@ FEW = 10  # subjects below which a bootstrap interval is known to be too narrow
 REFERENCES = {
     "class word": "the plain class word, what the model does unasked; its images are the same for every subject",
     "photo": "the learned photo pasted as the image: all of the person, none of the prompt",
-    "same": "another image of the same subject: the ceiling of ID",
-    "other": "another subject's photo: the floor of ID",
+    ANOTHER_PHOTO: "another image of the same subject: the ceiling of ID",
+    ANOTHER_SUBJECT: "another subject's photo: the floor of ID",
 }
 
 
