@@ -9,7 +9,6 @@ A change to a few values of one tensor may be missed.
 
 import base64
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+from sefi.core.text import dump_json
 
 SAMPLES = 64
 RELATIVE = 1.5 * 2**-7  # a bfloat16 step is 2^-7; half a step more for files that were cut off instead of rounded
@@ -65,7 +66,7 @@ class ModelSignature:
 
     def compute_digest(self) -> str:
         """Return 16 hex digits of `dump()`: equal for equal weights of one dtype, for what must not be mixed."""
-        return hashlib.sha256(json.dumps(self.dump(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(dump_json(self.dump(), sort_keys=True).encode()).hexdigest()[:16]
 
     def compare(self, stored: Mapping[str, str]) -> Difference:
         """Return how this model differs from the one whose `dump()` this is.
