@@ -16,7 +16,7 @@ from sefi.core.config import DEFAULT, Config, GenerateSettings, check_guidance, 
 from sefi.core.errors import REMARKS, ConfigError, PhotoError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
-from sefi.core.rng import check_seed
+from sefi.core.rng import require_seed
 from sefi.diffusion.conditioning import check_identities, describe_other_model
 from sefi.diffusion.sampling import GeneratedImage, check_steps, sample_images
 from sefi.diffusion.text import check_class_word, describe_unknown_words
@@ -80,7 +80,7 @@ def learn(  # noqa: PLR0913
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
     """
     check_name(name)
-    seed = check_seed(seed)
+    seed = require_seed(seed)
     check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
@@ -268,7 +268,7 @@ def generate_each(
     progress: Progress | None = None,
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
-    seed = check_seed(seed)
+    seed = require_seed(seed)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     class_words = {i.name: i.header.class_word for i in identities}
     check_prompts(prompts, class_words, config.generate.negative_prompt)

@@ -41,7 +41,7 @@ from sefi.core.config import dump_config
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
 from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
-from sefi.core.reading import InvalidFileError, check_file, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json
 
 LARGEST_INFO = 16 * 2**20
@@ -145,7 +145,7 @@ class RunFolder:
         with translate_file_errors(
             self.samples_file, ConfigError, "cannot be read", "Make another run with `sefi bench run`."
         ):
-            check_file(self.samples_file, LARGEST_RECORD)
+            measure_file(self.samples_file, LARGEST_RECORD)
         first: dict[Key, Sample] = {}
         with translate_file_errors(self.samples_file, ConfigError, "is damaged", REMOVE_LINE):
             for offset, line in read_lines(self.samples_file):

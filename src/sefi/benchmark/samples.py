@@ -190,7 +190,7 @@ def score_sample(
         sha256=hash_pixels(image.rgb),
         prompt_score=drop_not_finite(evaluators.score_prompt(evaluation, text)),
         margin=drop_not_finite(evaluators.score_margin(evaluation, text, plain)),
-        shown=evaluators.check_shown(image.rgb, evaluation, prompt.wanted),
+        shown=evaluators.find_shown(image.rgb, evaluation, prompt.wanted),
         embedding=round_embedding(evaluation.clip),
         draw_seconds=None if image.seconds is None else round(image.seconds, 3),
         image=files.image,

@@ -80,9 +80,9 @@ def run_bench(
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
     chosen = chosen.add_settings(settings or [])
-    folder = check_run_folder(out, photos)
+    check_run_folder(out, photos)
     bench_options = BenchOptions(
-        chosen, folder, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
+        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
     )
     with TerminalProgress() as progress:
         run = open_run(bench_options, progress)

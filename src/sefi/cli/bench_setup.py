@@ -50,8 +50,8 @@ class Thresholds:
     far: float | None
 
 
-def check_run_folder(out: Path, photos: Path | None) -> Path:
-    """Return the run's folder; the run creates it if it is missing.
+def check_run_folder(out: Path, photos: Path | None) -> None:
+    """Refuse a folder that a run cannot be made in; the run creates it if it is missing.
 
     Raises:
         OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be
@@ -61,7 +61,8 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
     from sefi.core.files import check_folder
     from sefi.core.reading import is_inside
 
-    run_folder = RunFolder(check_folder(out))
+    check_folder(out)
+    run_folder = RunFolder(out)
     run_folder.check()
     if photos is not None:
         with suppress(OSError):  # a folder that is missing has its own message
@@ -71,7 +72,6 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
         for folder in run_folder.list_folders():
             if is_inside(photos, folder):
                 raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
-    return out
 
 
 def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -> "OpenRun":
