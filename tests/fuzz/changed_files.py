@@ -27,9 +27,9 @@ from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
 from sefi.core.errors import SefiError
 from sefi.diffusion.composer import describe_model, read_composer
-from sefi.diffusion.text import find_name_rows, read_name_list
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS, read_labels
 from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
+from sefi.methods.base import find_name_rows, read_name_list
 from sefi.photo.detect import YuNetDetector
 from sefi.training.checkpoint import load_training, save_training
 from sefi.user_study.study import read_answer_file

@@ -16,9 +16,10 @@ from sefi.benchmark.run import RunFolder
 from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
 from sefi.core.errors import ConfigError, FaceError, IdentityError, OutputError, PromptError
-from sefi.diffusion.text import read_name_list, tokenize_plain
+from sefi.diffusion.text import tokenize_plain
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import HEADER_KEY, read_identity
+from sefi.methods.base import read_name_list
 from sefi.photo import detect
 from sefi.photo.detect import YuNetDetector
 from sefi.training.checkpoint import load_training, save_training

@@ -169,7 +169,7 @@ def run_grid(
 def list_words(as_json: options.AsJson = False) -> None:
     """List the words that the embedded model knows, by what they say; it ignores all others."""
     from sefi.cli.output import print_answer
-    from sefi.diffusion.text import read_names, read_word_groups
+    from sefi.core.prompts import read_names, read_word_groups
 
     groups, names = read_word_groups(), list(read_names())
     lines = [f"{group}: {'; '.join(phrases)}" for group, phrases in groups.items()]

@@ -14,16 +14,21 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, Section, SettingsTree, dump_config
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.prompts import PEOPLE, is_person
+from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
+from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.diffusion.text import get_class_token_ids
+from sefi.diffusion.text import get_class_token_ids, tokenize_text
 from sefi.identity.file import Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
 from sefi.training.loop import TrainingTask, train
 from sefi.training.token_inversion import TokenTraining
 
 LIBRARIES = ("torch", "diffusers", "transformers")
+NAME_WORDS = 2  # words of a name that count
+FEWEST_NAMES = 2
+LARGEST_LIST = 4 * 2**20  # bytes
+MOST_NAMES, LONGEST_NAME = 50_000, 200
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,46 @@ class NameListSettings(Section, frozen=True):
     """Where a method takes known names from."""
 
     names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
+
+
+def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
+    """Return the names in a file, one a line, without repeats; without a file those that the embedded model knows.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is none for a model that is not the embedded one.
+    """
+    if listed is None and not backbone.is_embedded:
+        raise ConfigError(
+            "This model needs a list of the names that it knows.",
+            "Write one name a line into a file and give it with --set basis.names=FILE.",
+        )
+    path = CHARACTERS if listed is None else Path(listed)
+    with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
+        lines = read_text(path, LARGEST_LIST).splitlines()
+        if len(lines) > MOST_NAMES:
+            raise InvalidFileError(f"it has {len(lines):,} lines; at most {MOST_NAMES:,} are read")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_NAME:
+                raise InvalidFileError(f"line {number} has more than {LONGEST_NAME} letters")
+        found = sorted({line.strip() for line in lines if line.strip()})
+        if not found:
+            raise InvalidFileError("it has no name")
+        return found
+
+
+def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
+    """Find the token-table rows of the names' first words and of their second, each `[name, width]`.
+
+    Source: Celeb Basis, `_get_celeb_embeddings`: later tokens of a name do not count.
+
+    Raises:
+        ConfigError: fewer than two names have a first or a second token.
+    """
+    names_tokens = [tokenize_text(backbone, name) for name in names]
+    columns = [[one[column] for one in names_tokens if len(one) > column] for column in range(NAME_WORDS)]
+    if min(map(len, columns)) < FEWEST_NAMES:
+        raise ConfigError("The list has too few names of two words.", "Give a longer list with basis.names.")
+    return [torch.stack([backbone.get_token_row(token) for token in column]) for column in columns]
 
 
 def get_class_row(backbone: Backbone, config: Config) -> Tensor:

@@ -16,18 +16,20 @@ from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, require_co
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import FACE_TEMPLATES_81
 from sefi.core.rng import create_generator
-from sefi.diffusion.text import NAME_WORDS, find_name_rows, read_name_list
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, SurestFace
 from sefi.identity.file import Identity
 from sefi.methods.base import (
+    NAME_WORDS,
     MethodInfo,
     NameListSettings,
     TokenMethod,
     TrainingOptions,
     WeightCounts,
     check_person,
+    find_name_rows,
     get_class_row,
     learn_tokens,
+    read_name_list,
     refuse_stage_settings,
     require_evaluators,
 )

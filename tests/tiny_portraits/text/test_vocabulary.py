@@ -10,13 +10,8 @@ import sefi
 from sefi.cli.app import app
 from sefi.core.config import override
 from sefi.core.errors import SefiError
-from sefi.diffusion.text import (
-    WORDS,
-    describe_unknown_words,
-    find_unknown_words,
-    read_known_words,
-    read_word_groups,
-)
+from sefi.core.prompts import WORDS, read_known_words, read_word_groups
+from sefi.diffusion.text import describe_unknown_words, find_unknown_words
 from sefi.methods import PRESETS
 from tiny_portraits.text.captions import FIRST, LAST
 from tiny_portraits.text.tokenizing import list_caption_words
