@@ -67,7 +67,7 @@ def tokens(shape, dtype="F32", size=None):
         (tokens((5, 2, 7)), 280, header(stages=0), "stages"),
         (tokens((5, 2, 7)), 280, header(width=0), "width"),
         (tokens((5, 2, 40, 7)), 11_200, header(), "tokens are"),
-        (tokens((5, 2, 7), "F8_E4M3", 70), 70, header(), "number type F8_E4M3"),
+        (tokens((5, 2, 7), "F8_E4M3", 70), 70, header(), "dtype F8_E4M3"),
         (tokens((5, 2, 7)), 280, header(shards=["a.2.0123456789ab.safetensors"] * 60), "names a file twice"),
         (tokens((5, 2, 7)), 280, header(shards=["a.2.0123456789ab.safetensors"] * 30_000), "header"),
         (tokens((5, 2, 7)), 280, header(shards=["bob.safetensors"]), "strange file"),

@@ -1,4 +1,4 @@
-"""A small record of every tensor of a model, which distinguishes copies in other number types from other weights.
+"""A small record of every tensor of a model, which distinguishes copies in other dtypes from other weights.
 
 Of each tensor 64 evenly spaced values are looked at, and the smallest of them is stored with its place. Rounding to
 float16, bfloat16 or both moves a value by at most 2^-7 of itself, so a copy agrees in every tensor. A training step
@@ -152,6 +152,6 @@ def _fits_record(samples: Tensor, text: str) -> bool:
         raise ValueError("a model signature of another length")
     places = torch.from_numpy(record["place"].astype(np.int64))
     stored = torch.from_numpy(record["value"].copy()).view(torch.bfloat16).float()
-    found = samples.gather(1, places[:, None])[:, 0]
-    slack = RELATIVE * torch.maximum(found.abs(), stored.abs()) + ABSOLUTE
-    return bool(((found - stored).abs() <= slack).all())
+    values = samples.gather(1, places[:, None])[:, 0]
+    slack = RELATIVE * torch.maximum(values.abs(), stored.abs()) + ABSOLUTE
+    return bool(((values - stored).abs() <= slack).all())

@@ -315,7 +315,7 @@ def read_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...
         case _:
             raise InvalidFileError(f"the entry of {name!r} is malformed")
     if dtype not in limits.dtypes:
-        raise InvalidFileError(f"{name!r} is of number type {dtype[:20]}")
+        raise InvalidFileError(f"{name!r} is of dtype {dtype[:20]}")
     if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= (not limits.empty) for side in shape):
         raise InvalidFileError(f"{name!r} has a shape that no tensor has here")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
@@ -354,4 +354,4 @@ def check_shapes(
         raise InvalidFileError(f"its {what} are others: {strange[:80]!r}")
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
-            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or number type")
+            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or dtype")

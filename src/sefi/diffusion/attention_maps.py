@@ -66,7 +66,7 @@ class MapSum:
 
     def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
         self.recorder, self.side, self.progress = recorder, side, progress
-        self.found: list[Tensor] = []
+        self.maps: list[Tensor] = []
         self.reference: list[Tensor] = []
 
     def start(self, total: int, label: str) -> None:
@@ -75,7 +75,7 @@ class MapSum:
 
     def advance(self, **numbers: float) -> None:
         """Take the maps of the step that just ended."""
-        self.found.append(average_word_maps(self.recorder, self.side)[-1])
+        self.maps.append(average_word_maps(self.recorder, self.side)[-1])
         self.reference.append(average_word_maps(self.recorder, self.side, reference=True)[-1])
         self.recorder.clear()
         self.progress.advance(**numbers)
@@ -104,12 +104,14 @@ def record_attention(
     parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
     sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
     progress.start(settings.steps, "generating")
-    made = build_pipeline(backbone, settings, recorder)
-    image = sample_batch(backbone, made, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, sums)[0]
+    pipeline = build_pipeline(backbone, settings, recorder)
+    image = sample_batch(
+        backbone, pipeline, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, sums
+    )[0]
     progress.finish()
-    found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
+    maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.maps, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
-    return PromptAttention(parsed.words, found, reference, places, image)
+    return PromptAttention(parsed.words, maps, reference, places, image)
 
 
 def check_guided(settings: GenerateSettings) -> None:

@@ -182,14 +182,14 @@ STRONG_GUIDANCE = 20.0
 
 
 def decode_images(
-    made: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], settings: GenerateSettings
+    pipeline: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], settings: GenerateSettings
 ) -> list[Image]:
     """Return the images of a batch's scaled latents `[image, channel, h, w]`, as the pipeline itself decodes them.
 
     Raises:
         GenerationError: a latent or a pixel is not a finite number; names the image, its seed and the likely cause.
     """
-    vae: Any = made.vae
+    vae: Any = pipeline.vae
     with torch.no_grad():
         pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
     # One transfer from the device for the whole batch.
@@ -202,7 +202,7 @@ def decode_images(
                 f"{': the latent is, but the VAE cannot decode it' if sampled[number] else ''}; it is not saved.",
                 remedy,
             )
-    return cast(list[Image], made.image_processor.postprocess(pixels, output_type="pil"))
+    return cast(list[Image], pipeline.image_processor.postprocess(pixels, output_type="pil"))
 
 
 def _find_finite(values: Tensor) -> Tensor:
@@ -211,7 +211,7 @@ def _find_finite(values: Tensor) -> Tensor:
 
 
 def _suggest_remedy(settings: GenerateSettings, dtype: torch.dtype, *, decoding: bool) -> str:
-    """Suggest what most likely helps: another number type, less guidance, other tokens or another VAE."""
+    """Suggest what most likely helps: another dtype, less guidance, other tokens or another VAE."""
     if dtype == torch.float16:
         return "float16 overflows easily, in the VAE above all: use --dtype float32 or bfloat16."
     if decoding:
@@ -273,12 +273,12 @@ def sample_images(
     progress: Progress,
 ) -> Iterator[GeneratedImage]:
     """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once."""
-    made = build_pipeline(backbone, settings)
+    pipeline = build_pipeline(backbone, settings)
     total = -(-len(prompts) // settings.batch_size)
     progress.start(total * settings.steps, "generating")
     for start in range(0, len(prompts), settings.batch_size):
         chosen = slice(start, start + settings.batch_size)
-        images = sample_batch(backbone, made, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress)
+        images = sample_batch(backbone, pipeline, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress)
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
     progress.finish()
@@ -286,7 +286,7 @@ def sample_images(
 
 def sample_batch(
     backbone: Backbone,
-    made: Pipeline,
+    pipeline: Pipeline,
     conditioner: Conditioner,
     prompts: list[str],
     seeds: Sequence[int],
@@ -301,10 +301,10 @@ def sample_batch(
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
-    made.scheduler.set_timesteps(settings.steps)
-    first = int(made.scheduler.timesteps[0])
+    pipeline.scheduler.set_timesteps(settings.steps)
+    first = int(pipeline.scheduler.timesteps[0])
     # A new one for each batch: multistep samplers remember the batch before.
-    made.scheduler = type(made.scheduler).from_config(made.scheduler.config)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
 
     def swap(pipe: Pipeline, step: int, t: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         progress.advance()
@@ -316,7 +316,7 @@ def sample_batch(
 
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
-        call: Any = made
+        call: Any = pipeline
         result = call(
             **list_text_arguments(context),
             **{f"negative_{name}": value for name, value in list_text_arguments(null).items()},
@@ -329,7 +329,7 @@ def sample_batch(
             callback_on_step_end_tensor_inputs=list(list_swapped_inputs(context)),
             output_type="latent",
         )
-    return decode_images(made, result.images, prompts, seeds, settings)
+    return decode_images(pipeline, result.images, prompts, seeds, settings)
 
 
 def list_text_arguments(encoding: TextEncoding) -> dict[str, Tensor]:

@@ -177,10 +177,10 @@ def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
         for number, line in enumerate(lines, 1):
             if len(line) > LONGEST_NAME:
                 raise InvalidFileError(f"line {number} has more than {LONGEST_NAME} letters")
-        found = sorted({line.strip() for line in lines if line.strip()})
-        if not found:
+        names = sorted({line.strip() for line in lines if line.strip()})
+        if not names:
             raise InvalidFileError("it has no name")
-        return found
+        return names
 
 
 def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
@@ -316,7 +316,7 @@ def check_single_precision(title: str, backbone: Backbone) -> None:
     """Refuse to train weights whose steps would be rounded away.
 
     Raises:
-        ConfigError: the model is in another number type than float32.
+        ConfigError: the model is in another dtype than float32.
     """
     if backbone.dtype != torch.float32:
         raise ConfigError(

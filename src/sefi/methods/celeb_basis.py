@@ -85,9 +85,11 @@ class CelebBasis(TokenMethod):
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count the coefficients, and the layer that gives them from a face."""
-        found = min(require_config(config, CelebBasisConfig).basis.components, backbone.token_width)
+        components = min(require_config(config, CelebBasisConfig).basis.components, backbone.token_width)
         with torch.device("meta"):
-            return WeightCounts(NAME_WORDS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
+            return WeightCounts(
+                NAME_WORDS * components, sum(p.numel() for p in Mapper(FEATURES, components).parameters())
+            )
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require a person, no stages, no keys of their own, a detector, a recogniser and names."""
@@ -149,10 +151,10 @@ def embed_faces(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.
     embed = SurestFace.load(options.evaluators)
     sides = [side for crop in views.crops for side in (crop, crop.flip(-1))]
     embeddings = [embed(convert_to_bytes(side)) for side in sides]
-    found = [one for one in embeddings if one is not None]
-    if not found:
+    faces = [one for one in embeddings if one is not None]
+    if not faces:
         raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")
-    return found
+    return faces
 
 
 class Mapper(nn.Module):

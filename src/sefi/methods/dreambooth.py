@@ -79,8 +79,8 @@ class DreamBooth:
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count every weight of the parts that are trained."""
-        there = collect_parameters(backbone)
-        return WeightCounts(sum(there[name].numel() for name in list_trained(backbone, config)), 0)
+        parameters = collect_parameters(backbone)
+        return WeightCounts(sum(parameters[name].numel() for name in list_trained(backbone, config)), 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require no stages, no attention loss, and weights in single precision."""
@@ -95,10 +95,10 @@ class DreamBooth:
         config = require_config(config, DreamBoothConfig)
         latents = generate_class_latents(backbone, config, options.progress)
         model, weights = copy_for_training(backbone, list_trained(backbone, config))
-        own, plain = tokenize_rare_and_plain(backbone, config)
+        rare, plain = tokenize_rare_and_plain(backbone, config)
         inputs = WeightTrainingInputs(
             wrap_weights(weights),
-            make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(own[which])),
+            make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(rare[which])),
             make_prior_drawer(backbone, config, seed, latents, lambda which: model.encode_text(plain[which])),
             lambda: weights,
         )

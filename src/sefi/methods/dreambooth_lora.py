@@ -106,10 +106,10 @@ class DreamBoothLora:
         sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
-        own, plain = (backbone.encode_text(ids) for ids in sentences)
+        rare, plain = (backbone.encode_text(ids) for ids in sentences)
         inputs = WeightTrainingInputs(
             wrap_weights(matrices),
-            make_subject_drawer(backbone, views, config, seed, own.select),
+            make_subject_drawer(backbone, views, config, seed, rare.select),
             make_prior_drawer(backbone, config, seed, latents, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
@@ -204,8 +204,8 @@ def load_matrices(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor],
     Raises:
         IdentityError: they do not fit.
     """
-    found = select_part_tensors(tensors, "unet")
-    if found.keys() != matrices.keys() or any(found[n].shape != m.shape for n, m in matrices.items()):
+    saved = select_part_tensors(tensors, "unet")
+    if saved.keys() != matrices.keys() or any(saved[n].shape != m.shape for n, m in matrices.items()):
         raise IdentityError("The identity's matrices do not fit this model.", "Open the model it was learned on.")
     for name, matrix in matrices.items():
-        matrix.copy_(found[name] * (strength if name.endswith("lora_B") else 1.0))
+        matrix.copy_(saved[name] * (strength if name.endswith("lora_B") else 1.0))

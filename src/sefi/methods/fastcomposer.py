@@ -84,8 +84,8 @@ class FastComposer:
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count nothing for a subject; for all of them fusion and tuned attention, without the image encoder."""
         del config
-        there = dict(backbone.unet.named_parameters())
-        tuned = sum(there[name].numel() for name in list_cross_attention_weights(backbone.unet, ATTENTION_LAYERS))
+        parameters = dict(backbone.unet.named_parameters())
+        tuned = sum(parameters[name].numel() for name in list_cross_attention_weights(backbone.unet, ATTENTION_LAYERS))
         with torch.device("meta"):
             fusion = Fuse(backbone.token_width, FEATURES.get(backbone.family, backbone.token_width))
         return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
@@ -162,10 +162,10 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
     Raises:
         IdentityError: one was.
     """
-    there = hash_file(file)
+    digest = hash_file(file)
     for identity in identities:
-        found = identity.tensors.get("composer")
-        if found is None or found.tolist() != there.tolist():
+        saved = identity.tensors.get("composer")
+        if saved is None or saved.tolist() != digest.tolist():
             raise IdentityError(
                 f"{identity.name!r} was learned with other weights of FastComposer than {file} holds.",
                 "Learn it again; it takes a second.",

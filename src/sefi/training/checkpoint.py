@@ -62,23 +62,23 @@ def load_training(
         ConfigError: the file is damaged, no checkpoint, or of another training.
     """
     with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
-        found, tensors = read_tensors(path, LIMITS)
-        about = parse_object(found[KEY])
+        metadata, tensors = read_tensors(path, LIMITS)
+        about = parse_object(metadata[KEY])
         wanted = json.loads(dump_json(settings))
         if not is_same_training(about["settings"], wanted):
             raise ConfigError(
                 f"{path} belongs to a training with other settings, on another model or of another photo.",
                 "Repeat that training, or remove the file to start again.",
             )
-        step, own = about["step"], select_group(tensors, "weights.")
+        step, weight_tensors = about["step"], select_group(tensors, "weights.")
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
         state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
-        check_shapes(own, weights.state_dict())
+        check_shapes(weight_tensors, weights.state_dict())
         check_best(best, step)
-        if strange := len(tensors) - len(own) - sum(map(len, state.values())) - len(best):
+        if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
             raise InvalidFileError(f"it has {strange} tensors that no training has")
-        weights.load_state_dict(own)
+        weights.load_state_dict(weight_tensors)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return step, best
 

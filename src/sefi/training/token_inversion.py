@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
 from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import AttentionRecorder, LossSettings, copy_with_key_value_attention
+from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
 from sefi.diffusion.text import join_texts, parse_prompt
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
@@ -115,7 +115,7 @@ def compute_losses(
     context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, backbone.scheduler.alphas_cumprod)
     height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
-    loss = LossSettings(
+    loss = LossOptions(
         texts.counted[batch.template_index].to(noisy.device),
         (height, width),
         settings.attention_reduction,
