@@ -44,28 +44,32 @@ Spacing = Literal["leading", "trailing"]
 MOST_STAGES = 10  # of which every one is visited where there are as many steps: ours are 5, ProSpect's 10
 
 
-class DPMScheduler(DPMSolverMultistepScheduler):
+class ExactTimesteps:
+    """Makes a scheduler of diffusers take the timesteps of `compute_sampling_timesteps`; stands before it as a base."""
+
+    lowest_left_out = False
+    config: Any
+
+    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
+        """Prepare so many steps."""
+        timesteps = compute_sampling_timesteps(
+            num_inference_steps,
+            self.config["num_train_timesteps"],
+            self.config["timestep_spacing"],
+            lowest_left_out=self.lowest_left_out,
+        )
+        scheduler: Any = super()
+        scheduler.set_timesteps(device=device, timesteps=timesteps.tolist())
+
+
+class DPMScheduler(ExactTimesteps, DPMSolverMultistepScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
     """DPM-Solver++ at the timesteps of `compute_sampling_timesteps`."""
 
     lowest_left_out = True
 
-    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, num_inference_steps: int, device: Device = None
-    ) -> None:
-        """Prepare so many steps."""
-        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
 
-
-class EulerScheduler(EulerDiscreteScheduler):
+class EulerScheduler(ExactTimesteps, EulerDiscreteScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Euler's method at the timesteps of `compute_sampling_timesteps`."""
-
-    lowest_left_out = False
-
-    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, num_inference_steps: int, device: Device = None
-    ) -> None:
-        """Prepare so many steps."""
-        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
 
 
 class UnevenDDIMScheduler(DPMScheduler):
@@ -167,15 +171,6 @@ def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
     timesteps = compute_sampling_timesteps(steps, total, spacing)
     offset = 1 if spacing == "leading" else total // steps - 1
     return np.array_equal(timesteps[::-1], np.arange(steps) * (total // steps) + offset)
-
-
-def _get_timesteps(scheduler: Any, steps: int) -> list[int]:  # noqa: ANN401
-    """Return the timesteps of a scheduler's own settings."""
-    config = scheduler.config
-    timesteps = compute_sampling_timesteps(
-        steps, config["num_train_timesteps"], config["timestep_spacing"], lowest_left_out=scheduler.lowest_left_out
-    )
-    return timesteps.tolist()
 
 
 STRONG_GUIDANCE = 20.0
