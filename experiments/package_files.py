@@ -10,9 +10,8 @@ from PIL import Image
 
 from sefi.backbone.open import MODELS
 from sefi.core.files import write_file, write_text
-from sefi.core.prompts import FACE_TEMPLATES
+from sefi.core.prompts import FACE_TEMPLATES, WORDS, split_words
 from sefi.core.text import dump_json
-from sefi.diffusion.text import WORDS, split_words
 from tiny_portraits.drawing import traits
 from tiny_portraits.drawing.content import SHIPPED
 from tiny_portraits.drawing.image import describe_content, draw

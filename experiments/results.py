@@ -34,11 +34,11 @@ from typing import Annotated
 from PIL import Image
 from scipy.stats import kendalltau
 
-from sefi.benchmark.columns import COLUMNS, Column, find_conditions
 from sefi.benchmark.records import RecordModel, RunInfo, set_file_key, split_group
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
 from sefi.benchmark.table_files import format_heading, format_range, format_value
+from sefi.benchmark.table_metrics import METRICS, Metric, find_conditions
 from sefi.benchmark.tables import compute_by_subject, list_kinds, list_variants
 from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
@@ -56,7 +56,7 @@ PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(SUITES.glob("
 CSV_HEAD = ("variant", "reference", "figure", "unit", "subjects", "mean", "low", "high")
 BLOCK = re.compile(r"(<!-- bench (?P<asked>[^>]+?) -->\n).*?(<!-- end -->)", re.DOTALL)
 ALL = "all"
-BY_NAME = {figure.name: figure for figure in COLUMNS}
+BY_NAME = {metric.name: metric for metric in METRICS}
 DIGITS = 6
 
 
@@ -151,9 +151,9 @@ def keep(folder: Path) -> None:
     figures = {
         kind or ALL: {
             label: {
-                column.name: values
-                for column in COLUMNS
-                if (values := drop_unknown(compute_by_subject(chosen, fixed, label, column)))
+                metric.name: values
+                for metric in METRICS
+                if (values := drop_unknown(compute_by_subject(chosen, fixed, label, metric)))
             }
             for label in labels
         }
@@ -239,24 +239,24 @@ def render_block(asked: str) -> str:
     suite, with_paper, _ = (part.strip() for part in suite.partition("+ paper"))
     name, _, kind = (part.strip() for part in suite.partition("/"))
     record = read_record(name)
-    figures = [BY_NAME[column.strip()] for column in columns.split(",")]
+    metrics = [BY_NAME[column.strip()] for column in columns.split(",")]
     values = record.figures[kind or ALL]
     if rows:
         values = {label: values[label] for label in rows}
     if pairs:
-        return render_differences(values, pairs, figures)
+        return render_differences(values, pairs, metrics)
     if with_paper:
         published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
-        return render_with_published(values, record.info, figures, published)
-    return render_means(values, record.info, figures)
+        return render_with_published(values, record.info, metrics, published)
+    return render_means(values, record.info, metrics)
 
 
-def render_means(values: VariantFigures, info: RunInfo, figures: Sequence[Column]) -> str:
+def render_means(values: VariantFigures, info: RunInfo, metrics: Sequence[Metric]) -> str:
     """Return a row for each variant: means over subjects with their intervals."""
     titles = make_row_titles(values, info)
-    found = {label: [estimate_interval(own.get(f.name, {})) for f in figures] for label, own in values.items()}
-    rows = [[titles[label], *make_cells(row, figures)] for label, row in found.items()]
-    return render_markdown(["variant", *(format_heading(f) for f in figures)], rows)
+    found = {label: [estimate_interval(own.get(f.name, {})) for f in metrics] for label, own in values.items()}
+    rows = [[titles[label], *make_cells(row, metrics)] for label, row in found.items()]
+    return render_markdown(["variant", *(format_heading(f) for f in metrics)], rows)
 
 
 def make_row_titles(values: VariantFigures, info: RunInfo) -> dict[str, str]:
@@ -266,47 +266,47 @@ def make_row_titles(values: VariantFigures, info: RunInfo) -> dict[str, str]:
 
 
 def render_with_published(
-    values: VariantFigures, info: RunInfo, figures: Sequence[Column], published: dict[str, dict[str, float]]
+    values: VariantFigures, info: RunInfo, metrics: Sequence[Metric], published: dict[str, dict[str, float]]
 ) -> str:
     """Return `render_means` with the published figures; last how far the orders agree, by Kendall's tau."""
     titles = make_row_titles(values, info)
     rows: list[list[str]] = []
     for label, own in values.items():
         cells = [titles[label]]
-        for figure in figures:
-            there = published.get(label, {}).get(figure.name, math.nan)
-            mean = estimate_interval(own.get(figure.name, {}))
-            cells += [*make_cells([mean], [figure]), format_value(there, figure.unit)]
+        for metric in metrics:
+            there = published.get(label, {}).get(metric.name, math.nan)
+            mean = estimate_interval(own.get(metric.name, {}))
+            cells += [*make_cells([mean], [metric]), format_value(there, metric.unit)]
         rows.append(cells)
-    head = ["variant", *(text for figure in figures for text in (format_heading(figure), "paper"))]
-    agreement = [text for figure in figures for text in (f"{measure_order(values, published, figure):.2f}", "")]
+    head = ["variant", *(text for metric in metrics for text in (format_heading(metric), "paper"))]
+    agreement = [text for metric in metrics for text in (f"{measure_order(values, published, metric):.2f}", "")]
     return render_markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
 
 
-def measure_order(values: VariantFigures, published: dict[str, dict[str, float]], figure: Column) -> float:
+def measure_order(values: VariantFigures, published: dict[str, dict[str, float]], metric: Metric) -> float:
     """Return Kendall's tau of measured means and published figures, over variants with both; nan if all are equal."""
-    shared = [label for label in published if figure.name in published[label] and figure.name in values.get(label, {})]
-    measured = [estimate_interval(values[label][figure.name]).mean for label in shared]
-    return float(kendalltau(measured, [published[label][figure.name] for label in shared]).statistic)
+    shared = [label for label in published if metric.name in published[label] and metric.name in values.get(label, {})]
+    measured = [estimate_interval(values[label][metric.name]).mean for label in shared]
+    return float(kendalltau(measured, [published[label][metric.name] for label in shared]).statistic)
 
 
-def render_differences(values: VariantFigures, pairs: Sequence[str], figures: Sequence[Column]) -> str:
+def render_differences(values: VariantFigures, pairs: Sequence[str], metrics: Sequence[Metric]) -> str:
     """Return a row for each pair of variants: what the first has more, paired by subject."""
     rows: list[list[str]] = []
     for pair in pairs:
         mine, theirs = (values[label.strip()] for label in pair.split(" - "))
-        found = [estimate_difference(mine.get(f.name, {}), theirs.get(f.name, {})) for f in figures]
-        rows.append([make_display_label(pair), *make_cells(found, figures, sign=True)])
-    return render_markdown(["difference", *(format_heading(f) for f in figures)], rows)
+        found = [estimate_difference(mine.get(f.name, {}), theirs.get(f.name, {})) for f in metrics]
+        rows.append([make_display_label(pair), *make_cells(found, metrics, sign=True)])
+    return render_markdown(["difference", *(format_heading(f) for f in metrics)], rows)
 
 
-def make_cells(row: Sequence[Interval], figures: Sequence[Column], *, sign: bool = False) -> list[str]:
+def make_cells(row: Sequence[Interval], metrics: Sequence[Metric], *, sign: bool = False) -> list[str]:
     """Return means with intervals as a table's cells; a difference whose interval leaves out 0 is bold."""
     texts: list[str] = []
-    for found, figure in zip(row, figures, strict=True):
-        mean = format_value(found.mean, figure.unit, sign=sign)
+    for found, metric in zip(row, metrics, strict=True):
+        mean = format_value(found.mean, metric.unit, sign=sign)
         shown = f"**{mean}**" if sign and found.excludes_zero else mean
-        texts.append(f"{shown} {format_range(found, figure.unit, sign=sign)}".strip())
+        texts.append(f"{shown} {format_range(found, metric.unit, sign=sign)}".strip())
     return texts
 
 

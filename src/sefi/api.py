@@ -12,18 +12,18 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
-from sefi.core.config import DEFAULT, Config, GenerateConfig, check_guidance, explain_guidance, require_config
-from sefi.core.errors import ConfigError, PhotoError
+from sefi.core.config import DEFAULT, Config, GenerateSettings, check_guidance, explain_guidance, require_config
+from sefi.core.errors import REMARKS, ConfigError, PhotoError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
-from sefi.core.rng import check_seed
+from sefi.core.rng import require_seed
 from sefi.diffusion.conditioning import check_identities, describe_other_model
 from sefi.diffusion.sampling import GeneratedImage, check_steps, sample_images
 from sefi.diffusion.text import check_class_word, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity, check_together
 from sefi.methods import get_method
-from sefi.methods.base import Method, RunOptions
+from sefi.methods.base import Method, TrainingOptions
 from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
@@ -35,7 +35,7 @@ from sefi.photo.detect import (
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_photograph
 from sefi.training.validation import ImageProbe, ProbeEvaluators
 
-LOGGER = logging.getLogger("sefi.remarks")  # the command line says the same itself, and silences it
+LOGGER = logging.getLogger(REMARKS)
 
 
 PhotoInput = str | Path | Photo | SubjectCrop | Image.Image | NDArray[np.uint8]
@@ -54,7 +54,7 @@ def learn(  # noqa: PLR0913
     crop: bool = True,
     detector: str | Path | None = None,
     evaluators: str | Path | None = None,
-    anyway: bool = False,
+    allow_photograph: bool = False,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -72,21 +72,21 @@ def learn(  # noqa: PLR0913
         detector: a YuNet ONNX file; None takes the package's own, for drawings or photographs as the model is.
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
-        anyway: learn a photograph on the embedded model, which was trained on drawings only.
+        allow_photograph: learn a photograph on the embedded model, which was trained on drawings only.
         progress: called at every step.
-        checkpoint: file that an unfinished run is saved to and resumed from.
+        checkpoint: file that an unfinished training is saved to and resumed from.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
     """
     check_name(name)
-    seed = check_seed(seed)
+    seed = require_seed(seed)
     check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
-    if not anyway and (backbone is None or backbone.is_embedded):
+    if not allow_photograph and (backbone is None or backbone.is_embedded):
         check_photos_are_drawings(photos)
     backbone = backbone or open_backbone()
     own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None
@@ -99,7 +99,7 @@ def learn(  # noqa: PLR0913
     first, *others = [one.pixels for one in crops]
     views = PhotoViews(first, config.views, tuple(others))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = RunOptions(progress or SilentProgress(), checkpoint, probe, folder)
+    options = TrainingOptions(progress or SilentProgress(), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, options)
 
 
@@ -195,10 +195,10 @@ def list_training_sentences(config: Config) -> list[str]:
     return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
 
 
-def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], config: GenerateConfig) -> list[str]:
+def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
     """Return what a user should know before generating: unknown words, guidance without effect."""
-    guidance = explain_guidance(config)
-    words = describe_unknown_words(backbone, prompts, config.negative_prompt)
+    guidance = explain_guidance(settings)
+    words = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     return words if guidance is None else [*words, guidance]
 
 
@@ -214,7 +214,7 @@ def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) ->
 
 
 def build_image_probe(
-    method: Method, backbone: Backbone, square: Tensor, config: Config, folder: Path | None
+    method: Method, backbone: Backbone, crop: Tensor, config: Config, folder: Path | None
 ) -> ImageProbe:
     """Build what scores an identity while it is learned.
 
@@ -227,7 +227,7 @@ def build_image_probe(
             "Name a folder of them with --evaluators, or set learn.probe_every=0.",
         )
     apply = partial(method.apply, backbone=backbone)
-    return ImageProbe(apply, convert_to_bytes(square), config, ProbeEvaluators.open(folder))
+    return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
 
 
 def generate(
@@ -268,7 +268,7 @@ def generate_each(
     progress: Progress | None = None,
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
-    seed = check_seed(seed)
+    seed = require_seed(seed)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     class_words = {i.name: i.header.class_word for i in identities}
     check_prompts(prompts, class_words, config.generate.negative_prompt)

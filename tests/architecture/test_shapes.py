@@ -130,7 +130,7 @@ def test_of_conditioners_and_attention_maps(backbone):
     backbone.predict(noisy, torch.tensor([500, 500]), context, unet)
     check(
         (tokens, Float[Tensor, "stage 2 width"]),
-        (conditioner.tables["ada"], Float[Tensor, "stage 2 vector width"]),
+        (conditioner.stage_tokens["ada"], Float[Tensor, "stage 2 vector width"]),
         (context.states, Float[Tensor, "batch word 2*width"]),
         (words.encode_prompts(PROMPTS, 500).states, Float[Tensor, "batch word 2*width"]),
         (conditioner.encode_negative(2, "a dog").states, Float[Tensor, "batch word 2*width"]),

@@ -35,6 +35,7 @@ PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step
 BANNED = {
     "anchor": "reference",
     "anchors": "references",
+    "anyway": "allow_photograph",
     "attended": "attention",
     "beside": "extra",
     "drawn": "drawing, or generated",
@@ -104,6 +105,17 @@ def find_banned(names):
     return sorted({name for name in names if BANNED.keys() & set(name_words(name))})
 
 
+def find_checks_that_return(tree):
+    """Return the functions `check_...` that give something back; those of pydantic give back what they are given."""
+    return [
+        one.name
+        for one in find_functions(tree)
+        if one.name.startswith("check_")
+        and (one.returns is None or ast.unparse(one.returns) not in ("None", "Self"))
+        and not any("field_validator" in ast.unparse(decorator) for decorator in one.decorator_list)
+    ]
+
+
 def find_repeated(trees):
     """Return the public functions and classes that stand at the top of more than one file, with the files."""
     places = defaultdict(list)
@@ -123,6 +135,7 @@ def test_functions_begin_with_a_verb_and_docstrings_with_an_imperative(path):
     tree = parse(path)
     assert not find_names_without_verb(tree)
     assert not find_docstrings_without_verb(tree)
+    assert not find_checks_that_return(tree)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -140,6 +153,7 @@ def test_these_checks_can_fail():
     assert find_names_without_verb(tree) == ["told"]
     assert find_docstrings_without_verb(tree) == ["The text of a picture."]
     assert find_banned(find_defined_names(tree)) == ["JudgeFiles", "kept", "told", "way"]
+    assert find_checks_that_return(ast.parse("def check_a() -> int: ...\ndef check_b() -> None: ...\n")) == ["check_a"]
     assert find_repeated({"a.py": tree, "b.py": tree}) == {"JudgeFiles": ["a.py", "b.py"], "told": ["a.py", "b.py"]}
     fine = ast.parse('def has_face(image):\n    """Return whether it has one."""\ndef crop_face(): ...\n')
     assert not find_names_without_verb(fine)

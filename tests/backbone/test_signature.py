@@ -1,4 +1,4 @@
-"""An identity fits its model at any precision, and no other: number type x changed part x added tokens x old files."""
+"""An identity fits its model at any precision, and no other: dtype x changed part x added tokens x old files."""
 
 import copy
 import json
@@ -40,7 +40,7 @@ def changed(backbone, part, change):
 
 
 def at(backbone, *dtypes):
-    """The model rounded to each number type in turn, signed anew."""
+    """The model rounded to each dtype in turn, signed anew."""
     parts = {name: copy.deepcopy(getattr(backbone, name)) for name in PARTS}
     for dtype in dtypes:
         parts = {name: torch.nn.Module.to(part, dtype) for name, part in parts.items()}

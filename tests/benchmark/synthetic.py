@@ -91,7 +91,7 @@ def make_sample(subject, variant, prompt, draw, chance):
         sha256=hashlib.sha256(f"{subject} {variant['label']} {prompt} {draw}".encode()).hexdigest()[:16],
         faces=faces,
         id=found,
-        id_other=other,
+        id_other_photo=other,
         prompt_score=float(obeyed + chance.normal(0, 0.02)),
         shown=tuple(bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]),
         background=float(chance.uniform(0.3, 0.6)),

@@ -48,7 +48,7 @@ def test_nothing_is_scored_without_judges():
     rgb = np.zeros((12, 12, 3), np.uint8)
     found = judging.evaluate(rgb)
     assert found == Evaluation(None, None, None, None)
-    assert judging.check_shown(rgb, found, [("scene", "beach")]) is None
+    assert judging.find_shown(rgb, found, [("scene", "beach")]) is None
     assert judging.score_prompt(found, "a photo") is None
     assert score_likeness(found, [ADA]) == (None, None)
     assert score_likeness(seen(ADA), [None]) == (None, None)

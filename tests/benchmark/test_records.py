@@ -220,7 +220,8 @@ def test_two_who_share_an_image_need_a_photo_each(tmp_path):
 )
 def test_a_score_is_no_larger_than_scores_can_be(tmp_path, field):
     for value in (-LARGEST_SCORE, -1, 0.3, LARGEST_SCORE):
-        assert folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()[0].model_dump()[field] == value
+        (sample,) = folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()
+        assert sample.model_dump(by_alias=True)[field] == value
     for value in (1e308, -1e308, 1.01 * LARGEST_SCORE):
         with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
             folder_of(tmp_path, RUN, [cell(**{field: value})]).read_samples()

@@ -9,7 +9,7 @@ import pytest
 from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
 from sefi.benchmark.identities import Stopwatch, change_identity
 from sefi.benchmark.records import parse_sample
-from sefi.benchmark.run import Benchmark, RunFolder, describe_run
+from sefi.benchmark.run import OpenRun, RunFolder, describe_run
 from sefi.benchmark.samples import contains_file, make_reference_image, make_samples, resize_to_square
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
 from sefi.core.errors import ConfigError
@@ -49,86 +49,84 @@ SUBJECTS = (
 
 
 @pytest.fixture
-def bench(backbone, tmp_path):
+def run(backbone, tmp_path):
     silent = SilentProgress()
-    made = Benchmark(
-        SUITE, SUBJECTS, backbone, Evaluators(EvaluatorFiles()), RunFolder(tmp_path / "run"), silent, silent
-    )
-    made.run.begin(describe_run(made, EvaluatorFiles().describe(), None, None))
+    made = OpenRun(SUITE, SUBJECTS, backbone, Evaluators(EvaluatorFiles()), RunFolder(tmp_path / "run"), silent, silent)
+    made.folder.begin(describe_run(made, EvaluatorFiles().describe(), None, None))
     return made
 
 
-def test_every_sample_is_made_once(bench):
-    assert make_samples(bench) == len(bench.run.read_samples())
-    wanted = set(bench.plan_keys())
+def test_every_sample_is_made_once(run):
+    assert make_samples(run) == len(run.folder.read_samples())
+    wanted = set(run.plan_keys())
     # bello and lassie have no other image: nothing to show as their ceiling.
     assert {key[0] for key in wanted if key[1] == "ceiling"} == {"rex"}
-    made = [c.key for c in bench.run.read_samples()]
+    made = [c.key for c in run.folder.read_samples()]
     assert len(made) == len(set(made))
     assert set(made) == wanted
-    assert all((bench.run.path / c.image).is_file() for c in bench.run.read_samples())
+    assert all((run.folder.path / c.image).is_file() for c in run.folder.read_samples())
 
 
-def test_an_interrupted_run_redoes_nothing(bench):
-    make_samples(bench, [0])
-    before = bench.run.samples_file.read_text()
-    files = {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()}
+def test_an_interrupted_run_redoes_nothing(run):
+    make_samples(run, [0])
+    before = run.folder.samples_file.read_text()
+    files = {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()}
     lines = before.splitlines()
-    bench.run.samples_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
-    assert make_samples(bench, [0]) == 3
-    again = {c.key: c.sha256 for c in bench.run.read_samples()}
+    run.folder.samples_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
+    assert make_samples(run, [0]) == 3
+    again = {c.key: c.sha256 for c in run.folder.read_samples()}
     assert again == {c.key: c.sha256 for c in map(parse_sample, before.encode().splitlines())}
-    assert {p: p.stat().st_mtime_ns for p in bench.run.identities.iterdir()} == files
+    assert {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()} == files
 
 
-def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(bench):
-    make_samples(bench)
-    word = [c for c in bench.run.read_samples() if c.variant == "word"]
+def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
+    make_samples(run)
+    word = [c for c in run.folder.read_samples() if c.variant == "word"]
     assert len(word) == len(SUBJECTS) * 4
     assert len({c.image for c in word}) == 4
     assert len({c.sha256 for c in word}) <= 4
 
 
-def test_a_changed_way_uses_the_identity_of_its_source(bench):
-    make_samples(bench, [0])
-    assert [p.name for p in bench.run.identities.iterdir()] == ["rex--ours.safetensors"]
-    identity = Identity.load(bench.run.identities / "rex--ours.safetensors")
-    values = change_identity(identity, WAYS[1], bench.backbone)
+def test_a_changed_way_uses_the_identity_of_its_source(run):
+    make_samples(run, [0])
+    assert [p.name for p in run.folder.identities.iterdir()] == ["rex--ours.safetensors"]
+    identity = Identity.load(run.folder.identities / "rex--ours.safetensors")
+    values = change_identity(identity, WAYS[1], run.backbone)
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])
     assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
-    assert change_identity(identity, WAYS[0], bench.backbone) is identity
-    sample = next(c for c in bench.run.read_samples() if c.variant == "values only")
-    assert sample.trained == 5 * 2 * bench.backbone.token_width
-    references = [c for c in bench.run.read_samples() if c.variant == "pasted"]
+    assert change_identity(identity, WAYS[0], run.backbone) is identity
+    sample = next(c for c in run.folder.read_samples() if c.variant == "values only")
+    assert sample.trained == 5 * 2 * run.backbone.token_width
+    references = [c for c in run.folder.read_samples() if c.variant == "pasted"]
     assert {(c.trained, c.learn_seconds, c.draw_seconds) for c in references} == {(None, None, None)}
     assert sample.added == 0
     assert sample.learn_seconds > sample.class_seconds == 0
 
 
-def test_no_judge_is_no_score(bench):
-    make_samples(bench, [1])
-    for sample in bench.run.read_samples():
-        for name in ("faces", "id", "id_other", "prompt_score", "shown", "embedding", "background", "focus"):
+def test_no_judge_is_no_score(run):
+    make_samples(run, [1])
+    for sample in run.folder.read_samples():
+        for name in ("faces", "id", "id_other_photo", "prompt_score", "shown", "embedding", "background", "focus"):
             assert getattr(sample, name) is None
 
 
-def test_another_suite_does_not_go_into_the_same_folder(bench):
-    other = replace(bench, suite=SUITE.model_copy(update={"seeds": (5,)}))
+def test_another_suite_does_not_go_into_the_same_folder(run):
+    other = replace(run, suite=SUITE.model_copy(update={"seeds": (5,)}))
     with pytest.raises(ConfigError, match="suite differ"):
-        bench.run.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
+        run.folder.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
 
 
-def test_what_no_record_holds_is_refused_before_anything_is_made(bench):
-    other = replace(bench, suite=SUITE.model_copy(update={"about": "a\0b"}))
+def test_what_no_record_holds_is_refused_before_anything_is_made(run):
+    other = replace(run, suite=SUITE.model_copy(update={"about": "a\0b"}))
     with pytest.raises(ConfigError, match="cannot be put on record: about: a text has a control character"):
         describe_run(other, EvaluatorFiles().describe(), None, None)
 
 
-def test_subjects_in_twos(bench):
-    both = replace(bench, suite=SUITE.model_copy(update={"together": 2}))
+def test_subjects_in_twos(run):
+    both = replace(run, suite=SUITE.model_copy(update={"together": 2}))
     assert [[s.key for s in group] for group in both.list_groups()] == [["rex", "bello"]]
     assert [s.key for s in both.list_others(both.list_groups()[0])] == ["lassie"]
-    assert [s.key for s in bench.list_others((SUBJECTS[2],))] == ["rex"]
+    assert [s.key for s in run.list_others((SUBJECTS[2],))] == ["rex"]
 
 
 def test_anchors_show_photographs():

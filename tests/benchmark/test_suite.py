@@ -39,7 +39,7 @@ def test_a_bundled_suite_is_whole(name):
     assert suite.name == name
     assert suite.about == list_bundled()[name]
     for variant in suite.variants:
-        assert suite.make_config(variant).learn.class_word == suite.kind
+        assert suite.make_config(variant).learn.class_word == suite.class_word
 
 
 def test_a_suite_of_ones_own_joins_lists_and_prompts(tmp_path):
@@ -176,3 +176,9 @@ def test_a_suites_record_keeps_its_keys():
     known = json.loads(open_suite("quick").model_dump_json(by_alias=True))
     assert known.keys() == SuiteInfo.parse(json.dumps(known)).model_dump(by_alias=True).keys()
     assert "ways" in known
+
+
+def test_a_suite_may_call_the_class_word_by_its_old_name(tmp_path):
+    now, before = (open_suite(written(tmp_path, f'{key} = "cat"\n{WHOLE}')) for key in ("class_word", "kind"))
+    assert now == before
+    assert before.class_word == "cat"

@@ -8,7 +8,6 @@ import math
 import numpy as np
 import pytest
 
-from sefi.benchmark.columns import COLUMNS, find_conditions
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import Interval
 from sefi.benchmark.table_files import (
@@ -21,10 +20,11 @@ from sefi.benchmark.table_files import (
     format_tables_json,
     format_value,
 )
+from sefi.benchmark.table_metrics import METRICS, find_conditions
 from sefi.benchmark.tables import compute_all_differences, compute_differences, make_table, make_tables_by_kind
 from sefi.core.errors import ConfigError
 
-FIGURE = {figure.name: figure for figure in COLUMNS}
+METRIC = {metric.name: metric for metric in METRICS}
 SUITE = {
     "name": "hand",
     "prompts": [
@@ -64,7 +64,7 @@ def scored(*pairs, **more):
 
 
 def value(name, samples, run=None):
-    return FIGURE[name].formula(samples, find_conditions(samples, run or make_run()))
+    return METRIC[name].formula(samples, find_conditions(samples, run or make_run()))
 
 
 PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
@@ -98,9 +98,9 @@ def test_a_second_face_is_a_face_but_not_exactly_one():
 
 def test_copying_looks_at_faces_only():
     samples = [
-        sample(id=0.7, id_other=0.4, faces=1),
-        sample(id=0.5, id_other=0.6, faces=1),
-        sample(id=0, id_other=0, faces=0),
+        sample(id=0.7, id_other_photo=0.4, faces=1),
+        sample(id=0.5, id_other_photo=0.6, faces=1),
+        sample(id=0, id_other_photo=0, faces=0),
     ]
     assert value("copy", samples) == pytest.approx(0.1)
     assert value("id_other", samples) == pytest.approx(1.0 / 3)
@@ -132,26 +132,30 @@ def test_memory_is_the_most_and_seconds_are_the_mean():
     assert value("draw_seconds", samples) == 1.5
 
 
-@pytest.mark.parametrize("figure", COLUMNS, ids=lambda figure: figure.name)
-def test_nothing_that_was_not_computed_counts(figure):
+@pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
+def test_nothing_that_was_not_computed_counts(metric):
     """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""
     empty = sample(
-        **dict.fromkeys(("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding", "peak_mb"))
+        **dict.fromkeys(
+            ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding", "peak_mb")
+        )
     )
     run = make_run(far_threshold=0.5)
-    assert math.isnan(figure.formula([empty], find_conditions([empty], run)))
+    assert math.isnan(metric.formula([empty], find_conditions([empty], run)))
     whole = [
-        one.model_copy(update={"shown": (True,), "id_other": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0})
+        one.model_copy(
+            update={"shown": (True,), "id_other_photo": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0}
+        )
         for one in PICTURES
     ]
     fixed = find_conditions(whole, run)
     assert find_conditions([*whole, empty], run) == fixed
-    assert figure.formula([*whole, empty], fixed) == pytest.approx(figure.formula(whole, fixed), nan_ok=True)
+    assert metric.formula([*whole, empty], fixed) == pytest.approx(metric.formula(whole, fixed), nan_ok=True)
 
 
-def test_every_figure_is_told_apart_and_explained():
-    assert len(FIGURE) == len(COLUMNS) == len({figure.label for figure in COLUMNS})
-    assert all(figure.about.endswith(".") and figure.needs is not None for figure in COLUMNS)
+def test_every_metric_is_told_apart_and_explained():
+    assert len(METRIC) == len(METRICS) == len({metric.label for metric in METRICS})
+    assert all(metric.about.endswith(".") and metric.needs is not None for metric in METRICS)
 
 
 def test_each_subject_counts_once_whatever_the_number_of_pictures():
@@ -166,11 +170,11 @@ def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
     samples = [*scored((0.5, 0.3)), *scored((0.6, 0.3), variant="theirs"), *scored((1.0, 0.1), variant="photo")]
     found = make_table(samples, make_run())
     assert [variant.label for variant in found.variants] == ["ours", "theirs", "photo"]
-    names = [figure.name for figure in found.columns]
-    assert names == [figure.name for figure in COLUMNS if figure.name in names]
+    names = [metric.name for metric in found.metrics]
+    assert names == [metric.name for metric in METRICS if metric.name in names]
     assert {"id", "prompt", "face"} <= set(names)
     assert "background" not in names
-    assert set(names) | set(found.missing) == set(FIGURE)
+    assert set(names) | set(found.missing) == set(METRIC)
 
 
 def test_a_figure_that_one_way_has_not_is_not_computed_there():
@@ -242,10 +246,10 @@ def of_two(samples):
 def test_the_best_is_bold_and_anchors_do_not_compete():
     samples = [*scored((0.5, 0.3)), *scored((0.6, 0.2), variant="theirs"), *scored((1.0, 0.9), variant="photo")]
     found = make_table(of_two(samples), make_run())
-    assert found.find_best(FIGURE["id"]) == {"theirs"}
-    assert found.find_best(FIGURE["prompt"]) == {"ours"}
-    assert found.find_best(FIGURE["face"]) == frozenset()  # all equal: nobody leads
-    assert make_table(of_two(scored((0.5, 0.3))), make_run()).find_best(FIGURE["id"]) == frozenset()
+    assert found.find_best(METRIC["id"]) == {"theirs"}
+    assert found.find_best(METRIC["prompt"]) == {"ours"}
+    assert found.find_best(METRIC["face"]) == frozenset()  # all equal: nobody leads
+    assert make_table(of_two(scored((0.5, 0.3))), make_run()).find_best(METRIC["id"]) == frozenset()
     lines = format_markdown(found).splitlines()
     assert lines[0].startswith("| variant | ID(Prompt) ↑ |")
     assert "**0.600**" in next(line for line in lines if line.startswith("| theirs"))
@@ -254,27 +258,27 @@ def test_the_best_is_bold_and_anchors_do_not_compete():
 
 def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
     samples = [*scored((0.5, 0.3), (0.4, 0.3)), *scored((0.6, 0.2), (0.7, 0.3), variant="theirs")]
-    assert make_table(samples, make_run()).find_best(FIGURE["id"]) == frozenset()
+    assert make_table(samples, make_run()).find_best(METRIC["id"]) == frozenset()
     assert "**" not in format_markdown(make_table(samples, make_run()))
     # Of two variants one has two subjects: it has nobody to lead.
     uneven = [*samples, *copy_for([one for one in samples if one.variant == "ours"], "bob")]
-    assert make_table(uneven, make_run()).find_best(FIGURE["id"]) == frozenset()
+    assert make_table(uneven, make_run()).find_best(METRIC["id"]) == frozenset()
     variants = [variant for variant in SUITE["ways"] if variant["control"] is None]
     both = make_run(
         subjects=["ada", "bob"], suite={**SUITE, "ways": variants, "prompts": SUITE["prompts"][:1], "seeds": [0, 1]}
     )
     whole = make_table(of_two(samples), both)
-    assert (whole.finished, whole.find_best(FIGURE["id"])) == (True, {"theirs"})
+    assert (whole.finished, whole.find_best(METRIC["id"])) == (True, {"theirs"})
     part = make_table(of_two(samples)[:-1], both)
-    assert (part.finished, part.find_best(FIGURE["id"])) == (False, frozenset())
+    assert (part.finished, part.find_best(METRIC["id"])) == (False, frozenset())
     told = json.loads(format_tables_json(of_two(samples)[:-1], both))
     assert told["images"] == {"made": 7, "planned": 8, "finished": False}
 
 
 def test_lower_is_better_where_the_arrow_says_so():
     samples = [sample(draw_seconds=2.0), sample(variant="theirs", draw_seconds=1.0)]
-    assert make_table(of_two(samples), make_run()).find_best(FIGURE["draw_seconds"]) == {"theirs"}
-    assert format_heading(FIGURE["draw_seconds"]) == "drawing ↓"
+    assert make_table(of_two(samples), make_run()).find_best(METRIC["draw_seconds"]) == {"theirs"}
+    assert format_heading(METRIC["draw_seconds"]) == "drawing ↓"
 
 
 def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():
@@ -306,7 +310,7 @@ def test_csv_has_a_line_for_every_way_and_figure(synthetic):
     run, samples = synthetic.make_run(), synthetic.make_samples()
     found = make_table(samples, run)
     lines = list(csv.DictReader(io.StringIO(format_csv(found))))
-    assert len(lines) == len(found.variants) * len(found.columns)
+    assert len(lines) == len(found.variants) * len(found.metrics)
     line = next(each for each in lines if (each["variant"], each["figure"]) == ("ours", "id"))
     expected = found.values["ours", "id"]
     assert (float(line["mean"]), float(line["low"]), int(line["n"])) == (expected.mean, expected.low, 3)

@@ -1,5 +1,6 @@
 """Worker processes end with the one that started them, however and whenever that ends, and keep the run locked."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -56,6 +57,11 @@ def interrupt():
 def kill():
     os.kill(os.getpid(), signal.SIGKILL)
 
+def remark():
+    import logging
+    logging.getLogger("sefi.remarks").warning("this model does not know a word")
+    sys.exit(0)
+
 def leave():
     sys.exit(0)
 """
@@ -86,11 +92,11 @@ def shares(function, count=2):
 
 
 def watched(tmp_path, function, count=2, progress=None):
-    # What watching needs of a bench: where its images are counted, and whom to tell.
-    bench = SimpleNamespace(run=RunFolder(tmp_path), progress=progress or SilentProgress())
+    # What watching needs of a run: where its images are counted, and whom to tell.
+    run = SimpleNamespace(folder=RunFolder(tmp_path), progress=progress or SilentProgress())
     with start_workers(shares(function, count), None) as workers:
         try:
-            watch_workers(bench, workers, TimeLeft(SimpleNamespace(variants=()), [], []))
+            watch_workers(run, workers, TimeLeft(SimpleNamespace(variants=()), [], []))
         finally:
             pids = [process.pid for process in workers.values()]
     return pids
@@ -240,10 +246,21 @@ def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
     process.start()
     send_reports(writing)
     writing.close()
-    run = RunFolder(tmp_path)
+    folder = RunFolder(tmp_path)
     watch_workers(
-        SimpleNamespace(run=run, progress=progress), {reading: process}, TimeLeft(SimpleNamespace(variants=()), [], [])
+        SimpleNamespace(folder=folder, progress=progress),
+        {reading: process},
+        TimeLeft(SimpleNamespace(variants=()), [], []),
     )
     process.join()
     assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]
     assert progress.told == []
+
+
+@pytest.mark.parametrize(("level", "times"), [(logging.ERROR, 0), (logging.WARNING, 2)])
+def test_a_worker_makes_remarks_only_where_its_starter_does(benches, tmp_path, capfd, monkeypatch, level, times):
+    monkeypatch.setattr(logging.getLogger("sefi.remarks"), "level", level)
+    with start_workers(shares(benches.remark), None) as workers:
+        for process in workers.values():
+            process.join()
+    assert capfd.readouterr().err.count("does not know a word") == times

@@ -9,7 +9,7 @@ from PIL import Image
 
 from sefi.backbone.open import MODELS
 from sefi.benchmark.run import RunFolder
-from sefi.diffusion.text import CHARACTERS
+from sefi.core.prompts import CHARACTERS
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person

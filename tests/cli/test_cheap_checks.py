@@ -2,6 +2,8 @@
 
 import json
 import shlex
+import subprocess
+import sys
 
 import pytest
 from PIL import Image
@@ -123,13 +125,14 @@ def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_p
 
 
 @pytest.mark.world
-def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch):
+@pytest.mark.parametrize("option", ["--allow-photograph", "--anyway"])  # the second is its name before
+def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch, option):
     import skimage.data
 
     monkeypatch.chdir(tmp_path)
     Image.fromarray(skimage.data.astronaut()).save("me.png")
     quick = ("--steps", 1, "--set", "learn.batch=1", "--set", "views.latent_pool=0")
-    found = sefi("learn", "me.png", "--name", "me", "--no-crop", "--anyway", *quick)
+    found = sefi("learn", "me.png", "--name", "me", "--no-crop", option, *quick)
     assert found.exit_code == 0, found.output
     assert Identity.load(tmp_path / "me.safetensors").name == "me"
 
@@ -159,6 +162,14 @@ def test_guidance_below_one_is_said_to_be_none(sefi, model_folder, tmp_path, sca
     assert found.exit_code == 0
     assert f"note: a guidance scale of {scale} generates without guidance, exactly as 1 does" in found.stderr
     assert "note:" not in sefi(*words, "--guidance-scale", 1, "--count", 2).stderr
+
+
+def test_a_remark_of_the_library_is_printed_once(model_folder, tmp_path):
+    # In a process of its own: pytest takes the records of loggers, which Python would print.
+    words = ("generate", "a photo of person", "--steps", "2", "--guidance-scale", "0.5")
+    command = [sys.executable, "-m", "sefi", *words, "--model", str(model_folder), "--out", str(tmp_path)]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stderr.count("generates without guidance") == 1
 
 
 # ------------------------------------------------------------------ the command that follows

@@ -308,7 +308,7 @@ KINDS: dict[str, Callable[[Bench], Case]] = {
     "generate identity": drawn_with,
     "attend identity": attended,
     "shard": shard,
-    "unfinished run": unfinished,
+    "unfinished training": unfinished,
     "records": records,
     "suite": suite,
     "report run.json": reported_run,

@@ -12,7 +12,7 @@ from PIL import Image
 from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
 from sefi.benchmark.plan import list_planned_keys
 from sefi.benchmark.records import EvaluatorInfo, RunInfo, Sample
-from sefi.benchmark.run import Benchmark, RunFolder, describe_run
+from sefi.benchmark.run import OpenRun, RunFolder, describe_run
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant
 from sefi.core.progress import SilentProgress
 
@@ -79,7 +79,7 @@ def real(backbone, tmp_path_factory):
     """What `sefi bench run` writes into `run.json` for two people."""
     silent = SilentProgress()
     folder = RunFolder(tmp_path_factory.mktemp("described"))
-    bench = Benchmark(
+    run = OpenRun(
         SUITE,
         (BenchmarkSubject("ada", GREY, GREY), BenchmarkSubject("bob", GREY)),
         backbone,
@@ -90,7 +90,7 @@ def real(backbone, tmp_path_factory):
     )
     detector, clip = EvaluatorInfo(file="d.onnx", sha256="00"), EvaluatorInfo(file="c", sha256="11")
     evaluators = {"detector": detector, "reader": None, "clip": clip}
-    return json.loads(describe_run(bench, evaluators, tau=0.23, far_threshold=0.4).dump())
+    return json.loads(describe_run(run, evaluators, tau=0.23, far_threshold=0.4).dump())
 
 
 def keys_of(run):

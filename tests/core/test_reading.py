@@ -50,7 +50,7 @@ DAMAGED = {
     "long name": ({"x" * (LONGEST_NAME + 1): entry(0, 12)}, 12, "a name of 513 characters"),
     "half of a character": ({"\ud800": entry(0, 12)}, 12, "half of a character"),
     "nine dimensions": ({"a": entry(0, 4, [1] * 9)}, 4, "a shape that no tensor has"),
-    "another type": ({"a": entry(0, 12, [12], "F8_E4M3")}, 12, "number type F8_E4M3"),
+    "another type": ({"a": entry(0, 12, [12], "F8_E4M3")}, 12, "dtype F8_E4M3"),
     "metadata": ({"__metadata__": {"a": 1}}, 0, "metadata are no texts"),
 }
 
@@ -76,7 +76,7 @@ def test_a_models_headers_are_read_by_the_same_reader(tmp_path, damage):
 @given(st.lists(st.lists(st.integers(0, 3), max_size=3), max_size=5), st.sampled_from([torch.float16, torch.int8]))
 @settings(max_examples=30)
 def test_what_safetensors_writes_is_read(tmp_path_factory, shapes, dtype):
-    """Also scalars and empty tensors, and the number types that only a model's files may have."""
+    """Also scalars and empty tensors, and the dtypes that only a model's files may have."""
     path = tmp_path_factory.mktemp("valid") / "x.safetensors"
     save_file({f"t{number}": torch.zeros(shape, dtype=dtype) for number, shape in enumerate(shapes)}, path, {"a": "b"})
     layout, tensors = read_weights_header(path), load_file(path)
@@ -93,7 +93,7 @@ def test_a_model_may_have_what_an_identity_may_not(tmp_path):
         read_layout(empty)
     whole = write(tmp_path / "whole.safetensors", {"a": entry(0, 8, [4], "I16")}, bytes(8))
     assert read_weights_header(whole).dtypes == {"a": "I16"}
-    with pytest.raises(InvalidFileError, match="number type I16"):
+    with pytest.raises(InvalidFileError, match="dtype I16"):
         read_layout(whole)
 
 

@@ -6,26 +6,26 @@ from hypothesis import given, strategies as st
 
 from sefi.api import generate, generate_each, learn
 from sefi.core.errors import ConfigError
-from sefi.core.rng import LARGEST_SEED, check_seed
+from sefi.core.rng import LARGEST_SEED, require_seed
 
 WRONG = (-1, LARGEST_SEED + 1, 2**63, 10**30, 0.5, 3.0, "7", None)
 
 
 @given(st.integers(0, LARGEST_SEED))
 def test_a_seed_stays_what_it_is(seed):
-    assert check_seed(seed) == seed
+    assert require_seed(seed) == seed
 
 
 @pytest.mark.parametrize("seed", [np.int64(7), np.uint8(7), True + 6])
 def test_whole_numbers_of_other_types_become_plain(seed):
-    assert check_seed(seed) == 7
-    assert type(check_seed(seed)) is int
+    assert require_seed(seed) == 7
+    assert type(require_seed(seed)) is int
 
 
 @pytest.mark.parametrize("seed", WRONG)
 def test_anything_else_is_refused(seed):
     with pytest.raises(ConfigError, match="is no seed"):
-        check_seed(seed)
+        require_seed(seed)
 
 
 @pytest.mark.parametrize("seed", WRONG)

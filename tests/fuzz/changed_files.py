@@ -27,11 +27,11 @@ from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
 from sefi.core.errors import SefiError
 from sefi.diffusion.composer import describe_model, read_composer
-from sefi.diffusion.text import find_name_rows, read_name_list
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS, read_labels
 from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
+from sefi.methods.base import find_name_rows, read_name_list
 from sefi.photo.detect import YuNetDetector
-from sefi.training.checkpoint import load_run, save_run
+from sefi.training.checkpoint import load_training, save_training
 from sefi.user_study.study import read_answer_file
 
 GIGABYTE = 1 << 30
@@ -98,14 +98,14 @@ def identity_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
 
 def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     """Return checkpoints, weights and attention maps."""
-    save_run(folder / "run", *small_run(), 1, {"a": 1})
+    save_training(folder / "run", *small_run(), 1, {"a": 1})
     arrays = {"composer.a": np.ones((5, 3), np.float32), "unet.b": np.ones(7, np.float32)}
     save_arrays(arrays, folder / "composer", describe_model(backbone))
     about = json.dumps({"words": ["a", "ada"], "placeholders": [1]})
     maps = {name: np.ones((2, 3, 3), np.float32) for name in ("maps", "reference")}
     save_arrays(maps, folder / "maps", {MAPS_KEY: about})
     readers = {
-        "run": lambda path: load_run(path, *small_run(), {"a": 1}),
+        "run": lambda path: load_training(path, *small_run(), {"a": 1}),
         "composer": lambda path: read_composer(path, backbone),
         "maps": read_maps,
     }

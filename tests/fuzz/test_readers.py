@@ -16,12 +16,13 @@ from sefi.benchmark.run import RunFolder
 from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
 from sefi.core.errors import ConfigError, FaceError, IdentityError, OutputError, PromptError
-from sefi.diffusion.text import read_name_list, tokenize_plain
+from sefi.diffusion.text import tokenize_plain
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import HEADER_KEY, read_identity
+from sefi.methods.base import read_name_list
 from sefi.photo import detect
 from sefi.photo.detect import YuNetDetector
-from sefi.training.checkpoint import load_run, save_run
+from sefi.training.checkpoint import load_training, save_training
 
 MUTATED = 200  # of each kind in the slow tests; none of them all may end in another way than with a typed error
 SECONDS, MEGABYTES = 10.0, 300
@@ -66,7 +67,7 @@ def tokens(shape, dtype="F32", size=None):
         (tokens((5, 2, 7)), 280, header(stages=0), "stages"),
         (tokens((5, 2, 7)), 280, header(width=0), "width"),
         (tokens((5, 2, 40, 7)), 11_200, header(), "tokens are"),
-        (tokens((5, 2, 7), "F8_E4M3", 70), 70, header(), "number type F8_E4M3"),
+        (tokens((5, 2, 7), "F8_E4M3", 70), 70, header(), "dtype F8_E4M3"),
         (tokens((5, 2, 7)), 280, header(shards=["a.2.0123456789ab.safetensors"] * 60), "names a file twice"),
         (tokens((5, 2, 7)), 280, header(shards=["a.2.0123456789ab.safetensors"] * 30_000), "header"),
         (tokens((5, 2, 7)), 280, header(shards=["bob.safetensors"]), "strange file"),
@@ -103,12 +104,12 @@ def test_settings_of_another_version_are_readable(tmp_path):
 @pytest.mark.parametrize("old", ["weights.weight", "adam.0.exp_avg", "adam.1.step"])
 def test_a_checkpoint_with_renamed_tensors_changes_nothing(tmp_path, old):
     path, (weights, optimiser) = tmp_path / "a.unfinished", small_run()
-    save_run(path, weights, optimiser, 1, {"a": 1})
+    save_training(path, weights, optimiser, 1, {"a": 1})
     path.write_bytes(path.read_bytes().replace(old.encode(), old[:-1].encode() + b"X"))
     other, other_optimiser = small_run()
     before = {name: value.clone() for name, value in other.state_dict().items()}
-    with pytest.raises(ConfigError, match="no checkpoint of a training run"):
-        load_run(path, other, other_optimiser, {"a": 1})
+    with pytest.raises(ConfigError, match="no checkpoint of a training"):
+        load_training(path, other, other_optimiser, {"a": 1})
     assert all(torch.equal(value, before[name]) for name, value in other.state_dict().items())
 
 

@@ -104,7 +104,7 @@ READERS = {
 def test_the_flat_file_loads_in_every_program(tmp_path, host, slot, vectors):
     identity = make_identity(vectors=vectors)
     (path,) = write_embeddings(identity, [make_flat_embedding(identity, slot)], tmp_path / "out", slot)
-    keys, values = identity.table.float().unbind(1)
+    keys, values = identity.stage_tokens.float().unbind(1)
     wanted = {"key": keys, "value": values, "mean": (keys + values) / 2}[slot].mean(0)
     read = READERS[host](path)
     assert read.dtype == torch.float32

@@ -17,7 +17,7 @@ from sefi.diffusion.sampling import sample_images
 from sefi.evaluation.encoders import find_evaluators
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS
-from sefi.methods.base import RunOptions
+from sefi.methods.base import TrainingOptions
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
 
@@ -51,7 +51,7 @@ def settings(name: str) -> Config:
     return override(preset, select_settings(type(preset), FEW))
 
 
-def learn(backbone: Backbone, config: Config, options: RunOptions, *, photos: int = 1) -> Identity:
+def learn(backbone: Backbone, config: Config, options: TrainingOptions, *, photos: int = 1) -> Identity:
     square = convert_to_pixels(Image.open(PORTRAIT).convert("RGB").resize((backbone.resolution,) * 2))
     options = replace(options, evaluators=find_evaluators(backbone))
     others = tuple(square * 0.8**n for n in range(1, photos))
@@ -66,12 +66,12 @@ def same(one: Identity, other: Identity) -> bool:
 @pytest.mark.parametrize("name", LEARNING)
 def test_stopped_or_scored_it_ends_the_same(embedded: Backbone, tmp_path: Path, name: str) -> None:
     config = settings(name)
-    whole = learn(embedded, config, RunOptions())
+    whole = learn(embedded, config, TrainingOptions())
 
     checkpoint = tmp_path / "run"
     with pytest.raises(Interrupted, match="step 2 of 3"):
-        learn(embedded, config, RunOptions(StopAt(2), checkpoint))
-    assert same(learn(embedded, config, RunOptions(checkpoint=checkpoint)), whole)
+        learn(embedded, config, TrainingOptions(StopAt(2), checkpoint))
+    assert same(learn(embedded, config, TrainingOptions(checkpoint=checkpoint)), whole)
 
     looks: list[Identity] = []
 
@@ -84,7 +84,7 @@ def test_stopped_or_scored_it_ends_the_same(embedded: Backbone, tmp_path: Path, 
         return float(len(looks))
 
     probed = override(config, ["learn.probe_every=1", "learn.patience=9"])
-    assert same(learn(embedded, probed, RunOptions(probe=look)), whole)
+    assert same(learn(embedded, probed, TrainingOptions(probe=look)), whole)
     assert len(looks) == STEPS
     assert not same(looks[0], looks[-1])
 
@@ -93,15 +93,15 @@ def test_stopped_or_scored_it_ends_the_same(embedded: Backbone, tmp_path: Path, 
 @pytest.mark.parametrize("name", METHODS)
 def test_further_photos_are_learned(embedded: Backbone, name: str) -> None:
     config = settings(name)
-    one, three = (learn(embedded, config, RunOptions(), photos=n) for n in (1, 3))
+    one, three = (learn(embedded, config, TrainingOptions(), photos=n) for n in (1, 3))
     assert not same(one, three)
 
 
 def test_a_checkpoint_belongs_to_all_of_its_photos(embedded: Backbone, tmp_path: Path) -> None:
     config, checkpoint = settings("textual-inversion"), tmp_path / "run"
     with pytest.raises(Interrupted):
-        learn(embedded, config, RunOptions(StopAt(2), checkpoint), photos=3)
+        learn(embedded, config, TrainingOptions(StopAt(2), checkpoint), photos=3)
     with pytest.raises(ConfigError, match="of another photo"):
-        learn(embedded, config, RunOptions(checkpoint=checkpoint), photos=2)
-    whole = learn(embedded, config, RunOptions(), photos=3)
-    assert same(learn(embedded, config, RunOptions(checkpoint=checkpoint), photos=3), whole)
+        learn(embedded, config, TrainingOptions(checkpoint=checkpoint), photos=2)
+    whole = learn(embedded, config, TrainingOptions(), photos=3)
+    assert same(learn(embedded, config, TrainingOptions(checkpoint=checkpoint), photos=3), whole)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sefi.core.config import ViewConfig
+from sefi.core.config import ViewSettings
 from sefi.core.rng import create_generator
 from sefi.photo.augment import PhotoViews, ViewParameters, apply, draw_parameters
 
@@ -25,7 +25,7 @@ def square() -> torch.Tensor:
 @given(seed=seeds, canvas=st.sampled_from(["black", "mean", "edge"]))
 @settings(deadline=None)
 def test_views_are_pictures(seed: int, canvas: str) -> None:
-    views = PhotoViews(square(), ViewConfig(canvas=canvas))
+    views = PhotoViews(square(), ViewSettings(canvas=canvas))
     view = views.view(generator(seed))
     assert view.shape == (3, SIDE, SIDE)
     assert view.isfinite().all()
@@ -35,14 +35,14 @@ def test_views_are_pictures(seed: int, canvas: str) -> None:
 @given(seed=seeds)
 @settings(deadline=None)
 def test_views_can_be_replayed(seed: int) -> None:
-    views = PhotoViews(square(), ViewConfig())
+    views = PhotoViews(square(), ViewSettings())
     assert torch.equal(views.view(generator(seed)), views.view(generator(seed)))
-    assert torch.equal(views.view(generator(seed)), apply(square(), draw_parameters(views.config, generator(seed))))
+    assert torch.equal(views.view(generator(seed)), apply(square(), draw_parameters(views.settings, generator(seed))))
 
 
 @given(seed=seeds)
 def test_draws_stay_in_their_ranges(seed: int) -> None:
-    drawn = draw_parameters(ViewConfig(), generator(seed))
+    drawn = draw_parameters(ViewSettings(), generator(seed))
     for factor in (drawn.brightness, drawn.contrast, drawn.saturation):
         assert 0.8 <= factor <= 1.2
     assert abs(drawn.hue) <= 0.01
@@ -54,15 +54,15 @@ def test_draws_stay_in_their_ranges(seed: int) -> None:
 
 def test_flips_come_as_often_as_asked() -> None:
     stream = generator(3)
-    share = sum(draw_parameters(ViewConfig(flip=0.3), stream).flip for _ in range(2000)) / 2000
+    share = sum(draw_parameters(ViewSettings(flip=0.3), stream).flip for _ in range(2000)) / 2000
     assert share == pytest.approx(0.3, abs=0.04)
 
 
 def test_the_picture_itself_is_not_changed() -> None:
-    views = PhotoViews(square(), ViewConfig())
+    views = PhotoViews(square(), ViewSettings())
     for seed in range(5):
         views.view(generator(seed)).fill_(0)
-    assert torch.equal(views.square, square())
+    assert torch.equal(views.crop, square())
 
 
 def test_no_change_is_exact() -> None:
@@ -124,7 +124,7 @@ def test_scales_are_held_between_one_pixel_and_the_canvas(scale: float) -> None:
 
 def test_views_of_several_photos_are_of_each_equally_often() -> None:
     squares = [torch.full((3, 37, 37), value) for value in (-0.5, 0.0, 0.5)]
-    plain = ViewConfig(brightness=0, contrast=0, saturation=0, hue=0, min_scale=1, aspect=0)
+    plain = ViewSettings(brightness=0, contrast=0, saturation=0, hue=0, min_scale=1, aspect=0)
     views = PhotoViews(squares[0], plain, tuple(squares[1:]))
     generator = create_generator(3, "views")
     means = torch.tensor([float(views.view(generator).mean()) for _ in range(600)])
@@ -134,6 +134,6 @@ def test_views_of_several_photos_are_of_each_equally_often() -> None:
 
 def test_a_single_photo_draws_no_number_for_its_choice() -> None:
     first, second = create_generator(3, "views"), create_generator(3, "views")
-    views = PhotoViews(square(), ViewConfig())
-    views.choose_square(first)
+    views = PhotoViews(square(), ViewSettings())
+    views.draw_crop(first)
     assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))

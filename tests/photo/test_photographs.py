@@ -39,7 +39,7 @@ def test_photographs_are_refused_whole_and_as_heads(measured, name):
     photograph = measured.read_photographs()[name]
     images = [photograph, photograph.crop(measured.HEADS.get(name, (0, 0, *photograph.size)))]
     for image in images:
-        with pytest.raises(PhotoError, match="--anyway"):
+        with pytest.raises(PhotoError, match="--allow-photograph"):
             refuse_photograph(measured.crop_model_square(image))
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from skimage import data
 
-from sefi.core.config import ViewConfig
+from sefi.core.config import ViewSettings
 from sefi.core.errors import FaceError
 from sefi.photo.augment import PhotoViews, convert_to_bytes, crop_face, crop_middle
 from sefi.photo.detect import Face
@@ -80,7 +80,7 @@ def test_bytes_and_pixels_are_inverse() -> None:
 
 
 def test_views_of_a_photograph(photograph: Path) -> None:
-    views = PhotoViews(crop_middle(read_photo(photograph), 61), ViewConfig(min_scale=0.5))
+    views = PhotoViews(crop_middle(read_photo(photograph), 61), ViewSettings(min_scale=0.5))
     stream = torch.Generator().manual_seed(1)
     seen = torch.stack([views.view(stream) for _ in range(7)])
     assert seen.shape == (7, 3, 61, 61)

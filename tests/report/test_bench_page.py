@@ -102,12 +102,12 @@ def test_the_head_says_what_was_compared(page):
 def test_numbers_are_the_tables_and_their_directions_are_shown(made, page):
     run, samples, _ = made
     text, found = Reading(page).text, make_table(samples, run)
-    for figure in found.columns:
-        assert figure.about in text
+    for metric in found.metrics:
+        assert metric.about in text
         for variant in found.variants:
             assert (
-                format_value(found.values[variant.label, figure.name].mean, figure.unit) in text
-                or figure.part == "cost"
+                format_value(found.values[variant.label, metric.name].mean, metric.unit) in text
+                or metric.part == "cost"
             )
     assert "background leakage ↓" in text
 
@@ -116,7 +116,7 @@ def test_differences_say_better_and_worse_only_where_the_interval_leaves_out_zer
     run, samples, _ = made
     others = {"one token": compute_differences(samples, run, "ours", "one token")}
     shown = make_difference_view(make_table(samples, run), "t", others, ("main", "image"))
-    marks = {figure.name: entry.mark for figure, entry in zip(shown.columns, shown.lines[0].entries, strict=True)}
+    marks = {metric.name: entry.mark for metric, entry in zip(shown.metrics, shown.lines[0].entries, strict=True)}
     assert (marks["id_prompt"], marks["prompt"], marks["id"]) == ("better", "better", "")
     turned = {"ours": compute_differences(samples, run, "one token", "ours")}
     back = make_difference_view(make_table(samples, run), "t", turned, ("main", "image"))
@@ -130,7 +130,7 @@ def test_less_of_what_should_be_low_is_better(made):
     samples = [c.model_copy(update={"background": leaks.get(c.variant)}) for c in samples]
     others = {"one token": compute_differences(samples, run, "ours", "one token")}
     shown = make_difference_view(make_table(samples, run), "t", others, ("image",))
-    assert (shown.columns[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
+    assert (shown.metrics[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
 
 
 def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
@@ -150,7 +150,7 @@ def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
 
 def test_a_run_of_nothing_but_pictures_still_has_a_page(synthetic, tmp_path):
     run = synthetic.make_run(judges={}, tau=None, far_threshold=None, settings={})
-    keys = ("faces", "id", "id_other", "prompt_score", "shown", "background", "embedding")
+    keys = ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
     samples = synthetic.change_all(synthetic.make_samples(), **dict.fromkeys(keys + costs))
     text = Reading(render_bench_page(run, samples, synthetic.write_run(tmp_path / "run", run, samples))).text

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from sefi.benchmark.columns import COLUMNS
 from sefi.benchmark.statistics import Interval
+from sefi.benchmark.table_metrics import METRICS
 from sefi.benchmark.tables import VariantRow, compute_tau_curves, make_table, make_tables_by_kind
 from sefi.report.plot_style import (
     PALETTE,
@@ -32,7 +32,7 @@ from sefi.report.plots import (
     plot_trade_off,
 )
 
-FIGURE = {figure.name: figure for figure in COLUMNS}
+METRIC = {metric.name: metric for metric in METRICS}
 CARD = "#ffffff", "#212127"  # the paper under the plots, light and dark
 numbers = st.integers(0, 6)
 
@@ -50,7 +50,7 @@ def drawings(told):
     return {
         "trade-off": plot_trade_off(found, styles),
         "tau": plot_tau_curves(compute_tau_curves(samples, run), styles, run.tau),
-        "bars": plot_kind_bars(make_tables_by_kind(samples, run), FIGURE["id_prompt"], styles),
+        "bars": plot_kind_bars(make_tables_by_kind(samples, run), METRIC["id_prompt"], styles),
     }
 
 
@@ -170,7 +170,7 @@ def test_the_runs_tau_is_marked_and_left_out_without_one(told):
 def test_bars_tell_their_numbers_and_kinds(told):
     run, samples, _, styles = told
     kinds = make_tables_by_kind(samples, run)
-    words = texts(plot_kind_bars(kinds, FIGURE["shown"], styles))
+    words = texts(plot_kind_bars(kinds, METRIC["shown"], styles))
     assert {"scene", "action", "combination"} <= set(words)
     assert f"{kinds['scene'].values['ours', 'shown'].mean:.1%}" in words
     assert "100%" in words
@@ -178,15 +178,15 @@ def test_bars_tell_their_numbers_and_kinds(told):
 
 def test_all_kinds_share_one_scale_from_zero():
     shown = [Interval(0.2, 0.1, 0.4, 3), Interval(-0.1, -0.2, 0.0, 3), Interval(0.3, float("nan"), float("nan"), 1)]
-    assert compute_limits(shown, FIGURE["id"]) == (-0.2, pytest.approx(0.4 * 1.45))
-    assert compute_limits(shown[:1], FIGURE["shown"]) == (0.0, 1.45)  # a share could be 1
-    assert compute_limits([Interval(0.0, 0.0, 0.0, 3)], FIGURE["id"]) == (0.0, 1.0)
+    assert compute_limits(shown, METRIC["id"]) == (-0.2, pytest.approx(0.4 * 1.45))
+    assert compute_limits(shown[:1], METRIC["shown"]) == (0.0, 1.45)  # a share could be 1
+    assert compute_limits([Interval(0.0, 0.0, 0.0, 3)], METRIC["id"]) == (0.0, 1.0)
 
 
 def test_what_was_not_computed_has_no_bar(synthetic):
     samples = [c.model_copy(update={"shown": None}) if c.variant == "ours" else c for c in synthetic.make_samples()]
     kinds = make_tables_by_kind(samples, synthetic.make_run())
-    words = texts(plot_kind_bars(kinds, FIGURE["shown"], choose_styles(kinds["scene"].variants)))
+    words = texts(plot_kind_bars(kinds, METRIC["shown"], choose_styles(kinds["scene"].variants)))
     assert "ours" not in words
     assert "one token" in words
 
@@ -201,7 +201,7 @@ def test_plots_without_figures_are_refused(synthetic):
     with pytest.raises(ValueError, match="no curve"):
         plot_tau_curves(compute_tau_curves(samples, run), styles, 0.2)
     with pytest.raises(ValueError, match="no kind of prompt has ID"):
-        plot_kind_bars(make_tables_by_kind(samples, run), FIGURE["id"], styles)
+        plot_kind_bars(make_tables_by_kind(samples, run), METRIC["id"], styles)
 
 
 def test_names_do_not_cover_each_other():

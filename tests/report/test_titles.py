@@ -6,15 +6,15 @@ from hypothesis import given, strategies as st
 from matplotlib.text import Text
 from PIL import Image
 
-from sefi.benchmark.columns import COLUMNS
 from sefi.benchmark.statistics import Interval
+from sefi.benchmark.table_metrics import METRICS
 from sefi.benchmark.tables import Curve, Table, VariantRow
 from sefi.report import plots
 from sefi.report.attention_figure import MapRow, draw_attention_figure
 from sefi.report.contact_sheet import DOTS, SheetRow, draw_contact_sheet, wrap_text
 from sefi.report.plot_style import choose_styles, keep_inside, measure_text
 
-FIGURE = {figure.name: figure for figure in COLUMNS}
+METRIC = {metric.name: metric for metric in METRICS}
 SLACK = 1.5  # pixels: hinting
 LONG = "the learned word with residual module, 500 steps, rate 1e-3 and the attention loss of all five stages"
 ONE_WORD = "Donaudampfschifffahrtsgesellschaftskapitaensmuetzenfabrikantenverband"
@@ -63,7 +63,7 @@ def drawn(monkeypatch):
     return figures
 
 
-def made_table(label, count, figures):
+def made_table(label, count, metrics):
     """So many variants, the last a reference row far from all others where there are several."""
     labels = [f"{label} {n}" for n in range(count)]
     controls = [None] * (count - 1) + ["photo" if count > 1 else None]
@@ -72,16 +72,16 @@ def made_table(label, count, figures):
     levels[-1] = 5.0
     intervals = [Interval(level, level - 0.07, level + 0.07, 3) for level in levels]
     values = {
-        (variant.label, figure.name): each
+        (variant.label, metric.name): each
         for variant, each in zip(variants, intervals, strict=True)
-        for figure in figures
+        for metric in metrics
     }
-    return Table("", tuple(variants), tuple(figures), {}, values, finished=True)
+    return Table("", tuple(variants), tuple(metrics), {}, values, finished=True)
 
 
 @pytest.mark.parametrize(("label", "count"), CASES)
 def test_the_trade_off_shows_all_that_it_says(drawn, label, count):
-    found = made_table(LABELS[label], count, [FIGURE["prompt"], FIGURE["id"]])
+    found = made_table(LABELS[label], count, [METRIC["prompt"], METRIC["id"]])
     plots.plot_trade_off(found, choose_styles(found.variants))
     assert cut_off(drawn[0]) == []
     assert ("far" in words_of(drawn[0])) == (count > 1)
@@ -111,9 +111,9 @@ def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
     [("short", 1, 1), ("short", 2, 17), ("long", 1, 1), ("long", 17, 2), ("endless", 2, 3), ("math", 2, 1)],
 )
 def test_bars_show_all_that_they_say(drawn, label, count, kinds):
-    found = made_table(LABELS[label], count, [FIGURE["id"]])
+    found = made_table(LABELS[label], count, [METRIC["id"]])
     plots.plot_kind_bars(
-        {f"{n} {LABELS[label]}": found for n in range(kinds)}, FIGURE["id"], choose_styles(found.variants)
+        {f"{n} {LABELS[label]}": found for n in range(kinds)}, METRIC["id"], choose_styles(found.variants)
     )
     assert cut_off(drawn[0]) == []
     names = [text.get_window_extent() for text in drawn[0].axes[0].get_yticklabels()]

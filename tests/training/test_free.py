@@ -7,7 +7,7 @@ from tests.conftest import make_backbone
 from transformers import CLIPTokenizer
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, GenerateConfig, LearnConfig, override
+from sefi.core.config import Config, GenerateSettings, LearnSettings, override
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps, copy_with_key_value_attention, resize_maps
@@ -82,7 +82,7 @@ def test_query_and_key_weights_of_the_module_are_dead() -> None:
 
 
 def test_fifty_ddim_steps_fall_ten_times_in_each_stage(backbone: Backbone) -> None:
-    scheduler = build_pipeline(backbone, GenerateConfig(steps=50)).scheduler
+    scheduler = build_pipeline(backbone, GenerateSettings(steps=50)).scheduler
     scheduler.set_timesteps(50)
     steps = scheduler.timesteps.tolist()
     assert steps == list(range(981, 0, -20))
@@ -93,7 +93,7 @@ def test_fifty_ddim_steps_fall_ten_times_in_each_stage(backbone: Backbone) -> No
 
 @pytest.mark.parametrize("expansion", ["direct", "module"])
 def test_residual_start_is_the_class_word_with_no_attention_loss(backbone: Backbone, expansion: str) -> None:
-    config = LearnConfig(expansion=expansion, residual_init=True, dropout=0.0)  # type: ignore[arg-type]
+    config = LearnSettings(expansion=expansion, residual_init=True, dropout=0.0)  # type: ignore[arg-type]
     tokens = IdentityTokens(class_tokens(backbone)[0, 0], config, seed=0)()
     torch.testing.assert_close(tokens, class_tokens(backbone), rtol=0, atol=0)
     texts = encode_training_texts(backbone, config)
@@ -104,7 +104,7 @@ def test_residual_start_is_the_class_word_with_no_attention_loss(backbone: Backb
 
 @pytest.mark.parametrize("option", [1, 2, 3])
 def test_moved_tokens_have_an_attention_loss_that_reaches_key_and_value(backbone: Backbone, option: int) -> None:
-    config = LearnConfig(attention_option=option)  # type: ignore[arg-type]
+    config = LearnSettings(attention_option=option)  # type: ignore[arg-type]
     tokens = (
         class_tokens(backbone) + torch.randn(STAGES, 2, backbone.token_width, generator=create_generator(2, "t"))
     ).requires_grad_()
@@ -123,7 +123,7 @@ def test_moved_tokens_have_an_attention_loss_that_reaches_key_and_value(backbone
 
 def test_options_count_ever_more_words(backbone: Backbone) -> None:
     tokens = moved(backbone)
-    config = LearnConfig()
+    config = LearnSettings()
     values = []
     for option in (1, 2, 3):
         chosen = config.model_copy(update={"attention_option": option})
@@ -144,7 +144,7 @@ def test_options_count_ever_more_words(backbone: Backbone) -> None:
 def test_attention_loss_equals_a_loop_over_layers_heads_words_and_pixels(
     backbone: Backbone,
 ) -> None:
-    config = LearnConfig()
+    config = LearnSettings()
     tokens = moved(backbone)
     texts, sample = encode_training_texts(backbone, config), some_sample(backbone, 1)
     found = compute_losses(backbone, texts, tokens, sample, config).attention
@@ -164,7 +164,7 @@ def test_attention_loss_equals_a_loop_over_layers_heads_words_and_pixels(
 
 
 def test_reference_and_key_text_agree_before_the_placeholder(backbone: Backbone) -> None:
-    texts = encode_training_texts(backbone, LearnConfig())
+    texts = encode_training_texts(backbone, LearnSettings())
     template = torch.arange(7)
     context = encode_key_value_texts(backbone, texts, template, moved(backbone)[[0] * 7])
     key, value, reference = context.states.chunk(3, dim=-1)
@@ -178,7 +178,7 @@ def test_reference_and_key_text_agree_before_the_placeholder(backbone: Backbone)
 
 def test_maps_sum_to_one_before_and_after_resizing(backbone: Backbone) -> None:
     recorder = AttentionRecorder(keep_maps=True)
-    texts = encode_training_texts(backbone, LearnConfig())
+    texts = encode_training_texts(backbone, LearnSettings())
     context = encode_key_value_texts(backbone, texts, torch.tensor([2]), class_tokens(backbone)[[1]])
     noisy = draw_initial_noise(backbone, [11])
     with torch.no_grad():
@@ -193,7 +193,7 @@ def test_maps_sum_to_one_before_and_after_resizing(backbone: Backbone) -> None:
 
 
 def test_swapping_only_values_leaves_the_first_layers_maps(backbone: Backbone) -> None:
-    texts = encode_training_texts(backbone, LearnConfig())
+    texts = encode_training_texts(backbone, LearnSettings())
     plain = class_tokens(backbone)[[0]]
     swapped = plain.clone()
     swapped[:, 1] = moved(backbone)[:1, 1]
@@ -269,10 +269,10 @@ def test_strength_zero_is_the_class_word_and_slots_can_be_reset(backbone: Backbo
     tokens = moved(backbone)
     plain = class_tokens(backbone)
     weak = IdentityConditioner(backbone, [identity(backbone, tokens)], strength=0.0)
-    torch.testing.assert_close(weak.tables["ada"][:, :, 0], plain)
-    reset = IdentityConditioner(backbone, [identity(backbone, tokens)], class_slots=[(4, "V"), (0, "K")]).tables["ada"][
-        :, :, 0
-    ]
+    torch.testing.assert_close(weak.stage_tokens["ada"][:, :, 0], plain)
+    reset = IdentityConditioner(backbone, [identity(backbone, tokens)], class_slots=[(4, "V"), (0, "K")]).stage_tokens[
+        "ada"
+    ][:, :, 0]
     torch.testing.assert_close(reset[4, 1], plain[4, 1])
     torch.testing.assert_close(reset[0, 0], plain[0, 0])
     torch.testing.assert_close(reset[4, 0], tokens[4, 0])

@@ -159,3 +159,27 @@ def test_a_moment_takes_the_layout_of_its_weight() -> None:
     assert found.stride() == weight.stride()
     assert torch.equal(found, value)
     assert copy_layout(weight, torch.tensor(7.0)) == 7.0
+
+
+def test_a_checkpoint_of_another_model_with_the_same_fingerprint_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    unet = copy.deepcopy(backbone.unet)
+    with torch.no_grad():
+        for weight in unet.mid_block.parameters():
+            weight += 1.0
+    other = dataclasses.replace(backbone, unet=unet, signature=None)
+    assert other.fingerprint == backbone.fingerprint  # it covers two tensors only
+    checkpoint = tmp_path / "run.safetensors"
+    trainer = make_trainer(backbone, views(backbone), CONFIG, 1)
+    trainer.take_step(0)
+    trainer.save(checkpoint)
+    with pytest.raises(ConfigError, match="on another model"):
+        make_trainer(other, views(other), CONFIG, 1).resume(checkpoint)
+
+
+def test_a_checkpoint_that_has_no_signature_yet_is_resumed(backbone: Backbone, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "run.safetensors"
+    trainer = make_trainer(backbone, views(backbone), CONFIG, 1)
+    trainer.take_step(0)
+    del trainer.task.settings["signature"]  # as earlier versions saved it
+    trainer.save(checkpoint)
+    assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1

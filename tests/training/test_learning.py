@@ -43,7 +43,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(backbone: Backbone, tmp_path: 
     config = override(PRESETS[preset], SETTINGS)
     whole, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress())
     checkpoint = tmp_path / "run.safetensors"
-    with pytest.raises(Interrupted, match="the run is saved in") as stopped:
+    with pytest.raises(Interrupted, match="the training is saved in") as stopped:
         learn_tokens(backbone, views(backbone, config), config, 5, StopAfter(3), checkpoint)
     assert stopped.value.exit_code == 130
     resumed, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress(), checkpoint)

@@ -24,7 +24,7 @@ from sefi.diffusion.text import tokenize_plain
 from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens
 from sefi.methods import METHODS, PRESETS
-from sefi.methods.base import RunOptions, get_class_row
+from sefi.methods.base import TrainingOptions, get_class_row
 from sefi.photo.augment import PhotoViews
 from sefi.photo.detect import YuNetDetector
 from sefi.testing import list_differences, record_state
@@ -114,7 +114,7 @@ def learn(backbone: Backbone, preset: str, name: str, folder: Path, progress: Pr
         * 2
         - 1
     )
-    options = RunOptions(progress or SilentProgress())
+    options = TrainingOptions(progress or SilentProgress())
     return METHODS[config.method].learn(name, PhotoViews(square, config.views), backbone, config, 1, options).tensors
 
 

@@ -53,7 +53,7 @@ class TextEncoding:
         return self._change(lambda values: values.expand(count, *values.shape[1:]))
 
     def to(self, dtype: torch.dtype) -> "TextEncoding":
-        """Return it in another number type."""
+        """Return it in another dtype."""
         return self._change(lambda values: values.to(dtype))
 
     def split(self, count: int) -> "list[TextEncoding]":
@@ -219,7 +219,7 @@ class Backbone(ModelParts):
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the weights."""
+        """The dtype of the weights."""
         return self.unet.dtype
 
     @property
@@ -301,11 +301,11 @@ class Backbone(ModelParts):
         parts |= {"text_encoder": None, "tokenizer": None, "feature_extractor": None}
         if self.family == "sdxl":
             parts |= {"text_encoder_2": None, "tokenizer_2": None, "add_watermarker": False}
-            made = StableDiffusionXLPipeline(**parts)
+            pipeline = StableDiffusionXLPipeline(**parts)
         else:
-            made = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)  # pyright: ignore[reportArgumentType]
-        made.set_progress_bar_config(disable=True)
-        return made
+            pipeline = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)  # pyright: ignore[reportArgumentType]
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
     def _embed_guidance(self, noisy: Tensor) -> Tensor | None:
         """Embed the guidance scale as `StableDiffusionPipeline` does: `[batch, time_cond_proj_dim]`."""
@@ -443,8 +443,8 @@ def _copy_module(module: Part, replaced: Mapping[int, nn.Parameter], copies: dic
             f"The model's {type(module).__name__} has another `forward` than its class.",
             "Remove offloading hooks and wrappers from the model first.",
         )
-    made = copies[id(module)] = copy(module)
-    state = vars(made)
+    copied = copies[id(module)] = copy(module)
+    state = vars(copied)
     state.pop("_compiled_call_impl", None)  # it would run the original
     # Lists, dictionaries and sets: hooks, parameters, buffers, and what libraries note about a layer.
     state |= {name: copy(value) for name, value in state.items() if isinstance(value, dict | list | set)}
@@ -453,4 +453,4 @@ def _copy_module(module: Part, replaced: Mapping[int, nn.Parameter], copies: dic
         name: None if child is None else _copy_module(child, replaced, copies)
         for name, child in state["_modules"].items()
     }
-    return made
+    return copied

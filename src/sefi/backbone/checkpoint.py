@@ -95,11 +95,11 @@ def rename_unet_key(key: str, layers: int, with_attention: frozenset[int]) -> st
         layers: residual layers per block (2 in Stable Diffusion).
         with_attention: which up blocks hold attention; there the upsampler comes third.
     """
-    found = _BLOCK.match(key)
-    if found is None:
+    match = _BLOCK.match(key)
+    if match is None:
         return _apply_rules(key, _UNET_STEM + (_RESNET if ".resnets." in key else []))
-    direction, kind, rest = found[1], found[3], found[5]
-    block, layer = int(found[2]), int(found[4])
+    direction, kind, rest = match[1], match[3], match[5]
+    block, layer = int(match[2]), int(match[4])
     if kind == "downsamplers":
         return f"input_blocks.{(block + 1) * (layers + 1)}.0.{rest.replace('conv', 'op')}"
     if kind == "upsamplers":
@@ -157,7 +157,7 @@ def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
 
     Args:
         path: the file; both its content and its name must say safetensors.
-        dtype: number type of the weights once read.
+        dtype: of the weights once read.
 
     Raises:
         BackboneError: pickled, damaged, not a whole model, an inpainting model, or not SD 1 or 2.

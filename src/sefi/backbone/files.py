@@ -14,7 +14,7 @@ from sefi.core import reading
 from sefi.core.errors import BackboneError
 from sefi.core.reading import DTYPE_BYTES, Layout, Limits, translate_file_errors
 
-# While a library loads a model, it changes the whole process: how much is logged, torch's default number type, and what
+# While a library loads a model, it changes the whole process: how much is logged, torch's default dtype, and what
 # a new module gets for its parameters (nothing, on the meta device). Whoever loads or makes modules holds this lock.
 LOADING = threading.RLock()
 

@@ -120,7 +120,7 @@ def _check_part(folder: Path, part: str, entry: object) -> None:
             )
 
 
-class NoiseSettings(BaseModel):
+class NoiseConfig(BaseModel):
     """The fields of a model's scheduler file that are read: the noise that it was trained with, no sampler options."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -153,11 +153,11 @@ def parse_noise_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         BackboneError: one is out of range or of another kind; the message names it.
     """
     try:
-        found = NoiseSettings.model_validate(dict(config)).model_dump()
+        settings = NoiseConfig.model_validate(dict(config)).model_dump()
     except ValidationError as error:
         raise BackboneError(
             f"This model's noise schedule cannot be used: {describe_first_fault(error)}.",
             "Correct scheduler/scheduler_config.json, or use a Stable Diffusion 1.x or 2.x model.",
         ) from None
-    betas = found["trained_betas"]
-    return found | {"trained_betas": None if betas is None else list(betas)}
+    betas = settings["trained_betas"]
+    return settings | {"trained_betas": None if betas is None else list(betas)}

@@ -120,7 +120,7 @@ def open_backbone(
         source: `tiny-portraits` (in the package), a model folder, a `.safetensors` checkpoint, or
             a hub id `owner/name`.
         allow_download: whether a hub id may be downloaded; without it only the local cache is read.
-        dtype: number type of all weights.
+        dtype: of all weights.
         device: where the model runs, such as `cpu`, `cuda` or `mps`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""A small record of every tensor of a model, which distinguishes copies in other number types from other weights.
+"""A small record of every tensor of a model, which distinguishes copies in other dtypes from other weights.
 
 Of each tensor 64 evenly spaced values are looked at, and the smallest of them is stored with its place. Rounding to
 float16, bfloat16 or both moves a value by at most 2^-7 of itself, so a copy agrees in every tensor. A training step
@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
+
+from sefi.core.text import dump_json
 
 SAMPLES = 64
 RELATIVE = 1.5 * 2**-7  # a bfloat16 step is 2^-7; half a step more for files that were cut off instead of rounded
@@ -61,6 +63,10 @@ class ModelSignature:
         return {"tokenizer": self.tokenizer} | {
             part: f"{self.shapes[part]}:{_encode(samples)}" for part, samples in self.samples.items()
         }
+
+    def compute_digest(self) -> str:
+        """Return 16 hex digits of `dump()`: equal for equal weights of one dtype, for what must not be mixed."""
+        return hashlib.sha256(dump_json(self.dump(), sort_keys=True).encode()).hexdigest()[:16]
 
     def compare(self, stored: Mapping[str, str]) -> Difference:
         """Return how this model differs from the one whose `dump()` this is.
@@ -146,6 +152,6 @@ def _fits_record(samples: Tensor, text: str) -> bool:
         raise ValueError("a model signature of another length")
     places = torch.from_numpy(record["place"].astype(np.int64))
     stored = torch.from_numpy(record["value"].copy()).view(torch.bfloat16).float()
-    found = samples.gather(1, places[:, None])[:, 0]
-    slack = RELATIVE * torch.maximum(found.abs(), stored.abs()) + ABSOLUTE
-    return bool(((found - stored).abs() <= slack).all())
+    values = samples.gather(1, places[:, None])[:, 0]
+    slack = RELATIVE * torch.maximum(values.abs(), stored.abs()) + ABSOLUTE
+    return bool(((values - stored).abs() <= slack).all())

@@ -237,21 +237,21 @@ def copy_with_weights(backbone: Backbone, weights: Mapping[str, Tensor]) -> Back
     """Return a copy of a model in which some parameters hold other values; it shares all others.
 
     Args:
-        weights: by part and parameter name (`unet....`, `text_encoder....`); cast to the part's number type and moved
+        weights: by part and parameter name (`unet....`, `text_encoder....`); cast to the part's dtype and moved
             to its device.
 
     Raises:
         IdentityError: the model has no such parameter, or one of another shape.
     """
-    there = collect_parameters(backbone)
+    parameters = collect_parameters(backbone)
     for name, value in weights.items():
-        if name not in there or there[name].shape != value.shape:
+        if name not in parameters or parameters[name].shape != value.shape:
             raise IdentityError(
                 f"This model has no weight {name!r} of shape {tuple(value.shape)}.",
                 "Open the model that the identity was learned on.",
             )
-    held = {name: nn.Parameter(v.to(there[name]), requires_grad=False) for name, v in weights.items()}
-    return _copy_with_parameters(backbone, held)
+    frozen = {name: nn.Parameter(v.to(parameters[name]), requires_grad=False) for name, v in weights.items()}
+    return _copy_with_parameters(backbone, frozen)
 
 
 def copy_for_training(backbone: Backbone, names: Iterable[str]) -> tuple[Backbone, dict[str, nn.Parameter]]:
@@ -260,8 +260,8 @@ def copy_for_training(backbone: Backbone, names: Iterable[str]) -> tuple[Backbon
     Args:
         names: of part and parameter, as `unet.conv_in.weight`.
     """
-    there = collect_parameters(backbone)
-    trained = {name: nn.Parameter(there[name].detach().clone()) for name in names}
+    parameters = collect_parameters(backbone)
+    trained = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
     model = _copy_with_parameters(backbone, trained)
     for weight in trained.values():
         weight.requires_grad = True  # a Backbone freezes what it is made of
@@ -276,8 +276,8 @@ def collect_parameters(backbone: Backbone) -> dict[str, nn.Parameter]:
 
 def _copy_with_parameters(backbone: Backbone, weights: Mapping[str, nn.Parameter]) -> Backbone:
     """Return a copy of a model with other parameters in it."""
-    there = collect_parameters(backbone)
-    replaced = {id(there[name]): weight for name, weight in weights.items()}
+    parameters = collect_parameters(backbone)
+    replaced = {id(parameters[name]): weight for name, weight in weights.items()}
     copies = {name: copy_part(part, replaced) for name, part in _get_parts(backbone).items()}
     return replace(backbone, **copies)
 
@@ -294,5 +294,5 @@ def select_part_tensors(tensors: Mapping[str, Tensor], part: str) -> dict[str, T
 
 def list_cross_attention_weights(unet: nn.Module, layers: Iterable[str]) -> list[str]:
     """List the weights of these layers (`to_k`, `to_v`, ...) in every cross-attention, biases included."""
-    wanted = tuple(f"attn2.{layer}." for layer in layers)
-    return [name for name, _ in unet.named_parameters() if any(layer in name for layer in wanted)]
+    endings = tuple(f"attn2.{layer}." for layer in layers)
+    return [name for name, _ in unet.named_parameters() if any(layer in name for layer in endings)]

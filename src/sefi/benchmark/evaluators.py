@@ -116,7 +116,7 @@ class Evaluators:
         if strange:
             raise ConfigError(f"The readers know no {strange[0][0]} {strange[0][1]!r}.", "Mend `wanted` in the suite.")
 
-    def check_shown(
+    def find_shown(
         self, rgb: NDArray[np.uint8], evaluation: Evaluation, wanted: Sequence[tuple[str, str]]
     ) -> tuple[bool, ...] | None:
         """Return for each thing that is wanted whether it can be seen."""

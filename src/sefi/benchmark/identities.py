@@ -12,7 +12,7 @@ import torch
 
 from sefi.api import learn
 from sefi.backbone.bundle import Backbone
-from sefi.benchmark.run import Benchmark
+from sefi.benchmark.run import OpenRun
 from sefi.benchmark.suite import BenchmarkSubject, Variant, parse_slots, save_photo
 from sefi.core.progress import Progress
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -107,38 +107,38 @@ class Costs:
 class Learner:
     """Learns the identities of a run, or reads them."""
 
-    bench: Benchmark
+    run: OpenRun
 
     def load_or_learn(self, variant: Variant, subject: BenchmarkSubject) -> Identity:
         """Return a subject's identity for a variant: read if it is there, with seconds and memory in its header.
 
         Every identity is learned with seed 0, so that variants differ in nothing but their settings.
         """
-        learning_variant = self.bench.suite.find_learning_variant(variant)
-        file = self.bench.run.locate_identity(subject.key, learning_variant)
+        learning_variant = self.run.suite.find_learning_variant(variant)
+        file = self.run.folder.locate_identity(subject.key, learning_variant)
         if not file.is_file():
             self.learn(learning_variant, subject, file)
-        return change_identity(Identity.load(file), variant, self.bench.backbone)
+        return change_identity(Identity.load(file), variant, self.run.backbone)
 
     def learn(self, variant: Variant, subject: BenchmarkSubject, file: Path) -> None:
         """Learn and write one identity; a checkpoint is resumed, and then nothing is timed."""
-        bench, checkpoint = self.bench, file.with_suffix(".checkpoint")
+        run, checkpoint = self.run, file.with_suffix(".checkpoint")
         resumed, started = checkpoint.is_file(), time.monotonic()
-        reset_peak(bench.backbone)
-        watch = Stopwatch(bench.learning_progress, f"{subject.key}, {variant.label}: ")
+        reset_peak(run.backbone)
+        watch = Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: ")
         made = learn(
-            save_photo(subject, bench.run.locate_photo(subject.key)),
+            save_photo(subject, run.folder.locate_photo(subject.key)),
             name=subject.key,
-            backbone=bench.backbone,
-            config=bench.suite.make_config(variant),
+            backbone=run.backbone,
+            config=run.suite.make_config(variant),
             seed=0,
             crop=False,
-            evaluators=bench.evaluator_folder,
-            anyway=True,  # photographs are refused when the run is opened
+            evaluators=run.evaluator_folder,
+            allow_photograph=True,  # they are refused when the run is opened
             progress=watch,
             checkpoint=checkpoint,
         )
-        peak = read_peak_megabytes(bench.backbone)
+        peak = read_peak_megabytes(run.backbone)
         # Images that a method draws before it learns are those of the class: the same for every subject.
         spent = {"learn_seconds": time.monotonic() - started, "class_seconds": watch.seconds.get("generating", 0.0)}
         cost = {} if resumed else spent
@@ -151,9 +151,9 @@ class Learner:
         """Return what a variant costs to learn these identities."""
         if not identities:
             return Costs()
-        suite = self.bench.suite
+        suite = self.run.suite
         config = suite.make_config(suite.find_learning_variant(variant))
-        weights = get_method(config.method).count_weights(self.bench.backbone, config)
+        weights = get_method(config.method).count_weights(self.run.backbone, config)
         metrics = [i.header.metrics for i in identities]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
         return Costs(
@@ -175,5 +175,5 @@ def change_identity(identity: Identity, variant: Variant, backbone: Backbone) ->
     if not variant.class_slots and variant.strength == 1.0:
         return identity
     slots = parse_slots(variant.class_slots, identity.header.stages)
-    tokens = IdentityConditioner(backbone, [identity], variant.strength, slots).tables[identity.name]
+    tokens = IdentityConditioner(backbone, [identity], variant.strength, slots).stage_tokens[identity.name]
     return replace(identity, tensors={**identity.tensors, "tokens": tokens.view_as(identity.tokens)})

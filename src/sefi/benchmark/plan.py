@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sefi.benchmark.records import Key, RunInfo, Sample, SuiteInfo, split_group
-from sefi.benchmark.suite import Suite
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, Suite
 
 
 @dataclass(frozen=True)
@@ -82,14 +82,14 @@ def has_images(control: str | None, group: Sequence[str], images: Mapping[str, S
         group: The subjects of the image.
         images: Of every subject of the run, the photo and, where there is one, the other image.
     """
-    if control == "same":
+    if control == ANOTHER_PHOTO:
         return all(len(images[subject]) > 1 for subject in group)
-    return control != "other" or len(images) >= 2 * len(group)
+    return control != ANOTHER_SUBJECT or len(images) >= 2 * len(group)
 
 
 SECONDS_OF_EVIDENCE = 20.0  # of work since the start, before its pace is believed
 
-Kind = tuple[str, str]  # "learn" or "draw", and the variant
+Work = tuple[str, str]  # "learn" or "draw", and the variant
 
 
 class TimeLeft:
@@ -115,7 +115,7 @@ class TimeLeft:
         self.shared = {variant.label for variant in suite.variants if variant.control == "class word"}
         self.images = set(planned)
         self.remaining = {job for key in planned for job in self.list_jobs(key)}
-        self.costs, self.done = dict[Kind, list[float]](), Counter[Kind]()
+        self.costs, self.done = dict[Work, list[float]](), Counter[Work]()
         for sample in samples:
             self.record(sample)
         self.done.clear()
@@ -126,11 +126,11 @@ class TimeLeft:
         """How many images are not on record."""
         return len(self.images)
 
-    def list_jobs(self, key: Key) -> list[tuple[Kind, Key]]:
+    def list_jobs(self, key: Key) -> list[tuple[Work, Key]]:
         """Return what must have been done for an image, each job under the key of the images that share it."""
         subject, variant, prompt, seed = key
         # The plain word's images know no subject: they are drawn once for the whole run.
-        jobs: list[tuple[Kind, Key]] = [
+        jobs: list[tuple[Work, Key]] = [
             (("draw", variant), ("" if variant in self.shared else subject, variant, prompt, seed))
         ]
         if variant in self.learning_labels:
@@ -142,23 +142,23 @@ class TimeLeft:
         """Take a recorded image and what was done for it off the list, and record what that cost."""
         key = sample.key
         self.images.discard(key)
-        for kind, shared in self.list_jobs(key):
-            if (kind, shared) not in self.remaining:
+        for work, shared in self.list_jobs(key):
+            if (work, shared) not in self.remaining:
                 continue
-            self.remaining.discard((kind, shared))
-            self.done[kind] += 1
-            seconds = sample.draw_seconds if kind[0] == "draw" else sample.learn_seconds
-            if kind[0] == "draw" or seconds is not None:  # learned in pieces: not timed
-                self.costs.setdefault(kind, []).append(seconds or 0.0)
+            self.remaining.discard((work, shared))
+            self.done[work] += 1
+            seconds = sample.draw_seconds if work[0] == "draw" else sample.learn_seconds
+            if work[0] == "draw" or seconds is not None:  # learned in pieces: not timed
+                self.costs.setdefault(work, []).append(seconds or 0.0)
 
     def estimate_seconds(self) -> float | None:
         """Return the seconds left; None while a kind of work has never been timed, or too little was done."""
-        costs = {kind: fmean(seconds) for kind, seconds in self.costs.items()}
-        remaining = Counter(kind for kind, _ in self.remaining)
+        costs = {work: fmean(seconds) for work, seconds in self.costs.items()}
+        remaining = Counter(work for work, _ in self.remaining)
         if not remaining.keys() <= costs.keys():
             return None
         elapsed = time.monotonic() - self.started
-        spent = sum(costs.get(kind, 0.0) * number for kind, number in self.done.items())
+        spent = sum(costs.get(work, 0.0) * number for work, number in self.done.items())
         if min(elapsed, spent) < SECONDS_OF_EVIDENCE:
             return None
-        return elapsed / spent * sum(costs[kind] * number for kind, number in remaining.items())
+        return elapsed / spent * sum(costs[work] * number for work, number in remaining.items())

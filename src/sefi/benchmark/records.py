@@ -166,7 +166,7 @@ class SuiteInfo(RunPart):
     subjects: int = Field(4, ge=1, le=100_000)
     first: int = Field(0, ge=0, lt=2**63)
     together: int = Field(1, ge=1, le=2)
-    kind: Label = "person"
+    class_word: Annotated[Label, set_file_key("kind")] = "person"
     photos: Label = "plain"
     attention: bool = False
 
@@ -312,8 +312,8 @@ class Sample(RecordModel):
         text: The prompt with the class word in the place of the subject.
         sha256: Of the pixels.
         faces: How many were found.
-        id: Likeness to the photo that was learned; `id_other` to another image of the subject, `id_leaked` of each
-            face to the other of two subjects.
+        id: Likeness to the photo that was learned; `id_other_photo` to another image of the subject,
+            `id_leaked` of each face to the other of two subjects.
         clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both.
         prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
         shown: For everything that the prompt wants, whether readers found it.
@@ -335,7 +335,7 @@ class Sample(RecordModel):
     sha256: FileName
     faces: int | None = Field(None, ge=0, le=100_000)
     id: Score = None
-    id_other: Score = None
+    id_other_photo: Annotated[Score, set_file_key("id_other")] = None
     id_leaked: Score = None
     clip_image: Score = None
     background: Score = None

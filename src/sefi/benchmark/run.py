@@ -41,7 +41,7 @@ from sefi.core.config import dump_config
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
 from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
-from sefi.core.reading import InvalidFileError, check_file, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json
 
 LARGEST_INFO = 16 * 2**20
@@ -145,7 +145,7 @@ class RunFolder:
         with translate_file_errors(
             self.samples_file, ConfigError, "cannot be read", "Make another run with `sefi bench run`."
         ):
-            check_file(self.samples_file, LARGEST_RECORD)
+            measure_file(self.samples_file, LARGEST_RECORD)
         first: dict[Key, Sample] = {}
         with translate_file_errors(self.samples_file, ConfigError, "is damaged", REMOVE_LINE):
             for offset, line in read_lines(self.samples_file):
@@ -266,8 +266,8 @@ LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
-class Benchmark:
-    """Suite, subjects, model, evaluators and the run's folder.
+class OpenRun:
+    """A run that images can be made for: suite, subjects, model and evaluators in memory, and its folder.
 
     Attributes:
         progress: of the images; learning has one of its own, `learning_progress`.
@@ -278,7 +278,7 @@ class Benchmark:
     subjects: tuple[BenchmarkSubject, ...]
     backbone: Backbone
     evaluators: Evaluators
-    run: RunFolder
+    folder: RunFolder
     progress: RunProgress
     learning_progress: Progress
     evaluator_folder: Path | None = None
@@ -302,12 +302,12 @@ class Benchmark:
 
     def hash_photos(self) -> dict[str, tuple[str, ...]]:
         """Return the hash of every subject's photo and, where there is one, other image."""
-        return {s.key: tuple(hash_pixels(p) for p in (s.photo, s.other) if p is not None) for s in self.subjects}
+        return {s.key: tuple(hash_pixels(p) for p in (s.photo, s.other_photo) if p is not None) for s in self.subjects}
 
     def evaluate_photos(self, subject: BenchmarkSubject) -> tuple[Evaluation, Evaluation | None]:
         """Evaluate a subject's photo and other image; each subject once."""
         if subject.key not in self.evaluations:
-            other = None if subject.other is None else self.evaluators.evaluate(subject.other)
+            other = None if subject.other_photo is None else self.evaluators.evaluate(subject.other_photo)
             self.evaluations[subject.key] = self.evaluators.evaluate(subject.photo), other
         return self.evaluations[subject.key]
 
@@ -336,21 +336,21 @@ def describe_suite(suite: Suite) -> SuiteInfo:
 
 
 def describe_run(
-    bench: Benchmark, evaluators: dict[str, EvaluatorInfo | None], tau: float | None, far_threshold: float | None
+    run: OpenRun, evaluators: dict[str, EvaluatorInfo | None], tau: float | None, far_threshold: float | None
 ) -> RunInfo:
     """Return what `run.json` says: everything that decides a run's figures.
 
     Raises:
         ConfigError: a text in it is one that no record holds.
     """
-    suite, backbone = bench.suite, bench.backbone
+    suite, backbone = run.suite, run.backbone
     learned = [variant for variant in suite.variants if variant.control is None]
     with translate_record_errors():
         return RunInfo(
             schema_number=RUN_SCHEMA,
             suite=describe_suite(suite),
-            subjects=tuple(bench.list_group_keys()),
-            photos=bench.hash_photos(),
+            subjects=tuple(run.list_group_keys()),
+            photos=run.hash_photos(),
             model=ModelInfo(name=backbone.source, fingerprint=backbone.fingerprint),
             device=backbone.device.type,
             dtype=str(backbone.dtype).removeprefix("torch."),

@@ -27,8 +27,8 @@ from sefi.benchmark.evaluators import (
 from sefi.benchmark.identities import Costs, Learner
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.records import Sample, make_group_key
-from sefi.benchmark.run import Benchmark, hash_pixels
-from sefi.benchmark.suite import BenchmarkSubject, Control, Variant
+from sefi.benchmark.run import OpenRun, hash_pixels
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, BenchmarkSubject, Control, Variant
 from sefi.core.config import Config
 from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
@@ -114,8 +114,8 @@ def make_reference_image(
         group: the subjects of the image; two are shown side by side.
         others: as many other subjects, for the floor.
     """
-    sources = others if control == "other" else group
-    shown = [s.other if control == "same" else s.photo for s in sources]
+    sources = others if control == ANOTHER_SUBJECT else group
+    shown = [s.other_photo if control == ANOTHER_PHOTO else s.photo for s in sources]
     squares = [resize_to_square(image, side) for image in shown if image is not None]
     if len(squares) < len(group):
         return None
@@ -157,14 +157,14 @@ class IdentityScores(TypedDict):
 
     faces: int | None
     id: float | None
-    id_other: float | None
+    id_other_photo: float | None
     id_leaked: float | None
     clip_image: float | None
     background: float | None
 
 
 def score_sample(
-    bench: Benchmark,
+    run: OpenRun,
     group: Sequence[BenchmarkSubject],
     variant: Variant,
     image: SampleImage,
@@ -172,21 +172,25 @@ def score_sample(
     costs: Costs,
 ) -> Sample:
     """Return the record of an image; a score without its evaluator is None."""
-    prompt, evaluators, kind = bench.suite.prompts[image.prompt_seed.prompt], bench.evaluators, bench.suite.kind
+    prompt, evaluators, class_word = (
+        run.suite.prompts[image.prompt_seed.prompt],
+        run.evaluators,
+        run.suite.class_word,
+    )
     evaluation = evaluators.evaluate(image.rgb)
-    text, plain = prompt.text.format(*[kind] * len(group)), PLAIN.format(" and ".join([kind] * len(group)))
+    text, plain = prompt.text.format(*[class_word] * len(group)), PLAIN.format(" and ".join([class_word] * len(group)))
     return Sample(
         subject=make_group_key(s.key for s in group),
         variant=variant.label,
         kind=prompt.kind,
         prompt=image.prompt_seed.prompt,
         text=text,
-        class_word=kind,
+        class_word=class_word,
         seed=image.prompt_seed.seed,
         sha256=hash_pixels(image.rgb),
         prompt_score=drop_not_finite(evaluators.score_prompt(evaluation, text)),
         margin=drop_not_finite(evaluators.score_margin(evaluation, text, plain)),
-        shown=evaluators.check_shown(image.rgb, evaluation, prompt.wanted),
+        shown=evaluators.find_shown(image.rgb, evaluation, prompt.wanted),
         embedding=round_embedding(evaluation.clip),
         draw_seconds=None if image.seconds is None else round(image.seconds, 3),
         image=files.image,
@@ -196,28 +200,28 @@ def score_sample(
         learn_seconds=costs.learn_seconds,
         class_seconds=costs.class_seconds,
         peak_mb=costs.peak_mb,
-        **score_against_photos(bench, group, variant, evaluation),
+        **score_against_photos(run, group, variant, evaluation),
         **score_attention(image.attention, prompt.wanted, evaluation, image.rgb),
     )
 
 
 def score_against_photos(
-    bench: Benchmark, group: Sequence[BenchmarkSubject], variant: Variant, evaluation: Evaluation
+    run: OpenRun, group: Sequence[BenchmarkSubject], variant: Variant, evaluation: Evaluation
 ) -> IdentityScores:
     """Return faces, likeness to the learned photos, to other images and the wrong person, CLIP's likeness, leakage.
 
     The face evaluators know people only: for an animal theirs are not computed. Where the image *is* the other image,
     its likeness to itself says nothing and is left out.
     """
-    photos = [bench.evaluate_photos(s)[0] for s in group]
-    others = [bench.evaluate_photos(s)[1] for s in group]
+    photos = [run.evaluate_photos(s)[0] for s in group]
+    others = [run.evaluate_photos(s)[1] for s in group]
     like, leaked = score_likeness(evaluation, [get_first_face(p) for p in photos])
     like_other, _ = score_likeness(evaluation, [get_first_face(o) for o in others])
-    person, alone = bench.suite.kind == "person", len(group) == 1
+    person, alone = run.suite.class_word == "person", len(group) == 1
     return IdentityScores(
         faces=len(evaluation.faces) if person and evaluation.faces is not None else None,
         id=drop_not_finite(like) if person else None,
-        id_other=drop_not_finite(like_other) if person and variant.control != "same" else None,
+        id_other_photo=drop_not_finite(like_other) if person and variant.control != ANOTHER_PHOTO else None,
         id_leaked=drop_not_finite(leaked) if person else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
@@ -234,91 +238,91 @@ def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.flo
     return None if first is None or second is None else drop_not_finite(measure_similarity(first, second))
 
 
-def make_samples(bench: Benchmark, numbers: Sequence[int] | None = None) -> int:
+def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
     """Make whatever is missing of these groups (None: all); returns how many images were made."""
-    groups, samples = bench.list_groups(), bench.run.read_samples()
+    groups, samples = run.list_groups(), run.folder.read_samples()
     done = {sample.key for sample in samples}
     chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
     names = {make_group_key(s.key for s in group) for group in chosen}
-    planned = [key for key in bench.plan_keys() if key[0] in names]
-    missing, left = [key for key in planned if key not in done], TimeLeft(bench.suite, planned, samples)
-    bench.progress.start(len(missing), "images")
+    planned = [key for key in run.plan_keys() if key[0] in names]
+    missing, left = [key for key in planned if key not in done], TimeLeft(run.suite, planned, samples)
+    run.progress.start(len(missing), "images")
     made = 0
     for group in chosen:
-        for variant in bench.suite.variants:
+        for variant in run.suite.variants:
             group_and_variant = (make_group_key(s.key for s in group), variant.label)
             for sample in make_variant_samples(
-                bench, group, variant, [PromptSeed(k[2], k[3]) for k in missing if k[:2] == group_and_variant]
+                run, group, variant, [PromptSeed(k[2], k[3]) for k in missing if k[:2] == group_and_variant]
             ):
-                bench.run.add(sample)
+                run.folder.add(sample)
                 left.record(sample)
-                bench.progress.estimate(left.estimate_seconds())
-                bench.progress.advance()
+                run.progress.estimate(left.estimate_seconds())
+                run.progress.advance()
                 made += 1
-    bench.progress.finish()
+    run.progress.finish()
     return made
 
 
 def make_variant_samples(
-    bench: Benchmark, group: tuple[BenchmarkSubject, ...], variant: Variant, prompt_seeds: list[PromptSeed]
+    run: OpenRun, group: tuple[BenchmarkSubject, ...], variant: Variant, prompt_seeds: list[PromptSeed]
 ) -> Iterator[Sample]:
     """Yield the samples of one group and one variant as they come."""
     if not prompt_seeds:
         return
-    learner = Learner(bench)
+    learner = Learner(run)
     identities = [] if variant.control else [learner.load_or_learn(variant, s) for s in group]
     costs = learner.collect_costs(variant, identities)
-    for image in make_images(bench, group, variant, identities, prompt_seeds):
-        path = locate_sample_image(bench, group, variant, image.prompt_seed)
-        files = SampleFiles(write_image(bench, variant, image, path), write_attention(bench, image, path))
-        yield score_sample(bench, group, variant, image, files, costs)
+    for image in make_images(run, group, variant, identities, prompt_seeds):
+        path = locate_sample_image(run, group, variant, image.prompt_seed)
+        files = SampleFiles(write_image(run, variant, image, path), write_attention(run, image, path))
+        yield score_sample(run, group, variant, image, files, costs)
 
 
 def make_images(
-    bench: Benchmark,
+    run: OpenRun,
     group: tuple[BenchmarkSubject, ...],
     variant: Variant,
     identities: Sequence[Identity],
     prompt_seeds: Sequence[PromptSeed],
 ) -> Iterator[SampleImage]:
     """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once."""
-    if variant.control in ("photo", "same", "other"):
-        rgb = make_reference_image(variant.control, group, bench.list_others(group), bench.backbone.resolution)
+    if variant.control in ("photo", ANOTHER_PHOTO, ANOTHER_SUBJECT):
+        rgb = make_reference_image(variant.control, group, run.list_others(group), run.backbone.resolution)
         if rgb is not None:
             yield from (SampleImage(prompt_seed, rgb) for prompt_seed in prompt_seeds)
         return
-    files = [(one, locate_sample_image(bench, group, variant, one)) for one in prompt_seeds]
+    files = [(one, locate_sample_image(run, group, variant, one)) for one in prompt_seeds]
     if variant.control == "class word":
         yield from (SampleImage(prompt_seed, read_image(file)) for prompt_seed, file in files if file.is_file())
         prompt_seeds = [prompt_seed for prompt_seed, file in files if not file.is_file()]
-    names = [f"<{i.name}>" for i in identities] or [bench.suite.kind] * len(group)
-    texts = [bench.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
-    draw = generate_with_attention if bench.suite.attention and identities else generate_images
-    yield from draw(bench.backbone, identities, texts, prompt_seeds, bench.suite.make_config(variant))
+    names = [f"<{i.name}>" for i in identities] or [run.suite.class_word] * len(group)
+    texts = [run.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
+    draw = generate_with_attention if run.suite.attention and identities else generate_images
+    yield from draw(run.backbone, identities, texts, prompt_seeds, run.suite.make_config(variant))
 
 
 def locate_sample_image(
-    bench: Benchmark, group: Sequence[BenchmarkSubject], variant: Variant, prompt_seed: PromptSeed
+    run: OpenRun, group: Sequence[BenchmarkSubject], variant: Variant, prompt_seed: PromptSeed
 ) -> Path:
     """Return the file of an image in the run's folder."""
     key = make_group_key(s.key for s in group)
-    return bench.run.locate_image(key, variant, prompt_seed.prompt, prompt_seed.seed)
+    return run.folder.locate_image(key, variant, prompt_seed.prompt, prompt_seed.seed)
 
 
-def write_image(bench: Benchmark, variant: Variant, image: SampleImage, path: Path) -> str:
+def write_image(run: OpenRun, variant: Variant, image: SampleImage, path: Path) -> str:
     """Write an image, whole or not at all, unless it was read from there; return its file as the record names it."""
     if not (variant.control == "class word" and image.seconds is None):
         write_file(path, Image.fromarray(image.rgb).save)
-    return bench.run.shorten(path)
+    return run.folder.shorten(path)
 
 
-def write_attention(bench: Benchmark, image: SampleImage, image_path: Path) -> str | None:
+def write_attention(run: OpenRun, image: SampleImage, image_path: Path) -> str | None:
     """Write the attention maps of an image, if there are any; return their file as the record names it."""
     if image.attention is None:
         return None
-    path = bench.run.locate_maps(image_path)
+    path = run.folder.locate_maps(image_path)
     write_maps(image.attention, path)
-    return bench.run.shorten(path)
+    return run.folder.shorten(path)
 
 
 def read_image(path: os.PathLike[str]) -> NDArray[np.uint8]:
@@ -334,11 +338,11 @@ def read_image(path: os.PathLike[str]) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"), np.uint8)
 
 
-def contains_file(run: Path, name: str | None) -> bool:
+def contains_file(folder: Path, name: str | None) -> bool:
     """Return whether a record names a file that is there, in the run's own folder; no name is no file."""
     if not name or "\0" in name:
         return False
     try:
-        return is_inside(run / name, run) and (run / name).is_file()
+        return is_inside(folder / name, folder) and (folder / name).is_file()
     except OSError:  # a name that is too long
         return False

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +54,9 @@ def parse_slots(names: tuple[str, ...], stages: int) -> "list[Slot]":
 
 
 BUNDLED = "sefi.benchmark"
-Control = Literal["class word", "photo", "same", "other"]
+Control = Literal["class word", "photo", "same", "other"]  # the last two as files have had them from the start
+ANOTHER_PHOTO: Final = "same"
+ANOTHER_SUBJECT: Final = "other"
 
 
 Text = Annotated[str, Field(max_length=2000)]
@@ -109,7 +111,7 @@ class Suite(Section, frozen=True):
         seeds: of the images; each prompt is drawn once a seed.
         subjects: how many drawn ones, and the number of the first, where no photographs are given.
         together: how many subjects share an image.
-        kind: what the drawn subjects are: person, or cat, dog or bear; also their class word.
+        class_word: what the subjects are: person; or cat, dog or bear, which are drawn. Files may call it `kind`.
         photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
             hand, compared with a second photo of the same person in another scene.
         attention: also measure the placeholder's attention; one image at a time, so slower.
@@ -129,7 +131,11 @@ class Suite(Section, frozen=True):
     subjects: int = Field(4, ge=1, le=10_000)
     first: int = Field(0, ge=0, le=10**9)
     together: int = Field(1, ge=1, le=2)
-    kind: Label = "person"
+    class_word: Label = Field(
+        "person",
+        validation_alias=AliasChoices("class_word", "kind"),
+        serialization_alias="kind",  # as in `run.json`
+    )
     photos: Literal["plain", "scene"] = "plain"
     attention: bool = False
 
@@ -157,8 +163,8 @@ class Suite(Section, frozen=True):
     @model_validator(mode="after")
     def check_photos(self) -> Self:
         """Refuse photos in scenes of animals: only people are drawn in them."""
-        if self.photos == "scene" and self.kind != "person":
-            raise ValueError(f"photos in scenes are drawn of people only, not of a {self.kind}")
+        if self.photos == "scene" and self.class_word != "person":
+            raise ValueError(f"photos in scenes are drawn of people only, not of a {self.class_word}")
         return self
 
     @model_validator(mode="after")
@@ -178,7 +184,7 @@ class Suite(Section, frozen=True):
     def make_config(self, variant: Variant) -> Config:
         """Return the settings of one variant."""
         shared = select_settings(type(get_preset(variant.preset)), self.settings)
-        return get_preset(variant.preset, [f"learn.class_word={self.kind}", *shared, *variant.settings])
+        return get_preset(variant.preset, [f"learn.class_word={self.class_word}", *shared, *variant.settings])
 
     def add_settings(self, settings: Sequence[str]) -> "Suite":
         """Return this suite with more settings: above those of the suite, below the variant's own.
@@ -303,12 +309,12 @@ class BenchmarkSubject:
     Attributes:
         key: a short name, letters, digits, `-` and `_`.
         photo: the square that is learned from, uint8 RGB `[side, side, 3]`.
-        other: the same of another image of the subject; None where there is none.
+        other_photo: the same of another image of the subject; None where there is none.
     """
 
     key: str
     photo: NDArray[np.uint8]
-    other: NDArray[np.uint8] | None = None
+    other_photo: NDArray[np.uint8] | None = None
 
 
 def read_subjects(folder: Path, detector: FaceDetector | None) -> list[BenchmarkSubject]:

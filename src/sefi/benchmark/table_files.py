@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from sefi.benchmark.columns import Column, Unit
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import Interval
+from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
 from sefi.core.text import dump_json
 
@@ -47,9 +47,9 @@ def format_range(interval: Interval, unit: Unit, *, sign: bool = False) -> str:
     return "" if math.isnan(interval.low) or low == high == mean else f"[{low}, {high}]"
 
 
-def format_heading(column: Column) -> str:
-    """Return a column's label with an arrow for the better direction."""
-    return f"{column.label} {ARROWS[column.direction]}".strip()
+def format_heading(metric: Metric) -> str:
+    """Return a metric's label with an arrow for the better direction."""
+    return f"{metric.label} {ARROWS[metric.direction]}".strip()
 
 
 def convert_table(table: Table) -> dict[str, Any]:
@@ -59,10 +59,10 @@ def convert_table(table: Table) -> dict[str, Any]:
         "variants": [vars(variant) for variant in table.variants],
         "figures": [
             {"name": f.name, "label": f.label, "unit": f.unit, "direction": f.direction, "about": f.about}
-            for f in table.columns
+            for f in table.metrics
         ],
         "values": {
-            variant.label: {f.name: convert_interval(table.values[variant.label, f.name]) for f in table.columns}
+            variant.label: {f.name: convert_interval(table.values[variant.label, f.name]) for f in table.metrics}
             for variant in table.variants
         },
         "not_computed": dict(table.missing),
@@ -77,39 +77,39 @@ def convert_interval(interval: Interval) -> dict[str, float | int | None] | None
 
 
 def format_csv(*tables: Table) -> str:
-    """Return tables as one CSV text: a line for every variant and column; empty where nothing was computed."""
+    """Return tables as one CSV text: a line for every variant and metric; empty where nothing was computed."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(CSV_COLUMNS)
     for table in tables:
-        writer.writerows(make_csv_row(table, variant, column) for variant in table.variants for column in table.columns)
+        writer.writerows(make_csv_row(table, variant, metric) for variant in table.variants for metric in table.metrics)
     return text.getvalue()
 
 
-def make_csv_row(table: Table, variant: VariantRow, column: Column) -> list[str | float | int | None]:
+def make_csv_row(table: Table, variant: VariantRow, metric: Metric) -> list[str | float | int | None]:
     """Return one line of the CSV file, in the order of `CSV_COLUMNS`."""
-    interval = convert_interval(table.values[variant.label, column.name]) or {}
-    names = (column.name, column.label, column.unit, column.direction)
+    interval = convert_interval(table.values[variant.label, metric.name]) or {}
+    names = (metric.name, metric.label, metric.unit, metric.direction)
     return [table.kind, variant.label, variant.control, *names, *(interval.get(name) for name in CSV_COLUMNS[-4:])]
 
 
 def format_markdown(table: Table) -> str:
     """Return a Markdown table: the best of each column bold, the 95 % interval in brackets."""
-    head = ["variant", *(format_heading(column) for column in table.columns)]
+    head = ["variant", *(format_heading(metric) for metric in table.metrics)]
     body = [
-        [variant.label, *(format_cell(table, variant, column) for column in table.columns)]
+        [variant.label, *(format_cell(table, variant, metric) for metric in table.metrics)]
         for variant in table.variants
     ]
     rows = [head, ["---"] * len(head), *body]
     return "".join("| " + " | ".join(escape_cell(cell) for cell in row) + " |\n" for row in rows)
 
 
-def format_cell(table: Table, variant: VariantRow, column: Column) -> str:
-    """Return mean and interval of one variant and column."""
-    interval = table.values[variant.label, column.name]
-    shown = format_value(interval.mean, column.unit)
-    best = f"**{shown}**" if variant.label in table.find_best(column) else shown
-    return f"{best} {format_range(interval, column.unit)}".strip()
+def format_cell(table: Table, variant: VariantRow, metric: Metric) -> str:
+    """Return mean and interval of one variant and metric."""
+    interval = table.values[variant.label, metric.name]
+    shown = format_value(interval.mean, metric.unit)
+    best = f"**{shown}**" if variant.label in table.find_best(metric) else shown
+    return f"{best} {format_range(interval, metric.unit)}".strip()
 
 
 def escape_cell(text: str) -> str:

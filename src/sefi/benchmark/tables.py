@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sefi.benchmark.columns import COLUMNS, Column, Conditions, collect_numbers, find_conditions, select_with
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
+from sefi.benchmark.table_metrics import METRICS, Conditions, Metric, collect_numbers, find_conditions, select_with
 from sefi.core.errors import ConfigError
 from sefi.evaluation.metrics import measure_id_prompt_curve
 
@@ -19,7 +19,7 @@ EVALUATORS = ("detector", "recogniser", "reader", "clip")
 NEEDS = {  # what a reader is shown for those whose name does not say it
     "clip": "CLIP",
     "far_threshold": "false-accept threshold",
-    "id_other": "other image of the subjects",
+    "id_other_photo": "other image of the subjects",
     "id_leaked": "image that two subjects share",
     "focus": "record of attention",
     "on_objects": "record of attention",
@@ -47,7 +47,7 @@ class Table:
     Attributes:
         kind: The prompt kind that it is of; empty for all prompts.
         variants: The rows: those under test in the order of the suite, then the reference rows.
-        columns: Every figure that at least one variant has.
+        metrics: Those that at least one variant has.
         missing: Every other figure's name and why it was not computed.
         values: Variant's label and figure's name to mean and interval; `n` is 0 where it was not computed.
         finished: Whether the run has every image that was asked for.
@@ -55,27 +55,27 @@ class Table:
 
     kind: str
     variants: tuple[VariantRow, ...]
-    columns: tuple[Column, ...]
+    metrics: tuple[Metric, ...]
     missing: Mapping[str, str]
     values: Mapping[tuple[str, str], Interval]
     finished: bool = True
 
-    def find_best(self, column: Column) -> frozenset[str]:
-        """Return the labels of the variants that lead a column.
+    def find_best(self, metric: Metric) -> frozenset[str]:
+        """Return the labels of the variants that lead a metric.
 
         None leads an unfinished run, whose variants have different subjects and prompts. A variant with a single
         subject does not compete: nothing is known of its spread. Reference rows do not compete either, and none leads
         if all are equal.
         """
         rivals = [
-            (variant.label, self.values[variant.label, column.name])
+            (variant.label, self.values[variant.label, metric.name])
             for variant in self.variants
             if variant.control is None
         ]
         means = {label: value.mean for label, value in rivals if self.finished and value.n >= SUBJECTS_TO_LEAD}
-        if column.direction == "none" or len(set(means.values())) < 2:
+        if metric.direction == "none" or len(set(means.values())) < 2:
             return frozenset()
-        leading = (max if column.direction == "up" else min)(means.values())
+        leading = (max if metric.direction == "up" else min)(means.values())
         return frozenset(label for label, value in means.items() if value == leading)
 
 
@@ -99,15 +99,15 @@ def make_table(samples: Sequence[Sample], run: RunInfo, kind: str = "") -> Table
     if not variants:
         raise ConfigError(f"The run has no images{format_kind(kind)}.", "Run the benchmark first.")
     values = {
-        (variant.label, column.name): estimate_interval(compute_by_subject(chosen, fixed, variant.label, column))
+        (variant.label, metric.name): estimate_interval(compute_by_subject(chosen, fixed, variant.label, metric))
         for variant in variants
-        for column in COLUMNS
+        for metric in METRICS
     }
-    columns = tuple(
-        column for column in COLUMNS if any(values[variant.label, column.name].computed for variant in variants)
+    metrics = tuple(
+        metric for metric in METRICS if any(values[variant.label, metric.name].computed for variant in variants)
     )
-    missing = {column.name: explain_missing(column, samples, run) for column in COLUMNS if column not in columns}
-    return Table(kind, variants, columns, missing, values, measure_completeness(run, samples).finished)
+    missing = {metric.name: explain_missing(metric, samples, run) for metric in METRICS if metric not in metrics}
+    return Table(kind, variants, metrics, missing, values, measure_completeness(run, samples).finished)
 
 
 def format_kind(kind: str) -> str:
@@ -128,10 +128,10 @@ def list_variants(samples: Sequence[Sample], run: RunInfo) -> list[VariantRow]:
     return sorted(variants, key=lambda variant: variant.control is not None)
 
 
-def compute_by_subject(samples: Sequence[Sample], fixed: Conditions, variant: str, column: Column) -> dict[str, float]:
+def compute_by_subject(samples: Sequence[Sample], fixed: Conditions, variant: str, metric: Metric) -> dict[str, float]:
     """Return one figure of one variant for each subject, nan where it was not computed."""
     return {
-        subject: column.formula(subject_samples, fixed)
+        subject: metric.formula(subject_samples, fixed)
         for subject, subject_samples in group_by_subject(samples, variant).items()
     }
 
@@ -146,9 +146,9 @@ def group_by_subject(samples: Sequence[Sample], variant: str) -> dict[str, list[
     return groups
 
 
-def explain_missing(column: Column, samples: Sequence[Sample], run: RunInfo) -> str:
+def explain_missing(metric: Metric, samples: Sequence[Sample], run: RunInfo) -> str:
     """Return why a figure was not computed."""
-    lacking = [need for need in column.needs if not has_need(need, samples, run)]
+    lacking = [need for need in metric.needs if not has_need(need, samples, run)]
     names = [NEEDS.get(need, need.replace("_", " ")) for need in lacking]
     return f"the run has no {' and no '.join(names)}" if names else "no image has it"
 
@@ -194,7 +194,7 @@ def compute_differences(samples: Sequence[Sample], run: RunInfo, variant: str, o
             near = difflib.get_close_matches(label, labels, n=1, cutoff=0.0)
             raise ConfigError(f"The run has no variant {label!r}.", f"Did you mean {near[0]!r}?")
     fixed = find_conditions(samples, run)
-    pairs = {f.name: [compute_by_subject(samples, fixed, label, f) for label in (variant, other)] for f in COLUMNS}
+    pairs = {f.name: [compute_by_subject(samples, fixed, label, f) for label in (variant, other)] for f in METRICS}
     differences = {name: estimate_difference(values, other_values) for name, (values, other_values) in pairs.items()}
     return {name: interval for name, interval in differences.items() if interval.computed}
 

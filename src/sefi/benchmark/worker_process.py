@@ -4,6 +4,7 @@ Nothing heavy is imported before the parent is watched: loading torch takes seco
 """
 
 import ctypes
+import logging
 import os
 import signal
 import sys
@@ -11,16 +12,16 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from typing import TYPE_CHECKING, Any
 
-from sefi.core.errors import SefiError
+from sefi.core.errors import REMARKS, SefiError
 
 if TYPE_CHECKING:
-    from sefi.benchmark.run import Benchmark
+    from sefi.benchmark.run import OpenRun
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 ORPHANED, FAILED, INTERRUPTED = 3, 1, 130
@@ -54,15 +55,17 @@ class Share:
 
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
-        open_bench: opens the run's bench again; must be importable from the worker.
+        open_run: opens the run again; must be importable from the worker.
         numbers: the groups of subjects that it takes.
         threads: how many threads it may use.
+        remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
-    open_bench: "Callable[[], Benchmark]"
+    open_run: "Callable[[], OpenRun]"
     numbers: range
     threads: int
+    remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
 
 
 @contextmanager
@@ -121,6 +124,7 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
     """
     end_with_parent(share.parent)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(share.threads)
+    logging.getLogger(REMARKS).setLevel(share.remark_level)
     try:
         make_share(share, messages)
     except KeyboardInterrupt:
@@ -133,8 +137,8 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
 
 
 def make_share(share: Share, messages: Connection) -> None:
-    """Open the bench and make the images of every group of a share."""
-    bench = replace(share.open_bench(), learning_progress=PipeProgress(messages))
+    """Open the run and make the images of every group of a share."""
+    run = replace(share.open_run(), learning_progress=PipeProgress(messages))
     # Late on purpose: see the head of this file.
     import cv2  # noqa: PLC0415
     import torch  # noqa: PLC0415
@@ -144,7 +148,7 @@ def make_share(share: Share, messages: Connection) -> None:
     torch.set_num_threads(share.threads)  # of a torch that the main module had loaded before
     cv2.setNumThreads(share.threads)
     for number in share.numbers:
-        make_samples(bench, [number])
+        make_samples(run, [number])
 
 
 def fail(messages: Connection, problem: SefiError | str) -> None:

@@ -8,7 +8,7 @@ from multiprocessing.process import BaseProcess
 import torch
 
 from sefi.benchmark.plan import TimeLeft
-from sefi.benchmark.run import Benchmark
+from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import make_samples
 from sefi.benchmark.worker_process import INTERRUPTED, Message, Share, WorkerReport, start_workers
 from sefi.core.errors import SefiError
@@ -17,12 +17,12 @@ from sefi.core.progress import Progress
 POLL_SECONDS = 1.0
 
 
-def run_shared(open_bench: Callable[[], Benchmark], bench: Benchmark, jobs: int, lock: int | None = None) -> int:
+def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: int | None = None) -> int:
     """Make what is missing in `jobs` processes; returns how many images were made.
 
     Args:
-        open_bench: opens the same bench again in another process; must be importable from there.
-        bench: opened here already; used as it is when there is only one job.
+        open_run: opens the run again in another process; must be importable from there.
+        run: open here already; used as it is when there is only one job.
         jobs: how many processes share the subjects.
         lock: the file descriptor of `RunFolder.lock`, which the workers hold too.
 
@@ -30,27 +30,27 @@ def run_shared(open_bench: Callable[[], Benchmark], bench: Benchmark, jobs: int,
         SefiError: a worker's, once the others were stopped.
         KeyboardInterrupt: a worker was interrupted.
     """
-    jobs = min(jobs, len(bench.list_groups()))
+    jobs = min(jobs, len(run.list_groups()))
     if jobs <= 1:
-        return make_samples(bench)
-    before = bench.run.read_samples()
-    left = TimeLeft(bench.suite, bench.plan_keys(), before)
+        return make_samples(run)
+    before = run.folder.read_samples()
+    left = TimeLeft(run.suite, run.plan_keys(), before)
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     shares = [
-        Share(os.getpid(), open_bench, range(first, len(bench.list_groups()), jobs), threads) for first in range(jobs)
+        Share(os.getpid(), open_run, range(first, len(run.list_groups()), jobs), threads) for first in range(jobs)
     ]
-    bench.progress.start(left.missing, "images")
+    run.progress.start(left.missing, "images")
     with start_workers(shares, lock) as workers:
-        watch_workers(bench, workers, left)
-    bench.progress.finish()
-    return len(bench.run.read_samples()) - len(before)
+        watch_workers(run, workers, left)
+    run.progress.finish()
+    return len(run.folder.read_samples()) - len(before)
 
 
-def watch_workers(bench: Benchmark, workers: Mapping[Connection, BaseProcess], left: TimeLeft) -> None:
+def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left: TimeLeft) -> None:
     """Show what the workers do until all have ended well.
 
     Args:
-        bench: its run's folder is read, its progress advanced.
+        run: its folder is read, its progress advanced.
         workers: started processes by the reading end of their messages.
         left: the time that the run still takes.
 
@@ -58,8 +58,8 @@ def watch_workers(bench: Benchmark, workers: Mapping[Connection, BaseProcess], l
         SefiError: a worker failed, or ended without its share.
         KeyboardInterrupt: a worker was interrupted.
     """
-    lines = {reading: WorkerLine(bench.progress.nested()) for reading in workers}
-    pipes, offset = set(workers), bench.run.measure_size()
+    lines = {reading: WorkerLine(run.progress.nested()) for reading in workers}
+    pipes, offset = set(workers), run.folder.measure_size()
     while True:
         running = [process for process in workers.values() if process.is_alive()]
         ready = wait([*pipes, *(process.sentinel for process in running)], POLL_SECONDS)
@@ -69,7 +69,7 @@ def watch_workers(bench: Benchmark, workers: Mapping[Connection, BaseProcess], l
                 pipes.discard(reading)
             else:
                 lines[reading].handle(message)
-        offset = show_new_images(bench, left, offset)
+        offset = show_new_images(run, left, offset)
         for reading, process in workers.items():
             # Only once the pipe is empty: the error itself may be in it.
             if reading not in pipes and process.exitcode:
@@ -86,13 +86,13 @@ def receive_message(reading: Connection) -> Message | None:
         return None
 
 
-def show_new_images(bench: Benchmark, left: TimeLeft, offset: int) -> int:
+def show_new_images(run: OpenRun, left: TimeLeft, offset: int) -> int:
     """Show every image recorded after an offset of the record, in bytes; return the offset of the next."""
-    made, offset = bench.run.read_samples_after(offset)
+    made, offset = run.folder.read_samples_after(offset)
     for sample in made:
         left.record(sample)
-        bench.progress.estimate(left.estimate_seconds())
-        bench.progress.advance()
+        run.progress.estimate(left.estimate_seconds())
+        run.progress.advance()
     return offset
 
 

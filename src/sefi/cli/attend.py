@@ -54,7 +54,7 @@ def run_attend(
     from sefi.core.files import FileKind, check_output, write_output
 
     inputs = [*(identity or []), model, detector]
-    path = check_output(out, FileKind.PNG, inputs=inputs, overwrite=overwrite)
+    check_output(out, FileKind.PNG, inputs=inputs, overwrite=overwrite)
     config = load_generation_config(preset, [*(settings or []), *format_settings(generate__steps=steps)])
     check_detector(detector)
     identities = load_identities([prompt], identity or [], config)
@@ -69,11 +69,11 @@ def run_attend(
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = compute_attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    write_output(path, FileKind.PNG, make_figure_writer(rows, prompt), inputs=inputs, overwrite=overwrite)
+    write_output(out, FileKind.PNG, make_figure_writer(rows, prompt), inputs=inputs, overwrite=overwrite)
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     print_answer(
-        make_attend_record(rows, path) | {"unknown_words": unknown},
-        format_attend_answer(rows, path),
+        make_attend_record(rows, out) | {"unknown_words": unknown},
+        format_attend_answer(rows, out),
         as_json=as_json,
         command="attend",
     )

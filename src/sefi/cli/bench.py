@@ -11,7 +11,7 @@ from sefi.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sefi.benchmark.run import Benchmark
+    from sefi.benchmark.run import OpenRun
 
 app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subject; report it on one page.")
 
@@ -72,7 +72,7 @@ def run_bench(
 ) -> None:
     """Make and score every image of a SUITE; kill it at any time, the same command goes on."""
     from sefi.benchmark.suite import open_suite
-    from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, describe_bench, open_bench
+    from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, collect_run_info, open_run
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
@@ -80,31 +80,31 @@ def run_bench(
     if subjects is not None and photos is None:
         chosen = chosen.model_copy(update={"subjects": subjects})
     chosen = chosen.add_settings(settings or [])
-    folder = check_run_folder(out, photos)
+    check_run_folder(out, photos)
     bench_options = BenchOptions(
-        chosen, folder, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
+        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
     )
     with TerminalProgress() as progress:
-        bench = open_bench(bench_options, progress)
-        with bench.run.lock() as lock:
-            bench.run.begin(describe_bench(bench_options, bench, Thresholds(tau, far_threshold)))
-            made = make_missing(partial(open_bench, bench_options), bench, jobs, lock)
-    record: dict[str, object] = {"run": str(out), "made": made, "images": len(bench.run.read_samples())}
+        run = open_run(bench_options, progress)
+        with run.folder.lock() as lock:
+            run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
+            made = make_missing(partial(open_run, bench_options), run, jobs, lock)
+    record: dict[str, object] = {"run": str(out), "made": made, "images": len(run.folder.read_samples())}
     text = f"{made} images made, {record['images']} in '{out}'\nnext: sefi bench report {out}"
     print_answer(record, text, as_json=as_json, command="bench run")
 
 
-def make_missing(open_again: "Callable[[], Benchmark]", bench: "Benchmark", jobs: int, lock: int) -> int:
+def make_missing(open_again: "Callable[[], OpenRun]", run: "OpenRun", jobs: int, lock: int) -> int:
     """Make what is missing; Ctrl-C says how far the run is."""
     from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.workers import run_shared
     from sefi.core.errors import Interrupted
 
     try:
-        return run_shared(open_again, bench, jobs, lock)
+        return run_shared(open_again, run, jobs, lock)
     except KeyboardInterrupt:
-        completeness = measure_completeness(bench.run.read_info(), bench.run.read_samples())
-        problem = f"Interrupted: {completeness.made} of {completeness.planned} images are in '{bench.run.path}'."
+        completeness = measure_completeness(run.folder.read_info(), run.folder.read_samples())
+        problem = f"Interrupted: {completeness.made} of {completeness.planned} images are in '{run.folder.path}'."
         raise Interrupted(problem, "Run the same command again.") from None
 
 

@@ -12,7 +12,7 @@ from sefi.core.progress import RunProgress, SilentProgress
 if TYPE_CHECKING:
     from sefi.benchmark.evaluators import EvaluatorFiles
     from sefi.benchmark.records import RunInfo
-    from sefi.benchmark.run import Benchmark
+    from sefi.benchmark.run import OpenRun
     from sefi.benchmark.suite import BenchmarkSubject, Suite
     from sefi.photo.detect import FaceDetector
 
@@ -50,8 +50,8 @@ class Thresholds:
     far: float | None
 
 
-def check_run_folder(out: Path, photos: Path | None) -> Path:
-    """Return the run's folder; the run creates it if it is missing.
+def check_run_folder(out: Path, photos: Path | None) -> None:
+    """Refuse a folder that a run cannot be made in; the run creates it if it is missing.
 
     Raises:
         OutputError: it has files that are no run's, the photos lie in it or where the run writes, or nothing can be
@@ -61,20 +61,20 @@ def check_run_folder(out: Path, photos: Path | None) -> Path:
     from sefi.core.files import check_folder
     from sefi.core.reading import is_inside
 
-    run = RunFolder(check_folder(out))
-    run.check()
+    check_folder(out)
+    run_folder = RunFolder(out)
+    run_folder.check()
     if photos is not None:
         with suppress(OSError):  # a folder that is missing has its own message
             if photos.samefile(out):
                 problem = f"The photos and the run have one folder, '{out}': its own images would become subjects."
                 raise OutputError(problem, "Choose another --out.")
-        for folder in run.list_folders():
+        for folder in run_folder.list_folders():
             if is_inside(photos, folder):
                 raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
-    return out
 
 
-def open_bench(bench_options: BenchOptions, progress: RunProgress | None = None) -> "Benchmark":
+def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -> "OpenRun":
     """Open everything that a run needs.
 
     Raises:
@@ -82,7 +82,7 @@ def open_bench(bench_options: BenchOptions, progress: RunProgress | None = None)
             method cannot learn with what it is given.
     """
     from sefi.benchmark.evaluators import Evaluators
-    from sefi.benchmark.run import Benchmark, RunFolder
+    from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.cli.loading import load_backbone, note_remarks
     from sefi.evaluation.encoders import find_evaluators
     from sefi.methods import get_method
@@ -92,7 +92,7 @@ def open_bench(bench_options: BenchOptions, progress: RunProgress | None = None)
     evaluators = Evaluators(find_evaluator_files(bench_options))
     evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
     subjects = tuple(
-        load_subjects(bench_options, evaluators.detector if bench_options.suite.kind == "person" else None)
+        load_subjects(bench_options, evaluators.detector if bench_options.suite.class_word == "person" else None)
     )
     if len(subjects) < bench_options.suite.together:
         raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
@@ -103,10 +103,12 @@ def open_bench(bench_options: BenchOptions, progress: RunProgress | None = None)
         config = bench_options.suite.make_config(variant)
         get_method(config.method).check(backbone, config, bench_options.evaluator_folder or find_evaluators(backbone))
     if progress is not None:  # the first process says it for all
-        sentences = [prompt.text.replace("{}", bench_options.suite.kind) for prompt in bench_options.suite.prompts]
+        sentences = [
+            prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts
+        ]
         note_remarks(backbone, sentences, bench_options.suite.make_config(bench_options.suite.variants[0]))
     progress = progress or SilentProgress()
-    return Benchmark(
+    return OpenRun(
         bench_options.suite,
         subjects,
         backbone,
@@ -159,11 +161,11 @@ def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") 
         person = make_scene_photo if suite.photos == "scene" else make_portrait
         views = (
             [person(make_test_person(n), n, view) for view in (0, 1)]
-            if suite.kind == "person"
-            else [make_pet_portrait(suite.kind, n, view) for view in (0, 1)]
+            if suite.class_word == "person"
+            else [make_pet_portrait(suite.class_word, n, view) for view in (0, 1)]
         )
         squares = [crop_drawing(draw(view, PHOTO_SIDE), detector) for view in views]
-        drawings.append(BenchmarkSubject(f"{suite.kind[0]}{n}", squares[0], squares[1]))
+        drawings.append(BenchmarkSubject(f"{suite.class_word[0]}{n}", squares[0], squares[1]))
     return drawings
 
 
@@ -184,14 +186,14 @@ def refuse_photographs(subjects: "list[BenchmarkSubject]") -> None:
             raise PhotoError(problem, "Name a Stable Diffusion model with --model.") from None
 
 
-def describe_bench(bench_options: BenchOptions, bench: "Benchmark", thresholds: Thresholds) -> "RunInfo":
+def collect_run_info(bench_options: BenchOptions, run: "OpenRun", thresholds: Thresholds) -> "RunInfo":
     """Return what `run.json` says. Thresholds that an earlier start of this run found stay: they cost a minute."""
     from sefi.benchmark.run import describe_run
 
-    defaults = find_thresholds(bench_options, bench.run.read_info() if bench.run.info_file.is_file() else None)
+    defaults = find_thresholds(bench_options, run.folder.read_info() if run.folder.info_file.is_file() else None)
     tau = defaults.tau if thresholds.tau is None else thresholds.tau
     far = defaults.far if thresholds.far is None else thresholds.far
-    return describe_run(bench, find_evaluator_files(bench_options).describe(), tau, far)
+    return describe_run(run, find_evaluator_files(bench_options).describe(), tau, far)
 
 
 def find_thresholds(bench_options: BenchOptions, before: "RunInfo | None") -> Thresholds:
@@ -202,7 +204,7 @@ def find_thresholds(bench_options: BenchOptions, before: "RunInfo | None") -> Th
     """
     if before is not None:
         return Thresholds(before.tau, before.far_threshold)
-    if bench_options.suite.kind != "person":
+    if bench_options.suite.class_word != "person":
         return Thresholds(None, None)
     if not bench_options.is_of_drawings():
         return Thresholds(PAPER_TAU, None)

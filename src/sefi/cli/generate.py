@@ -66,7 +66,7 @@ def run_generate(
         generate__batch_size=batch_size,
     )
     config = load_generation_config(preset, [*(settings or []), *overrides])
-    folder = check_image_folder(out, [*(identity or []), model])
+    check_image_folder(out, [*(identity or []), model])
     identities = load_identities(prompts, identity or [], config)
     from sefi.cli.progress import TerminalProgress
     from sefi.diffusion.text import find_unknown_words
@@ -85,11 +85,11 @@ def run_generate(
     }
     try:
         with TerminalProgress() as progress:
-            images = draw_and_save(GenerateRun(prompts, identities, backbone, config, seed, progress), folder, files)
-        record["grid"] = str(save_grid(images, folder))
+            images = draw_and_save(GenerateRun(prompts, identities, backbone, config, seed, progress), out, files)
+        record["grid"] = str(save_grid(images, out))
     finally:
         if files:
-            append_record(folder, record)
+            append_record(out, record)
     text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
     print_answer(record, text, as_json=as_json, command="generate")
 

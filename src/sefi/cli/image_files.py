@@ -14,7 +14,7 @@ from sefi.core.files import (
     write_numbered,
     write_text,
 )
-from sefi.core.reading import InvalidFileError, check_file, read_json, translate_file_errors
+from sefi.core.reading import InvalidFileError, measure_file, read_json, translate_file_errors
 from sefi.core.text import dump_json
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ SCHEMA_VERSION = 1
 LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
 
 
-def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> Path:
-    """Return a folder that images and their record can be added to; the first of them creates it if it is missing.
+def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> None:
+    """Refuse a folder that images and their record cannot be added to; the first creates it if it is missing.
 
     Raises:
         OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.
@@ -36,7 +36,6 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
     check_folder(folder)
     check_no_input(folder / RECORDS, inputs)
     read_records(folder / RECORDS)
-    return folder
 
 
 def save_image(image: "GeneratedImage", folder: Path) -> Path:
@@ -76,7 +75,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     with translate_file_errors(
         f"'{path}'", OutputError, "is no record of generated images", "Choose another folder with --out."
     ):
-        if check_records(path) == 0:
+        if measure_records(path) == 0:
             return []
         records = read_json(path, LARGEST_RECORDS)
         if "images" in records:
@@ -90,14 +89,14 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         return runs
 
 
-def check_records(path: Path) -> int:
-    """Return the size of a record in bytes.
+def measure_records(path: Path) -> int:
+    """Measure a record in bytes.
 
     Raises:
         OutputError: it is too long to be read and written again for every run.
         InvalidFileError: it is no regular file.
     """
-    size = check_file(path, sys.maxsize)
+    size = measure_file(path, sys.maxsize)
     if size > LARGEST_RECORDS:
         problem = f"'{path}' has {size >> 20} MB of records; at most {LARGEST_RECORDS >> 20} MB are added to."
         raise OutputError(problem, "Rename it to begin another, or choose another folder with --out.")

@@ -52,8 +52,13 @@ MethodPreset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or a method's."),
 ]
-Anyway = Annotated[
-    bool, typer.Option("--anyway", help="Learn a photograph on the embedded model, which knows drawn people only.")
+AllowPhotograph = Annotated[
+    bool,
+    typer.Option(
+        "--allow-photograph",
+        "--anyway",  # its name before
+        help="Learn a photograph on the embedded model, which knows drawn people only.",
+    ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
@@ -73,7 +78,7 @@ def run_learn(
     no_crop: NoCrop = False,
     detector: options.Detector = None,
     evaluators: options.Evaluators = None,
-    anyway: Anyway = False,
+    allow_photograph: AllowPhotograph = False,
     seed: options.Seed = 0,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -106,7 +111,7 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
-    learn_options = LearnOptions(name, config, seed, placement, evaluators, anyway, inputs, overwrite)
+    learn_options = LearnOptions(name, config, seed, placement, evaluators, allow_photograph, inputs, overwrite)
     model_options = ModelOptions(model, download, device, dtype)
     identity, summary = learn_and_save(photos, path, learn_options, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
@@ -165,7 +170,7 @@ class LearnOptions:
     seed: int
     placement: Placement
     evaluator_folder: Path | None
-    anyway: bool
+    allow_photograph: bool
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
 
@@ -189,7 +194,7 @@ def learn_and_save(
     from sefi.photo.read import read_photo
 
     photos = [read_photo(file) for file in files]
-    if model_options.name == options.EMBEDDED and not learn_options.anyway:
+    if model_options.name == options.EMBEDDED and not learn_options.allow_photograph:
         check_photos_are_drawings(photos)
     backbone = load_backbone(
         model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
@@ -197,8 +202,9 @@ def learn_and_save(
     for remark in list_training_remarks(backbone, learn_options.config):
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    run = [learn_options.config.model_dump_json(), backbone.fingerprint, learn_options.seed]
-    unfinished = name_checkpoint(path, crops, run)
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
+    unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn_identity(
@@ -293,9 +299,9 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
     }
 
 
-def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", run: "Sequence[object]") -> Path:
-    """Return the checkpoint of an interrupted run: the same command finds it again, no other does."""
-    content = hashlib.sha256(repr(run).encode())
+def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", training: "Sequence[object]") -> Path:
+    """Return the checkpoint of an interrupted training: the same command finds it again, no other does."""
+    content = hashlib.sha256(repr(training).encode())
     for crop in crops:
         content.update(crop.pixels.contiguous().numpy().data)
     from sefi.core.files import fit_stem

@@ -169,7 +169,7 @@ def check_evaluators(evaluators: Path | None) -> None:
 def check_dtype(dtype: str) -> None:
     """Refuse a dtype that does not exist, with `ConfigError`."""
     if dtype not in DTYPES:
-        raise ConfigError(f"There is no number type '{dtype}'.", suggest(dtype, DTYPES, DTYPE_ALIASES))
+        raise ConfigError(f"There is no dtype '{dtype}'.", suggest(dtype, DTYPES, DTYPE_ALIASES))
 
 
 def check_device(device: str) -> None:

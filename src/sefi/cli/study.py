@@ -59,22 +59,22 @@ def build_study(
     )
     files = {file for one in study.comparisons for file in one.files}
     inputs = [folder.info_file, folder.samples_file, *(run / file for file in files)]
-    path = check_output(out, FileKind.HTML, inputs=inputs, overwrite=overwrite)
+    check_output(out, FileKind.HTML, inputs=inputs, overwrite=overwrite)
     images = open_images(files, run)
     write_output(
-        path, FileKind.HTML, make_text_writer(render_study_page(study, images)), inputs=inputs, overwrite=overwrite
+        out, FileKind.HTML, make_text_writer(render_study_page(study, images)), inputs=inputs, overwrite=overwrite
     )
     comparison_counts = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {
-        "page": str(path),
+        "page": str(out),
         "study": study.name,
         "variants": list(study.variants.values()),
         "comparisons": comparison_counts,
         "checks": len(study.checks),
-        "bytes": path.stat().st_size,
+        "bytes": out.stat().st_size,
     }
     counts = ", ".join(f"{number} of {name}" for name, number in comparison_counts.items())
-    text = f"{counts}; {len(study.checks)} of them are attention checks\n{path} ({path.stat().st_size / 1e6:.1f} MB)"
+    text = f"{counts}; {len(study.checks)} of them are attention checks\n{out} ({out.stat().st_size / 1e6:.1f} MB)"
     print_answer(record, text, as_json=as_json, command="study build")
 
 

@@ -151,7 +151,8 @@ def run_grid(
     )
     from tiny_portraits.text.tokenizing import fits_in
 
-    chosen, path = get_kind(kind), check_output(out, FileKind.PNG, inputs=[model], overwrite=overwrite)
+    chosen = get_kind(kind)
+    check_output(out, FileKind.PNG, inputs=[model], overwrite=overwrite)
     config = load_config("default", settings or [])
     backbone = load_backbone(model, download=False, device="auto", dtype="float32")
     prompts = make_prompts(chosen, seed, fits_in(backbone))
@@ -159,16 +160,16 @@ def run_grid(
         made = draw_prompts(backbone, prompts, seed, config.generate, progress)
     tiles = [resize_tile(image, chosen.side) for image in made]
     page = arrange_tiles(add_captions(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
-    write_output(path, FileKind.PNG, lambda partial: save_small(page, partial), inputs=[model], overwrite=overwrite)
-    record: dict[str, object] = {"out": str(path), "kind": kind, "seed": seed, "prompts": prompts}
-    print_answer(record, f"{len(made)} images in {path}", as_json=as_json, command="world grid")
+    write_output(out, FileKind.PNG, lambda partial: save_small(page, partial), inputs=[model], overwrite=overwrite)
+    record: dict[str, object] = {"out": str(out), "kind": kind, "seed": seed, "prompts": prompts}
+    print_answer(record, f"{len(made)} images in {out}", as_json=as_json, command="world grid")
 
 
 @app.command("words")
 def list_words(as_json: options.AsJson = False) -> None:
     """List the words that the embedded model knows, by what they say; it ignores all others."""
     from sefi.cli.output import print_answer
-    from sefi.diffusion.text import read_names, read_word_groups
+    from sefi.core.prompts import read_names, read_word_groups
 
     groups, names = read_word_groups(), list(read_names())
     lines = [f"{group}: {'; '.join(phrases)}" for group, phrases in groups.items()]

@@ -35,7 +35,7 @@ class Section(BaseModel, frozen=True):
         return value
 
 
-class LearnConfig(Section, frozen=True):
+class LearnSettings(Section, frozen=True):
     """How an identity is learned.
 
     The defaults of this class are the paper's values (section 4.1); `sefi.learn` starts from the preset `default`
@@ -100,7 +100,7 @@ class LearnConfig(Section, frozen=True):
         return normalise_class_word(word)
 
 
-class ViewConfig(Section, frozen=True):
+class ViewSettings(Section, frozen=True):
     """How random views of the one photo are made (Celeb Basis' recipe, which the paper follows)."""
 
     brightness: float = Field(0.2, ge=0, lt=1, description="most change of a view, as the next three")
@@ -127,7 +127,7 @@ class ViewConfig(Section, frozen=True):
         return self
 
 
-class GenerateConfig(Section, frozen=True):
+class GenerateSettings(Section, frozen=True):
     """How images are generated: those of prompts, those that a probe scores, and class images."""
 
     steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
@@ -148,9 +148,9 @@ class Config(Section, frozen=True):
     """
 
     method: str = "sefi"
-    learn: LearnConfig = LearnConfig()  # pyright: ignore[reportCallIssue]
-    views: ViewConfig = ViewConfig()  # pyright: ignore[reportCallIssue]
-    generate: GenerateConfig = GenerateConfig()  # pyright: ignore[reportCallIssue]
+    learn: LearnSettings = LearnSettings()  # pyright: ignore[reportCallIssue]
+    views: ViewSettings = ViewSettings()  # pyright: ignore[reportCallIssue]
+    generate: GenerateSettings = GenerateSettings()  # pyright: ignore[reportCallIssue]
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
@@ -277,24 +277,24 @@ def make_unknown_setting_error(name: str, names: Sequence[str]) -> ConfigError:
     return ConfigError(f"There is no setting {name!r}.", suggest_setting(name, names))
 
 
-def check_guidance(config: GenerateConfig) -> None:
+def check_guidance(settings: GenerateSettings) -> None:
     """Refuse a negative prompt that has no effect.
 
     Raises:
         ConfigError: with guidance of 1 or less nothing uses the negative prompt.
     """
-    if config.negative_prompt.strip() and config.guidance_scale <= 1:
+    if settings.negative_prompt.strip() and settings.guidance_scale <= 1:
         raise ConfigError(
-            f"A negative prompt has no effect at a guidance scale of {config.guidance_scale:g}.",
+            f"A negative prompt has no effect at a guidance scale of {settings.guidance_scale:g}.",
             "Use a guidance scale above 1, or leave the negative prompt out.",
         )
 
 
-def explain_guidance(config: GenerateConfig) -> str | None:
+def explain_guidance(settings: GenerateSettings) -> str | None:
     """Return a remark on a guidance scale that does not do what its number says, or None."""
-    if config.guidance_scale >= 1:
+    if settings.guidance_scale >= 1:
         return None
-    return f"a guidance scale of {config.guidance_scale:g} generates without guidance, exactly as 1 does"
+    return f"a guidance scale of {settings.guidance_scale:g} generates without guidance, exactly as 1 does"
 
 
 def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+REMARKS = "sefi.remarks"  # the logger of what a user should know; the command line says it itself, and silences it
+
 
 class SefiError(Exception):
     """An error that a user can fix.

@@ -42,7 +42,7 @@ class FileKind(StrEnum):
     """What a file holds, by its content and never by its name; the value is what messages call it."""
 
     IDENTITY = "an identity"
-    CHECKPOINT = "an unfinished learning run"
+    CHECKPOINT = "an unfinished training"
     SAFETENSORS = "a safetensors file of something else"
     PNG = "a PNG image"
     IMAGE = "an image that is no PNG"
@@ -75,8 +75,8 @@ def check_output(
     inputs: Iterable[Path | str | None] = (),
     overwrite: bool = False,
     name: str | None = None,
-) -> Path:
-    """Return a path where a result may be written, tried out before the work that leads to it.
+) -> None:
+    """Refuse a path where a result may not be written; it is tried out before the work that leads to it.
 
     Args:
         path: the result's file; a link stands for the file that it leads to.
@@ -100,11 +100,10 @@ def check_output(
         check_no_input(path, inputs)
         check_replaceable(path, kind, overwrite=overwrite, name=name)
     try_writing(follow_link(path), path)
-    return path
 
 
-def check_folder(path: Path) -> Path:
-    """Return a folder where files can be written; one that is missing is left so until `make_folder`.
+def check_folder(path: Path) -> None:
+    """Refuse a folder where no files can be written; one that is missing is left so until `make_folder`.
 
     A command that is refused after this check leaves no empty folder behind.
 
@@ -119,12 +118,12 @@ def check_folder(path: Path) -> Path:
         for folder in missing:
             with suppress(OSError):  # it was not made, or somebody has put a file there meanwhile
                 folder.rmdir()
-    return path
 
 
 def prepare_folder(path: Path) -> Path:
     """Return a folder where files can be written, created if it is missing; errors as in `check_folder`."""
-    return make_folder(check_folder(path))
+    check_folder(path)
+    return make_folder(path)
 
 
 def make_folder(path: Path) -> Path:

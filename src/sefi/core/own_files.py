@@ -52,9 +52,9 @@ class OwnFiles:
             OutputError: as in `check_output`; the folder's record is damaged, or a file was changed by somebody else.
         """
         for file in self.kinds:
-            self.check_one(file)
+            self.can_replace(file)
 
-    def check_one(self, file: str) -> bool:
+    def can_replace(self, file: str) -> bool:
         """Return whether a file may take the place of what is there; errors as in `check`."""
         path = self.folder / file
         digests, digest = read_digests(self.folder).get(file, []), hash_own_file(path)
@@ -80,11 +80,11 @@ class OwnFiles:
 
         def fill(partial: Path) -> None:
             write(partial)
-            self.check_one(file)
+            self.can_replace(file)
             add_digest(self.folder, file, partial)
 
         with translate_existing_file_error(path):
-            write_file(path, fill, replace=self.check_one(file))
+            write_file(path, fill, replace=self.can_replace(file))
         return path
 
 

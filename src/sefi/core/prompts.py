@@ -1,7 +1,10 @@
-"""Words of prompts: names, placeholders, class words, templates, and other programs' syntax, which is refused."""
+"""Words of prompts: names, placeholders, class words, templates, refused syntax, and what the embedded model knows."""
 
+import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
 
 from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.hints import find_nearest
@@ -254,3 +257,54 @@ ALL_TEMPLATES = tuple(
 )
 # Of a face, as Celeb Basis and Cross Initialization learn.
 FACE_TEMPLATES_81 = tuple(t.format("face of {}") for t in ALL_TEMPLATES)
+
+
+# What the embedded model knows; files in its folder.
+CHARACTERS = Path(__file__).parent.parent / "models" / "characters.txt"
+WORDS = Path(__file__).parent.parent / "models" / "words.json"
+# As the embedded tokenizer splits a text: letters together, other signs one by one.
+PIECE = re.compile(r"[^\W\d_]+|[^\s]")
+PROMPT_PIECE = re.compile(f"<{NAME}>|{PIECE.pattern}")  # a name is one piece
+PUNCTUATION = frozenset(",-.")
+
+
+@cache
+def read_word_groups() -> dict[str, list[str]]:
+    """Return the phrases that the embedded model knows, by what they say."""
+    return json.loads(WORDS.read_text(encoding="utf-8"))
+
+
+@cache
+def read_names() -> tuple[str, ...]:
+    """Return the two-word names of the characters that the embedded model knows."""
+    return tuple(CHARACTERS.read_text(encoding="utf-8").splitlines())
+
+
+@cache
+def read_known_words() -> frozenset[str]:
+    """Return every word that the embedded model was trained with, names and marks included."""
+    phrases = [phrase for group in read_word_groups().values() for phrase in group]
+    return frozenset(split_words([*phrases, *read_names()])) | PUNCTUATION
+
+
+def split_words(texts: Iterable[str]) -> list[str]:
+    """Return the words and marks of texts in small letters, without names in angle brackets.
+
+    >>> split_words(["A close-up of <ada>, smiling"])
+    ['a', 'close', '-', 'up', 'of', ',', 'smiling']
+    """
+    return [piece for text in texts for piece in PIECE.findall(PLACEHOLDER.sub(" ", text).lower())]
+
+
+def describe_equal_prompts(prompts: Sequence[str], unknown: Sequence[str]) -> list[str]:
+    """Return a remark for every group of prompts that are equal but for unknown words."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for prompt in dict.fromkeys(prompts):
+        pieces = (piece.lower() for piece in PROMPT_PIECE.findall(prompt))
+        known = tuple(piece for piece in pieces if piece not in unknown)
+        groups.setdefault(known, []).append(prompt)
+    return [
+        f"to this model these prompts say the same, and their images differ by chance only: {'; '.join(group)}"
+        for group in groups.values()
+        if len(group) > 1
+    ]

@@ -122,8 +122,8 @@ def is_inside(path: Path, folder: Path) -> bool:
     return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))
 
 
-def check_file(path: Path, largest: int) -> int:
-    """Return the size of a regular file in bytes.
+def measure_file(path: Path, largest: int) -> int:
+    """Measure a regular file in bytes.
 
     Raises:
         InvalidFileError: it is a device, a pipe or a folder, or larger than `largest` bytes.
@@ -138,8 +138,8 @@ def check_file(path: Path, largest: int) -> int:
 
 
 def read_bytes(path: Path, largest: int) -> bytes:
-    """Return the content of a regular file of at most `largest` bytes; errors as in `check_file`."""
-    check_file(path, largest)
+    """Return the content of a regular file of at most `largest` bytes; errors as in `measure_file`."""
+    measure_file(path, largest)
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -266,7 +266,7 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
         ValueError: the header is no JSON.
         OSError: it cannot be read.
     """
-    size = check_file(path, limits.size)
+    size = measure_file(path, limits.size)
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
@@ -279,11 +279,11 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
         raise InvalidFileError("its metadata are no texts")
     if len(header) > limits.tensors:
         raise InvalidFileError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
-    shapes = check_entries(header, size - 8 - length, limits)
+    shapes = read_shapes(header, size - 8 - length, limits)
     return Layout(metadata, shapes, {name: header[name]["dtype"] for name in shapes}, size)
 
 
-def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dict[str, tuple[int, ...]]:
+def read_shapes(header: Mapping[str, Any], length: int, limits: Limits) -> dict[str, tuple[int, ...]]:
     """Return the shape of every tensor.
 
     Raises:
@@ -295,7 +295,7 @@ def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dic
     for name, entry in header.items():
         if not 0 < len(name) <= LONGEST_NAME:
             raise InvalidFileError(f"a tensor has a name of {len(name):,} characters; 1 to {LONGEST_NAME} are read")
-        shapes[name], span = check_entry(name[:80], entry, limits)
+        shapes[name], span = read_entry(name[:80], entry, limits)
         spans.append(span)
     reached = 0
     for begin, end in sorted(spans):
@@ -307,15 +307,15 @@ def check_entries(header: Mapping[str, Any], length: int, limits: Limits) -> dic
     return shapes
 
 
-def check_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...], tuple[int, int]]:
-    """Return shape and byte range of one tensor; errors as in `check_entries`."""
+def read_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """Return shape and byte range of one tensor; errors as in `read_shapes`."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(begin), int(end)], **rest} if not rest:
             pass
         case _:
             raise InvalidFileError(f"the entry of {name!r} is malformed")
     if dtype not in limits.dtypes:
-        raise InvalidFileError(f"{name!r} is of number type {dtype[:20]}")
+        raise InvalidFileError(f"{name!r} is of dtype {dtype[:20]}")
     if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= (not limits.empty) for side in shape):
         raise InvalidFileError(f"{name!r} has a shape that no tensor has here")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
@@ -354,4 +354,4 @@ def check_shapes(
         raise InvalidFileError(f"its {what} are others: {strange[:80]!r}")
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
-            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or number type")
+            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or dtype")

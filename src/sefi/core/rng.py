@@ -13,13 +13,13 @@ if TYPE_CHECKING:  # the command line checks seeds before torch is loaded
 LARGEST_SEED = 2**62
 
 
-def check_seed(seed: SupportsIndex) -> int:
+def require_seed(seed: SupportsIndex) -> int:
     """Return a seed, 0 to 2^62, as a plain integer.
 
     Raises:
         ConfigError: it is no whole number, negative or too large for the files that keep it.
 
-    >>> check_seed(7)
+    >>> require_seed(7)
     7
     """
     try:

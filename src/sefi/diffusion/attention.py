@@ -57,7 +57,7 @@ def resize_maps(maps: Tensor, side: tuple[int, int]) -> Tensor:
 
 
 def compute_map_difference(
-    found: Tensor,
+    maps: Tensor,
     reference: Tensor,
     words: Tensor,
     side: tuple[int, int],
@@ -66,7 +66,7 @@ def compute_map_difference(
     """Return the paper's attention loss of one layer (Algorithm 1), `[batch]`.
 
     Args:
-        found, reference: maps `[batch, head, word, h, w]`; no gradient flows into the reference.
+        maps, reference: `[batch, head, word, h, w]`; no gradient flows into the reference.
         words: which words count, boolean `[batch, word]`.
         side: resize both to this height and width first.
         reduction: sum over heads, words and pixels (lambda = 0.003 belongs to it), or mean.
@@ -74,11 +74,11 @@ def compute_map_difference(
     Differs: Algorithm 1 prints MSE(A_t, A_t); we read MSE(A_r, A_t).
     """
     # Resizing is linear: one resize of the difference gives the difference of the resized maps at half the price.
-    error = resize_maps(found - reference.detach(), side).pow(2) * words[:, None, :, None, None]
+    error = resize_maps(maps - reference.detach(), side).pow(2) * words[:, None, :, None, None]
     total = error.sum((1, 2, 3, 4))
     if reduction == "sum":
         return total
-    return total / (words.sum(1) * found.shape[1] * side[0] * side[1])
+    return total / (words.sum(1) * maps.shape[1] * side[0] * side[1])
 
 
 def average_word_maps(recorder: AttentionRecorder, side: int, *, reference: bool = False) -> Tensor:
@@ -88,7 +88,7 @@ def average_word_maps(recorder: AttentionRecorder, side: int, *, reference: bool
 
 
 @dataclass(frozen=True)
-class LossSettings:
+class LossOptions:
     """Which parts of the maps the attention loss compares.
 
     Attributes:
@@ -119,7 +119,7 @@ class KeyValueProcessor:
         self,
         name: str,
         recorder: AttentionRecorder | None,
-        loss: LossSettings | None,
+        loss: LossOptions | None,
         *,
         detach_start: bool = False,
     ) -> None:
@@ -171,8 +171,10 @@ class KeyValueProcessor:
         if self.loss is not None and reference is not None:
             seen = compute_attention_weights(query.detach(), key, scale) if self.loss.detach_query else weights
             side = (max(1, self.loss.latent[0] // 2), max(1, self.loss.latent[1] // 2))
-            found = reshape_to_maps(seen, height, width)
-            recorder.losses.append(compute_map_difference(found, reference, self.loss.words, side, self.loss.reduction))
+            compared = reshape_to_maps(seen, height, width)
+            recorder.losses.append(
+                compute_map_difference(compared, reference, self.loss.words, side, self.loss.reduction)
+            )
         if recorder.keep_maps:
             maps = reshape_to_maps(weights, height, width)
             recorder.maps[self.name] = maps if recorder.keep_gradient else maps.detach()
@@ -208,7 +210,7 @@ CROSS = "attn2.processor"
 def copy_with_key_value_attention(
     unet: UNet2DConditionModel,
     recorder: AttentionRecorder | None = None,
-    loss: LossSettings | None = None,
+    loss: LossOptions | None = None,
     *,
     detach_start: bool = False,
 ) -> UNet2DConditionModel:

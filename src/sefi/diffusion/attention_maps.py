@@ -7,7 +7,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, TextEncoding
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
@@ -66,7 +66,7 @@ class MapSum:
 
     def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
         self.recorder, self.side, self.progress = recorder, side, progress
-        self.found: list[Tensor] = []
+        self.maps: list[Tensor] = []
         self.reference: list[Tensor] = []
 
     def start(self, total: int, label: str) -> None:
@@ -75,7 +75,7 @@ class MapSum:
 
     def advance(self, **numbers: float) -> None:
         """Take the maps of the step that just ended."""
-        self.found.append(average_word_maps(self.recorder, self.side)[-1])
+        self.maps.append(average_word_maps(self.recorder, self.side)[-1])
         self.reference.append(average_word_maps(self.recorder, self.side, reference=True)[-1])
         self.recorder.clear()
         self.progress.advance(**numbers)
@@ -90,7 +90,7 @@ def record_attention(
     conditioner: IdentityConditioner,
     prompt: str,
     seed: int,
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> PromptAttention:
     """Generate one image and record the attention of its words.
@@ -99,20 +99,22 @@ def record_attention(
         ConfigError: without guidance there is no conditional half to record; or more steps than the model has
             timesteps.
     """
-    check_guided(config)
-    check_steps(backbone, config.steps)
+    check_guided(settings)
+    check_steps(backbone, settings.steps)
     parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
     sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
-    progress.start(config.steps, "generating")
-    made = build_pipeline(backbone, config, recorder)
-    image = sample_batch(backbone, made, ReferenceConditioner(conditioner, prompt), [prompt], [seed], config, sums)[0]
+    progress.start(settings.steps, "generating")
+    pipeline = build_pipeline(backbone, settings, recorder)
+    image = sample_batch(
+        backbone, pipeline, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, sums
+    )[0]
     progress.finish()
-    found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
+    maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.maps, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
-    return PromptAttention(parsed.words, found, reference, places, image)
+    return PromptAttention(parsed.words, maps, reference, places, image)
 
 
-def check_guided(config: GenerateConfig) -> None:
+def check_guided(settings: GenerateSettings) -> None:
     """Refuse generation without guidance, with `ConfigError`: it has no conditional half to record."""
-    if config.guidance_scale <= 1:
+    if settings.guidance_scale <= 1:
         raise ConfigError("Attention is shown for guided images only.", "Use a guidance scale above 1.")

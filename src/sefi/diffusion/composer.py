@@ -47,8 +47,8 @@ class TwoLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[..., into]` to `[..., out]`."""
-        found = self.second(nn.functional.gelu(self.first(self.norm(x))))
-        return x + found if self.residual else found
+        change = self.second(nn.functional.gelu(self.first(self.norm(x))))
+        return x + change if self.residual else change
 
 
 class Fuse(nn.Module):
@@ -102,8 +102,8 @@ def load_composer(evaluators: Path, width: int, weights: Mapping[str, Tensor]) -
         with torch.device("meta"):
             composer = Composer(vision, width)
     composer.fuse.to_empty(device="cpu").float()
-    wanted = {name: weight.shape for name, weight in composer.list_trained().items()}
-    if wanted != {name: weight.shape for name, weight in weights.items()}:
+    shapes = {name: weight.shape for name, weight in composer.list_trained().items()}
+    if shapes != {name: weight.shape for name, weight in weights.items()}:
         raise ConfigError("FastComposer's weights do not fit this CLIP.", "Use the one that they were trained with.")
     composer.load_state_dict(dict(weights), strict=False)
     return composer.eval().requires_grad_(requires_grad=False)
@@ -118,16 +118,16 @@ def load_fusion(weights: Mapping[str, Tensor], width: int) -> Fuse:
     Raises:
         ConfigError: weights are missing, or fit no fusion of this width.
     """
-    own = select_part_tensors(weights, "fuse")
-    shape = own["join.first.weight"].shape if "join.first.weight" in own else ()
+    fuse_weights = select_part_tensors(weights, "fuse")
+    shape = fuse_weights["join.first.weight"].shape if "join.first.weight" in fuse_weights else ()
     if len(shape) != 2 or shape[0] != width or not 0 < shape[1] - width <= LARGEST_FEATURES:
         raise ConfigError("FastComposer's weights do not fit this model.", REMEDY)
     # Without first values: they would be drawn from torch's state, which all threads share.
     with LOADING, torch.device("meta"):
         fuse = Fuse(width, shape[1] - width)
-    if {n: w.shape for n, w in fuse.state_dict().items()} != {n: w.shape for n, w in own.items()}:
+    if {n: w.shape for n, w in fuse.state_dict().items()} != {n: w.shape for n, w in fuse_weights.items()}:
         raise ConfigError("FastComposer's weights do not fit this model.", REMEDY)
-    fuse.to_empty(device="cpu").float().load_state_dict(own)
+    fuse.to_empty(device="cpu").float().load_state_dict(fuse_weights)
     return fuse.eval().requires_grad_(requires_grad=False)
 
 
@@ -160,7 +160,7 @@ def describe_model(backbone: Backbone) -> dict[str, str]:
 
 
 def read_composer(path: Path, backbone: Backbone) -> dict[str, Tensor]:
-    """Return trained weights, `composer.NAME` and `unet.NAME`; the model may have any number type.
+    """Return trained weights, `composer.NAME` and `unet.NAME`; the model may have any dtype.
 
     Raises:
         ConfigError: missing, foreign, or trained for another model.
@@ -189,7 +189,7 @@ def is_trained_for(backbone: Backbone, name: str, signature: Mapping[str, str]) 
     """Return whether weights belong to a model.
 
     Args:
-        backbone: the model, in any number type.
+        backbone: the model, in any dtype.
         name: fingerprint of the model that the weights were trained for.
         signature: that model's `dump()` signature; empty for the shipped weights and for other old files, which
             have the name alone. The name covers two tensors, so the embedded model's signature is compared as well.
@@ -208,8 +208,8 @@ def is_trained_for(backbone: Backbone, name: str, signature: Mapping[str, str]) 
         signature = describe_embedded_model()[1].dump()
     if not signature:
         return name == backbone.fingerprint
-    found = backbone.signature.compare({part: str(record) for part, record in signature.items()})
-    return not (found.tokenizer or found.structure or found.weights)
+    difference = backbone.signature.compare({part: str(record) for part, record in signature.items()})
+    return not (difference.tokenizer or difference.structure or difference.weights)
 
 
 @cache
@@ -239,7 +239,7 @@ class ComposerConditioner:
     ) -> None:
         self.backbone, self.fuse, self.features, self.alpha = backbone, fuse, dict(features), alpha
         self.class_words = dict(class_words)
-        self.known: dict[tuple[str, int], TextEncoding] = {}
+        self.encodings: dict[tuple[str, int], TextEncoding] = {}
 
     def get_context_key(self, timestep: int) -> int:
         """Return 1 where the images are known, 0 before."""
@@ -257,13 +257,13 @@ class ComposerConditioner:
     @torch.no_grad()
     def encode_one(self, prompt: str, stage: int) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
-        if (prompt, stage) not in self.known:
+        if (prompt, stage) not in self.encodings:
             parsed = parse_prompt(self.backbone, prompt, self.class_words)
             text = self.backbone.encode_text(parsed.ids[None])
             if stage:
                 text = replace(text, states=fuse_images(text.states, [parsed], [self.features], self.fuse))
-            self.known[prompt, stage] = join_texts(text, text)
-        return self.known[prompt, stage]
+            self.encodings[prompt, stage] = join_texts(text, text)
+        return self.encodings[prompt, stage]
 
 
 def fuse_images(
@@ -277,14 +277,14 @@ def fuse_images(
     places = [
         (row, place, images[row][name])
         for row, one in enumerate(parsed)
-        for name, found in one.places.items()
+        for name, positions in one.places.items()
         if name in images[row]
-        for place in found
+        for place in positions
     ]
     if not places:
         return states
     rows, words = (torch.tensor([p[k] for p in places], device=states.device) for k in (0, 1))
     # The fusion keeps its own device and precision, whatever the model has.
-    there = fuse.norm.weight
-    features = torch.stack([features for _, _, features in places]).to(there)
-    return states.index_put((rows, words), fuse(states[rows, words].to(there), features).to(states))
+    first_weight = fuse.norm.weight
+    features = torch.stack([features for _, _, features in places]).to(first_weight)
+    return states.index_put((rows, words), fuse(states[rows, words].to(first_weight), features).to(states))

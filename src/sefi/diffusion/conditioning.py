@@ -60,15 +60,15 @@ class IdentityConditioner:
         check_identities(backbone, identities)
         self.backbone = backbone
         self.class_words = {i.name: i.header.class_word for i in identities}
-        self.tables = {i.name: self.build_table(i, strength, class_slots) for i in identities}
-        self.spans = {name: table.shape[2] for name, table in self.tables.items()}
-        self.known: dict[tuple[str, int], TextEncoding] = {}
-        self.nulls: dict[str, TextEncoding] = {}
+        self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}
+        self.vector_counts = {name: tokens.shape[2] for name, tokens in self.stage_tokens.items()}
+        self.encodings: dict[tuple[str, int], TextEncoding] = {}
+        self.negative_encodings: dict[str, TextEncoding] = {}
 
-    def build_table(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
+    def build_stage_tokens(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """Build an identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
         row = self.backbone.get_token_row(get_class_token_ids(self.backbone, identity.header.class_word))
-        tokens = identity.table.float().clone()
+        tokens = identity.stage_tokens.float().clone()
         if strength == 0:
             tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
         elif strength != 1:
@@ -83,12 +83,12 @@ class IdentityConditioner:
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """Parse a prompt into tokens and placeholders."""
-        return parse_prompt(self.backbone, prompt, self.class_words, self.spans)
+        return parse_prompt(self.backbone, prompt, self.class_words, self.vector_counts)
 
     def get_context_key(self, timestep: int) -> int:
         """Return the sum of the identities' stages: it changes exactly where the tokens of one do."""
         total = self.backbone.num_train_timesteps
-        return sum(get_stage(timestep, len(t), total) for t in self.tables.values())
+        return sum(get_stage(timestep, len(t), total) for t in self.stage_tokens.values())
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
@@ -98,12 +98,12 @@ class IdentityConditioner:
     def encode_one(self, prompt: str, timestep: int) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
         key = (prompt, self.get_context_key(timestep))
-        if key not in self.known:
+        if key not in self.encodings:
             parsed = self.parse(prompt)
             rows, mask = self.build_rows(parsed, timestep)
             both = self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
-            self.known[key] = join_texts(*both.split(2))
-        return self.known[key]
+            self.encodings[key] = join_texts(*both.split(2))
+        return self.encodings[key]
 
     def build_rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
         """Build replacement embeddings `[2, word, width]` (key and value sentence) and their mask `[word]`."""
@@ -111,10 +111,10 @@ class IdentityConditioner:
         rows = torch.zeros(2, words, self.backbone.token_width, dtype=torch.float32)
         mask = torch.zeros(words, dtype=torch.bool)
         for name, places in parsed.places.items():
-            table = self.tables[name]
-            vectors = table[get_stage(timestep, len(table), self.backbone.num_train_timesteps)]
+            tokens = self.stage_tokens[name]
+            vectors = tokens[get_stage(timestep, len(tokens), self.backbone.num_train_timesteps)]
             for number, place in enumerate(places):
-                rows[:, place] = vectors[:, number % self.spans[name]]
+                rows[:, place] = vectors[:, number % self.vector_counts[name]]
                 mask[place] = True
         return rows, mask
 
@@ -126,10 +126,10 @@ class IdentityConditioner:
             PromptError: it names an identity.
         """
         refuse_names(negative_prompt)
-        if negative_prompt not in self.nulls:
+        if negative_prompt not in self.negative_encodings:
             text = self.backbone.encode_text(self.parse(negative_prompt).ids[None])
-            self.nulls[negative_prompt] = join_texts(text, text)
-        return self.nulls[negative_prompt].expand(count)
+            self.negative_encodings[negative_prompt] = join_texts(text, text)
+        return self.negative_encodings[negative_prompt].expand(count)
 
 
 def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None:
@@ -158,7 +158,7 @@ def check_model_fits(backbone: Backbone, identity: Identity) -> None:
 def describe_other_model(backbone: Backbone, identity: Identity) -> str | None:
     """Return what a user should know where an identity was learned on another checkpoint of the model's family.
 
-    None where it was learned on these weights, in whatever number type. An identity of file version 1 has no signature:
+    None where it was learned on these weights, in whatever dtype. An identity of file version 1 has no signature:
     its model is known by a name that float16 copies may not share.
 
     Raises:
@@ -190,15 +190,15 @@ def describe_other_model(backbone: Backbone, identity: Identity) -> str | None:
 
 def _describe_difference(signature: ModelSignature, identity: Identity, other_model: IdentityError) -> str | None:
     try:
-        found = signature.compare(identity.header.signature)
+        difference = signature.compare(identity.header.signature)
     except ValueError as error:
         raise IdentityError(
             f"The model signature of {identity.name!r} is damaged.", "Copy the file again, or learn it again."
         ) from error
     own_weights = any(name.startswith(("unet.", "text_encoder.", "text_encoder_2.")) for name in identity.tensors)
-    if found.tokenizer or (found.structure and own_weights):
+    if difference.tokenizer or (difference.structure and own_weights):
         raise other_model
-    parts = [*found.structure, *found.weights]
+    parts = [*difference.structure, *difference.weights]
     return f"in the {' and the '.join(parts)}" if parts else None
 
 
@@ -229,7 +229,7 @@ class WordsConditioner:
 
     def __init__(self, backbone: Backbone, words: Mapping[str, str]) -> None:
         self.backbone, self.words = backbone, dict(words)
-        self.known: dict[str, TextEncoding] = {}
+        self.encodings: dict[str, TextEncoding] = {}
 
     def get_context_key(self, timestep: int) -> int:
         """Return 0: the context is the same at every timestep."""
@@ -249,18 +249,18 @@ class WordsConditioner:
     @torch.no_grad()
     def encode_one(self, prompt: str) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
-        if prompt not in self.known:
+        if prompt not in self.encodings:
             ids = tokenize_sentence(self.backbone, self.replace_names(prompt))
             text = self.backbone.encode_text(ids[None])
-            self.known[prompt] = join_texts(text, text)
-        return self.known[prompt]
+            self.encodings[prompt] = join_texts(text, text)
+        return self.encodings[prompt]
 
     def replace_names(self, prompt: str) -> str:
         """Replace names in a prompt by words; `PromptError` for an unknown name."""
         for name in PLACEHOLDER.findall(prompt):
             if name not in self.words:
                 raise make_unknown_placeholder_error(name, self.words)
-        return PLACEHOLDER.sub(lambda found: self.words[found[1]], prompt)
+        return PLACEHOLDER.sub(lambda match: self.words[match[1]], prompt)
 
 
 def tokenize_sentence(backbone: Backbone, sentence: str) -> Tensor:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.backbone.folder import parse_noise_settings
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
 from sefi.core.hints import SCHEDULER_ALIASES, suggest
 from sefi.core.progress import Progress
@@ -44,28 +44,32 @@ Spacing = Literal["leading", "trailing"]
 MOST_STAGES = 10  # of which every one is visited where there are as many steps: ours are 5, ProSpect's 10
 
 
-class DPMScheduler(DPMSolverMultistepScheduler):
+class ExactTimesteps:
+    """Makes a scheduler of diffusers take the timesteps of `compute_sampling_timesteps`; stands before it as a base."""
+
+    lowest_left_out = False
+    config: Any
+
+    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
+        """Prepare so many steps."""
+        timesteps = compute_sampling_timesteps(
+            num_inference_steps,
+            self.config["num_train_timesteps"],
+            self.config["timestep_spacing"],
+            lowest_left_out=self.lowest_left_out,
+        )
+        scheduler: Any = super()
+        scheduler.set_timesteps(device=device, timesteps=timesteps.tolist())
+
+
+class DPMScheduler(ExactTimesteps, DPMSolverMultistepScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
     """DPM-Solver++ at the timesteps of `compute_sampling_timesteps`."""
 
     lowest_left_out = True
 
-    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, num_inference_steps: int, device: Device = None
-    ) -> None:
-        """Prepare so many steps."""
-        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
 
-
-class EulerScheduler(EulerDiscreteScheduler):
+class EulerScheduler(ExactTimesteps, EulerDiscreteScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
     """Euler's method at the timesteps of `compute_sampling_timesteps`."""
-
-    lowest_left_out = False
-
-    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, num_inference_steps: int, device: Device = None
-    ) -> None:
-        """Prepare so many steps."""
-        super().set_timesteps(device=device, timesteps=_get_timesteps(self, num_inference_steps))
 
 
 class UnevenDDIMScheduler(DPMScheduler):
@@ -169,40 +173,31 @@ def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
     return np.array_equal(timesteps[::-1], np.arange(steps) * (total // steps) + offset)
 
 
-def _get_timesteps(scheduler: Any, steps: int) -> list[int]:  # noqa: ANN401
-    """Return the timesteps of a scheduler's own settings."""
-    config = scheduler.config
-    timesteps = compute_sampling_timesteps(
-        steps, config["num_train_timesteps"], config["timestep_spacing"], lowest_left_out=scheduler.lowest_left_out
-    )
-    return timesteps.tolist()
-
-
 STRONG_GUIDANCE = 20.0
 
 
 def decode_images(
-    made: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], config: GenerateConfig
+    pipeline: Pipeline, latents: Tensor, prompts: Sequence[str], seeds: Sequence[int], settings: GenerateSettings
 ) -> list[Image]:
     """Return the images of a batch's scaled latents `[image, channel, h, w]`, as the pipeline itself decodes them.
 
     Raises:
         GenerationError: a latent or a pixel is not a finite number; names the image, its seed and the likely cause.
     """
-    vae: Any = made.vae
+    vae: Any = pipeline.vae
     with torch.no_grad():
         pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
     # One transfer from the device for the whole batch.
     sampled, decoded = torch.stack([_find_finite(latents), _find_finite(pixels)]).cpu().tolist()
     for number, fine in enumerate(decoded):
         if not (fine and sampled[number]):
-            remedy = _suggest_remedy(config, latents.dtype, decoding=sampled[number])
+            remedy = _suggest_remedy(settings, latents.dtype, decoding=sampled[number])
             raise GenerationError(
                 f"The image of {prompts[number]!r} with seed {seeds[number]} is not made of finite numbers"
                 f"{': the latent is, but the VAE cannot decode it' if sampled[number] else ''}; it is not saved.",
                 remedy,
             )
-    return cast(list[Image], made.image_processor.postprocess(pixels, output_type="pil"))
+    return cast(list[Image], pipeline.image_processor.postprocess(pixels, output_type="pil"))
 
 
 def _find_finite(values: Tensor) -> Tensor:
@@ -210,14 +205,14 @@ def _find_finite(values: Tensor) -> Tensor:
     return torch.isfinite(values).flatten(1).all(dim=1)
 
 
-def _suggest_remedy(config: GenerateConfig, dtype: torch.dtype, *, decoding: bool) -> str:
-    """Suggest what most likely helps: another number type, less guidance, other tokens or another VAE."""
+def _suggest_remedy(settings: GenerateSettings, dtype: torch.dtype, *, decoding: bool) -> str:
+    """Suggest what most likely helps: another dtype, less guidance, other tokens or another VAE."""
     if dtype == torch.float16:
         return "float16 overflows easily, in the VAE above all: use --dtype float32 or bfloat16."
     if decoding:
         return "Use a model whose VAE is whole, such as another copy of this one."
-    if config.guidance_scale > STRONG_GUIDANCE:
-        return f"Lower the guidance scale of {config.guidance_scale:g}; 5 to 10 is usual."
+    if settings.guidance_scale > STRONG_GUIDANCE:
+        return f"Lower the guidance scale of {settings.guidance_scale:g}; 5 to 10 is usual."
     return "Check the identity's tokens (`sefi inspect` shows their norms): learn it again with a lower learning rate."
 
 
@@ -234,21 +229,23 @@ class ConditionedModel:
     conditioner: Conditioner
 
 
-def build_pipeline(backbone: Backbone, config: GenerateConfig, recorder: AttentionRecorder | None = None) -> Pipeline:
+def build_pipeline(
+    backbone: Backbone, settings: GenerateSettings, recorder: AttentionRecorder | None = None
+) -> Pipeline:
     """Build a stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
 
     The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
     it meanwhile.
 
     Args:
-        config: its sampler and its number of steps.
+        settings: its sampler and its number of steps.
         recorder: where the attention maps go.
 
     Raises:
         ConfigError: more steps than the model has timesteps.
     """
     return backbone.build_pipeline(
-        create_scheduler(backbone, config.scheduler, config.steps),
+        create_scheduler(backbone, settings.scheduler, settings.steps),
         copy_with_key_value_attention(backbone.unet, recorder),
     )
 
@@ -267,16 +264,16 @@ def sample_images(
     conditioner: Conditioner,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> Iterator[GeneratedImage]:
-    """Yield an image for every prompt and its seed, in order; `config.batch_size` are generated at once."""
-    made = build_pipeline(backbone, config)
-    total = -(-len(prompts) // config.batch_size)
-    progress.start(total * config.steps, "generating")
-    for start in range(0, len(prompts), config.batch_size):
-        chosen = slice(start, start + config.batch_size)
-        images = sample_batch(backbone, made, conditioner, list(prompts[chosen]), seeds[chosen], config, progress)
+    """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once."""
+    pipeline = build_pipeline(backbone, settings)
+    total = -(-len(prompts) // settings.batch_size)
+    progress.start(total * settings.steps, "generating")
+    for start in range(0, len(prompts), settings.batch_size):
+        chosen = slice(start, start + settings.batch_size)
+        images = sample_batch(backbone, pipeline, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress)
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
     progress.finish()
@@ -284,11 +281,11 @@ def sample_images(
 
 def sample_batch(
     backbone: Backbone,
-    made: Pipeline,
+    pipeline: Pipeline,
     conditioner: Conditioner,
     prompts: list[str],
     seeds: Sequence[int],
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> list[Any]:
     """Generate one batch with the pipeline; the context is swapped where the next step's stage differs.
@@ -297,12 +294,12 @@ def sample_batch(
         GenerationError: an image is not made of finite numbers.
     """
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
-    guided = config.guidance_scale > 1 and not backbone.embeds_guidance
-    null = conditioner.encode_negative(len(prompts), config.negative_prompt).to(backbone.dtype)
-    made.scheduler.set_timesteps(config.steps)
-    first = int(made.scheduler.timesteps[0])
+    guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
+    null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
+    pipeline.scheduler.set_timesteps(settings.steps)
+    first = int(pipeline.scheduler.timesteps[0])
     # A new one for each batch: multistep samplers remember the batch before.
-    made.scheduler = type(made.scheduler).from_config(made.scheduler.config)
+    pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
 
     def swap(pipe: Pipeline, step: int, t: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         progress.advance()
@@ -314,20 +311,20 @@ def sample_batch(
 
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
-        call: Any = made
+        call: Any = pipeline
         result = call(
             **list_text_arguments(context),
             **{f"negative_{name}": value for name, value in list_text_arguments(null).items()},
             latents=draw_initial_noise(backbone, seeds),
             height=backbone.resolution,
             width=backbone.resolution,
-            num_inference_steps=config.steps,
-            guidance_scale=config.guidance_scale,
+            num_inference_steps=settings.steps,
+            guidance_scale=settings.guidance_scale,
             callback_on_step_end=swap,
             callback_on_step_end_tensor_inputs=list(list_swapped_inputs(context)),
             output_type="latent",
         )
-    return decode_images(made, result.images, prompts, seeds, config)
+    return decode_images(pipeline, result.images, prompts, seeds, settings)
 
 
 def list_text_arguments(encoding: TextEncoding) -> dict[str, Tensor]:

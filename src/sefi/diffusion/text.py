@@ -1,22 +1,26 @@
-"""A prompt with placeholders to token ids; texts side by side; names, and the words that a model does not know."""
+"""A prompt with placeholders to token ids; texts side by side; words that a model does not know."""
 
-import json
-import re
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from sefi.backbone.bundle import Backbone, TextEncoding
-from sefi.core.errors import ConfigError, PromptError
+from sefi.core.errors import PromptError
 from sefi.core.hints import find_nearest
-from sefi.core.prompts import EXAMPLES, NAME, PLACEHOLDER, check_syntax, make_unknown_placeholder_error
-from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
+from sefi.core.prompts import (
+    EXAMPLES,
+    PLACEHOLDER,
+    check_syntax,
+    describe_equal_prompts,
+    make_unknown_placeholder_error,
+    read_known_words,
+    read_word_groups,
+    split_words,
+)
 
 # A call with other padding than the last one changes a fast tokenizer, which fails while another thread uses it.
 TOKENIZING = threading.Lock()
@@ -86,13 +90,13 @@ def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 
 
 def parse_prompt(
-    backbone: Backbone, prompt: str, class_words: Mapping[str, str], spans: Mapping[str, int] | None = None
+    backbone: Backbone, prompt: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
 ) -> ParsedPrompt:
     """Tokenise a prompt around its placeholders.
 
     Args:
         class_words: class word of every known name.
-        spans: how many tokens a name's placeholder stands for, where that is not one.
+        vector_counts: how many tokens a name's placeholder stands for, where that is not one.
 
     Raises:
         PromptError: a placeholder without its identity, syntax of other programs, or a prompt that does not fit.
@@ -104,10 +108,10 @@ def parse_prompt(
         if i % 2:
             if piece not in class_words:
                 raise make_unknown_placeholder_error(piece, class_words)
-            span = (spans or {}).get(piece, 1)
-            places[piece] = (*places.get(piece, ()), *range(len(tokens), len(tokens) + span))
-            tokens += [get_class_token_ids(backbone, class_words[piece])] * span
-            words += [f"<{piece}>"] * span
+            count = (vector_counts or {}).get(piece, 1)
+            places[piece] = (*places.get(piece, ()), *range(len(tokens), len(tokens) + count))
+            tokens += [get_class_token_ids(backbone, class_words[piece])] * count
+            words += [f"<{piece}>"] * count
         else:
             new = tokenize_text(backbone, piece)
             tokens += new
@@ -138,88 +142,6 @@ def join_texts(key: TextEncoding, *others: TextEncoding) -> TextEncoding:
     Pooled text and further conditions are the key text's: values alone never change where the attention goes.
     """
     return replace(key, states=torch.cat([key.states, *(other.states for other in others)], dim=-1))
-
-
-NAME_WORDS = 2  # words of a name that count
-FEWEST_NAMES = 2
-LARGEST_LIST = 4 * 2**20  # bytes
-MOST_NAMES, LONGEST_NAME = 50_000, 200
-CHARACTERS = Path(__file__).parent.parent / "models" / "characters.txt"
-
-
-def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
-    """Return the names in a file, one a line, without repeats; without a file those that the embedded model knows.
-
-    Raises:
-        ConfigError: the file cannot be read, or there is none for a model that is not the embedded one.
-    """
-    if listed is None and not backbone.is_embedded:
-        raise ConfigError(
-            "This model needs a list of the names that it knows.",
-            "Write one name a line into a file and give it with --set basis.names=FILE.",
-        )
-    path = CHARACTERS if listed is None else Path(listed)
-    with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
-        lines = read_text(path, LARGEST_LIST).splitlines()
-        if len(lines) > MOST_NAMES:
-            raise InvalidFileError(f"it has {len(lines):,} lines; at most {MOST_NAMES:,} are read")
-        for number, line in enumerate(lines, 1):
-            if len(line) > LONGEST_NAME:
-                raise InvalidFileError(f"line {number} has more than {LONGEST_NAME} letters")
-        found = sorted({line.strip() for line in lines if line.strip()})
-        if not found:
-            raise InvalidFileError("it has no name")
-        return found
-
-
-def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
-    """Find the token-table rows of the names' first words and of their second, each `[name, width]`.
-
-    Source: Celeb Basis, `_get_celeb_embeddings`: later tokens of a name do not count.
-
-    Raises:
-        ConfigError: fewer than two names have a first or a second token.
-    """
-    names_tokens = [tokenize_text(backbone, name) for name in names]
-    columns = [[one[column] for one in names_tokens if len(one) > column] for column in range(NAME_WORDS)]
-    if min(map(len, columns)) < FEWEST_NAMES:
-        raise ConfigError("The list has too few names of two words.", "Give a longer list with basis.names.")
-    return [torch.stack([backbone.get_token_row(token) for token in column]) for column in columns]
-
-
-WORDS = Path(__file__).parent.parent / "models" / "words.json"
-# As the embedded tokenizer splits a text: letters together, other signs one by one.
-PIECE = re.compile(r"[^\W\d_]+|[^\s]")
-PROMPT_PIECE = re.compile(f"<{NAME}>|{PIECE.pattern}")  # a name is one piece
-MARKS = frozenset(",-.")
-
-
-@cache
-def read_word_groups() -> dict[str, list[str]]:
-    """Return the phrases that the embedded model knows, by what they say."""
-    return json.loads(WORDS.read_text(encoding="utf-8"))
-
-
-@cache
-def read_names() -> tuple[str, ...]:
-    """Return the two-word names of the characters that the embedded model knows."""
-    return tuple(CHARACTERS.read_text(encoding="utf-8").splitlines())
-
-
-@cache
-def read_known_words() -> frozenset[str]:
-    """Return every word that the embedded model was trained with, names and marks included."""
-    phrases = [phrase for group in read_word_groups().values() for phrase in group]
-    return frozenset(split_words([*phrases, *read_names()])) | MARKS
-
-
-def split_words(texts: Iterable[str]) -> list[str]:
-    """Return the words and marks of texts in small letters, without names in angle brackets.
-
-    >>> split_words(["A close-up of <ada>, smiling"])
-    ['a', 'close', '-', 'up', 'of', ',', 'smiling']
-    """
-    return [piece for text in texts for piece in PIECE.findall(PLACEHOLDER.sub(" ", text).lower())]
 
 
 def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
@@ -258,17 +180,3 @@ def describe_unknown_words(backbone: Backbone, prompts: Sequence[str], negative_
     if backbone.is_embedded:
         remarks[0] += "; `sefi world words` lists what it knows"
     return [*remarks, *describe_equal_prompts(prompts, unknown)]
-
-
-def describe_equal_prompts(prompts: Sequence[str], unknown: Sequence[str]) -> list[str]:
-    """Return a remark for every group of prompts that are equal but for unknown words."""
-    groups: dict[tuple[str, ...], list[str]] = {}
-    for prompt in dict.fromkeys(prompts):
-        pieces = (piece.lower() for piece in PROMPT_PIECE.findall(prompt))
-        known = tuple(piece for piece in pieces if piece not in unknown)
-        groups.setdefault(known, []).append(prompt)
-    return [
-        f"to this model these prompts say the same, and their images differ by chance only: {'; '.join(group)}"
-        for group in groups.values()
-        if len(group) > 1
-    ]

@@ -52,7 +52,7 @@ def attach(pipe: Any, *identities: Identity, strength: float = 1.0) -> "Attachme
     backbone = view_pipeline(pipe)
     conditioner = IdentityConditioner(backbone, identities, strength)
     remarks = [describe_other_model(backbone, identity) for identity in identities]
-    counts = [len(table) for table in conditioner.tables.values()]
+    counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]
     attachment = Attachment(conditioner, [], math.lcm(*counts), tuple(r for r in remarks if r is not None))
     try:
         for module in list_denoisers(pipe):

@@ -62,20 +62,20 @@ def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embe
     Raises:
         IdentityError: the identity has no tokens, or but one stage.
     """
-    tables = choose_slot(identity, slot)
-    if len(tables) == 1:
+    tokens = choose_slot(identity, slot)
+    if len(tokens) == 1:
         raise IdentityError(f"{identity.name!r} has one token for all stages.", "Leave out --stages.")
     # Stage s has the timesteps t with s = floor(stages * t / T).
-    starts = [-(-stage * TIMESTEPS // len(tables)) for stage in range(len(tables) + 1)]
+    starts = [-(-stage * TIMESTEPS // len(tokens)) for stage in range(len(tokens) + 1)]
     return [
         Embedding(f"{PREFIX}{identity.name}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
-        for stage, vectors in enumerate(tables)
+        for stage, vectors in enumerate(tokens)
     ]
 
 
 def choose_slot(identity: Identity, slot: Slot) -> Tensor:
     """Return the tokens that stand for keys and values alike, `[stage, vector, width]`, float32 and contiguous."""
-    keys, values = identity.table.float().unbind(1)
+    keys, values = identity.stage_tokens.float().unbind(1)
     chosen = {"key": keys, "value": values, "mean": (keys + values) / 2}[slot]
     return chosen.detach().cpu().contiguous()
 

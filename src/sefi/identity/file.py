@@ -112,8 +112,8 @@ class Identity:
         return self.tensors["tokens"]
 
     @property
-    def table(self) -> torch.Tensor:
-        """The tokens as `[stage, 2, vector, width]`, one or more vectors in the place of the placeholder."""
+    def stage_tokens(self) -> torch.Tensor:
+        """The tokens as `[stage, 2, vector, width]`, one or more tokens in the place of the placeholder."""
         return add_vector_axis(self.tokens)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

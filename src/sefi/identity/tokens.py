@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.backbone.files import LOADING
-from sefi.core.config import LearnConfig
+from sefi.core.config import LearnSettings
 from sefi.core.rng import create_generator
 
 
@@ -133,19 +133,19 @@ class IdentityTokens(nn.Module):
 
     class_token: Tensor
 
-    def __init__(self, class_token: Tensor, config: LearnConfig, seed: int) -> None:
+    def __init__(self, class_token: Tensor, settings: LearnSettings, seed: int) -> None:
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
-        self.residual, self.norm_limit = config.residual_init, config.token_norm_limit
-        self.split = config.split_key_value
+        self.residual, self.norm_limit = settings.residual_init, settings.token_norm_limit
+        self.split = settings.split_key_value
         self.module: ExpansionModule | None = None
         self.table: nn.Parameter | None = None
         with LOADING:
-            if config.expansion == "module":
-                self.module = create_expansion_module(len(class_token), config, seed)
+            if settings.expansion == "module":
+                self.module = create_expansion_module(len(class_token), settings, seed)
             else:
-                self.table = nn.Parameter(create_first_table(self.class_token, config, seed))
-        if self.module is not None and config.residual_init:
+                self.table = nn.Parameter(create_first_table(self.class_token, settings, seed))
+        if self.module is not None and settings.residual_init:
             self.module.zero_last_layer()
 
     def forward(self, random: torch.Generator | None = None) -> Tensor:
@@ -205,31 +205,31 @@ class FreeVectors(nn.Module):
         return {}
 
 
-def create_expansion_module(width: int, config: LearnConfig, seed: int) -> ExpansionModule:
+def create_expansion_module(width: int, settings: LearnSettings, seed: int) -> ExpansionModule:
     """Create an expansion module whose first weights depend on the seed alone."""
     with torch.device("meta"):
-        module = ExpansionModule(width, config.stages, count_slots(config), dropout=config.dropout)
+        module = ExpansionModule(width, settings.stages, count_slots(settings), dropout=settings.dropout)
     module.to_empty(device="cpu").float().draw_first(create_generator(seed, "expansion"))
     return module
 
 
-def count_slots(config: LearnConfig) -> int:
+def count_slots(settings: LearnSettings) -> int:
     """Count the tokens that are learned for a stage: key and value, or one for both."""
-    return 2 if config.split_key_value else 1
+    return 2 if settings.split_key_value else 1
 
 
-def create_first_table(class_token: Tensor, config: LearnConfig, seed: int) -> Tensor:
+def create_first_table(class_token: Tensor, settings: LearnSettings, seed: int) -> Tensor:
     """Return zeros to add to the class word, or the class word with a little noise so that the slots differ."""
-    shape = (config.stages, count_slots(config), len(class_token))
-    if config.residual_init:
+    shape = (settings.stages, count_slots(settings), len(class_token))
+    if settings.residual_init:
         return torch.zeros(shape, dtype=torch.float32)
     noise = torch.randn(shape, generator=create_generator(seed, "tokens"), dtype=torch.float32)
     return class_token + 0.1 * class_token.std() * noise
 
 
-def count_module_weights(width: int, config: LearnConfig) -> int:
+def count_module_weights(width: int, settings: LearnSettings) -> int:
     """Count the weights of the expansion module that these settings need; 0 for direct tokens."""
-    if config.expansion == "direct":
+    if settings.expansion == "direct":
         return 0
     with torch.device("meta"):
-        return sum(p.numel() for p in ExpansionModule(width, config.stages, count_slots(config)).parameters())
+        return sum(p.numel() for p in ExpansionModule(width, settings.stages, count_slots(settings)).parameters())

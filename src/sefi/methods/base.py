@@ -14,25 +14,30 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, Section, SettingsTree, dump_config
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.prompts import PEOPLE, is_person
+from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
+from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.diffusion.text import get_class_token_ids
+from sefi.diffusion.text import get_class_token_ids, tokenize_text
 from sefi.identity.file import Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
 from sefi.training.loop import TrainingTask, train
 from sefi.training.token_inversion import TokenTraining
 
 LIBRARIES = ("torch", "diffusers", "transformers")
+NAME_WORDS = 2  # words of a name that count
+FEWEST_NAMES = 2
+LARGEST_LIST = 4 * 2**20  # bytes
+MOST_NAMES, LONGEST_NAME = 50_000, 200
 
 
 @dataclass(frozen=True)
-class RunOptions:
-    """How one training run is carried out.
+class TrainingOptions:
+    """How one training is carried out.
 
     Attributes:
         progress: is advanced after every step.
-        checkpoint: file to save an unfinished run to and to resume from; None saves nothing.
+        checkpoint: file to save an unfinished training to and to resume from; None saves nothing.
         probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
     """
@@ -121,7 +126,7 @@ class Method(Protocol):
         backbone: Backbone,
         config: Config,
         seed: int,
-        options: RunOptions,
+        options: TrainingOptions,
     ) -> Identity:
         """Learn the subject of these views."""
         ...
@@ -153,6 +158,46 @@ class NameListSettings(Section, frozen=True):
     names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
 
 
+def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
+    """Return the names in a file, one a line, without repeats; without a file those that the embedded model knows.
+
+    Raises:
+        ConfigError: the file cannot be read, or there is none for a model that is not the embedded one.
+    """
+    if listed is None and not backbone.is_embedded:
+        raise ConfigError(
+            "This model needs a list of the names that it knows.",
+            "Write one name a line into a file and give it with --set basis.names=FILE.",
+        )
+    path = CHARACTERS if listed is None else Path(listed)
+    with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
+        lines = read_text(path, LARGEST_LIST).splitlines()
+        if len(lines) > MOST_NAMES:
+            raise InvalidFileError(f"it has {len(lines):,} lines; at most {MOST_NAMES:,} are read")
+        for number, line in enumerate(lines, 1):
+            if len(line) > LONGEST_NAME:
+                raise InvalidFileError(f"line {number} has more than {LONGEST_NAME} letters")
+        names = sorted({line.strip() for line in lines if line.strip()})
+        if not names:
+            raise InvalidFileError("it has no name")
+        return names
+
+
+def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
+    """Find the token-table rows of the names' first words and of their second, each `[name, width]`.
+
+    Source: Celeb Basis, `_get_celeb_embeddings`: later tokens of a name do not count.
+
+    Raises:
+        ConfigError: fewer than two names have a first or a second token.
+    """
+    names_tokens = [tokenize_text(backbone, name) for name in names]
+    columns = [[one[column] for one in names_tokens if len(one) > column] for column in range(NAME_WORDS)]
+    if min(map(len, columns)) < FEWEST_NAMES:
+        raise ConfigError("The list has too few names of two words.", "Give a longer list with basis.names.")
+    return [torch.stack([backbone.get_token_row(token) for token in column]) for column in columns]
+
+
 def get_class_row(backbone: Backbone, config: Config) -> Tensor:
     """Return the token-table row of the class word, `[width]`; of several text encoders side by side."""
     return backbone.get_token_row(get_class_token_ids(backbone, config.learn.class_word))
@@ -175,7 +220,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
 
 
 def learn_identity(
-    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: RunOptions
+    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
 ) -> Identity:
     """Train a task; return the identity."""
     header = create_header(name, backbone, config, seed)
@@ -197,7 +242,7 @@ def learn_tokens(
     backbone: Backbone,
     config: Config,
     seed: int,
-    options: RunOptions,
+    options: TrainingOptions,
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     task = TokenTraining(backbone, views, config, seed, tokens)
@@ -271,7 +316,7 @@ def check_single_precision(title: str, backbone: Backbone) -> None:
     """Refuse to train weights whose steps would be rounded away.
 
     Raises:
-        ConfigError: the model is in another number type than float32.
+        ConfigError: the model is in another dtype than float32.
     """
     if backbone.dtype != torch.float32:
         raise ConfigError(

@@ -16,18 +16,20 @@ from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, require_co
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import FACE_TEMPLATES_81
 from sefi.core.rng import create_generator
-from sefi.diffusion.text import NAME_WORDS, find_name_rows, read_name_list
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, SurestFace
 from sefi.identity.file import Identity
 from sefi.methods.base import (
+    NAME_WORDS,
     MethodInfo,
     NameListSettings,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     check_person,
+    find_name_rows,
     get_class_row,
     learn_tokens,
+    read_name_list,
     refuse_stage_settings,
     require_evaluators,
 )
@@ -83,9 +85,11 @@ class CelebBasis(TokenMethod):
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count the coefficients, and the layer that gives them from a face."""
-        found = min(require_config(config, CelebBasisConfig).basis.components, backbone.token_width)
+        components = min(require_config(config, CelebBasisConfig).basis.components, backbone.token_width)
         with torch.device("meta"):
-            return WeightCounts(NAME_WORDS * found, sum(p.numel() for p in Mapper(FEATURES, found).parameters()))
+            return WeightCounts(
+                NAME_WORDS * components, sum(p.numel() for p in Mapper(FEATURES, components).parameters())
+            )
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require a person, no stages, no keys of their own, a detector, a recogniser and names."""
@@ -95,7 +99,7 @@ class CelebBasis(TokenMethod):
         compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[1, 2, 3, width]`: two in the basis, then the class word; with coefficients and basis.
 
@@ -137,7 +141,7 @@ def compute_principal_components(rows: Tensor, count: int) -> Tensor:
     return torch.cat([mean, components * largest.sign()])
 
 
-def embed_faces(views: PhotoViews, options: RunOptions) -> list[NDArray[np.float32]]:
+def embed_faces(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.float32]]:
     """Embed the face of every photo and its mirror image, at unit length.
 
     Raises:
@@ -145,12 +149,12 @@ def embed_faces(views: PhotoViews, options: RunOptions) -> list[NDArray[np.float
     """
     assert options.evaluators is not None
     embed = SurestFace.load(options.evaluators)
-    sides = [side for square in views.squares for side in (square, square.flip(-1))]
+    sides = [side for crop in views.crops for side in (crop, crop.flip(-1))]
     embeddings = [embed(convert_to_bytes(side)) for side in sides]
-    found = [one for one in embeddings if one is not None]
-    if not found:
+    faces = [one for one in embeddings if one is not None]
+    if not faces:
         raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")
-    return found
+    return faces
 
 
 class Mapper(nn.Module):

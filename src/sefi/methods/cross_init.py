@@ -8,17 +8,20 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import ONE_TOKEN, PLAIN_VIEWS, Config, make_embedded_preset, require_config
 from sefi.core.prompts import FACE_TEMPLATES_81
-from sefi.diffusion.text import NAME_WORDS, find_name_rows, parse_prompt, read_name_list
+from sefi.diffusion.text import parse_prompt
 from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import (
+    NAME_WORDS,
     MethodInfo,
     NameListSettings,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
+    find_name_rows,
     get_class_row,
     learn_tokens,
+    read_name_list,
     refuse_stage_settings,
 )
 from sefi.photo.augment import PhotoViews
@@ -70,7 +73,7 @@ class CrossInitialization(TokenMethod):
         read_known_names(backbone, config)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[1, 2, 3, width]`: the two vectors, then the class word."""
         means = torch.stack([rows.mean(0) for rows in read_known_names(backbone, config)])

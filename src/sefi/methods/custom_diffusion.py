@@ -23,7 +23,14 @@ from sefi.diffusion.conditioning import IdentityConditioner, check_identities, t
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import parse_prompt, tokenize_text
 from sefi.identity.file import Identity
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, get_class_row, learn_identity
+from sefi.methods.base import (
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    get_class_row,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews, ResizedView, draw_resized_view
 from sefi.training.finetuning import (
     DrawBatch,
@@ -38,7 +45,12 @@ from sefi.training.finetuning import (
     tokenize_sentences,
     wrap_weights,
 )
-from sefi.training.token_inversion import TrainingTexts, collect_run_settings, encode_in_batches, encode_training_texts
+from sefi.training.token_inversion import (
+    TrainingTexts,
+    collect_training_settings,
+    encode_in_batches,
+    encode_training_texts,
+)
 
 LAYERS = {"key_value": ("to_k", "to_v"), "cross_attention": ATTENTION_LAYERS}
 FAR = ("a far away photo of {}", "a very small photo of {}")
@@ -106,9 +118,9 @@ class CustomDiffusion:
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count the changes to cross-attention and, as the paper counts, the whole token tables with the new word."""
-        there = dict(backbone.unet.named_parameters())
+        parameters = dict(backbone.unet.named_parameters())
         layers = LAYERS[require_config(config, CustomDiffusionConfig).tune.parts]
-        changed = sum(there[name].numel() for name in list_cross_attention_weights(backbone.unet, layers))
+        changed = sum(parameters[name].numel() for name in list_cross_attention_weights(backbone.unet, layers))
         tables = sum(table.numel() for table in backbone.token_tables)
         return WeightCounts(changed + tables + backbone.token_width, 0)
 
@@ -119,7 +131,7 @@ class CustomDiffusion:
         require_config(config, CustomDiffusionConfig)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
         config = require_config(config, CustomDiffusionConfig)
@@ -140,15 +152,15 @@ class CustomDiffusion:
             lambda: {"tokens": get_tokens().expand(1, 2, -1, -1), **weights},
             detach_start=True,
         )
-        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """Return a copy of the model with one subject's weights or several merged ones; names become words."""
         check_identities(backbone, identities)
-        there = dict(backbone.unet.named_parameters())
+        parameters = dict(backbone.unet.named_parameters())
         # At strength 0 every name is the class word and the model stays its own: nothing to merge.
-        sets = [select_unet_weights(identity, there, strength) for identity in identities if strength]
+        sets = [select_unet_weights(identity, parameters, strength) for identity in identities if strength]
         conditioner = IdentityConditioner(backbone, identities, strength)
         weights = sets[0] if len(sets) == 1 else merge_weights(backbone, identities, sets, conditioner)
         named = {f"unet.{name}": weight for name, weight in weights.items()}
@@ -163,12 +175,12 @@ def get_first_word(backbone: Backbone, identifier: str) -> Tensor:
     return torch.stack([backbone.get_token_row(token) for token in tokens]).mean(0)
 
 
-def select_unet_weights(identity: Identity, there: dict[str, nn.Parameter], strength: float) -> dict[str, Tensor]:
+def select_unet_weights(identity: Identity, parameters: dict[str, nn.Parameter], strength: float) -> dict[str, Tensor]:
     """Return an identity's weights, by their names in the UNet, between the model's own and the learned ones."""
-    found = select_part_tensors(identity.tensors, "unet")
+    changed = select_part_tensors(identity.tensors, "unet")
     if strength == 1.0:
-        return found
-    return {name: there[name].data.float().cpu().lerp(value.float(), strength) for name, value in found.items()}
+        return changed
+    return {name: parameters[name].data.float().cpu().lerp(value.float(), strength) for name, value in changed.items()}
 
 
 def make_resized_part(
@@ -219,13 +231,13 @@ def make_resized_part(
 
 def select_whole_words(backbone: Backbone, templates: Sequence[str]) -> tuple[str, ...]:
     """Select the sentences whose every word the model knows as one; all, where there is none."""
-    found = [t for t in templates if all(len(tokenize_text(backbone, word)) == 1 for word in t.split() if word != "{}")]
-    return tuple(found or templates)
+    whole = [t for t in templates if all(len(tokenize_text(backbone, word)) == 1 for word in t.split() if word != "{}")]
+    return tuple(whole or templates)
 
 
 def draw_resized_views(views: PhotoViews, count: int, random: torch.Generator) -> list[ResizedView]:
     """Draw so many views."""
-    return [draw_resized_view(views.choose_square(random), views.config.flip, random) for _ in range(count)]
+    return [draw_resized_view(views.draw_crop(random), views.settings.flip, random) for _ in range(count)]
 
 
 def encode_resized_views(backbone: Backbone, chosen: Sequence[ResizedView]) -> Tensor:
@@ -271,36 +283,36 @@ def merge_weights(
         raise IdentityError(
             "These identities changed different parts of the model.", "Learn both with the same tune.parts."
         )
-    own = [encode_subject(backbone, identity, conditioner) for identity in identities]
+    subject_states = [encode_subject(backbone, identity, conditioner) for identity in identities]
     common = encode_common_sentences(backbone)
     gram = common.T @ common
     gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
-    states = torch.cat(own).T
+    states = torch.cat(subject_states).T
     solved = torch.linalg.solve(gram, states)
     projection = torch.linalg.solve(states.T @ solved, solved.T)
-    there = dict(backbone.unet.named_parameters())
+    parameters = dict(backbone.unet.named_parameters())
     weights: dict[str, Tensor] = {}
     for name in sets[0]:
         if not name.endswith(("to_k.weight", "to_v.weight")):
             raise ConfigError("Only keys and values can be merged.", "Learn both with tune.parts=key_value.")
-        before = there[name].data.double().cpu()
-        wanted = torch.cat([one[name].double() @ x.T for one, x in zip(sets, own, strict=True)], dim=1)
-        weights[name] = (before + (wanted - before @ states) @ projection).float()
+        before = parameters[name].data.double().cpu()
+        targets = torch.cat([one[name].double() @ x.T for one, x in zip(sets, subject_states, strict=True)], dim=1)
+        weights[name] = (before + (targets - before @ states) @ projection).float()
     return weights
 
 
 def encode_subject(backbone: Backbone, identity: Identity, conditioner: IdentityConditioner) -> Tensor:
     """Encode text states `[word, width]` of a subject's words in "a photo of <name>", double precision."""
     prompt = f"a photo of <{identity.name}>"
-    parsed = parse_prompt(backbone, prompt, conditioner.class_words, conditioner.spans)
+    parsed = parse_prompt(backbone, prompt, conditioner.class_words, conditioner.vector_counts)
     states, _ = conditioner.encode_one(prompt, 0).states[0].chunk(2, dim=-1)  # key text and value text are the same
     return states[list(parsed.places[identity.name])].double().cpu()
 
 
 def encode_common_sentences(backbone: Backbone) -> Tensor:
     """Encode every word of the common sentences that the model can read, `[word, width]`, double precision."""
-    every = [f"a photo of {thing} {place}".strip() for thing in THINGS for place in PLACES]
+    sentences = [f"a photo of {thing} {place}".strip() for thing in THINGS for place in PLACES]
     longest = backbone.text_length - 2
-    found = [sentence for sentence in every if len(tokenize_text(backbone, sentence)) <= longest]
-    ids = torch.stack([tokenize_sentence(backbone, sentence) for sentence in found])
+    readable = [sentence for sentence in sentences if len(tokenize_text(backbone, sentence)) <= longest]
+    ids = torch.stack([tokenize_sentence(backbone, sentence) for sentence in readable])
     return torch.cat([backbone.encode_text(some).states.flatten(0, 1) for some in ids.split(32)]).double().cpu()

@@ -13,7 +13,7 @@ from sefi.core.errors import ConfigError, IdentityError
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -27,7 +27,7 @@ from sefi.training.finetuning import (
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.training.token_inversion import collect_run_settings
+from sefi.training.token_inversion import collect_training_settings
 
 PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder", "text_encoder_2")}  # where a model has them
 
@@ -79,8 +79,8 @@ class DreamBooth:
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count every weight of the parts that are trained."""
-        there = collect_parameters(backbone)
-        return WeightCounts(sum(there[name].numel() for name in list_trained(backbone, config)), 0)
+        parameters = collect_parameters(backbone)
+        return WeightCounts(sum(parameters[name].numel() for name in list_trained(backbone, config)), 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require no stages, no attention loss, and weights in single precision."""
@@ -89,20 +89,20 @@ class DreamBooth:
         require_config(config, DreamBoothConfig)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn all weights of UNet and text encoders, named `unet....`, `text_encoder....`, `text_encoder_2....`."""
         config = require_config(config, DreamBoothConfig)
         latents = generate_class_latents(backbone, config, options.progress)
         model, weights = copy_for_training(backbone, list_trained(backbone, config))
-        own, plain = tokenize_rare_and_plain(backbone, config)
+        rare, plain = tokenize_rare_and_plain(backbone, config)
         inputs = WeightTrainingInputs(
             wrap_weights(weights),
-            make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(own[which])),
+            make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(rare[which])),
             make_prior_drawer(backbone, config, seed, latents, lambda which: model.encode_text(plain[which])),
             lambda: weights,
         )
-        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:

@@ -21,7 +21,7 @@ from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, read_saved_config
-from sefi.methods.base import MethodInfo, RunOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -35,7 +35,7 @@ from sefi.training.finetuning import (
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.training.token_inversion import collect_run_settings
+from sefi.training.token_inversion import collect_training_settings
 
 ADAPTER = "sefi"
 
@@ -98,7 +98,7 @@ class DreamBoothLora:
             raise create_peft_error()
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         config = require_config(config, DreamBoothLoraConfig)
@@ -106,14 +106,14 @@ class DreamBoothLora:
         sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
-        own, plain = (backbone.encode_text(ids) for ids in sentences)
+        rare, plain = (backbone.encode_text(ids) for ids in sentences)
         inputs = WeightTrainingInputs(
             wrap_weights(matrices),
-            make_subject_drawer(backbone, views, config, seed, own.select),
+            make_subject_drawer(backbone, views, config, seed, rare.select),
             make_prior_drawer(backbone, config, seed, latents, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
-        task = WeightTraining(model, config, inputs, collect_run_settings(backbone, views, config, seed))
+        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
@@ -204,8 +204,8 @@ def load_matrices(matrices: dict[str, nn.Parameter], tensors: dict[str, Tensor],
     Raises:
         IdentityError: they do not fit.
     """
-    found = select_part_tensors(tensors, "unet")
-    if found.keys() != matrices.keys() or any(found[n].shape != m.shape for n, m in matrices.items()):
+    saved = select_part_tensors(tensors, "unet")
+    if saved.keys() != matrices.keys() or any(saved[n].shape != m.shape for n, m in matrices.items()):
         raise IdentityError("The identity's matrices do not fit this model.", "Open the model it was learned on.")
     for name, matrix in matrices.items():
-        matrix.copy_(found[name] * (strength if name.endswith("lora_B") else 1.0))
+        matrix.copy_(saved[name] * (strength if name.endswith("lora_B") else 1.0))

@@ -25,7 +25,7 @@ from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods.base import (
     MethodInfo,
-    RunOptions,
+    TrainingOptions,
     WeightCounts,
     check_person,
     create_header,
@@ -84,8 +84,8 @@ class FastComposer:
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count nothing for a subject; for all of them fusion and tuned attention, without the image encoder."""
         del config
-        there = dict(backbone.unet.named_parameters())
-        tuned = sum(there[name].numel() for name in list_cross_attention_weights(backbone.unet, ATTENTION_LAYERS))
+        parameters = dict(backbone.unet.named_parameters())
+        tuned = sum(parameters[name].numel() for name in list_cross_attention_weights(backbone.unet, ATTENTION_LAYERS))
         with torch.device("meta"):
             fusion = Fuse(backbone.token_width, FEATURES.get(backbone.family, backbone.token_width))
         return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
@@ -99,7 +99,7 @@ class FastComposer:
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Return `image`, features `[1, features]`, and `composer`, SHA-256 of the trained weights.
 
@@ -110,7 +110,7 @@ class FastComposer:
         weights = read_composer(file, backbone)
         composer = load_composer(options.evaluators, backbone.token_width, select_part_tensors(weights, "composer"))
         with torch.no_grad():
-            photos = [convert_to_bytes(square) for square in views.squares]
+            photos = [convert_to_bytes(crop) for crop in views.crops]
             image = composer.encode_images(prepare_clip_pixels(photos, composer.vision.config)).mean(0, keepdim=True)
         tensors = {"image": image.contiguous(), "composer": hash_file(file)}
         return Identity(tensors, create_header(name, backbone, config, seed))
@@ -162,10 +162,10 @@ def check_weights(identities: Sequence[Identity], file: Path) -> None:
     Raises:
         IdentityError: one was.
     """
-    there = hash_file(file)
+    digest = hash_file(file)
     for identity in identities:
-        found = identity.tensors.get("composer")
-        if found is None or found.tolist() != there.tolist():
+        saved = identity.tensors.get("composer")
+        if saved is None or saved.tolist() != digest.tolist():
             raise IdentityError(
                 f"{identity.name!r} was learned with other weights of FastComposer than {file} holds.",
                 "Learn it again; it takes a second.",

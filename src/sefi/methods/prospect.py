@@ -8,8 +8,8 @@ from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
 from sefi.methods.base import (
     MethodInfo,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     get_class_row,
     learn_tokens,
@@ -60,7 +60,7 @@ class ProSpect(TokenMethod):
         require_learn_values(self.info.title, config, attention_weight=0.0)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[stage, 2, width]`, key and value the same."""
         tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)

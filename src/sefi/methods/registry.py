@@ -57,10 +57,10 @@ class MethodTable(Mapping[str, "Method"]):
     @cached_property
     def entries(self) -> dict[str, list[EntryPoint]]:
         """The places of every name: one, or several where packages contradict each other."""
-        found = {name: [EntryPoint(name, place, GROUP)] for name, place in BUILT_IN.items()}
+        places = {name: [EntryPoint(name, place, GROUP)] for name, place in BUILT_IN.items()}
         for entry in sorted(entry_points(group=GROUP), key=lambda one: one.name):
-            found.setdefault(entry.name, []).append(entry)
-        return found
+            places.setdefault(entry.name, []).append(entry)
+        return places
 
     def refresh(self) -> None:
         """Find methods again, after a package was installed or removed while Python runs."""
@@ -215,8 +215,8 @@ def get_method(name: str) -> "Method":
         MethodError: another package brings it, and it cannot be used.
     """
     if name not in METHODS:
-        known = suggest(name, METHODS, METHOD_ALIASES, "Choose").rstrip(".")
-        raise ConfigError(f"There is no method {name!r}.", f"{known}, or install the package that brings it.")
+        choice = suggest(name, METHODS, METHOD_ALIASES, "Choose").rstrip(".")
+        raise ConfigError(f"There is no method {name!r}.", f"{choice}, or install the package that brings it.")
     return METHODS[name]
 
 
@@ -243,9 +243,9 @@ def check_settings_exist(settings: Iterable[str], presets: Sequence[Config]) -> 
     Raises:
         ConfigError: there is one; the error names the methods that have it.
     """
-    known = {name for preset in presets for name in list_setting_names(type(preset))}
+    names = {name for preset in presets for name in list_setting_names(type(preset))}
     for name, _ in map(split_assignment, settings):
-        if name not in known:
+        if name not in names:
             raise make_missing_setting_error(name, presets)
 
 
@@ -254,12 +254,12 @@ def make_missing_setting_error(name: str, presets: Sequence[Config]) -> ConfigEr
 
     Methods are imported to look for its owners only where one could have it: not for the sections of every method.
     """
-    known = list(dict.fromkeys(name for preset in presets for name in list_setting_names(type(preset))))
-    unknown = make_unknown_setting_error(name, known)
+    names = list(dict.fromkeys(name for preset in presets for name in list_setting_names(type(preset))))
+    unknown = make_unknown_setting_error(name, names)
     if name.partition(".")[0] in list_sections(Config):
         return unknown
     owners = find_setting_owners()
-    meant = [name] if name in owners else [] if find_settings(name, known) else find_settings(name, list(owners))
+    meant = [name] if name in owners else [] if find_settings(name, names) else find_settings(name, list(owners))
     if not meant:
         return unknown
     of, methods = owners[meant[0]], list(dict.fromkeys(preset.method for preset in presets))

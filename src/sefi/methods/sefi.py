@@ -10,8 +10,8 @@ from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
 from sefi.methods.base import (
     MethodInfo,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     get_class_row,
     learn_tokens,
@@ -44,7 +44,7 @@ class StagedKeyValue(TokenMethod):
         refuse_vectors_and_limit(self.info.title, config)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[stage, 2, width]` that, in the place of the class word, give the subject."""
         tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)

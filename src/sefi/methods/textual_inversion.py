@@ -9,8 +9,8 @@ from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import (
     MethodInfo,
-    RunOptions,
     TokenMethod,
+    TrainingOptions,
     WeightCounts,
     get_class_row,
     learn_tokens,
@@ -59,7 +59,7 @@ class TextualInversion(TokenMethod):
         refuse_stage_settings(self.info.title, config, config.learn.vectors)
 
     def learn(
-        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: RunOptions
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[1, 2, vector, width]` that start at the class word."""
         row = get_class_row(backbone, config)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.core.config import ViewConfig
+from sefi.core.config import ViewSettings
 from sefi.photo.detect import (
     FaceDetector,
     Square,
@@ -55,7 +55,7 @@ class ViewParameters:
     canvas: Canvas = "black"
 
 
-def draw_parameters(config: ViewConfig, generator: torch.Generator) -> ViewParameters:
+def draw_parameters(settings: ViewSettings, generator: torch.Generator) -> ViewParameters:
     """Draw a view: nine uniform numbers, always in the same order (section 6.4 of the paper).
 
     Source: ranges of colour, aspect and canvas from Celeb Basis, `FaceIdDataset`. Differs: the
@@ -63,40 +63,40 @@ def draw_parameters(config: ViewConfig, generator: torch.Generator) -> ViewParam
     """
     u = torch.rand(9, generator=generator, dtype=torch.float64).tolist()
     return ViewParameters(
-        brightness=1 + config.brightness * (2 * u[0] - 1),
-        contrast=1 + config.contrast * (2 * u[1] - 1),
-        saturation=1 + config.saturation * (2 * u[2] - 1),
-        hue=config.hue * (2 * u[3] - 1),
-        flip=u[4] < config.flip,
-        scale=config.min_scale + (config.max_scale - config.min_scale) * u[5],
-        aspect=1 + config.aspect * (2 * u[6] - 1),
+        brightness=1 + settings.brightness * (2 * u[0] - 1),
+        contrast=1 + settings.contrast * (2 * u[1] - 1),
+        saturation=1 + settings.saturation * (2 * u[2] - 1),
+        hue=settings.hue * (2 * u[3] - 1),
+        flip=u[4] < settings.flip,
+        scale=settings.min_scale + (settings.max_scale - settings.min_scale) * u[5],
+        aspect=1 + settings.aspect * (2 * u[6] - 1),
         left=u[7],
         top=u[8],
-        canvas=config.canvas,
+        canvas=settings.canvas,
     )
 
 
-def apply(square: Tensor, parameters: ViewParameters) -> Tensor:
-    """Return the view of `square` that the parameters describe.
+def apply(crop: Tensor, parameters: ViewParameters) -> Tensor:
+    """Return the view of `crop` that the parameters describe.
 
     Args:
-        square: `[3, R, R]` in [-1, 1].
+        crop: `[3, R, R]` in [-1, 1].
         parameters: what was drawn.
 
     Returns:
         `[3, R, R]` in [-1, 1].
     """
-    image = _recolour(square, parameters)
+    image = _recolour(crop, parameters)
     if parameters.flip:
         image = image.flip(-1)
     return _paste(image, parameters)
 
 
-def _recolour(square: Tensor, parameters: ViewParameters) -> Tensor:
+def _recolour(crop: Tensor, parameters: ViewParameters) -> Tensor:
     changes = (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue)
     if changes == (1, 1, 1, 0):
-        return square
-    image = (square + 1) / 2
+        return crop
+    image = (crop + 1) / 2
     image = enhance.adjust_brightness_accumulative(image, parameters.brightness)
     image = enhance.adjust_contrast_with_mean_subtraction(image, parameters.contrast)
     image = enhance.adjust_saturation_with_gray_subtraction(image, parameters.saturation)
@@ -151,20 +151,20 @@ class ResizedView:
     box: tuple[float, float, float, float] | None = None
 
 
-def draw_resized_view(square: Tensor, flip: float, random: torch.Generator) -> ResizedView:
+def draw_resized_view(crop: Tensor, flip: float, random: torch.Generator) -> ResizedView:
     """Draw a random view (Custom Diffusion, `diffusers_data_pipeline.py`).
 
     Two of three are a third to the whole of the side, the others 1.2 to 1.4 times it. What is smaller than 0.6 is
     pasted on grey, what is larger than 1 is cut; in between the image is left as it is.
 
     Args:
-        square: `[3, R, R]` in [-1, 1].
+        crop: `[3, R, R]` in [-1, 1].
         flip: chance of a mirror image.
         random: five uniform numbers are drawn, always in the same order.
     """
     large, size, mirrored, across, down = torch.rand(5, generator=random, dtype=torch.float64).tolist()
-    image = square.flip(-1) if mirrored < flip else square
-    side = square.shape[-1]
+    image = crop.flip(-1) if mirrored < flip else crop
+    side = crop.shape[-1]
     low, high = (SMALLEST, 1.0) if large < 2 / 3 else LARGEST
     scale = low + (high - low) * size
     if FAR <= scale <= NEAR:
@@ -174,7 +174,7 @@ def draw_resized_view(square: Tensor, flip: float, random: torch.Generator) -> R
     left, top = round(across * abs(side - edge)), round(down * abs(side - edge))
     if edge > side:
         return ResizedView(other[:, top : top + side, left : left + side].clone(), "near")
-    canvas = square.new_zeros(square.shape)
+    canvas = crop.new_zeros(crop.shape)
     canvas[:, top : top + edge, left : left + edge] = other
     return ResizedView(canvas, "far", (left / side, top / side, (left + edge) / side, (top + edge) / side))
 
@@ -204,33 +204,33 @@ class PhotoViews:
     """The views of one photo, or of several of the same subject.
 
     Attributes:
-        square: the image as cropped, `[3, R, R]` in [-1, 1]; of several photos the first.
-        config: ranges of the random views.
-        others: the further photos' squares; every view is of one of all, equally often.
+        crop: the square of the photo that is learned, `[3, R, R]` in [-1, 1]; of several photos the first.
+        settings: ranges of the random views.
+        other_crops: those of the further photos; every view is of one of all, equally often.
     """
 
-    square: Tensor
-    config: ViewConfig
-    others: tuple[Tensor, ...] = ()
+    crop: Tensor
+    settings: ViewSettings
+    other_crops: tuple[Tensor, ...] = ()
 
     @property
-    def squares(self) -> tuple[Tensor, ...]:
-        """The squares of all photos."""
-        return (self.square, *self.others)
+    def crops(self) -> tuple[Tensor, ...]:
+        """The crops of all photos."""
+        return (self.crop, *self.other_crops)
 
     def draw(self, generator: torch.Generator) -> ViewParameters:
         """Draw what makes the next view, as a value."""
-        return draw_parameters(self.config, generator)
+        return draw_parameters(self.settings, generator)
 
     def view(self, generator: torch.Generator) -> Tensor:
         """Draw a view, `[3, R, R]` in [-1, 1]; equal generators give equal views."""
-        return apply(self.choose_square(generator), self.draw(generator))
+        return apply(self.draw_crop(generator), self.draw(generator))
 
-    def choose_square(self, generator: torch.Generator) -> Tensor:
-        """Draw one of the squares, `[3, R, R]`; of a single one nothing is drawn."""
-        if not self.others:
-            return self.square
-        return self.squares[int(torch.randint(len(self.squares), (), generator=generator))]
+    def draw_crop(self, generator: torch.Generator) -> Tensor:
+        """Draw one of the crops, `[3, R, R]`; of a single one nothing is drawn."""
+        if not self.other_crops:
+            return self.crop
+        return self.crops[int(torch.randint(len(self.crops), (), generator=generator))]
 
 
 def find_face_square(

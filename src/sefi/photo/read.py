@@ -300,7 +300,8 @@ def refuse_photograph(square: Tensor) -> None:
     if score_photograph(square) > 0:
         raise PhotoError(
             "This looks like a photograph, and the embedded model knows drawn people and animals only.",
-            "Name a Stable Diffusion model with --model, or learn it anyway with --anyway (in Python anyway=True).",
+            "Name a Stable Diffusion model with --model, or learn it anyway: --allow-photograph "
+            "(in Python allow_photograph=True).",
         )
 
 

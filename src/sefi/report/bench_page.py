@@ -9,11 +9,12 @@ from typing import Any, Literal
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from sefi.benchmark.columns import COLUMNS, Column, Part
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import NO_INTERVAL, Interval
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT
 from sefi.benchmark.table_files import ARROWS, format_range, format_value
+from sefi.benchmark.table_metrics import METRICS, Metric, Part
 from sefi.benchmark.tables import (
     Table,
     compute_all_differences,
@@ -32,8 +33,8 @@ FEW = 10  # subjects below which a bootstrap interval is known to be too narrow
 REFERENCES = {
     "class word": "the plain class word, what the model does unasked; its images are the same for every subject",
     "photo": "the learned photo pasted as the image: all of the person, none of the prompt",
-    "same": "another image of the same subject: the ceiling of ID",
-    "other": "another subject's photo: the floor of ID",
+    ANOTHER_PHOTO: "another image of the same subject: the ceiling of ID",
+    ANOTHER_SUBJECT: "another subject's photo: the floor of ID",
 }
 
 
@@ -89,8 +90,8 @@ def count_variant_failures(samples: Sequence[Sample], label: str, run: RunInfo, 
 
 
 def list_not_computed(table: Table) -> dict[str, str]:
-    """Return the label of each figure that no variant has, and why."""
-    return {figure.label: table.missing[figure.name] for figure in COLUMNS if figure.name in table.missing}
+    """Return the label of each metric that no variant has, and why."""
+    return {metric.label: table.missing[metric.name] for metric in METRICS if metric.name in table.missing}
 
 
 def list_conventions(run: RunInfo) -> list[str]:
@@ -198,7 +199,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class TableLine:
-    """One row: a variant, a sentence on it, whether it is a reference row, and an entry for each figure."""
+    """One row: a variant, a sentence on it, whether it is a reference row, and an entry for each metric."""
 
     label: str
     about: str
@@ -208,87 +209,87 @@ class TableLine:
 
 @dataclass(frozen=True)
 class TableView:
-    """A table as a page shows it: title, columns, rows."""
+    """A table as a page shows it: title, metrics, rows."""
 
     title: str
-    columns: tuple[Column, ...]
+    metrics: tuple[Metric, ...]
     lines: tuple[TableLine, ...]
 
 
 def make_view(table: Table, title: str, part: Part, *, references: bool = True) -> TableView:
-    """Return the columns of one part of a table.
+    """Return the metrics of one part of a table.
 
     Args:
         table: The table.
         title: What stands above it.
-        part: Which figures; those that no variant has are left out.
+        part: Which metrics; those that no variant has are left out.
         references: Whether reference rows are shown.
     """
-    figures = tuple(figure for figure in table.columns if figure.part == part)
+    metrics = tuple(metric for metric in table.metrics if metric.part == part)
     lines = [
         TableLine(
-            variant.label, variant.about, variant.control is not None, make_entries(table, variant.label, figures)
+            variant.label, variant.about, variant.control is not None, make_entries(table, variant.label, metrics)
         )
         for variant in table.variants
         if references or variant.control is None
     ]
-    return TableView(title, figures, tuple(lines))
+    return TableView(title, metrics, tuple(lines))
 
 
-def make_entries(table: Table, label: str, figures: Sequence[Column]) -> tuple[Entry, ...]:
+def make_entries(table: Table, label: str, metrics: Sequence[Metric]) -> tuple[Entry, ...]:
     """Return the numbers of one variant, the leading ones marked."""
     return tuple(
-        make_entry(table.values[label, figure.name], figure, "best" if label in table.find_best(figure) else "")
-        for figure in figures
+        make_entry(table.values[label, metric.name], metric, "best" if label in table.find_best(metric) else "")
+        for metric in metrics
     )
 
 
-def make_entry(value: Interval, figure: Column, mark: Literal["", "best"]) -> Entry:
+def make_entry(value: Interval, metric: Metric, mark: Literal["", "best"]) -> Entry:
     """Return a mean with its interval; "none" marks what was not computed."""
     if not value.computed:
         return Entry("not computed", "", "none")
-    return Entry(format_value(value.mean, figure.unit), format_range(value, figure.unit), mark)
+    return Entry(format_value(value.mean, metric.unit), format_range(value, metric.unit), mark)
 
 
 def make_difference_view(
     table: Table, title: str, others: Mapping[str, Mapping[str, Interval]], parts: Sequence[Part]
 ) -> TableView:
-    """Return the first variant less every other, for the columns of some parts.
+    """Return the first variant less every other, for the metrics of some parts.
 
     Args:
-        table: The table of all prompts: its figures and variants.
+        table: The table of all prompts: its metrics and variants.
         title: What stands above it.
         others: From `compute_all_differences`.
-        parts: Which figures.
+        parts: Which metrics.
     """
-    figures = tuple(f for f in table.columns if f.part in parts and any(f.name in row for row in others.values()))
+    metrics = tuple(f for f in table.metrics if f.part in parts and any(f.name in row for row in others.values()))
     controls = {variant.label: variant.control is not None for variant in table.variants}
     lines = [
         TableLine(
             f"less {label}",
             "",
             controls[label],
-            tuple(make_difference_entry(row.get(f.name, NO_INTERVAL), f, marked=table.finished) for f in figures),
+            tuple(make_difference_entry(row.get(f.name, NO_INTERVAL), f, marked=table.finished) for f in metrics),
         )
         for label, row in others.items()
     ]
-    return TableView(title, figures, tuple(lines))
+    return TableView(title, metrics, tuple(lines))
 
 
-def make_difference_entry(value: Interval, figure: Column, *, marked: bool = True) -> Entry:
+def make_difference_entry(value: Interval, metric: Metric, *, marked: bool = True) -> Entry:
     """Return a difference with its sign; marked where its interval leaves out 0 and one direction is better.
 
     Args:
         value: The difference.
-        figure: What differs.
+        metric: What differs.
         marked: Whether it may be marked; an unfinished run's may compare other prompts.
     """
     if not value.computed:
         return Entry("not computed", "", "none")
-    text, ends = format_value(value.mean, figure.unit, sign=True), format_range(value, figure.unit, sign=True)
-    if not marked or not value.excludes_zero or figure.direction == "none":
+    text, ends = format_value(value.mean, metric.unit, sign=True), format_range(value, metric.unit, sign=True)
+    if not marked or not value.excludes_zero or metric.direction == "none":
         return Entry(text, ends, "")
-    return Entry(text, ends, "better" if (value.mean > 0) == (figure.direction == "up") else "worse")
+    return Entry(text, ends, "better" if (value.mean > 0) == (metric.direction == "up") else "worse")
 
 
 SHEET_SEED = 0
@@ -341,9 +342,9 @@ def collect_content(run: RunInfo, samples: Sequence[Sample], folder: Path) -> di
         "counts": count_parts(run, samples),
         "banner": measure_completeness(run, samples).banner,
         "first": first,
-        "views": [each for part, title in PARTS.items() if (each := make_view(table, title, part)).columns],
+        "views": [each for part, title in PARTS.items() if (each := make_view(table, title, part)).metrics],
         "costs": make_view(table, "Cost", "cost", references=False),
-        "figures": [figure for figure in COLUMNS if figure in table.columns],
+        "metrics": [metric for metric in METRICS if metric in table.metrics],
         "differences": make_difference_view(table, "Main figures", others, ("main",)),
         "other_differences": make_difference_view(table, "All other figures", others, OTHER_DIFFERENCES),
         "plots": draw_plots(table, samples, run),
@@ -400,7 +401,7 @@ def draw_plots(table: Table, samples: Sequence[Sample], run: RunInfo) -> list[Pl
 
 
 def draw_kind_bars(table: Table, kinds: Mapping[str, Table]) -> list[tuple[str, str]]:
-    """Return label and plot of each column that is drawn by kind of prompt, without reference rows that are photos."""
+    """Return label and plot of each metric that is drawn by kind of prompt, without reference rows that are photos."""
     compared = [variant.label for variant in table.variants if variant.is_generated]
     styles = {label: style for label, style in choose_styles(table.variants).items() if label in compared}
     computed_names = {
@@ -409,11 +410,11 @@ def draw_kind_bars(table: Table, kinds: Mapping[str, Table]) -> list[tuple[str, 
         for (label, name), value in kind_table.values.items()
         if label in styles and value.computed
     }
-    chosen = [figure for figure in COLUMNS if figure.name in BARS and figure.name in computed_names]
-    return [(figure.label, encode_svg_uri(plot_kind_bars(kinds, figure, styles))) for figure in chosen]
+    chosen = [metric for metric in METRICS if metric.name in BARS and metric.name in computed_names]
+    return [(metric.label, encode_svg_uri(plot_kind_bars(kinds, metric, styles))) for metric in chosen]
 
 
 def make_kind_views(kinds: Mapping[str, Table]) -> list[TableView]:
-    """Return the main columns for each kind of prompt."""
+    """Return the main metrics for each kind of prompt."""
     views = [make_view(table, kind, "main") for kind, table in kinds.items()]
-    return [each for each in views if each.columns]
+    return [each for each in views if each.metrics]

@@ -18,6 +18,7 @@ from matplotlib.text import Annotation
 from matplotlib.textpath import text_to_path
 from matplotlib.transforms import Bbox
 
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT
 from sefi.benchmark.tables import VariantRow
 from sefi.report.contact_sheet import wrap_text
 
@@ -36,7 +37,7 @@ PALETTE = {
 TEXT, SOFT, LINE, REFERENCE = "#1d1d22", "#62626c", "#dcdad2", "#77777f"
 THEME = {**PALETTE, TEXT: "#ececf0", SOFT: "#a3a3ae", LINE: "#3a3a43", REFERENCE: "#9a9aa5"}
 MARKERS = "osD^vP<>"
-REFERENCE_MARKERS = {"class word": "*", "photo": "X", "same": "p", "other": "h"}
+REFERENCE_MARKERS = {"class word": "*", "photo": "X", ANOTHER_PHOTO: "p", ANOTHER_SUBJECT: "h"}
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'DejaVu Sans', sans-serif"
 SETTINGS: dict[Any, Any] = {
     "svg.fonttype": "none",

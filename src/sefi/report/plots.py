@@ -8,9 +8,9 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, PercentFormatter
 
-from sefi.benchmark.columns import Column
 from sefi.benchmark.statistics import NO_INTERVAL, Interval
 from sefi.benchmark.table_files import format_value
+from sefi.benchmark.table_metrics import Metric
 from sefi.benchmark.tables import Curve, Table
 from sefi.report.plot_style import (
     NAME_SIZE,
@@ -202,48 +202,48 @@ def name_curves(axis: Axes, curves: Mapping[str, Curve], styles: Mapping[str, St
 
 
 @rc_context(SETTINGS)
-def plot_kind_bars(tables: Mapping[str, Table], figure: Column, styles: Mapping[str, Style]) -> str:
-    """Plot one column for each kind of prompt, side by side: a bar for each variant with its interval and number.
+def plot_kind_bars(tables: Mapping[str, Table], metric: Metric, styles: Mapping[str, Style]) -> str:
+    """Plot one metric for each kind of prompt, side by side: a bar for each variant with its interval and number.
 
     Args:
         tables: Kind to table, from `make_tables_by_kind`.
-        figure: Which figure.
+        metric: Which one.
         styles: From `choose_styles`; their order is that of the bars.
 
     Returns:
         SVG.
 
     Raises:
-        ValueError: No kind has the figure.
+        ValueError: No kind has the metric.
     """
-    kinds = {kind: table for kind, table in tables.items() if figure in table.columns}
-    labels = [label for label in styles if any(get_value(table, label, figure).computed for table in kinds.values())]
+    kinds = {kind: table for kind, table in tables.items() if metric in table.metrics}
+    labels = [label for label in styles if any(get_value(table, label, metric).computed for table in kinds.values())]
     if not labels:
-        raise ValueError(f"no kind of prompt has {figure.label}")
+        raise ValueError(f"no kind of prompt has {metric.label}")
     names = [wrap_name(label) for label in labels]
     titles = [wrap_points(kind, 0.85 * COLUMN * POINTS, 10) for kind in kinds]
     widest = max(measure_text(line, NAME_SIZE, bold=True) for name in names for line in name.split("\n"))
     lines, above = (1 + max(text.count("\n") for text in texts) for texts in (names, titles))
     size = (0.15 + widest / POINTS + COLUMN * len(kinds), 0.45 + LINE * above + (0.1 + LINE * lines) * len(labels))
     canvas, axes = make_axes(*size, len(kinds))
-    rows = [[get_value(table, label, figure) for label in labels] for table in kinds.values()]
-    limits = compute_limits([each for row in rows for each in row], figure)
+    rows = [[get_value(table, label, metric) for label in labels] for table in kinds.values()]
+    limits = compute_limits([each for row in rows for each in row], metric)
     for axis, title, row in zip(axes, titles, rows, strict=True):
-        draw_bars(axis, row, [styles[label] for label in labels], figure)
+        draw_bars(axis, row, [styles[label] for label in labels], metric)
         axis.set(xlim=limits, ylim=(len(labels) - 0.5, -0.5))
         axis.set_title(title, fontsize=10, color=TEXT, loc="left")
         axis.set_yticks(range(len(labels)), names if axis is axes[0] else [""] * len(labels))
     for name, label in zip(axes[0].get_yticklabels(), labels, strict=True):
         name.set(color=styles[label].colour, fontweight="bold", fontsize=10)
-    return render_svg(canvas, f"bars of {figure.name}")
+    return render_svg(canvas, f"bars of {metric.name}")
 
 
-def get_value(table: Table, label: str, figure: Column) -> Interval:
+def get_value(table: Table, label: str, metric: Metric) -> Interval:
     """Return one variant's value in a table of one kind, which may have no image of that variant."""
-    return table.values.get((label, figure.name), NO_INTERVAL)
+    return table.values.get((label, metric.name), NO_INTERVAL)
 
 
-def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], figure: Column) -> None:
+def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], metric: Metric) -> None:
     """Draw the bars of one kind, top to bottom, each with its number behind it."""
     for position, (row, style) in enumerate(zip(rows, styles, strict=True)):
         if not row.computed:
@@ -252,7 +252,7 @@ def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], fig
         axis.plot([row.low, row.high], [position, position], color=TEXT, linewidth=1.4)
         end = max(0.0, row.mean, row.mean if math.isnan(row.high) else row.high)
         axis.annotate(
-            format_value(row.mean, figure.unit),
+            format_value(row.mean, metric.unit),
             (end, position),
             (4, 0),
             textcoords="offset points",
@@ -261,14 +261,14 @@ def draw_bars(axis: Axes, rows: Sequence[Interval], styles: Sequence[Style], fig
             color=TEXT,
         )
     axis.locator_params(axis="x", nbins=3)
-    if figure.unit == "share":
+    if metric.unit == "share":
         axis.xaxis.set_major_locator(FixedLocator([0, 1]))
         axis.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axis.grid(visible=False, axis="y")
 
 
-def compute_limits(values: Sequence[Interval], figure: Column) -> Point:
+def compute_limits(values: Sequence[Interval], metric: Metric) -> Point:
     """Return one scale for all kinds, from 0, with room for the numbers behind the bars."""
     ends = [end for each in values for end in (each.mean, each.low, each.high) if not math.isnan(end)]
-    highest = 1.0 if figure.unit == "share" else max(0.0, *ends)
+    highest = 1.0 if metric.unit == "share" else max(0.0, *ends)
     return min(0.0, *ends), 1.45 * highest or 1.0

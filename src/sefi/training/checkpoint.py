@@ -1,4 +1,4 @@
-"""The state of a training run in one safetensors file, so that a killed run resumes with the same bits."""
+"""The state of a training in one safetensors file, so that a killed training resumes with the same bits."""
 
 import json
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ LIMITS = Limits(size=32 * 2**30, dtypes=FLOATS | {"I64"})
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def save_run(
+def save_training(
     path: Path,
     weights: nn.Module,
     optimiser: torch.optim.Optimizer,
@@ -51,46 +51,48 @@ def save_run(
     write_file(path, lambda partial: save_file(apart, partial, metadata=about))
 
 
-def load_run(
+def load_training(
     path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
 ) -> tuple[int, dict[str, Tensor]]:
-    """Restore a run in place; return its next step and the best so far.
+    """Restore a training in place; return its next step and the best so far.
 
     Everything is checked before anything is restored: after an error weights and optimiser are as before.
 
     Raises:
-        ConfigError: the file is damaged, no checkpoint, or of another run.
+        ConfigError: the file is damaged, no checkpoint, or of another training.
     """
-    with translate_file_errors(path, ConfigError, "is no checkpoint of a training run", "Remove it to start again."):
-        found, tensors = read_tensors(path, LIMITS)
-        about = parse_object(found[KEY])
+    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
+        metadata, tensors = read_tensors(path, LIMITS)
+        about = parse_object(metadata[KEY])
         wanted = json.loads(dump_json(settings))
-        if drop_other_settings(about["settings"], wanted) != wanted:
+        if not is_same_training(about["settings"], wanted):
             raise ConfigError(
-                f"{path} belongs to a run with other settings, on another model or of another photo.",
-                "Repeat that run, or remove the file to start again.",
+                f"{path} belongs to a training with other settings, on another model or of another photo.",
+                "Repeat that training, or remove the file to start again.",
             )
-        step, own = about["step"], select_group(tensors, "weights.")
+        step, weight_tensors = about["step"], select_group(tensors, "weights.")
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
         state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
-        check_shapes(own, weights.state_dict())
+        check_shapes(weight_tensors, weights.state_dict())
         check_best(best, step)
-        if strange := len(tensors) - len(own) - sum(map(len, state.values())) - len(best):
-            raise InvalidFileError(f"it has {strange} tensors that no run has")
-        weights.load_state_dict(own)
+        if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
+            raise InvalidFileError(f"it has {strange} tensors that no training has")
+        weights.load_state_dict(weight_tensors)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     return step, best
 
 
-def drop_other_settings(saved: Any, wanted: dict[str, Any]) -> Any:  # noqa: ANN401  from a file
-    """Return what identifies a saved run without the settings that this run does not have.
+def is_same_training(saved: object, wanted: dict[str, Any]) -> bool:
+    """Return whether what identifies a saved training identifies this one.
 
-    Earlier versions saved those of all methods.
+    Earlier versions saved the settings of all methods, and no signature of the model.
     """
-    if not isinstance(saved, dict) or not isinstance(saved.get("config"), dict) or "config" not in wanted:
-        return saved
-    return {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+    if not isinstance(saved, dict):
+        return False
+    if isinstance(saved.get("config"), dict) and "config" in wanted:
+        saved = {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+    return {"signature": wanted.get("signature"), **saved} == {"signature": None, **wanted}
 
 
 def select_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -112,7 +114,7 @@ def collect_optimiser_state(
     for name, value in tensors.items():
         index, key = name.split(".", 1)
         if str(int(index)) != index or not 0 <= int(index) < len(parameters):
-            raise InvalidFileError(f"it has a state of parameter {index[:20]}, which the run has not")
+            raise InvalidFileError(f"it has a state of parameter {index[:20]}, which the training has not")
         shape = parameters[int(index)].shape if key in MOMENTS else torch.Size()
         if key not in (*MOMENTS, "step") or value.shape != shape:
             raise InvalidFileError(f"{key[:80]!r} is no state of Adam for its parameter")
@@ -134,7 +136,7 @@ def check_best(best: Mapping[str, Tensor], step: int) -> None:
     """Check what `BestSoFar.get_state` returned: four numbers and tensors.
 
     Raises:
-        InvalidFileError: the numbers are missing, or count steps that the run has not made.
+        InvalidFileError: the numbers are missing, or count steps that the training has not made.
     """
     if not best:
         return
@@ -142,4 +144,4 @@ def check_best(best: Mapping[str, Tensor], step: int) -> None:
     if numbers.shape != (4,) or not torch.isfinite(numbers).all() or not (numbers[1:] >= 0).all():
         raise InvalidFileError("the numbers of the best so far are damaged")
     if float(numbers[1:].max()) > step or not all(name == "numbers" or name.startswith("kept.") for name in best):
-        raise InvalidFileError("the best so far is of another run")
+        raise InvalidFileError("the best so far is of another training")

@@ -102,21 +102,21 @@ class WeightTraining:
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and both of its terms."""
-        own = self.compute_denoising_loss(self.inputs.draw_subject(step))
-        numbers = {"loss_denoise": float(own.detach())}
+        subject_loss = self.compute_denoising_loss(self.inputs.draw_subject(step))
+        numbers = {"loss_denoise": float(subject_loss.detach())}
         if self.inputs.draw_prior is None:
-            return own, numbers
-        of_class = self.compute_denoising_loss(self.inputs.draw_prior(step))
-        numbers["loss_prior"] = float(of_class.detach())
-        return own + self.config.tune.prior_weight * of_class, numbers
+            return subject_loss, numbers
+        class_loss = self.compute_denoising_loss(self.inputs.draw_prior(step))
+        numbers["loss_prior"] = float(class_loss.detach())
+        return subject_loss + self.config.tune.prior_weight * class_loss, numbers
 
     def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
         """Return the mean squared error over the cells that count, each sample's mean first."""
         backbone, alphas = self.backbone, self.backbone.scheduler.alphas_cumprod
         noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
         unet = copy_with_key_value_attention(backbone.unet, detach_start=self.inputs.detach_start)
-        both = join_texts(batch.context, batch.context)
-        prediction = backbone.predict(noisy, batch.timesteps, both, unet)
+        context = join_texts(batch.context, batch.context)
+        prediction = backbone.predict(noisy, batch.timesteps, context, unet)
         target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
         error = (prediction.float() - target.float()).pow(2)
         if batch.counted is None:

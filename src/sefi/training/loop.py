@@ -18,7 +18,7 @@ from sefi.core.config import Config
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
-from sefi.training.checkpoint import load_run, save_run
+from sefi.training.checkpoint import load_training, save_training
 
 SAVE_EVERY_SECONDS = 20.0
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
@@ -250,13 +250,15 @@ class Trainer:
     def resume(self, checkpoint: Path | None) -> int:
         """Restore a checkpoint if there is one; return the next step."""
         if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
-            self.done, best = load_run(checkpoint, self.task.weights, self.optimiser, self.task.settings)
+            self.done, best = load_training(checkpoint, self.task.weights, self.optimiser, self.task.settings)
             self.best.restore(best)
         return self.done
 
     def save(self, checkpoint: Path) -> None:
         """Save the training as it is after its last whole step."""
-        save_run(checkpoint, self.task.weights, self.optimiser, self.done, self.task.settings, self.best.get_state())
+        save_training(
+            checkpoint, self.task.weights, self.optimiser, self.done, self.task.settings, self.best.get_state()
+        )
 
     def save_stopped(self, checkpoint: Path | None) -> Interrupted:
         """Save after Ctrl-C; return the error that says what was saved."""
@@ -265,7 +267,7 @@ class Trainer:
             return Interrupted(f"Stopped at step {self.done} of {steps}; nothing was saved.", "Run the command again.")
         self.save(checkpoint)
         return Interrupted(
-            f"Stopped at step {self.done} of {steps}; the run is saved in {checkpoint}.",
+            f"Stopped at step {self.done} of {steps}; the training is saved in {checkpoint}.",
             "Run the same command again to go on from there.",
         )
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
-from sefi.core.config import Config, LearnConfig, ViewConfig, dump_config
+from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import AttentionRecorder, LossSettings, copy_with_key_value_attention
+from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
 from sefi.diffusion.text import join_texts, parse_prompt
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
@@ -36,7 +36,7 @@ class TrainingTexts:
 
 
 @torch.no_grad()
-def encode_training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTexts:
+def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> TrainingTexts:
     """Tokenise and encode the templates.
 
     Option 1 counts the placeholder, 2 the sentence without its start token, 3 all words.
@@ -45,19 +45,19 @@ def encode_training_texts(backbone: Backbone, config: LearnConfig) -> TrainingTe
         parse_prompt(
             backbone,
             t.replace("{}", "<subject>"),
-            {"subject": config.class_word},
-            {"subject": config.vectors},
+            {"subject": settings.class_word},
+            {"subject": settings.vectors},
         )
-        for t in config.templates
+        for t in settings.templates
     ]
     ids = torch.stack([p.ids for p in parsed])
     vector = torch.full_like(ids[:, 0], -1)
     counted = torch.zeros_like(vector, dtype=torch.bool)
     for i, one in enumerate(parsed):
         places = list(one.places["subject"])
-        vector[i, places] = torch.arange(len(places)) % config.vectors
+        vector[i, places] = torch.arange(len(places)) % settings.vectors
         counted[i, 1 : one.length] = True
-    chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[config.attention_option]
+    chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[settings.attention_option]
     return TrainingTexts(ids, vector, chosen, backbone.encode_text(ids))
 
 
@@ -103,7 +103,7 @@ class Losses:
 
 
 def compute_losses(
-    backbone: Backbone, texts: TrainingTexts, tokens: Tensor, batch: TrainingBatch, config: LearnConfig
+    backbone: Backbone, texts: TrainingTexts, tokens: Tensor, batch: TrainingBatch, settings: LearnSettings
 ) -> Losses:
     """Compute the mean squared denoising error plus lambda times the attention loss.
 
@@ -115,15 +115,15 @@ def compute_losses(
     context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, backbone.scheduler.alphas_cumprod)
     height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
-    settings = LossSettings(
+    loss = LossOptions(
         texts.counted[batch.template_index].to(noisy.device),
         (height, width),
-        config.attention_reduction,
-        config.detach_query,
+        settings.attention_reduction,
+        settings.detach_query,
     )
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
-    recorder = AttentionRecorder() if config.attention_weight > 0 else None
-    unet = copy_with_key_value_attention(backbone.unet, recorder, settings)
+    recorder = AttentionRecorder() if settings.attention_weight > 0 else None
+    unet = copy_with_key_value_attention(backbone.unet, recorder, loss)
     prediction = backbone.predict(noisy, batch.timesteps, context, unet)
     target = compute_target(
         batch.latents,
@@ -134,7 +134,7 @@ def compute_losses(
     )
     denoise = F.mse_loss(prediction.float(), target.float())
     attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
-    return Losses(denoise + config.attention_weight * attention, denoise, attention)
+    return Losses(denoise + settings.attention_weight * attention, denoise, attention)
 
 
 ENCODE_AT_ONCE = 8
@@ -152,9 +152,9 @@ def encode_in_batches(backbone: Backbone, pixels: Tensor, random: torch.Generato
 class ViewLatents:
     """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once."""
 
-    def __init__(self, backbone: Backbone, views: PhotoViews, config: ViewConfig, seed: int) -> None:
+    def __init__(self, backbone: Backbone, views: PhotoViews, settings: ViewSettings, seed: int) -> None:
         self.backbone, self.views, self.seed = backbone, views, seed
-        self.pool = self.encode_random_views(config.latent_pool, 0, "pool") if config.latent_pool else None
+        self.pool = self.encode_random_views(settings.latent_pool, 0, "pool") if settings.latent_pool else None
 
     def __call__(self, count: int, step: int) -> Tensor:
         """Return latents `[count, channel, h, w]` for this step."""
@@ -169,25 +169,27 @@ class ViewLatents:
         return encode_in_batches(self.backbone, views, random)
 
 
-def draw_training_timesteps(config: LearnConfig, total: int, random: torch.Generator, step: int = 0) -> Tensor:
+def draw_training_timesteps(settings: LearnSettings, total: int, random: torch.Generator, step: int = 0) -> Tensor:
     """Draw uniform timesteps `[batch]`; stratified: samples go through the stages in turn, on from step to step."""
-    if config.stage_sampling == "uniform":
-        return torch.randint(0, total, (config.batch,), generator=random)
-    stage = (torch.arange(config.batch) + step * config.batch) % config.stages
-    place = torch.rand(config.batch, generator=random, dtype=torch.float32)
+    if settings.stage_sampling == "uniform":
+        return torch.randint(0, total, (settings.batch,), generator=random)
+    stage = (torch.arange(settings.batch) + step * settings.batch) % settings.stages
+    place = torch.rand(settings.batch, generator=random, dtype=torch.float32)
     # Where the stages do not divide T, truncating alone could fall into the stage below: keep inside this one.
-    first, following = (-(-(stage + k) * total // config.stages) for k in (0, 1))
-    return ((stage + place) * total / config.stages).long().clamp(first, following - 1)
+    first, following = (-(-(stage + k) * total // settings.stages) for k in (0, 1))
+    return ((stage + place) * total / settings.stages).long().clamp(first, following - 1)
 
 
-def draw_batch(backbone: Backbone, latents: ViewLatents, config: LearnConfig, seed: int, step: int) -> TrainingBatch:
+def draw_batch(
+    backbone: Backbone, latents: ViewLatents, settings: LearnSettings, seed: int, step: int
+) -> TrainingBatch:
     """Draw everything random of one step."""
     random = create_generator(seed, "sample", step)
-    z = latents(config.batch, step)
+    z = latents(settings.batch, step)
     noise = torch.randn(z.shape, generator=random, dtype=torch.float32).to(z)
-    template = torch.randint(len(config.templates), (config.batch,), generator=random)
+    template = torch.randint(len(settings.templates), (settings.batch,), generator=random)
     return TrainingBatch(
-        z, noise, draw_training_timesteps(config, backbone.num_train_timesteps, random, step).to(z.device), template
+        z, noise, draw_training_timesteps(settings, backbone.num_train_timesteps, random, step).to(z.device), template
     )
 
 
@@ -232,7 +234,7 @@ class TokenTraining:
         vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
         self.texts = encode_training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
         self.latents = ViewLatents(backbone, views, config.views, seed)
-        self.settings: dict[str, Any] = collect_run_settings(backbone, views, config, seed)
+        self.settings: dict[str, Any] = collect_training_settings(backbone, views, config, seed)
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and both of its terms."""
@@ -260,14 +262,15 @@ class TokenTraining:
         return {"tokens": self.tokens().clone().contiguous(), **self.tokens.get_extra_tensors()}
 
 
-def collect_run_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
+def collect_training_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
     """Return what identifies a training: another photo, model, seed or setting goes on from no checkpoint of it."""
     photos = hashlib.sha256()
-    for square in views.squares:
-        photos.update(square.cpu().numpy().tobytes())
+    for crop in views.crops:
+        photos.update(crop.cpu().numpy().tobytes())
     return {
         "config": dump_config(config),
         "seed": seed,
         "model": backbone.fingerprint,
+        "signature": backbone.signature.compute_digest() if backbone.signature else "",
         "photo": photos.hexdigest(),
     }

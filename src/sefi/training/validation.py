@@ -56,7 +56,7 @@ class ImageProbe:
 
     Args:
         apply: a method's, for this model.
-        square: the photo as it is learned, uint8 RGB `[side, side, 3]`.
+        crop: the photo as it is learned, uint8 RGB `[side, side, 3]`.
 
     Raises:
         ConfigError: the evaluators find no face in the photo.
@@ -65,18 +65,18 @@ class ImageProbe:
     def __init__(
         self,
         apply: Apply,
-        square: NDArray[np.uint8],
+        crop: NDArray[np.uint8],
         config: Config,
         evaluators: ProbeEvaluators,
     ) -> None:
-        known = evaluators.face(square)
-        if known is None:
+        photo_face = evaluators.face(crop)
+        if photo_face is None:
             raise ConfigError(
                 "The probe's evaluators find no face in the photo.",
                 "Set learn.probe_every=0, or name other evaluators.",
             )
-        self.known, self.apply, self.evaluators = known, apply, evaluators
-        self.config = override(config, [f"generate.steps={STEPS}"]).generate
+        self.photo_face, self.apply, self.evaluators = photo_face, apply, evaluators
+        self.settings = override(config, [f"generate.steps={STEPS}"]).generate
         self.class_word = config.learn.class_word
         self.texts = evaluators.clip.encode_texts([prompt.format(self.class_word) for prompt in PROBES])
         self.plain = self.score_prompts(self.draw_images([]))
@@ -86,7 +86,7 @@ class ImageProbe:
         images = self.draw_images([identity])
         obeyed = np.minimum(1.0, self.score_prompts(images) / np.maximum(self.plain, 1e-6))
         faces = [self.evaluators.face(image) for image in images]
-        likeness = [0.0 if face is None else measure_similarity(self.known, face) for face in faces]
+        likeness = [0.0 if face is None else measure_similarity(self.photo_face, face) for face in faces]
         return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
 
     def draw_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
@@ -95,8 +95,10 @@ class ImageProbe:
         seeds = [FIRST_SEED + n for n in range(len(PROBES))]
         model = self.apply(identities)
         prompts = [prompt.format(word) for prompt in PROBES]
-        made = list(sample_images(model.backbone, model.conditioner, prompts, seeds, self.config, SilentProgress()))
-        return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in made]
+        samples = list(
+            sample_images(model.backbone, model.conditioner, prompts, seeds, self.settings, SilentProgress())
+        )
+        return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in samples]
 
     def score_prompts(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return CLIP's cosine of each image and its probe's sentence, `[probe]`."""

@@ -18,7 +18,7 @@ from sefi.core.text import dump_json
 
 QUESTIONS = {  # the paper's three (section 4.1), in the order in which they are asked
     "prompt": "Which image matches the prompt best?",
-    "identity": "Which image shows the {kind} of the photo?",
+    "identity": "Which image shows the {class_word} of the photo?",
     "quality": "Which image looks best?",
 }
 CODES = "ABCDEF"  # a variant's letter in the page and in the answers
@@ -175,8 +175,8 @@ def group_samples(samples: Sequence[Sample], variants: Sequence[str]) -> dict[Ca
 def word_questions(run: RunInfo) -> dict[str, str]:
     """Return the questions with the word for what was learned (a person, a cat); an image of two has two photos."""
     photo = "each photo" if run.suite.together > 1 else "the photo"
-    kind = run.suite.kind
-    return {name: text.format(kind=kind).replace("the photo", photo) for name, text in QUESTIONS.items()}
+    class_word = run.suite.class_word
+    return {name: text.format(class_word=class_word).replace("the photo", photo) for name, text in QUESTIONS.items()}
 
 
 def draw_comparisons(pool: SamplePool, study_options: StudyOptions, question: str) -> list[StudyComparison]:

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import DEFAULT, GenerateConfig
+from sefi.core.config import DEFAULT, GenerateSettings
 from sefi.core.progress import Progress
 from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -141,7 +141,7 @@ def list_prompts() -> list[str]:
 
 
 def score_identity(
-    backbone: Backbone, evaluators: ImageEvaluators, named: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, named: int, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how well named characters are drawn over the benchmark's prompts, and how often with one face."""
     chosen = range(0, len(list_characters()), max(1, len(list_characters()) // named))[:named]
@@ -151,7 +151,7 @@ def score_identity(
         for n, c in zip(chosen, people, strict=True)
     ]
     asked = list(product(range(len(people)), list_prompts()))
-    images = generate_arrays(backbone, [text.format(people[who].first) for who, text in asked], config, progress)
+    images = generate_arrays(backbone, [text.format(people[who].first) for who, text in asked], settings, progress)
     observations = [evaluators(image) for image in images]
     near = [
         0.0 if observation.embedding is None else measure_similarity(truths[who], observation.embedding)
@@ -184,13 +184,13 @@ def make_identity(backbone: Backbone, tokens: Tensor, seed: int) -> Identity:
 
 
 def score_tokens(
-    backbone: Backbone, evaluators: ImageEvaluators, count: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, count: int, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how often an image of a random token shows one face."""
     single_faces = list[bool]()
     for number in range(count):
         conditioner = IdentityConditioner(backbone, [make_identity(backbone, sample_tokens(backbone, number), number)])
-        for sample in sample_images(backbone, conditioner, [PROMPT], [number], config, progress):
+        for sample in sample_images(backbone, conditioner, [PROMPT], [number], settings, progress):
             single_faces.append(len(evaluators(np.asarray(sample.pixels)).faces) == 1)
     low, high = NORMS
     share = float(np.mean(single_faces))
@@ -237,13 +237,13 @@ def measure_leak(
     evaluators: ImageEvaluators,
     identity: Identity,
     photo: np.ndarray,
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> float:
     """Return how near the backgrounds of `a photo of <p>` come to the photo's background."""
     conditioner = IdentityConditioner(backbone, [identity])
     seeds = list(range(LEAK_IMAGES))
-    samples = sample_images(backbone, conditioner, [PROMPT] * len(seeds), seeds, config, progress)
+    samples = sample_images(backbone, conditioner, [PROMPT] * len(seeds), seeds, settings, progress)
     embeddings = list[np.ndarray]()
     for sample in samples:
         pixels = np.asarray(sample.pixels)
@@ -259,7 +259,7 @@ def measure_leak(
 
 
 def score_backgrounds(
-    backbone: Backbone, folder: Path, people: int, steps: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone, folder: Path, people: int, steps: int, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how much of a photo's scene an overfitted token brings back, against the plain word.
 
@@ -278,7 +278,7 @@ def score_backgrounds(
         latent = backbone.encode_image(convert_to_tensor(drawing[None]), create_generator(number, "inversion"))
         tokens = invert_latent(backbone, latent, steps, number, progress)
         compared = [make_identity(backbone, some, number) for some in (tokens, word)]
-        leaks = [measure_leak(backbone, encoder, evaluators, one, photo, config, progress) for one in compared]
+        leaks = [measure_leak(backbone, encoder, evaluators, one, photo, settings, progress) for one in compared]
         differences.append(leaks[0] - leaks[1])
     name = f"background leakage of {steps} steps of textual inversion, above the plain word's"
     return [Figure(name, float(np.mean(differences)), 0.05, len(differences))]
@@ -322,7 +322,12 @@ def encode_person_views(backbone: Backbone, drawings: np.ndarray, seed: int) -> 
 
 
 def measure_likeness(
-    backbone: Backbone, evaluators: ImageEvaluators, number: int, steps: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone,
+    evaluators: ImageEvaluators,
+    number: int,
+    steps: int,
+    settings: GenerateSettings,
+    progress: Progress,
 ) -> tuple[float, float]:
     """Return the mean similarity of generated images, and of other drawings of the person, to one unused drawing."""
     drawings = draw_person_views(number, backbone.resolution)
@@ -332,7 +337,7 @@ def measure_likeness(
         class_word=FREE.class_word, settings={}, seed=number, library_versions={}, metrics={},
     )  # fmt: skip
     conditioner = IdentityConditioner(backbone, [Identity({"tokens": tokens}, header)])
-    samples = list(sample_images(backbone, conditioner, [PROMPT] * 8, list(range(8)), config, progress))
+    samples = list(sample_images(backbone, conditioner, [PROMPT] * 8, list(range(8)), settings, progress))
     unused = evaluators(draw(make_portrait(make_test_person(number), number), LOOKING_SIDE)).embedding
 
     def measure_mean(images: list[np.ndarray]) -> float:
@@ -347,11 +352,11 @@ def score_expressiveness(
     evaluators: ImageEvaluators,
     people: int,
     steps: int,
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> list[Figure]:
     """Return the similarity by free tokens, the ceiling of drawing against drawing, and their ratio."""
-    similarities = [measure_likeness(backbone, evaluators, 200 + n, steps, config, progress) for n in range(people)]
+    similarities = [measure_likeness(backbone, evaluators, 200 + n, steps, settings, progress) for n in range(people)]
     ours, ceiling = (float(np.mean(column)) for column in zip(*similarities, strict=True))
     return [
         Figure("expressiveness: similarity by free tokens", ours, None, people),

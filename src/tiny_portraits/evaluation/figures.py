@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.progress import Progress
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, ImageReader, Reading, SFaceEncoder
 from sefi.photo.detect import Face, YuNetDetector, enlarge_image
@@ -73,17 +73,21 @@ class ImageEvaluators:
 
 
 def observe_generated(
-    backbone: Backbone, evaluators: ImageEvaluators, prompts: Sequence[str], config: GenerateConfig, progress: Progress
+    backbone: Backbone,
+    evaluators: ImageEvaluators,
+    prompts: Sequence[str],
+    settings: GenerateSettings,
+    progress: Progress,
 ) -> list[Observation]:
     """Generate one image of every prompt and return what the evaluators see in it; the n-th has seed n."""
-    return [evaluators(image) for image in generate_arrays(backbone, prompts, config, progress)]
+    return [evaluators(image) for image in generate_arrays(backbone, prompts, settings, progress)]
 
 
 def generate_arrays(
-    backbone: Backbone, prompts: Sequence[str], config: GenerateConfig, progress: Progress
+    backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings, progress: Progress
 ) -> list[np.ndarray]:
     """Generate one image of every prompt, uint8 RGB; the n-th has seed n."""
-    return [np.asarray(image) for image in draw_prompts(backbone, prompts, 0, config, progress)]
+    return [np.asarray(image) for image in draw_prompts(backbone, prompts, 0, settings, progress)]
 
 
 def embed_face(evaluators: ImageEvaluators, rgb: np.ndarray) -> np.ndarray:

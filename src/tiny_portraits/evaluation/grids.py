@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError
 from sefi.core.hints import suggest
 from sefi.core.progress import Progress
@@ -162,12 +162,12 @@ def make_prompts(kind: GridKind, seed: int, fits: Fits) -> list[str]:
 
 
 def draw_prompts(
-    backbone: Backbone, prompts: Sequence[str], seed: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone, prompts: Sequence[str], seed: int, settings: GenerateSettings, progress: Progress
 ) -> list[Image.Image]:
     """Generate one image of every prompt; the n-th, from 0, has seed `seed + n`."""
     conditioner = IdentityConditioner(backbone, [])
     seeds = [seed + n for n in range(len(prompts))]
-    return [image.pixels for image in sample_images(backbone, conditioner, prompts, seeds, config, progress)]
+    return [image.pixels for image in sample_images(backbone, conditioner, prompts, seeds, settings, progress)]
 
 
 def resize_tile(image: Image.Image, side: int) -> Image.Image:

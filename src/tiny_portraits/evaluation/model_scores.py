@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import GenerateConfig
+from sefi.core.config import GenerateSettings
 from sefi.core.progress import Progress
 from sefi.evaluation.encoders import ClipEncoder
 from sefi.evaluation.metrics import measure_mean_prompt_score
@@ -106,13 +106,13 @@ def score_words(
     backbone: Backbone,
     evaluators: ImageEvaluators,
     count: int,
-    config: GenerateConfig,
+    settings: GenerateSettings,
     progress: Progress,
 ) -> list[Figure]:
     """Return the share of images that show what was asked, `count` of every wish, half of them of a named character."""
     asked = [(wish, choose_who(k)) for wish in list_wishes() for k in range(count)]
     observations = observe_generated(
-        backbone, evaluators, [wish.prompt.format(who) for wish, who in asked], config, progress
+        backbone, evaluators, [wish.prompt.format(who) for wish, who in asked], settings, progress
     )
     scores: dict[str, list[float]] = {}
     for (wish, _), observation in zip(asked, observations, strict=True):
@@ -130,28 +130,28 @@ def choose_who(number: int) -> str:
 
 
 def score_traits(
-    backbone: Backbone, evaluators: ImageEvaluators, count: int, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, count: int, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return the share of images of a described person that show the described trait, `count` of every trait."""
     asked = [wish for wish in list_trait_wishes() for _ in range(count)]
-    observations = observe_generated(backbone, evaluators, [wish.prompt for wish in asked], config, progress)
+    observations = observe_generated(backbone, evaluators, [wish.prompt for wish in asked], settings, progress)
     scores = [score_wish(wish, observation) for wish, observation in zip(asked, observations, strict=True)]
     group = asked[0].group
     return [Figure(f"{group} right", float(np.mean(scores)), TARGETS[group], len(scores))]
 
 
 def score_pets(
-    backbone: Backbone, evaluators: ImageEvaluators, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how often animals of every coat are that animal; no target."""
     asked = [(kind, f"a photo of a {coat} {kind}") for kind, coat in product(ANIMALS, COATS)]
-    observations = observe_generated(backbone, evaluators, [prompt for _, prompt in asked], config, progress)
+    observations = observe_generated(backbone, evaluators, [prompt for _, prompt in asked], settings, progress)
     right = [s.reading.shows("pet", kind) for (kind, _), s in zip(asked, observations, strict=True)]
     return [Figure("animal right", float(np.mean(right)), None, len(right))]
 
 
 def score_names(
-    backbone: Backbone, evaluators: ImageEvaluators, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how often a named character's face is nearest to that character's drawing among all named ones."""
     named = list_characters()
@@ -160,7 +160,7 @@ def score_names(
     )
     chosen = range(0, len(named), len(named) // NAMED)
     observations = observe_generated(
-        backbone, evaluators, [f"a photo of {named[n].first}" for n in chosen], config, progress
+        backbone, evaluators, [f"a photo of {named[n].first}" for n in chosen], settings, progress
     )
     ranks = [rank(gallery, observation.embedding, n) for n, observation in zip(chosen, observations, strict=True)]
     return [
@@ -183,7 +183,7 @@ def compute_share(ranks: Sequence[int], top: int) -> float:
 
 
 def score_pairs(
-    backbone: Backbone, evaluators: ImageEvaluators, config: GenerateConfig, progress: Progress
+    backbone: Backbone, evaluators: ImageEvaluators, settings: GenerateSettings, progress: Progress
 ) -> list[Figure]:
     """Return how often both subjects are there (two faces, or a face and a dog), and how often they shake hands."""
     names = [c.first for c in list_characters()[: PAIRS + 1]]
@@ -192,7 +192,7 @@ def score_pairs(
     people[1::2] = [f"a person and {name}" for name in names[1::2]]
     prompts = [f"a photo of {who} {together if n % 3 == 0 else ''}".strip() for n, who in enumerate(people)]
     with_dogs = [f"a photo of {name} and a {coat} dog" for name, coat in zip(names[::4], COATS, strict=False)]
-    observations = observe_generated(backbone, evaluators, prompts + with_dogs, config, progress)
+    observations = observe_generated(backbone, evaluators, prompts + with_dogs, settings, progress)
     both = [len(s.faces) == 2 for s in observations[:PAIRS]]
     both += [len(s.faces) == 1 and s.reading.shows("pet", "dog") for s in observations[PAIRS:]]
     shaking = [s.reading.shows("interaction", "shaking hands") for s in observations[:PAIRS:3]]
@@ -203,14 +203,14 @@ def score_pairs(
 
 
 def score_agreement(
-    folder: Path, backbone: Backbone, config: GenerateConfig, progress: Progress, version: WorldVersion = SHIPPED
+    folder: Path, backbone: Backbone, settings: GenerateSettings, progress: Progress, version: WorldVersion = SHIPPED
 ) -> list[Figure]:
     """Return how well images of the captions of unseen drawings agree with them, compared with the drawings."""
     shown = list_contents(HELD_OUT_SEED, ASKED_FROM, ASKED, version)
     # As the version's training says it: a sentence that is too long for the model is never asked.
     chances = [np.random.default_rng([HELD_OUT_SEED, 33, i]) for i in range(len(shown))]
     said = [remove_names(say(p, chance, version)[0].text) for p, chance in zip(shown, chances, strict=True)]
-    images = generate_arrays(backbone, said, config, progress)
+    images = generate_arrays(backbone, said, settings, progress)
     return [compute_agreement_ratio(ClipEncoder(folder / CLIP), images, said, [draw(p) for p in shown], said)]
 
 

@@ -75,9 +75,9 @@ def test_a_sentence_fits_with_its_start_and_end(backbone):
 
 
 def test_the_nth_picture_has_the_nth_seed(backbone):
-    from sefi.core.config import GenerateConfig
+    from sefi.core.config import GenerateSettings
 
-    config, progress = GenerateConfig(steps=2), SilentProgress()
+    config, progress = GenerateSettings(steps=2), SilentProgress()
     first, second = draw_prompts(backbone, ["a dog", "a dog"], 4, config, progress)
     (again,) = draw_prompts(backbone, ["a dog"], 5, config, progress)
     assert np.abs(np.asarray(second, int) - np.asarray(again, int)).max() <= 1

@@ -10,13 +10,8 @@ import sefi
 from sefi.cli.app import app
 from sefi.core.config import override
 from sefi.core.errors import SefiError
-from sefi.diffusion.text import (
-    WORDS,
-    describe_unknown_words,
-    find_unknown_words,
-    read_known_words,
-    read_word_groups,
-)
+from sefi.core.prompts import WORDS, read_known_words, read_word_groups
+from sefi.diffusion.text import describe_unknown_words, find_unknown_words
 from sefi.methods import PRESETS
 from tiny_portraits.text.captions import FIRST, LAST
 from tiny_portraits.text.tokenizing import list_caption_words
@@ -94,7 +89,7 @@ def test_unknown_words_are_named_at_the_command_line_and_in_python(embedded, tmp
 def test_a_class_word_that_is_only_a_piece_of_words_is_refused(embedded, photo_file):
     config = override(PRESETS["default"], ["learn.class_word=na"])
     with pytest.raises(SefiError, match="does not know the class word 'na'"):
-        sefi.learn(photo_file, name="ada", backbone=embedded, config=config, anyway=True)
+        sefi.learn(photo_file, name="ada", backbone=embedded, config=config, allow_photograph=True)
 
 
 def test_the_command_lists_them_by_group():

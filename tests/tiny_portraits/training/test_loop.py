@@ -128,7 +128,7 @@ def test_a_damaged_checkpoint_is_refused(keep, tmp_path):
     path = tmp_path / "kept.safetensors"
     teach(Checkpointing(path))
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(ConfigError, match=r"no checkpoint of a training run.*without --resume"):
+    with pytest.raises(ConfigError, match=r"no checkpoint of a training.*without --resume"):
         teach(Checkpointing(path, resume=True))
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_refused(keep, tmp_path):
 def test_a_foreign_file_and_one_of_the_earlier_format_are_refused_and_replaced(about, tmp_path):
     path = tmp_path / "foreign.safetensors"
     save_file({"model.0.weight": torch.zeros(3, 2)}, path, metadata=about)
-    with pytest.raises(ConfigError, match=r"no checkpoint of a training run.*without --resume"):
+    with pytest.raises(ConfigError, match=r"no checkpoint of a training.*without --resume"):
         teach(Checkpointing(path, resume=True))
     wanted = teach(Checkpointing(path))
     found = teach(Checkpointing(path, resume=True))

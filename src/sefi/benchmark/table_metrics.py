@@ -1,4 +1,4 @@
-"""The figures of a table: the formula of each, its unit, its direction and what it means."""
+"""The metrics of a table: the formula of each, its unit, its direction and what it means."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -127,8 +127,8 @@ def score_copying(samples: Sequence[Sample], run: Conditions) -> float:
     """Return how much nearer the faces are to the learned photo than to another image; nan for two in an image."""
     if run.together > 1:
         return math.nan
-    faces = [sample for sample in select_with(samples, "id", "id_other") if (sample.faces or 0) > 0]
-    return measure_copying(collect_numbers(faces, "id"), collect_numbers(faces, "id_other"))
+    faces = [sample for sample in select_with(samples, "id", "id_other_photo") if (sample.faces or 0) > 0]
+    return measure_copying(collect_numbers(faces, "id"), collect_numbers(faces, "id_other_photo"))
 
 
 def score_margin_success(samples: Sequence[Sample], _: Conditions) -> float:
@@ -174,15 +174,15 @@ Part = Literal["main", "person", "prompt", "image", "cost"]
 
 
 @dataclass(frozen=True)
-class Column:
-    """One column of a table.
+class Metric:
+    """One number of a table: a column of it.
 
     Attributes:
         name: Short name, for files.
         label: What a reader sees.
         unit: `cosine` is raw, -1 to 1; `share` is 0 to 1.
         direction: Whether higher or lower is better; `none` where neither is.
-        formula: From the images of one subject and one variant to the figure; nan where it was not computed.
+        formula: From the images of one subject and one variant to the value; nan where it was not computed.
         needs: What a run must have for it: evaluators, `tau`, `far_threshold`, or a field of its samples.
         part: Which of the page's tables shows it.
         about: One sentence on what it says.
@@ -199,77 +199,77 @@ class Column:
 
 
 FACES, FACE_ID, CLIP, READERS = ("detector",), ("detector", "recogniser"), ("clip",), ("reader",)
-COLUMNS: tuple[Column, ...] = (
-    Column("id_prompt", "ID(Prompt)", "cosine", "up", score_id_prompt, (*FACE_ID, *CLIP, "tau"), "main",
+METRICS: tuple[Metric, ...] = (
+    Metric("id_prompt", "ID(Prompt)", "cosine", "up", score_id_prompt, (*FACE_ID, *CLIP, "tau"), "main",
            "Likeness to the photo where the prompt score is at least tau, else 0: person and prompt at once."),
-    Column("prompt", "prompt score", "cosine", "up", make_mean("prompt_score"), CLIP, "main",
+    Metric("prompt", "prompt score", "cosine", "up", make_mean("prompt_score"), CLIP, "main",
            "CLIP cosine of the image and its prompt, the class word in place of the person."),
-    Column("shown", "shown", "share", "up", score_shown, READERS, "main",
+    Metric("shown", "shown", "share", "up", score_shown, READERS, "main",
            "Share of what a prompt asks for that readers find in the image."),
-    Column("id", "ID", "cosine", "up", make_mean("id"), FACE_ID, "main",
+    Metric("id", "ID", "cosine", "up", make_mean("id"), FACE_ID, "main",
            "Likeness of the face to the learned photo; an image without a face counts 0."),
-    Column("verified", "verified", "share", "up", score_verified, (*FACE_ID, "far_threshold"), "main",
+    Metric("verified", "verified", "share", "up", score_verified, (*FACE_ID, "far_threshold"), "main",
            "Share of images whose face passes as the person of the photo at the run's false-accept threshold."),
-    Column("face", "face found", "share", "up", score_face_found, FACES, "main",
+    Metric("face", "face found", "share", "up", score_face_found, FACES, "main",
            "Share of images with at least one face."),
 
-    Column("id_detected", "ID over faces", "cosine", "up", score_id_detected, FACE_ID, "person",
+    Metric("id_detected", "ID over faces", "cosine", "up", score_id_detected, FACE_ID, "person",
            "Likeness to the learned photo over the images with a face only."),
-    Column("id_other", "ID to another image", "cosine", "up", make_mean("id_other"),
-           (*FACE_ID, "id_other"), "person",
+    Metric("id_other", "ID to another image", "cosine", "up", make_mean("id_other_photo"),
+           (*FACE_ID, "id_other_photo"), "person",
            "Likeness to an image of the subject that was not learned; an image without a face counts 0."),
-    Column("copy", "copying", "cosine", "none", score_copying, (*FACE_ID, "id_other"), "person",
+    Metric("copy", "copying", "cosine", "none", score_copying, (*FACE_ID, "id_other_photo"), "person",
            "Likeness to the learned photo less that to another image, over faces: best near 0, above it is copied."),
-    Column("one_face", "exactly one face", "share", "up", score_one_face_each, FACES, "person",
+    Metric("one_face", "exactly one face", "share", "up", score_one_face_each, FACES, "person",
            "Share of images with as many faces as subjects: one, or two where two share an image."),
-    Column("id_leaked", "ID of the wrong one", "cosine", "down", make_mean("id_leaked"),
+    Metric("id_leaked", "ID of the wrong one", "cosine", "down", make_mean("id_leaked"),
            (*FACE_ID, "id_leaked"), "person",
            "Where two share an image: likeness of each face to the other of the two."),
 
-    Column("id_prompt_area", "area of ID(Prompt)", "cosine", "up", score_id_prompt_area,
+    Metric("id_prompt_area", "area of ID(Prompt)", "cosine", "up", score_id_prompt_area,
            (*FACE_ID, *CLIP), "prompt",
            "Mean of ID(Prompt) over every tau from the run's lowest to its highest prompt score: no threshold."),
-    Column("margin", "obeyed, by CLIP's margin", "share", "up", score_margin_success,
+    Metric("margin", "obeyed, by CLIP's margin", "share", "up", score_margin_success,
            (*CLIP, "margin"), "prompt",
            "Share of images nearer to their prompt than to the sentence of a plain photo: needs no reader."),
-    Column("shown_attribute", "attribute", "share", "up", make_shown_kind("attribute"), READERS, "prompt",
+    Metric("shown_attribute", "attribute", "share", "up", make_shown_kind("attribute"), READERS, "prompt",
            "Share of every wanted attribute, such as a smile, that readers find."),
-    Column("shown_action", "action", "share", "up", make_shown_kind("action"), READERS, "prompt",
+    Metric("shown_action", "action", "share", "up", make_shown_kind("action"), READERS, "prompt",
            "Share of every wanted action, such as playing the guitar, that readers find."),
-    Column("shown_scene", "scene", "share", "up", make_shown_kind("scene"), READERS, "prompt",
+    Metric("shown_scene", "scene", "share", "up", make_shown_kind("scene"), READERS, "prompt",
            "Share of every wanted scene, such as a beach, that readers find."),
-    Column("shown_style", "style", "share", "up", make_shown_kind("style"), READERS, "prompt",
+    Metric("shown_style", "style", "share", "up", make_shown_kind("style"), READERS, "prompt",
            "Share of every wanted style, such as a painting, that readers find."),
 
-    Column("background", "background leakage", "cosine", "down", make_mean("background"),
+    Metric("background", "background leakage", "cosine", "down", make_mean("background"),
            (*FACES, *CLIP), "image",
            "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
-    Column("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
+    Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
-    Column("diversity", "diversity", "cosine", "up", score_diversity, (*CLIP, "embedding"), "image",
+    Metric("diversity", "diversity", "cosine", "up", score_diversity, (*CLIP, "embedding"), "image",
            "1 - CLIP cosine between the images of one prompt from different seeds, mean over prompts."),
-    Column("focus", "attention on the face", "share", "up", make_mean("focus"), ("focus",), "image",
+    Metric("focus", "attention on the face", "share", "up", make_mean("focus"), ("focus",), "image",
            "Share of the learned word's attention that lies inside the face."),
-    Column("on_objects", "attention on objects", "share", "down", make_mean("on_objects"),
+    Metric("on_objects", "attention on objects", "share", "down", make_mean("on_objects"),
            ("on_objects",), "image",
            "Share of the learned word's attention that lies where the prompt's action or scene draws."),
-    Column("focus_plain", "class word's attention on the face", "share", "none", make_mean("focus_plain"),
+    Metric("focus_plain", "class word's attention on the face", "share", "none", make_mean("focus_plain"),
            ("focus_plain",), "image",
            "The same of the plain word in the same images: what the learned word's is to be compared with."),
-    Column("on_objects_plain", "class word's attention on objects", "share", "none",
+    Metric("on_objects_plain", "class word's attention on objects", "share", "none",
            make_mean("on_objects_plain"), ("on_objects_plain",), "image",
            "The same of the plain word in the same images."),
 
-    Column("learn_seconds", "learning", "seconds", "down", make_mean("learn_seconds"),
+    Metric("learn_seconds", "learning", "seconds", "down", make_mean("learn_seconds"),
            ("learn_seconds",), "cost", "Seconds to learn one subject, class images included."),
-    Column("class_seconds", "of it class images", "seconds", "down", make_mean("class_seconds"),
+    Metric("class_seconds", "of it class images", "seconds", "down", make_mean("class_seconds"),
            ("class_seconds",), "cost", "Seconds of it to draw images of the class, the same for every subject."),
-    Column("draw_seconds", "drawing", "seconds", "down", make_mean("draw_seconds"),
+    Metric("draw_seconds", "drawing", "seconds", "down", make_mean("draw_seconds"),
            ("draw_seconds",), "cost", "Seconds to draw one image."),
-    Column("trained", "trained numbers", "count", "down", make_mean("trained"), ("trained",), "cost",
+    Metric("trained", "trained numbers", "count", "down", make_mean("trained"), ("trained",), "cost",
            "Numbers that are learned and saved in the identity."),
-    Column("added", "added weights", "count", "down", make_mean("added"), ("added",), "cost",
+    Metric("added", "added weights", "count", "down", make_mean("added"), ("added",), "cost",
            "Extra weights while learning, or trained once for all subjects; other networks are not counted."),
-    Column("peak_mb", "peak memory", "MB", "down", make_maximum("peak_mb"), ("peak_mb",), "cost",
+    Metric("peak_mb", "peak memory", "MB", "down", make_maximum("peak_mb"), ("peak_mb",), "cost",
            "The most memory that was held."),
 )  # fmt: skip
