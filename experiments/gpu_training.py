@@ -4,10 +4,10 @@
     python experiments/gpu_training.py autoencoder --inputs DIR --out DIR --seconds 300
     python experiments/gpu_training.py finish --inputs DIR --out DIR --vae DIR/vae --seconds 200
     python experiments/gpu_training.py denoiser --inputs DIR --out DIR --vae DIR/vae --seconds 300 --start MODEL
-    python experiments/gpu_training.py draw --inputs DIR --drawn DIR --drawings 60000
+    python experiments/gpu_training.py draw --inputs DIR --store DIR --drawings 60000
 
 `finish` goes on with a finished autoencoder. `inputs` takes the words of a finished model into a folder of inputs.
-`draw` draws ahead, without the GPU, what `denoiser --drawn DIR` then reads.
+`draw` draws ahead, without the GPU, what `denoiser --store DIR` then reads.
 For a GPU that is there for minutes only: nothing is resumed, and drawing, labelling and captions run on all cores while
 the GPU works. Without such a limit, use `sefi world train all --device cuda`.
 The inputs are what `sefi world train tokenizer`, `text` and `features` write. `report.json` says what was done.
@@ -148,35 +148,35 @@ def finish_autoencoder(run: Run, plan: TrainingPlan, seconds: float) -> dict[str
 
 
 def draw_and_caption(
-    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, drawn: Path | None,
+    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, store: Path | None,
     numbers: range,
 ) -> tuple[np.ndarray, bytes]:  # fmt: skip
     """Return numbered drawings of the model's series, uint8 `[count, side, side, 3]`, and what there is to learn.
 
     Args:
-        drawn: a folder where `draw_range_ahead` may have written them.
+        store: a folder where `draw_range_ahead` may have written them.
     """
-    if drawn is not None and (drawn / f"{numbers.start}.npy").is_file():
-        return np.load(drawn / f"{numbers.start}.npy"), (drawn / f"{numbers.start}.captions").read_bytes()
+    if store is not None and (store / f"{numbers.start}.npy").is_file():
+        return np.load(store / f"{numbers.start}.npy"), (store / f"{numbers.start}.captions").read_bytes()
     drawings = draw_numbers(numbers, MODEL_SEED, version)
     return drawings, caption_range(tokenizer_folder, MODEL_SEED, captions, recipe, version, numbers)
 
 
 def draw_range_ahead(
-    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, drawn: Path, numbers: range
+    tokenizer_folder: Path, captions: int, recipe: DiffusionRecipe, version: WorldVersion, store: Path, numbers: range
 ) -> None:
     """Write numbered drawings and what there is to learn into a folder, the drawings last."""
-    drawings, captioned = draw_and_caption(tokenizer_folder, captions, recipe, version, drawn, numbers)
-    (drawn / f"{numbers.start}.captions").write_bytes(captioned)
-    partial_file = drawn / f"{numbers.start}.partial.npy"
+    drawings, captioned = draw_and_caption(tokenizer_folder, captions, recipe, version, store, numbers)
+    (store / f"{numbers.start}.captions").write_bytes(captioned)
+    partial_file = store / f"{numbers.start}.partial.npy"
     np.save(partial_file, drawings)
-    partial_file.replace(drawn / f"{numbers.start}.npy")
+    partial_file.replace(store / f"{numbers.start}.npy")
 
 
-def draw_ahead(inputs: Path, plan: TrainingPlan, drawn: Path) -> None:
+def draw_ahead(inputs: Path, plan: TrainingPlan, store: Path) -> None:
     """Draw the plan's drawings into a folder, with all cores."""
-    drawn.mkdir(parents=True, exist_ok=True)
-    job = partial(draw_range_ahead, inputs / "tokenizer", plan.captions, plan.denoiser, plan.version, drawn)
+    store.mkdir(parents=True, exist_ok=True)
+    job = partial(draw_range_ahead, inputs / "tokenizer", plan.captions, plan.denoiser, plan.version, store)
     run_in_processes(job, plan.drawings, SilentProgress(), "drawings")
     report_line(f"{plan.drawings} drawings")
 
@@ -195,15 +195,15 @@ class DrawingStream:
 
     Args:
         ahead: how many ranges are drawn before they are asked for.
-        drawn: where some may lie already.
+        store: where some may lie already.
     """
 
     def __init__(
-        self, run: Run, plan: TrainingPlan, pool: ProcessPoolExecutor, ahead: int, drawn: Path | None
+        self, run: Run, plan: TrainingPlan, pool: ProcessPoolExecutor, ahead: int, store: Path | None
     ) -> None:  # fmt: skip
         self.pool, self.requested = pool, 0
         tokenizer = run.folder / "tokenizer"
-        self.job = partial(draw_and_caption, tokenizer, plan.captions, plan.denoiser, plan.version, drawn)
+        self.job = partial(draw_and_caption, tokenizer, plan.captions, plan.denoiser, plan.version, store)
         self.waiting = deque[Future[tuple[np.ndarray, bytes]]]()
         for _ in range(ahead):
             self.draw_ahead()
@@ -216,7 +216,7 @@ class DrawingStream:
         return self.requested - len(self.waiting) * CHUNK
 
     def draw_ahead(self) -> None:
-        """Let the next range be drawn."""
+        """Let the next range be store."""
         self.waiting.append(self.pool.submit(self.job, range(self.requested, self.requested + CHUNK)))
         self.requested += CHUNK
 
@@ -281,11 +281,11 @@ def save_averages(run: Run, plan: TrainingPlan, training: DenoiserTraining) -> N
         unet.float()
 
 
-def train_denoiser(run: Run, plan: TrainingPlan, seconds: float, drawn: Path | None) -> dict[str, int]:
+def train_denoiser(run: Run, plan: TrainingPlan, seconds: float, store: Path | None) -> dict[str, int]:
     """Train reader and denoiser; write every average; return the steps and the drawings seen."""
     recipe, cores = plan.denoiser, count_usable_cores()
     with ProcessPoolExecutor(cores, initializer=os.nice, initargs=(10,)) as pool:
-        stream = DrawingStream(run, plan, pool, plan.drawings // CHUNK, drawn)
+        stream = DrawingStream(run, plan, pool, plan.drawings // CHUNK, store)
         parts = prepare_denoiser(run, plan, stream)
         # More drawings are needed from here on; the first ones measure the reader before it is used.
         for _ in range(2 * cores):
@@ -332,7 +332,7 @@ def read_arguments() -> argparse.Namespace:
     parser.add_argument("--drawings", type=int, default=CUDA_PLAN.drawings)
     parser.add_argument("--captions", type=int, default=CUDA_PLAN.captions)
     parser.add_argument("--stored", type=int, default=CUDA_PLAN.stored, help="drawings for the autoencoder")
-    parser.add_argument("--drawn", type=Path, help="where `draw` writes and `denoiser` reads drawings")
+    parser.add_argument("--store", type=Path, help="where `draw` writes and `denoiser` reads drawings")
     return parser.parse_args()
 
 
@@ -354,7 +354,7 @@ def main() -> None:
     if asked.part == "inputs":
         return write_words(asked.inputs, asked.start)
     if asked.part == "draw":
-        return draw_ahead(asked.inputs, plan, asked.drawn)
+        return draw_ahead(asked.inputs, plan, asked.store)
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     shutil.copytree(asked.inputs, asked.out)
@@ -362,7 +362,7 @@ def main() -> None:
     if asked.part != "autoencoder":
         shutil.copytree(asked.vae, asked.out / "vae")
     if asked.part == "denoiser":
-        steps = train_denoiser(run, plan, asked.seconds, asked.drawn)
+        steps = train_denoiser(run, plan, asked.seconds, asked.store)
     else:
         steps = (train_autoencoder if asked.part == "autoencoder" else finish_autoencoder)(run, plan, asked.seconds)
     known = {"steps": steps, "seconds": time.monotonic() - BEGUN, "device": torch.cuda.get_device_name()}

@@ -1,4 +1,4 @@
-"""Tune the embedded denoiser's cross-attention on captions that name the colour of somebody's hair, on a CPU.
+"""Train the embedded denoiser's cross-attention on captions that name the colour of somebody's hair, on a CPU.
 
     python experiments/tune_hair.py --model DIR --words DIR --out DIR
 
@@ -123,8 +123,8 @@ def compute_loss(unet: UNet2DConditionModel, data: HairData, step: int, recipe: 
     return (weights * (predicted - (signal * noise - rest * clean)) ** 2).mean()
 
 
-def tune(unet: UNet2DConditionModel, data: HairData, steps: int, rate: float) -> None:
-    """Tune the cross-attention, in place; its averaged weights are the result."""
+def train_attention(unet: UNet2DConditionModel, data: HairData, steps: int, rate: float) -> None:
+    """Train the cross-attention, in place; its averaged weights are the result."""
     unet.requires_grad_(requires_grad=False)
     learning = [weight.requires_grad_() for name, weight in unet.named_parameters() if "attn2" in name]
     optimiser, averages = torch.optim.AdamW(learning, lr=rate, weight_decay=0.0), Averages(unet, (AVERAGE,))
@@ -144,7 +144,7 @@ def tune(unet: UNet2DConditionModel, data: HairData, steps: int, rate: float) ->
 
 
 def main() -> None:
-    """Tune a model's denoiser and write it."""
+    """Write a model's denoiser whose cross-attention was trained on hair."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--words", type=Path, required=True)
@@ -156,7 +156,7 @@ def main() -> None:
     vae = AutoencoderKL.from_pretrained(asked.model / "vae", local_files_only=True, use_safetensors=True).float().eval()
     unet = UNet2DConditionModel.from_pretrained(asked.model / "unet", local_files_only=True, use_safetensors=True)
     contents = list_contents()
-    tune(unet.float(), HairData(contents, encode_contents(vae, contents), worded), asked.steps, asked.rate)
+    train_attention(unet.float(), HairData(contents, encode_contents(vae, contents), worded), asked.steps, asked.rate)
     unet.half().save_pretrained(asked.out / "unet")
     known = {"steps": asked.steps, "batch": BATCH, "rate": asked.rate, "seconds": round(time.monotonic() - begun, 1)}
     write_text(asked.out / "report.json", dump_json(known, indent=1) + "\n")

@@ -97,10 +97,10 @@ def find_bound_word(kind: str, sentence: str) -> BoundWord | None:
     >>> find_bound_word("hair style", "a photo of a person with short brown hair")
     BoundWord(number=0, noun=8)
     """
-    nouns, options = BOUND_WORDS[kind]
+    things, options = BOUND_WORDS[kind]
     words, found = re.findall(r"\w+|[^\w\s]", sentence), list[BoundWord]()
     for place, word in enumerate(words):
-        near = [w for w in words[max(0, place - REACH) : place] if w in options] if word in nouns else []
+        near = [w for w in words[max(0, place - REACH) : place] if w in options] if word in things else []
         found += [BoundWord(options.index(w), place) for w in near[-1:]]
     return found[0] if len({word.number for word in found}) == 1 else None
 
