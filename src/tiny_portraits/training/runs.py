@@ -77,7 +77,7 @@ class TrainingPlan:
     reader: LatentReaderRecipe = field(default_factory=LatentReaderRecipe)
     text: TextRecipe = field(default_factory=partial(TextRecipe, steps=1500, version=SHIPPED))
     more_text: TextRecipe = field(
-        default_factory=partial(TextRecipe, steps=600, learning_rate=7e-4, earlier_weight=1.0, version=SHIPPED)
+        default_factory=partial(TextRecipe, steps=240, learning_rate=5e-4, earlier_weight=1.0, version=SHIPPED)
     )
     shape: DenoiserShape = field(default_factory=DenoiserShape)
     denoiser: DenoiserRecipe = field(default_factory=DenoiserRecipe)
