@@ -344,6 +344,8 @@ PIPELINES = [
     ("StableDiffusionInstructPix2PixPipeline", "editing"),
     ("StableDiffusionDepth2ImgPipeline", "depth"),
     ("StableDiffusionUpscalePipeline", "upscaler"),
+    ("ZImagePipeline", "Z-Image"),
+    ("QwenImagePipeline", "Qwen-Image"),
     ("KandinskyV22Pipeline", "Kandinsky"),
     ("IFPipeline", "DeepFloyd"),
 ]

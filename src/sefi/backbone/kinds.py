@@ -35,6 +35,7 @@ PIPELINES = {
     "Lumina": "Lumina model",
     "Sana": "Sana model",
     "QwenImage": "Qwen-Image model",
+    "ZImage": "Z-Image model",
     "IF": "DeepFloyd IF model",
     "AnimateDiff": "video model (AnimateDiff)",
     "StableVideoDiffusion": "video model",

@@ -250,7 +250,9 @@ def _refuse(source: str, reason: str) -> None:
 def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:
     fingerprint = compute_fingerprint(parts)
     for name, network in parts.networks.items():
-        torch.nn.Module.to(network, device, torch.float32 if name == "vae" and _overflows(parts, dtype) else dtype)
+        torch.nn.Module.to(
+            network, device, torch.float32 if name == "vae" and _needs_single_precision(parts, dtype) else dtype
+        )
     return Backbone(
         **vars(parts),
         fingerprint=fingerprint,
@@ -259,6 +261,6 @@ def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: 
     )
 
 
-def _overflows(parts: ModelParts, dtype: torch.dtype) -> bool:
+def _needs_single_precision(parts: ModelParts, dtype: torch.dtype) -> bool:
     """Return whether the autoencoder overflows in this number type: SDXL's does in float16, and its file says so."""
     return parts.family == "sdxl" and dtype == torch.float16 and bool(parts.vae.config["force_upcast"])
