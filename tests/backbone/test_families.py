@@ -296,6 +296,31 @@ def test_sdxl_folders_that_do_not_fit_are_named(
     assert named in str(caught.value)
 
 
+# Fields of SDXL's published UNet file that have no value, and some of its others.
+PUBLISHED_FIELDS = dict.fromkeys(
+    (
+        "class_embed_type",
+        "cross_attention_norm",
+        "encoder_hid_dim",
+        "encoder_hid_dim_type",
+        "mid_block_only_cross_attention",
+        "num_attention_heads",
+        "num_class_embeds",
+        "time_cond_proj_dim",
+        "time_embedding_act_fn",
+        "time_embedding_dim",
+        "timestep_post_act",
+        "upcast_attention",
+    )
+) | {"addition_embed_type_num_heads": 64, "class_embeddings_concat": False, "only_cross_attention": False}
+
+
+def test_the_fields_of_the_published_file_are_taken(sdxl_copy: Path) -> None:
+    change_file(sdxl_copy / "unet" / "config.json", **PUBLISHED_FIELDS)
+    change_file(sdxl_copy / "vae" / "config.json", latents_mean=None, latents_std=None, force_upcast=True)
+    assert open_backbone(str(sdxl_copy)).family == "sdxl"
+
+
 @pytest.mark.parametrize("part", ["text_encoder_2", "tokenizer_2"])
 def test_an_sdxl_folder_without_a_second_part_is_refused(sdxl_copy: Path, part: str) -> None:
     shutil.rmtree(sdxl_copy / part)

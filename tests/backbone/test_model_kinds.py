@@ -392,6 +392,7 @@ FILES = [
     ("double_blocks.0.img_attn.qkv.weight", "FLUX"),
     ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
     ("conditioner.embedders.0.model.ln_final.weight", "SDXL refiner"),
+    ("edm_mean", "Playground"),
     ("adaln_single.linear.weight", "PixArt"),
     ("lora_unet_down_blocks_0.lora_down.weight", "LoRA"),
     ("unet.up_blocks.0.to_q.lora.down.weight", "LoRA"),

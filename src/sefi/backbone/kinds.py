@@ -49,6 +49,7 @@ SDXL_TEXT_PREFIX = "conditioner.embedders.1.model."
 # Pieces of tensor names that only such a file has, in this order.
 TENSOR_NAMES = {
     "conditioner.embedders.0.model.": "SDXL refiner checkpoint",
+    "edm_mean": "Playground v2.5 checkpoint",  # SDXL's parts on another noise schedule
     "double_blocks.0.": "FLUX checkpoint",
     "joint_blocks.0.": "Stable Diffusion 3 checkpoint",
     "adaln_single.": "PixArt checkpoint",

@@ -117,7 +117,7 @@ class UNetConfig(PartConfig):
     transformer_layers_per_block: Transformers | list[Transformers] = 1
     attention_head_dim: Heads | list[Heads] = 8
     use_linear_projection: bool = False
-    upcast_attention: bool = False
+    upcast_attention: bool | None = False  # null in SDXL's published file
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     resnet_skip_time_act: bool = False
     resnet_out_scale_factor: Scale = 1.0

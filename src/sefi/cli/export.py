@@ -84,8 +84,11 @@ def run_export(
 
 def list_notes(identity: "Identity", embeddings: "list[Embedding]", advice: str) -> list[str]:
     """List what a user of the files should know: what they lose, what they fit."""
-    notes = [advice] if advice else []
+    from sefi.hosts.export import CLIP_SKIP
+
     family = identity.header.base_model.partition(":")[0]
+    # SDXL reads the layer before the last anyway.
+    notes = [] if not advice or (family == "sdxl" and advice == CLIP_SKIP) else [advice]
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
     if family == "sdxl":
