@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from tests.backbone.conftest import tiny_vae
 from tests.conftest import POOLED, make_text_encoder
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
+from typer.testing import CliRunner
 
 import sefi
 from sefi.backbone import checkpoint
@@ -27,6 +28,7 @@ from sefi.backbone.bundle import Backbone, ModelParts
 from sefi.backbone.checkpoint import CONFIGS, write_checkpoint
 from sefi.backbone.open import create_empty_stable_diffusion, open_backbone
 from sefi.backbone.tokenizer import END
+from sefi.cli.app import app
 from sefi.core.config import Config, override
 from sefi.core.errors import BackboneError, ConfigError, IdentityError
 from sefi.core.progress import SilentProgress
@@ -592,3 +594,32 @@ def test_the_other_methods_take_sdxls_real_size(method: str) -> None:
     METHODS[method].check(create_empty_stable_diffusion("sdxl"), config, None)
     counts = METHODS[method].count_weights(create_empty_stable_diffusion("sdxl"), config)
     assert 0 < counts.trained * 4 < LIMITS.size
+    if method == "sefi":  # docs/results/time-and-memory.md
+        paper = METHODS[method].count_weights(create_empty_stable_diffusion("sdxl"), PRESETS["paper"])
+        assert (paper.trained, paper.added) == (20_480, 209_768_448)
+
+
+# ------------------------------------------------------------------ the command line
+
+
+def test_the_commands_work_on_sdxl(
+    write_model: Callable[[str, str], Path], photo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    model, out = str(write_model("sdxl", "fp16 variant")), "ada.safetensors"
+    few = [word for one in ("learn.steps=3", "learn.batch=2", "views.latent_pool=3") for word in ("--set", one)]
+
+    def run(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.stdout
+
+    run("learn", str(photo_file), "--name", "ada", "--model", model, "--no-crop", *few, "--out", out)
+    shown = json.loads(run("inspect", out, "--json"))
+    assert (shown["width"], shown["widths"], shown["tensors"]) == (2048, [768, 1280], {"tokens": [5, 2, 2048]})
+    assert "text_encoder_2" in shown["signature"]
+    use_it = ("-i", out, "--model", model, "--steps", "4")
+    run("generate", PROMPT, *use_it, "--scheduler", "lcm", "--out", "images")
+    assert (tmp_path / "images" / "grid.png").is_file()
+    run("attend", PROMPT, *use_it, "--out", "attention.png")
+    assert (tmp_path / "attention.png").is_file()
