@@ -533,6 +533,10 @@ def test_turbo_models_begin_at_the_last_timestep_without_guidance(
     sefi.generate(PROMPT, [identity], backbone=backbone, config=config)
     hook.remove()
     assert seen == [(1, t) for t in ([999] if steps == 1 else [999, 749, 499, 249])]
+    conditioner = IdentityConditioner(backbone, [identity])
+    found = record_attention(backbone, conditioner, PROMPT, 0, config.generate, SilentProgress())
+    assert found.maps.shape[0] == len(found.words)
+    assert (found.maps - found.reference_maps).abs().max() > 0
 
 
 # ------------------------------------------------------------------ published sizes

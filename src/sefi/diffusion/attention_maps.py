@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, TextEncoding
 from sefi.core.config import GenerateConfig
-from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -62,7 +61,7 @@ class ReferenceConditioner:
 
 
 class MapSum:
-    """Progress that collects the recorder's maps after every step, of the conditional half only."""
+    """Progress that collects the recorder's maps of the prompt after every step; a negative one comes before it."""
 
     def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
         self.recorder, self.side, self.progress = recorder, side, progress
@@ -96,10 +95,8 @@ def record_attention(
     """Generate one image and record the attention of its words.
 
     Raises:
-        ConfigError: without guidance there is no conditional half to record; or more steps than the model has
-            timesteps.
+        ConfigError: more steps than the model has timesteps.
     """
-    check_guided(config)
     check_steps(backbone, config.steps)
     parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
     sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
@@ -110,9 +107,3 @@ def record_attention(
     found, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.found, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
     return PromptAttention(parsed.words, found, reference, places, image)
-
-
-def check_guided(config: GenerateConfig) -> None:
-    """Refuse generation without guidance, with `ConfigError`: it has no conditional half to record."""
-    if config.guidance_scale <= 1:
-        raise ConfigError("Attention is shown for guided images only.", "Use a guidance scale above 1.")
