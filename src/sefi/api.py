@@ -196,10 +196,14 @@ def list_training_sentences(config: Config) -> list[str]:
 
 
 def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
-    """Return what a user should know before generating: unknown words, guidance without effect."""
+    """Return what a user should know before generating: unknown words, guidance without effect, another sampler."""
     guidance = explain_guidance(settings)
-    words = describe_unknown_words(backbone, prompts, settings.negative_prompt)
-    return words if guidance is None else [*words, guidance]
+    remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
+    if guidance is not None:
+        remarks.append(guidance)
+    if backbone.embeds_guidance and settings.scheduler != "lcm":
+        remarks.append("this is a latent consistency model, made for the sampler lcm and 4 to 8 steps")
+    return remarks
 
 
 def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) -> list[str]:

@@ -116,6 +116,13 @@ def test_times_at_the_size_of_stable_diffusion_are_what_was_measured():
     assert all(f"{weights:,}" in text for weights in record["build"]["weights"].values())
 
 
+def test_a_step_at_the_size_of_sdxl_is_what_was_measured():
+    text = (SUITES / "time-and-memory.md").read_text(encoding="utf-8")
+    record = json.loads((RECORDS / "sdxl_step.json").read_text())
+    assert f"took {record['seconds']} s and at most {record['peak_gib']} GiB" in text
+    assert all(f"{weights:,}" in text for weights in record["weights"].values())
+
+
 def test_tokens_put_in_one_by_one_change_what_was_measured():
     record = json.loads((FOURTH / "layout.json").read_text())
     assert load("layout").format_layout(record) in (SUITES / "slots.md").read_text(encoding="utf-8")

@@ -104,10 +104,10 @@ def test_a_lora_is_not_a_model(tmp_path: Path) -> None:
     assert "LoRA" in refusal(path)
 
 
-def test_sdxl_is_not_supported_yet(tmp_path: Path) -> None:
+def test_sdxls_refiner_is_not_supported_yet(tmp_path: Path) -> None:
     path = tmp_path / "xl.safetensors"
-    save_file({"conditioner.embedders.0.transformer.x": torch.ones(1)}, path)
-    assert "not supported yet" in refusal(path)
+    save_file({"conditioner.embedders.0.model.x": torch.ones(1)}, path)
+    assert "is an SDXL refiner checkpoint, which is not supported yet" in refusal(path)
 
 
 def test_inpainting_models_are_named(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:

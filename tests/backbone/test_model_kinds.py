@@ -334,8 +334,8 @@ def test_quantised_weights_are_named(copy: Path) -> None:
 
 
 PIPELINES = [
-    ("StableDiffusionXLPipeline", "SDXL"),
-    ("StableDiffusionXLInpaintPipeline", "SDXL"),
+    ("StableDiffusionXLInpaintPipeline", "SDXL inpainting"),
+    ("StableDiffusionXLInstructPix2PixPipeline", "SDXL editing"),
     ("StableDiffusion3Pipeline", "Stable Diffusion 3"),
     ("FluxPipeline", "FLUX"),
     ("Flux2Pipeline", "FLUX"),
@@ -344,6 +344,8 @@ PIPELINES = [
     ("StableDiffusionInstructPix2PixPipeline", "editing"),
     ("StableDiffusionDepth2ImgPipeline", "depth"),
     ("StableDiffusionUpscalePipeline", "upscaler"),
+    ("ZImagePipeline", "Z-Image"),
+    ("QwenImagePipeline", "Qwen-Image"),
     ("KandinskyV22Pipeline", "Kandinsky"),
     ("IFPipeline", "DeepFloyd"),
 ]
@@ -355,6 +357,11 @@ def test_folders_of_other_kinds_are_named(copy: Path, pipeline: str, named: str)
     message = refusal(copy)
     assert named in message
     assert "not supported yet" in message
+
+
+def test_sdxls_refiner_is_named(copy: Path) -> None:
+    edit(copy / "model_index.json", _class_name="StableDiffusionXLImg2ImgPipeline", text_encoder=[None, None])
+    assert "is an SDXL refiner, which is not supported yet" in refusal(copy)
 
 
 @pytest.mark.parametrize("pipeline", ["LatentConsistencyModelPipeline", "StableDiffusionImg2ImgPipeline"])
@@ -384,7 +391,8 @@ FILES = [
     ("model.diffusion_model.double_blocks.0.img_attn.qkv.weight", "FLUX"),
     ("double_blocks.0.img_attn.qkv.weight", "FLUX"),
     ("model.diffusion_model.joint_blocks.0.x_block.attn.qkv.weight", "Stable Diffusion 3"),
-    ("conditioner.embedders.1.model.ln_final.weight", "SDXL"),
+    ("conditioner.embedders.0.model.ln_final.weight", "SDXL refiner"),
+    ("edm_mean", "Playground"),
     ("adaln_single.linear.weight", "PixArt"),
     ("lora_unet_down_blocks_0.lora_down.weight", "LoRA"),
     ("unet.up_blocks.0.to_q.lora.down.weight", "LoRA"),

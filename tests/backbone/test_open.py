@@ -164,13 +164,13 @@ def test_foreign_tokenizers_are_not_called(copy: Path, name: str) -> None:
     assert "tokenizer" in refusal(copy)
 
 
-def test_sdxl_is_not_supported_yet(copy: Path) -> None:
+def test_an_sdxl_index_needs_both_tokenizers(copy: Path) -> None:
     edit(
         copy / INDEX,
         _class_name="StableDiffusionXLPipeline",
         text_encoder_2=["transformers", "CLIPTextModelWithProjection"],
     )
-    assert "not supported yet" in refusal(copy)
+    assert "names None as its tokenizer_2" in refusal(copy)
 
 
 def test_flow_models_have_no_noise_schedule(copy: Path) -> None:

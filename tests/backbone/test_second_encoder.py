@@ -1,26 +1,28 @@
 """A family with two text encoders, pooled text and size conditions: a tiny SDXL of random weights."""
 
 from dataclasses import replace
+from itertools import permutations
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from tests.conftest import POOLED, WIDTH, WIDTH_2
+from tests.conftest import POOLED, PROMPT_WORDS, WIDTH, WIDTH_2
 
 import sefi
 from sefi.backbone.bundle import Backbone, compute_fingerprint
 from sefi.backbone.open import check_calls
 from sefi.backbone.weights import copy_with_weights
 from sefi.core.config import override, select_settings
-from sefi.core.errors import IdentityError, PromptError
+from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import IdentityConditioner, describe_other_model
 from sefi.diffusion.text import find_unknown_words, get_class_token_ids, parse_prompt, tokenize_text
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import create_header
-from sefi.testing import list_differences, record_state
+from sefi.testing import PORTRAIT, list_differences, record_state
 from tiny_portraits.text.tokenizing import build_tokenizer
 
 FEW = ("learn.steps=2", "learn.batch=2", "views.latent_pool=2", "tune.prior_images=1", "generate.steps=5")
@@ -159,6 +161,27 @@ def test_it_learns_travels_and_generates(sdxl: Backbone, photo_file: Path, tmp_p
     )
     assert one == other != plain
     assert list_differences(before, record_state(sdxl)) == []
+
+
+@pytest.mark.parametrize("method", ["celeb-basis", "cross-init"])
+def test_methods_of_known_names_learn(sdxl: Backbone, tmp_path: Path, method: str) -> None:
+    names = tmp_path / "names.txt"
+    names.write_text("\n".join(f"{one} {other}" for one, other in permutations(PROMPT_WORDS[:7], 2)))
+    preset = PRESETS[method]
+    few = [*FEW, f"basis.names={names}", "basis.components=5"]
+    config = override(preset, select_settings(type(preset), few))
+    options = {"backbone": sdxl, "config": config, "evaluators": EMBEDDED_EVALUATORS}
+    made = sefi.learn(PORTRAIT, name="ada", **options)
+    made.save(tmp_path / "ada.safetensors")
+    loaded = Identity.load(tmp_path / "ada.safetensors")
+    assert loaded.tokens.shape == (1, 2, 3, WIDTH + WIDTH_2)
+    assert torch.equal(loaded.tokens, made.tokens)
+    sefi.generate(PROMPT, [loaded], backbone=sdxl, config=config)
+
+
+def test_fastcomposer_is_refused_before_anything_is_learned(sdxl: Backbone) -> None:
+    with pytest.raises(ConfigError, match="use another method"):
+        METHODS["fastcomposer"].check(sdxl, PRESETS["fastcomposer"], EMBEDDED_EVALUATORS)
 
 
 def test_dreambooth_trains_both_text_encoders(sdxl: Backbone, photo_file: Path, tmp_path: Path) -> None:

@@ -73,11 +73,6 @@ def test_drawing_looks_at_cheap_things_first(refused, tmp_path, monkeypatch, com
     assert "no model" not in found
 
 
-def test_attention_without_guidance_is_refused_first(refused, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "guided" in refused("attend", "a photo", "--set", "generate.guidance_scale=1", *NOWHERE)
-
-
 def test_identities_that_do_not_fit_are_refused_first(refused, ada, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = tmp_path / "bob.safetensors"

@@ -26,7 +26,7 @@ def config(name, steps):
 
 
 @pytest.mark.parametrize("zero_snr", [False, True])
-@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler"])
+@pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "lcm"])
 def test_images_have_content(backbone, name, zero_snr):
     model = short(backbone, prediction_type="v_prediction", rescale_betas_zero_snr=zero_snr)
     for steps in (1, 5, TOTAL - 1):

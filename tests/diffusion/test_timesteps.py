@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
 
 from sefi.backbone.folder import parse_noise_settings
 from sefi.core.errors import BackboneError, ConfigError
@@ -18,6 +18,7 @@ from sefi.diffusion.sampling import (
 )
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+DETERMINISTIC = [name for name in SCHEDULERS if name != "lcm"]
 KINDS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 USUAL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
@@ -46,7 +47,7 @@ def all_timesteps(model, name):
 
 @pytest.mark.parametrize(("prediction", "zero_snr"), KINDS)
 @pytest.mark.parametrize("total", [1000, 100, 97])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_every_number_of_steps_obeys_the_rule(backbone, name, total, prediction, zero_snr):
     for steps, found in all_timesteps(with_noise(backbone, total, prediction, zero_snr), name):
         where = (name, total, steps)
@@ -63,6 +64,41 @@ def test_every_number_of_steps_obeys_the_rule(backbone, name, total, prediction,
                 assert len(np.unique(stages * found.astype(int) // total)) == stages, (*where, stages)
 
 
+@pytest.mark.parametrize("total", [1000, 100, 97])
+def test_the_consistency_sampler_takes_the_timesteps_it_was_distilled_at(backbone, total):
+    model, grid = with_noise(backbone, total), set(range(19, 1000, 20))
+    for steps, found in all_timesteps(model, "lcm"):
+        where = (total, steps)
+        assert len(found) == steps, where
+        assert found[0] == total - 1, where
+        assert found[-1] >= 0, where
+        assert (np.diff(found) < 0).all(), where
+        assert total != 1000 or steps > 50 or grid.issuperset(found.astype(int)), where
+        for stages in (5, 10):
+            if steps >= stages:
+                assert len(np.unique(stages * found.astype(int) // total)) == stages, (*where, stages)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 8, 25, 50])
+def test_the_consistency_sampler_is_diffusers(backbone, steps):
+    made, stock = create_scheduler(with_noise(backbone, 1000), "lcm", steps), LCMScheduler(**NOISE)
+    for one in (made, stock):
+        one.set_timesteps(steps)
+    assert made.timesteps.tolist() == stock.timesteps.tolist()
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize(
+    ("stated", "steps", "first"), [("trailing", 1, 999), ("trailing", 4, 999), ("leading", 4, 751)]
+)
+def test_a_turbo_model_begins_at_the_last_timestep(backbone, name, stated, steps, first):
+    settings = parse_noise_settings(NOISE | {"timestep_spacing": stated})
+    made = create_scheduler(replace(backbone, scheduler=DDPMScheduler(**settings)), name, steps)
+    made.set_timesteps(steps)
+    assert made.timesteps[0] == (999 if name == "lcm" else 801 if (name, stated) == ("dpm++", "leading") else first)
+    assert len(made.timesteps) == steps
+
+
 def before(name, steps):
     """The timesteps of plain diffusers with leading spacing and an offset of one, as they always were."""
     kind = {"ddim": DDIMScheduler, "dpm++": DPMSolverMultistepScheduler, "euler": EulerDiscreteScheduler}[name]
@@ -71,7 +107,7 @@ def before(name, steps):
     return made.timesteps.tolist()
 
 
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_what_was_right_stays_as_it_was(backbone, name):
     model, kept = with_noise(backbone, 1000), []
     for steps in range(2, 1001):
@@ -96,7 +132,7 @@ def test_fifty_and_twenty_five_steps_are_stable_diffusions(backbone):
 
 @pytest.mark.parametrize(("prediction", "zero_snr"), KINDS)
 @pytest.mark.parametrize("steps", [1, 2, 5, 7, 50, 251, 499, 601, 998, 999, 1000])
-@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.parametrize("name", DETERMINISTIC)
 def test_a_perfect_model_gives_back_the_image(backbone, name, steps, prediction, zero_snr):
     """With the true noise predicted, each step must end at the noise of the next timestep, the last at the image."""
     made = create_scheduler(with_noise(backbone, 1000, prediction, zero_snr), name, steps)
@@ -126,7 +162,7 @@ def noisy(image, noise, alpha, made):
 def test_ddim_of_uneven_steps_is_ddim(backbone):
     """Where diffusers' DDIM is right, the scheduler for uneven steps gives the same."""
     even = create_scheduler(with_noise(backbone, 1000), "ddim", 25)
-    uneven = UnevenDDIMScheduler(**parse_noise_settings(even.config), timestep_spacing="leading", **UNEVEN_DDIM)
+    uneven = UnevenDDIMScheduler(**parse_noise_settings(even.config), **UNEVEN_DDIM)
     random = torch.Generator().manual_seed(5)
     x = y = torch.randn(3, 7, generator=random)
     for made in (even, uneven):

@@ -272,3 +272,33 @@ def test_slots_are_rows_of_the_tokens():
     identity = make_identity()
     assert torch.equal(choose_slot(identity, "key")[:, 0], identity.tokens[:, 0].float())
     assert torch.equal(choose_slot(identity, "value")[:, 0], identity.tokens[:, 1].float())
+
+
+@pytest.mark.parametrize("vectors", [1, 3])
+def test_an_identity_of_sdxl_has_a_tensor_for_each_text_encoder(tmp_path, vectors):
+    """By the keys that A1111, Forge, ComfyUI, InvokeAI, SD.Next and Draw Things know SDXL's embeddings by."""
+    made = make_identity(vectors=vectors, width=2048)
+    header = made.header.model_copy(update={"widths": (768, 1280), "base_model": "sdxl:2048:0123456789abcdef"})
+    identity = Identity(made.tensors, header)
+    (path,) = write_embeddings(identity, [make_flat_embedding(identity)], tmp_path, "value")
+    stored = load_file(path)
+    assert {name: tensor.shape for name, tensor in stored.items()} == {
+        "clip_l": (vectors, 768), "clip_g": (vectors, 1280),
+    }  # fmt: skip
+    wanted = identity.table.float()[:, 1].mean(0)
+    torch.testing.assert_close(torch.cat([stored["clip_l"], stored["clip_g"]], dim=-1), wanted)
+    with safe_open(path, "pt") as file:
+        assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
+
+
+def test_the_command_exports_an_identity_of_sdxl(tmp_path):
+    made = make_identity(width=2048)
+    update = {"widths": (768, 1280), "base_model": "sdxl:2048:0123456789abcdef", "schema_version": 3}
+    Identity(made.tensors, made.header.model_copy(update=update)).save(tmp_path / "ada.safetensors")
+    arguments = ["export", str(tmp_path / "ada.safetensors"), "--to", "forge", "--out", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    notes = " ".join(json.loads(result.stdout)["notes"])
+    assert "tensor for each text encoder" in notes
+    assert "Clip skip" not in notes
+    assert "do not have" not in notes

@@ -130,7 +130,12 @@ class ModelParts:
     @property
     def token_width(self) -> int:
         """Numbers of one token: the widths of all token tables together (768 for Stable Diffusion 1.x)."""
-        return sum(table.shape[1] for table in self.token_tables)
+        return sum(self.token_widths)
+
+    @property
+    def token_widths(self) -> tuple[int, ...]:
+        """Numbers of one token in each text encoder's table (768 and 1280 for SDXL)."""
+        return tuple(table.shape[1] for table in self.token_tables)
 
     @property
     def latent_factor(self) -> int:
@@ -252,8 +257,8 @@ class Backbone(ModelParts):
         if rows is not None and mask is not None:
             # On copies: a hook on the model's own token table would write these rows into other threads' texts.
             encoders = tuple(copy_part(encoder) for encoder in encoders)
-            widths = [table.shape[1] for table in self.token_tables]
-            for encoder, some in zip(encoders, rows.to(self.device).split(widths, dim=-1), strict=True):
+            halves = rows.to(self.device).split(list(self.token_widths), dim=-1)
+            for encoder, some in zip(encoders, halves, strict=True):
                 _replace_rows(encoder, some, mask.to(self.device))
         if self.family != "sdxl":
             return TextEncoding(encoders[0](ids[:, 0]).last_hidden_state)
@@ -326,15 +331,16 @@ class Backbone(ModelParts):
         Returns:
             `[batch, channel, height / factor, width / factor]`, about unit variance.
         """
-        encoded = self.vae.encode(pixels.to(self.device, self.dtype))
+        # SDXL's autoencoder stays in single precision in a half-precision model: it overflows.
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
         posterior = cast(AutoencoderKLOutput, encoded).latent_dist
         latents = posterior.mode() if generator is None else posterior.sample(generator)
-        return latents * self._scale
+        return (latents * self._scale).to(self.dtype)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode each scaled latent to an image, `[batch, 3, height, width]`, clipped to [-1, 1]."""
-        unscaled = latents.to(self.device, self.dtype) / self._scale
+        unscaled = latents.to(self.device, self.vae.dtype) / self._scale
         decoded = self.vae.decode(cast(torch.FloatTensor, unscaled))
         return cast(DecoderOutput, decoded).sample.clamp(-1, 1)
 

@@ -1,7 +1,6 @@
-"""A single-file checkpoint in the original layout to the five parts of the model."""
+"""A single-file checkpoint in the original layout to the parts of the model, and back."""
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -11,12 +10,19 @@ from diffusers.loaders.single_file_utils import create_diffusers_clip_model_from
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import ModelParts
 from sefi.backbone.files import LIMITS, is_regular, read_or_refuse, read_weights_header
 from sefi.backbone.folder import parse_noise_settings, read_scheduler
-from sefi.backbone.kinds import Family, choose_article, detect_family, detect_file_kind
+from sefi.backbone.kinds import (
+    SDXL_TEXT_PREFIX,
+    Family,
+    choose_article,
+    detect_family,
+    detect_file_kind,
+    is_sdxl_file,
+)
 from sefi.backbone.tokenizer import END, create_clip_tokenizer
 from sefi.backbone.weights import check_finite, refuse_other_numbers
 from sefi.core.errors import BackboneError
@@ -36,6 +42,8 @@ _RESNET: Rules = [
 _UNET_STEM: Rules = [
     (r"^time_embedding\.linear_1\.", "time_embed.0."),
     (r"^time_embedding\.linear_2\.", "time_embed.2."),
+    (r"^add_embedding\.linear_1\.", "label_emb.0.0."),
+    (r"^add_embedding\.linear_2\.", "label_emb.0.2."),
     (r"^conv_in\.", "input_blocks.0.0."),
     (r"^conv_norm_out\.", "out.0."),
     (r"^conv_out\.", "out.2."),
@@ -56,14 +64,26 @@ _VAE: Rules = [
     (r"\.conv_norm_out\.", ".norm_out."),
     (r"\.down_blocks\.", ".down."),
 ]
+_OPEN_CLIP: Rules = [
+    (r"^embeddings\.token_embedding\.", "token_embedding."),
+    (r"^embeddings\.position_embedding\.weight$", "positional_embedding"),
+    (r"^final_layer_norm\.", "ln_final."),
+    (r"^text_projection\.weight$", "text_projection"),
+    (r"^encoder\.layers\.", "transformer.resblocks."),
+    (r"\.layer_norm([12])\.", r".ln_\1."),
+    (r"\.mlp\.fc1\.", ".mlp.c_fc."),
+    (r"\.mlp\.fc2\.", ".mlp.c_proj."),
+    (r"\.self_attn\.", ".attn."),
+    (r"\.([qkv]_proj)\.(weight|bias)$", r".\1"),
+]
 _BLOCK = re.compile(r"^(down|up)_blocks\.(\d+)\.(resnets|attentions|\w+samplers)\.(\d+)\.(.*)")
 
 
 def write_checkpoint(model: ModelParts, path: Path) -> None:
-    """Write UNet, VAE and text encoder of an SD 1.x-type model as one file.
+    """Write UNet, VAE and text encoders as one file, in the layout of the model's family.
 
     Args:
-        model: its text encoder must be CLIP's (SD 2.x files hold OpenCLIP's layout instead).
+        model: a model of SD 1.x (or a tiny one, written the same way), SD 2.x or SDXL.
         path: the file to write; an existing one is replaced.
 
     Raises:
@@ -80,11 +100,27 @@ def write_checkpoint(model: ModelParts, path: Path) -> None:
         # The original VAE attends through 1 x 1 convolutions.
         is_projection = re.search(r"attn_1\.(q|k|v|proj_out)\.weight$", renamed)
         tensors["first_stage_model." + renamed] = value[..., None, None] if is_projection else value
-    for key, value in model.text_encoder.state_dict().items():
-        bare = key.removeprefix("text_model.")
-        tensors["cond_stage_model.transformer.text_model." + bare] = value
+    for name, encoder in zip(TEXT_PREFIXES[model.family], model.text_encoders, strict=True):
+        tensors |= _rename_text_encoder(encoder, name)
     whole = {key: value.contiguous() for key, value in tensors.items()}
     write_file(path, lambda partial: save_file(whole, partial))
+
+
+def _rename_text_encoder(encoder: nn.Module, prefix: str) -> dict[str, Tensor]:
+    """Return a text encoder's weights by their original names: CLIP's own, or OpenCLIP's where the prefix is its."""
+    weights = {key.removeprefix("text_model."): value for key, value in encoder.state_dict().items()}
+    if prefix.endswith(".transformer."):
+        return {f"{prefix}text_model.{key}": value for key, value in weights.items()}
+    found: dict[str, Tensor] = {}
+    for key, value in weights.items():
+        renamed = _apply_rules(key, _OPEN_CLIP)
+        if renamed.endswith(".q_proj"):  # OpenCLIP has one matrix for query, key and value
+            kinds = [weights[key.replace(".q_proj.", f".{kind}_proj.")] for kind in "qkv"]
+            ending = key.rpartition(".")[2]
+            found[f"{prefix}{renamed.removesuffix('.q_proj')}.in_proj_{ending}"] = torch.cat(kinds)
+        elif not renamed.endswith((".k_proj", ".v_proj")):
+            found[prefix + renamed] = value.T if renamed == "text_projection" else value
+    return found
 
 
 def rename_unet_key(key: str, layers: int, with_attention: frozenset[int]) -> str:
@@ -138,21 +174,32 @@ UNET_PREFIX = "model.diffusion_model."
 VAE_PREFIX = "first_stage_model."
 CLIP_PREFIX = "cond_stage_model.transformer."
 OPEN_CLIP_PREFIX = "cond_stage_model.model."
+SDXL_CLIP_PREFIX = "conditioner.embedders.0.transformer."
+# Where each text encoder's weights are; the one after `transformer.` is CLIP's own, the others OpenCLIP's.
+TEXT_PREFIXES: dict[Family, tuple[str, ...]] = {
+    "tiny": (CLIP_PREFIX,),
+    "sd1": (CLIP_PREFIX,),
+    "sd2": (OPEN_CLIP_PREFIX,),
+    "sdxl": (SDXL_CLIP_PREFIX, SDXL_TEXT_PREFIX),
+}
 # EMA copies and the training's own numbers stay in the file.
-READ = (UNET_PREFIX, VAE_PREFIX, CLIP_PREFIX, OPEN_CLIP_PREFIX)
+READ = (UNET_PREFIX, VAE_PREFIX, CLIP_PREFIX, OPEN_CLIP_PREFIX, SDXL_CLIP_PREFIX, SDXL_TEXT_PREFIX)
 TEXT_KEY = UNET_PREFIX + "input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight"
 INPUT_KEY = UNET_PREFIX + "input_blocks.0.0.weight"
-PAD_TOKEN: dict[Family, str] = {"sd1": END, "sd2": "!"}
+# SDXL's first block reads no text.
+SDXL_TEXT_KEY = UNET_PREFIX + "input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight"
+SDXL_WIDTH = 2048
+PAD_TOKENS: dict[Family, tuple[str, ...]] = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}
 # ModelSpec's words for what the UNet predicts; files without it follow their family's config.
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 WHOLE = "Use a whole checkpoint: UNet, VAE and text encoder in one file."
 
 
 def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
-    """Read one `.safetensors` file of SD 1.x or 2.x; needs no network.
+    """Read one `.safetensors` file of SD 1.x, 2.x or SDXL; needs no network.
 
-    Configurations and the tokenizer come with the package. A 2.x file is taken to predict v at
+    Configurations and the tokenizers come with the package. A 2.x file is taken to predict v at
     768 pixels unless its header says otherwise (`modelspec.prediction_type`).
 
     Args:
@@ -160,22 +207,28 @@ def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
         dtype: of the weights once read.
 
     Raises:
-        BackboneError: pickled, damaged, not a whole model, an inpainting model, or not SD 1 or 2.
+        BackboneError: pickled, damaged, not a whole model, an inpainting model, or of another family.
     """
     _check_magic(path)
     header = read_weights_header(path)
     family = _detect_family(path, header)
-    _check_whole(path, header)
+    _check_whole(path, header, family)
     refuse_other_numbers(path, header)
     folder = CONFIGS / family
     tensors = read_or_refuse(path, lambda: _read_tensors(path), "Copy or download the file again.")
+    first, *others = [create_clip_tokenizer(pad) for pad in PAD_TOKENS[family]]
+    second: dict[str, Any] = {}
+    if family == "sdxl":
+        kind, name = CLIPTextModelWithProjection, "text_encoder_2"
+        second = {"tokenizer_2": others[0], name: _build_text_encoder(kind, name, path, tensors, folder, dtype)}
     return ModelParts(
-        tokenizer=create_clip_tokenizer(PAD_TOKEN[family]),
-        text_encoder=_build_text_encoder(path, tensors, folder, dtype),
+        tokenizer=first,
+        text_encoder=_build_text_encoder(CLIPTextModel, "text_encoder", path, tensors, folder, dtype),
         vae=_build_model(AutoencoderKL, "vae", path, tensors, folder, dtype),
         unet=_build_model(UNet2DConditionModel, "unet", path, tensors, folder, dtype),
-        scheduler=_build_scheduler(folder, header.metadata),
+        scheduler=_build_scheduler(folder, header),
         family=family,
+        **second,
     )
 
 
@@ -197,12 +250,13 @@ def _check_magic(path: Path) -> None:
 
 
 def _detect_family(path: Path, header: Layout) -> Family:
-    """Return `sd1` or `sd2` from the header alone; refuses what is neither."""
+    """Return `sd1`, `sd2` or `sdxl` from the header alone; refuses what is none of them."""
     kind = detect_file_kind(header.shapes, header.metadata)
     if kind is not None:
         outcome = ", which is not supported yet" if "checkpoint" in kind else ", not a whole model"
         raise BackboneError(f"{path} is {choose_article(kind)} {kind}{outcome}.", REMEDY)
-    text, inputs = header.shapes.get(TEXT_KEY), header.shapes.get(INPUT_KEY)
+    sdxl = is_sdxl_file(header.shapes)
+    text, inputs = header.shapes.get(SDXL_TEXT_KEY if sdxl else TEXT_KEY), header.shapes.get(INPUT_KEY)
     if not text or inputs is None or len(inputs) != 4:
         raise BackboneError(
             f"{path} holds no Stable Diffusion UNet (is it a LoRA, a VAE or an embedding?).",
@@ -213,17 +267,23 @@ def _detect_family(path: Path, header: Layout) -> Family:
             f"{path} takes {inputs[1]} input channels: it is an inpainting, depth or editing model.",
             "Use the text-to-image checkpoint of the same family.",
         )
+    if sdxl and text[-1] == SDXL_WIDTH:
+        return "sdxl"
     family = detect_family(text[-1])
-    if family not in PAD_TOKEN:
+    if sdxl or family not in PAD_TOKENS:
         raise BackboneError(
-            f"{path} reads text of width {text[-1]}, which is neither SD 1.x (768) nor 2.x (1024).", REMEDY
+            f"{path} reads text of width {text[-1]}, which is not that of SD 1.x (768), 2.x (1024) or XL (2048).",
+            REMEDY,
         )
     return family
 
 
-def _check_whole(path: Path, header: Layout) -> None:
+def _check_whole(path: Path, header: Layout, family: Family) -> None:
     """Refuse a file without VAE or text encoder, saying which."""
-    parts = {"VAE": (VAE_PREFIX,), "text encoder": (CLIP_PREFIX, OPEN_CLIP_PREFIX)}
+    texts = {"text encoder": (CLIP_PREFIX, OPEN_CLIP_PREFIX)}
+    if family == "sdxl":
+        texts = {"text encoder": (SDXL_CLIP_PREFIX,), "second text encoder": (SDXL_TEXT_PREFIX,)}
+    parts = {"VAE": (VAE_PREFIX,), **texts}
     missing = [part for part, starts in parts.items() if not any(name.startswith(starts) for name in header.shapes)]
     if missing:
         raise BackboneError(f"{path} holds no {' and no '.join(missing)}.", WHOLE)
@@ -259,15 +319,15 @@ def _build_model(
     return model
 
 
-def _build_text_encoder(path: Path, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype) -> CLIPTextModel:
+def _build_text_encoder(
+    cls: type[Part], name: str, path: Path, tensors: dict[str, Tensor], folder: Path, dtype: torch.dtype
+) -> Part:
     build: Any = create_diffusers_clip_model_from_ldm
-    settings = {"subfolder": "text_encoder", "config": str(folder), "torch_dtype": dtype, "local_files_only": True}
+    settings = {"subfolder": name, "config": str(folder), "torch_dtype": dtype, "local_files_only": True}
     model = read_or_refuse(
-        path,
-        lambda: cast(CLIPTextModel, build(CLIPTextModel, dict(tensors), **settings)),
-        "Copy or download the file again.",
+        path, lambda: cast(Part, build(cls, dict(tensors), **settings)), "Copy or download the file again."
     )
-    _check_complete(path, "text_encoder", model)
+    _check_complete(path, name, model)
     return model
 
 
@@ -281,9 +341,18 @@ def _check_complete(path: Path, name: str, model: nn.Module) -> None:
     check_finite(model, path)
 
 
-def _build_scheduler(folder: Path, metadata: Mapping[str, str]) -> DDPMScheduler:
+def _build_scheduler(folder: Path, header: Layout) -> DDPMScheduler:
+    """Build the family's noise schedule with what the file says of its own.
+
+    Fine-tunes of SDXL that predict v, or were trained with zero terminal SNR, say so by empty tensors of these names.
+    """
     scheduler = read_scheduler(folder)
-    prediction = PREDICTION.get(metadata.get("modelspec.prediction_type", "").lower())
-    if prediction is None:
-        return scheduler
-    return DDPMScheduler(**parse_noise_settings(dict(scheduler.config) | {"prediction_type": prediction}))
+    stated: dict[str, Any] = {}
+    prediction = PREDICTION.get(header.metadata.get("modelspec.prediction_type", "").lower())
+    if "v_pred" in header.shapes:
+        prediction = "v_prediction"
+    if prediction is not None:
+        stated["prediction_type"] = prediction
+    if "ztsnr" in header.shapes and prediction == "v_prediction":
+        stated["rescale_betas_zero_snr"] = True
+    return DDPMScheduler(**parse_noise_settings(dict(scheduler.config) | stated)) if stated else scheduler

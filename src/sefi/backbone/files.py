@@ -49,7 +49,7 @@ MAX_INTEGER = 10**31
 # Models of other kinds, which are refused by their names, take up to 24 GB. A header of Stable Diffusion in one file
 # takes 250 KB, about 1,800 tensors with EMA weights. Counters may be whole numbers, and tensors may be empty.
 LIMITS = Limits(size=64 * 2**30, tensors=10_000, dtypes=frozenset(DTYPE_BYTES), empty=True)
-COPY_AGAIN = "Copy or download the model again, as a Stable Diffusion 1.x or 2.x folder."
+COPY_AGAIN = "Copy or download the model again, as a Stable Diffusion 1.x, 2.x or XL folder."
 
 
 def read_or_refuse(where: Path, read: Callable[[], Value], remedy: str = COPY_AGAIN, *, kind: str = "") -> Value:

@@ -2,18 +2,21 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import ModelParts
 from sefi.backbone.files import is_regular, read_model_json
-from sefi.backbone.kinds import choose_article, detect_family, detect_pipeline_kind
+from sefi.backbone.kinds import choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
     REMEDY,
+    SDXLUNetConfig,
+    TextConfig,
+    UNetConfig,
     check_fit,
     compute_latent_size,
     quote_value,
@@ -25,13 +28,18 @@ from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
 from sefi.core.errors import BackboneError, describe_first_fault
 
+Encoder = TypeVar("Encoder", bound=CLIPTextModel | CLIPTextModelWithProjection)
+
 INDEX = "model_index.json"
 CONFIG = "config.json"
 NEEDED = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+SECOND = ("tokenizer_2", "text_encoder_2")  # of SDXL
 # The only classes a folder may name: a config is input, not code to look up freely.
 CLASSES: dict[str, tuple[str, ...]] = {
     "tokenizer": ("CLIPTokenizer", "CLIPTokenizerFast"),
     "text_encoder": ("CLIPTextModel",),
+    "tokenizer_2": ("CLIPTokenizer", "CLIPTokenizerFast"),
+    "text_encoder_2": ("CLIPTextModelWithProjection",),
     "vae": ("AutoencoderKL",),
     "unet": ("UNet2DConditionModel",),
 }
@@ -44,26 +52,38 @@ def read_folder(folder: Path, dtype: torch.dtype) -> ModelParts:
 
     Raises:
         BackboneError: not such a folder, a part missing or damaged, pickled weights only, or a
-            model of another kind (SDXL and later).
+            model of another kind.
     """
-    _check_index(folder)
-    unet = read_unet_config(folder / "unet" / CONFIG)
+    sdxl = is_sdxl_index(_check_index(folder))
+    unet = read_unet_config(folder / "unet" / CONFIG, SDXLUNetConfig if sdxl else UNetConfig)
     vae = read_vae_config(folder / "vae" / CONFIG)
-    text = read_text_config(folder / "text_encoder" / CONFIG)
-    check_fit(unet, vae, text, folder / "unet" / CONFIG)
+    names = ("text_encoder", "text_encoder_2")[: 1 + sdxl]
+    texts = [read_text_config(folder / name / CONFIG) for name in names]
+    check_fit(unet, vae, texts, folder / "unet" / CONFIG)
     size = {"sample_size": compute_latent_size(unet, vae, folder / "unet" / CONFIG)}
     scheduler = read_scheduler(folder)
+    second: dict[str, Any] = {}
+    if sdxl:
+        second = {
+            "tokenizer_2": read_tokenizer(folder / "tokenizer_2", texts[1].vocab_size),
+            "text_encoder_2": _load_text_encoder(
+                CLIPTextModelWithProjection, folder / "text_encoder_2", texts[1], dtype
+            ),
+        }
     return ModelParts(
-        tokenizer=read_tokenizer(folder / "tokenizer", text.vocab_size),
-        # The implementation is named: the library must never take it from a file.
-        text_encoder=load_part(
-            CLIPTextModel, folder / "text_encoder", text.list_arguments(), dtype, attn_implementation="sdpa"
-        ),
+        tokenizer=read_tokenizer(folder / "tokenizer", texts[0].vocab_size),
+        text_encoder=_load_text_encoder(CLIPTextModel, folder / "text_encoder", texts[0], dtype),
         vae=load_part(AutoencoderKL, folder / "vae", vae.list_arguments(), dtype),
         unet=load_part(UNet2DConditionModel, folder / "unet", unet.list_arguments() | size, dtype),
         scheduler=scheduler,
-        family=detect_family(unet.cross_attention_dim),
+        family="sdxl" if sdxl else detect_family(unet.cross_attention_dim),
+        **second,
     )
+
+
+def _load_text_encoder(cls: type[Encoder], where: Path, config: TextConfig, dtype: torch.dtype) -> Encoder:
+    # The implementation is named: the library must never take it from a file.
+    return load_part(cls, where, config.list_arguments(), dtype, attn_implementation="sdpa")
 
 
 def read_scheduler(folder: Path) -> DDPMScheduler:
@@ -76,21 +96,22 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
     if "beta_schedule" not in config:
         raise BackboneError(
             f"{folder} has no diffusion noise schedule (its scheduler is {config.get('_class_name')}).",
-            "Use a Stable Diffusion 1.x or 2.x model.",
+            "Use a Stable Diffusion 1.x, 2.x or XL model.",
         )
     return DDPMScheduler(**parse_noise_settings(config))
 
 
-def _check_index(folder: Path) -> None:
-    """Refuse a folder that is no pipeline, or one of another kind, by its index alone."""
+def _check_index(folder: Path) -> dict[str, Any]:
+    """Return a folder's index; refuses one that is no pipeline, or of another kind, by the index alone."""
     if not is_regular(folder / INDEX):
         raise _make_no_pipeline_error(folder)
     index = read_model_json(folder / INDEX)
     kind = detect_pipeline_kind(index)
     if kind is not None:
         raise BackboneError(f"{folder} is {choose_article(kind)} {kind}, which is not supported yet.", REMEDY)
-    for part in NEEDED:
+    for part in (*NEEDED, *SECOND) if is_sdxl_index(index) else NEEDED:
         _check_part(folder, part, index.get(part))
+    return index
 
 
 def _make_no_pipeline_error(folder: Path) -> BackboneError:
@@ -116,12 +137,19 @@ def _check_part(folder: Path, part: str, entry: object) -> None:
             raise BackboneError(
                 f"{folder / INDEX} names {quote_value(entry)} as its {part}.",
                 f"Expected {' or '.join(CLASSES.get(part, ('a class of diffusers',)))}: "
-                "use a Stable Diffusion 1.x or 2.x model.",
+                "use a Stable Diffusion 1.x, 2.x or XL model.",
             )
 
 
+Spacing = Literal["leading", "trailing"]
+
+
 class NoiseConfig(BaseModel):
-    """The fields of a model's scheduler file that are read: the noise that it was trained with, no sampler options."""
+    """The fields of a model's scheduler file that are read: how it was trained, no sampler options.
+
+    Models that were trained or distilled to begin at T - 1 (Turbo, zero terminal SNR) have trailing timesteps; any
+    other spacing is the sampler's business, and Stable Diffusion's own is leading.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
 
@@ -132,6 +160,14 @@ class NoiseConfig(BaseModel):
     trained_betas: tuple[float, ...] | None = None
     prediction_type: str = "epsilon"
     rescale_betas_zero_snr: bool = False
+    timestep_spacing: Spacing = "leading"
+
+    @model_validator(mode="before")
+    @classmethod
+    def choose_spacing(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Choose trailing timesteps where the file says so, or where the noisiest timestep has no signal."""
+        trailing = values.get("timestep_spacing") == "trailing" or values.get("rescale_betas_zero_snr") is True
+        return {**values, "timestep_spacing": "trailing" if trailing else "leading"}
 
     @model_validator(mode="after")
     def check_noise(self) -> Self:
@@ -157,7 +193,7 @@ def parse_noise_settings(config: Mapping[str, Any]) -> dict[str, Any]:
     except ValidationError as error:
         raise BackboneError(
             f"This model's noise schedule cannot be used: {describe_first_fault(error)}.",
-            "Correct scheduler/scheduler_config.json, or use a Stable Diffusion 1.x or 2.x model.",
+            "Correct scheduler/scheduler_config.json, or use a Stable Diffusion 1.x, 2.x or XL model.",
         ) from None
     betas = settings["trained_betas"]
     return settings | {"trained_betas": None if betas is None else list(betas)}

@@ -11,7 +11,8 @@ TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2"}
 
 # Starts of pipeline classes in `model_index.json`; the longest that fits names the kind.
 PIPELINES = {
-    "StableDiffusionXL": "SDXL model",
+    "StableDiffusionXLInpaint": "SDXL inpainting model",
+    "StableDiffusionXLInstructPix2Pix": "SDXL editing model (InstructPix2Pix)",
     "StableDiffusion3": "Stable Diffusion 3 model",
     "StableDiffusionInpaint": "inpainting model",
     "StableDiffusionInstructPix2Pix": "editing model (InstructPix2Pix)",
@@ -34,6 +35,7 @@ PIPELINES = {
     "Lumina": "Lumina model",
     "Sana": "Sana model",
     "QwenImage": "Qwen-Image model",
+    "ZImage": "Z-Image model",
     "IF": "DeepFloyd IF model",
     "AnimateDiff": "video model (AnimateDiff)",
     "StableVideoDiffusion": "video model",
@@ -42,9 +44,12 @@ PIPELINES = {
     "LTX": "video model (LTX)",
 }
 
+# SDXL's second text encoder in a checkpoint file; its refiner has no first one.
+SDXL_TEXT_PREFIX = "conditioner.embedders.1.model."
 # Pieces of tensor names that only such a file has, in this order.
 TENSOR_NAMES = {
-    "conditioner.embedders.": "SDXL checkpoint",
+    "conditioner.embedders.0.model.": "SDXL refiner checkpoint",
+    "edm_mean": "Playground v2.5 checkpoint",  # SDXL's parts on another noise schedule
     "double_blocks.0.": "FLUX checkpoint",
     "joint_blocks.0.": "Stable Diffusion 3 checkpoint",
     "adaln_single.": "PixArt checkpoint",
@@ -80,23 +85,36 @@ def detect_family(text_width: int) -> Family:
 
 
 def detect_pipeline_kind(index: Mapping[str, object]) -> str | None:
-    """Name the kind of a pipeline that is not a Stable Diffusion 1.x or 2.x; None if nothing speaks against it."""
+    """Name the kind of a pipeline that is neither Stable Diffusion 1.x, 2.x nor SDXL; None if it may be one."""
     name = index.get("_class_name")
+    if is_sdxl_index(index) and index.get("text_encoder") in (None, [None, None]):
+        return "SDXL refiner"
     if isinstance(name, str):
         starts = [start for start in PIPELINES if name.startswith(start)]
         if starts:
             return PIPELINES[max(starts, key=len)]
-    if "text_encoder_2" in index or "transformer" in index or "prior" in index:
+    if ("text_encoder_2" in index and not is_sdxl_index(index)) or "transformer" in index or "prior" in index:
         return f"model of another kind ({name})" if isinstance(name, str) else "model of another kind"
     return None
 
 
+def is_sdxl_index(index: Mapping[str, object]) -> bool:
+    """Return whether a `model_index.json` is of an SDXL pipeline."""
+    return str(index.get("_class_name")).startswith("StableDiffusionXL")
+
+
+def is_sdxl_file(names: Collection[str]) -> bool:
+    """Return whether a checkpoint file with these tensors is an SDXL model."""
+    return any(name.startswith(SDXL_TEXT_PREFIX) for name in names)
+
+
 def detect_file_kind(names: Collection[str], metadata: Mapping[str, str]) -> str | None:
-    """Name the kind of a safetensors file by its tensors; None if it may be a Stable Diffusion 1.x or 2.x."""
+    """Name the kind of a safetensors file by its tensors; None if it may be Stable Diffusion 1.x, 2.x or SDXL."""
     if "sefi" in metadata:
         return "identity of sefi"
     for piece, kind in TENSOR_NAMES.items():
-        if any(piece in name for name in names):
+        # The size conditions of SDXL have the name of class embeddings.
+        if any(piece in name for name in names) and not (piece == "label_emb." and is_sdxl_file(names)):
             return kind
     if any(name.startswith("model.diffusion_model.") for name in names):
         return None

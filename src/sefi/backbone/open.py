@@ -3,17 +3,17 @@
 import json
 import re
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import PREDICTION_TYPES, Backbone, ModelParts, TextEncoding, compute_fingerprint
-from sefi.backbone.checkpoint import read_checkpoint
+from sefi.backbone.checkpoint import PAD_TOKENS, read_checkpoint
 from sefi.backbone.files import quiet_libraries, read_or_refuse
 from sefi.backbone.folder import read_folder
 from sefi.backbone.kinds import EMBEDDED
@@ -21,37 +21,46 @@ from sefi.backbone.tokenizer import create_clip_tokenizer
 from sefi.core.errors import BackboneError
 from sefi.core.reading import describe_fault
 
-CONFIGS = Path(__file__).parent / "configs" / "sd1"
-RESOLUTION = 512
+CONFIGS = Path(__file__).parent / "configs"
+Published = Literal["sd1", "sd2", "sdxl"]
 
 
-def create_empty_stable_diffusion() -> Backbone:
-    """Create a model of the size of Stable Diffusion 1.4 on the meta device: every shape, no memory."""
+def create_empty_stable_diffusion(family: Published = "sd1") -> Backbone:
+    """Create a model of a published size on the meta device (1.4, 2.1 or XL 1.0): every shape, no memory."""
+    second: dict[str, Any] = {}
     with torch.device("meta"):
-        text = CLIPTextModel(CLIPTextConfig(**read_shipped_config("text_encoder")))
-        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(read_shipped_config("unet")))
-        vae = cast(AutoencoderKL, AutoencoderKL.from_config(read_shipped_config("vae")))
-    scheduler = cast(DDPMScheduler, DDPMScheduler.from_pretrained(CONFIGS, subfolder="scheduler"))
-    return Backbone(
-        tokenizer=create_clip_tokenizer(),
+        text = CLIPTextModel(CLIPTextConfig(**read_shipped_config("text_encoder", family)))
+        unet = cast(UNet2DConditionModel, UNet2DConditionModel.from_config(read_shipped_config("unet", family)))
+        vae = cast(AutoencoderKL, AutoencoderKL.from_config(read_shipped_config("vae", family)))
+        if family == "sdxl":
+            config = CLIPTextConfig(**read_shipped_config("text_encoder_2", family))
+            second = {"text_encoder_2": CLIPTextModelWithProjection(config)}
+    tokenizers = [create_clip_tokenizer(pad) for pad in PAD_TOKENS[family]]
+    parts = ModelParts(
+        tokenizer=tokenizers[0],
         text_encoder=text,
         vae=vae,
         unet=unet,
-        scheduler=scheduler,
-        family="sd1",
-        fingerprint=f"sd1:{text.config.hidden_size}:empty",
-        resolution=RESOLUTION,
+        scheduler=cast(DDPMScheduler, DDPMScheduler.from_pretrained(CONFIGS / family, subfolder="scheduler")),
+        family=family,
+        tokenizer_2=tokenizers[1] if second else None,
+        **second,
+    )
+    return Backbone(
+        **vars(parts),
+        fingerprint=f"{family}:{parts.token_width}:empty",
+        resolution=parts.trained_resolution,
         source="sizes only",
     )
 
 
-def read_shipped_config(part: str) -> dict[str, Any]:
+def read_shipped_config(part: str, family: Published = "sd1") -> dict[str, Any]:
     """Read the shipped configuration of one part."""
-    return json.loads((CONFIGS / part / "config.json").read_text(encoding="utf-8"))
+    return json.loads((CONFIGS / family / part / "config.json").read_text(encoding="utf-8"))
 
 
 PROMPT = "a photo"
-REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 WIDER = "Open it in float32 or bfloat16, or copy or download the model again."
 
 
@@ -103,7 +112,7 @@ MODELS = Path(__file__).parents[1] / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Configurations, tokenizer and full-precision safetensors; never pickled weights.
 HUB_FILES = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"]
-HUB_NEVER = ["safety_checker/*", "*flax*"]
+HUB_NEVER = ["safety_checker/*", "vae_1_0/*", "*flax*"]
 HUB_SKIPPED = ["*fp16*", "*bf16*", "*non_ema*", *HUB_NEVER]
 
 
@@ -174,7 +183,9 @@ def _locate_embedded() -> Path:
 
 def _fetch_from_hub(source: str, *, allow_download: bool) -> Path:
     folder = _fetch_snapshot(source, HUB_SKIPPED, allow_download=allow_download)
-    if all(any((folder / part).glob("[!.]*.safetensors")) for part in ("unet", "vae", "text_encoder")):
+    second = ("text_encoder_2",) if (folder / "text_encoder_2").is_dir() else ()
+    parts = ("unet", "vae", "text_encoder", *second)
+    if all(any((folder / part).glob("[!.]*.safetensors")) for part in parts):
         return folder
     # Some repositories hold half-precision weights only.
     return _fetch_snapshot(source, HUB_NEVER, allow_download=allow_download)
@@ -233,16 +244,23 @@ def _check_fit(parts: ModelParts, source: str) -> None:
 
 
 def _refuse(source: str, reason: str) -> None:
-    raise BackboneError(f"'{source}' cannot be used: {reason}.", "Use a Stable Diffusion 1.x or 2.x model.")
+    raise BackboneError(f"'{source}' cannot be used: {reason}.", "Use a Stable Diffusion 1.x, 2.x or XL model.")
 
 
 def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:
     fingerprint = compute_fingerprint(parts)
-    for network in parts.networks.values():
-        torch.nn.Module.to(network, device, dtype)
+    for name, network in parts.networks.items():
+        torch.nn.Module.to(
+            network, device, torch.float32 if name == "vae" and _needs_single_precision(parts, dtype) else dtype
+        )
     return Backbone(
         **vars(parts),
         fingerprint=fingerprint,
         resolution=parts.trained_resolution,
         source=source,
     )
+
+
+def _needs_single_precision(parts: ModelParts, dtype: torch.dtype) -> bool:
+    """Return whether the autoencoder overflows in this number type: SDXL's does in float16, and its file says so."""
+    return parts.family == "sdxl" and dtype == torch.float16 and bool(parts.vae.config["force_upcast"])

@@ -5,29 +5,30 @@ implementation to fetch, no quantisation, no remote code. Defaults are those of 
 fields out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sefi.backbone.files import read_model_json
 from sefi.core.errors import BackboneError
 
-REMEDY = "Use a Stable Diffusion 1.x or 2.x model."
+REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 DEFAULT_LATENT_SIZE = 64
 MAX_LATENT_SIZE = 512
 PIXEL_STEP = 8  # StableDiffusionPipeline generates no other sizes
 INPAINTING_CHANNELS = {5: "a depth model?", 7: "an upscaler?", 8: "an editing model?", 9: "an inpainting model?"}
 
+ADDED = "added conditions, as only SDXL has them"
 # Fields of a UNet that must be empty (null, false, or a list of these), and what they would ask for.
 UNSUPPORTED = {
     "class_embed_type": "class embeddings",
     "num_class_embeds": "class embeddings",
     "class_embeddings_concat": "class embeddings",
     "projection_class_embeddings_input_dim": "class embeddings",
-    "addition_embed_type": "added conditions, as in SDXL",
-    "addition_time_embed_dim": "added conditions, as in SDXL",
+    "addition_embed_type": ADDED,
+    "addition_time_embed_dim": ADDED,
     "encoder_hid_dim": "a projected text or image condition",
     "encoder_hid_dim_type": "a projected text or image condition",
     "only_cross_attention": "cross-attention in the place of self-attention",
@@ -37,6 +38,8 @@ UNSUPPORTED = {
     "num_attention_heads": "a number of heads apart from `attention_head_dim`",
     "reverse_transformer_layers_per_block": "other numbers of layers on the way up",
 }
+
+SIZE_CONDITIONS = 6  # numbers by which SDXL's UNet knows an image's original size, crop and target size
 
 PER_BLOCK = (
     "down_block_types",
@@ -81,6 +84,8 @@ class PartConfig(BaseModel):
 class UNetConfig(PartConfig):
     """A `UNet2DConditionModel` of the Stable Diffusion kind."""
 
+    unsupported: ClassVar[Mapping[str, str]] = UNSUPPORTED
+
     sample_size: Side | Annotated[list[Side], Field(min_length=2, max_length=2)] | None = None
     in_channels: FewChannels = 4
     out_channels: FewChannels = 4
@@ -112,7 +117,7 @@ class UNetConfig(PartConfig):
     transformer_layers_per_block: Transformers | list[Transformers] = 1
     attention_head_dim: Heads | list[Heads] = 8
     use_linear_projection: bool = False
-    upcast_attention: bool = False
+    upcast_attention: bool | None = False  # null in SDXL's published file
     resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
     resnet_skip_time_act: bool = False
     resnet_out_scale_factor: Scale = 1.0
@@ -129,7 +134,7 @@ class UNetConfig(PartConfig):
     @classmethod
     def refuse_unsupported(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Refuse fields that ask for inputs or layers that neither learning nor generation knows."""
-        for name, meaning in UNSUPPORTED.items():
+        for name, meaning in cls.unsupported.items():
             if not _is_empty(values.get(name)):
                 raise ValueError(f"`{name}` asks for {meaning}, which is not supported")
         return values
@@ -151,6 +156,19 @@ class UNetConfig(PartConfig):
         if not any("CrossAttn" in kind for kind in (*self.down_block_types, *self.up_block_types)):
             raise ValueError("`down_block_types` and `up_block_types` hold no block that reads text")
         return self
+
+
+ADDITIONS = ("addition_embed_type", "addition_time_embed_dim", "projection_class_embeddings_input_dim")
+
+
+class SDXLUNetConfig(UNetConfig):
+    """The `UNet2DConditionModel` of SDXL, which also reads the pooled text and the image's sizes."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {n: m for n, m in UNSUPPORTED.items() if n not in ADDITIONS}
+
+    addition_embed_type: Literal["text_time"]
+    addition_time_embed_dim: Annotated[int, Field(ge=2, le=8192)]
+    projection_class_embeddings_input_dim: Annotated[int, Field(ge=1, le=65536)]
 
 
 class VAEConfig(PartConfig):
@@ -275,9 +293,9 @@ def check_heads(width: int, heads: int) -> None:
         raise ValueError(f"`num_attention_heads` is {heads}, which does not divide {width}")
 
 
-def read_unet_config(path: Path) -> UNetConfig:
+def read_unet_config(path: Path, kind: type[UNetConfig] = UNetConfig) -> UNetConfig:
     """Read a UNet's `config.json`; `BackboneError` names the field at fault."""
-    return validate_part_config(UNetConfig, path, _read_class_config(path, "UNet2DConditionModel"))
+    return validate_part_config(kind, path, _read_class_config(path, "UNet2DConditionModel"))
 
 
 def read_vae_config(path: Path) -> VAEConfig:
@@ -373,8 +391,12 @@ def _get_stated_side(unet: UNetConfig, unet_file: Path) -> int | None:
     return size[0]
 
 
-def check_fit(unet: UNetConfig, vae: VAEConfig, text: TextConfig, unet_file: Path) -> None:
-    """Refuse a UNet that reads other latents or texts than the other parts make; names the field."""
+def check_fit(unet: UNetConfig, vae: VAEConfig, texts: Sequence[TextConfig], unet_file: Path) -> None:
+    """Refuse a UNet that reads other latents or texts than the other parts make; names the field.
+
+    Args:
+        texts: those of the text encoders, whose states ride side by side.
+    """
     for name in ("in_channels", "out_channels"):
         channels = getattr(unet, name)
         if channels != vae.latent_channels:
@@ -383,9 +405,28 @@ def check_fit(unet: UNetConfig, vae: VAEConfig, text: TextConfig, unet_file: Pat
                 f"{unet_file}: `{name}` is {channels}, and the VAE's latents have {vae.latent_channels} ({guess}).",
                 "Use the text-to-image model of the same family.",
             )
-    if unet.cross_attention_dim != text.hidden_size:
+    widths = [text.hidden_size for text in texts]
+    if unet.cross_attention_dim != sum(widths):
+        encoders = "text encoder's width is" if len(widths) == 1 else "text encoders' widths are"
         raise BackboneError(
-            f"{unet_file}: `cross_attention_dim` is {unet.cross_attention_dim}, and the text encoder's width is "
-            f"{text.hidden_size}.",
+            f"{unet_file}: `cross_attention_dim` is {unet.cross_attention_dim}, and the {encoders} "
+            f"{' and '.join(map(str, widths))}.",
+            REMEDY,
+        )
+    if isinstance(unet, SDXLUNetConfig):
+        check_conditions(unet, texts[-1], unet_file)
+
+
+def check_conditions(unet: SDXLUNetConfig, text: TextConfig, unet_file: Path) -> None:
+    """Refuse an SDXL UNet that reads another pooled text than the second encoder's, or another number of sizes.
+
+    The refiner reads five sizes.
+    """
+    pooled, size = text.projection_dim or 0, unet.addition_time_embed_dim
+    expected = SIZE_CONDITIONS * size + pooled
+    if unet.projection_class_embeddings_input_dim != expected:
+        raise BackboneError(
+            f"{unet_file}: `projection_class_embeddings_input_dim` is {unet.projection_class_embeddings_input_dim}; "
+            f"{SIZE_CONDITIONS} sizes of {size} and the pooled text of {pooled} are {expected}.",
             REMEDY,
         )

@@ -59,11 +59,9 @@ def run_attend(
     check_detector(detector)
     identities = load_identities([prompt], identity or [], config)
     from sefi.cli.progress import TerminalProgress
-    from sefi.diffusion.attention_maps import check_guided
     from sefi.diffusion.text import find_unknown_words
     from sefi.methods import check_tokens_only
 
-    check_guided(config.generate)
     check_tokens_only(identities)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, [prompt], config, identities)

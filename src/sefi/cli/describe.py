@@ -18,6 +18,8 @@ def run_inspect(file: File, as_json: options.AsJson = False) -> None:
 
     identity = Identity.load(file)
     record: dict[str, object] = identity.header.model_dump(mode="json")
+    if not identity.header.widths:  # one text encoder
+        del record["widths"]
     record["tensors"] = {name: list(tensor.shape) for name, tensor in identity.tensors.items()}
     record["bytes"] = file.stat().st_size
     if "tokens" in identity.tensors:

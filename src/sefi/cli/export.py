@@ -34,7 +34,7 @@ Sampling = Annotated[
 ]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Your sampler's steps, for --stages.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: NAME-HOST.")]
-FAMILIES = ("sd1", "sd2")  # of the models that other programs have
+FAMILIES = ("sd1", "sd2", "sdxl")  # of the models that other programs have
 
 
 def run_export(
@@ -84,10 +84,15 @@ def run_export(
 
 def list_notes(identity: "Identity", embeddings: "list[Embedding]", advice: str) -> list[str]:
     """List what a user of the files should know: what they lose, what they fit."""
-    notes = [advice] if advice else []
+    from sefi.hosts.export import CLIP_SKIP
+
     family = identity.header.base_model.partition(":")[0]
+    # SDXL reads the layer before the last anyway.
+    notes = [] if not advice or (family == "sdxl" and advice == CLIP_SKIP) else [advice]
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
+    if family == "sdxl":
+        notes.append("the file has a tensor for each text encoder; diffusers loads them one by one.")
     if len(embeddings) == 1 and identity.header.stages > 1:
         notes.append(f"one embedding stands for {identity.header.stages} stages; what that costs is not measured yet.")
     return notes

@@ -21,7 +21,7 @@ Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="How strongly the prompt is followed.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="ddim, dpm++ or euler.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="ddim, dpm++, euler or lcm.")]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the image.")]
 Strength = Annotated[
     float | None,

@@ -86,6 +86,7 @@ SCHEMAS: dict[str, Schema] = {
             "base_model": "fingerprint of the model it was learned on",
             "signature": "samples of that model's tensors, by part",
             "width": "width of a token",
+            "widths": "widths of the tokens of each text encoder, where there are two",
             "class_word": "what the subject is",
             "settings": "every setting it was learned with",
             "seed": "seed of the learning run",
@@ -97,7 +98,7 @@ SCHEMAS: dict[str, Schema] = {
             "bytes": "size of the file",
             "token_norms": "norms of the tokens of every stage",
         },
-        frozenset({"token_norms"}),
+        frozenset({"token_norms", "widths"}),
     ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
     "settings": Schema(

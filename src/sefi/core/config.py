@@ -132,7 +132,9 @@ class GenerateSettings(Section, frozen=True):
 
     steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
-    scheduler: Literal["ddim", "dpm++", "euler"] = Field("ddim", description="diffusers' DDIM, DPM-Solver++ or Euler")
+    scheduler: Literal["ddim", "dpm++", "euler", "lcm"] = Field(
+        "ddim", description="diffusers' DDIM, DPM-Solver++, Euler or the sampler of latent consistency models"
+    )
     count: int = Field(1, ge=1, description="images per prompt")
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")

@@ -70,6 +70,7 @@ SCHEDULER_ALIASES: dict[str, str] = {
     ),
     **dict.fromkeys(("k_euler", "euler_discrete", "eulerdiscrete", "eulerdiscretescheduler"), "euler"),
     **dict.fromkeys(("ddimscheduler",), "ddim"),
+    **dict.fromkeys(("lcmscheduler", "latent_consistency", "consistency"), "lcm"),
 }
 METHOD_ALIASES: dict[str, str] = {
     **dict.fromkeys(("ti", "inversion", "textual_inversion", "textualinversion", "embedding"), "textual-inversion"),

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, TextEncoding
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -62,7 +61,7 @@ class ReferenceConditioner:
 
 
 class MapSum:
-    """Progress that collects the recorder's maps after every step, of the conditional half only."""
+    """Progress that collects the recorder's maps of the prompt after every step; a negative one comes before it."""
 
     def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
         self.recorder, self.side, self.progress = recorder, side, progress
@@ -96,10 +95,8 @@ def record_attention(
     """Generate one image and record the attention of its words.
 
     Raises:
-        ConfigError: without guidance there is no conditional half to record; or more steps than the model has
-            timesteps.
+        ConfigError: more steps than the model has timesteps.
     """
-    check_guided(settings)
     check_steps(backbone, settings.steps)
     parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
     sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
@@ -112,9 +109,3 @@ def record_attention(
     maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.maps, sums.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
     return PromptAttention(parsed.words, maps, reference, places, image)
-
-
-def check_guided(settings: GenerateSettings) -> None:
-    """Refuse generation without guidance, with `ConfigError`: it has no conditional half to record."""
-    if settings.guidance_scale <= 1:
-        raise ConfigError("Attention is shown for guided images only.", "Use a guidance scale above 1.")

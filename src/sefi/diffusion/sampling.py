@@ -4,17 +4,17 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
-from sefi.backbone.folder import parse_noise_settings
+from sefi.backbone.folder import Spacing, parse_noise_settings
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
 from sefi.core.hints import SCHEDULER_ALIASES, suggest
@@ -39,8 +39,6 @@ class GeneratedImage:
 
 
 Device = str | torch.device | None
-Spacing = Literal["leading", "trailing"]
-
 MOST_STAGES = 10  # of which every one is visited where there are as many steps: ours are 5, ProSpect's 10
 
 
@@ -82,10 +80,30 @@ class UnevenDDIMScheduler(DPMScheduler):
     lowest_left_out = False
 
 
+DISTILLED_STEPS = 50  # of latent consistency models (Luo et al. 2023, section 4.3)
+
+
+class ConsistencyScheduler(LCMScheduler):
+    """The sampler of latent consistency models, whose few steps add new noise; more steps than 50 are trailing ones."""
+
+    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, num_inference_steps: int, device: Device = None
+    ) -> None:
+        """Prepare so many steps: evenly spaced ones of those that the model was distilled at, from T - 1 on."""
+        config: Any = self.config
+        total = int(config["num_train_timesteps"])
+        distilled = min(total, max(num_inference_steps, DISTILLED_STEPS))
+        grid = compute_sampling_timesteps(distilled, total, "trailing")
+        chosen = grid[np.arange(num_inference_steps) * distilled // num_inference_steps]
+        # All timesteps are allowed: those of other T than 1000 are no multiples that diffusers knows.
+        super().set_timesteps(device=device, timesteps=chosen.tolist(), original_inference_steps=total)
+
+
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
     "dpm++": (DPMScheduler, {"algorithm_type": "dpmsolver++"}),
     "euler": (EulerScheduler, {}),
+    "lcm": (ConsistencyScheduler, {}),
 }
 UNEVEN_DDIM: dict[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "sigma_min"}
 
@@ -93,7 +111,8 @@ UNEVEN_DDIM: dict[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 
 def create_scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
     """Return a new scheduler of this name for this model; `set_timesteps(steps)` gives `compute_sampling_timesteps`.
 
-    Of the model's own scheduler it takes the noise schedule and what the model predicts, and nothing else.
+    Those of `lcm` are among the timesteps that such models are distilled at. Of the model's own scheduler it takes the
+    noise schedule, what the model predicts and whether it begins at T - 1 (trailing), and nothing else.
 
     Raises:
         ConfigError: there is no such scheduler, or the model has fewer timesteps than `steps`.
@@ -102,9 +121,8 @@ def create_scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa:
         raise ConfigError(f"There is no scheduler {name!r}.", suggest(name, SCHEDULERS, SCHEDULER_ALIASES, "Choose"))
     check_steps(backbone, steps)
     settings = parse_noise_settings(backbone.scheduler.config)
-    spacing: Spacing = "trailing" if settings["rescale_betas_zero_snr"] else "leading"
-    kind, own = choose_scheduler_class(name, steps, backbone.num_train_timesteps, spacing)
-    return kind(**settings, timestep_spacing=spacing, steps_offset=1, **own)
+    kind, own = choose_scheduler_class(name, steps, backbone.num_train_timesteps, settings["timestep_spacing"])
+    return kind(**settings, steps_offset=1, **own)
 
 
 def choose_scheduler_class(name: str, steps: int, total: int, spacing: Spacing) -> tuple[Any, dict[str, Any]]:
@@ -186,7 +204,7 @@ def decode_images(
     """
     vae: Any = pipeline.vae
     with torch.no_grad():
-        pixels = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
+        pixels = vae.decode(latents.to(vae.dtype) / vae.config.scaling_factor, return_dict=False)[0]
     # One transfer from the device for the whole batch.
     sampled, decoded = torch.stack([_find_finite(latents), _find_finite(pixels)]).cpu().tolist()
     for number, fine in enumerate(decoded):
@@ -309,10 +327,14 @@ def sample_batch(
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
+    # Deterministic samplers draw nothing; of the others each image has its own noise, whatever the batch is.
+    generators = [create_generator(seed, "sampler") for seed in seeds]
+    random = {"generator": generators} if isinstance(pipeline.scheduler, LCMScheduler) else {}
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
         call: Any = pipeline
         result = call(
+            **random,
             **list_text_arguments(context),
             **{f"negative_{name}": value for name, value in list_text_arguments(null).items()},
             latents=draw_initial_noise(backbone, seeds),

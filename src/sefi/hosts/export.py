@@ -24,9 +24,12 @@ Slot = Literal["key", "value", "mean"]
 # A1111 and Forge find an embedding by its words anywhere in a prompt, where a plain `ada` would be taken too.
 PREFIX = "sefi-"
 KEY = "emb_params"  # what every program reads
+SDXL_KEYS = ("clip_l", "clip_g")  # of the two text encoders, for which SDXL has a tensor each
 MODEL_SPEC = "1.0.1"  # of the metadata: https://github.com/Stability-AI/ModelSpec
-ARCHITECTURES = {768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v"}
-TIMESTEPS = 1000  # of Stable Diffusion 1.x and 2.x
+ARCHITECTURES = {
+    768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v", 2048: "stable-diffusion-xl-v1-base"
+}  # fmt: skip
+TIMESTEPS = 1000  # of Stable Diffusion
 PROMPT = "a photo of {} at the beach"  # the example that users get
 
 
@@ -98,6 +101,15 @@ def make_metadata(identity: Identity, embedding: Embedding, slot: Slot) -> dict[
     }
 
 
+def list_embedding_tensors(identity: Identity, embedding: Embedding) -> dict[str, Tensor]:
+    """List the tensors of an embedding's file by their names there, each `[vector, width]` of one text encoder."""
+    widths = identity.header.widths
+    if not widths:
+        return {KEY: embedding.vectors}
+    parts = embedding.vectors.split(list(widths), dim=-1)
+    return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=True)}
+
+
 def write_embeddings(
     identity: Identity, embeddings: Sequence[Embedding], folder: Path, slot: Slot, *, overwrite: bool = False
 ) -> list[Path]:
@@ -114,7 +126,8 @@ def write_embeddings(
     for path in paths:
         check_output(path, FileKind.SAFETENSORS, overwrite=overwrite)
     for embedding, path in zip(embeddings, paths, strict=True):
-        write = partial(save_file, {KEY: embedding.vectors}, metadata=make_metadata(identity, embedding, slot))
+        tensors = list_embedding_tensors(identity, embedding)
+        write = partial(save_file, tensors, metadata=make_metadata(identity, embedding, slot))
         write_output(path, FileKind.SAFETENSORS, write, overwrite=overwrite)
     return paths
 

@@ -51,7 +51,8 @@ RELEARN = "Learn it again with a lower learning rate."
 REMEDY = "Use a file that `sefi learn` wrote."
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
-SCHEMA_VERSION = 2  # 1 had no `signature`
+SCHEMA_VERSION = 3  # the newest that is read; 1 had no `signature`, 2 no `widths`
+ONE_ENCODER_VERSION = 2  # what is written without `widths`: earlier versions of the package read it
 LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
 TABLE_DIMS = 4  # stage, key or value, vector, width
 
@@ -63,7 +64,7 @@ class IdentityHeader(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    schema_version: int = Field(default=SCHEMA_VERSION, ge=1)
+    schema_version: int = Field(default=ONE_ENCODER_VERSION, ge=1)
     name: str = Field(pattern=f"^{NAME}$")
     method: str = Field(min_length=1, max_length=64)
     stages: int = Field(ge=1, le=100)
@@ -71,6 +72,7 @@ class IdentityHeader(BaseModel):
     base_model: str = Field(max_length=200)
     signature: dict[str, str] = Field(default_factory=dict, max_length=10_000)
     width: int = Field(ge=1, le=LARGEST_WIDTH)
+    widths: tuple[int, ...] = Field(default=(), max_length=4)
     class_word: str = Field(min_length=1, max_length=100)
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
@@ -157,7 +159,8 @@ def write_identity(
         OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
     check_replaceable(path, FileKind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in identity.tensors.items()}
+    split = split_tokens(identity.tensors, identity.header.widths)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in split.items()}
     first, *others = group_tensors(tensors, largest)
     names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
     header = identity.header.model_copy(update={"shards": tuple(names)})
@@ -170,9 +173,41 @@ def write_identity(
         write_whole(part, path.with_name(name), {})
     # Last, so that a reader sees the old header and its files until now.
     with translate_existing_file_error(path):
-        write_whole(first, path, {HEADER_KEY: header.model_dump_json()}, replace=replace)
+        write_whole(first, path, {HEADER_KEY: dump_header(header)}, replace=replace)
     for name in before - set(names) - list_shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
+
+
+def dump_header(header: IdentityHeader) -> str:
+    """Return the JSON header; `widths` are left out where there is one text encoder."""
+    return header.model_dump_json(exclude=None if header.widths else {"widths"})
+
+
+def split_tokens(tensors: Tensors, widths: Sequence[int]) -> Tensors:
+    """Return the tensors as a file holds them: the tokens of each text encoder by themselves, `tokens`, `tokens_2` ...
+
+    Args:
+        widths: of the tokens of each text encoder; none where there is one.
+    """
+    if not widths or "tokens" not in tensors:
+        return tensors
+    parts = tensors["tokens"].split(list(widths), dim=-1)
+    others = {name: tensor for name, tensor in tensors.items() if name != "tokens"}
+    return {**dict(zip(list_token_names(widths), parts, strict=True)), **others}
+
+
+def join_tokens(tensors: Tensors, widths: Sequence[int]) -> Tensors:
+    """Return the tensors of a file with the tokens of all text encoders side by side, as `tokens`."""
+    names = list_token_names(widths)
+    if not widths or "tokens" not in tensors:
+        return tensors
+    others = {name: tensor for name, tensor in tensors.items() if name not in names}
+    return {"tokens": torch.cat([tensors[name] for name in names], dim=-1), **others}
+
+
+def list_token_names(widths: Sequence[int]) -> list[str]:
+    """List the names in a file of each text encoder's tokens."""
+    return ["tokens", *(f"tokens_{number}" for number in range(2, len(widths) + 1))]
 
 
 def write_whole(tensors: Tensors, path: Path, metadata: dict[str, str], *, replace: bool = True) -> None:
@@ -257,6 +292,7 @@ def read_identity(path: Path) -> Identity:
         tensors: Tensors = {}
         for file in files:
             tensors |= load_tensors(file)
+        tensors = join_tokens(tensors, header.widths)
         check_numbers(path, tensors)
     return Identity(tensors, header)
 
@@ -333,6 +369,8 @@ def parse_header(path: Path, text: str) -> IdentityHeader:
         header = IdentityHeader.model_validate(tree)
         if len(set(header.shards)) < len(header.shards):
             raise InvalidFileError("it names a file twice")
+        if header.widths and (min(header.widths) < 1 or sum(header.widths) != header.width):
+            raise InvalidFileError(f"its widths {header.widths} are not {header.width} together")
         check_settings(header)
     return header
 
@@ -375,10 +413,13 @@ def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) 
         raise IdentityError(f"{path} holds no tensors.", REMEDY)
     if "tokens" not in shapes:  # a method that saves weights or features; others refuse it when it is used
         return
-    found, shape = shapes["tokens"], (header.stages, 2, header.width)
-    # Several tokens in the place of one name stand before the width.
-    if found != shape and (len(found) != TABLE_DIMS or found[:2] + found[3:] != shape or found[2] > MOST_VECTORS):
-        raise IdentityError(f"{path}: tokens are {found}, the header says {shape}.", REMEDY)
+    widths = header.widths or (header.width,)
+    for name, width in zip(list_token_names(widths), widths, strict=True):
+        found, shape = shapes.get(name, ()), (header.stages, 2, width)
+        # Several tokens in the place of one name stand before the width.
+        several = len(found) == TABLE_DIMS and found[:2] + found[3:] == shape and found[2] <= MOST_VECTORS
+        if (found != shape and not several) or found[:-1] != shapes["tokens"][:-1]:
+            raise IdentityError(f"{path}: {name} are {found}, the header says {shape}.", REMEDY)
 
 
 def check_numbers(path: Path, tensors: Tensors) -> None:

@@ -19,7 +19,7 @@ from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import get_class_token_ids, tokenize_text
-from sefi.identity.file import Identity, IdentityHeader, Tensors
+from sefi.identity.file import ONE_ENCODER_VERSION, SCHEMA_VERSION, Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
 from sefi.training.loop import TrainingTask, train
 from sefi.training.token_inversion import TokenTraining
@@ -205,13 +205,16 @@ def get_class_row(backbone: Backbone, config: Config) -> Tensor:
 
 def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
     """Create the header of an identity."""
+    widths = backbone.token_widths
     return IdentityHeader(
+        schema_version=SCHEMA_VERSION if len(widths) > 1 else ONE_ENCODER_VERSION,
         name=name,
         method=config.method,
         stages=config.learn.stages,
         base_model=backbone.fingerprint,
         signature=backbone.signature.dump() if backbone.signature else {},
         width=backbone.token_width,
+        widths=widths if len(widths) > 1 else (),
         class_word=config.learn.class_word,
         settings=dump_config(config),
         seed=seed,

@@ -12,7 +12,7 @@ from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.identity.file import Identity
+from sefi.identity.file import LIMITS, Identity
 from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
@@ -83,10 +83,16 @@ class DreamBooth:
         return WeightCounts(sum(parameters[name].numel() for name in list_trained(backbone, config)), 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, and weights in single precision."""
+        """Require no stages, no attention loss, weights in single precision, and a model that fits into an identity."""
         del evaluators
         check_tuned_weights(self.info.title, config, backbone)
-        require_config(config, DreamBoothConfig)
+        size = 4 * self.count_weights(backbone, require_config(config, DreamBoothConfig)).trained
+        if size > LIMITS.size:
+            raise ConfigError(
+                f"DreamBooth saves every weight that it trains, of this model {size / 2**30:.1f} GiB, and an identity "
+                f"has at most {LIMITS.size / 2**30:.0f}.",
+                "Use dreambooth-lora, custom-diffusion or a method of tokens, such as sefi.",
+            )
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
