@@ -285,7 +285,7 @@ def test_an_identity_of_sdxl_has_a_tensor_for_each_text_encoder(tmp_path, vector
     assert {name: tensor.shape for name, tensor in stored.items()} == {
         "clip_l": (vectors, 768), "clip_g": (vectors, 1280),
     }  # fmt: skip
-    wanted = identity.table.float()[:, 1].mean(0)
+    wanted = identity.stage_tokens.float()[:, 1].mean(0)
     torch.testing.assert_close(torch.cat([stored["clip_l"], stored["clip_g"]], dim=-1), wanted)
     with safe_open(path, "pt") as file:
         assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
