@@ -350,7 +350,8 @@ def test_names_carry_the_scene_that_a_caption_leaves_out_and_no_other_word_does(
     text = tokenise_captions(parts.tokenizer, captions, np.random.default_rng(0))
     assert text.scenes.tolist() == [SCENES.index("beach"), -1, SCENES.index("snow")]
     rows = list[torch.Tensor]()
-    handle = parts.text.text_model.embeddings.token_embedding.register_forward_hook(lambda *a: rows.append(a[2]))
+    embeddings = next(m for name, m in parts.text.named_modules() if name.endswith("embeddings"))
+    handle = embeddings.register_forward_hook(lambda *a: rows.append(a[2].detach()))
     for strength in (0.0, 0.7):
         changes = NameChanges(torch.ones(3), torch.zeros(3), torch.full((3,), strength))
         encode_named(parts, text, torch.zeros(3, LENGTH, WIDTH), changes)
