@@ -145,8 +145,12 @@ class Config(Section, frozen=True):
     """Settings of a method, frozen: those that every method has.
 
     A method with settings of its own derives from this class and adds sections; `config_type` of the method names the
-    class. `sefi settings --preset NAME` lists every one with its value and meaning. The defaults are the published
-    values of SeFi-IDE; presets of other methods start from `ONE_TOKEN`, `ONE_SLOT` or `TRAINED_WEIGHTS` instead.
+    class. `sefi settings --preset NAME` lists every one with its value and meaning.
+
+    `Config()` is the published recipe of SeFi-IDE (the preset `paper`), with five stages, key apart from value, and the
+    attention loss; it is not what `sefi.learn` starts from, which is `DEFAULT`. So a preset of another method that
+    leaves a setting out has SeFi-IDE's published value: begin with `ONE_TOKEN`, `ONE_SLOT` or `TRAINED_WEIGHTS`, which
+    turn off what only SeFi-IDE has.
     """
 
     method: str = "sefi"
@@ -322,18 +326,23 @@ def parse_assigned_value(kind: object, value: str) -> object:
 
 
 SettingsTree = dict[str, Any]
-"""Settings by section, as in a TOML file; what is missing has its default."""
+"""Settings by section, as in a TOML file; what is missing has the value of `Config()`: SeFi-IDE's published one."""
 
-# What suits one photo on the embedded model: many samples a step from a pool of views that is encoded once.
-QUICK_VIEWS: SettingsTree = {"min_scale": 0.7, "aspect": 0.0, "canvas": "edge", "latent_pool": 64}
+# Views that suit one photo on the embedded model: many samples a step from a pool that is encoded once.
+EMBEDDED_VIEWS: SettingsTree = {"min_scale": 0.7, "aspect": 0.0, "canvas": "edge", "latent_pool": 64}
+# No change of colour, size or proportions: the whole crop, and its mirror image.
 PLAIN_VIEWS: SettingsTree = {
     "brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0, "min_scale": 1.0, "aspect": 0.0,
 }  # fmt: skip
 # At the usual 7.5 the embedded model oversaturates; likeness and prompt fidelity are both better here.
-QUICK_GENERATION: SettingsTree = {"guidance_scale": 4.0}
+EMBEDDED_GENERATION: SettingsTree = {"guidance_scale": 4.0}
+# One token that is key and value; also turns off the stages and the attention loss.
 ONE_SLOT: SettingsTree = {"stages": 1, "split_key_value": False, "attention_weight": 0.0}
+# Tokens are free numbers that start at the class word, without the expansion module.
 DIRECT: SettingsTree = {"expansion": "direct", "residual_init": True, "dropout": 0.0}
+# Both: one token of free numbers for all stages. What presets of other methods than SeFi-IDE begin with.
 ONE_TOKEN = ONE_SLOT | DIRECT
+# For methods that train weights of the model: nothing of the tokens by stage, and sentences for a rare word.
 TRAINED_WEIGHTS = ONE_TOKEN | {"templates": SHORT_TEMPLATES}
 
 
@@ -342,8 +351,8 @@ def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> Setti
 
     Rate, steps and alpha of the methods' presets are from docs/results/sweep.md.
     """
-    views = QUICK_VIEWS | sections.pop("views", {})
-    generate = QUICK_GENERATION | sections.pop("generate", {})
+    views = EMBEDDED_VIEWS | sections.pop("views", {})
+    generate = EMBEDDED_GENERATION | sections.pop("generate", {})
     return {"learn": learn, "views": views, "generate": generate, **sections}
 
 

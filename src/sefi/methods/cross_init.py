@@ -26,12 +26,12 @@ from sefi.methods.base import (
 )
 from sefi.photo.augment import PhotoViews
 
-VECTORS = ONE_TOKEN | {"vectors": NAME_WORDS}
+TWO_VECTORS = ONE_TOKEN | {"vectors": NAME_WORDS}
 PRESETS = {
-    "": make_embedded_preset(VECTORS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}),
+    "": make_embedded_preset(TWO_VECTORS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}),
     # lyuPang/CrossInitialization: 6.25e-4 times a batch of 8.
     "official": {
-        "learn": VECTORS
+        "learn": TWO_VECTORS
         | {"templates": FACE_TEMPLATES_81, "steps": 320, "batch": 8, "learning_rate": 5e-3, "weight_decay": 1e-2},
         "views": PLAIN_VIEWS,
         "generate": {"scheduler": "dpm++"},

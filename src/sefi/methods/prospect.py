@@ -18,6 +18,7 @@ from sefi.methods.base import (
 )
 from sefi.photo.augment import PhotoViews
 
+# A key-and-value token for each of ten stages, from the expansion module.
 TEN_STAGES = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
 PRESETS = {
     "": make_embedded_preset(TEN_STAGES | {"steps": 200, "batch": 5, "learning_rate": 1e-4}),

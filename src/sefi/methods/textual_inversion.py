@@ -18,10 +18,10 @@ from sefi.methods.base import (
 )
 from sefi.photo.augment import PhotoViews
 
-VECTORS = ONE_TOKEN | {"vectors": 2}
-PUBLISHED = VECTORS | {"templates": ALL_TEMPLATES, "weight_decay": 1e-2}
+TWO_VECTORS = ONE_TOKEN | {"vectors": 2}
+PUBLISHED = TWO_VECTORS | {"templates": ALL_TEMPLATES, "weight_decay": 1e-2}
 PRESETS = {
-    "": make_embedded_preset(VECTORS | {"steps": 200, "batch": 5}),
+    "": make_embedded_preset(TWO_VECTORS | {"steps": 200, "batch": 5}),
     # rinongal/textual_inversion, v1-finetune.yaml: base rate 5e-3 times a batch of 2. Differs: two vectors, as the
     # paper's baseline has them; the file's default is one.
     "official": {
