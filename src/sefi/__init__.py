@@ -1,7 +1,8 @@
 """Learn a person or a pet from one photo into a text-to-image model, so that the prompt still works.
 
 Nothing heavy is imported until it is used. Folders are called rooms: each imports only rooms below it, in the order of
-docs/architecture.md; `world` draws and trains the small model that the package brings.
+docs/architecture.md. The package `tiny_portraits` beside this one draws and trains the small model that comes with it
+(`sefi world`).
 """
 
 from importlib import import_module

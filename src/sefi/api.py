@@ -17,7 +17,7 @@ from sefi.core.errors import REMARKS, ConfigError, PhotoError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import require_seed
-from sefi.diffusion.conditioning import check_identities, describe_other_model
+from sefi.diffusion.conditioning import check_identities, compare_model
 from sefi.diffusion.sampling import GeneratedImage, check_steps, sample_images
 from sefi.diffusion.text import check_class_word, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
@@ -213,7 +213,7 @@ def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) ->
         IdentityError: one cannot be used on this model, or two have one name.
     """
     check_identities(backbone, identities)
-    remarks = [describe_other_model(backbone, identity) for identity in identities]
+    remarks = [compare_model(backbone, identity) for identity in identities]
     return [remark for remark in remarks if remark is not None]
 
 

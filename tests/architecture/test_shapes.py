@@ -84,7 +84,7 @@ def test_of_one_training_step(backbone):
     check(
         (texts.ids, Int[Tensor, "template encoder word"]),
         (texts.vector_index, Int[Tensor, "template word"]),
-        (texts.counted, Bool[Tensor, "template word"]),
+        (texts.compared_words, Bool[Tensor, "template word"]),
         (texts.reference.states, Float[Tensor, "template word width"]),
         (tokens, Float[Tensor, "stage 2 width"]),
         (sample.latents, Float[Tensor, "batch channel height height"]),
@@ -105,7 +105,7 @@ def test_of_images_latents_and_predictions(backbone):
         (pixels, Float[Tensor, "batch 3 height width"]),
         (latents, Float[Tensor, "batch channel h w"]),
         (backbone.decode(latents), Float[Tensor, "batch 3 height width"]),
-        (make_views(backbone).view(create_generator(1, "view")), Float[Tensor, "3 side side"]),
+        (make_views(backbone).draw_view(create_generator(1, "view")), Float[Tensor, "3 side side"]),
     )
     square = torch.zeros(2, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     predicted = backbone.predict(square, torch.tensor([3, 7]), context)

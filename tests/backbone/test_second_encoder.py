@@ -16,7 +16,7 @@ from sefi.backbone.weights import copy_with_weights
 from sefi.core.config import override, select_settings
 from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.core.rng import create_generator
-from sefi.diffusion.conditioning import IdentityConditioner, describe_other_model
+from sefi.diffusion.conditioning import IdentityConditioner, compare_model
 from sefi.diffusion.text import find_unknown_words, get_class_token_ids, parse_prompt, tokenize_text
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
@@ -125,7 +125,7 @@ def test_fingerprint_and_signature_cover_the_second_encoder(sdxl: Backbone) -> N
     weights = {name: weight + 1 for name, weight in sdxl.text_encoder_2.named_parameters(prefix="text_encoder_2")}
     other = replace(copy_with_weights(sdxl, weights), signature=None)
     assert compute_fingerprint(other) != sdxl.fingerprint
-    assert "in the second text encoder." in describe_other_model(other, make_identity(sdxl))
+    assert "in the second text encoder." in compare_model(other, make_identity(sdxl))
 
 
 def test_an_identity_of_one_encoder_is_refused(sdxl: Backbone, backbone: Backbone) -> None:

@@ -15,7 +15,7 @@ from sefi.backbone.open import open_backbone
 from sefi.backbone.signature import SAMPLES, sign_model
 from sefi.core.config import Config, parse_config
 from sefi.core.errors import IdentityError
-from sefi.diffusion.conditioning import check_identities, describe_other_model
+from sefi.diffusion.conditioning import check_identities, compare_model
 from sefi.identity.file import Identity
 from sefi.methods.base import create_header
 
@@ -59,8 +59,8 @@ def as_sd1(backbone):
 def test_the_same_weights_fit_at_any_precision(backbone, learned, opened):
     identity = identity_on(at(backbone, learned))
     model = at(backbone, *opened)
-    assert describe_other_model(model, identity) is None
-    assert describe_other_model(replace(model, family="sd1"), with_family(identity, "sd1")) is None
+    assert compare_model(model, identity) is None
+    assert compare_model(replace(model, family="sd1"), with_family(identity, "sd1")) is None
 
 
 def with_family(identity, family):
@@ -87,7 +87,7 @@ def test_other_weights_are_noted_or_refused(backbone, dtype, part, change):
     identity = identity_on(backbone)
     with pytest.raises(IdentityError, match="was learned on"):
         check_identities(model, [identity])
-    note = describe_other_model(replace(model, family="sd1"), with_family(identity, "sd1"))
+    note = compare_model(replace(model, family="sd1"), with_family(identity, "sd1"))
     assert f"in the {NAMES[part]}." in note
     assert "another checkpoint" in note
 
@@ -126,8 +126,8 @@ def test_added_tokens_change_nothing(backbone):
     tokenizer.add_tokens(["<cat-toy>", "<cat-toy>_1"])
     text.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     model = replace(backbone, tokenizer=tokenizer, text_encoder=text, signature=None, fingerprint="tiny:24:" + "e" * 16)
-    assert describe_other_model(model, identity_on(backbone)) is None
-    assert describe_other_model(backbone, with_base(identity_on(model), backbone)) is None
+    assert compare_model(model, identity_on(backbone)) is None
+    assert compare_model(backbone, with_base(identity_on(model), backbone)) is None
 
 
 def with_base(identity, backbone):
@@ -142,12 +142,12 @@ def test_other_words_are_refused_in_every_family(backbone):
     other = type(tokenizer)(vocab={word: k for k, word in enumerate(words)}, merges=[], model_max_length=17)
     model = replace(as_sd1(backbone), tokenizer=other, signature=None)
     with pytest.raises(IdentityError, match="was learned on"):
-        describe_other_model(model, identity_on(as_sd1(backbone)))
+        compare_model(model, identity_on(as_sd1(backbone)))
 
 
 def test_other_families_and_widths_are_refused(backbone):
     with pytest.raises(IdentityError, match="was learned on"):
-        describe_other_model(as_sd1(backbone), identity_on(backbone))
+        compare_model(as_sd1(backbone), identity_on(backbone))
     wide = identity_on(backbone)
     wide = replace(wide, header=wide.header.model_copy(update={"width": 25}))
     with pytest.raises(IdentityError, match="width 25"):
@@ -159,23 +159,23 @@ def test_weights_for_other_shapes_are_refused_tokens_noted(backbone):
 
     config = dict(backbone.unet.config) | {"layers_per_block": 2}
     other = replace(as_sd1(backbone), unet=UNet2DConditionModel.from_config(config), signature=None)
-    assert "in the UNet." in describe_other_model(other, identity_on(as_sd1(backbone)))
+    assert "in the UNet." in compare_model(other, identity_on(as_sd1(backbone)))
     with_weights = identity_on(as_sd1(backbone), **{"unet.conv_in.weight": torch.zeros(1)})
     with pytest.raises(IdentityError, match="was learned on"):
-        describe_other_model(other, with_weights)
+        compare_model(other, with_weights)
 
 
 @pytest.mark.parametrize("family", ["tiny", "sd1"])
 def test_version_1_is_compared_by_name(backbone, family):
     model = replace(backbone, family=family, fingerprint=f"{family}:24:{'0' * 16}")
     old = identity_on(model, version=1)
-    assert describe_other_model(model, old) is None
+    assert compare_model(model, old) is None
     other = replace(model, fingerprint=f"{family}:24:{'1' * 16}")
     if family == "tiny":
         with pytest.raises(IdentityError, match="was learned on"):
-            describe_other_model(other, old)
+            compare_model(other, old)
     else:
-        assert "perhaps in weights" in describe_other_model(other, old)
+        assert "perhaps in weights" in compare_model(other, old)
 
 
 def test_version_1_files_open_and_a_signature_travels(backbone, tmp_path):
@@ -197,7 +197,7 @@ def test_a_damaged_signature_is_refused(backbone, record):
     shapes = identity.header.signature["unet"].partition(":")[0]
     bad = identity.header.model_copy(update={"signature": identity.header.signature | {"unet": f"{shapes}:{record}"}})
     with pytest.raises(IdentityError, match="signature of 'ada' is damaged"):
-        describe_other_model(backbone, replace(identity, header=bad))
+        compare_model(backbone, replace(identity, header=bad))
 
 
 def test_a_note_is_said_once_and_images_are_made(backbone, caplog):

@@ -212,13 +212,13 @@ def test_two_that_change_the_whole_model_are_refused(backbone: Backbone, method:
 
 def test_a_sentence_has_as_many_words_as_the_table_has_tokens(backbone: Backbone) -> None:
     from sefi.photo.augment import PhotoViews
-    from sefi.training.token_inversion import TokenTraining
+    from sefi.training.token_inversion import TokenTask
 
     config = override(PRESETS["celeb-basis"], ["views.latent_pool=1", "learn.templates=a photo of {}"])
     width, side = backbone.token_width, backbone.resolution
     tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), seed=3)
     views = PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views)
-    task = TokenTraining(backbone, views, config, 0, tokens)
+    task = TokenTask(backbone, views, config, 0, tokens)
     assert task.texts.vector_index[0].tolist()[4:7] == [0, 1, 2]
     loss, _ = task.compute_loss(0)
     loss.backward()

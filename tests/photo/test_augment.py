@@ -26,7 +26,7 @@ def square() -> torch.Tensor:
 @settings(deadline=None)
 def test_views_are_pictures(seed: int, canvas: str) -> None:
     views = PhotoViews(square(), ViewSettings(canvas=canvas))
-    view = views.view(generator(seed))
+    view = views.draw_view(generator(seed))
     assert view.shape == (3, SIDE, SIDE)
     assert view.isfinite().all()
     assert view.abs().max() <= 1
@@ -36,8 +36,10 @@ def test_views_are_pictures(seed: int, canvas: str) -> None:
 @settings(deadline=None)
 def test_views_can_be_replayed(seed: int) -> None:
     views = PhotoViews(square(), ViewSettings())
-    assert torch.equal(views.view(generator(seed)), views.view(generator(seed)))
-    assert torch.equal(views.view(generator(seed)), apply(square(), draw_parameters(views.settings, generator(seed))))
+    assert torch.equal(views.draw_view(generator(seed)), views.draw_view(generator(seed)))
+    assert torch.equal(
+        views.draw_view(generator(seed)), apply(square(), draw_parameters(views.settings, generator(seed)))
+    )
 
 
 @given(seed=seeds)
@@ -61,7 +63,7 @@ def test_flips_come_as_often_as_asked() -> None:
 def test_the_picture_itself_is_not_changed() -> None:
     views = PhotoViews(square(), ViewSettings())
     for seed in range(5):
-        views.view(generator(seed)).fill_(0)
+        views.draw_view(generator(seed)).fill_(0)
     assert torch.equal(views.crop, square())
 
 
@@ -127,7 +129,7 @@ def test_views_of_several_photos_are_of_each_equally_often() -> None:
     plain = ViewSettings(brightness=0, contrast=0, saturation=0, hue=0, min_scale=1, aspect=0)
     views = PhotoViews(squares[0], plain, tuple(squares[1:]))
     generator = create_generator(3, "views")
-    means = torch.tensor([float(views.view(generator).mean()) for _ in range(600)])
+    means = torch.tensor([float(views.draw_view(generator).mean()) for _ in range(600)])
     for square in squares:
         assert 150 < int(((means - square.mean()).abs() < 0.1).sum()) < 250
 

@@ -82,6 +82,6 @@ def test_bytes_and_pixels_are_inverse() -> None:
 def test_views_of_a_photograph(photograph: Path) -> None:
     views = PhotoViews(crop_middle(read_photo(photograph), 61), ViewSettings(min_scale=0.5))
     stream = torch.Generator().manual_seed(1)
-    seen = torch.stack([views.view(stream) for _ in range(7)])
+    seen = torch.stack([views.draw_view(stream) for _ in range(7)])
     assert seen.shape == (7, 3, 61, 61)
     assert len({view.sum().item() for view in seen}) == 7

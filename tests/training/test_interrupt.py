@@ -101,7 +101,7 @@ def test_a_checkpoint_with_the_settings_of_all_methods_is_resumed(backbone: Back
     checkpoint = tmp_path / "run.safetensors"
     run = make_trainer(backbone, views(backbone), CONFIG, 1)
     run.take_step(0)
-    run.task.settings["config"] |= {"tune": {"rank": 4}, "basis": {"names": None}}  # as earlier versions saved them
+    run.task.training_key["config"] |= {"tune": {"rank": 4}, "basis": {"names": None}}  # as earlier versions saved them
     run.save(checkpoint)
     assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1
     with pytest.raises(ConfigError, match="other settings"):
@@ -180,6 +180,6 @@ def test_a_checkpoint_that_has_no_signature_yet_is_resumed(backbone: Backbone, t
     checkpoint = tmp_path / "run.safetensors"
     trainer = make_trainer(backbone, views(backbone), CONFIG, 1)
     trainer.take_step(0)
-    del trainer.task.settings["signature"]  # as earlier versions saved it
+    del trainer.task.training_key["signature"]  # as earlier versions saved it
     trainer.save(checkpoint)
     assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1

@@ -63,7 +63,7 @@ def test_the_loss_on_fixed_samples_falls(backbone: Backbone) -> None:
 
     config = override(PRESETS["default"], ["learn.steps=40", "learn.learning_rate=0.05", "views.latent_pool=3"])
     run = make_trainer(backbone, views(backbone, config), config, 1)
-    probe = draw_batch(backbone, run.task.latents, config.learn, 99, 0)
+    probe = draw_batch(backbone, run.task.latent_source, config.learn, 99, 0)
 
     def loss() -> float:
         with torch.no_grad():

@@ -28,7 +28,7 @@ from sefi.methods.base import TrainingOptions, get_class_row
 from sefi.photo.augment import PhotoViews
 from sefi.photo.detect import YuNetDetector
 from sefi.testing import list_differences, record_state
-from sefi.training.token_inversion import TokenTraining
+from sefi.training.token_inversion import TokenTask
 
 THREADS, IMAGES = 8, 50
 FEW = ["learn.steps=3", "learn.batch=2", "views.latent_pool=3", "tune.prior_images=1", "generate.steps=2"]
@@ -187,7 +187,7 @@ def test_dropout_never_touches_the_random_numbers_of_the_process(backbone: Backb
     before = torch.get_rng_state()
     tokens = Watching(get_class_row(backbone, config), config.learn, 1)
     square = torch.zeros(3, backbone.resolution, backbone.resolution)
-    task = TokenTraining(backbone, PhotoViews(square, config.views), config, 1, tokens)
+    task = TokenTask(backbone, PhotoViews(square, config.views), config, 1, tokens)
     first, again = (task.compute_loss(0)[0] for _ in range(2))
     assert len(states) == 3
     assert all(torch.equal(one, before) for one in [*states, torch.get_rng_state()])

@@ -3,12 +3,12 @@
 from sefi.identity.tokens import IdentityTokens
 from sefi.methods.base import get_class_row
 from sefi.training.loop import IdentityTrainer, train
-from sefi.training.token_inversion import TokenTraining
+from sefi.training.token_inversion import TokenTask
 
 
 def make_task(backbone, views, config, seed):
     tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)
-    return TokenTraining(backbone, views, config, seed, tokens)
+    return TokenTask(backbone, views, config, seed, tokens)
 
 
 def make_trainer(backbone, views, config, seed):

@@ -56,7 +56,7 @@ class TextEncoding:
         """Return it in another dtype."""
         return self._change(lambda values: values.to(dtype))
 
-    def split(self, count: int) -> "list[TextEncoding]":
+    def chunk(self, count: int) -> "list[TextEncoding]":
         """Split the batch into `count` equal parts."""
         pooled = [None] * count if self.pooled is None else self.pooled.chunk(count)
         extra = {name: value.chunk(count) for name, value in self.extra.items()}

@@ -93,13 +93,13 @@ class LossOptions:
 
     Attributes:
         words: which words count, boolean `[batch, word]`.
-        latent: height and width of the latent; maps are compared at half of it.
+        latent_size: height and width of the latent; maps are compared at half of it.
         reduction: "sum" or "mean".
         detach_query: let the loss reach the key tokens only through this layer's keys.
     """
 
     words: Tensor
-    latent: tuple[int, int]
+    latent_size: tuple[int, int]
     reduction: Literal["sum", "mean"]
     detach_query: bool
 
@@ -119,11 +119,11 @@ class KeyValueProcessor:
         self,
         name: str,
         recorder: AttentionRecorder | None,
-        loss: LossOptions | None,
+        loss_options: LossOptions | None,
         *,
         detach_start: bool = False,
     ) -> None:
-        self.name, self.recorder, self.loss = name, recorder, loss
+        self.name, self.recorder, self.loss_options = name, recorder, loss_options
         self.detach_start = detach_start
 
     def __call__(
@@ -168,13 +168,12 @@ class KeyValueProcessor:
         if reference_key is not None:
             with torch.no_grad():
                 reference = reshape_to_maps(compute_attention_weights(query, reference_key, scale), height, width)
-        if self.loss is not None and reference is not None:
-            seen = compute_attention_weights(query.detach(), key, scale) if self.loss.detach_query else weights
-            side = (max(1, self.loss.latent[0] // 2), max(1, self.loss.latent[1] // 2))
+        options = self.loss_options
+        if options is not None and reference is not None:
+            seen = compute_attention_weights(query.detach(), key, scale) if options.detach_query else weights
+            side = (max(1, options.latent_size[0] // 2), max(1, options.latent_size[1] // 2))
             compared = reshape_to_maps(seen, height, width)
-            recorder.losses.append(
-                compute_map_difference(compared, reference, self.loss.words, side, self.loss.reduction)
-            )
+            recorder.losses.append(compute_map_difference(compared, reference, options.words, side, options.reduction))
         if recorder.keep_maps:
             maps = reshape_to_maps(weights, height, width)
             recorder.maps[self.name] = maps if recorder.keep_gradient else maps.detach()
@@ -183,7 +182,8 @@ class KeyValueProcessor:
 
     def get_map_size(self, positions: int) -> tuple[int, int]:
         """Return height and width of this layer's map: the latent halved until it has that many positions."""
-        height, width = self.loss.latent if self.loss is not None else (int(positions**0.5),) * 2
+        options = self.loss_options
+        height, width = options.latent_size if options is not None else (int(positions**0.5),) * 2
         while height * width > positions:
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
@@ -210,7 +210,7 @@ CROSS = "attn2.processor"
 def copy_with_key_value_attention(
     unet: UNet2DConditionModel,
     recorder: AttentionRecorder | None = None,
-    loss: LossOptions | None = None,
+    loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
 ) -> UNet2DConditionModel:
@@ -221,7 +221,9 @@ def copy_with_key_value_attention(
     copied = copy_part(unet)
     copied.set_attn_processor(
         {
-            name: KeyValueProcessor(name, recorder, loss, detach_start=detach_start) if name.endswith(CROSS) else stock
+            name: KeyValueProcessor(name, recorder, loss_options, detach_start=detach_start)
+            if name.endswith(CROSS)
+            else stock
             for name, stock in copied.attn_processors.items()
         }  # pyright: ignore[reportArgumentType]
     )

@@ -102,7 +102,7 @@ class IdentityConditioner:
             parsed = self.parse(prompt)
             rows, mask = self.build_rows(parsed, timestep)
             both = self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
-            self.encodings[key] = join_texts(*both.split(2))
+            self.encodings[key] = join_texts(*both.chunk(2))
         return self.encodings[key]
 
     def build_rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
@@ -146,20 +146,16 @@ def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None
                 f"{header.name!r} has tokens of width {header.width}, this model reads {backbone.token_width}.",
                 f"Open the model it was learned on ({header.base_model}) or learn it again on this one.",
             )
-        check_model_fits(backbone, identity)
+        compare_model(backbone, identity)
         check_norms(backbone, identity)
 
 
-def check_model_fits(backbone: Backbone, identity: Identity) -> None:
-    """Refuse an identity of a model that this one is no checkpoint of; errors as of `describe_other_model`."""
-    describe_other_model(backbone, identity)
+def compare_model(backbone: Backbone, identity: Identity) -> str | None:
+    """Compare a model with the one that an identity was learned on; refuse the identity where it cannot work.
 
-
-def describe_other_model(backbone: Backbone, identity: Identity) -> str | None:
-    """Return what a user should know where an identity was learned on another checkpoint of the model's family.
-
-    None where it was learned on these weights, in whatever dtype. An identity of file version 1 has no signature:
-    its model is known by a name that float16 copies may not share.
+    Returns what a user should know where that was another checkpoint of the model's family; None where it was these
+    weights, in whatever dtype. An identity of file version 1 has no signature: its model is known by a name that
+    float16 copies may not share.
 
     Raises:
         IdentityError: it was learned on a model of another family or with other words, its weights belong to a model of

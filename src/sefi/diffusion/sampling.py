@@ -39,7 +39,7 @@ class GeneratedImage:
 
 
 Device = str | torch.device | None
-MOST_STAGES = 10  # of which every one is visited where there are as many steps: ours are 5, ProSpect's 10
+STAGES_COVERED = 10  # up to so many stages each get a step where steps suffice: ours are 5, ProSpect's 10; no maximum
 
 
 class ExactTimesteps:
@@ -176,10 +176,10 @@ def compute_sampling_timesteps(
 
 
 def _covers(timesteps: NDArray[np.int64], total: int) -> bool:
-    """Return whether timesteps fall from near T - 1, none twice, through each of up to `MOST_STAGES` equal stages."""
+    """Return whether timesteps fall from near T - 1, none twice, through each of up to `STAGES_COVERED` stages."""
     steps, first = len(timesteps), int(timesteps[0])
     near_the_end = (total - 1) * steps - total <= first * steps < total * steps
-    stage_counts = range(1, min(steps, MOST_STAGES) + 1)
+    stage_counts = range(1, min(steps, STAGES_COVERED) + 1)
     every_stage = all(len(np.unique(count * timesteps // total)) == count for count in stage_counts)
     return near_the_end and every_stage and bool((np.diff(timesteps) < 0).all())
 

@@ -24,7 +24,7 @@ from sefi.backbone.bundle import Backbone, ModelParts, TextEncoding, compute_fin
 from sefi.backbone.folder import parse_noise_settings
 from sefi.backbone.kinds import detect_family
 from sefi.core.errors import BackboneError
-from sefi.diffusion.conditioning import IdentityConditioner, describe_other_model
+from sefi.diffusion.conditioning import IdentityConditioner, compare_model
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
 from sefi.identity.file import Identity
@@ -51,7 +51,7 @@ def attach(pipe: Any, *identities: Identity, strength: float = 1.0) -> "Attachme
     """
     backbone = view_pipeline(pipe)
     conditioner = IdentityConditioner(backbone, identities, strength)
-    remarks = [describe_other_model(backbone, identity) for identity in identities]
+    remarks = [compare_model(backbone, identity) for identity in identities]
     counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]
     attachment = Attachment(conditioner, [], math.lcm(*counts), tuple(r for r in remarks if r is not None))
     try:

@@ -54,7 +54,7 @@ ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
 SCHEMA_VERSION = 3  # the newest that is read; 1 had no `signature`, 2 no `widths`
 ONE_ENCODER_VERSION = 2  # what is written without `widths`: earlier versions of the package read it
 LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
-TABLE_DIMS = 4  # stage, key or value, vector, width
+TOKEN_DIMS = 4  # of tokens, where a name has several: stage, key or value, vector, width
 
 Tensors = dict[str, torch.Tensor]
 
@@ -137,7 +137,7 @@ class Identity:
 
 def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:
     """Add an axis for vectors to tokens `[stage, 2, width]`; those that have it are returned as they are."""
-    return tokens if tokens.ndim == TABLE_DIMS else tokens[:, :, None]
+    return tokens if tokens.ndim == TOKEN_DIMS else tokens[:, :, None]
 
 
 def write_identity(
@@ -417,7 +417,7 @@ def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) 
     for name, width in zip(list_token_names(widths), widths, strict=True):
         found, shape = shapes.get(name, ()), (header.stages, 2, width)
         # Several tokens in the place of one name stand before the width.
-        several = len(found) == TABLE_DIMS and found[:2] + found[3:] == shape and found[2] <= MOST_VECTORS
+        several = len(found) == TOKEN_DIMS and found[:2] + found[3:] == shape and found[2] <= MOST_VECTORS
         if (found != shape and not several) or found[:-1] != shapes["tokens"][:-1]:
             raise IdentityError(f"{path}: {name} are {found}, the header says {shape}.", REMEDY)
 

@@ -127,7 +127,7 @@ class IdentityTokens(nn.Module):
 
     Args:
         class_token: the token-table row of the class word, `[width]`.
-        config: `expansion`, `residual_init`, `stages`, `split_key_value`, `dropout`.
+        settings: `expansion`, `residual_init`, `stages`, `split_key_value`, `dropout` and `token_norm_limit` of them.
         seed: of the module's first weights, or of the direct table's.
     """
 

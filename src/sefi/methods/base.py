@@ -21,8 +21,8 @@ from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import get_class_token_ids, tokenize_text
 from sefi.identity.file import ONE_ENCODER_VERSION, SCHEMA_VERSION, Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
-from sefi.training.loop import TrainingTask, train
-from sefi.training.token_inversion import TokenTraining
+from sefi.training.loop import IdentityTask, train
+from sefi.training.token_inversion import TokenTask
 
 LIBRARIES = ("torch", "diffusers", "transformers")
 NAME_WORDS = 2  # words of a name that count
@@ -143,7 +143,7 @@ class Method(Protocol):
 
 
 class TokenMethod:
-    """A method whose identities are tokens and nothing else: any number of them share a prompt."""
+    """A method whose identities are applied by their tokens alone: any number of them share a prompt."""
 
     config_type: type[Config] = Config
 
@@ -158,8 +158,11 @@ class NameListSettings(Section, frozen=True):
     names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
 
 
-def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
+def read_name_list(backbone: Backbone, listed: str | None, setting: str = "basis.names") -> list[str]:
     """Return the names in a file, one a line, without repeats; without a file those that the embedded model knows.
+
+    Args:
+        setting: the method's own name for the setting `listed`, for messages.
 
     Raises:
         ConfigError: the file cannot be read, or there is none for a model that is not the embedded one.
@@ -167,7 +170,7 @@ def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
     if listed is None and not backbone.is_embedded:
         raise ConfigError(
             "This model needs a list of the names that it knows.",
-            "Write one name a line into a file and give it with --set basis.names=FILE.",
+            f"Write one name a line into a file and give it with --set {setting}=FILE.",
         )
     path = CHARACTERS if listed is None else Path(listed)
     with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
@@ -183,10 +186,13 @@ def read_name_list(backbone: Backbone, listed: str | None) -> list[str]:
         return names
 
 
-def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
+def find_name_rows(backbone: Backbone, names: list[str], setting: str = "basis.names") -> list[Tensor]:
     """Find the token-table rows of the names' first words and of their second, each `[name, width]`.
 
     Source: Celeb Basis, `_get_celeb_embeddings`: later tokens of a name do not count.
+
+    Args:
+        setting: where the names are from, for messages.
 
     Raises:
         ConfigError: fewer than two names have a first or a second token.
@@ -194,7 +200,7 @@ def find_name_rows(backbone: Backbone, names: list[str]) -> list[Tensor]:
     names_tokens = [tokenize_text(backbone, name) for name in names]
     columns = [[one[column] for one in names_tokens if len(one) > column] for column in range(NAME_WORDS)]
     if min(map(len, columns)) < FEWEST_NAMES:
-        raise ConfigError("The list has too few names of two words.", "Give a longer list with basis.names.")
+        raise ConfigError("The list has too few names of two words.", f"Give a longer list with {setting}.")
     return [torch.stack([backbone.get_token_row(token) for token in column]) for column in columns]
 
 
@@ -223,7 +229,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
 
 
 def learn_identity(
-    task: TrainingTask, name: str, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
+    task: IdentityTask, name: str, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
 ) -> Identity:
     """Train a task; return the identity."""
     header = create_header(name, backbone, config, seed)
@@ -248,7 +254,7 @@ def learn_tokens(
     options: TrainingOptions,
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
-    task = TokenTraining(backbone, views, config, seed, tokens)
+    task = TokenTask(backbone, views, config, seed, tokens)
     return learn_identity(task, name, backbone, config, seed, options)
 
 

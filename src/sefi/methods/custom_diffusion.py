@@ -19,7 +19,7 @@ from sefi.backbone.weights import (
 from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded_preset, require_config
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.rng import create_generator
-from sefi.diffusion.conditioning import IdentityConditioner, check_identities, tokenize_sentence
+from sefi.diffusion.conditioning import IdentityConditioner, tokenize_sentence
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import parse_prompt, tokenize_text
 from sefi.identity.file import Identity
@@ -37,8 +37,8 @@ from sefi.training.finetuning import (
     FinetuningBatch,
     FinetuningConfig,
     FinetuningSettings,
-    WeightTraining,
-    WeightTrainingInputs,
+    WeightTask,
+    WeightTaskInputs,
     draw_noise_and_timesteps,
     generate_class_latents,
     make_prior_drawer,
@@ -47,7 +47,7 @@ from sefi.training.finetuning import (
 )
 from sefi.training.token_inversion import (
     TrainingTexts,
-    collect_training_settings,
+    collect_training_key,
     encode_in_batches,
     encode_training_texts,
 )
@@ -145,23 +145,22 @@ class CustomDiffusion:
 
         names = list_cross_attention_weights(backbone.unet, LAYERS[config.tune.parts])
         model, weights = copy_for_training(backbone, [f"unet.{key}" for key in names])
-        inputs = WeightTrainingInputs(
+        inputs = WeightTaskInputs(
             wrap_weights({**weights, "word": word}),
-            make_resized_part(backbone, views, config, seed, get_tokens),
+            make_resized_view_drawer(backbone, views, config, seed, get_tokens),
             make_prior_drawer(backbone, config, seed, latents, plain.select),
             lambda: {"tokens": get_tokens().expand(1, 2, -1, -1), **weights},
             detach_start=True,
         )
-        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
+        task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """Return a copy of the model with one subject's weights or several merged ones; names become words."""
-        check_identities(backbone, identities)
+        conditioner = IdentityConditioner(backbone, identities, strength)  # refuses what does not fit this model
         parameters = dict(backbone.unet.named_parameters())
         # At strength 0 every name is the class word and the model stays its own: nothing to merge.
         sets = [select_unet_weights(identity, parameters, strength) for identity in identities if strength]
-        conditioner = IdentityConditioner(backbone, identities, strength)
         weights = sets[0] if len(sets) == 1 else merge_weights(backbone, identities, sets, conditioner)
         named = {f"unet.{name}": weight for name, weight in weights.items()}
         return ConditionedModel(copy_with_weights(backbone, named), conditioner)
@@ -183,10 +182,10 @@ def select_unet_weights(identity: Identity, parameters: dict[str, nn.Parameter],
     return {name: parameters[name].data.float().cpu().lerp(value.float(), strength) for name, value in changed.items()}
 
 
-def make_resized_part(
+def make_resized_view_drawer(
     backbone: Backbone, views: PhotoViews, config: Config, seed: int, get_tokens: Callable[[], Tensor]
 ) -> DrawBatch:
-    """Return the subject's part of every step: views of many sizes, which captions state; padding is not counted."""
+    """Return what draws the subject's batch of a step: views of many sizes, which captions state, without padding."""
     learn = config.learn
     said = {
         "plain": learn.templates,
@@ -217,13 +216,13 @@ def make_resized_part(
             groups[view.distance][int(torch.randint(len(groups[view.distance]), (), generator=random))]
             for view in chosen
         ]
-        counted = torch.stack([mark_cells_inside(view, backbone.latent_size) for view in chosen])
+        mask = torch.stack([mark_cells_inside(view, backbone.latent_size) for view in chosen])
         return FinetuningBatch(
             latents,
             noise,
             t,
             encode_with_tokens(backbone, texts, torch.tensor(which), get_tokens()),
-            counted.to(latents),
+            mask.to(latents),
         )
 
     return draw_batch

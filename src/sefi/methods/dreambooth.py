@@ -18,8 +18,8 @@ from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
     FinetuningSettings,
-    WeightTraining,
-    WeightTrainingInputs,
+    WeightTask,
+    WeightTaskInputs,
     format_subject_words,
     generate_class_latents,
     make_prior_drawer,
@@ -27,7 +27,7 @@ from sefi.training.finetuning import (
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.training.token_inversion import collect_training_settings
+from sefi.training.token_inversion import collect_training_key
 
 PARTS = {"unet": ("unet",), "unet+text": ("unet", "text_encoder", "text_encoder_2")}  # where a model has them
 
@@ -102,13 +102,13 @@ class DreamBooth:
         latents = generate_class_latents(backbone, config, options.progress)
         model, weights = copy_for_training(backbone, list_trained(backbone, config))
         rare, plain = tokenize_rare_and_plain(backbone, config)
-        inputs = WeightTrainingInputs(
+        inputs = WeightTaskInputs(
             wrap_weights(weights),
             make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(rare[which])),
             make_prior_drawer(backbone, config, seed, latents, lambda which: model.encode_text(plain[which])),
             lambda: weights,
         )
-        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
+        task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:

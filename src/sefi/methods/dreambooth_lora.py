@@ -26,8 +26,8 @@ from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
     FinetuningSettings,
-    WeightTraining,
-    WeightTrainingInputs,
+    WeightTask,
+    WeightTaskInputs,
     format_subject_words,
     generate_class_latents,
     make_prior_drawer,
@@ -35,7 +35,7 @@ from sefi.training.finetuning import (
     tokenize_rare_and_plain,
     wrap_weights,
 )
-from sefi.training.token_inversion import collect_training_settings
+from sefi.training.token_inversion import collect_training_key
 
 ADAPTER = "sefi"
 
@@ -107,13 +107,13 @@ class DreamBoothLora:
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
         rare, plain = (backbone.encode_text(ids) for ids in sentences)
-        inputs = WeightTrainingInputs(
+        inputs = WeightTaskInputs(
             wrap_weights(matrices),
             make_subject_drawer(backbone, views, config, seed, rare.select),
             make_prior_drawer(backbone, config, seed, latents, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
-        task = WeightTraining(model, config, inputs, collect_training_settings(backbone, views, config, seed))
+        task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:

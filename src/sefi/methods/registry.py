@@ -220,8 +220,8 @@ def get_method(name: str) -> "Method":
     return METHODS[name]
 
 
-def get_preset(name: str, settings: Iterable[str] = ()) -> Config:
-    """Return the preset of this name, with single settings `section.name=value` changed.
+def get_preset(name: str, assignments: Iterable[str] = ()) -> Config:
+    """Return the preset of this name, with the assignments `section.name=value` made.
 
     Raises:
         ConfigError: there is none, and the error names the others; its method has no such setting, or a value
@@ -232,19 +232,19 @@ def get_preset(name: str, settings: Iterable[str] = ()) -> Config:
         preset = PRESETS[name]
     except KeyError:
         raise ConfigError(f"There is no preset {name!r}.", suggest(name, PRESETS, METHOD_ALIASES)) from None
-    settings = list(settings)
-    check_settings_exist(settings, [preset])
-    return override(preset, settings)
+    assignments = list(assignments)
+    check_settings_exist(assignments, [preset])
+    return override(preset, assignments)
 
 
-def check_settings_exist(settings: Iterable[str], presets: Sequence[Config]) -> None:
+def check_settings_exist(assignments: Iterable[str], presets: Sequence[Config]) -> None:
     """Refuse assignments to settings that the method of none of these presets has.
 
     Raises:
         ConfigError: there is one; the error names the methods that have it.
     """
     names = {name for preset in presets for name in list_setting_names(type(preset))}
-    for name, _ in map(split_assignment, settings):
+    for name, _ in map(split_assignment, assignments):
         if name not in names:
             raise make_missing_setting_error(name, presets)
 
@@ -291,14 +291,14 @@ def name_published_preset(method: str) -> str:
 
 
 def is_of_tokens(name: str) -> bool:
-    """Return whether the identities of this method are tokens and nothing else, so that the model stays as it is."""
+    """Return whether the identities of this method are applied by their tokens alone: the model stays as it is."""
     from sefi.methods.base import TokenMethod  # noqa: PLC0415  loads torch
 
     return isinstance(get_method(name), TokenMethod)
 
 
 def check_tokens_only(identities: Sequence["Identity"]) -> None:
-    """Refuse identities that are more than their tokens, where only tokens are looked at.
+    """Refuse identities that are not applied by their tokens alone, where only tokens are looked at.
 
     Raises:
         IdentityError: a method that changes the model learned one.

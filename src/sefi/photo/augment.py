@@ -218,13 +218,9 @@ class PhotoViews:
         """The crops of all photos."""
         return (self.crop, *self.other_crops)
 
-    def draw(self, generator: torch.Generator) -> ViewParameters:
-        """Draw what makes the next view, as a value."""
-        return draw_parameters(self.settings, generator)
-
-    def view(self, generator: torch.Generator) -> Tensor:
+    def draw_view(self, generator: torch.Generator) -> Tensor:
         """Draw a view, `[3, R, R]` in [-1, 1]; equal generators give equal views."""
-        return apply(self.draw_crop(generator), self.draw(generator))
+        return apply(self.draw_crop(generator), draw_parameters(self.settings, generator))
 
     def draw_crop(self, generator: torch.Generator) -> Tensor:
         """Draw one of the crops, `[3, R, R]`; of a single one nothing is drawn."""

@@ -33,10 +33,13 @@ def save_training(
     weights: nn.Module,
     optimiser: torch.optim.Optimizer,
     step: int,
-    settings: dict[str, Any],
+    training_key: dict[str, Any],
     best: dict[str, Tensor] | None = None,
 ) -> None:
-    """Write weights, optimiser state, step, settings and the best so far, atomically.
+    """Write weights, optimiser state, step, key and the best so far, atomically.
+
+    Args:
+        training_key: what identifies the training, as plain values.
 
     Raises:
         OutputError: it cannot be written, or a file that is no checkpoint is there.
@@ -46,13 +49,13 @@ def save_training(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    about = {KEY: dump_json({"step": step, "settings": settings}, sort_keys=True)}
+    about = {KEY: dump_json({"step": step, "settings": training_key}, sort_keys=True)}
     check_replaceable(path, FileKind.CHECKPOINT, overwrite=True)
     write_file(path, lambda partial: save_file(apart, partial, metadata=about))
 
 
 def load_training(
-    path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, settings: dict[str, Any]
+    path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, training_key: dict[str, Any]
 ) -> tuple[int, dict[str, Tensor]]:
     """Restore a training in place; return its next step and the best so far.
 
@@ -64,7 +67,7 @@ def load_training(
     with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
         metadata, tensors = read_tensors(path, LIMITS)
         about = parse_object(metadata[KEY])
-        wanted = json.loads(dump_json(settings))
+        wanted = json.loads(dump_json(training_key))
         if not is_same_training(about["settings"], wanted):
             raise ConfigError(
                 f"{path} belongs to a training with other settings, on another model or of another photo.",

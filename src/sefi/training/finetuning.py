@@ -8,19 +8,18 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
+from sefi.backbone.bundle import Backbone, TextEncoding
 from sefi.backbone.files import LOADING
 from sefi.core.config import Config, Section
 from sefi.core.progress import Progress
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import copy_with_key_value_attention
 from sefi.diffusion.conditioning import IdentityConditioner, tokenize_sentence
 from sefi.diffusion.sampling import sample_images
 from sefi.diffusion.text import join_texts
 from sefi.identity.file import IdentityHeader, read_saved_config
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
-from sefi.training.token_inversion import ViewLatents, encode_in_batches
+from sefi.training.token_inversion import ViewLatents, encode_in_batches, predict_with_target
 
 # Users take small seeds; nobody takes these.
 FIRST_PRIOR_SEED = 8_000_001
@@ -54,21 +53,21 @@ class FinetuningBatch:
         noise: shaped as `latents`.
         timesteps: `[batch]`.
         context: text with states `[batch, word, width]`, and the gradient of whatever is trained.
-        counted: which latent cells count, `[batch, 1, h, w]`; None counts all.
+        cell_mask: 1 for the latent cells that the loss takes, 0 for the others, `[batch, 1, h, w]`; None takes all.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     context: TextEncoding
-    counted: Tensor | None = None
+    cell_mask: Tensor | None = None
 
 
 DrawBatch = Callable[[int], FinetuningBatch]  # the number of a step to its batch
 
 
 @dataclass(frozen=True)
-class WeightTrainingInputs:
+class WeightTaskInputs:
     """What is trained, and on what.
 
     Attributes:
@@ -86,19 +85,19 @@ class WeightTrainingInputs:
     detach_start: bool = False
 
 
-class WeightTraining:
+class WeightTask:
     """Denoising of the subject plus weight times denoising of its class.
 
     Args:
         backbone: a copy of the model with what is trained in it.
-        settings: identify this training.
+        training_key: identifies this training.
     """
 
     def __init__(
-        self, backbone: Backbone, config: FinetuningConfig, inputs: WeightTrainingInputs, settings: dict[str, Any]
+        self, backbone: Backbone, config: FinetuningConfig, inputs: WeightTaskInputs, training_key: dict[str, Any]
     ) -> None:
         self.backbone, self.config, self.inputs = backbone, config, inputs
-        self.weights, self.settings = inputs.weights, settings
+        self.weights, self.training_key = inputs.weights, training_key
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and both of its terms."""
@@ -111,18 +110,14 @@ class WeightTraining:
         return subject_loss + self.config.tune.prior_weight * class_loss, numbers
 
     def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
-        """Return the mean squared error over the cells that count, each sample's mean first."""
-        backbone, alphas = self.backbone, self.backbone.scheduler.alphas_cumprod
-        noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
-        unet = copy_with_key_value_attention(backbone.unet, detach_start=self.inputs.detach_start)
-        context = join_texts(batch.context, batch.context)
-        prediction = backbone.predict(noisy, batch.timesteps, context, unet)
-        target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
-        error = (prediction.float() - target.float()).pow(2)
-        if batch.counted is None:
+        """Return the mean squared error over the cells of the mask, each sample's mean first."""
+        context, detach_start = join_texts(batch.context, batch.context), self.inputs.detach_start
+        prediction, target = predict_with_target(self.backbone, batch, context, detach_start=detach_start)
+        error = (prediction - target).pow(2)
+        if batch.cell_mask is None:
             return error.mean()
-        counted = batch.counted.expand_as(error)
-        return ((error * counted).sum((1, 2, 3)) / counted.sum((1, 2, 3)).clamp(min=1)).mean()
+        mask = batch.cell_mask.expand_as(error)
+        return ((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)).mean()
 
     def after_step(self) -> None:
         """Do nothing: no limits, no averages."""
@@ -165,11 +160,11 @@ def make_subject_drawer(
     backbone: Backbone, views: PhotoViews, config: Config, seed: int, context: EncodeSentences
 ) -> DrawBatch:
     """Return what draws the subject's batch of a step: views with fresh noise, each with a training sentence."""
-    latents = ViewLatents(backbone, views, config.views, seed)
+    latent_source = ViewLatents(backbone, views, config.views, seed)
 
     def draw_batch(step: int) -> FinetuningBatch:
         random = create_generator(seed, "sample", step)
-        chosen = latents(config.learn.batch, step)
+        chosen = latent_source(config.learn.batch, step)
         noise, t = draw_noise_and_timesteps(backbone, chosen, random)
         which = torch.randint(len(config.learn.templates), (len(chosen),), generator=random)
         return FinetuningBatch(chosen, noise, t, context(which))

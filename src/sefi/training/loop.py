@@ -97,15 +97,15 @@ def delay_interrupts() -> Generator[None]:
 
 
 class Task(Protocol):
-    """What is trained: its weights and their loss.
+    """What the loop trains: weights and their loss. `IdentityTask` is the one whose result is an identity.
 
     Attributes:
         weights: what a checkpoint holds; every parameter that the optimiser moves is in it.
-        settings: identify this task; a checkpoint with other settings is refused.
+        training_key: identifies the training by settings, seed, model and photo; a checkpoint with another is refused.
     """
 
     weights: nn.Module
-    settings: dict[str, Any]
+    training_key: dict[str, Any]
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step, and the numbers that are worth logging."""
@@ -116,8 +116,11 @@ class Task(Protocol):
         ...
 
 
-class TrainingTask(Task, Protocol):
-    """A task that makes an identity; the optimiser moves all of its weights, which have no other state."""
+class IdentityTask(Task, Protocol):
+    """A task that makes an identity: `TokenTask` one of tokens, `WeightTask` one with weights of the model.
+
+    The optimiser moves all of its weights, which have no other state.
+    """
 
     def get_identity_tensors(self) -> Tensors:
         """Return copies of the tensors of the identity, as generation uses them, without gradient."""
@@ -147,7 +150,7 @@ class LoopOptions:
 
 
 def train(
-    task: TrainingTask,
+    task: IdentityTask,
     config: Config,
     progress: Progress,
     checkpoint: Path | None = None,
@@ -250,14 +253,14 @@ class Trainer:
     def resume(self, checkpoint: Path | None) -> int:
         """Restore a checkpoint if there is one; return the next step."""
         if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
-            self.done, best = load_training(checkpoint, self.task.weights, self.optimiser, self.task.settings)
+            self.done, best = load_training(checkpoint, self.task.weights, self.optimiser, self.task.training_key)
             self.best.restore(best)
         return self.done
 
     def save(self, checkpoint: Path) -> None:
         """Save the training as it is after its last whole step."""
         save_training(
-            checkpoint, self.task.weights, self.optimiser, self.done, self.task.settings, self.best.get_state()
+            checkpoint, self.task.weights, self.optimiser, self.done, self.task.training_key, self.best.get_state()
         )
 
     def save_stopped(self, checkpoint: Path | None) -> Interrupted:
@@ -275,9 +278,9 @@ class Trainer:
 class IdentityTrainer(Trainer):
     """The trainer of an identity: it may stop at the best one by a probe, and returns the identity's tensors."""
 
-    task: TrainingTask
+    task: IdentityTask
 
-    def __init__(self, task: TrainingTask, config: Config, probe: Probe | None = None) -> None:
+    def __init__(self, task: IdentityTask, config: Config, probe: Probe | None = None) -> None:
         learn, self.probe = config.learn, probe
         # Without decay AdamW is Adam, to the bit.
         optimiser = torch.optim.AdamW(

@@ -1,4 +1,4 @@
-"""Learn tokens from one photo: random views, stages, two text passes and the attention loss (equations 1 to 3)."""
+"""Learn tokens from photos of a subject: random views, stages, two texts, the attention loss (equations 1 to 3)."""
 
 import hashlib
 from dataclasses import dataclass
@@ -25,13 +25,13 @@ class TrainingTexts:
     Attributes:
         ids: `[template, encoder, word]`.
         vector_index: `[template, word]`, which of the placeholder's tokens stands there; -1 where none does.
-        counted: boolean `[template, word]`, the words that the attention loss compares.
+        compared_words: boolean `[template, word]`, the words that the attention loss compares.
         reference: the class-word sentences, states `[template, word, width]`.
     """
 
     ids: Tensor
     vector_index: Tensor
-    counted: Tensor
+    compared_words: Tensor
     reference: TextEncoding
 
 
@@ -39,7 +39,8 @@ class TrainingTexts:
 def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> TrainingTexts:
     """Tokenise and encode the templates.
 
-    Option 1 counts the placeholder, 2 the sentence without its start token, 3 all words.
+    With `learn.attention_option` 1 the attention loss compares the placeholder, with 2 the sentence without its start
+    token, with 3 all words.
     """
     parsed = [
         parse_prompt(
@@ -52,13 +53,13 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
     ]
     ids = torch.stack([p.ids for p in parsed])
     vector = torch.full_like(ids[:, 0], -1)
-    counted = torch.zeros_like(vector, dtype=torch.bool)
+    in_sentence = torch.zeros_like(vector, dtype=torch.bool)
     for i, one in enumerate(parsed):
         places = list(one.places["subject"])
         vector[i, places] = torch.arange(len(places)) % settings.vectors
-        counted[i, 1 : one.length] = True
-    chosen = {1: vector >= 0, 2: counted, 3: torch.ones_like(counted)}[settings.attention_option]
-    return TrainingTexts(ids, vector, chosen, backbone.encode_text(ids))
+        in_sentence[i, 1 : one.length] = True
+    compared = {1: vector >= 0, 2: in_sentence, 3: torch.ones_like(in_sentence)}[settings.attention_option]
+    return TrainingTexts(ids, vector, compared, backbone.encode_text(ids))
 
 
 def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> TextEncoding:
@@ -72,7 +73,7 @@ def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: T
     ids, vector = texts.ids[template], texts.vector_index[template]
     sample = torch.arange(len(ids))[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
-    key, value = backbone.encode_text(ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)).split(2)
+    key, value = backbone.encode_text(ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)).chunk(2)
     return join_texts(key, value, texts.reference.select(template))
 
 
@@ -91,6 +92,49 @@ class TrainingBatch:
     noise: Tensor
     timesteps: Tensor
     template_index: Tensor
+
+
+class NoisyBatch(Protocol):
+    """What every batch has that is denoised: latents, the noise to add to them, both of one shape, and timesteps."""
+
+    @property
+    def latents(self) -> Tensor:
+        """Scaled latents, `[batch, channel, h, w]`."""
+        ...
+
+    @property
+    def noise(self) -> Tensor:
+        """Standard normal noise."""
+        ...
+
+    @property
+    def timesteps(self) -> Tensor:
+        """Timesteps `[batch]`."""
+        ...
+
+
+def predict_with_target(
+    backbone: Backbone,
+    batch: NoisyBatch,
+    context: TextEncoding,
+    recorder: AttentionRecorder | None = None,
+    loss_options: LossOptions | None = None,
+    *,
+    detach_start: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Return what the UNet predicts for a batch with its noise, and what it should predict, in single precision.
+
+    Args:
+        context: its states are key text and value text side by side, and a reference text where `recorder` is to have
+            the attention loss.
+        recorder, loss_options, detach_start: as `copy_with_key_value_attention` takes them.
+    """
+    alphas = backbone.scheduler.alphas_cumprod
+    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
+    unet = copy_with_key_value_attention(backbone.unet, recorder, loss_options, detach_start=detach_start)
+    prediction = backbone.predict(noisy, batch.timesteps, context, unet)
+    target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
+    return prediction.float(), target.float()
 
 
 @dataclass(frozen=True)
@@ -113,26 +157,16 @@ def compute_losses(
     stage = get_stages(batch.timesteps, len(tokens), backbone.num_train_timesteps)
     # The tokens and the texts' masks may be in the memory of the CPU while the model is on an accelerator.
     context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
-    noisy = add_noise(batch.latents, batch.noise, batch.timesteps, backbone.scheduler.alphas_cumprod)
-    height, width = int(noisy.shape[-2]), int(noisy.shape[-1])
-    loss = LossOptions(
-        texts.counted[batch.template_index].to(noisy.device),
+    height, width = int(batch.latents.shape[-2]), int(batch.latents.shape[-1])
+    loss_options = LossOptions(
+        texts.compared_words[batch.template_index].to(batch.latents.device),
         (height, width),
         settings.attention_reduction,
         settings.detach_query,
     )
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
     recorder = AttentionRecorder() if settings.attention_weight > 0 else None
-    unet = copy_with_key_value_attention(backbone.unet, recorder, loss)
-    prediction = backbone.predict(noisy, batch.timesteps, context, unet)
-    target = compute_target(
-        batch.latents,
-        batch.noise,
-        batch.timesteps,
-        backbone.scheduler.alphas_cumprod,
-        backbone.prediction_type,
-    )
-    denoise = F.mse_loss(prediction.float(), target.float())
+    denoise = F.mse_loss(*predict_with_target(backbone, batch, context, recorder, loss_options))
     attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
     return Losses(denoise + settings.attention_weight * attention, denoise, attention)
 
@@ -165,7 +199,7 @@ class ViewLatents:
     def encode_random_views(self, count: int, step: int, purpose: str) -> Tensor:
         """Encode so many random views with the posterior's noise."""
         random = create_generator(self.seed, purpose, step)
-        views = torch.stack([self.views.view(random) for _ in range(count)])
+        views = torch.stack([self.views.draw_view(random) for _ in range(count)])
         return encode_in_batches(self.backbone, views, random)
 
 
@@ -181,16 +215,15 @@ def draw_training_timesteps(settings: LearnSettings, total: int, random: torch.G
 
 
 def draw_batch(
-    backbone: Backbone, latents: ViewLatents, settings: LearnSettings, seed: int, step: int
+    backbone: Backbone, latent_source: ViewLatents, settings: LearnSettings, seed: int, step: int
 ) -> TrainingBatch:
     """Draw everything random of one step."""
     random = create_generator(seed, "sample", step)
-    z = latents(settings.batch, step)
-    noise = torch.randn(z.shape, generator=random, dtype=torch.float32).to(z)
+    latents = latent_source(settings.batch, step)
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
     template = torch.randint(len(settings.templates), (settings.batch,), generator=random)
-    return TrainingBatch(
-        z, noise, draw_training_timesteps(settings, backbone.num_train_timesteps, random, step).to(z.device), template
-    )
+    timesteps = draw_training_timesteps(settings, backbone.num_train_timesteps, random, step)
+    return TrainingBatch(latents, noise, timesteps.to(latents.device), template)
 
 
 class TokenModule(Protocol):
@@ -219,7 +252,7 @@ class TokenModule(Protocol):
         ...
 
 
-class TokenTraining:
+class TokenTask:
     """Denoising plus lambda times the attention loss, for any module of tokens.
 
     Args:
@@ -228,19 +261,20 @@ class TokenTraining:
 
     def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int, tokens: nn.Module) -> None:
         self.backbone, self.config, self.seed = backbone, config, seed
+        # One object under two names: to the loop a module of weights, here what gives tokens.
         self.weights = tokens
         self.tokens: TokenModule = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the module gives tokens, whatever the settings say.
         vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
         self.texts = encode_training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
-        self.latents = ViewLatents(backbone, views, config.views, seed)
-        self.settings: dict[str, Any] = collect_training_settings(backbone, views, config, seed)
+        self.latent_source = ViewLatents(backbone, views, config.views, seed)
+        self.training_key: dict[str, Any] = collect_training_key(backbone, views, config, seed)
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
         """Return the loss of a step and both of its terms."""
         self.weights.train()
         tokens = self.tokens(create_generator(self.seed, "dropout", step))
-        batch = draw_batch(self.backbone, self.latents, self.config.learn, self.seed, step)
+        batch = draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
         losses = compute_losses(self.backbone, self.texts, tokens, batch, self.config.learn)
         return losses.total, self.list_numbers(losses, tokens)
 
@@ -262,7 +296,7 @@ class TokenTraining:
         return {"tokens": self.tokens().clone().contiguous(), **self.tokens.get_extra_tensors()}
 
 
-def collect_training_settings(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
+def collect_training_key(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:
     """Return what identifies a training: another photo, model, seed or setting goes on from no checkpoint of it."""
     photos = hashlib.sha256()
     for crop in views.crops:

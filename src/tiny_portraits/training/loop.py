@@ -51,7 +51,7 @@ class TrainingSetup:
     rate: Callable[[int], float]
     clip: float | None = None
 
-    def get_settings(self) -> dict[str, Any]:
+    def get_training_key(self) -> dict[str, Any]:
         """Return what a checkpoint must have been made with."""
         return {"training": self.label, "seed": self.seed, "steps": self.steps, "recipe": repr(self.recipe)}
 
@@ -59,7 +59,7 @@ class TrainingSetup:
 class OpenEndedSetup(TrainingSetup):
     """A training at a constant rate; it can be prolonged, because its checkpoint does not state the number of steps."""
 
-    def get_settings(self) -> dict[str, Any]:
+    def get_training_key(self) -> dict[str, Any]:
         """Return what a checkpoint must have been made with."""
         return {"training": self.label, "seed": self.seed, "recipe": repr(self.recipe)}
 
@@ -73,7 +73,7 @@ class PartTask:
 
     def __init__(self, setup: TrainingSetup, compute: Callable[[int], Tensor]) -> None:
         self.weights: nn.Module = nn.ModuleDict(setup.modules)
-        self.settings = setup.get_settings()
+        self.training_key = setup.get_training_key()
         self.seed, self.compute = setup.seed, compute
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
