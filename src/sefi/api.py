@@ -33,7 +33,7 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_photograph
-from sefi.training.validation import ImageProbe, ProbeEvaluators
+from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
 

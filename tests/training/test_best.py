@@ -16,9 +16,9 @@ from sefi.evaluation.encoders import SurestFace
 from sefi.identity.file import Identity, IdentityHeader
 from sefi.methods import PRESETS
 from sefi.photo.detect import Face
-from sefi.training import validation as probing
+from sefi.training import probe as probing
 from sefi.training.loop import BestSoFar
-from sefi.training.validation import PROBES, ImageProbe, ProbeEvaluators
+from sefi.training.probe import PROBE_PROMPTS, ImageProbe, ProbeEvaluators
 
 CONFIG = override(
     PRESETS["paper"],
@@ -119,7 +119,7 @@ def test_a_probe_that_a_kill_prevented_is_made_up_for(backbone, tmp_path):
 
 def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monkeypatch):
     """Images differ in their brightness: 0 for the plain word, 1 to 4 with the identity."""
-    shades, word = iter([0] * len(PROBES) + [1, 2, 3, 4]), []
+    shades, word = iter([0] * len(PROBE_PROMPTS) + [1, 2, 3, 4]), []
 
     def drawn(_backbone, _conditioner, prompts, seeds, config, _progress):
         word.extend(prompts)
@@ -153,8 +153,8 @@ def test_a_score_weighs_likeness_by_how_far_the_prompt_is_obeyed(backbone, monke
     header = IdentityHeader(name="ada", method="sefi", stages=1, base_model="m", width=3, class_word="person")
     # 0.6 obeyed, 1.0 half obeyed, no face, 1.0 not obeyed at all
     assert probe(Identity({"tokens": torch.zeros(1, 2, 3)}, header)) == pytest.approx((0.6 + 0.5 + 0 + 0) / 4)
-    assert word[0] == PROBES[0].format("person")
-    assert word[-1] == PROBES[-1].format("<ada>")
+    assert word[0] == PROBE_PROMPTS[0].format("person")
+    assert word[-1] == PROBE_PROMPTS[-1].format("<ada>")
     faceless = np.full((24, 24, 3), 3, np.uint8)
     with pytest.raises(ConfigError, match="no face in the photo"):
         ImageProbe(apply, faceless, DEFAULT, ProbeEvaluators(SurestFace(detect, Encode()), Clip()))

@@ -70,9 +70,9 @@ class LearnSettings(Section, frozen=True):
     probe_every: int = Field(
         0,
         ge=0,
-        description="steps between validations; the best tokens are kept, and learning stops when none are better",
+        description="steps between probes; the best tokens are kept, and learning stops when none are better",
     )
-    patience: int = Field(3, ge=1, description="validations without improvement after which learning stops")
+    patience: int = Field(3, ge=1, description="probes without improvement after which learning stops")
     class_word: str = Field("person", description="what the subject is, in one word")
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"

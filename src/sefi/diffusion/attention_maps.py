@@ -60,28 +60,19 @@ class ReferenceConditioner:
         return join_texts(context, self.reference.expand(len(context.states)))
 
 
-class MapSum:
-    """Progress that collects the recorder's maps of the prompt after every step; a negative one comes before it."""
+class MapCollector:
+    """The recorder's maps of the prompt after every step; a negative prompt's, where there is one, come before it."""
 
-    def __init__(self, recorder: AttentionRecorder, side: int, progress: Progress) -> None:
-        self.recorder, self.side, self.progress = recorder, side, progress
+    def __init__(self, recorder: AttentionRecorder, side: int) -> None:
+        self.recorder, self.side = recorder, side
         self.maps: list[Tensor] = []
         self.reference: list[Tensor] = []
 
-    def start(self, total: int, label: str) -> None:
-        """Pass it on."""
-        self.progress.start(total, label)
-
-    def advance(self, **numbers: float) -> None:
-        """Take the maps of the step that just ended."""
+    def collect(self) -> None:
+        """Take the maps of the step that just ended out of the recorder."""
         self.maps.append(average_word_maps(self.recorder, self.side)[-1])
         self.reference.append(average_word_maps(self.recorder, self.side, reference=True)[-1])
         self.recorder.clear()
-        self.progress.advance(**numbers)
-
-    def finish(self) -> None:
-        """Pass it on."""
-        self.progress.finish()
 
 
 def record_attention(
@@ -99,13 +90,18 @@ def record_attention(
     """
     check_steps(backbone, settings.steps)
     parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
-    sums = MapSum(recorder, max(1, backbone.latent_size // 2), progress)
+    collector = MapCollector(recorder, max(1, backbone.latent_size // 2))
+
+    def after_step() -> None:
+        collector.collect()
+        progress.advance()
+
     progress.start(settings.steps, "generating")
     pipeline = build_pipeline(backbone, settings, recorder)
     image = sample_batch(
-        backbone, pipeline, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, sums
+        backbone, pipeline, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, after_step
     )[0]
     progress.finish()
-    maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (sums.maps, sums.reference))
+    maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (collector.maps, collector.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))
     return PromptAttention(parsed.words, maps, reference, places, image)

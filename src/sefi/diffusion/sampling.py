@@ -2,7 +2,7 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -291,7 +291,9 @@ def sample_images(
     progress.start(total * settings.steps, "generating")
     for start in range(0, len(prompts), settings.batch_size):
         chosen = slice(start, start + settings.batch_size)
-        images = sample_batch(backbone, pipeline, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress)
+        images = sample_batch(
+            backbone, pipeline, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress.advance
+        )
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
     progress.finish()
@@ -304,9 +306,12 @@ def sample_batch(
     prompts: list[str],
     seeds: Sequence[int],
     settings: GenerateSettings,
-    progress: Progress,
+    after_step: Callable[[], None],
 ) -> list[Any]:
     """Generate one batch with the pipeline; the context is swapped where the next step's stage differs.
+
+    Args:
+        after_step: called after every denoising step, before the context is swapped.
 
     Raises:
         GenerationError: an image is not made of finite numbers.
@@ -320,7 +325,7 @@ def sample_batch(
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
 
     def swap(pipe: Pipeline, step: int, t: Tensor, state: dict[str, Any]) -> dict[str, Any]:
-        progress.advance()
+        after_step()
         upcoming = pipe.scheduler.timesteps[step + 1 :]
         if len(upcoming) and conditioner.get_context_key(int(upcoming[0])) != conditioner.get_context_key(int(t)):
             context = conditioner.encode_prompts(prompts, int(upcoming[0])).to(backbone.dtype)

@@ -16,7 +16,7 @@ from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity
 
 # None of these is a prompt of a bundled suite: what stops training should not be what evaluates it.
-PROBES = (
+PROBE_PROMPTS = (
     "a picture of {} in a room",
     "a picture of {} with a balloon",
     "an image of {} waving",
@@ -78,28 +78,28 @@ class ImageProbe:
         self.photo_face, self.apply, self.evaluators = photo_face, apply, evaluators
         self.settings = override(config, [f"generate.steps={STEPS}"]).generate
         self.class_word = config.learn.class_word
-        self.texts = evaluators.clip.encode_texts([prompt.format(self.class_word) for prompt in PROBES])
-        self.plain = self.score_prompts(self.draw_images([]))
+        self.texts = evaluators.clip.encode_texts([prompt.format(self.class_word) for prompt in PROBE_PROMPTS])
+        self.plain = self.score_prompts(self.generate_images([]))
 
     def __call__(self, identity: Identity) -> float:
         """Return the score of an identity."""
-        images = self.draw_images([identity])
+        images = self.generate_images([identity])
         obeyed = np.minimum(1.0, self.score_prompts(images) / np.maximum(self.plain, 1e-6))
         faces = [self.evaluators.face(image) for image in images]
         likeness = [0.0 if face is None else measure_similarity(self.photo_face, face) for face in faces]
         return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
 
-    def draw_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
-        """Return an image of every probe, uint8 RGB, always from the same noise."""
+    def generate_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
+        """Generate an image of every prompt of the probe, uint8 RGB, always from the same noise."""
         word = f"<{identities[0].name}>" if identities else self.class_word
-        seeds = [FIRST_SEED + n for n in range(len(PROBES))]
+        seeds = [FIRST_SEED + n for n in range(len(PROBE_PROMPTS))]
         model = self.apply(identities)
-        prompts = [prompt.format(word) for prompt in PROBES]
+        prompts = [prompt.format(word) for prompt in PROBE_PROMPTS]
         samples = list(
             sample_images(model.backbone, model.conditioner, prompts, seeds, self.settings, SilentProgress())
         )
         return [np.asarray(one.pixels.convert("RGB"), np.uint8) for one in samples]
 
     def score_prompts(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Return CLIP's cosine of each image and its probe's sentence, `[probe]`."""
+        """Return CLIP's cosine of each image and its prompt, `[prompt]`."""
         return (self.evaluators.clip.encode_images(images) * self.texts).sum(1)
