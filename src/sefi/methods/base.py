@@ -112,7 +112,7 @@ class Method(Protocol):
         ...
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Refuse what it cannot learn with, before anything is drawn or learned; whoever calls `learn` asks first.
+        """Refuse what it cannot learn with, before anything is generated or learned; whoever calls `learn` asks first.
 
         Raises:
             ConfigError: settings that it would pass over, or something that is missing.
