@@ -175,10 +175,10 @@ def test_the_scenes_suite_learns_from_photos_in_scenes(tmp_path):
     wanted = [draw(make_scene_photo(make_test_person(1), 1, view), PHOTO_SIDE) for view in (0, 1)]
     assert [crop_drawing(image, None).tolist() for image in wanted] == [
         found[1].photo.tolist(),
-        found[1].other.tolist(),
+        found[1].other_photo.tolist(),
     ]
     with pytest.raises(ValidationError, match="people only"):
-        Suite.model_validate(suite.model_dump() | {"kind": "cat"})
+        Suite.model_validate(suite.model_dump() | {"class_word": "cat"})
 
 
 def test_the_truth_names_clothes_and_camera():
