@@ -40,7 +40,7 @@ RATES = {"dreambooth": 3e-5, "dreambooth-lora": 5e-3, "prospect": 1e-3}
 def composer(embedded: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of FastComposer that learned next to nothing."""
     file = tmp_path_factory.mktemp("composer") / "composer.safetensors"
-    recipe = ComposerRecipe(images=3, steps=3, batch=2)
+    recipe = ComposerRecipe(images=3, steps=3, batch=2, learning_rate=2e-3)
     train_composer(embedded, build_composer(embedded.token_width, 1), recipe, 1, SilentProgress(), file)
     return file
 
