@@ -135,8 +135,10 @@ def test_a_rater_answers_goes_back_reloads_and_saves(browser, tmp_path):
     # A reload goes on where it was left.
     assert rater.part("count").text == f"2 of {total}"
     # The browser's storage is another process: on a busy machine what was just kept is not there at once.
-    time.sleep(1.0)
-    browser.refresh()
+    end = time.monotonic() + 20
+    while f"1 of {total} answered" not in rater.part("begin").text and time.monotonic() < end:
+        time.sleep(1.0)
+        browser.refresh()
     assert f"1 of {total} answered" in rater.part("begin").text
     rater.press(Keys.ENTER)
     assert rater.part("count").text == f"2 of {total}"
