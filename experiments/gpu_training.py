@@ -58,7 +58,8 @@ DEVICE = "cuda"
 # Each stage's share of the time.
 SHARES = {"small-crops": 0.05, "crops": 0.45, "whole": 0.25, "sharpening": 0.20, "decoder": 0.05}
 SAVING = 10.0  # seconds
-# A finished autoencoder learns on as a whole, near to the latents that a denoiser knows; then its decoder alone.
+# A finished autoencoder learns on as a whole, near to the latents that a denoiser knows; then its decoder alone. The
+# clock decides how many steps each takes; those named here only pace the start of the discriminator.
 FINISH = (
     Stage("joint", 1, 32, 96, 6e-4, edge_weight=1.0, perceptual_weight=0.2, average=0.998, drift_weight=0.05),
     Stage(
@@ -185,9 +186,7 @@ def write_words(inputs: Path, start: Path) -> None:
     """Write tokenizer and text encoder of a finished model, and a naming network fitted to its names, as inputs."""
     worded = load_earlier_words(start)
     worded.tokenizer.save_pretrained(inputs / "tokenizer")
-    parts = {"text": worded.text, "names": worded.names}
-    tensors = {f"{part}.{k}": v.contiguous() for part, module in parts.items() for k, v in module.state_dict().items()}
-    save_tensors(tensors, inputs / train.TEXT)
+    train.save_words(worded, inputs)
 
 
 class DrawingStream:

@@ -16,6 +16,7 @@ from sefi.backbone.bundle import ModelParts
 from sefi.backbone.files import LIMITS, is_regular, read_or_refuse, read_weights_header
 from sefi.backbone.folder import parse_noise_settings, read_scheduler
 from sefi.backbone.kinds import (
+    REMEDY,
     SDXL_TEXT_PREFIX,
     Family,
     choose_article,
@@ -192,7 +193,6 @@ SDXL_WIDTH = 2048
 PAD_TOKENS: dict[Family, tuple[str, ...]] = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}
 # ModelSpec's words for what the UNet predicts; files without it follow their family's config.
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
-REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 WHOLE = "Use a whole checkpoint: UNet, VAE and text encoder in one file."
 
 

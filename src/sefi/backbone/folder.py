@@ -11,9 +11,8 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import ModelParts
 from sefi.backbone.files import is_regular, read_model_json
-from sefi.backbone.kinds import choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
+from sefi.backbone.kinds import REMEDY, choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
-    REMEDY,
     SDXLUNetConfig,
     TextConfig,
     UNetConfig,
@@ -96,7 +95,7 @@ def read_scheduler(folder: Path) -> DDPMScheduler:
     if "beta_schedule" not in config:
         raise BackboneError(
             f"{folder} has no diffusion noise schedule (its scheduler is {config.get('_class_name')}).",
-            "Use a Stable Diffusion 1.x, 2.x or XL model.",
+            REMEDY,
         )
     return DDPMScheduler(**parse_noise_settings(config))
 

@@ -5,6 +5,7 @@ from typing import Literal
 
 Family = Literal["sd1", "sd2", "sdxl", "tiny"]
 EMBEDDED = "tiny-portraits"  # the model in the package
+REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."  # what to do with a model that cannot be used
 
 # How wide the text is that the UNets of the published families read.
 TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2"}

@@ -13,15 +13,14 @@ from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import PREDICTION_TYPES, Backbone, ModelParts, TextEncoding, compute_fingerprint
-from sefi.backbone.checkpoint import PAD_TOKENS, read_checkpoint
+from sefi.backbone.checkpoint import CONFIGS, PAD_TOKENS, read_checkpoint
 from sefi.backbone.files import quiet_libraries, read_or_refuse
 from sefi.backbone.folder import read_folder
-from sefi.backbone.kinds import EMBEDDED
+from sefi.backbone.kinds import EMBEDDED, REMEDY
 from sefi.backbone.tokenizer import create_clip_tokenizer
 from sefi.core.errors import BackboneError
 from sefi.core.reading import describe_fault
 
-CONFIGS = Path(__file__).parent / "configs"
 Published = Literal["sd1", "sd2", "sdxl"]
 
 
@@ -60,7 +59,6 @@ def read_shipped_config(part: str, family: Published = "sd1") -> dict[str, Any]:
 
 
 PROMPT = "a photo"
-REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 WIDER = "Open it in float32 or bfloat16, or copy or download the model again."
 
 
@@ -244,7 +242,7 @@ def _check_fit(parts: ModelParts, source: str) -> None:
 
 
 def _refuse(source: str, reason: str) -> None:
-    raise BackboneError(f"'{source}' cannot be used: {reason}.", "Use a Stable Diffusion 1.x, 2.x or XL model.")
+    raise BackboneError(f"'{source}' cannot be used: {reason}.", REMEDY)
 
 
 def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sefi.backbone.files import read_model_json
+from sefi.backbone.kinds import REMEDY
 from sefi.core.errors import BackboneError
 
-REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."
 DEFAULT_LATENT_SIZE = 64
 MAX_LATENT_SIZE = 512
 PIXEL_STEP = 8  # StableDiffusionPipeline generates no other sizes

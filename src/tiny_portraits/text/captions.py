@@ -10,7 +10,7 @@ from PIL import Image
 
 from sefi.core.files import FileKind, check_output, make_text_writer, write_output
 from sefi.core.progress import Progress
-from sefi.core.prompts import FACE_TEMPLATES
+from sefi.core.prompts import FACE_TEMPLATES, split_words
 from sefi.core.text import dump_json
 from tiny_portraits.drawing.content import GREY_STYLES, SHIPPED, ImageContent, Pet, Subject, WorldVersion, list_hidden
 from tiny_portraits.drawing.image import describe_content, draw
@@ -233,7 +233,7 @@ def count_words(text: str) -> int:
     >>> count_words("a close-up photo of a person, smiling")
     10
     """
-    return len(re.findall(r"\w+|[^\w\s]", text))
+    return len(split_words([text]))
 
 
 def check_drawings(count: int, out: Path, *, overwrite: bool) -> None:

@@ -210,7 +210,6 @@ def encode_named(worded: TextParts, text: NamedText, noise: Tensor, changes: Nam
     """
     model, names = worded.text, worded.names
     first_id, last_id = (worded.tokenizer.convert_tokens_to_ids(f"{word}</w>") for word in (FIRST, LAST))
-    scene_rows = None if changes is None else compute_scene_rows(worded)
 
     def overwrite(_module: nn.Module, _args: object, rows: Tensor) -> Tensor:
         rows = rows.clone()
@@ -221,11 +220,11 @@ def encode_named(worded: TextParts, text: NamedText, noise: Tensor, changes: Nam
                 padded = nn.functional.pad(vectors, (0, 0, 0, 2 * len(text.ids) - len(vectors)))
                 named = names(padded, last=last)[: len(vectors)]
                 named = named + 0.01 * noise[places]
-                if changes is not None and scene_rows is not None:
+                if changes is not None:
                     sentences = places.nonzero()[:, 0]
                     named = changes.apply(named, noise[places], sentences)
-                    carried = scene_rows[text.scenes[sentences]] * changes.scenes[sentences, None]
-                    named = named + carried.to(named)
+                    scenes = compute_scene_rows(worded)[text.scenes[sentences]]
+                    named = named + (scenes * changes.scenes[sentences, None]).to(named)
                 rows[places] = named.to(rows.dtype)
         return rows
 

@@ -8,7 +8,6 @@ styles after 42,000 images, but no attribute, no action and no name.
 # pyright: reportArgumentType=false, reportOptionalMemberAccess=false, reportAttributeAccessIssue=false
 # pyright: reportCallIssue=false, reportOptionalSubscript=false
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.progress import Progress
+from sefi.core.prompts import split_words
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.face import DYES
 from tiny_portraits.drawing.sampling import sample_content
@@ -105,7 +105,7 @@ def find_bound_word(kind: str, sentence: str) -> BoundWord | None:
     BoundWord(number=0, noun=8)
     """
     things, options = BOUND_WORDS[kind]
-    words, found = re.findall(r"\w+|[^\w\s]", sentence), list[BoundWord]()
+    words, found = split_words([sentence]), list[BoundWord]()
     for place, word in enumerate(words):
         near = [w for w in words[max(0, place - REACH) : place] if w in options] if word in things else []
         found += [BoundWord(options.index(w), place) for w in near[-1:]]

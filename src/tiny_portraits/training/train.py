@@ -193,9 +193,14 @@ def make_text(run: Run, plan: TrainingPlan) -> None:
     earlier: EarlierWords | None = take_over_words(worded, load_earlier_words(run.start)) if run.start else None
     recipe = plan.more_text if run.start else plan.text
     train_text(worded, recipe, run.seed, run.progress, get_checkpointing(run, "text"), earlier, run.device)
+    save_words(worded, run.folder)
+
+
+def save_words(worded: TextParts, folder: Path) -> None:
+    """Write a text encoder and its naming network as `load_words` reads them."""
     parts: dict[str, nn.Module] = {"text": worded.text, "names": worded.names}
     tensors = {f"{part}.{k}": v.contiguous() for part, module in parts.items() for k, v in module.state_dict().items()}
-    save_tensors(tensors, run.folder / TEXT)
+    save_tensors(tensors, folder / TEXT)
 
 
 def load_words(run: Run) -> TextParts:
