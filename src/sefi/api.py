@@ -32,7 +32,7 @@ from sefi.photo.detect import (
     find_square_around_box,
     find_square_in_middle,
 )
-from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_photograph
+from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -54,7 +54,7 @@ def learn(  # noqa: PLR0913
     crop: bool = True,
     detector: str | Path | None = None,
     evaluators: str | Path | None = None,
-    allow_photograph: bool = False,
+    any_style: bool = False,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -72,7 +72,7 @@ def learn(  # noqa: PLR0913
         detector: a YuNet ONNX file; None takes the package's own, for drawings or photographs as the model is.
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
-        allow_photograph: learn a photograph on the embedded model, which was trained on drawings only.
+        any_style: learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.
         progress: called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
@@ -86,8 +86,8 @@ def learn(  # noqa: PLR0913
     require_config(config, method.config_type)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
-    if not allow_photograph and (backbone is None or backbone.is_embedded):
-        check_photos_are_drawings(photos)
+    if not any_style:
+        check_photo_styles(photos, drawn=backbone is None or backbone.is_embedded)
     backbone = backbone or open_backbone()
     own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None
     folder = Path(evaluators) if evaluators else own_evaluators
@@ -115,16 +115,22 @@ def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | Subjec
     return [one if isinstance(one, (Photo, SubjectCrop)) else read_photo(one) for one in listed]
 
 
-def check_photos_are_drawings(photos: Sequence[Photo | SubjectCrop]) -> None:
-    """Refuse photographs, where the model knows drawings only; crops that were made before are not examined.
+def check_photo_styles(photos: Sequence[Photo | SubjectCrop], *, drawn: bool) -> None:
+    """Refuse photographs where the model knows drawings only, and drawings where it is meant for photographs.
+
+    Crops that were made before are not examined.
+
+    Args:
+        drawn: the model is the embedded one.
 
     Raises:
-        PhotoError: one has the statistics of a photograph.
+        PhotoError: one has the statistics of the other kind.
     """
+    refuse = refuse_photograph if drawn else refuse_drawing
     for photo in photos:
         if isinstance(photo, Photo):
             # The whole image: in a photograph the detector of drawn faces may find none.
-            refuse_photograph(crop_middle(photo, CLASSIFIER_RESOLUTION))
+            refuse(crop_middle(photo, CLASSIFIER_RESOLUTION))
 
 
 def crop_photo(

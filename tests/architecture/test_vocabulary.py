@@ -35,7 +35,7 @@ PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step
 BANNED = {
     "anchor": "reference",
     "anchors": "references",
-    "anyway": "allow_photograph",
+    "anyway": "any_style",
     "attended": "attention",
     "beside": "extra",
     "drawn": "drawing, or generated",

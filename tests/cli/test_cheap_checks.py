@@ -120,7 +120,7 @@ def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_p
 
 
 @pytest.mark.world
-@pytest.mark.parametrize("option", ["--allow-photograph", "--anyway"])  # the second is its name before
+@pytest.mark.parametrize("option", ["--any-style", "--allow-photograph", "--anyway"])  # two are its names before
 def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch, option):
     import skimage.data
 

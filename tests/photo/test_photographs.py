@@ -8,7 +8,7 @@ from PIL import Image
 
 from sefi.core.errors import PhotoError
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
-from sefi.photo.read import refuse_photograph, score_photograph
+from sefi.photo.read import SURELY_DRAWN, refuse_drawing, refuse_photograph, score_photograph
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "photographs.py"
 UNSEEN = 72  # series of drawings that the classifier was not fitted on
@@ -39,8 +39,16 @@ def test_photographs_are_refused_whole_and_as_heads(measured, name):
     photograph = measured.read_photographs()[name]
     images = [photograph, photograph.crop(measured.HEADS.get(name, (0, 0, *photograph.size)))]
     for image in images:
-        with pytest.raises(PhotoError, match="--allow-photograph"):
+        with pytest.raises(PhotoError, match="--any-style"):
             refuse_photograph(measured.crop_model_square(image))
+
+
+@pytest.mark.parametrize("name", ["astronaut", "grace_hopper", "cat", "coffee", "rocket", "camera"])
+def test_other_models_take_photographs_and_refuse_the_packages_portrait(measured, name):
+    refuse_drawing(measured.crop_model_square(measured.read_photographs()[name]))
+    portrait = Image.open(EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png").convert("RGB")
+    with pytest.raises(PhotoError, match="--any-style"):
+        refuse_drawing(measured.crop_model_square(portrait))
 
 
 def test_few_drawings_are_refused(measured):
@@ -55,3 +63,5 @@ def test_error_rates(measured):
     photographs = [square for *_, square in measured.yield_photographs()]
     assert share_above(drawings) <= 0.03
     assert share_above(photographs) >= 0.88
+    assert sum(score_photograph(square) < SURELY_DRAWN for square in photographs) == 0
+    assert sum(score_photograph(square) < SURELY_DRAWN for square in drawings) >= 0.5 * len(drawings)

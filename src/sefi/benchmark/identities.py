@@ -134,7 +134,7 @@ class Learner:
             seed=0,
             crop=False,
             evaluators=run.evaluator_folder,
-            allow_photograph=True,  # they are refused when the run is opened
+            any_style=True,  # they are refused when the run is opened
             progress=watch,
             checkpoint=checkpoint,
         )

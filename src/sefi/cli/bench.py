@@ -21,7 +21,10 @@ Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folde
 Photos = Annotated[
     Path | None, typer.Option("--photos", metavar="DIR", help="Photographs, or a folder of them for every person.")
 ]
-Recogniser = Annotated[Path | None, typer.Option("--recogniser", metavar="FILE", help="An SFace ONNX file.")]
+Recogniser = Annotated[
+    Path | None,
+    typer.Option("--recogniser", metavar="FILE", help="An SFace ONNX file; OpenCV's is fetched by --download."),
+]
 Clip = Annotated[Path | None, typer.Option("--clip", metavar="DIR", help="Folder of a CLIP model (safetensors).")]
 Tau = Annotated[
     float | None, typer.Option("--tau", min=-1, max=1, help="Prompt score from which likeness counts in ID(Prompt).")

@@ -121,16 +121,18 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
 
 
 def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":
-    """Return the evaluators that are named; the embedded model brings all of its own."""
+    """Return the evaluators that are named; the embedded model brings all of its own.
+
+    Of others the detector of photographs is in the package, and SFace is taken where it was downloaded.
+    """
     from sefi.benchmark.evaluators import EvaluatorFiles
-    from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
+    from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER, find_sface
     from sefi.photo.detect import PHOTOGRAPH_DETECTOR
 
     if not bench_options.is_of_drawings():
         default_detector = EMBEDDED_EVALUATORS / DETECTOR if bench_options.model == EMBEDDED else PHOTOGRAPH_DETECTOR
-        return EvaluatorFiles(
-            bench_options.detector or default_detector, bench_options.recogniser, clip=bench_options.clip
-        )
+        recogniser = bench_options.recogniser or find_sface(allow_download=bench_options.download)
+        return EvaluatorFiles(bench_options.detector or default_detector, recogniser, clip=bench_options.clip)
     from tiny_portraits.training.clip import CLIP
     from tiny_portraits.training.evaluators import HEAD_READER, SCENE_READER
 

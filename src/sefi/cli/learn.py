@@ -52,12 +52,13 @@ MethodPreset = Annotated[
     str | None,
     typer.Option("--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or a method's."),
 ]
-AllowPhotograph = Annotated[
+AnyStyle = Annotated[
     bool,
     typer.Option(
+        "--any-style",
+        "--anyway",  # its names before
         "--allow-photograph",
-        "--anyway",  # its name before
-        help="Learn a photograph on the embedded model, which knows drawn people only.",
+        help="Learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
@@ -78,7 +79,7 @@ def run_learn(
     no_crop: NoCrop = False,
     detector: options.Detector = None,
     evaluators: options.Evaluators = None,
-    allow_photograph: AllowPhotograph = False,
+    any_style: AnyStyle = False,
     seed: options.Seed = 0,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -111,14 +112,25 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
-    learn_options = LearnOptions(name, config, seed, placement, evaluators, allow_photograph, inputs, overwrite)
+    learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, inputs, overwrite)
     model_options = ModelOptions(model, download, device, dtype)
+    if download and evaluators is None and model != options.EMBEDDED:
+        fetch_recogniser(config)
     identity, summary = learn_and_save(photos, path, learn_options, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
     print_answer(
         make_learn_record(identity, path) | summary | {"next": next_command}, text, as_json=as_json, command="learn"
     )
+
+
+def fetch_recogniser(config: "Config") -> None:
+    """Fetch OpenCV's face recogniser for a method that reads faces, unless it is in the local cache."""
+    from sefi.evaluation.encoders import find_sface
+    from sefi.methods import get_method
+
+    if get_method(config.method).info.reads_faces:
+        find_sface(allow_download=True)
 
 
 def parse_box(text: str) -> "Box":
@@ -170,7 +182,7 @@ class LearnOptions:
     seed: int
     placement: Placement
     evaluator_folder: Path | None
-    allow_photograph: bool
+    any_style: bool
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
 
@@ -180,7 +192,7 @@ def learn_and_save(
 ) -> "tuple[Identity, dict[str, object]]":
     """Learn the subject of photo files and write its identity; say how long it took."""
     from sefi.api import (
-        check_photos_are_drawings,
+        check_photo_styles,
         learn as learn_identity,
         list_training_remarks,
         list_training_sentences,
@@ -194,8 +206,8 @@ def learn_and_save(
     from sefi.photo.read import read_photo
 
     photos = [read_photo(file) for file in files]
-    if model_options.name == options.EMBEDDED and not learn_options.allow_photograph:
-        check_photos_are_drawings(photos)
+    if not learn_options.any_style:
+        check_photo_styles(photos, drawn=model_options.name == options.EMBEDDED)
     backbone = load_backbone(
         model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
     )

@@ -17,7 +17,10 @@ Model = Annotated[
         help="tiny-portraits, a Stable Diffusion folder, a .safetensors checkpoint or a hub id.",
     ),
 ]
-Download = Annotated[bool, typer.Option("--download", help="Allow a hub id to be downloaded; otherwise no network.")]
+Download = Annotated[
+    bool,
+    typer.Option("--download", help="Allow a hub id, or the face recogniser, to be downloaded; otherwise no network."),
+]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
 Precision = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16.")]
 Preset = Annotated[

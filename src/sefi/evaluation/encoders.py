@@ -1,5 +1,6 @@
 """The networks that evaluate images: face recogniser, attribute readers and CLIP, each refused with a reason."""
 
+import hashlib
 import tempfile
 import threading
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
@@ -24,9 +27,24 @@ from sefi.backbone.part_configs import read_clip_config
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
 from sefi.core.errors import BackboneError
-from sefi.core.reading import InvalidFileError, read_bytes, read_json as read_object, translate_file_errors
+from sefi.core.reading import (
+    InvalidFileError,
+    describe_fault,
+    read_bytes,
+    read_json as read_object,
+    translate_file_errors,
+)
 from sefi.core.text import dump_json
-from sefi.photo.detect import Face, FaceDetector, FaceEncoder, YuNetDetector, enlarge_image, quiet_opencv, try_network
+from sefi.photo.detect import (
+    PHOTOGRAPH_DETECTOR,
+    Face,
+    FaceDetector,
+    FaceEncoder,
+    YuNetDetector,
+    enlarge_image,
+    quiet_opencv,
+    try_network,
+)
 
 MAX_EVALUATOR_BYTES = 512 * 2**20  # SFace has 39 MB
 MOST_LABELS = 4096
@@ -304,6 +322,57 @@ def align_face(
 
 
 DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"  # their files in a folder of evaluators
+# OpenCV's SFace (Apache-2.0), 39 MB on the hub; its SHA-256 is that of OpenCV Zoo's copy.
+SFACE_REPOSITORY, SFACE_FILE = "opencv/face_recognition_sface", "face_recognition_sface_2021dec.onnx"
+SFACE_SHA256 = "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79"
+
+
+def find_sface(*, allow_download: bool = False) -> Path | None:
+    """Return where OpenCV's face recogniser SFace is in the hub's local cache; None if it is not there.
+
+    Args:
+        allow_download: fetch it where it is missing.
+
+    Raises:
+        BackboneError: it cannot be downloaded, or the file is another than the one that is known.
+    """
+    try:
+        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE, local_files_only=not allow_download))
+    except (HfHubHTTPError, OSError) as error:  # a file that is in no cache is an OSError too
+        if not allow_download:
+            return None
+        raise BackboneError(
+            f"The face recogniser {SFACE_REPOSITORY} could not be downloaded: {describe_fault(error)}.",
+            "Check your connection, or name a folder with the networks: --evaluators, in `sefi bench` --recogniser.",
+        ) from error
+    check_sface(path)
+    return path
+
+
+def check_sface(path: Path) -> None:
+    """Refuse a file that is not OpenCV's SFace of 2021.
+
+    Raises:
+        BackboneError: its SHA-256 is another, or it cannot be read.
+    """
+    with translate_errors(path):
+        digest = hashlib.sha256(read_bytes(path, MAX_EVALUATOR_BYTES)).hexdigest()
+    if digest != SFACE_SHA256:
+        raise BackboneError(
+            f"{path} is not the face recogniser that is known here (its SHA-256 begins with {digest[:16]}).",
+            "Delete it and download it again.",
+        )
+
+
+def find_face_networks(folder: Path | None) -> tuple[Path, Path] | None:
+    """Return the detector and the recogniser of a folder of evaluators, or those for photographs without a folder.
+
+    None: there is no folder, and SFace is not in the local cache.
+    """
+    if folder is not None:
+        return folder / DETECTOR, folder / RECOGNISER
+    recogniser = find_sface()
+    return None if recogniser is None else (PHOTOGRAPH_DETECTOR, recogniser)
 
 
 @dataclass(frozen=True)
@@ -314,13 +383,16 @@ class SurestFace:
     encode: FaceEncoder
 
     @staticmethod
-    def load(folder: Path) -> "SurestFace":
-        """Load both from a folder with `face_detection.onnx` and `face_recognition.onnx`.
+    def load(folder: Path | None) -> "SurestFace":
+        """Load both from a folder with `face_detection.onnx` and `face_recognition.onnx`; None: YuNet and SFace.
 
         Raises:
             BackboneError: one of them is missing.
         """
-        return SurestFace(YuNetDetector(folder / DETECTOR), SFaceEncoder(folder / RECOGNISER))
+        networks = find_face_networks(folder)
+        if networks is None:
+            raise BackboneError("There is no face recogniser.", "Download it with --download, or name --evaluators.")
+        return SurestFace(YuNetDetector(networks[0]), SFaceEncoder(networks[1]))
 
     def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
         """Return the unit vector of the surest face of an image `[height, width, 3]`; None without one."""

@@ -19,6 +19,7 @@ from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import get_class_token_ids, tokenize_text
+from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_sface
 from sefi.identity.file import ONE_ENCODER_VERSION, SCHEMA_VERSION, Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
 from sefi.training.loop import IdentityTask, train
@@ -60,6 +61,7 @@ class MethodInfo:
         kilobytes: size of an identity's file on the embedded model.
         needs: what it needs in addition to the photo.
         alone: its subjects answer to the same word or change every weight, so that only one fits into a prompt.
+        reads_faces: it reads the photo with a face recogniser.
     """
 
     title: str
@@ -70,6 +72,7 @@ class MethodInfo:
     kilobytes: float
     needs: str = "nothing"
     alone: bool = False
+    reads_faces: bool = False
 
 
 @dataclass(frozen=True)
@@ -332,6 +335,22 @@ def check_single_precision(title: str, backbone: Backbone) -> None:
             f"{title} trains weights of the model itself, and {str(backbone.dtype).removeprefix('torch.')} is too "
             "coarse for their small steps.",
             "Open the model with --dtype float32.",
+        )
+
+
+def require_face_networks(title: str, evaluators: Path | None) -> None:
+    """Refuse to learn with a method that reads faces where there is no recogniser for them.
+
+    Raises:
+        ConfigError: no folder is named and SFace was not downloaded, or the folder lacks a network.
+    """
+    if evaluators is not None:
+        require_evaluators(title, evaluators, DETECTOR, RECOGNISER)
+    elif find_sface() is None:
+        raise ConfigError(
+            f"{title} reads the photo with a face recogniser, which this model does not bring.",
+            f"Fetch OpenCV's SFace (39 MB) with --download, or name a folder with {DETECTOR} and {RECOGNISER} in it "
+            "with --evaluators.",
         )
 
 

@@ -16,7 +16,7 @@ from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, require_co
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import FACE_TEMPLATES_81
 from sefi.core.rng import create_generator
-from sefi.evaluation.encoders import DETECTOR, RECOGNISER, SurestFace
+from sefi.evaluation.encoders import SurestFace
 from sefi.identity.file import Identity
 from sefi.methods.base import (
     NAME_WORDS,
@@ -31,7 +31,7 @@ from sefi.methods.base import (
     learn_tokens,
     read_name_list,
     refuse_stage_settings,
-    require_evaluators,
+    require_face_networks,
 )
 from sefi.photo.augment import PhotoViews, convert_to_bytes
 
@@ -79,6 +79,7 @@ class CelebBasis(TokenMethod):
         keeps="coefficients in the space of names, as tokens",
         kilobytes=107,
         needs="a list of names, face detector and recogniser",
+        reads_faces=True,
     )
     presets = PRESETS
     config_type = CelebBasisConfig
@@ -95,7 +96,7 @@ class CelebBasis(TokenMethod):
         """Require a person, no stages, no keys of their own, a detector, a recogniser and names."""
         refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)
-        require_evaluators(self.info.title, evaluators, DETECTOR, RECOGNISER)
+        require_face_networks(self.info.title, evaluators)
         compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
 
     def learn(
@@ -147,7 +148,6 @@ def embed_faces(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.
     Raises:
         FaceError: there is none.
     """
-    assert options.evaluators is not None
     embed = SurestFace.load(options.evaluators)
     sides = [side for crop in views.crops for side in (crop, crop.flip(-1))]
     embeddings = [embed(convert_to_bytes(side)) for side in sides]

@@ -72,6 +72,7 @@ SPACE_IN_PROFILE = slice(16, 20)
 # Of the classifier of photographs.
 CLASSIFIER_FILE = Path(__file__).parent.parent / "models" / "photographs.json"
 CLASSIFIER_RESOLUTION = 96  # of the images that it was fitted on: the embedded model's
+SURELY_DRAWN = -6.0  # its score below which hardly any photograph is; most drawings are
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 LUMINANCE = (0.299, 0.587, 0.114)
 LEVELS = 16  # of each colour, where colours are counted
@@ -300,8 +301,26 @@ def refuse_photograph(square: Tensor) -> None:
     if score_photograph(square) > 0:
         raise PhotoError(
             "This looks like a photograph, and the embedded model knows drawn people and animals only.",
-            "Name a Stable Diffusion model with --model, or learn it anyway: --allow-photograph "
-            "(in Python allow_photograph=True).",
+            "Name a Stable Diffusion model with --model, or learn it anyway: --any-style (in Python any_style=True).",
+        )
+
+
+def refuse_drawing(square: Tensor) -> None:
+    """Refuse a drawing like those of the embedded model, where the model is another.
+
+    Only what is surely one: such a model knows drawings too, and a photograph must not be refused.
+
+    Args:
+        square: `[3, CLASSIFIER_RESOLUTION, CLASSIFIER_RESOLUTION]` in [-1, 1].
+
+    Raises:
+        PhotoError: it has the statistics of a flat drawing.
+    """
+    if score_photograph(square) < SURELY_DRAWN:
+        raise PhotoError(
+            "This looks like a drawing, and this model is meant for photographs.",
+            "Leave out --model for drawings of the embedded model, or learn it anyway: --any-style "
+            "(in Python any_style=True).",
         )
 
 

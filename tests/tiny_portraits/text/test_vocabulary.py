@@ -89,7 +89,7 @@ def test_unknown_words_are_named_at_the_command_line_and_in_python(embedded, tmp
 def test_a_class_word_that_is_only_a_piece_of_words_is_refused(embedded, photo_file):
     config = override(PRESETS["default"], ["learn.class_word=na"])
     with pytest.raises(SefiError, match="does not know the class word 'na'"):
-        sefi.learn(photo_file, name="ada", backbone=embedded, config=config, allow_photograph=True)
+        sefi.learn(photo_file, name="ada", backbone=embedded, config=config, any_style=True)
 
 
 def test_the_command_lists_them_by_group():
