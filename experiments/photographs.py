@@ -33,7 +33,7 @@ from sefi.photo.detect import YuNetDetector
 from sefi.photo.read import (
     CLASSIFIER_FILE,
     CLASSIFIER_RESOLUTION,
-    SURELY_DRAWN,
+    DRAWING_SCORE,
     Classifier,
     Photo,
     convert_to_pixels,
@@ -217,7 +217,7 @@ def main() -> None:
     threshold = float(scores[~labels].quantile(1 - FALSE_ALARMS))
     print(f"threshold {threshold:.2f}")
     print_errors(scores, samples, threshold)
-    below = [float((scores[labels == kind] - threshold < SURELY_DRAWN).float().mean()) for kind in (False, True)]
+    below = [float((scores[labels == kind] - threshold < DRAWING_SCORE).float().mean()) for kind in (False, True)]
     print(
         f"surely drawn, so refused by other models: {below[0]:.1%} of the drawings, {below[1]:.2%} of the photographs"
     )

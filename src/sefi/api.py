@@ -87,7 +87,7 @@ def learn(  # noqa: PLR0913
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
     if not any_style:
-        check_photo_styles(photos, drawn=backbone is None or backbone.is_embedded)
+        check_photo_styles(photos, for_drawings=backbone is None or backbone.is_embedded)
     backbone = backbone or open_backbone()
     own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None
     folder = Path(evaluators) if evaluators else own_evaluators
@@ -115,18 +115,18 @@ def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | Subjec
     return [one if isinstance(one, (Photo, SubjectCrop)) else read_photo(one) for one in listed]
 
 
-def check_photo_styles(photos: Sequence[Photo | SubjectCrop], *, drawn: bool) -> None:
+def check_photo_styles(photos: Sequence[Photo | SubjectCrop], *, for_drawings: bool) -> None:
     """Refuse photographs where the model knows drawings only, and drawings where it is meant for photographs.
 
     Crops that were made before are not examined.
 
     Args:
-        drawn: the model is the embedded one.
+        for_drawings: the model is the embedded one.
 
     Raises:
         PhotoError: one has the statistics of the other kind.
     """
-    refuse = refuse_photograph if drawn else refuse_drawing
+    refuse = refuse_photograph if for_drawings else refuse_drawing
     for photo in photos:
         if isinstance(photo, Photo):
             # The whole image: in a photograph the detector of drawn faces may find none.

@@ -171,7 +171,7 @@ def test_methods_of_known_names_learn(sdxl: Backbone, tmp_path: Path, method: st
     few = [*FEW, f"basis.names={names}", "basis.components=5"]
     config = override(preset, select_settings(type(preset), few))
     options = {"backbone": sdxl, "config": config, "evaluators": EMBEDDED_EVALUATORS}
-    made = sefi.learn(PORTRAIT, name="ada", **options)
+    made = sefi.learn(PORTRAIT, name="ada", any_style=True, **options)
     made.save(tmp_path / "ada.safetensors")
     loaded = Identity.load(tmp_path / "ada.safetensors")
     assert loaded.tokens.shape == (1, 2, 3, WIDTH + WIDTH_2)

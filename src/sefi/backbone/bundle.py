@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 import torch
 from diffusers import (
@@ -185,6 +185,25 @@ class Backbone(ModelParts):
             part.eval()
             part.requires_grad_(requires_grad=False)
 
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+        """Move the model's networks, in place as torch does, and return the model.
+
+        Args:
+            device: such as `cpu`, `cuda` or `mps`; None leaves them where they are.
+            dtype: of all weights but those that need float32; None leaves them as they are.
+
+        Raises:
+            BackboneError: there is no such device.
+        """
+        place = self.device if device is None else parse_device(str(device))
+        place_networks(self, place, self.dtype if dtype is None else dtype)
+        return self
+
+    def __repr__(self) -> str:
+        """Return what it is in one line."""
+        number = str(self.dtype).removeprefix("torch.")
+        return f"<Backbone {self.source!r}: {self.family}, {self.resolution} px, {number} on {self.device}>"
+
     @property
     def is_embedded(self) -> bool:
         """Whether this is the model in the package, with its own weights or with a method's changes."""
@@ -347,6 +366,33 @@ class Backbone(ModelParts):
     @property
     def _scale(self) -> float:
         return float(self.vae.config["scaling_factor"])
+
+
+def parse_device(device: str) -> torch.device:
+    """Return a device of this machine.
+
+    Raises:
+        BackboneError: it is unknown, or not there.
+    """
+    try:
+        found = torch.device(device)
+    except RuntimeError as error:
+        raise BackboneError(f"'{device}' is not a device.", "Use cpu, cuda, cuda:1 or mps.") from error
+    if found.type == "cuda" and not torch.cuda.is_available():
+        raise BackboneError("No CUDA device was found.", "Use --device cpu.")
+    if found.type == "mps" and not torch.backends.mps.is_available():
+        raise BackboneError("No Apple GPU (mps) was found.", "Use --device cpu.")
+    return found
+
+
+def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) -> None:
+    """Move every network to a device and a dtype, in place.
+
+    SDXL's autoencoder stays in float32 in a float16 model: it overflows, and its file says so.
+    """
+    overflows = parts.family == "sdxl" and dtype == torch.float16 and bool(parts.vae.config["force_upcast"])
+    for name, network in parts.networks.items():
+        network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
 def _replace_rows(text_encoder: Any, rows: Tensor, mask: Tensor) -> None:  # noqa: ANN401

@@ -12,7 +12,15 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection
 
-from sefi.backbone.bundle import PREDICTION_TYPES, Backbone, ModelParts, TextEncoding, compute_fingerprint
+from sefi.backbone.bundle import (
+    PREDICTION_TYPES,
+    Backbone,
+    ModelParts,
+    TextEncoding,
+    compute_fingerprint,
+    parse_device,
+    place_networks,
+)
 from sefi.backbone.checkpoint import CONFIGS, PAD_TOKENS, read_checkpoint
 from sefi.backbone.files import quiet_libraries, read_or_refuse
 from sefi.backbone.folder import read_folder
@@ -118,7 +126,7 @@ def open_backbone(
     source: str = EMBEDDED,
     *,
     allow_download: bool = False,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = torch.float32,
     device: str = "cpu",
 ) -> Backbone:
     """Open a model and freeze it.
@@ -127,15 +135,17 @@ def open_backbone(
         source: `tiny-portraits` (in the package), a model folder, a `.safetensors` checkpoint, or
             a hub id `owner/name`.
         allow_download: whether a hub id may be downloaded; without it only the local cache is read.
-        dtype: of all weights.
+        dtype: of all weights; None takes bfloat16 on CUDA, and float32 elsewhere and for the embedded model.
         device: where the model runs, such as `cpu`, `cuda` or `mps`.
 
     Raises:
         BackboneError: nothing there, or nothing that can be opened; says what to do.
     """
+    place = parse_device(device)
+    if dtype is None:
+        dtype = torch.float32 if source == EMBEDDED else choose_dtype(place)
     # A float16 fingerprint would be rounded twice (see `compute_fingerprint`), so read wide, cast later.
     read_as = torch.float32 if dtype == torch.float16 else dtype
-    place = _parse_device(device)
     path = _locate(source, allow_download=allow_download)
     read = read_folder if path.is_dir() else read_checkpoint
     with quiet_libraries():
@@ -144,6 +154,11 @@ def open_backbone(
         backbone = read_or_refuse(path, lambda: _build_backbone(parts, source, dtype, place))
         check_calls(backbone)
     return backbone
+
+
+def choose_dtype(device: torch.device) -> torch.dtype:
+    """Return what a device calculates in fast and without overflow: bfloat16 on CUDA, float32 elsewhere."""
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
 def _locate(source: str, *, allow_download: bool) -> Path:
@@ -220,18 +235,6 @@ def _make_missing_error(source: str, *, allow_download: bool) -> BackboneError:
     )
 
 
-def _parse_device(device: str) -> torch.device:
-    try:
-        found = torch.device(device)
-    except RuntimeError as error:
-        raise BackboneError(f"'{device}' is not a device.", "Use cpu, cuda, cuda:1 or mps.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise BackboneError("No CUDA device was found.", "Use --device cpu.")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise BackboneError("No Apple GPU (mps) was found.", "Use --device cpu.")
-    return found
-
-
 def _check_fit(parts: ModelParts, source: str) -> None:
     """Refuse a prediction that is not learned, and words without a row in the text encoder's table."""
     for tokenizer, table in zip(parts.tokenizers, parts.token_tables, strict=True):
@@ -247,18 +250,10 @@ def _refuse(source: str, reason: str) -> None:
 
 def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:
     fingerprint = compute_fingerprint(parts)
-    for name, network in parts.networks.items():
-        torch.nn.Module.to(
-            network, device, torch.float32 if name == "vae" and _needs_single_precision(parts, dtype) else dtype
-        )
+    place_networks(parts, device, dtype)
     return Backbone(
         **vars(parts),
         fingerprint=fingerprint,
         resolution=parts.trained_resolution,
         source=source,
     )
-
-
-def _needs_single_precision(parts: ModelParts, dtype: torch.dtype) -> bool:
-    """Return whether the autoencoder overflows in this number type: SDXL's does in float16, and its file says so."""
-    return parts.family == "sdxl" and dtype == torch.float16 and bool(parts.vae.config["force_upcast"])

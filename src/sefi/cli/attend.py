@@ -38,7 +38,7 @@ def run_attend(
     detector: options.Detector = None,
     download: options.Download = False,
     device: options.Device = "auto",
-    dtype: options.Precision = "float32",
+    dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw one heat map per word, for the identity and for the plain class word."""

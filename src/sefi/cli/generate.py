@@ -48,7 +48,7 @@ def run_generate(
     out: Folder = Path("pictures"),
     download: options.Download = False,
     device: options.Device = "auto",
-    dtype: options.Precision = "float32",
+    dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""

@@ -85,7 +85,7 @@ def run_learn(
     overwrite: options.Overwrite = False,
     download: options.Download = False,
     device: options.Device = "auto",
-    dtype: options.Precision = "float32",
+    dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
     """Learn the person (or pet) in a photo; the result is a small file for `sefi generate -i`."""
@@ -100,6 +100,7 @@ def run_learn(
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
+    from sefi.methods import get_method
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
@@ -113,6 +114,8 @@ def run_learn(
     check_detector(detector)
     check_evaluators(evaluators)
     learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, inputs, overwrite)
+    if dtype == options.AUTO and get_method(config.method).info.trains_model:
+        dtype = "float32"
     model_options = ModelOptions(model, download, device, dtype)
     if download and evaluators is None and model != options.EMBEDDED:
         fetch_recogniser(config)
@@ -207,7 +210,7 @@ def learn_and_save(
 
     photos = [read_photo(file) for file in files]
     if not learn_options.any_style:
-        check_photo_styles(photos, drawn=model_options.name == options.EMBEDDED)
+        check_photo_styles(photos, for_drawings=model_options.name == options.EMBEDDED)
     backbone = load_backbone(
         model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
     )

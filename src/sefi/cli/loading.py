@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sefi.cli.options import EMBEDDED
+from sefi.cli.options import AUTO, EMBEDDED
 from sefi.cli.output import print_remark
 from sefi.core.config import Config, check_guidance
 from sefi.core.errors import ConfigError, FaceError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-DTYPES = ("float32", "bfloat16", "float16")
+DTYPES = (AUTO, "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ModelOptions:
         words = [] if self.name == EMBEDDED else ["--model", self.name]
         words += ["--download"] if self.download else []
         words += [] if self.device == "auto" else ["--device", self.device]
-        return words + ([] if self.dtype == "float32" else ["--dtype", self.dtype])
+        return words + ([] if self.dtype == AUTO else ["--dtype", self.dtype])
 
 
 def load_config(preset: str, settings: list[str]) -> Config:
@@ -145,9 +145,10 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
         model,
         allow_download=download,
         device=choose_device() if device == "auto" else device,
-        dtype=getattr(torch, dtype),
+        dtype=None if dtype == AUTO else getattr(torch, dtype),
     )
-    print_remark(f"opened in {time.monotonic() - started:.1f} s ({backbone.device.type}, {dtype})")
+    number = str(backbone.dtype).removeprefix("torch.")
+    print_remark(f"opened in {time.monotonic() - started:.1f} s ({backbone.device.type}, {number})")
     return backbone
 
 

@@ -8,6 +8,7 @@ import typer
 from sefi.core.rng import LARGEST_SEED
 
 EMBEDDED = "tiny-portraits"
+AUTO = "auto"
 
 Model = Annotated[
     str,
@@ -22,7 +23,12 @@ Download = Annotated[
     typer.Option("--download", help="Allow a hub id, or the face recogniser, to be downloaded; otherwise no network."),
 ]
 Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, cpu, cuda or mps.")]
-Precision = Annotated[str, typer.Option("--dtype", metavar="DTYPE", help="float32, bfloat16 or float16.")]
+Precision = Annotated[
+    str,
+    typer.Option(
+        "--dtype", metavar="DTYPE", help="auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."
+    ),
+]
 Preset = Annotated[
     str,
     typer.Option(

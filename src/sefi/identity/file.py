@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -38,6 +39,7 @@ from sefi.core.reading import (
     translate_file_errors,
 )
 from sefi.core.text import is_utf8
+from sefi.identity.hub import FILE, download_folder, make_card, upload_folder
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
@@ -133,6 +135,56 @@ class Identity:
     def load(path: str | Path) -> Identity:
         """Read a file that `save` wrote; `IdentityError` for anything else."""
         return read_identity(Path(path))
+
+    def push_to_hub(
+        self, repository: str, *, private: bool = True, consent: str | None = None, token: str | None = None
+    ) -> str:
+        """Upload it to the Hugging Face hub, with a card that states consent, scores and settings.
+
+        Args:
+            repository: `owner/name`; created if it does not exist.
+            private: only you see it. A public one needs `consent`.
+            consent: who allowed what; None takes what the identity itself states.
+            token: of the hub; None takes the one that you are logged in with.
+
+        Returns:
+            The commit's address.
+
+        Raises:
+            IdentityError: no connection, no right to write there, or a likeness would be public without consent.
+        """
+        header = self.header.model_copy(update={"consent": consent or self.header.consent})
+        if not private and not (header.consent or "").strip():
+            raise IdentityError(
+                f"Nobody is known to have agreed that {self.name!r} is public.",
+                "State it: consent='Ada Example agreed on 2026-05-01 to ...', or leave the repository private.",
+            )
+        with tempfile.TemporaryDirectory() as folder:
+            write_identity(Identity(self.tensors, header), Path(folder) / FILE)
+            (Path(folder) / "README.md").write_text(make_card(header.model_dump(), repository), encoding="utf-8")
+            return upload_folder(Path(folder), repository, private=private, token=token)
+
+    @staticmethod
+    def from_pretrained(repository: str, *, allow_download: bool = False, token: str | None = None) -> Identity:
+        """Return the identity of a repository that `push_to_hub` wrote.
+
+        Args:
+            repository: `owner/name` on the Hugging Face hub.
+            allow_download: whether the network may be used; without it only the local cache is read.
+            token: of the hub, for private ones; None takes the one that you are logged in with.
+
+        Raises:
+            IdentityError: it is not there or cannot be read.
+        """
+        folder = download_folder(repository, LIMITS.size, allow_download=allow_download, token=token)
+        return read_identity(folder / FILE)
+
+    def __repr__(self) -> str:
+        """Return what it is in one line, without its numbers."""
+        header = self.header
+        return (
+            f"<Identity {self.name!r}: {header.class_word}, {self.method}, {header.stages} stages, {header.base_model}>"
+        )
 
 
 def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:

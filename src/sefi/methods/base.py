@@ -62,6 +62,7 @@ class MethodInfo:
         needs: what it needs in addition to the photo.
         alone: its subjects answer to the same word or change every weight, so that only one fits into a prompt.
         reads_faces: it reads the photo with a face recogniser.
+        trains_model: it trains weights of the model itself, in float32 only.
     """
 
     title: str
@@ -73,6 +74,7 @@ class MethodInfo:
     needs: str = "nothing"
     alone: bool = False
     reads_faces: bool = False
+    trains_model: bool = False
 
 
 @dataclass(frozen=True)

@@ -73,6 +73,7 @@ class DreamBooth:
         keeps="every weight of UNet and text encoder",
         kilobytes=59_000,
         needs="class images",
+        trains_model=True,
     )
     presets = PRESETS
     config_type = DreamBoothConfig

@@ -78,6 +78,7 @@ class DreamBoothLora:
         keeps="low-rank matrices at the UNet's attention",
         kilobytes=300,
         needs='class images; `pip install ".[lora]"`',
+        trains_model=True,
     )
     presets = PRESETS
     config_type = DreamBoothLoraConfig

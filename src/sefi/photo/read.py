@@ -72,7 +72,7 @@ SPACE_IN_PROFILE = slice(16, 20)
 # Of the classifier of photographs.
 CLASSIFIER_FILE = Path(__file__).parent.parent / "models" / "photographs.json"
 CLASSIFIER_RESOLUTION = 96  # of the images that it was fitted on: the embedded model's
-SURELY_DRAWN = -6.0  # its score below which hardly any photograph is; most drawings are
+DRAWING_SCORE = -6.0  # its score below which hardly any photograph is; most drawings are
 SHARES = (0.1, 0.25, 0.5, 0.75, 0.9)
 LUMINANCE = (0.299, 0.587, 0.114)
 LEVELS = 16  # of each colour, where colours are counted
@@ -316,7 +316,7 @@ def refuse_drawing(square: Tensor) -> None:
     Raises:
         PhotoError: it has the statistics of a flat drawing.
     """
-    if score_photograph(square) < SURELY_DRAWN:
+    if score_photograph(square) < DRAWING_SCORE:
         raise PhotoError(
             "This looks like a drawing, and this model is meant for photographs.",
             "Leave out --model for drawings of the embedded model, or learn it anyway: --any-style "

@@ -1,0 +1,158 @@
+"""Identities on the Hugging Face hub: a private repository with the file and a card that says what it is."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+from sefi.core.errors import IdentityError
+from sefi.core.reading import describe_fault
+from sefi.core.text import dump_json
+
+FILE = "identity.safetensors"  # of every repository of an identity
+PATTERNS = ["identity*.safetensors"]  # with its further files
+BASE_MODELS = {
+    "sd1": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sd2": "stabilityai/stable-diffusion-2-1",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+HUB_REMEDY = "Check the repository's name, your connection and your login (`hf auth login`)."
+TEMPLATE = """---
+{{ card_data }}
+---
+
+# {{ title }}
+
+A **{{ class_word }}** as {{ stages }} x 2 small vectors for a text-to-image model, learned with the method `{{ method }}` of sefi. Whoever has this file can generate images of that {{ class_word }}.
+
+## Consent
+
+{{ consent }}
+
+## Use
+
+```python
+import sefi
+
+backbone = sefi.open_backbone(MODEL)  # {{ base_model }}, or another checkpoint of its family
+{{ variable }} = sefi.Identity.from_pretrained("{{ repository }}", allow_download=True)
+sefi.generate("a photo of <{{ name }}> at the beach", [{{ variable }}], backbone=backbone)
+```
+
+## Scores
+
+{{ scores }}
+
+## Settings
+
+```json
+{{ settings }}
+```
+"""  # noqa: E501
+
+
+def make_card(header: Mapping[str, Any], repository: str) -> str:
+    """Make the README of an identity's repository: consent, use, scores and settings.
+
+    Args:
+        header: what the identity says about itself, as plain values.
+        repository: `owner/name`.
+    """
+    family = str(header["base_model"]).partition(":")[0]
+    data = ModelCardData(
+        base_model=BASE_MODELS.get(family),
+        library_name="sefi",
+        pipeline_tag="text-to-image",
+        tags=["sefi", "textual-inversion", "personalisation"],
+    )
+    name = str(header["name"])
+    scores = [f"- {score}: {value:.3g}" for score, value in header["metrics"].items()]
+    card = ModelCard.from_template(
+        data,
+        template_str=TEMPLATE,
+        title=name,
+        name=name,
+        variable=name if name.isidentifier() else "identity",
+        class_word=header["class_word"],
+        stages=header["stages"],
+        method=header["method"],
+        base_model=header["base_model"],
+        repository=repository,
+        consent=header["consent"] or "Nothing is stated. Do not use a likeness without the person's consent.",
+        scores="\n".join(scores) or "None were measured.",
+        settings=dump_json(header["settings"], indent=2),
+    )
+    return str(card)
+
+
+def upload_folder(folder: Path, repository: str, *, private: bool, token: str | None = None) -> str:
+    """Upload an identity's files and card, in one commit, to a repository that is created if need be.
+
+    Args:
+        folder: holds `FILE`, its further files and the card as README.md.
+        private: of a new repository; an existing one stays as public or private as it is.
+        token: of the hub; None takes the one that you are logged in with.
+
+    Returns:
+        The commit's address.
+
+    Raises:
+        IdentityError: there is no connection, no login or no right to write there, or the repository is public and
+            `private` was wanted.
+    """
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repository, private=private, exist_ok=True)
+        if private and not api.repo_info(repository).private:
+            raise IdentityError(
+                f"The repository {repository} is public.", "Choose another name, or publish it with private=False."
+            )
+        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an identity")
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise IdentityError(f"{repository} could not be written: {describe_fault(error)}.", HUB_REMEDY) from error
+    return str(commit)
+
+
+def download_folder(repository: str, largest: int, *, allow_download: bool, token: str | None = None) -> Path:
+    """Return the folder with the files of an identity's repository.
+
+    Args:
+        largest: bytes that its files may have together.
+        allow_download: whether the network may be used; without it only the local cache is read.
+
+    Raises:
+        IdentityError: it is not there, or larger.
+    """
+    try:
+        if allow_download:
+            check_sizes(HfApi(token=token), repository, largest)
+        folder = snapshot_download(
+            repository, allow_patterns=PATTERNS, local_files_only=not allow_download, token=token
+        )
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        problem = f"The identity {repository} is not in the local cache."
+        if allow_download:
+            problem = f"The identity {repository} could not be downloaded: {describe_fault(error)}."
+        remedy = HUB_REMEDY if allow_download else "Allow the download: allow_download=True."
+        raise IdentityError(problem, remedy) from error
+    if not (Path(folder) / FILE).is_file():
+        raise IdentityError(f"The repository {repository} holds no {FILE}.", "Name one that `push_to_hub` made.")
+    return Path(folder)
+
+
+def check_sizes(api: HfApi, repository: str, largest: int) -> None:
+    """Refuse a repository whose identity files are larger together than `largest` bytes, before any is fetched.
+
+    Raises:
+        IdentityError: they are.
+    """
+    info = api.model_info(repository, files_metadata=True)
+    named = [file for file in info.siblings or () if file.rfilename.startswith("identity")]
+    size = sum(file.size or 0 for file in named)
+    if size > largest:
+        raise IdentityError(
+            f"The files of {repository} have {size:,} bytes, more than the {largest:,} of an identity.",
+            "Name a repository that `push_to_hub` made.",
+        )
