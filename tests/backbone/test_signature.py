@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from peft import LoraConfig
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -128,6 +129,16 @@ def test_added_tokens_change_nothing(backbone):
     model = replace(backbone, tokenizer=tokenizer, text_encoder=text, signature=None, fingerprint="tiny:24:" + "e" * 16)
     assert compare_model(model, identity_on(backbone)) is None
     assert compare_model(backbone, with_base(identity_on(model), backbone)) is None
+
+
+def test_a_loaded_lora_changes_nothing(backbone):
+    """Pipelines of users have one loaded beside the model's own weights."""
+    loaded = copy.deepcopy(backbone.unet)
+    loaded.add_adapter(LoraConfig(r=2, target_modules=["to_k", "to_v", "conv1"], init_lora_weights=False), "style")
+    assert len(list(loaded.parameters())) > len(list(backbone.unet.parameters()))
+    other = replace(backbone, unet=loaded, signature=None)
+    assert other.signature.dump() == backbone.signature.dump()
+    assert compare_model(other, identity_on(backbone)) is None
 
 
 def with_base(identity, backbone):

@@ -9,6 +9,7 @@ A change to a few values of one tensor may be missed.
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ SAMPLES = 64
 RELATIVE = 1.5 * 2**-7  # a bfloat16 step is 2^-7; half a step more for files that were cut off instead of rounded
 ABSOLUTE = 2**-24  # a step of the smallest float16 numbers
 RECORD = np.dtype([("place", "u1"), ("value", "<u2")])
+# Tensors that a pipeline has loaded beside a model's own: LoRA, IP-Adapter, projections fused for speed.
+ADDED = re.compile(r"\.(lora_\w+|processor|to_kv|to_qkv)\.|^encoder_hid_proj\.image_projection_layers\.")
 PART_NAMES = {
     "text_encoder": "text encoder", "text_encoder_2": "second text encoder", "unet": "UNet", "vae": "VAE"
 }  # fmt: skip
@@ -121,7 +124,10 @@ def _sample_part(part: nn.Module, rows: Mapping[int, int]) -> tuple[str, Tensor]
         rows: how many rows of a token table count, by its `id`.
     """
     digest, samples = hashlib.sha256(), list[Tensor]()
-    for name, weight in sorted(part.named_parameters()):
+    weights = {name.replace(".base_layer.", "."): weight for name, weight in part.named_parameters()}
+    for name, weight in sorted(weights.items()):
+        if ADDED.search(name):
+            continue
         counted = weight[: rows[id(weight)]] if id(weight) in rows else weight
         flat = counted.detach().reshape(-1)
         digest.update(f"{name.removeprefix('text_model.')}:{tuple(counted.shape)};".encode())

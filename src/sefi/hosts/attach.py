@@ -11,26 +11,35 @@ import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from copy import copy
 from dataclasses import dataclass, replace
+from itertools import product
 from types import TracebackType
 from typing import Any, Self, cast
 
 import torch
-from diffusers import DDPMScheduler
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from sefi.backbone.bundle import Backbone, ModelParts, TextEncoding, compute_fingerprint, join_batches
-from sefi.backbone.folder import parse_noise_settings
-from sefi.backbone.kinds import detect_family
+from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
 from sefi.core.errors import BackboneError
+from sefi.core.prompts import refuse_names
 from sefi.diffusion.conditioning import IdentityConditioner, compare_model
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
+from sefi.hosts.pipeline import list_denoisers, lock_calls, read_text_width, release_calls, view_pipeline
+from sefi.hosts.stage_words import (
+    StageTextParts,
+    TextEncoder,
+    check_equal_lengths,
+    copy_text_parts,
+    encode_stage,
+    expand_loaded_words,
+)
 from sefi.identity.file import Identity
 
 HALVES = {"to_k": 0, "to_v": 1}
-NEEDED = ("tokenizer", "text_encoder", "vae", "unet", "scheduler")
+LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
 
@@ -53,9 +62,11 @@ def attach(pipe: Any, *identities: Identity, strength: float = 1.0) -> "Attachme
     conditioner = IdentityConditioner(backbone, identities, strength)
     remarks = [compare_model(backbone, identity) for identity in identities]
     counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]
-    attachment = Attachment(conditioner, [], math.lcm(*counts), tuple(r for r in remarks if r is not None))
+    attachment = Attachment(pipe, conditioner, [], math.lcm(*counts), tuple(r for r in remarks if r is not None))
+    denoisers = list_denoisers(pipe)
+    lock_calls(pipe)
     try:
-        for module in list_denoisers(pipe):
+        for module in denoisers:
             attachment.denoisers.append(HookedDenoiser.hook(module, backbone))
     except BaseException:
         attachment.detach()  # hooks of the modules before the one that failed
@@ -71,44 +82,80 @@ class Attachment(AbstractContextManager["Attachment"]):
         remarks: what a user should know, as that an identity was learned on another checkpoint.
     """
 
+    pipe: Any
     conditioner: IdentityConditioner
     denoisers: list["HookedDenoiser"]
     stages: int
     remarks: tuple[str, ...] = ()
+    attached: bool = True
 
-    def encode(self, prompt: str | Sequence[str], negative: str | Sequence[str] = "") -> dict[str, Tensor]:
+    def encode(
+        self, prompt: str | Sequence[str], negative: str | Sequence[str] = "", encoder: TextEncoder | None = None
+    ) -> dict[str, Tensor]:
         """Encode prompts for a pipeline's call: `prompt_embeds`, `negative_prompt_embeds`, and the pooled ones of SDXL.
 
-        Every embedding is `[prompt, word, stages * 2 * width]`.
+        Every embedding is `[prompt, word, stages * 2 * width]`. What the pipeline has loaded meanwhile (a textual
+        inversion, a LoRA of the text encoder) counts.
 
         Args:
             prompt: one or several, with `<name>` for every identity.
             negative: what to avoid, without names; one for all or one for each.
+            encoder: encodes a text instead, as compel does, with the parts of `copy_text_parts`: text to states
+                `[1, word, width]`, of SDXL to states and pooled text.
 
         Raises:
             PromptError: an unknown name, or a prompt that does not fit.
             BackboneError: the identities are detached already.
         """
-        if not self.denoisers:
-            raise BackboneError("The identities are detached.", "Attach them again: sefi.attach(pipe, ...).")
+        self.check_attached()
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-        null = join_batches([self.conditioner.encode_negative(1, text) for text in negatives])
-        total = self.conditioner.backbone.num_train_timesteps
+        # Texts encoded before are forgotten: the text encoder may have changed.
+        conditioner = copy(self.conditioner)
+        conditioner.encodings, conditioner.negative_encodings = {}, {}
+        total = conditioner.backbone.num_train_timesteps
         # The middle of each stage: any of its timesteps would do.
         steps = [(2 * stage + 1) * total // (2 * self.stages) for stage in range(self.stages)]
-        positive = [self.conditioner.encode_prompts(prompts, step) for step in steps]
-        dtype = self.conditioner.backbone.dtype
+        if encoder is None:
+            expanded, avoided = (
+                [expand_loaded_words(self.pipe, text) for text in texts] for texts in (prompts, negatives)
+            )
+            null = join_batches([conditioner.encode_negative(1, text) for text in avoided])
+            positive = [conditioner.encode_prompts(expanded, step) for step in steps]
+        else:
+            null, positive = encode_elsewhere(conditioner, encoder, prompts, negatives, steps)
+        dtype = conditioner.backbone.dtype
         negative_arguments = list_text_arguments(join_stages([null] * len(steps)).to(dtype))
         return {
             **list_text_arguments(join_stages(positive).to(dtype)),
             **{f"negative_{name}": value for name, value in negative_arguments.items()},
         }
 
+    def copy_text_parts(self) -> StageTextParts:
+        """Copy the pipeline's tokenizers and text encoders, with words for the identities' vectors, for an `encoder`.
+
+        Raises:
+            BackboneError: the identities are detached already.
+        """
+        self.check_attached()
+        return copy_text_parts(self.conditioner)
+
+    def check_attached(self) -> None:
+        """Refuse to go on after `detach`.
+
+        Raises:
+            BackboneError: the identities are detached already.
+        """
+        if not self.attached:
+            raise BackboneError("The identities are detached.", "Attach them again: sefi.attach(pipe, ...).")
+
     def detach(self) -> None:
         """Remove the hooks; the pipeline is what it was."""
         while self.denoisers:
             self.denoisers.pop().release()
+        if self.attached:
+            self.attached = False
+            release_calls(self.pipe)
 
     def __enter__(self) -> Self:
         return self
@@ -119,48 +166,34 @@ class Attachment(AbstractContextManager["Attachment"]):
         self.detach()
 
 
+def encode_elsewhere(
+    conditioner: IdentityConditioner,
+    encoder: TextEncoder,
+    prompts: Sequence[str],
+    negatives: Sequence[str],
+    steps: Sequence[int],
+) -> tuple[TextEncoding, list[TextEncoding]]:
+    """Encode negative texts, and prompts at each of the timesteps, by another program.
+
+    Raises:
+        PromptError: an unknown name, or texts of different lengths.
+    """
+    for text in negatives:
+        refuse_names(text)
+    null = join_batches([encode_stage(conditioner, encoder, text, 0) for text in negatives])
+    encoded: dict[tuple[str, int], TextEncoding] = {}  # neighbouring steps of few stages have one text
+    for step, prompt in product(steps, prompts):
+        key = (prompt, conditioner.get_context_key(step))
+        if key not in encoded:
+            encoded[key] = encode_stage(conditioner, encoder, prompt, step)
+            check_equal_lengths(encoded[key], null)
+    return null, [join_batches([encoded[prompt, conditioner.get_context_key(s)] for prompt in prompts]) for s in steps]
+
+
 def join_stages(encodings: Sequence[TextEncoding]) -> TextEncoding:
     """Return the texts of all stages side by side on the last axis, states and pooled text."""
     pooled = [one.pooled for one in encodings if one.pooled is not None]
     return replace(join_texts(*encodings), pooled=torch.cat(pooled, dim=-1) if pooled else None)
-
-
-def view_pipeline(pipe: Any) -> Backbone:  # noqa: ANN401
-    """Return the parts of a pipeline as a model, and leave them as they are: no gradient is stopped, no mode changed.
-
-    Raises:
-        BackboneError: it has no UNet, or text encoders of another kind.
-    """
-    missing = [name for name in NEEDED if getattr(pipe, name, None) is None]
-    if missing:
-        raise BackboneError(
-            f"A {type(pipe).__name__} without {' and '.join(missing)} cannot take identities.",
-            "Use a pipeline of Stable Diffusion 1.x, 2.x or XL with all its parts.",
-        )
-    second = getattr(pipe, "text_encoder_2", None)
-    width = int(pipe.unet.config["cross_attention_dim"])
-    parts: dict[str, Any] = {
-        "tokenizer": pipe.tokenizer, "text_encoder": pipe.text_encoder, "vae": pipe.vae, "unet": pipe.unet,
-        # Its noise is the model's, whatever sampler it is of.
-        "scheduler": DDPMScheduler(**parse_noise_settings(pipe.scheduler.config)),
-        "family": detect_family(width) if second is None else "sdxl",
-        "tokenizer_2": None if second is None else pipe.tokenizer_2, "text_encoder_2": second,
-    }  # fmt: skip
-    model = ModelParts(**parts)
-    return Backbone(
-        **parts,
-        fingerprint=compute_fingerprint(model),
-        resolution=model.trained_resolution,
-        source=str(pipe.name_or_path),
-        freezes=False,
-    )
-
-
-def list_denoisers(pipe: Any) -> list[nn.Module]:  # noqa: ANN401
-    """List the networks of a pipeline that read its texts: the UNet and its ControlNets."""
-    control = getattr(pipe, "controlnet", None)
-    nets = getattr(control, "nets", None)
-    return [pipe.unet, *([] if control is None else [control] if nets is None else nets)]
 
 
 @dataclass
@@ -172,7 +205,8 @@ class HookedDenoiser:
     width: int
     pooled: int | None
     total: int
-    hooks: dict[int, RemovableHandle]
+    attentions: tuple[nn.Module, ...]  # its cross-attention
+    hooks: dict[nn.Module, RemovableHandle]
     users: int = 0
 
     @staticmethod
@@ -184,12 +218,13 @@ class HookedDenoiser:
                 denoiser = HookedDenoiser(
                     module,
                     names=tuple(inspect.signature(module.forward).parameters),
-                    width=int(cast(Any, module).config["cross_attention_dim"]),
+                    width=read_text_width(module),
                     pooled=None if second is None else int(cast(Any, second).config.projection_dim),
                     total=backbone.num_train_timesteps,
+                    attentions=tuple(part for name, part in module.named_modules() if name.endswith("attn2")),
                     hooks={},
                 )
-                denoiser.hooks[id(module)] = module.register_forward_pre_hook(denoiser.choose_stage, with_kwargs=True)
+                denoiser.hooks[module] = module.register_forward_pre_hook(denoiser.choose_stage, with_kwargs=True)
                 _hooked[module] = denoiser
             _hooked[module].users += 1
             return _hooked[module]
@@ -204,9 +239,11 @@ class HookedDenoiser:
                 _hooked.pop(self.module, None)
 
     def choose_stage(
-        self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Replace the texts of all stages by those of the timestep's."""
+        if _hooked.get(module) is not self:
+            return None  # a copy that took the hooks along: nothing was attached to it
         values = dict(zip(self.names, args, strict=False)) | kwargs
         texts = values.get("encoder_hidden_states")
         if not isinstance(texts, Tensor) or texts.shape[-1] % (2 * self.width):
@@ -224,13 +261,13 @@ class HookedDenoiser:
 
     def hook_layers(self) -> None:
         """Hook the layers that make keys and values; a layer may have been replaced meanwhile, as LoRA does."""
-        for name, layer in self.module.named_modules():
-            half = HALVES.get(name.rpartition(".")[2])
-            if half is None or ".attn2." not in name or id(layer) in self.hooks:
-                continue
+        layers = [(kind, getattr(attention, kind, None)) for attention, kind in product(self.attentions, LAYERS)]
+        missing = [(kind, layer) for kind, layer in layers if isinstance(layer, nn.Module) and layer not in self.hooks]
+        for kind, layer in missing:
+            hook = make_half_hook(HALVES[kind], self.width) if kind in HALVES else make_refusal(self.width)
             with _lock:
-                if id(layer) not in self.hooks:
-                    self.hooks[id(layer)] = layer.register_forward_pre_hook(make_half_hook(half, self.width))
+                if layer not in self.hooks and _hooked.get(self.module) is self:
+                    self.hooks[layer] = layer.register_forward_pre_hook(hook)
 
 
 def select_stage(packed: Tensor, stages: Tensor, size: int) -> Tensor:
@@ -250,6 +287,19 @@ def make_half_hook(half: int, width: int) -> Callable[[nn.Module, tuple[Tensor, 
         return (args[0][..., half * width : (half + 1) * width], *args[1:])
 
     return choose_half
+
+
+def make_refusal(width: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+    """Make a hook that refuses key and value text side by side, where one layer makes both keys and values."""
+
+    def refuse_both(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args[0].shape[-1] == 2 * width:
+            raise BackboneError(
+                "The pipeline's projections are fused, so keys and values read one text.",
+                "Call pipe.unfuse_qkv_projections() first.",
+            )
+
+    return refuse_both
 
 
 _hooked: dict[nn.Module, HookedDenoiser] = {}
