@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,16 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import require_seed
 from sefi.diffusion.conditioning import check_identities, compare_model
-from sefi.diffusion.sampling import GeneratedImage, check_steps, sample_images
+from sefi.diffusion.sampling import (
+    GeneratedImage,
+    check_size,
+    get_image_size,
+    list_repair_remarks,
+    repair_faces,
+    sample_images,
+)
+from sefi.diffusion.schedulers import check_steps
+from sefi.diffusion.source_image import ImageArguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity, check_together
@@ -248,6 +258,7 @@ def generate(
     config: Config = DEFAULT,
     seed: int = 0,
     progress: Progress | None = None,
+    **images: Unpack[ImageArguments],
 ) -> list[GeneratedImage]:
     """Generate `config.generate.count` images of every prompt; image k of a prompt has seed `seed + k`.
 
@@ -258,14 +269,20 @@ def generate(
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         progress: called at every step.
+        images: what generation starts from or follows, each a file, a Pillow image or an RGB array. `init_image` with
+            `strength` (share of the steps that change it, 0.75); `mask`, white where it is repainted; `control` with
+            `controlnet` (a folder) and `control_scale` (1.0). `repair_faces=True` generates small faces again, larger,
+            and pastes them back; `detector` is a YuNet ONNX file that finds them. See `ImageArguments`.
 
     Returns:
-        The images in the order of the prompts, each with its `pixels`, prompt, seed and index.
+        The images in the order of the prompts, each with its `pixels`, prompt, seed, index and repaired squares.
 
     Raises:
-        SefiError: a placeholder without identity or the other way round, an identity of another model, or no seed.
+        SefiError: a placeholder without identity or the other way round, an identity of another model, no seed, a size
+            that the model does not generate, or an image that cannot be used.
     """
-    return list(generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress))
+    each = generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress, **images)
+    return list(each)
 
 
 def generate_each(
@@ -276,6 +293,7 @@ def generate_each(
     config: Config = DEFAULT,
     seed: int = 0,
     progress: Progress | None = None,
+    **images: Unpack[ImageArguments],
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
     seed = require_seed(seed)
@@ -288,9 +306,13 @@ def generate_each(
     method = identities[0].method if identities else config.method
     backbone = backbone or open_backbone()
     check_steps(backbone, config.generate.steps)
+    check_size(backbone, config.generate)
+    source = read_source_images(backbone, get_image_size(backbone, config.generate), config.generate, images)
+    detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
     for remark in [
         *list_identity_remarks(backbone, identities),
         *list_prompt_remarks(backbone, prompts, config.generate),
+        *(list_repair_remarks(prompts, config.generate) if detector else ()),
     ]:
         LOGGER.warning(remark)
     count = config.generate.count
@@ -298,4 +320,5 @@ def generate_each(
     seeds = [seed + k for _ in prompts for k in range(count)]
     model = get_method(method).apply(identities, backbone, config.generate.identity_strength)
     progress = progress or SilentProgress()
-    yield from sample_images(model.backbone, model.conditioner, repeated, seeds, config.generate, progress)
+    for image in sample_images(model.backbone, model.conditioner, repeated, seeds, config.generate, progress, source):
+        yield repair_faces(model, image, detector, config.generate) if detector else image

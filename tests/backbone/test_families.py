@@ -34,7 +34,7 @@ from sefi.core.errors import BackboneError, ConfigError, IdentityError
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.attention_maps import record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.diffusion.sampling import SCHEDULERS
+from sefi.diffusion.schedulers import SCHEDULERS
 from sefi.identity.file import LIMITS, Identity, IdentityHeader, read_identity_header
 from sefi.methods import METHODS, PRESETS
 
@@ -220,6 +220,55 @@ def test_learns_travels_generates_and_attends(
 ) -> None:
     backbone = open_model(family, form)
     use(backbone, identity_of(backbone), sampler)
+
+
+# As 512 x 384 is to a trained size of 512, and upright.
+SHAPES = {"wide": (56, 24), "upright": (24, 40)}
+QUICK_SHAPES = {("sdxl", "euler_a", "wide"), ("sd2", "dpm++_karras", "upright"), ("sd1", "ddim", "wide")}
+
+
+@pytest.mark.parametrize(
+    ("family", "sampler", "shape"),
+    [
+        pytest.param(*case, marks=() if case in QUICK_SHAPES else pytest.mark.slow)
+        for case in product(FAMILIES, ("ddim", "dpm++_karras", "euler_a", "lcm"), SHAPES)
+    ],
+)
+def test_images_that_are_not_square(
+    open_model: Callable[..., Backbone],
+    identity_of: Callable[[Backbone], Identity],
+    monkeypatch: pytest.MonkeyPatch,
+    family: str,
+    sampler: str,
+    shape: str,
+) -> None:
+    backbone = open_model(family, "folder")
+    identity, (width, height) = identity_of(backbone), SHAPES[shape]
+    config = make_config(
+        f"generate.scheduler={sampler}", f"generate.width={width}", f"generate.height={height}", "generate.count=2"
+    )
+    conditions: list[list[float]] = []
+    forward = UNet2DConditionModel.forward
+
+    def watch(unet, *inputs, **more):
+        if more.get("added_cond_kwargs"):
+            conditions.extend(more["added_cond_kwargs"]["time_ids"].tolist())
+        return forward(unet, *inputs, **more)
+
+    monkeypatch.setattr(UNet2DConditionModel, "forward", watch)
+    images = sefi.generate(PROMPT, [identity], backbone=backbone, config=config, seed=3)
+    assert [image.pixels.size for image in images] == [(width, height)] * 2
+    assert images[0].pixels.tobytes() != images[1].pixels.tobytes()
+    # SDXL is told the size of the image, neither scaled nor cropped; for text and negative text.
+    assert all(one == [height, width, 0, 0, height, width] for one in conditions)
+    assert len(conditions) == (2 * 2 * 5 if family == "sdxl" else 0)
+    found = record_attention(
+        backbone, IdentityConditioner(backbone, [identity]), PROMPT, 3, config.generate, SilentProgress()
+    )
+    difference = ImageChops.difference(found.image, images[0].pixels)
+    assert max(high for _, high in difference.getextrema()) <= 1
+    assert found.maps.shape[1:] == (height // 8, width // 8)
+    assert (found.maps - found.reference_maps).abs().max() > 0
 
 
 @pytest.mark.parametrize("form", FORMS)

@@ -8,7 +8,7 @@ from sefi.core.hints import DTYPE_ALIASES, METHOD_ALIASES, SCHEDULER_ALIASES, fi
 from sefi.methods import METHODS, PRESETS, get_preset
 
 NAMES = list(dict.fromkeys(name for method in METHODS.values() for name in list_setting_names(method.config_type)))
-SAMPLERS = ("ddim", "dpm++", "euler")
+SAMPLERS = ("ddim", "dpm++", "dpm++_karras", "dpm++_sde", "euler", "euler_a", "lcm")
 TRIES = {
     "learn.lr": ["learn.learning_rate"],
     "lr": ["learn.learning_rate"],
@@ -79,7 +79,11 @@ def test_every_setting_is_found_by_its_last_word(name: str) -> None:
 @pytest.mark.parametrize(
     ("written", "known", "aliases", "meant"),
     [
-        ("DPM++ 2M Karras", SAMPLERS, SCHEDULER_ALIASES, "dpm++"),
+        ("DPM++ 2M Karras", SAMPLERS, SCHEDULER_ALIASES, "dpm++_karras"),
+        ("DPM++ 2M", SAMPLERS, SCHEDULER_ALIASES, "dpm++"),
+        ("DPM++ 2M SDE", SAMPLERS, SCHEDULER_ALIASES, "dpm++_sde"),
+        ("Euler a", SAMPLERS, SCHEDULER_ALIASES, "euler_a"),
+        ("euler ancestral", SAMPLERS, SCHEDULER_ALIASES, "euler_a"),
         ("DDIM", SAMPLERS, SCHEDULER_ALIASES, "ddim"),
         ("k_euler", SAMPLERS, SCHEDULER_ALIASES, "euler"),
         ("magic", SAMPLERS, SCHEDULER_ALIASES, None),

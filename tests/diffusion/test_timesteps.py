@@ -9,7 +9,7 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler,
 
 from sefi.backbone.folder import parse_noise_settings
 from sefi.core.errors import BackboneError, ConfigError
-from sefi.diffusion.sampling import (
+from sefi.diffusion.schedulers import (
     SCHEDULERS,
     UNEVEN_DDIM,
     UnevenDDIMScheduler,
@@ -18,7 +18,8 @@ from sefi.diffusion.sampling import (
 )
 
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
-DETERMINISTIC = [name for name in SCHEDULERS if name != "lcm"]
+DETERMINISTIC = ["ddim", "dpm++", "euler"]
+EVERY_TIMESTEP = [*DETERMINISTIC, "dpm++_sde", "euler_a"]  # those that take `compute_sampling_timesteps`
 KINDS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
 USUAL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
@@ -47,7 +48,7 @@ def all_timesteps(model, name):
 
 @pytest.mark.parametrize(("prediction", "zero_snr"), KINDS)
 @pytest.mark.parametrize("total", [1000, 100, 97])
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", EVERY_TIMESTEP)
 def test_every_number_of_steps_obeys_the_rule(backbone, name, total, prediction, zero_snr):
     for steps, found in all_timesteps(with_noise(backbone, total, prediction, zero_snr), name):
         where = (name, total, steps)
@@ -95,7 +96,8 @@ def test_a_turbo_model_begins_at_the_last_timestep(backbone, name, stated, steps
     settings = parse_noise_settings(NOISE | {"timestep_spacing": stated})
     made = create_scheduler(replace(backbone, scheduler=DDPMScheduler(**settings)), name, steps)
     made.set_timesteps(steps)
-    assert made.timesteps[0] == (999 if name == "lcm" else 801 if (name, stated) == ("dpm++", "leading") else first)
+    begins_last, left_out = name in ("lcm", "dpm++_karras"), name in ("dpm++", "dpm++_sde") and stated == "leading"
+    assert made.timesteps[0] == (999 if begins_last else 801 if left_out else first)
     assert len(made.timesteps) == steps
 
 

@@ -1,6 +1,7 @@
 """The frozen parts of one text-to-image model as one value, which makes every call of them; and its fingerprint."""
 
 import hashlib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
@@ -9,8 +10,15 @@ from typing import Any, Self, TypeVar, cast
 import torch
 from diffusers import (
     AutoencoderKL,
+    ControlNetModel,
     DDPMScheduler,
+    StableDiffusionControlNetImg2ImgPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetPipeline,
+    StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -21,11 +29,32 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
 from sefi.backbone.kinds import EMBEDDED, Family
+from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
 from sefi.core.errors import BackboneError
 
 Part = TypeVar("Part", bound=nn.Module)
-Pipeline = StableDiffusionPipeline | StableDiffusionXLPipeline
+Pipeline = (
+    StableDiffusionPipeline
+    | StableDiffusionXLPipeline
+    | StableDiffusionImg2ImgPipeline
+    | StableDiffusionXLImg2ImgPipeline
+    | StableDiffusionControlNetPipeline
+    | StableDiffusionXLControlNetPipeline
+    | StableDiffusionControlNetImg2ImgPipeline
+    | StableDiffusionXLControlNetImg2ImgPipeline
+)
+# By whether the model is SDXL, whether an image is started from, and whether a ControlNet takes part.
+PIPELINE_CLASSES: dict[tuple[bool, bool, bool], type[Pipeline]] = {
+    (False, False, False): StableDiffusionPipeline,
+    (True, False, False): StableDiffusionXLPipeline,
+    (False, True, False): StableDiffusionImg2ImgPipeline,
+    (True, True, False): StableDiffusionXLImg2ImgPipeline,
+    (False, False, True): StableDiffusionControlNetPipeline,
+    (True, False, True): StableDiffusionXLControlNetPipeline,
+    (False, True, True): StableDiffusionControlNetImg2ImgPipeline,
+    (True, True, True): StableDiffusionXLControlNetImg2ImgPipeline,
+}
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
@@ -232,6 +261,11 @@ class Backbone(ModelParts):
         return self.resolution // self.latent_factor
 
     @property
+    def size_step(self) -> int:
+        """Pixels of which an image's sides are multiples: whole latent cells, and 8, as diffusers' pipelines ask."""
+        return math.lcm(self.latent_factor, PIXEL_STEP)
+
+    @property
     def latent_channels(self) -> int:
         """Channels of a latent (4 for Stable Diffusion)."""
         return int(self.unet.config["in_channels"])
@@ -314,20 +348,34 @@ class Backbone(ModelParts):
         )
         return cast(Tensor, answer.sample)
 
-    def build_pipeline(self, scheduler: Any, unet: UNet2DConditionModel | None = None) -> Pipeline:  # noqa: ANN401
+    def build_pipeline(
+        self,
+        scheduler: Any,  # noqa: ANN401
+        unet: UNet2DConditionModel | None = None,
+        *,
+        from_image: bool = False,
+        controlnet: ControlNetModel | None = None,
+    ) -> Pipeline:
         """Build the family's stock pipeline, which takes text encodings and no prompts.
 
         Args:
             scheduler: any of diffusers for this noise schedule.
             unet: a copy with other attention processors; None takes the model's own.
+            from_image: start from a given image instead of noise.
+            controlnet: what a control image goes through, with attention processors as those of `unet`.
         """
         parts: dict[str, Any] = {"vae": self.vae, "unet": self.unet if unet is None else unet, "scheduler": scheduler}
         parts |= {"text_encoder": None, "tokenizer": None, "feature_extractor": None}
-        if self.family == "sdxl":
+        if from_image:
+            parts["vae"] = _copy_vae_of_fixed_dtype(self.vae)
+        if controlnet is not None:
+            parts["controlnet"] = controlnet
+        sdxl = self.family == "sdxl"
+        if sdxl:
             parts |= {"text_encoder_2": None, "tokenizer_2": None, "add_watermarker": False}
-            pipeline = StableDiffusionXLPipeline(**parts)
         else:
-            pipeline = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)  # pyright: ignore[reportArgumentType]
+            parts |= {"safety_checker": None, "requires_safety_checker": False}
+        pipeline = PIPELINE_CLASSES[sdxl, from_image, controlnet is not None](**parts)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 
@@ -405,6 +453,22 @@ def _replace_rows(text_encoder: Any, rows: Tensor, mask: Tensor) -> None:  # noq
         return torch.where(mask[..., None], rows.to(output.dtype), output)
 
     text_encoder.get_input_embeddings().register_forward_hook(overwrite)
+
+
+def _copy_vae_of_fixed_dtype(vae: AutoencoderKL) -> AutoencoderKL:
+    """Return a copy of an autoencoder, with the same weights, that takes pixels of any dtype and is never cast.
+
+    SDXL's pipelines cast the autoencoder they are given to float32 and back where its configuration says so; all users
+    of a model share its weights.
+    """
+    copied = copy_part(vae)
+    copied.register_to_config(force_upcast=False)
+
+    def encode(x: Tensor, return_dict: bool = True) -> Any:  # noqa: ANN401, FBT001, FBT002
+        return vae.encode(x.to(vae.dtype), return_dict)
+
+    copied.encode = encode
+    return copied
 
 
 def compute_fingerprint(parts: ModelParts) -> str:

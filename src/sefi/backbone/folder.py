@@ -1,18 +1,20 @@
-"""A pipeline folder in the Stable Diffusion format to the five parts of the model."""
+"""A pipeline folder in the Stable Diffusion format to the five parts of the model; a ControlNet's folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import torch
-from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from sefi.backbone.bundle import ModelParts
-from sefi.backbone.files import is_regular, read_model_json
+from sefi.backbone.bundle import Backbone, ModelParts
+from sefi.backbone.files import is_regular, quiet_libraries, read_model_json
 from sefi.backbone.kinds import REMEDY, choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
+    ADDITIONS,
+    UNSUPPORTED,
     SDXLUNetConfig,
     TextConfig,
     UNetConfig,
@@ -22,6 +24,7 @@ from sefi.backbone.part_configs import (
     read_text_config,
     read_unet_config,
     read_vae_config,
+    validate_part_config,
 )
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
@@ -196,3 +199,91 @@ def parse_noise_settings(config: Mapping[str, Any]) -> dict[str, Any]:
         ) from None
     betas = settings["trained_betas"]
     return settings | {"trained_betas": None if betas is None else list(betas)}
+
+
+Embedding = Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1, max_length=7)]
+# What a ControlNet must share with the UNet: it reads the same latents and texts, and adds to what each layer gives.
+SHARED = ("in_channels", "cross_attention_dim", "block_out_channels", "layers_per_block", *ADDITIONS)
+
+
+class ControlNetConfig(UNetConfig):
+    """A `ControlNetModel`: the downward half of a UNet, with layers that read an image."""
+
+    unsupported: ClassVar[Mapping[str, str]] = {n: m for n, m in UNSUPPORTED.items() if n not in ADDITIONS}
+
+    layers_per_block: Annotated[int, Field(ge=1, le=8)] = 2  # pyright: ignore[reportIncompatibleVariableOverride]
+    addition_embed_type: Literal["text_time"] | None = None
+    addition_time_embed_dim: Annotated[int, Field(ge=2, le=8192)] | None = None
+    projection_class_embeddings_input_dim: Annotated[int, Field(ge=1, le=65536)] | None = None
+    conditioning_channels: Literal[3] = 3
+    conditioning_embedding_out_channels: Embedding = Field(default=[16, 32, 96, 256])
+    controlnet_conditioning_channel_order: Literal["rgb", "bgr"] = "rgb"
+    global_pool_conditions: Literal[False] = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def set_upward_blocks(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Set the blocks of the way up, which a ControlNet does not have, to as many as lead down."""
+        blocks = values.get("block_out_channels")
+        count = len(blocks) if isinstance(blocks, list) else len(UNetConfig().block_out_channels)
+        return values | {"up_block_types": ["CrossAttnUpBlock2D"] * count}
+
+    def list_arguments(self) -> dict[str, Any]:
+        """Return the stated fields that the class has."""
+        absent = ("up_block_types", "out_channels", "sample_size")
+        return {name: value for name, value in super().list_arguments().items() if name not in absent}
+
+
+def read_controlnet(folder: Path, backbone: Backbone) -> ControlNetModel:
+    """Read a ControlNet's folder (`config.json` and safetensors weights), frozen, for this model.
+
+    Raises:
+        BackboneError: no such folder, damaged or pickled weights, or a ControlNet of another model.
+    """
+    path = folder / CONFIG
+    if not is_regular(path):
+        raise BackboneError(
+            f"{folder} holds no {CONFIG}, so it is not a ControlNet's folder.",
+            f"Name the folder that holds {CONFIG} and the safetensors weights, in the format of diffusers.",
+        )
+    values = read_model_json(path)
+    name = values.get("_class_name", "ControlNetModel")
+    if name != "ControlNetModel":
+        raise BackboneError(f"{path}: `_class_name` is {quote_value(name)}, not ControlNetModel.", USE_CONTROLNET)
+    config = validate_part_config(ControlNetConfig, path, values)
+    check_controlnet_fit(config.model_dump(), backbone, str(path))
+    with quiet_libraries():
+        network = load_part(ControlNetModel, folder, config.list_arguments(), backbone.dtype)
+    torch.nn.Module.to(network, backbone.device, backbone.dtype)
+    return network.eval().requires_grad_(requires_grad=False)
+
+
+USE_CONTROLNET = "Use a ControlNet that was trained for this model's family."
+
+
+def check_controlnet_fit(config: Mapping[str, Any], backbone: Backbone, source: str) -> None:
+    """Refuse a ControlNet that was made for another UNet; names the field.
+
+    Raises:
+        BackboneError: it reads other latents or texts, or has other layers.
+    """
+    for name in SHARED:
+        own, other = (_spread_per_block(one[name], config) for one in (config, backbone.unet.config))
+        if own != other:
+            raise BackboneError(f"{source}: `{name}` is {own}, and this model's UNet has {other}.", USE_CONTROLNET)
+    factor = 2 ** (len(config["conditioning_embedding_out_channels"]) - 1)
+    if factor != backbone.latent_factor:
+        raise BackboneError(
+            f"{source}: it makes a cell of {factor} x {factor} pixels, and this model's VAE of "
+            f"{backbone.latent_factor} x {backbone.latent_factor}.",
+            USE_CONTROLNET,
+        )
+
+
+def _spread_per_block(value: object, config: Mapping[str, Any]) -> object:
+    """Return a field as a list where one number stands for every block, or as it is."""
+    blocks = len(config["block_out_channels"])
+    if isinstance(value, (list, tuple)):
+        numbers = list(value)
+        return numbers[0] if len(set(numbers)) == 1 and len(numbers) == blocks > 1 else numbers
+    return value

@@ -17,7 +17,7 @@ from sefi.core.errors import BackboneError
 
 DEFAULT_LATENT_SIZE = 64
 MAX_LATENT_SIZE = 512
-PIXEL_STEP = 8  # StableDiffusionPipeline generates no other sizes
+PIXEL_STEP = 8  # diffusers' pipelines generate no other sizes
 INPAINTING_CHANNELS = {5: "a depth model?", 7: "an upscaler?", 8: "an editing model?", 9: "an inpainting model?"}
 
 ADDED = "added conditions, as only SDXL has them"

@@ -31,6 +31,8 @@ def run_attend(
     model: options.Model = options.EMBEDDED,
     preset: options.Preset = "default",
     steps: Steps = None,
+    width: options.Width = None,
+    height: options.Height = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Out = Path("maps.png"),
@@ -55,7 +57,8 @@ def run_attend(
 
     inputs = [*(identity or []), model, detector]
     check_output(out, FileKind.PNG, inputs=inputs, overwrite=overwrite)
-    config = load_generation_config(preset, [*(settings or []), *format_settings(generate__steps=steps)])
+    overrides = format_settings(generate__steps=steps, generate__width=width, generate__height=height)
+    config = load_generation_config(preset, [*(settings or []), *overrides])
     check_detector(detector)
     identities = load_identities([prompt], identity or [], config)
     from sefi.cli.progress import TerminalProgress

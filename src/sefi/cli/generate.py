@@ -15,19 +15,41 @@ if TYPE_CHECKING:
     from sefi.core.config import Config
     from sefi.core.progress import Progress
     from sefi.diffusion.sampling import GeneratedImage
+    from sefi.diffusion.source_image import ImageArguments
     from sefi.identity.file import Identity
 
+FileEntry = dict[str, object]
+"""What the record says of one file: `file`, `prompt`, `seed`, and `repaired_faces` where faces were looked for."""
+SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="How strongly the prompt is followed.")]
-Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help="ddim, dpm++, euler or lcm.")]
+Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", help=SCHEDULERS)]
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the image.")]
 Strength = Annotated[
     float | None,
     typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
 ]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; rounding may differ.")]
+InitImage = Annotated[
+    Path | None,
+    typer.Option("--init-image", metavar="FILE", help="Start from this image; its middle is cut to the size."),
+]
+InitStrength = Annotated[
+    float | None, typer.Option("--strength", help="Share of the steps that change --init-image, up to 1; 0.75.")
+]
+Mask = Annotated[
+    Path | None, typer.Option("--mask", metavar="FILE", help="Repaint --init-image only where this is white.")
+]
+Control = Annotated[Path | None, typer.Option("--control", metavar="FILE", help="An image that --controlnet follows.")]
+ControlNetFolder = Annotated[
+    Path | None, typer.Option("--controlnet", metavar="DIR", help="A ControlNet in the format of diffusers.")
+]
+ControlScale = Annotated[float | None, typer.Option("--control-scale", help="How much --control counts, 0 to 2; 1.")]
+RepairFaces = Annotated[
+    bool, typer.Option("--repair-faces", help="Generate small faces again, larger, and paste them back.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -43,6 +65,16 @@ def run_generate(
     negative_prompt: Negative = None,
     identity_strength: Strength = None,
     batch_size: BatchSize = None,
+    width: options.Width = None,
+    height: options.Height = None,
+    init_image: InitImage = None,
+    strength: InitStrength = None,
+    mask: Mask = None,
+    control: Control = None,
+    controlnet: ControlNetFolder = None,
+    control_scale: ControlScale = None,
+    repair_faces: RepairFaces = False,
+    detector: options.Detector = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -64,34 +96,45 @@ def run_generate(
         generate__negative_prompt=negative_prompt,
         generate__identity_strength=identity_strength,
         generate__batch_size=batch_size,
+        generate__width=width,
+        generate__height=height,
     )
+    inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
-    check_image_folder(out, [*(identity or []), model])
+    check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     identities = load_identities(prompts, identity or [], config)
+    read = read_inputs(inputs, config, prompts)
     from sefi.cli.progress import TerminalProgress
-    from sefi.diffusion.text import find_unknown_words
 
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    files: list[dict[str, str | int]] = []
-    record: dict[str, object] = {
-        "images": files,
-        "grid": None,  # an interrupted run has none
-        "identities": [str(path) for path in identity or []],
-        "base_model": backbone.fingerprint,
-        "settings": config.generate.model_dump(mode="json"),
-        "seed": seed,
-        "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
-    }
+    files: list[FileEntry] = []
+    record = {"images": files, "grid": None, "identities": [str(path) for path in identity or []], "seed": seed}
+    record |= describe_run(backbone, config, prompts, inputs)
     try:
         with TerminalProgress() as progress:
-            images = draw_and_save(GenerateRun(prompts, identities, backbone, config, seed, progress), out, files)
+            run = GenerateRun(prompts, identities, backbone, config, seed, progress, read)
+            images = draw_and_save(run, out, files)
         record["grid"] = str(save_grid(images, out))
     finally:
         if files:
             append_record(out, record)
     text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
     print_answer(record, text, as_json=as_json, command="generate")
+
+
+@dataclass(frozen=True)
+class InputFiles:
+    """The images of a command line, and what to do with them; named as the arguments of `sefi.generate`."""
+
+    init_image: Path | None
+    strength: float | None
+    mask: Path | None
+    control: Path | None
+    controlnet: Path | None
+    control_scale: float | None
+    repair_faces: bool
+    detector: Path | None
 
 
 @dataclass(frozen=True)
@@ -104,9 +147,62 @@ class GenerateRun:
     config: "Config"
     seed: int
     progress: "Progress"
+    inputs: "ImageArguments | None" = None
 
 
-def draw_and_save(run: GenerateRun, folder: Path, files: list[dict[str, str | int]]) -> "list[GeneratedImage]":
+def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
+    """Read the images of a command line, before a model is opened; say which prompts' faces are not repaired.
+
+    Raises:
+        ConfigError: Options that miss another one or are out of range.
+        PhotoError: An image cannot be read.
+        FaceError: The detector is missing.
+    """
+    from sefi.cli.loading import check_detector
+    from sefi.cli.output import print_remark
+    from sefi.core.errors import ConfigError
+    from sefi.diffusion.sampling import list_repair_remarks
+    from sefi.diffusion.source_image import ImageArguments, check_image_arguments
+    from sefi.photo.read import read_photo
+
+    check_image_arguments(ImageArguments(**vars(inputs)), config.generate.steps)
+    if inputs.detector is not None and not inputs.repair_faces:
+        raise ConfigError("--detector has no effect without --repair-faces.", "Leave --detector out.")
+    check_detector(inputs.detector)
+    for remark in list_repair_remarks(prompts, config.generate) if inputs.repair_faces else ():
+        print_remark(f"note: {remark}")
+    read = ImageArguments(**vars(inputs))
+    if inputs.init_image is not None:
+        read["init_image"] = read_photo(inputs.init_image)
+    if inputs.mask is not None:
+        read["mask"] = read_photo(inputs.mask)
+    if inputs.control is not None:
+        read["control"] = read_photo(inputs.control)
+    return read
+
+
+def describe_run(
+    backbone: "Backbone", config: "Config", prompts: "Sequence[str]", inputs: InputFiles
+) -> dict[str, object]:
+    """Return the part of the record that says what was generated with: model, settings, size and images."""
+    from sefi.diffusion.sampling import get_image_size
+    from sefi.diffusion.source_image import DEFAULT_STRENGTH
+    from sefi.diffusion.text import find_unknown_words
+
+    height, width = get_image_size(backbone, config.generate)
+    defaults: dict[str, object] = {} if inputs.init_image is None else {"strength": DEFAULT_STRENGTH}
+    defaults |= {} if inputs.control is None else {"control_scale": 1.0}
+    given = {name: value for name, value in vars(inputs).items() if value not in (None, False)}
+    return {
+        "base_model": backbone.fingerprint,
+        "settings": config.generate.model_dump(mode="json"),
+        "size": [width, height],
+        "inputs": {name: str(v) if isinstance(v, Path) else v for name, v in (defaults | given).items()},
+        "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
+    }
+
+
+def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "list[GeneratedImage]":
     """Draw every image and write it at once.
 
     Args:
@@ -120,6 +216,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: list[dict[str, str | in
     from sefi.core.errors import Interrupted
 
     images: list[GeneratedImage] = []
+    inputs = run.inputs or {}
     try:
         for image in generate_each(
             run.prompts,
@@ -128,10 +225,14 @@ def draw_and_save(run: GenerateRun, folder: Path, files: list[dict[str, str | in
             config=run.config,
             seed=run.seed,
             progress=run.progress,
+            **inputs,
         ):
             path = save_image(image, folder)
             images.append(image)
-            files.append({"file": str(path), "prompt": image.prompt, "seed": image.seed})
+            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed}
+            if inputs.get("repair_faces"):
+                entry["repaired_faces"] = [list(box) for box in image.repaired]
+            files.append(entry)
     except KeyboardInterrupt:
         total = len(run.prompts) * run.config.generate.count
         problem = f"Interrupted: {len(files)} of {total} images are in '{folder}'."

@@ -52,6 +52,8 @@ Detector = Annotated[
     Path | None,
     typer.Option("--detector", metavar="FILE", help="A YuNet face detector (ONNX) to use."),
 ]
+Width = Annotated[int | None, typer.Option("--width", help="Of an image in pixels; the trained size if left out.")]
+Height = Annotated[int | None, typer.Option("--height", help="As --width.")]
 Evaluators = Annotated[
     Path | None,
     typer.Option(

@@ -53,11 +53,14 @@ SCHEMAS: dict[str, Schema] = {
     "generate": Schema(
         1,
         {
-            "images": "a list of objects with file, prompt and seed",
+            "images": "a list of objects with file, prompt and seed; with --repair-faces also repaired_faces, squares "
+            "as left, top, width and height in pixels",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
             "settings": "every setting generate.*",
+            "size": "width and height of every image in pixels",
+            "inputs": "images that generation started from or followed, and how: the options given, and their defaults",
             "seed": "what was given with --seed; image k of a prompt has seed + k",
             "unknown_words": "words of the prompts that the model does not know",
         },

@@ -132,9 +132,13 @@ class GenerateSettings(Section, frozen=True):
 
     steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
-    scheduler: Literal["ddim", "dpm++", "euler", "lcm"] = Field(
-        "ddim", description="diffusers' DDIM, DPM-Solver++, Euler or the sampler of latent consistency models"
+    scheduler: Literal["ddim", "dpm++", "dpm++_karras", "dpm++_sde", "euler", "euler_a", "lcm"] = Field(
+        "ddim",
+        description="diffusers' DDIM, DPM-Solver++ 2M (plain, at Karras' noise levels, or SDE), Euler, Euler ancestral "
+        "or the sampler of latent consistency models",
     )
+    width: int | None = Field(None, ge=8, le=4096, description="of an image in pixels; none is the trained size")
+    height: int | None = Field(None, ge=8, le=4096, description="as the width")
     count: int = Field(1, ge=1, description="images per prompt")
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")

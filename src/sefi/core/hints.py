@@ -49,6 +49,9 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("prior_loss_weight", "prior_preservation_weight"), ("tune.prior_weight",)),
     **dict.fromkeys(("num_class_images", "class_images", "reg_images"), ("tune.prior_images",)),
     **dict.fromkeys(("horizontal_flip", "mirror"), ("views.flip",)),
+    **dict.fromkeys(("size", "resolution", "image_size"), ("generate.width", "generate.height")),
+    "w": ("generate.width",),
+    "h": ("generate.height",),
 }
 # Options of the commands that people look for among the settings.
 OPTION_ALIASES: dict[str, str] = {
@@ -65,8 +68,18 @@ OPTION_ALIASES: dict[str, str] = {
     **dict.fromkeys(("evaluators", "judges"), "--evaluators"),
 }
 SCHEDULER_ALIASES: dict[str, str] = {
+    **dict.fromkeys(("dpm", "dpmpp", "dpmpp_2m", "dpm++_2m", "dpmsolver", "dpmsolver++", "dpm_solver"), "dpm++"),
     **dict.fromkeys(
-        ("dpm", "dpmpp", "dpmpp_2m", "dpm++_2m", "dpm++_2m_karras", "dpmsolver", "dpmsolver++", "dpm_solver"), "dpm++"
+        ("dpm++_2m_karras", "dpmpp_2m_karras", "k_dpmpp_2m_karras", "dpmpp_karras", "dpm_karras", "karras"),
+        "dpm++_karras",
+    ),
+    **dict.fromkeys(
+        ("dpm++_2m_sde", "dpmpp_2m_sde", "dpmpp_sde", "sde_dpmsolver++", "dpm_sde", "sde"),
+        "dpm++_sde",
+    ),
+    **dict.fromkeys(
+        ("euler_ancestral", "k_euler_a", "k_euler_ancestral", "eulerancestral", "eulerancestraldiscretescheduler"),
+        "euler_a",
     ),
     **dict.fromkeys(("k_euler", "euler_discrete", "eulerdiscrete", "eulerdiscretescheduler"), "euler"),
     **dict.fromkeys(("ddimscheduler",), "ddim"),

@@ -3,10 +3,10 @@
 # pyright: reportOptionalCall=false, reportOptionalSubscript=false
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ControlNetModel, UNet2DConditionModel
 from diffusers.models.attention_processor import Attention
 from torch import Tensor
 from torch.nn import functional as F
@@ -21,6 +21,7 @@ class AttentionRecorder:
     Attributes:
         keep_maps: record every layer's maps, not only the loss.
         keep_gradient: record them with their gradient, for losses on the maps themselves.
+        latent_size: height and width of the latent, where it is not square.
         losses: attention loss of each layer, each `[batch]`.
         maps: each layer's maps `[batch, head, word, height, width]`, by layer name.
         reference_maps: the same of the reference text.
@@ -28,6 +29,7 @@ class AttentionRecorder:
 
     keep_maps: bool = False
     keep_gradient: bool = False
+    latent_size: tuple[int, int] | None = None
     losses: list[Tensor] = field(default_factory=list[Tensor])
     maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     reference_maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
@@ -81,10 +83,15 @@ def compute_map_difference(
     return total / (words.sum(1) * maps.shape[1] * side[0] * side[1])
 
 
-def average_word_maps(recorder: AttentionRecorder, side: int, *, reference: bool = False) -> Tensor:
-    """Average the last pass's maps over layers and heads: `[batch, word, side, side]`, summing to 1 over words."""
+def average_word_maps(recorder: AttentionRecorder, side: int | tuple[int, int], *, reference: bool = False) -> Tensor:
+    """Average the last pass's maps over layers and heads: `[batch, word, height, width]`, summing to 1 over words.
+
+    Args:
+        side: height and width of the result; one number for both.
+    """
+    size = (side, side) if isinstance(side, int) else side
     layers = (recorder.reference_maps if reference else recorder.maps).values()
-    return torch.stack([resize_maps(m.float(), (side, side)).mean(1) for m in layers]).mean(0)
+    return torch.stack([resize_maps(m.float(), size).mean(1) for m in layers]).mean(0)
 
 
 @dataclass(frozen=True)
@@ -163,7 +170,7 @@ class KeyValueProcessor:
         """Record this layer's loss, or its maps."""
         if reference_key is None and not recorder.keep_maps:
             return
-        height, width = self.get_map_size(query.shape[2])
+        height, width = self.get_map_size(query.shape[2], recorder.latent_size)
         reference: Tensor | None = None
         if reference_key is not None:
             with torch.no_grad():
@@ -180,10 +187,11 @@ class KeyValueProcessor:
             if reference is not None:
                 recorder.reference_maps[self.name] = reference
 
-    def get_map_size(self, positions: int) -> tuple[int, int]:
+    def get_map_size(self, positions: int, latent_size: tuple[int, int] | None = None) -> tuple[int, int]:
         """Return height and width of this layer's map: the latent halved until it has that many positions."""
-        options = self.loss_options
-        height, width = options.latent_size if options is not None else (int(positions**0.5),) * 2
+        if self.loss_options is not None:
+            latent_size = self.loss_options.latent_size
+        height, width = latent_size or (int(positions**0.5),) * 2
         while height * width > positions:
             height, width = (height + 1) // 2, (width + 1) // 2
         return height, width
@@ -205,18 +213,19 @@ def compute_attention_weights(query: Tensor, key: Tensor, scale: float) -> Tenso
 
 
 CROSS = "attn2.processor"
+Denoiser = TypeVar("Denoiser", UNet2DConditionModel, ControlNetModel)
 
 
 def copy_with_key_value_attention(
-    unet: UNet2DConditionModel,
+    unet: Denoiser,
     recorder: AttentionRecorder | None = None,
     loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
-) -> UNet2DConditionModel:
-    """Return a copy of `unet` in which every cross-attention reads a key text and a value text.
+) -> Denoiser:
+    """Return a copy of a UNet, or of a ControlNet, in which every cross-attention reads a key text and a value text.
 
-    The copy shares the weights; `unet` itself is not touched. Self-attention keeps its processors.
+    The copy shares the weights; the original is not touched. Self-attention keeps its processors.
     """
     copied = copy_part(unet)
     copied.set_attn_processor(

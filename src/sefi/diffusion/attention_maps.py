@@ -11,7 +11,8 @@ from sefi.core.config import GenerateSettings
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.diffusion.sampling import build_pipeline, check_steps, sample_batch
+from sefi.diffusion.sampling import ConditionedModel, build_pipeline, check_size, get_latent_size, sample_batch
+from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.text import join_texts
 
 
@@ -21,7 +22,7 @@ class PromptAttention:
 
     Attributes:
         words: one readable word per token, start and end included, padding left out.
-        maps: `[word, side, side]`, for the prompt with its identities.
+        maps: `[word, height, width]`, for the prompt with its identities.
         reference_maps: the same for the class word's prompt, with the same queries.
         placeholders: positions of the placeholders in `words`.
         image: the generated image.
@@ -63,15 +64,15 @@ class ReferenceConditioner:
 class MapCollector:
     """The recorder's maps of the prompt after every step; a negative prompt's, where there is one, come before it."""
 
-    def __init__(self, recorder: AttentionRecorder, side: int) -> None:
-        self.recorder, self.side = recorder, side
+    def __init__(self, recorder: AttentionRecorder, size: tuple[int, int]) -> None:
+        self.recorder, self.size = recorder, size
         self.maps: list[Tensor] = []
         self.reference: list[Tensor] = []
 
     def collect(self) -> None:
         """Take the maps of the step that just ended out of the recorder."""
-        self.maps.append(average_word_maps(self.recorder, self.side)[-1])
-        self.reference.append(average_word_maps(self.recorder, self.side, reference=True)[-1])
+        self.maps.append(average_word_maps(self.recorder, self.size)[-1])
+        self.reference.append(average_word_maps(self.recorder, self.size, reference=True)[-1])
         self.recorder.clear()
 
 
@@ -86,11 +87,13 @@ def record_attention(
     """Generate one image and record the attention of its words.
 
     Raises:
-        ConfigError: more steps than the model has timesteps.
+        ConfigError: more steps than the model has timesteps, or a size that it does not generate.
     """
     check_steps(backbone, settings.steps)
-    parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True)
-    collector = MapCollector(recorder, max(1, backbone.latent_size // 2))
+    check_size(backbone, settings)
+    latent_size = get_latent_size(backbone, settings)
+    parsed, recorder = conditioner.parse(prompt), AttentionRecorder(keep_maps=True, latent_size=latent_size)
+    collector = MapCollector(recorder, (max(1, latent_size[0] // 2), max(1, latent_size[1] // 2)))
 
     def after_step() -> None:
         collector.collect()
@@ -98,9 +101,8 @@ def record_attention(
 
     progress.start(settings.steps, "generating")
     pipeline = build_pipeline(backbone, settings, recorder)
-    image = sample_batch(
-        backbone, pipeline, ReferenceConditioner(conditioner, prompt), [prompt], [seed], settings, after_step
-    )[0]
+    model = ConditionedModel(backbone, ReferenceConditioner(conditioner, prompt))
+    image = sample_batch(model, pipeline, [prompt], [seed], settings, after_step)[0]
     progress.finish()
     maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (collector.maps, collector.reference))
     places = tuple(sorted(p for places in parsed.places.values() for p in places))

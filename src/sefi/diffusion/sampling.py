@@ -1,27 +1,35 @@
-"""Generate images with a stock diffusers pipeline: schedulers, decoding, and the loop over prompts and seeds."""
+"""Generate images with a stock diffusers pipeline: the loop over prompts and seeds, stages and decoding."""
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, EulerDiscreteScheduler, LCMScheduler
-from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
-from sefi.backbone.folder import Spacing, parse_noise_settings
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
-from sefi.core.hints import SCHEDULER_ALIASES, suggest
-from sefi.core.progress import Progress
+from sefi.core.progress import Progress, SilentProgress
+from sefi.core.prompts import PLACEHOLDER, Box
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
 from sefi.diffusion.conditioning import Conditioner
+from sefi.diffusion.schedulers import create_scheduler
+from sefi.diffusion.source_image import (
+    NO_SOURCE,
+    SourceImages,
+    check_strength,
+    cut_and_enlarge,
+    make_mask_blender,
+    paste_feathered,
+    restore_outside_mask,
+)
+from sefi.photo.detect import FaceDetector, find_square_around
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,165 +38,14 @@ class GeneratedImage:
 
     Attributes:
         index: place among the images of a call.
+        repaired: squares that were generated again (left, top, width, height in pixels), with `repair_faces`.
     """
 
     pixels: Image
     prompt: str
     seed: int
     index: int
-
-
-Device = str | torch.device | None
-STAGES_COVERED = 10  # up to so many stages each get a step where steps suffice: ours are 5, ProSpect's 10; no maximum
-
-
-class ExactTimesteps:
-    """Makes a scheduler of diffusers take the timesteps of `compute_sampling_timesteps`; stands before it as a base."""
-
-    lowest_left_out = False
-    config: Any
-
-    def set_timesteps(self, num_inference_steps: int, device: Device = None) -> None:
-        """Prepare so many steps."""
-        timesteps = compute_sampling_timesteps(
-            num_inference_steps,
-            self.config["num_train_timesteps"],
-            self.config["timestep_spacing"],
-            lowest_left_out=self.lowest_left_out,
-        )
-        scheduler: Any = super()
-        scheduler.set_timesteps(device=device, timesteps=timesteps.tolist())
-
-
-class DPMScheduler(ExactTimesteps, DPMSolverMultistepScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """DPM-Solver++ at the timesteps of `compute_sampling_timesteps`."""
-
-    lowest_left_out = True
-
-
-class EulerScheduler(ExactTimesteps, EulerDiscreteScheduler):  # pyright: ignore[reportIncompatibleMethodOverride]
-    """Euler's method at the timesteps of `compute_sampling_timesteps`."""
-
-
-class UnevenDDIMScheduler(DPMScheduler):
-    """DDIM whose steps differ in length.
-
-    diffusers' DDIM takes every step to be `T // steps` long, whatever its timesteps are. DPM-Solver++ of first order is
-    the same formula (Lu et al. 2022, section 4.1) and reads the length of each step from its timesteps.
-    """
-
-    lowest_left_out = False
-
-
-DISTILLED_STEPS = 50  # of latent consistency models (Luo et al. 2023, section 4.3)
-
-
-class ConsistencyScheduler(LCMScheduler):
-    """The sampler of latent consistency models, whose few steps add new noise; more steps than 50 are trailing ones."""
-
-    def set_timesteps(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, num_inference_steps: int, device: Device = None
-    ) -> None:
-        """Prepare so many steps: evenly spaced ones of those that the model was distilled at, from T - 1 on."""
-        config: Any = self.config
-        total = int(config["num_train_timesteps"])
-        distilled = min(total, max(num_inference_steps, DISTILLED_STEPS))
-        grid = compute_sampling_timesteps(distilled, total, "trailing")
-        chosen = grid[np.arange(num_inference_steps) * distilled // num_inference_steps]
-        # All timesteps are allowed: those of other T than 1000 are no multiples that diffusers knows.
-        super().set_timesteps(device=device, timesteps=chosen.tolist(), original_inference_steps=total)
-
-
-SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
-    "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),
-    "dpm++": (DPMScheduler, {"algorithm_type": "dpmsolver++"}),
-    "euler": (EulerScheduler, {}),
-    "lcm": (ConsistencyScheduler, {}),
-}
-UNEVEN_DDIM: dict[str, Any] = {"algorithm_type": "dpmsolver++", "solver_order": 1, "final_sigmas_type": "sigma_min"}
-
-
-def create_scheduler(backbone: Backbone, name: str, steps: int) -> Any:  # noqa: ANN401
-    """Return a new scheduler of this name for this model; `set_timesteps(steps)` gives `compute_sampling_timesteps`.
-
-    Those of `lcm` are among the timesteps that such models are distilled at. Of the model's own scheduler it takes the
-    noise schedule, what the model predicts and whether it begins at T - 1 (trailing), and nothing else.
-
-    Raises:
-        ConfigError: there is no such scheduler, or the model has fewer timesteps than `steps`.
-    """
-    if name not in SCHEDULERS:
-        raise ConfigError(f"There is no scheduler {name!r}.", suggest(name, SCHEDULERS, SCHEDULER_ALIASES, "Choose"))
-    check_steps(backbone, steps)
-    settings = parse_noise_settings(backbone.scheduler.config)
-    kind, own = choose_scheduler_class(name, steps, backbone.num_train_timesteps, settings["timestep_spacing"])
-    return kind(**settings, steps_offset=1, **own)
-
-
-def choose_scheduler_class(name: str, steps: int, total: int, spacing: Spacing) -> tuple[Any, dict[str, Any]]:
-    """Return the class of a sampler for so many steps of `total` timesteps, and its own settings."""
-    if name == "ddim" and not _is_even(steps, total, spacing):
-        return UnevenDDIMScheduler, UNEVEN_DDIM
-    return SCHEDULERS[name]
-
-
-def check_steps(backbone: Backbone, steps: int) -> None:
-    """Refuse more denoising steps than the model has timesteps.
-
-    Raises:
-        ConfigError: there are more.
-    """
-    total = backbone.num_train_timesteps
-    if steps > total:
-        raise ConfigError(
-            f"{steps} denoising steps are more than the {total} timesteps of this model.",
-            f"Use --steps {total} or fewer.",
-        )
-
-
-def compute_sampling_timesteps(
-    steps: int, total: int, spacing: Spacing = "leading", *, lowest_left_out: bool = False
-) -> NDArray[np.int64]:
-    """Return the timesteps of a sampling run, `[steps]`, falling, each in [0, total).
-
-    The first is at least `total - 1 - total / steps`, and every stage is visited where there are as many steps. Leading
-    spacing is Stable Diffusion's: 50 steps of 1000 are 981, 961, ..., 1. diffusers rounds the distance between two
-    steps down, which leaves the noisiest timesteps out where `steps` does not divide `total`; there the exact distance
-    is taken. One step is at `total - 1`.
-
-    Args:
-        steps: from 1 to `total`.
-        total: the number of training timesteps T.
-        spacing: trailing begins at T - 1, as models with zero terminal SNR need it (Lin et al. 2024).
-        lowest_left_out: with leading spacing, divide T into one more interval and leave the cleanest to the last
-            step, as diffusers' DPM-Solver++ does.
-    """
-    if steps == 1:
-        return np.array([total - 1])
-    if spacing == "trailing":
-        ends = np.arange(steps, 0, -1) * total
-        return (2 * ends + steps) // (2 * steps) - 1  # rounded to the nearest
-    intervals = steps + lowest_left_out
-    places = np.arange(intervals - 1, intervals - 1 - steps, -1)
-    exact = places * total // intervals
-    candidates = (places * (total // intervals) + 1, exact + 1, exact)
-    return next((found for found in candidates if _covers(found, total)), exact)
-
-
-def _covers(timesteps: NDArray[np.int64], total: int) -> bool:
-    """Return whether timesteps fall from near T - 1, none twice, through each of up to `STAGES_COVERED` stages."""
-    steps, first = len(timesteps), int(timesteps[0])
-    near_the_end = (total - 1) * steps - total <= first * steps < total * steps
-    stage_counts = range(1, min(steps, STAGES_COVERED) + 1)
-    every_stage = all(len(np.unique(count * timesteps // total)) == count for count in stage_counts)
-    return near_the_end and every_stage and bool((np.diff(timesteps) < 0).all())
-
-
-def _is_even(steps: int, total: int, spacing: Spacing) -> bool:
-    """Return whether diffusers' DDIM gives these timesteps and takes each step to the next of them."""
-    timesteps = compute_sampling_timesteps(steps, total, spacing)
-    offset = 1 if spacing == "leading" else total // steps - 1
-    return np.array_equal(timesteps[::-1], np.arange(steps) * (total // steps) + offset)
+    repaired: tuple[Box, ...] = ()
 
 
 STRONG_GUIDANCE = 20.0
@@ -248,29 +105,81 @@ class ConditionedModel:
 
 
 def build_pipeline(
-    backbone: Backbone, settings: GenerateSettings, recorder: AttentionRecorder | None = None
+    backbone: Backbone,
+    settings: GenerateSettings,
+    recorder: AttentionRecorder | None = None,
+    source: SourceImages = NO_SOURCE,
 ) -> Pipeline:
     """Build a stock pipeline around the frozen parts; key texts and value texts come as `prompt_embeds`.
 
     The UNet is a copy that shares the weights: the model itself never has our attention processors, whoever else uses
-    it meanwhile.
+    it meanwhile. So is the ControlNet.
 
     Args:
         settings: its sampler and its number of steps.
         recorder: where the attention maps go.
+        source: whether generation starts from an image, and which ControlNet takes part.
 
     Raises:
         ConfigError: more steps than the model has timesteps.
     """
+    controlnet = source.controlnet
     return backbone.build_pipeline(
         create_scheduler(backbone, settings.scheduler, settings.steps),
         copy_with_key_value_attention(backbone.unet, recorder),
+        from_image=bool(source.start),
+        controlnet=None if controlnet is None else copy_with_key_value_attention(controlnet),
     )
 
 
-def draw_initial_noise(backbone: Backbone, seeds: Sequence[int]) -> Tensor:
-    """Draw each image's noise from its own generator: the batch size changes no noise (rounding: one grey level)."""
-    shape = (backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+LARGEST_AREA = 2048 * 2048  # pixels; 4096 x 1024 are as many
+
+
+def get_image_size(backbone: Backbone, settings: GenerateSettings) -> tuple[int, int]:
+    """Return height and width of the images in pixels: the settings', or the trained size."""
+    height, width = settings.height, settings.width
+    return height or backbone.resolution, width or backbone.resolution
+
+
+def get_latent_size(backbone: Backbone, settings: GenerateSettings) -> tuple[int, int]:
+    """Return height and width of the images' latents in cells."""
+    height, width = get_image_size(backbone, settings)
+    return height // backbone.latent_factor, width // backbone.latent_factor
+
+
+def check_size(backbone: Backbone, settings: GenerateSettings) -> None:
+    """Refuse a size that the model does not generate.
+
+    Raises:
+        ConfigError: a side is no multiple of what the model needs, which names the nearest that is, or the image has
+            too many pixels.
+    """
+    step = backbone.size_step
+    for name, side in (("width", settings.width), ("height", settings.height)):
+        if side is not None and side % step:
+            nearest = max(step, side // step * step)
+            near = sorted({nearest, (side // step + 1) * step})
+            raise ConfigError(
+                f"This model's images have sides of multiples of {step} pixels, and the {name} is {side}.",
+                f"Use --{name} {' or '.join(map(str, near))}.",
+            )
+    height, width = get_image_size(backbone, settings)
+    largest = max(LARGEST_AREA, backbone.resolution**2)
+    if height * width > largest:
+        raise ConfigError(
+            f"{width} x {height} are {height * width / 1e6:.1f} megapixels; at most {largest / 1e6:.1f} are generated.",
+            "Make the image smaller, and enlarge it with another program.",
+        )
+
+
+def draw_initial_noise(backbone: Backbone, seeds: Sequence[int], size: tuple[int, int] | None = None) -> Tensor:
+    """Draw each image's noise from its own generator: the batch size changes no noise (rounding: one grey level).
+
+    Args:
+        size: height and width of a latent; None is the trained size.
+    """
+    height, width = size or (backbone.latent_size, backbone.latent_size)
+    shape = (backbone.latent_channels, height, width)
     noise = torch.stack(
         [torch.randn(shape, generator=create_generator(s, "picture"), dtype=torch.float32) for s in seeds]
     )
@@ -284,74 +193,116 @@ def sample_images(
     seeds: Sequence[int],
     settings: GenerateSettings,
     progress: Progress,
+    source: SourceImages = NO_SOURCE,
 ) -> Iterator[GeneratedImage]:
-    """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once."""
-    pipeline = build_pipeline(backbone, settings)
-    total = -(-len(prompts) // settings.batch_size)
-    progress.start(total * settings.steps, "generating")
-    for start in range(0, len(prompts), settings.batch_size):
-        chosen = slice(start, start + settings.batch_size)
+    """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once.
+
+    Args:
+        source: images to start from or to follow: one for all, or one to start from for each prompt.
+    """
+    pipeline = build_pipeline(backbone, settings, source=source)
+    model, size = ConditionedModel(backbone, conditioner), settings.batch_size
+    total = -(-len(prompts) // size)
+    progress.start(total * len(list_timesteps(pipeline, settings, source)), "generating")
+    for start in range(0, len(prompts), size):
+        chosen = list(prompts[start : start + size])
         images = sample_batch(
-            backbone, pipeline, conditioner, list(prompts[chosen]), seeds[chosen], settings, progress.advance
+            model,
+            pipeline,
+            chosen,
+            seeds[start : start + size],
+            settings,
+            progress.advance,
+            source.select(start, len(chosen)),
         )
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
     progress.finish()
 
 
+def list_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:
+    """List the timesteps that the pipeline will go through; from an image only the last of them, by the strength."""
+    pipeline.scheduler.set_timesteps(settings.steps)
+    if not source.start:
+        return pipeline.scheduler.timesteps
+    given: Any = pipeline
+    return given.get_timesteps(settings.steps, source.strength, "cpu")[0]
+
+
 def sample_batch(
-    backbone: Backbone,
+    model: ConditionedModel,
     pipeline: Pipeline,
-    conditioner: Conditioner,
     prompts: list[str],
     seeds: Sequence[int],
     settings: GenerateSettings,
     after_step: Callable[[], None],
-) -> list[Any]:
+    source: SourceImages = NO_SOURCE,
+) -> list[Image]:
     """Generate one batch with the pipeline; the context is swapped where the next step's stage differs.
 
     Args:
         after_step: called after every denoising step, before the context is swapped.
+        source: with an image for each prompt, where there are any.
 
     Raises:
         GenerationError: an image is not made of finite numbers.
     """
+    backbone, conditioner = model.backbone, model.conditioner
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
-    pipeline.scheduler.set_timesteps(settings.steps)
-    first = int(pipeline.scheduler.timesteps[0])
+    first = int(list_timesteps(pipeline, settings, source)[0])
     # A new one for each batch: multistep samplers remember the batch before.
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
+    blend = None if source.mask is None else make_mask_blender(backbone, source, seeds)
 
     def swap(pipe: Pipeline, step: int, t: Tensor, state: dict[str, Any]) -> dict[str, Any]:
         after_step()
-        upcoming = pipe.scheduler.timesteps[step + 1 :]
+        # Those that are gone through, which are not all of the scheduler's where an image is started from.
+        upcoming = pipe.scheduler.timesteps[-pipe.num_timesteps :][step + 1 :]
+        if blend is not None:
+            state["latents"] = blend(pipe.scheduler, state["latents"], upcoming)
         if len(upcoming) and conditioner.get_context_key(int(upcoming[0])) != conditioner.get_context_key(int(t)):
             context = conditioner.encode_prompts(prompts, int(upcoming[0])).to(backbone.dtype)
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
-    # Deterministic samplers draw nothing; of the others each image has its own noise, whatever the batch is.
-    generators = [create_generator(seed, "sampler") for seed in seeds]
-    random = {"generator": generators} if isinstance(pipeline.scheduler, LCMScheduler) else {}
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
         call: Any = pipeline
         result = call(
-            **random,
+            **list_image_arguments(backbone, settings, seeds, source),
             **list_text_arguments(context),
             **{f"negative_{name}": value for name, value in list_text_arguments(null).items()},
-            latents=draw_initial_noise(backbone, seeds),
-            height=backbone.resolution,
-            width=backbone.resolution,
             num_inference_steps=settings.steps,
             guidance_scale=settings.guidance_scale,
             callback_on_step_end=swap,
-            callback_on_step_end_tensor_inputs=list(list_swapped_inputs(context)),
+            callback_on_step_end_tensor_inputs=["latents", *list_swapped_inputs(context)],
             output_type="latent",
         )
-    return decode_images(pipeline, result.images, prompts, seeds, settings)
+    return restore_outside_mask(decode_images(pipeline, result.images, prompts, seeds, settings), source)
+
+
+def list_image_arguments(
+    backbone: Backbone, settings: GenerateSettings, seeds: Sequence[int], source: SourceImages
+) -> dict[str, Any]:
+    """Return noise, size and images as the pipelines take them.
+
+    Deterministic samplers draw nothing from the generators; of the others each image has its own noise, whatever the
+    batch is, as it has where an image is encoded and made noisy.
+    """
+    height, width = get_image_size(backbone, settings)
+    arguments: dict[str, Any] = {"generator": [create_generator(seed, "sampler") for seed in seeds]}
+    if source.controlnet is not None:
+        arguments |= {"controlnet_conditioning_scale": source.control_scale}
+        arguments |= {"control_image" if source.start else "image": source.control}
+    if source.start:
+        arguments |= {"image": list(source.start), "strength": source.strength}
+    else:
+        arguments["latents"] = draw_initial_noise(backbone, seeds, get_latent_size(backbone, settings))
+    if source.controlnet is not None or not source.start:
+        arguments |= {"height": height, "width": width}
+    return arguments
 
 
 def list_text_arguments(encoding: TextEncoding) -> dict[str, Tensor]:
@@ -364,3 +315,81 @@ def list_swapped_inputs(encoding: TextEncoding) -> dict[str, Tensor]:
     """Return a text encoding as the pipelines hold it between two steps."""
     pooled = {} if encoding.pooled is None else {"add_text_embeds": encoding.pooled}
     return {"prompt_embeds": encoding.states} | pooled
+
+
+# ------------------------------------------------------------------ faces
+
+REPAIR_STRENGTH = 0.4
+REPAIR_MARGIN = 2.0  # side of what is generated again, times the face's longer side; as the photos that are learned
+
+
+def repair_faces(
+    model: ConditionedModel, image: GeneratedImage, detector: FaceDetector, settings: GenerateSettings
+) -> GeneratedImage:
+    """Generate the faces of an image again, each as an image of the trained size, and paste them back.
+
+    A face whose surroundings are as large as the model's images is left alone: the model has drawn it with all it has.
+    Of an image with one identity only the largest face is generated again, as the others are not the identity's.
+
+    Returns:
+        The image, and in `repaired` the squares that were generated again.
+    """
+    rgb = np.asarray(image.pixels.convert("RGB"))
+    faces = sorted(detector(rgb), key=lambda face: -face.width * face.height)
+    names = find_names(image.prompt)
+    if len(names) == 1:
+        faces = faces[:1]
+    side = model.backbone.resolution
+    height, width = rgb.shape[:2]
+    squares = [find_square_around(face, height, width, REPAIR_MARGIN) for face in faces]
+    squares = [square for square in squares if square.side < side and square.side <= min(height, width)]
+    if not squares or len(names) > 1:
+        return image
+    source = SourceImages(
+        tuple(cut_and_enlarge(image.pixels, square, side) for square in squares), strength=REPAIR_STRENGTH
+    )
+    count = len(squares)
+    made = sample_images(
+        model.backbone,
+        model.conditioner,
+        [make_face_prompt(image.prompt)] * count,
+        [image.seed] * count,
+        settings.model_copy(update={"width": None, "height": None}),
+        SilentProgress(),
+        source,
+    )
+    pixels = image.pixels
+    for square, face in zip(squares, made, strict=True):
+        pixels = paste_feathered(pixels, face.pixels, square)
+    boxes = tuple((square.left, square.top, square.side, square.side) for square in squares)
+    return replace(image, pixels=pixels, repaired=boxes)
+
+
+def list_repair_remarks(prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
+    """List the prompts whose faces are not repaired: which face is whose is not known where there are several names.
+
+    Raises:
+        ConfigError: there are so few steps that a repair would change nothing.
+    """
+    check_strength(REPAIR_STRENGTH, settings.steps)
+    several = [prompt for prompt in dict.fromkeys(prompts) if len(find_names(prompt)) > 1]
+    return [f"faces of {prompt!r} are not repaired: it names several identities" for prompt in several]
+
+
+def find_names(prompt: str) -> list[str]:
+    """Find the names of a prompt, each once, in their order.
+
+    >>> find_names("<ada> and <bob>, and <ada> again")
+    ['ada', 'bob']
+    """
+    return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))
+
+
+def make_face_prompt(prompt: str) -> str:
+    """Make the prompt that a face of an image is generated again with: its identity's face, or the prompt itself.
+
+    >>> make_face_prompt("<ada> riding a horse"), make_face_prompt("a crowd")
+    ('a photo of the face of <ada>', 'a crowd')
+    """
+    names = find_names(prompt)
+    return f"a photo of the face of <{names[0]}>" if names else prompt

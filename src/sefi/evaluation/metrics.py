@@ -401,17 +401,21 @@ def measure_share_inside(maps: NDArray[np.floating], box: tuple[float, float, fl
     0.5
 
     Args:
-        maps: non-negative attention `[word, side, side]`, rows from the top; `[side, side]` gives one share.
+        maps: non-negative attention `[word, height, width]`, rows from the top; `[height, width]` gives one share.
         box: left, top, right, bottom as shares of the image, in [0, 1].
     """
-    side = maps.shape[-1]
-    edges = np.linspace(0, 1, side + 1)
     columns, rows = (
-        np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * side
-        for low, high in ((box[0], box[2]), (box[1], box[3]))
+        _measure_cells_inside(side, low, high)
+        for side, low, high in ((maps.shape[-1], box[0], box[2]), (maps.shape[-2], box[1], box[3]))
     )
     inside = (maps.astype(np.float64) * rows[:, None] * columns).sum((-1, -2))
     return inside / np.maximum(maps.sum((-1, -2), dtype=np.float64), 1e-12)
+
+
+def _measure_cells_inside(side: int, low: float, high: float) -> NDArray[np.float64]:
+    """Return how much of each of so many cells lies between two shares of a side, 0 to 1, `[cell]`."""
+    edges = np.linspace(0, 1, side + 1)
+    return np.clip(np.minimum(edges[1:], high) - np.maximum(edges[:-1], low), 0, None) * side
 
 
 def measure_mass_on_objects(

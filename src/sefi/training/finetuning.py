@@ -136,7 +136,9 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
         return None
     prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
-    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), config.generate, progress)
+    # They are learned from beside the photo, so they are of the trained size, whatever size images shall have later.
+    settings = config.generate.model_copy(update={"width": None, "height": None})
+    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), settings, progress)
     return encode_in_batches(backbone, torch.stack([convert_to_pixels(one.pixels) for one in images]))
 
 

@@ -1,0 +1,298 @@
+"""Images that generation starts from or follows: read, fitted to the output's size, blended in and pasted back."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from diffusers import ControlNetModel
+from diffusers.utils.torch_utils import randn_tensor
+from numpy.typing import NDArray
+from PIL import Image, ImageFilter, ImageOps
+from torch import Tensor
+from torch.nn import functional as F
+
+from sefi.backbone.bundle import Backbone
+from sefi.backbone.folder import read_controlnet
+from sefi.core.config import GenerateSettings
+from sefi.core.errors import ConfigError, PhotoError
+from sefi.core.rng import create_generator
+from sefi.photo.detect import Square
+from sefi.photo.read import Photo, convert_to_pixels, read_photo
+
+ImageInput = str | Path | Photo | Image.Image | NDArray[np.uint8]
+"""An image: a file, one already read, a Pillow image, or an RGB array `[height, width, 3]`."""
+
+DEFAULT_STRENGTH = 0.75  # of AUTOMATIC1111 and InvokeAI; diffusers' own is 0.8
+LARGEST_CONTROL_SCALE = 2.0
+SAME_SHAPE = 0.02  # by how much the proportions of a mask may differ from the image's: both are rounded to pixels
+
+
+class ImageArguments(TypedDict, total=False):
+    """What `generate` takes of images.
+
+    Attributes:
+        init_image: start from this image instead of noise; cut in its middle to the output's proportions.
+        strength: share of the steps that change it, above 0 and up to 1; 0.75 where it is left out.
+        mask: repaint only where this image is white; of the proportions of `init_image`. Grey is a soft edge.
+        control: an image that a ControlNet follows (edges, depth, pose ...), as that ControlNet was trained.
+        controlnet: its folder in the format of diffusers, or the network itself.
+        control_scale: how much it counts, 0 to 2; 1 where it is left out.
+        repair_faces: generate faces that are smaller than the model's images again, larger, and paste them back.
+        detector: a YuNet ONNX file that finds them; otherwise the package's own.
+    """
+
+    init_image: ImageInput | None
+    strength: float | None
+    mask: ImageInput | None
+    control: ImageInput | None
+    controlnet: str | Path | ControlNetModel | None
+    control_scale: float | None
+    repair_faces: bool
+    detector: str | Path | None
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """Images that generation starts from or follows, each of the output's size.
+
+    Attributes:
+        start: one for all images, or one for each; none where generation starts from noise.
+        strength: share of the steps that change it.
+        mask: grey; white is repainted, black stays what it was.
+        control: what the ControlNet reads.
+        controlnet: frozen, on the model's device; has its own attention processors.
+        control_scale: how much it counts.
+    """
+
+    start: tuple[Image.Image, ...] = ()
+    strength: float = DEFAULT_STRENGTH
+    mask: Image.Image | None = None
+    control: Image.Image | None = None
+    controlnet: ControlNetModel | None = None
+    control_scale: float = 1.0
+
+    def select(self, start: int, count: int) -> "SourceImages":
+        """Return what belongs to `count` images from number `start` on, with an image to start from for each."""
+        if len(self.start) == 1:
+            return replace(self, start=self.start * count)
+        return replace(self, start=self.start[start : start + count])
+
+
+NO_SOURCE = SourceImages()
+
+
+# ------------------------------------------------------------------ what a user gives
+
+
+def check_image_arguments(arguments: ImageArguments, steps: int) -> None:
+    """Refuse options that miss another one, or are out of range.
+
+    Raises:
+        ConfigError: names the option and what to do.
+    """
+    given = {name for name, value in arguments.items() if value is not None}
+    for name, needed in (
+        ("strength", "init_image"),
+        ("mask", "init_image"),
+        ("control", "controlnet"),
+        ("controlnet", "control"),
+        ("control_scale", "control"),
+    ):
+        if name in given and needed not in given:
+            raise ConfigError(
+                f"{format_option(name)} has no effect without {format_option(needed)}.",
+                f"Give {format_option(needed)} too, or leave {format_option(name)} out.",
+            )
+    strength = arguments.get("strength")
+    if "init_image" in given:
+        check_strength(DEFAULT_STRENGTH if strength is None else strength, steps)
+    scale = arguments.get("control_scale")
+    if scale is not None and not 0 <= scale <= LARGEST_CONTROL_SCALE:
+        raise ConfigError(f"A control scale of {scale:g} is out of range.", "Use 0 to 2; 1 is usual.")
+
+
+def check_strength(strength: float, steps: int) -> None:
+    """Refuse a strength that is no share, or leaves no step.
+
+    Raises:
+        ConfigError: names the least that works.
+    """
+    if not 0 <= strength <= 1:
+        raise ConfigError(f"A strength of {strength:g} is out of range.", "Use a number above 0 and up to 1.")
+    if int(steps * strength) < 1:
+        raise ConfigError(
+            f"A strength of {strength:g} leaves no step of {steps}: the image would stay as it is.",
+            f"Use a strength of at least {np.ceil(1000 / steps) / 1000:g}, or more steps.",
+        )
+
+
+def format_option(name: str) -> str:
+    """Format an argument's name as an option of the command line.
+
+    >>> format_option("init_image")
+    '--init-image'
+    """
+    return f"--{name.replace('_', '-')}"
+
+
+def read_source_images(
+    backbone: Backbone, size: tuple[int, int], settings: GenerateSettings, arguments: ImageArguments
+) -> SourceImages:
+    """Read the images that a user gives and fit them to the output.
+
+    Args:
+        size: height and width of the output in pixels.
+
+    Raises:
+        ConfigError: options that miss another one or are out of range, or that this model does not support.
+        PhotoError: an image cannot be read, or the mask has other proportions than the image or repaints nothing.
+        BackboneError: the ControlNet is damaged or of another model.
+    """
+    check_image_arguments(arguments, settings.steps)
+    init, mask, control = (
+        None if given is None else read_upright_image(given)
+        for given in (arguments.get("init_image"), arguments.get("mask"), arguments.get("control"))
+    )
+    strength, scale = arguments.get("strength"), arguments.get("control_scale")
+    if init is not None and mask is not None:
+        check_mask(mask, init)
+    if init is not None and control is not None and backbone.embeds_guidance:
+        raise ConfigError(
+            "A ControlNet with an image to start from does not work on a model that takes the guidance scale as an "
+            "input: diffusers' pipeline does not pass it on.",
+            "Leave one of them out, or use the base model of this one.",
+        )
+    return SourceImages(
+        () if init is None else (fit_image(init, size),),
+        DEFAULT_STRENGTH if strength is None else strength,
+        None if mask is None else fit_image(mask.convert("L"), size),
+        None if control is None else fit_image(control, size),
+        load_controlnet(arguments.get("controlnet"), backbone),
+        1.0 if scale is None else scale,
+    )
+
+
+def load_controlnet(given: str | Path | ControlNetModel | None, backbone: Backbone) -> ControlNetModel | None:
+    """Load the ControlNet that is named, or take the one that is given; None where there is none."""
+    if given is None or isinstance(given, ControlNetModel):
+        return given
+    return read_controlnet(Path(given), backbone)
+
+
+def read_upright_image(image: ImageInput) -> Image.Image:
+    """Read an image as `read_photo` does: upright, RGB, transparency over white, bounded.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    photo = image if isinstance(image, Photo) else read_photo(image)
+    values = ((photo.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Cut the middle of an image to these proportions and resize it (Lanczos) to height and width."""
+    height, width = size
+    if image.size == (width, height):
+        return image
+    return ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS)
+
+
+def check_mask(mask: Image.Image, image: Image.Image) -> None:
+    """Refuse a mask that does not lie on the image, or that repaints nothing.
+
+    Raises:
+        PhotoError: says which.
+    """
+    proportions = (mask.width / mask.height) / (image.width / image.height)
+    if abs(proportions - 1) > SAME_SHAPE:
+        raise PhotoError(
+            f"The mask has {mask.width} x {mask.height} pixels, and the image {image.width} x {image.height}: they "
+            "have other proportions.",
+            "Draw the mask on the image itself.",
+        )
+    if np.asarray(mask.convert("L")).max() < 128:
+        raise PhotoError("The mask is black everywhere: nothing would be repainted.", "Paint white what shall change.")
+
+
+# ------------------------------------------------------------------ what a mask leaves as it was
+
+
+def make_mask_blender(
+    backbone: Backbone, source: SourceImages, seeds: Sequence[int]
+) -> Callable[[Any, Tensor, Tensor], Tensor]:
+    """Return what puts the image's latents back outside the mask after a step, as diffusers' inpainting does.
+
+    diffusers' inpainting pipelines are made for four latent channels, and the one of SDXL with a ControlNet keeps the
+    pooled text that it began with; the pipelines that start from an image have neither limit. They draw from each
+    image's generator in this order: the VAE's posterior, then the noise.
+
+    Args:
+        source: has a mask, and an image for each seed.
+
+    Returns:
+        A function of the scheduler, the latents `[image, channel, h, w]` and the timesteps that are still to come.
+    """
+    generators = [create_generator(seed, "sampler") for seed in seeds]
+    start = torch.cat(
+        [
+            backbone.encode_image(convert_to_pixels(image)[None], generator)
+            for image, generator in zip(source.start, generators, strict=True)
+        ]
+    )
+    noise = randn_tensor(start.shape, generator=generators, device=backbone.device, dtype=backbone.dtype)
+    assert source.mask is not None
+    mask = make_latent_mask(source.mask, backbone.latent_factor).to(start)
+
+    def blend(scheduler: Any, latents: Tensor, upcoming: Tensor) -> Tensor:  # noqa: ANN401
+        as_noisy = scheduler.add_noise(start, noise, upcoming[:1]) if len(upcoming) else start
+        return (1 - mask) * as_noisy + mask * latents
+
+    return blend
+
+
+def make_latent_mask(mask: Image.Image, factor: int) -> Tensor:
+    """Return 1 for each latent cell to repaint and 0 for the others, `[1, 1, h, w]`; light grey is white."""
+    white = torch.from_numpy(np.asarray(mask, dtype=np.float32) / 255 >= 0.5).float()[None, None]
+    return F.interpolate(white, size=(mask.height // factor, mask.width // factor))
+
+
+def restore_outside_mask(images: Sequence[Image.Image], source: SourceImages) -> list[Image.Image]:
+    """Return images with the pixels of the one they started from where the mask is black, and a mixture where grey.
+
+    The VAE alone changes pixels, so blending the latents does not keep them.
+    """
+    if source.mask is None:
+        return list(images)
+    return [Image.composite(image, start, source.mask) for image, start in zip(images, source.start, strict=True)]
+
+
+# ------------------------------------------------------------------ a square cut out and pasted back
+
+
+FEATHER = 0.12  # share of a square's side over which its border fades
+
+
+def cut_and_enlarge(image: Image.Image, square: Square, side: int) -> Image.Image:
+    """Cut a square out of an image and resize it (Lanczos) to so many pixels a side."""
+    box = (square.left, square.top, square.left + square.side, square.top + square.side)
+    return image.crop(box).resize((side, side), Image.Resampling.LANCZOS)
+
+
+def paste_feathered(image: Image.Image, crop: Image.Image, square: Square) -> Image.Image:
+    """Return an image with a crop pasted into a square of it; the crop's border fades into the image.
+
+    Pixels outside the square stay what they were.
+    """
+    fade = max(1, round(FEATHER * square.side))
+    opaque = Image.new("L", (square.side, square.side), 0)
+    inner = square.side - 2 * fade
+    if inner > 0:
+        opaque.paste(255, (fade, fade, fade + inner, fade + inner))
+    pasted = image.copy()
+    resized = crop.resize((square.side, square.side), Image.Resampling.LANCZOS)
+    pasted.paste(resized, (square.left, square.top), opaque.filter(ImageFilter.GaussianBlur(fade / 2)))
+    return pasted
