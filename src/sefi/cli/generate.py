@@ -27,6 +27,9 @@ Strength = Annotated[
     float | None,
     typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
 ]
+ClipSkip = Annotated[
+    int | None, typer.Option("--clip-skip", min=1, help="Text encoder's layer: 1 the usual, 2 the one before.")
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; rounding may differ.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
@@ -43,6 +46,7 @@ def run_generate(
     negative_prompt: Negative = None,
     identity_strength: Strength = None,
     batch_size: BatchSize = None,
+    clip_skip: ClipSkip = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -64,6 +68,7 @@ def run_generate(
         generate__negative_prompt=negative_prompt,
         generate__identity_strength=identity_strength,
         generate__batch_size=batch_size,
+        generate__clip_skip=clip_skip,
     )
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model])

@@ -21,7 +21,7 @@ from sefi.core.hints import SCHEDULER_ALIASES, suggest
 from sefi.core.progress import Progress
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
-from sefi.diffusion.conditioning import Conditioner
+from sefi.diffusion.conditioning import Conditioner, pad_texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -329,6 +329,7 @@ def sample_batch(
         upcoming = pipe.scheduler.timesteps[step + 1 :]
         if len(upcoming) and conditioner.get_context_key(int(upcoming[0])) != conditioner.get_context_key(int(t)):
             context = conditioner.encode_prompts(prompts, int(upcoming[0])).to(backbone.dtype)
+            context, _ = pad_texts(conditioner, [context, null])
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
@@ -337,6 +338,7 @@ def sample_batch(
     random = {"generator": generators} if isinstance(pipeline.scheduler, LCMScheduler) else {}
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
+        context, null = pad_texts(conditioner, [context, null])
         call: Any = pipeline
         result = call(
             **random,

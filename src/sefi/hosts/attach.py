@@ -24,7 +24,7 @@ from sefi.backbone.bundle import Backbone, ModelParts, TextEncoding, compute_fin
 from sefi.backbone.folder import parse_noise_settings
 from sefi.backbone.kinds import detect_family
 from sefi.core.errors import BackboneError
-from sefi.diffusion.conditioning import IdentityConditioner, compare_model
+from sefi.diffusion.conditioning import IdentityConditioner, compare_model, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
 from sefi.identity.file import Identity
@@ -93,11 +93,13 @@ class Attachment(AbstractContextManager["Attachment"]):
             raise BackboneError("The identities are detached.", "Attach them again: sefi.attach(pipe, ...).")
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-        null = join_batches([self.conditioner.encode_negative(1, text) for text in negatives])
+        avoided = [self.conditioner.encode_negative(1, text) for text in negatives]
+        null = join_batches(pad_texts(self.conditioner, avoided))
         total = self.conditioner.backbone.num_train_timesteps
         # The middle of each stage: any of its timesteps would do.
         steps = [(2 * stage + 1) * total // (2 * self.stages) for stage in range(self.stages)]
         positive = [self.conditioner.encode_prompts(prompts, step) for step in steps]
+        null, *positive = pad_texts(self.conditioner, [null, *positive])
         dtype = self.conditioner.backbone.dtype
         negative_arguments = list_text_arguments(join_stages([null] * len(steps)).to(dtype))
         return {

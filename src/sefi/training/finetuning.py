@@ -136,7 +136,8 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
         return None
     prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
-    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), config.generate, progress)
+    reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
+    images = sample_images(backbone, reading, prompts, list(seeds), config.generate, progress)
     return encode_in_batches(backbone, torch.stack([convert_to_pixels(one.pixels) for one in images]))
 
 
