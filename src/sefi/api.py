@@ -29,7 +29,7 @@ from sefi.diffusion.sampling import (
 )
 from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.source_image import ImageArguments, read_source_images
-from sefi.diffusion.text import check_class_word, describe_unknown_words
+from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity, check_together
 from sefi.methods import get_method
@@ -211,10 +211,19 @@ def list_training_sentences(config: Config) -> list[str]:
     return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
 
 
-def list_prompt_remarks(backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
-    """Return what a user should know before generating: unknown words, guidance without effect, another sampler."""
+def list_prompt_remarks(
+    backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings, identities: Sequence[Identity] = ()
+) -> list[str]:
+    """Return what a user should know before generating: unknown words, long prompts, settings without their effect."""
     guidance = explain_guidance(settings)
     remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
+    class_words = {one.name: one.header.class_word for one in identities}
+    vectors = {one.name: one.stage_tokens.shape[2] for one in identities if "tokens" in one.tensors}
+    remarks += describe_long_prompts(backbone, [*prompts, settings.negative_prompt], class_words, vectors)
+    if identities and settings.clip_skip > 1:
+        remarks.append(
+            f"subjects are learned at clip_skip 1; at {settings.clip_skip} they may be less like their photo"
+        )
     if guidance is not None:
         remarks.append(guidance)
     if backbone.embeds_guidance and settings.scheduler != "lcm":
@@ -246,7 +255,7 @@ def build_image_probe(
             "This model has no evaluators to stop at the best step.",
             "Name a folder of them with --evaluators, or set learn.probe_every=0.",
         )
-    apply = partial(method.apply, backbone=backbone)
+    apply = partial(method.apply, backbone=backbone.skip_layers(config.generate.clip_skip))
     return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
 
 
@@ -311,14 +320,15 @@ def generate_each(
     detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
     for remark in [
         *list_identity_remarks(backbone, identities),
-        *list_prompt_remarks(backbone, prompts, config.generate),
+        *list_prompt_remarks(backbone, prompts, config.generate, identities),
         *(list_repair_remarks(prompts, config.generate) if detector else ()),
     ]:
         LOGGER.warning(remark)
     count = config.generate.count
     repeated = [p for p in prompts for _ in range(count)]
     seeds = [seed + k for _ in prompts for k in range(count)]
-    model = get_method(method).apply(identities, backbone, config.generate.identity_strength)
+    reading = backbone.skip_layers(config.generate.clip_skip)
+    model = get_method(method).apply(identities, reading, config.generate.identity_strength)
     progress = progress or SilentProgress()
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, config.generate, progress, source):
         yield repair_faces(model, image, detector, config.generate) if detector else image

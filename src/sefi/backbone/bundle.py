@@ -4,7 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Self, TypeVar, cast
 
 import torch
@@ -31,7 +31,7 @@ from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedT
 from sefi.backbone.kinds import EMBEDDED, Family
 from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
-from sefi.core.errors import BackboneError
+from sefi.core.errors import BackboneError, ConfigError
 
 Part = TypeVar("Part", bound=nn.Module)
 Pipeline = (
@@ -195,6 +195,7 @@ class Backbone(ModelParts):
         source: what the user named (folder, file, hub id or embedded model).
         signature: samples of every tensor as the model was opened; copies with changed weights keep it.
         freezes: put the parts into evaluation mode and stop their gradients; False where they belong to somebody else.
+        clip_skip: which layer of the text encoders is read, counted from the usual one, which is 1; see `skip_layers`.
     """
 
     fingerprint: str
@@ -202,6 +203,7 @@ class Backbone(ModelParts):
     source: str
     signature: ModelSignature | None = None
     freezes: bool = True
+    clip_skip: int = 1
 
     def __post_init__(self) -> None:
         """Freeze every part, in evaluation mode, and sign the model where that was not done."""
@@ -298,14 +300,18 @@ class Backbone(ModelParts):
         """Encode texts; differentiable in the replacement rows and in what of the text encoders is trained.
 
         Args:
-            ids: `[batch, encoder, word]`, each text as each tokenizer numbers it.
+            ids: `[batch, encoder, word]`, each text as each tokenizer numbers it; more words than `text_length` are
+                chunks of that many, each encoded alone.
             rows: replacement token embeddings `[batch, word, width]`, shaped as `get_token_row`.
             mask: where they go, boolean `[batch, word]`.
 
         Returns:
             States after the last normalisation; of SDXL those before the last layer, as its pipeline takes them, with
-            the pooled text and the sizes of an image that is neither scaled nor cropped.
+            the pooled text of the first chunk and the sizes of an image that is neither scaled nor cropped. With
+            `clip_skip` the states of so many layers before, less one.
         """
+        if ids.shape[-1] > self.text_length:
+            return self._encode_chunks(ids, rows, mask)
         ids, encoders = ids.to(self.device), self.text_encoders
         if rows is not None and mask is not None:
             # On copies: a hook on the model's own token table would write these rows into other threads' texts.
@@ -314,12 +320,51 @@ class Backbone(ModelParts):
             for encoder, some in zip(encoders, halves, strict=True):
                 _replace_rows(encoder, some, mask.to(self.device))
         if self.family != "sdxl":
-            return TextEncoding(encoders[0](ids[:, 0]).last_hidden_state)
+            return TextEncoding(self._encode_words(encoders[0], ids[:, 0]))
         # Copies again: transformers leaves hooks in the modules whose hidden states it returns.
         answers = [copy_part(e)(ids[:, n], output_hidden_states=True) for n, e in enumerate(encoders)]
-        states = torch.cat([answer.hidden_states[-2] for answer in answers], dim=-1)
+        states = torch.cat([answer.hidden_states[-1 - self.clip_skip] for answer in answers], dim=-1)
         sizes = states.new_tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
         return TextEncoding(states, answers[-1].text_embeds, {"time_ids": sizes.expand(len(ids), -1)})
+
+    def _encode_words(self, encoder: Any, ids: Tensor) -> Tensor:  # noqa: ANN401
+        """Encode texts `[batch, word]` by one encoder; states of an earlier layer are normalised as the last one's."""
+        if self.clip_skip == 1:
+            return encoder(ids).last_hidden_state
+        copied = copy_part(encoder)  # transformers leaves hooks in the modules whose hidden states it returns
+        states = copied(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
+        return getattr(copied, "text_model", copied).final_layer_norm(states)
+
+    def _encode_chunks(self, ids: Tensor, rows: Tensor | None, mask: Tensor | None) -> TextEncoding:
+        """Encode texts of several chunks, arguments as for `encode_text`."""
+        texts, count = len(ids), ids.shape[-1] // self.text_length
+        ids = ids.unflatten(-1, (count, self.text_length)).transpose(1, 2).flatten(0, 1)
+        rows = None if rows is None else rows.reshape(texts * count, self.text_length, -1)
+        mask = None if mask is None else mask.reshape(texts * count, self.text_length)
+        chunks = self.encode_text(ids, rows, mask)
+        first = chunks.select(torch.arange(texts, device=chunks.states.device) * count)
+        return replace(first, states=chunks.states.reshape(texts, count * self.text_length, -1))
+
+    def skip_layers(self, clip_skip: int) -> "Backbone":
+        """Return a view of this model whose texts are read from an earlier layer of the text encoders.
+
+        Args:
+            clip_skip: as AUTOMATIC1111 counts: 1 is the usual layer, 2 the one before (diffusers' `clip_skip` of 1).
+
+        Raises:
+            ConfigError: the text encoders do not have so many layers.
+        """
+        if clip_skip == self.clip_skip:
+            return self
+        configs: list[Any] = [encoder.config for encoder in self.text_encoders]
+        # SDXL's usual layer is the one before the last.
+        deepest = min(int(config.num_hidden_layers) for config in configs) - (self.family == "sdxl")
+        if not 1 <= clip_skip <= deepest:
+            raise ConfigError(
+                f"This model has no text of clip_skip {clip_skip}: its text encoder has too few layers.",
+                f"Set generate.clip_skip to 1{'' if deepest < 2 else f' to {deepest}'}.",
+            )
+        return replace(self, clip_skip=clip_skip)
 
     def predict(
         self, noisy: Tensor, timesteps: Tensor, encoding: TextEncoding, unet: UNet2DConditionModel | None = None

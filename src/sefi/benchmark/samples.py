@@ -33,6 +33,7 @@ from sefi.core.config import Config
 from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
 from sefi.core.progress import SilentProgress
+from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -76,7 +77,8 @@ def generate_images(
     """
     method = get_method(identities[0].method if identities else config.method)
     size = config.generate.batch_size
-    model = method.apply(identities, backbone, config.generate.identity_strength)
+    reading = backbone.skip_layers(config.generate.clip_skip)
+    model = method.apply(identities, reading, config.generate.identity_strength)
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
         began, seeds = time.monotonic(), [prompt_seed.seed for prompt_seed in prompt_seeds[chosen]]
@@ -97,6 +99,7 @@ def generate_with_attention(
     config: Config,
 ) -> Iterator[SampleImage]:
     """Yield images as `generate_images`, one at a time, with attention maps; token methods only (`Suite.check`)."""
+    backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     for text, prompt_seed in zip(texts, prompt_seeds, strict=True):
         began = time.monotonic()
@@ -178,7 +181,8 @@ def score_sample(
         run.suite.class_word,
     )
     evaluation = evaluators.evaluate(image.rgb)
-    text, plain = prompt.text.format(*[class_word] * len(group)), PLAIN.format(" and ".join([class_word] * len(group)))
+    text = strip_weights(prompt.text).format(*[class_word] * len(group))
+    plain = PLAIN.format(" and ".join([class_word] * len(group)))
     return Sample(
         subject=make_group_key(s.key for s in group),
         variant=variant.label,

@@ -104,6 +104,7 @@ def compute_attention_rows(
 
     check_tokens_only(identities)
     check_used([prompt], [one.name for one in identities])
+    backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     attention = record_attention(backbone, conditioner, prompt, seed, config.generate, progress)
     boxes = detect_face_boxes(attention.image, backbone, detector)

@@ -31,6 +31,9 @@ Strength = Annotated[
     float | None,
     typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
 ]
+ClipSkip = Annotated[
+    int | None, typer.Option("--clip-skip", min=1, help="Text encoder's layer: 1 the usual, 2 the one before.")
+]
 BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; rounding may differ.")]
 InitImage = Annotated[
     Path | None,
@@ -75,6 +78,7 @@ def run_generate(
     control_scale: ControlScale = None,
     repair_faces: RepairFaces = False,
     detector: options.Detector = None,
+    clip_skip: ClipSkip = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -98,6 +102,7 @@ def run_generate(
         generate__batch_size=batch_size,
         generate__width=width,
         generate__height=height,
+        generate__clip_skip=clip_skip,
     )
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])

@@ -93,8 +93,8 @@ def note_remarks(
     """
     from sefi.api import list_identity_remarks, list_prompt_remarks
 
-    remarks = [*list_identity_remarks(backbone, identities), *list_prompt_remarks(backbone, prompts, config.generate)]
-    for remark in remarks:
+    remarks = list_identity_remarks(backbone, identities)
+    for remark in [*remarks, *list_prompt_remarks(backbone, prompts, config.generate, identities)]:
         print_remark(f"note: {remark}")
 
 

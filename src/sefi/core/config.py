@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.hints import SCHEDULER_ALIASES, find_nearest, suggest_setting
-from sefi.core.prompts import FACE_TEMPLATES, SHORT_TEMPLATES, check_syntax, normalise_class_word
+from sefi.core.prompts import FACE_TEMPLATES, SHORT_TEMPLATES, check_template, normalise_class_word
 from sefi.core.text import is_utf8
 
 if TYPE_CHECKING:
@@ -86,7 +86,7 @@ class LearnSettings(Section, frozen=True):
             if "{}" not in template:
                 raise ValueError(f"the sentence {template!r} has no {{}} where the subject belongs")
             try:
-                check_syntax(template.replace("{}", "<subject>"))
+                check_template(template.replace("{}", "<subject>"))
             except PromptError as error:
                 raise ValueError(error.problem.rstrip(".")) from None
             if {"{", "}"} & set(template.replace("{}", "")):
@@ -143,6 +143,9 @@ class GenerateSettings(Section, frozen=True):
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
+    clip_skip: int = Field(
+        1, ge=1, le=64, description="which layer of the text encoder is read: 1 the usual, 2 the one before"
+    )
 
 
 class Config(Section, frozen=True):

@@ -3,7 +3,9 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import groupby, product
 from pathlib import Path
 
 from sefi.core.errors import ConfigError, IdentityError, PromptError
@@ -106,16 +108,96 @@ def check_photo_count(count: int, *, face: int | None, box: Box | None) -> None:
 
 PLACEHOLDER = re.compile(f"<({NAME})>")
 ANGLED = re.compile(r"<[^<>]*>?|>")
-PLAIN_WORDS = "Write it in plain words, such as: a photo of <ada> smiling."
+WRITE_WEIGHTS = r"Write (text:1.1) to change a weight, and \( and \) for plain parentheses."
+PLAIN_WORDS = "Write (text:1.1) to change a weight, and all else in plain words, such as: a photo of <ada> smiling."
 ADAPTER = re.compile(r"<\s*(?:lora|lyco|hypernet)\s*:", re.IGNORECASE)
 # What other programs read as weights, alternatives and joints.
 MARKS: tuple[tuple[re.Pattern[str], str], ...] = (
-    (re.compile(r"[()\[\]{}]"), "Brackets change no weight here"),
+    (re.compile(r"[\[\]{}]"), "Brackets change no weight here"),
     (re.compile(r"(?<=[^\s\d]):[-+]?\d*\.?\d+"), "A number after a colon changes no weight here"),
     (re.compile(r"(?<=\w)(?:\+\+|--)(?=\W|$)"), "++ and -- change no weight here"),
     (re.compile(r"(?<!\S)--[A-Za-z]\w*"), "Options are not read from a prompt"),
     (re.compile(r"(?<!\S)(?:BREAK|AND)(?!\S)"), "BREAK and AND do not join prompts here"),
 )
+# Escaped parentheses, and where a weighted text begins and ends.
+WEIGHT_MARK = re.compile(r"\\[()]|\(|:\s*([-+]?(?:\d+\.?\d*|\.\d+))\s*\)|\)")
+LARGEST_WEIGHT = 3.0
+
+
+@dataclass(frozen=True)
+class WeightedText:
+    """A part of a prompt in plain words, and how much it counts: 1 is no change."""
+
+    text: str
+    weight: float = 1.0
+
+
+def parse_weights(prompt: str) -> list[WeightedText]:
+    r"""Divide a prompt into parts of one weight each; neighbours have different weights.
+
+    `(text:1.3)` gives a weight from 0 to 3 to everything inside; the weights of nested parentheses are multiplied, as
+    in AUTOMATIC1111. `\(` and `\)` are plain parentheses.
+
+    Raises:
+        PromptError: parentheses without a number or without their other half, around nothing, or a weight out of range.
+
+    >>> parse_weights("a (big (red:1.5) hat:2) here")[1:3]
+    [WeightedText(text='big ', weight=2.0), WeightedText(text='red', weight=3.0)]
+    """
+    parts, begun, end = list[WeightedText](), list[tuple[int, int]](), 0
+    for mark in WEIGHT_MARK.finditer(prompt):
+        parts.append(WeightedText(prompt[end : mark.start()]))
+        end = mark.end()
+        if mark[0].startswith("\\"):
+            parts.append(WeightedText(mark[0][1]))
+        elif mark[0] == "(":
+            begun.append((len(parts), mark.start()))
+        elif not begun:
+            raise PromptError(f"A parenthesis is closed that was not opened: {mark[0]!r} in {prompt!r}.", WRITE_WEIGHTS)
+        else:
+            first, start = begun.pop()
+            parts[first:] = weight_group(parts[first:], mark[1], prompt[start:end])
+    if begun:
+        raise PromptError(f"A parenthesis is not closed: {prompt[begun[-1][1] :]!r} in {prompt!r}.", WRITE_WEIGHTS)
+    parts.append(WeightedText(prompt[end:]))
+    texts = (part for part in parts if part.text)
+    groups = groupby(texts, key=lambda part: part.weight)
+    return [WeightedText("".join(part.text for part in group), weight) for weight, group in groups]
+
+
+def weight_group(parts: Sequence[WeightedText], number: str | None, group: str) -> list[WeightedText]:
+    """Multiply the weights of what stands in parentheses.
+
+    Args:
+        number: what follows the colon; None where there is no colon.
+        group: the parentheses and what is in them.
+
+    Raises:
+        PromptError: no number, no words, or a weight out of range.
+    """
+    if number is None:
+        raise PromptError(f"Parentheses without a number change no weight here: {group!r}.", WRITE_WEIGHTS)
+    if not any(part.text.strip() for part in parts):
+        raise PromptError(f"There are no words in {group!r}.", WRITE_WEIGHTS)
+    weighted = [WeightedText(part.text, part.weight * float(number)) for part in parts]
+    if any(not 0 <= part.weight <= LARGEST_WEIGHT for part in weighted):
+        raise PromptError(
+            f"Weights are 0 to {LARGEST_WEIGHT:g}, those of nested parentheses multiplied: {group!r}.",
+            f"{WRITE_WEIGHTS} 0.5 to 1.5 is usual.",
+        )
+    return weighted
+
+
+def strip_weights(prompt: str) -> str:
+    """Return the words of a prompt without their weights.
+
+    Raises:
+        PromptError: as `parse_weights`.
+
+    >>> strip_weights("a (photo:1.2) of <ada>")
+    'a photo of <ada>'
+    """
+    return "".join(part.text for part in parse_weights(prompt))
 
 
 def find_placeholders(prompt: str) -> list[str]:
@@ -124,7 +206,7 @@ def find_placeholders(prompt: str) -> list[str]:
 
 
 def check_syntax(prompt: str) -> None:
-    """Refuse what is not UTF-8, angle brackets that hold no valid name, and the weight syntax of other programs.
+    """Refuse what is not UTF-8, angle brackets that hold no valid name, wrong weights, and syntax of other programs.
 
     Raises:
         PromptError: names the first mark that would otherwise be read as words.
@@ -134,11 +216,25 @@ def check_syntax(prompt: str) -> None:
     for match in ANGLED.finditer(prompt):
         if not PLACEHOLDER.fullmatch(match[0]):
             raise make_angled_error(match[0])
-    plain = PLACEHOLDER.sub("x", prompt)
-    for mark, meaning in MARKS:
-        match = mark.search(plain)
+    parts = [PLACEHOLDER.sub("x", part.text) for part in parse_weights(prompt)]
+    for text, (mark, meaning) in product(["".join(parts), *parts], MARKS):
+        match = mark.search(text)
         if match:
             raise PromptError(f"{meaning}: {match[0]!r} in {prompt!r}.", PLAIN_WORDS)
+
+
+def check_template(sentence: str) -> None:
+    """Refuse weights in a sentence to learn with, and whatever `check_syntax` refuses.
+
+    Raises:
+        PromptError: names what is refused.
+    """
+    check_syntax(sentence)
+    if strip_weights(sentence) != sentence:
+        raise PromptError(
+            f"Sentences to learn with have no weights and no parentheses: {sentence!r}.",
+            "Learn with plain words; weights belong into prompts.",
+        )
 
 
 def make_angled_error(text: str) -> PromptError:
@@ -298,10 +394,12 @@ def split_words(texts: Iterable[str]) -> list[str]:
 
 def describe_equal_prompts(prompts: Sequence[str], unknown: Sequence[str]) -> list[str]:
     """Return a remark for every group of prompts that are equal but for unknown words."""
-    groups: dict[tuple[str, ...], list[str]] = {}
+    groups: dict[tuple[tuple[str, float], ...], list[str]] = {}
     for prompt in dict.fromkeys(prompts):
-        pieces = (piece.lower() for piece in PROMPT_PIECE.findall(prompt))
-        known = tuple(piece for piece in pieces if piece not in unknown)
+        pieces = (
+            (piece.lower(), part.weight) for part in parse_weights(prompt) for piece in PROMPT_PIECE.findall(part.text)
+        )
+        known = tuple(piece for piece in pieces if piece[0] not in unknown)
         groups.setdefault(known, []).append(prompt)
     return [
         f"to this model these prompts say the same, and their images differ by chance only: {'; '.join(group)}"

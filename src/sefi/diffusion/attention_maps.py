@@ -1,6 +1,6 @@
 """Cross-attention of every word of a prompt while one image is generated."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from PIL.Image import Image
@@ -13,7 +13,7 @@ from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel, build_pipeline, check_size, get_latent_size, sample_batch
 from sefi.diffusion.schedulers import check_steps
-from sefi.diffusion.text import join_texts
+from sefi.diffusion.text import apply_weights, join_texts
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class PromptAttention:
     """Attention of one image, averaged over steps, layers and heads.
 
     Attributes:
-        words: one readable word per token, start and end included, padding left out.
+        words: one readable word per token, start and end of each chunk included, padding left out.
         maps: `[word, height, width]`, for the prompt with its identities.
         reference_maps: the same for the class word's prompt, with the same queries.
         placeholders: positions of the placeholders in `words`.
@@ -42,7 +42,7 @@ class ReferenceConditioner:
         self.inner = inner
         parsed = inner.parse(prompt)
         with torch.no_grad():
-            self.reference = inner.backbone.encode_text(parsed.ids[None])
+            self.reference = apply_weights(inner.backbone, inner.backbone.encode_text(parsed.ids[None]), parsed)
 
     def get_context_key(self, timestep: int) -> int:
         """Return the inner conditioner's stage."""
@@ -50,15 +50,14 @@ class ReferenceConditioner:
 
     def encode_prompts(self, prompts: list[str], timestep: int) -> TextEncoding:
         """Encode prompts and the reference, states `[batch, word, 3 * width]`."""
-        return self.append_reference(self.inner.encode_prompts(prompts, timestep))
+        context = self.inner.encode_prompts(prompts, timestep)
+        return join_texts(context, self.reference.expand(len(context.states)))
 
     def encode_negative(self, count: int, negative_prompt: str) -> TextEncoding:
-        """Encode the negative prompt and the reference, states `[count, word, 3 * width]`."""
-        return self.append_reference(self.inner.encode_negative(count, negative_prompt))
-
-    def append_reference(self, context: TextEncoding) -> TextEncoding:
-        """Append the reference text to a context on its last axis."""
-        return join_texts(context, self.reference.expand(len(context.states)))
+        """Encode the negative prompt, which is its own reference, states `[count, word, 3 * width]`."""
+        context = self.inner.encode_negative(count, negative_prompt)
+        text, _ = context.states.chunk(2, dim=-1)
+        return replace(context, states=torch.cat([context.states, text], dim=-1))
 
 
 class MapCollector:
@@ -104,6 +103,7 @@ def record_attention(
     model = ConditionedModel(backbone, ReferenceConditioner(conditioner, prompt))
     image = sample_batch(model, pipeline, [prompt], [seed], settings, after_step)[0]
     progress.finish()
-    maps, reference = (torch.stack(m).mean(0)[: parsed.length].cpu() for m in (collector.maps, collector.reference))
-    places = tuple(sorted(p for places in parsed.places.values() for p in places))
+    maps_of_both = (collector.maps, collector.reference)
+    maps, reference = (torch.stack(m).mean(0)[list(parsed.word_places)].cpu() for m in maps_of_both)
+    places = tuple(sorted(parsed.word_places.index(p) for places in parsed.places.values() for p in places))
     return PromptAttention(parsed.words, maps, reference, places, image)

@@ -25,7 +25,8 @@ from sefi.core.errors import ConfigError
 from sefi.core.prompts import refuse_names
 from sefi.core.reading import InvalidFileError, parse_object, read_tensors, translate_file_errors
 from sefi.core.text import dump_json
-from sefi.diffusion.text import ParsedPrompt, join_texts, parse_prompt
+from sefi.diffusion.conditioning import pad_texts
+from sefi.diffusion.text import ParsedPrompt, apply_weights, join_texts, parse_prompt
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FEATURES = 8192
@@ -247,7 +248,8 @@ class ComposerConditioner:
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text, the same, states `[batch, word, 2 * width]`."""
-        return join_batches([self.encode_one(prompt, self.get_context_key(timestep)) for prompt in prompts])
+        stage = self.get_context_key(timestep)
+        return join_batches(pad_texts(self, [self.encode_one(prompt, stage) for prompt in prompts]))
 
     def encode_negative(self, count: int, negative_prompt: str = "") -> TextEncoding:
         """Encode the negative prompt, states `[count, word, 2 * width]`; `PromptError` if it names an identity."""
@@ -262,6 +264,7 @@ class ComposerConditioner:
             text = self.backbone.encode_text(parsed.ids[None])
             if stage:
                 text = replace(text, states=fuse_images(text.states, [parsed], [self.features], self.fuse))
+            text = apply_weights(self.backbone, text, parsed)
             self.encodings[prompt, stage] = join_texts(text, text)
         return self.encodings[prompt, stage]
 

@@ -1,6 +1,7 @@
 """Prompts with identities, or with plain words, to the context that every denoising stage reads."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, Protocol
 
 import torch
@@ -10,7 +11,14 @@ from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
 from sefi.backbone.signature import ModelSignature
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error, refuse_names
-from sefi.diffusion.text import ParsedPrompt, get_class_token_ids, join_texts, parse_prompt
+from sefi.diffusion.text import (
+    ParsedPrompt,
+    apply_weights,
+    get_class_token_ids,
+    join_texts,
+    parse_prompt,
+    parse_template,
+)
 from sefi.identity.file import Identity, check_names_differ
 from sefi.identity.tokens import get_stage
 
@@ -29,6 +37,19 @@ class Conditioner(Protocol):
     def encode_negative(self, count: int, negative_prompt: str) -> TextEncoding:
         """Encode the negative prompt for guidance, states `[count, word, 2 * width]`."""
         ...
+
+
+def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> list[TextEncoding]:
+    """Return encodings of as many words each: shorter ones go on with the chunk of the empty prompt."""
+    lengths = [one.states.shape[1] for one in encodings]
+    if len(set(lengths)) == 1:
+        return list(encodings)
+    empty = conditioner.encode_negative(1, "").states
+    missing = [(max(lengths) - length) // empty.shape[1] for length in lengths]
+    return [
+        replace(one, states=torch.cat([one.states, empty.to(one.states).repeat(len(one.states), count, 1)], dim=1))
+        for one, count in zip(encodings, missing, strict=True)
+    ]
 
 
 # Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
@@ -92,7 +113,7 @@ class IdentityConditioner:
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
-        return join_batches([self.encode_one(prompt, timestep) for prompt in prompts])
+        return join_batches(pad_texts(self, [self.encode_one(prompt, timestep) for prompt in prompts]))
 
     @torch.no_grad()
     def encode_one(self, prompt: str, timestep: int) -> TextEncoding:
@@ -102,7 +123,7 @@ class IdentityConditioner:
             parsed = self.parse(prompt)
             rows, mask = self.build_rows(parsed, timestep)
             both = self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
-            self.encodings[key] = join_texts(*both.chunk(2))
+            self.encodings[key] = join_texts(*apply_weights(self.backbone, both, parsed).chunk(2))
         return self.encodings[key]
 
     def build_rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
@@ -127,7 +148,8 @@ class IdentityConditioner:
         """
         refuse_names(negative_prompt)
         if negative_prompt not in self.negative_encodings:
-            text = self.backbone.encode_text(self.parse(negative_prompt).ids[None])
+            parsed = self.parse(negative_prompt)
+            text = apply_weights(self.backbone, self.backbone.encode_text(parsed.ids[None]), parsed)
             self.negative_encodings[negative_prompt] = join_texts(text, text)
         return self.negative_encodings[negative_prompt].expand(count)
 
@@ -235,7 +257,7 @@ class WordsConditioner:
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to the same text twice, states `[batch, word, 2 * width]`."""
         del timestep
-        return join_batches([self.encode_one(prompt) for prompt in prompts])
+        return join_batches(pad_texts(self, [self.encode_one(prompt) for prompt in prompts]))
 
     def encode_negative(self, count: int, negative_prompt: str = "") -> TextEncoding:
         """Encode the negative prompt, states `[count, word, 2 * width]`; `PromptError` if it names an identity."""
@@ -246,8 +268,8 @@ class WordsConditioner:
     def encode_one(self, prompt: str) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
         if prompt not in self.encodings:
-            ids = tokenize_sentence(self.backbone, self.replace_names(prompt))
-            text = self.backbone.encode_text(ids[None])
+            parsed = parse_prompt(self.backbone, self.replace_names(prompt), {})
+            text = apply_weights(self.backbone, self.backbone.encode_text(parsed.ids[None]), parsed)
             self.encodings[prompt] = join_texts(text, text)
         return self.encodings[prompt]
 
@@ -260,9 +282,9 @@ class WordsConditioner:
 
 
 def tokenize_sentence(backbone: Backbone, sentence: str) -> Tensor:
-    """Tokenise a sentence without names to padded ids `[encoder, word]`.
+    """Tokenise a sentence to learn with, without names, to padded ids `[encoder, word]`.
 
     Raises:
-        PromptError: it does not fit.
+        PromptError: it does not fit, or has weights.
     """
-    return parse_prompt(backbone, sentence, {}).ids
+    return parse_template(backbone, sentence, {}).ids

@@ -18,7 +18,7 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, Box
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
-from sefi.diffusion.conditioning import Conditioner
+from sefi.diffusion.conditioning import Conditioner, pad_texts
 from sefi.diffusion.schedulers import create_scheduler
 from sefi.diffusion.source_image import (
     NO_SOURCE,
@@ -264,11 +264,13 @@ def sample_batch(
             state["latents"] = blend(pipe.scheduler, state["latents"], upcoming)
         if len(upcoming) and conditioner.get_context_key(int(upcoming[0])) != conditioner.get_context_key(int(t)):
             context = conditioner.encode_prompts(prompts, int(upcoming[0])).to(backbone.dtype)
+            context, _ = pad_texts(conditioner, [context, null])
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
     with torch.no_grad():
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
+        context, null = pad_texts(conditioner, [context, null])
         call: Any = pipeline
         result = call(
             **list_image_arguments(backbone, settings, seeds, source),

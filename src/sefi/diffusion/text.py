@@ -1,4 +1,4 @@
-"""A prompt with placeholders to token ids; texts side by side; words that a model does not know."""
+"""A prompt with placeholders and weights to token ids; texts side by side; words that a model does not know."""
 
 import threading
 from collections.abc import Iterable, Mapping, Sequence
@@ -15,11 +15,14 @@ from sefi.core.prompts import (
     EXAMPLES,
     PLACEHOLDER,
     check_syntax,
+    check_template,
     describe_equal_prompts,
     make_unknown_placeholder_error,
+    parse_weights,
     read_known_words,
     read_word_groups,
     split_words,
+    strip_weights,
 )
 
 # A call with other padding than the last one changes a fast tokenizer, which fails while another thread uses it.
@@ -28,21 +31,51 @@ TOKENIZING = threading.Lock()
 TokenIds = tuple[int, ...]  # of one token: its number in each tokenizer
 
 
+MAX_CHUNKS = 8
+COMMA_REACH = 20  # AUTOMATIC1111's default
+
+
+@dataclass(frozen=True)
+class PromptToken:
+    """A token of a prompt.
+
+    Attributes:
+        ids: its number in each tokenizer.
+        word: what a person would write for it.
+        name: whose placeholder it belongs to; None for words.
+        weight: how much it counts; 1 is no change.
+        ends: whether a prompt may be divided after it: not within a word or a placeholder.
+    """
+
+    ids: TokenIds
+    word: str
+    name: str | None = None
+    weight: float = 1.0
+    ends: bool = True
+
+
 @dataclass(frozen=True)
 class ParsedPrompt:
-    """A tokenised prompt.
+    """A tokenised prompt: one chunk of the model's text length, or several side by side, each with start and end.
 
     Attributes:
         ids: `[encoder, word]`, padded, as each tokenizer numbers the words; a placeholder has its class word's id.
         places: positions of each name's placeholders, by name; those of several tokens side by side.
-        length: tokens before padding, start and end included.
-        words: one readable word per token, padding excluded.
+        words: one readable word per token, start and end of each chunk included, padding excluded.
+        word_places: the position of each of the words.
+        weights: of every position, `[word]`; None where all are 1.
     """
 
     ids: Tensor
     places: dict[str, tuple[int, ...]]
-    length: int
     words: tuple[str, ...]
+    word_places: tuple[int, ...]
+    weights: Tensor | None = None
+
+    @property
+    def length(self) -> int:
+        """Positions before the padding at the end."""
+        return self.word_places[-1] + 1
 
 
 def get_class_token_ids(backbone: Backbone, word: str) -> TokenIds:
@@ -92,37 +125,158 @@ def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
 def parse_prompt(
     backbone: Backbone, prompt: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
 ) -> ParsedPrompt:
-    """Tokenise a prompt around its placeholders.
+    """Tokenise a prompt around its placeholders; one that is too long for the model is divided into chunks.
 
     Args:
         class_words: class word of every known name.
         vector_counts: how many tokens a name's placeholder stands for, where that is not one.
 
     Raises:
-        PromptError: a placeholder without its identity, syntax of other programs, or a prompt that does not fit.
+        PromptError: a placeholder without its identity, syntax of other programs, or more than `MAX_CHUNKS` chunks.
     """
     check_syntax(prompt)
-    start, end, padding = zip(*map(get_special_tokens, backbone.tokenizers), strict=True)
-    tokens, words, places = [start], ["(start)"], dict[str, tuple[int, ...]]()
-    for i, piece in enumerate(PLACEHOLDER.split(prompt)):
-        if i % 2:
+    tokens, room = list_tokens(backbone, prompt, class_words, vector_counts or {}), backbone.text_length - 2
+    chunks = divide_tokens(tokens, room)
+    if len(chunks) > MAX_CHUNKS:
+        raise PromptError(
+            f"The prompt has {len(tokens)} tokens; this model reads {room} at once, and at most {MAX_CHUNKS} times as"
+            f" many in parts: {prompt!r}.",
+            "Shorten it.",
+        )
+    return join_chunks(backbone, chunks)
+
+
+def parse_template(
+    backbone: Backbone, sentence: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
+) -> ParsedPrompt:
+    """Tokenise a sentence to learn with: as `parse_prompt`, without weights and in one chunk.
+
+    Raises:
+        PromptError: as `parse_prompt`, or the sentence has weights or does not fit.
+    """
+    check_template(sentence)
+    parsed = parse_prompt(backbone, sentence, class_words, vector_counts)
+    if parsed.ids.shape[-1] > backbone.text_length:
+        raise PromptError(
+            f"The sentence has more than the {backbone.text_length - 2} tokens that this model reads: {sentence!r}.",
+            "Shorten it.",
+        )
+    return parsed
+
+
+def list_tokens(
+    backbone: Backbone, prompt: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int]
+) -> list[PromptToken]:
+    """List the tokens of a prompt without start, end and padding.
+
+    Raises:
+        PromptError: a placeholder without its identity.
+    """
+    tokens = list[PromptToken]()
+    for part in parse_weights(prompt):
+        for i, piece in enumerate(PLACEHOLDER.split(part.text)):
+            if not i % 2:
+                tokens += [
+                    make_word_token(backbone.tokenizer, token, part.weight) for token in tokenize_text(backbone, piece)
+                ]
+                continue
             if piece not in class_words:
                 raise make_unknown_placeholder_error(piece, class_words)
-            count = (vector_counts or {}).get(piece, 1)
-            places[piece] = (*places.get(piece, ()), *range(len(tokens), len(tokens) + count))
-            tokens += [get_class_token_ids(backbone, class_words[piece])] * count
-            words += [f"<{piece}>"] * count
-        else:
-            new = tokenize_text(backbone, piece)
-            tokens += new
-            words += [format_token(backbone.tokenizer, token[0]) for token in new]
-    length, longest = len(tokens) + 1, backbone.text_length
-    if length > longest:
-        raise PromptError(
-            f"The prompt has {length - 2} tokens; this model reads {longest - 2}: {prompt!r}.", "Shorten it."
-        )
-    tokens += [end] + [padding] * (longest - length)
-    return ParsedPrompt(torch.tensor(tokens).T.contiguous(), places, length, (*words, "(end)"))
+            one = PromptToken(
+                get_class_token_ids(backbone, class_words[piece]), f"<{piece}>", piece, part.weight, ends=False
+            )
+            tokens += [*[one] * (vector_counts.get(piece, 1) - 1), replace(one, ends=True)]
+    return tokens
+
+
+def make_word_token(tokenizer: PreTrainedTokenizerBase, ids: TokenIds, weight: float) -> PromptToken:
+    """Make the token of a word or a piece of one; CLIP's tokenizers mark the last piece of a word."""
+    ends = str(tokenizer.convert_ids_to_tokens(ids[0])).endswith("</w>")
+    return PromptToken(ids, format_token(tokenizer, ids[0]), weight=weight, ends=ends)
+
+
+def divide_tokens(tokens: Sequence[PromptToken], room: int) -> list[list[PromptToken]]:
+    """Divide the tokens of a prompt into chunks of at most `room` tokens; a short prompt is one chunk.
+
+    A chunk ends after its last comma where that is among its last `COMMA_REACH` tokens, as in AUTOMATIC1111, else after
+    the last word that fits. A placeholder is never divided, a word only if it is longer than a chunk.
+
+    Raises:
+        PromptError: a placeholder of more than `room` tokens.
+    """
+    chunks, chunk = list[list[PromptToken]](), list[PromptToken]()
+    for unit in list_units(tokens, room):
+        while len(chunk) + len(unit) > room:
+            cut = len(chunk) if unit[0].word == "," else find_cut(chunk)
+            chunks.append(chunk[:cut])
+            chunk = chunk[cut:]
+        chunk += unit
+    return [*chunks, chunk]
+
+
+def find_cut(chunk: Sequence[PromptToken]) -> int:
+    """Return how many tokens of a full chunk stay in it: those up to a comma near its end, or all."""
+    commas = [place for place, token in enumerate(chunk) if token.word == "," and token.ends]
+    return commas[-1] + 1 if commas and len(chunk) - commas[-1] <= COMMA_REACH else len(chunk)
+
+
+def list_units(tokens: Sequence[PromptToken], room: int) -> list[list[PromptToken]]:
+    """List the tokens that stay together: words and placeholders; a longer word than `room` is several.
+
+    Raises:
+        PromptError: a placeholder of more than `room` tokens.
+    """
+    units, unit = list[list[PromptToken]](), list[PromptToken]()
+    for number, token in enumerate(tokens):
+        unit.append(token)
+        following = tokens[number + 1] if number + 1 < len(tokens) else None
+        whole = token.ends or following is None or following.name != token.name
+        if not whole and len(unit) == room and token.name is not None:
+            raise PromptError(
+                f"{token.word} stands for more than the {room} tokens that this model reads.",
+                "Learn it again with fewer learn.vectors.",
+            )
+        if whole or len(unit) == room:
+            units.append(unit)
+            unit = []
+    return units
+
+
+def join_chunks(backbone: Backbone, chunks: Sequence[Sequence[PromptToken]]) -> ParsedPrompt:
+    """Return chunks side by side as one prompt, each with start, end and padding."""
+    start, end, padding = zip(*map(get_special_tokens, backbone.tokenizers), strict=True)
+    ids, weights, words = list[TokenIds](), list[float](), dict[int, str]()
+    places = dict[str, tuple[int, ...]]()
+    for chunk in chunks:
+        first, missing = len(ids), backbone.text_length - 2 - len(chunk)
+        words |= {first: "(start)"} | {first + 1 + n: token.word for n, token in enumerate(chunk)}
+        words[first + 1 + len(chunk)] = "(end)"
+        for place, token in enumerate(chunk, first + 1):
+            if token.name is not None:
+                places[token.name] = (*places.get(token.name, ()), place)
+        ids += [start, *(token.ids for token in chunk), end, *[padding] * missing]
+        weights += [1.0, *(token.weight for token in chunk), *[1.0] * (1 + missing)]
+    changed = torch.tensor(weights) if any(weight != 1 for weight in weights) else None
+    return ParsedPrompt(torch.tensor(ids).T.contiguous(), places, tuple(words.values()), tuple(words), changed)
+
+
+@torch.no_grad()
+def apply_weights(backbone: Backbone, encoding: TextEncoding, parsed: ParsedPrompt) -> TextEncoding:
+    """Apply the weights of a prompt's words to its states `[batch, word, width]`; the pooled text stays.
+
+    Each state z is moved from that of the empty prompt at the same place, e, to `e + weight * (z - e)`, as ComfyUI
+    does; without weights it is returned as it is.
+
+    Differs:
+        AUTOMATIC1111 multiplies the states themselves and restores their mean over the whole prompt afterwards.
+    """
+    if parsed.weights is None:
+        return encoding
+    states, length = encoding.states, backbone.text_length
+    empty = backbone.encode_text(join_chunks(backbone, [[]]).ids[None]).states
+    empty = empty.repeat(1, states.shape[1] // length, 1)
+    weights = parsed.weights.to(states)[:, None]
+    return replace(encoding, states=torch.where(weights == 1, states, empty + weights * (states - empty)))
 
 
 def get_special_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int, int]:
@@ -150,7 +304,7 @@ def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
     The embedded model knows the words of its captions. Any other model reads every word in pieces; only signs
     that its tokenizer has no token for are unknown to it.
     """
-    words = dict.fromkeys(split_words(texts))
+    words = dict.fromkeys(split_words(strip_weights(text) for text in texts))
     if backbone.is_embedded:
         return [word for word in words if word not in read_known_words()]
     return [word for word in words if has_unknown_token(backbone, tokenize_text(backbone, word))]
@@ -180,3 +334,15 @@ def describe_unknown_words(backbone: Backbone, prompts: Sequence[str], negative_
     if backbone.is_embedded:
         remarks[0] += "; `sefi world words` lists what it knows"
     return [*remarks, *describe_equal_prompts(prompts, unknown)]
+
+
+def describe_long_prompts(
+    backbone: Backbone, texts: Iterable[str], class_words: Mapping[str, str], vector_counts: Mapping[str, int]
+) -> list[str]:
+    """Return a remark for every text, each once, that is divided because the model does not read it at once."""
+    room, remarks = backbone.text_length - 2, list[str]()
+    for text in dict.fromkeys(texts):
+        count = parse_prompt(backbone, text, class_words, vector_counts).ids.shape[-1] // backbone.text_length
+        if count > 1:
+            remarks.append(f"more than the {room} tokens that this model reads at once, so in {count} parts: {text!r}")
+    return remarks

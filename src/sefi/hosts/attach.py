@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
 from sefi.core.errors import BackboneError
 from sefi.core.prompts import refuse_names
-from sefi.diffusion.conditioning import IdentityConditioner, compare_model
+from sefi.diffusion.conditioning import IdentityConditioner, compare_model, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
 from sefi.hosts.pipeline import list_denoisers, lock_calls, read_text_width, release_calls, view_pipeline
@@ -120,8 +120,10 @@ class Attachment(AbstractContextManager["Attachment"]):
             expanded, avoided = (
                 [expand_loaded_words(self.pipe, text) for text in texts] for texts in (prompts, negatives)
             )
-            null = join_batches([conditioner.encode_negative(1, text) for text in avoided])
+            negative_texts = [conditioner.encode_negative(1, text) for text in avoided]
+            null = join_batches(pad_texts(conditioner, negative_texts))
             positive = [conditioner.encode_prompts(expanded, step) for step in steps]
+            null, *positive = pad_texts(conditioner, [null, *positive])
         else:
             null, positive = encode_elsewhere(conditioner, encoder, prompts, negatives, steps)
         dtype = conditioner.backbone.dtype

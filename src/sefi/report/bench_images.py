@@ -15,6 +15,7 @@ from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.tables import list_variants
 from sefi.core.errors import PhotoError
+from sefi.core.prompts import strip_weights
 from sefi.report.contact_sheet import fit_image
 
 Thing = TypeVar("Thing")
@@ -78,11 +79,12 @@ def make_sheets(
     seed = choose_some(sorted({sample.seed for sample in samples}), 1, chance)
     variants = [variant.label for variant in list_variants(samples, run) if variant.is_generated]
     sample_by_key = {(c.subject, c.variant, c.prompt): c for c in samples if c.seed in seed}
+    texts = [strip_weights(prompt.text) for prompt in run.suite.prompts]
     return [
         SubjectSheet(
             subject,
             load_photos(subject, folder),
-            tuple(run.suite.prompts[prompt].text.format(*format_placeholders(subject)) for prompt in prompts),
+            tuple(texts[prompt].format(*format_placeholders(subject)) for prompt in prompts),
             tuple(
                 (variant, tuple(make_sheet_image(sample_by_key.get((subject, variant, p)), folder) for p in prompts))
                 for variant in variants

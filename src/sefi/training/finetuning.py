@@ -138,7 +138,8 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
     # They are learned from beside the photo, so they are of the trained size, whatever size images shall have later.
     settings = config.generate.model_copy(update={"width": None, "height": None})
-    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), settings, progress)
+    reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
+    images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
     return encode_in_batches(backbone, torch.stack([convert_to_pixels(one.pixels) for one in images]))
 
 

@@ -12,7 +12,7 @@ from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_targ
 from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
-from sefi.diffusion.text import join_texts, parse_prompt
+from sefi.diffusion.text import join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
 from sefi.photo.augment import PhotoViews
@@ -43,7 +43,7 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
     token, with 3 all words.
     """
     parsed = [
-        parse_prompt(
+        parse_template(
             backbone,
             t.replace("{}", "<subject>"),
             {"subject": settings.class_word},
