@@ -4,20 +4,31 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
-from sefi.core.config import DEFAULT, Config, GenerateSettings, check_guidance, explain_guidance, require_config
+from sefi.core.config import (
+    DEFAULT,
+    AnyConfig,
+    Config,
+    GenerateSettings,
+    check_guidance,
+    dump_config,
+    explain_guidance,
+    parse_config,
+    require_config,
+)
 from sefi.core.errors import REMARKS, ConfigError, PhotoError
-from sefi.core.progress import Progress, SilentProgress
+from sefi.core.progress import Progress, choose_progress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
-from sefi.core.rng import require_seed
+from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import check_identities, compare_model
 from sefi.diffusion.sampling import (
     GeneratedImage,
@@ -65,7 +76,7 @@ def learn(  # noqa: PLR0913
     detector: str | Path | None = None,
     evaluators: str | Path | None = None,
     any_style: bool = False,
-    progress: Progress | None = None,
+    progress: Progress | bool | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
     """Learn the subject of one photo, or of several photos of it.
@@ -83,7 +94,7 @@ def learn(  # noqa: PLR0913
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         any_style: learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.
-        progress: called at every step.
+        progress: True shows a bar; an object is called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
     Raises:
@@ -109,7 +120,7 @@ def learn(  # noqa: PLR0913
     first, *others = [one.pixels for one in crops]
     views = PhotoViews(first, config.views, tuple(others))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = TrainingOptions(progress or SilentProgress(), checkpoint, probe, folder)
+    options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder)
     return method.learn(name, views, backbone, config, seed, options)
 
 
@@ -259,76 +270,139 @@ def build_image_probe(
     return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
 
 
+IdentityInput = Identity | str | Path
+"""An identity, or the file of one."""
+
+
+class GenerateOptions(ImageArguments, total=False):
+    """What `generate` takes besides its arguments: settings that differ from `config`, and images.
+
+    Attributes:
+        steps: of denoising.
+        guidance_scale: how hard the prompt pulls; 1 and below is without guidance.
+        negative_prompt: what to avoid, in plain words.
+        num_images: images of every prompt.
+        scheduler: the sampler: ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm.
+        width, height: of the images, in pixels; the model's trained size where they are left out.
+        identity_strength: 0 is the class word, 1 what was learned.
+        clip_skip: the text encoder's layer: 1 the usual, 2 the one before.
+        batch_size: images at once.
+    """
+
+    steps: int
+    guidance_scale: float
+    negative_prompt: str
+    num_images: int
+    scheduler: str
+    width: int
+    height: int
+    identity_strength: float
+    clip_skip: int
+    batch_size: int
+
+
 def generate(
     prompts: str | Sequence[str],
-    identities: Sequence[Identity] = (),
+    identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
     backbone: Backbone | None = None,
     config: Config = DEFAULT,
     seed: int = 0,
-    progress: Progress | None = None,
-    **images: Unpack[ImageArguments],
+    generator: torch.Generator | None = None,
+    progress: Progress | bool | None = None,
+    **options: Unpack[GenerateOptions],
 ) -> list[GeneratedImage]:
-    """Generate `config.generate.count` images of every prompt; image k of a prompt has seed `seed + k`.
+    """Generate images of every prompt; image k of a prompt has seed `seed + k`.
 
     Args:
         prompts: plain words and `<name>` for every identity.
-        identities: who the names are.
+        identities: who the names are: one or several, each an identity or its file.
         backbone: the model that the identities were learned on; None opens the embedded one.
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
-        progress: called at every step.
-        images: what generation starts from or follows, each a file, a Pillow image or an RGB array. `init_image` with
-            `strength` (share of the steps that change it, 0.75); `mask`, white where it is repainted; `control` with
-            `controlnet` (a folder) and `control_scale` (1.0). `repair_faces=True` generates small faces again, larger,
-            and pastes them back; `detector` is a YuNet ONNX file that finds them. See `ImageArguments`.
+        generator: draws the seed instead, as of diffusers' pipelines.
+        progress: True shows a bar; an object is called at every step.
+        options: settings that differ from `config`: `steps`, `guidance_scale`, `negative_prompt`, `num_images`,
+            `scheduler`, `width`, `height`, `identity_strength`, `clip_skip`, `batch_size`. And images that generation
+            starts from or follows, each a file, a Pillow image or an RGB array: `init_image` with `strength` (share of
+            the steps that change it, 0.75); `mask`, white where it is repainted; `control` with `controlnet` (a folder)
+            and `control_scale` (1.0). `repair_faces=True` generates small faces again, larger, and pastes them back;
+            `detector` is a YuNet ONNX file that finds them.
 
     Returns:
         The images in the order of the prompts, each with its `pixels`, prompt, seed, index and repaired squares.
 
     Raises:
-        SefiError: a placeholder without identity or the other way round, an identity of another model, no seed, a size
-            that the model does not generate, or an image that cannot be used.
+        SefiError: a placeholder without identity or the other way round, an identity of another model, no seed, a
+            setting that does not exist, a size that the model does not generate, or an image that cannot be used.
     """
-    each = generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress, **images)
+    if generator is not None:
+        seed = int(torch.randint(LARGEST_SEED, (), generator=generator, device=generator.device))
+    each = generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress, **options)
     return list(each)
 
 
 def generate_each(
     prompts: str | Sequence[str],
-    identities: Sequence[Identity] = (),
+    identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
     backbone: Backbone | None = None,
     config: Config = DEFAULT,
     seed: int = 0,
-    progress: Progress | None = None,
-    **images: Unpack[ImageArguments],
+    progress: Progress | bool | None = None,
+    **options: Unpack[GenerateOptions],
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
     seed = require_seed(seed)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    class_words = {i.name: i.header.class_word for i in identities}
-    check_prompts(prompts, class_words, config.generate.negative_prompt)
-    check_guidance(config.generate)
+    identities = load_identities(identities)
+    config, images = split_options(config, options)
+    settings = config.generate
+    check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
+    check_guidance(settings)
     check_together(identities)
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
     backbone = backbone or open_backbone()
-    check_steps(backbone, config.generate.steps)
-    check_size(backbone, config.generate)
-    source = read_source_images(backbone, get_image_size(backbone, config.generate), config.generate, images)
+    check_steps(backbone, settings.steps)
+    check_size(backbone, settings)
+    source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)
     detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
     for remark in [
         *list_identity_remarks(backbone, identities),
-        *list_prompt_remarks(backbone, prompts, config.generate, identities),
-        *(list_repair_remarks(prompts, config.generate) if detector else ()),
+        *list_prompt_remarks(backbone, prompts, settings, identities),
+        *(list_repair_remarks(prompts, settings) if detector else ()),
     ]:
         LOGGER.warning(remark)
-    count = config.generate.count
-    repeated = [p for p in prompts for _ in range(count)]
-    seeds = [seed + k for _ in prompts for k in range(count)]
-    reading = backbone.skip_layers(config.generate.clip_skip)
-    model = get_method(method).apply(identities, reading, config.generate.identity_strength)
-    progress = progress or SilentProgress()
-    for image in sample_images(model.backbone, model.conditioner, repeated, seeds, config.generate, progress, source):
-        yield repair_faces(model, image, detector, config.generate) if detector else image
+    repeated = [p for p in prompts for _ in range(settings.count)]
+    seeds = [seed + k for _ in prompts for k in range(settings.count)]
+    model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
+    shown = choose_progress(progress)
+    for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
+        yield repair_faces(model, image, detector, settings) if detector else image
+
+
+def load_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:
+    """Return one identity or several as a list; files are read.
+
+    Raises:
+        IdentityError: a file is none.
+    """
+    listed = [identities] if isinstance(identities, (Identity, str, Path)) else identities
+    return [one if isinstance(one, Identity) else Identity.load(one) for one in listed]
+
+
+def split_options(config: AnyConfig, options: GenerateOptions) -> tuple[AnyConfig, ImageArguments]:
+    """Return the settings with those of the options, and the options that are images.
+
+    Raises:
+        ConfigError: there is no such option, or its value does not fit.
+    """
+    given: dict[str, Any] = dict(options)
+    images = {name: given.pop(name) for name in ImageArguments.__annotations__ if name in given}
+    if "num_images" in given:
+        given["count"] = given.pop("num_images")
+    if not given:
+        return config, cast(ImageArguments, images)
+    tree = dump_config(config)
+    return parse_config({**tree, "generate": {**tree["generate"], **given}}, type(config)), cast(ImageArguments, images)

@@ -1,6 +1,8 @@
 """The progress of long computations."""
 
-from typing import Protocol
+from typing import Any, Protocol
+
+from tqdm.auto import tqdm
 
 
 class Progress(Protocol):
@@ -29,6 +31,37 @@ class RunProgress(Progress, Protocol):
     def nested(self) -> Progress:
         """Return the progress of one more line of work inside the steps of this one."""
         ...
+
+
+class BarProgress:
+    """Shows a bar with the time left, in a terminal or a notebook."""
+
+    def __init__(self) -> None:
+        self.bar: Any = None
+
+    def start(self, total: int, label: str) -> None:
+        """Show the bar."""
+        self.finish()
+        self.bar = tqdm(total=total, desc=label)
+
+    def advance(self, **numbers: float) -> None:
+        """Count one finished step, and show its numbers."""
+        if numbers:
+            self.bar.set_postfix(numbers, refresh=False)
+        self.bar.update()
+
+    def finish(self) -> None:
+        """Leave the bar as it is."""
+        if self.bar is not None:
+            self.bar.close()
+            self.bar = None
+
+
+def choose_progress(progress: Progress | bool | None) -> Progress:  # noqa: FBT001 - as every library spells it
+    """Return the progress that is meant: True a bar, None or False nothing."""
+    if isinstance(progress, bool) or progress is None:
+        return BarProgress() if progress else SilentProgress()
+    return progress
 
 
 class SilentProgress:

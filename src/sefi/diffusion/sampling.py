@@ -2,8 +2,11 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
+import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -14,6 +17,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
+from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, Box
 from sefi.core.rng import create_generator
@@ -46,6 +50,28 @@ class GeneratedImage:
     seed: int
     index: int
     repaired: tuple[Box, ...] = ()
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write a PNG, atomically.
+
+        Args:
+            overwrite: replace a PNG that is there; anything else is never replaced.
+
+        Raises:
+            OutputError: something is there, or nothing can be written.
+        """
+        write_output(Path(path), FileKind.PNG, partial(self.pixels.save, format="PNG"), overwrite=overwrite)
+
+    def _repr_png_(self) -> bytes:
+        """Return the image as a notebook shows it."""
+        content = io.BytesIO()
+        self.pixels.save(content, format="PNG")
+        return content.getvalue()
+
+    def __repr__(self) -> str:
+        """Return what it is in one line."""
+        width, height = self.pixels.size
+        return f"<GeneratedImage {self.prompt!r}: {width} x {height}, seed {self.seed}>"
 
 
 STRONG_GUIDANCE = 20.0

@@ -1,0 +1,103 @@
+"""Python as a user of diffusers guesses it: options, inputs, generators, bars, and what a notebook shows."""
+
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+import sefi
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, IdentityError, OutputError
+from sefi.core.progress import BarProgress, SilentProgress, choose_progress
+from sefi.methods import PRESETS
+
+QUICK = override(PRESETS["default"], ["generate.steps=3", "generate.guidance_scale=2", "learn.steps=1", "learn.batch=1",
+                                      "views.latent_pool=0"])  # fmt: skip
+PROMPT = "a photo of <ada> at the beach"
+
+
+@pytest.fixture(scope="module")
+def ada(backbone):
+    photo = Image.effect_noise((61, 53), 90).convert("RGB")
+    return sefi.learn(photo, name="ada", backbone=backbone, config=QUICK, crop=False)
+
+
+@pytest.fixture(scope="module")
+def draw(backbone):
+    """Generate on the tiny model; returns the images' bytes."""
+
+    def run(*arguments, **options):
+        made = sefi.generate(*arguments, backbone=backbone, config=QUICK, **options)
+        return [one.pixels.tobytes() for one in made]
+
+    return run
+
+
+def test_options_are_settings(draw, backbone, ada):
+    settings = ["generate.steps=5", "generate.guidance_scale=4", "generate.count=2", "generate.negative_prompt=beach",
+                "generate.scheduler=euler_a"]  # fmt: skip
+    expected = sefi.generate(PROMPT, [ada], backbone=backbone, config=override(QUICK, settings), seed=7)
+    found = draw(PROMPT, ada, seed=7, steps=5, guidance_scale=4.0, num_images=2, negative_prompt="beach",
+                 scheduler="euler_a")  # fmt: skip
+    assert found == [one.pixels.tobytes() for one in expected]
+    assert len(set(found)) == 2
+
+
+def test_a_size(backbone, ada):
+    (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK, width=64, height=40)
+    assert made.pixels.size == (64, 40)
+
+
+@pytest.mark.parametrize("option", [{"stpes": 3}, {"steps": 0}, {"scheduler": "eular"}, {"count": "two"}])
+def test_options_that_do_not_fit_are_refused(draw, ada, option):
+    with pytest.raises(ConfigError) as error:
+        draw(PROMPT, ada, **option)
+    assert error.value.remedy
+
+
+def test_identities_alone_in_lists_and_as_files(draw, ada, tmp_path):
+    ada.save(tmp_path / "ada.safetensors")
+    expected = draw(PROMPT, [ada])
+    for given in (ada, (ada,), str(tmp_path / "ada.safetensors"), [tmp_path / "ada.safetensors"]):
+        assert draw(PROMPT, given) == expected
+    with pytest.raises(IdentityError):
+        draw(PROMPT, tmp_path / "bea.safetensors")
+
+
+def test_a_generator_gives_the_seed_and_goes_on(draw, ada):
+    generator = torch.Generator().manual_seed(3)
+    first, second = draw(PROMPT, ada, generator=generator), draw(PROMPT, ada, generator=generator)
+    assert first != second
+    assert draw(PROMPT, ada, generator=torch.Generator().manual_seed(3)) == first
+
+
+def test_progress_is_a_bar_or_nothing(draw, ada, capsys):
+    draw(PROMPT, ada, progress=True)
+    assert "generating: 100%" in capsys.readouterr().err
+    draw(PROMPT, ada, progress=False)
+    assert capsys.readouterr().err == ""
+    assert isinstance(choose_progress(None), SilentProgress)
+    mine = BarProgress()
+    assert choose_progress(mine) is mine
+
+
+def test_what_a_notebook_shows(backbone, ada):
+    (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK, seed=5)
+    with Image.open(io.BytesIO(made._repr_png_())) as shown:
+        assert shown.tobytes() == made.pixels.tobytes()
+    width, height = made.pixels.size
+    assert repr(made) == f"<GeneratedImage {PROMPT!r}: {width} x {height}, seed 5>"
+
+
+def test_an_image_is_saved_once_unless_asked(backbone, ada, tmp_path):
+    (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK)
+    made.save(tmp_path / "one.png")
+    with Image.open(tmp_path / "one.png") as read:
+        assert read.tobytes() == made.pixels.tobytes()
+    with pytest.raises(OutputError):
+        made.save(tmp_path / "one.png")
+    made.save(tmp_path / "one.png", overwrite=True)
+    (tmp_path / "two.png").write_text("mine", encoding="utf-8")
+    with pytest.raises(OutputError):
+        made.save(tmp_path / "two.png", overwrite=True)
