@@ -88,8 +88,10 @@ def test_after_detaching_the_pipeline_is_what_it_was(backbone, pipe, people):
 
 
 def test_what_cannot_be_attached_is_refused(backbone, pipe, people):
-    with sefi.attach(pipe, people[0]) as handle, pytest.raises(PromptError):
-        handle.encode("a photo of <eve>")
+    with sefi.attach(pipe, people[0]) as handle:
+        for prompt, negative in (("a photo of <eve>", ""), ("a photo", "<ada>"), ("\ud800", ""), ("a dog", "\ud800")):
+            with pytest.raises(PromptError):
+                handle.encode(prompt, negative)
     other = replace(people[0], header=people[0].header.model_copy(update={"base_model": "sd1:768:0123456789abcdef"}))
     with pytest.raises(sefi.SefiError, match="another model"):
         sefi.attach(pipe, other)
