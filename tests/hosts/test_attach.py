@@ -5,10 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from tests.hosts.conftest import make_people, make_pipe
+from hypothesis import given, settings, strategies as st
+from tests.hosts.conftest import PROMPTS, list_layers, make_people, make_pipe
 
 import sefi
 from sefi.core.errors import BackboneError, PromptError
+from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import create_scheduler, draw_initial_noise
 
 
@@ -39,6 +41,35 @@ def test_it_generates_what_sefi_generates(backbone, pipe, people):
     assert np.array_equal(np.asarray(image), np.asarray(mine))
 
 
+def test_every_row_of_a_batch_has_its_own_timestep(backbone):
+    """As in training and in pipelines that denoise several images at different steps."""
+    people, pipe = make_people(backbone), make_pipe(backbone)
+    conditioner = IdentityConditioner(backbone, people)
+    noise = torch.zeros(3, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+    handle = sefi.attach(pipe, *people)
+    texts = handle.encode(PROMPTS)["prompt_embeds"]
+
+    @given(st.lists(st.floats(0, 999.99) | st.integers(0, 999), min_size=3, max_size=3))
+    @settings(max_examples=25)
+    def check(times):
+        seen = []
+        hooks = [
+            layer.register_forward_hook(lambda _module, args, _out, half=half: seen.append((half, args[0])))
+            for half, layer in list_layers(pipe.unet)
+        ]
+        with torch.no_grad():
+            pipe.unet(noise, torch.tensor(times, dtype=torch.float64), texts)
+        for hook in hooks:
+            hook.remove()
+        each = zip(PROMPTS, times, strict=True)
+        wanted = torch.cat([conditioner.encode_prompts([text], int(time)).states for text, time in each])
+        assert len(seen) == len(hooks)
+        assert all(torch.equal(one, wanted.chunk(2, dim=-1)[half]) for half, one in seen)
+
+    check()
+    handle.detach()
+
+
 def test_after_detaching_the_pipeline_is_what_it_was(backbone, pipe, people):
     def draw():
         return pipe(
@@ -57,8 +88,10 @@ def test_after_detaching_the_pipeline_is_what_it_was(backbone, pipe, people):
 
 
 def test_what_cannot_be_attached_is_refused(backbone, pipe, people):
-    with sefi.attach(pipe, people[0]) as handle, pytest.raises(PromptError):
-        handle.encode("a photo of <eve>")
+    with sefi.attach(pipe, people[0]) as handle:
+        for prompt, negative in (("a photo of <eve>", ""), ("a photo", "<ada>"), ("\ud800", ""), ("a dog", "\ud800")):
+            with pytest.raises(PromptError):
+                handle.encode(prompt, negative)
     other = replace(people[0], header=people[0].header.model_copy(update={"base_model": "sd1:768:0123456789abcdef"}))
     with pytest.raises(sefi.SefiError, match="another model"):
         sefi.attach(pipe, other)

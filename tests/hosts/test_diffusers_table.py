@@ -13,16 +13,19 @@ from diffusers import (
     HeunDiscreteScheduler,
     LCMScheduler,
     PNDMScheduler,
+    StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetInpaintPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
+    StableDiffusionInstructPix2PixPipeline,
     StableDiffusionPAGPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
     StableDiffusionXLPAGPipeline,
+    T2IAdapter,
     UniPCMultistepScheduler,
 )
 from diffusers.models.attention_processor import AttnProcessor
@@ -157,6 +160,25 @@ CONTROLLED = {
     "image": (StableDiffusionControlNetImg2ImgPipeline, {**IMAGE, "control_image": picture()}),
     "inpainting": (StableDiffusionControlNetInpaintPipeline, {**MASKED, "control_image": picture()}),
 }
+
+
+@pytest.mark.slow
+def test_editing_by_instruction(tokenizer):
+    """InstructPix2Pix calls its UNet with three texts for each image, the prompt first."""
+    model = make_host(tokenizer, unet_channels=8)
+    pipe = make_pipe(model, StableDiffusionInstructPix2PixPipeline)
+    call = {"num_inference_steps": 4, "guidance_scale": 4.0, "image_guidance_scale": 1.5}
+    check_row(pipe, model, make_people(model), PROMPTS[:1], batches=("pnn",), image=picture(), **call)
+
+
+@pytest.mark.slow
+def test_an_adapter_for_sketches(host):
+    torch.manual_seed(9)
+    sizes = {"in_channels": 3, "channels": [8, 16], "num_res_blocks": 1, "downscale_factor": 2}
+    pipe = make_pipe(host, StableDiffusionAdapterPipeline, adapter=T2IAdapter(**sizes, adapter_type="full_adapter"))
+    # Latents, since this pipeline decodes by a call that diffusers has given up.
+    call = {**SMALL, "image": picture(), "height": 24, "width": 24, "output_type": "latent"}
+    check_row(pipe, host, make_people(host), PROMPTS[:1], **call)
 
 
 @pytest.mark.parametrize("name", mark_slow(CONTROLLED, []))

@@ -3,7 +3,7 @@
 import copy
 import inspect
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionImg2ImgPipeline,
     StableDiffusionPipeline,
 )
+from PIL import Image
 from tests.hosts.conftest import count_hooks, draw, make_identity, make_pipe, record_contexts
 
 import sefi
@@ -112,6 +113,37 @@ def test_no_thread_reads_anothers_identity(host):
             assert torch.equal(reading.texts[1:], wanted)
     for handle in handles.values():
         handle.detach()
+
+
+@pytest.mark.parametrize(
+    ("other", "own_scheduler"),
+    [(StableDiffusionPipeline, False), (StableDiffusionImg2ImgPipeline, False), (StableDiffusionPipeline, True)],
+)
+def test_a_call_waits_for_another_with_its_scheduler(host, other, own_scheduler):
+    """Pipelines that share a scheduler, as `Img2Img(**pipe.components)` does, wait for each other."""
+    pipe, ada = make_pipe(host), make_identity(host, "ada", 5, 1)
+    second = other(**pipe.components, requires_safety_checker=False)
+    if own_scheduler:
+        second.scheduler = DDIMScheduler.from_config(pipe.scheduler.config)
+    inside, go_on, order = threading.Event(), threading.Event(), []
+
+    def stop(_pipe, step, _t, state):
+        if step == 0:
+            inside.set()
+            assert go_on.wait(60)
+        return state
+
+    image = {"image": Image.radial_gradient("L").convert("RGB").resize((24, 24))} if "Img" in other.__name__ else {}
+    with sefi.attach(pipe, ada) as handle, sefi.attach(second, ada), ThreadPoolExecutor(2) as pool:
+        texts = handle.encode("a photo of <ada>")
+        first = pool.submit(lambda: (pipe(**texts, num_inference_steps=2, callback_on_step_end=stop), order.append(1)))
+        assert inside.wait(60)
+        later = pool.submit(lambda: (second(**texts, **image, num_inference_steps=3), order.append(2)))
+        done, _ = wait([later], timeout=60 if own_scheduler else 0.5)
+        assert bool(done) == own_scheduler
+        go_on.set()
+        first.result(60), later.result(60)
+    assert order == ([2, 1] if own_scheduler else [1, 2])
 
 
 def test_an_error_in_one_thread_stops_no_other(host):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sefi.backbone.bundle import TextEncoding, copy_part
 from sefi.core.errors import PromptError
 from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error
+from sefi.core.text import is_utf8
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.text import TOKENIZING, join_texts
 from sefi.identity.tokens import get_stage
@@ -138,7 +139,7 @@ def check_equal_lengths(positive: TextEncoding, negative: TextEncoding) -> None:
 def expand_loaded_words(pipe: Any, prompt: str) -> str:  # noqa: ANN401
     """Write every word of a textual inversion that the pipeline has loaded as the words of all its vectors."""
     convert = getattr(pipe, "maybe_convert_prompt", None)
-    if convert is None:
+    if convert is None or not is_utf8(prompt):  # which is refused where prompts are parsed
         return prompt
     pieces = PLACEHOLDER.split(prompt)
     with TOKENIZING:
