@@ -79,15 +79,10 @@ def run_generate(
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     files: list[dict[str, str | int]] = []
-    record: dict[str, object] = {
-        "images": files,
-        "grid": None,  # an interrupted run has none
-        "identities": [str(path) for path in identity or []],
-        "base_model": backbone.fingerprint,
-        "settings": config.generate.model_dump(mode="json"),
-        "seed": seed,
-        "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
-    }
+    # An interrupted run has no grid.
+    record: dict[str, object] = {"images": files, "grid": None, "identities": [str(path) for path in identity or []]}
+    record |= {"base_model": backbone.fingerprint, "settings": config.generate.model_dump(mode="json"), "seed": seed}
+    record["unknown_words"] = find_unknown_words(backbone, [*prompts, config.generate.negative_prompt])
     try:
         with TerminalProgress() as progress:
             images = draw_and_save(GenerateRun(prompts, identities, backbone, config, seed, progress), out, files)

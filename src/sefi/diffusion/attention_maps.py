@@ -12,7 +12,7 @@ from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import build_pipeline, check_steps, sample_batch
-from sefi.diffusion.text import apply_weights, join_texts
+from sefi.diffusion.text import apply_weights, encode_reference, join_texts
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ class ReferenceConditioner:
         self.inner = inner
         parsed = inner.parse(prompt)
         with torch.no_grad():
-            self.reference = apply_weights(inner.backbone, inner.backbone.encode_text(parsed.ids[None]), parsed)
+            plain = encode_reference(inner.backbone, [parsed], inner.class_words)
+            self.reference = apply_weights(inner.backbone, plain, parsed)
 
     def get_context_key(self, timestep: int) -> int:
         """Return the inner conditioner's stage."""
