@@ -159,8 +159,8 @@ def test_an_unsafe_name(learn_refused, name):
     learn_refused("--no-crop", name=name)
 
 
-def test_a_class_word_of_several_tokens(learn_refused):
-    assert "one token" in learn_refused("--no-crop", "--class-word", "holding hands")
+def test_a_class_word_of_many_tokens(learn_refused):
+    assert "1 to 8 tokens" in learn_refused("--no-crop", "--class-word", "dog " * 9)
 
 
 def test_an_unknown_setting_names_the_nearest(refused, portrait):
@@ -211,7 +211,7 @@ def test_an_identity_without_placeholder(generate_refused, ada):
 
 
 def test_an_overlong_prompt(generate_refused, ada):
-    assert "tokens" in generate_refused(PROMPT + " and snow" * 20, "-i", ada)
+    assert "at most 8 times" in generate_refused(PROMPT + " and snow" * 60, "-i", ada)
 
 
 def test_the_same_identity_twice(generate_refused, ada):

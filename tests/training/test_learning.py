@@ -183,7 +183,7 @@ def test_learn_and_generate_from_a_photo(backbone: Backbone, photo_file: Path) -
         sefi.generate("a photo of person", [learned], backbone=backbone)
     with pytest.raises(IdentityError, match="cannot be a name"):
         sefi.learn(photo_file, name="../ada", backbone=backbone)
-    with pytest.raises(PromptError, match="not one token"):
+    with pytest.raises(PromptError, match="not 1 to 8 tokens"):
         sefi.learn(
             photo_file,
             name="ada",

@@ -73,7 +73,7 @@ class LearnSettings(Section, frozen=True):
         description="steps between probes; the best tokens are kept, and learning stops when none are better",
     )
     patience: int = Field(3, ge=1, description="probes without improvement after which learning stops")
-    class_word: str = Field("person", description="what the subject is, in one word")
+    class_word: str = Field("person", description="what the subject is, in a word or two")
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
     )

@@ -52,8 +52,12 @@ def normalise_class_word(word: str) -> str:
 
 
 def is_person(class_word: str) -> bool:
-    """Return whether a class word means a person, however it is spelt."""
-    return " ".join(class_word.split()).lower() in PEOPLE
+    """Return whether a class word means a person, however it is spelt; of several words the last one says it.
+
+    >>> is_person("old man"), is_person("golden retriever")
+    (True, False)
+    """
+    return class_word.lower().split()[-1:] in [[word] for word in PEOPLE]
 
 
 def needs_face(class_word: str, *, crop: bool) -> bool:

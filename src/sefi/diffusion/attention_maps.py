@@ -13,7 +13,7 @@ from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel, build_pipeline, check_size, get_latent_size, sample_batch
 from sefi.diffusion.schedulers import check_steps
-from sefi.diffusion.text import apply_weights, join_texts
+from sefi.diffusion.text import apply_weights, encode_reference, join_texts
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class ReferenceConditioner:
         self.inner = inner
         parsed = inner.parse(prompt)
         with torch.no_grad():
-            self.reference = apply_weights(inner.backbone, inner.backbone.encode_text(parsed.ids[None]), parsed)
+            plain = encode_reference(inner.backbone, [parsed], inner.class_words)
+            self.reference = apply_weights(inner.backbone, plain, parsed)
 
     def get_context_key(self, timestep: int) -> int:
         """Return the inner conditioner's stage."""

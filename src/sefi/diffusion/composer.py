@@ -26,7 +26,7 @@ from sefi.core.prompts import refuse_names
 from sefi.core.reading import InvalidFileError, parse_object, read_tensors, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.diffusion.conditioning import pad_texts
-from sefi.diffusion.text import ParsedPrompt, apply_weights, join_texts, parse_prompt
+from sefi.diffusion.text import ParsedPrompt, apply_weights, get_class_token_ids, join_texts, parse_prompt
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FEATURES = 8192
@@ -240,6 +240,8 @@ class ComposerConditioner:
     ) -> None:
         self.backbone, self.fuse, self.features, self.alpha = backbone, fuse, dict(features), alpha
         self.class_words = dict(class_words)
+        for word in self.class_words.values():
+            get_class_token_ids(backbone, word)  # the image is fused with the state of one token
         self.encodings: dict[tuple[str, int], TextEncoding] = {}
 
     def get_context_key(self, timestep: int) -> int:

@@ -14,10 +14,11 @@ from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error, refus
 from sefi.diffusion.text import (
     ParsedPrompt,
     apply_weights,
-    get_class_token_ids,
+    compute_class_row,
     join_texts,
     parse_prompt,
     parse_template,
+    tokenize_class_word,
 )
 from sefi.identity.file import Identity, check_names_differ
 from sefi.identity.tokens import get_stage
@@ -64,7 +65,8 @@ class IdentityConditioner:
         identities: each with its own stages; placeholders are their names.
         strength: 0 gives the class word, once however many tokens were learned; 1 what was learned; in between a
             straight line.
-        class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5).
+        class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5), of one of several
+            tokens their mean.
 
     Raises:
         IdentityError: an identity of another model, or two of one name.
@@ -88,10 +90,12 @@ class IdentityConditioner:
 
     def build_stage_tokens(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """Build an identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
-        row = self.backbone.get_token_row(get_class_token_ids(self.backbone, identity.header.class_word))
+        row = compute_class_row(self.backbone, identity.header.class_word)
         tokens = identity.stage_tokens.float().clone()
         if strength == 0:
-            tokens = row.expand(*tokens.shape[:2], 1, -1).clone()
+            words = tokenize_class_word(self.backbone, identity.header.class_word)
+            rows = torch.stack([self.backbone.get_token_row(word) for word in words])
+            tokens = rows.expand(*tokens.shape[:2], -1, -1).clone()
         elif strength != 1:
             tokens = row + strength * (tokens - row)
         for stage, slot in class_slots:
@@ -228,7 +232,7 @@ def check_norms(backbone: Backbone, identity: Identity) -> None:
     """
     if "tokens" not in identity.tensors:
         return
-    row = backbone.get_token_row(get_class_token_ids(backbone, identity.header.class_word))
+    row = compute_class_row(backbone, identity.header.class_word)
     longest = float(identity.tokens.double().norm(dim=-1).max())
     limit = LONGEST_RELATIVE_TOKEN * float(row.double().norm())
     if not longest <= limit:

@@ -31,6 +31,7 @@ TOKENIZING = threading.Lock()
 TokenIds = tuple[int, ...]  # of one token: its number in each tokenizer
 
 
+MAX_CLASS_TOKENS = 8
 MAX_CHUNKS = 8
 COMMA_REACH = 20  # AUTOMATIC1111's default
 
@@ -59,7 +60,8 @@ class ParsedPrompt:
     """A tokenised prompt: one chunk of the model's text length, or several side by side, each with start and end.
 
     Attributes:
-        ids: `[encoder, word]`, padded, as each tokenizer numbers the words; a placeholder has its class word's id.
+        ids: `[encoder, word]`, padded, as each tokenizer numbers the words; a placeholder has the id of its class word,
+            of one of several tokens the first.
         places: positions of each name's placeholders, by name; those of several tokens side by side.
         words: one readable word per token, start and end of each chunk included, padding excluded.
         word_places: the position of each of the words.
@@ -82,13 +84,41 @@ def get_class_token_ids(backbone: Backbone, word: str) -> TokenIds:
     """Return the token of a class word; `PromptError` unless it is exactly one known token."""
     tokens = tokenize_text(backbone, word)
     if len(tokens) != 1 or has_unknown_token(backbone, tokens):
-        near = find_nearest(word, EXAMPLES)
-        question = "" if near in (None, word) else f"Did you mean {near!r}? "
-        raise PromptError(
-            f"The class word {word!r} is not one token of this model ({len(tokens)} tokens).",
-            f"{question}Choose one common word, such as person, dog or cat.",
-        )
+        raise make_class_word_error(word, f"is not one token of this model ({len(tokens)} tokens)")
     return tokens[0]
+
+
+def tokenize_class_word(backbone: Backbone, word: str) -> list[TokenIds]:
+    """Return the tokens of a class word, which may be several words or a rare one, as "golden retriever".
+
+    Raises:
+        PromptError: no token, more than `MAX_CLASS_TOKENS`, an unknown one, or a misspelt word.
+    """
+    tokens = tokenize_text(backbone, word)
+    if not 1 <= len(tokens) <= MAX_CLASS_TOKENS or has_unknown_token(backbone, tokens):
+        raise make_class_word_error(
+            word, f"is not 1 to {MAX_CLASS_TOKENS} tokens that this model knows ({len(tokens)} tokens)"
+        )
+    # A common word in pieces is more likely misspelt than meant.
+    pieces = [one for one in word.split() if len(tokenize_text(backbone, one)) > 1]
+    if any(find_nearest(one, EXAMPLES) for one in pieces):
+        raise make_class_word_error(word, "is perhaps misspelt")
+    return tokens
+
+
+def make_class_word_error(word: str, problem: str) -> PromptError:
+    """Return the error for a class word, with the word that may be meant."""
+    near = find_nearest(word, EXAMPLES) or next(filter(None, (find_nearest(w, EXAMPLES) for w in word.split())), None)
+    question = "" if near in (None, word) else f"Did you mean {near!r}? "
+    return PromptError(
+        f"The class word {word!r} {problem}.", f"{question}Choose a common word, such as person, dog or cat."
+    )
+
+
+def compute_class_row(backbone: Backbone, word: str) -> Tensor:
+    """Compute the token-table row that stands for a class word, `[width]`: that of its token, of several their mean."""
+    rows = [backbone.get_token_row(token) for token in tokenize_class_word(backbone, word)]
+    return rows[0] if len(rows) == 1 else torch.stack(rows).mean(dim=0)
 
 
 def has_unknown_token(backbone: Backbone, tokens: Iterable[TokenIds]) -> bool:
@@ -183,7 +213,7 @@ def list_tokens(
             if piece not in class_words:
                 raise make_unknown_placeholder_error(piece, class_words)
             one = PromptToken(
-                get_class_token_ids(backbone, class_words[piece]), f"<{piece}>", piece, part.weight, ends=False
+                tokenize_class_word(backbone, class_words[piece])[0], f"<{piece}>", piece, part.weight, ends=False
             )
             tokens += [*[one] * (vector_counts.get(piece, 1) - 1), replace(one, ends=True)]
     return tokens
@@ -261,6 +291,27 @@ def join_chunks(backbone: Backbone, chunks: Sequence[Sequence[PromptToken]]) -> 
 
 
 @torch.no_grad()
+def encode_reference(
+    backbone: Backbone, prompts: Sequence[ParsedPrompt], class_words: Mapping[str, str]
+) -> TextEncoding:
+    """Encode prompts of equal length with the class word in every place of a name, states `[batch, word, width]`.
+
+    A class word of several tokens is there as the mean of their rows, so that every other word keeps its place.
+    """
+    ids = torch.stack([one.ids for one in prompts])
+    several = [name for name, word in class_words.items() if len(tokenize_class_word(backbone, word)) > 1]
+    if not several:
+        return backbone.encode_text(ids)
+    rows = torch.zeros(len(prompts), ids.shape[-1], backbone.token_width)
+    mask = torch.zeros(rows.shape[:2], dtype=torch.bool)
+    for number, one in enumerate(prompts):
+        for name in several:
+            places = list(one.places.get(name, ()))
+            rows[number, places], mask[number, places] = compute_class_row(backbone, class_words[name]), True
+    return backbone.encode_text(ids, rows, mask)
+
+
+@torch.no_grad()
 def apply_weights(backbone: Backbone, encoding: TextEncoding, parsed: ParsedPrompt) -> TextEncoding:
     """Apply the weights of a prompt's words to its states `[batch, word, width]`; the pooled text stays.
 
@@ -311,12 +362,12 @@ def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
 
 
 def check_class_word(backbone: Backbone, word: str) -> None:
-    """Refuse a class word that is not one word the model knows.
+    """Refuse a class word that the model does not know.
 
     Raises:
-        PromptError: it is several tokens, or only a piece of words.
+        PromptError: as `tokenize_class_word`, or it is only a piece of words.
     """
-    get_class_token_ids(backbone, word)
+    tokenize_class_word(backbone, word)
     if find_unknown_words(backbone, [word]):
         raise PromptError(
             f"This model does not know the class word {word!r}.",

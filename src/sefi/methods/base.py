@@ -18,7 +18,7 @@ from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
 from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.diffusion.text import get_class_token_ids, tokenize_text
+from sefi.diffusion.text import compute_class_row, tokenize_text
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_sface
 from sefi.identity.file import ONE_ENCODER_VERSION, SCHEMA_VERSION, Identity, IdentityHeader, Tensors
 from sefi.photo.augment import PhotoViews
@@ -211,7 +211,7 @@ def find_name_rows(backbone: Backbone, names: list[str], setting: str = "basis.n
 
 def get_class_row(backbone: Backbone, config: Config) -> Tensor:
     """Return the token-table row of the class word, `[width]`; of several text encoders side by side."""
-    return backbone.get_token_row(get_class_token_ids(backbone, config.learn.class_word))
+    return compute_class_row(backbone, config.learn.class_word)
 
 
 def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:

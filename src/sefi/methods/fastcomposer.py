@@ -22,6 +22,7 @@ from sefi.diffusion.composer import (
 )
 from sefi.diffusion.conditioning import check_identities
 from sefi.diffusion.sampling import ConditionedModel
+from sefi.diffusion.text import get_class_token_ids
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods.base import (
     MethodInfo,
@@ -91,9 +92,10 @@ class FastComposer:
         return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require a person, no stages, no keys of their own, CLIP, and weights trained for this model."""
+        """Require a person in one token, no stages, no keys of their own, CLIP, and weights trained for this model."""
         refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)
+        get_class_token_ids(backbone, config.learn.class_word)
         require_learn_values(self.info.title, config, attention_weight=0.0, probe_every=0)
         require_evaluators(self.info.title, evaluators, "clip")
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)

@@ -12,7 +12,7 @@ from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_targ
 from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
-from sefi.diffusion.text import join_texts, parse_template
+from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
 from sefi.photo.augment import PhotoViews
@@ -42,15 +42,8 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
     With `learn.attention_option` 1 the attention loss compares the placeholder, with 2 the sentence without its start
     token, with 3 all words.
     """
-    parsed = [
-        parse_template(
-            backbone,
-            t.replace("{}", "<subject>"),
-            {"subject": settings.class_word},
-            {"subject": settings.vectors},
-        )
-        for t in settings.templates
-    ]
+    classes, counts = {"subject": settings.class_word}, {"subject": settings.vectors}
+    parsed = [parse_template(backbone, t.replace("{}", "<subject>"), classes, counts) for t in settings.templates]
     ids = torch.stack([p.ids for p in parsed])
     vector = torch.full_like(ids[:, 0], -1)
     in_sentence = torch.zeros_like(vector, dtype=torch.bool)
@@ -59,7 +52,7 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
         vector[i, places] = torch.arange(len(places)) % settings.vectors
         in_sentence[i, 1 : one.length] = True
     compared = {1: vector >= 0, 2: in_sentence, 3: torch.ones_like(in_sentence)}[settings.attention_option]
-    return TrainingTexts(ids, vector, compared, backbone.encode_text(ids))
+    return TrainingTexts(ids, vector, compared, encode_reference(backbone, parsed, classes))
 
 
 def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> TextEncoding:
