@@ -21,6 +21,7 @@ from sefi.core.rng import require_seed
 from sefi.diffusion.conditioning import check_identities, compare_model
 from sefi.diffusion.sampling import (
     GeneratedImage,
+    check_repair_steps,
     check_size,
     get_image_size,
     list_repair_remarks,
@@ -302,11 +303,14 @@ def generate_each(
     check_steps(backbone, config.generate.steps)
     check_size(backbone, config.generate)
     source = read_source_images(backbone, get_image_size(backbone, config.generate), config.generate, images)
-    detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
+    detector = None
+    if images.get("repair_faces"):
+        check_repair_steps(config.generate)
+        detector = open_detector(backbone, images.get("detector"))
     for remark in [
         *list_identity_remarks(backbone, identities),
         *list_prompt_remarks(backbone, prompts, config.generate),
-        *(list_repair_remarks(prompts, config.generate) if detector else ()),
+        *(list_repair_remarks(prompts) if detector else ()),
     ]:
         LOGGER.warning(remark)
     count = config.generate.count

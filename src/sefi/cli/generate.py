@@ -161,7 +161,7 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     from sefi.cli.loading import check_detector
     from sefi.cli.output import print_remark
     from sefi.core.errors import ConfigError
-    from sefi.diffusion.sampling import list_repair_remarks
+    from sefi.diffusion.sampling import check_repair_steps, list_repair_remarks
     from sefi.diffusion.source_image import ImageArguments, check_image_arguments
     from sefi.photo.read import read_photo
 
@@ -169,8 +169,10 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     if inputs.detector is not None and not inputs.repair_faces:
         raise ConfigError("--detector has no effect without --repair-faces.", "Leave --detector out.")
     check_detector(inputs.detector)
-    for remark in list_repair_remarks(prompts, config.generate) if inputs.repair_faces else ():
-        print_remark(f"note: {remark}")
+    if inputs.repair_faces:
+        check_repair_steps(config.generate)
+        for remark in list_repair_remarks(prompts):
+            print_remark(f"note: {remark}")
     read = ImageArguments(**vars(inputs))
     if inputs.init_image is not None:
         read["init_image"] = read_photo(inputs.init_image)

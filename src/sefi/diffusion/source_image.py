@@ -10,12 +10,12 @@ import torch
 from diffusers import ControlNetModel
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.folder import read_controlnet
+from sefi.backbone.folder import check_controlnet_fit, read_controlnet
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, PhotoError
 from sefi.core.rng import create_generator
@@ -176,8 +176,15 @@ def read_source_images(
 
 
 def load_controlnet(given: str | Path | ControlNetModel | None, backbone: Backbone) -> ControlNetModel | None:
-    """Load the ControlNet that is named, or take the one that is given; None where there is none."""
-    if given is None or isinstance(given, ControlNetModel):
+    """Load the ControlNet that is named, or take the one that is given; None where there is none.
+
+    Raises:
+        BackboneError: it is damaged, or was made for another model.
+    """
+    if given is None:
+        return None
+    if isinstance(given, ControlNetModel):
+        check_controlnet_fit(given.config, backbone, "This ControlNet")
         return given
     return read_controlnet(Path(given), backbone)
 
@@ -287,12 +294,10 @@ def paste_feathered(image: Image.Image, crop: Image.Image, square: Square) -> Im
 
     Pixels outside the square stay what they were.
     """
-    fade = max(1, round(FEATHER * square.side))
-    opaque = Image.new("L", (square.side, square.side), 0)
-    inner = square.side - 2 * fade
-    if inner > 0:
-        opaque.paste(255, (fade, fade, fade + inner, fade + inner))
+    from_border = np.minimum(np.arange(square.side), np.arange(square.side)[::-1])
+    ramp = np.clip(from_border / max(1, round(FEATHER * square.side)), 0, 1)
+    opacity = Image.fromarray((255 * np.outer(ramp, ramp)).round().astype(np.uint8))
     pasted = image.copy()
     resized = crop.resize((square.side, square.side), Image.Resampling.LANCZOS)
-    pasted.paste(resized, (square.left, square.top), opaque.filter(ImageFilter.GaussianBlur(fade / 2)))
+    pasted.paste(resized, (square.left, square.top), opacity)
     return pasted
