@@ -50,7 +50,7 @@ from sefi.diffusion.schedulers import create_scheduler
 from sefi.diffusion.source_image import (
     SourceImages,
     check_image_arguments,
-    fit_image,
+    crop_to_size,
     make_latent_mask,
     read_upright_image,
 )
@@ -384,8 +384,8 @@ def test_reading_changes_no_pixel(values: int) -> None:
 def test_the_middle_is_cut_to_the_proportions(size: tuple[int, int], box: tuple[int, ...]) -> None:
     image = make_image(*size)
     expected = image.crop(box).resize((24, 24), Image.Resampling.LANCZOS)
-    assert measure_difference(fit_image(image, (24, 24)), expected) <= 3  # the filter differs at the edges of the cut
-    assert fit_image(image, size[::-1]) is image
+    assert measure_difference(crop_to_size(image, (24, 24)), expected) <= 3  # at the edges of the cut
+    assert crop_to_size(image, size[::-1]) is image
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

@@ -202,7 +202,7 @@ def sample_images(
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
     total = -(-len(prompts) // size)
-    progress.start(total * len(list_timesteps(pipeline, settings, source)), "generating")
+    progress.start(total * len(list_run_timesteps(pipeline, settings, source)), "generating")
     for start in range(0, len(prompts), size):
         chosen = list(prompts[start : start + size])
         images = sample_batch(
@@ -219,7 +219,7 @@ def sample_images(
     progress.finish()
 
 
-def list_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:
+def list_run_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:
     """List the timesteps that the pipeline will go through; from an image only the last of them, by the strength."""
     pipeline.scheduler.set_timesteps(settings.steps)
     if not source.start:
@@ -250,7 +250,7 @@ def sample_batch(
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
-    first = int(list_timesteps(pipeline, settings, source)[0])
+    first = int(list_run_timesteps(pipeline, settings, source)[0])
     # A new one for each batch: multistep samplers remember the batch before.
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     blend = None if source.mask is None else make_mask_blender(backbone, source, seeds)

@@ -166,10 +166,10 @@ def read_source_images(
             "Leave one of them out, or use the base model of this one.",
         )
     return SourceImages(
-        () if init is None else (fit_image(init, size),),
+        () if init is None else (crop_to_size(init, size),),
         DEFAULT_STRENGTH if strength is None else strength,
-        None if mask is None else fit_image(mask.convert("L"), size),
-        None if control is None else fit_image(control, size),
+        None if mask is None else crop_to_size(mask.convert("L"), size),
+        None if control is None else crop_to_size(control, size),
         load_controlnet(arguments.get("controlnet"), backbone),
         1.0 if scale is None else scale,
     )
@@ -200,7 +200,7 @@ def read_upright_image(image: ImageInput) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).numpy())
 
 
-def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def crop_to_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Cut the middle of an image to these proportions and resize it (Lanczos) to height and width."""
     height, width = size
     if image.size == (width, height):
