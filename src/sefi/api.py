@@ -32,6 +32,7 @@ from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import check_identities, compare_model
 from sefi.diffusion.sampling import (
     GeneratedImage,
+    check_repair_steps,
     check_size,
     get_image_size,
     list_repair_remarks,
@@ -367,11 +368,14 @@ def generate_each(
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)
-    detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
+    detector = None
+    if images.get("repair_faces"):
+        check_repair_steps(settings)
+        detector = open_detector(backbone, images.get("detector"))
     for remark in [
         *list_identity_remarks(backbone, identities),
         *list_prompt_remarks(backbone, prompts, settings, identities),
-        *(list_repair_remarks(prompts, settings) if detector else ()),
+        *(list_repair_remarks(prompts) if detector else ()),
     ]:
         LOGGER.warning(remark)
     repeated = [p for p in prompts for _ in range(settings.count)]

@@ -12,7 +12,7 @@ SOURCE = ROOT / "src"  # of both packages
 SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 FILES = [*sorted(SOURCE.rglob("*.py")), *SCRIPTS]
 VERB_TEXT = """
-attach hook release
+attach blend hook release repair
 divide multiply pad skip strip weight
 add advance align analyse answer append apply arrange assign average begin blank bring build caption capture change
 check choose chunk clean clear clip collect compare compress compute convert copy count create crop cut decode delay

@@ -88,7 +88,7 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import append_record, check_image_folder, save_grid
+    from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
 
@@ -113,18 +113,11 @@ def run_generate(
 
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    files: list[FileEntry] = []
-    record = {"images": files, "grid": None, "identities": [str(path) for path in identity or []], "seed": seed}
-    record |= describe_run(backbone, config, prompts, inputs)
-    try:
-        with TerminalProgress() as progress:
-            run = GenerateRun(prompts, identities, backbone, config, seed, progress, read)
-            images = draw_and_save(run, out, files)
-        record["grid"] = str(save_grid(images, out))
-    finally:
-        if files:
-            append_record(out, record)
-    text = "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
+    record: dict[str, object] = {"identities": [str(path) for path in identity or []], "seed": seed}
+    record |= describe_generation(backbone, config, prompts, inputs)
+    with TerminalProgress() as progress:
+        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read)
+        text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -166,7 +159,7 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     from sefi.cli.loading import check_detector
     from sefi.cli.output import print_remark
     from sefi.core.errors import ConfigError
-    from sefi.diffusion.sampling import list_repair_remarks
+    from sefi.diffusion.sampling import check_repair_steps, list_repair_remarks
     from sefi.diffusion.source_image import ImageArguments, check_image_arguments
     from sefi.photo.read import read_photo
 
@@ -174,8 +167,10 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     if inputs.detector is not None and not inputs.repair_faces:
         raise ConfigError("--detector has no effect without --repair-faces.", "Leave --detector out.")
     check_detector(inputs.detector)
-    for remark in list_repair_remarks(prompts, config.generate) if inputs.repair_faces else ():
-        print_remark(f"note: {remark}")
+    if inputs.repair_faces:
+        check_repair_steps(config.generate)
+        for remark in list_repair_remarks(prompts):
+            print_remark(f"note: {remark}")
     read = ImageArguments(**vars(inputs))
     if inputs.init_image is not None:
         read["init_image"] = read_photo(inputs.init_image)
@@ -186,7 +181,7 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     return read
 
 
-def describe_run(
+def describe_generation(
     backbone: "Backbone", config: "Config", prompts: "Sequence[str]", inputs: InputFiles
 ) -> dict[str, object]:
     """Return the part of the record that says what was generated with: model, settings, size and images."""
@@ -205,6 +200,24 @@ def describe_run(
         "inputs": {name: str(v) if isinstance(v, Path) else v for name, v in (defaults | given).items()},
         "unknown_words": find_unknown_words(backbone, [*prompts, config.generate.negative_prompt]),
     }
+
+
+def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -> str:
+    """Draw every image, write all of them as one, and add the record to the folder's; return the files as a text.
+
+    Args:
+        record: what else is recorded; gets the files.
+    """
+    from sefi.cli.image_files import append_record, save_grid
+
+    files: list[FileEntry] = []
+    record |= {"images": files, "grid": None}  # an interrupted run has none
+    try:
+        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
+    finally:
+        if files:
+            append_record(folder, record)
+    return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
 
 
 def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "list[GeneratedImage]":

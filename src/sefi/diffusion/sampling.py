@@ -27,7 +27,6 @@ from sefi.diffusion.schedulers import create_scheduler
 from sefi.diffusion.source_image import (
     NO_SOURCE,
     SourceImages,
-    check_strength,
     cut_and_enlarge,
     make_mask_blender,
     paste_feathered,
@@ -229,7 +228,7 @@ def sample_images(
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
     total = -(-len(prompts) // size)
-    progress.start(total * len(list_timesteps(pipeline, settings, source)), "generating")
+    progress.start(total * len(list_run_timesteps(pipeline, settings, source)), "generating")
     for start in range(0, len(prompts), size):
         chosen = list(prompts[start : start + size])
         images = sample_batch(
@@ -246,7 +245,7 @@ def sample_images(
     progress.finish()
 
 
-def list_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:
+def list_run_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:
     """List the timesteps that the pipeline will go through; from an image only the last of them, by the strength."""
     pipeline.scheduler.set_timesteps(settings.steps)
     if not source.start:
@@ -277,7 +276,7 @@ def sample_batch(
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
     null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
-    first = int(list_timesteps(pipeline, settings, source)[0])
+    first = int(list_run_timesteps(pipeline, settings, source)[0])
     # A new one for each batch: multistep samplers remember the batch before.
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
     blend = None if source.mask is None else make_mask_blender(backbone, source, seeds)
@@ -357,7 +356,8 @@ def repair_faces(
     """Generate the faces of an image again, each as an image of the trained size, and paste them back.
 
     A face whose surroundings are as large as the model's images is left alone: the model has drawn it with all it has.
-    Of an image with one identity only the largest face is generated again, as the others are not the identity's.
+    The prompt is the image's own, which keeps its style. Where it names an identity only the largest face is generated
+    again, as the others would become the identity's too.
 
     Returns:
         The image, and in `repaired` the squares that were generated again.
@@ -380,7 +380,7 @@ def repair_faces(
     made = sample_images(
         model.backbone,
         model.conditioner,
-        [make_face_prompt(image.prompt)] * count,
+        [image.prompt] * count,
         [image.seed] * count,
         settings.model_copy(update={"width": None, "height": None}),
         SilentProgress(),
@@ -393,13 +393,21 @@ def repair_faces(
     return replace(image, pixels=pixels, repaired=boxes)
 
 
-def list_repair_remarks(prompts: Sequence[str], settings: GenerateSettings) -> list[str]:
-    """List the prompts whose faces are not repaired: which face is whose is not known where there are several names.
+def check_repair_steps(settings: GenerateSettings) -> None:
+    """Refuse so few steps that a repair would change nothing.
 
     Raises:
-        ConfigError: there are so few steps that a repair would change nothing.
+        ConfigError: names the fewest that do.
     """
-    check_strength(REPAIR_STRENGTH, settings.steps)
+    if int(REPAIR_STRENGTH * settings.steps) < 1:
+        raise ConfigError(
+            f"Faces are generated again with {REPAIR_STRENGTH:.0%} of the steps, which is no step of {settings.steps}.",
+            f"Use --steps {int(np.ceil(1 / REPAIR_STRENGTH))} or more, or leave --repair-faces out.",
+        )
+
+
+def list_repair_remarks(prompts: Sequence[str]) -> list[str]:
+    """List the prompts whose faces are not repaired: which face is whose is not known where there are several names."""
     several = [prompt for prompt in dict.fromkeys(prompts) if len(find_names(prompt)) > 1]
     return [f"faces of {prompt!r} are not repaired: it names several identities" for prompt in several]
 
@@ -411,13 +419,3 @@ def find_names(prompt: str) -> list[str]:
     ['ada', 'bob']
     """
     return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))
-
-
-def make_face_prompt(prompt: str) -> str:
-    """Make the prompt that a face of an image is generated again with: its identity's face, or the prompt itself.
-
-    >>> make_face_prompt("<ada> riding a horse"), make_face_prompt("a crowd")
-    ('a photo of the face of <ada>', 'a crowd')
-    """
-    names = find_names(prompt)
-    return f"a photo of the face of <{names[0]}>" if names else prompt

@@ -10,12 +10,12 @@ import torch
 from diffusers import ControlNetModel
 from diffusers.utils.torch_utils import randn_tensor
 from numpy.typing import NDArray
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
-from sefi.backbone.folder import read_controlnet
+from sefi.backbone.folder import check_controlnet_fit, read_controlnet
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, PhotoError
 from sefi.core.rng import create_generator
@@ -166,18 +166,25 @@ def read_source_images(
             "Leave one of them out, or use the base model of this one.",
         )
     return SourceImages(
-        () if init is None else (fit_image(init, size),),
+        () if init is None else (crop_to_size(init, size),),
         DEFAULT_STRENGTH if strength is None else strength,
-        None if mask is None else fit_image(mask.convert("L"), size),
-        None if control is None else fit_image(control, size),
+        None if mask is None else crop_to_size(mask.convert("L"), size),
+        None if control is None else crop_to_size(control, size),
         load_controlnet(arguments.get("controlnet"), backbone),
         1.0 if scale is None else scale,
     )
 
 
 def load_controlnet(given: str | Path | ControlNetModel | None, backbone: Backbone) -> ControlNetModel | None:
-    """Load the ControlNet that is named, or take the one that is given; None where there is none."""
-    if given is None or isinstance(given, ControlNetModel):
+    """Load the ControlNet that is named, or take the one that is given; None where there is none.
+
+    Raises:
+        BackboneError: it is damaged, or was made for another model.
+    """
+    if given is None:
+        return None
+    if isinstance(given, ControlNetModel):
+        check_controlnet_fit(given.config, backbone, "This ControlNet")
         return given
     return read_controlnet(Path(given), backbone)
 
@@ -193,7 +200,7 @@ def read_upright_image(image: ImageInput) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).numpy())
 
 
-def fit_image(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+def crop_to_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
     """Cut the middle of an image to these proportions and resize it (Lanczos) to height and width."""
     height, width = size
     if image.size == (width, height):
@@ -287,12 +294,10 @@ def paste_feathered(image: Image.Image, crop: Image.Image, square: Square) -> Im
 
     Pixels outside the square stay what they were.
     """
-    fade = max(1, round(FEATHER * square.side))
-    opaque = Image.new("L", (square.side, square.side), 0)
-    inner = square.side - 2 * fade
-    if inner > 0:
-        opaque.paste(255, (fade, fade, fade + inner, fade + inner))
+    from_border = np.minimum(np.arange(square.side), np.arange(square.side)[::-1])
+    ramp = np.clip(from_border / max(1, round(FEATHER * square.side)), 0, 1)
+    opacity = Image.fromarray((255 * np.outer(ramp, ramp)).round().astype(np.uint8))
     pasted = image.copy()
     resized = crop.resize((square.side, square.side), Image.Resampling.LANCZOS)
-    pasted.paste(resized, (square.left, square.top), opaque.filter(ImageFilter.GaussianBlur(fade / 2)))
+    pasted.paste(resized, (square.left, square.top), opacity)
     return pasted
