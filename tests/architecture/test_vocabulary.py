@@ -15,15 +15,15 @@ VERB_TEXT = """
 attach hook release
 add advance align analyse answer append apply arrange assign average begin blank bring build caption capture change
 check choose chunk clean clear clip collect compare compress compute convert copy count create crop cut decode delay
-denoise describe design detach detect discard do draw dress drop dump embed encode end enlarge escape estimate evaluate
-expand explain export extract fail fetch fill find finish fit flag flatten flush follow format freeze fuse generate get
-give group handle hash hide hold invent invert join keep label learn leave let lighten limit list load locate lock make
-map mark measure merge mix move name normalise note number observe open override overwrite pack paint pair parse pass
-paste place plan plot pop predict prepare print publish quiet quote raise rank rate read receive recolour reconstruct
-record refresh refuse remember remove rename render replace report require resample reset reshape resize restore restyle
-resume return roughen round run sample save say scale score select send set shorten show shrink shuffle sign silence
-sort space split spread start store subtract suggest summarise swap take time tint tokenise tokenize train translate try
-turn update use validate view wait watch word wrap write yield zero
+denoise describe design detach detect discard distil do draw dress drop dump embed encode end enlarge escape estimate
+evaluate expand explain export extract fail fetch fill find finish fit flag flatten flush follow format freeze fuse
+generate get give group handle hash hide hold import invent invert join keep label learn leave let lighten limit list
+load locate lock make map mark measure merge mix move name normalise note number observe open override overwrite pack
+paint pair parse pass paste place plan plot pop predict prepare print publish quiet quote raise rank rate read receive
+recolour reconstruct record refresh refuse remember remove rename render replace report require resample reset reshape
+resize restore restyle resume return roughen round run sample save say scale score select send set shorten show shrink
+shuffle sign silence sort space split spread start store subtract suggest summarise swap take time tint tokenise
+tokenize train translate try turn update use validate view wait watch word wrap write yield zero
 """
 VERBS = frozenset(VERB_TEXT.split())
 STATES = frozenset(

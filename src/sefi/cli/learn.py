@@ -60,6 +60,10 @@ AllowPhotograph = Annotated[
         help="Learn a photograph on the embedded model, which knows drawn people only.",
     ),
 ]
+Init = Annotated[
+    Path | None,
+    typer.Option("--init", metavar="FILE", help="An identity to go on from: learned before, or from `sefi import`."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -79,6 +83,7 @@ def run_learn(
     detector: options.Detector = None,
     evaluators: options.Evaluators = None,
     allow_photograph: AllowPhotograph = False,
+    init: Init = None,
     seed: options.Seed = 0,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -99,10 +104,11 @@ def run_learn(
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
+    from sefi.identity.file import Identity
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
-    inputs = (*photos, model, detector, evaluators, *(setting.partition("=")[2] for setting in settings or []))
+    inputs = (*photos, model, detector, evaluators, init, *(setting.partition("=")[2] for setting in settings or []))
     check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
     overrides = [*(settings or []), *format_settings(learn__steps=steps, learn__class_word=class_word)]
     chosen = choose_preset(method, preset)
@@ -111,7 +117,8 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
-    learn_options = LearnOptions(name, config, seed, placement, evaluators, allow_photograph, inputs, overwrite)
+    start = None if init is None else Identity.load(init)
+    learn_options = LearnOptions(name, config, seed, placement, evaluators, allow_photograph, start, inputs, overwrite)
     model_options = ModelOptions(model, download, device, dtype)
     identity, summary = learn_and_save(photos, path, learn_options, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
@@ -171,6 +178,7 @@ class LearnOptions:
     placement: Placement
     evaluator_folder: Path | None
     allow_photograph: bool
+    init: "Identity | None"
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
 
@@ -191,6 +199,7 @@ def learn_and_save(
     from sefi.core.files import FileKind, check_output
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
+    from sefi.methods.base import compute_tokens_digest
     from sefi.photo.read import read_photo
 
     photos = [read_photo(file) for file in files]
@@ -204,6 +213,8 @@ def learn_and_save(
     crops = crop_all(photos, backbone, learn_options)
     signature = backbone.signature.compute_digest() if backbone.signature else ""
     training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
+    if learn_options.init is not None:
+        training.append(compute_tokens_digest(learn_options.init))
     unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
@@ -214,6 +225,7 @@ def learn_and_save(
             config=learn_options.config,
             seed=learn_options.seed,
             evaluators=learn_options.evaluator_folder,
+            init=learn_options.init,
             progress=progress,
             checkpoint=unfinished,
         )
