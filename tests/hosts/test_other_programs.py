@@ -96,6 +96,17 @@ def test_no_name_gives_a_word_that_prompts_contain(name):
     assert set(stem) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_")
 
 
+@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize("family", WIDTHS)
+@pytest.mark.parametrize("host", READERS)
+def test_exports_of_every_family_are_read(tmp_path, host, family, vectors):
+    identity = make_identity((5, 2, vectors), WIDTHS[family])
+    (path,) = write_exported(export_tokens(identity, HOSTS[host], "mean", None).files, tmp_path)
+    read = READERS[host](path, family)
+    found = torch.cat([read[width] for width in WIDTHS[family]], dim=-1)
+    torch.testing.assert_close(found, identity.stage_tokens.mean((0, 1)))
+
+
 # ------------------------------------------------------------------ stage files in a host
 
 PROMPT = "a photo of {} at the beach"
