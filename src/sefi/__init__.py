@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sefi.core.threads import limit_spinning
 
 if TYPE_CHECKING:
-    from sefi.api import generate as generate, learn as learn
+    from sefi.api import generate as generate, import_embedding as import_embedding, learn as learn
     from sefi.backbone.open import open_backbone as open_backbone
     from sefi.core.config import Config as Config
     from sefi.core.errors import SefiError as SefiError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 DEFINED_IN = {
     "learn": "sefi.api",
     "generate": "sefi.api",
+    "import_embedding": "sefi.api",
     "open_backbone": "sefi.backbone.open",
     "attach": "sefi.hosts.attach",
     "Identity": "sefi.identity.file",
@@ -30,7 +31,17 @@ DEFINED_IN = {
     "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
 }
-__all__ = ["PRESETS", "Config", "Identity", "SefiError", "attach", "generate", "learn", "open_backbone"]
+__all__ = [
+    "PRESETS",
+    "Config",
+    "Identity",
+    "SefiError",
+    "attach",
+    "generate",
+    "import_embedding",
+    "learn",
+    "open_backbone",
+]
 __version__ = "0.1.0"
 
 

@@ -43,9 +43,10 @@ from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.source_image import ImageArguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
+from sefi.hosts.embedding_files import read_embedding
 from sefi.identity.file import Identity, check_together
-from sefi.methods import get_method
-from sefi.methods.base import Method, TrainingOptions
+from sefi.methods import get_method, get_preset
+from sefi.methods.base import Method, TrainingOptions, create_header
 from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
@@ -77,6 +78,7 @@ def learn(  # noqa: PLR0913
     detector: str | Path | None = None,
     evaluators: str | Path | None = None,
     any_style: bool = False,
+    init: Identity | None = None,
     progress: Progress | bool | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -95,6 +97,8 @@ def learn(  # noqa: PLR0913
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         any_style: learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.
+        init: an identity whose tokens are where learning starts, instead of the class word: to learn it for longer, or
+            one that was imported. The tokens of a single stage start every stage. The optimiser starts anew.
         progress: True shows a bar; an object is called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
@@ -115,14 +119,61 @@ def learn(  # noqa: PLR0913
     folder = Path(evaluators) if evaluators else own_evaluators
     check_class_word(backbone, config.learn.class_word)
     method.check(backbone, config, folder)
+    if init is not None:
+        check_init(init, method, backbone)
     for remark in list_training_remarks(backbone, config):
         LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
     views = PhotoViews(first, config.views, tuple(others))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder)
+    options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     return method.learn(name, views, backbone, config, seed, options)
+
+
+def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
+    """Refuse an identity that a method cannot start from on this model; note where it is of another checkpoint.
+
+    Raises:
+        ConfigError: the method starts from nothing but the class word.
+        IdentityError: the identity is of another model.
+    """
+    if not method.info.starts_from_tokens:
+        raise ConfigError(
+            f"{method.info.title} does not go on from an identity.",
+            "Leave out the identity to start from, or use the default method or textual-inversion.",
+        )
+    for remark in list_identity_remarks(backbone, [init]):
+        LOGGER.warning(remark)
+
+
+def import_embedding(
+    file: str | Path, *, name: str, backbone: Backbone | None = None, class_word: str = "person"
+) -> Identity:
+    """Make an identity of a textual inversion that another program wrote: one stage, keys and values alike.
+
+    It works in prompts as `<name>`, and as `init` of `learn`.
+
+    Args:
+        file: a safetensors file with one embedding: `emb_params`, a single tensor of any name, or SDXL's `clip_l` and
+            `clip_g`, each `[vector, width]`.
+        name: the placeholder's word; letters, digits, - and _.
+        backbone: a model of the family that it was learned on; None opens the embedded one.
+        class_word: what it is, in one word that the model knows.
+
+    Raises:
+        IdentityError: the name cannot be used; the file is none of these, may run code when it is opened (.pt, .bin),
+            or has another width.
+        PromptError: the model does not know the class word.
+    """
+    check_name(name)
+    backbone = backbone or open_backbone()
+    check_class_word(backbone, class_word)
+    vectors = read_embedding(Path(file), backbone.token_widths)
+    config = get_preset("textual-inversion", [f"learn.vectors={len(vectors)}", f"learn.class_word={class_word}"])
+    return Identity(
+        {"tokens": vectors.expand(1, 2, -1, -1).contiguous()}, create_header(name, backbone, config, seed=0)
+    )
 
 
 def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | SubjectCrop]:

@@ -8,6 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file
+from tests.hosts.loading_rules import READERS, read_switching
 from typer.testing import CliRunner
 
 from sefi.backbone.tokenizer import create_clip_tokenizer
@@ -38,64 +39,7 @@ def make_identity(stages=5, vectors=1, name="ada", width=WIDTH):
     return Identity({"tokens": tokens}, header)
 
 
-# ------------------------------------------------------------------ the rules of the programs, stated again
-
-
-def read_as_a1111(path):
-    """`create_embedding_from_data` of A1111, reForge and Forge: exactly one tensor, one row for each vector."""
-    (tensor,) = load_file(path).values()
-    tensor = tensor if tensor.dim() > 1 else tensor[None]
-    assert tensor.dim() == 2
-    return tensor
-
-
-def read_as_comfyui(path):
-    """`load_embed` of ComfyUI and Fooocus: the value of `emb_params`, else of the first key; of the text width."""
-    tensors = load_file(path)
-    tensor = tensors.get("emb_params", next(iter(tensors.values())))
-    assert tensor.shape[-1] == WIDTH
-    return tensor
-
-
-def read_as_invokeai(path):
-    """`TextualInversionModelRaw.from_checkpoint` of InvokeAI: `emb_params` in a file with a single key."""
-    tensors = load_file(path)
-    assert list(tensors) == ["emb_params"]
-    return tensors["emb_params"]
-
-
-def read_as_sdnext(path):
-    """`load_diffusers_embedding` of SD.Next: every tensor's rows, none of them of SDXL's two keys."""
-    tensors = load_file(path)
-    assert not {"clip_g", "clip_l"} & set(tensors)
-    return torch.cat(list(tensors.values()))
-
-
-def read_as_diffusers(path):
-    """Diffusers' own function, with the word that its users give."""
-    from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin, load_textual_inversion_state_dicts
-
-    states = load_textual_inversion_state_dicts(
-        [str(path)], cache_dir=None, force_download=False, proxies=None, local_files_only=True, token=None,
-        revision=None, subfolder=None, user_agent={"file_type": "text_inversion"}, weight_name=None,
-        use_safetensors=True,
-    )  # fmt: skip
-    tokens, embeddings = TextualInversionLoaderMixin._retrieve_tokens_and_embeddings(
-        ["<sefi-ada>"], states, create_clip_tokenizer()
-    )
-    assert tokens == ["<sefi-ada>"]
-    return embeddings[0]
-
-
-READERS = {
-    "a1111": read_as_a1111,
-    "forge": read_as_a1111,
-    "comfyui": read_as_comfyui,
-    "fooocus": read_as_comfyui,
-    "invokeai": read_as_invokeai,
-    "sdnext": read_as_sdnext,
-    "diffusers": read_as_diffusers,
-}
+# ------------------------------------------------------------------ the rules of the programs
 
 
 @pytest.mark.parametrize("vectors", [1, 3])
@@ -106,9 +50,9 @@ def test_the_flat_file_loads_in_every_program(tmp_path, host, slot, vectors):
     (path,) = write_embeddings(identity, [make_flat_embedding(identity, slot)], tmp_path / "out", slot)
     keys, values = identity.stage_tokens.float().unbind(1)
     wanted = {"key": keys, "value": values, "mean": (keys + values) / 2}[slot].mean(0)
-    read = READERS[host](path)
+    read = READERS[host](path)[WIDTH]
     assert read.dtype == torch.float32
-    torch.testing.assert_close(read.reshape(wanted.shape), wanted)
+    torch.testing.assert_close(read, wanted)
 
 
 @pytest.mark.parametrize("host", READERS)
@@ -117,7 +61,7 @@ def test_stage_files_hold_the_tokens_of_their_timesteps(tmp_path, host, stages):
     identity = make_identity(stages)
     embeddings = make_stage_embeddings(identity)
     paths = write_embeddings(identity, embeddings, tmp_path, "value")
-    read = [READERS[host](path) for path in paths]
+    read = [READERS[host](path)[WIDTH] for path in paths]
     for timestep in range(1000):
         stage = stages * timestep // 1000
         (one,) = [number for number, e in enumerate(embeddings) if e.first <= timestep <= e.last]
@@ -168,19 +112,6 @@ def test_whole_steps_of_known_samplers(sampler, ends):
     a, b, c, d = ends
     switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
     assert format_prompt(embeddings, HOSTS["a1111"], sampler) == f"a photo of {switching} at the beach"
-
-
-def read_switching(text, step):
-    """A1111's rule for `[before:after:number]`: `after` from step `number` on, counted from 0."""
-    if not text.startswith("["):
-        return text
-    depth, colons = 0, []
-    for place, sign in enumerate(text):
-        depth += {"[": 1, "]": -1}.get(sign, 0)
-        if sign == ":" and depth == 1:
-            colons.append(place)
-    before, after, end = text[1 : colons[0]], text[colons[0] + 1 : colons[1]], int(text[colons[1] + 1 : -1])
-    return read_switching(before if step < end else after, step)
 
 
 @pytest.mark.parametrize("stages", [2, 5, 10])
@@ -259,12 +190,12 @@ def test_nothing_is_replaced_unless_asked(file, tmp_path):
     assert export(file, "--to", "a1111", "--out", tmp_path / "out", "--overwrite").exit_code == 2
 
 
-def test_an_identity_without_tokens_is_refused(tmp_path):
-    header = make_identity().header.model_copy(update={"method": "dreambooth-lora"})
+def test_weights_that_no_program_reads_are_refused(tmp_path):
+    header = make_identity().header.model_copy(update={"method": "dreambooth"})
     Identity({"unet.a": torch.zeros(2, 3)}, header).save(tmp_path / "lora.safetensors")
     answer = export(tmp_path / "lora.safetensors", "--to", "a1111", "--out", tmp_path / "out")
     assert answer.exit_code == 2
-    assert "has no tokens" in json.loads(answer.stdout)["error"]
+    assert "read by no other program" in json.loads(answer.stdout)["error"]
     assert not (tmp_path / "out").exists()
 
 

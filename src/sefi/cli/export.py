@@ -1,5 +1,6 @@
 """`sefi export`: an identity as files and prompt text of another program."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -8,7 +9,7 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from sefi.hosts.export import Embedding
+    from sefi.hosts.export import Exported, Host, Sampler, Slot
     from sefi.identity.file import Identity
 
 IdentityFile = Annotated[Path, typer.Argument(metavar="FILE", help="An identity that `sefi learn` wrote.")]
@@ -48,51 +49,80 @@ def run_export(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write an identity as textual-inversion embeddings for another program, and say what to write in its prompt."""
+    """Write an identity as files of another program, and say what to write in its prompt."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.files import FileKind, make_text_writer, write_output
-    from sefi.hosts.export import (
-        Sampler,
-        format_prompt,
-        get_host,
-        make_flat_embedding,
-        make_stage_embeddings,
-        write_embeddings,
-    )
+    from sefi.hosts.export import Sampler, get_host, write_exported
     from sefi.identity.file import Identity
 
     host = get_host(to)
     identity = Identity.load(file)
-    embeddings = make_stage_embeddings(identity, slot) if stages else [make_flat_embedding(identity, slot)]
-    prompt = format_prompt(embeddings, host, Sampler(schedule, steps))
+    exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
-    paths = write_embeddings(identity, embeddings, folder, slot, overwrite=overwrite)
-    notes = list_notes(identity, embeddings, host.advice)
-    text = f"{prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {host.folder}."
+    paths = write_exported(exported.files, folder, overwrite=overwrite)
+    notes = list_notes(identity, exported)
+    text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
     write = make_text_writer("\n".join([text, *notes]) + "\n")
     write_output(folder / "prompt.txt", FileKind.TEXT, write, overwrite=overwrite)
     for note in notes:
         print_remark(f"note: {note}")
     record: dict[str, object] = {
         "files": [str(path) for path in paths],
-        "prompt": prompt,
-        "folder": host.folder,
+        "prompt": exported.prompt,
+        "folder": exported.folder,
         "notes": notes,
     }
     print_answer(record, f"wrote {', '.join(map(str, paths))}\n{text}", as_json=as_json, command="export")
 
 
-def list_notes(identity: "Identity", embeddings: "list[Embedding]", advice: str) -> list[str]:
+@dataclass(frozen=True)
+class TokenOptions:
+    """How tokens become embeddings, as typed."""
+
+    stages: bool
+    slot: "Slot"
+    sampler: "Sampler"
+
+
+def export_identity(identity: "Identity", host: "Host", token_options: TokenOptions) -> "Exported":
+    """Return what leaves for a program: embeddings, a LoRA, or the two files of Custom Diffusion.
+
+    Raises:
+        IdentityError: nothing that the identity's method keeps is read by any other program.
+        ConfigError: this program does not read it, or stages are asked for where there are none.
+    """
+    from sefi.core.errors import ConfigError, IdentityError
+    from sefi.hosts.export import export_tokens
+    from sefi.hosts.weight_files import export_custom_diffusion, export_lora, is_custom_diffusion, is_lora
+    from sefi.training.finetuning import format_subject_words
+
+    of_weights = is_lora(identity) or is_custom_diffusion(identity)
+    if of_weights and token_options.stages:
+        raise ConfigError(f"{identity.name!r} has weights, which have no stages.", "Leave out --stages.")
+    if is_lora(identity):
+        return export_lora(identity, host, format_subject_words(identity.header, 1.0))
+    if is_custom_diffusion(identity):
+        return export_custom_diffusion(identity, host)
+    if "tokens" not in identity.tensors or any(name.startswith("unet.") for name in identity.tensors):
+        raise IdentityError(
+            f"What {identity.method} keeps of {identity.name!r} is read by no other program.",
+            "Learn it with the default method, whose tokens become embeddings, or with --method dreambooth-lora.",
+        )
+    return export_tokens(identity, host, token_options.slot, token_options.sampler if token_options.stages else None)
+
+
+def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
     """List what a user of the files should know: what they lose, what they fit."""
     from sefi.hosts.export import CLIP_SKIP
 
-    family = identity.header.base_model.partition(":")[0]
+    family, header = identity.header.base_model.partition(":")[0], identity.header
     # SDXL reads the layer before the last anyway.
-    notes = [] if not advice or (family == "sdxl" and advice == CLIP_SKIP) else [advice]
+    notes = [exported.advice] if exported.advice and (family != "sdxl" or exported.advice != CLIP_SKIP) else []
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
-    if family == "sdxl":
+    of_tokens = "sefi.slot" in exported.files[0].metadata
+    if of_tokens and family == "sdxl":
         notes.append("the file has a tensor for each text encoder; diffusers loads them one by one.")
-    if len(embeddings) == 1 and identity.header.stages > 1:
-        notes.append(f"one embedding stands for {identity.header.stages} stages; what that costs is not measured yet.")
+    if of_tokens and len(exported.files) == 1 and header.stages > 1:
+        notes.append(f"one embedding stands for {header.stages} stages; what that costs is not measured yet.")
     return notes

@@ -61,6 +61,10 @@ AnyStyle = Annotated[
         help="Learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.",
     ),
 ]
+Init = Annotated[
+    Path | None,
+    typer.Option("--init", metavar="FILE", help="An identity to go on from: learned before, or from `sefi import`."),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -80,6 +84,7 @@ def run_learn(
     detector: options.Detector = None,
     evaluators: options.Evaluators = None,
     any_style: AnyStyle = False,
+    init: Init = None,
     seed: options.Seed = 0,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -100,11 +105,12 @@ def run_learn(
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
+    from sefi.identity.file import Identity
     from sefi.methods import get_method
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
-    inputs = (*photos, model, detector, evaluators, *(setting.partition("=")[2] for setting in settings or []))
+    inputs = (*photos, model, detector, evaluators, init, *(setting.partition("=")[2] for setting in settings or []))
     check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
     overrides = [*(settings or []), *format_settings(learn__steps=steps, learn__class_word=class_word)]
     chosen = choose_preset(method, preset)
@@ -113,7 +119,8 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
-    learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, inputs, overwrite)
+    start = None if init is None else Identity.load(init)
+    learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite)
     if dtype == options.AUTO and get_method(config.method).info.trains_model:
         dtype = "float32"
     model_options = ModelOptions(model, download, device, dtype)
@@ -186,6 +193,7 @@ class LearnOptions:
     placement: Placement
     evaluator_folder: Path | None
     any_style: bool
+    init: "Identity | None"
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
 
@@ -206,6 +214,7 @@ def learn_and_save(
     from sefi.core.files import FileKind, check_output
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
+    from sefi.methods.base import compute_tokens_digest
     from sefi.photo.read import read_photo
 
     photos = [read_photo(file) for file in files]
@@ -219,6 +228,8 @@ def learn_and_save(
     crops = crop_all(photos, backbone, learn_options)
     signature = backbone.signature.compute_digest() if backbone.signature else ""
     training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
+    if learn_options.init is not None:
+        training.append(compute_tokens_digest(learn_options.init))
     unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
@@ -229,6 +240,7 @@ def learn_and_save(
             config=learn_options.config,
             seed=learn_options.seed,
             evaluators=learn_options.evaluator_folder,
+            init=learn_options.init,
             progress=progress,
             checkpoint=unfinished,
         )

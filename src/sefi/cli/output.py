@@ -50,6 +50,15 @@ SCHEMAS: dict[str, Schema] = {
             "notes": "what its user should know",
         },
     ),
+    "import": Schema(
+        1,
+        {
+            "identity": "the identity file",
+            "name": "the name in prompts, without angle brackets",
+            "vectors": "how many vectors it stands for",
+            "base_model": "fingerprint of the model, family:width:hash",
+        },
+    ),
     "generate": Schema(
         1,
         {

@@ -18,7 +18,7 @@ from torch import Tensor
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.files import FileKind, check_output, prepare_folder, write_output
 from sefi.core.hints import suggest
-from sefi.identity.file import Identity
+from sefi.identity.file import Identity, Tensors
 
 Slot = Literal["key", "value", "mean"]
 # A1111 and Forge find an embedding by its words anywhere in a prompt, where a plain `ada` would be taken too.
@@ -56,7 +56,7 @@ def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
         IdentityError: the identity has no tokens.
     """
     vectors = choose_slot(identity, slot).mean(0)
-    return Embedding(PREFIX + identity.name, vectors, 0, TIMESTEPS - 1)
+    return Embedding(make_stem(identity), vectors, 0, TIMESTEPS - 1)
 
 
 def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embedding]:
@@ -71,7 +71,7 @@ def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embe
     # Stage s has the timesteps t with s = floor(stages * t / T).
     starts = [-(-stage * TIMESTEPS // len(tokens)) for stage in range(len(tokens) + 1)]
     return [
-        Embedding(f"{PREFIX}{identity.name}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
+        Embedding(f"{make_stem(identity)}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
         for stage, vectors in enumerate(tokens)
     ]
 
@@ -83,21 +83,32 @@ def choose_slot(identity: Identity, slot: Slot) -> Tensor:
     return chosen.detach().cpu().contiguous()
 
 
+def make_stem(identity: Identity) -> str:
+    """Return the stem of an identity's exported files, which is its word in prompts: letters, digits, - and _."""
+    return PREFIX + identity.name
+
+
 def make_metadata(identity: Identity, embedding: Embedding, slot: Slot) -> dict[str, str]:
     """Return what the file says about itself, by ModelSpec and by names of ours."""
+    return make_model_metadata(identity, embedding.stem, "textual-inversion") | {
+        "modelspec.trigger_phrase": embedding.stem,
+        "modelspec.timestep_range": f"{embedding.first},{embedding.last}",
+        "sefi.slot": slot,
+    }
+
+
+def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, str]:
+    """Return what every exported file says about itself; `kind` is ModelSpec's, such as lora."""
     header = identity.header
     architecture = ARCHITECTURES.get(header.width, f"text-width-{header.width}")
     return {
         "format": "pt",
         "modelspec.sai_model_spec": MODEL_SPEC,
-        "modelspec.architecture": f"{architecture}/textual-inversion",
-        "modelspec.title": embedding.stem,
-        "modelspec.trigger_phrase": embedding.stem,
-        "modelspec.timestep_range": f"{embedding.first},{embedding.last}",
+        "modelspec.architecture": f"{architecture}/{kind}",
+        "modelspec.title": stem,
         "sefi.base_model": header.base_model,
         "sefi.class_word": header.class_word,
         "sefi.method": header.method,
-        "sefi.slot": slot,
     }
 
 
@@ -110,10 +121,49 @@ def list_embedding_tensors(identity: Identity, embedding: Embedding) -> dict[str
     return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=True)}
 
 
+@dataclass(frozen=True)
+class ExportedFile:
+    """One safetensors file: its name without the ending, its tensors by name, and what it says about itself."""
+
+    stem: str
+    tensors: Tensors
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What leaves for a program.
+
+    Attributes:
+        files: the files.
+        prompt: what its user writes in the program's prompt, or how.
+        folder: where the program looks for such files.
+        advice: what else its user needs to know.
+    """
+
+    files: tuple[ExportedFile, ...]
+    prompt: str
+    folder: str
+    advice: str = ""
+
+
 def write_embeddings(
     identity: Identity, embeddings: Sequence[Embedding], folder: Path, slot: Slot, *, overwrite: bool = False
 ) -> list[Path]:
-    """Write each embedding as `STEM.safetensors`, atomically.
+    """Write each embedding as `STEM.safetensors`; errors as in `write_exported`."""
+    return write_exported(list_embedding_files(identity, embeddings, slot), folder, overwrite=overwrite)
+
+
+def list_embedding_files(identity: Identity, embeddings: Sequence[Embedding], slot: Slot) -> tuple[ExportedFile, ...]:
+    """List the files of embeddings."""
+    return tuple(
+        ExportedFile(one.stem, list_embedding_tensors(identity, one), make_metadata(identity, one, slot))
+        for one in embeddings
+    )
+
+
+def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bool = False) -> list[Path]:
+    """Write files atomically; return their paths.
 
     Args:
         overwrite: replace files of these names, where they are safetensors files and no identities.
@@ -122,12 +172,11 @@ def write_embeddings(
         OutputError: a file of this name is there, or the folder cannot be written.
     """
     prepare_folder(folder)
-    paths = [folder / f"{one.stem}.safetensors" for one in embeddings]
+    paths = [folder / f"{one.stem}.safetensors" for one in files]
     for path in paths:
         check_output(path, FileKind.SAFETENSORS, overwrite=overwrite)
-    for embedding, path in zip(embeddings, paths, strict=True):
-        tensors = list_embedding_tensors(identity, embedding)
-        write = partial(save_file, tensors, metadata=make_metadata(identity, embedding, slot))
+    for one, path in zip(files, paths, strict=True):
+        write = partial(save_file, one.tensors, metadata=one.metadata)
         write_output(path, FileKind.SAFETENSORS, write, overwrite=overwrite)
     return paths
 
@@ -162,6 +211,8 @@ def list_timesteps(sampler: Sampler) -> list[float]:
         timestep_spacing="linspace",
         use_karras_sigmas=sampler.schedule == "karras",
     )
+    if sampler.steps == 1:  # programs make it from noise; diffusers' linspace would begin at 0
+        return [float(TIMESTEPS - 1)]
     scheduler.set_timesteps(sampler.steps)
     return [float(timestep) for timestep in scheduler.timesteps]
 
@@ -231,14 +282,19 @@ def describe_diffusers_calls(embeddings: Sequence[Embedding], word: str, _sample
 
 @dataclass(frozen=True)
 class Host:
-    """A program that loads textual-inversion embeddings.
+    """A program that loads textual-inversion embeddings and LoRA files.
 
     Attributes:
         title: its name.
-        folder: where it looks for them.
+        folder: where it looks for embeddings.
         word: the words of an embedding in a prompt, `{}` for its file's stem.
         format_stages: what to write for an embedding of each stage; None where it cannot change words as it denoises.
         advice: what else its users need to know.
+        lora_folder: where it looks for LoRA files.
+        lora_prompt: what to write for a LoRA, `{stem}` for its file's stem, `{words}` for the subject.
+        lora_advice: how to load one, where its prompt does not.
+        reads_diffusers_lora: it gets LoRA files with the names of diffusers; the others with kohya's.
+        reads_custom_diffusion: it reads weights of Custom Diffusion.
     """
 
     title: str
@@ -246,21 +302,67 @@ class Host:
     word: str
     format_stages: StageFormat | None = None
     advice: str = ""
+    lora_folder: str = "models/Lora/"
+    lora_prompt: str = "a photo of {words} at the beach <lora:{stem}:1>"
+    lora_advice: str = ""
+    reads_diffusers_lora: bool = False
+    reads_custom_diffusion: bool = False
 
 
 CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last layer."
+IMPORT = "its model manager (import the file)"
+PLAIN_LORA = "a photo of {words} at the beach"
 HOSTS: dict[str, Host] = {
     "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
     "forge": Host("Forge and reForge", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
     "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
     "comfyui": Host(
-        "ComfyUI", "models/embeddings/", "embedding:{}", describe_comfyui_ranges, "Put a space before `embedding:`."
+        "ComfyUI",
+        "models/embeddings/",
+        "embedding:{}",
+        describe_comfyui_ranges,
+        "Put a space before `embedding:`.",
+        "models/loras/",
+        PLAIN_LORA,
+        "Load the file with a Load LoRA node, strength_model 1.",
     ),
-    "invokeai": Host("InvokeAI", "its model manager (import the file)", "<{}>", describe_invokeai_ranges),
-    "diffusers": Host("diffusers", "any folder", "<{}>", describe_diffusers_calls),
-    "kohya": Host("kohya-ss sd-scripts", "any folder (--textual_inversion_embeddings)", "{}"),
-    "fooocus": Host("Fooocus", "models/embeddings/", "(embedding:{}:1.0)"),
-    "drawthings": Host("Draw Things", "its import dialog", "<{}>"),
+    "invokeai": Host(
+        "InvokeAI", IMPORT, "<{}>", describe_invokeai_ranges, "", IMPORT, PLAIN_LORA, "Add the LoRA with weight 1."
+    ),
+    "diffusers": Host(
+        "diffusers",
+        "any folder",
+        "<{}>",
+        describe_diffusers_calls,
+        lora_folder="any folder",
+        lora_prompt='pipe.load_lora_weights(FOLDER, weight_name="{stem}.safetensors")\n# ' + PLAIN_LORA,
+        reads_diffusers_lora=True,
+        reads_custom_diffusion=True,
+    ),
+    "kohya": Host(
+        "kohya-ss sd-scripts",
+        "any folder (--textual_inversion_embeddings)",
+        "{}",
+        lora_folder="any folder",
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Give the file with --network_module networks.lora --network_weights FILE.",
+    ),
+    "fooocus": Host(
+        "Fooocus",
+        "models/embeddings/",
+        "(embedding:{}:1.0)",
+        lora_folder="models/loras/",
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Choose the file under Models, LoRA, with weight 1.",
+    ),
+    "drawthings": Host(
+        "Draw Things",
+        "its import dialog",
+        "<{}>",
+        lora_folder="its import dialog",
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Choose the LoRA with weight 100%.",
+    ),
 }
 
 
@@ -284,3 +386,18 @@ def format_prompt(embeddings: Sequence[Embedding], host: Host, sampler: Sampler)
             f"{host.title} cannot change words while it denoises.", "Export a single file: leave out --stages."
         )
     return host.format_stages(embeddings, host.word, sampler)
+
+
+def export_tokens(identity: Identity, host: Host, slot: Slot, sampler: Sampler | None) -> Exported:
+    """Return the embeddings of an identity for a program, and the prompt that uses them.
+
+    Args:
+        sampler: the program's, for a file of each stage; None makes a single file for all.
+
+    Raises:
+        IdentityError: the identity has no tokens, or but one stage where stages are asked for.
+        ConfigError: the program cannot change words while it denoises, and there are stages.
+    """
+    embeddings = make_stage_embeddings(identity, slot) if sampler else [make_flat_embedding(identity, slot)]
+    prompt = format_prompt(embeddings, host, sampler or Sampler())
+    return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice)

@@ -47,6 +47,9 @@ LARGEST_SHARD = 2 * 2**30
 LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
+# First in the file, whatever else is in it, and of no text encoder's width: so programs that take a file's only tensor
+# or its first one for a textual inversion refuse this file (docs/hosts/export.md).
+MARK = "AN IDENTITY OF SEFI: sefi export makes textual inversions of it"
 DIGEST = "composer"  # SHA-256 of FastComposer's weights, as bytes
 LONGEST_TOKEN = 1e6  # rows of token tables are shorter than 100; the model that is opened sets a closer limit
 RELEARN = "Learn it again with a lower learning rate."
@@ -213,7 +216,7 @@ def write_identity(
     check_replaceable(path, FileKind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
     split = split_tokens(identity.tensors, identity.header.widths)
     tensors = {k: v.detach().cpu().contiguous() for k, v in split.items()}
-    first, *others = group_tensors(tensors, largest)
+    first, *others = group_tensors({MARK: torch.zeros(1, 1, dtype=torch.float64)} | tensors, largest)
     names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
     header = identity.header.model_copy(update={"shards": tuple(names)})
     before = list_named_shards(path)
@@ -344,6 +347,7 @@ def read_identity(path: Path) -> Identity:
         tensors: Tensors = {}
         for file in files:
             tensors |= load_tensors(file)
+        tensors.pop(MARK, None)  # files of earlier versions have none
         tensors = join_tokens(tensors, header.widths)
         check_numbers(path, tensors)
     return Identity(tensors, header)
@@ -460,7 +464,7 @@ def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) 
     Raises:
         IdentityError: they are missing or of another shape.
     """
-    shapes = {name: shape for layout in layouts for name, shape in layout.shapes.items()}
+    shapes = {name: shape for layout in layouts for name, shape in layout.shapes.items() if name != MARK}
     if not shapes:
         raise IdentityError(f"{path} holds no tensors.", REMEDY)
     if "tokens" not in shapes:  # a method that saves weights or features; others refuse it when it is used

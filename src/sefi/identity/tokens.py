@@ -129,11 +129,12 @@ class IdentityTokens(nn.Module):
         class_token: the token-table row of the class word, `[width]`.
         settings: `expansion`, `residual_init`, `stages`, `split_key_value`, `dropout` and `token_norm_limit` of them.
         seed: of the module's first weights, or of the direct table's.
+        first: where direct tokens start instead, `[stage, slot, width]`; one slot where key and value are one.
     """
 
     class_token: Tensor
 
-    def __init__(self, class_token: Tensor, settings: LearnSettings, seed: int) -> None:
+    def __init__(self, class_token: Tensor, settings: LearnSettings, seed: int, first: Tensor | None = None) -> None:
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
         self.residual, self.norm_limit = settings.residual_init, settings.token_norm_limit
@@ -144,7 +145,9 @@ class IdentityTokens(nn.Module):
             if settings.expansion == "module":
                 self.module = create_expansion_module(len(class_token), settings, seed)
             else:
-                self.table = nn.Parameter(create_first_table(self.class_token, settings, seed))
+                table = create_first_table(self.class_token, settings, seed) if first is None else first.float()
+                from_class_word = first is not None and settings.residual_init
+                self.table = nn.Parameter(table - self.class_token if from_class_word else table)
         if self.module is not None and settings.residual_init:
             self.module.zero_last_layer()
 

@@ -1,5 +1,6 @@
 """The protocol of a method, and what methods share."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from importlib.metadata import version
@@ -11,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, Section, SettingsTree, dump_config
+from sefi.core.config import Config, LearnSettings, Section, SettingsTree, dump_config
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
@@ -41,12 +42,14 @@ class TrainingOptions:
         checkpoint: file to save an unfinished training to and to resume from; None saves nothing.
         probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
+        init: an identity whose tokens are where learning starts, for methods that say `starts_from_tokens`.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
     checkpoint: Path | None = None
     probe: Callable[[Identity], float] | None = None
     evaluators: Path | None = None
+    init: Identity | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class MethodInfo:
         alone: its subjects answer to the same word or change every weight, so that only one fits into a prompt.
         reads_faces: it reads the photo with a face recogniser.
         trains_model: it trains weights of the model itself, in float32 only.
+        starts_from_tokens: it goes on from `TrainingOptions.init`; the others are never given one.
     """
 
     title: str
@@ -75,6 +79,7 @@ class MethodInfo:
     alone: bool = False
     reads_faces: bool = False
     trains_model: bool = False
+    starts_from_tokens: bool = False
 
 
 @dataclass(frozen=True)
@@ -260,7 +265,41 @@ def learn_tokens(
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     task = TokenTask(backbone, views, config, seed, tokens)
+    if options.init is not None:
+        # A checkpoint that started elsewhere is none of this training.
+        task.training_key["init"] = compute_tokens_digest(options.init)
     return learn_identity(task, name, backbone, config, seed, options)
+
+
+def compute_tokens_digest(identity: Identity) -> str:
+    """Compute the SHA-256 of an identity's tokens, in hex."""
+    return hashlib.sha256(identity.tokens.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def fit_first_tokens(init: Identity | None, settings: LearnSettings) -> Tensor | None:
+    """Return an identity's tokens as these settings learn them, `[stage, slot, vector, width]`, float32.
+
+    Args:
+        init: where learning starts; None gives None.
+        settings: stages, vectors, and whether keys differ from values: with one slot they may not.
+
+    Raises:
+        ConfigError: the tokens have other stages or vectors, or keys of their own where the settings have none, or the
+            settings make tokens by a module.
+    """
+    if init is None:
+        return None
+    tokens, remedy = init.stage_tokens.float(), "Change the setting, or leave out the identity to start from."
+    if settings.expansion == "module":
+        raise ConfigError("The module makes its tokens from the class word alone.", "Set learn.expansion=direct.")
+    if tokens.shape[2] != settings.vectors:
+        raise ConfigError(f"{init.name!r} has {tokens.shape[2]} vectors; learn.vectors is {settings.vectors}.", remedy)
+    if len(tokens) not in (1, settings.stages):
+        raise ConfigError(f"{init.name!r} has {len(tokens)} stages; learn.stages is {settings.stages}.", remedy)
+    if not settings.split_key_value and not torch.equal(tokens[:, 0], tokens[:, 1]):
+        raise ConfigError(f"{init.name!r} has keys of its own; learn.split_key_value is off.", remedy)
+    slots = tokens if settings.split_key_value else tokens[:, :1]
+    return slots.expand(settings.stages, -1, -1, -1).clone()
 
 
 def require_learn_values(title: str, config: Config, **values: object) -> None:

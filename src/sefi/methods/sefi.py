@@ -13,6 +13,7 @@ from sefi.methods.base import (
     TokenMethod,
     TrainingOptions,
     WeightCounts,
+    fit_first_tokens,
     get_class_row,
     learn_tokens,
     refuse_vectors_and_limit,
@@ -29,6 +30,7 @@ class StagedKeyValue(TokenMethod):
         "no code was published; ours is Apache-2.0",
         keeps="a key and a value token for each of five stages",
         kilobytes=12,
+        starts_from_tokens=True,
     )
     # Its presets are those that are named after no method: `STARTING_PRESETS` (default, fast, paper).
     presets: Mapping[str, SettingsTree] = MappingProxyType({})
@@ -47,5 +49,7 @@ class StagedKeyValue(TokenMethod):
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn tokens `[stage, 2, width]` that, in the place of the class word, give the subject."""
-        tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed)
+        first = fit_first_tokens(options.init, config.learn)
+        single = None if first is None else first[:, :, 0]
+        tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, single)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)

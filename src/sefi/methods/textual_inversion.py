@@ -12,6 +12,7 @@ from sefi.methods.base import (
     TokenMethod,
     TrainingOptions,
     WeightCounts,
+    fit_first_tokens,
     get_class_row,
     learn_tokens,
     refuse_stage_settings,
@@ -45,7 +46,12 @@ class TextualInversion(TokenMethod):
     """
 
     info = MethodInfo(
-        "Textual Inversion", "arXiv 2208.01618", "MIT; own implementation", keeps="two tokens", kilobytes=7
+        "Textual Inversion",
+        "arXiv 2208.01618",
+        "MIT; own implementation",
+        keeps="two tokens",
+        kilobytes=7,
+        starts_from_tokens=True,
     )
     presets = PRESETS
 
@@ -61,7 +67,8 @@ class TextualInversion(TokenMethod):
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
-        """Learn tokens `[1, 2, vector, width]` that start at the class word."""
+        """Learn tokens `[1, 2, vector, width]` that start at the class word, or at the tokens that are given."""
         row = get_class_row(backbone, config)
-        vectors = FreeVectors(row, row.expand(config.learn.vectors, -1))
+        first = fit_first_tokens(options.init, config.learn)
+        vectors = FreeVectors(row, row.expand(config.learn.vectors, -1) if first is None else first[0, 0])
         return learn_tokens(vectors, name, views, backbone, config, seed, options)

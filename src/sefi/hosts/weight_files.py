@@ -1,0 +1,117 @@
+"""Write the weights that an identity changes as files of other programs: LoRA, and Custom Diffusion for diffusers.
+
+A LoRA leaves with the names of diffusers (`unet.LAYER.lora_A.weight`) or with kohya's
+(`lora_unet_LAYER.lora_down.weight`), which every other program reads. Nothing is lost in either.
+"""
+
+import torch
+
+from sefi.core.errors import ConfigError, IdentityError
+from sefi.hosts.export import Exported, ExportedFile, Host, make_model_metadata, make_stem
+from sefi.identity.file import Identity, Tensors
+
+DOWN, UP = "lora_A", "lora_B"
+CROSS = ".attn2."
+CUSTOM_FILE = "pytorch_custom_diffusion_weights"
+CUSTOM_TOKENS = 2  # the new word, and the class word behind it
+
+
+def is_lora(identity: Identity) -> bool:
+    """Return whether an identity consists of LoRA's pairs of matrices at layers of the UNet."""
+    names = identity.tensors
+    return bool(names) and all(name.startswith("unet.") and name.endswith((f".{DOWN}", f".{UP}")) for name in names)
+
+
+def is_custom_diffusion(identity: Identity) -> bool:
+    """Return whether an identity has a word and weights of cross-attention, and nothing else."""
+    others = [name for name in identity.tensors if name != "tokens"]
+    return (
+        "tokens" in identity.tensors
+        and bool(others)
+        and all(name.startswith("unet.") and CROSS in name for name in others)
+    )
+
+
+def export_lora(identity: Identity, host: Host, words: str) -> Exported:
+    """Return the file of a LoRA identity for a program, and how it is used there.
+
+    Args:
+        words: what its name stands for in prompts: the rare word and the class word.
+    """
+    stem = make_stem(identity)
+    tensors = make_diffusers_lora(identity) if host.reads_diffusers_lora else make_kohya_lora(identity)
+    rank = min(tensor.shape[0] for name, tensor in identity.tensors.items() if name.endswith(DOWN))
+    metadata = make_model_metadata(identity, stem, "lora") | {
+        "modelspec.trigger_phrase": words,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": str(rank),
+        "ss_network_alpha": str(rank),
+    }
+    prompt = host.lora_prompt.format(stem=stem, words=words)
+    return Exported((ExportedFile(stem, tensors, metadata),), prompt, host.lora_folder, host.lora_advice)
+
+
+def make_diffusers_lora(identity: Identity) -> Tensors:
+    """Return LoRA's matrices by the names of diffusers and peft, `[rank, in]` and `[out, rank]`, float32."""
+    return {f"{name}.weight": convert_matrix(tensor) for name, tensor in identity.tensors.items()}
+
+
+def make_kohya_lora(identity: Identity) -> Tensors:
+    """Return LoRA's matrices by kohya's names, with `alpha` of each layer: its rank, so that nothing is scaled."""
+    tensors: Tensors = {}
+    for name, tensor in identity.tensors.items():
+        layer, _, kind = name.removeprefix("unet.").rpartition(".")
+        prefix = f"lora_unet_{layer.replace('.', '_')}"
+        tensors[f"{prefix}.{'lora_down' if kind == DOWN else 'lora_up'}.weight"] = convert_matrix(tensor)
+        if kind == DOWN:
+            tensors[f"{prefix}.alpha"] = torch.tensor(float(tensor.shape[0]))
+    return tensors
+
+
+def convert_matrix(tensor: torch.Tensor) -> torch.Tensor:
+    """Return a tensor as files hold it: on the CPU, float32 and contiguous."""
+    return tensor.detach().float().cpu().contiguous()
+
+
+def export_custom_diffusion(identity: Identity, host: Host) -> Exported:
+    """Return both files of a Custom Diffusion identity, as diffusers reads them.
+
+    Raises:
+        ConfigError: the program is not diffusers; no other reads such weights.
+        IdentityError: the tokens are not a new word and the class word.
+    """
+    if not host.reads_custom_diffusion:
+        raise ConfigError(
+            f"{host.title} reads no weights of Custom Diffusion.",
+            "Export with --to diffusers, or learn with --method dreambooth-lora, whose files every program reads.",
+        )
+    tokens, stem = identity.stage_tokens, make_stem(identity)
+    if tokens.shape[:3] != (1, 2, CUSTOM_TOKENS):
+        raise IdentityError(f"{identity.name!r} has tokens that are no new word and class word.", "Learn it again.")
+    metadata, word = make_model_metadata(identity, stem, "custom-diffusion"), f"<{stem}>"
+    files = (
+        ExportedFile(CUSTOM_FILE, make_custom_diffusion_weights(identity), metadata),
+        ExportedFile(stem, {word: convert_matrix(tokens[0, 0, :1])}, metadata | {"modelspec.trigger_phrase": word}),
+    )
+    lines = [
+        # Without the last argument diffusers 0.42 reads the file and leaves the model as it was.
+        f'pipe.unet.load_attn_procs(FOLDER, weight_name="{CUSTOM_FILE}.safetensors", _pipeline=pipe)',
+        f'pipe.load_textual_inversion(f"{{FOLDER}}/{stem}.safetensors", token="{word}")',
+        f"# a photo of {word} {identity.header.class_word} at the beach",
+    ]
+    return Exported(files, "\n".join(lines), host.folder)
+
+
+def make_custom_diffusion_weights(identity: Identity) -> Tensors:
+    """Return the weights of cross-attention by the names that diffusers' attention processors have for them.
+
+    Self-attention stays as it is: diffusers wants a processor for each layer of it too, as an empty tensor.
+    """
+    tensors: Tensors = {}
+    for name, tensor in identity.tensors.items():
+        if name != "tokens":
+            block, _, kind = name.removeprefix("unet.").rpartition(CROSS)
+            part, _, rest = kind.partition(".")
+            tensors[f"{block}{CROSS}processor.{part}_custom_diffusion.{rest}"] = convert_matrix(tensor)
+            tensors[f"{block}.attn1.processor"] = torch.zeros(0)
+    return tensors

@@ -1,0 +1,169 @@
+"""How programs load a textual-inversion file, each rule stated again, and how A1111 reads a prompt and spaces steps.
+
+From docs/hosts/export.md's list of versions. Each reader returns the vectors `[vector, width]` that a prompt then gets,
+by the text encoder's width where there are two, and raises `Refused` where the program says that it does not use the
+file. Anything else that goes wrong is a file that is registered and broken.
+"""
+
+import re
+from functools import cache
+
+import numpy as np
+import torch
+from diffusers.loaders.textual_inversion import TextualInversionLoaderMixin, load_textual_inversion_state_dicts
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from sefi.backbone.tokenizer import create_clip_tokenizer
+
+WIDTHS = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
+
+
+class Refused(Exception):
+    """The program says that this file is none that it uses."""
+
+
+def read_as_a1111(path, family="sd1"):
+    """`create_embedding_from_data` and `load_from_file` of A1111, reForge and Forge."""
+    data = load_file(path)
+    if {"clip_g", "clip_l"} <= data.keys():
+        parts = {data[name].shape[-1]: data[name] for name in ("clip_l", "clip_g")}
+    else:
+        if len(data) != 1:
+            raise Refused("embedding file has multiple terms in it")
+        tensor = next(iter(data.values()))
+        tensor = tensor[None] if tensor.ndim == 1 else tensor
+        parts = {tensor.shape[-1]: tensor}
+    if sum(parts) != sum(WIDTHS[family]):
+        raise Refused("skipped: another width than the model's")
+    assert all(tensor.ndim == 2 for tensor in parts.values()), "registered, broken"
+    return {width: tensor.float() for width, tensor in parts.items()}
+
+
+def read_as_comfyui(path, family="sd1"):
+    """`load_embed` and `process_tokens` of ComfyUI and Fooocus: what another width has is ignored with a warning."""
+    data = load_file(path)
+    keys = {"sd1": ("clip_l",), "sd2": ("clip_h",), "sdxl": ("clip_l", "clip_g")}[family]
+    found = {}
+    for key, width in zip(keys, WIDTHS[family], strict=True):
+        tensor = data.get(key, next(iter(data.values())))
+        rows = [tensor] if tensor.ndim == 1 else list(tensor)
+        if any(row.shape[-1] != width for row in rows):
+            raise Refused("shape mismatch when trying to apply embedding, embedding will be ignored")
+        # More than one row in the place of one word makes the sentence too long: a crash at the prompt.
+        assert all(row.ndim == 1 for row in rows), "registered, broken"
+        found[width] = torch.stack(rows).float()
+    return found
+
+
+def read_as_invokeai(path, family="sd1"):
+    """`TI_Config_Base` and `TextualInversionModelRaw.from_checkpoint` of InvokeAI."""
+    data = load_file(path)
+    if not ({"string_to_param", "emb_params", "clip_g"} & data.keys() or len(data) < 10):
+        raise Refused("model does not look like a textual inversion embedding file")
+    if "emb_params" in data:
+        width = data["emb_params"].shape[-1]
+    elif "clip_g" in data:
+        width = data["clip_g"].shape[-1]
+    else:
+        width = next(iter(data.values())).shape[0]
+    if width != WIDTHS[family][-1]:
+        raise Refused(f"unrecognized token dimension {width}")
+    names = ("clip_l", "clip_g") if "clip_g" in data else ("emb_params",)
+    parts = {data[name].shape[-1]: data[name] for name in names}
+    assert all(tensor.ndim == 2 for tensor in parts.values()), "registered, broken"
+    return parts
+
+
+def read_as_sdnext(path, family="sd1"):
+    """`open_embeddings`, `load_diffusers_embedding` and `insert_vectors` of SD.Next."""
+    with safe_open(path, "pt") as file:
+        vectors = [file.get_tensor(name) for name in file.keys()]  # noqa: SIM118
+    sizes = [tensor.shape[-1] for tensor in vectors]
+    if len(sizes) > len(WIDTHS[family]):
+        raise Refused("skipped: more tensors than text encoders")
+    if not set(sizes) <= set(WIDTHS[family]):
+        raise Refused("Embedding load: an error, and nothing is registered")
+    assert all(tensor.ndim == 2 for tensor in vectors), "registered, broken"
+    return dict(zip(sizes, vectors, strict=True))
+
+
+def read_as_drawthings(path, family="sd1"):
+    """`EmbeddingImporter.import` of Draw Things."""
+    data = load_file(path)
+    if {"clip_g", "clip_l"} <= data.keys() and (data["clip_l"].shape[-1], data["clip_g"].shape[-1]) == WIDTHS["sdxl"]:
+        return {data[name].shape[-1]: data[name] for name in ("clip_l", "clip_g")}
+    found = [
+        tensor
+        for tensor in data.values()
+        if tensor.ndim in (1, 2) and tensor.shape[-1] in (768, 1024) and (tensor.ndim == 1 or tensor.shape[0] < 77)
+    ]
+    if not found or found[-1].shape[-1] != WIDTHS[family][0]:
+        raise Refused("tensor not found")
+    return {found[-1].shape[-1]: found[-1]}
+
+
+def read_as_diffusers(path, family="sd1"):
+    """Diffusers' own functions of `load_textual_inversion`; SDXL's file is loaded by hand, one encoder at a time."""
+    if family == "sdxl":
+        data = load_file(path)
+        if data.keys() != {"clip_l", "clip_g"}:
+            raise Refused("Loaded state dictionary is incorrect")
+        return {tensor.shape[-1]: tensor for tensor in data.values()}
+    states = load_textual_inversion_state_dicts([str(path)], use_safetensors=True, local_files_only=True)
+    mixin, tokenizer = TextualInversionLoaderMixin, create_tokenizer()
+    try:
+        _, embeddings = mixin._retrieve_tokens_and_embeddings([f"<{path.stem}>"], states, tokenizer)
+    except ValueError as error:
+        raise Refused(str(error)) from error
+    _, rows = mixin._extend_tokens_and_embeddings([f"<{path.stem}>"], embeddings, tokenizer)
+    if any(row.shape[-1] != WIDTHS[family][0] for row in rows):
+        raise Refused("Loaded embeddings are of incorrect shape")
+    assert all(row.ndim == 1 for row in rows), "registered, broken"
+    return {WIDTHS[family][0]: torch.stack(rows)}
+
+
+create_tokenizer = cache(create_clip_tokenizer)
+
+
+READERS = {
+    "a1111": read_as_a1111,
+    "forge": read_as_a1111,
+    "comfyui": read_as_comfyui,
+    "fooocus": read_as_comfyui,
+    "invokeai": read_as_invokeai,
+    "sdnext": read_as_sdnext,
+    "drawthings": read_as_drawthings,
+    "diffusers": read_as_diffusers,
+}
+
+
+# ------------------------------------------------------------------ A1111's prompts and steps
+
+
+def read_switching(text, step):
+    """A1111's rule for `[before:after:number]`, innermost first: `after` from step `number` on, counted from 0."""
+    innermost = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):(\d+)\]")
+    while found := innermost.search(text):
+        text = text[: found.start()] + found[1 if step < int(found[3]) else 2] + text[found.end() :]
+    return text
+
+
+def list_karras_timesteps(steps):
+    """k-diffusion's `get_sigmas_karras` (rho 7), each noise level as a timestep by `sigma_to_t`."""
+    log_sigmas = np.log(make_sigmas())
+    low, high = make_sigmas()[[0, -1]] ** (1 / 7)
+    sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** 7
+    return np.interp(np.log(sigmas), log_sigmas, np.arange(1000))
+
+
+def list_uniform_timesteps(steps):
+    """k-diffusion's `get_sigmas`: evenly from the last timestep to the first."""
+    return np.linspace(999, 0, steps)
+
+
+def make_sigmas():
+    """Stable Diffusion's noise levels, `[timestep]`, without any library's scheduler."""
+    betas = np.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
+    kept = np.cumprod(1 - betas)
+    return ((1 - kept) / kept) ** 0.5
