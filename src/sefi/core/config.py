@@ -4,7 +4,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
@@ -143,6 +152,12 @@ class GenerateSettings(Section, frozen=True):
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
+
+    @model_serializer(mode="wrap")
+    def drop_trained_size(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Drop a size that is not given: what was saved before there were sizes is the same, runs and trainings too."""
+        values = dump(self)
+        return {name: value for name, value in values.items() if name not in ("width", "height") or value is not None}
 
 
 class Config(Section, frozen=True):
