@@ -45,3 +45,16 @@ def test_a_config_survives_as_plain_values(preset):
     config = PRESETS[preset]
     assert parse_config(dump_config(config), type(config)) == config
     assert parse_saved_config(dump_config(config), type(config)) == config
+
+
+def test_a_size_is_saved_only_where_it_is_given():
+    """Identities, runs and unfinished trainings of before there were sizes have the same settings."""
+    config = Config()
+    assert not {"width", "height"} & set(dump_config(config)["generate"])
+    wide = override(config, ["generate.width=64"])
+    assert dump_config(wide)["generate"]["width"] == 64
+    assert "height" not in dump_config(wide)["generate"]
+    for one in (config, wide):
+        assert parse_config(dump_config(one), Config) == parse_saved_config(dump_config(one), Config) == one
+        assert Config.model_validate_json(one.model_dump_json()) == one
+    assert override(wide, ["generate.width=none"]) == config

@@ -4,7 +4,16 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
@@ -146,6 +155,12 @@ class GenerateSettings(Section, frozen=True):
     clip_skip: int = Field(
         1, ge=1, le=64, description="which layer of the text encoder is read: 1 the usual, 2 the one before"
     )
+
+    @model_serializer(mode="wrap")
+    def drop_trained_size(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Drop a size that is not given: what was saved before there were sizes is the same, runs and trainings too."""
+        values = dump(self)
+        return {name: value for name, value in values.items() if name not in ("width", "height") or value is not None}
 
 
 class Config(Section, frozen=True):
