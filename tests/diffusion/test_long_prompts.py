@@ -148,6 +148,7 @@ def test_too_long_prompts_and_long_sentences_to_learn_with_are_refused(backbone)
 def test_the_user_hears_that_a_prompt_is_divided(backbone, caplog):
     assert describe_long_prompts(backbone, [FIRST, FIRST], {}, {}) == []
     assert describe_long_prompts(backbone, ["<ada> " * 8], {"ada": "person"}, {"ada": 2})
+    assert describe_long_prompts(backbone, [LONG], {}, {}) == []
     with caplog.at_level(logging.WARNING, REMARKS):
         generate(backbone, [LONG], [make_identity(backbone)])
     assert any("in 2 parts" in record.message for record in caplog.records)
