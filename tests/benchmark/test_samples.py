@@ -172,3 +172,15 @@ def test_a_file_lies_in_the_runs_folder_by_whatever_name(tmp_path):
     away = ("away.png", "../outside.png", str(outside), "/dev/zero", "circle.png", "circle.png/0.png")
     for name in (*away, None, "", "\0", "pictures", "none.png", "x" * 256, "x/" * 5000, "\N{SNOWMAN}" * 100):
         assert not contains_file(run, name)
+
+
+def test_prompts_have_weights_and_samples_the_words(run):
+    prompts = (
+        SuitePrompt(text="a (photo:1.5) of ({}:1.2)", kind="plain"),
+        SuitePrompt(text="a photo of {}", kind="plain"),
+    )
+    weighted = replace(run, suite=run.suite.model_copy(update={"prompts": prompts, "seeds": (5,)}))
+    make_samples(weighted, [0])
+    made = [c for c in weighted.folder.read_samples() if c.variant == "ours"]
+    assert [c.text for c in made] == ["a photo of dog"] * 2
+    assert made[0].sha256 != made[1].sha256

@@ -214,6 +214,10 @@ def test_an_overlong_prompt(generate_refused, ada):
     assert "at most 8 times" in generate_refused(PROMPT + " and snow" * 60, "-i", ada)
 
 
+def test_more_skipped_layers_than_the_text_encoder_has(generate_refused, ada):
+    assert "clip_skip 40" in generate_refused(PROMPT, "-i", ada, "--clip-skip", 40)
+
+
 def test_the_same_identity_twice(generate_refused, ada):
     generate_refused(PROMPT, "-i", ada, "-i", ada)
 

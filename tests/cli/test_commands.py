@@ -128,6 +128,24 @@ def test_generate_needs_no_identity_for_a_plain_prompt(sefi, model_folder, tmp_p
     assert found.exit_code == 0, found.output
 
 
+def test_prompts_as_other_programs_write_them(sefi, ada, model_folder, tmp_path):
+    long = "a (photo:1.2) of (<ada>:0.8) at the beach" + " and the dog" * 5
+    words = ["-i", ada, "--model", model_folder, *QUICK, "--json"]
+    found = sefi("generate", long, "--clip-skip", 2, "--out", tmp_path / "pictures", *words)
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["images"][0]["prompt"] == long
+    assert answer["settings"]["clip_skip"] == 2
+    assert answer["unknown_words"] == []
+    assert "in 2 parts" in found.stderr
+    assert "clip_skip 1" in found.stderr
+    maps = sefi("attend", long, "--out", tmp_path / "maps.png", "--set", "generate.clip_skip=2", *words)
+    assert maps.exit_code == 0, maps.output
+    shown = json.loads(maps.stdout)["words"]
+    assert shown[:5] == ["(start)", "a", "photo", "of", "<ada>"]
+    assert shown.count("(start)") == 2
+
+
 def test_attend_draws_a_map_for_every_word(sefi, ada, model_folder, tmp_path):
     out = tmp_path / "maps.png"
     found = sefi(

@@ -13,7 +13,9 @@ import sefi
 from sefi.core.config import Config, parse_config
 from sefi.core.errors import REMARKS, PromptError
 from sefi.core.progress import SilentProgress
+from sefi.core.rng import create_generator
 from sefi.diffusion.attention_maps import record_attention
+from sefi.diffusion.composer import ComposerConditioner, Fuse
 from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner
 from sefi.diffusion.text import (
     MAX_CHUNKS,
@@ -148,6 +150,7 @@ def test_too_long_prompts_and_long_sentences_to_learn_with_are_refused(backbone)
 def test_the_user_hears_that_a_prompt_is_divided(backbone, caplog):
     assert describe_long_prompts(backbone, [FIRST, FIRST], {}, {}) == []
     assert describe_long_prompts(backbone, ["<ada> " * 8], {"ada": "person"}, {"ada": 2})
+    assert describe_long_prompts(backbone, [LONG], {}, {}) == []
     with caplog.at_level(logging.WARNING, REMARKS):
         generate(backbone, [LONG], [make_identity(backbone)])
     assert any("in 2 parts" in record.message for record in caplog.records)
@@ -194,3 +197,12 @@ def test_an_attached_pipeline_takes_prompts_of_different_lengths(backbone):
         embeds = handle.encode([LONG, SECOND])["prompt_embeds"]
     wide = context.shape[-1]
     torch.testing.assert_close(embeds[..., wide : 2 * wide], context)  # the middle of three stages
+
+
+def test_images_are_fused_with_names_of_later_chunks(backbone):
+    fuse = Fuse(backbone.token_width, 5).eval()
+    features = {"ada": torch.randn(5, generator=create_generator(0, "features"))}
+    conditioner = ComposerConditioner(backbone, fuse, features, {"ada": "person"}, alpha=1.0)
+    long, second = (conditioner.encode_prompts([text], 400).states for text in (LONG, SECOND))
+    torch.testing.assert_close(long[:, backbone.text_length :], second)
+    assert conditioner.encode_prompts([LONG, SECOND], 400).states.shape == (2, *long.shape[1:])

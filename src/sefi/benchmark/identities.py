@@ -176,4 +176,6 @@ def change_identity(identity: Identity, variant: Variant, backbone: Backbone) ->
         return identity
     slots = parse_slots(variant.class_slots, identity.header.stages)
     tokens = IdentityConditioner(backbone, [identity], variant.strength, slots).stage_tokens[identity.name]
-    return replace(identity, tensors={**identity.tensors, "tokens": tokens.view_as(identity.tokens)})
+    # Without strength there are as many tokens as the class word has.
+    shaped = tokens.view_as(identity.tokens) if tokens.numel() == identity.tokens.numel() else tokens
+    return replace(identity, tensors={**identity.tensors, "tokens": shaped})

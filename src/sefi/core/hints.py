@@ -39,6 +39,7 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
         ("negative", "neg", "neg_prompt", "negativeprompt", "uncond", "unconditional_prompt"),
         ("generate.negative_prompt",),
     ),
+    **dict.fromkeys(("clipskip", "clip_stop_at_last_layers", "skip_layers"), ("generate.clip_skip",)),
     **dict.fromkeys(("class", "classword", "class_name", "initializer_token", "initializer"), ("learn.class_word",)),
     **dict.fromkeys(("clip_grad", "max_grad_norm", "grad_clip", "gradient_clipping"), ("learn.gradient_clip",)),
     **dict.fromkeys(("wd", "decay", "adam_weight_decay"), ("learn.weight_decay",)),

@@ -17,6 +17,7 @@ from sefi.core.prompts import (
     check_syntax,
     check_template,
     describe_equal_prompts,
+    find_placeholders,
     make_unknown_placeholder_error,
     parse_weights,
     read_known_words,
@@ -149,7 +150,7 @@ def tokenize_plain(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     if not text.strip():
         return []
     with TOKENIZING:
-        return list(tokenizer(text, add_special_tokens=False).input_ids)
+        return list(tokenizer(text, add_special_tokens=False, verbose=False).input_ids)  # it warns of long texts
 
 
 def parse_prompt(
@@ -390,10 +391,15 @@ def describe_unknown_words(backbone: Backbone, prompts: Sequence[str], negative_
 def describe_long_prompts(
     backbone: Backbone, texts: Iterable[str], class_words: Mapping[str, str], vector_counts: Mapping[str, int]
 ) -> list[str]:
-    """Return a remark for every text, each once, that is divided because the model does not read it at once."""
+    """Return a remark for every text, each once, that is divided because the model does not read it at once.
+
+    A text with a name that has no class word is left out: how long it is is not known.
+    """
     room, remarks = backbone.text_length - 2, list[str]()
     for text in dict.fromkeys(texts):
+        if not class_words.keys() >= set(find_placeholders(text)):
+            continue
         count = parse_prompt(backbone, text, class_words, vector_counts).ids.shape[-1] // backbone.text_length
         if count > 1:
-            remarks.append(f"more than the {room} tokens that this model reads at once, so in {count} parts: {text!r}")
+            remarks.append(f"longer than the {room} tokens that the model reads at once, so in {count} parts: {text!r}")
     return remarks
