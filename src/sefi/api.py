@@ -319,4 +319,4 @@ def generate_each(
     model = get_method(method).apply(identities, backbone, config.generate.identity_strength)
     progress = progress or SilentProgress()
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, config.generate, progress, source):
-        yield repair_faces(model, image, detector, config.generate) if detector else image
+        yield repair_faces(model, image, detector, config.generate, source) if detector else image
