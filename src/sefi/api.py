@@ -434,7 +434,7 @@ def generate_each(
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
     shown = choose_progress(progress)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
-        yield repair_faces(model, image, detector, settings) if detector else image
+        yield repair_faces(model, image, detector, settings, source) if detector else image
 
 
 def load_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:

@@ -18,7 +18,7 @@ from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import Box
 from sefi.diffusion.conditioning import WordsConditioner
 from sefi.diffusion.sampling import ConditionedModel, GeneratedImage, list_repair_remarks, repair_faces
-from sefi.diffusion.source_image import cut_and_enlarge, paste_feathered
+from sefi.diffusion.source_image import NO_SOURCE, SourceImages, cut_and_enlarge, paste_feathered
 from sefi.photo.detect import Face, Square
 
 WIDTH, HEIGHT = 72, 48
@@ -36,11 +36,13 @@ class KnownFaces:
         return [Face(*map(float, box), landmarks=(), score=0.9) for box in self.boxes]
 
 
-def repair(backbone: Backbone, prompt: str, *boxes: Box) -> tuple[GeneratedImage, GeneratedImage]:
+def repair(
+    backbone: Backbone, prompt: str, *boxes: Box, source: SourceImages = NO_SOURCE
+) -> tuple[GeneratedImage, GeneratedImage]:
     values = np.random.default_rng(3).integers(0, 256, (6, 9, 3), dtype=np.uint8)
     before = GeneratedImage(Image.fromarray(values).resize((WIDTH, HEIGHT)), prompt, 4, 0)
     model = ConditionedModel(backbone, WordsConditioner(backbone, {"ada": "person", "bob": "dog"}))
-    return before, repair_faces(model, before, KnownFaces(*boxes), SETTINGS)
+    return before, repair_faces(model, before, KnownFaces(*boxes), SETTINGS, source)
 
 
 def list_changed(before: GeneratedImage, after: GeneratedImage) -> NDArray[np.bool_]:
@@ -83,6 +85,18 @@ def test_a_face_as_large_as_the_models_images_is_left_alone(backbone: Backbone, 
 def test_an_image_without_faces_stays_as_it_is(backbone: Backbone) -> None:
     before, after = repair(backbone, "a photo of <ada>")
     assert after is before
+
+
+def test_what_a_mask_keeps_is_not_repaired(backbone: Backbone) -> None:
+    mask = Image.new("L", (WIDTH, HEIGHT), 0)
+    mask.paste(255, (24, 0, WIDTH, HEIGHT))
+    before, _ = repair(backbone, "a person")
+    source = SourceImages((before.pixels,), mask=mask)
+    _, after = repair(backbone, "a person", (20, 15, 9, 10), (5, 15, 6, 6), source=source)
+    assert after.repaired == ((14, 10, 20, 20),)  # the other lies in the black part
+    changed = list_changed(before, after)
+    assert changed[:, 24:].any()
+    assert not changed[:, :24].any()
 
 
 def test_the_same_image_is_repaired_the_same(backbone: Backbone) -> None:

@@ -269,7 +269,7 @@ class SavedMaps:
 
     Attributes:
         words: one label per token.
-        maps: `[word, side, side]` with the identity.
+        maps: `[word, height, width]` with the identity.
         reference: the same with the class word.
         placeholders: positions of the identity's words.
     """
@@ -304,7 +304,7 @@ def read_maps(path: Path) -> SavedMaps:
         words, shape = len(about.words), layout.shapes["maps"]
         if set(layout.shapes) != {"maps", "reference"} or layout.shapes["reference"] != shape:
             raise InvalidFileError("the maps with and without the identity differ in shape")
-        if len(shape) != 3 or shape[0] != words or shape[1] != shape[2]:
+        if len(shape) != 3 or shape[0] != words:
             raise InvalidFileError(f"maps of shape {shape} do not fit {words} words")
         if not all(0 <= token_index < words for token_index in about.placeholders):
             raise InvalidFileError("a placeholder is outside the sentence")

@@ -28,6 +28,7 @@ from sefi.diffusion.source_image import (
     NO_SOURCE,
     SourceImages,
     cut_and_enlarge,
+    is_repainted,
     make_mask_blender,
     paste_feathered,
     restore_outside_mask,
@@ -351,13 +352,20 @@ REPAIR_MARGIN = 2.0  # side of what is generated again, times the face's longer 
 
 
 def repair_faces(
-    model: ConditionedModel, image: GeneratedImage, detector: FaceDetector, settings: GenerateSettings
+    model: ConditionedModel,
+    image: GeneratedImage,
+    detector: FaceDetector,
+    settings: GenerateSettings,
+    given: SourceImages = NO_SOURCE,
 ) -> GeneratedImage:
     """Generate the faces of an image again, each as an image of the trained size, and paste them back.
 
     A face whose surroundings are as large as the model's images is left alone: the model has drawn it with all it has.
     The prompt is the image's own, which keeps its style. Where it names an identity only the largest face is generated
     again, as the others would become the identity's too.
+
+    Args:
+        given: what the image was generated from; outside its mask nothing is repaired.
 
     Returns:
         The image, and in `repaired` the squares that were generated again.
@@ -371,6 +379,7 @@ def repair_faces(
     height, width = rgb.shape[:2]
     squares = [find_square_around(face, height, width, REPAIR_MARGIN) for face in faces]
     squares = [square for square in squares if square.side < side and square.side <= min(height, width)]
+    squares = [square for square in squares if is_repainted(given.mask, square)]
     if not squares or len(names) > 1:
         return image
     source = SourceImages(
@@ -389,6 +398,7 @@ def repair_faces(
     pixels = image.pixels
     for square, face in zip(squares, made, strict=True):
         pixels = paste_feathered(pixels, face.pixels, square)
+    (pixels,) = restore_outside_mask([pixels], given.select(image.index, 1))
     boxes = tuple((square.left, square.top, square.side, square.side) for square in squares)
     return replace(image, pixels=pixels, repaired=boxes)
 

@@ -277,6 +277,14 @@ def restore_outside_mask(images: Sequence[Image.Image], source: SourceImages) ->
     return [Image.composite(image, start, source.mask) for image, start in zip(images, source.start, strict=True)]
 
 
+def is_repainted(mask: Image.Image | None, square: Square) -> bool:
+    """Return whether a mask, where there is one, lets a pixel of a square change."""
+    if mask is None:
+        return True
+    box = (square.left, square.top, square.left + square.side, square.top + square.side)
+    return bool(np.asarray(mask.crop(box)).any())
+
+
 # ------------------------------------------------------------------ a square cut out and pasted back
 
 
