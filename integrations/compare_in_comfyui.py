@@ -50,6 +50,8 @@ import comfy.options
 
 comfy.options.enable_args_parsing()
 
+import comfy.cldm.cldm
+import comfy.controlnet
 import comfy.latent_formats
 import comfy.model_base
 import comfy.model_patcher
@@ -301,6 +303,37 @@ def compare_plain_text(clip, model, patched):
     return float((first - second).abs().max())
 
 
+def list_controlnet_texts(backbone, patched, texts):
+    """Sample with a ControlNet of random weights; return, for each call of it, whether it read a value text alone."""
+    config = dict(patched.model.model_config.unet_config)
+    for name in ("out_channels", "transformer_depth_output"):
+        del config[name]
+    operations = patched.model.model_config.custom_operations
+    network = comfy.cldm.cldm.ControlNet(**config, hint_channels=3, operations=operations).eval()
+    for one in network.parameters():
+        torch.nn.init.normal_(one, std=0.02, generator=create_generator(one.numel(), "controlnet"))
+    read, original = [], network.forward
+
+    def forward(x, hint, timesteps, context, **more):
+        read.extend(context.clone())
+        return original(x=x, hint=hint, timesteps=timesteps, context=context, **more)
+
+    network.forward = forward
+    control = comfy.controlnet.ControlNet(network, load_device=torch.device("cpu"))
+    size = backbone.unet.config.sample_size
+    image = torch.rand(1, 8 * size, 8 * size, 3, generator=create_generator(2, "hint"))
+    controlled = call("ControlNetApplyAdvanced", *texts, control, image, 1.0, 0.0, 1.0)
+    latent = torch.zeros(1, backbone.unet.config.in_channels, size, size)
+    noise = torch.randn(latent.shape, generator=create_generator(0, "noise"))
+    free, held = (
+        comfy.sample.sample(patched, noise, 4, 4.0, "euler", "normal", *some, latent, seed=0, disable_pbar=True)
+        for some in (texts, controlled)
+    )
+    assert not torch.equal(free, held)
+    values = [one[0][0].chunk(2, dim=-1)[1] for some in texts for one in some]
+    return [any(one.shape == value.shape and torch.equal(one, value) for value in values) for one in read]
+
+
 def compare_sdxl():
     """Return how far text and pooled text of a small SDXL are from sefi's own."""
     backbone = make_small_sdxl()
@@ -345,6 +378,7 @@ def main():
         "weights": compare_weights(clip, loaded),
         "plain_text": compare_plain_text(clip, model, patched),
     }
+    answer["controlnet_reads_values"] = list_controlnet_texts(backbone, patched, texts)
     answer["sdxl_texts"], answer["sdxl_pooled"] = compare_sdxl()
     print(json.dumps(answer | {"workflows": validate_workflows()}))
 

@@ -400,6 +400,16 @@ def test_every_schema_and_dtype_is_read(pack, models, dtype, schema):
         assert torch.equal(found[:, :, 0], wanted.float())
 
 
+def test_other_tensors_of_an_identity_are_left_alone(pack, models):
+    """Files may have more: what Celeb Basis learned, or a first tensor that keeps programs from misreading them."""
+    tokens, basis = torch.randn(5, 2, 24), torch.randn(2, 7, 24)
+    metadata = {"sefi": json.dumps(HEADER | {"method": "celeb-basis"})}
+    others = {"A MARK: no embedding": torch.zeros(1, 1, dtype=torch.float64), "digest": torch.zeros(32).byte()}
+    save_file({**others, "tokens": tokens, "basis": basis}, models / "sefi" / "x.safetensors", metadata=metadata)
+    (one,), _ = pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+    assert torch.equal(one.tokens[0][:, :, 0], tokens)
+
+
 def test_the_list_of_files_and_what_shows_a_change(pack, models, backbone):
     load(pack, models, make_identity(backbone, "ada", 5))
     node = pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]

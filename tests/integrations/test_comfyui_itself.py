@@ -48,9 +48,11 @@ def test_every_call_of_the_unet_gives_what_sefi_gives(answer):
 @needs_comfyui
 @pytest.mark.slow
 @pytest.mark.world
-def test_weights_texts_of_other_nodes_and_workflows(answer):
+def test_weights_texts_of_other_nodes_controlnets_and_workflows(answer):
     assert answer["weights"] <= 1e-5
     assert answer["plain_text"] == 0
+    assert len(answer["controlnet_reads_values"]) == 8
+    assert all(answer["controlnet_reads_values"])
     assert answer["sdxl_texts"] <= 1e-5
     assert answer["sdxl_pooled"] <= 1e-5
     assert answer["workflows"] == {"two_people_sd1_api.json": True, "two_people_sdxl_api.json": True}
