@@ -89,9 +89,10 @@ def list_settings(preset: options.Preset = "default", as_json: options.AsJson = 
     from sefi.methods import get_preset
 
     config = get_preset(preset)
+    # Settings that are saved only where they are given are none otherwise.
     values = dict(flatten_record("", dump_config(config)))
     described = describe_settings(type(config))
-    record = {name: {"value": values[name], "about": about} for name, about in described.items()}
+    record = {name: {"value": values.get(name), "about": about} for name, about in described.items()}
     lines = [f"{name:32} {shorten_value(one['value']):24} {one['about']}".rstrip() for name, one in record.items()]
     print_answer(
         {"preset": preset, "method": config.method, "settings": record},

@@ -57,7 +57,7 @@ SCHEMAS: dict[str, Schema] = {
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
-            "settings": "every setting generate.*",
+            "settings": "every setting generate.*; clip_skip only where it is given",
             "seed": "what was given with --seed; image k of a prompt has seed + k",
             "unknown_words": "words of the prompts that the model does not know",
         },
