@@ -4,16 +4,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
@@ -148,15 +139,14 @@ class GenerateSettings(Section, frozen=True):
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
+    # Saved where it is given: settings of before there was this one stay as they are, runs and trainings too.
     clip_skip: int | None = Field(
-        None, ge=1, le=64, description="which layer of the text encoder is read: 1 or none the usual, 2 the one before"
+        None,
+        ge=1,
+        le=64,
+        exclude_if=lambda value: value is None,
+        description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
     )
-
-    @model_serializer(mode="wrap")
-    def drop_unset(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Drop what is not given: what was saved before there was this setting is the same, runs and trainings too."""
-        values = dump(self)
-        return {name: value for name, value in values.items() if name != "clip_skip" or value is not None}
 
 
 class Config(Section, frozen=True):
