@@ -283,7 +283,7 @@ def list_prompt_remarks(
     class_words = {one.name: one.header.class_word for one in identities}
     vectors = {one.name: one.stage_tokens.shape[2] for one in identities if "tokens" in one.tensors}
     remarks += describe_long_prompts(backbone, [*prompts, settings.negative_prompt], class_words, vectors)
-    if identities and settings.clip_skip > 1:
+    if identities and (settings.clip_skip or 1) > 1:
         remarks.append(
             f"subjects are learned at clip_skip 1; at {settings.clip_skip} they may be less like their photo"
         )

@@ -105,7 +105,7 @@ def test_images_and_maps_follow_the_setting_and_the_model_stays_as_it_was(deep):
     found = record_attention(reading, IdentityConditioner(reading, ada), prompt, 0, config.generate, SilentProgress())
     assert (np.asarray(found.image) == two).all()
     assert list_differences(before, record_state(deep)) == []
-    assert deep.skip_layers(1) is deep
+    assert deep.skip_layers(1) is deep.skip_layers(None) is deep
     assert reading.skip_layers(1).clip_skip == 1
 
 

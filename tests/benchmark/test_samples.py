@@ -95,6 +95,10 @@ def test_a_changed_way_uses_the_identity_of_its_source(run):
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])
     assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
     assert change_identity(identity, WAYS[0], run.backbone) is identity
+    two_words = replace(identity, header=identity.header.model_copy(update={"class_word": "snow dog"}))
+    nothing = Variant(label="nothing", learned_by="ours", strength=0.0)
+    assert change_identity(identity, nothing, run.backbone).tokens.shape == identity.tokens.shape
+    assert change_identity(two_words, nothing, run.backbone).stage_tokens.shape[2] == 2
     sample = next(c for c in run.folder.read_samples() if c.variant == "values only")
     assert sample.trained == 5 * 2 * run.backbone.token_width
     references = [c for c in run.folder.read_samples() if c.variant == "pasted"]

@@ -58,3 +58,15 @@ def test_a_size_is_saved_only_where_it_is_given():
         assert parse_config(dump_config(one), Config) == parse_saved_config(dump_config(one), Config) == one
         assert Config.model_validate_json(one.model_dump_json()) == one
     assert override(wide, ["generate.width=none"]) == config
+
+
+def test_clip_skip_is_saved_only_where_it_is_given():
+    """Identities, runs and unfinished trainings of before there was this setting have the same settings."""
+    config = Config()
+    assert "clip_skip" not in dump_config(config)["generate"]
+    other = override(config, ["generate.clip_skip=2"])
+    assert dump_config(other)["generate"]["clip_skip"] == 2
+    for one in (config, other):
+        assert parse_config(dump_config(one), Config) == parse_saved_config(dump_config(one), Config) == one
+        assert Config.model_validate_json(one.model_dump_json()) == one
+    assert override(other, ["generate.clip_skip=none"]) == config

@@ -345,15 +345,16 @@ class Backbone(ModelParts):
         first = chunks.select(torch.arange(texts, device=chunks.states.device) * count)
         return replace(first, states=chunks.states.reshape(texts, count * self.text_length, -1))
 
-    def skip_layers(self, clip_skip: int) -> "Backbone":
+    def skip_layers(self, clip_skip: int | None) -> "Backbone":
         """Return a view of this model whose texts are read from an earlier layer of the text encoders.
 
         Args:
-            clip_skip: as AUTOMATIC1111 counts: 1 is the usual layer, 2 the one before (diffusers' `clip_skip` of 1).
+            clip_skip: as AUTOMATIC1111 counts: 1 or None is the usual layer, 2 the one before; diffusers says 1 for it.
 
         Raises:
             ConfigError: the text encoders do not have so many layers.
         """
+        clip_skip = 1 if clip_skip is None else clip_skip
         if clip_skip == self.clip_skip:
             return self
         configs: list[Any] = [encoder.config for encoder in self.text_encoders]

@@ -152,8 +152,13 @@ class GenerateSettings(Section, frozen=True):
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
-    clip_skip: int = Field(
-        1, ge=1, le=64, description="which layer of the text encoder is read: 1 the usual, 2 the one before"
+    # Saved where it is given: settings of before there was this one stay as they are, runs and trainings too.
+    clip_skip: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        exclude_if=lambda value: value is None,
+        description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
     )
 
     @model_serializer(mode="wrap")
