@@ -407,7 +407,7 @@ def generate_each(
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
     seed = require_seed(seed)
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
-    identities = load_identities(identities)
+    identities = collect_identities(identities)
     config, images = split_options(config, options)
     settings = config.generate
     check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
@@ -437,7 +437,7 @@ def generate_each(
         yield repair_faces(model, image, detector, settings, source) if detector else image
 
 
-def load_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:
+def collect_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:
     """Return one identity or several as a list; files are read.
 
     Raises:

@@ -30,7 +30,7 @@ STATES = frozenset(
     {"can", "contains", "covers", "excludes", "fits", "has", "is", "knows", "needs", "shows", "supports"}
 )  # what is true or false
 # Names that others prescribe: a program's entry, typer's group, torch's modules, the hub, and two protocols of ours.
-PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step", "from_pretrained"})
+PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step", "from_pretrained", "_repr_png_"})
 # Words that had a meaning in this package only, and what to write instead.
 BANNED = {
     "anchor": "reference",

@@ -91,6 +91,7 @@ def run_generate(
     from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
+    from sefi.cli.progress import TerminalProgress
 
     overrides = format_settings(
         generate__count=count,
@@ -109,15 +110,12 @@ def run_generate(
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     identities = load_identities(prompts, identity or [], config)
     read = read_inputs(inputs, config, prompts)
-    from sefi.cli.progress import TerminalProgress
-
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record: dict[str, object] = {"identities": [str(path) for path in identity or []], "seed": seed}
-    record |= describe_generation(backbone, config, prompts, inputs)
+    record = describe_generation(backbone, config, prompts, inputs)
+    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
     with TerminalProgress() as progress:
-        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read)
-        text = draw_and_record(run, out, record)
+        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 

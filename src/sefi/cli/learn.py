@@ -3,7 +3,7 @@
 import hashlib
 import shlex
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -106,7 +106,6 @@ def run_learn(
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
     from sefi.identity.file import Identity
-    from sefi.methods import get_method
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
@@ -121,11 +120,7 @@ def run_learn(
     check_evaluators(evaluators)
     start = None if init is None else Identity.load(init)
     learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite)
-    if dtype == options.AUTO and get_method(config.method).info.trains_model:
-        dtype = "float32"
-    model_options = ModelOptions(model, download, device, dtype)
-    if download and evaluators is None and model != options.EMBEDDED:
-        fetch_recogniser(config)
+    model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
     identity, summary = learn_and_save(photos, path, learn_options, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
@@ -134,13 +129,21 @@ def run_learn(
     )
 
 
-def fetch_recogniser(config: "Config") -> None:
-    """Fetch OpenCV's face recogniser for a method that reads faces, unless it is in the local cache."""
+def prepare_method(config: "Config", model_options: "ModelOptions", evaluators: Path | None) -> "ModelOptions":
+    """Return the model's options as the method needs them; fetch the face recogniser of one that reads faces.
+
+    Methods that train the model's own weights do so in float32, where no dtype is named. OpenCV's recogniser is fetched
+    with `--download` only, and where no folder of evaluators is named.
+    """
     from sefi.evaluation.encoders import find_sface
     from sefi.methods import get_method
 
-    if get_method(config.method).info.reads_faces:
+    info = get_method(config.method).info
+    if info.reads_faces and model_options.download and evaluators is None and model_options.name != options.EMBEDDED:
         find_sface(allow_download=True)
+    if info.trains_model and model_options.dtype == options.AUTO:
+        return replace(model_options, dtype="float32")
+    return model_options
 
 
 def parse_box(text: str) -> "Box":

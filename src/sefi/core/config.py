@@ -8,10 +8,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    SerializerFunctionWrapHandler,
     ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -146,13 +144,19 @@ class GenerateSettings(Section, frozen=True):
         description="diffusers' DDIM, DPM-Solver++ 2M (plain, at Karras' noise levels, or SDE), Euler, Euler ancestral "
         "or the sampler of latent consistency models",
     )
-    width: int | None = Field(None, ge=8, le=4096, description="of an image in pixels; none is the trained size")
-    height: int | None = Field(None, ge=8, le=4096, description="as the width")
     count: int = Field(1, ge=1, description="images per prompt")
     batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
-    # Saved where it is given: settings of before there was this one stay as they are, runs and trainings too.
+    # Saved where they are given: settings of before there were these stay as they are, runs and trainings too.
+    width: int | None = Field(
+        None,
+        ge=8,
+        le=4096,
+        exclude_if=lambda value: value is None,
+        description="of an image in pixels; none is the trained size",
+    )
+    height: int | None = Field(None, ge=8, le=4096, exclude_if=lambda value: value is None, description="as the width")
     clip_skip: int | None = Field(
         None,
         ge=1,
@@ -160,12 +164,6 @@ class GenerateSettings(Section, frozen=True):
         exclude_if=lambda value: value is None,
         description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
     )
-
-    @model_serializer(mode="wrap")
-    def drop_trained_size(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Drop a size that is not given: what was saved before there were sizes is the same, runs and trainings too."""
-        values = dump(self)
-        return {name: value for name, value in values.items() if name not in ("width", "height") or value is not None}
 
 
 class Config(Section, frozen=True):
