@@ -35,7 +35,7 @@ from sefi.core.progress import SilentProgress
 from sefi.diffusion.attention_maps import record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.schedulers import SCHEDULERS
-from sefi.identity.file import LIMITS, Identity, IdentityHeader, read_identity_header
+from sefi.identity.file import LIMITS, MARK, Identity, IdentityHeader, read_identity_header
 from sefi.methods import METHODS, PRESETS
 
 FAMILIES = {"sd1": (768,), "sd2": (1024,), "sdxl": (768, 1280)}
@@ -427,7 +427,7 @@ def test_the_file_has_the_tokens_of_each_encoder(
     identity = identity_of(open_model("sdxl", "folder"))
     path = tmp_path / "ada.safetensors"
     stored = load_file(path)
-    assert {name: tuple(tensor.shape) for name, tensor in stored.items()} == {
+    assert {name: tuple(tensor.shape) for name, tensor in stored.items() if name != MARK} == {
         "tokens": (5, 2, 768), "tokens_2": (5, 2, 1280),
     }  # fmt: skip
     assert torch.equal(torch.cat([stored["tokens"], stored["tokens_2"]], dim=-1), identity.tokens)
@@ -443,7 +443,7 @@ def test_an_identity_of_one_encoder_is_the_file_that_it_was(
     path = tmp_path / "ada.safetensors"
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["sefi"])
-    assert list(load_file(path)) == ["tokens"]
+    assert list(load_file(path)) == [MARK, "tokens"]
     assert header["schema_version"] == 2
     assert "widths" not in header
 
@@ -542,10 +542,11 @@ def test_latent_consistency_models_need_few_steps(
     make_pipeline(replace(parts, unet=unet)).save_pretrained(tmp_path / "lcm")
     backbone = open_backbone(str(tmp_path / "lcm"))
     assert backbone.embeds_guidance
-    (remark,) = sefi.api.list_prompt_remarks(backbone, [PROMPT], make_config().generate)
-    assert "made for the sampler lcm" in remark
-    assert not sefi.api.list_prompt_remarks(backbone, [PROMPT], make_config("generate.scheduler=lcm").generate)
     identity = identity_of(backbone)
+    (remark,) = sefi.api.list_prompt_remarks(backbone, [PROMPT], make_config().generate, [identity])
+    assert "made for the sampler lcm" in remark
+    with_lcm = make_config("generate.scheduler=lcm").generate
+    assert not sefi.api.list_prompt_remarks(backbone, [PROMPT], with_lcm, [identity])
     calls: list[tuple[int, ...]] = []
     hook = backbone.unet.time_embedding.register_forward_pre_hook(lambda _m, args: calls.append(tuple(args[0].shape)))
     images = []

@@ -19,7 +19,7 @@ from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import IdentityConditioner, compare_model
 from sefi.diffusion.text import find_unknown_words, get_class_token_ids, parse_prompt, tokenize_text
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
-from sefi.identity.file import Identity
+from sefi.identity.file import MARK, Identity
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import create_header
 from sefi.testing import PORTRAIT, list_differences, record_state
@@ -193,7 +193,9 @@ def test_dreambooth_trains_both_text_encoders(sdxl: Backbone, photo_file: Path, 
         before = dict(network.named_parameters(prefix=part))
         assert before.keys() <= learned.keys()
         assert any(not torch.equal(learned[name], weight) for name, weight in before.items())
-    assert METHODS["dreambooth"].count_weights(sdxl, config).trained == sum(t.numel() for t in learned.values())
+    assert METHODS["dreambooth"].count_weights(sdxl, config).trained == sum(
+        tensor.numel() for name, tensor in learned.items() if name != MARK
+    )
     unet_only = override(config, ["tune.parts=unet"])
     assert METHODS["dreambooth"].count_weights(sdxl, unet_only).trained == sum(
         weight.numel() for weight in sdxl.unet.parameters()

@@ -151,7 +151,7 @@ def test_names_and_class_words_are_checked(tmp_path, backbone):
     with pytest.raises(IdentityError, match="cannot be a name"):
         sefi.import_embedding(path, name="a b", backbone=backbone, class_word="dog")
     with pytest.raises(PromptError):
-        sefi.import_embedding(path, name="ada", backbone=backbone, class_word="zebra")
+        sefi.import_embedding(path, name="ada", backbone=backbone, class_word="q" * 60)
 
 
 def test_the_command_imports_and_the_result_draws(tmp_path):
