@@ -26,8 +26,8 @@ Stages = Annotated[
     typer.Option("--stages/--flat", help="A file for each denoising stage, or one for all, which every program reads."),
 ]
 SlotName = Annotated[
-    Literal["value", "key", "mean"],
-    typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean."),
+    Literal["value", "key", "mean"] | None,
+    typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean of both."),
 ]
 Sampling = Annotated[
     Literal["karras", "uniform"],
@@ -42,7 +42,7 @@ def run_export(
     file: IdentityFile,
     to: HostName,
     stages: Stages = False,
-    slot: SlotName = "value",
+    slot: SlotName = None,
     schedule: Sampling = "karras",
     steps: SamplingSteps = 20,
     out: Out = None,
@@ -80,7 +80,7 @@ class TokenOptions:
     """How tokens become embeddings, as typed."""
 
     stages: bool
-    slot: "Slot"
+    slot: "Slot | None"
     sampler: "Sampler"
 
 
@@ -124,5 +124,5 @@ def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
     if of_tokens and family == "sdxl":
         notes.append("the file has a tensor for each text encoder; diffusers loads them one by one.")
     if of_tokens and len(exported.files) == 1 and header.stages > 1:
-        notes.append(f"one embedding stands for {header.stages} stages; what that costs is not measured yet.")
+        notes.append(f"one embedding stands for {header.stages} stages; docs/hosts/export.md has what that costs.")
     return notes
