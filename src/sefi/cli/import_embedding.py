@@ -1,5 +1,6 @@
 """`sefi import`: a textual inversion of another program as an identity."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -29,7 +30,7 @@ def run_import(
 ) -> None:
     """Make an identity of a textual inversion, for `sefi generate -i` or as a start for `sefi learn --init`."""
     from sefi.api import import_embedding
-    from sefi.cli.loading import load_backbone
+    from sefi.cli.loading import ModelOptions, load_backbone
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
@@ -50,5 +51,6 @@ def run_import(
         "vectors": vectors,
         "base_model": identity.header.base_model,
     }
-    text = f'imported {vectors} vector{"s"[: vectors != 1]}: {path}\ntry: sefi generate "a photo of <{name}>" -i {path}'
+    words = shlex.join(["-i", str(path), *ModelOptions(model, download, device, dtype).list_options()])
+    text = f'imported {vectors} vector{"s"[: vectors != 1]}: {path}\ntry: sefi generate "a photo of <{name}>" {words}'
     print_answer(record, text, as_json=as_json, command="import")
