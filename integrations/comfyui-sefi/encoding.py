@@ -19,6 +19,7 @@ from torch import Tensor
 from .identity_file import NAME, Identity
 
 TIMESTEPS = 1000  # of Stable Diffusion
+MOST_CLASS_TOKENS = 8  # of a class word, as `sefi learn` takes
 PLACEHOLDER = re.compile(f"<({NAME})>")
 KEY, VALUE = 0, 1
 # ComfyUI's names of the text encoders, in the order of an identity's tensors.
@@ -182,14 +183,15 @@ def build_tokens(clip: Clip, identity: Identity, strength: float, class_word_sta
     tokens = dict(zip(tables, identity.tokens, strict=True))
     if strength == 1 and not class_word_stages:
         return tokens
-    numbers = find_token(clip, identity.class_word)
+    numbers = find_tokens(clip, identity.class_word)
     if numbers is None:
-        raise ValueError(f"The class word {identity.class_word!r} of <{identity.name}> is not one token of this model.")
+        raise ValueError(f"The class word {identity.class_word!r} of <{identity.name}> is not known to this model.")
     built: dict[str, Tensor] = {}
     for key, one in tokens.items():
-        row = tables[key][numbers[key]].float().cpu()
-        # The class word is one token, however many vectors were learned.
-        built[key] = row.expand(*one.shape[:2], 1, -1).clone() if strength == 0 else row + strength * (one - row)
+        rows = tables[key][numbers[key]].float().cpu()
+        row = rows.mean(dim=0)
+        # The class word's tokens are written, however many vectors were learned.
+        built[key] = rows.expand(*one.shape[:2], -1, -1).clone() if strength == 0 else row + strength * (one - row)
         if class_word_stages:
             built[key][-class_word_stages:] = row
     return built
@@ -220,13 +222,25 @@ def choose_stand_in(clip: Clip, identity: Identity, others: Mapping[str, set[int
 
 def find_token(clip: Clip, word: str) -> dict[str, int] | None:
     """Return a word's token for each text encoder; None unless it is exactly one."""
-    empty, found = clip.tokenize(""), clip.tokenize(word)
-    numbers: dict[str, int] = {}
+    found = find_tokens(clip, word)
+    if found is None or any(len(numbers) > 1 for numbers in found.values()):
+        return None
+    return {key: numbers[0] for key, numbers in found.items()}
+
+
+def find_tokens(clip: Clip, words: str) -> dict[str, list[int]] | None:
+    """Return the tokens of a few words for each text encoder; None if there are none, or too many."""
+    empty, found = clip.tokenize(""), clip.tokenize(words)
+    numbers: dict[str, list[int]] = {}
     for key, (blank, *_) in empty.items():
         around, tokens = [one[0] for one in blank], [one[0] for one in found[key][0]]
-        if not isinstance(tokens[1], int) or tokens != [around[0], tokens[1], *around[1:-1]] or tokens == around:
+        count = next(
+            (n for n in range(1, MOST_CLASS_TOKENS + 1) if tokens[0] == around[0] and tokens[1 + n :] == around[1:-n]),
+            0,
+        )
+        if not count or tokens == around or not all(isinstance(one, int) for one in tokens):
             return None
-        numbers[key] = tokens[1]
+        numbers[key] = tokens[1 : 1 + count]
     return numbers
 
 

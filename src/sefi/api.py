@@ -25,7 +25,7 @@ from sefi.core.config import (
     parse_config,
     require_config,
 )
-from sefi.core.errors import REMARKS, ConfigError, PhotoError
+from sefi.core.errors import REMARKS, ConfigError, IdentityError, PhotoError
 from sefi.core.progress import Progress, choose_progress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import LARGEST_SEED, require_seed
@@ -136,12 +136,17 @@ def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
 
     Raises:
         ConfigError: the method starts from nothing but the class word.
-        IdentityError: the identity is of another model.
+        IdentityError: the identity is of another model, or has weights beside its tokens.
     """
     if not method.info.starts_from_tokens:
         raise ConfigError(
             f"{method.info.title} does not go on from an identity.",
             "Leave out the identity to start from, or use the default method or textual-inversion.",
+        )
+    if set(init.tensors) != {"tokens"}:
+        raise IdentityError(
+            f"{init.name!r} holds more than tokens ({init.method}), which would be lost.",
+            "Start from an identity of the default method, of textual-inversion, or from an import.",
         )
     for remark in list_identity_remarks(backbone, [init]):
         LOGGER.warning(remark)
@@ -159,7 +164,7 @@ def import_embedding(
             `clip_g`, each `[vector, width]`.
         name: the placeholder's word; letters, digits, - and _.
         backbone: a model of the family that it was learned on; None opens the embedded one.
-        class_word: what it is, in one word that the model knows.
+        class_word: what it is, in a word or a few that the model knows.
 
     Raises:
         IdentityError: the name cannot be used; the file is none of these, may run code when it is opened (.pt, .bin),

@@ -111,18 +111,26 @@ def test_what_is_not_there_is_refused(local_hub, repository, allow_download):
         Identity.from_pretrained(repository, allow_download=allow_download)
 
 
-def test_without_a_connection_pushing_is_refused_with_a_reason(identity, tmp_path, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(IdentityError, match="could not be written"):
+def test_without_a_connection_the_hub_is_refused_with_a_reason(identity, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+
+    def break_connection(*_arguments, **_named):
+        raise RuntimeError("no route to host")  # an error of the HTTP client's own, as the hub's library lets through
+
+    for name in ("create_repo", "model_info"):
+        monkeypatch.setattr(HfApi, name, break_connection)
+    with pytest.raises(IdentityError, match="could not be written: no route to host"):
         identity.push_to_hub("ada/ada", token="hf_none")
+    with pytest.raises(IdentityError, match="could not be downloaded: no route to host"):
+        Identity.from_pretrained("ada/ada", allow_download=True)
 
 
 def test_sizes_are_bounded_before_anything_is_fetched():
     files = [SimpleNamespace(rfilename="identity.safetensors", size=90), SimpleNamespace(rfilename="other", size=999)]
-    api = SimpleNamespace(model_info=lambda *_, **__: SimpleNamespace(siblings=files))
-    hub.check_sizes(api, "ada/ada", 90)
+    info = SimpleNamespace(siblings=files)
+    hub.check_sizes(info, "ada/ada", 90)
     with pytest.raises(IdentityError, match="90 bytes, more than the 89"):
-        hub.check_sizes(api, "ada/ada", 89)
+        hub.check_sizes(info, "ada/ada", 89)
 
 
 def test_an_identity_is_shown_in_one_line(identity):

@@ -20,7 +20,7 @@ import sefi
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import copy_with_key_value_attention
 from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.diffusion.text import get_class_token_ids
+from sefi.diffusion.text import compute_class_row
 from sefi.identity.file import Identity, IdentityHeader
 
 STABLE_DIFFUSION = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64).square()
@@ -49,7 +49,7 @@ def tools(tmp_path_factory):
 
 
 def make_identity(backbone, name, stages, vectors=1, seed=1, class_word="person"):
-    row = backbone.get_token_row(get_class_token_ids(backbone, class_word))
+    row = compute_class_row(backbone, class_word)
     shape = (stages, 2, *([vectors] if vectors > 1 else []), len(row))
     noise = torch.randn(shape, generator=create_generator(seed, "moved"))
     widths = backbone.token_widths if len(backbone.token_widths) > 1 else ()
@@ -210,14 +210,14 @@ def test_every_step_of_the_embedded_unet(pack, models, embedded, schedule, steps
     assert outputs <= 1e-5
 
 
-@pytest.mark.parametrize("vectors", [1, 3])
+@pytest.mark.parametrize(("vectors", "class_word"), [(1, "person"), (3, "person"), (2, "smiling dog")])
 @pytest.mark.parametrize(
     "options", [{}, {"strength": 0.0}, {"strength": 0.6}, {"strength": 1.3, "class_word_stages": 2}]
 )
 @pytest.mark.parametrize("family", ["one encoder", "sdxl"])
-def test_strength_vectors_and_first_stages(pack, models, backbone, sdxl, family, options, vectors):
+def test_strength_vectors_and_first_stages(pack, models, backbone, sdxl, family, options, vectors, class_word):
     model = sdxl if family == "sdxl" else backbone
-    ada = make_identity(model, "ada", 5, vectors)
+    ada = make_identity(model, "ada", 5, vectors, class_word=class_word)
     loaded = load(pack, models, ada)
     sigmas = SAMPLING.list_sigmas("normal", 6)
     texts, outputs = compare(pack, model, [ada], loaded, "a photo of <ada>, smiling, and a person", sigmas, **options)

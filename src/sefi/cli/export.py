@@ -1,5 +1,6 @@
 """`sefi export` and `sefi import`: an identity as files and prompt text of another program, and the way back."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -26,8 +27,8 @@ Stages = Annotated[
     typer.Option("--stages/--flat", help="A file for each denoising stage, or one for all, which every program reads."),
 ]
 SlotName = Annotated[
-    Literal["value", "key", "mean"],
-    typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean."),
+    Literal["value", "key", "mean"] | None,
+    typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean of both."),
 ]
 Sampling = Annotated[
     Literal["karras", "uniform"],
@@ -42,7 +43,7 @@ def run_export(
     file: IdentityFile,
     to: HostName,
     stages: Stages = False,
-    slot: SlotName = "value",
+    slot: SlotName = None,
     schedule: Sampling = "karras",
     steps: SamplingSteps = 20,
     out: Out = None,
@@ -51,7 +52,7 @@ def run_export(
 ) -> None:
     """Write an identity as files of another program, and say what to write in its prompt."""
     from sefi.cli.output import print_answer, print_remark
-    from sefi.core.files import FileKind, make_text_writer, write_output
+    from sefi.core.files import FileKind, check_output, make_text_writer, write_output
     from sefi.hosts.export import Sampler, get_host, write_exported
     from sefi.identity.file import Identity
 
@@ -59,6 +60,7 @@ def run_export(
     identity = Identity.load(file)
     exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
+    check_output(folder / "prompt.txt", FileKind.TEXT, overwrite=overwrite)
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
@@ -80,7 +82,7 @@ class TokenOptions:
     """How tokens become embeddings, as typed."""
 
     stages: bool
-    slot: "Slot"
+    slot: "Slot | None"
     sampler: "Sampler"
 
 
@@ -124,7 +126,7 @@ def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
     if of_tokens and family == "sdxl":
         notes.append("the file has a tensor for each text encoder; diffusers loads them one by one.")
     if of_tokens and len(exported.files) == 1 and header.stages > 1:
-        notes.append(f"one embedding stands for {header.stages} stages; what that costs is not measured yet.")
+        notes.append(f"one embedding stands for {header.stages} stages; docs/hosts/export.md has what that costs.")
     return notes
 
 
@@ -134,7 +136,7 @@ EmbeddingFile = Annotated[
     Path, typer.Argument(metavar="FILE", help="A .safetensors file with one textual-inversion embedding.")
 ]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
-ClassWord = Annotated[str, typer.Option("--class-word", help="What it is, in one word: person, dog, style ...")]
+ClassWord = Annotated[str, typer.Option("--class-word", help="What it is, in a word or a few: person, dog, style ...")]
 IdentityOut = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -152,7 +154,7 @@ def run_import(
 ) -> None:
     """Make an identity of a textual inversion, for `sefi generate -i` or as a start for `sefi learn --init`."""
     from sefi.api import import_embedding
-    from sefi.cli.loading import load_backbone
+    from sefi.cli.loading import ModelOptions, load_backbone
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.prompts import check_name
@@ -173,5 +175,6 @@ def run_import(
         "vectors": vectors,
         "base_model": identity.header.base_model,
     }
-    text = f'imported {vectors} vector{"s"[: vectors != 1]}: {path}\ntry: sefi generate "a photo of <{name}>" -i {path}'
+    words = shlex.join(["-i", str(path), *ModelOptions(model, download, device, dtype).list_options()])
+    text = f'imported {vectors} vector{"s"[: vectors != 1]}: {path}\ntry: sefi generate "a photo of <{name}>" {words}'
     print_answer(record, text, as_json=as_json, command="import")

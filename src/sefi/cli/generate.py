@@ -156,14 +156,11 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
     """
     from sefi.cli.loading import check_detector
     from sefi.cli.output import print_remark
-    from sefi.core.errors import ConfigError
     from sefi.diffusion.sampling import check_repair_steps, list_repair_remarks
     from sefi.diffusion.source_image import ImageArguments, check_image_arguments
     from sefi.photo.read import read_photo
 
     check_image_arguments(ImageArguments(**vars(inputs)), config.generate.steps)
-    if inputs.detector is not None and not inputs.repair_faces:
-        raise ConfigError("--detector has no effect without --repair-faces.", "Leave --detector out.")
     check_detector(inputs.detector)
     if inputs.repair_faces:
         check_repair_steps(config.generate)
@@ -190,7 +187,7 @@ def describe_generation(
     height, width = get_image_size(backbone, config.generate)
     defaults: dict[str, object] = {} if inputs.init_image is None else {"strength": DEFAULT_STRENGTH}
     defaults |= {} if inputs.control is None else {"control_scale": 1.0}
-    given = {name: value for name, value in vars(inputs).items() if value not in (None, False)}
+    given = {name: value for name, value in vars(inputs).items() if value is not None and value is not False}
     return {
         "base_model": backbone.fingerprint,
         "settings": config.generate.model_dump(mode="json"),

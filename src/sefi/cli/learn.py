@@ -29,7 +29,8 @@ PhotoFiles = Annotated[
 ]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
 ClassWord = Annotated[
-    str | None, typer.Option("--class-word", help="What it is, in one word: person, woman, dog, cat ...")
+    str | None,
+    typer.Option("--class-word", help="What it is, in a word or a few: person, woman, dog, golden retriever ..."),
 ]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")]
 FaceIndex = Annotated[
@@ -208,6 +209,7 @@ def learn_and_save(
     from sefi.api import (
         check_photo_styles,
         learn as learn_identity,
+        list_identity_remarks,
         list_training_remarks,
         list_training_sentences,
     )
@@ -226,7 +228,8 @@ def learn_and_save(
     backbone = load_backbone(
         model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
     )
-    for remark in list_training_remarks(backbone, learn_options.config):
+    started_from = [] if learn_options.init is None else list_identity_remarks(backbone, [learn_options.init])
+    for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
     signature = backbone.signature.compute_digest() if backbone.signature else ""

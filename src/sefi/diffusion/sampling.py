@@ -19,7 +19,7 @@ from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.prompts import PLACEHOLDER, Box
+from sefi.core.prompts import Box, find_placeholders
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
 from sefi.diffusion.conditioning import Conditioner, pad_texts
@@ -147,8 +147,9 @@ def build_pipeline(
         source: whether generation starts from an image, and which ControlNet takes part.
 
     Raises:
-        ConfigError: more steps than the model has timesteps.
+        ConfigError: more steps than the model has timesteps, or a size that it does not generate.
     """
+    check_size(backbone, settings)
     controlnet = source.controlnet
     return backbone.build_pipeline(
         create_scheduler(backbone, settings.scheduler, settings.steps),
@@ -370,9 +371,11 @@ def repair_faces(
     Returns:
         The image, and in `repaired` the squares that were generated again.
     """
+    names = find_placeholders(image.prompt)
+    if len(names) > 1:
+        return image
     rgb = np.asarray(image.pixels.convert("RGB"))
     faces = sorted(detector(rgb), key=lambda face: -face.width * face.height)
-    names = find_names(image.prompt)
     if len(names) == 1:
         faces = faces[:1]
     side = model.backbone.resolution
@@ -380,7 +383,7 @@ def repair_faces(
     squares = [find_square_around(face, height, width, REPAIR_MARGIN) for face in faces]
     squares = [square for square in squares if square.side < side and square.side <= min(height, width)]
     squares = [square for square in squares if is_repainted(given.mask, square)]
-    if not squares or len(names) > 1:
+    if not squares:
         return image
     source = SourceImages(
         tuple(cut_and_enlarge(image.pixels, square, side) for square in squares), strength=REPAIR_STRENGTH
@@ -418,14 +421,5 @@ def check_repair_steps(settings: GenerateSettings) -> None:
 
 def list_repair_remarks(prompts: Sequence[str]) -> list[str]:
     """List the prompts whose faces are not repaired: which face is whose is not known where there are several names."""
-    several = [prompt for prompt in dict.fromkeys(prompts) if len(find_names(prompt)) > 1]
+    several = [prompt for prompt in dict.fromkeys(prompts) if len(find_placeholders(prompt)) > 1]
     return [f"faces of {prompt!r} are not repaired: it names several identities" for prompt in several]
-
-
-def find_names(prompt: str) -> list[str]:
-    """Find the names of a prompt, each once, in their order.
-
-    >>> find_names("<ada> and <bob>, and <ada> again")
-    ['ada', 'bob']
-    """
-    return list(dict.fromkeys(PLACEHOLDER.findall(prompt)))

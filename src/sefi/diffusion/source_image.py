@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.folder import check_controlnet_fit, read_controlnet
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import ConfigError, PhotoError
+from sefi.core.errors import BackboneError, ConfigError, PhotoError
 from sefi.core.rng import create_generator
 from sefi.photo.detect import Square
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
@@ -93,13 +93,14 @@ def check_image_arguments(arguments: ImageArguments, steps: int) -> None:
     Raises:
         ConfigError: names the option and what to do.
     """
-    given = {name for name, value in arguments.items() if value is not None}
+    given = {name for name, value in arguments.items() if value is not None and value is not False}
     for name, needed in (
         ("strength", "init_image"),
         ("mask", "init_image"),
         ("control", "controlnet"),
         ("controlnet", "control"),
         ("control_scale", "control"),
+        ("detector", "repair_faces"),
     ):
         if name in given and needed not in given:
             raise ConfigError(
@@ -185,6 +186,11 @@ def load_controlnet(given: str | Path | ControlNetModel | None, backbone: Backbo
         return None
     if isinstance(given, ControlNetModel):
         check_controlnet_fit(given.config, backbone, "This ControlNet")
+        if (given.device, given.dtype) != (backbone.device, backbone.dtype):
+            raise BackboneError(
+                f"The ControlNet is {given.dtype} on {given.device}, the model {backbone.dtype} on {backbone.device}.",
+                "Move it: controlnet.to(backbone.device, backbone.dtype).",
+            )
         return given
     return read_controlnet(Path(given), backbone)
 

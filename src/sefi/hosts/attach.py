@@ -43,13 +43,20 @@ LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fu
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
 
-def attach(pipe: Any, *identities: Identity, strength: float = 1.0) -> "Attachment":  # noqa: ANN401
+def attach(
+    pipe: Any,  # noqa: ANN401
+    *identities: Identity,
+    strength: float = 1.0,
+    clip_skip: int | None = None,
+) -> "Attachment":
     """Attach identities to a diffusers pipeline of Stable Diffusion 1.x, 2.x or XL, until `detach` or the block's end.
 
     Args:
         pipe: any pipeline with a UNet: text to image, image to image, inpainting, ControlNet ...
         identities: who the names in prompts are.
         strength: 0 is the class word, 1 what was learned.
+        clip_skip: the text encoder's layer as AUTOMATIC1111 counts: 1 or None the usual, 2 the one before (diffusers'
+            `clip_skip=1`, which has no effect on texts that are given).
 
     Raises:
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
@@ -58,7 +65,7 @@ def attach(pipe: Any, *identities: Identity, strength: float = 1.0) -> "Attachme
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
-    backbone = view_pipeline(pipe)
+    backbone = view_pipeline(pipe).skip_layers(clip_skip)
     conditioner = IdentityConditioner(backbone, identities, strength)
     remarks = [compare_model(backbone, identity) for identity in identities]
     counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]

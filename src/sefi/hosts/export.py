@@ -2,7 +2,8 @@
 
 A textual-inversion file holds one embedding `[vector, width]` that is keys' and values' alike and the same at every
 denoising step. An identity with stages therefore leaves as one such file for each stage, which a program switches while
-it denoises, or as a single one, which every program reads. What either loses has not been measured yet.
+it denoises, or as a single one, which every program reads. What either loses was measured on the embedded model
+(experiments/export_loss.py): docs/hosts/export.md has the table.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,6 +22,8 @@ from sefi.core.hints import suggest
 from sefi.identity.file import Identity, Tensors
 
 Slot = Literal["key", "value", "mean"]
+FLAT_SLOT: Slot = "value"  # the best single file and the best files of stages by experiments/export_loss.py
+STAGE_SLOT: Slot = "mean"
 # A1111 and Forge find an embedding by its words anywhere in a prompt, where a plain `ada` would be taken too.
 PREFIX = "sefi-"
 KEY = "emb_params"  # what every program reads
@@ -388,16 +391,18 @@ def format_prompt(embeddings: Sequence[Embedding], host: Host, sampler: Sampler)
     return host.format_stages(embeddings, host.word, sampler)
 
 
-def export_tokens(identity: Identity, host: Host, slot: Slot, sampler: Sampler | None) -> Exported:
+def export_tokens(identity: Identity, host: Host, slot: Slot | None, sampler: Sampler | None) -> Exported:
     """Return the embeddings of an identity for a program, and the prompt that uses them.
 
     Args:
+        slot: which tokens stand for keys and values alike; None takes the best by experiments/export_loss.py.
         sampler: the program's, for a file of each stage; None makes a single file for all.
 
     Raises:
         IdentityError: the identity has no tokens, or but one stage where stages are asked for.
         ConfigError: the program cannot change words while it denoises, and there are stages.
     """
+    slot = slot or (STAGE_SLOT if sampler else FLAT_SLOT)
     embeddings = make_stage_embeddings(identity, slot) if sampler else [make_flat_embedding(identity, slot)]
     prompt = format_prompt(embeddings, host, sampler or Sampler())
     return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice)

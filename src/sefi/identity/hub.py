@@ -1,11 +1,12 @@
 """Identities on the Hugging Face hub: a private repository with the file and a card that says what it is."""
 
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.hf_api import ModelInfo
 
 from sefi.core.errors import IdentityError
 from sefi.core.reading import describe_fault
@@ -18,6 +19,7 @@ BASE_MODELS = {
     "sd2": "stabilityai/stable-diffusion-2-1",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
 }
+NOT_CACHED = "The identity {} is not in the local cache, and allow_download=True was not given"
 HUB_REMEDY = "Check the repository's name, your connection and your login (`hf auth login`)."
 TEMPLATE = """---
 {{ card_data }}
@@ -103,16 +105,25 @@ def upload_folder(folder: Path, repository: str, *, private: bool, token: str | 
             `private` was wanted.
     """
     api = HfApi(token=token)
-    try:
+    with translate_hub_errors(f"{repository} could not be written"):
         api.create_repo(repository, private=private, exist_ok=True)
-        if private and not api.repo_info(repository).private:
-            raise IdentityError(
-                f"The repository {repository} is public.", "Choose another name, or publish it with private=False."
-            )
+        is_public = not api.repo_info(repository).private
+    if private and is_public:
+        raise IdentityError(
+            f"The repository {repository} is public.", "Choose another name, or publish it with private=False."
+        )
+    with translate_hub_errors(f"{repository} could not be written"):
         commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an identity")
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise IdentityError(f"{repository} could not be written: {describe_fault(error)}.", HUB_REMEDY) from error
     return str(commit)
+
+
+@contextmanager
+def translate_hub_errors(problem: str) -> Generator[None]:
+    """Raise `IdentityError` for whatever goes wrong with the hub, its client's own errors too."""
+    try:
+        yield
+    except Exception as error:
+        raise IdentityError(f"{problem}: {describe_fault(error)}.", HUB_REMEDY) from error
 
 
 def download_folder(repository: str, largest: int, *, allow_download: bool, token: str | None = None) -> Path:
@@ -125,30 +136,26 @@ def download_folder(repository: str, largest: int, *, allow_download: bool, toke
     Raises:
         IdentityError: it is not there, or larger.
     """
-    try:
-        if allow_download:
-            check_sizes(HfApi(token=token), repository, largest)
+    if allow_download:
+        with translate_hub_errors(f"The identity {repository} could not be downloaded"):
+            info = HfApi(token=token).model_info(repository, files_metadata=True)
+        check_sizes(info, repository, largest)
+    problem = f"The identity {repository} could not be downloaded" if allow_download else NOT_CACHED.format(repository)
+    with translate_hub_errors(problem):
         folder = snapshot_download(
             repository, allow_patterns=PATTERNS, local_files_only=not allow_download, token=token
         )
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        problem = f"The identity {repository} is not in the local cache."
-        if allow_download:
-            problem = f"The identity {repository} could not be downloaded: {describe_fault(error)}."
-        remedy = HUB_REMEDY if allow_download else "Allow the download: allow_download=True."
-        raise IdentityError(problem, remedy) from error
     if not (Path(folder) / FILE).is_file():
         raise IdentityError(f"The repository {repository} holds no {FILE}.", "Name one that `push_to_hub` made.")
     return Path(folder)
 
 
-def check_sizes(api: HfApi, repository: str, largest: int) -> None:
+def check_sizes(info: ModelInfo, repository: str, largest: int) -> None:
     """Refuse a repository whose identity files are larger together than `largest` bytes, before any is fetched.
 
     Raises:
         IdentityError: they are.
     """
-    info = api.model_info(repository, files_metadata=True)
     named = [file for file in info.siblings or () if file.rfilename.startswith("identity")]
     size = sum(file.size or 0 for file in named)
     if size > largest:

@@ -76,7 +76,9 @@ class ImageProbe:
                 "Set learn.probe_every=0, or name other evaluators.",
             )
         self.photo_face, self.apply, self.evaluators = photo_face, apply, evaluators
-        self.settings = override(config, [f"generate.steps={STEPS}"]).generate
+        settings = override(config, [f"generate.steps={STEPS}"]).generate
+        # Of the trained size, whatever size images shall have later.
+        self.settings = settings.model_copy(update={"width": None, "height": None})
         self.class_word = config.learn.class_word
         self.texts = evaluators.clip.encode_texts([prompt.format(self.class_word) for prompt in PROBE_PROMPTS])
         self.plain = self.score_prompts(self.generate_images([]))
