@@ -53,6 +53,10 @@ def test_every_record_has_a_page_and_a_csv_file():
         assert f"](results/{suite}.md)" in overview
 
 
+def test_the_page_on_exports_is_what_the_record_gives():
+    assert load("export_loss").render_page() == (ROOT / "docs" / "hosts" / "export.md").read_text(encoding="utf-8")
+
+
 def test_the_overview_stays_short():
     assert len((ROOT / "docs" / "results.md").read_bytes()) <= LARGEST_OVERVIEW
 
