@@ -13,6 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.kinds import EMBEDDED
 from sefi.backbone.open import open_backbone
 from sefi.core.config import (
     DEFAULT,
@@ -69,7 +70,7 @@ def learn(  # noqa: PLR0913
     photo: PhotoInput | Sequence[PhotoInput],
     *,
     name: str,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     config: Config = DEFAULT,
     seed: int = 0,
     face: int | None = None,
@@ -87,7 +88,7 @@ def learn(  # noqa: PLR0913
     Args:
         photo: a photo, or a sequence of photos of the same subject. One is enough.
         name: the placeholder's word; letters, digits, - and _.
-        backbone: the frozen model; None opens the embedded one.
+        backbone: the frozen model, or what `open_backbone` opens; None opens the embedded one.
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         face: which face, from the left, if a single photo shows several; refused where no face is looked for.
@@ -113,8 +114,8 @@ def learn(  # noqa: PLR0913
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
     if not any_style:
-        check_photo_styles(photos, for_drawings=backbone is None or backbone.is_embedded)
-    backbone = backbone or open_backbone()
+        check_photo_styles(photos, for_drawings=is_embedded_model(backbone))
+    backbone = open_model(backbone)
     own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None
     folder = Path(evaluators) if evaluators else own_evaluators
     check_class_word(backbone, config.learn.class_word)
@@ -153,7 +154,7 @@ def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
 
 
 def import_embedding(
-    file: str | Path, *, name: str, backbone: Backbone | None = None, class_word: str = "person"
+    file: str | Path, *, name: str, backbone: Backbone | str | None = None, class_word: str = "person"
 ) -> Identity:
     """Make an identity of a textual inversion that another program wrote: one stage, keys and values alike.
 
@@ -163,7 +164,7 @@ def import_embedding(
         file: a safetensors file with one embedding: `emb_params`, a single tensor of any name, or SDXL's `clip_l` and
             `clip_g`, each `[vector, width]`.
         name: the placeholder's word; letters, digits, - and _.
-        backbone: a model of the family that it was learned on; None opens the embedded one.
+        backbone: a model of the family that it was learned on, or its name; None opens the embedded one.
         class_word: what it is, in a word or a few that the model knows.
 
     Raises:
@@ -172,13 +173,25 @@ def import_embedding(
         PromptError: the model does not know the class word.
     """
     check_name(name)
-    backbone = backbone or open_backbone()
+    backbone = open_model(backbone)
     check_class_word(backbone, class_word)
     vectors = read_embedding(Path(file), backbone.token_widths)
     config = get_preset("textual-inversion", [f"learn.vectors={len(vectors)}", f"learn.class_word={class_word}"])
     return Identity(
         {"tokens": vectors.expand(1, 2, -1, -1).contiguous()}, create_header(name, backbone, config, seed=0)
     )
+
+
+def is_embedded_model(backbone: Backbone | str | None) -> bool:
+    """Return whether a model, or the one of a name, is the embedded one; it need not be open."""
+    return backbone.is_embedded if isinstance(backbone, Backbone) else backbone in (None, EMBEDDED)
+
+
+def open_model(backbone: Backbone | str | None) -> Backbone:
+    """Return a model: the one that is given, the one of that name (nothing is downloaded), or the embedded one."""
+    if isinstance(backbone, Backbone):
+        return backbone
+    return open_backbone() if backbone is None else open_backbone(backbone)
 
 
 def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | SubjectCrop]:
@@ -362,7 +375,7 @@ def generate(
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     config: Config = DEFAULT,
     seed: int = 0,
     generator: torch.Generator | None = None,
@@ -374,7 +387,7 @@ def generate(
     Args:
         prompts: plain words and `<name>` for every identity.
         identities: who the names are: one or several, each an identity or its file.
-        backbone: the model that the identities were learned on; None opens the embedded one.
+        backbone: the model that the identities were learned on, or its name; None opens the embedded one.
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         generator: draws the seed instead, as of diffusers' pipelines.
@@ -403,7 +416,7 @@ def generate_each(
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
-    backbone: Backbone | None = None,
+    backbone: Backbone | str | None = None,
     config: Config = DEFAULT,
     seed: int = 0,
     progress: Progress | bool | None = None,
@@ -420,7 +433,7 @@ def generate_each(
     check_together(identities)
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
-    backbone = backbone or open_backbone()
+    backbone = open_model(backbone)
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)

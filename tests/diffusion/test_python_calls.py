@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -63,6 +64,25 @@ def test_identities_alone_in_lists_and_as_files(draw, ada, tmp_path):
         assert draw(PROMPT, given) == expected
     with pytest.raises(IdentityError):
         draw(PROMPT, tmp_path / "bea.safetensors")
+
+
+@pytest.mark.world
+def test_a_model_by_its_name():
+    (named,) = sefi.generate("a photo of a person", backbone="tiny-portraits", steps=2, seed=3)
+    (given,) = sefi.generate("a photo of a person", backbone=sefi.open_backbone(), steps=2, seed=3)
+    assert named.pixels.tobytes() == given.pixels.tobytes()
+
+
+def test_masks_as_people_have_them(backbone, ada):
+    start = Image.effect_noise((48, 48), 90).convert("RGB")
+    half = np.zeros((48, 48), bool)
+    half[:, 24:] = True
+    rgb = np.repeat((half * np.uint8(255))[..., None], 3, axis=-1)
+    made = [
+        sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK, init_image=start, mask=mask, steps=4)[0]
+        for mask in (half, half.astype(np.float32), rgb[..., 0], rgb, Image.fromarray(rgb))
+    ]
+    assert len({one.pixels.tobytes() for one in made}) == 1
 
 
 def test_a_generator_gives_the_seed_and_goes_on(draw, ada):

@@ -156,6 +156,13 @@ def export(*words):
     return CliRunner().invoke(app, ["export", *map(str, words), "--json"])
 
 
+def test_a_refused_export_writes_nothing(file, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "sefi-ada-prompt.txt").write_text("mine", encoding="utf-8")
+    assert export(file, "--to", "comfyui", "--out", tmp_path / "out").exit_code == 2
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["sefi-ada-prompt.txt"]
+
+
 @pytest.mark.parametrize("host", HOSTS)
 def test_every_program_gets_a_flat_file_and_a_prompt(file, tmp_path, host):
     answer = export(file, "--to", host, "--out", tmp_path / "out")
@@ -164,7 +171,7 @@ def test_every_program_gets_a_flat_file_and_a_prompt(file, tmp_path, host):
     assert record["schema"] == "export/1"
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["sefi-ada.safetensors"]
     assert HOSTS[host].word.format("sefi-ada") in record["prompt"]
-    assert record["prompt"] in (tmp_path / "out" / "prompt.txt").read_text(encoding="utf-8")
+    assert record["prompt"] in (tmp_path / "out" / "sefi-ada-prompt.txt").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -60,12 +60,14 @@ def run_export(
     identity = Identity.load(file)
     exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
-    check_output(folder / "prompt.txt", FileKind.TEXT, overwrite=overwrite)
+    prompt_file = folder / f"sefi-{identity.name}-prompt.txt"  # before anything is written
+    if folder.is_dir():
+        check_output(prompt_file, FileKind.TEXT, overwrite=overwrite)
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
     write = make_text_writer("\n".join([text, *notes]) + "\n")
-    write_output(folder / "prompt.txt", FileKind.TEXT, write, overwrite=overwrite)
+    write_output(prompt_file, FileKind.TEXT, write, overwrite=overwrite)
     for note in notes:
         print_remark(f"note: {note}")
     record: dict[str, object] = {

@@ -23,7 +23,9 @@ from sefi.photo.detect import Square
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
 
 ImageInput = str | Path | Photo | Image.Image | NDArray[np.uint8]
-"""An image: a file, one already read, a Pillow image, or an RGB array `[height, width, 3]`."""
+"""An image: a file, one already read, a Pillow image, or an array `[height, width, 3]` or, of grey, `[height, width]`."""
+
+GREY_DIMS = 2  # of an array without colours
 
 DEFAULT_STRENGTH = 0.75  # of AUTOMATIC1111 and InvokeAI; diffusers' own is 0.8
 LARGEST_CONTROL_SCALE = 2.0
@@ -201,6 +203,9 @@ def read_upright_image(image: ImageInput) -> Image.Image:
     Raises:
         PhotoError: it cannot be read.
     """
+    if isinstance(image, np.ndarray) and image.ndim == GREY_DIMS:  # a mask: true or false, 0 to 1 or 0 to 255
+        grey = image if image.dtype == np.uint8 else (np.clip(image.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+        image = np.repeat(grey[..., None], 3, axis=-1)
     photo = image if isinstance(image, Photo) else read_photo(image)
     values = ((photo.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())
