@@ -23,7 +23,7 @@ from sefi.photo.detect import Square
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
 
 ImageInput = str | Path | Photo | Image.Image | NDArray[np.uint8]
-"""An image: a file, one already read, a Pillow image, or an array `[height, width, 3]` or, of grey, `[height, width]`."""
+"""An image: a file, one already read, a Pillow image, or an array `[height, width, 3]` or of grey `[height, width]`."""
 
 GREY_DIMS = 2  # of an array without colours
 
