@@ -252,7 +252,7 @@ def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
         if (form.label, subject.key) not in done:
             with scores.open("a", encoding="utf-8") as file:
                 found = score_form(run, form, subject, thresholds)
-                file.write(json.dumps({"form": form.label, "person": subject.key, **found}) + "\n")
+                file.write(dump_json({"form": form.label, "person": subject.key, **found}) + "\n")
             done[form.label, subject.key] = found
             sys.stderr.write(f"{name}: {number + 1} of {len(planned)}  {subject.key}  {form.label}  {found}\n")
     return {

@@ -28,7 +28,7 @@ SETTING_ALIASES: dict[str, tuple[str, ...]] = {
         ("learn.steps",),
     ),
     **dict.fromkeys(("sampler", "sampling_method", "sampler_name", "solver"), ("generate.scheduler",)),
-    **dict.fromkeys(("identity_weight", "identity_scale"), ("generate.identity_strength",)),
+    **dict.fromkeys(("strength", "identity_weight", "identity_scale"), ("generate.identity_strength",)),
     **dict.fromkeys(
         ("n", "num_images", "num_images_per_prompt", "images", "n_samples", "num_samples", "samples", "n_iter"),
         ("generate.count",),
