@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from tests.hosts.conftest import PROMPTS, list_layers, make_people, make_pipe
 
 import sefi
@@ -50,6 +50,7 @@ def test_every_row_of_a_batch_has_its_own_timestep(backbone):
     texts = handle.encode(PROMPTS)["prompt_embeds"]
 
     @given(st.lists(st.floats(0, 999.99) | st.integers(0, 999), min_size=3, max_size=3))
+    @example([0.0, 333.5, 0.0])  # a border of three stages is between two timesteps
     @settings(max_examples=25)
     def check(times):
         seen = []

@@ -24,7 +24,7 @@ from torch.utils.hooks import RemovableHandle
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
 from sefi.core.errors import BackboneError
 from sefi.core.prompts import refuse_names
-from sefi.diffusion.conditioning import IdentityConditioner, compare_model, pad_texts
+from sefi.diffusion.conditioning import IdentityConditioner, list_identity_remarks, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
 from sefi.hosts.pipeline import list_denoisers, lock_calls, read_text_width, release_calls, view_pipeline
@@ -37,6 +37,7 @@ from sefi.hosts.stage_words import (
     expand_loaded_words,
 )
 from sefi.identity.file import Identity
+from sefi.identity.tokens import get_stages
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
@@ -67,9 +68,9 @@ def attach(
     """
     backbone = view_pipeline(pipe).skip_layers(clip_skip)
     conditioner = IdentityConditioner(backbone, identities, strength)
-    remarks = [compare_model(backbone, identity) for identity in identities]
+    remarks = list_identity_remarks(backbone, identities)
     counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]
-    attachment = Attachment(pipe, conditioner, [], math.lcm(*counts), tuple(r for r in remarks if r is not None))
+    attachment = Attachment(pipe, conditioner, [], math.lcm(*counts), tuple(remarks))
     denoisers = list_denoisers(pipe)
     lock_calls(pipe)
     try:
@@ -259,8 +260,9 @@ class HookedDenoiser:
             return None  # texts of the usual width
         self.hook_layers()
         count = texts.shape[-1] // (2 * self.width)
-        timestep = torch.as_tensor(values["timestep"]).flatten().double()
-        stages = (count * timestep / self.total).floor().long().clamp(0, count - 1).expand(len(texts))
+        # Samplers have timesteps in between; each counts as the whole one below, as in `get_stage`.
+        timesteps = torch.as_tensor(values["timestep"]).flatten().long()
+        stages = get_stages(timesteps, count, self.total).expand(len(texts))
         values["encoder_hidden_states"] = select_stage(texts, stages, 2 * self.width)
         conditions = values.get("added_cond_kwargs")
         if self.pooled is not None and conditions is not None:
