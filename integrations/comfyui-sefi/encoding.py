@@ -135,7 +135,7 @@ def get_percent(border: int, timesteps: int = TIMESTEPS) -> float:
     """Return the percent at which ComfyUI goes from timestep `border` to the one below.
 
     Its percent p is the noise of timestep (1 - p) * 999. Halfway between two timesteps is also where it rounds a noise
-    to either, so that a range holds exactly the noises that the UNet is told as timesteps of that range.
+    to either, so that a range holds exactly the noises that the UNet gets as timesteps of that range.
     """
     if border >= timesteps:
         return 0.0

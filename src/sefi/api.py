@@ -30,7 +30,7 @@ from sefi.core.errors import REMARKS, ConfigError, IdentityError, PhotoError
 from sefi.core.progress import Progress, choose_progress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import LARGEST_SEED, require_seed
-from sefi.diffusion.conditioning import check_identities, compare_model
+from sefi.diffusion.conditioning import list_identity_remarks
 from sefi.diffusion.sampling import (
     GeneratedImage,
     check_repair_steps,
@@ -43,7 +43,7 @@ from sefi.diffusion.sampling import (
 from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.source_image import ImageArguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
-from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, find_evaluators
 from sefi.hosts.embedding_files import read_embedding
 from sefi.identity.file import Identity, check_together
 from sefi.methods import get_method, get_preset
@@ -99,7 +99,7 @@ def learn(  # noqa: PLR0913
             `face_detection.onnx`, `face_recognition.onnx`, `clip/`; None takes the model's own.
         any_style: learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.
         init: an identity whose tokens are where learning starts, instead of the class word: to learn it for longer, or
-            one that was imported. The tokens of a single stage start every stage. The optimiser starts anew.
+            one that was imported. The tokens of a single stage start every stage. The optimiser's state does not go on.
         progress: True shows a bar; an object is called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
@@ -116,8 +116,7 @@ def learn(  # noqa: PLR0913
     if not any_style:
         check_photo_styles(photos, for_drawings=is_embedded_model(backbone))
     backbone = open_model(backbone)
-    own_evaluators = EMBEDDED_EVALUATORS if backbone.is_embedded else None
-    folder = Path(evaluators) if evaluators else own_evaluators
+    folder = Path(evaluators) if evaluators else find_evaluators(backbone)
     check_class_word(backbone, config.learn.class_word)
     method.check(backbone, config, folder)
     if init is not None:
@@ -310,17 +309,6 @@ def list_prompt_remarks(
     if backbone.embeds_guidance and settings.scheduler != "lcm":
         remarks.append("this is a latent consistency model, made for the sampler lcm and 4 to 8 steps")
     return remarks
-
-
-def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) -> list[str]:
-    """Return what a user should know of identities that were learned on another checkpoint than this one.
-
-    Raises:
-        IdentityError: one cannot be used on this model, or two have one name.
-    """
-    check_identities(backbone, identities)
-    remarks = [compare_model(backbone, identity) for identity in identities]
-    return [remark for remark in remarks if remark is not None]
 
 
 def build_image_probe(

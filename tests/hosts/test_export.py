@@ -20,10 +20,11 @@ from sefi.hosts.export import (
     choose_slot,
     count_steps_before,
     format_prompt,
+    list_embedding_files,
     list_timesteps,
     make_flat_embedding,
     make_stage_embeddings,
-    write_embeddings,
+    write_exported,
 )
 from sefi.identity.file import Identity, IdentityHeader
 
@@ -143,6 +144,10 @@ def test_comfyuis_ranges_meet_at_the_stages_borders():
 
 
 # ------------------------------------------------------------------ the command
+
+
+def write_embeddings(identity, embeddings, folder, slot):
+    return write_exported(list_embedding_files(identity, embeddings, slot), folder)
 
 
 @pytest.fixture

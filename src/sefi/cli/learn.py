@@ -209,7 +209,6 @@ def learn_and_save(
     from sefi.api import (
         check_photo_styles,
         learn as learn_identity,
-        list_identity_remarks,
         list_training_remarks,
         list_training_sentences,
     )
@@ -217,6 +216,7 @@ def learn_and_save(
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import FileKind, check_output
+    from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
     from sefi.methods.base import compute_tokens_digest

@@ -91,7 +91,8 @@ def note_remarks(
     Raises:
         IdentityError: An identity cannot be used on this model.
     """
-    from sefi.api import list_identity_remarks, list_prompt_remarks
+    from sefi.api import list_prompt_remarks
+    from sefi.diffusion.conditioning import list_identity_remarks
 
     remarks = list_identity_remarks(backbone, identities)
     for remark in [*remarks, *list_prompt_remarks(backbone, prompts, config.generate, identities)]:

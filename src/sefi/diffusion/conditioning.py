@@ -176,6 +176,17 @@ def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None
         check_norms(backbone, identity)
 
 
+def list_identity_remarks(backbone: Backbone, identities: Sequence[Identity]) -> list[str]:
+    """Return what a user should know of identities that were learned on another checkpoint than this one.
+
+    Raises:
+        IdentityError: one cannot be used on this model, or two have one name.
+    """
+    check_identities(backbone, identities)
+    remarks = [compare_model(backbone, identity) for identity in identities]
+    return [remark for remark in remarks if remark is not None]
+
+
 def compare_model(backbone: Backbone, identity: Identity) -> str | None:
     """Compare a model with the one that an identity was learned on; refuse the identity where it cannot work.
 

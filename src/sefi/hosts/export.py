@@ -150,13 +150,6 @@ class Exported:
     advice: str = ""
 
 
-def write_embeddings(
-    identity: Identity, embeddings: Sequence[Embedding], folder: Path, slot: Slot, *, overwrite: bool = False
-) -> list[Path]:
-    """Write each embedding as `STEM.safetensors`; errors as in `write_exported`."""
-    return write_exported(list_embedding_files(identity, embeddings, slot), folder, overwrite=overwrite)
-
-
 def list_embedding_files(identity: Identity, embeddings: Sequence[Embedding], slot: Slot) -> tuple[ExportedFile, ...]:
     """List the files of embeddings."""
     return tuple(

@@ -298,7 +298,7 @@ def is_of_tokens(name: str) -> bool:
 
 
 def check_tokens_only(identities: Sequence["Identity"]) -> None:
-    """Refuse identities that are not applied by their tokens alone, where only tokens are looked at.
+    """Refuse identities that are not applied by their tokens alone, where only tokens are used.
 
     Raises:
         IdentityError: a method that changes the model learned one.

@@ -103,10 +103,9 @@ def find_mark(pixels: Pixels, key: int = PUBLIC_KEY) -> FoundMark | None:
     trials = 2 * len(exact)  # half of the false alarms are theirs
     if _compute_false_alarms(found[0], trials) > FALSE_ALARMS:
         searched = list(_list_poses(min(SEARCHED_SIDE, *pixels.shape[:2])))
-        middle = _compute_spectrum(pixels, SEARCHED_SIDE)
-        best = max(
-            (_find_best(middle, [pose], key) for pose in _find_pose(middle, searched, key)), key=lambda one: one[0]
-        )
+        # An image that is no larger than the searched middle has one spectrum.
+        middle = spectrum if max(pixels.shape[:2]) <= SEARCHED_SIDE else _compute_spectrum(pixels, SEARCHED_SIDE)
+        best = _find_best(middle, searched, key)
         found, trials = _estimate_pose(spectrum, best, key), 4 * len(searched)
     strength, scale, angle, shift = found
     chance = _compute_false_alarms(strength, trials)
@@ -276,18 +275,11 @@ def _list_poses(side: int) -> Iterator[tuple[float, float]]:
     yield from ((scale, float(angle)) for scale in EXACT_SCALES[:3] for angle in angles)
 
 
-def _find_pose(spectrum: Complex, poses: list[tuple[float, float]], key: int) -> list[tuple[float, float]]:
-    """Return the pose with the strongest peak."""
-    _, scale, angle, _ = _find_best(spectrum, poses, key)
-    return [(scale, angle)]
-
-
 def _estimate_pose(spectrum: Complex, peak: Peak, key: int) -> Peak:
     """Return a peak with scale and angle as exactly as the whole image tells."""
     _, scale, angle, _ = peak
-    steps = np.linspace(-0.004, 0.004, 9)
-    poses = [(scale * (1 + float(step)), angle) for step in steps]
-    return _find_best(spectrum, [*poses, (scale, angle)], key)
+    steps = np.linspace(-0.004, 0.004, 9)  # the fifth is none
+    return _find_best(spectrum, [(scale * (1 + float(step)), angle) for step in steps], key)
 
 
 # ------------------------------------------------------------------ payload

@@ -16,7 +16,6 @@ SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmic
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 XMP_KEY = "XML:com.adobe.xmp"  # of a PNG's text, as Adobe and ExifTool read it
 PARAMETERS_KEY = "parameters"  # that AUTOMATIC1111 writes and most viewers show
-RECORD_KEY = "sefi"
 LONGEST_TEXT = 1 << 20  # bytes of a text chunk that is read
 XMP_TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">

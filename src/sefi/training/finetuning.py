@@ -136,7 +136,7 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
         return None
     prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
-    # They are learned from beside the photo, so they are of the trained size, whatever size images shall have later.
+    # They are learned together with the photo: of the trained size, whatever size images shall have later.
     settings = config.generate.model_copy(update={"width": None, "height": None})
     reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
     images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
