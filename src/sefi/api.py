@@ -43,7 +43,7 @@ from sefi.diffusion.sampling import (
 from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.source_image import ImageArguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
-from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, find_evaluators
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
 from sefi.identity.file import Identity, check_together
 from sefi.methods import get_method, get_preset
@@ -278,6 +278,11 @@ def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetec
     if detector is not None:
         return YuNetDetector(detector)
     return YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR if backbone.is_embedded else PHOTOGRAPH_DETECTOR)
+
+
+def find_evaluators(backbone: Backbone) -> Path | None:
+    """Return the folder of the evaluators that come with a model; None for any but the embedded one."""
+    return EMBEDDED_EVALUATORS if backbone.is_embedded else None
 
 
 def list_training_remarks(backbone: Backbone, config: Config) -> list[str]:

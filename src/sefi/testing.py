@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from sefi.api import generate, learn
+from sefi.api import find_evaluators, generate, learn
 from sefi.backbone.bundle import Backbone, add_noise, compute_target
 from sefi.backbone.open import MODELS, create_empty_stable_diffusion, open_backbone
 from sefi.core.config import Config, override, parse_saved_config, select_settings
@@ -35,7 +35,6 @@ from sefi.core.errors import IdentityError
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import copy_with_key_value_attention
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.evaluation.encoders import find_evaluators
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS, get_method, get_preset, name_default_preset, name_published_preset
 from sefi.photo.read import convert_to_pixels

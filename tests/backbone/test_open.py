@@ -11,12 +11,13 @@ from huggingface_hub.utils import filter_repo_objects
 from safetensors.torch import load_file, save_file
 from transformers.utils import logging as transformers_logging
 
+from sefi.api import find_evaluators
 from sefi.backbone import open as opener
 from sefi.backbone.bundle import ModelParts
 from sefi.backbone.open import open_backbone
 from sefi.backbone.weights import copy_with_weights
 from sefi.core.errors import BackboneError
-from sefi.evaluation.encoders import EMBEDDED_EVALUATORS, find_evaluators
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 
 INDEX = "model_index.json"
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from sefi.api import find_evaluators
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
 from sefi.diffusion.composer import describe_model
-from sefi.evaluation.encoders import find_evaluators
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.fastcomposer import SHIPPED
 

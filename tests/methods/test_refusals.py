@@ -7,12 +7,12 @@ import pytest
 import torch
 
 import sefi
+from sefi.api import find_evaluators
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.cli.loading import choose_preset
 from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
-from sefi.evaluation.encoders import find_evaluators
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods import METHODS, PRESETS, check_tokens_only
 from sefi.methods.base import create_header

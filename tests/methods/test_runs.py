@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from sefi.api import find_evaluators
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.cli.loading import choose_preset
@@ -14,7 +15,6 @@ from sefi.core.config import Config, override, select_settings
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.sampling import sample_images
-from sefi.evaluation.encoders import find_evaluators
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions

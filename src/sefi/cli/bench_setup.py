@@ -81,10 +81,10 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
             method cannot learn with what it is given.
     """
+    from sefi.api import find_evaluators
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.cli.loading import load_backbone, note_remarks
-    from sefi.evaluation.encoders import find_evaluators
     from sefi.methods import get_method
 
     if bench_options.photos is None and bench_options.model != EMBEDDED:

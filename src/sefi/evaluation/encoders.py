@@ -20,7 +20,6 @@ from pydantic import TypeAdapter
 from torch import Tensor
 from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
 
-from sefi.backbone.bundle import Backbone
 from sefi.backbone.files import quiet_libraries, read_model_json, read_or_refuse
 from sefi.backbone.open import MODELS
 from sefi.backbone.part_configs import read_clip_config
@@ -399,8 +398,3 @@ class SurestFace:
         large = enlarge_image(rgb)
         faces = self.detect(large)
         return np.asarray(self.encode(large, faces[0]), np.float32) if faces else None
-
-
-def find_evaluators(backbone: Backbone) -> Path | None:
-    """Return the folder of the evaluators that come with a model; None for any but the embedded one."""
-    return EMBEDDED_EVALUATORS if backbone.is_embedded else None

@@ -11,6 +11,7 @@ from tests.tiny_portraits.training.progresses import Killed, Losses
 from tests.tiny_portraits.training.test_loop import BREAK, STEPS
 
 import sefi
+from sefi.api import find_evaluators
 from sefi.backbone.weights import select_part_tensors
 from sefi.core.errors import ConfigError, SefiError
 from sefi.core.progress import SilentProgress
@@ -26,7 +27,6 @@ from sefi.diffusion.composer import (
     read_composer,
 )
 from sefi.diffusion.text import parse_prompt
-from sefi.evaluation.encoders import find_evaluators
 from tiny_portraits.drawing.image import SIDE, UNITS, locate_heads
 from tiny_portraits.drawing.sampling import PEOPLE_ONLY, Shares, sample_content
 from tiny_portraits.text.tokenizing import fits_in
