@@ -1,4 +1,4 @@
-"""The 32 bits that the invisible mark carries: which installation made an image, and a check of the words in its file."""
+"""The 32 bits of the invisible mark: the installation's number, and a check of the words in the image's file."""
 
 import hashlib
 import hmac
