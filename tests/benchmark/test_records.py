@@ -30,6 +30,7 @@ FILLED = {
                 "class_slots": [],
                 "strength": 1.0,
                 "control": None,
+                "images": None,
             }
         ],
         "settings": [],
@@ -51,6 +52,7 @@ FILLED = {
     "settings": {},
     "tau": None,
     "far_threshold": None,
+    "folders": {},
 }
 
 

@@ -17,7 +17,6 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from sefi.cli.image_files import append_record, read_records
-from sefi.cli.output import make_file_name
 from sefi.core import files
 from sefi.core.errors import OutputError
 from sefi.core.files import (
@@ -34,6 +33,7 @@ from sefi.core.files import (
     write_output,
     write_text,
 )
+from sefi.core.text import make_file_name
 from sefi.identity.file import Identity, IdentityHeader, write_identity
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from sefi.benchmark.records import Key, RunInfo, Sample, SuiteInfo, split_group
+from sefi.benchmark.records import Key, ListedFolder, RunInfo, Sample, SuiteInfo, VariantInfo, split_group
 from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, Suite
 
 
@@ -48,12 +48,20 @@ def measure_completeness(run: RunInfo, samples: Iterable[Sample]) -> Completenes
         run: What was asked, as in `run.json`.
         samples: The record; samples of no planned image are not counted.
     """
-    planned = set(list_planned_keys(run.suite, run.subjects, run.photos))
+    planned = set(list_planned_keys(run.suite, run.subjects, run.photos, run.folders))
     return Completeness(len(planned & {sample.key for sample in samples}), len(planned))
 
 
-def list_planned_keys(suite: SuiteInfo, groups: Sequence[str], photos: Mapping[str, Sequence[str]]) -> list[Key]:
+def list_planned_keys(
+    suite: SuiteInfo,
+    groups: Sequence[str],
+    photos: Mapping[str, Sequence[str]],
+    folders: Mapping[str, ListedFolder] | None = None,
+) -> list[Key]:
     """Return every image of a run: subject, variant, prompt and seed, in the order in which they are made.
+
+    Where a variant generates, every subject gets every prompt and seed, also of a variant whose images lie in a folder.
+    Where none does, a folder has the images that are in it, and a reference row one for each prompt of a subject.
 
     A reference row that is a photograph has one seed only, and none where the photograph does not exist: `same` needs
     a second image of every subject in the image, `other` as many subjects outside of it.
@@ -62,16 +70,43 @@ def list_planned_keys(suite: SuiteInfo, groups: Sequence[str], photos: Mapping[s
         suite: What is compared.
         groups: The subjects of a run, `ada+bob` where two share an image.
         photos: Of each subject the photo and, where there is one, another image; empty where nothing is known.
+        folders: What lies in the folder of each variant whose images another program made.
     """
     images = photos or {subject: ["", ""] for group in groups for subject in split_group(group)}
+    listed = {} if suite.generates else group_listed_images(folders or {})
     return [
         (group, variant.label, prompt, seed)
         for group in groups
         for variant in suite.variants
         if has_images(variant.control, split_group(group), images)
-        for prompt in range(len(suite.prompts))
-        for seed in (suite.seeds if variant.is_generated else suite.seeds[:1])
+        for prompt, seed in list_prompts_and_seeds(suite, variant, group, listed)
     ]
+
+
+def group_listed_images(folders: Mapping[str, ListedFolder]) -> dict[tuple[str, str], list[tuple[int, int]]]:
+    """Return prompt and seed of every image in the folders, in order, by variant and subject."""
+    grouped: dict[tuple[str, str], list[tuple[int, int]]] = {}
+    for label, folder in folders.items():
+        for image in folder.images:
+            grouped.setdefault((label, image.subject), []).append((image.prompt, image.seed))
+    return {key: sorted(cases) for key, cases in grouped.items()}
+
+
+def list_prompts_and_seeds(
+    suite: SuiteInfo, variant: VariantInfo, group: str, listed: Mapping[tuple[str, str], Sequence[tuple[int, int]]]
+) -> list[tuple[int, int]]:
+    """Return prompt and seed of every image that a variant has of a group.
+
+    Args:
+        listed: As from `group_listed_images`, where no variant generates; else the whole suite is asked for.
+    """
+    if suite.generates:
+        seeds = suite.seeds if variant.is_generated else suite.seeds[:1]
+        return [(prompt, seed) for prompt in range(len(suite.prompts)) for seed in seeds]
+    if variant.images is not None:
+        return list(listed.get((variant.label, group), ()))
+    prompts = {prompt for (_, subject), cases in listed.items() if subject == group for prompt, _ in cases}
+    return [(prompt, suite.seeds[0]) for prompt in sorted(prompts)]
 
 
 def has_images(control: str | None, group: Sequence[str], images: Mapping[str, Sequence[str]]) -> bool:
@@ -110,7 +145,7 @@ class TimeLeft:
         self.learning_labels = {
             variant.label: suite.find_learning_variant(variant).label
             for variant in suite.variants
-            if variant.control is None
+            if variant.control is None and variant.images is None
         }
         self.shared = {variant.label for variant in suite.variants if variant.control == "class word"}
         self.images = set(planned)

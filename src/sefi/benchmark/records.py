@@ -30,6 +30,7 @@ LARGEST_SCORE = 4.0  # twice what two cosines can differ by
 LARGEST_AMOUNT = 10**15  # seconds, megabytes and weights: far more than there are, and their squares are finite
 LARGEST_ENTRY = 1e6  # of an embedding
 MOST_IMAGES = 1_000_000  # that a suite may ask for; their record would be some 2 GB
+MOST_LISTED = 50_000  # of a folder that another program filled; `run.json` names each
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what XML, and so a plot, cannot hold
 
@@ -137,6 +138,7 @@ class VariantInfo(RunPart):
         class_slots: Tokens that are the class word's instead.
         strength: How much of the identity is used; 0 is the class word.
         control: Kind of a reference row, which learns nothing; None for a variant under test.
+        images: Folder of images that another program made; None for a variant of this one.
     """
 
     label: Label
@@ -147,6 +149,7 @@ class VariantInfo(RunPart):
     class_slots: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
     strength: Annotated[float, Field(ge=0, le=100)] = 1.0
     control: Label | None = None
+    images: Text | None = None
 
     @property
     def is_generated(self) -> bool:
@@ -170,12 +173,21 @@ class SuiteInfo(RunPart):
     photos: Label = "plain"
     attention: bool = False
 
+    @property
+    def generates(self) -> bool:
+        """Whether a variant generates images: then every subject gets every prompt and seed."""
+        return any(variant.is_generated and variant.images is None for variant in self.variants)
+
     @model_validator(mode="after")
     def check_prompts(self) -> Self:
-        """Refuse braces that `str.format` would read as more than the place of a subject."""
+        """Refuse braces that `str.format` would read as more than the place of a subject.
+
+        A prompt of other programs' images need not have one.
+        """
+        counts = (self.together,) if self.generates else (0, self.together)
         for prompt in self.prompts:
             bare = prompt.text.replace("{}", "")
-            if prompt.text.count("{}") != self.together or "{" in bare or "}" in bare:
+            if prompt.text.count("{}") not in counts or "{" in bare or "}" in bare:
                 raise ValueError(f"the prompt {prompt.text[:80]!r} needs {{}} {self.together} times")
         return self
 
@@ -201,6 +213,23 @@ class EvaluatorInfo(RunPart):
     sha256: Text = "unknown"
 
 
+class ListedImage(RunPart):
+    """An image that another program made: what it is of, its file from its folder, and the SHA-256 of its pixels."""
+
+    subject: Label
+    prompt: Number
+    seed: Seed
+    file: FileName
+    sha256: FileName
+
+
+class ListedFolder(RunPart):
+    """The images of a folder, and the files in it that could not be read."""
+
+    images: Annotated[tuple[ListedImage, ...], Lax, Field(max_length=MOST_LISTED)]
+    unreadable: Annotated[tuple[FileName, ...], Lax, Field(max_length=MOST_LISTED)] = ()
+
+
 class RunInfo(RunPart):
     """What `run.json` says: everything that decides a run's figures.
 
@@ -211,6 +240,7 @@ class RunInfo(RunPart):
         settings: Of each variant that learns, the whole tree of its settings.
         tau: Prompt score from which an image counts in ID(Prompt).
         far_threshold: Likeness from which two faces count as one person.
+        folders: What is in the folder of each variant whose images another program made.
     """
 
     schema_number: Annotated[int, set_file_key("schema")] = 0
@@ -229,6 +259,7 @@ class RunInfo(RunPart):
     settings: dict[Text, dict[Text, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     tau: Score = None
     far_threshold: Score = None
+    folders: dict[Text, ListedFolder] = Field(default_factory=dict[str, ListedFolder])
 
     @model_validator(mode="after")
     def check_subjects(self) -> Self:
@@ -261,7 +292,9 @@ class RunInfo(RunPart):
     def check_size(self) -> Self:
         """Refuse a suite of more images than any run has."""
         suite = self.suite
-        images = len(self.subjects) * len(suite.variants) * len(suite.prompts) * len(suite.seeds)
+        each = len(suite.prompts) * len(suite.seeds) if suite.generates else 0
+        images = len(self.subjects) * len(suite.variants) * each
+        images += sum(len(folder.images) for folder in self.folders.values())
         if images > MOST_IMAGES:
             raise ValueError(f"suite: it asks for {images:,} images; at most {MOST_IMAGES:,}")
         return self

@@ -5,17 +5,14 @@ fixed from then on. Each image adds one line to `cells.jsonl`, with its scores, 
 an interrupted run goes on with the images that have no line.
 """
 
-import hashlib
 import json
 import os
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from sefi.backbone.bundle import Backbone
@@ -26,6 +23,7 @@ from sefi.benchmark.records import (
     RUN_SCHEMA,
     EvaluatorInfo,
     Key,
+    ListedFolder,
     ModelInfo,
     RunInfo,
     Sample,
@@ -36,7 +34,8 @@ from sefi.benchmark.records import (
     parse_run_info,
     parse_sample,
 )
-from sefi.benchmark.suite import BenchmarkSubject, Suite, Variant, make_slug
+from sefi.benchmark.scored_folder import ImageFolder
+from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels, make_slug
 from sefi.core.config import dump_config
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
 from sefi.core.files import take_lock, write_text
@@ -262,6 +261,7 @@ def count_lines(path: Path, offset: int) -> int:
     return lines
 
 
+NO_MODEL = ModelInfo(name="none: images of other programs", fingerprint="none")
 LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
 
 
@@ -270,13 +270,15 @@ class OpenRun:
     """A run that images can be made for: suite, subjects, model and evaluators in memory, and its folder.
 
     Attributes:
+        model: None where every image comes from a folder or a photo.
         progress: of the images; learning has one of its own, `learning_progress`.
         evaluator_folder: folder of networks that methods learn with; None takes the model's own.
+        folders: by the label of their variant, the images that other programs made.
     """
 
     suite: Suite
     subjects: tuple[BenchmarkSubject, ...]
-    backbone: Backbone
+    model: Backbone | None
     evaluators: Evaluators
     folder: RunFolder
     progress: RunProgress
@@ -285,6 +287,23 @@ class OpenRun:
     evaluations: dict[str, tuple[Evaluation, Evaluation | None]] = field(
         default_factory=dict[str, tuple[Evaluation, "Evaluation | None"]]
     )
+    folders: Mapping[str, ImageFolder] = field(default_factory=dict[str, ImageFolder])
+
+    @property
+    def backbone(self) -> Backbone:
+        """The model that learns and generates.
+
+        Raises:
+            ConfigError: this run has none.
+        """
+        if self.model is None:
+            raise ConfigError("This run has no model to generate with.", "Name one with --model in `sefi bench run`.")
+        return self.model
+
+    @property
+    def image_side(self) -> int:
+        """Side of the images of reference rows, in pixels: that of the model's, or of the subjects' squares."""
+        return SIDE if self.model is None else self.model.resolution
 
     def list_groups(self) -> list[tuple[BenchmarkSubject, ...]]:
         """Return the subjects that share an image: everybody alone, or neighbours in twos."""
@@ -294,7 +313,12 @@ class OpenRun:
 
     def plan_keys(self) -> list[Key]:
         """Return every image of this run, in the order in which they are made."""
-        return list_planned_keys(describe_suite(self.suite), self.list_group_keys(), self.hash_photos())
+        folders = self.describe_folders()
+        return list_planned_keys(describe_suite(self.suite), self.list_group_keys(), self.hash_photos(), folders)
+
+    def describe_folders(self) -> dict[str, ListedFolder]:
+        """Return what the record of a run says of the folders."""
+        return {label: folder.describe() for label, folder in self.folders.items()}
 
     def list_group_keys(self) -> list[str]:
         """Return the key of each group of subjects."""
@@ -320,11 +344,6 @@ class OpenRun:
         return [s for s in turned if s.key not in group_keys][: len(group)]
 
 
-def hash_pixels(rgb: NDArray[np.uint8]) -> str:
-    """Return the first 16 digits of the SHA-256 of the pixels."""
-    return hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
-
-
 def describe_suite(suite: Suite) -> SuiteInfo:
     """Return a suite as the record of a run has it.
 
@@ -343,17 +362,17 @@ def describe_run(
     Raises:
         ConfigError: a text in it is one that no record holds.
     """
-    suite, backbone = run.suite, run.backbone
-    learned = [variant for variant in suite.variants if variant.control is None]
+    suite, model = run.suite, run.model
+    learned = suite.list_method_variants()
     with translate_record_errors():
         return RunInfo(
             schema_number=RUN_SCHEMA,
             suite=describe_suite(suite),
             subjects=tuple(run.list_group_keys()),
             photos=run.hash_photos(),
-            model=ModelInfo(name=backbone.source, fingerprint=backbone.fingerprint),
-            device=backbone.device.type,
-            dtype=str(backbone.dtype).removeprefix("torch."),
+            model=NO_MODEL if model is None else ModelInfo(name=model.source, fingerprint=model.fingerprint),
+            device="cpu" if model is None else model.device.type,
+            dtype="float32" if model is None else str(model.dtype).removeprefix("torch."),
             evaluators=evaluators,
             versions={name: version(name) for name in LIBRARIES},
             # As JSON has them, lists for tuples, so that they equal those that are read again.
@@ -362,6 +381,7 @@ def describe_run(
             ),
             tau=tau,
             far_threshold=far_threshold,
+            folders=run.describe_folders(),
         )
 
 

@@ -27,8 +27,9 @@ from sefi.benchmark.evaluators import (
 from sefi.benchmark.identities import Costs, Learner
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.records import Sample, make_group_key
-from sefi.benchmark.run import OpenRun, hash_pixels
-from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, BenchmarkSubject, Control, Variant
+from sefi.benchmark.run import OpenRun
+from sefi.benchmark.scored_folder import ImageFolder, read_scored_image
+from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, BenchmarkSubject, Control, Variant, hash_pixels
 from sefi.core.config import Config
 from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
@@ -260,7 +261,8 @@ def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
             ):
                 run.folder.add(sample)
                 left.record(sample)
-                run.progress.estimate(left.estimate_seconds())
+                if run.model is not None:  # else every image takes as long, and the pace of the steps says it
+                    run.progress.estimate(left.estimate_seconds())
                 run.progress.advance()
                 made += 1
     run.progress.finish()
@@ -274,7 +276,8 @@ def make_variant_samples(
     if not prompt_seeds:
         return
     learner = Learner(run)
-    identities = [] if variant.control else [learner.load_or_learn(variant, s) for s in group]
+    needs_none = variant.control is not None or variant.images is not None
+    identities = [] if needs_none else [learner.load_or_learn(variant, s) for s in group]
     costs = learner.collect_costs(variant, identities)
     for image in make_images(run, group, variant, identities, prompt_seeds):
         path = locate_sample_image(run, group, variant, image.prompt_seed)
@@ -290,8 +293,11 @@ def make_images(
     prompt_seeds: Sequence[PromptSeed],
 ) -> Iterator[SampleImage]:
     """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once."""
+    if variant.images is not None:
+        yield from read_folder_images(run.folders[variant.label], group, prompt_seeds)
+        return
     if variant.control in ("photo", ANOTHER_PHOTO, ANOTHER_SUBJECT):
-        rgb = make_reference_image(variant.control, group, run.list_others(group), run.backbone.resolution)
+        rgb = make_reference_image(variant.control, group, run.list_others(group), run.image_side)
         if rgb is not None:
             yield from (SampleImage(prompt_seed, rgb) for prompt_seed in prompt_seeds)
         return
@@ -303,6 +309,17 @@ def make_images(
     texts = [run.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
     draw = generate_with_attention if run.suite.attention and identities else generate_images
     yield from draw(run.backbone, identities, texts, prompt_seeds, run.suite.make_config(variant))
+
+
+def read_folder_images(
+    folder: ImageFolder, group: Sequence[BenchmarkSubject], prompt_seeds: Sequence[PromptSeed]
+) -> Iterator[SampleImage]:
+    """Yield the images of a folder; none where the folder has none of a prompt and seed."""
+    files = folder.locate_files(make_group_key(s.key for s in group))
+    for prompt_seed in prompt_seeds:
+        file = files.get((prompt_seed.prompt, prompt_seed.seed))
+        if file is not None:
+            yield SampleImage(prompt_seed, read_scored_image(file))
 
 
 def locate_sample_image(

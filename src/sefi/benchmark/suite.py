@@ -1,5 +1,6 @@
 """A suite: which subjects, variants, prompts and seeds are compared, read from TOML and checked."""
 
+import hashlib
 import re
 import tomllib
 import unicodedata
@@ -91,6 +92,7 @@ class Variant(Section, frozen=True):
         strength: 0 is the class word, once however many tokens were learned; 1 what was learned.
         control: a reference row that learns nothing: the plain class word, the photo pasted, another image of the same
             subject, another subject's photo.
+        images: folder of images that another program made, from the current folder; nothing is learned or generated.
     """
 
     label: Label
@@ -101,6 +103,15 @@ class Variant(Section, frozen=True):
     class_slots: tuple[Label, ...] = Field((), max_length=400)
     strength: float = Field(1.0, ge=0, le=2)
     control: Control | None = None
+    images: Text | None = None
+
+    @model_validator(mode="after")
+    def check_images(self) -> Self:
+        """Refuse settings of a variant whose images another program made: they would change nothing."""
+        others = self.model_fields_set - {"label", "about", "images"}
+        if self.images is not None and others:
+            raise ValueError(f"{self.label!r} takes its images from a folder, so {sorted(others)[0]} is of no use")
+        return self
 
 
 class Suite(Section, frozen=True):
@@ -150,7 +161,7 @@ class Suite(Section, frozen=True):
                 raise ValueError(f"the label {variant.label!r} is too long for the names of files")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice")
-        learning = {w.label for w in self.variants if w.control is None and w.learned_by is None}
+        learning = {w.label for w in self.list_learning_variants()}
         for variant in self.variants:
             if variant.learned_by is not None and variant.learned_by not in learning:
                 raise ValueError(
@@ -169,9 +180,13 @@ class Suite(Section, frozen=True):
 
     @model_validator(mode="after")
     def check_prompts(self) -> Self:
-        """Check that every prompt has a place for each of the subjects that share an image."""
+        """Check that every prompt has a place for each of the subjects that share an image.
+
+        One of other programs' images may have none.
+        """
+        generates = any(w.images is None and w.control in (None, "class word") for w in self.variants)
         for prompt in self.prompts:
-            if prompt.text.count("{}") != self.together:
+            if prompt.text.count("{}") not in ((self.together,) if generates else (0, self.together)):
                 raise ValueError(f"the prompt {prompt.text!r} needs {{}} {self.together} times")
             if {"{", "}"} & set(prompt.text.replace("{}", "")):
                 raise ValueError(f"the prompt {prompt.text!r} has braces that are no place for a subject")
@@ -206,8 +221,9 @@ class Suite(Section, frozen=True):
         """
         from sefi.methods import get_method, is_of_tokens  # noqa: PLC0415  listing suites loads no torch
 
-        check_settings_exist(self.settings, [get_preset(variant.preset) for variant in self.variants])
-        for variant in self.variants:
+        variants = [variant for variant in self.variants if variant.images is None]
+        check_settings_exist(self.settings, [get_preset(variant.preset) for variant in variants])
+        for variant in variants:
             method = self.make_config(self.find_learning_variant(variant)).method
             if not is_of_tokens(method) and (variant.class_slots or variant.strength != 1.0 or self.attention):
                 raise ConfigError(
@@ -229,7 +245,11 @@ class Suite(Section, frozen=True):
 
     def list_learning_variants(self) -> list[Variant]:
         """Return the variants that learn something, each once."""
-        return [variant for variant in self.variants if variant.control is None and variant.learned_by is None]
+        return [variant for variant in self.list_method_variants() if variant.learned_by is None]
+
+    def list_method_variants(self) -> list[Variant]:
+        """Return the variants of a method: neither a reference row nor images of another program."""
+        return [variant for variant in self.variants if variant.control is None and variant.images is None]
 
 
 def list_bundled() -> dict[str, str]:
@@ -344,7 +364,15 @@ def list_image_files(folder: Path) -> list[Path]:
 
 def make_key(paths: list[Path], root: Path) -> str:
     """Return a subject's name in plain letters, from its file or its folder."""
-    named = paths[0].stem if paths[0].parent == root else paths[0].parent.name
+    return make_subject_key(paths[0].stem if paths[0].parent == root else paths[0].parent.name)
+
+
+def make_subject_key(named: str) -> str:
+    """Return a name in plain letters, as it may stand in names of files.
+
+    >>> make_subject_key("Zoë & co.")
+    'Zoe-co'
+    """
     plain = unicodedata.normalize("NFKD", named).encode("ascii", "ignore").decode()
     return re.sub(r"[^A-Za-z0-9_-]+", "-", plain).strip("-")[:LONGEST_KEY] or "subject"
 
@@ -382,6 +410,11 @@ def crop_drawing(rgb: NDArray[np.uint8], detector: FaceDetector | None) -> NDArr
 def crop_subject(photo: Photo, detector: FaceDetector | None) -> NDArray[np.uint8]:
     """Return the face's square, or the middle one; with the margin of the default settings."""
     return convert_to_bytes(crop_middle(photo, SIDE) if detector is None else crop_face(photo, detector, SIDE))
+
+
+def hash_pixels(rgb: NDArray[np.uint8]) -> str:
+    """Return the first 16 digits of the SHA-256 of the pixels."""
+    return hashlib.sha256(rgb.tobytes()).hexdigest()[:16]
 
 
 def save_photo(subject: BenchmarkSubject, path: Path) -> Path:

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sefi.cli.output import make_file_name
 from sefi.core.errors import OutputError
 from sefi.core.files import (
     check_folder,
@@ -15,7 +14,7 @@ from sefi.core.files import (
     write_text,
 )
 from sefi.core.reading import InvalidFileError, measure_file, read_json, translate_file_errors
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, make_file_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,6 +1,5 @@
 """The output of a command: its answer on stdout with its schema, remarks on stderr, and the names of its files."""
 
-import re
 from dataclasses import dataclass
 
 import typer
@@ -199,18 +198,6 @@ def add_schema(command: str, record: dict[str, object]) -> dict[str, object]:
     schema = SCHEMAS[command]
     assert schema.keys.keys() - schema.optional <= record.keys() <= schema.keys.keys(), (command, list(record))
     return {"schema": f"{command}/{schema.version}", **record}
-
-
-SLUG_LENGTH = 60
-
-
-def make_file_name(prompt: str) -> str:
-    """Return a prompt as a short file name.
-
-    >>> make_file_name("a photo of <ada> at the beach!")
-    'a-photo-of-ada-at-the-beach'
-    """
-    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:SLUG_LENGTH].strip("-") or "image"
 
 
 def print_remark(text: str) -> None:

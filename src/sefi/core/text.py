@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+SLUG_LENGTH = 60  # letters of a prompt in the name of a file
 
 
 def is_utf8(text: str) -> bool:
@@ -24,6 +25,15 @@ def escape_surrogates(text: str) -> str:
     'zo\\udceb'
     """
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def make_file_name(prompt: str) -> str:
+    """Return a prompt as a short file name.
+
+    >>> make_file_name("a photo of <ada> at the beach!")
+    'a-photo-of-ada-at-the-beach'
+    """
+    return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:SLUG_LENGTH].strip("-") or "image"
 
 
 def dump_json(value: object, *, indent: int | None = None, **options: Any) -> str:  # noqa: ANN401

@@ -1,6 +1,7 @@
 """Render a run's records, images and tables as one self-contained HTML page."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from sefi.benchmark.plan import measure_completeness
+from sefi.benchmark.plan import list_planned_keys, measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import NO_INTERVAL, Interval
 from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT
@@ -61,14 +62,13 @@ class FailureRow:
 
 def count_failures(samples: Sequence[Sample], run: RunInfo) -> list[FailureRow]:
     """Return what failed, a row for each variant, reference rows last; variants without any image are included."""
-    suite = run.suite
-    planned = len(run.subjects) * len(suite.prompts) * len(suite.seeds)
+    planned = Counter(key[1] for key in list_planned_keys(run.suite, run.subjects, run.photos, run.folders))
     return [
         count_variant_failures(
             [c for c in samples if c.variant == variant.label],
             variant.label,
             run,
-            planned if variant.control is None else None,
+            planned[variant.label] if variant.control is None else None,
         )
         for variant in list_variants(samples, run)
     ]
@@ -119,7 +119,18 @@ def list_conventions(run: RunInfo) -> list[str]:
         "It says which mean leads, not that the lead is sure: see the differences. Grey rows are reference rows, which "
         "do not compete.",
         "Not computed means just that; it never counts as 0.",
+        *list_folder_notes(run),
     ]
+
+
+def list_folder_notes(run: RunInfo) -> list[str]:
+    """Return what a reader should know of images that other programs made, one sentence each."""
+    notes = ["Images of other programs are scored as they are, as PNG: nothing is known of how they were made."]
+    for label, folder in run.folders.items():
+        if folder.unreadable:
+            some = ", ".join(folder.unreadable[:5])
+            notes.append(f"{label}: {len(folder.unreadable)} files cannot be read and are left out, such as {some}.")
+    return notes if run.folders else []
 
 
 def describe_references(run: RunInfo) -> dict[str, str]:

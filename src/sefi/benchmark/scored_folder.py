@@ -1,0 +1,417 @@
+"""Folders of images that another program made: what each image is of, in whichever layout they lie.
+
+A layout is recognised by what lies in the folder: DreamBench++'s (`tgt_image`, `text`), a list in JSON lines, or names
+of files `PROMPT-SEED.png` with the `records.json` that `sefi generate` writes, with or without a folder for each
+subject. Nothing is guessed: what does not say its subject and its prompt is refused, with what was expected.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from sefi.benchmark.records import MOST_LISTED, ListedFolder, ListedImage
+from sefi.benchmark.suite import SUFFIXES, hash_pixels, list_image_files, make_subject_key
+from sefi.core.errors import ConfigError, PhotoError, PromptError
+from sefi.core.progress import Progress, SilentProgress
+from sefi.core.prompts import PLACEHOLDER, check_syntax
+from sefi.core.reading import (
+    InvalidFileError,
+    is_inside,
+    parse_object,
+    read_json,
+    read_text,
+    translate_file_errors,
+)
+from sefi.core.text import make_file_name
+from sefi.photo.augment import convert_to_bytes
+from sefi.photo.read import read_photo
+
+LARGEST_LIST = 64 * 2**20  # bytes
+LONGEST_PROMPT = 2000
+RECORDS = "records.json"  # of `sefi generate`
+IMAGES, TEXTS, PHOTOS = "tgt_image", "text", "src_image"  # DreamBench++'s folders
+GRID = re.compile(r"grid(-\d+)?")  # what `sefi generate` adds to its images
+NUMBERED = re.compile(r"(.+)-(\d{1,18})")
+WEIGHT = re.compile(r":\s*[-+]?\d*\.?\d+\s*\)")
+LAYOUTS = (
+    "Name the files PROMPT-SEED.png (as `sefi generate` does), put a list images.jsonl with "
+    '{"image": ..., "prompt": ..., "subject": ..., "seed": ...} lines beside them, or use DreamBench++\'s folders '
+    f"{IMAGES} and {TEXTS}."
+)
+
+
+@dataclass(frozen=True)
+class FolderHints:
+    """What is known of a folder before it is read.
+
+    Attributes:
+        subjects: keys of the subjects; images of others are left out. Empty takes those that the folder names.
+        prompts: sentences that names of files are matched with.
+        class_word: what the subjects are.
+        subject_words: other words that stand for the subject in a prompt, such as `sks person`.
+        only: subjects whose names match this pattern (`live_subject_human_*`).
+    """
+
+    subjects: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
+    class_word: str = "person"
+    subject_words: tuple[str, ...] = ()
+    only: str = "*"
+
+
+@dataclass(frozen=True)
+class FoundImage:
+    """An image and what it is of.
+
+    Attributes:
+        file: from the folder, with `/`.
+        prompt: the sentence, `{}` in the place of the subject; without one where it names none.
+        seed: None where nothing says it.
+    """
+
+    file: str
+    subject: str
+    prompt: str
+    seed: int | None
+
+
+@dataclass(frozen=True)
+class FoundFolder:
+    """The images of a folder.
+
+    Attributes:
+        layout: which one was found, in words.
+        photos: a photo of each subject, where the layout has them.
+        other_subjects: how many images were left out because their subject was not asked for.
+    """
+
+    root: Path
+    layout: str
+    images: tuple[FoundImage, ...]
+    photos: Mapping[str, Path] = field(default_factory=dict[str, Path])
+    other_subjects: int = 0
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """The images of a folder by the prompts and seeds of a suite, each of which can be read.
+
+    Attributes:
+        unreadable: files that cannot be read.
+        unmatched: how many images were left out, as the suite has not their prompt, or fewer seeds.
+    """
+
+    root: Path
+    images: tuple[ListedImage, ...]
+    unreadable: tuple[str, ...] = ()
+    unmatched: int = 0
+
+    def describe(self) -> ListedFolder:
+        """Return what `run.json` says of the folder."""
+        return ListedFolder(images=self.images, unreadable=self.unreadable)
+
+    def locate_files(self, subject: str) -> dict[tuple[int, int], Path]:
+        """Return the files of a subject's images by prompt and seed."""
+        return {(one.prompt, one.seed): self.root / one.file for one in self.images if one.subject == subject}
+
+
+def find_images(path: Path, hints: FolderHints) -> FoundFolder:
+    """Find the images of a folder, or of a list in JSON lines, and what each is of.
+
+    Raises:
+        ConfigError: there is no such folder, no layout is recognised, an image says no prompt or subject, or two say
+            the same prompt, subject and seed.
+    """
+    found = recognise_folder(path, hints)
+    wanted = [one for one in found.images if fnmatchcase(one.subject, hints.only)]
+    if not wanted:
+        named = ", ".join(sorted({one.subject for one in found.images})[:5])
+        problem = f"'{path}' has no image of a subject that was asked for"
+        raise ConfigError(f"{problem}{f' (it has {named})' if named else ''}.", LAYOUTS)
+    if len(wanted) > MOST_LISTED:
+        raise ConfigError(f"'{path}' has {len(wanted):,} images; at most {MOST_LISTED:,}.", "Score them in parts.")
+    images = number_missing_seeds(wanted)
+    [(first, count)] = Counter((one.subject, one.prompt, one.seed) for one in images).most_common(1)
+    if count > 1:
+        files = [one.file for one in images if (one.subject, one.prompt, one.seed) == first]
+        problem = f"'{path}': {files[0]} and {files[1]} are both of {first[0]!r}, {first[1]!r} and seed {first[2]}."
+        raise ConfigError(problem, "Put the images of each method into a folder of its own.")
+    return replace(found, images=tuple(images))
+
+
+def recognise_folder(path: Path, hints: FolderHints) -> FoundFolder:
+    """Read a folder by the layout that it has."""
+    with translate_file_errors(f"'{path}'", ConfigError, "cannot be scored", LAYOUTS):
+        if path.is_file():
+            return read_image_list(path, hints)
+        if not path.is_dir():
+            raise ConfigError(f"There is no folder of images '{path}'.", LAYOUTS)
+        if (path / IMAGES).is_dir():
+            return read_dreambench(path, hints)
+        lists = sorted(path.glob("*.jsonl"))
+        if len(lists) > 1:
+            raise InvalidFileError(f"it has several lists: {lists[0].name}, {lists[1].name}")
+        return read_image_list(lists[0], hints) if lists else read_named_images(path, hints)
+
+
+def number_missing_seeds(images: Iterable[FoundImage]) -> list[FoundImage]:
+    """Return the images with a seed: 0, 1, 2 in the order of files for those of a subject and prompt without one."""
+    counts, numbered = Counter[tuple[str, str]](), list[FoundImage]()
+    for one in images:
+        case = (one.subject, one.prompt)
+        numbered.append(one if one.seed is not None else replace(one, seed=counts[case]))
+        counts[case] += 1
+    return numbered
+
+
+class ImageEntry(BaseModel):
+    """A line of a list of images; other keys are not read. Lists of Hugging Face's image folders have `file_name`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    image: Annotated[str, Field(min_length=1, max_length=300, validation_alias=AliasChoices("image", "file_name"))]
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=LONGEST_PROMPT, validation_alias=AliasChoices("prompt", "text", "caption"))
+    ]
+    subject: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+
+
+def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
+    """Return the images of a list in JSON lines; their files lie in its folder."""
+    if path.suffix.lower() != ".jsonl":
+        raise ConfigError(f"'{path}' is no folder and no .jsonl list of images.", LAYOUTS)
+    images, others = list[FoundImage](), 0
+    with translate_file_errors(path, ConfigError, "is no list of images", LAYOUTS):
+        for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), start=1):
+            if not line.strip():
+                continue
+            with translate_file_errors(f"Line {number} of {path}", ConfigError, "is no image", LAYOUTS):
+                entry = ImageEntry.model_validate(parse_object(line, integers=2**63))
+                if not is_inside(path.parent / entry.image, path.parent) or not (path.parent / entry.image).is_file():
+                    raise InvalidFileError(f"there is no file {entry.image!r} in its folder")
+                subject = choose_subject(entry.subject, entry.prompt, hints)
+                others += subject is None
+                if subject is not None:
+                    template = make_template(entry.prompt, hints)
+                    images.append(FoundImage(entry.image, subject, template, entry.seed))
+    return FoundFolder(path.parent, f"the list {path.name}", tuple(images), other_subjects=others)
+
+
+def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
+    """Return the images of DreamBench++'s layout: `tgt_image/SUBJECT/PROMPT_NUMBER.jpg`, its sentence in `text`.
+
+    `src_image` has the subject's photo once for each image. The number counts the images of a prompt: their seed.
+    """
+    images, photos, others = list[FoundImage](), dict[str, Path](), 0
+    for inner in sorted(one for one in (folder / IMAGES).iterdir() if one.is_dir()):
+        subject = choose_subject(inner.name, "", hints)
+        for file in list_image_files(inner):
+            others += subject is None
+            if subject is None:
+                continue
+            sentence = folder / TEXTS / inner.name / f"{file.stem}.txt"
+            with translate_file_errors(f"'{sentence}'", ConfigError, "is no prompt", LAYOUTS):
+                template = make_template(read_text(sentence, 4 * LONGEST_PROMPT), hints)
+            name, _, number = file.stem.rpartition("_")
+            seed = int(number) if name and number.isdecimal() and len(number) < 19 else None
+            images.append(FoundImage(f"{IMAGES}/{inner.name}/{file.name}", subject, template, seed))
+        sources = list_image_files(folder / PHOTOS / inner.name) if (folder / PHOTOS / inner.name).is_dir() else []
+        if subject is not None and sources:
+            photos[subject] = sources[0]
+    return FoundFolder(folder, "DreamBench++'s folders", tuple(images), photos, others)
+
+
+class GeneratedEntry(BaseModel):
+    """An image in the record of `sefi generate`."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
+
+    file: Annotated[str, Field(min_length=1, max_length=10_000)]
+    prompt: Annotated[str, Field(min_length=1, max_length=LONGEST_PROMPT)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
+    """Return images by their names `PROMPT-SEED.png`, or by `records.json`, with or without a folder for a subject."""
+    inner = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "." and list_image_files(one)]
+    images, others = list[FoundImage](), 0
+    for place, named in [(folder, None), *((one, one.name) for one in inner)]:
+        records = read_generation_records(place / RECORDS)
+        for file in list_image_files(place):
+            if GRID.fullmatch(file.stem):
+                continue
+            text, seed = records.get(file.name) or read_name(file, hints)
+            subject = choose_subject(named, text, hints)
+            others += subject is None
+            if subject is not None:
+                spoken = () if file.name in records else (subject,)
+                template = make_template(text, replace(hints, subject_words=(*spoken, *hints.subject_words)))
+                images.append(FoundImage(file.relative_to(folder).as_posix(), subject, template, seed))
+    if not images and not others:
+        raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)})")
+    return FoundFolder(folder, "names of files", tuple(images), other_subjects=others)
+
+
+def read_generation_records(path: Path) -> dict[str, tuple[str, int]]:
+    """Return prompt and seed by the name of the file, as `sefi generate` recorded them; nothing without a record."""
+    if not path.is_file():
+        return {}
+    with translate_file_errors(f"'{path}'", ConfigError, "is no record of generated images", "Remove it."):
+        tree = read_json(path, integers=2**63)
+        runs = tree.get("runs", [tree])
+        if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
+            raise InvalidFileError("it has no list of runs")
+        entries = [GeneratedEntry.model_validate(entry) for one in runs for entry in one["images"]]
+    return {Path(entry.file).name: (entry.prompt, entry.seed) for entry in entries}
+
+
+def read_name(file: Path, hints: FolderHints) -> tuple[str, int]:
+    """Return prompt and seed of a file named `PROMPT-SEED.png`; the words of its name where no prompts are given.
+
+    Raises:
+        InvalidFileError: it has no seed, or none of the prompts.
+    """
+    match = NUMBERED.fullmatch(file.stem)
+    if match is None:
+        raise InvalidFileError(f"the name {file.name!r} is not PROMPT-SEED")
+    slug, seed = match[1], int(match[2])
+    if not hints.prompts:
+        return slug.replace("-", " "), seed
+    fitting = [text for text in hints.prompts if slug in name_with_subjects(text, hints)]
+    if len(fitting) != 1:
+        many = "several of the prompts" if fitting else "none of the prompts"
+        raise InvalidFileError(f"the name {file.name!r} has the words of {many}")
+    return fitting[0], seed
+
+
+def name_with_subjects(text: str, hints: FolderHints) -> set[str]:
+    """Return the names that files of a prompt may have, with each subject, or the class word, in the place `{}`."""
+    return {make_file_name(text.replace("{}", word)) for word in ("", hints.class_word, *hints.subjects)}
+
+
+def choose_subject(named: str | None, text: str, hints: FolderHints) -> str | None:
+    """Return the key of an image's subject; None for one that was not asked for.
+
+    Args:
+        named: what the layout says, if it says it.
+        text: the prompt; its `<name>` counts where the layout says nothing.
+
+    Raises:
+        InvalidFileError: nothing says it, or the prompt names two.
+    """
+    names = list(dict.fromkeys(PLACEHOLDER.findall(text)))
+    if len(names) > 1:
+        raise InvalidFileError(f"the prompt {text[:80]!r} names two subjects; only images of one are scored")
+    if named is None and names and (not hints.subjects or names[0] in hints.subjects):
+        named = names[0]
+    if named is not None:
+        key = make_subject_key(named)
+        return key if not hints.subjects or key in hints.subjects else None
+    if len(hints.subjects) != 1:
+        raise InvalidFileError("an image does not say of which of the subjects it is")
+    return hints.subjects[0]
+
+
+def make_template(text: str, hints: FolderHints) -> str:
+    """Return a prompt with `{}` in the place of the subject: of `<name>`, other words for it, or the class word.
+
+    Further `<name>` become the class word. A text that names no subject stays as it is. Parentheses of other programs
+    are words; those with a weight are weights.
+
+    Raises:
+        InvalidFileError: it is empty, too long, or no prompt.
+    """
+    plain = " ".join(text.split())
+    if not plain or len(plain) > LONGEST_PROMPT:
+        raise InvalidFileError(f"a prompt has {len(plain)} letters; from 1 to {LONGEST_PROMPT}")
+    plain = PLACEHOLDER.sub("{}", plain)
+    if not WEIGHT.search(plain):
+        plain = re.sub(r"(?<!\\)([()])", r"\\\1", plain)
+    for word in (*hints.subject_words, hints.class_word):
+        if "{}" not in plain:
+            plain = re.sub(rf"\b{re.escape(word)}\b", "{}", plain, count=1, flags=re.IGNORECASE)
+    first, place, rest = plain.partition("{}")
+    template = first + place + rest.replace("{}", hints.class_word)
+    if {"{", "}"} & set(template.replace("{}", "")):
+        raise InvalidFileError(f"the prompt {text[:80]!r} has braces")
+    try:
+        check_syntax(template.replace("{}", "<subject>"))
+    except PromptError as error:
+        raise InvalidFileError(error.problem.rstrip(".")) from error
+    return template
+
+
+def collect_prompts(folders: Iterable[FoundFolder]) -> list[str]:
+    """Return every prompt of some folders once, in the order in which they come."""
+    return list(dict.fromkeys(image.prompt for folder in folders for image in folder.images))
+
+
+def collect_seeds(folders: Sequence[FoundFolder]) -> list[int]:
+    """Return the seeds of some folders; 0, 1, 2 ... where folders differ in them, as other programs' mean nothing."""
+    seeds = [{image.seed for image in folder.images} for folder in folders]
+    if all(some == seeds[0] for some in seeds):
+        return sorted(seed for seed in seeds[0] if seed is not None)
+    cases = [Counter((image.subject, image.prompt) for image in folder.images) for folder in folders]
+    return list(range(max(max(counts.values()) for counts in cases)))
+
+
+def match_suite(
+    found: FoundFolder, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
+) -> ImageFolder:
+    """Return the images of a folder by the prompts and seeds of a suite; those that cannot be read are listed.
+
+    Where a seed is none of the suite's, the images of each subject and prompt get the suite's seeds in order.
+
+    Raises:
+        ConfigError: no image has a prompt of the suite, or none can be read.
+    """
+    numbers = {prompt: number for number, prompt in enumerate(prompts)}
+    fitting = [image for image in found.images if image.prompt in numbers]
+    if not fitting:
+        problem = f"No image of '{found.root}' has a prompt of the suite; one of its own is {found.images[0].prompt!r}."
+        raise ConfigError(problem, f"Generate the suite's prompts, such as {prompts[0]!r}.")
+    known = fitting if all(one.seed in seeds for one in fitting) else list(take_seeds(fitting, seeds))
+    images, unreadable = list[ListedImage](), list[str]()
+    progress = progress or SilentProgress()
+    progress.start(len(known), "reading images")
+    for one in known:
+        try:
+            digest = hash_pixels(read_scored_image(found.root / one.file))
+        except PhotoError:
+            unreadable.append(one.file)
+        else:
+            case = {"prompt": numbers[one.prompt], "seed": one.seed or 0}
+            images.append(ListedImage(subject=one.subject, file=one.file, sha256=digest, **case))
+        progress.advance()
+    progress.finish()
+    if not images:
+        raise ConfigError(f"No image of '{found.root}' can be read, such as {unreadable[0]!r}.", "Copy them again.")
+    return ImageFolder(found.root, tuple(images), tuple(unreadable), len(found.images) - len(known))
+
+
+def take_seeds(images: Iterable[FoundImage], seeds: Sequence[int]) -> Iterator[FoundImage]:
+    """Yield images with the given seeds, in the order of their own; those of a subject and prompt beyond are left."""
+    counts = Counter[tuple[str, str]]()
+    for one in sorted(images, key=lambda one: one.seed or 0):
+        number = counts[one.subject, one.prompt]
+        counts[one.subject, one.prompt] += 1
+        if number < len(seeds):
+            yield replace(one, seed=seeds[number])
+
+
+def read_scored_image(path: Path) -> NDArray[np.uint8]:
+    """Return an image of another program as `[height, width, 3]`, uint8 RGB.
+
+    Raises:
+        PhotoError: as in `read_photo`.
+    """
+    return convert_to_bytes(read_photo(path).pixels)
