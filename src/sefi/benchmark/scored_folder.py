@@ -18,18 +18,11 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sefi.benchmark.records import MOST_LISTED, ListedFolder, ListedImage
-from sefi.benchmark.suite import SUFFIXES, hash_pixels, list_image_files, make_subject_key
+from sefi.benchmark.suite import SUFFIXES, Suite, hash_pixels, list_image_files, make_subject_key
 from sefi.core.errors import ConfigError, PhotoError, PromptError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, check_syntax
-from sefi.core.reading import (
-    InvalidFileError,
-    is_inside,
-    parse_object,
-    read_json,
-    read_text,
-    translate_file_errors,
-)
+from sefi.core.reading import InvalidFileError, is_inside, parse_object, read_json, read_text, translate_file_errors
 from sefi.core.text import make_file_name
 from sefi.photo.augment import convert_to_bytes
 from sefi.photo.read import read_photo
@@ -53,7 +46,7 @@ class FolderHints:
     """What is known of a folder before it is read.
 
     Attributes:
-        subjects: keys of the subjects; images of others are left out. Empty takes those that the folder names.
+        subjects: keys of the subjects; images of others are left out. Empty takes all that the folder names.
         prompts: sentences that names of files are matched with.
         class_word: what the subjects are.
         subject_words: other words that stand for the subject in a prompt, such as `sks person`.
@@ -90,14 +83,14 @@ class FoundFolder:
     Attributes:
         layout: which one was found, in words.
         photos: a photo of each subject, where the layout has them.
-        other_subjects: how many images were left out because their subject was not asked for.
+        other_subjects: whose images were left out, as they were not asked for.
     """
 
     root: Path
     layout: str
     images: tuple[FoundImage, ...]
     photos: Mapping[str, Path] = field(default_factory=dict[str, Path])
-    other_subjects: int = 0
+    other_subjects: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -131,11 +124,12 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
             the same prompt, subject and seed.
     """
     found = recognise_folder(path, hints)
-    wanted = [one for one in found.images if fnmatchcase(one.subject, hints.only)]
+    names = {one.subject for one in found.images}
+    chosen = {name for name in hints.subjects or names if fnmatchcase(name, hints.only)} & names
+    wanted = [one for one in found.images if one.subject in chosen]
     if not wanted:
-        named = ", ".join(sorted({one.subject for one in found.images})[:5])
-        problem = f"'{path}' has no image of a subject that was asked for"
-        raise ConfigError(f"{problem}{f' (it has {named})' if named else ''}.", LAYOUTS)
+        problem = f"'{path}' has no image of a subject that was asked for; it has {', '.join(sorted(names)[:5])}."
+        raise ConfigError(problem, f"Name the subject as the folder does, such as --subject {min(names)}=photo.png.")
     if len(wanted) > MOST_LISTED:
         raise ConfigError(f"'{path}' has {len(wanted):,} images; at most {MOST_LISTED:,}.", "Score them in parts.")
     images = number_missing_seeds(wanted)
@@ -144,7 +138,7 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
         files = [one.file for one in images if (one.subject, one.prompt, one.seed) == first]
         problem = f"'{path}': {files[0]} and {files[1]} are both of {first[0]!r}, {first[1]!r} and seed {first[2]}."
         raise ConfigError(problem, "Put the images of each method into a folder of its own.")
-    return replace(found, images=tuple(images))
+    return replace(found, images=tuple(images), other_subjects=tuple(sorted(names - chosen)))
 
 
 def recognise_folder(path: Path, hints: FolderHints) -> FoundFolder:
@@ -189,7 +183,7 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
     """Return the images of a list in JSON lines; their files lie in its folder."""
     if path.suffix.lower() != ".jsonl":
         raise ConfigError(f"'{path}' is no folder and no .jsonl list of images.", LAYOUTS)
-    images, others = list[FoundImage](), 0
+    images = list[FoundImage]()
     with translate_file_errors(path, ConfigError, "is no list of images", LAYOUTS):
         for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), start=1):
             if not line.strip():
@@ -198,12 +192,14 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
                 entry = ImageEntry.model_validate(parse_object(line, integers=2**63))
                 if not is_inside(path.parent / entry.image, path.parent) or not (path.parent / entry.image).is_file():
                     raise InvalidFileError(f"there is no file {entry.image!r} in its folder")
-                subject = choose_subject(entry.subject, entry.prompt, hints)
-                others += subject is None
-                if subject is not None:
-                    template = make_template(entry.prompt, hints)
-                    images.append(FoundImage(entry.image, subject, template, entry.seed))
-    return FoundFolder(path.parent, f"the list {path.name}", tuple(images), other_subjects=others)
+                subject, template = (
+                    choose_subject(entry.subject, entry.prompt, hints),
+                    make_template(entry.prompt, hints),
+                )
+                images.append(FoundImage(entry.image, subject, template, entry.seed))
+        if not images:
+            raise InvalidFileError("it is empty")
+    return FoundFolder(path.parent, f"the list {path.name}", tuple(images))
 
 
 def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
@@ -211,13 +207,10 @@ def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
 
     `src_image` has the subject's photo once for each image. The number counts the images of a prompt: their seed.
     """
-    images, photos, others = list[FoundImage](), dict[str, Path](), 0
+    images, photos = list[FoundImage](), dict[str, Path]()
     for inner in sorted(one for one in (folder / IMAGES).iterdir() if one.is_dir()):
         subject = choose_subject(inner.name, "", hints)
         for file in list_image_files(inner):
-            others += subject is None
-            if subject is None:
-                continue
             sentence = folder / TEXTS / inner.name / f"{file.stem}.txt"
             with translate_file_errors(f"'{sentence}'", ConfigError, "is no prompt", LAYOUTS):
                 template = make_template(read_text(sentence, 4 * LONGEST_PROMPT), hints)
@@ -225,9 +218,11 @@ def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
             seed = int(number) if name and number.isdecimal() and len(number) < 19 else None
             images.append(FoundImage(f"{IMAGES}/{inner.name}/{file.name}", subject, template, seed))
         sources = list_image_files(folder / PHOTOS / inner.name) if (folder / PHOTOS / inner.name).is_dir() else []
-        if subject is not None and sources:
+        if sources:
             photos[subject] = sources[0]
-    return FoundFolder(folder, "DreamBench++'s folders", tuple(images), photos, others)
+    if not images:
+        raise InvalidFileError(f"its folder {IMAGES} has no images")
+    return FoundFolder(folder, "DreamBench++'s folders", tuple(images), photos)
 
 
 class GeneratedEntry(BaseModel):
@@ -243,7 +238,7 @@ class GeneratedEntry(BaseModel):
 def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
     """Return images by their names `PROMPT-SEED.png`, or by `records.json`, with or without a folder for a subject."""
     inner = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "." and list_image_files(one)]
-    images, others = list[FoundImage](), 0
+    images = list[FoundImage]()
     for place, named in [(folder, None), *((one, one.name) for one in inner)]:
         records = read_generation_records(place / RECORDS)
         for file in list_image_files(place):
@@ -251,14 +246,13 @@ def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
                 continue
             text, seed = records.get(file.name) or read_name(file, hints)
             subject = choose_subject(named, text, hints)
-            others += subject is None
-            if subject is not None:
-                spoken = () if file.name in records else (subject,)
-                template = make_template(text, replace(hints, subject_words=(*spoken, *hints.subject_words)))
-                images.append(FoundImage(file.relative_to(folder).as_posix(), subject, template, seed))
-    if not images and not others:
+            # The name of a file has the placeholder's letters only.
+            spoken = () if file.name in records or hints.prompts else (subject,)
+            template = make_template(text, replace(hints, subject_words=(*spoken, *hints.subject_words)))
+            images.append(FoundImage(file.relative_to(folder).as_posix(), subject, template, seed))
+    if not images:
         raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)})")
-    return FoundFolder(folder, "names of files", tuple(images), other_subjects=others)
+    return FoundFolder(folder, "names of files", tuple(images))
 
 
 def read_generation_records(path: Path) -> dict[str, tuple[str, int]]:
@@ -298,8 +292,8 @@ def name_with_subjects(text: str, hints: FolderHints) -> set[str]:
     return {make_file_name(text.replace("{}", word)) for word in ("", hints.class_word, *hints.subjects)}
 
 
-def choose_subject(named: str | None, text: str, hints: FolderHints) -> str | None:
-    """Return the key of an image's subject; None for one that was not asked for.
+def choose_subject(named: str | None, text: str, hints: FolderHints) -> str:
+    """Return the key of an image's subject.
 
     Args:
         named: what the layout says, if it says it.
@@ -311,14 +305,13 @@ def choose_subject(named: str | None, text: str, hints: FolderHints) -> str | No
     names = list(dict.fromkeys(PLACEHOLDER.findall(text)))
     if len(names) > 1:
         raise InvalidFileError(f"the prompt {text[:80]!r} names two subjects; only images of one are scored")
-    if named is None and names and (not hints.subjects or names[0] in hints.subjects):
-        named = names[0]
     if named is not None:
-        key = make_subject_key(named)
-        return key if not hints.subjects or key in hints.subjects else None
-    if len(hints.subjects) != 1:
+        return make_subject_key(named)
+    if len(hints.subjects) == 1:
+        return hints.subjects[0]  # whatever the placeholder is called
+    if not names:
         raise InvalidFileError("an image does not say of which of the subjects it is")
-    return hints.subjects[0]
+    return names[0]
 
 
 def make_template(text: str, hints: FolderHints) -> str:
@@ -396,6 +389,24 @@ def match_suite(
     if not images:
         raise ConfigError(f"No image of '{found.root}' can be read, such as {unreadable[0]!r}.", "Copy them again.")
     return ImageFolder(found.root, tuple(images), tuple(unreadable), len(found.images) - len(known))
+
+
+def open_suite_folders(suite: Suite, subjects: Sequence[str], progress: Progress) -> dict[str, ImageFolder]:
+    """Open the folder of every variant of a suite whose images another program made.
+
+    Args:
+        subjects: keys of the run's subjects.
+
+    Raises:
+        ConfigError: as in `find_images` and `match_suite`.
+    """
+    texts = [prompt.text for prompt in suite.prompts]
+    hints = FolderHints(tuple(subjects), tuple(texts), suite.class_word)
+    return {
+        variant.label: match_suite(find_images(Path(variant.images), hints), texts, suite.seeds, progress)
+        for variant in suite.variants
+        if variant.images is not None
+    }
 
 
 def take_seeds(images: Iterable[FoundImage], seeds: Sequence[int]) -> Iterator[FoundImage]:

@@ -173,9 +173,11 @@ class Suite(Section, frozen=True):
 
     @model_validator(mode="after")
     def check_photos(self) -> Self:
-        """Refuse photos in scenes of animals: only people are drawn in them."""
+        """Refuse photos in scenes of animals, as only people are drawn in them, and folders of images of two."""
         if self.photos == "scene" and self.class_word != "person":
             raise ValueError(f"photos in scenes are drawn of people only, not of a {self.class_word}")
+        if self.together > 1 and any(variant.images is not None for variant in self.variants):
+            raise ValueError(f"images of a folder show one subject, not {self.together}")
         return self
 
     @model_validator(mode="after")
@@ -347,6 +349,11 @@ def read_subjects(folder: Path, detector: FaceDetector | None) -> list[Benchmark
         PhotoError: there is no image, one cannot be read, or two subjects have one name.
         FaceError: the photo that is to be learned shows no face, or several.
     """
+    return [read_subject(key, paths, detector) for key, paths in group_image_files(folder).items()]
+
+
+def group_image_files(folder: Path) -> dict[str, list[Path]]:
+    """Return the images of each subject by its key; errors as in `read_subjects`."""
     if not folder.is_dir():
         raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
@@ -354,7 +361,7 @@ def read_subjects(folder: Path, detector: FaceDetector | None) -> list[Benchmark
     if not groups:
         raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
     refuse_namesakes([make_key(paths, folder) for paths in groups])
-    return [read_subject(paths, folder, detector) for paths in groups]
+    return {make_key(paths, folder): paths for paths in groups}
 
 
 def list_image_files(folder: Path) -> list[Path]:
@@ -384,9 +391,8 @@ def refuse_namesakes(keys: list[str]) -> None:
             raise PhotoError(f"Two subjects would be called {key!r}.", "Rename one of the files or folders.")
 
 
-def read_subject(paths: list[Path], root: Path, detector: FaceDetector | None) -> BenchmarkSubject:
+def read_subject(key: str, paths: list[Path], detector: FaceDetector | None) -> BenchmarkSubject:
     """Return a subject that learns from its first image; the second is compared with if its face can be found."""
-    key = make_key(paths, root)
     try:
         photo = read_square(paths[0], detector)
     except FaceError as error:

@@ -1,4 +1,4 @@
-"""Write tables as JSON, CSV and Markdown; what was not computed is null, empty or a dash, never 0."""
+"""Write tables as JSON, CSV, Markdown, LaTeX and Every Eval Ever; what was not computed is left out, never 0."""
 
 import csv
 import io
@@ -8,7 +8,8 @@ from typing import Any
 
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
-from sefi.benchmark.statistics import Interval
+from sefi.benchmark.statistics import CONFIDENCE, Interval
+from sefi.benchmark.suite import make_slug
 from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
 from sefi.core.text import dump_json
@@ -112,6 +113,56 @@ def format_cell(table: Table, variant: VariantRow, metric: Metric) -> str:
     return f"{best} {format_range(interval, metric.unit)}".strip()
 
 
+def format_text(table: Table) -> str:
+    """Return a table for a terminal: a line for each metric of likeness, prompt and image, a column for each variant.
+
+    Costs are left out: they are in the files.
+    """
+    metrics = [metric for metric in table.metrics if metric.part != "cost"]
+    head = ["", *(variant.label for variant in table.variants)]
+    rows = [[format_heading(m), *(format_plain(table, v, m) for v in table.variants)] for m in metrics]
+    widths = [max(len(row[column]) for row in [head, *rows]) for column in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in [head, *rows])
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def format_plain(table: Table, variant: VariantRow, metric: Metric) -> str:
+    """Return mean and interval of one variant and metric, unmarked."""
+    interval = table.values[variant.label, metric.name]
+    return f"{format_value(interval.mean, metric.unit)} {format_range(interval, metric.unit)}".strip()
+
+
+LATEX = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+    | {"<": r"\textless{}", ">": r"\textgreater{}", "↑": r"$\uparrow$", "↓": r"$\downarrow$", "\n": " "}
+)
+
+
+def format_latex(table: Table) -> str:
+    """Return a LaTeX table of the main metrics, for the package booktabs: the best of a column bold, as on the page."""
+    metrics = [metric for metric in table.metrics if metric.part == "main"]
+    head = ["variant", *(format_heading(metric) for metric in metrics)]
+    body = [
+        [variant.label.translate(LATEX), *(format_latex_cell(table, variant, metric) for metric in metrics)]
+        for variant in table.variants
+    ]
+    rows = [[cell.translate(LATEX) for cell in head], *body]
+    lines = [" & ".join(row) + r" \\" for row in rows]
+    columns = "l" + "r" * len(metrics)
+    parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
+    return "\n".join([*parts, r"\end{tabular}"]) + "\n"
+
+
+def format_latex_cell(table: Table, variant: VariantRow, metric: Metric) -> str:
+    """Return mean and interval of one variant and metric for LaTeX."""
+    interval = table.values[variant.label, metric.name]
+    shown = format_value(interval.mean, metric.unit).translate(LATEX)
+    best = rf"\textbf{{{shown}}}" if variant.label in table.find_best(metric) else shown
+    ends = format_range(interval, metric.unit).translate(LATEX)
+    return rf"{best} {{\scriptsize {ends}}}" if ends else best
+
+
 def escape_cell(text: str) -> str:
     """Return a text that stays within its cell of a Markdown table."""
     return text.replace("|", "\\|").replace("\n", " ")
@@ -142,3 +193,84 @@ def format_tables_json(samples: Sequence[Sample], run: RunInfo) -> str:
 def format_tables_csv(samples: Sequence[Sample], run: RunInfo) -> str:
     """Return all tables of a run as one CSV text; the kind of prompts is a column, empty for all of them."""
     return format_csv(make_table(samples, run), *make_tables_by_kind(samples, run).values())
+
+
+EVERY_EVAL_EVER = "0.2.1"  # https://github.com/evaleval/every_eval_ever, eval.schema.json
+LOWEST = {"cosine": -1.0, "share": 0.0}  # of the metrics that are reported there; the highest is 1
+
+
+def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int) -> dict[str, str]:
+    """Return a text in the schema of Every Eval Ever for each variant that has images, by the name of its file.
+
+    Metrics without a better direction and costs are left out: the schema has no place for them.
+
+    Args:
+        samples: As for `make_table`.
+        run: As for `make_table`.
+        seconds: When the run was made, since 1970; the schema wants it.
+    """
+    table = make_table(samples, run)
+    metrics = [metric for metric in table.metrics if metric.unit in LOWEST and metric.direction != "none"]
+    texts: dict[str, str] = {}
+    for variant in table.variants:
+        values = {metric: table.values[variant.label, metric.name] for metric in metrics}
+        results = [convert_result(metric, value, run) for metric, value in values.items() if value.computed]
+        record = describe_evaluation(variant, run, seconds) | {"evaluation_results": results}
+        texts[f"{make_slug(variant.label)}.json"] = dump_json(record, indent=1) + "\n"
+    return texts
+
+
+def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict[str, object]:
+    """Return what Every Eval Ever has to know of a variant beside its scores; details are texts there."""
+    model = f"sefi-bench/{make_slug(variant.label)}"
+    evaluators = {name: f"{one.file} sha256:{one.sha256}" for name, one in run.evaluators.items() if one is not None}
+    details = {"base_model": run.model.name, "fingerprint": run.model.fingerprint, "about": variant.about}
+    return {
+        "schema_version": EVERY_EVAL_EVER,
+        "evaluation_id": f"{run.suite.name}/{model}/{seconds}",
+        "retrieved_timestamp": str(seconds),
+        "evaluation_timestamp": str(seconds),
+        "source_metadata": {
+            "source_name": "sefi bench",
+            "source_type": "evaluation_run",
+            "source_organization_name": "unknown",
+            "evaluator_relationship": "other",
+        },
+        "eval_library": {
+            "name": "sefi",
+            "version": run.versions.get("sefi", "unknown"),
+            "additional_details": evaluators,
+        },
+        "model_info": {
+            "name": variant.label,
+            "id": model,
+            "additional_details": details | {"settings": dump_json(run.settings.get(variant.label, {}))},
+        },
+    }
+
+
+def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str, object]:
+    """Return one score in the schema of Every Eval Ever."""
+    score: dict[str, object] = {"score": interval.mean}
+    if not math.isnan(interval.low):
+        bounds = {"lower": interval.low, "upper": interval.high, "confidence_level": CONFIDENCE}
+        score["uncertainty"] = {
+            "confidence_interval": bounds | {"method": "percentile bootstrap over subjects"},
+            "num_samples": interval.n,
+            "num_bootstrap_samples": 10_000,
+        }
+    suite = run.suite
+    details = {"prompts": str(len(suite.prompts)), "seeds": str(len(suite.seeds)), "subjects": str(interval.n)}
+    return {
+        "evaluation_name": metric.name,
+        "source_data": {"dataset_name": suite.name, "source_type": "other", "additional_details": details},
+        "metric_config": {
+            "evaluation_description": metric.about,
+            "lower_is_better": metric.direction == "down",
+            "score_type": "continuous",
+            "min_score": LOWEST[metric.unit],
+            "max_score": 1.0,
+            "additional_details": {"label": metric.label, "unit": metric.unit},
+        },
+        "score_details": score,
+    }

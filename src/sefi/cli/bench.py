@@ -11,7 +11,8 @@ from sefi.cli import options
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sefi.benchmark.run import OpenRun
+    from sefi.benchmark.records import RunInfo, Sample
+    from sefi.benchmark.run import OpenRun, RunFolder
 
 app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subject; report it on one page.")
 
@@ -118,33 +119,13 @@ def report_bench(
     overwrite: options.Overwrite = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Write one page, CSV and JSON of a RUN, finished or not; an earlier report in RUN/report is replaced."""
+    """Write a page and tables (CSV, JSON, LaTeX, Every Eval Ever) of a RUN; one in RUN/report is replaced."""
     from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.run import RunFolder
-    from sefi.benchmark.table_files import format_tables_csv, format_tables_json
     from sefi.cli.output import print_answer
-    from sefi.core.errors import ConfigError
-    from sefi.core.files import FileKind, make_text_writer, prepare_folder
-    from sefi.core.own_files import OwnFiles
-    from sefi.report.attention_figure import draw_attention
-    from sefi.report.bench_page import render_bench_page
 
-    folder = RunFolder(run_folder)
-    info, samples = folder.read_info(), folder.read_samples()
-    if not samples:
-        raise ConfigError(f"{run_folder} has no images yet.", "Run `sefi bench run` first.")
-    kinds = {"index.html": FileKind.HTML, "tables.csv": FileKind.TEXT, "tables.json": FileKind.JSON}
-    inputs = (folder.info_file, folder.samples_file)
-    report_folder = prepare_folder(out or folder.report)
-    own_files = OwnFiles(report_folder, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
-    own_files.check()
-    draw_attention(samples, run_folder)
-    texts = {
-        "index.html": render_bench_page(info, samples, run_folder),
-        "tables.csv": format_tables_csv(samples, info),
-        "tables.json": format_tables_json(samples, info),
-    }
-    files = [str(own_files.write(name, make_text_writer(text))) for name, text in texts.items()]
+    info, samples = read_run(RunFolder(run_folder))
+    files = write_report(RunFolder(run_folder), out, overwrite=overwrite)
     completeness = measure_completeness(info, samples)
     record: dict[str, object] = {
         "files": files,
@@ -155,3 +136,64 @@ def report_bench(
     print_answer(
         record, "\n".join(filter(None, [completeness.banner, *files])), as_json=as_json, command="bench report"
     )
+
+
+def read_run(folder: "RunFolder") -> "tuple[RunInfo, list[Sample]]":
+    """Return what a run is and its images.
+
+    Raises:
+        ConfigError: it has none yet, or is no run.
+    """
+    from sefi.core.errors import ConfigError
+
+    info, samples = folder.read_info(), folder.read_samples()
+    if not samples:
+        raise ConfigError(f"{folder.path} has no images yet.", "Run `sefi bench run` first.")
+    return info, samples
+
+
+def write_report(folder: "RunFolder", out: Path | None, *, overwrite: bool) -> list[str]:
+    """Write page and tables of a run, and return the files.
+
+    Args:
+        folder: the run's.
+        out: where they go; None is the run's own folder, where earlier ones are replaced.
+        overwrite: replace those in another folder too.
+    """
+    from sefi.core.files import FileKind, make_text_writer, prepare_folder
+    from sefi.core.own_files import OwnFiles
+    from sefi.report.attention_figure import draw_attention
+    from sefi.report.bench_page import render_bench_page
+
+    info, samples = read_run(folder)
+    report_folder, tables = prepare_folder(out or folder.report), format_tables(folder)
+    kinds = {"index.html": FileKind.HTML} | {
+        name: FileKind.JSON if name.endswith(".json") else FileKind.TEXT for name in tables
+    }
+    inputs = (folder.info_file, folder.samples_file)
+    own_files = OwnFiles(report_folder, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
+    own_files.check()
+    draw_attention(samples, folder.path)
+    texts = {"index.html": render_bench_page(info, samples, folder.path), **tables}
+    return [str(own_files.write(name, make_text_writer(text))) for name, text in texts.items()]
+
+
+def format_tables(folder: "RunFolder") -> dict[str, str]:
+    """Return the tables of a run in every format, by the names of their files."""
+    from sefi.benchmark.table_files import (
+        format_every_eval_ever,
+        format_latex,
+        format_tables_csv,
+        format_tables_json,
+    )
+    from sefi.benchmark.tables import make_table
+
+    info, samples = read_run(folder)
+    seconds = int(folder.samples_file.stat().st_mtime)  # when it was made: writing it again changes nothing
+    evaluations = format_every_eval_ever(samples, info, seconds)
+    return {
+        "tables.csv": format_tables_csv(samples, info),
+        "tables.json": format_tables_json(samples, info),
+        "tables.tex": format_latex(make_table(samples, info)),
+        **{f"every-eval-ever-{name}": text for name, text in evaluations.items()},
+    }

@@ -10,9 +10,12 @@ from sefi.core.errors import ConfigError, OutputError
 from sefi.core.progress import RunProgress, SilentProgress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from sefi.benchmark.evaluators import EvaluatorFiles
     from sefi.benchmark.records import RunInfo
     from sefi.benchmark.run import OpenRun
+    from sefi.benchmark.scored_folder import ImageFolder
     from sefi.benchmark.suite import BenchmarkSubject, Suite
     from sefi.photo.detect import FaceDetector
 
@@ -84,6 +87,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     from sefi.api import find_evaluators
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
+    from sefi.benchmark.scored_folder import open_suite_folders
     from sefi.cli.loading import load_backbone, note_remarks
     from sefi.methods import get_method
 
@@ -107,6 +111,11 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
             prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts
         ]
         note_remarks(backbone, sentences, bench_options.suite.make_config(bench_options.suite.variants[0]))
+    folders = open_suite_folders(
+        bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
+    )
+    if progress is not None:
+        note_folders(bench_options.suite, folders, len(subjects))
     progress = progress or SilentProgress()
     return OpenRun(
         bench_options.suite,
@@ -117,7 +126,23 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         progress,
         progress.nested(),
         bench_options.evaluator_folder,
+        folders=folders,
     )
+
+
+def note_folders(suite: "Suite", folders: "Mapping[str, ImageFolder]", subjects: int) -> None:
+    """Say on stderr what of the folders of other programs' images is not compared, and what the run lacks."""
+    from sefi.cli.output import print_remark
+
+    planned = subjects * len(suite.prompts) * len(suite.seeds)
+    for label, folder in folders.items():
+        lacking = planned - len(folder.images)
+        if folder.unmatched:
+            print_remark(f"note: {label}: {folder.unmatched} images have another prompt or too many seeds")
+        if folder.unreadable:
+            print_remark(f"note: {label}: cannot be read: {', '.join(folder.unreadable[:10])}")
+        if lacking:
+            print_remark(f"note: {label}: {lacking} of {planned} images are missing; the run cannot be finished")
 
 
 def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":

@@ -153,6 +153,20 @@ SCHEMAS: dict[str, Schema] = {
             "finished": "whether all of them are on record",
         },
     ),
+    "score": Schema(
+        1,
+        {
+            "run": "the run's folder",
+            "images": "images on record",
+            "subjects": "the subjects that have images",
+            "unreadable": "by variant the files that cannot be read, which are left out",
+            "evaluators": "drawings or photographs: what the evaluators are for",
+            "prompts": "read: how many prompts say what the readers know; clip_only: the others",
+            "values": "by variant and figure mean, low, high and n (subjects); null where not computed",
+            "not_computed": "by figure, why no variant has it",
+            "files": "the files written",
+        },
+    ),
     "study build": Schema(
         2,
         {

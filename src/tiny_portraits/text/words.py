@@ -1,5 +1,6 @@
 """The words of captions, the plainest phrase first, and the names of the characters."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 
@@ -110,6 +111,10 @@ HUES = (
     (0.955, "pink"),
     (1.01, "red"),
 )
+READABLE = {"attribute": PHRASES, "action": DOING, "scene": PLACES, "light": LIGHT_WORDS, "camera": CAMERAS}
+GARMENT_PHRASES = {label: phrases for label, phrases in GARMENTS.items() if "{}" not in phrases[0]}
+ARTICLES = re.compile(r"\s+(a|an|the)$")
+SEPARATORS = re.compile(r"^(?:[\s,.]|and\b)+")
 SEED = 20240201
 CHARACTERS = 2000
 FAMILIES = 100
@@ -188,3 +193,42 @@ def list_characters() -> tuple[Character, ...]:
         )
         for i, first in enumerate(firsts)
     )
+
+
+@cache
+def list_readable_phrases() -> tuple[tuple[str, str, str], ...]:
+    """Return every phrase that a reader can answer for, with its kind and label, the longest first."""
+    tables = {**READABLE, "garment": GARMENT_PHRASES}
+    phrases = [
+        (phrase, kind, label)
+        for kind, table in tables.items()
+        for label, spoken in table.items()
+        for phrase in ([spoken] if isinstance(spoken, str) else spoken)
+    ]
+    return tuple(sorted(phrases, key=lambda one: -len(one[0])))
+
+
+def parse_wanted(sentence: str) -> tuple[tuple[str, str], ...] | None:
+    """Return what a reader must see in an image of a sentence, as kind and label; None where a word is not understood.
+
+    A photo is no style that is asked for: it is what is drawn unasked.
+
+    >>> parse_wanted("a painting of {} smiling, at the beach"), parse_wanted("{} on the moon")
+    ((('style', 'painting'), ('attribute', 'smiling'), ('scene', 'beach')), None)
+
+    Args:
+        sentence: with `{}` in the place of the person.
+    """
+    before, place, rest = sentence.lower().partition("{}")
+    media = [label for label, spoken in MEDIA.items() if ARTICLES.sub("", before.strip()) in spoken]
+    if not place or not media:
+        return None
+    wanted = [] if media[0] == "photo" else [("style", media[0])]
+    while rest := SEPARATORS.sub("", rest):
+        fitting = [one for one in list_readable_phrases() if re.match(rf"{re.escape(one[0])}\b", rest)]
+        if not fitting:
+            return None
+        phrase, kind, label = fitting[0]
+        wanted.append((kind, label))
+        rest = rest[len(phrase) :]
+    return tuple(wanted)

@@ -1,0 +1,353 @@
+"""`sefi score`: the evaluators, tables and pages of `sefi bench` for images that any program made."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sefi.cli import bench, options
+from sefi.cli.output import print_answer, print_remark
+from sefi.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from sefi.benchmark.run import OpenRun, RunFolder
+    from sefi.benchmark.scored_folder import FolderHints, FoundFolder
+    from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt
+    from sefi.cli.bench_setup import BenchOptions
+    from sefi.core.progress import RunProgress
+    from sefi.photo.detect import FaceDetector
+
+LARGEST_PROMPTS = 2**20  # bytes of a file of prompts
+MOST_NAMED = 10  # files that cannot be read that are named on the terminal
+REFERENCES = {"photo pasted": "photo", "same subject": "same", "other subject": "other"}
+
+Folders = Annotated[
+    list[str],
+    typer.Argument(metavar="[NAME=]IMAGES...", help="Folders of images, or .jsonl lists of them, one for each method."),
+]
+Subjects = Annotated[
+    list[str] | None,
+    typer.Option("--subject", metavar="[NAME=]PHOTO", help="A photo of a subject; repeatable, with its name."),
+]
+Prompts = Annotated[
+    Path | None, typer.Option("--prompts", metavar="FILE", help="Prompts, one a line, that names of files begin with.")
+]
+ClassWord = Annotated[str, typer.Option("--class-word", metavar="WORD", help="What the subjects are: person, dog ...")]
+SubjectWords = Annotated[
+    list[str] | None,
+    typer.Option("--subject-word", metavar="WORDS", help='Words for the subject in prompts, as "sks person".'),
+]
+Only = Annotated[str, typer.Option("--only", metavar="PATTERN", help="Subjects whose names match, with * and ?.")]
+Drawings = Annotated[
+    bool | None,
+    typer.Option("--drawings/--photographs", help="What the images are; else the subjects' photos say it."),
+]
+References = Annotated[
+    bool, typer.Option("--references", help="Also rows for the photo, another photo and another subject.")
+]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; naming it again goes on with it.")]
+
+
+@dataclass(frozen=True)
+class ScoreOptions:
+    """What is scored and with what; opens the same in every process.
+
+    Attributes:
+        folders: of each variant the folder or list of its images.
+        photos: of each subject its photos, the first of which is compared with.
+    """
+
+    folders: "Mapping[str, Path]"
+    hints: "FolderHints"
+    photos: "Mapping[str, list[Path]]"
+    drawings: bool | None
+    references: bool
+    bench: "BenchOptions"
+
+
+def run_score(
+    images: Folders,
+    subject: Subjects = None,
+    photos: bench.Photos = None,
+    prompts: Prompts = None,
+    out: Out = Path("runs/score"),
+    class_word: ClassWord = "person",
+    subject_word: SubjectWords = None,
+    only: Only = "*",
+    drawings: Drawings = None,
+    references: References = False,
+    detector: options.Detector = None,
+    recogniser: bench.Recogniser = None,
+    clip: bench.Clip = None,
+    tau: bench.Tau = None,
+    far_threshold: bench.FarThreshold = None,
+    download: options.Download = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Score IMAGES that any program made of a subject, as `sefi bench` scores its own; write page and tables."""
+    from sefi.benchmark.scored_folder import FolderHints
+    from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, collect_run_info
+    from sefi.cli.progress import TerminalProgress
+
+    folders = {name or path.resolve().name: path for name, path in map(split_name, images)}
+    if len(folders) < len(images):
+        raise ConfigError("Two folders would have one name.", "Write NAME=IMAGES.")
+    for folder in folders.values():
+        check_run_folder(out, folder if folder.is_dir() else folder.parent)
+    named = list_subject_photos(subject or [], photos)
+    hints = FolderHints(tuple(named), read_prompts(prompts), class_word, tuple(subject_word or ()), only)
+    suite = make_suite(folders, [], [0], hints)
+    asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32")
+    score_options = ScoreOptions(folders, hints, named, drawings, references, asked)
+    with TerminalProgress() as progress:
+        run, bench_options = open_scoring(score_options, progress)
+        with run.folder.lock() as lock:
+            run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
+            bench.make_missing(partial(reopen_scoring, score_options), run, 1, lock)
+    files = bench.write_report(run.folder, None, overwrite=False)
+    record = describe_scoring(run, bench_options, files)
+    print_answer(record, format_scoring(run.folder, record), as_json=as_json, command="score")
+
+
+def split_name(text: str) -> tuple[str, Path]:
+    """Return name and path of `NAME=PATH`; no name for a path alone, also for one that has a `=` itself.
+
+    >>> split_name("ada=photos/ada.png")
+    ('ada', PosixPath('photos/ada.png'))
+    """
+    name, equals, path = text.partition("=")
+    if not equals or Path(text).exists() or "/" in name:
+        return "", Path(text)
+    return name, Path(path)
+
+
+def list_subject_photos(subjects: "Sequence[str]", photos: Path | None) -> dict[str, list[Path]]:
+    """Return the photos of each subject that is named, from `--subject` and `--photos`.
+
+    Raises:
+        ConfigError: two have one name.
+        PhotoError: there is no such photo, or a folder has none.
+    """
+    from sefi.benchmark.suite import group_image_files, list_image_files, make_subject_key
+    from sefi.core.errors import PhotoError
+
+    named = {} if photos is None else group_image_files(photos)
+    for text in subjects:
+        name, path = split_name(text)
+        files = list_image_files(path) if path.is_dir() else [path]
+        if not files or not path.exists():
+            raise PhotoError(f"There is no photo '{path}'.", "Name a photo, or a folder of photos, of the subject.")
+        key = make_subject_key(name or path.stem)
+        if key in named:
+            raise ConfigError(f"Two subjects are called {key!r}.", "Write --subject NAME=PHOTO.")
+        named[key] = files
+    return named
+
+
+def read_prompts(path: Path | None) -> tuple[str, ...]:
+    """Return the prompts of a file, one a line; empty lines are left out.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
+    from sefi.core.reading import read_text, translate_file_errors
+
+    if path is None:
+        return ()
+    with translate_file_errors(f"'{path}'", ConfigError, "is no list of prompts", "Write one prompt a line."):
+        lines = [" ".join(line.split()) for line in read_text(path, LARGEST_PROMPTS).splitlines()]
+    return tuple(dict.fromkeys(line for line in lines if line))
+
+
+def reopen_scoring(score_options: ScoreOptions) -> "OpenRun":
+    """Open what is scored again, in another process."""
+    return open_scoring(score_options, None)[0]
+
+
+def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") -> "tuple[OpenRun, BenchOptions]":
+    """Open folders, evaluators and photos.
+
+    Raises:
+        SefiError: a folder has no known layout, a subject no photo, or a file cannot be read.
+    """
+    from sefi.benchmark.evaluators import Evaluators
+    from sefi.benchmark.run import OpenRun, RunFolder
+    from sefi.benchmark.scored_folder import collect_prompts, collect_seeds, find_images, match_suite
+    from sefi.cli.bench_setup import find_evaluator_files
+    from sefi.core.progress import SilentProgress
+
+    hints, shown = score_options.hints, progress or SilentProgress()
+    found = {label: find_images(path, hints) for label, path in score_options.folders.items()}
+    photos = choose_photos(score_options, list(found.values()))
+    bench_options = choose_evaluators(score_options, [files[0] for files in photos.values()])
+    drawings = bench_options.is_of_drawings()
+    templates, seeds = collect_prompts(found.values()), collect_seeds(list(found.values()))
+    suite = make_suite(found, describe_prompts(templates, drawings=drawings), seeds, hints)
+    suite = add_references(suite) if score_options.references else suite
+    folders = {label: match_suite(one, templates, seeds, shown) for label, one in found.items()}
+    if progress is not None:
+        note_found(found, drawings=drawings)
+    evaluators = Evaluators(find_evaluator_files(bench_options))
+    subjects = load_photos(photos, evaluators.detector if hints.class_word == "person" else None)
+    run_folder = RunFolder(score_options.bench.out)
+    run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
+    return run, bench_options
+
+
+def choose_photos(score_options: ScoreOptions, found: "Sequence[FoundFolder]") -> dict[str, list[Path]]:
+    """Return the photos of every subject that has images: those that are named, else those in the folders.
+
+    Raises:
+        PhotoError: a subject has none.
+    """
+    from sefi.core.errors import PhotoError
+
+    in_folders = {subject: [photo] for one in found for subject, photo in one.photos.items()}
+    photos = in_folders | dict(score_options.photos)
+    subjects = dict.fromkeys(image.subject for one in found for image in one.images)
+    lacking = [subject for subject in subjects if subject not in photos]
+    if lacking:
+        raise PhotoError(f"There is no photo of {lacking[0]!r}.", f"Name it: --subject {lacking[0]}=PHOTO.")
+    return {subject: photos[subject] for subject in subjects}
+
+
+def choose_evaluators(score_options: ScoreOptions, photos: "Sequence[Path]") -> "BenchOptions":
+    """Return the options that name the evaluators: the embedded model's for drawings, others for photographs."""
+    from dataclasses import replace
+
+    from sefi.photo.augment import crop_middle
+    from sefi.photo.read import CLASSIFIER_RESOLUTION, read_photo, score_photograph
+
+    drawings = score_options.drawings
+    if drawings is None:
+        drawings = all(score_photograph(crop_middle(read_photo(one), CLASSIFIER_RESOLUTION)) <= 0 for one in photos)
+    return replace(score_options.bench, model=options.EMBEDDED if drawings else "none")
+
+
+def load_photos(photos: "Mapping[str, list[Path]]", detector: "FaceDetector | None") -> "tuple[BenchmarkSubject, ...]":
+    """Return the subjects, cut out of their photos as `sefi bench` cuts them."""
+    from sefi.benchmark.suite import read_subject
+
+    return tuple(read_subject(key, files, detector) for key, files in photos.items())
+
+
+def make_suite(
+    folders: "Mapping[str, object]", prompts: "Sequence[SuitePrompt]", seeds: "Sequence[int]", hints: "FolderHints"
+) -> "Suite":
+    """Return the suite that some folders are the result of.
+
+    Raises:
+        ConfigError: they have more prompts or seeds than a suite, or names that are no names of files.
+    """
+    from sefi.benchmark.suite import Suite, SuitePrompt, Variant
+    from sefi.core.errors import describe_first_fault
+
+    try:
+        return Suite(
+            name="score",
+            about="Images that other programs made.",
+            prompts=tuple(prompts) or (SuitePrompt(text="{}", kind="plain"),),
+            variants=tuple(Variant(label=label, images=label) for label in folders),
+            seeds=tuple(seeds),
+            kind=hints.class_word,
+        )
+    except ValueError as error:
+        from pydantic import ValidationError
+
+        reason = describe_first_fault(error) if isinstance(error, ValidationError) else str(error)
+        raise ConfigError(f"These images cannot be scored together: {reason}.", "Score them in parts.") from error
+
+
+def add_references(suite: "Suite") -> "Suite":
+    """Return the suite with the reference rows that are photos; a row that no subject has stays empty."""
+    from sefi.benchmark.suite import Variant
+
+    taken = {variant.label for variant in suite.variants}
+    rows = [{"label": label, "control": control} for label, control in REFERENCES.items() if label not in taken]
+    return suite.model_copy(update={"variants": (*suite.variants, *map(Variant.model_validate, rows))})
+
+
+def describe_prompts(templates: "Sequence[str]", *, drawings: bool) -> "list[SuitePrompt]":
+    """Return prompts with what the embedded readers must see in their images, where they understand all of it."""
+    from sefi.benchmark.suite import SuitePrompt
+    from sefi.core.prompts import strip_weights
+    from tiny_portraits.text.words import parse_wanted
+
+    prompts: list[SuitePrompt] = []
+    for text in templates:
+        wanted = parse_wanted(strip_weights(text)) if drawings else None
+        kinds = dict.fromkeys(kind for kind, _ in wanted or ())
+        kind = (
+            "own"
+            if wanted is None
+            else "plain"
+            if not kinds
+            else next(iter(kinds))
+            if len(kinds) == 1
+            else "combination"
+        )
+        prompts.append(SuitePrompt(text=text, kind=kind, wanted=wanted or ()))
+    return prompts
+
+
+def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
+    """Say on stderr what was recognised, and what is left out."""
+    kind = "the embedded model's, for drawings" if drawings else "those for photographs"
+    print_remark(f"evaluators: {kind} (--drawings or --photographs changes it)")
+    for label, one in found.items():
+        print_remark(f"{label}: {len(one.images)} images by {one.layout}")
+        if one.other_subjects:
+            print_remark(f"note: {label}: left out, as not asked for: {', '.join(one.other_subjects[:MOST_NAMED])}")
+
+
+def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", files: list[str]) -> dict[str, object]:
+    """Return the outcome as plain values."""
+    from sefi.benchmark.table_files import convert_table
+    from sefi.benchmark.tables import make_table
+
+    info, samples = bench.read_run(run.folder)
+    read = sum(bool(prompt.wanted) for prompt in run.suite.prompts)
+    table = convert_table(make_table(samples, info))
+    return {
+        "run": str(run.folder.path),
+        "images": len(samples),
+        "subjects": list(info.subjects),
+        "unreadable": {label: list(folder.unreadable) for label, folder in run.folders.items()},
+        "evaluators": "drawings" if bench_options.is_of_drawings() else "photographs",
+        "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
+        "values": table["values"],
+        "not_computed": table["not_computed"],
+        "files": files,
+    }
+
+
+def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
+    """Return the outcome for people."""
+    from sefi.benchmark.table_files import format_text
+    from sefi.benchmark.tables import make_table
+
+    info, samples = bench.read_run(folder)
+    table = make_table(samples, info)
+    lines = [format_text(table), ""]
+    if len(info.subjects) == 1:
+        lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
+    lines.append(format_obedience(info.suite.prompts))
+    missing = {reason for reason in table.missing.values() if "evaluator" not in reason}
+    lines += [f"not computed: {reason}" for reason in sorted(missing) if "record of attention" not in reason]
+    for label, one in info.folders.items():
+        if one.unreadable:
+            more = f" and {len(one.unreadable) - MOST_NAMED} more" if len(one.unreadable) > MOST_NAMED else ""
+            lines.append(f"{label}: cannot be read: {', '.join(one.unreadable[:MOST_NAMED])}{more}")
+    return "\n".join([*lines, f"{record['images']} images in '{folder.path}'; page: {folder.report}/index.html"])
+
+
+def format_obedience(prompts: "Sequence[object]") -> str:
+    """Return how it was measured whether prompts are obeyed."""
+    read = sum(bool(getattr(prompt, "wanted", ())) for prompt in prompts)
+    if not read:
+        return "Obedience is CLIP's score alone: no prompt has something that the embedded readers know."
+    return f"Obedience: readers looked for what {read} of {len(prompts)} prompts ask (shown); CLIP scored all of them."
