@@ -4,6 +4,8 @@ import csv
 import io
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import PurePath
 from typing import Any
 
 from sefi.benchmark.plan import measure_completeness
@@ -202,7 +204,8 @@ LOWEST = {"cosine": -1.0, "share": 0.0}  # of the metrics that are reported ther
 def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int) -> dict[str, str]:
     """Return a text in the schema of Every Eval Ever for each variant that has images, by the name of its file.
 
-    Metrics without a better direction and costs are left out: the schema has no place for them.
+    Reference rows have none. Metrics without a better direction and costs are left out, as the schema has no place for
+    them.
 
     Args:
         samples: As for `make_table`.
@@ -213,6 +216,8 @@ def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int
     metrics = [metric for metric in table.metrics if metric.unit in LOWEST and metric.direction != "none"]
     texts: dict[str, str] = {}
     for variant in table.variants:
+        if variant.control is not None:
+            continue
         values = {metric: table.values[variant.label, metric.name] for metric in metrics}
         results = [convert_result(metric, value, run) for metric, value in values.items() if value.computed]
         record = describe_evaluation(variant, run, seconds) | {"evaluation_results": results}
@@ -274,3 +279,37 @@ def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str
         },
         "score_details": score,
     }
+
+
+PRIVATE = {"embedding", "image", "maps"}  # of a sample: what shows the image, or where it lay
+
+
+def format_samples(samples: Sequence[Sample]) -> str:
+    """Return a line of JSON for each image with all its scores; neither the image nor CLIP's vector of it."""
+    ordered = sorted(samples, key=lambda sample: sample.key)
+    return "".join(dump_json(sample.model_dump(mode="json", exclude=PRIVATE)) + "\n" for sample in ordered)
+
+
+def format_card_text(samples: Sequence[Sample], run: RunInfo, conventions: Sequence[str]) -> str:
+    """Return the Markdown text of a data set's card: what was compared, the table of main metrics, how to read it.
+
+    Args:
+        conventions: sentences on how the figures are to be read.
+    """
+    table, suite = make_table(samples, run), run.suite
+    main = replace(table, metrics=tuple(metric for metric in table.metrics if metric.part == "main"))
+    completeness = measure_completeness(run, samples)
+    model = PurePath(run.model.name).name or "unknown"  # no folder of somebody's machine
+    evaluators = [f"- {name}: `{one.file}`, SHA-256 `{one.sha256}`" for name, one in run.evaluators.items() if one]
+    parts = [
+        f"{suite.about} {len(run.subjects)} subjects, {len(suite.prompts)} prompts, {len(suite.seeds)} seeds, "
+        f"{len(samples)} images; model: {model} (`{run.model.fingerprint}`). {completeness.banner}".strip(),
+        "## Results\n\nMean over subjects with its 95 % interval.\n\n" + format_markdown(main).strip(),
+        "## How to read it\n\n" + "\n".join(f"- {sentence}" for sentence in conventions),
+        "## Evaluators\n\n" + ("\n".join(evaluators) or "None."),
+        "## Files\n\n- `samples.jsonl`: every image with its scores, by subject, variant, prompt and seed\n"
+        "- `tables.csv`, `tables.json`, `tables.tex`: all tables\n"
+        "- `every-eval-ever-*.json`: a file for each variant in the schema of Every Eval Ever\n\n"
+        "There are neither images nor photos of the subjects here.",
+    ]
+    return "\n\n".join(parts) + "\n"

@@ -9,7 +9,7 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from sefi.benchmark.records import RunInfo, Sample
     from sefi.benchmark.run import OpenRun, RunFolder
@@ -138,6 +138,43 @@ def report_bench(
     )
 
 
+@app.command("publish")
+def publish_bench(
+    run_folder: RunFolderName,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the card and the tables.")],
+    title: Annotated[str | None, typer.Option("--title", help="The card's; else the suite's name.")] = None,
+    push: Annotated[
+        str | None, typer.Option("--push", metavar="OWNER/NAME", help="Also upload the folder to this data set.")
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Everybody may see what --push uploads.")] = False,
+    overwrite: options.Overwrite = False,
+    as_json: options.AsJson = False,
+) -> None:
+    """Write a data set's card, tables and scores of a RUN into a folder; nothing is uploaded without --push."""
+    from sefi.benchmark.run import RunFolder
+    from sefi.benchmark.table_files import format_card_text, format_samples
+    from sefi.cli.output import print_answer
+    from sefi.core.errors import ConfigError
+    from sefi.core.files import prepare_folder
+    from sefi.identity.hub import make_dataset_card, upload_dataset
+    from sefi.report.bench_page import list_conventions
+
+    if public and push is None:
+        raise ConfigError("--public says who may see an upload.", "Name the data set with --push OWNER/NAME.")
+    folder = RunFolder(run_folder)
+    info, samples = read_run(folder)
+    heading = " ".join((title or f"Results of the suite {info.suite.name}").split())
+    texts = {
+        "README.md": make_dataset_card(heading, format_card_text(samples, info, list_conventions(info))),
+        "samples.jsonl": format_samples(samples),
+        **format_tables(folder),
+    }
+    files = write_texts(folder, prepare_folder(out), texts, overwrite=overwrite, renew=True)
+    address = None if push is None else upload_dataset(out, list(texts), push, private=not public)
+    record: dict[str, object] = {"files": files, "images": len(samples), "pushed": address}
+    print_answer(record, "\n".join([*files, *filter(None, [address])]), as_json=as_json, command="bench publish")
+
+
 def read_run(folder: "RunFolder") -> "tuple[RunInfo, list[Sample]]":
     """Return what a run is and its images.
 
@@ -160,21 +197,33 @@ def write_report(folder: "RunFolder", out: Path | None, *, overwrite: bool) -> l
         out: where they go; None is the run's own folder, where earlier ones are replaced.
         overwrite: replace those in another folder too.
     """
-    from sefi.core.files import FileKind, make_text_writer, prepare_folder
-    from sefi.core.own_files import OwnFiles
+    from sefi.core.files import prepare_folder
     from sefi.report.attention_figure import draw_attention
     from sefi.report.bench_page import render_bench_page
 
     info, samples = read_run(folder)
-    report_folder, tables = prepare_folder(out or folder.report), format_tables(folder)
-    kinds = {"index.html": FileKind.HTML} | {
-        name: FileKind.JSON if name.endswith(".json") else FileKind.TEXT for name in tables
-    }
-    inputs = (folder.info_file, folder.samples_file)
-    own_files = OwnFiles(report_folder, kinds, inputs=inputs, overwrite=overwrite, renew=out is None)
-    own_files.check()
+    report_folder = prepare_folder(out or folder.report)
     draw_attention(samples, folder.path)
-    texts = {"index.html": render_bench_page(info, samples, folder.path), **tables}
+    texts = {"index.html": render_bench_page(info, samples, folder.path), **format_tables(folder)}
+    return write_texts(folder, report_folder, texts, overwrite=overwrite, renew=out is None)
+
+
+def write_texts(
+    folder: "RunFolder", out: Path, texts: "Mapping[str, str]", *, overwrite: bool, renew: bool
+) -> list[str]:
+    """Write texts on a run into a folder, whose other files stay; return the files.
+
+    Args:
+        renew: replace what an earlier call wrote and nobody changed.
+    """
+    from sefi.core.files import FileKind, make_text_writer
+    from sefi.core.own_files import OwnFiles
+
+    suffixes = {".html": FileKind.HTML, ".json": FileKind.JSON, ".jsonl": FileKind.JSON}
+    kinds = {name: suffixes.get(Path(name).suffix, FileKind.TEXT) for name in texts}
+    inputs = (folder.info_file, folder.samples_file)
+    own_files = OwnFiles(out, kinds, inputs=inputs, overwrite=overwrite, renew=renew)
+    own_files.check()
     return [str(own_files.write(name, make_text_writer(text))) for name, text in texts.items()]
 
 

@@ -217,7 +217,9 @@ def collect_run_info(bench_options: BenchOptions, run: "OpenRun", thresholds: Th
     """Return what `run.json` says. Thresholds that an earlier start of this run found stay: they cost a minute."""
     from sefi.benchmark.run import describe_run
 
-    defaults = find_thresholds(bench_options, run.folder.read_info() if run.folder.info_file.is_file() else None)
+    defaults = thresholds
+    if thresholds.tau is None or thresholds.far is None:
+        defaults = find_thresholds(bench_options, run.folder.read_info() if run.folder.info_file.is_file() else None)
     tau = defaults.tau if thresholds.tau is None else thresholds.tau
     far = defaults.far if thresholds.far is None else thresholds.far
     return describe_run(run, find_evaluator_files(bench_options).describe(), tau, far)

@@ -153,6 +153,14 @@ SCHEMAS: dict[str, Schema] = {
             "finished": "whether all of them are on record",
         },
     ),
+    "bench publish": Schema(
+        1,
+        {
+            "files": "the files written",
+            "images": "images whose scores they have",
+            "pushed": "address of the upload, or null",
+        },
+    ),
     "score": Schema(
         1,
         {

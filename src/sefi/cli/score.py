@@ -14,6 +14,7 @@ from sefi.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sefi.benchmark.records import PromptInfo
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import FolderHints, FoundFolder
     from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt
@@ -243,23 +244,20 @@ def make_suite(
     Raises:
         ConfigError: they have more prompts or seeds than a suite, or names that are no names of files.
     """
-    from sefi.benchmark.suite import Suite, SuitePrompt, Variant
-    from sefi.core.errors import describe_first_fault
+    from sefi.benchmark.suite import Suite
+    from sefi.core.reading import translate_file_errors
 
-    try:
-        return Suite(
-            name="score",
-            about="Images that other programs made.",
-            prompts=tuple(prompts) or (SuitePrompt(text="{}", kind="plain"),),
-            variants=tuple(Variant(label=label, images=label) for label in folders),
-            seeds=tuple(seeds),
-            kind=hints.class_word,
-        )
-    except ValueError as error:
-        from pydantic import ValidationError
-
-        reason = describe_first_fault(error) if isinstance(error, ValidationError) else str(error)
-        raise ConfigError(f"These images cannot be scored together: {reason}.", "Score them in parts.") from error
+    values = {
+        "name": "score",
+        "about": "Images that other programs made.",
+        "prompts": list(prompts) or [{"text": "{}", "kind": "plain"}],
+        "variants": [{"label": label, "images": label} for label in folders],
+        "seeds": list(seeds),
+        "class_word": hints.class_word,
+    }
+    remedy = "Score them in parts, or write NAME=IMAGES."
+    with translate_file_errors("These images", ConfigError, "cannot be scored together", remedy):
+        return Suite.model_validate(values)
 
 
 def add_references(suite: "Suite") -> "Suite":
@@ -280,17 +278,9 @@ def describe_prompts(templates: "Sequence[str]", *, drawings: bool) -> "list[Sui
     prompts: list[SuitePrompt] = []
     for text in templates:
         wanted = parse_wanted(strip_weights(text)) if drawings else None
-        kinds = dict.fromkeys(kind for kind, _ in wanted or ())
-        kind = (
-            "own"
-            if wanted is None
-            else "plain"
-            if not kinds
-            else next(iter(kinds))
-            if len(kinds) == 1
-            else "combination"
-        )
-        prompts.append(SuitePrompt(text=text, kind=kind, wanted=wanted or ()))
+        kinds = {"own"} if wanted is None else {kind for kind, _ in wanted} or {"plain"}
+        kind = kinds.pop() if len(kinds) == 1 else "combination"
+        prompts.append(SuitePrompt.model_validate({"text": text, "kind": kind, "wanted": wanted or ()}))
     return prompts
 
 
@@ -328,6 +318,7 @@ def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", files: list[
 def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
     """Return the outcome for people."""
     from sefi.benchmark.table_files import format_text
+    from sefi.benchmark.table_metrics import METRICS
     from sefi.benchmark.tables import make_table
 
     info, samples = bench.read_run(folder)
@@ -336,8 +327,8 @@ def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
     if len(info.subjects) == 1:
         lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
     lines.append(format_obedience(info.suite.prompts))
-    missing = {reason for reason in table.missing.values() if "evaluator" not in reason}
-    lines += [f"not computed: {reason}" for reason in sorted(missing) if "record of attention" not in reason]
+    missing = [metric for metric in METRICS if metric.part == "main" and metric.name in table.missing]
+    lines += [f"{metric.label}: not computed, {table.missing[metric.name]}" for metric in missing]
     for label, one in info.folders.items():
         if one.unreadable:
             more = f" and {len(one.unreadable) - MOST_NAMED} more" if len(one.unreadable) > MOST_NAMED else ""
@@ -345,9 +336,9 @@ def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
     return "\n".join([*lines, f"{record['images']} images in '{folder.path}'; page: {folder.report}/index.html"])
 
 
-def format_obedience(prompts: "Sequence[object]") -> str:
+def format_obedience(prompts: "Sequence[PromptInfo]") -> str:
     """Return how it was measured whether prompts are obeyed."""
-    read = sum(bool(getattr(prompt, "wanted", ())) for prompt in prompts)
+    read = sum(bool(prompt.wanted) for prompt in prompts)
     if not read:
         return "Obedience is CLIP's score alone: no prompt has something that the embedded readers know."
     return f"Obedience: readers looked for what {read} of {len(prompts)} prompts ask (shown); CLIP scored all of them."

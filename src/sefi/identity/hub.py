@@ -1,14 +1,14 @@
-"""Identities on the Hugging Face hub: a private repository with the file and a card that says what it is."""
+"""Identities and results on the Hugging Face hub: repositories with the files and a card that says what they are."""
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, ModelCard, ModelCardData, snapshot_download
+from huggingface_hub import DatasetCardData, HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.hf_api import ModelInfo
 
-from sefi.core.errors import IdentityError
+from sefi.core.errors import IdentityError, OutputError, SefiError
 from sefi.core.reading import describe_fault
 from sefi.core.text import dump_json
 
@@ -117,13 +117,52 @@ def upload_folder(folder: Path, repository: str, *, private: bool, token: str | 
     return str(commit)
 
 
+def make_dataset_card(title: str, text: str) -> str:
+    """Make the README of a data set of results: its YAML header and a text.
+
+    Args:
+        title: one line.
+        text: Markdown that follows the title.
+    """
+    configs = [{"config_name": "samples", "data_files": "samples.jsonl"}]
+    tags = ["sefi", "benchmark", "text-to-image", "personalisation"]
+    data = DatasetCardData(pretty_name=title, tags=tags, configs=configs)
+    return f"---\n{data.to_yaml()}\n---\n\n# {title}\n\n{text}"
+
+
+def upload_dataset(folder: Path, names: list[str], repository: str, *, private: bool) -> str:
+    """Upload files to a data set's repository, which is created if need be; return the commit's address.
+
+    Args:
+        folder: holds the card as README.md.
+        names: of the files; nothing else in the folder is uploaded.
+        private: of a new repository; an existing one stays as public or private as it is.
+
+    Raises:
+        OutputError: there is no connection, no login or no right to write there, or the repository is public and
+            `private` was wanted.
+    """
+    api, kind = HfApi(), "dataset"
+    with translate_hub_errors(f"{repository} could not be written", OutputError):
+        api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        is_public = not api.repo_info(repository, repo_type=kind).private
+    if private and is_public:
+        raise OutputError(f"The repository {repository} is public.", "Choose another name, or add --public.")
+    with translate_hub_errors(f"{repository} could not be written", OutputError):
+        message = "Upload the results of a benchmark"
+        commit = api.upload_folder(
+            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=names, commit_message=message
+        )
+    return str(commit)
+
+
 @contextmanager
-def translate_hub_errors(problem: str) -> Generator[None]:
-    """Raise `IdentityError` for whatever goes wrong with the hub, its client's own errors too."""
+def translate_hub_errors(problem: str, kind: type[SefiError] = IdentityError) -> Generator[None]:
+    """Raise one typed error for whatever goes wrong with the hub, its client's own errors too."""
     try:
         yield
     except Exception as error:
-        raise IdentityError(f"{problem}: {describe_fault(error)}.", HUB_REMEDY) from error
+        raise kind(f"{problem}: {describe_fault(error)}.", HUB_REMEDY) from error
 
 
 def download_folder(repository: str, largest: int, *, allow_download: bool, token: str | None = None) -> Path:
