@@ -1,0 +1,309 @@
+"""Folders of other programs' images: each layout says subject, prompt and seed, and what says too little is refused."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies
+from PIL import Image
+
+from sefi.benchmark.plan import list_planned_keys
+from sefi.benchmark.records import ListedFolder, ListedImage, SuiteInfo
+from sefi.benchmark.scored_folder import (
+    FolderHints,
+    collect_prompts,
+    collect_seeds,
+    find_images,
+    make_template,
+    match_suite,
+    open_suite_folders,
+    read_scored_image,
+)
+from sefi.benchmark.suite import Suite, hash_pixels
+from sefi.core.errors import ConfigError
+from sefi.core.progress import SilentProgress
+from sefi.core.prompts import strip_weights
+from sefi.core.reading import InvalidFileError
+
+ADA = FolderHints(subjects=("ada",))
+BOTH = FolderHints(subjects=("ada", "bob"))
+
+
+def paint(path, number=0, side=37):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(number).integers(0, 255, (side, side + 4, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(path)
+    return pixels
+
+
+def write_list(folder, *entries, name="images.jsonl"):
+    for number, entry in enumerate(entries):
+        file = entry.get("image", entry.get("file_name"))
+        if file and not (folder / file).exists():
+            paint(folder / file, number)
+    (folder / name).write_text("".join(json.dumps(entry) + "\n" for entry in entries) + "\n")
+    return folder
+
+
+def cases(found):
+    return [(one.file, one.subject, one.prompt, one.seed) for one in found.images]
+
+
+def test_a_list_says_what_each_image_is_of(tmp_path):
+    write_list(
+        tmp_path,
+        {"image": "a.png", "prompt": "a photo of <ada> at the beach", "subject": "ada", "seed": 5, "steps": 30},
+        {"file_name": "inner/b.png", "text": "a photo of sks person\n in  space", "subject": "bob"},
+        {"file_name": "c.png", "caption": "a photo of a person in space", "subject": "bob"},
+        {"image": "d.png", "prompt": "the moon (full)", "subject": "eve"},
+    )
+    hints = FolderHints(subject_words=("sks person",))
+    wanted = [
+        ("a.png", "ada", "a photo of {} at the beach", 5),
+        ("inner/b.png", "bob", "a photo of {} in space", 0),
+        ("c.png", "bob", "a photo of a {} in space", 0),
+        ("d.png", "eve", r"the moon \(full\)", 0),
+    ]
+    assert cases(find_images(tmp_path, hints)) == wanted
+    assert cases(find_images(tmp_path / "images.jsonl", hints)) == wanted
+    some = find_images(tmp_path, FolderHints(only="[ab]*", subjects=("ada", "eve")))
+    assert [one.subject for one in some.images] == ["ada"]
+    assert some.other_subjects == ("bob", "eve")
+
+
+def test_a_placeholder_names_the_subject_where_the_list_does_not(tmp_path):
+    write_list(tmp_path, {"image": "a.png", "prompt": "<bob> and <bob>"}, {"image": "b.png", "prompt": "<ada>"})
+    assert cases(find_images(tmp_path, BOTH)) == [("a.png", "bob", "{} and person", 0), ("b.png", "ada", "{}", 0)]
+    assert {one.subject for one in find_images(tmp_path, ADA).images} == {"ada"}  # the only one, whatever it is called
+
+
+def test_dreambench_plus_has_a_folder_for_each_subject(tmp_path):
+    for name in ("live_subject_animal_00_kitten", "live_subject_human_03_man"):
+        for stem in ("0_0", "0_1", "1_0"):
+            paint(tmp_path / "tgt_image" / name / f"{stem}.jpg")
+            paint(tmp_path / "src_image" / name / f"{stem}.jpg")
+            text = tmp_path / "text" / name / f"{stem}.txt"
+            text.parent.mkdir(parents=True, exist_ok=True)
+            text.write_text("A man reads." if stem[0] == "0" else "A painting of a man (person).\n")
+    (tmp_path / "negative_prompt.txt").write_text("")
+    found = find_images(tmp_path, FolderHints(only="*_human_*"))
+    assert found.photos["live_subject_human_03_man"] == tmp_path / "src_image/live_subject_human_03_man/0_0.jpg"
+    folder = "tgt_image/live_subject_human_03_man"
+    assert cases(found) == [
+        (f"{folder}/0_0.jpg", "live_subject_human_03_man", "A man reads.", 0),
+        (f"{folder}/0_1.jpg", "live_subject_human_03_man", "A man reads.", 1),
+        (f"{folder}/1_0.jpg", "live_subject_human_03_man", r"A painting of a man \({}\).", 0),
+    ]
+    (tmp_path / "text/live_subject_human_03_man/0_1.txt").unlink()
+    with pytest.raises(ConfigError, match=r"0_1\.txt.*No such file"):
+        find_images(tmp_path, FolderHints())
+
+
+def test_names_of_files_say_prompt_and_seed(tmp_path):
+    for name in ("a-photo-of-ada-at-the-beach-7", "a-photo-of-ada-at-the-beach-12", "ada-2", "grid", "grid-2"):
+        paint(tmp_path / f"{name}.png")
+    assert cases(find_images(tmp_path, ADA)) == [
+        ("a-photo-of-ada-at-the-beach-12.png", "ada", "a photo of {} at the beach", 12),
+        ("a-photo-of-ada-at-the-beach-7.png", "ada", "a photo of {} at the beach", 7),
+        ("ada-2.png", "ada", "{}", 2),
+    ]
+    prompts = ("a photo of <ada>, at the Beach!", "{}")
+    given = find_images(tmp_path, FolderHints(subjects=("ada",), prompts=prompts))
+    assert {one.prompt for one in given.images} == {"a photo of {}, at the Beach!", "{}"}
+    with pytest.raises(ConfigError, match=r"'ada-2.png' has the words of none of the prompts"):
+        find_images(tmp_path, FolderHints(subjects=("ada",), prompts=prompts[:1]))
+
+
+def test_a_record_of_sefi_generate_says_more_than_names(tmp_path):
+    entries = [
+        {"file": "elsewhere/x.png", "prompt": "a photo of <ada> (smiling:1.2)", "seed": 3},
+        {"file": "elsewhere/y.png", "prompt": "a photo of <bob> smiling", "seed": 4},
+    ]
+    runs = [{"images": [entry], "seed": 0} for entry in entries]
+    (tmp_path / "records.json").write_text(json.dumps({"schema_version": 1, "runs": runs}))
+    paint(tmp_path / "x.png")
+    paint(tmp_path / "y.png")
+    assert cases(find_images(tmp_path, BOTH)) == [
+        ("x.png", "ada", "a photo of {} (smiling:1.2)", 3),
+        ("y.png", "bob", "a photo of {} smiling", 4),
+    ]
+    (tmp_path / "records.json").write_text(json.dumps({"images": entries}))  # an older version's
+    assert len(find_images(tmp_path, BOTH).images) == 2
+
+
+def test_folders_of_subjects_may_hold_named_files(tmp_path):
+    paint(tmp_path / "ada" / "ada-smiling-1.png")
+    paint(tmp_path / "bob" / "bob-smiling-1.png")
+    assert cases(find_images(tmp_path, FolderHints())) == [
+        ("ada/ada-smiling-1.png", "ada", "{} smiling", 1),
+        ("bob/bob-smiling-1.png", "bob", "{} smiling", 1),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "Line 1 .* is no image"),
+        ("[1]", "no JSON object"),
+        ('{"image": "a.png"}', "prompt: Field required"),
+        ('{"prompt": "x"}', "image: Field required"),
+        ('{"image": "a.png", "prompt": ""}', "at least 1 character"),
+        ('{"image": "a.png", "prompt": "x", "seed": -1}', "greater than or equal to 0"),
+        ('{"image": "a.png", "prompt": "x", "seed": "1"}', "valid integer"),
+        ('{"image": "b.png", "prompt": "x"}', "no file 'b.png'"),
+        ('{"image": "../outside.png", "prompt": "x"}', r"no file '\.\./outside\.png'"),
+        ('{"image": "/etc/hostname", "prompt": "x"}', "no file '/etc/hostname'"),
+        ('{"image": "a.png", "prompt": "{x}"}', "has braces"),
+        ('{"image": "a.png", "prompt": "<lora:x:1>"}', "lora"),
+        ('{"image": "a.png", "prompt": "<ada> and <bob>"}', "names two subjects"),
+        ("", "it is empty"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path, line, message):
+    folder = tmp_path / "images"
+    paint(folder / "a.png")
+    paint(tmp_path / "outside.png")
+    (folder / "images.jsonl").write_text(line + "\n")
+    with pytest.raises(ConfigError, match=message) as refused:
+        find_images(folder, ADA)
+    assert "PROMPT-SEED.png" in refused.value.remedy  # what was expected
+
+
+def test_what_has_no_layout_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="no folder of images"):
+        find_images(tmp_path / "none", ADA)
+    with pytest.raises(ConfigError, match="has no images"):
+        find_images(tmp_path, ADA)
+    paint(tmp_path / "picture.png")
+    with pytest.raises(ConfigError, match=r"'picture.png' is not PROMPT-SEED"):
+        find_images(tmp_path, ADA)
+    with pytest.raises(ConfigError, match=r"no \.jsonl list"):
+        find_images(tmp_path / "picture.png", ADA)
+    (tmp_path / "picture.png").rename(tmp_path / "smiling-1.png")
+    with pytest.raises(ConfigError, match="does not say of which of the subjects"):
+        find_images(tmp_path, BOTH)
+    for name in ("a.jsonl", "b.jsonl"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match="several lists"):
+        find_images(tmp_path, ADA)
+
+
+def test_two_images_of_one_case_and_unknown_subjects_are_refused(tmp_path):
+    twice = [{"image": name, "prompt": "x", "subject": "bob", "seed": 1} for name in ("a.png", "b.png")]
+    write_list(tmp_path, *twice)
+    with pytest.raises(ConfigError, match=r"a.png and b.png are both of 'bob', 'x' and seed 1"):
+        find_images(tmp_path, FolderHints())
+    with pytest.raises(ConfigError, match="no image of a subject that was asked for; it has bob"):
+        find_images(tmp_path, ADA)
+
+
+def test_images_that_cannot_be_read_are_listed(tmp_path):
+    write_list(tmp_path, *({"image": f"{n}.png", "prompt": "x", "subject": "ada"} for n in range(3)))
+    (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
+    found = find_images(tmp_path, ADA)
+    folder = match_suite(found, collect_prompts([found]), collect_seeds([found]))
+    assert folder.unreadable == ("1.png",)
+    assert [(one.file, one.seed) for one in folder.images] == [("0.png", 0), ("2.png", 2)]
+    pixels = np.asarray(Image.open(tmp_path / "2.png"))
+    assert np.array_equal(read_scored_image(tmp_path / "2.png"), pixels)
+    assert folder.images[1].sha256 == hash_pixels(pixels)
+    for n in (0, 2):
+        (tmp_path / f"{n}.png").write_bytes(b"no image")
+    with pytest.raises(ConfigError, match="No image of .* can be read"):
+        match_suite(found, collect_prompts([found]), [0, 1, 2])
+
+
+def test_other_programs_seeds_are_numbered_where_they_differ(tmp_path):
+    first, second = tmp_path / "a", tmp_path / "b"
+    for folder, seeds in ((first, (3, 9)), (second, (4, 1))):
+        folder.mkdir()
+        entries = [{"image": f"{s}.png", "prompt": "x", "subject": "ada", "seed": s} for s in seeds]
+        write_list(folder, *entries)
+    founds = [find_images(folder, ADA) for folder in (first, second)]
+    assert collect_seeds(founds[:1]) == [3, 9]
+    assert collect_seeds(founds) == [0, 1]
+    numbered = match_suite(founds[1], ["x"], [0, 1])
+    assert [(one.file, one.seed) for one in numbered.images] == [("1.png", 0), ("4.png", 1)]
+    fewer = match_suite(founds[1], ["x"], [7])
+    assert [(one.file, one.seed) for one in fewer.images] == [("1.png", 7)]
+    assert fewer.unmatched == 1
+
+
+SUITE = {
+    "name": "tiny",
+    "about": "Own and other images.",
+    "prompts": [{"text": "a photo of {}", "kind": "plain"}, {"text": "{} (smiling:1.2)", "kind": "attribute"}],
+    "seeds": [5],
+    "variants": [{"label": "ours"}, {"label": "theirs", "images": "theirs"}],
+}
+
+
+def test_a_suite_takes_a_folder_as_a_variant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "theirs").mkdir()
+    prompts = ("a photo of <ada>", "<ada> (smiling:1.2)", "<ada> flies")
+    entries = [{"image": f"{n}.png", "prompt": text, "subject": "ada"} for n, text in enumerate(prompts)]
+    write_list(tmp_path / "theirs", *entries, {"image": "4.png", "prompt": prompts[0], "subject": "bob"})
+    suite = Suite.model_validate(SUITE)
+    suite.check()
+    assert [variant.label for variant in suite.list_learning_variants()] == ["ours"]
+    [(label, folder)] = open_suite_folders(suite, ("ada",), SilentProgress()).items()
+    assert label == "theirs"
+    assert [(one.prompt, one.seed) for one in folder.images] == [(0, 5), (1, 5)]
+    assert folder.unmatched == 1
+    with pytest.raises(ConfigError, match=r"theirs' has a prompt of the suite; one of its own is 'a photo of \{\}'"):
+        match_suite(find_images(tmp_path / "theirs", ADA), ["{} sings"], [5])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"variants": [{"label": "t", "images": "t", "preset": "fast"}]}, "preset is of no use"),
+        ({"variants": [{"label": "t", "images": "t", "control": "photo"}]}, "control is of no use"),
+        ({"together": 2, "prompts": [{"text": "{} and {}", "kind": "x"}]}, "show one subject, not 2"),
+        ({"prompts": [{"text": "nobody", "kind": "x"}]}, r"needs \{\} 1 times"),
+        ({"variants": [{"label": "a", "learned_by": "theirs"}, SUITE["variants"][1]]}, "which no variant learns"),
+    ],
+)
+def test_what_a_folder_cannot_be_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        Suite.model_validate(SUITE | changes)
+
+
+def test_only_folders_have_what_they_list_and_others_the_whole_suite():
+    listed = [("ada", 0, 5), ("bob", 1, 5), ("ada", 1, 6)]
+    images = tuple(ListedImage(subject=s, prompt=p, seed=n, file="x.png", sha256="0") for s, p, n in listed)
+    folders = {"theirs": ListedFolder(images=images)}
+    ways = [{"label": "theirs", "images": "theirs"}, {"label": "pasted", "control": "photo"}]
+    prompts = [{"text": text, "kind": "x"} for text in ("nobody", "{}")]
+    info = {"name": "tiny", "prompts": prompts, "seeds": [5, 6]}
+    alone = SuiteInfo.parse(json.dumps(info | {"ways": ways}))
+    assert list_planned_keys(alone, ["ada", "bob"], {}, folders) == [
+        ("ada", "theirs", 0, 5), ("ada", "theirs", 1, 6), ("ada", "pasted", 0, 5), ("ada", "pasted", 1, 5),
+        ("bob", "theirs", 1, 5), ("bob", "pasted", 1, 5),
+    ]  # fmt: skip
+    prompts[0]["text"] = "a {}"
+    compared = SuiteInfo.parse(json.dumps(info | {"ways": [{"label": "ours"}, *ways]}))
+    keys = list_planned_keys(compared, ["ada", "bob"], {}, folders)
+    assert sum(key[1] == "theirs" for key in keys) == sum(key[1] == "ours" for key in keys) == 8
+
+
+WORDS = strategies.lists(strategies.text("abcdefgh(),.:'-", min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+@given(WORDS, strategies.booleans())
+def test_a_prompt_of_another_program_keeps_its_words(words, named):
+    text = " ".join([*words, "person"] if named else words)
+    template = make_template(text, FolderHints())
+    assert ("{}" in template) == named
+    assert strip_weights(template).format("person") == text
+
+
+@given(strategies.text(max_size=40))
+def test_any_text_is_a_prompt_or_refused(text):
+    try:
+        template = make_template(text, FolderHints())
+    except InvalidFileError:
+        return
+    assert template.count("{}") <= 1
+    template.format("person")
