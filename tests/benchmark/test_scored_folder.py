@@ -20,7 +20,7 @@ from sefi.benchmark.scored_folder import (
     read_scored_image,
 )
 from sefi.benchmark.suite import Suite, hash_pixels
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, PromptError
 from sefi.core.progress import SilentProgress
 from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError
@@ -154,7 +154,6 @@ def test_folders_of_subjects_may_hold_named_files(tmp_path):
         ('{"image": "../outside.png", "prompt": "x"}', r"no file '\.\./outside\.png'"),
         ('{"image": "/etc/hostname", "prompt": "x"}', "no file '/etc/hostname'"),
         ('{"image": "a.png", "prompt": "{x}"}', "has braces"),
-        ('{"image": "a.png", "prompt": "<lora:x:1>"}', "lora"),
         ('{"image": "a.png", "prompt": "<ada> and <bob>"}', "names two subjects"),
         ("", "it is empty"),
     ],
@@ -209,7 +208,7 @@ def test_images_that_cannot_be_read_are_listed(tmp_path):
     assert folder.images[1].sha256 == hash_pixels(pixels)
     for n in (0, 2):
         (tmp_path / f"{n}.png").write_bytes(b"no image")
-    with pytest.raises(ConfigError, match="No image of .* can be read"):
+    with pytest.raises(ConfigError, match=r"No image of .* can be read"):
         match_suite(found, collect_prompts([found]), [0, 1, 2])
 
 
@@ -288,7 +287,7 @@ def test_only_folders_have_what_they_list_and_others_the_whole_suite():
     assert sum(key[1] == "theirs" for key in keys) == sum(key[1] == "ours" for key in keys) == 8
 
 
-WORDS = strategies.lists(strategies.text("abcdefgh(),.:'-", min_size=1, max_size=6), min_size=1, max_size=8)
+WORDS = strategies.lists(strategies.text("abcd9(),.:+-<'", min_size=1, max_size=6), min_size=1, max_size=8)
 
 
 @given(WORDS, strategies.booleans())
@@ -296,7 +295,11 @@ def test_a_prompt_of_another_program_keeps_its_words(words, named):
     text = " ".join([*words, "person"] if named else words)
     template = make_template(text, FolderHints())
     assert ("{}" in template) == named
-    assert strip_weights(template).format("person") == text
+    try:
+        spoken = strip_weights(text)
+    except PromptError:
+        spoken = text
+    assert strip_weights(template).format("person") == spoken
 
 
 @given(strategies.text(max_size=40))

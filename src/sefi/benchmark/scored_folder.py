@@ -21,7 +21,7 @@ from sefi.benchmark.records import MOST_LISTED, ListedFolder, ListedImage
 from sefi.benchmark.suite import SUFFIXES, Suite, hash_pixels, list_image_files, make_subject_key
 from sefi.core.errors import ConfigError, PhotoError, PromptError
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.prompts import PLACEHOLDER, check_syntax
+from sefi.core.prompts import PLACEHOLDER, strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, parse_object, read_json, read_text, translate_file_errors
 from sefi.core.text import make_file_name
 from sefi.photo.augment import convert_to_bytes
@@ -33,7 +33,6 @@ RECORDS = "records.json"  # of `sefi generate`
 IMAGES, TEXTS, PHOTOS = "tgt_image", "text", "src_image"  # DreamBench++'s folders
 GRID = re.compile(r"grid(-\d+)?")  # what `sefi generate` adds to its images
 NUMBERED = re.compile(r"(.+)-(\d{1,18})")
-WEIGHT = re.compile(r":\s*[-+]?\d*\.?\d+\s*\)")
 LAYOUTS = (
     "Name the files PROMPT-SEED.png (as `sefi generate` does), put a list images.jsonl with "
     '{"image": ..., "prompt": ..., "subject": ..., "seed": ...} lines beside them, or use DreamBench++\'s folders '
@@ -317,17 +316,19 @@ def choose_subject(named: str | None, text: str, hints: FolderHints) -> str:
 def make_template(text: str, hints: FolderHints) -> str:
     """Return a prompt with `{}` in the place of the subject: of `<name>`, other words for it, or the class word.
 
-    Further `<name>` become the class word. A text that names no subject stays as it is. Parentheses of other programs
-    are words; those with a weight are weights.
+    Further `<name>` become the class word. A text that names no subject stays as it is. Parentheses that are no weights
+    as ours are words.
 
     Raises:
-        InvalidFileError: it is empty, too long, or no prompt.
+        InvalidFileError: it is empty or too long, or has braces.
     """
     plain = " ".join(text.split())
     if not plain or len(plain) > LONGEST_PROMPT:
         raise InvalidFileError(f"a prompt has {len(plain)} letters; from 1 to {LONGEST_PROMPT}")
     plain = PLACEHOLDER.sub("{}", plain)
-    if not WEIGHT.search(plain):
+    try:
+        strip_weights(plain)
+    except PromptError:  # parentheses of another program, which are words
         plain = re.sub(r"(?<!\\)([()])", r"\\\1", plain)
     for word in (*hints.subject_words, hints.class_word):
         if "{}" not in plain:
@@ -336,10 +337,6 @@ def make_template(text: str, hints: FolderHints) -> str:
     template = first + place + rest.replace("{}", hints.class_word)
     if {"{", "}"} & set(template.replace("{}", "")):
         raise InvalidFileError(f"the prompt {text[:80]!r} has braces")
-    try:
-        check_syntax(template.replace("{}", "<subject>"))
-    except PromptError as error:
-        raise InvalidFileError(error.problem.rstrip(".")) from error
     return template
 
 

@@ -20,7 +20,7 @@ from sefi.core.config import Config, Section, check_guidance, select_settings
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
 from sefi.core.files import write_file
 from sefi.core.hints import suggest
-from sefi.core.prompts import check_syntax
+from sefi.core.prompts import check_syntax, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
 from sefi.methods import check_settings_exist, get_preset
 from sefi.photo.augment import convert_to_bytes, crop_face, crop_middle
@@ -193,7 +193,8 @@ class Suite(Section, frozen=True):
             if {"{", "}"} & set(prompt.text.replace("{}", "")):
                 raise ValueError(f"the prompt {prompt.text!r} has braces that are no place for a subject")
             try:
-                check_syntax(prompt.text.replace("{}", "<subject>"))
+                # Only a prompt that is generated must be one of ours: others may say "C++" or "<3".
+                (check_syntax if generates else strip_weights)(prompt.text.replace("{}", "<subject>"))
             except PromptError as error:
                 raise ValueError(error.problem.rstrip(".")) from None
         return self
