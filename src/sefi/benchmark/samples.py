@@ -29,7 +29,15 @@ from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.records import Sample, make_group_key
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.scored_folder import ImageFolder, read_scored_image
-from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT, BenchmarkSubject, Control, Variant, hash_pixels
+from sefi.benchmark.suite import (
+    ANOTHER_PHOTO,
+    ANOTHER_SUBJECT,
+    BenchmarkSubject,
+    Control,
+    Variant,
+    hash_pixels,
+    save_photo,
+)
 from sefi.core.config import Config
 from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
@@ -294,6 +302,10 @@ def make_images(
 ) -> Iterator[SampleImage]:
     """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once."""
     if variant.images is not None:
+        for subject in group:  # nobody learns from it; the pages show it
+            photo = run.folder.locate_photo(subject.key)
+            if not photo.is_file():
+                save_photo(subject, photo)
         yield from read_folder_images(run.folders[variant.label], group, prompt_seeds)
         return
     if variant.control in ("photo", ANOTHER_PHOTO, ANOTHER_SUBJECT):
