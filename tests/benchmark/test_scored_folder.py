@@ -15,7 +15,7 @@ from sefi.benchmark.scored_folder import (
     collect_seeds,
     find_images,
     make_template,
-    match_suite,
+    assign_images,
     open_suite_folders,
     read_scored_image,
 )
@@ -200,7 +200,7 @@ def test_images_that_cannot_be_read_are_listed(tmp_path):
     write_list(tmp_path, *({"image": f"{n}.png", "prompt": "x", "subject": "ada"} for n in range(3)))
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])
     found = find_images(tmp_path, ADA)
-    folder = match_suite(found, collect_prompts([found]), collect_seeds([found]))
+    folder = assign_images(found, collect_prompts([found]), collect_seeds([found]))
     assert folder.unreadable == ("1.png",)
     assert [(one.file, one.seed) for one in folder.images] == [("0.png", 0), ("2.png", 2)]
     pixels = np.asarray(Image.open(tmp_path / "2.png"))
@@ -209,7 +209,7 @@ def test_images_that_cannot_be_read_are_listed(tmp_path):
     for n in (0, 2):
         (tmp_path / f"{n}.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"No image of .* can be read"):
-        match_suite(found, collect_prompts([found]), [0, 1, 2])
+        assign_images(found, collect_prompts([found]), [0, 1, 2])
 
 
 def test_other_programs_seeds_are_numbered_where_they_differ(tmp_path):
@@ -221,9 +221,9 @@ def test_other_programs_seeds_are_numbered_where_they_differ(tmp_path):
     founds = [find_images(folder, ADA) for folder in (first, second)]
     assert collect_seeds(founds[:1]) == [3, 9]
     assert collect_seeds(founds) == [0, 1]
-    numbered = match_suite(founds[1], ["x"], [0, 1])
+    numbered = assign_images(founds[1], ["x"], [0, 1])
     assert [(one.file, one.seed) for one in numbered.images] == [("1.png", 0), ("4.png", 1)]
-    fewer = match_suite(founds[1], ["x"], [7])
+    fewer = assign_images(founds[1], ["x"], [7])
     assert [(one.file, one.seed) for one in fewer.images] == [("1.png", 7)]
     assert fewer.unmatched == 1
 
@@ -251,7 +251,7 @@ def test_a_suite_takes_a_folder_as_a_variant(tmp_path, monkeypatch):
     assert [(one.prompt, one.seed) for one in folder.images] == [(0, 5), (1, 5)]
     assert folder.unmatched == 1
     with pytest.raises(ConfigError, match=r"theirs' has a prompt of the suite; one of its own is 'a photo of \{\}'"):
-        match_suite(find_images(tmp_path / "theirs", ADA), ["{} sings"], [5])
+        assign_images(find_images(tmp_path / "theirs", ADA), ["{} sings"], [5])
 
 
 @pytest.mark.parametrize(

@@ -122,7 +122,7 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
         ConfigError: there is no such folder, no layout is recognised, an image says no prompt or subject, or two say
             the same prompt, subject and seed.
     """
-    found = recognise_folder(path, hints)
+    found = read_layout_files(path, hints)
     names = {one.subject for one in found.images}
     chosen = {name for name in hints.subjects or names if fnmatchcase(name, hints.only)} & names
     wanted = [one for one in found.images if one.subject in chosen]
@@ -140,7 +140,7 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
     return replace(found, images=tuple(images), other_subjects=tuple(sorted(names - chosen)))
 
 
-def recognise_folder(path: Path, hints: FolderHints) -> FoundFolder:
+def read_layout_files(path: Path, hints: FolderHints) -> FoundFolder:
     """Read a folder by the layout that it has."""
     with translate_file_errors(f"'{path}'", ConfigError, "cannot be scored", LAYOUTS):
         if path.is_file():
@@ -354,7 +354,7 @@ def collect_seeds(folders: Sequence[FoundFolder]) -> list[int]:
     return list(range(max(max(counts.values()) for counts in cases)))
 
 
-def match_suite(
+def assign_images(
     found: FoundFolder, prompts: Sequence[str], seeds: Sequence[int], progress: Progress | None = None
 ) -> ImageFolder:
     """Return the images of a folder by the prompts and seeds of a suite; those that cannot be read are listed.
@@ -395,12 +395,12 @@ def open_suite_folders(suite: Suite, subjects: Sequence[str], progress: Progress
         subjects: keys of the run's subjects.
 
     Raises:
-        ConfigError: as in `find_images` and `match_suite`.
+        ConfigError: as in `find_images` and `assign_images`.
     """
     texts = [prompt.text for prompt in suite.prompts]
     hints = FolderHints(tuple(subjects), tuple(texts), suite.class_word)
     return {
-        variant.label: match_suite(find_images(Path(variant.images), hints), texts, suite.seeds, progress)
+        variant.label: assign_images(find_images(Path(variant.images), hints), texts, suite.seeds, progress)
         for variant in suite.variants
         if variant.images is not None
     }

@@ -227,7 +227,7 @@ def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int
 
 def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict[str, object]:
     """Return what Every Eval Ever has to know of a variant beside its scores; details are texts there."""
-    model = f"sefi-bench/{make_slug(variant.label)}"
+    model, versions = f"sefi-bench/{make_slug(variant.label)}", run.versions
     evaluators = {name: f"{one.file} sha256:{one.sha256}" for name, one in run.evaluators.items() if one is not None}
     details = {"base_model": run.model.name, "fingerprint": run.model.fingerprint, "about": variant.about}
     return {
@@ -243,7 +243,7 @@ def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict
         },
         "eval_library": {
             "name": "sefi",
-            "version": run.versions.get("sefi", "unknown"),
+            "version": versions.get("sefi", "unknown"),
             "additional_details": evaluators,
         },
         "model_info": {

@@ -108,7 +108,7 @@ def run_score(
         run, bench_options = open_scoring(score_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
-            bench.make_missing(partial(reopen_scoring, score_options), run, 1, lock)
+            bench.make_missing(partial(restore_scoring, score_options), run, 1, lock)
     files = bench.write_report(run.folder, None, overwrite=False)
     record = describe_scoring(run, bench_options, files)
     print_answer(record, format_scoring(run.folder, record), as_json=as_json, command="score")
@@ -164,7 +164,7 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(line for line in lines if line))
 
 
-def reopen_scoring(score_options: ScoreOptions) -> "OpenRun":
+def restore_scoring(score_options: ScoreOptions) -> "OpenRun":
     """Open what is scored again, in another process."""
     return open_scoring(score_options, None)[0]
 
@@ -177,7 +177,7 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     """
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
-    from sefi.benchmark.scored_folder import collect_prompts, collect_seeds, find_images, match_suite
+    from sefi.benchmark.scored_folder import collect_prompts, collect_seeds, find_images, assign_images
     from sefi.cli.bench_setup import find_evaluator_files
     from sefi.core.progress import SilentProgress
 
@@ -189,11 +189,11 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     templates, seeds = collect_prompts(found.values()), collect_seeds(list(found.values()))
     suite = make_suite(found, describe_prompts(templates, drawings=drawings), seeds, hints)
     suite = add_references(suite) if score_options.references else suite
-    folders = {label: match_suite(one, templates, seeds, shown) for label, one in found.items()}
+    folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
     if progress is not None:
         note_found(found, drawings=drawings)
     evaluators = Evaluators(find_evaluator_files(bench_options))
-    subjects = load_photos(photos, evaluators.detector if hints.class_word == "person" else None)
+    subjects = load_scored_subjects(photos, evaluators.detector if hints.class_word == "person" else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
     return run, bench_options
@@ -229,7 +229,9 @@ def choose_evaluators(score_options: ScoreOptions, photos: "Sequence[Path]") -> 
     return replace(score_options.bench, model=options.EMBEDDED if drawings else "none")
 
 
-def load_photos(photos: "Mapping[str, list[Path]]", detector: "FaceDetector | None") -> "tuple[BenchmarkSubject, ...]":
+def load_scored_subjects(
+    photos: "Mapping[str, list[Path]]", detector: "FaceDetector | None"
+) -> "tuple[BenchmarkSubject, ...]":
     """Return the subjects, cut out of their photos as `sefi bench` cuts them."""
     from sefi.benchmark.suite import read_subject
 
