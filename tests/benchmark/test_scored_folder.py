@@ -11,11 +11,11 @@ from sefi.benchmark.plan import list_planned_keys
 from sefi.benchmark.records import ListedFolder, ListedImage, SuiteInfo
 from sefi.benchmark.scored_folder import (
     FolderHints,
+    assign_images,
     collect_prompts,
     collect_seeds,
     find_images,
     make_template,
-    assign_images,
     open_suite_folders,
     read_scored_image,
 )

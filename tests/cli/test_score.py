@@ -11,6 +11,7 @@ import pytest
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from huggingface_hub import DatasetCard, HfApi
 from PIL import Image
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from sefi.benchmark.run import RunFolder
 from sefi.cli.bench_setup import PHOTO_SIDE
@@ -359,13 +360,20 @@ def test_what_cannot_be_scored_is_refused(refused, people, named, tmp_path):
 
 
 def test_photographs_get_their_own_evaluators(sefi, people, named, tmp_path):
+    model = Dinov2Model(Dinov2Config(hidden_size=15, num_attention_heads=3, num_hidden_layers=1, image_size=14))
+    model.save_pretrained(tmp_path / "dino")
+    BitImageProcessorPil(size={"shortest_edge": 14}, crop_size={"height": 14, "width": 14}).save_pretrained(
+        tmp_path / "dino"
+    )
     words = ["score", named, "--photos", people, "--photographs", "--class-word", "dog", "--out", tmp_path / "run"]
-    found = sefi(*words, "--json")
+    found = sefi(*words, "--references", "--dino", tmp_path / "dino", "--json")
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
     assert answer["evaluators"] == "photographs"
     assert answer["prompts"]["read"] == 0
     assert answer["not_computed"]["prompt"] == "the run has no CLIP"
+    assert answer["values"]["photo pasted"]["dino"]["mean"] == pytest.approx(1, abs=1e-6)
+    assert answer["values"]["named"]["dino"]["mean"] < 1
     assert RunFolder(tmp_path / "run").read_info().evaluators["clip"] is None
 
 

@@ -38,6 +38,7 @@ SCORES = {
     "id": 0.5,
     "id_other": 0.4,
     "id_leaked": 0.1,
+    "dino": 0.4,
     "clip_image": 0.6,
     "background": 0.3,
     "prompt_score": 0.25,

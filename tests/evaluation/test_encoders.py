@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
+from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
-from sefi.evaluation.encoders import FACE_LANDMARKS, ImageReader, LabelledNetwork, SFaceEncoder
+from sefi.core.errors import BackboneError
+from sefi.evaluation.encoders import FACE_LANDMARKS, DinoEncoder, ImageReader, LabelledNetwork, SFaceEncoder
 from sefi.photo.detect import Face
 from tiny_portraits.training.readers import HEAD_LABELS, SCENE_LABELS, Reader as ReaderNetwork, export_reader
 from tiny_portraits.training.recognisers import Recogniser, export_recogniser
@@ -94,3 +96,50 @@ def test_without_a_face_no_attribute_is_read(readers):
 def test_labels_lie_beside_the_network(readers):
     for name in ("scene", "head"):
         assert json.loads((readers[2] / f"{name}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def dino(tmp_path):
+    """A tiny DINOv2 of the real classes, as transformers saves it."""
+    torch.manual_seed(13)
+    sizes = {"hidden_size": 15, "num_attention_heads": 3, "num_hidden_layers": 2, "image_size": 21, "patch_size": 7}
+    model, folder = Dinov2Model(Dinov2Config(**sizes, use_mask_token=False)).eval(), tmp_path / "dino"
+    model.save_pretrained(folder)
+    square = {"height": 21, "width": 21}
+    BitImageProcessorPil(size={"shortest_edge": 23}, crop_size=square).save_pretrained(folder)
+    return folder
+
+
+def test_dino_gives_the_class_token_of_transformers_own(dino):
+    encoder, rgb = DinoEncoder(dino), noise(47, 4)
+    found = encoder(rgb)
+    processor = BitImageProcessorPil.from_pretrained(dino)
+    with torch.no_grad():
+        pixels = processor(rgb, return_tensors="pt")["pixel_values"]
+        wanted = Dinov2Model.from_pretrained(dino).eval()(pixels).last_hidden_state[0, 0].numpy()
+    assert found == pytest.approx(wanted / np.linalg.norm(wanted), abs=1e-5)
+    assert np.linalg.norm(found) == pytest.approx(1, abs=1e-6)
+    assert np.abs(encoder(noise(47, 5)) - found).max() > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("file", "changes", "message"),
+    [
+        ("config.json", {"model_type": "vit"}, "not dinov2"),
+        ("config.json", {"num_hidden_layers": 10**6}, "num_hidden_layers"),
+        ("config.json", {"num_attention_heads": 4}, "does not divide"),
+        ("config.json", {"hidden_size": 18}, "weights"),
+        ("preprocessor_config.json", {"image_processor_type": "CLIPImageProcessor"}, "not DINOv2's"),
+        ("preprocessor_config.json", {"crop_size": {"height": 10**9, "width": 1}}, "crop_size"),
+    ],
+)
+def test_what_is_no_dino_is_refused(dino, file, changes, message):
+    path = dino / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(BackboneError, match=message):
+        DinoEncoder(dino)
+
+
+def test_a_missing_dino_is_named(tmp_path):
+    with pytest.raises(BackboneError, match=r"no DINOv2 at .*nothing"):
+        DinoEncoder(tmp_path / "nothing")

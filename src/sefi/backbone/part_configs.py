@@ -273,6 +273,30 @@ class ClipConfig(PartConfig):
     logit_scale_init_value: Annotated[float, Field(ge=-10, le=10)] = 2.6592
 
 
+class DinoConfig(PartConfig):
+    """A `Dinov2Model`: an image tower alone."""
+
+    hidden_size: Width = 768
+    num_hidden_layers: TransformerLayers = 12
+    num_attention_heads: Heads = 12
+    mlp_ratio: Annotated[int, Field(ge=1, le=16)] = 4
+    hidden_act: TextActivation = "gelu"
+    layer_norm_eps: Epsilon = 1e-6
+    image_size: Annotated[int, Field(ge=1, le=1024)] = 224
+    patch_size: Annotated[int, Field(ge=1, le=1024)] = 14
+    num_channels: Literal[3] = 3
+    qkv_bias: bool = True
+    layerscale_value: Scale = 1.0
+    use_swiglu_ffn: bool = False
+    use_mask_token: bool = True
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Refuse heads that do not divide the width."""
+        check_heads(self.hidden_size, self.num_attention_heads)
+        return self
+
+
 Config = TypeVar("Config", bound=PartConfig)
 
 
@@ -316,6 +340,14 @@ def read_text_config(path: Path) -> TextConfig:
 def read_clip_config(path: Path) -> ClipConfig:
     """Read a CLIP's `config.json`; `BackboneError` names the field at fault."""
     return validate_part_config(ClipConfig, path, read_model_json(path))
+
+
+def read_dino_config(path: Path) -> DinoConfig:
+    """Read a DINOv2's `config.json`; `BackboneError` names the field at fault."""
+    values = read_model_json(path)
+    if values.get("model_type") != "dinov2":
+        raise BackboneError(f"{path}: `model_type` is {quote_value(values.get('model_type'))}, not dinov2.", REMEDY)
+    return validate_part_config(DinoConfig, path, values)
 
 
 def _read_class_config(path: Path, name: str) -> dict[str, Any]:

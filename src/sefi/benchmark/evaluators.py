@@ -19,7 +19,7 @@ from sefi.core.files import write_file
 from sefi.core.reading import InvalidFileError, Limits, load_tensors, parse_object, read_layout, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.diffusion.attention_maps import PromptAttention
-from sefi.evaluation.encoders import ClipEncoder, ImageReader, SFaceEncoder
+from sefi.evaluation.encoders import ClipEncoder, DinoEncoder, ImageReader, SFaceEncoder
 from sefi.evaluation.metrics import (
     blank_face,
     measure_margins,
@@ -39,6 +39,7 @@ class EvaluatorFiles:
         recogniser: SFace ONNX.
         scene_reader: what the embedded model's own evaluators read from whole images; with `head_reader`.
         clip: folder of a `transformers.CLIPModel`.
+        dino: folder of a `transformers.Dinov2Model`.
     """
 
     detector: Path | None = None
@@ -46,10 +47,12 @@ class EvaluatorFiles:
     scene_reader: Path | None = None
     head_reader: Path | None = None
     clip: Path | None = None
+    dino: Path | None = None
 
     def describe(self) -> dict[str, EvaluatorInfo | None]:
-        """Return file and SHA-256 of each, for the record of a run."""
-        return {name: None if path is None else describe_file(path) for name, path in vars(self).items()}
+        """Return file and SHA-256 of each, for the record of a run; no DINOv2 is left out, as older runs had none."""
+        files = {name: path for name, path in vars(self).items() if name != "dino" or path is not None}
+        return {name: None if path is None else describe_file(path) for name, path in files.items()}
 
 
 def describe_file(path: Path) -> EvaluatorInfo:
@@ -68,12 +71,14 @@ class Evaluation:
         embeddings: a unit vector per face.
         clip: unit vector of the image.
         background: the same with the surest face blanked.
+        dino: DINOv2's unit vector of the image.
     """
 
     faces: list[Face] | None
     embeddings: list[NDArray[np.float32]] | None
     clip: NDArray[np.float32] | None
     background: NDArray[np.float32] | None
+    dino: NDArray[np.float32] | None = None
 
 
 class Evaluators:
@@ -89,6 +94,7 @@ class Evaluators:
         both = where.scene_reader is not None and where.head_reader is not None
         self.classifier = ImageReader(where.scene_reader, where.head_reader) if both else None  # pyright: ignore[reportArgumentType]
         self.clip = None if where.clip is None else ClipEncoder(where.clip)
+        self.dino = None if where.dino is None else DinoEncoder(where.dino)
         self.sentences: dict[str, NDArray[np.float32]] = {}
 
     def evaluate(self, rgb: NDArray[np.uint8]) -> Evaluation:
@@ -98,13 +104,14 @@ class Evaluators:
         embeddings = None
         if faces is not None and self.recogniser is not None:
             embeddings = [np.asarray(self.recogniser(large, face)) for face in faces]
+        dino = None if self.dino is None else self.dino(rgb)
         if self.clip is None:
-            return Evaluation(faces, embeddings, None, None)
+            return Evaluation(faces, embeddings, None, None, dino)
         blank = blank_face(rgb, compute_face_box(faces[0], large)) if faces else rgb
         if blank is None or faces is None:
-            return Evaluation(faces, embeddings, self.clip.encode_images([rgb])[0], None)
+            return Evaluation(faces, embeddings, self.clip.encode_images([rgb])[0], None, dino)
         whole, background = self.clip.encode_images([rgb, blank])
-        return Evaluation(faces, embeddings, whole, background)
+        return Evaluation(faces, embeddings, whole, background, dino)
 
     def check(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Refuse what the readers cannot be asked.

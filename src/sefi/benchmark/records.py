@@ -347,7 +347,7 @@ class Sample(RecordModel):
         faces: How many were found.
         id: Likeness to the photo that was learned; `id_other_photo` to another image of the subject,
             `id_leaked` of each face to the other of two subjects.
-        clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both.
+        clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both; `dino` DINOv2's.
         prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
         shown: For everything that the prompt wants, whether readers found it.
         embedding: CLIP's unit vector of the image.
@@ -372,6 +372,7 @@ class Sample(RecordModel):
     id_leaked: Score = None
     clip_image: Score = None
     background: Score = None
+    dino: Score = None
     prompt_score: Score = None
     margin: Score = None
     shown: Annotated[tuple[bool, ...], Lax, Field(max_length=100)] | None = None

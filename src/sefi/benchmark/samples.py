@@ -173,6 +173,7 @@ class IdentityScores(TypedDict):
     id_leaked: float | None
     clip_image: float | None
     background: float | None
+    dino: float | None
 
 
 def score_sample(
@@ -238,6 +239,7 @@ def score_against_photos(
         id_leaked=drop_not_finite(leaked) if person else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
+        dino=compare_embeddings(evaluation.dino, photos[0].dino) if alone else None,
     )
 
 

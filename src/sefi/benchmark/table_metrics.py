@@ -246,6 +246,8 @@ METRICS: tuple[Metric, ...] = (
            "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
     Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
+    Metric("dino", "DINO likeness", "cosine", "none", make_mean("dino"), ("dino",), "image",
+           "DINOv2 cosine of the whole image and the photo: as CLIP likeness, by a network that knows no words."),
     Metric("diversity", "diversity", "cosine", "up", score_diversity, (*CLIP, "embedding"), "image",
            "1 - CLIP cosine between the images of one prompt from different seeds, mean over prompts."),
     Metric("focus", "attention on the face", "share", "up", make_mean("focus"), ("focus",), "image",

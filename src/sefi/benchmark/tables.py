@@ -15,9 +15,10 @@ from sefi.core.errors import ConfigError
 from sefi.evaluation.metrics import measure_id_prompt_curve
 
 SUBJECTS_TO_LEAD = 2
-EVALUATORS = ("detector", "recogniser", "reader", "clip")
+EVALUATORS = ("detector", "recogniser", "reader", "clip", "dino")
 NEEDS = {  # what a reader is shown for those whose name does not say it
     "clip": "CLIP",
+    "dino": "DINOv2",
     "far_threshold": "false-accept threshold",
     "id_other_photo": "other image of the subjects",
     "id_leaked": "image that two subjects share",

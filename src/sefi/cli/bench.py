@@ -27,6 +27,7 @@ Recogniser = Annotated[
     typer.Option("--recogniser", metavar="FILE", help="An SFace ONNX file; OpenCV's is fetched by --download."),
 ]
 Clip = Annotated[Path | None, typer.Option("--clip", metavar="DIR", help="Folder of a CLIP model (safetensors).")]
+Dino = Annotated[Path | None, typer.Option("--dino", metavar="DIR", help="Folder of a DINOv2 model (safetensors).")]
 Tau = Annotated[
     float | None, typer.Option("--tau", min=-1, max=1, help="Prompt score from which likeness counts in ID(Prompt).")
 ]
@@ -65,6 +66,7 @@ def run_bench(
     detector: options.Detector = None,
     recogniser: Recogniser = None,
     clip: Clip = None,
+    dino: Dino = None,
     evaluators: options.Evaluators = None,
     tau: Tau = None,
     far_threshold: FarThreshold = None,
@@ -86,7 +88,7 @@ def run_bench(
     chosen = chosen.add_settings(settings or [])
     check_run_folder(out, photos)
     bench_options = BenchOptions(
-        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype
+        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype, dino
     )
     with TerminalProgress() as progress:
         run = open_run(bench_options, progress)

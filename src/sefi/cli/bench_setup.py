@@ -39,6 +39,7 @@ class BenchOptions:
     download: bool
     device: str
     dtype: str
+    dino: Path | None = None
 
     def is_of_drawings(self) -> bool:
         """Return whether the embedded model's drawings are learned: its evaluators know no photographs."""
@@ -157,7 +158,9 @@ def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":
     if not bench_options.is_of_drawings():
         default_detector = EMBEDDED_EVALUATORS / DETECTOR if bench_options.model == EMBEDDED else PHOTOGRAPH_DETECTOR
         recogniser = bench_options.recogniser or find_sface(allow_download=bench_options.download)
-        return EvaluatorFiles(bench_options.detector or default_detector, recogniser, clip=bench_options.clip)
+        return EvaluatorFiles(
+            bench_options.detector or default_detector, recogniser, clip=bench_options.clip, dino=bench_options.dino
+        )
     from tiny_portraits.training.clip import CLIP
     from tiny_portraits.training.evaluators import HEAD_READER, SCENE_READER
 
@@ -168,6 +171,7 @@ def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":
         folder / SCENE_READER,
         folder / HEAD_READER,
         bench_options.clip or folder / CLIP,
+        bench_options.dino,
     )
 
 

@@ -84,6 +84,7 @@ def run_score(
     detector: options.Detector = None,
     recogniser: bench.Recogniser = None,
     clip: bench.Clip = None,
+    dino: bench.Dino = None,
     tau: bench.Tau = None,
     far_threshold: bench.FarThreshold = None,
     download: options.Download = False,
@@ -102,7 +103,7 @@ def run_score(
     named = list_subject_photos(subject or [], photos)
     hints = FolderHints(tuple(named), read_prompts(prompts), class_word, tuple(subject_word or ()), only)
     suite = make_suite(folders, [], [0], hints)
-    asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32")
+    asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32", dino)
     score_options = ScoreOptions(folders, hints, named, drawings, references, asked)
     with TerminalProgress() as progress:
         run, bench_options = open_scoring(score_options, progress)
@@ -177,7 +178,7 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     """
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
-    from sefi.benchmark.scored_folder import collect_prompts, collect_seeds, find_images, assign_images
+    from sefi.benchmark.scored_folder import assign_images, collect_prompts, collect_seeds, find_images
     from sefi.cli.bench_setup import find_evaluator_files
     from sefi.core.progress import SilentProgress
 

@@ -18,11 +18,11 @@ from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 from torch import Tensor
-from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer
+from transformers import AutoImageProcessor, CLIPModel, CLIPTokenizer, Dinov2Model
 
 from sefi.backbone.files import quiet_libraries, read_model_json, read_or_refuse
 from sefi.backbone.open import MODELS
-from sefi.backbone.part_configs import read_clip_config
+from sefi.backbone.part_configs import read_clip_config, read_dino_config
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
 from sefi.core.errors import BackboneError
@@ -51,6 +51,8 @@ LABELS = TypeAdapter(dict[str, list[str]])
 SCENE_SIDE = 96
 CLIP_BATCH = 32
 CLIP_REMEDY = "Copy or download the CLIP model again, as safetensors with its preprocessor_config.json."
+DINO_REMEDY = "Copy or download the DINOv2 model again, as safetensors with its preprocessor_config.json."
+DINO_PROCESSORS = ("BitImageProcessor", "BitImageProcessorFast", "BitImageProcessorPil")
 CLIP_PROCESSORS = ("CLIPImageProcessor", "CLIPImageProcessorFast", "CLIPImageProcessorPil", "CLIPFeatureExtractor")
 PREPROCESSING = (
     "do_resize", "size", "resample", "do_center_crop", "crop_size", "do_rescale", "rescale_factor", "do_normalize",
@@ -235,28 +237,76 @@ def read_clip(folder: Path) -> tuple[Any, CLIPTokenizer, Callable[..., Any]]:
         # The implementation is named: the library must never take it from a file.
         model = load_part(CLIPModel, folder, config.list_arguments(), torch.float32, attn_implementation="sdpa")
         tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
-        with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
-            settings = read_preprocessing(folder / "preprocessor_config.json")
-            (Path(clean) / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
-            preprocess = cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
+        preprocess = build_preprocessing(folder, CLIP_PROCESSORS, CLIP_REMEDY)
     return model.eval(), tokenizer, preprocess
 
 
-def read_preprocessing(path: Path) -> dict[str, Any]:
-    """Return what CLIP's image processor knows of a `preprocessor_config.json`.
+class DinoEncoder:
+    """A `transformers.Dinov2Model` on the CPU, for how alike two whole images are.
+
+    Args:
+        folder: model and image preprocessing as transformers saves them. Only safetensors are opened, and nothing is
+            downloaded.
 
     Raises:
-        BackboneError: no such file, or a size out of range.
+        BackboneError: there is no such folder, or it holds something else.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        where = Path(folder)
+        if not (where / "config.json").is_file():
+            raise BackboneError(f"There is no DINOv2 at {where}.", "Name the folder of a DINOv2 model.")
+        self._model, self._preprocess = read_or_refuse(where, partial(read_dino, where), DINO_REMEDY, kind="DINOv2")
+
+    @torch.no_grad()
+    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the unit vector `[width]` of the class token of an RGB image `[height, width, 3]` of any size."""
+        pixels = self._preprocess([rgb], input_data_format="channels_last", return_tensors="pt")["pixel_values"]
+        vector = self._model(pixels).pooler_output[0].float().numpy()
+        return vector / max(float(np.linalg.norm(vector)), 1e-12)
+
+
+def read_dino(folder: Path) -> tuple[Any, Callable[..., Any]]:
+    """Return `Dinov2Model` in single precision and image preprocessing; no other code, no network.
+
+    Raises:
+        BackboneError: a file is missing, damaged or out of bounds.
+    """
+    config = read_dino_config(folder / "config.json")
+    with quiet_libraries():
+        # The implementation is named: the library must never take it from a file.
+        model = load_part(Dinov2Model, folder, config.list_arguments(), torch.float32, attn_implementation="sdpa")
+        return model.eval(), build_preprocessing(folder, DINO_PROCESSORS, DINO_REMEDY)
+
+
+def build_preprocessing(folder: Path, kinds: Sequence[str], remedy: str) -> Callable[..., Any]:
+    """Build the image processor of a folder from what is read of its settings.
+
+    Args:
+        kinds: what the folder may call it; the first is built.
+    """
+    with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
+        settings = read_preprocessing(folder / "preprocessor_config.json", kinds, remedy)
+        (Path(clean) / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
+        return cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
+
+
+def read_preprocessing(path: Path, kinds: Sequence[str], remedy: str) -> dict[str, Any]:
+    """Return what an image processor knows of a `preprocessor_config.json`.
+
+    Raises:
+        BackboneError: no such file, one of another kind, or a size out of range.
     """
     values = read_model_json(path)
     kind = values.get("image_processor_type", values.get("feature_extractor_type"))
-    if kind not in CLIP_PROCESSORS:
-        raise BackboneError(f"{path} describes a {str(kind)[:60]!r}, not CLIP's image preprocessing.", CLIP_REMEDY)
+    if kind not in kinds:
+        name = "CLIP" if kinds is CLIP_PROCESSORS else "DINOv2"
+        raise BackboneError(f"{path} describes a {str(kind)[:60]!r}, not {name}'s image preprocessing.", remedy)
     sizes = [values.get(name) for name in ("size", "crop_size")]
     sides = [side for size in sizes for side in (size.values() if isinstance(size, dict) else [size])]
     if any(side is not None and (type(side) is not int or not 0 < side <= LARGEST_SIDE) for side in sides):
-        raise BackboneError(f"{path}: `size` and `crop_size` must be from 1 to {LARGEST_SIDE} pixels.", CLIP_REMEDY)
-    return {"image_processor_type": "CLIPImageProcessor"} | {n: values[n] for n in PREPROCESSING if n in values}
+        raise BackboneError(f"{path}: `size` and `crop_size` must be from 1 to {LARGEST_SIDE} pixels.", remedy)
+    return {"image_processor_type": kinds[0]} | {n: values[n] for n in PREPROCESSING if n in values}
 
 
 def translate_errors(path: str | Path) -> AbstractContextManager[None]:
