@@ -310,3 +310,47 @@ def test_any_text_is_a_prompt_or_refused(text):
         return
     assert template.count("{}") <= 1
     template.format("person")
+
+
+@pytest.mark.parametrize(
+    "content",
+    ['{"runs": 3}', '{"runs": [3]}', '{"runs": [{"images": 3}]}', '{"runs": [{}]}', "[]", '{"images": [3]}', ""],
+)
+def test_what_is_no_record_of_sefi_generate_is_refused(tmp_path, content):
+    paint(tmp_path / "a-1.png")
+    (tmp_path / "records.json").write_text(content)
+    with pytest.raises(ConfigError, match="is no record of generated images"):
+        find_images(tmp_path, ADA)
+
+
+LINE = json.dumps({"image": "a.png", "prompt": "a photo of <ada>", "subject": "ada", "seed": 3}).encode()
+RUNS = {"schema_version": 1, "runs": [{"images": [{"file": "a-1.png", "prompt": "<ada>", "seed": 3}]}]}
+RECORD = json.dumps(RUNS).encode()
+CHANGES = strategies.lists(
+    strategies.tuples(strategies.integers(0, 120), strategies.binary(max_size=4)), min_size=1, max_size=4
+)
+
+
+@pytest.mark.parametrize(("name", "content"), [("images.jsonl", LINE), ("records.json", RECORD)])
+@given(changes=CHANGES)
+def test_a_damaged_list_or_record_is_refused_or_read(tmp_path_factory, name, content, changes):
+    folder = tmp_path_factory.mktemp("damaged")
+    for file in ("a.png", "a-1.png"):
+        (folder / file).touch()
+    if name == "records.json":
+        (folder / "a.png").unlink()
+    for place, some in changes:
+        content = content[:place] + some + content[place + len(some) :]
+    (folder / name).write_bytes(content)
+    try:
+        found = find_images(folder, FolderHints(only="*"))
+    except ConfigError:
+        return
+    assert all(one.seed is not None and one.prompt.count("{}") <= 1 for one in found.images)
+
+
+def test_what_is_far_too_large_is_refused_unread(tmp_path):
+    with (tmp_path / "images.jsonl").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match=r"more than 67,108,864"):
+        find_images(tmp_path, ADA)
