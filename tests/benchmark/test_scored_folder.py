@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, strategies
 from PIL import Image
 
-from sefi.benchmark.plan import list_planned_keys
+from sefi.benchmark.plan import TimeLeft, list_planned_keys
 from sefi.benchmark.records import ListedFolder, ListedImage, SuiteInfo
 from sefi.benchmark.scored_folder import (
     FolderHints,
@@ -285,6 +285,12 @@ def test_only_folders_have_what_they_list_and_others_the_whole_suite():
     compared = SuiteInfo.parse(json.dumps(info | {"ways": [{"label": "ours"}, *ways]}))
     keys = list_planned_keys(compared, ["ada", "bob"], {}, folders)
     assert sum(key[1] == "theirs" for key in keys) == sum(key[1] == "ours" for key in keys) == 8
+
+
+def test_the_pace_of_the_steps_says_when_scoring_ends():
+    others = {"variants": [SUITE["variants"][1], {"label": "pasted", "control": "photo"}]}
+    assert not TimeLeft(Suite.model_validate(SUITE | others), [], []).costs_differ
+    assert TimeLeft(Suite.model_validate(SUITE), [], []).costs_differ
 
 
 WORDS = strategies.lists(strategies.text("abcd9(),.:+-<'", min_size=1, max_size=6), min_size=1, max_size=8)

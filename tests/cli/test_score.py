@@ -113,6 +113,17 @@ def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named
     assert "folders differ" in json.loads(changed.stdout)["error"]
 
 
+@pytest.mark.slow
+def test_two_processes_score_the_same(sefi, people, named, tmp_path):
+    for jobs in (1, 2):
+        words = ["--photos", people, *THRESHOLDS, "--jobs", jobs, "--out", tmp_path / f"run{jobs}"]
+        found = sefi("score", named, *words, "--json")
+        assert found.exit_code == 0, found.output
+    assert scores_of(tmp_path / "run1", "named") == scores_of(tmp_path / "run2", "named")
+    tables = [(tmp_path / f"run{jobs}" / "report" / "tables.csv").read_text() for jobs in (1, 2)]
+    assert tables[0] == tables[1]
+
+
 def test_a_folder_of_stock_diffusers_is_scored(sefi, backbone, people, tmp_path):
     schedule = DDIMScheduler(steps_offset=1, clip_sample=False)
     pipe = StableDiffusionPipeline(

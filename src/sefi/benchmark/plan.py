@@ -157,6 +157,11 @@ class TimeLeft:
         self.started = time.monotonic()
 
     @property
+    def costs_differ(self) -> bool:
+        """Whether images are learned for or generated: those that are only scored take the same time each."""
+        return bool(self.learning_labels or self.shared)
+
+    @property
     def missing(self) -> int:
         """How many images are not on record."""
         return len(self.images)

@@ -271,7 +271,7 @@ def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
             ):
                 run.folder.add(sample)
                 left.record(sample)
-                if run.model is not None:  # else every image takes as long, and the pace of the steps says it
+                if left.costs_differ:  # else the pace of the steps says it
                     run.progress.estimate(left.estimate_seconds())
                 run.progress.advance()
                 made += 1

@@ -91,7 +91,8 @@ def show_new_images(run: OpenRun, left: TimeLeft, offset: int) -> int:
     made, offset = run.folder.read_samples_after(offset)
     for sample in made:
         left.record(sample)
-        run.progress.estimate(left.estimate_seconds())
+        if left.costs_differ:
+            run.progress.estimate(left.estimate_seconds())
         run.progress.advance()
     return offset
 

@@ -87,6 +87,7 @@ def run_score(
     dino: bench.Dino = None,
     tau: bench.Tau = None,
     far_threshold: bench.FarThreshold = None,
+    jobs: bench.Jobs = 1,
     download: options.Download = False,
     as_json: options.AsJson = False,
 ) -> None:
@@ -109,7 +110,7 @@ def run_score(
         run, bench_options = open_scoring(score_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
-            bench.make_missing(partial(restore_scoring, score_options), run, 1, lock)
+            bench.make_missing(partial(restore_scoring, score_options), run, jobs, lock)
     files = bench.write_report(run.folder, None, overwrite=False)
     record = describe_scoring(run, bench_options, files)
     print_answer(record, format_scoring(run.folder, record), as_json=as_json, command="score")
