@@ -15,6 +15,7 @@ from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
 from sefi.benchmark.run import RunFolder
 from sefi.cli.bench_setup import PHOTO_SIDE
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
 from tiny_portraits.text.words import parse_wanted
@@ -354,7 +355,7 @@ def test_a_run_is_published_without_images_and_uploaded_only_when_asked(sefi, re
     assert "is public" in refused("bench", "publish", run, "--out", out, "--push", "ada/results")
 
 
-def test_what_cannot_be_scored_is_refused(refused, people, named, tmp_path):
+def test_what_cannot_be_scored_is_refused(sefi, refused, people, named, tmp_path):
     given = ["--photos", people, *THRESHOLDS, "--out", tmp_path / "run"]
     assert "There is no folder of images" in refused("score", tmp_path / "none", *given)
     assert "There is no photo of 'p3'" in refused("score", named, "--out", tmp_path / "run")
@@ -367,6 +368,8 @@ def test_what_cannot_be_scored_is_refused(refused, people, named, tmp_path):
     Image.fromarray(np.zeros((64, 64, 3), np.uint8)).save(tmp_path / "black.png")
     problem = refused("score", named, "--subject", f"p3={tmp_path / 'black.png'}", "--drawings", *THRESHOLDS)
     assert "black.png" in problem
+    found = sefi("score", named, "--subject", f"p3={tmp_path / 'black.png'}", "--drawings", *THRESHOLDS)
+    assert "--class-word" in found.stderr
     assert not (tmp_path / "run").exists()
 
 
@@ -386,6 +389,19 @@ def test_photographs_get_their_own_evaluators(sefi, people, named, tmp_path):
     assert answer["values"]["photo pasted"]["dino"]["mean"] == pytest.approx(1, abs=1e-6)
     assert answer["values"]["named"]["dino"]["mean"] < 1
     assert RunFolder(tmp_path / "run").read_info().evaluators["clip"] is None
+
+
+def test_evaluators_that_are_named_are_used(sefi, people, named, tmp_path):
+    own = ["--detector", EMBEDDED_EVALUATORS / DETECTOR, "--recogniser", EMBEDDED_EVALUATORS / RECOGNISER]
+    words = [*own, "--clip", EMBEDDED_EVALUATORS / "clip", "--photographs", "--out", tmp_path / "run", "--json"]
+    found = sefi("score", named, "--photos", people, *words)
+    assert found.exit_code == 0, found.output
+    values = json.loads(found.stdout)["values"]["named"]
+    assert values["id"]["mean"] > 0.6
+    assert values["prompt"] is not None
+    assert "shown" not in values  # readers are the embedded model's only
+    info = RunFolder(tmp_path / "run").read_info()
+    assert (info.tau, info.far_threshold) == (0.23, None)  # the paper's
 
 
 def test_sentences_say_what_readers_must_see():

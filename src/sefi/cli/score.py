@@ -234,10 +234,19 @@ def choose_evaluators(score_options: ScoreOptions, photos: "Sequence[Path]") -> 
 def load_scored_subjects(
     photos: "Mapping[str, list[Path]]", detector: "FaceDetector | None"
 ) -> "tuple[BenchmarkSubject, ...]":
-    """Return the subjects, cut out of their photos as `sefi bench` cuts them."""
-    from sefi.benchmark.suite import read_subject
+    """Return the subjects, cut out of their photos as `sefi bench` cuts them.
 
-    return tuple(read_subject(key, files, detector) for key, files in photos.items())
+    Raises:
+        FaceError: a photo shows no face, or several.
+    """
+    from sefi.benchmark.suite import read_subject
+    from sefi.core.errors import FaceError
+
+    try:
+        return tuple(read_subject(key, files, detector) for key, files in photos.items())
+    except FaceError as error:
+        remedy = "Use a photo with one clear face; --class-word dog is for animals, --only leaves subjects out."
+        raise FaceError(error.problem, remedy) from error
 
 
 def make_suite(
