@@ -218,6 +218,30 @@ def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
     assert "no image" in Reading(render_bench_page(run, fewer, folder)).text
 
 
+def test_prompts_that_one_subject_has_are_shown_for_it(synthetic, made):
+    _, samples, folder = made
+    # As in DreamBench++ every subject has prompts of its own, more than a sheet has room for.
+    prompts = [{"text": f"{subject} {n}", "kind": "own"} for subject in synthetic.SUBJECTS for n in range(5)]
+    numbers = {subject: 5 * n for n, subject in enumerate(synthetic.SUBJECTS)}
+    own = [
+        one.model_copy(update={"prompt": one.prompt + numbers[one.subject], "shown": None})
+        for one in samples
+        if one.variant == "ours"
+    ]
+    suite = {"name": "score", "prompts": prompts, "ways": [{"label": "ours", "images": "x"}], "seeds": synthetic.SEEDS}
+    listed = [
+        {"subject": one.subject, "prompt": one.prompt, "seed": one.seed, "file": "x.png", "sha256": "0"} for one in own
+    ]
+    run = synthetic.make_run(suite=suite, folders={"ours": {"images": listed, "unreadable": ["cut.png"]}})
+    for seed in range(4):
+        for sheet in make_sheets(own, run, folder, np.random.default_rng(seed)):
+            assert sheet.prompts
+            assert all(text.split()[0] == sheet.subject for text in sheet.prompts)
+            assert all(shot is not None for shot in dict(sheet.rows)["ours"])
+    page = Reading(render_bench_page(run, own, folder)).text
+    assert "1 files cannot be read and are left out, such as cut.png" in page
+
+
 def test_two_subjects_of_one_picture_show_both_photos(synthetic, made):
     _, samples, folder = made
     pair = synthetic.change_all(samples_of(samples, "ada"), subject="ada+bob")

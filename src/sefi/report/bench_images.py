@@ -80,18 +80,19 @@ def make_sheets(
     variants = [variant.label for variant in list_variants(samples, run) if variant.is_generated]
     sample_by_key = {(c.subject, c.variant, c.prompt): c for c in samples if c.seed in seed}
     texts = [strip_weights(prompt.text) for prompt in run.suite.prompts]
-    return [
-        SubjectSheet(
-            subject,
-            load_photos(subject, folder),
-            tuple(texts[prompt].format(*format_placeholders(subject)) for prompt in prompts),
-            tuple(
-                (variant, tuple(make_sheet_image(sample_by_key.get((subject, variant, p)), folder) for p in prompts))
-                for variant in variants
-            ),
-        )
-        for subject in subjects
-    ]
+    sheets: list[SubjectSheet] = []
+    for subject in subjects:
+        chosen = prompts
+        if run.folders:  # other programs' images may have prompts of one subject only
+            own = {sample.prompt for sample in samples if sample.subject == subject}
+            chosen = [prompt for prompt in prompts if prompt in own] or choose_some(sorted(own), PROMPTS, chance)
+        rows = [
+            (variant, tuple(make_sheet_image(sample_by_key.get((subject, variant, p)), folder) for p in chosen))
+            for variant in variants
+        ]
+        spoken = tuple(texts[prompt].format(*format_placeholders(subject)) for prompt in chosen)
+        sheets.append(SubjectSheet(subject, load_photos(subject, folder), spoken, tuple(rows)))
+    return sheets
 
 
 def format_placeholders(subject: str) -> list[str]:
