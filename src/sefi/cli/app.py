@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sefi import __version__
-from sefi.cli import attend, bench, demo, describe, doctor, export, generate, learn, score, study, world
+from sefi.cli import attend, bench, demo, describe, doctor, export, generate, key, learn, score, study, verify, world
 from sefi.cli.error_reporting import TRACE, ReportingGroup
 from sefi.core.threads import limit_threads
 
@@ -62,6 +62,8 @@ app.command("import")(export.run_import)
 app.command("inspect")(describe.run_inspect)
 app.command("methods")(describe.list_methods)
 app.command("settings")(describe.list_settings)
+app.command("verify")(verify.run_verify)
+app.command("key")(key.run_key)
 app.command("doctor")(doctor.run_doctor)
 app.command("score")(score.run_score)
 app.add_typer(bench.app, name="bench")

@@ -25,6 +25,7 @@ LIBRARIES = (
 EXTRAS = {
     "world": (("skia", "tokenizers", "onnx"), "drawing and training the embedded model; drawn people for benchmarks"),
     "lora": (("peft",), "DreamBooth's LoRA form"),
+    "provenance": (("c2pa", "cryptography"), "signed content credentials (C2PA) of images"),
 }
 MODEL_PARTS = ("tiny-portraits", "evaluators", "demo")
 PROBLEM = 1

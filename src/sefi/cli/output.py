@@ -135,6 +135,18 @@ SCHEMAS: dict[str, Schema] = {
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },
     ),
+    "verify": Schema(
+        1,
+        {
+            "images": "for every image its file, size, source_type and parameters (its words), invisible_mark "
+            "(strength, false_alarm, scale, angle, payload), installation, this_installation, words_fit and "
+            "content_credentials; null where there is none, or where it cannot be told",
+            "marked": "how many of them say in any way that a trained model made them",
+            "unreadable": "files that cannot be read, each with its error; the exit code is 1 if there are any",
+            "false_alarm_bound": "an unmarked image seems to bear the invisible mark at most so often",
+        },
+    ),
+    "key": Schema(1, {"file": "where the key is, or would be", "installation": "its number, or null"}),
     "bench list": Schema(1, {"suites": "what every bundled suite is about, by name"}),
     "bench run": Schema(
         2,

@@ -13,14 +13,16 @@ from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from sefi.core.errors import SefiError, describe_first_fault
 from sefi.core.text import is_utf8
+
+if TYPE_CHECKING:  # `sefi verify` reads files without torch
+    import torch
 
 LARGEST_JSON = 4 * 2**20
 LARGEST_HEADER = 2**20
@@ -335,14 +337,14 @@ def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[s
         return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
-def read_tensors(path: Path, limits: Limits = WEIGHTS) -> tuple[Mapping[str, str], dict[str, torch.Tensor]]:
+def read_tensors(path: Path, limits: Limits = WEIGHTS) -> "tuple[Mapping[str, str], dict[str, torch.Tensor]]":
     """Return metadata and tensors of a safetensors file; errors as in `read_layout`."""
     layout = read_layout(path, limits)
     return layout.metadata, load_tensors(path)
 
 
 def check_shapes(
-    tensors: Mapping[str, torch.Tensor], expected: Mapping[str, torch.Tensor], what: str = "weights"
+    tensors: "Mapping[str, torch.Tensor]", expected: "Mapping[str, torch.Tensor]", what: str = "weights"
 ) -> None:
     """Check names, shapes and dtypes of tensors against those that are to be replaced.
 

@@ -27,6 +27,15 @@ def escape_surrogates(text: str) -> str:
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def escape_controls(text: str) -> str:
+    r"""Return a text of a file in one line that cannot move a terminal's cursor, clear it or recolour it.
+
+    >>> escape_controls("ada\x1b[2J\nbob")
+    'ada\\x1b[2J\\nbob'
+    """
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
 def make_file_name(prompt: str) -> str:
     """Return a prompt as a short file name.
 

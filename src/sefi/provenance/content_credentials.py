@@ -1,0 +1,270 @@
+"""Content credentials (C2PA): a signed manifest in an image's file, which says that a trained model made it.
+
+Needs the extra `provenance`. Whoever has a certificate from an authority signs with it; otherwise a key and a
+certificate are made on this machine, which every reader calls untrusted. No time stamp is fetched: nothing here
+uses the network.
+"""
+
+import io
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from sefi.core.errors import ConfigError, OutputError, suggest_install
+from sefi.core.files import make_folder, write_file
+from sefi.core.reading import read_bytes, translate_file_errors
+from sefi.core.text import dump_json
+from sefi.provenance.metadata import SOURCE_TYPE
+
+MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+LARGEST_IMAGE = 256 << 20  # bytes
+LARGEST_KEY = 64 << 10  # bytes of a certificate chain or a key
+YEARS = 5  # that a certificate of this machine holds
+LOCAL_CERTIFICATE, LOCAL_KEY = "signing-certificate.pem", "signing-key.pem"
+REMEDY = "Name a certificate chain and a private key (ECDSA P-256) as PEM files, or sign with a local key."
+
+
+@dataclass(frozen=True)
+class Credentials:
+    """What an image's content credentials say.
+
+    Attributes:
+        present: it has a manifest.
+        valid: image and manifest are as they were signed.
+        trusted: the signer's certificate is from an authority that the reader trusts.
+        signer: who the certificate was issued to.
+        is_generated: the manifest says that a trained model made the image.
+    """
+
+    present: bool
+    valid: bool = False
+    trusted: bool = False
+    signer: str = ""
+    is_generated: bool = False
+
+
+@dataclass(frozen=True)
+class SigningKey:
+    """A certificate chain and its private key, as PEM."""
+
+    certificates: str
+    private_key: str
+
+
+def has_library() -> bool:
+    """Return whether the library that signs and reads content credentials is installed."""
+    return find_spec("c2pa") is not None
+
+
+def read_signing_key(certificate: Path, private_key: Path) -> SigningKey:
+    """Read a certificate chain and its private key, PEM files.
+
+    Raises:
+        ConfigError: one is missing, too long or no PEM.
+    """
+    texts: list[str] = []
+    for path in (certificate, private_key):
+        with translate_file_errors(path, ConfigError, "is no PEM file", REMEDY):
+            text = read_bytes(path, LARGEST_KEY).decode("ascii")
+            if "-----BEGIN" not in text:
+                raise ConfigError(f"{path} is no PEM file.", REMEDY)
+            texts.append(text)
+    return SigningKey(*texts)
+
+
+def get_local_key(folder: Path) -> SigningKey:
+    """Return the signing key of this machine, made if there is none; readers call its signatures untrusted.
+
+    Args:
+        folder: where certificate and key are kept, the key for its owner alone.
+    """
+    certificate, private_key = folder / LOCAL_CERTIFICATE, folder / LOCAL_KEY
+    if not certificate.exists():
+        made = create_local_key(datetime.now(UTC))
+        make_folder(folder)
+        _write_secret(private_key, made.private_key)
+        _write_secret(certificate, made.certificates)
+    return read_signing_key(certificate, private_key)
+
+
+def _write_secret(path: Path, text: str) -> None:
+    """Write a file that only its owner may read."""
+
+    def fill(partial: Path) -> None:
+        partial.chmod(0o600)
+        partial.write_text(text, encoding="ascii")
+
+    write_file(path, fill)
+    path.chmod(0o600)
+
+
+def create_local_key(today: datetime) -> SigningKey:
+    """Make a key, and a certificate that an authority of this machine alone vouches for.
+
+    C2PA's certificate profile allows no self-signed certificate, so there are two: the authority's and the signer's.
+    """
+    require_library()
+    from cryptography import x509  # noqa: PLC0415  optional
+    from cryptography.hazmat.primitives import hashes, serialization  # noqa: PLC0415
+    from cryptography.hazmat.primitives.asymmetric import ec  # noqa: PLC0415
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: PLC0415
+
+    def make_name(name: str) -> x509.Name:
+        parts = [(NameOID.ORGANIZATION_NAME, "sefi, local and untrusted"), (NameOID.COMMON_NAME, name)]
+        return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts])
+
+    def start(subject: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
+        return (
+            x509.CertificateBuilder()
+            .subject_name(make_name(subject))
+            .issuer_name(make_name("local authority"))
+            .public_key(public)
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(today - timedelta(days=1))
+            .not_valid_after(today + timedelta(days=365 * YEARS))
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
+            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key()), critical=False)
+        )
+
+    authority, signer = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
+    signs, issues = (
+        x509.KeyUsage(
+            digital_signature=not issuing, content_commitment=False, key_encipherment=False, data_encipherment=False,
+            key_agreement=False, key_cert_sign=issuing, crl_sign=issuing, encipher_only=False, decipher_only=False,
+        )
+        for issuing in (False, True)
+    )  # fmt: skip
+    issuer = (
+        start("local authority", authority.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(issues, critical=True)
+        .sign(authority, hashes.SHA256())
+    )
+    certificate = (
+        start("images of this machine", signer.public_key())
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(signs, critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.EMAIL_PROTECTION]), critical=False)
+        .sign(authority, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    private = signer.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return SigningKey("".join(one.public_bytes(pem).decode() for one in (certificate, issuer)), private.decode())
+
+
+def require_library() -> None:
+    """Refuse to go on without the library.
+
+    Raises:
+        ConfigError: it is not installed.
+    """
+    if not has_library():
+        raise ConfigError("Content credentials need the library c2pa-python.", suggest_install("provenance"))
+
+
+def make_manifest(version: str) -> dict[str, Any]:
+    """Make what is signed: that a trained model created the image, and with which program; nobody's name."""
+    return {
+        "claim_generator_info": [{"name": "sefi", "version": version}],
+        "assertions": [
+            {
+                "label": "c2pa.actions.v2",
+                "data": {
+                    "actions": [
+                        {
+                            "action": "c2pa.created",
+                            "softwareAgent": {"name": "sefi", "version": version},
+                            "digitalSourceType": SOURCE_TYPE,
+                        }
+                    ]
+                },
+            }
+        ],
+    }
+
+
+def sign_image(path: Path, key: SigningKey, version: str) -> None:
+    """Sign an image's file, PNG, JPEG or WebP, in its place and atomically; to be done last.
+
+    Raises:
+        ConfigError: the library is missing, or does not take the key.
+        OutputError: it cannot be written.
+    """
+    require_library()
+    import c2pa  # noqa: PLC0415  optional
+
+    content, mime = _read_signable(path)
+    signed = io.BytesIO()
+    try:
+        info = c2pa.C2paSignerInfo("es256", key.certificates.encode("ascii"), key.private_key.encode("ascii"), None)
+        # Without a thumbnail, which the library adds: it would be a second image of the subject, and larger than all.
+        settings = c2pa.Settings.from_dict({"builder": {"thumbnail": {"enabled": False}}})
+        manifest = dump_json(make_manifest(version))
+        with (
+            c2pa.Context(settings) as context,
+            c2pa.Signer.from_info(info) as signer,
+            c2pa.Builder(manifest, context) as builder,
+        ):
+            builder.sign(signer, mime, io.BytesIO(content), signed)
+    except c2pa.C2paError as error:
+        raise ConfigError(f"{path} cannot be signed: {str(error)[:200]}.", REMEDY) from error
+    write_file(path, lambda partial: partial.write_bytes(signed.getvalue()))
+
+
+def _read_signable(path: Path) -> tuple[bytes, str]:
+    """Read an image's bytes and kind; `OutputError` for another file."""
+    remedy = "Sign PNG, JPEG and WebP images."
+    with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, (SyntaxError,)):
+        content = read_bytes(path, LARGEST_IMAGE)
+        with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
+            return content, MIME_TYPES[str(image.format)]
+
+
+def read_credentials(content: bytes) -> Credentials | None:
+    """Read the content credentials of an image's bytes; None where the library is not installed."""
+    if not has_library():
+        return None
+    import c2pa  # noqa: PLC0415  optional
+
+    with Image.open(io.BytesIO(content)) as image:
+        mime = MIME_TYPES[str(image.format)]
+    try:
+        reader = c2pa.Reader.try_create(mime, io.BytesIO(content))
+    except c2pa.C2paError:
+        return Credentials(present=True)  # damaged
+    if reader is None:
+        return Credentials(present=False)
+    with reader:
+        state, manifest = str(reader.get_validation_state()), reader.get_active_manifest() or {}
+    signature: dict[str, Any] = manifest.get("signature_info", {})
+    signer = signature.get("common_name") or signature.get("issuer") or ""
+    return Credentials(
+        present=True,
+        valid=state in ("Valid", "Trusted"),
+        trusted=state == "Trusted",
+        signer=str(signer),
+        is_generated=_says_generated(manifest),
+    )
+
+
+def _says_generated(manifest: dict[str, Any]) -> bool:
+    """Return whether an action of a manifest created the image by a trained model."""
+    actions = [
+        action for one in manifest.get("assertions", []) for action in (one.get("data") or {}).get("actions", [])
+    ]
+    return any(action.get("digitalSourceType") == SOURCE_TYPE for action in actions)
+
+
+def find_signing_key(settings: Path) -> SigningKey:
+    """Return the key that SEFI_C2PA_CERTIFICATE and SEFI_C2PA_KEY name, or this machine's."""
+    named = os.environ.get("SEFI_C2PA_CERTIFICATE"), os.environ.get("SEFI_C2PA_KEY")
+    if named[0] and named[1]:
+        return read_signing_key(Path(named[0]), Path(named[1]))
+    if named[0] or named[1]:
+        raise ConfigError("SEFI_C2PA_CERTIFICATE and SEFI_C2PA_KEY belong together.", "Set both, or none.")
+    return get_local_key(settings)
