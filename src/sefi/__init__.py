@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sefi.hosts.attach import attach as attach
     from sefi.identity.file import Identity as Identity
     from sefi.methods.registry import PRESETS as PRESETS
+    from sefi.provenance.save import save_image as save_image
 
 # Where each public name is defined; `__getattr__` imports it from there when it is asked for.
 DEFINED_IN = {
@@ -30,6 +31,7 @@ DEFINED_IN = {
     "Config": "sefi.core.config",
     "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
+    "save_image": "sefi.provenance.save",
 }
 __all__ = [
     "PRESETS",
@@ -41,6 +43,7 @@ __all__ = [
     "import_embedding",
     "learn",
     "open_backbone",
+    "save_image",
 ]
 __version__ = "0.1.0"
 

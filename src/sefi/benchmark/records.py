@@ -211,6 +211,7 @@ class RunInfo(RunPart):
         settings: Of each variant that learns, the whole tree of its settings.
         tau: Prompt score from which an image counts in ID(Prompt).
         far_threshold: Likeness from which two faces count as one person.
+        mark: The generated images have the invisible mark; earlier versions wrote none.
     """
 
     schema_number: Annotated[int, set_file_key("schema")] = 0
@@ -229,6 +230,7 @@ class RunInfo(RunPart):
     settings: dict[Text, dict[Text, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     tau: Score = None
     far_threshold: Score = None
+    mark: bool = False
 
     @model_validator(mode="after")
     def check_subjects(self) -> Self:

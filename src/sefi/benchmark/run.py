@@ -272,6 +272,7 @@ class OpenRun:
     Attributes:
         progress: of the images; learning has one of its own, `learning_progress`.
         evaluator_folder: folder of networks that methods learn with; None takes the model's own.
+        mark: generated images get the invisible mark.
     """
 
     suite: Suite
@@ -282,6 +283,7 @@ class OpenRun:
     progress: RunProgress
     learning_progress: Progress
     evaluator_folder: Path | None = None
+    mark: bool = True
     evaluations: dict[str, tuple[Evaluation, Evaluation | None]] = field(
         default_factory=dict[str, tuple[Evaluation, "Evaluation | None"]]
     )
@@ -362,6 +364,7 @@ def describe_run(
             ),
             tau=tau,
             far_threshold=far_threshold,
+            mark=run.mark,
         )
 
 

@@ -36,6 +36,7 @@ class BenchOptions:
     download: bool
     device: str
     dtype: str
+    mark: bool = True
 
     def is_of_drawings(self) -> bool:
         """Return whether the embedded model's drawings are learned: its evaluators know no photographs."""
@@ -117,6 +118,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         progress,
         progress.nested(),
         bench_options.evaluator_folder,
+        bench_options.mark,
     )
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
 
 FileEntry = dict[str, object]
-"""What the record says of one file: `file`, `prompt`, `seed`, and `repaired_faces` where faces were looked for."""
+"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` where faces were sought."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
@@ -82,6 +82,8 @@ def run_generate(
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
+    no_mark: options.NoMark = False,
+    names: options.Names = False,
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = options.AUTO,
@@ -92,6 +94,7 @@ def run_generate(
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
+    from sefi.provenance.payload import read_installation_key
 
     overrides = format_settings(
         generate__count=count,
@@ -108,14 +111,16 @@ def run_generate(
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
+    read_installation_key()  # a damaged one is told before the work
     identities = load_identities(prompts, identity or [], config)
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
+    record |= {"identities": [str(path) for path in identity or []], "seed": seed, "mark": not no_mark}
     with TerminalProgress() as progress:
-        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
+        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, not no_mark, names)
+        text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -135,7 +140,12 @@ class InputFiles:
 
 @dataclass(frozen=True)
 class GenerateRun:
-    """What is generated, on which model, and how."""
+    """What is generated, on which model, and how.
+
+    Attributes:
+        mark: embed the invisible mark.
+        names: say the subjects' names in the files.
+    """
 
     prompts: list[str]
     identities: "Sequence[Identity]"
@@ -144,6 +154,8 @@ class GenerateRun:
     seed: int
     progress: "Progress"
     inputs: "ImageArguments | None" = None
+    mark: bool = True
+    names: bool = False
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -208,7 +220,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     files: list[FileEntry] = []
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
-        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
+        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder, mark=run.mark))
     finally:
         if files:
             append_record(folder, record)
@@ -225,7 +237,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
         Interrupted: Ctrl-C; it says how many images were saved.
     """
     from sefi.api import generate_each
-    from sefi.cli.image_files import save_image
+    from sefi.cli.image_files import save_numbered_image
     from sefi.core.errors import Interrupted
 
     images: list[GeneratedImage] = []
@@ -240,9 +252,9 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             progress=run.progress,
             **inputs,
         ):
-            path = save_image(image, folder)
+            path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names)
             images.append(image)
-            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed}
+            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed, "invisible_mark": marked}
             if inputs.get("repair_faces"):
                 entry["repaired_faces"] = [list(box) for box in image.repaired]
             files.append(entry)

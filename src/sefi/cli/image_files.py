@@ -38,18 +38,27 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
     read_records(folder / RECORDS)
 
 
-def save_image(image: "GeneratedImage", folder: Path) -> Path:
-    """Write one image, named by its prompt and seed; a number follows where that name is taken."""
-    return write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", image.pixels.save)
+def save_numbered_image(
+    image: "GeneratedImage", folder: Path, *, mark: bool = True, names: bool = False
+) -> tuple[Path, bool]:
+    """Write one image, named by its prompt and seed; a number follows where that name is taken.
+
+    Returns:
+        The file, and whether it has the invisible mark.
+    """
+    encoded = image.encode(mark=mark, names=names)
+    path = write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", encoded.write)
+    return path, encoded.invisible_mark
 
 
-def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
+def save_grid(images: "Sequence[GeneratedImage]", folder: Path, *, mark: bool = True) -> Path:
     """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ..."""
+    from sefi.provenance.save import encode_image
     from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    return write_numbered(folder, "grid", ".png", draw_contact_sheet(rows).save)
+    return write_numbered(folder, "grid", ".png", encode_image(draw_contact_sheet(rows), mark=mark).write)
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

@@ -25,7 +25,7 @@ class Schema:
 
 
 SCHEMAS: dict[str, Schema] = {
-    "demo": Schema(1, {"page": "the page written", "seconds": "time spent"}),
+    "demo": Schema(1, {"page": "the page written", "mark": "false where --no-mark was given", "seconds": "time spent"}),
     "learn": Schema(
         1,
         {
@@ -62,8 +62,8 @@ SCHEMAS: dict[str, Schema] = {
     "generate": Schema(
         1,
         {
-            "images": "a list of objects with file, prompt and seed; with --repair-faces also repaired_faces, squares "
-            "as left, top, width and height in pixels",
+            "images": "a list of objects with file, prompt, seed and invisible_mark; with --repair-faces also "
+            "repaired_faces, squares as left, top, width and height in pixels",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
@@ -71,6 +71,7 @@ SCHEMAS: dict[str, Schema] = {
             "size": "width and height of every image in pixels",
             "inputs": "images that generation started from or followed, and how: the options given, and their defaults",
             "seed": "what was given with --seed; image k of a prompt has seed + k",
+            "mark": "false where --no-mark was given",
             "unknown_words": "words of the prompts that the model does not know",
         },
     ),
@@ -78,6 +79,7 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "figure": "the figure, a PNG",
+            "mark": "false where --no-mark was given",
             "words": "the tokens of the prompt, start and end included",
             "reference_words": "the same with class words for names",
             "mean_attention": "mean attention to every word; with padding they sum to 1",
@@ -85,6 +87,14 @@ SCHEMAS: dict[str, Schema] = {
             "share_in_face": "share of each name's attention inside the face, by name",
             "reference_share_in_face": "the same for the class word's prompt",
             "unknown_words": "words of the prompt that the model does not know",
+        },
+    ),
+    "key": Schema(
+        1,
+        {
+            "file": "where the installation's key is, or would be",
+            "exists": "whether there is one",
+            "number": "of the installation, in the invisible mark; 0 without a key",
         },
     ),
     "inspect": Schema(
@@ -142,6 +152,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "run": "the run's folder",
             "made": "images made by this call",
+            "mark": "false where --no-mark was given",
             "images": "images on record",
         },
     ),
@@ -184,6 +195,7 @@ SCHEMAS: dict[str, Schema] = {
             "out": "the grid, a PNG",
             "kind": "kind of prompts",
             "seed": "what was given with --seed",
+            "mark": "false where --no-mark was given",
             "prompts": "the prompts drawn",
         },
     ),
