@@ -51,6 +51,7 @@ FILLED = {
     "settings": {},
     "tau": None,
     "far_threshold": None,
+    "mark": False,
 }
 
 

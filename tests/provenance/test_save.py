@@ -1,4 +1,4 @@
-"""Saving a generated image: its marks are in the file, read back before it takes its name, and never a subject's name."""
+"""Saving a generated image: its marks are in the file, read back before it takes its name; no subject is named."""
 
 import hashlib
 import io
@@ -111,7 +111,7 @@ def test_a_mark_that_is_not_found_is_embedded_more_strongly_once(monkeypatch):
 
     def embed_weakly(pixels, payload, *, decibels):
         used.append(decibels)
-        return embed_mark(pixels, payload, decibels=decibels if len(used) > 1 else 90)
+        return embed_mark(pixels, payload, decibels=decibels) if len(used) > 1 else pixels
 
     monkeypatch.setattr(save, "embed_mark", embed_weakly)
     encoded = encode_image(read_photo(192))

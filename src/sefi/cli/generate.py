@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
 
 FileEntry = dict[str, object]
-"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` where faces were sought."""
+"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` if sought."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
@@ -94,7 +94,6 @@ def run_generate(
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
-    from sefi.provenance.payload import read_installation_key
 
     overrides = format_settings(
         generate__count=count,
@@ -111,13 +110,11 @@ def run_generate(
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
-    read_installation_key()  # a damaged one is told before the work
     identities = load_identities(prompts, identity or [], config)
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed, "mark": not no_mark}
+    record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
     with TerminalProgress() as progress:
         run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, not no_mark, names)
         text = draw_and_record(run, out, record)
@@ -218,7 +215,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     from sefi.cli.image_files import append_record, save_grid
 
     files: list[FileEntry] = []
-    record |= {"images": files, "grid": None}  # an interrupted run has none
+    record |= {"seed": run.seed, "mark": run.mark, "images": files, "grid": None}  # an interrupted run has no grid
     try:
         record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder, mark=run.mark))
     finally:

@@ -16,6 +16,7 @@ from sefi.core.files import (
 )
 from sefi.core.reading import InvalidFileError, measure_file, read_json, translate_file_errors
 from sefi.core.text import dump_json
+from sefi.provenance.payload import read_installation_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,10 +33,12 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
 
     Raises:
         OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.
+        ConfigError: the installation's key, which its images are marked with, is damaged.
     """
     check_folder(folder)
     check_no_input(folder / RECORDS, inputs)
     read_records(folder / RECORDS)
+    read_installation_key()
 
 
 def save_numbered_image(

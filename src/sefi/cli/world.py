@@ -145,10 +145,10 @@ def run_grid(
     from sefi.provenance.save import encode_image
     from tiny_portraits.evaluation.grids import (
         arrange_tiles,
+        convert_to_palette,
         draw_prompts,
         get_kind,
         make_prompts,
-        reduce_colours,
         resize_tile,
     )
     from tiny_portraits.text.tokenizing import fits_in
@@ -162,7 +162,7 @@ def run_grid(
         made = draw_prompts(backbone, prompts, seed, config.generate, progress)
     tiles = [resize_tile(image, chosen.side) for image in made]
     page = arrange_tiles(add_captions(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
-    encoded = encode_image(page, mark=not no_mark, optimize=True, convert=reduce_colours)
+    encoded = encode_image(page, mark=not no_mark, optimize=True, convert=convert_to_palette)
     write_output(out, FileKind.PNG, encoded.write, inputs=[model], overwrite=overwrite)
     record: dict[str, object] = {"out": str(out), "kind": kind, "seed": seed, "mark": not no_mark, "prompts": prompts}
     print_answer(record, f"{len(made)} images in {out}", as_json=as_json, command="world grid")

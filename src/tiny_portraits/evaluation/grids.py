@@ -186,6 +186,6 @@ def arrange_tiles(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     return page
 
 
-def reduce_colours(page: Image.Image) -> Image.Image:
+def convert_to_palette(page: Image.Image) -> Image.Image:
     """Return an image with a palette, whose PNG has less than half the bytes; dots keep gradients smooth."""
     return page.quantize(palette=page.quantize(COLOURS))
