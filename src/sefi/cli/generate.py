@@ -93,7 +93,6 @@ def run_generate(
     from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
-    from sefi.cli.progress import TerminalProgress
 
     overrides = format_settings(
         generate__count=count,
@@ -115,9 +114,8 @@ def run_generate(
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
-    with TerminalProgress() as progress:
-        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, not no_mark, names)
-        text = draw_and_record(run, out, record)
+    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names)
+    text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -149,7 +147,6 @@ class GenerateRun:
     backbone: "Backbone"
     config: "Config"
     seed: int
-    progress: "Progress"
     inputs: "ImageArguments | None" = None
     mark: bool = True
     names: bool = False
@@ -213,18 +210,23 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
         record: what else is recorded; gets the files.
     """
     from sefi.cli.image_files import append_record, save_grid
+    from sefi.cli.progress import TerminalProgress
 
     files: list[FileEntry] = []
     record |= {"seed": run.seed, "mark": run.mark, "images": files, "grid": None}  # an interrupted run has no grid
     try:
-        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder, mark=run.mark))
+        with TerminalProgress() as progress:
+            images = draw_and_save(run, folder, files, progress)
+        record["grid"] = str(save_grid(images, folder, mark=run.mark))
     finally:
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
 
 
-def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "list[GeneratedImage]":
+def draw_and_save(
+    run: GenerateRun, folder: Path, files: "list[FileEntry]", progress: "Progress"
+) -> "list[GeneratedImage]":
     """Draw every image and write it at once.
 
     Args:
@@ -246,7 +248,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             backbone=run.backbone,
             config=run.config,
             seed=run.seed,
-            progress=run.progress,
+            progress=progress,
             **inputs,
         ):
             path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names)
