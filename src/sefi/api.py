@@ -455,13 +455,13 @@ def generate_each(
 
 def describe_sources(images: ImageArguments) -> dict[str, object]:
     """Return what an image's file says of the images that it was generated from; never their names."""
-    from_image = {"Denoising strength": images.get("strength", DEFAULT_STRENGTH)} if "init_image" in images else {}
-    flags = {
-        "Inpainting": images.get("mask"),
-        "ControlNet": images.get("control"),
-        "Repair": images.get("repair_faces"),
-    }
-    return {**from_image, **{name: "yes" for name, value in flags.items() if value is not None and value is not False}}
+    given = {name for name, value in images.items() if value is not None and value is not False}
+    strength = images.get("strength")
+    said: dict[str, object] = {}
+    if "init_image" in given:
+        said["Denoising strength"] = DEFAULT_STRENGTH if strength is None else strength
+    names = {"mask": "Inpainting", "control": "ControlNet", "repair_faces": "Face repair"}
+    return said | {title: "yes" for name, title in names.items() if name in given}
 
 
 def collect_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:
