@@ -27,5 +27,5 @@ people = [sefi.learn(FOLDER / f"{name}.png", name=name, backbone=backbone, confi
 
 for image in sefi.generate(PROMPTS, people, backbone=backbone, config=config, seed=0):
     file = given.out / f"{image.index}.png"
-    image.pixels.save(file)
+    image.save(file, overwrite=True)
     print(file, image.prompt)

@@ -1,7 +1,9 @@
 """Measure the invisible mark: what it survives, how often it is seen where none is, what it costs.
 
     python experiments/marks.py --state FILE    # every figure, about an hour on one core
+    python experiments/marks.py --state FILE --finish    # the record of those that are done
     python experiments/marks.py --trial         # a few images of each kind, printed and not recorded
+    python experiments/marks.py --write         # the table in RELIABILITY.md, from the record
 
 Images that are done are kept in FILE, so that it can be stopped and started again.
 """
@@ -37,6 +39,7 @@ from tiny_portraits.drawing.sampling import get_content
 Pixels = NDArray[np.uint8]
 
 RECORD = Path(__file__).parent / "records" / "marks.json"
+PAGE, BEGIN, END = Path(__file__).parents[1] / "RELIABILITY.md", "<!-- marks -->", "<!-- end -->"
 SEED = 20_331
 GENERATED, NATURAL, EMBEDDED, UNMARKED = 200, 100, 200, 10_000
 SIDE, STEPS = 512, 10
@@ -78,7 +81,7 @@ def add_noise(pixels: Pixels, random: np.random.Generator) -> Pixels:
     return np.clip(np.rint(pixels + random.normal(0, 5, pixels.shape)), 0, 255).astype(np.uint8)
 
 
-def brighten(pixels: Pixels, _random: np.random.Generator) -> Pixels:
+def change_brightness(pixels: Pixels, _random: np.random.Generator) -> Pixels:
     """Return an image that is a fifth brighter."""
     return np.clip(np.rint(pixels * 1.2), 0, 255).astype(np.uint8)
 
@@ -95,7 +98,7 @@ ATTACKS: dict[str, Attack] = {
     "half, JPEG 75": lambda pixels, _: encode(resize(pixels, 0.5), "JPEG", 75),
     "40 % off, JPEG 75": lambda pixels, random: encode(crop(pixels, 0.4, random), "JPEG", 75),
     "noise 5": add_noise,
-    "brighter by 20 %": brighten,
+    "brighter by 20 %": change_brightness,
     "unknown scale 0.5 to 2.2": lambda pixels, random: resize(pixels, random.uniform(0.5, 2.2)),
     "unknown scale 0.4 to 0.5": lambda pixels, random: resize(pixels, random.uniform(0.4, 0.5)),
 }
@@ -171,7 +174,7 @@ def measure_marked(pixels: Pixels, number: int, attacks: tuple[str, ...]) -> dic
 
 
 def measure_unmarked(number: int) -> dict[str, Any]:
-    """Look for a mark in an image without one."""
+    """Measure how strong a mark an image without one seems to bear."""
     kind, pixels = make_unmarked(number)
     found = find_mark(pixels)
     return {"kind": kind, "side": max(pixels.shape[:2]), "found": 0.0 if found is None else found.strength}
@@ -276,6 +279,63 @@ def measure_sets(state: State, share: float) -> dict[str, Any]:
     return {name: summarise_marked(rows) for name, rows in sets.items()}
 
 
+def summarise_done(state: State) -> dict[str, Any]:
+    """Return the figures of the rows that are done."""
+    sets = {
+        name: [row for key, row in state.rows.items() if key.split()[0] == name]
+        for name in ("natural", "embedded", "generated", "unmarked")
+    }
+    unmarked = summarise_unmarked(sets.pop("unmarked"))
+    return {"marked": {name: summarise_marked(rows) for name, rows in sets.items()}, "unmarked": unmarked}
+
+
+def format_share(value: float) -> str:
+    """Format a share in per cent, all of them as 100 %.
+
+    >>> format_share(1.0), format_share(0.995)
+    ('100 %', '99.5 %')
+    """
+    return f"{100 * value:.4g} %"
+
+
+def format_table(record: dict[str, Any]) -> str:
+    """Format the record as the tables of RELIABILITY.md."""
+    titles = {"generated": "generated, 512 px", "natural": "photographs, 512 px", "embedded": "generated, 192 px"}
+    sets = record["marked"]
+    lines = [
+        "| what happened | " + " | ".join(f"{titles[name]} ({sets[name]['images']})" for name in titles) + " |",
+        "|---" * (len(titles) + 1) + "|",
+    ]
+    for attack in ATTACKS:
+        cells = [sets[name]["attacks"].get(attack) for name in titles]
+        texts = [
+            "not tried" if cell is None else f"{format_share(cell['found'])}, {format_share(cell['payload_right'])}"
+            for cell in cells
+        ]
+        lines.append(f"| {attack} | " + " | ".join(texts) + " |")
+    bearing = " | ".join(format_share(sets[name]["carries_payload"]) for name in titles)
+    lowest = " | ".join(f"{sets[name]['psnr_lowest']:.1f} dB" for name in titles)
+    unmarked, seconds = record["unmarked"], record["seconds"]["512"]
+    return "\n".join(
+        [
+            *lines,
+            f"| *images that carry a payload* | {bearing} |",
+            f"| *lowest PSNR* | {lowest} |",
+            "",
+            f"Of {unmarked['images']:,} images without a mark {unmarked['false_alarms']} seemed to have one; by design "
+            "at most one in 1,000,000,000 does. At 512 px embedding takes "
+            f"{seconds['embed']:.2f} s of one core, finding {seconds['find']:.2f} s, and finding none "
+            f"{seconds['find_none']:.2f} s.",
+        ]
+    )
+
+
+def write_table(record: dict[str, Any]) -> None:
+    """Write the table into RELIABILITY.md, between its marks."""
+    before, rest = PAGE.read_text(encoding="utf-8").split(BEGIN)
+    write_text(PAGE, f"{before}{BEGIN}\n{format_table(record)}\n{END}{rest.split(END)[1]}")
+
+
 def print_progress(what: str, done: int, count: int) -> None:
     """Say how far it is, now and then."""
     if done % 50 == 0 or done == count:
@@ -287,11 +347,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path)
     parser.add_argument("--trial", action="store_true")
+    parser.add_argument("--finish", action="store_true")
+    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
+    if options.write:
+        write_table(json.loads(RECORD.read_text(encoding="utf-8")))
+        return
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     state, share = State(options.state), 0.05 if options.trial else 1.0
     record: dict[str, Any] = {"seed": SEED, "seconds": measure_speed()}
+    if options.finish:
+        write_text(RECORD, dump_json(record | summarise_done(state), indent=1) + "\n")
+        return
     record["marked"] = measure_sets(state, share)
     rows: list[dict[str, Any]] = []
     for number in range(round(UNMARKED * (share if not options.trial else 0.01))):

@@ -44,6 +44,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.reading import LARGEST_JSON, read_text, translate_file_errors
 from sefi.core.text import dump_json
+from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
 ROOT = Path(__file__).parent.parent
@@ -87,7 +88,8 @@ def main() -> None:
     parser.add_argument("--across", action="store_true", help="variants side by side, prompts one below the other")
     given = parser.parse_args()
     if given.command == "sheet":
-        draw_run_sheet(given.runs[0], given.prompts, given.variants, across=given.across).save(given.out, quality=88)
+        sheet = draw_run_sheet(given.runs[0], given.prompts, given.variants, across=given.across)
+        encode_image(sheet, kind="PNG" if given.out.suffix == ".png" else "JPEG").write(given.out)
         return
     if given.command == "best":
         for preset, found in find_best(*map(str, given.runs)).items():

@@ -15,6 +15,8 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# No key of an installation, for the programs that tests start too: the marks are the same on every machine.
+os.environ["SEFI_KEY_FILE"] = str(Path(__file__).parent / "no-installation.key")
 
 import hypothesis
 import torch

@@ -8,6 +8,7 @@ docs/architecture.md. The package `tiny_portraits` beside this one draws and tra
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sefi.core import __version__ as __version__
 from sefi.core.threads import limit_spinning
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from sefi.hosts.attach import attach as attach
     from sefi.identity.file import Identity as Identity
     from sefi.methods.registry import PRESETS as PRESETS
+    from sefi.provenance.save import save_image as save_image
 
 # Where each public name is defined; `__getattr__` imports it from there when it is asked for.
 DEFINED_IN = {
@@ -30,6 +32,7 @@ DEFINED_IN = {
     "Config": "sefi.core.config",
     "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
+    "save_image": "sefi.provenance.save",
 }
 __all__ = [
     "PRESETS",
@@ -41,8 +44,8 @@ __all__ = [
     "import_embedding",
     "learn",
     "open_backbone",
+    "save_image",
 ]
-__version__ = "0.1.0"
 
 
 def __dir__() -> list[str]:

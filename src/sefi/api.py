@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -37,15 +38,16 @@ from sefi.diffusion.sampling import (
     check_size,
     get_image_size,
     list_repair_remarks,
+    make_image_record,
     repair_faces,
     sample_images,
 )
 from sefi.diffusion.schedulers import check_steps
-from sefi.diffusion.source_image import ImageArguments, read_source_images
+from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
-from sefi.identity.file import Identity, check_together
+from sefi.identity.file import Identity, check_together, compute_identity_digest
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
 from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
@@ -444,8 +446,22 @@ def generate_each(
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
     shown = choose_progress(progress)
+    digests = tuple(compute_identity_digest(identity) for identity in identities)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
-        yield repair_faces(model, image, detector, settings, source) if detector else image
+        made = repair_faces(model, image, detector, settings, source) if detector else image
+        record = make_image_record(backbone, made.prompt, made.seed, settings, digests)
+        yield replace(made, record=replace(record, settings={**record.settings, **describe_sources(images)}))
+
+
+def describe_sources(images: ImageArguments) -> dict[str, object]:
+    """Return what an image's file says of the images that it was generated from; never their names."""
+    given = {name for name, value in images.items() if value is not None and value is not False}
+    strength = images.get("strength")
+    said: dict[str, object] = {}
+    if "init_image" in given:
+        said["Denoising strength"] = DEFAULT_STRENGTH if strength is None else strength
+    names = {"mask": "Inpainting", "control": "ControlNet", "repair_faces": "Face repair"}
+    return said | {title: "yes" for name, title in names.items() if name in given}
 
 
 def collect_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:

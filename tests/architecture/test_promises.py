@@ -1,10 +1,16 @@
 """What SECURITY.md promises of learning and generating: no network, and nothing unpickled."""
 
+import importlib.util
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
 
 WATCH = """
 import json, socket, sys
@@ -53,3 +59,20 @@ def test_learning_and_generating_use_no_network_and_unpickle_nothing(tmp_path):
 def test_the_watch_sees_an_unpickled_class_and_a_connection(tmp_path):
     """What the test above rests on."""
     assert {event for event, _ in events_of(CONTROL, tmp_path)} >= {"pickle.find_class", "socket.connect"}
+
+
+NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)))
+
+
+@pytest.mark.parametrize(("file", "test"), NAMED, ids=[f"{Path(file).stem}-{test}" for file, test in NAMED])
+def test_every_test_that_reliability_names_exists(file, test):
+    assert re.search(rf"^def {test or 'test_'}", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+
+
+def test_the_figures_of_reliability_are_those_of_the_record():
+    spec = importlib.util.spec_from_file_location("marks", ROOT / "experiments" / "marks.py")
+    marks = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(marks)
+    shown = PAGE.split(marks.BEGIN)[1].split(marks.END)[0].strip()
+    assert shown == marks.format_table(json.loads(marks.RECORD.read_text(encoding="utf-8")))
+    assert len(NAMED) > 10

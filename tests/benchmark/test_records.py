@@ -53,6 +53,7 @@ FILLED = {
     "tau": None,
     "far_threshold": None,
     "folders": {},
+    "mark": False,
 }
 
 

@@ -55,7 +55,7 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     for made in (4, 0):
         found = sefi("bench", "run", *asked, "--json")
         assert found.exit_code == 0, found.output
-        record = {"schema": "bench run/2", "run": str(tmp_path / "run"), "made": made, "images": 4}
+        record = {"schema": "bench run/2", "run": str(tmp_path / "run"), "made": made, "images": 4, "mark": True}
         assert json.loads(found.stdout) == record
     found = sefi("bench", "report", tmp_path / "run", "--json")
     assert found.exit_code == 0, found.output

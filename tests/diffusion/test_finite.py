@@ -46,9 +46,9 @@ def identity_of(backbone, tokens):
 @pytest.mark.parametrize("part", ["vae", "unet"])
 def test_an_image_that_is_not_finite_is_named_and_not_saved(backbone, tmp_path, part):
     broken = with_nan_in(backbone, part)
-    work = GenerateRun(["a photo of a dog"], [], broken, QUICK, 41, SilentProgress())
+    work = GenerateRun(["a photo of a dog"], [], broken, QUICK, 41)
     with pytest.raises(GenerationError, match=r"'a photo of a dog' with seed 41") as caught:
-        draw_and_save(work, tmp_path, [])
+        draw_and_save(work, tmp_path, [], SilentProgress())
     assert ("VAE" in str(caught.value)) == (part == "vae")
     assert not list(tmp_path.iterdir())
 

@@ -1,5 +1,6 @@
 """Python as a user of diffusers guesses it: options, inputs, generators, bars, and what a notebook shows."""
 
+import hashlib
 import io
 
 import numpy as np
@@ -121,3 +122,27 @@ def test_an_image_is_saved_once_unless_asked(backbone, ada, tmp_path):
     (tmp_path / "two.png").write_text("mine", encoding="utf-8")
     with pytest.raises(OutputError):
         made.save(tmp_path / "two.png", overwrite=True)
+
+
+def read_words(path):
+    with Image.open(path) as image:
+        return image.info["parameters"]
+
+
+def test_a_saved_image_says_how_it_was_made_and_whose_it_is_only_if_asked(backbone, ada, tmp_path):
+    start = Image.effect_noise((48, 48), 90).convert("RGB")
+    ada.save(tmp_path / "ada.safetensors")
+    (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK, seed=5, init_image=start, steps=4)
+    made.save(tmp_path / "one.png")
+    made.save(tmp_path / "two.png", names=True)
+    words, named = (read_words(tmp_path / name) for name in ("one.png", "two.png"))
+    digest = hashlib.sha256((tmp_path / "ada.safetensors").read_bytes()).hexdigest()
+    assert words.splitlines()[0] == "a photo of <subject> at the beach"
+    for said in ("Steps: 4,", "CFG scale: 2.0,", "Seed: 5,", "Denoising strength: 0.75,", digest[:16]):
+        assert said in words
+    assert backbone.fingerprint in words
+    assert "ada" not in words
+    assert named == words.replace("<subject>", "<ada>")
+    (plain,) = sefi.generate("a photo of a person", backbone=backbone, config=QUICK)
+    plain.save(tmp_path / "plain.png")
+    assert not {"Identities", "Denoising"} & set(read_words(tmp_path / "plain.png").replace(":", " ").split())

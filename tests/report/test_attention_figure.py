@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sefi.report.attention_figure import COLUMNS, MapRow, draw_attention_figure, save_figure
+from sefi.report.attention_figure import COLUMNS, MapRow, draw_attention_figure, encode_figure
 
 WORDS = ["<start>", "a", "photo", "of", "<ada>", "smiling", "in", "the", "snow", "<end>"]
 
@@ -52,5 +52,5 @@ def test_maps_and_words_must_agree():
 
 def test_equal_figures_are_equal_files(tmp_path):
     for name in ("one.png", "two.png"):
-        save_figure(draw_attention_figure([row()]), tmp_path / name)
+        encode_figure(draw_attention_figure([row()])).write(tmp_path / name)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()

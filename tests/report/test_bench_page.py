@@ -14,7 +14,7 @@ from sefi.benchmark.tables import compute_differences, make_table, make_tables_b
 from sefi.core.errors import ConfigError
 from sefi.report.bench_images import (
     choose_best_and_worst,
-    encode_jpeg_uri,
+    encode_photo_jpeg_uri,
     format_scores,
     make_sheets,
     read_small_image,
@@ -207,7 +207,7 @@ def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
     assert all(len(row) == len(sheet.prompts) == 3 for _, row in sheet.rows)
     assert sheet.prompts[0] == f"a photo of <{sheet.subject}> at the beach"
-    assert sheet.photos[0].uri == encode_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
+    assert sheet.photos[0].uri == encode_photo_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
 
 
 def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):

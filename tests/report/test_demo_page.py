@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from sefi.report.pages import DemoContent, DemoPrompt, DemoVariant, encode_data_uri, render_demo_page
+from sefi.report.pages import DemoContent, DemoPrompt, DemoVariant, encode_photo_uri, render_demo_page
 
 EXAMPLES = [
     DemoPrompt("scene", "a photo of <ada> at the beach"),
@@ -81,7 +81,7 @@ def test_pages_follow_the_readers_light_and_width():
 
 
 def test_images_survive():
-    content = base64.b64decode(encode_data_uri(image(5)).split(",")[1])
+    content = base64.b64decode(encode_photo_uri(image(5)).split(",")[1])
     assert Image.open(io.BytesIO(content)).getpixel((0, 0)) == (5, 0, 0)
 
 

@@ -241,6 +241,7 @@ class RunInfo(RunPart):
         tau: Prompt score from which an image counts in ID(Prompt).
         far_threshold: Likeness from which two faces count as one person.
         folders: What is in the folder of each variant whose images another program made.
+        mark: The generated images have the invisible mark; earlier versions wrote none.
     """
 
     schema_number: Annotated[int, set_file_key("schema")] = 0
@@ -260,6 +261,7 @@ class RunInfo(RunPart):
     tau: Score = None
     far_threshold: Score = None
     folders: dict[Text, ListedFolder] = Field(default_factory=dict[str, ListedFolder])
+    mark: bool = False
 
     @model_validator(mode="after")
     def check_subjects(self) -> Self:

@@ -274,6 +274,7 @@ class OpenRun:
         progress: of the images; learning has one of its own, `learning_progress`.
         evaluator_folder: folder of networks that methods learn with; None takes the model's own.
         folders: by the label of their variant, the images that other programs made.
+        mark: generated images get the invisible mark.
     """
 
     suite: Suite
@@ -284,6 +285,7 @@ class OpenRun:
     progress: RunProgress
     learning_progress: Progress
     evaluator_folder: Path | None = None
+    mark: bool = True
     evaluations: dict[str, tuple[Evaluation, Evaluation | None]] = field(
         default_factory=dict[str, tuple[Evaluation, "Evaluation | None"]]
     )
@@ -382,6 +384,7 @@ def describe_run(
             tau=tau,
             far_threshold=far_threshold,
             folders=run.describe_folders(),
+            mark=run.mark,
         )
 
 

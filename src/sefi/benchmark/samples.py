@@ -6,7 +6,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
 
@@ -46,11 +46,12 @@ from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.diffusion.sampling import sample_images
+from sefi.diffusion.sampling import make_image_record, sample_images
 from sefi.evaluation.metrics import measure_similarity
-from sefi.identity.file import Identity
+from sefi.identity.file import Identity, compute_identity_digest
 from sefi.methods import get_method
 from sefi.photo.read import BOMBS, MAX_PIXELS
+from sefi.provenance.save import EncodedImage, encode_image
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,17 @@ class PromptSeed:
 
 @dataclass(frozen=True)
 class SampleImage:
-    """An image, uint8 RGB, the seconds it took if it was drawn now, and its attention maps if they were asked for."""
+    """An image, uint8 RGB, the seconds it took if it was drawn now, and its attention maps if they were asked for.
+
+    Attributes:
+        content: its file, if a model generated it now; `rgb` is then what the file has.
+    """
 
     prompt_seed: PromptSeed
     rgb: NDArray[np.uint8]
     seconds: float | None = None
     attention: PromptAttention | None = None
+    content: EncodedImage | None = None
 
 
 def generate_images(
@@ -322,7 +328,19 @@ def make_images(
     names = [f"<{i.name}>" for i in identities] or [run.suite.class_word] * len(group)
     texts = [run.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
     draw = generate_with_attention if run.suite.attention and identities else generate_images
-    yield from draw(run.backbone, identities, texts, prompt_seeds, run.suite.make_config(variant))
+    config = run.suite.make_config(variant)
+    digests = [compute_identity_digest(identity) for identity in identities]
+    for text, image in zip(texts, draw(run.backbone, identities, texts, prompt_seeds, config), strict=True):
+        yield mark_sample_image(run, image, text, config, digests)
+
+
+def mark_sample_image(
+    run: OpenRun, image: SampleImage, text: str, config: Config, digests: Sequence[str]
+) -> SampleImage:
+    """Return an image with the marks that its file has, before it is evaluated: its scores are the file's."""
+    record = make_image_record(run.backbone, text, image.prompt_seed.seed, config.generate, digests)
+    encoded = encode_image(Image.fromarray(image.rgb), record, mark=run.mark)
+    return replace(image, rgb=np.asarray(encoded.pixels, np.uint8), content=encoded)
 
 
 def read_folder_images(
@@ -346,7 +364,9 @@ def locate_sample_image(
 
 def write_image(run: OpenRun, variant: Variant, image: SampleImage, path: Path) -> str:
     """Write an image, whole or not at all, unless it was read from there; return its file as the record names it."""
-    if not (variant.control == "class word" and image.seconds is None):
+    if image.content is not None:
+        write_file(path, image.content.write)
+    elif variant.control != "class word":  # a photo; the class word's image was read from there
         write_file(path, Image.fromarray(image.rgb).save)
     return run.folder.shorten(path)
 

@@ -38,6 +38,7 @@ def run_attend(
     out: Out = Path("maps.png"),
     overwrite: options.Overwrite = False,
     detector: options.Detector = None,
+    no_mark: options.NoMark = False,
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = options.AUTO,
@@ -70,10 +71,11 @@ def run_attend(
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = compute_attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    write_output(out, FileKind.PNG, make_figure_writer(rows, prompt), inputs=inputs, overwrite=overwrite)
+    figure = make_figure_writer(rows, prompt, mark=not no_mark)
+    write_output(out, FileKind.PNG, figure, inputs=inputs, overwrite=overwrite)
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     print_answer(
-        make_attend_record(rows, out) | {"unknown_words": unknown},
+        make_attend_record(rows, out) | {"unknown_words": unknown, "mark": not no_mark},
         format_attend_answer(rows, out),
         as_json=as_json,
         command="attend",
@@ -147,12 +149,11 @@ def detect_face_boxes(image: "Image", backbone: "Backbone", detector: Path | Non
     return [compute_face_box(face, rgb) for face in open_detector(backbone, detector)(rgb)]
 
 
-def make_figure_writer(rows: "Sequence[MapRow]", title: str) -> "Callable[[Path], None]":
+def make_figure_writer(rows: "Sequence[MapRow]", title: str, *, mark: bool = True) -> "Callable[[Path], None]":
     """Draw the rows; return what writes them as one PNG."""
-    from sefi.report.attention_figure import draw_attention_figure, save_figure
+    from sefi.report.attention_figure import draw_attention_figure, encode_figure
 
-    figure = draw_attention_figure(rows, title=title)
-    return lambda path: save_figure(figure, path)
+    return encode_figure(draw_attention_figure(rows, title=title), mark=mark).write
 
 
 def make_attend_record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

@@ -74,6 +74,7 @@ def run_bench(
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = "float32",
+    no_mark: options.NoMark = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Make and score every image of a SUITE; kill it at any time, the same command goes on."""
@@ -88,14 +89,15 @@ def run_bench(
     chosen = chosen.add_settings(settings or [])
     check_run_folder(out, photos)
     bench_options = BenchOptions(
-        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype, dino
+        chosen, out, model, photos, detector, recogniser, clip, evaluators, download, device, dtype, dino, not no_mark
     )
     with TerminalProgress() as progress:
         run = open_run(bench_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
             made = make_missing(partial(open_run, bench_options), run, jobs, lock)
-    record: dict[str, object] = {"run": str(out), "made": made, "images": len(run.folder.read_samples())}
+    images = len(run.folder.read_samples())
+    record: dict[str, object] = {"run": str(out), "made": made, "images": images, "mark": not no_mark}
     text = f"{made} images made, {record['images']} in '{out}'\nnext: sefi bench report {out}"
     print_answer(record, text, as_json=as_json, command="bench run")
 

@@ -40,6 +40,7 @@ class BenchOptions:
     device: str
     dtype: str
     dino: Path | None = None
+    mark: bool = True
 
     def is_of_drawings(self) -> bool:
         """Return whether the embedded model's drawings are learned: its evaluators know no photographs."""
@@ -128,6 +129,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         progress.nested(),
         bench_options.evaluator_folder,
         folders=folders,
+        mark=bench_options.mark,
     )
 
 

@@ -72,6 +72,7 @@ class DemoRun:
     seed: int
     progress: "Progress"
     prompts: tuple[tuple[str, str], ...] = PROMPTS
+    mark: bool = True
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,7 @@ def run_demo(
     seed: options.Seed = 0,
     quick: Quick = False,
     overwrite: options.Overwrite = False,
+    no_mark: options.NoMark = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Learn a drawn person from one portrait and write a page that shows what came of it."""
@@ -102,10 +104,10 @@ def run_demo(
     portrait = load_portrait()
     backbone = load_backbone(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:
-        run = DemoRun(backbone, config, seed, progress)
+        run = DemoRun(backbone, config, seed, progress, mark=not no_mark)
         page = make_demo(portrait, run, files)
     seconds = round(time.monotonic() - started, 1)
-    record: dict[str, object] = {"page": str(page), "seconds": seconds}
+    record: dict[str, object] = {"page": str(page), "mark": not no_mark, "seconds": seconds}
     print_answer(record, f"done in {seconds:.0f} s; open {page.resolve()}", as_json=as_json, command="demo")
 
 
@@ -155,6 +157,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         OutputError: a file of somebody else has appeared in a place that was free before the work.
     """
     from sefi.core.files import make_text_writer
+    from sefi.provenance.save import encode_image
     from sefi.report.pages import render_demo_page
 
     started = time.monotonic()
@@ -170,7 +173,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         "learning, both": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} images": f"{generated - learned:.0f} s",
     }
-    files.write("sheet.png", draw_demo_sheet(portrait, run, variants).save)
+    files.write("sheet.png", encode_image(draw_demo_sheet(portrait, run, variants), mark=run.mark).write)
     figure = write_demo_attention(ada, run, files)
     content = collect_demo_content(portrait, run, variants, figure, times, list_demo_commands(files.folder))
     return files.write("index.html", make_text_writer(render_demo_page(content)))
@@ -240,7 +243,7 @@ def write_demo_attention(ada: "Identity", run: DemoRun, files: "OwnFiles") -> "I
     from sefi.cli.attend import compute_attention_rows, make_figure_writer
 
     rows = compute_attention_rows(ATTENTION_PROMPT, [ada], run.backbone, run.config, run.seed, run.progress)
-    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT))
+    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT, mark=run.mark))
     return Image.open(path).convert("RGB")
 
 
@@ -267,6 +270,7 @@ def collect_demo_content(
         attention_note=ATTENTION_NOTE,
         facts=collect_demo_facts(run) | times,
         commands=commands,
+        mark=run.mark,
     )
 
 

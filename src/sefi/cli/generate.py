@@ -17,9 +17,10 @@ if TYPE_CHECKING:
     from sefi.diffusion.sampling import GeneratedImage
     from sefi.diffusion.source_image import ImageArguments
     from sefi.identity.file import Identity
+    from sefi.provenance.content_credentials import SigningKey
 
 FileEntry = dict[str, object]
-"""What the record says of one file: `file`, `prompt`, `seed`, and `repaired_faces` where faces were looked for."""
+"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` if sought."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
@@ -53,6 +54,9 @@ ControlScale = Annotated[float | None, typer.Option("--control-scale", help="How
 RepairFaces = Annotated[
     bool, typer.Option("--repair-faces", help="Generate small faces again, larger, and paste them back.")
 ]
+Sign = Annotated[
+    bool, typer.Option("--sign", help="Add signed content credentials (C2PA), by SEFI_C2PA_CERTIFICATE or a local key.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -82,6 +86,9 @@ def run_generate(
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
+    no_mark: options.NoMark = False,
+    names: options.Names = False,
+    sign: Sign = False,
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = options.AUTO,
@@ -91,7 +98,6 @@ def run_generate(
     from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
-    from sefi.cli.progress import TerminalProgress
 
     overrides = format_settings(
         generate__count=count,
@@ -112,11 +118,18 @@ def run_generate(
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
-    with TerminalProgress() as progress:
-        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
+    record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
+    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, find_key(sign=sign))
+    text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
+
+
+def find_key(*, sign: bool) -> "SigningKey | None":
+    """Return the key that images are signed with, if they are; `ConfigError` where there can be none."""
+    from sefi.provenance.content_credentials import find_signing_key
+    from sefi.provenance.payload import find_key_file
+
+    return find_signing_key(find_key_file().parent) if sign else None
 
 
 @dataclass(frozen=True)
@@ -135,15 +148,23 @@ class InputFiles:
 
 @dataclass(frozen=True)
 class GenerateRun:
-    """What is generated, on which model, and how."""
+    """What is generated, on which model, and how.
+
+    Attributes:
+        mark: embed the invisible mark.
+        names: say the subjects' names in the files.
+        key: that they are signed with; None leaves signatures out.
+    """
 
     prompts: list[str]
     identities: "Sequence[Identity]"
     backbone: "Backbone"
     config: "Config"
     seed: int
-    progress: "Progress"
     inputs: "ImageArguments | None" = None
+    mark: bool = True
+    names: bool = False
+    key: "SigningKey | None" = None
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -204,18 +225,23 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
         record: what else is recorded; gets the files.
     """
     from sefi.cli.image_files import append_record, save_grid
+    from sefi.cli.progress import TerminalProgress
 
     files: list[FileEntry] = []
-    record |= {"images": files, "grid": None}  # an interrupted run has none
+    record |= {"seed": run.seed, "mark": run.mark, "images": files, "grid": None}  # an interrupted run has no grid
     try:
-        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
+        with TerminalProgress() as progress:
+            images = draw_and_save(run, folder, files, progress)
+        record["grid"] = str(save_grid(images, folder, mark=run.mark, key=run.key))
     finally:
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
 
 
-def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "list[GeneratedImage]":
+def draw_and_save(
+    run: GenerateRun, folder: Path, files: "list[FileEntry]", progress: "Progress"
+) -> "list[GeneratedImage]":
     """Draw every image and write it at once.
 
     Args:
@@ -225,7 +251,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
         Interrupted: Ctrl-C; it says how many images were saved.
     """
     from sefi.api import generate_each
-    from sefi.cli.image_files import save_image
+    from sefi.cli.image_files import save_numbered_image
     from sefi.core.errors import Interrupted
 
     images: list[GeneratedImage] = []
@@ -237,12 +263,12 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             backbone=run.backbone,
             config=run.config,
             seed=run.seed,
-            progress=run.progress,
+            progress=progress,
             **inputs,
         ):
-            path = save_image(image, folder)
+            path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
             images.append(image)
-            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed}
+            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed, "invisible_mark": marked}
             if inputs.get("repair_faces"):
                 entry["repaired_faces"] = [list(box) for box in image.repaired]
             files.append(entry)

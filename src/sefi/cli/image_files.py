@@ -1,6 +1,7 @@
 """A folder of generated images: new names, and one record that every run adds to."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,11 +16,14 @@ from sefi.core.files import (
 )
 from sefi.core.reading import InvalidFileError, measure_file, read_json, translate_file_errors
 from sefi.core.text import dump_json, make_file_name
+from sefi.provenance.payload import read_installation_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sefi.diffusion.sampling import GeneratedImage
+    from sefi.provenance.content_credentials import SigningKey
+    from sefi.provenance.save import EncodedImage
 
 RECORDS = "records.json"
 SCHEMA_VERSION = 1
@@ -31,24 +35,51 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
 
     Raises:
         OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.
+        ConfigError: the installation's key, which its images are marked with, is damaged.
     """
     check_folder(folder)
     check_no_input(folder / RECORDS, inputs)
     read_records(folder / RECORDS)
+    read_installation_key()
 
 
-def save_image(image: "GeneratedImage", folder: Path) -> Path:
-    """Write one image, named by its prompt and seed; a number follows where that name is taken."""
-    return write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", image.pixels.save)
+def save_numbered_image(
+    image: "GeneratedImage",
+    folder: Path,
+    *,
+    mark: bool = True,
+    names: bool = False,
+    key: "SigningKey | None" = None,
+) -> tuple[Path, bool]:
+    """Write one image, named by its prompt and seed; a number follows where that name is taken.
+
+    Returns:
+        The file, and whether it has the invisible mark.
+    """
+    encoded = sign_encoded(image.encode(mark=mark, names=names), key)
+    path = write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", encoded.write)
+    return path, encoded.invisible_mark
 
 
-def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
+def sign_encoded(encoded: "EncodedImage", key: "SigningKey | None") -> "EncodedImage":
+    """Return a file with its signature, if there is a key: the last thing that is done to it."""
+    from sefi.core import __version__
+    from sefi.provenance.content_credentials import sign_content
+
+    return encoded if key is None else replace(encoded, content=sign_content(encoded.content, key, __version__))
+
+
+def save_grid(
+    images: "Sequence[GeneratedImage]", folder: Path, *, mark: bool = True, key: "SigningKey | None" = None
+) -> Path:
     """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ..."""
+    from sefi.provenance.save import encode_image
     from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    return write_numbered(folder, "grid", ".png", draw_contact_sheet(rows).save)
+    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark), key)
+    return write_numbered(folder, "grid", ".png", encoded.write)
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

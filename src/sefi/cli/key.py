@@ -1,18 +1,18 @@
-"""`sefi key`: the key of this installation, by which it knows its own images again."""
+"""`sefi key`: whether this installation has a key, and its number in the invisible mark."""
 
 from typing import Annotated
 
 import typer
 
 from sefi.cli import options
-from sefi.cli.output import print_answer
 
-Create = Annotated[bool, typer.Option("--create", help="Make one; it stays on this machine.")]
+Create = Annotated[bool, typer.Option("--create", help="Make a key; images saved from then on carry its number.")]
 
 
 def run_key(create: Create = False, as_json: options.AsJson = False) -> None:
-    """Say whether this installation has a key, and its number; `sefi verify` then knows the images made here."""
-    from sefi.core.errors import ConfigError
+    """Show the number that this installation's images carry in their invisible mark, or make its key."""
+    from sefi.cli.output import print_answer
+    from sefi.core.errors import OutputError
     from sefi.provenance.payload import (
         compute_installation_number,
         create_installation_key,
@@ -25,9 +25,12 @@ def run_key(create: Create = False, as_json: options.AsJson = False) -> None:
         try:
             create_installation_key()
         except FileExistsError:
-            raise ConfigError(
-                f"'{path}' exists.", "Keep it: images that were marked with it would no longer be known."
-            ) from None
-    number = compute_installation_number(read_installation_key())
-    text = f"installation {number}: {path}" if number else "no key: images bear no number. Make one with --create."
-    print_answer({"file": str(path), "installation": number or None}, text, as_json=as_json, command="key")
+            remedy = "Move it away first; images that were marked with it are then no longer known."
+            raise OutputError(f"There is a key already, '{path}'.", remedy) from None
+    key = read_installation_key()
+    number = compute_installation_number(key)
+    record: dict[str, object] = {"file": str(path), "exists": key is not None, "number": number}
+    text = f"installation {number}, by the key in '{path}'"
+    if key is None:
+        text = "no key: images carry the number 0, as everybody's\nnext: sefi key --create"
+    print_answer(record, text, as_json=as_json, command="key")

@@ -63,6 +63,10 @@ Evaluators = Annotated[
         help="Networks for methods and learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
     ),
 ]
+NoMark = Annotated[
+    bool, typer.Option("--no-mark", help="Leave out the invisible mark of generated images; their files say so.")
+]
+Names = Annotated[bool, typer.Option("--names", help="Write the subjects' names in the files, not <subject>.")]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result of the same kind; never anything else.")
 ]

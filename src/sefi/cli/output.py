@@ -24,7 +24,7 @@ class Schema:
 
 
 SCHEMAS: dict[str, Schema] = {
-    "demo": Schema(1, {"page": "the page written", "seconds": "time spent"}),
+    "demo": Schema(1, {"page": "the page written", "mark": "false where --no-mark was given", "seconds": "time spent"}),
     "learn": Schema(
         1,
         {
@@ -61,8 +61,8 @@ SCHEMAS: dict[str, Schema] = {
     "generate": Schema(
         1,
         {
-            "images": "a list of objects with file, prompt and seed; with --repair-faces also repaired_faces, squares "
-            "as left, top, width and height in pixels",
+            "images": "a list of objects with file, prompt, seed and invisible_mark; with --repair-faces also "
+            "repaired_faces, squares as left, top, width and height in pixels",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
@@ -70,6 +70,7 @@ SCHEMAS: dict[str, Schema] = {
             "size": "width and height of every image in pixels",
             "inputs": "images that generation started from or followed, and how: the options given, and their defaults",
             "seed": "what was given with --seed; image k of a prompt has seed + k",
+            "mark": "false where --no-mark was given",
             "unknown_words": "words of the prompts that the model does not know",
         },
     ),
@@ -77,6 +78,7 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "figure": "the figure, a PNG",
+            "mark": "false where --no-mark was given",
             "words": "the tokens of the prompt, start and end included",
             "reference_words": "the same with class words for names",
             "mean_attention": "mean attention to every word; with padding they sum to 1",
@@ -84,6 +86,14 @@ SCHEMAS: dict[str, Schema] = {
             "share_in_face": "share of each name's attention inside the face, by name",
             "reference_share_in_face": "the same for the class word's prompt",
             "unknown_words": "words of the prompt that the model does not know",
+        },
+    ),
+    "key": Schema(
+        1,
+        {
+            "file": "where the installation's key is, or would be",
+            "exists": "whether there is one",
+            "number": "of the installation, in the invisible mark; 0 without a key",
         },
     ),
     "inspect": Schema(
@@ -146,13 +156,13 @@ SCHEMAS: dict[str, Schema] = {
             "false_alarm_bound": "an unmarked image seems to bear the invisible mark at most so often",
         },
     ),
-    "key": Schema(1, {"file": "where the key is, or would be", "installation": "its number, or null"}),
     "bench list": Schema(1, {"suites": "what every bundled suite is about, by name"}),
     "bench run": Schema(
         2,
         {
             "run": "the run's folder",
             "made": "images made by this call",
+            "mark": "false where --no-mark was given",
             "images": "images on record",
         },
     ),
@@ -217,6 +227,7 @@ SCHEMAS: dict[str, Schema] = {
             "out": "the grid, a PNG",
             "kind": "kind of prompts",
             "seed": "what was given with --seed",
+            "mark": "false where --no-mark was given",
             "prompts": "the prompts drawn",
         },
     ),

@@ -50,6 +50,7 @@ def build_study(
     from sefi.benchmark.run import RunFolder
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output, make_text_writer, write_output
+    from sefi.provenance.save import read_marking
     from sefi.report.pages import render_study_page
     from sefi.user_study.study import StudyOptions, design_study
 
@@ -61,9 +62,10 @@ def build_study(
     inputs = [folder.info_file, folder.samples_file, *(run / file for file in files)]
     check_output(out, FileKind.HTML, inputs=inputs, overwrite=overwrite)
     images = open_images(files, run)
-    write_output(
-        out, FileKind.HTML, make_text_writer(render_study_page(study, images)), inputs=inputs, overwrite=overwrite
-    )
+    # Whatever was shown for a photo beside it was generated, and its file says so.
+    generated = {file: mark for file in files if (mark := read_marking(run / file)) is not None}
+    page = render_study_page(study, images, generated)
+    write_output(out, FileKind.HTML, make_text_writer(page), inputs=inputs, overwrite=overwrite)
     comparison_counts = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {
         "page": str(out),

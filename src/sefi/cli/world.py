@@ -134,6 +134,7 @@ def run_grid(
     settings: options.Settings = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
+    no_mark: options.NoMark = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Draw a grid of the embedded model's images from seeded prompts, none picked."""
@@ -141,13 +142,14 @@ def run_grid(
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import FileKind, check_output, write_output
+    from sefi.provenance.save import encode_image
     from tiny_portraits.evaluation.grids import (
         arrange_tiles,
+        convert_to_palette,
         draw_prompts,
         get_kind,
         make_prompts,
         resize_tile,
-        save_small,
     )
     from tiny_portraits.text.tokenizing import fits_in
 
@@ -160,8 +162,9 @@ def run_grid(
         made = draw_prompts(backbone, prompts, seed, config.generate, progress)
     tiles = [resize_tile(image, chosen.side) for image in made]
     page = arrange_tiles(add_captions(tiles, prompts) if chosen.captioned else tiles, chosen.columns)
-    write_output(out, FileKind.PNG, lambda partial: save_small(page, partial), inputs=[model], overwrite=overwrite)
-    record: dict[str, object] = {"out": str(out), "kind": kind, "seed": seed, "prompts": prompts}
+    encoded = encode_image(page, mark=not no_mark, optimize=True, convert=convert_to_palette)
+    write_output(out, FileKind.PNG, encoded.write, inputs=[model], overwrite=overwrite)
+    record: dict[str, object] = {"out": str(out), "kind": kind, "seed": seed, "mark": not no_mark, "prompts": prompts}
     print_answer(record, f"{len(made)} images in {out}", as_json=as_json, command="world grid")
 
 

@@ -2,10 +2,8 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +13,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
+from sefi.core import __version__
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, GenerationError
 from sefi.core.files import FileKind, write_output
@@ -34,6 +33,8 @@ from sefi.diffusion.source_image import (
     restore_outside_mask,
 )
 from sefi.photo.detect import FaceDetector, find_square_around
+from sefi.provenance.metadata import ImageRecord
+from sefi.provenance.save import EncodedImage, encode_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ class GeneratedImage:
 
     Attributes:
         index: place among the images of a call.
+        pixels: as they were generated, without the invisible mark, which `save` embeds.
         repaired: squares that were generated again (left, top, width, height in pixels), with `repair_faces`.
+        record: what its file says of how it was made.
     """
 
     pixels: Image
@@ -50,28 +53,62 @@ class GeneratedImage:
     seed: int
     index: int
     repaired: tuple[Box, ...] = ()
+    record: ImageRecord | None = None
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write a PNG, atomically.
+    def save(self, path: str | Path, *, overwrite: bool = False, mark: bool = True, names: bool = False) -> None:
+        """Write a PNG with its marks, atomically, after they have been read back.
 
         Args:
             overwrite: replace a PNG that is there; anything else is never replaced.
+            mark: False leaves the pixels as they are; the file's words say so.
+            names: write the subjects' names in the prompt, where `<subject>` stands otherwise.
 
         Raises:
-            OutputError: something is there, or nothing can be written.
+            OutputError: something is there, nothing can be written, or the mark cannot be read back.
         """
-        write_output(Path(path), FileKind.PNG, partial(self.pixels.save, format="PNG"), overwrite=overwrite)
+        write_output(Path(path), FileKind.PNG, self.encode(mark=mark, names=names).write, overwrite=overwrite)
+
+    def encode(self, *, mark: bool = True, names: bool = False) -> EncodedImage:
+        """Return the PNG that `save` writes."""
+        record = None if self.record is None else replace(self.record, names=names)
+        return encode_image(self.pixels, record, mark=mark)
 
     def _repr_png_(self) -> bytes:
-        """Return the image as a notebook shows it."""
-        content = io.BytesIO()
-        self.pixels.save(content, format="PNG")
-        return content.getvalue()
+        """Return the image as a notebook shows it, with its marks."""
+        return self.encode().content
 
     def __repr__(self) -> str:
         """Return what it is in one line."""
         width, height = self.pixels.size
         return f"<GeneratedImage {self.prompt!r}: {width} x {height}, seed {self.seed}>"
+
+
+def make_image_record(
+    backbone: Backbone, prompt: str, seed: int, settings: GenerateSettings, identities: Sequence[str] = ()
+) -> ImageRecord:
+    """Return what the file of an image says: prompt, seed, settings, the model's name and fingerprint, no path.
+
+    Args:
+        identities: the SHA-256 of each.
+    """
+    height, width = get_image_size(backbone, settings)
+    said: dict[str, object] = {
+        "scheduler": settings.scheduler,
+        "steps": settings.steps,
+        "guidance_scale": settings.guidance_scale,
+        "Clip skip": settings.clip_skip,
+        "Identity strength": settings.identity_strength if identities else None,
+    }
+    return ImageRecord(
+        prompt,
+        seed,
+        (width, height),
+        settings.negative_prompt,
+        said,
+        f"{Path(backbone.source).name} {backbone.fingerprint}",
+        tuple(identities),
+        __version__,
+    )
 
 
 STRONG_GUIDANCE = 20.0

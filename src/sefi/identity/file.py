@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 
 from sefi.core.config import AnyConfig, Config, parse_saved_config
 from sefi.core.errors import ConfigError, IdentityError
@@ -46,6 +46,7 @@ LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
 LARGEST_SHARD = 2 * 2**30
 LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
+LARGEST_HASHED_FILE = 64 << 20  # bytes of tensors; a file of so many is made in memory to be hashed
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
 # First in the file, whatever else is in it, and of no text encoder's width: so programs that take a file's only tensor
 # or its first one for a textual inversion refuse this file (docs/hosts/export.md).
@@ -214,9 +215,7 @@ def write_identity(
         OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
     check_replaceable(path, FileKind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
-    split = split_tokens(identity.tensors, identity.header.widths)
-    tensors = {k: v.detach().cpu().contiguous() for k, v in split.items()}
-    first, *others = group_tensors({MARK: torch.zeros(1, 1, dtype=torch.float64)} | tensors, largest)
+    first, *others = group_tensors(list_saved_tensors(identity), largest)
     names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
     header = identity.header.model_copy(update={"shards": tuple(names)})
     before = list_named_shards(path)
@@ -231,6 +230,25 @@ def write_identity(
         write_whole(first, path, {HEADER_KEY: dump_header(header)}, replace=replace)
     for name in before - set(names) - list_shards_of_others(path, before):
         path.with_name(name).unlink(missing_ok=True)
+
+
+def list_saved_tensors(identity: Identity) -> Tensors:
+    """Return the tensors as a file holds them, the one that other programs refuse first."""
+    split = split_tokens(identity.tensors, identity.header.widths)
+    tensors = {k: v.detach().cpu().contiguous() for k, v in split.items()}
+    return {MARK: torch.zeros(1, 1, dtype=torch.float64)} | tensors
+
+
+def compute_identity_digest(identity: Identity) -> str:
+    """Compute the SHA-256, in hex, of the file that `save` writes; of a large identity that of header and tensors."""
+    tensors, header = list_saved_tensors(identity), dump_header(identity.header)
+    if sum(tensor.nbytes for tensor in tensors.values()) <= LARGEST_HASHED_FILE:
+        return hashlib.sha256(save(tensors, metadata={HEADER_KEY: header})).hexdigest()
+    digest = hashlib.sha256(header.encode())
+    for name, tensor in tensors.items():
+        digest.update(name.encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def dump_header(header: IdentityHeader) -> str:

@@ -14,6 +14,7 @@ from sefi.core.prompts import PLACEHOLDER
 
 SOURCE_TYPE = "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
 IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
+UNMARKED = "without invisible mark"  # in the XMP packet of an image that has none
 XMP_KEY = "XML:com.adobe.xmp"  # of a PNG's text, as Adobe and ExifTool read it
 PARAMETERS_KEY = "parameters"  # that AUTOMATIC1111 writes and most viewers show
 LONGEST_TEXT = 1 << 20  # bytes of a text chunk that is read
@@ -59,9 +60,10 @@ class ImageRecord:
         return text if self.names else PLACEHOLDER.sub("<subject>", text)
 
 
-def format_xmp(version: str) -> str:
-    """Format the XMP packet of an image that a trained model made."""
-    return XMP_TEMPLATE.format(iptc=IPTC, tool=quoteattr(f"sefi {version}".strip()), source=SOURCE_TYPE)
+def format_xmp(version: str, *, unmarked: bool = False) -> str:
+    """Format the XMP packet of an image that a trained model made; it says where there is no invisible mark."""
+    tool = f"sefi {version}".strip() + (f", {UNMARKED}" if unmarked else "")
+    return XMP_TEMPLATE.format(iptc=IPTC, tool=quoteattr(tool), source=SOURCE_TYPE)
 
 
 def format_parameters(record: ImageRecord) -> str:
@@ -90,10 +92,10 @@ def _quote(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if re.search(r"[,:\n]", text) else text
 
 
-def make_png_text(record: ImageRecord | None, version: str) -> PngImagePlugin.PngInfo:
+def make_png_text(record: ImageRecord | None, version: str, *, unmarked: bool = False) -> PngImagePlugin.PngInfo:
     """Make the text of a PNG: always the XMP packet, and the parameters where there is a record."""
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(XMP_KEY, format_xmp(version))
+    text.add_itxt(XMP_KEY, format_xmp(version, unmarked=unmarked))
     if record is not None:
         text.add_itxt(PARAMETERS_KEY, format_parameters(record))
     return text

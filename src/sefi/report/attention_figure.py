@@ -1,5 +1,6 @@
 """Figures of where the words of a prompt look: of one prompt, and of the images of a run."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.suite import make_slug
 from sefi.core.errors import OutputError
 from sefi.core.files import write_file
+from sefi.provenance.save import EncodedImage, encode_image, read_marking
 from sefi.report.plot_style import SETTINGS, wrap_points
 
 COLUMNS = 10  # words side by side before the figure goes on below
@@ -132,9 +134,11 @@ def make_face_outline(face: Box, size: tuple[int, int]) -> Rectangle:
     return Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=1)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, without time stamps, so that equal figures are equal files."""
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": "sefi"})
+def encode_figure(figure: Figure, *, mark: bool = True) -> EncodedImage:
+    """Encode a figure as PNG with its marks, without time stamps, so that equal figures are equal files."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    return encode_image(Image.open(buffer).convert("RGB"), mark=mark)
 
 
 def draw_attention(samples: Sequence[Sample], run: Path, seed: int = 0) -> list[Path]:
@@ -181,7 +185,8 @@ def draw_sample_attention(sample: Sample, file: Path, run: Path) -> Path:
     title = f"{sample.variant}: {sample.subject}, {sample.text}"
     path = locate_figure(run, sample.variant)
     figure = draw_attention_figure(make_map_rows(maps, image, sample), title=title)
-    write_file(path, lambda partial: save_figure(figure, partial))
+    marked = read_marking(run / sample.image) is not False
+    write_file(path, encode_figure(figure, mark=marked).write)
     return path
 
 

@@ -1,6 +1,5 @@
 """The images of a run's page: some chosen at random, the best and the worst, and the attention figures."""
 
-import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,13 +9,15 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from sefi.benchmark.records import RunInfo, Sample, name_photo, split_group
+from sefi.benchmark.records import PHOTOS_FOLDER, RunInfo, Sample, name_photo, split_group
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.tables import list_variants
 from sefi.core.errors import PhotoError
 from sefi.core.prompts import strip_weights
+from sefi.provenance.save import JPEG_QUALITY, encode_copy, read_marking
 from sefi.report.contact_sheet import fit_image
+from sefi.report.pages import make_data_uri
 
 Thing = TypeVar("Thing")
 SIDE = 192  # pixels of an image on the page
@@ -183,9 +184,16 @@ def load_attention_figures(folder: Path) -> list[PageImage]:
 
 
 def load_page_image(folder: Path, name: str, caption: str, alt: str, side: int = SIDE) -> PageImage:
-    """Return an image file of the run's folder with its caption."""
+    """Return an image file of the run's folder with its caption; a generated one has its marks on the page too."""
     image = read_small_image(folder, name, side)
-    return PageImage("", caption, alt) if image is None else PageImage(encode_jpeg_uri(image), caption, alt, image.size)
+    if image is None:
+        return PageImage("", caption, alt)
+    if Path(name).parts[0] == PHOTOS_FOLDER:
+        uri = encode_photo_jpeg_uri(image)
+    else:
+        mark = read_marking(folder / name) is not False
+        uri = make_data_uri(encode_copy(image, mark=mark, kind="JPEG").content, "jpeg")
+    return PageImage(uri, caption, alt, image.size)
 
 
 def read_small_image(run: Path, name: str, side: int) -> Image.Image | None:
@@ -202,9 +210,9 @@ def read_small_image(run: Path, name: str, side: int) -> Image.Image | None:
     return image if max(image.size) <= side else fit_image(image, side)
 
 
-def encode_jpeg_uri(image: Image.Image) -> str:
-    """Return an image as a `data:` address."""
+def encode_photo_jpeg_uri(image: Image.Image) -> str:
+    """Return a photo as a `data:` address."""
     buffer = io.BytesIO()
     # JPEG: a page of a hundred images stays below a few megabytes; the run's folder has them bit by bit.
-    image.save(buffer, format="JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    image.save(buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
+    return make_data_uri(buffer.getvalue(), "jpeg")

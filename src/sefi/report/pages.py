@@ -5,12 +5,15 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
+from types import MappingProxyType
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from sefi.provenance.save import encode_copy
 from sefi.user_study.study import Study
 
 
@@ -45,6 +48,7 @@ class DemoContent:
         attention_note: One sentence on what the figure shows.
         facts: Settings, times and versions, label to value.
         commands: Command lines that make the same again.
+        mark: Generated images get the invisible mark.
     """
 
     name: str
@@ -56,6 +60,7 @@ class DemoContent:
     attention_note: str
     facts: dict[str, str]
     commands: Sequence[str]
+    mark: bool = True
 
 
 def render_demo_page(content: DemoContent) -> str:
@@ -72,7 +77,8 @@ def render_demo_page(content: DemoContent) -> str:
     if short:
         raise ValueError(f"not one image per prompt: {', '.join(short)}")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
-    environment.filters["data_uri"] = encode_data_uri
+    environment.filters["photo_uri"] = encode_photo_uri
+    environment.filters["data_uri"] = partial(encode_generated_uri, mark=content.mark)
     return environment.from_string(read_template("demo.html.j2")).render(content=content)
 
 
@@ -81,14 +87,26 @@ def read_template(name: str) -> str:
     return files("sefi.report").joinpath("templates", name).read_text(encoding="utf-8")
 
 
-def encode_data_uri(image: Image.Image) -> str:
-    """Return an image as a `data:` address holding a PNG, so that the page needs no other file."""
+def encode_photo_uri(image: Image.Image) -> str:
+    """Return a photo as a `data:` address holding a PNG, so that the page needs no other file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return make_data_uri(buffer.getvalue(), "png")
 
 
-def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
+def encode_generated_uri(image: Image.Image, *, mark: bool = True) -> str:
+    """Return a generated image as a `data:` address holding a PNG with its marks."""
+    return make_data_uri(encode_copy(image, mark=mark, optimize=True).content, "png")
+
+
+def make_data_uri(content: bytes, kind: str) -> str:
+    """Return an image's file as a `data:` address."""
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def render_study_page(
+    study: Study, images: Mapping[str, Image.Image], generated: Mapping[str, bool] = MappingProxyType({})
+) -> str:
     """Render a study.
 
     The letters' meaning is in the page's JSON block and comes back in the answers file; no visible text reveals it.
@@ -96,6 +114,7 @@ def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
     Args:
         study: What is asked.
         images: Every file that the study names, opened. They are embedded without their metadata.
+        generated: Of the files that a model generated, whether they get the invisible mark; the others are photos.
 
     Returns:
         HTML that needs no other file, sends nothing and asks no server for anything. Its policy allows the one script
@@ -107,7 +126,7 @@ def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
     script = read_template("study.js")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     return environment.from_string(read_template("study.html.j2")).render(
-        data=collect_page_data(study, images),
+        data=collect_page_data(study, images, generated),
         total=len(study.comparisons),
         minutes=max(1, round(len(study.comparisons) / 6)),  # ten seconds each
         script=script,
@@ -115,7 +134,7 @@ def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
     )
 
 
-def collect_page_data(study: Study, images: Mapping[str, Image.Image]) -> dict[str, Any]:
+def collect_page_data(study: Study, images: Mapping[str, Image.Image], generated: Mapping[str, bool]) -> dict[str, Any]:
     """Return what the page's script works on; images are numbered, so that no file name reveals a variant."""
     needed = sorted({file for one in study.comparisons for file in one.files})
     numbers = {file: number for number, file in enumerate(needed)}
@@ -134,5 +153,10 @@ def collect_page_data(study: Study, images: Mapping[str, Image.Image]) -> dict[s
             for one in study.comparisons
         ],
         "key": {"ways": dict(study.variants), "checks": study.checks},
-        "pictures": [encode_data_uri(images[file]) for file in needed],
+        "pictures": [
+            encode_generated_uri(images[file], mark=generated[file])
+            if file in generated
+            else encode_photo_uri(images[file])
+            for file in needed
+        ],
     }

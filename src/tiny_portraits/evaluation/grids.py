@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -187,6 +186,6 @@ def arrange_tiles(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
     return page
 
 
-def save_small(page: Image.Image, path: Path) -> None:
-    """Write a PNG with a palette, less than half the bytes; dots between two colours keep gradients smooth."""
-    page.quantize(palette=page.quantize(COLOURS)).save(path, format="PNG", optimize=True)
+def convert_to_palette(page: Image.Image) -> Image.Image:
+    """Return an image with a palette, whose PNG has less than half the bytes; dots keep gradients smooth."""
+    return page.quantize(palette=page.quantize(COLOURS))

@@ -19,12 +19,12 @@ from tiny_portraits.evaluation.grids import (
     KINDS,
     TEMPLATES,
     arrange_tiles,
+    convert_to_palette,
     draw_prompts,
     fill_names,
     fill_templates,
     get_kind,
     make_prompts,
-    save_small,
 )
 from tiny_portraits.text.captions import FIRST, LAST
 from tiny_portraits.text.tokenizing import fits_in
@@ -104,7 +104,7 @@ def test_captions_lie_under_pictures_and_keep_one_size():
 def test_saved_files_are_small_and_true(tmp_path):
     noise = np.random.default_rng(0).integers(0, 30, (200, 200, 3)) + np.arange(200)[:, None, None]
     page = Image.fromarray(noise.astype(np.uint8))
-    save_small(page, tmp_path / "small.png")
+    convert_to_palette(page).save(tmp_path / "small.png", optimize=True)
     page.save(tmp_path / "large.png", optimize=True)
     assert (tmp_path / "small.png").stat().st_size < (tmp_path / "large.png").stat().st_size / 2
     with Image.open(tmp_path / "small.png") as kept:
