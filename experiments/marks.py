@@ -307,10 +307,12 @@ def format_table(record: dict[str, Any]) -> str:
         "|---" * (len(titles) + 1) + "|",
     ]
     for attack in ATTACKS:
-        cells = [sets[name]["attacks"].get(attack) for name in titles]
+        tried = [sets[name]["attacks"].get(attack) for name in titles]
         texts = [
-            "not tried" if cell is None else f"{format_share(cell['found'])}, {format_share(cell['payload_right'])}"
-            for cell in cells
+            "not tried"
+            if shares is None
+            else f"{format_share(shares['found'])}, {format_share(shares['payload_right'])}"
+            for shares in tried
         ]
         lines.append(f"| {attack} | " + " | ".join(texts) + " |")
     bearing = " | ".join(format_share(sets[name]["carries_payload"]) for name in titles)

@@ -100,17 +100,11 @@ def run_generate(
     from sefi.cli.output import print_answer
 
     overrides = format_settings(
-        generate__count=count,
-        generate__steps=steps,
-        generate__guidance_scale=guidance_scale,
-        generate__scheduler=scheduler,
-        generate__negative_prompt=negative_prompt,
-        generate__identity_strength=identity_strength,
-        generate__batch_size=batch_size,
-        generate__width=width,
-        generate__height=height,
-        generate__clip_skip=clip_skip,
-    )
+        generate__count=count, generate__steps=steps, generate__guidance_scale=guidance_scale,
+        generate__scheduler=scheduler, generate__negative_prompt=negative_prompt,
+        generate__identity_strength=identity_strength, generate__batch_size=batch_size, generate__width=width,
+        generate__height=height, generate__clip_skip=clip_skip,
+    )  # fmt: skip
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
