@@ -298,6 +298,16 @@ def format_share(value: float) -> str:
     return f"{100 * value:.4g} %"
 
 
+def format_attack(images: dict[str, Any], attack: str) -> str:
+    """Format the share of a set's images whose mark is found, and of those with a payload the share that is right."""
+    shares = images["attacks"].get(attack)
+    if shares is None:
+        return "not tried"
+    bearing = images["carries_payload"]
+    payload = f", {format_share(min(1.0, shares['payload_right'] / bearing))}" if bearing else ""
+    return format_share(shares["found"]) + payload
+
+
 def format_table(record: dict[str, Any]) -> str:
     """Format the record as the tables of RELIABILITY.md."""
     titles = {"generated": "generated, 512 px", "natural": "photographs, 512 px", "embedded": "generated, 192 px"}
@@ -307,14 +317,8 @@ def format_table(record: dict[str, Any]) -> str:
         "|---" * (len(titles) + 1) + "|",
     ]
     for attack in ATTACKS:
-        tried = [sets[name]["attacks"].get(attack) for name in titles]
-        texts = [
-            "not tried"
-            if shares is None
-            else f"{format_share(shares['found'])}, {format_share(shares['payload_right'])}"
-            for shares in tried
-        ]
-        lines.append(f"| {attack} | " + " | ".join(texts) + " |")
+        shown = [format_attack(sets[name], attack) for name in titles]
+        lines.append(f"| {attack} | " + " | ".join(shown) + " |")
     bearing = " | ".join(format_share(sets[name]["carries_payload"]) for name in titles)
     lowest = " | ".join(f"{sets[name]['psnr_lowest']:.1f} dB" for name in titles)
     unmarked, seconds = record["unmarked"], record["seconds"]["512"]

@@ -90,7 +90,7 @@ def format_verifications(checked: "list[Verification]", unread: "list[tuple[Path
             f"{name:{width}}  {words:10} {format_mark(one):22} {format_payload(one):28} {format_signature(one)}"
         )
     marked = sum(one.is_marked for one in checked)
-    lines += [f"{escape_controls(str(path))}: {escape_controls(error.problem)}" for path, error in unread]
+    lines += [escape_controls(error.problem) for _, error in unread]
     lines.append(
         f"{marked} of {len(checked)} images say that a trained model made them. An unmarked image seems to bear the "
         "invisible mark at most once in 1e9. One without marks may be generated all the same: marks can be removed."
@@ -110,7 +110,8 @@ def format_payload(found: "Verification") -> str:
     """Format who made an image, and whether its words are those it was saved with."""
     if found.installation is None:
         return "-"
-    maker = "this installation" if found.is_ours else f"installation {found.installation or 'unnamed'}"
+    number = f"installation {found.installation}" if found.installation else "no number"
+    maker = "this installation" if found.is_ours else number
     fit = {True: ", words fit", False: ", OTHER WORDS", None: ""}[found.words_fit]
     return maker + fit
 
