@@ -65,7 +65,7 @@ build:
 	@rm -rf dist
 	@$(BIN)/python -m hatchling build
 	@if [ -n "$(TAG)" ] && ! [ -f "dist/sefi-$(TAG:v%=%)-py3-none-any.whl" ]; \
-		then echo "error: the tag $(TAG) is not the version in src/sefi/__init__.py" >&2; exit 1; fi
+		then echo "error: the tag $(TAG) is not the version in src/sefi/core/__init__.py" >&2; exit 1; fi
 
 clean:
 	rm -rf dist .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache site

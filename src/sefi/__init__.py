@@ -8,6 +8,7 @@ docs/architecture.md. The package `tiny_portraits` beside this one draws and tra
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sefi.core import __version__ as __version__
 from sefi.core.threads import limit_spinning
 
 if TYPE_CHECKING:
@@ -42,7 +43,6 @@ __all__ = [
     "learn",
     "open_backbone",
 ]
-__version__ = "0.1.0"
 
 
 def __dir__() -> list[str]:

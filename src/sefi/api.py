@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -15,6 +16,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
 from sefi.backbone.open import open_backbone
+from sefi.core import __version__
 from sefi.core.config import (
     DEFAULT,
     AnyConfig,
@@ -57,6 +59,7 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
+from sefi.provenance.metadata import ImageRecord
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -444,8 +447,28 @@ def generate_each(
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
     shown = choose_progress(progress)
+    describe = partial(make_image_record, backbone, tuple(one.compute_digest() for one in identities), settings)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
-        yield repair_faces(model, image, detector, settings, source) if detector else image
+        made = repair_faces(model, image, detector, settings, source) if detector else image
+        yield replace(made, record=describe(made))
+
+
+def make_image_record(
+    backbone: Backbone, digests: tuple[str, ...], settings: GenerateSettings, image: GeneratedImage
+) -> ImageRecord:
+    """Make what an image's words say: prompt, seed, settings, model, and which identities by their digest."""
+    said = settings.model_dump(mode="json", exclude={"count", "batch_size", "negative_prompt", "width", "height"})
+    family, _, digest = backbone.fingerprint.rpartition(":")
+    return ImageRecord(
+        prompt=image.prompt,
+        seed=image.seed,
+        size=image.pixels.size,
+        negative_prompt=settings.negative_prompt,
+        settings={**said, "Model family": family, "Model hash": digest},
+        model=EMBEDDED if backbone.is_embedded else Path(backbone.source).name,
+        identities=digests,
+        version=__version__,
+    )
 
 
 def collect_identities(identities: IdentityInput | Sequence[IdentityInput]) -> list[Identity]:

@@ -17,7 +17,7 @@ from sefi.report.bench_images import (
     encode_jpeg_uri,
     format_scores,
     make_sheets,
-    read_small_image,
+    read_run_image,
 )
 from sefi.report.bench_page import (
     count_failures,
@@ -178,7 +178,7 @@ def test_a_picture_that_is_gone_leaves_a_hole(made):
     (folder / "photos" / "ada.png").write_bytes(b"no image")
     text = Reading(render_bench_page(run, samples, folder)).text
     assert "file is gone" in text
-    assert read_small_image(folder, "photos/ada.png", 64) is None
+    assert read_run_image(folder, "photos/ada.png") is None
 
 
 def test_foreign_text_is_escaped(made):
@@ -207,7 +207,9 @@ def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
     assert all(len(row) == len(sheet.prompts) == 3 for _, row in sheet.rows)
     assert sheet.prompts[0] == f"a photo of <{sheet.subject}> at the beach"
-    assert sheet.photos[0].uri == encode_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
+    assert sheet.photos[0].uri == encode_jpeg_uri(
+        read_run_image(folder, f"photos/{sheet.subject}.png"), is_generated=False
+    )
 
 
 def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
@@ -330,7 +332,7 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
     secret = folder.parent / "secret.png"
     Image.new("RGB", (9, 9)).save(secret)
     for name in ("../secret.png", str(secret), "", "\0", "x" * 256, "x/" * 5000):
-        assert read_small_image(folder, name, 64) is None
+        assert read_run_image(folder, name) is None
 
 
 def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
@@ -51,6 +52,7 @@ from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity
 from sefi.methods import get_method
 from sefi.photo.read import BOMBS, MAX_PIXELS
+from sefi.provenance.save import mark_pixels, save_without_words
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,10 @@ class PromptSeed:
 
 @dataclass(frozen=True)
 class SampleImage:
-    """An image, uint8 RGB, the seconds it took if it was drawn now, and its attention maps if they were asked for."""
+    """An image, uint8 RGB, the seconds it took if it was drawn now, and its attention maps if they were asked for.
+
+    A generated one bears the invisible mark, as every image that users get; so what is measured is what they get.
+    """
 
     prompt_seed: PromptSeed
     rgb: NDArray[np.uint8]
@@ -97,7 +102,7 @@ def generate_images(
         made = list(batch)
         each = (time.monotonic() - began) / len(made)
         for prompt_seed, image in zip(prompt_seeds[chosen], made, strict=True):
-            yield SampleImage(prompt_seed, np.asarray(image.pixels.convert("RGB"), np.uint8), each)
+            yield SampleImage(prompt_seed, mark_pixels(np.asarray(image.pixels.convert("RGB"), np.uint8)), each)
 
 
 def generate_with_attention(
@@ -113,7 +118,7 @@ def generate_with_attention(
     for text, prompt_seed in zip(texts, prompt_seeds, strict=True):
         began = time.monotonic()
         attention = record_attention(backbone, conditioner, text, prompt_seed.seed, config.generate, SilentProgress())
-        rgb = np.asarray(attention.image.convert("RGB"), np.uint8)
+        rgb = mark_pixels(np.asarray(attention.image.convert("RGB"), np.uint8))
         yield SampleImage(prompt_seed, rgb, time.monotonic() - began, attention)
 
 
@@ -346,7 +351,9 @@ def locate_sample_image(
 
 def write_image(run: OpenRun, variant: Variant, image: SampleImage, path: Path) -> str:
     """Write an image, whole or not at all, unless it was read from there; return its file as the record names it."""
-    if not (variant.control == "class word" and image.seconds is None):
+    if image.seconds is not None:  # generated now; what is evaluated bears the mark already
+        write_file(path, partial(save_without_words, image.rgb))
+    elif variant.control != "class word":
         write_file(path, Image.fromarray(image.rgb).save)
     return run.folder.shorten(path)
 

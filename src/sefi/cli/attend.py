@@ -35,6 +35,7 @@ def run_attend(
     height: options.Height = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
+    no_mark: options.NoMark = False,
     out: Out = Path("maps.png"),
     overwrite: options.Overwrite = False,
     detector: options.Detector = None,
@@ -70,7 +71,8 @@ def run_attend(
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = compute_attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    write_output(out, FileKind.PNG, make_figure_writer(rows, prompt), inputs=inputs, overwrite=overwrite)
+    figure = make_figure_writer(rows, prompt, mark=not no_mark)
+    write_output(out, FileKind.PNG, figure, inputs=inputs, overwrite=overwrite)
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     print_answer(
         make_attend_record(rows, out) | {"unknown_words": unknown},
@@ -147,12 +149,12 @@ def detect_face_boxes(image: "Image", backbone: "Backbone", detector: Path | Non
     return [compute_face_box(face, rgb) for face in open_detector(backbone, detector)(rgb)]
 
 
-def make_figure_writer(rows: "Sequence[MapRow]", title: str) -> "Callable[[Path], None]":
+def make_figure_writer(rows: "Sequence[MapRow]", title: str, *, mark: bool = True) -> "Callable[[Path], None]":
     """Draw the rows; return what writes them as one PNG."""
     from sefi.report.attention_figure import draw_attention_figure, save_figure
 
     figure = draw_attention_figure(rows, title=title)
-    return lambda path: save_figure(figure, path)
+    return lambda path: save_figure(figure, path, mark=mark)
 
 
 def make_attend_record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

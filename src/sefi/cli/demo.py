@@ -155,6 +155,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         OutputError: a file of somebody else has appeared in a place that was free before the work.
     """
     from sefi.core.files import make_text_writer
+    from sefi.provenance.save import encode_image
     from sefi.report.pages import render_demo_page
 
     started = time.monotonic()
@@ -170,7 +171,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         "learning, both": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} images": f"{generated - learned:.0f} s",
     }
-    files.write("sheet.png", draw_demo_sheet(portrait, run, variants).save)
+    files.write("sheet.png", encode_image(draw_demo_sheet(portrait, run, variants)).write)
     figure = write_demo_attention(ada, run, files)
     content = collect_demo_content(portrait, run, variants, figure, times, list_demo_commands(files.folder))
     return files.write("index.html", make_text_writer(render_demo_page(content)))

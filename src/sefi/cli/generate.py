@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
+from sefi.cli.image_files import DEFAULT_MARKING, Marking
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
 
 FileEntry = dict[str, object]
-"""What the record says of one file: `file`, `prompt`, `seed`, and `repaired_faces` where faces were looked for."""
+"""What the record says of one file: its name, prompt, seed, mark, and `repaired_faces` where faces were looked for."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
@@ -53,6 +54,9 @@ ControlScale = Annotated[float | None, typer.Option("--control-scale", help="How
 RepairFaces = Annotated[
     bool, typer.Option("--repair-faces", help="Generate small faces again, larger, and paste them back.")
 ]
+Names = Annotated[
+    bool, typer.Option("--names", help="Say in the images' words what the subjects are called; else <subject>.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -81,6 +85,8 @@ def run_generate(
     clip_skip: ClipSkip = None,
     settings: options.Settings = None,
     seed: options.Seed = 0,
+    no_mark: options.NoMark = False,
+    names: Names = False,
     out: Folder = Path("pictures"),
     download: options.Download = False,
     device: options.Device = "auto",
@@ -114,8 +120,10 @@ def run_generate(
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs)
     record |= {"identities": [str(path) for path in identity or []], "seed": seed}
+    marking = Marking(mark=not no_mark, names=names)
     with TerminalProgress() as progress:
-        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
+        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, marking)
+        text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -144,6 +152,7 @@ class GenerateRun:
     seed: int
     progress: "Progress"
     inputs: "ImageArguments | None" = None
+    marking: Marking = DEFAULT_MARKING
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -208,7 +217,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     files: list[FileEntry] = []
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
-        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
+        record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder, run.marking))
     finally:
         if files:
             append_record(folder, record)
@@ -240,9 +249,9 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             progress=run.progress,
             **inputs,
         ):
-            path = save_image(image, folder)
+            path, has_mark = save_image(image, folder, run.marking)
             images.append(image)
-            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed}
+            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed, "has_mark": has_mark}
             if inputs.get("repair_faces"):
                 entry["repaired_faces"] = [list(box) for box in image.repaired]
             files.append(entry)

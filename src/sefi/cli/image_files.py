@@ -1,6 +1,7 @@
 """A folder of generated images: new names, and one record that every run adds to."""
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,18 +38,36 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
     read_records(folder / RECORDS)
 
 
-def save_image(image: "GeneratedImage", folder: Path) -> Path:
-    """Write one image, named by its prompt and seed; a number follows where that name is taken."""
-    return write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", image.pixels.save)
+@dataclass(frozen=True)
+class Marking:
+    """What image files say of their origin: the invisible mark, and what the subjects are called."""
+
+    mark: bool = True
+    names: bool = False
 
 
-def save_grid(images: "Sequence[GeneratedImage]", folder: Path) -> Path:
+DEFAULT_MARKING = Marking()
+
+
+def save_image(image: "GeneratedImage", folder: Path, marking: Marking = DEFAULT_MARKING) -> tuple[Path, bool]:
+    """Write one image, named by its prompt and seed; a number follows where that name is taken.
+
+    Returns:
+        The file, and whether it bears the invisible mark.
+    """
+    encoded = image.encode(mark=marking.mark, names=marking.names)
+    path = write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", encoded.write)
+    return path, encoded.has_mark
+
+
+def save_grid(images: "Sequence[GeneratedImage]", folder: Path, marking: Marking = DEFAULT_MARKING) -> Path:
     """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ..."""
+    from sefi.provenance.save import encode_image
     from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    return write_numbered(folder, "grid", ".png", draw_contact_sheet(rows).save)
+    return write_numbered(folder, "grid", ".png", encode_image(draw_contact_sheet(rows), mark=marking.mark).write)
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

@@ -66,4 +66,7 @@ Evaluators = Annotated[
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Replace an earlier result of the same kind; never anything else.")
 ]
+NoMark = Annotated[
+    bool, typer.Option("--no-mark", help="Leave the invisible mark out of images; their words say so, as records do.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else, on stdout.")]

@@ -61,8 +61,8 @@ SCHEMAS: dict[str, Schema] = {
     "generate": Schema(
         1,
         {
-            "images": "a list of objects with file, prompt and seed; with --repair-faces also repaired_faces, squares "
-            "as left, top, width and height in pixels",
+            "images": "a list of objects with file, prompt, seed and has_mark: whether it bears the invisible mark; "
+            "with --repair-faces also repaired_faces, squares as left, top, width and height in pixels",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",

@@ -2,10 +2,8 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -34,6 +32,8 @@ from sefi.diffusion.source_image import (
     restore_outside_mask,
 )
 from sefi.photo.detect import FaceDetector, find_square_around
+from sefi.provenance.metadata import ImageRecord
+from sefi.provenance.save import EncodedImage, encode_image
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +43,7 @@ class GeneratedImage:
     Attributes:
         index: place among the images of a call.
         repaired: squares that were generated again (left, top, width, height in pixels), with `repair_faces`.
+        record: what the words of its file say of how it was made.
     """
 
     pixels: Image
@@ -50,23 +51,30 @@ class GeneratedImage:
     seed: int
     index: int
     repaired: tuple[Box, ...] = ()
+    record: ImageRecord | None = None
 
-    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write a PNG, atomically.
+    def save(self, path: str | Path, *, overwrite: bool = False, mark: bool = True, names: bool = False) -> None:
+        """Write a PNG, atomically, with words of its origin and the invisible mark.
 
         Args:
             overwrite: replace a PNG that is there; anything else is never replaced.
+            mark: also embed the invisible mark; without it the words say that it was left out.
+            names: the words say what the subjects are called.
 
         Raises:
-            OutputError: something is there, or nothing can be written.
+            OutputError: something is there, nothing can be written, or the mark is not found in the finished file.
         """
-        write_output(Path(path), FileKind.PNG, partial(self.pixels.save, format="PNG"), overwrite=overwrite)
+        encoded = self.encode(mark=mark, names=names)
+        write_output(Path(path), FileKind.PNG, encoded.write, overwrite=overwrite)
+
+    def encode(self, *, mark: bool = True, names: bool = False) -> EncodedImage:
+        """Return the file that `save` writes."""
+        record = None if self.record is None else replace(self.record, names=names)
+        return encode_image(self.pixels, record, mark=mark)
 
     def _repr_png_(self) -> bytes:
         """Return the image as a notebook shows it."""
-        content = io.BytesIO()
-        self.pixels.save(content, format="PNG")
-        return content.getvalue()
+        return self.encode().content
 
     def __repr__(self) -> str:
         """Return what it is in one line."""

@@ -139,6 +139,14 @@ class Identity:
         """Read a file that `save` wrote; `IdentityError` for anything else."""
         return read_identity(Path(path))
 
+    def compute_digest(self) -> str:
+        """Compute the SHA-256 of its tensors, in hex; its name and header do not count."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
     def push_to_hub(
         self, repository: str, *, private: bool = True, consent: str | None = None, token: str | None = None
     ) -> str:

@@ -68,7 +68,9 @@ class FoundMark:
     payload: int | None
 
 
-def embed_mark(pixels: Pixels, payload: int | None = None, key: int = PUBLIC_KEY) -> Pixels:
+def embed_mark(
+    pixels: Pixels, payload: int | None = None, key: int = PUBLIC_KEY, *, decibels: float = DECIBELS
+) -> Pixels:
     """Return an image with the mark.
 
     The payload gets as much of the mark as leaves it safe to find; a small image, or one whose texture hides too much,
@@ -77,12 +79,13 @@ def embed_mark(pixels: Pixels, payload: int | None = None, key: int = PUBLIC_KEY
     Args:
         pixels: sRGB `[height, width, 3]`.
         payload: 32 bits.
+        decibels: peak signal-to-noise ratio that is left.
     """
     for share in SHARES if payload is not None and min(pixels.shape[:2]) >= SMALLEST_WITH_PAYLOAD else ():
-        marked = _add_tiles(pixels, payload, share, key)
+        marked = _add_tiles(pixels, payload, share, key, decibels)
         if _is_safe(marked, payload, key):
             return marked
-    return _add_tiles(pixels, None, 1.0, key)
+    return _add_tiles(pixels, None, 1.0, key, decibels)
 
 
 def _is_safe(marked: Pixels, payload: int | None, key: int) -> bool:
@@ -160,7 +163,7 @@ def _add_waves(values: Complex) -> Floats:
     return np.fft.irfft2(spectrum, s=(TILE, TILE)).astype(np.float32) * np.float32(TILE * TILE / 2)
 
 
-def _add_tiles(pixels: Pixels, payload: int | None, share: float, key: int) -> Pixels:
+def _add_tiles(pixels: Pixels, payload: int | None, share: float, key: int, decibels: float) -> Pixels:
     """Add the first tile and those of a payload to an image, at the shift that its light suits best."""
     parts = [(math.sqrt(share), _draw_tile(key, 0))]
     for number, symbol in enumerate([] if payload is None else _encode_payload(payload), 1):
@@ -174,12 +177,12 @@ def _add_tiles(pixels: Pixels, payload: int | None, share: float, key: int) -> P
     height, width = pixels.shape[:2]
     rows, columns = ((np.arange(length) - length // 2) % TILE for length in (height, width))
     contrast = np.clip(_measure_contrast(pixels @ LUMA)[1], LEAST_CONTRAST, MOST_CONTRAST)
-    return _add_light(pixels, contrast * tile[rows][:, columns])
+    return _add_light(pixels, contrast * tile[rows][:, columns], decibels)
 
 
-def _add_light(pixels: Pixels, light: Floats) -> Pixels:
-    """Add light `[height, width]` to an image, as much as leaves `DECIBELS` after rounding."""
-    wanted = 255 * 10 ** (-DECIBELS / 20)
+def _add_light(pixels: Pixels, light: Floats, decibels: float) -> Pixels:
+    """Add light `[height, width]` to an image, as much as leaves these decibels after rounding."""
+    wanted = 255 * 10 ** (-decibels / 20)
     light = light * np.float32(wanted / max(float(np.sqrt(np.mean(light**2))), 1e-9))
     marked = pixels
     for _ in range(3):

@@ -1,5 +1,6 @@
 """Figures of where the words of a prompt look: of one prompt, and of the images of a run."""
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.suite import make_slug
 from sefi.core.errors import OutputError
 from sefi.core.files import write_file
+from sefi.provenance.save import encode_image
 from sefi.report.plot_style import SETTINGS, wrap_points
 
 COLUMNS = 10  # words side by side before the figure goes on below
@@ -132,9 +134,12 @@ def make_face_outline(face: Box, size: tuple[int, int]) -> Rectangle:
     return Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=1)
 
 
-def save_figure(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, without time stamps, so that equal figures are equal files."""
-    figure.savefig(path, format="png", dpi=DPI, metadata={"Software": "sefi"})
+def save_figure(figure: Figure, path: Path, *, mark: bool = True) -> None:
+    """Write a figure as PNG with the marks of a generated image, without time stamps: equal figures are equal files."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=DPI)
+    with Image.open(content) as image:
+        encode_image(image, mark=mark).write(path)
 
 
 def draw_attention(samples: Sequence[Sample], run: Path, seed: int = 0) -> list[Path]:

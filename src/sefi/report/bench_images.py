@@ -1,7 +1,6 @@
 """The images of a run's page: some chosen at random, the best and the worst, and the attention figures."""
 
 import base64
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.tables import list_variants
 from sefi.core.errors import PhotoError
 from sefi.core.prompts import strip_weights
+from sefi.provenance.save import encode_shown, is_marked
 from sefi.report.contact_sheet import fit_image
 
 Thing = TypeVar("Thing")
@@ -184,27 +184,29 @@ def load_attention_figures(folder: Path) -> list[PageImage]:
 
 def load_page_image(folder: Path, name: str, caption: str, alt: str, side: int = SIDE) -> PageImage:
     """Return an image file of the run's folder with its caption."""
-    image = read_small_image(folder, name, side)
-    return PageImage("", caption, alt) if image is None else PageImage(encode_jpeg_uri(image), caption, alt, image.size)
+    whole = read_run_image(folder, name)
+    if whole is None:
+        return PageImage("", caption, alt)
+    image = whole if max(whole.size) <= side else fit_image(whole, side)
+    uri = encode_jpeg_uri(image, is_generated=is_marked(np.asarray(whole)))
+    return PageImage(uri, caption, alt, image.size)
 
 
-def read_small_image(run: Path, name: str, side: int) -> Image.Image | None:
-    """Return an image file of the run's folder, no longer than `side` pixels.
+def read_run_image(run: Path, name: str) -> Image.Image | None:
+    """Return an image file of the run's folder.
 
     None if it cannot be read, or lies elsewhere: a record from somebody else must not fetch this machine's files.
     """
     if not contains_file(run, name):
         return None
     try:
-        image = Image.fromarray(read_image(run / name))
+        return Image.fromarray(read_image(run / name))
     except PhotoError:
         return None
-    return image if max(image.size) <= side else fit_image(image, side)
 
 
-def encode_jpeg_uri(image: Image.Image) -> str:
+def encode_jpeg_uri(image: Image.Image, *, is_generated: bool) -> str:
     """Return an image as a `data:` address."""
-    buffer = io.BytesIO()
     # JPEG: a page of a hundred images stays below a few megabytes; the run's folder has them bit by bit.
-    image.save(buffer, format="JPEG", quality=90, subsampling=0)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    content = encode_shown(image, "JPEG", is_marked=is_generated)
+    return "data:image/jpeg;base64," + base64.b64encode(content).decode("ascii")

@@ -2,15 +2,16 @@
 
 import base64
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from sefi.provenance.save import encode_image, encode_shown, is_marked
 from sefi.user_study.study import Study
 
 
@@ -73,6 +74,7 @@ def render_demo_page(content: DemoContent) -> str:
         raise ValueError(f"not one image per prompt: {', '.join(short)}")
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["data_uri"] = encode_data_uri
+    environment.filters["generated_data_uri"] = encode_generated_data_uri
     return environment.from_string(read_template("demo.html.j2")).render(content=content)
 
 
@@ -82,10 +84,17 @@ def read_template(name: str) -> str:
 
 
 def encode_data_uri(image: Image.Image) -> str:
-    """Return an image as a `data:` address holding a PNG, so that the page needs no other file."""
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    """Return an image as a `data:` address holding a PNG, so that the page needs no other file.
+
+    What bears the invisible mark of a generated image says so in words, too.
+    """
+    content = encode_shown(image, "PNG", is_marked=is_marked(np.asarray(image.convert("RGB"))))
+    return "data:image/png;base64," + base64.b64encode(content).decode("ascii")
+
+
+def encode_generated_data_uri(image: Image.Image) -> str:
+    """Return a generated image as a `data:` address holding a PNG with its marks."""
+    return "data:image/png;base64," + base64.b64encode(encode_image(image).content).decode("ascii")
 
 
 def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
@@ -95,7 +104,8 @@ def render_study_page(study: Study, images: Mapping[str, Image.Image]) -> str:
 
     Args:
         study: What is asked.
-        images: Every file that the study names, opened. They are embedded without their metadata.
+        images: Every file that the study names, opened.
+            They are embedded without their metadata; generated ones have words of their origin.
 
     Returns:
         HTML that needs no other file, sends nothing and asks no server for anything. Its policy allows the one script

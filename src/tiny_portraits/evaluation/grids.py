@@ -10,12 +10,15 @@ import numpy as np
 from PIL import Image
 
 from sefi.backbone.bundle import Backbone
+from sefi.core import __version__
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError
 from sefi.core.hints import suggest
 from sefi.core.progress import Progress
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import sample_images
+from sefi.provenance.metadata import make_png_text
+from sefi.provenance.save import mark_pixels
 from tiny_portraits.drawing.content import SHIPPED
 from tiny_portraits.drawing.sampling import sample_content
 from tiny_portraits.text.captions import FIRST, LAST, say
@@ -188,5 +191,10 @@ def arrange_tiles(tiles: Sequence[Image.Image], columns: int) -> Image.Image:
 
 
 def save_small(page: Image.Image, path: Path) -> None:
-    """Write a PNG with a palette, less than half the bytes; dots between two colours keep gradients smooth."""
-    page.quantize(palette=page.quantize(COLOURS)).save(path, format="PNG", optimize=True)
+    """Write a PNG with a palette, less than half the bytes; dots between two colours keep gradients smooth.
+
+    It bears the marks of a generated image.
+    """
+    marked = Image.fromarray(mark_pixels(np.asarray(page.convert("RGB"))))
+    text = make_png_text(None, __version__)
+    marked.quantize(palette=marked.quantize(COLOURS)).save(path, format="PNG", optimize=True, pnginfo=text)
