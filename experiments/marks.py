@@ -78,7 +78,7 @@ def add_noise(pixels: Pixels, random: np.random.Generator) -> Pixels:
     return np.clip(np.rint(pixels + random.normal(0, 5, pixels.shape)), 0, 255).astype(np.uint8)
 
 
-def brighten(pixels: Pixels, _random: np.random.Generator) -> Pixels:
+def change_brightness(pixels: Pixels, _random: np.random.Generator) -> Pixels:
     """Return an image that is a fifth brighter."""
     return np.clip(np.rint(pixels * 1.2), 0, 255).astype(np.uint8)
 
@@ -95,7 +95,7 @@ ATTACKS: dict[str, Attack] = {
     "half, JPEG 75": lambda pixels, _: encode(resize(pixels, 0.5), "JPEG", 75),
     "40 % off, JPEG 75": lambda pixels, random: encode(crop(pixels, 0.4, random), "JPEG", 75),
     "noise 5": add_noise,
-    "brighter by 20 %": brighten,
+    "brighter by 20 %": change_brightness,
     "unknown scale 0.5 to 2.2": lambda pixels, random: resize(pixels, random.uniform(0.5, 2.2)),
     "unknown scale 0.4 to 0.5": lambda pixels, random: resize(pixels, random.uniform(0.4, 0.5)),
 }
@@ -171,7 +171,7 @@ def measure_marked(pixels: Pixels, number: int, attacks: tuple[str, ...]) -> dic
 
 
 def measure_unmarked(number: int) -> dict[str, Any]:
-    """Look for a mark in an image without one."""
+    """Measure how strong a mark an image without one seems to bear."""
     kind, pixels = make_unmarked(number)
     found = find_mark(pixels)
     return {"kind": kind, "side": max(pixels.shape[:2]), "found": 0.0 if found is None else found.strength}

@@ -23,7 +23,7 @@ publish push quiet quote raise rank rate read receive recolour reconstruct recor
 remove rename render repair replace report require resample reset reshape resize restore restyle resume return roughen
 round run sample save say scale score select send set shorten show shrink shuffle sign silence skip sort space split
 spread start store strip subtract suggest summarise swap take time tint tokenise tokenize train translate try turn
-update upload use validate view wait watch weight word wrap write yield zero
+update upload use validate verify view wait watch weight word wrap write yield zero
 """
 VERBS = frozenset(VERB_TEXT.split())
 STATES = frozenset(

@@ -51,7 +51,8 @@ def test_size_and_images_are_recorded(generate, files, tmp_path):
     }  # fmt: skip
     start = np.asarray(Image.open(files / "start.png"))
     for entry in answer["images"]:
-        assert set(entry) == {"file", "prompt", "seed"}
+        assert set(entry) == {"file", "prompt", "seed", "has_mark"}
+        assert entry["has_mark"] is False  # too small
         with Image.open(entry["file"]) as image:
             pixels = np.asarray(image)
         assert pixels.shape == (40, 56, 3)

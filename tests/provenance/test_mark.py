@@ -92,6 +92,15 @@ def test_most_photographs_carry_the_payload_through_halving_and_compression():
     assert [one.payload for one in found].count(PAYLOAD) >= len(NAMES) - 1  # grass hides too much
 
 
+def test_a_mark_without_payload_has_none():
+    """Its likeliest symbols pass the checksum once in 250 images: 400 of them would show about two."""
+    random = np.random.default_rng(3)
+    for _ in range(400):
+        small = random.integers(0, 256, (5, 7, 3), np.uint8)
+        pixels = np.asarray(Image.fromarray(small).resize((150, 131), Image.Resampling.BICUBIC))
+        assert find_mark(embed_mark(pixels)).payload is None
+
+
 def test_scale_and_angle_are_told(photos):
     turned = np.asarray(Image.fromarray(photos[1]).rotate(1.3, Image.Resampling.BICUBIC))
     assert find_mark(turned).angle == pytest.approx(1.3, abs=0.2)

@@ -174,6 +174,17 @@ def test_generate_marks_images_and_grid_and_records_it(tmp_path):
     assert all(verify_image(file).mark is None and verify_image(file).is_declared for file in others)
 
 
+def test_generate_signs_where_that_is_asked_for(tmp_path, monkeypatch):
+    pytest.importorskip("c2pa")
+    monkeypatch.setenv(KEY_VARIABLE, str(tmp_path / "settings" / "installation.key"))
+    run_sefi("generate", "a photo of a person", "--steps", 2, "--sign", "--out", tmp_path / "out")
+    for file in (tmp_path / "out").glob("*.png"):
+        found = verify_image(file)
+        assert found.credentials.valid
+        assert found.credentials.is_generated
+        assert found.mark is not None
+
+
 def list_page_images(page):
     for kind, content in re.findall(r"data:image/(png|jpeg);base64,([A-Za-z0-9+/=]+)", page):
         yield kind, read(base64.b64decode(content))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
-from sefi.cli.image_files import DEFAULT_MARKING, Marking
+from sefi.cli.image_files import DEFAULT_MARKING, Marking, check_image_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,6 +57,9 @@ RepairFaces = Annotated[
 Names = Annotated[
     bool, typer.Option("--names", help="Say in the images' words what the subjects are called; else <subject>.")
 ]
+Sign = Annotated[
+    bool, typer.Option("--sign", help="Add signed content credentials (C2PA), by SEFI_C2PA_CERTIFICATE or a local key.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -87,6 +90,7 @@ def run_generate(
     seed: options.Seed = 0,
     no_mark: options.NoMark = False,
     names: Names = False,
+    sign: Sign = False,
     out: Folder = Path("pictures"),
     download: options.Download = False,
     device: options.Device = "auto",
@@ -94,37 +98,38 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
     overrides = format_settings(
-        generate__count=count,
-        generate__steps=steps,
-        generate__guidance_scale=guidance_scale,
-        generate__scheduler=scheduler,
-        generate__negative_prompt=negative_prompt,
-        generate__identity_strength=identity_strength,
-        generate__batch_size=batch_size,
-        generate__width=width,
-        generate__height=height,
-        generate__clip_skip=clip_skip,
-    )
+        generate__count=count, generate__steps=steps, generate__guidance_scale=guidance_scale,
+        generate__scheduler=scheduler, generate__negative_prompt=negative_prompt,
+        generate__identity_strength=identity_strength, generate__batch_size=batch_size, generate__width=width,
+        generate__height=height, generate__clip_skip=clip_skip,
+    )  # fmt: skip
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
+    marking = make_marking(no_mark=no_mark, names=names, sign=sign)
     identities = load_identities(prompts, identity or [], config)
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
-    marking = Marking(mark=not no_mark, names=names)
+    given = {"identities": [str(path) for path in identity or []], "seed": seed}
+    record = describe_generation(backbone, config, prompts, inputs) | given
     with TerminalProgress() as progress:
         run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, marking)
         text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
+
+
+def make_marking(*, no_mark: bool, names: bool, sign: bool) -> Marking:
+    """Return what the images say of their origin; `ConfigError` where they cannot be signed."""
+    from sefi.provenance.content_credentials import find_signing_key
+    from sefi.provenance.payload import find_key_file
+
+    return Marking(not no_mark, names, find_signing_key(find_key_file().parent) if sign else None)
 
 
 @dataclass(frozen=True)

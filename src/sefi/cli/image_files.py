@@ -1,7 +1,7 @@
 """A folder of generated images: new names, and one record that every run adds to."""
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from sefi.diffusion.sampling import GeneratedImage
+    from sefi.provenance.content_credentials import SigningKey
+    from sefi.provenance.save import EncodedImage
 
 RECORDS = "records.json"
 SCHEMA_VERSION = 1
@@ -40,10 +42,20 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
 
 @dataclass(frozen=True)
 class Marking:
-    """What image files say of their origin: the invisible mark, and what the subjects are called."""
+    """What image files say of their origin: the invisible mark, what the subjects are called, a signature."""
 
     mark: bool = True
     names: bool = False
+    key: "SigningKey | None" = None
+
+    def encode(self, encoded: "EncodedImage") -> "EncodedImage":
+        """Return a file with its signature, if it gets one: the last thing that is done to it."""
+        from sefi.core import __version__
+        from sefi.provenance.content_credentials import sign_content
+
+        if self.key is None:
+            return encoded
+        return replace(encoded, content=sign_content(encoded.content, self.key, __version__))
 
 
 DEFAULT_MARKING = Marking()
@@ -55,7 +67,7 @@ def save_image(image: "GeneratedImage", folder: Path, marking: Marking = DEFAULT
     Returns:
         The file, and whether it bears the invisible mark.
     """
-    encoded = image.encode(mark=marking.mark, names=marking.names)
+    encoded = marking.encode(image.encode(mark=marking.mark, names=marking.names))
     path = write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", encoded.write)
     return path, encoded.has_mark
 
@@ -67,7 +79,8 @@ def save_grid(images: "Sequence[GeneratedImage]", folder: Path, marking: Marking
 
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    return write_numbered(folder, "grid", ".png", encode_image(draw_contact_sheet(rows), mark=marking.mark).write)
+    encoded = marking.encode(encode_image(draw_contact_sheet(rows), mark=marking.mark))
+    return write_numbered(folder, "grid", ".png", encoded.write)
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

@@ -193,12 +193,26 @@ def sign_image(path: Path, key: SigningKey, version: str) -> None:
 
     Raises:
         ConfigError: the library is missing, or does not take the key.
-        OutputError: it cannot be written.
+        OutputError: it is another file, or cannot be written.
+    """
+    remedy = "Sign PNG, JPEG and WebP images."
+    with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, (SyntaxError,)):
+        content = sign_content(read_bytes(path, LARGEST_IMAGE), key, version)
+    write_file(path, lambda partial: partial.write_bytes(content))
+
+
+def sign_content(content: bytes, key: SigningKey, version: str) -> bytes:
+    """Return an image's bytes with signed content credentials.
+
+    Raises:
+        ConfigError: the library is missing, or does not take the key.
+        UnidentifiedImageError: it is no PNG, JPEG or WebP image.
     """
     require_library()
     import c2pa  # noqa: PLC0415  optional
 
-    content, mime = _read_signable(path)
+    with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
+        mime = MIME_TYPES[str(image.format)]
     signed = io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo("es256", key.certificates.encode("ascii"), key.private_key.encode("ascii"), None)
@@ -212,17 +226,8 @@ def sign_image(path: Path, key: SigningKey, version: str) -> None:
         ):
             builder.sign(signer, mime, io.BytesIO(content), signed)
     except c2pa.C2paError as error:
-        raise ConfigError(f"{path} cannot be signed: {str(error)[:200]}.", REMEDY) from error
-    write_file(path, lambda partial: partial.write_bytes(signed.getvalue()))
-
-
-def _read_signable(path: Path) -> tuple[bytes, str]:
-    """Read an image's bytes and kind; `OutputError` for another file."""
-    remedy = "Sign PNG, JPEG and WebP images."
-    with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, (SyntaxError,)):
-        content = read_bytes(path, LARGEST_IMAGE)
-        with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
-            return content, MIME_TYPES[str(image.format)]
+        raise ConfigError(f"The image cannot be signed: {str(error)[:200]}.", REMEDY) from error
+    return signed.getvalue()
 
 
 def read_credentials(content: bytes) -> Credentials | None:
@@ -248,11 +253,11 @@ def read_credentials(content: bytes) -> Credentials | None:
         valid=state in ("Valid", "Trusted"),
         trusted=state == "Trusted",
         signer=str(signer),
-        is_generated=_says_generated(manifest),
+        is_generated=_is_made_by_model(manifest),
     )
 
 
-def _says_generated(manifest: dict[str, Any]) -> bool:
+def _is_made_by_model(manifest: dict[str, Any]) -> bool:
     """Return whether an action of a manifest created the image by a trained model."""
     actions = [
         action for one in manifest.get("assertions", []) for action in (one.get("data") or {}).get("actions", [])

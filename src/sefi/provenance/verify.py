@@ -94,7 +94,7 @@ def _yield_images(folder: Path) -> Iterator[Path]:
 
 
 def verify_image(path: Path, key: bytes | None = None) -> Verification:
-    """Look for every mark in an image.
+    """Find every mark in an image.
 
     Args:
         key: of an installation, whose images are recognised; see `read_installation_key`.
