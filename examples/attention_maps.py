@@ -13,7 +13,7 @@ from sefi.core.config import override
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.attention_maps import record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.report.attention_figure import MapRow, draw_attention_figure, save_figure
+from sefi.report.attention_figure import MapRow, draw_attention_figure, encode_figure
 
 PROMPT = "a photo of <ada> holding a cup"
 QUICK = ["learn.steps=2", "generate.steps=2", "views.latent_pool=0"]
@@ -33,5 +33,5 @@ rows = [
     MapRow("<ada>", found.words, found.maps.numpy(), found.image, found.placeholders),
     MapRow("person", plain_words, found.reference_maps.numpy(), found.image, found.placeholders),
 ]
-save_figure(draw_attention_figure(rows, title=PROMPT), given.out)
+encode_figure(draw_attention_figure(rows, title=PROMPT)).write(given.out)
 print(given.out)
