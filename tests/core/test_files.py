@@ -497,3 +497,22 @@ def test_a_record_that_is_too_long_says_what_to_do(tmp_path):
     with pytest.raises(OutputError, match="17 MB of records; at most 16 MB") as caught:
         append_record(tmp_path, {})
     assert caught.value.remedy == "Rename it to begin another, or choose another folder with --out."
+
+
+def test_a_secret_is_at_no_moment_readable_by_others(tmp_path, monkeypatch):
+    seen = []
+    publish = files.publish_file
+
+    def watch(partial, path, *, replace):
+        seen.append(stat.S_IMODE(partial.stat().st_mode))
+        publish(partial, path, replace=replace)
+
+    monkeypatch.setattr(files, "publish_file", watch)
+
+    def write(partial):
+        seen.append(stat.S_IMODE(partial.stat().st_mode))
+        partial.write_text("secret", encoding="utf-8")
+
+    files.write_file(tmp_path / "key", write, mode=0o600)
+    assert seen == [0o600, 0o600]
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600

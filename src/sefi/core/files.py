@@ -324,13 +324,15 @@ def detect_kind(head: bytes) -> FileKind:
 # ------------------------------------------------------------------ writing
 
 
-def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = True) -> None:
+def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = True, mode: int | None = None) -> None:
     """Let `write` fill a temporary file that then takes this name, so that no half a file is ever seen.
 
     Args:
         path: a link stands for the file that it leads to.
         write: gets the temporary path, with the same suffix.
         replace: take the place of an existing file, whose permissions are kept.
+        mode: permissions, such as 0o600 for a secret, which is then never readable by others; None gives those of the
+            existing file, or of any new one.
 
     Raises:
         OutputError: the disk is full, the place cannot be written, or what is there is no regular file.
@@ -341,11 +343,12 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         check_regular(path, before)
     partial = name_partial(target)
     try:
-        create_file(partial)
-        mode = (before or partial.stat()).st_mode
+        create_file(partial, 0o666 if mode is None else mode)
+        if mode is None:
+            mode = stat.S_IMODE((before or partial.stat()).st_mode)
         write(partial)
         # Whoever writes may put another file in the place of ours: safetensors does, which only its owner may read.
-        partial.chmod(stat.S_IMODE(mode))
+        partial.chmod(mode)
         flush_file(partial)
         publish_file(partial, target, replace=replace)
         flush_folder(target.parent)
@@ -440,9 +443,9 @@ def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path],
             return path
 
 
-def create_file(path: Path) -> None:
-    """Create an empty file that nobody else has created, with the permissions of any new file."""
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+def create_file(path: Path, mode: int = 0o666) -> None:
+    """Create an empty file that nobody else has created, with the permissions of any new file, or fewer."""
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
 
 
 def publish_file(partial: Path, path: Path, *, replace: bool) -> None:

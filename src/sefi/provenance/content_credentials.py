@@ -16,11 +16,12 @@ from typing import Any
 from PIL import Image
 
 from sefi.core.errors import ConfigError, OutputError, suggest_install
-from sefi.core.files import make_folder, write_file
+from sefi.core.files import make_folder, make_text_writer, write_file
 from sefi.core.reading import read_bytes, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.provenance.metadata import SOURCE_TYPE
 
+# What images are passed on as: by content, Pillow's name and the type.
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 LARGEST_IMAGE = 256 << 20  # bytes
 LARGEST_KEY = 64 << 10  # bytes of a certificate chain or a key
@@ -87,20 +88,9 @@ def get_local_key(folder: Path) -> SigningKey:
     if not certificate.exists():
         made = create_local_key(datetime.now(UTC))
         make_folder(folder)
-        _write_secret(private_key, made.private_key)
-        _write_secret(certificate, made.certificates)
+        write_file(private_key, make_text_writer(made.private_key), mode=0o600)
+        write_file(certificate, make_text_writer(made.certificates), mode=0o600)
     return read_signing_key(certificate, private_key)
-
-
-def _write_secret(path: Path, text: str) -> None:
-    """Write a file that only its owner may read."""
-
-    def fill(partial: Path) -> None:
-        partial.chmod(0o600)
-        partial.write_text(text, encoding="ascii")
-
-    write_file(path, fill)
-    path.chmod(0o600)
 
 
 def create_local_key(today: datetime) -> SigningKey:

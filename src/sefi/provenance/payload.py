@@ -49,13 +49,7 @@ def create_installation_key() -> Path:
     """
     path = find_key_file()
     make_folder(path.parent)
-
-    def fill(partial: Path) -> None:
-        partial.chmod(0o600)
-        partial.write_bytes(secrets.token_bytes(KEY_BYTES))
-
-    write_file(path, fill, replace=False)
-    path.chmod(0o600)
+    write_file(path, lambda partial: partial.write_bytes(secrets.token_bytes(KEY_BYTES)), replace=False, mode=0o600)
     return path
 
 
