@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 CONFIDENCE = 0.95
+DRAWS = 10_000  # of the bootstrap
 AT_ONCE = 1_000_000  # numbers drawn in one piece, so that many clusters do not fill the memory
 
 
@@ -40,7 +41,7 @@ class Interval:
 NO_INTERVAL = Interval(math.nan, math.nan, math.nan, 0)
 
 
-def estimate_interval(values_by_cluster: Mapping[str, float], draws: int = 10_000, seed: int = 0) -> Interval:
+def estimate_interval(values_by_cluster: Mapping[str, float], draws: int = DRAWS, seed: int = 0) -> Interval:
     """Return the mean over clusters with its 95 % percentile bootstrap interval, clusters drawn with replacement.
 
     A cluster is a subject: images of one subject are alike, so resampling images would give intervals that are
@@ -86,7 +87,7 @@ def resample_means(
 
 
 def estimate_difference(
-    values: Mapping[str, float], other_values: Mapping[str, float], draws: int = 10_000, seed: int = 0
+    values: Mapping[str, float], other_values: Mapping[str, float], draws: int = DRAWS, seed: int = 0
 ) -> Interval:
     """Return the mean difference of two variants over the clusters that both have, with its interval.
 

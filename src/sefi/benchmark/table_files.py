@@ -10,7 +10,7 @@ from typing import Any
 
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
-from sefi.benchmark.statistics import CONFIDENCE, Interval
+from sefi.benchmark.statistics import CONFIDENCE, DRAWS, Interval
 from sefi.benchmark.suite import make_slug
 from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
@@ -262,7 +262,7 @@ def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str
         score["uncertainty"] = {
             "confidence_interval": bounds | {"method": "percentile bootstrap over subjects"},
             "num_samples": interval.n,
-            "num_bootstrap_samples": 10_000,
+            "num_bootstrap_samples": DRAWS,
         }
     suite = run.suite
     details = {"prompts": str(len(suite.prompts)), "seeds": str(len(suite.seeds)), "subjects": str(interval.n)}

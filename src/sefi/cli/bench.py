@@ -9,10 +9,11 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from sefi.benchmark.records import RunInfo, Sample
     from sefi.benchmark.run import OpenRun, RunFolder
+    from sefi.core.own_files import OwnFiles
 
 app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subject; report it on one page.")
 
@@ -128,8 +129,9 @@ def report_bench(
     from sefi.benchmark.run import RunFolder
     from sefi.cli.output import print_answer
 
-    info, samples = read_run(RunFolder(run_folder))
-    files = write_report(RunFolder(run_folder), out, overwrite=overwrite)
+    folder = RunFolder(run_folder)
+    info, samples = read_run(folder)
+    files = write_report(folder, info, samples, out, overwrite=overwrite)
     completeness = measure_completeness(info, samples)
     record: dict[str, object] = {
         "files": files,
@@ -171,9 +173,10 @@ def publish_bench(
     texts = {
         "README.md": make_dataset_card(heading, format_card_text(samples, info, list_conventions(info))),
         "samples.jsonl": format_samples(samples),
-        **format_tables(folder),
+        **format_tables(folder, info, samples),
     }
-    files = write_texts(folder, prepare_folder(out), texts, overwrite=overwrite, renew=True)
+    own_files = open_own_files(folder, prepare_folder(out), texts, overwrite=overwrite, renew=True)
+    files = write_texts(own_files, texts)
     address = None if push is None else upload_dataset(out, list(texts), push, private=not public)
     record: dict[str, object] = {"files": files, "images": len(samples), "pushed": address}
     print_answer(record, "\n".join([*files, *filter(None, [address])]), as_json=as_json, command="bench publish")
@@ -193,8 +196,10 @@ def read_run(folder: "RunFolder") -> "tuple[RunInfo, list[Sample]]":
     return info, samples
 
 
-def write_report(folder: "RunFolder", out: Path | None, *, overwrite: bool) -> list[str]:
-    """Write page and tables of a run, and return the files.
+def write_report(
+    folder: "RunFolder", info: "RunInfo", samples: "Sequence[Sample]", out: Path | None, *, overwrite: bool
+) -> list[str]:
+    """Write page and tables of a run, and return the files; where they may not be written, nothing is drawn.
 
     Args:
         folder: the run's.
@@ -205,33 +210,42 @@ def write_report(folder: "RunFolder", out: Path | None, *, overwrite: bool) -> l
     from sefi.report.attention_figure import draw_attention
     from sefi.report.bench_page import render_bench_page
 
-    info, samples = read_run(folder)
-    report_folder = prepare_folder(out or folder.report)
+    tables = format_tables(folder, info, samples)
+    names = ["index.html", *tables]
+    own_files = open_own_files(
+        folder, prepare_folder(out or folder.report), names, overwrite=overwrite, renew=out is None
+    )
     draw_attention(samples, folder.path)
-    texts = {"index.html": render_bench_page(info, samples, folder.path), **format_tables(folder)}
-    return write_texts(folder, report_folder, texts, overwrite=overwrite, renew=out is None)
+    return write_texts(own_files, {"index.html": render_bench_page(info, samples, folder.path), **tables})
 
 
-def write_texts(
-    folder: "RunFolder", out: Path, texts: "Mapping[str, str]", *, overwrite: bool, renew: bool
-) -> list[str]:
-    """Write texts on a run into a folder, whose other files stay; return the files.
+def open_own_files(
+    folder: "RunFolder", out: Path, names: "Iterable[str]", *, overwrite: bool, renew: bool
+) -> "OwnFiles":
+    """Return the files of texts on a run in a folder, whose other files stay; refuse those that may not be written.
 
     Args:
         renew: replace what an earlier call wrote and nobody changed.
     """
-    from sefi.core.files import FileKind, make_text_writer
+    from sefi.core.files import FileKind
     from sefi.core.own_files import OwnFiles
 
     suffixes = {".html": FileKind.HTML, ".json": FileKind.JSON, ".jsonl": FileKind.JSON}
-    kinds = {name: suffixes.get(Path(name).suffix, FileKind.TEXT) for name in texts}
+    kinds = {name: suffixes.get(Path(name).suffix, FileKind.TEXT) for name in names}
     inputs = (folder.info_file, folder.samples_file)
     own_files = OwnFiles(out, kinds, inputs=inputs, overwrite=overwrite, renew=renew)
     own_files.check()
+    return own_files
+
+
+def write_texts(own_files: "OwnFiles", texts: "Mapping[str, str]") -> list[str]:
+    """Write texts by the names of their files, and return the files."""
+    from sefi.core.files import make_text_writer
+
     return [str(own_files.write(name, make_text_writer(text))) for name, text in texts.items()]
 
 
-def format_tables(folder: "RunFolder") -> dict[str, str]:
+def format_tables(folder: "RunFolder", info: "RunInfo", samples: "Sequence[Sample]") -> dict[str, str]:
     """Return the tables of a run in every format, by the names of their files."""
     from sefi.benchmark.table_files import (
         format_every_eval_ever,
@@ -241,7 +255,6 @@ def format_tables(folder: "RunFolder") -> dict[str, str]:
     )
     from sefi.benchmark.tables import make_table
 
-    info, samples = read_run(folder)
     seconds = int(folder.samples_file.stat().st_mtime)  # when it was made: writing it again changes nothing
     evaluations = format_every_eval_ever(samples, info, seconds)
     return {

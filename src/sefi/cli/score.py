@@ -14,10 +14,11 @@ from sefi.core.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sefi.benchmark.records import PromptInfo
+    from sefi.benchmark.records import PromptInfo, RunInfo
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import FolderHints, FoundFolder
     from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt
+    from sefi.benchmark.tables import Table
     from sefi.cli.bench_setup import BenchOptions
     from sefi.core.progress import RunProgress
     from sefi.photo.detect import FaceDetector
@@ -93,6 +94,7 @@ def run_score(
 ) -> None:
     """Score IMAGES that any program made of a subject, as `sefi bench` scores its own; write page and tables."""
     from sefi.benchmark.scored_folder import FolderHints
+    from sefi.benchmark.tables import make_table
     from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, collect_run_info
     from sefi.cli.progress import TerminalProgress
 
@@ -111,9 +113,12 @@ def run_score(
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
             bench.make_missing(partial(restore_scoring, score_options), run, jobs, lock)
-    files = bench.write_report(run.folder, None, overwrite=False)
-    record = describe_scoring(run, bench_options, files)
-    print_answer(record, format_scoring(run.folder, record), as_json=as_json, command="score")
+    info, samples = bench.read_run(run.folder)
+    files = bench.write_report(run.folder, info, samples, None, overwrite=False)
+    table = make_table(samples, info)
+    record = describe_scoring(run, bench_options, table) | {"images": len(samples), "files": files}
+    text = format_scoring(run.folder, info, table, len(samples))
+    print_answer(record, text, as_json=as_json, command="score")
 
 
 def split_name(text: str) -> tuple[str, Path]:
@@ -307,35 +312,28 @@ def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
             print_remark(f"note: {label}: left out, as not asked for: {', '.join(one.other_subjects[:MOST_NAMED])}")
 
 
-def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", files: list[str]) -> dict[str, object]:
+def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", table: "Table") -> dict[str, object]:
     """Return the outcome as plain values."""
     from sefi.benchmark.table_files import convert_table
-    from sefi.benchmark.tables import make_table
 
-    info, samples = bench.read_run(run.folder)
     read = sum(bool(prompt.wanted) for prompt in run.suite.prompts)
-    table = convert_table(make_table(samples, info))
+    converted = convert_table(table)
     return {
         "run": str(run.folder.path),
-        "images": len(samples),
-        "subjects": list(info.subjects),
+        "subjects": run.list_group_keys(),
         "unreadable": {label: list(folder.unreadable) for label, folder in run.folders.items()},
         "evaluators": "drawings" if bench_options.is_of_drawings() else "photographs",
         "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
-        "values": table["values"],
-        "not_computed": table["not_computed"],
-        "files": files,
+        "values": converted["values"],
+        "not_computed": converted["not_computed"],
     }
 
 
-def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
+def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images: int) -> str:
     """Return the outcome for people."""
     from sefi.benchmark.table_files import format_text
     from sefi.benchmark.table_metrics import METRICS
-    from sefi.benchmark.tables import make_table
 
-    info, samples = bench.read_run(folder)
-    table = make_table(samples, info)
     lines = [format_text(table), ""]
     if len(info.subjects) == 1:
         lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
@@ -346,7 +344,7 @@ def format_scoring(folder: "RunFolder", record: "Mapping[str, object]") -> str:
         if one.unreadable:
             more = f" and {len(one.unreadable) - MOST_NAMED} more" if len(one.unreadable) > MOST_NAMED else ""
             lines.append(f"{label}: cannot be read: {', '.join(one.unreadable[:MOST_NAMED])}{more}")
-    return "\n".join([*lines, f"{record['images']} images in '{folder.path}'; page: {folder.report}/index.html"])
+    return "\n".join([*lines, f"{images} images in '{folder.path}'; page: {folder.report}/index.html"])
 
 
 def format_obedience(prompts: "Sequence[PromptInfo]") -> str:
