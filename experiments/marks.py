@@ -14,7 +14,8 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ PROMPTS = (
     "a photo of a person with sunglasses in the city", "a pencil drawing of a person in space",
     "a person smiling in the kitchen", "a person with a beard on a mountain", "an angry person in the snow",
 )  # fmt: skip
+TRIAL_SHARE = 0.03
 SPEED_SIDES = (192, 512, 1024, 4000)
 
 
@@ -119,12 +121,15 @@ def crop_photograph(random: np.random.Generator, side: int) -> Pixels:
     return np.asarray(part.resize((side, side), Image.Resampling.LANCZOS))
 
 
-def yield_generated(backbone: Backbone, count: int, side: int | None) -> Iterator[Pixels]:
-    """Yield images that the embedded model generates of its class words; None: of the size it was trained with."""
-    for number in range(count):
-        prompt = PROMPTS[number % len(PROMPTS)]
-        options = {"steps": STEPS, "seed": SEED + number, "width": side, "height": side}
-        yield np.asarray(sefi.generate(prompt, [], backbone=backbone, **options)[0].pixels)
+def crop_natural(number: int) -> Pixels:
+    """Return the photograph of a number."""
+    return crop_photograph(np.random.default_rng([SEED, 1, number]), SIDE)
+
+
+def generate_image(backbone: Backbone, side: int | None, number: int) -> Pixels:
+    """Generate an image of the embedded model's class words; None: of the size it was trained with."""
+    options = {"steps": STEPS, "seed": SEED + number, "width": side, "height": side}
+    return np.asarray(sefi.generate(PROMPTS[number % len(PROMPTS)], [], backbone=backbone, **options)[0].pixels)
 
 
 def make_texture(random: np.random.Generator, side: int) -> Pixels:
@@ -155,8 +160,9 @@ def make_unmarked(number: int) -> tuple[str, Pixels]:
 # ------------------------------------------------------------------ measurements
 
 
-def measure_marked(pixels: Pixels, number: int, attacks: tuple[str, ...]) -> dict[str, Any]:
-    """Mark an image, let everything happen to it, and say what is found."""
+def measure_marked(make: Callable[[int], Pixels], attacks: tuple[str, ...], number: int) -> dict[str, Any]:
+    """Mark the image of a number, let everything happen to it, and say what is found."""
+    pixels = make(number)
     payload = int(np.random.default_rng([SEED, 7, number]).integers(0, 2**32))
     marked = embed_mark(pixels, payload)
     error = float(np.mean((pixels.astype(np.float64) - marked) ** 2))
@@ -246,37 +252,29 @@ class State:
         if path is not None and path.exists():
             self.rows = dict(json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
 
-    def get(self, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return a row, made if it is new."""
+    def add(self, name: str, make: Callable[[], dict[str, Any]]) -> None:
+        """Make a row, unless it is there."""
         if name not in self.rows:
             self.rows[name] = make()
             if self.path is not None:
                 with self.path.open("a", encoding="utf-8") as file:
                     file.write(dump_json([name, self.rows[name]]) + "\n")
-        return self.rows[name]
 
 
-def measure_sets(state: State, share: float) -> dict[str, Any]:
-    """Measure the three sets of marked images, or a share of each."""
+def measure_sets(state: State, share: float) -> None:
+    """Measure the three sets of marked images and the unmarked ones, or a share of each."""
     backbone = sefi.open_backbone("tiny-portraits")
-    counts = [max(2, round(share * count)) for count in (GENERATED, NATURAL, EMBEDDED)]
-    sets: dict[str, list[dict[str, Any]]] = {"natural": [], "embedded": [], "generated": []}
-    for number in range(counts[1]):
-        photo = crop_photograph(np.random.default_rng([SEED, 1, number]), SIDE)
-        sets["natural"].append(
-            state.get(f"natural {number}", lambda p=photo, n=number: measure_marked(p, n, tuple(ATTACKS)))
-        )
-    for name, count, side, attacks in (
-        ("embedded", counts[2], None, SMALL_ATTACKS),
-        ("generated", counts[0], SIDE, tuple(ATTACKS)),
-    ):
-        done = sum(f"{name} {number}" in state.rows for number in range(count))
-        images = yield_generated(backbone, count, side) if done < count else iter([None] * count)
-        for number, pixels in enumerate(images):
-            row = state.get(f"{name} {number}", lambda p=pixels, n=number, a=attacks: measure_marked(p, n, a))
-            sets[name].append(row)
+    sets: dict[str, tuple[int, Callable[[int], dict[str, Any]]]] = {
+        "natural": (NATURAL, partial(measure_marked, crop_natural, tuple(ATTACKS))),
+        "embedded": (EMBEDDED, partial(measure_marked, partial(generate_image, backbone, None), SMALL_ATTACKS)),
+        "generated": (GENERATED, partial(measure_marked, partial(generate_image, backbone, SIDE), tuple(ATTACKS))),
+        "unmarked": (UNMARKED, measure_unmarked),
+    }
+    for name, (whole, measure) in sets.items():
+        count = max(2, round(share * whole))
+        for number in range(count):
+            state.add(f"{name} {number}", partial(measure, number))
             print_progress(name, number + 1, count)
-    return {name: summarise_marked(rows) for name, rows in sets.items()}
 
 
 def summarise_done(state: State) -> dict[str, Any]:
@@ -361,18 +359,10 @@ def main() -> None:
         return
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    state, share = State(options.state), 0.05 if options.trial else 1.0
-    record: dict[str, Any] = {"seed": SEED, "seconds": measure_speed()}
-    if options.finish:
-        write_text(RECORD, dump_json(record | summarise_done(state), indent=1) + "\n")
-        return
-    record["marked"] = measure_sets(state, share)
-    rows: list[dict[str, Any]] = []
-    for number in range(round(UNMARKED * (share if not options.trial else 0.01))):
-        rows.append(state.get(f"unmarked {number}", lambda n=number: measure_unmarked(n)))
-        if number % 500 == 499:
-            print_progress("unmarked", number + 1, UNMARKED)
-    record["unmarked"] = summarise_unmarked(rows)
+    state = State(options.state)
+    if not options.finish:
+        measure_sets(state, TRIAL_SHARE if options.trial else 1.0)
+    record = {"seed": SEED, "seconds": measure_speed(), **summarise_done(state)}
     if not options.trial:
         write_text(RECORD, dump_json(record, indent=1) + "\n")
     sys.stdout.write(dump_json(record, indent=1) + "\n")

@@ -446,11 +446,11 @@ def generate_each(
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
     shown = choose_progress(progress)
-    digests = tuple(compute_identity_digest(identity) for identity in identities)
+    digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
-        record = make_image_record(backbone, made.prompt, made.seed, settings, digests)
-        yield replace(made, record=replace(record, settings={**record.settings, **describe_sources(images)}))
+        record = make_image_record(backbone, made.prompt, made.seed, settings, digests, sources)
+        yield replace(made, record=record)
 
 
 def describe_sources(images: ImageArguments) -> dict[str, object]:

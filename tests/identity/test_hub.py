@@ -38,15 +38,17 @@ class LocalHub:
     def folder(self, repository):
         return self.cache / f"models--{repository.replace('/', '--')}"
 
-    def create_repo(self, repository, *, private, exist_ok):
+    def create_repo(self, repository, *, repo_type, private, exist_ok):
         assert exist_ok
+        assert repo_type == "model"
         self.private.setdefault(repository, private)
 
-    def repo_info(self, repository):
+    def repo_info(self, repository, *, repo_type):
         return SimpleNamespace(private=self.private[repository])
 
-    def upload_folder(self, *, repo_id, folder_path, commit_message):
+    def upload_folder(self, *, repo_id, repo_type, folder_path, allow_patterns, commit_message):
         assert commit_message
+        assert (repo_type, allow_patterns) == ("model", None)
         folder = self.folder(repo_id)
         (folder / "refs").mkdir(parents=True, exist_ok=True)
         (folder / "refs" / "main").write_text(COMMIT, encoding="utf-8")

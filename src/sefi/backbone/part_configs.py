@@ -218,7 +218,20 @@ class VAEConfig(PartConfig):
         return {name: value for name, value in stated.items() if value is not None}
 
 
-class TextConfig(PartConfig):
+class TransformerConfig(PartConfig):
+    """A part whose heads share its width."""
+
+    hidden_size: Width
+    num_attention_heads: Heads
+
+    @model_validator(mode="after")
+    def check_heads(self) -> Self:
+        """Refuse heads that do not divide the width."""
+        check_heads(self.hidden_size, self.num_attention_heads)
+        return self
+
+
+class TextConfig(TransformerConfig):
     """A `CLIPTextModel`."""
 
     vocab_size: Annotated[int, Field(ge=3, le=1_000_000)] = 49408
@@ -235,14 +248,8 @@ class TextConfig(PartConfig):
     eos_token_id: TokenId | None = 49407
     pad_token_id: TokenId | None = 1
 
-    @model_validator(mode="after")
-    def check_heads(self) -> Self:
-        """Refuse heads that do not divide the width."""
-        check_heads(self.hidden_size, self.num_attention_heads)
-        return self
 
-
-class VisionConfig(PartConfig):
+class VisionConfig(TransformerConfig):
     """The image tower of a `CLIPModel`."""
 
     hidden_size: Width = 768
@@ -257,12 +264,6 @@ class VisionConfig(PartConfig):
     layer_norm_eps: Epsilon = 1e-5
     attention_dropout: Share = 0.0
 
-    @model_validator(mode="after")
-    def check_heads(self) -> Self:
-        """Refuse heads that do not divide the width."""
-        check_heads(self.hidden_size, self.num_attention_heads)
-        return self
-
 
 class ClipConfig(PartConfig):
     """A `CLIPModel`: text and image tower."""
@@ -273,7 +274,7 @@ class ClipConfig(PartConfig):
     logit_scale_init_value: Annotated[float, Field(ge=-10, le=10)] = 2.6592
 
 
-class DinoConfig(PartConfig):
+class DinoConfig(TransformerConfig):
     """A `Dinov2Model`: an image tower alone."""
 
     hidden_size: Width = 768
@@ -289,12 +290,6 @@ class DinoConfig(PartConfig):
     layerscale_value: Scale = 1.0
     use_swiglu_ffn: bool = False
     use_mask_token: bool = True
-
-    @model_validator(mode="after")
-    def check_heads(self) -> Self:
-        """Refuse heads that do not divide the width."""
-        check_heads(self.hidden_size, self.num_attention_heads)
-        return self
 
 
 Config = TypeVar("Config", bound=PartConfig)

@@ -110,10 +110,11 @@ def run_generate(
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     identities = load_identities(prompts, identity or [], config)
     read = read_inputs(inputs, config, prompts)
+    key = find_key(sign=sign)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
-    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, find_key(sign=sign))
+    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key)
     text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 

@@ -78,6 +78,7 @@ def describe_verification(found: "Verification") -> dict[str, Any]:
 def format_verifications(checked: "list[Verification]", unread: "list[tuple[Path, SefiError]]") -> str:
     """Format a line for each image, and what the columns mean."""
     from sefi.core.text import escape_controls
+    from sefi.provenance.mark import FALSE_ALARMS
 
     names = [escape_controls(str(one.path)) for one in checked]
     width = min(48, max([len(name) for name in names], default=5))
@@ -93,7 +94,8 @@ def format_verifications(checked: "list[Verification]", unread: "list[tuple[Path
     lines += [escape_controls(error.problem) for _, error in unread]
     lines.append(
         f"{marked} of {len(checked)} images say that a trained model made them. An unmarked image seems to bear the "
-        "invisible mark at most once in 1e9. One without marks may be generated all the same: marks can be removed."
+        f"invisible mark at most once in {1 / FALSE_ALARMS:,.0f}. One without marks may be generated all the same: "
+        "marks can be removed."
     )
     return "\n".join(lines)
 

@@ -2,9 +2,10 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, cast
 
 import numpy as np
@@ -84,12 +85,18 @@ class GeneratedImage:
 
 
 def make_image_record(
-    backbone: Backbone, prompt: str, seed: int, settings: GenerateSettings, identities: Sequence[str] = ()
+    backbone: Backbone,
+    prompt: str,
+    seed: int,
+    settings: GenerateSettings,
+    identities: Sequence[str] = (),
+    sources: Mapping[str, object] = MappingProxyType({}),
 ) -> ImageRecord:
     """Return what the file of an image says: prompt, seed, settings, the model's name and fingerprint, no path.
 
     Args:
         identities: the SHA-256 of each.
+        sources: what is said of images that it was generated from.
     """
     height, width = get_image_size(backbone, settings)
     said: dict[str, object] = {
@@ -98,6 +105,7 @@ def make_image_record(
         "guidance_scale": settings.guidance_scale,
         "Clip skip": settings.clip_skip,
         "Identity strength": settings.identity_strength if identities else None,
+        **sources,
     }
     return ImageRecord(
         prompt,

@@ -237,7 +237,7 @@ def read_clip(folder: Path) -> tuple[Any, CLIPTokenizer, Callable[..., Any]]:
         # The implementation is named: the library must never take it from a file.
         model = load_part(CLIPModel, folder, config.list_arguments(), torch.float32, attn_implementation="sdpa")
         tokenizer = read_tokenizer(folder, config.text_config.vocab_size)
-        preprocess = build_preprocessing(folder, CLIP_PROCESSORS, CLIP_REMEDY)
+        preprocess = build_preprocessing(folder, "CLIP", CLIP_PROCESSORS, CLIP_REMEDY)
     return model.eval(), tokenizer, preprocess
 
 
@@ -276,22 +276,23 @@ def read_dino(folder: Path) -> tuple[Any, Callable[..., Any]]:
     with quiet_libraries():
         # The implementation is named: the library must never take it from a file.
         model = load_part(Dinov2Model, folder, config.list_arguments(), torch.float32, attn_implementation="sdpa")
-        return model.eval(), build_preprocessing(folder, DINO_PROCESSORS, DINO_REMEDY)
+        return model.eval(), build_preprocessing(folder, "DINOv2", DINO_PROCESSORS, DINO_REMEDY)
 
 
-def build_preprocessing(folder: Path, kinds: Sequence[str], remedy: str) -> Callable[..., Any]:
+def build_preprocessing(folder: Path, network: str, kinds: Sequence[str], remedy: str) -> Callable[..., Any]:
     """Build the image processor of a folder from what is read of its settings.
 
     Args:
+        network: whose it is, for messages.
         kinds: what the folder may call it; the first is built.
     """
     with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
-        settings = read_preprocessing(folder / "preprocessor_config.json", kinds, remedy)
+        settings = read_preprocessing(folder / "preprocessor_config.json", network, kinds, remedy)
         (Path(clean) / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
         return cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
 
 
-def read_preprocessing(path: Path, kinds: Sequence[str], remedy: str) -> dict[str, Any]:
+def read_preprocessing(path: Path, network: str, kinds: Sequence[str], remedy: str) -> dict[str, Any]:
     """Return what an image processor knows of a `preprocessor_config.json`.
 
     Raises:
@@ -300,8 +301,7 @@ def read_preprocessing(path: Path, kinds: Sequence[str], remedy: str) -> dict[st
     values = read_model_json(path)
     kind = values.get("image_processor_type", values.get("feature_extractor_type"))
     if kind not in kinds:
-        name = "CLIP" if kinds is CLIP_PROCESSORS else "DINOv2"
-        raise BackboneError(f"{path} describes a {str(kind)[:60]!r}, not {name}'s image preprocessing.", remedy)
+        raise BackboneError(f"{path} describes a {str(kind)[:60]!r}, not {network}'s image preprocessing.", remedy)
     sizes = [values.get(name) for name in ("size", "crop_size")]
     sides = [side for size in sizes for side in (size.values() if isinstance(size, dict) else [size])]
     if any(side is not None and (type(side) is not int or not 0 < side <= LARGEST_SIDE) for side in sides):

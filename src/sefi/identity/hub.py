@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,16 +105,63 @@ def upload_folder(folder: Path, repository: str, *, private: bool, token: str | 
         IdentityError: there is no connection, no login or no right to write there, or the repository is public and
             `private` was wanted.
     """
-    api = HfApi(token=token)
-    with translate_hub_errors(f"{repository} could not be written"):
-        api.create_repo(repository, private=private, exist_ok=True)
-        is_public = not api.repo_info(repository).private
+    return upload_files(folder, repository, IDENTITY, private=private, token=token)
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A kind of upload.
+
+    Attributes:
+        repo_type: what the hub calls such a repository.
+        message: of the commit.
+        error: what is raised where it fails.
+        publish: how a user says that everybody may see it.
+    """
+
+    repo_type: str
+    message: str
+    error: type[SefiError]
+    publish: str
+
+
+IDENTITY = Upload("model", "Upload an identity", IdentityError, "publish it with private=False")
+DATASET = Upload("dataset", "Upload the results of a benchmark", OutputError, "add --public")
+
+
+def upload_files(
+    folder: Path,
+    repository: str,
+    upload: Upload,
+    *,
+    private: bool,
+    names: list[str] | None = None,
+    token: str | None = None,
+) -> str:
+    """Upload a folder in one commit to a repository that is created if need be; return the commit's address.
+
+    Args:
+        names: of the files; None uploads all of them.
+        private, token: as in `upload_folder`.
+
+    Raises:
+        SefiError: of the upload's kind, as in `upload_folder`.
+    """
+    api, kind = HfApi(token=token), upload.repo_type
+    problem = f"{repository} could not be written"
+    with translate_hub_errors(problem, upload.error):
+        api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
+        is_public = not api.repo_info(repository, repo_type=kind).private
     if private and is_public:
-        raise IdentityError(
-            f"The repository {repository} is public.", "Choose another name, or publish it with private=False."
+        raise upload.error(f"The repository {repository} is public.", f"Choose another name, or {upload.publish}.")
+    with translate_hub_errors(problem, upload.error):
+        commit = api.upload_folder(
+            repo_id=repository,
+            repo_type=kind,
+            folder_path=folder,
+            allow_patterns=names,
+            commit_message=upload.message,
         )
-    with translate_hub_errors(f"{repository} could not be written"):
-        commit = api.upload_folder(repo_id=repository, folder_path=folder, commit_message="Upload an identity")
     return str(commit)
 
 
@@ -142,18 +190,7 @@ def upload_dataset(folder: Path, names: list[str], repository: str, *, private: 
         OutputError: there is no connection, no login or no right to write there, or the repository is public and
             `private` was wanted.
     """
-    api, kind = HfApi(), "dataset"
-    with translate_hub_errors(f"{repository} could not be written", OutputError):
-        api.create_repo(repository, repo_type=kind, private=private, exist_ok=True)
-        is_public = not api.repo_info(repository, repo_type=kind).private
-    if private and is_public:
-        raise OutputError(f"The repository {repository} is public.", "Choose another name, or add --public.")
-    with translate_hub_errors(f"{repository} could not be written", OutputError):
-        message = "Upload the results of a benchmark"
-        commit = api.upload_folder(
-            repo_id=repository, repo_type=kind, folder_path=folder, allow_patterns=names, commit_message=message
-        )
-    return str(commit)
+    return upload_files(folder, repository, DATASET, private=private, names=names)
 
 
 @contextmanager

@@ -36,8 +36,9 @@ LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 SYMBOLS, GRID = 4, 64  # of the payload, each one of 64 x 64 shifts of two pixels
 SYMBOL_BITS, CHECK_BITS, PAYLOAD_BITS = 12, 16, 32
 CANDIDATES = 4  # of a symbol, tried until the checksum is right
-# Sum of the strengths of a payload's symbols. Of images without one the likeliest shifts add up to 16.1 at most (80
-# photographs), and their checksum would be right once in 250; payloads after halving and JPEG 75 have 19.7 and more.
+# Sum of the strengths of a payload's symbols. Of images without one the likeliest shifts add up to 16.1 at most (40
+# photographs, whole and halved), and their checksum would be right once in 250; payloads after halving and JPEG 75
+# have 19.7 and more.
 SAFE_SYMBOLS = 17.5
 SMALLEST_WITH_PAYLOAD = 256  # pixels of the shorter side
 SHARES = (0.5, 0.6, 0.7)  # of the first tile's energy; the payload has the rest

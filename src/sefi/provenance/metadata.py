@@ -101,11 +101,17 @@ def make_png_text(record: ImageRecord | None, version: str, *, unmarked: bool = 
     return text
 
 
-def read_source_type(image: Image.Image) -> str | None:
-    """Read IPTC's digital source type out of an image's XMP packet; None if there is none."""
+def read_xmp(image: Image.Image) -> str | None:
+    """Read an image's XMP packet, of a PNG, a JPEG or a WebP; None if there is none, or an overlong one."""
     packet = image.info.get(XMP_KEY) or image.info.get("xmp")
     text = packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet
-    if not isinstance(text, str) or len(text) > LONGEST_TEXT:
+    return text if isinstance(text, str) and len(text) <= LONGEST_TEXT else None
+
+
+def read_source_type(image: Image.Image) -> str | None:
+    """Read IPTC's digital source type out of an image's XMP packet; None if there is none."""
+    text = read_xmp(image)
+    if text is None:
         return None
     body = re.sub(r"<\?xpacket.*?\?>", "", text, flags=re.DOTALL).strip("\ufeff\x00 \n\r\t")
     try:

@@ -22,12 +22,12 @@ from sefi.provenance.metadata import (
     PARAMETERS_KEY,
     SOURCE_TYPE,
     UNMARKED,
-    XMP_KEY,
     ImageRecord,
     format_parameters,
     format_xmp,
     make_png_text,
     read_source_type,
+    read_xmp,
 )
 from sefi.provenance.payload import compute_payload, read_installation_key
 
@@ -154,8 +154,7 @@ def read_marking(path: Path) -> bool | None:
     with Image.open(path, formats=("PNG", "JPEG")) as image:
         if read_source_type(image) != SOURCE_TYPE:
             return None
-        packet = image.info.get(XMP_KEY) or image.info.get("xmp") or ""
-        return UNMARKED not in (packet.decode("utf-8", "replace") if isinstance(packet, bytes) else packet)
+        return UNMARKED not in (read_xmp(image) or "")
 
 
 def _note_unmarked(record: ImageRecord | None, reason: str) -> ImageRecord | None:

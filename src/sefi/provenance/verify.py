@@ -14,17 +14,16 @@ from PIL import Image, ImageOps
 
 from sefi.core.errors import PhotoError
 from sefi.core.reading import read_bytes, translate_file_errors
-from sefi.provenance.content_credentials import Credentials, read_credentials
+from sefi.provenance.content_credentials import MIME_TYPES, Credentials, read_credentials
 from sefi.provenance.mark import FoundMark, find_mark
 from sefi.provenance.metadata import LONGEST_TEXT, PARAMETERS_KEY, SOURCE_TYPE, read_source_type
 from sefi.provenance.payload import compute_installation_number, compute_payload, split_payload
 
-FORMATS = ("PNG", "JPEG", "WEBP")  # recognised by content; what images are passed on as
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # that a folder is searched for
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 64_000_000
 SMALLEST_SIDE = 16  # pixels
-MOST_FILES = 1_000_000  # of a folder
+MOST_FOLDERS = 1_000_000  # in a folder
 DECODE_ERRORS = (SyntaxError, EOFError, IndexError, TypeError, Image.DecompressionBombError)
 
 
@@ -88,8 +87,8 @@ def list_images(paths: list[Path]) -> list[Path]:
 def _yield_images(folder: Path) -> Iterator[Path]:
     """Yield the files of a folder whose names are those of images."""
     for number, (where, _, names) in enumerate(os.walk(folder)):
-        if number > MOST_FILES:
-            raise PhotoError(f"'{folder}' has more than {MOST_FILES:,} folders.", "Name a part of it.")
+        if number > MOST_FOLDERS:
+            raise PhotoError(f"'{folder}' has more than {MOST_FOLDERS:,} folders.", "Name a part of it.")
         yield from (Path(where) / name for name in names if name.lower().endswith(SUFFIXES))
 
 
@@ -129,14 +128,11 @@ def _read_image(path: Path) -> tuple[bytes, NDArray[np.uint8], str | None, str |
     remedy = "Name a PNG, JPEG or WebP image of at most 64 MB."
     with translate_file_errors(path, PhotoError, "is no image that can be read", remedy, DECODE_ERRORS):
         content = read_bytes(path, LARGEST_FILE)
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
+        with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
             _check_size(path, image)
-            source_type = read_source_type(image)
             image.load()  # a PNG's text may follow its pixels
-            source_type = source_type or read_source_type(image)
-            parameters = _read_parameters(image)
             upright = ImageOps.exif_transpose(image).convert("RGB")
-        return content, np.asarray(upright), source_type, parameters
+            return content, np.asarray(upright), read_source_type(image), _read_parameters(image)
 
 
 def _check_size(path: Path, image: Image.Image) -> None:
