@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import typer
 
 from sefi.core.errors import ConfigError
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, escape_controls
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def make_file_name(prompt: str) -> str:
 
 def print_remark(text: str) -> None:
     """Print a remark for people on stderr, so that stdout holds results only."""
-    typer.echo(text, err=True)
+    typer.echo(escape_controls(text, allowed="\n"), err=True)
 
 
 def print_answer(record: dict[str, object], text: str, *, as_json: bool, command: str) -> None:
@@ -227,7 +227,7 @@ def print_answer(record: dict[str, object], text: str, *, as_json: bool, command
     """
     described = add_schema(command, record)
     try:
-        typer.echo(dump_json(described) if as_json else text)
+        typer.echo(dump_json(described) if as_json else escape_controls(text, allowed="\n"))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -6,6 +6,9 @@ import re
 from typing import Any
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+# What moves a terminal's cursor, changes its colours or title, or turns the order of letters round (Unicode's C0 and
+# C1, line and paragraph separators, bidirectional overrides and isolates).
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def is_utf8(text: str) -> bool:
@@ -24,6 +27,18 @@ def escape_surrogates(text: str) -> str:
     'zo\\udceb'
     """
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def escape_controls(text: str, *, allowed: str = "") -> str:
+    r"""Return a text that does nothing to a terminal: control characters, as a file may hold them, become escapes.
+
+    Args:
+        allowed: control characters that stay, such as line ends of our own.
+
+    >>> escape_controls("ada\x1b[2J\n", allowed="\n")
+    'ada\\x1b[2J\n'
+    """
+    return CONTROL.sub(lambda found: found[0] if found[0] in allowed else ascii(found[0])[1:-1], text)
 
 
 def dump_json(value: object, *, indent: int | None = None, **options: Any) -> str:  # noqa: ANN401

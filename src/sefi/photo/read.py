@@ -17,7 +17,7 @@ from pillow_heif import HeifImageFile, get_file_mimetype
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.core.errors import PhotoError
+from sefi.core.errors import PhotoError, check_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +100,7 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, Image.Image):
         _check_header("The image", photo)
         return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
+    check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)
     try:
