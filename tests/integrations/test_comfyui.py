@@ -386,6 +386,17 @@ def test_tokens_that_are_not_finite(pack, models):
         pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
 
 
+def test_a_token_longer_than_any_and_a_key_named_twice(pack, models):
+    path = models / "sefi" / "x.safetensors"
+    save_file({"tokens": torch.full((5, 2, 24), 1e6)}, path, metadata={"sefi": json.dumps(HEADER)})
+    with pytest.raises(ValueError, match="longer than any"):
+        pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+    header = json.dumps(HEADER)[:-1] + ', "name": "bob"}'
+    write_raw(path, {"__metadata__": {"sefi": header}, "tokens": TENSOR}, bytes(960))
+    with pytest.raises(ValueError, match="damaged"):
+        pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("schema", [1, 2, 3])
 def test_every_schema_and_dtype_is_read(pack, models, dtype, schema):

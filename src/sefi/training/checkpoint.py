@@ -78,6 +78,7 @@ def load_training(
             raise InvalidFileError("it states no step")
         state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
         check_shapes(weight_tensors, weights.state_dict())
+        check_finite(tensors)
         check_best(best, step)
         if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
             raise InvalidFileError(f"it has {strange} tensors that no training has")
@@ -133,6 +134,20 @@ def copy_layout(parameter: Tensor, value: Tensor) -> Tensor:
     With a moment in another layout every weight is moved by another weight's moment, and nothing says so.
     """
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that every number is finite, and that no squared gradient is negative: Adam would make NaN of it.
+
+    Raises:
+        InvalidFileError: names the first tensor that has another number.
+    """
+    for name, tensor in tensors.items():
+        # Before the first score, the best so far has none: minus infinity, which `check_best` checks.
+        if name != "best.numbers" and not torch.isfinite(tensor).all():
+            raise InvalidFileError(f"{name[:80]!r} has a number that is not finite")
+        if name.startswith("adam.") and name.endswith((".exp_avg_sq", ".step")) and (tensor < 0).any():
+            raise InvalidFileError(f"{name[:80]!r} has a negative number")
 
 
 def check_best(best: Mapping[str, Tensor], step: int) -> None:
