@@ -129,8 +129,8 @@ def parse_header(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
     if version > NEWEST_SCHEMA:
         raise IdentityFileError(path, f"was written by a newer sefi (schema {version})", "Update this node pack.")
     header["widths"] = header.get("widths") or [header.get("width")]
-    words = isinstance(header.get("class_word"), str) and isinstance(header.get("method"), str)
-    if not (words and re.fullmatch(NAME, str(header.get("name"))) and has_sizes(header)):
+    words = all(isinstance(header.get(name), str) for name in ("name", "class_word", "method"))
+    if not (words and re.fullmatch(NAME, header["name"]) and has_sizes(header)):
         raise IdentityFileError(path, "its header is damaged")
     return header
 

@@ -1,5 +1,6 @@
 """Read changed files in forked children of bounded memory and time; one that dies is counted, and the rest goes on."""
 
+import faulthandler
 import json
 import mmap
 import os
@@ -17,7 +18,8 @@ from tests.fuzz.changed_files import memory, out_of_memory
 from sefi.core.errors import SefiError
 
 CHUNK = 200  # files of one child
-SECONDS = 20  # that one file may take
+SECONDS = 20  # of a processor that one file may take
+WAIT = 600  # seconds of the clock: for a reader that waits for something
 MEGABYTES = 2048  # that a child may take more than it had
 LONGEST = 300  # letters of a fault
 
@@ -80,10 +82,10 @@ def try_in_child(task: Task, seeds: range) -> tuple[Outcome, int]:
     status = os.waitpid(child, 0)[1]
     at, length = struct.unpack("<qq", shared[:16])
     outcome = Outcome(**json.loads(shared[16 : 16 + length])) if length else Outcome()
-    if status == 0:
+    if status == 0 and outcome.tries == len(seeds):
         return outcome, seeds.stop
     code = os.waitstatus_to_exitcode(status)
-    how = "it took too long" if code == -signal.SIGALRM else f"the process ended with {code}"
+    how = "it took too long" if code in (-signal.SIGALRM, -signal.SIGPROF) else f"the process ended with {code}"
     outcome.add(Outcome(tries=1, faults=[f"seed {at}: {how}"]))
     return outcome, at + 1
 
@@ -93,17 +95,21 @@ def run_child(task: Task, seeds: range, shared: mmap.mmap) -> None:
     code = 1
     try:
         signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.signal(signal.SIGPROF, signal.SIG_DFL)
         if size := memory("VmSize"):
             resource.setrlimit(resource.RLIMIT_AS, (size + (MEGABYTES << 20), resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        faulthandler.disable()  # pytest's: the parent reports the end of this process
         outcome = Outcome()
         for seed in seeds:
             shared[:8] = struct.pack("<q", seed)
-            signal.alarm(SECONDS)
+            signal.alarm(WAIT)
+            signal.setitimer(signal.ITIMER_PROF, SECONDS)
             outcome.add(try_one(task, seed))
             text = json.dumps(asdict(outcome)).encode()
             shared[8 : 16 + len(text)] = struct.pack("<q", len(text)) + text
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         code = 0
     finally:
         os._exit(code)

@@ -59,11 +59,12 @@ DECODE_ERRORS = (
     OverflowError,
     struct.error,
     RuntimeError,  # of libheif
+    Warning,  # on damage, where warnings are errors
 )
 # A GIF's frame may make the image larger than its header says.
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
 # What Pillow tries for one format after another until one opens the file.
-OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
+OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error, Warning)
 # How Pillow scales a PNG's values up, by the raw mode that it reads them in; it leaves a transparent colour as it is.
 PNG_SCALES = {"L;2": 85, "L;4": 17}
 # What a colour profile calls the colours that it is for, by Pillow's mode.
