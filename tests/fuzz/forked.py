@@ -9,6 +9,7 @@ import signal
 import struct
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
@@ -76,7 +77,9 @@ def try_in_child(task: Task, seeds: range) -> tuple[Outcome, int]:
     shared = mmap.mmap(-1, 1 << 20)  # the seed that is read, and what the child found so far
     sys.stdout.flush()
     sys.stderr.flush()
-    child = os.fork()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on forks beside threads
+        child = os.fork()
     if not child:
         run_child(task, seeds, shared)
     status = os.waitpid(child, 0)[1]
@@ -99,6 +102,8 @@ def run_child(task: Task, seeds: range, shared: mmap.mmap) -> None:
         if size := memory("VmSize"):
             resource.setrlimit(resource.RLIMIT_AS, (size + (MEGABYTES << 20), resource.RLIM_INFINITY))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        warnings.simplefilter("error")  # as in the tests: a warning of a library is no end of ours
+        warnings.simplefilter("ignore", DeprecationWarning)
         faulthandler.disable()  # pytest's: the parent reports the end of this process
         outcome = Outcome()
         for seed in seeds:

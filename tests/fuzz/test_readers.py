@@ -264,3 +264,18 @@ def test_a_header_that_names_a_tensor_twice(tmp_path):
     path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
     with pytest.raises(IdentityError, match="names a key twice"):
         read_identity(path)
+
+
+@pytest.mark.parametrize(
+    "numbers", [[["loss", "0.5"]], [["loss", None]], [["loss"]], [[1, 0.5]], {}, "x", 5, [["loss", 1.0]] * 65], ids=str
+)
+def test_a_checkpoint_whose_last_numbers_are_none(tmp_path, numbers):
+    path, (weights, optimiser) = tmp_path / "a.unfinished", small_run()
+    save_training(path, weights, optimiser, 1, {"a": 1}, numbers={"z": 0.1, "a": 1.0})
+    assert list(load_training(path, *small_run(), {"a": 1})[2].items()) == [("z", 0.1), ("a", 1.0)]
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    [(key, text)] = metadata.items()
+    save_file(tensors, path, {key: json.dumps(json.loads(text) | {"numbers": numbers})})
+    with pytest.raises(ConfigError, match="no checkpoint of a training"):
+        load_training(path, *small_run(), {"a": 1})
