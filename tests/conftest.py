@@ -55,15 +55,23 @@ PROMPT_WORDS = [
 torch.load = refuse_to_load
 
 
-@pytest.fixture(autouse=True)
-def no_network_and_nothing_unpickled(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Fail a test in which something was refused, also where nobody saw the error; the marks allow what they say."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Allow a test what its marks say, from before its fixtures of any scope until after them."""
     marks = {"loopback": BLOCK["LOOPBACK"], "net": BLOCK["NETWORK"]}
-    allowed = [name for mark, name in marks.items() if request.node.get_closest_marker(mark)]
+    allowed = [name for mark, name in marks.items() if item.get_closest_marker(mark)]
     os.environ.update(dict.fromkeys(allowed, "1"))
+    try:
+        return (yield)
+    finally:
+        for name in allowed:
+            del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def no_network_and_nothing_unpickled() -> Iterator[None]:
+    """Fail a test in which something was refused, also where nobody saw the error."""
     yield
-    for name in allowed:
-        del os.environ[name]
     assert read_refusals() == []
 
 

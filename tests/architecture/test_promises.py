@@ -1,7 +1,9 @@
-"""What SECURITY.md promises of learning and generating: no network, and nothing unpickled."""
+"""Promises name tests that there are, and figures their records; learning uses no network and unpickles nothing."""
 
+import ast
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -60,3 +62,75 @@ def test_learning_and_generating_use_no_network_and_unpickle_nothing(tmp_path):
 def test_the_watch_sees_an_unpickled_class_and_a_connection(tmp_path):
     """What the test above rests on."""
     assert {event for event, _ in events_of(CONTROL, tmp_path)} >= {"pickle.find_class", "socket.connect"}
+
+
+# ------------------------------------------------------------------ what SECURITY.md and RELIABILITY.md name
+
+PROMISES = ("SECURITY.md", "RELIABILITY.md")
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+RECORD = re.compile(r"`(experiments/records/[\w./-]+\.json)`")
+COMMAND = re.compile(r"`python (experiments/\w+\.py|tools/\w+\.py)( [^`]*)?`")
+
+
+def find_promises(text):
+    """Return the lines of lists and tables that promise something; some headings say that theirs do not."""
+    promising, lines = True, []
+    for line in text.splitlines():
+        if line.startswith("#"):
+            promising = not re.search(r"(?i)not promised|could go wrong|supported|report a", line)
+        elif promising and (line.startswith("- ") or re.match(r"\| (?!-)", line)):
+            lines.append(line)
+    return lines
+
+
+def is_heading_of_table(line):
+    return line.startswith(("| figure |", "| file |"))
+
+
+def names_what_shows_it(line):
+    return NAMED_TEST.search(line) or (RECORD.search(line) and COMMAND.search(line))
+
+
+def find_faults(text):
+    """Return the promises that name no test, and the figures that name no command or record."""
+    return [line for line in find_promises(text) if not (is_heading_of_table(line) or names_what_shows_it(line))]
+
+
+@pytest.mark.parametrize("document", PROMISES)
+def test_every_promise_names_a_test_and_every_figure_a_record(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert find_promises(text)
+    assert find_faults(text) == []
+
+
+@pytest.mark.parametrize("document", PROMISES)
+def test_what_promises_name_is_there(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    missing = []
+    for path, name in set(NAMED_TEST.findall(text)):
+        file = ROOT / path
+        tree = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
+        if name not in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}:
+            missing.append(f"{path}::{name}")
+    places = [*RECORD.findall(text), *(script for script, _ in COMMAND.findall(text))]
+    assert missing + [place for place in places if not (ROOT / place).is_file()] == []
+
+
+def test_a_promise_without_a_test_is_found():
+    """What the tests above rest on."""
+    text = "# A\n- Nothing is lost. (`tests/a.py::test_b`)\n- All is well.\n| figure | value |\n|---|---|\n| x | 5 |\n"
+    assert find_faults(text) == ["- All is well.", "| x | 5 |"]
+    assert find_faults("## What is not promised\n- All is well.\n") == []
+
+
+def test_the_figures_of_changed_files_are_those_of_the_record():
+    record = json.loads((ROOT / "experiments" / "records" / "fuzz.json").read_text(encoding="utf-8"))
+    text = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
+    for name in ("images", "files"):
+        found = record[name]
+        assert found["tries"] == 20_000
+        assert found["faults"] == 0
+        assert found["tries"] == found["read"] + found["refused"]
+        value = ", ".join(f"{found[key]:,}" for key in ("tries", "read", "refused", "faults"))
+        assert f"| changed {name}: tried, read, refused, anything else | {value} |" in text
+    assert f"| {record['images']['seconds'] + record['files']['seconds']} |" in text

@@ -85,7 +85,7 @@ def load_training(
         numbers = dict(NUMBERS.validate_json(dump_json(about.get("numbers", []))))  # earlier versions saved none
         state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
         check_shapes(weight_tensors, weights.state_dict())
-        check_finite(tensors)
+        check_training_numbers(tensors)
         check_best(best, step)
         if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
             raise InvalidFileError(f"it has {strange} tensors that no training has")
@@ -143,7 +143,7 @@ def copy_layout(parameter: Tensor, value: Tensor) -> Tensor:
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
 
 
-def check_finite(tensors: Mapping[str, Tensor]) -> None:
+def check_training_numbers(tensors: Mapping[str, Tensor]) -> None:
     """Check that every number is finite, and that no squared gradient is negative: Adam would make NaN of it.
 
     Raises:
