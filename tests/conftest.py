@@ -4,7 +4,7 @@ import importlib.util
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +21,7 @@ os.environ["SEFI_KEY_FILE"] = str(Path(__file__).parent / "no-installation.key")
 import hypothesis
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from tests.blocked.block import BLOCK, read_refusals, refuse_to_load
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from sefi.backbone.bundle import Backbone, ModelParts, compute_fingerprint
@@ -51,6 +52,35 @@ PROMPT_WORDS = [
     "smiling",
     "drawing",
 ]
+
+
+torch.load = refuse_to_load
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Any:
+    """Allow a test what its marks say, from before its fixtures of any scope until after them."""
+    marks = {"loopback": BLOCK["LOOPBACK"], "net": BLOCK["NETWORK"]}
+    allowed = [name for mark, name in marks.items() if item.get_closest_marker(mark)]
+    os.environ.update(dict.fromkeys(allowed, "1"))
+    try:
+        return (yield)
+    finally:
+        for name in allowed:
+            del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def no_network_and_nothing_unpickled() -> Iterator[None]:
+    """Fail a test in which something was refused, also where nobody saw the error."""
+    yield
+    assert read_refusals() == []
+
+
+@pytest.fixture
+def refusals() -> Callable[[], list[str]]:
+    """What was refused so far, for a test that tries it on purpose: what is asked for does not fail the test."""
+    return read_refusals
 
 
 @pytest.fixture(scope="session")

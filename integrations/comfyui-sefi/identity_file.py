@@ -22,6 +22,7 @@ LARGEST_HEADER = 2**20
 MOST_STAGES, MOST_VECTORS, LARGEST_WIDTH = 100, 33, 8192
 NAME = r"[A-Za-z0-9_-]{1,64}"
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+LONGEST_TOKEN = 1e6  # rows of token tables are shorter than 100
 OWN_WEIGHTS = ("unet.", "text_encoder.", "text_encoder_2.")
 RELEARN = "Learn it with a method that learns tokens, such as `sefi learn --method sefi`."
 COPY = "Copy the file again, or learn the identity again."
@@ -63,6 +64,8 @@ def read_identity(path: str | Path) -> Identity:
     """
     path = Path(path)
     try:
+        if not path.is_file():  # a pipe would never end
+            raise IdentityFileError(path, "is no file", "Check the path.")
         with path.open("rb") as file:
             size = path.stat().st_size
             entries, start = read_entries(file, path, size)
@@ -93,12 +96,20 @@ def read_entries(file: BinaryIO, path: Path, size: int) -> tuple[dict[str, Any],
 def parse_object(path: Path, text: str | bytes) -> dict[str, Any]:
     """Return the JSON object in a text; `IdentityFileError` for anything else."""
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=refuse_repeated_keys)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise IdentityFileError(path, "its header is damaged")
     return value
+
+
+def refuse_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Refuse an object that names a key twice, with `ValueError`: another reader may take the other value."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a key is named twice")
+    return members
 
 
 def parse_header(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
@@ -118,8 +129,8 @@ def parse_header(path: Path, entries: dict[str, Any]) -> dict[str, Any]:
     if version > NEWEST_SCHEMA:
         raise IdentityFileError(path, f"was written by a newer sefi (schema {version})", "Update this node pack.")
     header["widths"] = header.get("widths") or [header.get("width")]
-    words = isinstance(header.get("class_word"), str) and isinstance(header.get("method"), str)
-    if not (words and re.fullmatch(NAME, str(header.get("name"))) and has_sizes(header)):
+    words = all(isinstance(header.get(name), str) for name in ("name", "class_word", "method"))
+    if not (words and re.fullmatch(NAME, header["name"]) and has_sizes(header)):
         raise IdentityFileError(path, "its header is damaged")
     return header
 
@@ -178,4 +189,6 @@ def check_tokens(path: Path, header: dict[str, Any], tokens: list[Tensor]) -> tu
             raise IdentityFileError(path, f"its tokens are {tuple(one.shape)}, which its header contradicts")
         if not torch.isfinite(one).all():
             raise IdentityFileError(path, "a token is not finite", "Learn it again with a lower learning rate.")
+        if one.norm(dim=-1).max() > LONGEST_TOKEN:
+            raise IdentityFileError(path, "a token is longer than any", "Learn it again with a lower learning rate.")
     return full

@@ -1,7 +1,7 @@
 """The two calls that most people need: learn a subject, generate images."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,7 +27,7 @@ from sefi.core.config import (
     parse_config,
     require_config,
 )
-from sefi.core.errors import REMARKS, ConfigError, IdentityError, PhotoError
+from sefi.core.errors import REMARKS, BackboneError, ConfigError, IdentityError, PhotoError, PromptError, check_type
 from sefi.core.progress import Progress, choose_progress
 from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
 from sefi.core.rng import LARGEST_SEED, require_seed
@@ -110,6 +110,7 @@ def learn(  # noqa: PLR0913
     """
     check_name(name)
     seed = require_seed(seed)
+    check_config_type(config)
     check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
@@ -133,6 +134,11 @@ def learn(  # noqa: PLR0913
     return method.learn(name, views, backbone, config, seed, options)
 
 
+def check_config_type(config: object) -> None:
+    """Refuse settings that are no `Config`, with `ConfigError`."""
+    check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
+
+
 def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
     """Refuse an identity that a method cannot start from on this model; note where it is of another checkpoint.
 
@@ -140,6 +146,7 @@ def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
         ConfigError: the method starts from nothing but the class word.
         IdentityError: the identity is of another model, or has weights beside its tokens.
     """
+    check_type(init, Identity, "The identity to start from", IdentityError, "Read it with Identity.load(FILE).")
     if not method.info.starts_from_tokens:
         raise ConfigError(
             f"{method.info.title} does not go on from an identity.",
@@ -192,6 +199,8 @@ def open_model(backbone: Backbone | str | None) -> Backbone:
     """Return a model: the one that is given, the one of that name (nothing is downloaded), or the embedded one."""
     if isinstance(backbone, Backbone):
         return backbone
+    remedy = "Give a model of `open_backbone`, or its name."
+    check_type(backbone, (str, Path, type(None)), "The model", BackboneError, remedy)
     return open_backbone() if backbone is None else open_backbone(backbone)
 
 
@@ -201,7 +210,11 @@ def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | Subjec
     Raises:
         PhotoError: one is missing, damaged or of another format, or there is none.
     """
-    listed = [photo] if isinstance(photo, (str, Path, Photo, SubjectCrop, Image.Image, np.ndarray)) else photo
+    kinds = (str, Path, Photo, SubjectCrop, Image.Image, np.ndarray)
+    check_type(
+        photo, (*kinds, Iterable), "The photo", PhotoError, "Give a file, an image, an array, or a list of them."
+    )
+    listed = [photo] if isinstance(photo, kinds) else list(photo)
     if not listed:
         raise PhotoError("There is no photo to learn from.", "Name at least one.")
     return [one if isinstance(one, (Photo, SubjectCrop)) else read_photo(one) for one in listed]
@@ -306,6 +319,8 @@ def list_prompt_remarks(
     remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     class_words = {one.name: one.header.class_word for one in identities}
     vectors = {one.name: one.stage_tokens.shape[2] for one in identities if "tokens" in one.tensors}
+    if not all(prompt.strip() for prompt in prompts):
+        remarks.append("a prompt is empty: nothing says what its images show")
     remarks += describe_long_prompts(backbone, [*prompts, settings.negative_prompt], class_words, vectors)
     if identities and (settings.clip_skip or 1) > 1:
         remarks.append(
@@ -419,6 +434,8 @@ def generate_each(
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
     seed = require_seed(seed)
+    check_config_type(config)
+    check_type(prompts, Iterable, "The prompt", PromptError, "Give a text, or a list of texts.")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     identities = collect_identities(identities)
     config, images = split_options(config, options)
@@ -470,6 +487,7 @@ def collect_identities(identities: IdentityInput | Sequence[IdentityInput]) -> l
     Raises:
         IdentityError: a file is none.
     """
+    check_type(identities, (Identity, str, Path, Iterable), "The identity", IdentityError, "Give it, or its file.")
     listed = [identities] if isinstance(identities, (Identity, str, Path)) else identities
     return [one if isinstance(one, Identity) else Identity.load(one) for one in listed]
 

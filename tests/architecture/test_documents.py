@@ -17,7 +17,7 @@ from sefi.benchmark.suite import open_suite
 from sefi.cli.app import app
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "examples/README.md")
+PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "RELIABILITY.md", "examples/README.md")
 DOCUMENTS = [*(ROOT / name for name in PAGES), *sorted((ROOT / "docs").rglob("*.md"))]
 # A block that is the content of a file, named before it, is none of the examples: tests of the page use it.
 FENCED = re.compile(r"(<!-- file: \S+ -->\n)?```(\w*)\n(.*?)```", re.DOTALL)

@@ -1,7 +1,9 @@
-"""What SECURITY.md promises of learning and generating: no network, and nothing unpickled."""
+"""Promises name tests that there are, and figures their records; learning uses no network and unpickles nothing."""
 
+import ast
 import importlib.util
 import json
+import os
 import re
 import subprocess
 import sys
@@ -10,8 +12,6 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
-
 WATCH = """
 import json, socket, sys
 events = []
@@ -43,7 +43,11 @@ except OSError:
 def events_of(code, folder, *words):
     report = f"print(json.dumps(events), file=open({str(folder / 'events.json')!r}, 'w'))"
     command = [sys.executable, "-c", f"{WATCH}{code}{report}", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    # These programs watch by themselves, and one of them does on purpose what all tests refuse.
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    path = os.pathsep.join(str(ROOT / name) for name in ("src", "."))
+    plain["PYTHONPATH"] = path
+    done = subprocess.run(command, cwd=folder, env=plain, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads((folder / "events.json").read_text())
 
@@ -61,18 +65,84 @@ def test_the_watch_sees_an_unpickled_class_and_a_connection(tmp_path):
     assert {event for event, _ in events_of(CONTROL, tmp_path)} >= {"pickle.find_class", "socket.connect"}
 
 
-NAMED = sorted(set(re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", PAGE)))
+# ------------------------------------------------------------------ what SECURITY.md and RELIABILITY.md name
+
+PROMISES = ("SECURITY.md", "RELIABILITY.md")
+NAMED_TEST = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
+RECORD = re.compile(r"`(experiments/records/[\w./-]+\.json)`")
+COMMAND = re.compile(r"`python (experiments/\w+\.py|tools/\w+\.py)( [^`]*)?`")
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED, ids=[f"{Path(file).stem}-{test}" for file, test in NAMED])
-def test_every_test_that_reliability_names_exists(file, test):
-    assert re.search(rf"^def {test or 'test_'}", (ROOT / file).read_text(encoding="utf-8"), re.MULTILINE)
+def find_promises(text):
+    """Return the lines of lists and tables that promise something; some headings say that theirs do not."""
+    promising, lines = True, []
+    for line in text.splitlines():
+        if line in ("<!-- marks -->", "<!-- end -->"):  # a table that a script writes and a test compares
+            promising = line == "<!-- end -->"
+        elif line.startswith("#"):
+            promising = not re.search(r"(?i)not promised|could go wrong|supported|report a", line)
+        elif promising and (line.startswith("- ") or re.match(r"\| (?!-)", line)):
+            lines.append(line)
+    return lines
 
 
-def test_the_figures_of_reliability_are_those_of_the_record():
+def is_heading_of_table(line):
+    return line.startswith(("| figure |", "| file |", "| promise |"))
+
+
+def names_what_shows_it(line):
+    return NAMED_TEST.search(line) or (RECORD.search(line) and COMMAND.search(line))
+
+
+def find_faults(text):
+    """Return the promises that name no test, and the figures that name no command or record."""
+    return [line for line in find_promises(text) if not (is_heading_of_table(line) or names_what_shows_it(line))]
+
+
+@pytest.mark.parametrize("document", PROMISES)
+def test_every_promise_names_a_test_and_every_figure_a_record(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    assert find_promises(text)
+    assert find_faults(text) == []
+
+
+@pytest.mark.parametrize("document", PROMISES)
+def test_what_promises_name_is_there(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    missing = []
+    for path, name in set(NAMED_TEST.findall(text)):
+        file = ROOT / path
+        tree = ast.parse(file.read_text(encoding="utf-8")) if file.is_file() else ast.Module([], [])
+        if name not in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}:
+            missing.append(f"{path}::{name}")
+    places = [*RECORD.findall(text), *(script for script, _ in COMMAND.findall(text))]
+    assert missing + [place for place in places if not (ROOT / place).is_file()] == []
+
+
+def test_a_promise_without_a_test_is_found():
+    """What the tests above rest on."""
+    text = "# A\n- Nothing is lost. (`tests/a.py::test_b`)\n- All is well.\n| figure | value |\n|---|---|\n| x | 5 |\n"
+    assert find_faults(text) == ["- All is well.", "| x | 5 |"]
+    assert find_faults("## What is not promised\n- All is well.\n") == []
+
+
+def test_the_figures_of_changed_files_are_those_of_the_record():
+    record = json.loads((ROOT / "experiments" / "records" / "fuzz.json").read_text(encoding="utf-8"))
+    text = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
+    for name in ("images", "files"):
+        found = record[name]
+        assert found["tries"] == 20_000
+        assert found["faults"] == 0
+        assert found["tries"] == found["read"] + found["refused"]
+        value = ", ".join(f"{found[key]:,}" for key in ("tries", "read", "refused", "faults"))
+        assert f"| changed {name}: tried, read, refused, anything else | {value} |" in text
+    assert f"| {record['images']['seconds'] + record['files']['seconds']} |" in text
+
+
+def test_the_figures_of_marks_are_those_of_the_record():
     spec = importlib.util.spec_from_file_location("marks", ROOT / "experiments" / "marks.py")
     marks = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(marks)
-    shown = PAGE.split(marks.BEGIN)[1].split(marks.END)[0].strip()
+    page = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
+    shown = page.split(marks.BEGIN)[1].split(marks.END)[0].strip()
     assert shown == marks.format_table(json.loads(marks.RECORD.read_text(encoding="utf-8")))
-    assert len(NAMED) > 10

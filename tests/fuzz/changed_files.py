@@ -98,7 +98,7 @@ def identity_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
 
 def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     """Return checkpoints, weights and attention maps."""
-    save_training(folder / "run", *small_run(), 1, {"a": 1})
+    save_training(folder / "run", *small_run(), 1, {"a": 1}, numbers={"loss": 0.5})
     arrays = {"composer.a": np.ones((5, 3), np.float32), "unet.b": np.ones(7, np.float32)}
     save_arrays(arrays, folder / "composer", describe_model(backbone))
     about = json.dumps({"words": ["a", "ada"], "placeholders": [1]})

@@ -1,6 +1,7 @@
 """Damaged and hostile files: every reader ends with its typed error, quickly and in little memory."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -10,12 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from tests.fuzz.changed_files import KINDS, small_run
 
 from sefi.benchmark.run import RunFolder
 from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
 from sefi.core.errors import ConfigError, FaceError, IdentityError, OutputError, PromptError
+from sefi.core.reading import InvalidFileError, parse_object
 from sefi.diffusion.text import tokenize_plain
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import HEADER_KEY, read_identity
@@ -220,3 +224,58 @@ def test_a_copy_of_a_network_is_tried_once(tmp_path, monkeypatch):
     path.write_bytes(path.read_bytes() + b"\0")
     with pytest.raises(FaceError):
         YuNetDetector(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("weights.weight", float("nan")),
+        ("weights.bias", float("inf")),
+        ("adam.0.exp_avg", float("-inf")),
+        ("adam.1.exp_avg_sq", -1.0),
+        ("adam.0.step", -1.0),
+        ("best.kept.a", float("nan")),
+    ],
+)
+def test_a_checkpoint_whose_numbers_would_spoil_the_training(tmp_path, name, value):
+    path, (weights, optimiser) = tmp_path / "a.unfinished", small_run()
+    best = {"numbers": torch.zeros(4), "kept.a": torch.ones(3)}
+    save_training(path, weights, optimiser, 1, {"a": 1}, best)
+    assert load_training(path, *small_run(), {"a": 1})[0] == 1
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors | {name: torch.full_like(tensors[name], value)}, path, metadata)
+    with pytest.raises(ConfigError, match=re.escape(repr(name))):
+        load_training(path, *small_run(), {"a": 1})
+
+
+@pytest.mark.parametrize("text", ['{"a": 1, "a": 2}', '{"b": {"a": 1, "a": 1}}', '{"b": [{"a": 1, "\\u0061": 2}]}'])
+def test_a_key_that_is_named_twice(text):
+    with pytest.raises(InvalidFileError, match="names a key twice"):
+        parse_object(text)
+
+
+def test_a_header_that_names_a_tensor_twice(tmp_path):
+    """Which of the two is meant would be up to the reader."""
+    path = write_raw(tmp_path / "ada.safetensors", tokens((5, 2, 7)), bytes(280), header())
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    text = content[8 : 8 + length][:-1] + b', "tokens": {"dtype": "F32", "shape": [5, 2, 7], "data_offsets": [0, 280]}}'
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+    with pytest.raises(IdentityError, match="names a key twice"):
+        read_identity(path)
+
+
+@pytest.mark.parametrize(
+    "numbers", [[["loss", "0.5"]], [["loss", None]], [["loss"]], [[1, 0.5]], {}, "x", 5, [["loss", 1.0]] * 65], ids=str
+)
+def test_a_checkpoint_whose_last_numbers_are_none(tmp_path, numbers):
+    path, (weights, optimiser) = tmp_path / "a.unfinished", small_run()
+    save_training(path, weights, optimiser, 1, {"a": 1}, numbers={"z": 0.1, "a": 1.0})
+    assert list(load_training(path, *small_run(), {"a": 1})[2].items()) == [("z", 0.1), ("a", 1.0)]
+    with safe_open(path, "pt") as file:
+        metadata, tensors = file.metadata(), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    [(key, text)] = metadata.items()
+    save_file(tensors, path, {key: json.dumps(json.loads(text) | {"numbers": numbers})})
+    with pytest.raises(ConfigError, match="no checkpoint of a training"):
+        load_training(path, *small_run(), {"a": 1})

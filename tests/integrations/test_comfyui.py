@@ -344,6 +344,8 @@ TENSOR = {"dtype": "F32", "shape": [5, 2, 24], "data_offsets": [0, 960]}
         ({"schema_version": 4}, {"tokens": TENSOR}, "newer sefi"),
         ({"schema_version": "2"}, {"tokens": TENSOR}, "damaged"),
         ({"name": "../x"}, {"tokens": TENSOR}, "damaged"),
+        ({"name": None}, {"tokens": TENSOR}, "damaged"),
+        ({"name": 5}, {"tokens": TENSOR}, "damaged"),
         ({"stages": 10**9}, {"tokens": TENSOR}, "damaged"),
         ({"stages": True}, {"tokens": TENSOR}, "damaged"),
         ({"widths": [24, 24]}, {"tokens": TENSOR}, "missing"),
@@ -383,6 +385,21 @@ def test_tokens_that_are_not_finite(pack, models):
     tokens = torch.full((5, 2, 24), torch.nan)
     save_file({"tokens": tokens}, models / "sefi" / "x.safetensors", metadata={"sefi": json.dumps(HEADER)})
     with pytest.raises(ValueError, match="not finite"):
+        pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+
+
+def test_a_token_longer_than_any_and_a_key_named_twice(pack, models):
+    path = models / "sefi" / "x.safetensors"
+    save_file({"tokens": torch.full((5, 2, 24), 1e6)}, path, metadata={"sefi": json.dumps(HEADER)})
+    with pytest.raises(ValueError, match="longer than any"):
+        pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+    nameless = json.dumps({key: value for key, value in HEADER.items() if key != "name"})
+    write_raw(path, {"__metadata__": {"sefi": nameless}, "tokens": TENSOR}, bytes(960))
+    with pytest.raises(ValueError, match="damaged"):  # "None" looks like a name
+        pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
+    header = json.dumps(HEADER)[:-1] + ', "name": "bob"}'
+    write_raw(path, {"__metadata__": {"sefi": header}, "tokens": TENSOR}, bytes(960))
+    with pytest.raises(ValueError, match="damaged"):
         pack.NODE_CLASS_MAPPINGS["LoadSefiIdentity"]().load("x.safetensors")
 
 

@@ -16,6 +16,7 @@ from sefi.user_study.study import StudyOptions, design_study, read_answer_files
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.loopback,  # the browser is driven through a port of this machine
     pytest.mark.skipif(not (CHROMIUM and DRIVER), reason="needs a browser: apt-get install chromium chromium-driver"),
 ]
 SWITCHES = (

@@ -470,7 +470,7 @@ def parse_device(device: str) -> torch.device:
     """
     try:
         found = torch.device(device)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise BackboneError(f"'{device}' is not a device.", "Use cpu, cuda, cuda:1 or mps.") from error
     if found.type == "cuda" and not torch.cuda.is_available():
         raise BackboneError("No CUDA device was found.", "Use --device cpu.")

@@ -26,7 +26,7 @@ from sefi.backbone.files import quiet_libraries, read_or_refuse
 from sefi.backbone.folder import read_folder
 from sefi.backbone.kinds import EMBEDDED, REMEDY
 from sefi.backbone.tokenizer import create_clip_tokenizer
-from sefi.core.errors import BackboneError
+from sefi.core.errors import BackboneError, check_type
 from sefi.core.reading import describe_fault
 
 Published = Literal["sd1", "sd2", "sdxl"]
@@ -141,6 +141,8 @@ def open_backbone(
     Raises:
         BackboneError: nothing there, or nothing that can be opened; says what to do.
     """
+    check_type(source, (str, Path), "The model", BackboneError, "Give its name, its folder or its file.")
+    source = str(source)
     place = parse_device(device)
     if dtype is None:
         dtype = torch.float32 if source == EMBEDDED else choose_dtype(place)

@@ -39,7 +39,7 @@ FarThreshold = Annotated[
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes that share the work.")]
-Subjects = Annotated[int | None, typer.Option("--subjects", min=1, help="Another number of drawn subjects.")]
+Subjects = Annotated[int | None, typer.Option("--subjects", min=1, max=10_000, help="Another number of drawings.")]
 ReportFolder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where the page goes; else RUN/report.")
 ]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sefi.cli import options
+from sefi.core.text import escape_controls
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An identity file.")]
 
@@ -33,7 +34,7 @@ def format_record(record: dict[str, object]) -> str:
     """Return one line for each entry; nested settings one line each, under their own names."""
     lines: list[str] = []
     for name, value in flatten_record("", record):
-        lines.append(f"{name:<34} {value}")
+        lines.append(f"{escape_controls(name):<34} {escape_controls(str(value))}")
     return "\n".join(lines)
 
 

@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 from sefi.core.errors import SefiError, suggest_install
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
 REFUSED = 2
@@ -78,7 +78,7 @@ def end_program(problem: str, remedy: str, *, code: int, as_json: bool) -> NoRet
     if as_json:
         print_error_record({"schema": "error/1", "error": problem, "try": remedy})
     else:
-        typer.echo(f"error: {problem}\n  try: {remedy}", err=True)
+        typer.echo(f"error: {escape_controls(problem)}\n  try: {escape_controls(remedy)}", err=True)
     raise typer.Exit(code)
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import typer
 
 from sefi.core.errors import ConfigError
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, escape_controls
 
 
 @dataclass(frozen=True)
@@ -247,7 +247,7 @@ def add_schema(command: str, record: dict[str, object]) -> dict[str, object]:
 
 def print_remark(text: str) -> None:
     """Print a remark for people on stderr, so that stdout holds results only."""
-    typer.echo(text, err=True)
+    typer.echo(escape_controls(text, allowed="\n"), err=True)
 
 
 def print_answer(record: dict[str, object], text: str, *, as_json: bool, command: str) -> None:
@@ -259,7 +259,7 @@ def print_answer(record: dict[str, object], text: str, *, as_json: bool, command
     """
     described = add_schema(command, record)
     try:
-        typer.echo(dump_json(described) if as_json else text)
+        typer.echo(dump_json(described) if as_json else escape_controls(text, allowed="\n"))
     except BrokenPipeError:
         raise
     except OSError as error:

@@ -19,6 +19,7 @@ from rich.progress import (
 from rich.text import Text
 
 from sefi.core.progress import Progress
+from sefi.core.text import escape_controls
 
 SECONDS_BETWEEN_LINES = 10.0
 # Before this much of a piece of work is done, nothing is said of the time left. Its first step, which also warms up, is
@@ -94,7 +95,7 @@ class TerminalProgress:
         if self._shown is None:
             self._log.start(label, self._forecast)
         else:
-            self._task = self._shown.add_task(label, total=total, numbers="", forecast=self._forecast)
+            self._task = self._shown.add_task(escape_controls(label), total=total, numbers="", forecast=self._forecast)
 
     def advance(self, **numbers: float) -> None:
         """Count one step; the numbers stand next to the bar."""
@@ -128,7 +129,7 @@ class LogLines:
 
     def start(self, label: str, forecast: Forecast) -> None:
         """Begin a piece of work; its first line comes at once."""
-        self.label, self.forecast = label, forecast
+        self.label, self.forecast = escape_controls(label), forecast
         self.began = self.printed = time.monotonic()
         self.print_line("")
 
@@ -165,7 +166,7 @@ class TimeLeftColumn(ProgressColumn):
 def make_progress() -> ProgressBars:
     """Return a bar with count, time and time left."""
     return ProgressBars(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

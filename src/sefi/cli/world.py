@@ -19,11 +19,13 @@ app = typer.Typer(
 NAMES_SHOWN = 3  # of the many named characters
 CAPTION = 11  # font size under an image, in pixels
 
-Count = Annotated[int, typer.Option("--count", min=1, help="How many drawings.")]
+Count = Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="How many drawings.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 Part = Annotated[str, typer.Argument(metavar="PART", help="What to train; a wrong name lists them.")]
 Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this; may be given again.")]
-Images = Annotated[int, typer.Option("--count", min=1, help="Images of every attribute, action, scene, style.")]
+Images = Annotated[
+    int, typer.Option("--count", min=1, max=1000, help="Images of each attribute, action, scene, style.")
+]
 Kind = Annotated[str, typer.Option("--kind", metavar="KIND", help="Which prompts; a wrong name lists them.")]
 Sheet = Annotated[Path, typer.Option("--out", metavar="FILE", help="The grid, a PNG.")]
 Record = Annotated[Path, typer.Option("--record", metavar="FILE", help="What `sefi world check --json` printed.")]

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+# Every number of steps, samples or images has a bound: above it memory would run out before anything is said, and a
+# file that holds the settings could not be read again.
 NOT_UTF8 = "not_utf8"  # pydantic's type of our own error
 
 
@@ -49,8 +51,8 @@ class LearnSettings(Section, frozen=True):
     (`DEFAULT`), which is tuned on the embedded model.
     """
 
-    steps: int = Field(1000, ge=1, description="optimiser steps")
-    batch: int = Field(1, ge=1, description="samples per step")
+    steps: int = Field(1000, ge=1, le=10_000_000, description="optimiser steps")
+    batch: int = Field(1, ge=1, le=1024, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
     gradient_clip: float | None = Field(None, gt=0, description="longest gradient of a step, all weights together")
@@ -77,9 +79,10 @@ class LearnSettings(Section, frozen=True):
     probe_every: int = Field(
         0,
         ge=0,
+        le=10_000_000,
         description="steps between probes; the best tokens are kept, and learning stops when none are better",
     )
-    patience: int = Field(3, ge=1, description="probes without improvement after which learning stops")
+    patience: int = Field(3, ge=1, le=10_000, description="probes without improvement after which learning stops")
     class_word: str = Field("person", description="what the subject is, in a word or two")
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
@@ -123,7 +126,7 @@ class ViewSettings(Section, frozen=True):
     )
     crop_margin: float = Field(2.0, ge=1, description="side of the crop, times the face box's longer side")
     latent_pool: int = Field(
-        0, ge=0, description="views encoded once and drawn from; 0 encodes a fresh view every step"
+        0, ge=0, le=4096, description="views encoded once and drawn from; 0 encodes a fresh view every step"
     )
 
     @model_validator(mode="after")
@@ -137,15 +140,15 @@ class ViewSettings(Section, frozen=True):
 class GenerateSettings(Section, frozen=True):
     """How images are generated: those of prompts, those that a probe scores, and class images."""
 
-    steps: int = Field(50, ge=1, description="of denoising, at most the model's own number of timesteps")
+    steps: int = Field(50, ge=1, le=10_000, description="of denoising, at most the model's own number of timesteps")
     guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
     scheduler: Literal["ddim", "dpm++", "dpm++_karras", "dpm++_sde", "euler", "euler_a", "lcm"] = Field(
         "ddim",
         description="diffusers' DDIM, DPM-Solver++ 2M (plain, at Karras' noise levels, or SDE), Euler, Euler ancestral "
         "or the sampler of latent consistency models",
     )
-    count: int = Field(1, ge=1, description="images per prompt")
-    batch_size: int = Field(8, ge=1, description="images at once; may change a pixel by one grey level")
+    count: int = Field(1, ge=1, le=100_000, description="images per prompt")
+    batch_size: int = Field(8, ge=1, le=1024, description="images at once; may change a pixel by one grey level")
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
     # Saved where they are given: settings of before there were these stay as they are, runs and trainings too.

@@ -28,6 +28,19 @@ class SefiError(Exception):
         return type(self), (self.problem, self.remedy)
 
 
+def check_type(value: object, kinds: type | tuple[type, ...], what: str, error: type[SefiError], remedy: str) -> None:
+    """Refuse a value of another type than those that are used, before it fails somewhere deep inside.
+
+    Args:
+        what: what the value is given as, such as "The photo".
+
+    Raises:
+        SefiError: `error`, with the value's type.
+    """
+    if not isinstance(value, kinds):
+        raise error(f"{what} is of the type {type(value).__name__}, which cannot be used.", remedy)
+
+
 def describe_first_fault(error: "ValidationError") -> str:
     """Describe what pydantic found wrong first: its place and its message."""
     fault = error.errors()[0]

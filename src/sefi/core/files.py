@@ -284,7 +284,7 @@ def read_content(path: Path) -> FileContent:
 
 def parse_safetensors_content(header: bytes) -> FileContent:
     """Return what the header of a safetensors file says that it holds."""
-    with suppress(ValueError, AttributeError, RecursionError):
+    with suppress(ValueError, AttributeError, TypeError, RecursionError):
         metadata = json.loads(header).get("__metadata__", {})
         if CHECKPOINT_KEY in metadata:
             return FileContent(FileKind.CHECKPOINT)

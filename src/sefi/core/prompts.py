@@ -8,7 +8,7 @@ from functools import cache
 from itertools import groupby, product
 from pathlib import Path
 
-from sefi.core.errors import ConfigError, IdentityError, PromptError
+from sefi.core.errors import ConfigError, IdentityError, PromptError, check_type
 from sefi.core.hints import find_nearest
 from sefi.core.text import is_utf8
 
@@ -21,11 +21,10 @@ def check_name(name: str) -> None:
     Raises:
         IdentityError: it holds anything but letters a to z, digits, `-` and `_`, or is empty or too long.
     """
+    remedy = "Use 1 to 64 of a-z, A-Z, 0-9, - and _, no brackets, as in ada."
+    check_type(name, str, "The name", IdentityError, remedy)
     if not re.fullmatch(NAME, name):
-        raise IdentityError(
-            f"{name!r} cannot be a name.",
-            "Use 1 to 64 of a-z, A-Z, 0-9, - and _, no brackets, as in ada.",
-        )
+        raise IdentityError(f"{name!r} cannot be a name.", remedy)
 
 
 # Words for people that are one token of CLIP; such subjects are cut out by their faces.
@@ -215,6 +214,7 @@ def check_syntax(prompt: str) -> None:
     Raises:
         PromptError: names the first mark that would otherwise be read as words.
     """
+    check_type(prompt, str, "A prompt", PromptError, "Give it as text.")
     if not is_utf8(prompt):
         raise PromptError(f"The text {prompt!r} is not UTF-8.", "Type it in UTF-8.")
     for match in ANGLED.finditer(prompt):

@@ -167,9 +167,10 @@ def parse_object(text: str, *, integers: int = LARGEST_INTEGER) -> dict[str, Any
         integers: whole numbers are below it, and at least its negative.
 
     Raises:
-        ValueError: the text is no JSON or something else than an object; `InvalidFileError` as in `check_values`.
+        ValueError: the text is no JSON or something else than an object; `InvalidFileError` as in `check_values`, or
+            where an object names a key twice.
     """
-    value: object = json.loads(text, parse_constant=refuse_constant)
+    value: object = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=refuse_repeated_keys)
     if not isinstance(value, dict):
         raise InvalidFileError("it holds no JSON object")
     check_values(value, integers=integers)
@@ -179,6 +180,14 @@ def parse_object(text: str, *, integers: int = LARGEST_INTEGER) -> dict[str, Any
 def refuse_constant(name: str) -> None:
     """Refuse NaN and Infinity, which JSON does not have."""
     raise InvalidFileError(f"it holds the number {name}")
+
+
+def refuse_repeated_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """Refuse an object that names a key twice: another reader of the file may take the other value."""
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise InvalidFileError("it names a key twice")
+    return members
 
 
 def check_values(tree: object, *, integers: int = LARGEST_INTEGER) -> None:

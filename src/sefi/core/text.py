@@ -7,6 +7,9 @@ from typing import Any
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 SLUG_LENGTH = 60  # letters of a prompt in the name of a file
+# What moves a terminal's cursor, changes its colours or title, or turns the order of letters round (Unicode's C0 and
+# C1, line and paragraph separators, bidirectional overrides and isolates).
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 
 def is_utf8(text: str) -> bool:
@@ -27,13 +30,16 @@ def escape_surrogates(text: str) -> str:
     return text if is_utf8(text) else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def escape_controls(text: str) -> str:
-    r"""Return a text of a file in one line that cannot move a terminal's cursor, clear it or recolour it.
+def escape_controls(text: str, *, allowed: str = "") -> str:
+    r"""Return a text that does nothing to a terminal: control characters, as a file may hold them, become escapes.
 
-    >>> escape_controls("ada\x1b[2J\nbob")
-    'ada\\x1b[2J\\nbob'
+    Args:
+        allowed: control characters that stay, such as line ends of our own.
+
+    >>> escape_controls("ada\x1b[2J\n", allowed="\n")
+    'ada\\x1b[2J\n'
     """
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return CONTROL.sub(lambda found: found[0] if found[0] in allowed else ascii(found[0])[1:-1], text)
 
 
 def make_file_name(prompt: str) -> str:

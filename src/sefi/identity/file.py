@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.torch import save, save_file
 
 from sefi.core.config import AnyConfig, Config, parse_saved_config
-from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.errors import ConfigError, IdentityError, check_type
 from sefi.core.files import (
     IDENTITY_KEY as HEADER_KEY,
     FileKind,
@@ -68,7 +68,7 @@ Tensors = dict[str, torch.Tensor]
 class IdentityHeader(BaseModel):
     """What an identity file says about itself."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)  # "inf" as text is none either
 
     schema_version: int = Field(default=ONE_ENCODER_VERSION, ge=1)
     name: str = Field(pattern=f"^{NAME}$")
@@ -138,6 +138,7 @@ class Identity:
     @staticmethod
     def load(path: str | Path) -> Identity:
         """Read a file that `save` wrote; `IdentityError` for anything else."""
+        check_type(path, (str, Path), "The identity", IdentityError, "Give an identity, or the path of its file.")
         return read_identity(Path(path))
 
     def push_to_hub(

@@ -42,7 +42,9 @@ MOMENTUM = 0.99
 class BasisSettings(NameListSettings, frozen=True):
     """The space of names that tokens are learned in."""
 
-    components: int = Field(512, ge=1, description="most principal components; fewer where the names span fewer")
+    components: int = Field(
+        512, ge=1, le=100_000, description="most principal components; fewer where the names span fewer"
+    )
 
 
 class CelebBasisConfig(Config, frozen=True):

@@ -17,7 +17,7 @@ from pillow_heif import HeifImageFile, get_file_mimetype
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.core.errors import PhotoError
+from sefi.core.errors import PhotoError, check_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,12 @@ DECODE_ERRORS = (
     OverflowError,
     struct.error,
     RuntimeError,  # of libheif
+    Warning,  # on damage, where warnings are errors
 )
 # A GIF's frame may make the image larger than its header says.
-BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
+BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryError)
 # What Pillow tries for one format after another until one opens the file.
-OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error)
+OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error, Warning)
 # How Pillow scales a PNG's values up, by the raw mode that it reads them in; it leaves a transparent colour as it is.
 PNG_SCALES = {"L;2": 85, "L;4": 17}
 # What a colour profile calls the colours that it is for, by Pillow's mode.
@@ -100,6 +101,7 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, Image.Image):
         _check_header("The image", photo)
         return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
+    check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)
     try:

@@ -3,9 +3,10 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from sefi.core.text import dump_json
 # All of Stable Diffusion with its moments takes 12 GB; methods count their updates in integers.
 LIMITS = Limits(size=32 * 2**30, dtypes=FLOATS | {"I64"})
 MOMENTS = ("exp_avg", "exp_avg_sq")
+# Pairs, as the order of the names is that of the result's; JSON has them as lists.
+NUMBERS = TypeAdapter(Annotated[list[tuple[str, FiniteFloat]], Field(max_length=64)], config=ConfigDict(strict=True))
 
 
 def save_training(
@@ -35,11 +38,13 @@ def save_training(
     step: int,
     training_key: dict[str, Any],
     best: dict[str, Tensor] | None = None,
+    numbers: Mapping[str, float] | None = None,
 ) -> None:
     """Write weights, optimiser state, step, key and the best so far, atomically.
 
     Args:
         training_key: what identifies the training, as plain values.
+        numbers: of the last step, by name: where no step is left, the result still has them.
 
     Raises:
         OutputError: it cannot be written, or a file that is no checkpoint is there.
@@ -49,15 +54,16 @@ def save_training(
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
     apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
-    about = {KEY: dump_json({"step": step, "settings": training_key}, sort_keys=True)}
+    saved = {"step": step, "settings": training_key, "numbers": list((numbers or {}).items())}
+    about = {KEY: dump_json(saved, sort_keys=True)}
     check_replaceable(path, FileKind.CHECKPOINT, overwrite=True)
     write_file(path, lambda partial: save_file(apart, partial, metadata=about))
 
 
 def load_training(
     path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, training_key: dict[str, Any]
-) -> tuple[int, dict[str, Tensor]]:
-    """Restore a training in place; return its next step and the best so far.
+) -> tuple[int, dict[str, Tensor], dict[str, float]]:
+    """Restore a training in place; return its next step, the best so far and the last step's numbers.
 
     Everything is checked before anything is restored: after an error weights and optimiser are as before.
 
@@ -76,14 +82,16 @@ def load_training(
         step, weight_tensors = about["step"], select_group(tensors, "weights.")
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
+        numbers = dict(NUMBERS.validate_json(dump_json(about.get("numbers", []))))  # earlier versions saved none
         state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
         check_shapes(weight_tensors, weights.state_dict())
+        check_training_numbers(tensors)
         check_best(best, step)
         if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
             raise InvalidFileError(f"it has {strange} tensors that no training has")
         weights.load_state_dict(weight_tensors)
         optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return step, best
+    return step, best, numbers
 
 
 def is_same_training(saved: object, wanted: dict[str, Any]) -> bool:
@@ -133,6 +141,20 @@ def copy_layout(parameter: Tensor, value: Tensor) -> Tensor:
     With a moment in another layout every weight is moved by another weight's moment, and nothing says so.
     """
     return torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+
+
+def check_training_numbers(tensors: Mapping[str, Tensor]) -> None:
+    """Check that every number is finite, and that no squared gradient is negative: Adam would make NaN of it.
+
+    Raises:
+        InvalidFileError: names the first tensor that has another number.
+    """
+    for name, tensor in tensors.items():
+        # Before the first score, the best so far has none: minus infinity, which `check_best` checks.
+        if name != "best.numbers" and not torch.isfinite(tensor).all():
+            raise InvalidFileError(f"{name[:80]!r} has a number that is not finite")
+        if name.startswith("adam.") and name.endswith((".exp_avg_sq", ".step")) and (tensor < 0).any():
+            raise InvalidFileError(f"{name[:80]!r} has a negative number")
 
 
 def check_best(best: Mapping[str, Tensor], step: int) -> None:

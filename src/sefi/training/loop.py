@@ -201,11 +201,12 @@ class Trainer:
     Attributes:
         done: steps whose update is in the weights; changes together with them.
         best: the best identity so far, where a probe scores them; it is saved with the training.
+        numbers: of the last step that was taken, also before a kill.
     """
 
     def __init__(self, task: Task, optimiser: torch.optim.Optimizer, options: LoopOptions, patience: int = 0) -> None:
         self.task, self.optimiser, self.options = task, optimiser, options
-        self.done, self.best = 0, BestSoFar(patience)
+        self.done, self.best, self.numbers = 0, BestSoFar(patience), dict[str, float]()
 
     def run(self, progress: Progress, checkpoint: Path | None) -> dict[str, float]:
         """Take the steps that are left and return the last one's numbers.
@@ -215,19 +216,18 @@ class Trainer:
             ConfigError: the loss is no longer finite.
         """
         progress.start(self.options.steps - self.done, self.options.label)
-        numbers: dict[str, float] = {}
         saver = PeriodicSaver(self, checkpoint)
         try:
             self.score_if_due()
             while not self.is_finished():
-                numbers = self.take_step(self.done)
-                progress.advance(**numbers)
+                self.numbers = self.take_step(self.done)
+                progress.advance(**self.numbers)
                 saver.save_if_due()
                 self.score_if_due()
         except KeyboardInterrupt:
             raise self.save_stopped(checkpoint) from None
         progress.finish()
-        return numbers
+        return self.numbers
 
     def score_if_due(self) -> None:
         """Do nothing: nothing is scored here."""
@@ -253,15 +253,16 @@ class Trainer:
     def resume(self, checkpoint: Path | None) -> int:
         """Restore a checkpoint if there is one; return the next step."""
         if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
-            self.done, best = load_training(checkpoint, self.task.weights, self.optimiser, self.task.training_key)
+            self.done, best, self.numbers = load_training(
+                checkpoint, self.task.weights, self.optimiser, self.task.training_key
+            )
             self.best.restore(best)
         return self.done
 
     def save(self, checkpoint: Path) -> None:
         """Save the training as it is after its last whole step."""
-        save_training(
-            checkpoint, self.task.weights, self.optimiser, self.done, self.task.training_key, self.best.get_state()
-        )
+        about = (self.done, self.task.training_key, self.best.get_state(), self.numbers)
+        save_training(checkpoint, self.task.weights, self.optimiser, *about)
 
     def save_stopped(self, checkpoint: Path | None) -> Interrupted:
         """Save after Ctrl-C; return the error that says what was saved."""
