@@ -74,7 +74,7 @@ def test_another_run_is_refused_by_what_differs(folder):
 def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
     with pytest.raises(ConfigError, match="is no benchmark run"):
         RunFolder(tmp_path).read_info()
-    folder.info_file.write_text(json.dumps({"schema": 2}))
+    folder.info_file.write_text(json.dumps({"schema": 3}))
     with pytest.raises(ConfigError, match="newer sefi"):
         folder.read_info()
     folder.info_file.write_text("{")

@@ -17,14 +17,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
 from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
+from sefi.provenance.run_record import RunRecord
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2  # 1 had no `record`
+MACHINE = ("schema", "versions", "record")  # fields of a run that may change while it is under way
 PHOTOS_FOLDER = "photos"  # in the run's folder
 LARGEST_SCORE = 4.0  # twice what two cosines can differ by
 LARGEST_AMOUNT = 10**15  # seconds, megabytes and weights: far more than there are, and their squares are finite
@@ -211,6 +222,7 @@ class RunInfo(RunPart):
         settings: Of each variant that learns, the whole tree of its settings.
         tau: Prompt score from which an image counts in ID(Prompt).
         far_threshold: Likeness from which two faces count as one person.
+        record: The machine that began the run; suite, settings and model are in the other fields.
     """
 
     schema_number: Annotated[int, set_file_key("schema")] = 0
@@ -229,6 +241,12 @@ class RunInfo(RunPart):
     settings: dict[Text, dict[Text, Any]] = Field(default_factory=dict[str, dict[str, Any]])
     tau: Score = None
     far_threshold: Score = None
+    record: Annotated[RunRecord | None, Lax] = None
+
+    @field_serializer("record")
+    def shorten_record(self, record: RunRecord | None) -> dict[str, Any] | None:
+        """Return the record without what it does not state."""
+        return None if record is None else record.dump()
 
     @model_validator(mode="after")
     def check_subjects(self) -> Self:
@@ -269,14 +287,14 @@ class RunInfo(RunPart):
     def list_differences(self, other: "RunInfo") -> list[str]:
         """Return the keys in which another run differs, in order.
 
-        Versions of libraries may differ; settings that only this one has are of methods that do not read them: earlier
-        versions saved those of all methods.
+        Versions of libraries, the machine and the version of the file may differ; settings that only this one has are
+        of methods that do not read them: earlier versions saved those of all methods.
         """
         values, other_values = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
         values["settings"] = {
             label: drop_other_names(tree, other.settings.get(label, tree)) for label, tree in self.settings.items()
         }
-        return sorted(name for name in values if name != "versions" and values[name] != other_values[name])
+        return sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
 
 
 def list_inside(value: object) -> Iterable[Any]:

@@ -11,7 +11,6 @@ import os
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +42,7 @@ from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json
+from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, shorten_source
 
 LARGEST_INFO = 16 * 2**20
 LARGEST_RECORD = 512 * 2**20  # an image has about 2 KB
@@ -262,9 +262,6 @@ def count_lines(path: Path, offset: int) -> int:
     return lines
 
 
-LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
-
-
 @dataclass(frozen=True)
 class OpenRun:
     """A run that images can be made for: suite, subjects, model and evaluators in memory, and its folder.
@@ -355,14 +352,25 @@ def describe_run(
             device=backbone.device.type,
             dtype=str(backbone.dtype).removeprefix("torch."),
             evaluators=evaluators,
-            versions={name: version(name) for name in LIBRARIES},
+            versions=collect_versions(),
             # As JSON has them, lists for tuples, so that they equal those that are read again.
             settings=json.loads(
                 dump_json({variant.label: dump_config(suite.make_config(variant)) for variant in learned})
             ),
             tau=tau,
             far_threshold=far_threshold,
+            record=record_benchmark(backbone),
         )
+
+
+def record_benchmark(backbone: Backbone) -> RunRecord:
+    """Record the machine and the model of a run; versions and settings are in its other fields."""
+    machine = RunRecord.describe_machine("bench", str(backbone.device), str(backbone.dtype))
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    source = shorten_source(backbone.source)
+    return machine.add(
+        versions={}, model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature)
+    )
 
 
 @contextmanager

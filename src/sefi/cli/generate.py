@@ -9,7 +9,7 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sefi.diffusion.sampling import GeneratedImage
     from sefi.diffusion.source_image import ImageArguments
     from sefi.identity.file import Identity
+    from sefi.provenance.run_record import RunRecord
 
 FileEntry = dict[str, object]
 """What the record says of one file: `file`, `prompt`, `seed`, and `repaired_faces` where faces were looked for."""
@@ -88,7 +89,7 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import check_image_folder
+    from sefi.cli.image_files import RECORDS, check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
@@ -113,9 +114,12 @@ def run_generate(
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
+    record |= {"identities": [str(path) for path in identity or []], "seed": seed, "records": str(out / RECORDS)}
+    files = {one.name: path for one, path in zip(identities, identity or [], strict=True)}
+    run_record = record_generation(backbone, config, inputs, files).add(preset=preset, seed=seed)
     with TerminalProgress() as progress:
-        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
+        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, run_record)
+        text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -144,6 +148,7 @@ class GenerateRun:
     seed: int
     progress: "Progress"
     inputs: "ImageArguments | None" = None
+    record: "RunRecord | None" = None
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -197,6 +202,26 @@ def describe_generation(
     }
 
 
+def record_generation(
+    backbone: "Backbone", config: "Config", inputs: InputFiles, identities: "Mapping[str, Path]"
+) -> "RunRecord":
+    """Record what explains the images: machine, model, settings, and the SHA-256 of every file that is read.
+
+    Args:
+        identities: the file of each identity, by its name.
+    """
+    from sefi.provenance.run_record import ModelRecord, RunRecord, hash_inputs, shorten_source
+
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    source = shorten_source(backbone.source)
+    return RunRecord.describe_machine("generate", str(backbone.device), str(backbone.dtype)).add(
+        model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature),
+        settings=config.generate.model_dump(mode="json"),
+        identities=hash_inputs(identities),
+        inputs=hash_inputs({name: path for name, path in vars(inputs).items() if isinstance(path, Path)}),
+    )
+
+
 def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -> str:
     """Draw every image, write all of them as one, and add the record to the folder's; return the files as a text.
 
@@ -204,12 +229,17 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
         record: what else is recorded; gets the files.
     """
     from sefi.cli.image_files import append_record, save_grid
+    from sefi.provenance.run_record import hash_images
 
     files: list[FileEntry] = []
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
         record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
     finally:
+        written = [Path(str(entry["file"])) for entry in files] + (
+            [Path(str(record["grid"]))] if record["grid"] else []
+        )
+        record["run"] = run.record and run.record.add(images=hash_images(written)).dump()
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
