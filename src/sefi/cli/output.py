@@ -118,6 +118,19 @@ SCHEMAS: dict[str, Schema] = {
         },
         frozenset({"record", "token_norms", "tokens_sha256", "widths"}),
     ),
+    "compare": Schema(
+        1,
+        {
+            "equal": "whether nothing differs that both sides state; the exit code is 1 if something does",
+            "kind": "what both are, or null where they are of two kinds",
+            "first": "the first difference in order of cause, or null",
+            "differences": "every difference in order of cause: objects with cause, name, a, b (null: not stated) and "
+            "detail, which says how tensors or pixels differ and where",
+            "unknown": "facts that only one side states, as the same objects",
+            "unexplained": "whether results differ although nothing that is stated does",
+            "compared": "facts, tensors and images that were compared",
+        },
+    ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
     "settings": Schema(
         1,

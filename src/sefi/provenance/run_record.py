@@ -102,7 +102,7 @@ class RunRecord(RecordPart):
     model: ModelRecord = ModelRecord()
     identities: dict[str, Digest] = Field(default_factory=dict[str, str], max_length=1000)
     inputs: dict[str, Digest] = Field(default_factory=dict[str, str], max_length=64)
-    crops: tuple[CropRecord, ...] = Field((), max_length=1000)
+    crops: tuple[CropRecord, ...] = ()
     init: InitRecord | None = None
     images: tuple[ImageFileRecord, ...] = ()
 
