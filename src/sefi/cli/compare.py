@@ -197,22 +197,28 @@ def collect_generation(run: Mapping[str, Any], stated: "RunRecord | None", folde
     """
     from sefi.provenance.compare import Comparable
 
-    inputs = {name: Path(v).name if isinstance(v, str) else v for name, v in dict(run.get("inputs", {})).items()}
     facts: Facts = {
         "model": {"fingerprint": run.get("base_model")},
-        "settings": {**dict(run.get("settings", {})), "size": run.get("size")},
+        "settings": dict(run.get("settings", {})),
         "prompts": {"prompts": list(dict.fromkeys(str(one["prompt"]) for one in run["images"]))},
-        "inputs": {"options": inputs},
+        "identities": {"count": len(run.get("identities", []))},
+        "inputs": list_inputs(run.get("inputs", {}), stated),
         "seed": {"seed": run.get("seed")},
     }
-    if stated is None:
-        facts["identities"] = {"files": [Path(str(one)).name for one in run.get("identities", [])]}
-    else:
+    if stated is not None:
         facts |= {"versions": dict(stated.versions), "machine": list_machine_facts(stated)}
-        facts |= {"preset": {"preset": stated.preset}, "identities": {"sha256": stated.identities}}
-        facts["model"] = dict(stated.model)
-        facts["inputs"]["sha256"] = stated.inputs
+        facts |= {"settings": stated.settings, "preset": {"preset": stated.preset}}
+        facts["model"] |= {"signature": stated.model.signature, "source": stated.model.source}
+        facts["identities"]["sha256"] = stated.identities
     return Comparable("a run of images", facts, images=collect_images(run, stated, folder))
+
+
+def list_inputs(inputs: Mapping[str, object], stated: "RunRecord | None") -> dict[str, object]:
+    """Return the options of images that generation was given; a file by its hash, by its name where it has none."""
+    hashes = dict(stated.inputs) if stated else {}
+    facts: dict[str, object] = {name: "given" if isinstance(v, str) else v for name, v in inputs.items()}
+    files = {name: Path(v).name for name, v in inputs.items() if isinstance(v, str) and name not in hashes}
+    return {**facts, "sha256": hashes, "file": files}
 
 
 def collect_images(run: Mapping[str, Any], stated: "RunRecord | None", folder: Path) -> "dict[str, ImageOnRecord]":
@@ -239,10 +245,11 @@ def load_benchmark(folder: Path) -> "Comparable":
     info, samples = run_folder.read_info(), run_folder.read_samples()
     suite = info.suite.model_dump(mode="json", by_alias=True, exclude={"prompts", "seeds"})
     machine: dict[str, object] = {"device": info.device, "dtype": info.dtype}
-    model: dict[str, object] = {"source": shorten_source(info.model.name), "fingerprint": info.model.fingerprint}
+    model: dict[str, object] = {"fingerprint": info.model.fingerprint}
     if info.record is not None:
         machine |= list_machine_facts(info.record)
         model["signature"] = info.record.model.signature
+    model["source"] = shorten_source(info.model.name)
     names = {one.key: f"{one.subject}, {one.variant}, prompt {one.prompt}, seed {one.seed}" for one in samples}
     facts: Facts = {
         "versions": dict(info.versions),

@@ -116,7 +116,8 @@ def run_generate(
     record = describe_generation(backbone, config, prompts, inputs)
     record |= {"identities": [str(path) for path in identity or []], "seed": seed, "records": str(out / RECORDS)}
     files = {one.name: path for one, path in zip(identities, identity or [], strict=True)}
-    run_record = record_generation(backbone, config, inputs, files).add(preset=preset, seed=seed)
+    used = identities[0].method if identities else config.method
+    run_record = record_generation(backbone, config, inputs, files, used).add(preset=preset, seed=seed)
     with TerminalProgress() as progress:
         run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, run_record)
         text = draw_and_record(run, out, record)
@@ -203,12 +204,13 @@ def describe_generation(
 
 
 def record_generation(
-    backbone: "Backbone", config: "Config", inputs: InputFiles, identities: "Mapping[str, Path]"
+    backbone: "Backbone", config: "Config", inputs: InputFiles, identities: "Mapping[str, Path]", method: str
 ) -> "RunRecord":
     """Record what explains the images: machine, model, settings, and the SHA-256 of every file that is read.
 
     Args:
         identities: the file of each identity, by its name.
+        method: theirs; without identities that of the settings.
     """
     from sefi.provenance.run_record import ModelRecord, RunRecord, hash_inputs, shorten_source
 
@@ -216,7 +218,7 @@ def record_generation(
     source = shorten_source(backbone.source)
     return RunRecord.describe_machine("generate", str(backbone.device), str(backbone.dtype)).add(
         model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature),
-        settings=config.generate.model_dump(mode="json"),
+        settings={"method": method, **config.generate.model_dump(mode="json")},
         identities=hash_inputs(identities),
         inputs=hash_inputs({name: path for name, path in vars(inputs).items() if isinstance(path, Path)}),
     )

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +22,14 @@ CAUSES = (
 EFFECTS = frozenset({"tensors", "metrics", "images", "words", "scores"})
 # Facts that earlier versions did not state: where one side has none, nobody knows whether they differ.
 PARTLY_STATED = frozenset({"versions", "machine", "model", "photo"})
+PARTLY_NAMED = ("sha256", "file")
 MEASURED = frozenset({"learn_seconds", "class_seconds", "peak_mb"})  # of a training: never the same twice
 NOT_COMPARED = "not compared: a file is missing"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
 MOST_PIXELS, LARGEST_IMAGE = 64_000_000, 256 << 20  # bytes
 BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning)
-SETTING = re.compile(r'\s*([\w .\-/]+):\s*("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # as AUTOMATIC1111 reads its own line
+LONGEST_LINE = 20_000  # characters of an image's settings that are looked at
+SETTING = re.compile(r'([\w .\-/]{1,80}):\s?("(?:\\.|[^\\"])*"|[^,]*)(?:,|$)')  # as AUTOMATIC1111 reads its own line
 # Under which cause a word of an image's file stands, if not under the settings.
 WORD_CAUSES = {"Version": "versions", "Model": "model", "Identities": "identities", "Seed": "seed"}
 
@@ -76,6 +78,7 @@ class ComparedFact:
         name: what it is, such as `learn.steps`.
         first, second: what each side says; None where it says nothing.
         detail: how tensors or pixels differ, and where.
+        is_unknown: only one side states it, so nobody knows.
     """
 
     cause: str
@@ -83,6 +86,7 @@ class ComparedFact:
     first: object
     second: object
     detail: str = ""
+    is_unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -118,28 +122,46 @@ def compare_results(first: Comparable, second: Comparable, progress: Progress | 
     Args:
         progress: is advanced after every image.
     """
-    progress = progress or SilentProgress()
     if first.kind != second.kind:
         return Comparison((ComparedFact("kind", "kind", first.kind, second.kind),), (), 1)
+    progress = progress or SilentProgress()
     differences: list[ComparedFact] = []
     unknown: list[ComparedFact] = []
-    compared = 0
     for cause in CAUSES:
-        one, other = first.facts.get(cause), second.facts.get(cause)
-        for fact in _pair_facts(cause, one or {}, other or {}):
-            compared += 1
-            silent = None in (fact.first, fact.second) and cause in PARTLY_STATED
-            if one is None or other is None or silent:
-                unknown += [fact] if fact.first != fact.second else []
-            elif not _is_same(fact.first, fact.second):
-                differences.append(fact)
+        found = _compare_facts(cause, first.facts.get(cause), second.facts.get(cause))
         if cause == "tensors":
-            differences += _compare_tensors(first.tensors, second.tensors)
+            found = _compare_tensors(first.tensors, second.tensors)
         elif cause == "images":
-            for fact in _compare_images(first.images, second.images, progress):
-                (unknown if fact.detail == NOT_COMPARED else differences).append(fact)
-    compared += len(first.tensors.keys() & second.tensors.keys()) + len(first.images.keys() & second.images.keys())
-    return Comparison(tuple(differences), tuple(unknown), compared)
+            found = _compare_images(first.images, second.images, progress)
+        for fact in found:
+            (unknown if fact.is_unknown else differences).append(fact)
+    differences = [fact for fact in differences if not _is_mere_name(fact, first, differences)]
+    both = (first.tensors.keys() & second.tensors.keys(), first.images.keys() & second.images.keys())
+    return Comparison(tuple(differences), tuple(unknown), _count_facts(first, second) + sum(map(len, both)))
+
+
+def _is_mere_name(fact: ComparedFact, first: Comparable, differences: list[ComparedFact]) -> bool:
+    """Return whether a fact only names others that agree: a preset its settings, a model's folder its weights."""
+    if fact.cause == "preset":
+        return all(other.cause != "settings" for other in differences)
+    models = [other.name for other in differences if other.cause == "model"]
+    return fact.cause == "model" and models == ["source"] and bool(first.facts["model"].get("signature"))
+
+
+def _count_facts(first: Comparable, second: Comparable) -> int:
+    """Count the facts of causes that both sides state."""
+    shared = [cause for cause in first.facts if cause in second.facts]
+    return sum(len(list(_pair_facts(cause, first.facts[cause], second.facts[cause]))) for cause in shared)
+
+
+def _compare_facts(
+    cause: str, first: Mapping[str, object] | None, second: Mapping[str, object] | None
+) -> Iterator[ComparedFact]:
+    """Yield the facts that differ, or that only one side states."""
+    for fact in _pair_facts(cause, first or {}, second or {}):
+        silent = None in (fact.first, fact.second) and (cause in PARTLY_STATED or fact.name.startswith(PARTLY_NAMED))
+        if not _is_same(fact.first, fact.second):
+            yield replace(fact, is_unknown=first is None or second is None or silent)
 
 
 def _pair_facts(cause: str, first: Mapping[str, object], second: Mapping[str, object]) -> Iterator[ComparedFact]:
@@ -246,7 +268,8 @@ def _compare_pixels(name: str, first: ImageOnRecord, second: ImageOnRecord) -> I
         return ComparedFact("images", name, first.pixels_sha256, second.pixels_sha256, detail)
 
     if not (first.path.is_file() and second.path.is_file()):
-        yield describe("hashes of pixels differ; a file is missing" if stated else NOT_COMPARED)
+        fact = describe("hashes of pixels differ; a file is missing" if stated else NOT_COMPARED)
+        yield replace(fact, is_unknown=not stated)
         return
     one, other = (read_image(image.path)[0] for image in (first, second))
     if one.shape != other.shape:
@@ -298,7 +321,8 @@ def parse_parameters(text: str) -> Facts:
     body, _, line = text.rpartition("\n")
     prompt, _, negative = body.partition("\nNegative prompt: ")
     facts: Facts = {"prompts": {"prompt": prompt, "negative prompt": negative}}
-    for name, value in SETTING.findall(line):
+    for label, value in SETTING.findall(line[:LONGEST_LINE]):
+        name = label.strip()
         plain = re.sub(r"\\(.)", r"\1", value[1:-1]) if value.startswith('"') else value.strip()
         facts.setdefault(WORD_CAUSES.get(name, "settings"), {})[name] = plain
     return facts
