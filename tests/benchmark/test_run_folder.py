@@ -8,6 +8,7 @@ from sefi.benchmark import run
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError, OutputError
+from sefi.provenance.run_record import RunRecord
 
 SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
 VALUES = {
@@ -52,6 +53,16 @@ def test_a_line_cut_by_a_kill_is_dropped_and_spoils_no_other(folder):
 def test_the_same_run_goes_on_also_with_other_libraries(folder):
     folder.begin(INFO.model_copy(update={"versions": {"torch": "2"}}))
     assert folder.read_info().versions == {"torch": "1"}
+
+
+def test_a_run_of_before_goes_on_on_another_machine_and_in_another_place(folder):
+    model = {"name": "/elsewhere/tiny", "fingerprint": "unknown"}
+    folder.info_file.write_text(RunInfo.model_validate({**VALUES, "model": model}).dump())
+    record = RunRecord(kind="bench", threads=3)
+    folder.begin(RunInfo.model_validate({**VALUES, "schema": 2, "record": record}))
+    assert folder.read_info().record is None
+    with pytest.raises(ConfigError, match="model differ"):
+        folder.begin(RunInfo.model_validate({**VALUES, "model": {**model, "name": "other"}}))
 
 
 def test_a_run_goes_on_whose_record_has_the_settings_of_all_methods(folder, tmp_path):

@@ -42,6 +42,11 @@ def save_png(path, pixels, text=None):
     return path
 
 
+def test_causes_stand_before_effects():
+    order = ("kind", "versions", "machine", "model", "settings", "seed", "photo", "init", "tensors", "images")
+    assert [cause for cause in CAUSES if cause in order] == list(order)
+
+
 @pytest.mark.parametrize("name", ["value", "deep"])
 @pytest.mark.parametrize("cause", STATED)
 def test_one_fact_changed_alone_is_the_first_difference(cause, name):

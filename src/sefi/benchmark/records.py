@@ -32,7 +32,7 @@ from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
 from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
-from sefi.provenance.run_record import RunRecord
+from sefi.provenance.run_record import RunRecord, shorten_source
 
 RUN_SCHEMA = 2  # 1 had no `record`
 MACHINE = ("schema", "versions", "record")  # fields of a run that may change while it is under way
@@ -294,6 +294,8 @@ class RunInfo(RunPart):
         values["settings"] = {
             label: drop_other_names(tree, other.settings.get(label, tree)) for label, tree in self.settings.items()
         }
+        for one in (values, other_values):  # earlier versions recorded where the model's folder lies
+            one["model"]["name"] = shorten_source(one["model"]["name"])
         return sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
 
 

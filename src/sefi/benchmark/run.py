@@ -348,7 +348,7 @@ def describe_run(
             suite=describe_suite(suite),
             subjects=tuple(run.list_group_keys()),
             photos=run.hash_photos(),
-            model=ModelInfo(name=backbone.source, fingerprint=backbone.fingerprint),
+            model=ModelInfo(name=shorten_source(backbone.source), fingerprint=backbone.fingerprint),
             device=backbone.device.type,
             dtype=str(backbone.dtype).removeprefix("torch."),
             evaluators=evaluators,

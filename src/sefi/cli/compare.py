@@ -216,9 +216,9 @@ def collect_generation(run: Mapping[str, Any], stated: "RunRecord | None", folde
 def list_inputs(inputs: Mapping[str, object], stated: "RunRecord | None") -> dict[str, object]:
     """Return the options of images that generation was given; a file by its hash, by its name where it has none."""
     hashes = dict(stated.inputs) if stated else {}
-    facts: dict[str, object] = {name: "given" if isinstance(v, str) else v for name, v in inputs.items()}
+    given: dict[str, object] = {name: "given" for name, v in inputs.items() if isinstance(v, str)}
     files = {name: Path(v).name for name, v in inputs.items() if isinstance(v, str) and name not in hashes}
-    return {**facts, "sha256": hashes, "file": files}
+    return {**given, **{name: v for name, v in inputs.items() if name not in given}, "sha256": hashes, "file": files}
 
 
 def collect_images(run: Mapping[str, Any], stated: "RunRecord | None", folder: Path) -> "dict[str, ImageOnRecord]":
@@ -341,5 +341,6 @@ def shorten_text(value: object) -> str:
     >>> shorten_text(None), shorten_text(0.5), shorten_text(["a"])
     ('none', '0.5', "['a']")
     """
-    text = " ".join(("none" if value is None else str(value)).split())
+    number = f"{value:.6g}" if isinstance(value, float) else str(value)
+    text = " ".join(("none" if value is None else number).split())
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."

@@ -22,7 +22,7 @@ CAUSES = (
 EFFECTS = frozenset({"tensors", "metrics", "images", "words", "scores"})
 # Facts that earlier versions did not state: where one side has none, nobody knows whether they differ.
 PARTLY_STATED = frozenset({"versions", "machine", "model", "photo"})
-PARTLY_NAMED = ("sha256", "file")
+PARTLY_NAMED = ("sha256", "file", "method")  # beginnings of names of such facts
 MEASURED = frozenset({"learn_seconds", "class_seconds", "peak_mb"})  # of a training: never the same twice
 NOT_COMPARED = "not compared: a file is missing"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
