@@ -38,6 +38,7 @@ def make_record():
 def test_versions_are_those_of_the_stack():
     found = collect_versions()
     assert set(found) == {"sefi", "python", "torch", "diffusers", "transformers", "numpy", "pillow", "opencv"}
+    assert found["sefi"] == version("sefi")
     assert found["python"] == platform.python_version()
     assert found["torch"] == torch.__version__
     assert found["numpy"] == np.__version__

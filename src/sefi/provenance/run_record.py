@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Names in a record, and the distributions that may bring each; the first one that is installed counts.
 LIBRARIES = {
+    "sefi": ("sefi",),
     "torch": ("torch",),
     "diffusers": ("diffusers",),
     "transformers": ("transformers",),
@@ -140,9 +141,7 @@ class RunRecord(RecordPart):
 
 def collect_versions() -> dict[str, str]:
     """Return the versions of Python, sefi and the libraries that compute; none of them is imported."""
-    from sefi import __version__  # noqa: PLC0415  the package's front imports no room before it is asked
-
-    found = {"sefi": __version__, "python": platform.python_version()}
+    found = {"python": platform.python_version()}
     for name, distributions in LIBRARIES.items():
         for distribution in distributions:
             try:
