@@ -17,7 +17,7 @@ from sefi.provenance.compare import (
     ImageOnRecord,
     compare_results,
     parse_parameters,
-    read_image,
+    read_image_words,
 )
 from sefi.provenance.metadata import ImageRecord, format_parameters, make_png_text
 
@@ -187,7 +187,7 @@ def test_the_words_of_an_image_are_facts(tmp_path):
         model="tiny 0123", identities=(DIGEST,),
     )  # fmt: skip
     path = save_png(tmp_path / "a.png", np.zeros((16, 24, 3), np.uint8), make_png_text(record, "0.1.0"))
-    facts = read_image(path)[1]
+    facts = read_image_words(path)[1]
     assert facts["prompts"] == {"prompt": 'a photo of <subject>, "old"\nin snow', "negative prompt": "hat, red"}
     assert facts["seed"] == {"Seed": "7"}
     assert facts["model"] == {"Model": "tiny 0123"}
@@ -230,7 +230,7 @@ def test_words_of_others_are_parsed_without_a_crash(text):
 def test_what_is_no_image_is_refused(tmp_path, content):
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(PhotoError):
-        read_image(tmp_path / "a.png")
+        read_image_words(tmp_path / "a.png")
 
 
 def test_text_that_unpacks_to_too_much_is_refused(tmp_path):
@@ -238,4 +238,4 @@ def test_text_that_unpacks_to_too_much_is_refused(tmp_path):
     text.add_text("parameters", "a" * (2 << 20), zip=True)
     path = save_png(tmp_path / "a.png", np.zeros((3, 5, 3), np.uint8), text)
     with pytest.raises(PhotoError):
-        read_image(path)
+        read_image_words(path)

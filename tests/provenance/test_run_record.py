@@ -20,9 +20,9 @@ from sefi.provenance.run_record import (
     InitRecord,
     RunRecord,
     collect_versions,
-    hash_file,
-    hash_image,
-    hash_inputs,
+    compute_file_digest,
+    hash_input_files,
+    record_image,
     shorten_source,
 )
 
@@ -87,11 +87,11 @@ def test_hashes_are_those_of_file_and_pixels(tmp_path):
     pixels = np.arange(7 * 5 * 3, dtype=np.uint8).reshape(7, 5, 3)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    found = hash_image(path)
+    found = record_image(path)
     assert found.file == "a.png"
-    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == hash_file(path)
+    assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == compute_file_digest(path)
     assert found.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
-    assert hash_inputs({"a": path, "none": None, "folder": tmp_path}) == {"a": found.sha256}
+    assert hash_input_files({"a": path, "none": None, "folder": tmp_path}) == {"a": found.sha256}
 
 
 def test_reading_a_record_imports_no_torch():

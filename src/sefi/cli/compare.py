@@ -13,7 +13,7 @@ from sefi.core.errors import ConfigError, OutputError, SefiError
 
 if TYPE_CHECKING:
     from sefi.identity.file import IdentityHeader
-    from sefi.provenance.compare import Comparable, ComparedFact, Comparison, Facts, ImageOnRecord
+    from sefi.provenance.compare import Comparable, ComparedFact, ResultComparison, Facts, ImageOnRecord
     from sefi.provenance.run_record import RunRecord
 
 DIFFERENT = 1  # the exit code, as of `diff`
@@ -86,7 +86,7 @@ def load_comparable(path: Path, number: int) -> "Comparable":
     """
     from sefi.cli.image_files import RECORDS
     from sefi.core.files import FileKind, read_content
-    from sefi.provenance.compare import Comparable, ImageOnRecord, read_image
+    from sefi.provenance.compare import Comparable, ImageOnRecord, read_image_words
 
     if path.is_dir():
         if (path / "run.json").is_file():
@@ -101,7 +101,7 @@ def load_comparable(path: Path, number: int) -> "Comparable":
             return load_identity_facts(path)
         case FileKind.PNG | FileKind.IMAGE:
             pixels = {"pixels": ImageOnRecord(None, path)}
-            return Comparable("an image", read_image(path)[1], images=pixels)
+            return Comparable("an image", read_image_words(path)[1], images=pixels)
         case FileKind.JSON:
             return load_benchmark(path.parent) if path.name == "run.json" else load_generation(path, number)
         case kind:
@@ -285,7 +285,7 @@ def describe_fact(fact: "ComparedFact") -> dict[str, object]:
     return {"cause": fact.cause, "name": fact.name, "a": fact.first, "b": fact.second, "detail": fact.detail}
 
 
-def format_comparison(comparison: "Comparison", kind: str) -> str:
+def format_comparison(comparison: "ResultComparison", kind: str) -> str:
     """Return the outcome for people: the first difference in a sentence, then a table of all."""
     lines: list[str] = []
     if comparison.is_equal:

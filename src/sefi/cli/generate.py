@@ -9,7 +9,7 @@ import typer
 from sefi.cli import options
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
@@ -115,12 +115,9 @@ def run_generate(
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs)
     record |= {"identities": [str(path) for path in identity or []], "seed": seed, "records": str(out / RECORDS)}
-    files = {one.name: path for one, path in zip(identities, identity or [], strict=True)}
-    used = identities[0].method if identities else config.method
-    run_record = record_generation(backbone, config, inputs, files, used).add(preset=preset, seed=seed)
+    record["run"] = record_generation(backbone, config, inputs, identities, identity).add(preset=preset, seed=seed)
     with TerminalProgress() as progress:
-        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, run_record)
-        text = draw_and_record(run, out, record)
+        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -149,7 +146,6 @@ class GenerateRun:
     seed: int
     progress: "Progress"
     inputs: "ImageArguments | None" = None
-    record: "RunRecord | None" = None
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -204,23 +200,28 @@ def describe_generation(
 
 
 def record_generation(
-    backbone: "Backbone", config: "Config", inputs: InputFiles, identities: "Mapping[str, Path]", method: str
+    backbone: "Backbone",
+    config: "Config",
+    inputs: InputFiles,
+    identities: "Sequence[Identity]",
+    files: "Sequence[Path] | None",
 ) -> "RunRecord":
     """Record what explains the images: machine, model, settings, and the SHA-256 of every file that is read.
 
     Args:
-        identities: the file of each identity, by its name.
-        method: theirs; without identities that of the settings.
+        files: of the identities, in their order.
     """
-    from sefi.provenance.run_record import ModelRecord, RunRecord, hash_inputs, shorten_source
+    from sefi.provenance.run_record import ModelRecord, RunRecord, hash_input_files, shorten_source
 
     signature = backbone.signature.compute_digest() if backbone.signature else ""
     source = shorten_source(backbone.source)
+    method = identities[0].method if identities else config.method
+    named = {one.name: path for one, path in zip(identities, files or (), strict=True)}
     return RunRecord.describe_machine("generate", str(backbone.device), str(backbone.dtype)).add(
         model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature),
         settings={"method": method, **config.generate.model_dump(mode="json")},
-        identities=hash_inputs(identities),
-        inputs=hash_inputs({name: path for name, path in vars(inputs).items() if isinstance(path, Path)}),
+        identities=hash_input_files(named),
+        inputs=hash_input_files({name: path for name, path in vars(inputs).items() if isinstance(path, Path)}),
     )
 
 
@@ -228,11 +229,13 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     """Draw every image, write all of them as one, and add the record to the folder's; return the files as a text.
 
     Args:
-        record: what else is recorded; gets the files.
+        record: what else is recorded, a `RunRecord` as `run`; gets the files.
     """
     from sefi.cli.image_files import append_record, save_grid
-    from sefi.provenance.run_record import hash_images
+    from sefi.provenance.run_record import RunRecord, record_images
 
+    run_record = record["run"]
+    assert isinstance(run_record, RunRecord)
     files: list[FileEntry] = []
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
@@ -241,7 +244,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
         written = [Path(str(entry["file"])) for entry in files] + (
             [Path(str(record["grid"]))] if record["grid"] else []
         )
-        record["run"] = run.record and run.record.add(images=hash_images(written)).dump()
+        record["run"] = run_record.add(images=record_images(written)).dump()
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])

@@ -322,7 +322,7 @@ def make_next_command(
 
 def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
     """Return a summary of what was learned."""
-    from sefi.provenance.run_record import hash_file
+    from sefi.provenance.run_record import compute_file_digest
 
     header = identity.header
     return {
@@ -330,7 +330,7 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
         "name": header.name,
         "base_model": header.base_model,
         "bytes": path.stat().st_size,
-        "sha256": hash_file(path),
+        "sha256": compute_file_digest(path),
         "seed": header.seed,
         "metrics": dict(header.metrics),
     }
@@ -342,7 +342,7 @@ def record_run(identity: "Identity", preset: str, source: str, init: Path | None
     Args:
         source: the model as it was named.
     """
-    from sefi.provenance.run_record import ModelRecord, hash_inputs, shorten_source
+    from sefi.provenance.run_record import ModelRecord, hash_input_files, shorten_source
 
     header = identity.header
     assert header.record is not None
@@ -358,7 +358,7 @@ def record_run(identity: "Identity", preset: str, source: str, init: Path | None
             fingerprint=header.base_model,
             signature=signature if header.signature else "",
         ),
-        identities=hash_inputs({name: init}),
+        identities=hash_input_files({name: init}),
     )
 
 

@@ -90,7 +90,7 @@ class ComparedFact:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """The outcome.
 
     Attributes:
@@ -114,7 +114,7 @@ class Comparison:
         return bool(self.differences) and self.differences[0].cause in EFFECTS
 
 
-def compare_results(first: Comparable, second: Comparable, progress: Progress | None = None) -> Comparison:
+def compare_results(first: Comparable, second: Comparable, progress: Progress | None = None) -> ResultComparison:
     """Compare two results.
 
     Results of two kinds have nothing else in common that could be compared.
@@ -123,7 +123,7 @@ def compare_results(first: Comparable, second: Comparable, progress: Progress | 
         progress: is advanced after every image.
     """
     if first.kind != second.kind:
-        return Comparison((ComparedFact("kind", "kind", first.kind, second.kind),), (), 1)
+        return ResultComparison((ComparedFact("kind", "kind", first.kind, second.kind),), (), 1)
     progress = progress or SilentProgress()
     differences: list[ComparedFact] = []
     unknown: list[ComparedFact] = []
@@ -137,7 +137,7 @@ def compare_results(first: Comparable, second: Comparable, progress: Progress | 
             (unknown if fact.is_unknown else differences).append(fact)
     differences = [fact for fact in differences if not _is_mere_name(fact, first, differences)]
     both = (first.tensors.keys() & second.tensors.keys(), first.images.keys() & second.images.keys())
-    return Comparison(tuple(differences), tuple(unknown), _count_facts(first, second) + sum(map(len, both)))
+    return ResultComparison(tuple(differences), tuple(unknown), _count_facts(first, second) + sum(map(len, both)))
 
 
 def _is_mere_name(fact: ComparedFact, first: Comparable, differences: list[ComparedFact]) -> bool:
@@ -271,7 +271,7 @@ def _compare_pixels(name: str, first: ImageOnRecord, second: ImageOnRecord) -> I
         fact = describe("hashes of pixels differ; a file is missing" if stated else NOT_COMPARED)
         yield replace(fact, is_unknown=not stated)
         return
-    one, other = (read_image(image.path)[0] for image in (first, second))
+    one, other = (read_image_words(image.path)[0] for image in (first, second))
     if one.shape != other.shape:
         sides = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (one, other)]
         yield describe(f"{sides[0]} pixels in A, {sides[1]} in B")
@@ -296,7 +296,7 @@ def describe_pixels(gap: NDArray[np.int16]) -> str:
     )
 
 
-def read_image(path: Path) -> tuple[Pixels, Facts]:
+def read_image_words(path: Path) -> tuple[Pixels, Facts]:
     """Read the pixels of an image `[height, width, 3]`, RGB, and what the words in its file state.
 
     Raises:

@@ -189,7 +189,7 @@ def shorten_source(source: str) -> str:
     return path.name or path.resolve().name if is_path else source
 
 
-def hash_file(path: Path) -> str:
+def compute_file_digest(path: Path) -> str:
     """Return the SHA-256 of a file, in hex.
 
     Raises:
@@ -202,12 +202,12 @@ def hash_file(path: Path) -> str:
     return digest.hexdigest()
 
 
-def hash_inputs(inputs: Mapping[str, Path | None]) -> dict[str, str]:
+def hash_input_files(inputs: Mapping[str, Path | None]) -> dict[str, str]:
     """Return the SHA-256 of every file that is there, by name; folders have none."""
-    return {name: hash_file(path) for name, path in inputs.items() if path is not None and path.is_file()}
+    return {name: compute_file_digest(path) for name, path in inputs.items() if path is not None and path.is_file()}
 
 
-def hash_image(path: Path) -> ImageFileRecord:
+def record_image(path: Path) -> ImageFileRecord:
     """Return the hashes of an image file that was written, read back from the disk.
 
     Raises:
@@ -217,9 +217,9 @@ def hash_image(path: Path) -> ImageFileRecord:
 
     with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
         pixels = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
-    return ImageFileRecord(file=path.name, sha256=hash_file(path), pixels_sha256=pixels)
+    return ImageFileRecord(file=path.name, sha256=compute_file_digest(path), pixels_sha256=pixels)
 
 
-def hash_images(paths: Iterable[Path]) -> tuple[ImageFileRecord, ...]:
+def record_images(paths: Iterable[Path]) -> tuple[ImageFileRecord, ...]:
     """Return the hashes of image files, in order."""
-    return tuple(hash_image(path) for path in paths)
+    return tuple(record_image(path) for path in paths)
