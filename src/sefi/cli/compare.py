@@ -13,7 +13,7 @@ from sefi.core.errors import ConfigError, OutputError, SefiError
 
 if TYPE_CHECKING:
     from sefi.identity.file import IdentityHeader
-    from sefi.provenance.compare import Comparable, ComparedFact, ResultComparison, Facts, ImageOnRecord
+    from sefi.provenance.compare import Comparable, ComparedFact, Facts, ImageOnRecord, ResultComparison
     from sefi.provenance.run_record import RunRecord
 
 DIFFERENT = 1  # the exit code, as of `diff`

@@ -89,7 +89,7 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import RECORDS, check_image_folder
+    from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
@@ -113,9 +113,8 @@ def run_generate(
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed, "records": str(out / RECORDS)}
-    record["run"] = record_generation(backbone, config, inputs, identities, identity).add(preset=preset, seed=seed)
+    record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
+    record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
     with TerminalProgress() as progress:
         text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
     print_answer(record, text, as_json=as_json, command="generate")
@@ -204,7 +203,7 @@ def record_generation(
     config: "Config",
     inputs: InputFiles,
     identities: "Sequence[Identity]",
-    files: "Sequence[Path] | None",
+    files: "Sequence[Path]",
 ) -> "RunRecord":
     """Record what explains the images: machine, model, settings, and the SHA-256 of every file that is read.
 
@@ -216,7 +215,7 @@ def record_generation(
     signature = backbone.signature.compute_digest() if backbone.signature else ""
     source = shorten_source(backbone.source)
     method = identities[0].method if identities else config.method
-    named = {one.name: path for one, path in zip(identities, files or (), strict=True)}
+    named = {one.name: path for one, path in zip(identities, files, strict=True)}
     return RunRecord.describe_machine("generate", str(backbone.device), str(backbone.dtype)).add(
         model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature),
         settings={"method": method, **config.generate.model_dump(mode="json")},
@@ -231,12 +230,13 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     Args:
         record: what else is recorded, a `RunRecord` as `run`; gets the files.
     """
-    from sefi.cli.image_files import append_record, save_grid
+    from sefi.cli.image_files import RECORDS, append_record, save_grid
     from sefi.provenance.run_record import RunRecord, record_images
 
     run_record = record["run"]
     assert isinstance(run_record, RunRecord)
     files: list[FileEntry] = []
+    record |= {"seed": run.seed, "records": str(folder / RECORDS)}
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
         record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
@@ -244,7 +244,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
         written = [Path(str(entry["file"])) for entry in files] + (
             [Path(str(record["grid"]))] if record["grid"] else []
         )
-        record["run"] = run_record.add(images=record_images(written)).dump()
+        record["run"] = run_record.add(seed=run.seed, images=record_images(written)).dump()
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
