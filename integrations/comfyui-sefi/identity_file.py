@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-NEWEST_SCHEMA = 3  # 1 had no signature of the model, 2 no second text encoder
+NEWEST_SCHEMA = 4  # 1 had no signature of the model, 2 no second text encoder, 3 no record of the learning
 LARGEST_FILE = 64 * 2**20  # bytes; an identity of tokens takes 30 KB to a few MB
 LARGEST_HEADER = 2**20
 MOST_STAGES, MOST_VECTORS, LARGEST_WIDTH = 100, 33, 8192

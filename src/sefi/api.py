@@ -47,7 +47,7 @@ from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, read_s
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
-from sefi.identity.file import Identity, check_together, compute_identity_digest
+from sefi.identity.file import Identity, add_record, check_together, compute_identity_digest, compute_tokens_digest
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
 from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
@@ -59,6 +59,7 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
+from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -131,7 +132,16 @@ def learn(  # noqa: PLR0913
     views = PhotoViews(first, config.views, tuple(others))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
-    return method.learn(name, views, backbone, config, seed, options)
+    learned = method.learn(name, views, backbone, config, seed, options)
+    return add_record(learned, record_learning(backbone, crops, init))
+
+
+def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None) -> RunRecord:
+    """Record what an identity's header does not state otherwise: the machine, the squares, and where it started."""
+    squares = [CropRecord(left=one.square.left, top=one.square.top, side=one.square.side) for one in crops]
+    started = None if init is None else InitRecord(name=init.name, tokens=compute_tokens_digest(init))
+    machine = RunRecord.describe_machine("learn", str(backbone.device), str(backbone.dtype))
+    return machine.add(versions={}, crops=squares, init=started)
 
 
 def check_config_type(config: object) -> None:

@@ -54,6 +54,7 @@ FILLED = {
     "far_threshold": None,
     "folders": {},
     "mark": False,
+    "record": None,
 }
 
 
@@ -127,11 +128,11 @@ def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, messa
 @pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
 def test_a_run_of_a_newer_version_is_told_by_its_number_whatever_else_it_says(tmp_path, changes):
     with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
-        folder_of(tmp_path, RUN | {"schema": 2} | changes).read_info()
+        folder_of(tmp_path, RUN | {"schema": 3} | changes).read_info()
     assert caught.value.remedy == "Update sefi."
 
 
-@pytest.mark.parametrize("schema", [None, 0, 1])
+@pytest.mark.parametrize("schema", [None, 0, 1, 2])
 def test_a_run_of_an_older_version_is_read(tmp_path, schema):
     assert folder_of(tmp_path, RUN | {"schema": schema}).read_info().subjects == ("ada", "bob")
 

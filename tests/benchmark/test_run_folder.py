@@ -8,6 +8,7 @@ from sefi.benchmark import run
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError, OutputError
+from sefi.provenance.run_record import RunRecord
 
 SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
 VALUES = {
@@ -54,6 +55,16 @@ def test_the_same_run_goes_on_also_with_other_libraries(folder):
     assert folder.read_info().versions == {"torch": "1"}
 
 
+def test_a_run_of_before_goes_on_on_another_machine_and_in_another_place(folder):
+    model = {"name": "/elsewhere/tiny", "fingerprint": "unknown"}
+    folder.info_file.write_text(RunInfo.model_validate({**VALUES, "model": model}).dump())
+    record = RunRecord(kind="bench", threads=3)
+    folder.begin(RunInfo.model_validate({**VALUES, "schema": 2, "record": record}))
+    assert folder.read_info().record is None
+    with pytest.raises(ConfigError, match="model differ"):
+        folder.begin(RunInfo.model_validate({**VALUES, "model": {**model, "name": "other"}}))
+
+
 def test_a_run_goes_on_whose_record_has_the_settings_of_all_methods(folder, tmp_path):
     now = RunInfo.model_validate({**VALUES, "settings": {"ours": {"method": "sefi", "learn": {"steps": 3}}}})
     before = {"ours": {"method": "sefi", "learn": {"steps": 3}, "tune": {"rank": 4}, "basis": {"names": None}}}
@@ -74,7 +85,7 @@ def test_another_run_is_refused_by_what_differs(folder):
 def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
     with pytest.raises(ConfigError, match="is no benchmark run"):
         RunFolder(tmp_path).read_info()
-    folder.info_file.write_text(json.dumps({"schema": 2}))
+    folder.info_file.write_text(json.dumps({"schema": 3}))
     with pytest.raises(ConfigError, match="newer sefi"):
         folder.read_info()
     folder.info_file.write_text("{")

@@ -5,6 +5,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from sefi.backbone.open import MODELS
@@ -57,6 +58,11 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
         assert found.exit_code == 0, found.output
         record = {"schema": "bench run/2", "run": str(tmp_path / "run"), "made": made, "images": 4, "mark": True}
         assert json.loads(found.stdout) == record
+    text = (tmp_path / "run" / "run.json").read_text()
+    assert str(tmp_path) not in text
+    recorded = json.loads(text)["record"]
+    assert (recorded["kind"], recorded["device"], recorded["threads"]) == ("bench", "cpu", torch.get_num_threads())
+    assert recorded["model"]["signature"]
     found = sefi("bench", "report", tmp_path / "run", "--json")
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)

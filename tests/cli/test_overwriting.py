@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from sefi.cli.image_files import shorten_names
 from sefi.identity.file import Identity
 
 QUICK = ("--steps", 2)
@@ -141,7 +142,7 @@ def test_images_are_numbered_on_and_records_appended(sefi, given):
     assert {p.name for p in folder.iterdir()} == {*images, "grid.png", "grid-2.png", "grid-3.png", "records.json"}
     records = json.loads((folder / "records.json").read_text())
     assert [answer.pop("schema") for answer in answers] == ["generate/1"] * 3
-    assert records == {"schema_version": 1, "runs": answers}
+    assert records == {"schema_version": 2, "runs": [shorten_names(answer) for answer in answers]}
     assert {Path(one["images"][0]["file"]).name for one in answers} == images
     assert all(Path(one["grid"]).is_file() for one in answers)
 

@@ -341,7 +341,7 @@ TENSOR = {"dtype": "F32", "shape": [5, 2, 24], "data_offsets": [0, 960]}
     [
         ({}, {}, "learned no tokens"),
         (None, {"tokens": TENSOR}, "is no identity of sefi"),
-        ({"schema_version": 4}, {"tokens": TENSOR}, "newer sefi"),
+        ({"schema_version": 5}, {"tokens": TENSOR}, "newer sefi"),
         ({"schema_version": "2"}, {"tokens": TENSOR}, "damaged"),
         ({"name": "../x"}, {"tokens": TENSOR}, "damaged"),
         ({"name": None}, {"tokens": TENSOR}, "damaged"),

@@ -17,14 +17,25 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_serializer,
+    field_validator,
+    model_validator,
+)
 
 from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
 from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
+from sefi.provenance.run_record import RunRecord, shorten_source
 
-RUN_SCHEMA = 1
+RUN_SCHEMA = 2  # 1 had no `record`
+MACHINE = ("schema", "versions", "record")  # fields of a run that may change while it is under way
 PHOTOS_FOLDER = "photos"  # in the run's folder
 LARGEST_SCORE = 4.0  # twice what two cosines can differ by
 LARGEST_AMOUNT = 10**15  # seconds, megabytes and weights: far more than there are, and their squares are finite
@@ -242,6 +253,7 @@ class RunInfo(RunPart):
         far_threshold: Likeness from which two faces count as one person.
         folders: What is in the folder of each variant whose images another program made.
         mark: The generated images have the invisible mark; earlier versions wrote none.
+        record: The machine that began the run; suite, settings and model are in the other fields.
     """
 
     schema_number: Annotated[int, set_file_key("schema")] = 0
@@ -262,6 +274,12 @@ class RunInfo(RunPart):
     far_threshold: Score = None
     folders: dict[Text, ListedFolder] = Field(default_factory=dict[str, ListedFolder])
     mark: bool = False
+    record: Annotated[RunRecord | None, Lax] = None
+
+    @field_serializer("record")
+    def shorten_record(self, record: RunRecord | None) -> dict[str, Any] | None:
+        """Return the record without what it does not state."""
+        return None if record is None else record.dump()
 
     @model_validator(mode="after")
     def check_subjects(self) -> Self:
@@ -304,14 +322,16 @@ class RunInfo(RunPart):
     def list_differences(self, other: "RunInfo") -> list[str]:
         """Return the keys in which another run differs, in order.
 
-        Versions of libraries may differ; settings that only this one has are of methods that do not read them: earlier
-        versions saved those of all methods.
+        Versions of libraries, the machine and the version of the file may differ; settings that only this one has are
+        of methods that do not read them: earlier versions saved those of all methods.
         """
         values, other_values = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
         values["settings"] = {
             label: drop_other_names(tree, other.settings.get(label, tree)) for label, tree in self.settings.items()
         }
-        return sorted(name for name in values if name != "versions" and values[name] != other_values[name])
+        for one in (values, other_values):  # earlier versions recorded where the model's folder lies
+            one["model"]["name"] = shorten_source(one["model"]["name"])
+        return sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
 
 
 def list_inside(value: object) -> Iterable[Any]:

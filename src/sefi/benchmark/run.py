@@ -10,7 +10,6 @@ import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -42,6 +41,7 @@ from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json
+from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, shorten_source
 
 LARGEST_INFO = 16 * 2**20
 LARGEST_RECORD = 512 * 2**20  # an image has about 2 KB
@@ -262,7 +262,6 @@ def count_lines(path: Path, offset: int) -> int:
 
 
 NO_MODEL = ModelInfo(name="none: images of other programs", fingerprint="none")
-LIBRARIES = ("sefi", "torch", "diffusers", "transformers", "numpy")
 
 
 @dataclass(frozen=True)
@@ -372,11 +371,13 @@ def describe_run(
             suite=describe_suite(suite),
             subjects=tuple(run.list_group_keys()),
             photos=run.hash_photos(),
-            model=NO_MODEL if model is None else ModelInfo(name=model.source, fingerprint=model.fingerprint),
+            model=NO_MODEL
+            if model is None
+            else ModelInfo(name=shorten_source(model.source), fingerprint=model.fingerprint),
             device="cpu" if model is None else model.device.type,
             dtype="float32" if model is None else str(model.dtype).removeprefix("torch."),
             evaluators=evaluators,
-            versions={name: version(name) for name in LIBRARIES},
+            versions=collect_versions(),
             # As JSON has them, lists for tuples, so that they equal those that are read again.
             settings=json.loads(
                 dump_json({variant.label: dump_config(suite.make_config(variant)) for variant in learned})
@@ -385,7 +386,20 @@ def describe_run(
             far_threshold=far_threshold,
             folders=run.describe_folders(),
             mark=run.mark,
+            record=record_benchmark(model),
         )
+
+
+def record_benchmark(backbone: Backbone | None) -> RunRecord:
+    """Record the machine and the model of a run; versions and settings are in its other fields."""
+    if backbone is None:
+        return RunRecord.describe_machine("bench", "cpu", "float32").add(versions={})
+    machine = RunRecord.describe_machine("bench", str(backbone.device), str(backbone.dtype))
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    source = shorten_source(backbone.source)
+    return machine.add(
+        versions={}, model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature)
+    )
 
 
 @contextmanager

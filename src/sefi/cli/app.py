@@ -7,7 +7,22 @@ from typing import Annotated
 import typer
 
 from sefi import __version__
-from sefi.cli import attend, bench, demo, describe, doctor, export, generate, key, learn, score, study, verify, world
+from sefi.cli import (
+    attend,
+    bench,
+    compare,
+    demo,
+    describe,
+    doctor,
+    export,
+    generate,
+    key,
+    learn,
+    score,
+    study,
+    verify,
+    world,
+)
 from sefi.cli.error_reporting import TRACE, ReportingGroup
 from sefi.core.threads import limit_threads
 
@@ -60,6 +75,7 @@ app.command("attend")(attend.run_attend)
 app.command("export")(export.run_export)
 app.command("import")(export.run_import)
 app.command("inspect")(describe.run_inspect)
+app.command("compare")(compare.run_compare)
 app.command("methods")(describe.list_methods)
 app.command("settings")(describe.list_settings)
 app.command("verify")(verify.run_verify)

@@ -15,16 +15,19 @@ File = Annotated[Path, typer.Argument(metavar="FILE", help="An identity file.")]
 def run_inspect(file: File, as_json: options.AsJson = False) -> None:
     """Show who an identity file holds, how it was learned and for which model."""
     from sefi.cli.output import print_answer
-    from sefi.identity.file import Identity
+    from sefi.identity.file import Identity, compute_tokens_digest
 
     identity = Identity.load(file)
     record: dict[str, object] = identity.header.model_dump(mode="json")
     if not identity.header.widths:  # one text encoder
         del record["widths"]
+    if identity.header.record is None:  # of before, or imported
+        del record["record"]
     record["tensors"] = {name: list(tensor.shape) for name, tensor in identity.tensors.items()}
     record["bytes"] = file.stat().st_size
     if "tokens" in identity.tensors:
         # One number a token: several in a list where a name stands for several.
+        record["tokens_sha256"] = compute_tokens_digest(identity)
         record["token_norms"] = identity.tokens.float().norm(dim=-1).double().round(decimals=4).tolist()
     shown = {name: value for name, value in record.items() if name != "signature"}  # long and for machines
     print_answer(record, format_record(shown), as_json=as_json, command="inspect")

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sefi.diffusion.source_image import ImageArguments
     from sefi.identity.file import Identity
     from sefi.provenance.content_credentials import SigningKey
+    from sefi.provenance.run_record import RunRecord
 
 FileEntry = dict[str, object]
 """What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` if sought."""
@@ -114,6 +115,7 @@ def run_generate(
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
+    record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
     run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key)
     text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
@@ -213,22 +215,55 @@ def describe_generation(
     }
 
 
+def record_generation(
+    backbone: "Backbone",
+    config: "Config",
+    inputs: InputFiles,
+    identities: "Sequence[Identity]",
+    files: "Sequence[Path]",
+) -> "RunRecord":
+    """Record what explains the images: machine, model, settings, and the SHA-256 of every file that is read.
+
+    Args:
+        files: of the identities, in their order.
+    """
+    from sefi.provenance.run_record import ModelRecord, RunRecord, hash_input_files, shorten_source
+
+    signature = backbone.signature.compute_digest() if backbone.signature else ""
+    source = shorten_source(backbone.source)
+    method = identities[0].method if identities else config.method
+    named = {one.name: path for one, path in zip(identities, files, strict=True)}
+    return RunRecord.describe_machine("generate", str(backbone.device), str(backbone.dtype)).add(
+        model=ModelRecord(source=source, fingerprint=backbone.fingerprint, signature=signature),
+        settings={"method": method, **config.generate.model_dump(mode="json")},
+        identities=hash_input_files(named),
+        inputs=hash_input_files({name: path for name, path in vars(inputs).items() if isinstance(path, Path)}),
+    )
+
+
 def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -> str:
     """Draw every image, write all of them as one, and add the record to the folder's; return the files as a text.
 
     Args:
-        record: what else is recorded; gets the files.
+        record: what else is recorded, a `RunRecord` as `run`; gets the files.
     """
-    from sefi.cli.image_files import append_record, save_grid
+    from sefi.cli.image_files import RECORDS, append_record, save_grid
     from sefi.cli.progress import TerminalProgress
+    from sefi.provenance.run_record import RunRecord, record_images
 
+    run_record = record["run"]
+    assert isinstance(run_record, RunRecord)
     files: list[FileEntry] = []
-    record |= {"seed": run.seed, "mark": run.mark, "images": files, "grid": None}  # an interrupted run has no grid
+    record |= {"seed": run.seed, "mark": run.mark, "records": str(folder / RECORDS)}
+    record |= {"images": files, "grid": None}  # an interrupted run has no grid
     try:
         with TerminalProgress() as progress:
             images = draw_and_save(run, folder, files, progress)
         record["grid"] = str(save_grid(images, folder, mark=run.mark, key=run.key))
     finally:
+        written = [Path(str(entry["file"])) for entry in files]
+        written += [Path(str(record["grid"]))] if record["grid"] else []
+        record["run"] = run_record.add(seed=run.seed, images=record_images(written)).dump()
         if files:
             append_record(folder, record)
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])

@@ -19,14 +19,15 @@ from sefi.core.text import dump_json, make_file_name
 from sefi.provenance.payload import read_installation_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from sefi.diffusion.sampling import GeneratedImage
     from sefi.provenance.content_credentials import SigningKey
     from sefi.provenance.save import EncodedImage
 
 RECORDS = "records.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, SCHEMA_VERSION)  # 1 had no `run`, and named files as they were typed
 LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
 
 
@@ -85,13 +86,30 @@ def save_grid(
 def append_record(folder: Path, record: dict[str, object]) -> None:
     """Add one run to the folder's `records.json`; no run that another process adds meanwhile is lost.
 
+    Files are named without their folders, so that a record says nothing of whose disk it was made on.
+
     Raises:
         OutputError: the file is not ours, or cannot be written.
     """
     path = folder / RECORDS
     with hold_folder_lock(folder):
-        records = {"schema_version": SCHEMA_VERSION, "runs": [*read_records(path), record]}
+        records = {"schema_version": SCHEMA_VERSION, "runs": [*read_records(path), shorten_names(record)]}
         write_text(path, dump_json(records, indent=2) + "\n")
+
+
+def shorten_names(record: "Mapping[str, object]") -> dict[str, object]:
+    """Return a run's record with the last part of every path, `records` left out: it is the file itself."""
+    short = {name: value for name, value in record.items() if name != "records"}
+    images, identities, inputs = (record.get(name) for name in ("images", "identities", "inputs"))
+    if isinstance(images, list):
+        short["images"] = [{**one, "file": Path(one["file"]).name} for one in images]
+    if isinstance(identities, list):
+        short["identities"] = [Path(str(one)).name for one in identities]
+    if isinstance(inputs, dict):
+        short["inputs"] = {name: Path(v).name if isinstance(v, str) else v for name, v in inputs.items()}
+    if isinstance(grid := record.get("grid"), str):
+        short["grid"] = Path(grid).name
+    return short
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -113,7 +131,7 @@ def read_records(path: Path) -> list[dict[str, Any]]:
         runs = records.get("runs")
         if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
             raise InvalidFileError("it has no list of runs")
-        if records.get("schema_version") != SCHEMA_VERSION:
+        if records.get("schema_version") not in READABLE_VERSIONS:
             remedy = "Update sefi, or choose another folder with --out."
             raise OutputError(f"'{path}' was written by a newer sefi.", remedy)
         return runs

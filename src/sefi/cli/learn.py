@@ -11,6 +11,7 @@ import typer
 
 from sefi.cli import options
 from sefi.core.errors import ConfigError
+from sefi.core.text import dump_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
     from sefi.photo.augment import SubjectCrop
     from sefi.photo.read import Photo
+    from sefi.provenance.run_record import RunRecord
 
 PhotoFiles = Annotated[
     list[Path],
@@ -125,9 +127,9 @@ def run_learn(
     identity, summary = learn_and_save(photos, path, learn_options, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
-    print_answer(
-        make_learn_record(identity, path) | summary | {"next": next_command}, text, as_json=as_json, command="learn"
-    )
+    run = record_run(identity, chosen, model, init).dump()
+    record = make_learn_record(identity, path) | summary | {"run": run, "next": next_command}
+    print_answer(record, text, as_json=as_json, command="learn")
 
 
 def prepare_method(config: "Config", model_options: "ModelOptions", evaluators: Path | None) -> "ModelOptions":
@@ -218,8 +220,7 @@ def learn_and_save(
     from sefi.core.files import FileKind, check_output
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
-    from sefi.identity.file import write_identity
-    from sefi.methods.base import compute_tokens_digest
+    from sefi.identity.file import compute_tokens_digest, write_identity
     from sefi.photo.read import read_photo
 
     photos = [read_photo(file) for file in files]
@@ -321,15 +322,44 @@ def make_next_command(
 
 def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
     """Return a summary of what was learned."""
+    from sefi.provenance.run_record import compute_file_digest
+
     header = identity.header
     return {
         "identity": str(path),
         "name": header.name,
         "base_model": header.base_model,
         "bytes": path.stat().st_size,
+        "sha256": compute_file_digest(path),
         "seed": header.seed,
         "metrics": dict(header.metrics),
     }
+
+
+def record_run(identity: "Identity", preset: str, source: str, init: Path | None) -> "RunRecord":
+    """Return the whole record of a learning: what the identity's header states, preset, model and the file of init.
+
+    Args:
+        source: the model as it was named.
+    """
+    from sefi.provenance.run_record import ModelRecord, hash_input_files, shorten_source
+
+    header = identity.header
+    assert header.record is not None
+    signature = hashlib.sha256(dump_json(header.signature, sort_keys=True).encode()).hexdigest()[:16]
+    name = header.record.init.name if header.record.init else ""
+    return header.record.add(
+        versions=header.library_versions,
+        preset=preset,
+        settings=header.settings,
+        seed=header.seed,
+        model=ModelRecord(
+            source=shorten_source(source),
+            fingerprint=header.base_model,
+            signature=signature if header.signature else "",
+        ),
+        identities=hash_input_files({name: init}),
+    )
 
 
 def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", training: "Sequence[object]") -> Path:

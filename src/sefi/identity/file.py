@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from safetensors.torch import save, save_file
 
 from sefi.core.config import AnyConfig, Config, parse_saved_config
@@ -40,6 +40,7 @@ from sefi.core.reading import (
 )
 from sefi.core.text import is_utf8
 from sefi.identity.hub import FILE, download_folder, make_card, upload_folder
+from sefi.provenance.run_record import RunRecord
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
@@ -57,7 +58,8 @@ RELEARN = "Learn it again with a lower learning rate."
 REMEDY = "Use a file that `sefi learn` wrote."
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
-SCHEMA_VERSION = 3  # the newest that is read; 1 had no `signature`, 2 no `widths`
+SCHEMA_VERSION = 4  # the newest that is read; 1 had no `signature`, 2 no `widths`, 3 no `record`
+TWO_ENCODER_VERSION = 3  # what is written with `widths` and without a record
 ONE_ENCODER_VERSION = 2  # what is written without `widths`: earlier versions of the package read it
 LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
 TOKEN_DIMS = 4  # of tokens, where a name has several: stage, key or value, vector, width
@@ -86,6 +88,12 @@ class IdentityHeader(BaseModel):
     consent: str | None = Field(default=None, max_length=10_000)
     metrics: dict[str, float] = Field(default_factory=dict, max_length=64)
     shards: tuple[str, ...] = Field(default=(), max_length=64)
+    record: RunRecord | None = None
+
+    @field_serializer("record")
+    def shorten_record(self, record: RunRecord | None) -> dict[str, Any] | None:
+        """Return the record without what it does not state."""
+        return None if record is None else record.dump()
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +200,11 @@ class Identity:
         )
 
 
+def compute_tokens_digest(identity: Identity) -> str:
+    """Compute the SHA-256 of an identity's tokens as float32, in hex."""
+    return hashlib.sha256(identity.tokens.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
 def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:
     """Add an axis for vectors to tokens `[stage, 2, width]`; those that have it are returned as they are."""
     return tokens if tokens.ndim == TOKEN_DIMS else tokens[:, :, None]
@@ -253,8 +266,14 @@ def compute_identity_digest(identity: Identity) -> str:
 
 
 def dump_header(header: IdentityHeader) -> str:
-    """Return the JSON header; `widths` are left out where there is one text encoder."""
-    return header.model_dump_json(exclude=None if header.widths else {"widths"})
+    """Return the JSON header; `widths` are left out where there is one text encoder, `record` where there is none."""
+    return header.model_dump_json(exclude={name for name in ("widths", "record") if not getattr(header, name)})
+
+
+def add_record(identity: Identity, record: RunRecord) -> Identity:
+    """Return an identity with the record of how it was learned."""
+    header = identity.header.model_copy(update={"record": record, "schema_version": SCHEMA_VERSION})
+    return Identity(identity.tensors, header)
 
 
 def split_tokens(tensors: Tensors, widths: Sequence[int]) -> Tensors:

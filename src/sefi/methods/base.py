@@ -1,9 +1,7 @@
 """The protocol of a method, and what methods share."""
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -21,12 +19,19 @@ from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import compute_class_row, tokenize_text
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_sface
-from sefi.identity.file import ONE_ENCODER_VERSION, SCHEMA_VERSION, Identity, IdentityHeader, Tensors
+from sefi.identity.file import (
+    ONE_ENCODER_VERSION,
+    TWO_ENCODER_VERSION,
+    Identity,
+    IdentityHeader,
+    Tensors,
+    compute_tokens_digest,
+)
 from sefi.photo.augment import PhotoViews
+from sefi.provenance.run_record import collect_versions
 from sefi.training.loop import IdentityTask, train
 from sefi.training.token_inversion import TokenTask
 
-LIBRARIES = ("torch", "diffusers", "transformers")
 NAME_WORDS = 2  # words of a name that count
 FEWEST_NAMES = 2
 LARGEST_LIST = 4 * 2**20  # bytes
@@ -223,7 +228,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
     """Create the header of an identity."""
     widths = backbone.token_widths
     return IdentityHeader(
-        schema_version=SCHEMA_VERSION if len(widths) > 1 else ONE_ENCODER_VERSION,
+        schema_version=TWO_ENCODER_VERSION if len(widths) > 1 else ONE_ENCODER_VERSION,
         name=name,
         method=config.method,
         stages=config.learn.stages,
@@ -234,7 +239,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
         class_word=config.learn.class_word,
         settings=dump_config(config),
         seed=seed,
-        library_versions={library: version(library) for library in LIBRARIES},
+        library_versions=collect_versions(),
     )
 
 
@@ -269,11 +274,6 @@ def learn_tokens(
         # A checkpoint that started elsewhere is none of this training.
         task.training_key["init"] = compute_tokens_digest(options.init)
     return learn_identity(task, name, backbone, config, seed, options)
-
-
-def compute_tokens_digest(identity: Identity) -> str:
-    """Compute the SHA-256 of an identity's tokens, in hex."""
-    return hashlib.sha256(identity.tokens.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def fit_first_tokens(init: Identity | None, settings: LearnSettings) -> Tensor | None:
