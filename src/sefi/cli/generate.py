@@ -53,6 +53,9 @@ ControlScale = Annotated[float | None, typer.Option("--control-scale", help="How
 RepairFaces = Annotated[
     bool, typer.Option("--repair-faces", help="Generate small faces again, larger, and paste them back.")
 ]
+ExpiredConsent = Annotated[
+    bool, typer.Option("--expired-consent", help="Generate although the consent that an identity states has expired.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -79,6 +82,7 @@ def run_generate(
     repair_faces: RepairFaces = False,
     detector: options.Detector = None,
     clip_skip: ClipSkip = None,
+    expired_consent: ExpiredConsent = False,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -109,14 +113,31 @@ def run_generate(
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     identities = load_identities(prompts, identity or [], config)
+    if not expired_consent:
+        check_consents(identities)
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs)
     record |= {"identities": [str(path) for path in identity or []], "seed": seed}
+    record |= {"expired_consent": True} if expired_consent else {}
     with TerminalProgress() as progress:
         text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
     print_answer(record, text, as_json=as_json, command="generate")
+
+
+def check_consents(identities: "Sequence[Identity]") -> None:
+    """Refuse identities whose consent has expired, before a model is opened.
+
+    Raises:
+        ConfigError: as `check_consent`.
+    """
+    from datetime import date
+
+    from sefi.provenance.consent import check_consent
+
+    for one in identities:
+        check_consent(one.name, one.header.consent, date.today())  # noqa: DTZ011 the day where the user is
 
 
 @dataclass(frozen=True)
@@ -238,6 +259,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             config=run.config,
             seed=run.seed,
             progress=run.progress,
+            expired_consent=True,  # refused before the model was opened, unless it is wanted
             **inputs,
         ):
             path = save_image(image, folder)

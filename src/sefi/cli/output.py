@@ -72,7 +72,9 @@ SCHEMAS: dict[str, Schema] = {
             "inputs": "images that generation started from or followed, and how: the options given, and their defaults",
             "seed": "what was given with --seed; image k of a prompt has seed + k",
             "unknown_words": "words of the prompts that the model does not know",
+            "expired_consent": "true where --expired-consent was given",
         },
+        frozenset({"expired_consent"}),
     ),
     "attend": Schema(
         1,
