@@ -377,7 +377,7 @@ class GenerateOptions(ImageArguments, total=False):
     batch_size: int
 
 
-def generate(
+def generate(  # noqa: PLR0913
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,

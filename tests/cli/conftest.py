@@ -66,7 +66,7 @@ def ada(model_folder, portrait, tmp_path_factory) -> Path:
     """An identity file learned through the program in two steps."""
     path = tmp_path_factory.mktemp("identity") / "ada.safetensors"
     words = ["learn", portrait, "--name", "ada", "--model", model_folder, "--no-crop"]
-    words += ["--steps", 2, "--out", path]
+    words += ["--steps", 2, "--out", path, *CONSENT]
     found = CliRunner().invoke(app, [str(word) for word in words])
     assert found.exit_code == 0, found.output
     return path

@@ -306,10 +306,9 @@ def learn_and_save(
     )
     write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
-    unknown = find_unknown_words(backbone, list_training_sentences(learn_options.config))
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
-        "unknown_words": unknown,
+        "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
         "photos": [make_crop_record(crop) for crop in crops],
     }
 

@@ -114,6 +114,13 @@ SCHEMAS: dict[str, Schema] = {
         },
         frozenset({"token_norms", "widths"}),
     ),
+    "forget": Schema(
+        1,
+        {
+            "removed": "the files removed or cleared of the identity",
+            "left": "a list of objects with file and reason; the exit code is 1 if there are any",
+        },
+    ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
     "settings": Schema(
         1,
@@ -134,6 +141,7 @@ SCHEMAS: dict[str, Schema] = {
             "devices": "where models can run",
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
+            "leftovers": "unfinished trainings and temporary files here and below; `sefi forget --leftovers` removes",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },
