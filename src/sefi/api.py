@@ -136,10 +136,10 @@ def learn(  # noqa: PLR0913
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     identity = method.learn(name, views, backbone, config, seed, options)
-    return identity if consent is None else state_consent(identity, consent)
+    return identity if consent is None else add_consent(identity, consent)
 
 
-def state_consent(identity: Identity, consent: Consent) -> Identity:
+def add_consent(identity: Identity, consent: Consent) -> Identity:
     """Return the identity with a consent in its header."""
     return Identity(identity.tensors, identity.header.model_copy(update={"consent": consent.format()}))
 

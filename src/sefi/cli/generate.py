@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
+from sefi.cli.image_files import check_image_folder
+from sefi.cli.output import print_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -92,9 +94,7 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
-    from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
     overrides = format_settings(
@@ -113,31 +113,15 @@ def run_generate(
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     identities = load_identities(prompts, identity or [], config)
-    if not expired_consent:
-        check_consents(identities)
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    record = describe_generation(backbone, config, prompts, inputs)
-    record |= {"identities": [str(path) for path in identity or []], "seed": seed}
-    record |= {"expired_consent": True} if expired_consent else {}
+    typed = {"identities": [str(path) for path in identity or []], "seed": seed}
+    record = describe_generation(backbone, config, prompts, inputs) | typed
     with TerminalProgress() as progress:
-        text = draw_and_record(GenerateRun(prompts, identities, backbone, config, seed, progress, read), out, record)
+        run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, expired_consent)
+        text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
-
-
-def check_consents(identities: "Sequence[Identity]") -> None:
-    """Refuse identities whose consent has expired, before a model is opened.
-
-    Raises:
-        ConfigError: as `check_consent`.
-    """
-    from datetime import date
-
-    from sefi.provenance.consent import check_consent
-
-    for one in identities:
-        check_consent(one.name, one.header.consent, date.today())  # noqa: DTZ011 the day where the user is
 
 
 @dataclass(frozen=True)
@@ -165,6 +149,7 @@ class GenerateRun:
     seed: int
     progress: "Progress"
     inputs: "ImageArguments | None" = None
+    expired_consent: bool = False
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -227,6 +212,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     from sefi.cli.image_files import append_record, save_grid
 
     files: list[FileEntry] = []
+    record |= {"expired_consent": True} if run.expired_consent else {}
     record |= {"images": files, "grid": None}  # an interrupted run has none
     try:
         record["grid"] = str(save_grid(draw_and_save(run, folder, files), folder))
@@ -259,7 +245,7 @@ def draw_and_save(run: GenerateRun, folder: Path, files: "list[FileEntry]") -> "
             config=run.config,
             seed=run.seed,
             progress=run.progress,
-            expired_consent=True,  # refused before the model was opened, unless it is wanted
+            expired_consent=run.expired_consent,
             **inputs,
         ):
             path = save_image(image, folder)

@@ -119,7 +119,6 @@ def run_learn(
     from sefi.identity.file import Identity
 
     check_name(name)
-    check_consent_text(consent)
     path = out or Path(f"{name}.safetensors")
     inputs = (*photos, model, detector, evaluators, init, *(setting.partition("=")[2] for setting in settings or []))
     check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
@@ -130,17 +129,15 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
+    check_consent_text(consent)
     start = None if init is None else Identity.load(init)
-    learn_options = LearnOptions(
-        name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent
-    )
+    wanted = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent)
     model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
-    identity, summary = learn_and_save(photos, path, learn_options, model_options)
+    identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
-    print_answer(
-        make_learn_record(identity, path) | summary | {"next": next_command}, text, as_json=as_json, command="learn"
-    )
+    record = make_learn_record(identity, path) | summary | {"next": next_command}
+    print_answer(record, text, as_json=as_json, command="learn")
 
 
 def prepare_method(config: "Config", model_options: "ModelOptions", evaluators: Path | None) -> "ModelOptions":
@@ -226,7 +223,7 @@ def check_consent_text(text: str | None) -> None:
         require_consent(text, date.today())  # noqa: DTZ011 the day where the user is
 
 
-def ask_consent(text: str | None, *, is_embedded: bool) -> "Consent | None":
+def collect_consent(text: str | None, *, is_embedded: bool) -> "Consent | None":
     """Return the stated consent; a person at a terminal is asked for it, unless the model is the embedded one.
 
     Raises:
@@ -253,12 +250,7 @@ def learn_and_save(
     files: "Sequence[Path]", path: Path, learn_options: LearnOptions, model_options: "ModelOptions"
 ) -> "tuple[Identity, dict[str, object]]":
     """Learn the subject of photo files and write its identity; say how long it took."""
-    from sefi.api import (
-        check_photo_styles,
-        learn as learn_identity,
-        list_training_remarks,
-        list_training_sentences,
-    )
+    from sefi.api import check_photo_styles, learn, list_training_remarks, list_training_sentences
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
@@ -277,7 +269,7 @@ def learn_and_save(
     )
     started_from = [] if learn_options.init is None else list_identity_remarks(backbone, [learn_options.init])
     # After the model is open: nobody attests anything for a mistyped folder.
-    consent = ask_consent(learn_options.consent, is_embedded=backbone.is_embedded)
+    consent = collect_consent(learn_options.consent, is_embedded=backbone.is_embedded)
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
@@ -288,7 +280,7 @@ def learn_and_save(
     unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
-        identity = learn_identity(
+        identity = learn(
             crops,
             name=learn_options.name,
             backbone=backbone,

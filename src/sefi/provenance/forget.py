@@ -40,7 +40,7 @@ class Trace:
     reason: str
 
 
-def walk_files(folders: Iterable[Path]) -> Iterator[Path]:
+def find_regular_files(folders: Iterable[Path]) -> Iterator[Path]:
     """Yield the regular files below folders, each once; no link is followed.
 
     Raises:
@@ -74,7 +74,7 @@ def list_traces(identity: Path, folders: Sequence[Path]) -> list[Trace]:
     with identity.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     found: dict[Path, str] = {}
-    for path in walk_files([identity.parent, *folders]):
+    for path in find_regular_files([identity.parent, *folders]):
         if path == identity:
             continue
         if path.name == RECORDS and (runs := read_runs(path)) is not None:
@@ -180,7 +180,7 @@ def take_runs_out(record: Path, identity: Path) -> None:
 
 def list_leftovers(folders: Iterable[Path]) -> list[Path]:
     """List unfinished trainings and temporary files, by the names that this package gives them."""
-    return [path for path in walk_files(folders) if TEMPORARY.fullmatch(path.name)]
+    return [path for path in find_regular_files(folders) if TEMPORARY.fullmatch(path.name)]
 
 
 def remove_leftovers(paths: Iterable[Path], now: float | None = None) -> tuple[list[Path], list[Trace]]:
