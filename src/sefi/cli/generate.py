@@ -116,7 +116,7 @@ def run_generate(
     read = read_inputs(inputs, config, prompts)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
-    typed = {"identities": [str(path) for path in identity or []], "seed": seed}
+    typed: dict[str, object] = {"identities": [str(path) for path in identity or []], "seed": seed}
     record = describe_generation(backbone, config, prompts, inputs) | typed
     with TerminalProgress() as progress:
         run = GenerateRun(prompts, identities, backbone, config, seed, progress, read, expired_consent)
