@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -59,6 +60,7 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
+from sefi.provenance.consent import Consent, check_consent
 from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
@@ -83,6 +85,7 @@ def learn(  # noqa: PLR0913
     evaluators: str | Path | None = None,
     any_style: bool = False,
     init: Identity | None = None,
+    consent: Consent | None = None,
     progress: Progress | bool | None = None,
     checkpoint: Path | None = None,
 ) -> Identity:
@@ -103,6 +106,8 @@ def learn(  # noqa: PLR0913
         any_style: learn a photograph on the embedded model, which knows drawings only, or a drawing on another model.
         init: an identity whose tokens are where learning starts, instead of the class word: to learn it for longer, or
             one that was imported. The tokens of a single stage start every stage. The optimiser's state does not go on.
+        consent: who allows it, for what, until when; the identity holds it. None states nothing, which is remarked on
+            any model but the embedded one.
         progress: True shows a bar; an object is called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
 
@@ -125,6 +130,8 @@ def learn(  # noqa: PLR0913
     method.check(backbone, config, folder)
     if init is not None:
         check_init(init, method, backbone)
+    if consent is None and not backbone.is_embedded:
+        LOGGER.warning("nobody is stated to have agreed to this likeness: learn(..., consent=Consent(...)) states it")
     for remark in list_training_remarks(backbone, config):
         LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
@@ -133,7 +140,8 @@ def learn(  # noqa: PLR0913
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
-    return add_record(learned, record_learning(backbone, crops, init))
+    recorded = add_record(learned, record_learning(backbone, crops, init))
+    return recorded if consent is None else add_consent(recorded, consent)
 
 
 def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None) -> RunRecord:
@@ -147,6 +155,11 @@ def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Iden
 def check_config_type(config: object) -> None:
     """Refuse settings that are no `Config`, with `ConfigError`."""
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
+
+
+def add_consent(identity: Identity, consent: Consent) -> Identity:
+    """Return the identity with a consent in its header."""
+    return Identity(identity.tensors, identity.header.model_copy(update={"consent": consent.format()}))
 
 
 def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
@@ -391,7 +404,7 @@ class GenerateOptions(ImageArguments, total=False):
     batch_size: int
 
 
-def generate(
+def generate(  # noqa: PLR0913
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
@@ -400,6 +413,7 @@ def generate(
     seed: int = 0,
     generator: torch.Generator | None = None,
     progress: Progress | bool | None = None,
+    expired_consent: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> list[GeneratedImage]:
     """Generate images of every prompt; image k of a prompt has seed `seed + k`.
@@ -412,6 +426,7 @@ def generate(
         seed: 0 to 2^62.
         generator: draws the seed instead, as of diffusers' pipelines.
         progress: True shows a bar; an object is called at every step.
+        expired_consent: generate although the consent that an identity states has expired.
         options: settings that differ from `config`: `steps`, `guidance_scale`, `negative_prompt`, `num_images`,
             `scheduler`, `width`, `height`, `identity_strength`, `clip_skip`, `batch_size`. And images that generation
             starts from or follows, each a file, a Pillow image or an RGB array: `init_image` with `strength` (share of
@@ -428,7 +443,16 @@ def generate(
     """
     if generator is not None:
         seed = int(torch.randint(LARGEST_SEED, (), generator=generator, device=generator.device))
-    each = generate_each(prompts, identities, backbone=backbone, config=config, seed=seed, progress=progress, **options)
+    each = generate_each(
+        prompts,
+        identities,
+        backbone=backbone,
+        config=config,
+        seed=seed,
+        progress=progress,
+        expired_consent=expired_consent,
+        **options,
+    )
     return list(each)
 
 
@@ -440,6 +464,7 @@ def generate_each(
     config: Config = DEFAULT,
     seed: int = 0,
     progress: Progress | bool | None = None,
+    expired_consent: bool = False,
     **options: Unpack[GenerateOptions],
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
@@ -453,6 +478,8 @@ def generate_each(
     check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
     check_guidance(settings)
     check_together(identities)
+    if not expired_consent:
+        check_consents(identities)
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
     backbone = open_model(backbone)
@@ -478,6 +505,12 @@ def generate_each(
         made = repair_faces(model, image, detector, settings, source) if detector else image
         record = make_image_record(backbone, made.prompt, made.seed, settings, digests, sources)
         yield replace(made, record=record)
+
+
+def check_consents(identities: Sequence[Identity]) -> None:
+    """Refuse identities whose consent has expired, with `ConfigError`; those that state none pass."""
+    for identity in identities:
+        check_consent(identity.name, identity.header.consent, date.today())  # noqa: DTZ011 the day where the user is
 
 
 def describe_sources(images: ImageArguments) -> dict[str, object]:

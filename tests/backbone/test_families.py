@@ -668,7 +668,21 @@ def test_the_commands_work_on_sdxl(
         assert result.exit_code == 0, result.output
         return result.stdout
 
-    run("learn", str(photo_file), "--name", "ada", "--model", model, "--no-crop", *few, "--out", out)
+    consent = "by=Jane Doe; for=synthetic; scope=tests"
+    run(
+        "learn",
+        str(photo_file),
+        "--name",
+        "ada",
+        "--model",
+        model,
+        "--no-crop",
+        *few,
+        "--out",
+        out,
+        "--consent",
+        consent,
+    )
     shown = json.loads(run("inspect", out, "--json"))
     assert (shown["width"], shown["widths"], shown["tensors"]) == (2048, [768, 1280], {"tokens": [5, 2, 2048]})
     assert "text_encoder_2" in shown["signature"]

@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 
 from sefi.cli.app import app
 
+CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
+
 
 @pytest.fixture(scope="session")
 def model_folder(backbone, tmp_path_factory) -> Path:
@@ -25,9 +27,11 @@ def model_folder(backbone, tmp_path_factory) -> Path:
 
 @pytest.fixture
 def sefi():
-    """Run the program; the result has exit_code, stdout and stderr."""
+    """Run the program; the result has exit_code, stdout and stderr. Learning on a model states a consent."""
 
     def run(*words):
+        if words[:1] == ("learn",) and "--model" in words and "--consent" not in words:
+            words = (*words, *CONSENT)
         return CliRunner().invoke(app, [str(word) for word in words])
 
     return run
@@ -62,7 +66,7 @@ def ada(model_folder, portrait, tmp_path_factory) -> Path:
     """An identity file learned through the program in two steps."""
     path = tmp_path_factory.mktemp("identity") / "ada.safetensors"
     words = ["learn", portrait, "--name", "ada", "--model", model_folder, "--no-crop"]
-    words += ["--steps", 2, "--out", path]
+    words += ["--steps", 2, "--out", path, *CONSENT]
     found = CliRunner().invoke(app, [str(word) for word in words])
     assert found.exit_code == 0, found.output
     return path

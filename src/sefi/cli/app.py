@@ -15,6 +15,7 @@ from sefi.cli import (
     describe,
     doctor,
     export,
+    forget,
     generate,
     key,
     learn,
@@ -80,6 +81,7 @@ app.command("methods")(describe.list_methods)
 app.command("settings")(describe.list_settings)
 app.command("verify")(verify.run_verify)
 app.command("key")(key.run_key)
+app.command("forget")(forget.run_forget)
 app.command("doctor")(doctor.run_doctor)
 app.command("score")(score.run_score)
 app.add_typer(bench.app, name="bench")

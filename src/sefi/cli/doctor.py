@@ -45,6 +45,7 @@ def run_doctor(as_json: options.AsJson = False) -> None:
         "devices": list_devices(),
         "embedded_model": find_embedded_model(problems),
         "face_detector": try_detector(problems),
+        "leftovers": find_leftovers(),
         "free_disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
     }
     record["problems"] = problems
@@ -91,6 +92,17 @@ def try_detector(problems: list[str]) -> str | None:
             f"the face detector finds {len(faces)} faces in the package's portrait of one: install sefi again"
         )
     return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
+
+
+def find_leftovers() -> list[str]:
+    """Return unfinished trainings and temporary files below this folder; they hold likenesses."""
+    from sefi.core.errors import OutputError
+    from sefi.provenance.forget import list_leftovers
+
+    try:
+        return [str(path) for path in list_leftovers([Path.cwd()])]
+    except OutputError as error:
+        return [f"not searched: {error.problem}"]
 
 
 def list_devices() -> list[str]:

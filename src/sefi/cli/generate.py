@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
+from sefi.cli.image_files import check_image_folder
+from sefi.cli.output import print_answer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,6 +60,9 @@ RepairFaces = Annotated[
 Sign = Annotated[
     bool, typer.Option("--sign", help="Add signed content credentials (C2PA), by SEFI_C2PA_CERTIFICATE or a local key.")
 ]
+ExpiredConsent = Annotated[
+    bool, typer.Option("--expired-consent", help="Generate although the consent that an identity states has expired.")
+]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -84,6 +89,7 @@ def run_generate(
     repair_faces: RepairFaces = False,
     detector: options.Detector = None,
     clip_skip: ClipSkip = None,
+    expired_consent: ExpiredConsent = False,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -96,9 +102,7 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.image_files import check_image_folder
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
-    from sefi.cli.output import print_answer
 
     overrides = format_settings(
         generate__count=count, generate__steps=steps, generate__guidance_scale=guidance_scale,
@@ -116,7 +120,7 @@ def run_generate(
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
     record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
-    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key)
+    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key, expired_consent)
     text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
@@ -162,6 +166,7 @@ class GenerateRun:
     mark: bool = True
     names: bool = False
     key: "SigningKey | None" = None
+    expired_consent: bool = False
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -254,6 +259,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     run_record = record["run"]
     assert isinstance(run_record, RunRecord)
     files: list[FileEntry] = []
+    record |= {"expired_consent": True} if run.expired_consent else {}
     record |= {"seed": run.seed, "mark": run.mark, "records": str(folder / RECORDS)}
     record |= {"images": files, "grid": None}  # an interrupted run has no grid
     try:
@@ -294,6 +300,7 @@ def draw_and_save(
             config=run.config,
             seed=run.seed,
             progress=progress,
+            expired_consent=run.expired_consent,
             **inputs,
         ):
             path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)

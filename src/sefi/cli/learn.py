@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
     from sefi.photo.augment import SubjectCrop
     from sefi.photo.read import Photo
+    from sefi.provenance.consent import Consent
     from sefi.provenance.run_record import RunRecord
 
 PhotoFiles = Annotated[
@@ -68,6 +69,14 @@ Init = Annotated[
     Path | None,
     typer.Option("--init", metavar="FILE", help="An identity to go on from: learned before, or from `sefi import`."),
 ]
+ConsentText = Annotated[
+    str | None,
+    typer.Option(
+        "--consent",
+        metavar="TEXT",
+        help='Who allows it, for any but the embedded model: "by=Jane Doe; for=self; scope=private use".',
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -88,6 +97,7 @@ def run_learn(
     evaluators: options.Evaluators = None,
     any_style: AnyStyle = False,
     init: Init = None,
+    consent: ConsentText = None,
     seed: options.Seed = 0,
     out: Out = None,
     overwrite: options.Overwrite = False,
@@ -121,10 +131,11 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     check_detector(detector)
     check_evaluators(evaluators)
+    check_consent_text(consent)
     start = None if init is None else Identity.load(init)
-    learn_options = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite)
+    wanted = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent)
     model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
-    identity, summary = learn_and_save(photos, path, learn_options, model_options)
+    identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
     run = record_run(identity, chosen, model, init).dump()
@@ -202,18 +213,47 @@ class LearnOptions:
     init: "Identity | None"
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
+    consent: str | None
+
+
+def check_consent_text(text: str | None) -> None:
+    """Refuse a statement of consent that cannot be read or has expired, before any work."""
+    from datetime import date
+
+    from sefi.provenance.consent import require_consent
+
+    if text is not None:
+        require_consent(text, date.today())  # noqa: DTZ011 the day where the user is
+
+
+def collect_consent(text: str | None, *, is_embedded: bool) -> "Consent | None":
+    """Return the stated consent; a person at a terminal is asked for it, unless the model is the embedded one.
+
+    Raises:
+        ConfigError: none is stated and nobody can be asked.
+    """
+    import sys
+    from datetime import date
+
+    from sefi.provenance.consent import SUBJECTS, require_consent
+
+    if text is None and is_embedded:
+        return None
+    if text is None and sys.stdin.isatty() and sys.stderr.isatty():
+        by = typer.prompt("Consent: your name", err=True)
+        subjects = "; ".join(f"{word}: {meaning}" for word, meaning in SUBJECTS.items())
+        subject = typer.prompt(f"Whose likeness ({subjects})", err=True)
+        scope = typer.prompt("What it may be used for", default="private use", err=True)
+        expires = typer.prompt("Last day, as 2027-12-31 (empty: without end)", default="", err=True)
+        text = f"by={by}; for={subject}; scope={scope}" + (f"; expires={expires}" if expires else "")
+    return require_consent(text, date.today())  # noqa: DTZ011 the day where the user is
 
 
 def learn_and_save(
     files: "Sequence[Path]", path: Path, learn_options: LearnOptions, model_options: "ModelOptions"
 ) -> "tuple[Identity, dict[str, object]]":
     """Learn the subject of photo files and write its identity; say how long it took."""
-    from sefi.api import (
-        check_photo_styles,
-        learn as learn_identity,
-        list_training_remarks,
-        list_training_sentences,
-    )
+    from sefi.api import check_photo_styles, learn, list_training_remarks, list_training_sentences
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
@@ -230,6 +270,8 @@ def learn_and_save(
         model_options.name, download=model_options.download, device=model_options.device, dtype=model_options.dtype
     )
     started_from = [] if learn_options.init is None else list_identity_remarks(backbone, [learn_options.init])
+    # After the model is open: nobody attests anything for a mistyped folder.
+    consent = collect_consent(learn_options.consent, is_embedded=backbone.is_embedded)
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
@@ -240,7 +282,7 @@ def learn_and_save(
     unfinished = name_checkpoint(path, crops, training)
     started = time.monotonic()
     with TerminalProgress() as progress:
-        identity = learn_identity(
+        identity = learn(
             crops,
             name=learn_options.name,
             backbone=backbone,
@@ -248,6 +290,7 @@ def learn_and_save(
             seed=learn_options.seed,
             evaluators=learn_options.evaluator_folder,
             init=learn_options.init,
+            consent=consent,
             progress=progress,
             checkpoint=unfinished,
         )
@@ -257,10 +300,9 @@ def learn_and_save(
     )
     write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
-    unknown = find_unknown_words(backbone, list_training_sentences(learn_options.config))
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
-        "unknown_words": unknown,
+        "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
         "photos": [make_crop_record(crop) for crop in crops],
     }
 

@@ -76,7 +76,9 @@ SCHEMAS: dict[str, Schema] = {
             "unknown_words": "words of the prompts that the model does not know",
             "records": "the file that this run was added to",
             "run": "what explains the images: a run record, see docs/reproducibility.md",
+            "expired_consent": "true where --expired-consent was given",
         },
+        frozenset({"expired_consent"}),
     ),
     "attend": Schema(
         1,
@@ -140,6 +142,13 @@ SCHEMAS: dict[str, Schema] = {
             "compared": "facts, tensors and images that were compared",
         },
     ),
+    "forget": Schema(
+        1,
+        {
+            "removed": "the files removed or cleared of the identity",
+            "left": "a list of objects with file and reason; the exit code is 1 if there are any",
+        },
+    ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
     "settings": Schema(
         1,
@@ -160,6 +169,7 @@ SCHEMAS: dict[str, Schema] = {
             "devices": "where models can run",
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
+            "leftovers": "unfinished trainings and temporary files here and below; `sefi forget --leftovers` removes",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },

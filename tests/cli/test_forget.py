@@ -1,0 +1,71 @@
+"""Nothing of a likeness is left on disk once it is forgotten, and nobody else's file is touched."""
+
+import json
+import os
+import shutil
+import time
+
+import pytest
+
+from sefi.identity.file import Identity
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch):
+    """A home, cache and temporary folder of the test's own; the work is in `work`."""
+    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+def test_no_byte_of_a_forgotten_identity_is_left(home, sefi, ada, model_folder):
+    shutil.copy(ada, "ada.safetensors")
+    shutil.copy(ada, home / "home" / "copy.safetensors")
+    made = sefi("generate", "<ada>", "-i", "ada.safetensors", "--model", model_folder, "--steps", 2, "--out", "images")
+    assert made.exit_code == 0, made.output
+    image_bytes = [path.read_bytes()[60:160] for path in home.rglob("*.png")]
+    tokens = Identity.load("ada.safetensors").tokens.numpy().tobytes()[:64]
+    for name in (".ada.0123456789ab.unfinished", ".ada.0123456789ab.partial.safetensors"):
+        (home / "work" / name).write_bytes(tokens)
+    (home / "work" / ".adam.0123456789ab.unfinished").write_bytes(b"of somebody else")
+    (home / "work" / "page.png").write_bytes(b"of somebody else")
+
+    found = sefi("forget", "ada", "--in", home, "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["left"] == []
+    rest = {path.name: path.read_bytes() for path in home.rglob("*") if path.is_file()}
+    assert {".adam.0123456789ab.unfinished", "page.png"} == {name for name in rest if rest[name]}
+    for planted in (tokens, *image_bytes, b"<ada>"):
+        assert not any(planted in content for content in rest.values())
+
+
+def test_it_asks_and_a_link_out_of_the_folder_is_not_followed(home, sefi, ada):
+    shutil.copy(ada, "ada.safetensors")
+    shutil.copy(ada, home / "tmp" / "other.safetensors")
+    (home / "work" / "link").symlink_to(home / "tmp")
+    assert sefi("forget", "ada", "--json").exit_code == 2
+    assert sorted(path.name for path in (home / "work").iterdir()) == ["ada.safetensors", "link"]
+    assert sefi("forget", "ada", "--yes").exit_code == 0
+    assert (home / "tmp" / "other.safetensors").exists()
+    assert [path.name for path in (home / "work").iterdir()] == ["link"]
+
+
+def test_another_name_of_the_same_file_is_told(home, sefi, ada):
+    shutil.copy(ada, "ada.safetensors")
+    os.link("ada.safetensors", home / "tmp" / "hidden")
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 1
+    assert "hard link" in json.loads(found.stdout)["left"][0]["reason"]
+
+
+def test_leftovers_are_listed_and_removed_unless_young(home, sefi):
+    old, young = home / "work" / ".ada.0123456789ab.unfinished", home / "work" / ".x.0123456789ab.partial.png"
+    old.touch()
+    young.touch()
+    os.utime(old, (time.time() - 7200,) * 2)
+    assert str(old) in sefi("doctor", "--json").stdout
+    assert sefi("forget", "--leftovers", "--yes").exit_code == 1
+    assert (old.exists(), young.exists()) == (False, True)
