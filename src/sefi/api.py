@@ -318,6 +318,17 @@ def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetec
     return YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR if backbone.is_embedded else PHOTOGRAPH_DETECTOR)
 
 
+def open_repair_detector(backbone: Backbone, settings: GenerateSettings, images: ImageArguments) -> YuNetDetector:
+    """Open the detector that finds the faces to repair, after checking that a repair changes anything.
+
+    Raises:
+        ConfigError: there are too few steps.
+        FaceError: the named file is missing or is none.
+    """
+    check_repair_steps(settings)
+    return open_detector(backbone, images.get("detector"))
+
+
 def find_evaluators(backbone: Backbone) -> Path | None:
     """Return the folder of the evaluators that come with a model; None for any but the embedded one."""
     return EMBEDDED_EVALUATORS if backbone.is_embedded else None
@@ -473,23 +484,20 @@ def generate_each(
     check_type(prompts, Iterable, "The prompt", PromptError, "Give a text, or a list of texts.")
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     identities = collect_identities(identities)
+    if not expired_consent:
+        check_consents(identities)
     config, images = split_options(config, options)
     settings = config.generate
     check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
     check_guidance(settings)
     check_together(identities)
-    if not expired_consent:
-        check_consents(identities)
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
     backbone = open_model(backbone)
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)
-    detector = None
-    if images.get("repair_faces"):
-        check_repair_steps(settings)
-        detector = open_detector(backbone, images.get("detector"))
+    detector = open_repair_detector(backbone, settings, images) if images.get("repair_faces") else None
     for remark in [
         *list_identity_remarks(backbone, identities),
         *list_prompt_remarks(backbone, prompts, settings, identities),
