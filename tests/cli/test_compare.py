@@ -33,7 +33,8 @@ def learn(out, photo, model, *words, name="ada"):
     fixed = ("--name", name, "--model", model, "--device", "cpu", "--out", out, "--overwrite")
     box = () if "--box" in words else ("--box", BOX)
     steps = () if "--steps" in words else ("--steps", 2)
-    return run_program("learn", photo, *fixed, *box, *steps, *words, "--json")
+    consent = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
+    return run_program("learn", photo, *fixed, *box, *steps, *consent, *words, "--json")
 
 
 def generate(out, ada, model, *words, prompt=PROMPT):
