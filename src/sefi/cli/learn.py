@@ -117,6 +117,7 @@ def run_learn(
     )
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
+    from sefi.core.own_files import hold_output_lock
     from sefi.core.prompts import check_name
     from sefi.identity.file import Identity
 
@@ -135,7 +136,8 @@ def run_learn(
     start = None if init is None else Identity.load(init)
     wanted = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent)
     model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
-    identity, summary = learn_and_save(photos, path, wanted, model_options)
+    with hold_output_lock(path):
+        identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
     run = record_run(identity, chosen, model, init).dump()
@@ -215,6 +217,12 @@ class LearnOptions:
     overwrite: bool
     consent: str | None
 
+    def check_output(self, path: Path) -> None:
+        """Refuse a path where the identity may not be written; `OutputError`."""
+        from sefi.core.files import FileKind, check_output
+
+        check_output(path, FileKind.IDENTITY, inputs=self.inputs, overwrite=self.overwrite, name=self.name)
+
 
 def check_consent_text(text: str | None) -> None:
     """Refuse a statement of consent that cannot be read or has expired, before any work."""
@@ -257,12 +265,12 @@ def learn_and_save(
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import FileKind, check_output
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import compute_tokens_digest, write_identity
     from sefi.photo.read import read_photo
 
+    learn_options.check_output(path)  # another process may have made it until this one got the lock
     photos = [read_photo(file) for file in files]
     if not learn_options.any_style:
         check_photo_styles(photos, for_drawings=model_options.name == options.EMBEDDED)
@@ -294,10 +302,7 @@ def learn_and_save(
             progress=progress,
             checkpoint=unfinished,
         )
-    # Somebody may have put a file there meanwhile.
-    check_output(
-        path, FileKind.IDENTITY, inputs=learn_options.inputs, overwrite=learn_options.overwrite, name=learn_options.name
-    )
+    learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
     return identity, {
