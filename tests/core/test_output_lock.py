@@ -68,7 +68,7 @@ def test_one_process_is_refused_too_and_another_machine_is_named(tmp_path, monke
             with pytest.raises(OutputError, match=f"Process {os.getpid()} on .+ is making"), lock(path):
                 pass
         (tmp_path / ".ada.lock").write_bytes(b"\xff\xff" * 300)
-        with pytest.raises(OutputError, match="^Another process is making"), lock(path):
+        with pytest.raises(OutputError, match=r"^Another process is making"), lock(path):
             pass
     with pytest.raises(RuntimeError), lock(path):
         raise RuntimeError

@@ -77,6 +77,15 @@ ConsentText = Annotated[
         help='Who allows it, for any but the embedded model: "by=Jane Doe; for=self; scope=private use".',
     ),
 ]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        show_default=False,
+        help="Insist on going on with the unfinished training, or remove it; by default it is gone on with if there "
+        "is one.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -99,6 +108,7 @@ def run_learn(
     init: Init = None,
     consent: ConsentText = None,
     seed: options.Seed = 0,
+    resume: Resume = None,
     out: Out = None,
     overwrite: options.Overwrite = False,
     download: options.Download = False,
@@ -134,7 +144,9 @@ def run_learn(
     check_evaluators(evaluators)
     check_consent_text(consent)
     start = None if init is None else Identity.load(init)
-    wanted = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent)
+    wanted = LearnOptions(
+        name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume
+    )
     model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
     with hold_output_lock(path):
         identity, summary = learn_and_save(photos, path, wanted, model_options)
@@ -216,6 +228,7 @@ class LearnOptions:
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
     consent: str | None
+    resume: bool | None
 
     def check_output(self, path: Path) -> None:
         """Refuse a path where the identity may not be written; `OutputError`."""
@@ -267,7 +280,7 @@ def learn_and_save(
     from sefi.cli.progress import TerminalProgress
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
-    from sefi.identity.file import compute_tokens_digest, write_identity
+    from sefi.identity.file import write_identity
     from sefi.photo.read import read_photo
 
     learn_options.check_output(path)  # another process may have made it until this one got the lock
@@ -283,11 +296,7 @@ def learn_and_save(
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    signature = backbone.signature.compute_digest() if backbone.signature else ""
-    training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
-    if learn_options.init is not None:
-        training.append(compute_tokens_digest(learn_options.init))
-    unfinished = name_checkpoint(path, crops, training)
+    unfinished, resumed_at = find_checkpoint(path, crops, backbone, learn_options)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn(
@@ -307,6 +316,7 @@ def learn_and_save(
     unfinished.unlink(missing_ok=True)
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
+        "resumed_at": resumed_at,
         "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
         "photos": [make_crop_record(crop) for crop in crops],
     }
@@ -409,12 +419,25 @@ def record_run(identity: "Identity", preset: str, source: str, init: Path | None
     )
 
 
-def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", training: "Sequence[object]") -> Path:
-    """Return the checkpoint of an interrupted training: the same command finds it again, no other does."""
-    content = hashlib.sha256(repr(training).encode())
-    for crop in crops:
-        content.update(crop.pixels.contiguous().numpy().data)
-    from sefi.core.files import fit_stem
+def find_checkpoint(
+    path: Path, crops: "Sequence[SubjectCrop]", backbone: "Backbone", learn_options: LearnOptions
+) -> tuple[Path, int]:
+    """Return the checkpoint of this training and the step that it goes on at; say what else is unfinished there."""
+    from sefi.cli.output import print_remark
+    from sefi.identity.file import compute_tokens_digest
+    from sefi.photo.augment import PhotoViews
+    from sefi.training.checkpoint import find_unfinished, name_checkpoint
+    from sefi.training.token_inversion import collect_training_key
 
-    rest = f".{content.hexdigest()[:12]}.unfinished"
-    return path.with_name(f".{fit_stem(path, len(rest) + 1)}{rest}")
+    config, seed, init = learn_options.config, learn_options.seed, learn_options.init
+    first, *rest = [crop.pixels for crop in crops]
+    key = collect_training_key(backbone, PhotoViews(first, config.views, tuple(rest)), config, seed)
+    training = [config.model_dump_json(), key["model"], key["signature"], seed]
+    if init is not None:
+        key["init"] = compute_tokens_digest(init)
+        training.append(key["init"])
+    checkpoint = name_checkpoint(path, [first, *rest], training)
+    step, remarks = find_unfinished(path, checkpoint, key, resume=learn_options.resume)
+    for remark in remarks:
+        print_remark(f"note: {remark}")
+    return checkpoint, step

@@ -187,16 +187,7 @@ def open_lock(lock: Path, path: Path) -> int:
         OutputError: as in `hold_output_lock`.
     """
     while True:
-        try:
-            if fcntl is None and lock.exists():
-                lock.unlink()  # Windows refuses it as long as a process has the file open
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-        except PermissionError as error:
-            if fcntl is None:
-                raise make_lock_error(lock, path) from None
-            raise make_output_error(path, error) from error
-        except OSError as error:
-            raise make_output_error(path, error) from error
+        handle = create_lock(lock, path)
         try:
             take_lock(handle, wait=False)
         except BlockingIOError:
@@ -207,6 +198,18 @@ def open_lock(lock: Path, path: Path) -> int:
         if is_same_file(handle, lock):
             return handle
         os.close(handle)  # whoever had it removed the file meanwhile
+
+
+def create_lock(lock: Path, path: Path) -> int:
+    """Return the handle of a lock file, created if it is missing; on Windows it is nobody else's then."""
+    try:
+        if fcntl is None and lock.exists():
+            lock.unlink()  # Windows refuses it as long as a process has the file open
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if fcntl is None and isinstance(error, PermissionError):
+            raise make_lock_error(lock, path) from None
+        raise make_output_error(path, error) from error
 
 
 def is_same_file(handle: int, path: Path) -> bool:

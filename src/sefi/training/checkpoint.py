@@ -1,7 +1,9 @@
 """The state of a training in one safetensors file, so that a killed training resumes with the same bits."""
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from glob import escape
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,13 +14,14 @@ from torch import Tensor, nn
 
 from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
-from sefi.core.files import CHECKPOINT_KEY as KEY, FileKind, check_replaceable, write_file
+from sefi.core.files import CHECKPOINT_KEY as KEY, FileKind, check_replaceable, fit_stem, write_file
 from sefi.core.reading import (
     FLOATS,
     InvalidFileError,
     Limits,
     check_shapes,
     parse_object,
+    read_layout,
     read_tensors,
     translate_file_errors,
 )
@@ -73,12 +76,8 @@ def load_training(
     with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
         metadata, tensors = read_tensors(path, LIMITS)
         about = parse_object(metadata[KEY])
-        wanted = json.loads(dump_json(training_key))
-        if not is_same_training(about["settings"], wanted):
-            raise ConfigError(
-                f"{path} belongs to a training with other settings, on another model or of another photo.",
-                "Repeat that training, or remove the file to start again.",
-            )
+        if differences := list_differences(about["settings"], training_key):
+            raise make_other_training_error(path, differences)
         step, weight_tensors = about["step"], select_group(tensors, "weights.")
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
@@ -94,16 +93,133 @@ def load_training(
     return step, best, numbers
 
 
-def is_same_training(saved: object, wanted: dict[str, Any]) -> bool:
-    """Return whether what identifies a saved training identifies this one.
+def name_checkpoint(path: Path, photos: Sequence[Tensor], training: Sequence[object]) -> Path:
+    """Return the checkpoint of an output's training: the same command finds it again, no other does.
+
+    Args:
+        photos: `[3, side, side]` each.
+        training: whatever else identifies the training.
+    """
+    content = hashlib.sha256(repr(training).encode())
+    for pixels in photos:
+        content.update(pixels.contiguous().numpy().data)
+    rest = f".{content.hexdigest()[:12]}.unfinished"
+    return path.with_name(f".{fit_stem(path, len(rest) + 1)}{rest}")
+
+
+def find_unfinished(
+    path: Path, checkpoint: Path, training_key: Mapping[str, Any], *, resume: bool | None
+) -> tuple[int, list[str]]:
+    """Return the step that a training of an output goes on at, 0 for a new one, and remarks on what is unfinished.
+
+    Args:
+        checkpoint: of this training; removed where `resume` is false.
+        resume: None goes on where there is something to go on with, true insists on it.
+
+    Raises:
+        ConfigError: `resume` is true, and there is no unfinished training, or one of another photo, model or settings,
+            which are named; or the checkpoint cannot be read.
+    """
+    if resume is False:
+        checkpoint.unlink(missing_ok=True)
+    if checkpoint.exists():
+        step, _ = read_unfinished(checkpoint)
+        return step, [f"going on at step {step} of the training in '{checkpoint}'; --no-resume starts again"]
+    remarks: list[str] = []
+    for other in list_unfinished(path):
+        try:
+            differences = list_differences(read_unfinished(other)[1], training_key)
+        except ConfigError:
+            differences = ["it cannot be read"]
+        if resume:
+            raise make_other_training_error(other, differences or ["another version of the program saved it"])
+        remarks.append(f"'{other}' stays, which belongs to another training: {'; '.join(differences)}")
+    if resume:
+        problem = f"There is no unfinished training of '{path}'."
+        raise ConfigError(problem, "Leave --resume out to start one, or name the --out of the one that you mean.")
+    return 0, remarks
+
+
+def list_unfinished(path: Path) -> list[Path]:
+    """List the checkpoints of unfinished trainings of an output, the newest first."""
+    rest = "." + "?" * 12 + ".unfinished"
+    found = path.parent.glob(f".{escape(fit_stem(path, len(rest) + 1))}{rest}")
+    return sorted((one for one in found if one.is_file()), key=lambda one: one.stat().st_mtime_ns, reverse=True)
+
+
+def read_unfinished(path: Path) -> tuple[int, object]:
+    """Return the next step of an unfinished training and what identifies it, without its tensors.
+
+    Raises:
+        ConfigError: the file is damaged or no checkpoint.
+    """
+    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
+        about = parse_object(read_layout(path, LIMITS).metadata[KEY])
+        step = about["step"]
+        if type(step) is not int or step < 0:
+            raise InvalidFileError("it states no step")
+        return step, about["settings"]
+
+
+# How a difference is called that is no setting.
+OTHERS = {
+    "photo": "it is of another photo",
+    "model": "it is on another model",
+    "signature": "it is on another model",
+    "init": "it started from another identity",
+}
+
+
+def list_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
+    """List in words what identifies this training and was otherwise in a saved one; empty where it is the same.
 
     Earlier versions saved the settings of all methods, and no signature of the model.
+
+    >>> list_differences({"config": {"learn": {"steps": 3}}, "seed": 1}, {"config": {"learn": {"steps": 4}}, "seed": 1})
+    ['learn.steps is 4 and was 3']
     """
     if not isinstance(saved, dict):
-        return False
-    if isinstance(saved.get("config"), dict) and "config" in wanted:
+        return ["it does not say what it is a training of"]
+    wanted = json.loads(dump_json(wanted))  # as it would be saved
+    if isinstance(saved.get("config"), dict) and isinstance(wanted.get("config"), dict):
         saved = {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
-    return {"signature": wanted.get("signature"), **saved} == {"signature": None, **wanted}
+    before = flatten_key({"signature": wanted.get("signature"), **saved})
+    now = flatten_key({"signature": None, **wanted})
+    found: dict[str, None] = {}
+    for name in dict.fromkeys([*now, *before]):
+        was, value = before.get(name, "nothing"), now.get(name, "nothing")
+        if was != value:
+            found[OTHERS.get(name) or f"{name} is {shorten_value(value)} and was {shorten_value(was)}"] = None
+    return list(found)
+
+
+def flatten_key(key: Mapping[str, Any]) -> dict[str, object]:
+    """Return what identifies a training with one entry for each setting, by its name as `--set` takes it."""
+    flat: dict[str, object] = {name: value for name, value in key.items() if name != "config"}
+    config = key.get("config", {})
+    for section, values in config.items() if isinstance(config, dict) else [("config", config)]:
+        if isinstance(values, dict) and values:
+            flat |= {f"{section}.{name}": value for name, value in values.items()}
+        else:
+            flat[section] = values
+    return flat
+
+
+LONGEST_VALUE = 60  # characters of a setting in a message
+
+
+def shorten_value(value: object) -> str:
+    """Return a value as a message shows it."""
+    text = value if isinstance(value, str) else dump_json(value)
+    return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."
+
+
+def make_other_training_error(path: Path, differences: Sequence[str]) -> ConfigError:
+    """Return the error that says how the training of a checkpoint differs from the one that is wanted."""
+    return ConfigError(
+        f"{path} belongs to another training: {'; '.join(differences)}.",
+        "Repeat that training, or remove the file to start again.",
+    )
 
 
 def select_group(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
