@@ -2,8 +2,12 @@
 
 import json
 import os
+import re
+import signal
 import sys
+import time
 import warnings
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -120,43 +124,107 @@ def test_a_damaged_checkpoint_is_named_and_can_be_left(learn, tmp_path):
     assert learn("--no-resume").exit_code == 0
 
 
-def test_of_two_processes_that_learn_the_same_name_the_second_is_refused(learn, tmp_path, monkeypatch):
-    """The first stands still in its second step until the second process has ended."""
-    (waits, go), (ready, reached) = os.pipe(), os.pipe()
-    take_step = Trainer.take_step
+class Step:
+    """Programs in processes of their own that stand still in their second step until they may go on."""
 
-    def wait_in_second(trainer, step):
-        if step == 1:
-            os.write(reached, b"!")
-            os.read(waits, 1)
-        return take_step(trainer, step)
+    def __init__(self, learn, folder, monkeypatch):
+        self.learn, self.folder, self.monkeypatch = learn, folder, monkeypatch
+        self.waits, self.go = os.pipe()
+        self.ready, self.reached = os.pipe()
 
-    def start():
+    def start(self):
+        """Start a program; its answer is in `answers` once it has ended."""
+        sys.stdout.flush()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of Python 3.12 on forks beside threads
             child = os.fork()
         if not child:
             code = 1
             try:
-                monkeypatch.setattr(Trainer, "take_step", wait_in_second)
-                found = learn("--json")
+                signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a script
+                self.monkeypatch.setattr(Trainer, "take_step", self.wait_in_second(Trainer.take_step))
+                found = self.learn("--json")
                 code = found.exit_code
-                (tmp_path / f"{os.getpid()}.json").write_text(found.stdout)
+                (self.folder / f"{os.getpid()}.json").write_text(found.stdout)
             finally:
                 os._exit(code)
         return child
 
-    sys.stdout.flush()
-    first = start()
-    assert os.read(ready, 1) == b"!"
-    second = start()
-    assert os.waitstatus_to_exitcode(os.waitpid(second, 0)[1]) == 2
-    error = json.loads((tmp_path / f"{second}.json").read_text())
+    def wait_in_second(self, take_step):
+        def take(trainer, step):
+            if step == 1:
+                os.write(self.reached, b"!")
+                os.read(self.waits, 1)
+            return take_step(trainer, step)
+
+        return take
+
+    def wait_until_reached(self):
+        assert os.read(self.ready, 1) == b"!"
+
+    def release(self):
+        os.write(self.go, b"!")
+
+    def end(self, child):
+        """Return the exit code of a program and its answer."""
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        return code, json.loads((self.folder / f"{child}.json").read_text())
+
+
+@pytest.fixture
+def step(learn, tmp_path, monkeypatch):
+    made = Step(learn, tmp_path, monkeypatch)
+    yield made
+    for handle in (made.waits, made.go, made.ready, made.reached):
+        os.close(handle)
+
+
+def test_of_two_processes_that_learn_the_same_name_the_second_is_refused(step, tmp_path):
+    first = step.start()
+    step.wait_until_reached()
+    code, error = step.end(step.start())
+    assert code == 2
     assert error["error"] == f"Process {first} is making '{tmp_path / 'ada.safetensors'}'."
     assert error["try"] == "Wait until it has ended, or choose another --out."
     assert not (tmp_path / "ada.safetensors").exists()
-    os.write(go, b"!")
-    assert os.waitstatus_to_exitcode(os.waitpid(first, 0)[1]) == 0
+    step.release()
+    assert step.end(first)[0] == 0
     assert not list(tmp_path.glob(".*"))
-    for handle in (waits, go, ready, reached):
-        os.close(handle)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_the_step_finish_and_saves_it(step, learn, tmp_path, number, code):
+    program = step.start()
+    step.wait_until_reached()
+    os.kill(program, number)
+    step.release()
+    found, error = step.end(program)
+    assert found == code
+    [file] = unfinished(tmp_path)
+    assert error["error"] == f"Stopped at step 2 of 5; the training is saved in {file}."
+    assert list(tmp_path.glob(".*")) == [file]
+    assert learn("--resume").exit_code == 0
+    assert learn(out="whole.safetensors").exit_code == 0
+    assert (tmp_path / "ada.safetensors").read_bytes() == (tmp_path / "whole.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("numbers", "code"), [((signal.SIGTERM, signal.SIGINT), 130), ((signal.SIGTERM,) * 2, 143)])
+def test_a_second_signal_ends_the_program_at_once(step, tmp_path, numbers, code):
+    program = step.start()
+    step.wait_until_reached()
+    for number in numbers:
+        os.kill(program, number)
+        wait_until_handled(program)
+    found, error = step.end(program)  # it is never released
+    assert found == code
+    assert error["error"] == "Interrupted."
+    assert not list(tmp_path.glob(".*"))
+
+
+def wait_until_handled(program):
+    """Wait until a process has no signal that is pending; two of one kind would be one."""
+    for _ in range(200):
+        pending = re.findall(r"(?:SigPnd|ShdPnd):\s*(\w+)", Path(f"/proc/{program}/status").read_text())
+        if not any(int(mask, 16) for mask in pending):
+            return
+        time.sleep(0.01)

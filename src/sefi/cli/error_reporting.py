@@ -1,4 +1,4 @@
-"""End a command: a typed error, Ctrl-C or a crash becomes two short lines and an exit code."""
+"""End a command: a typed error, Ctrl-C, SIGTERM or a crash becomes two short lines and an exit code."""
 
 import os
 import sys
@@ -8,12 +8,11 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sefi.core.errors import SefiError, suggest_install
+from sefi.core.errors import SefiError, answer_termination, make_interrupted, suggest_install
 from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
 REFUSED = 2
-INTERRUPTED = 130
 EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only some installations have
 TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
@@ -31,11 +30,13 @@ class ReportingGroup(TyperGroup):
         """Run a command; report whatever it raises."""
         as_json = bool(ctx.meta["sefi.json"])
         try:
-            return super().invoke(ctx)
+            with answer_termination():
+                return super().invoke(ctx)
         except SefiError as error:
             end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
-        except KeyboardInterrupt:
-            end_program("Interrupted.", "Run the command again.", code=INTERRUPTED, as_json=as_json)
+        except KeyboardInterrupt as stop:
+            error = make_interrupted(stop, "Interrupted.", "Run the command again.")
+            end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
         except typer.TyperException as error:
             if not as_json:
                 raise

@@ -1,6 +1,10 @@
 """Errors that say what is wrong in one sentence and what to do in another."""
 
-from typing import TYPE_CHECKING
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -98,3 +102,40 @@ class Interrupted(SefiError):
     """The user stopped the work; the remedy says what was kept."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """The system stopped the work by SIGTERM; the remedy says what was kept."""
+
+    exit_code = 143
+
+
+class TerminationSignal(KeyboardInterrupt):
+    """SIGTERM where it is answered as Ctrl-C is: what is done is saved before the end."""
+
+
+def make_interrupted(stop: KeyboardInterrupt, problem: str, remedy: str) -> Interrupted:
+    """Return the error for work that was stopped by Ctrl-C or by SIGTERM."""
+    return (Terminated if isinstance(stop, TerminationSignal) else Interrupted)(problem, remedy)
+
+
+@contextmanager
+def answer_termination() -> Generator[None]:
+    """Let SIGTERM raise `TerminationSignal` in the block; where it is ignored, or in other threads, all stays as it is.
+
+    Python delivers signals to the main thread only.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, raise_termination)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def raise_termination(_number: int, _frame: object) -> NoReturn:
+    """Raise `TerminationSignal`; a handler of signals."""
+    raise TerminationSignal

@@ -9,13 +9,14 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.errors import ConfigError, Interrupted, make_interrupted
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import load_training, save_training
@@ -77,23 +78,40 @@ class BestSoFar:
 
 
 @contextmanager
-def delay_interrupts() -> Generator[None]:
-    """Delay an interrupt that arrives within the block, and raise it once on leaving.
+def delay_interrupts(*, second_stops: bool = False) -> Generator[list[int]]:
+    """Delay SIGINT and SIGTERM that arrive within the block, and raise them on leaving.
 
-    Python delivers signals to the main thread only, so other threads need no guard and get none.
+    Python delivers signals to the main thread only, so other threads need no guard and get none. A signal that is
+    ignored, or that ends the process without Python, stays as it is.
+
+    Args:
+        second_stops: a second one ends the block at once.
+
+    Yields:
+        The numbers of those that have arrived.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     arrived: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: arrived.append(number))
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        if second_stops and len(arrived) > 1:
+            before[signal.Signals(number)](number, frame)
+
+    for number in before:
+        signal.signal(number, note)
     try:
-        yield
+        yield arrived
     finally:
-        # None: a handler that was not set from Python; it cannot be put back, the default is the closest.
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
-        if arrived:
-            signal.raise_signal(signal.SIGINT)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if not second_stops or len(arrived) == 1:
+            for number in arrived:
+                signal.raise_signal(number)
 
 
 class Task(Protocol):
@@ -212,20 +230,24 @@ class Trainer:
         """Take the steps that are left and return the last one's numbers.
 
         Raises:
-            Interrupted: the user stopped it; a checkpoint, if asked for, is saved.
+            Interrupted: the user stopped it; the step is finished and a checkpoint, if asked for, is saved.
+            KeyboardInterrupt: the user asked twice; the last checkpoint stands.
             ConfigError: the loss is no longer finite.
         """
         progress.start(self.options.steps - self.done, self.options.label)
-        saver = PeriodicSaver(self, checkpoint)
+        saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
         try:
             self.score_if_due()
             while not self.is_finished():
-                self.numbers = self.take_step(self.done)
-                progress.advance(**self.numbers)
-                saver.save_if_due()
+                with delay_interrupts(second_stops=True) as arrived:
+                    self.numbers = self.take_step(self.done)
+                    progress.advance(**self.numbers)
+                    saver.save_if_due()
                 self.score_if_due()
-        except KeyboardInterrupt:
-            raise self.save_stopped(checkpoint) from None
+        except KeyboardInterrupt as stop:
+            if len(arrived) > 1:  # who asks twice does not wait for the last save either
+                raise
+            raise self.save_stopped(checkpoint, stop) from None
         progress.finish()
         return self.numbers
 
@@ -264,16 +286,14 @@ class Trainer:
         about = (self.done, self.task.training_key, self.best.get_state(), self.numbers)
         save_training(checkpoint, self.task.weights, self.optimiser, *about)
 
-    def save_stopped(self, checkpoint: Path | None) -> Interrupted:
-        """Save after Ctrl-C; return the error that says what was saved."""
-        steps = self.options.steps
+    def save_stopped(self, checkpoint: Path | None, stop: KeyboardInterrupt) -> Interrupted:
+        """Save after Ctrl-C or SIGTERM; return the error that says what was saved."""
+        stopped = f"Stopped at step {self.done} of {self.options.steps}"
         if checkpoint is None:
-            return Interrupted(f"Stopped at step {self.done} of {steps}; nothing was saved.", "Run the command again.")
+            return make_interrupted(stop, f"{stopped}; nothing was saved.", "Run the command again.")
         self.save(checkpoint)
-        return Interrupted(
-            f"Stopped at step {self.done} of {steps}; the training is saved in {checkpoint}.",
-            "Run the same command again to go on from there.",
-        )
+        problem = f"{stopped}; the training is saved in {checkpoint}."
+        return make_interrupted(stop, problem, "Run the same command again to go on from there.")
 
 
 class IdentityTrainer(Trainer):
@@ -300,7 +320,9 @@ class IdentityTrainer(Trainer):
         due = every > 0 and (self.done % every == 0 or self.done == self.options.steps)
         if self.probe is not None and due and self.best.asked_at < self.done:
             tensors = self.task.get_identity_tensors()
-            self.best.update(tensors, self.done, self.probe(tensors))
+            score = self.probe(tensors)
+            with delay_interrupts():
+                self.best.update(tensors, self.done, score)
 
     def get_result(self) -> Tensors:
         """Return the best identity by the probe, or the last one without a probe.

@@ -145,7 +145,7 @@ def replace_remedy(kind: type[SefiError], remedy: str) -> Generator[None]:
     try:
         yield
     except kind as error:
-        raise kind(error.problem, remedy) from None
+        raise type(error)(error.problem, remedy) from None
 
 
 def set_step_seed(seed: int, step: int) -> None:
