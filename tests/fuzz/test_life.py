@@ -26,6 +26,7 @@ from sefi.cli.app import app
 from sefi.core.errors import SefiError
 from sefi.identity.file import read_identity
 
+CONSENT = "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"
 NAMES, PHOTOS, SEEDS = ("ada", "bob"), ("one.png", "two.png"), (0, 1)
 MOST_WRITES = 27  # a run of three steps makes 25
 # Everything that may lie in the folder: what a user put there, results, and what a killed program leaves.
@@ -46,7 +47,7 @@ def run(*words):
 
 def learn_words(folder, name, photo, seed, overwrite=False):
     words = ["learn", folder / photo, "--name", name, "--out", folder / f"{name}.safetensors", "--seed", seed]
-    words += ["--steps", 3, "--no-crop", "--any-style", "--model", "tiny"]
+    words += ["--steps", 3, "--no-crop", "--any-style", "--model", "tiny", "--consent", CONSENT]
     return [*words, "--overwrite"] if overwrite else words
 
 
