@@ -257,7 +257,7 @@ def learn_and_save(
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import FileKind, check_output
+    from sefi.core.files import FileKind, check_output, remove_file
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import compute_tokens_digest, write_identity
@@ -299,7 +299,7 @@ def learn_and_save(
         path, FileKind.IDENTITY, inputs=learn_options.inputs, overwrite=learn_options.overwrite, name=learn_options.name
     )
     write_identity(identity, path, replace=learn_options.overwrite)
-    unfinished.unlink(missing_ok=True)
+    remove_file(unfinished)
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
         "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
