@@ -89,7 +89,8 @@ def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
 
 def test_a_changed_way_uses_the_identity_of_its_source(run):
     make_samples(run, [0])
-    assert [p.name for p in run.folder.identities.iterdir()] == ["rex--ours.safetensors"]
+    names = sorted(p.name for p in run.folder.identities.iterdir())
+    assert names == ["rex--ours.costs.json", "rex--ours.safetensors"]
     identity = Identity.load(run.folder.identities / "rex--ours.safetensors")
     values = change_identity(identity, WAYS[1], run.backbone)
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])

@@ -1,5 +1,6 @@
 """End a command: a typed error, Ctrl-C, SIGTERM or a crash becomes two short lines and an exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -14,6 +15,11 @@ from sefi.core.text import dump_json, escape_controls
 CRASHED = 1
 REFUSED = 2
 EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only some installations have
+# What a disk or a system answers that cannot do what was asked: no fault of the program.
+DISK_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
+NO_MEMORY = ("allocate memory", "out of memory")  # how torch says it, on a processor and on an accelerator
 TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
 
@@ -68,10 +74,23 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
         )
     if os.environ.get(TRACE):
         traceback.print_exception(error, file=sys.stderr)
+    fault = describe_machine_fault(error)
+    if fault is not None:
+        end_program(fault.problem, fault.remedy, code=REFUSED, as_json=as_json)
     text = " ".join(str(error).split())[:300]
     problem = f"Unexpected {type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "Run it again as `sefi --debug ...` and report what it prints."
     end_program(problem, remedy, code=CRASHED, as_json=as_json)
+
+
+def describe_machine_fault(error: Exception) -> SefiError | None:
+    """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)):
+        return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        place = f"'{error.filename}': " if error.filename else ""
+        return SefiError(f"{place}{error.strerror}.", "Check the disk and its free space, and run the command again.")
+    return None
 
 
 def end_program(problem: str, remedy: str, *, code: int, as_json: bool) -> NoReturn:

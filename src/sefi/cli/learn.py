@@ -278,6 +278,7 @@ def learn_and_save(
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
+    from sefi.core.files import remove_file
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
@@ -313,7 +314,7 @@ def learn_and_save(
         )
     learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)
-    unfinished.unlink(missing_ok=True)
+    remove_file(unfinished)
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
         "resumed_at": resumed_at,
