@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sefi.core.errors import SefiError, answer_termination, make_interrupted, suggest_install
+from sefi.core.errors import SefiError, answer_termination, is_out_of_memory, make_interrupted, suggest_install
 from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
@@ -19,7 +19,6 @@ EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only
 DISK_FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
 )
-NO_MEMORY = ("allocate memory", "out of memory")  # how torch says it, on a processor and on an accelerator
 TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
 
@@ -85,7 +84,7 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
 
 def describe_machine_fault(error: Exception) -> SefiError | None:
     """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(s in str(error) for s in NO_MEMORY)):
+    if is_out_of_memory(error):
         return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:
         place = f"'{error.filename}': " if error.filename else ""

@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from glob import escape
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
@@ -34,14 +35,45 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 NUMBERS = TypeAdapter(Annotated[list[tuple[str, FiniteFloat]], Field(max_length=64)], config=ConfigDict(strict=True))
 
 
-def save_training(
+STRIKES = 3  # losses or gradients that are not finite, after which a training ends
+
+
+@dataclass
+class Recovery:
+    """What a training did to go on; it is saved with it, so that a resumed one does the same.
+
+    Attributes:
+        strikes: the steps whose loss or gradients were not finite.
+        parts: into how many parts the samples of a step are split, for want of memory.
+        good_step: the last step whose state is known to be good; its loss and gradients were finite.
+        good: weights and optimiser state before that step, named as in a checkpoint; empty where they are large.
+    """
+
+    strikes: list[int] = field(default_factory=list)
+    parts: int = 1
+    good_step: int = 0
+    good: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SavedTraining(NamedTuple):
+    """What a checkpoint holds besides weights and optimiser state: next step, best so far, the last step's numbers."""
+
+    step: int
+    best: dict[str, Tensor]
+    numbers: dict[str, float]
+    recovery: Recovery
+
+
+def save_training(  # noqa: PLR0913
     path: Path,
     weights: nn.Module,
     optimiser: torch.optim.Optimizer,
     step: int,
     training_key: dict[str, Any],
     best: dict[str, Tensor] | None = None,
+    *,
     numbers: Mapping[str, float] | None = None,
+    recovery: Recovery | None = None,
 ) -> None:
     """Write weights, optimiser state, step, key and the best so far, atomically.
 
@@ -52,12 +84,13 @@ def save_training(
     Raises:
         OutputError: it cannot be written, or a file that is no checkpoint is there.
     """
-    tensors = {f"weights.{k}": v for k, v in weights.state_dict().items()}
+    recovery = recovery or Recovery()
+    tensors = collect_state(weights, optimiser)
     tensors |= {f"best.{k}": v for k, v in (best or {}).items()}
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"adam.{index}.{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+    tensors |= {f"good.{k}": v for k, v in recovery.good.items()}
     apart = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     saved = {"step": step, "settings": training_key, "numbers": list((numbers or {}).items())}
+    saved |= {"strikes": recovery.strikes, "parts": recovery.parts, "good_step": recovery.good_step}
     about = {KEY: dump_json(saved, sort_keys=True)}
     check_replaceable(path, FileKind.CHECKPOINT, overwrite=True)
     write_file(path, lambda partial: save_file(apart, partial, metadata=about))
@@ -65,8 +98,8 @@ def save_training(
 
 def load_training(
     path: Path, weights: nn.Module, optimiser: torch.optim.Optimizer, training_key: dict[str, Any]
-) -> tuple[int, dict[str, Tensor], dict[str, float]]:
-    """Restore a training in place; return its next step, the best so far and the last step's numbers.
+) -> SavedTraining:
+    """Restore weights and optimiser of a training in place; return the rest of it.
 
     Everything is checked before anything is restored: after an error weights and optimiser are as before.
 
@@ -78,19 +111,65 @@ def load_training(
         about = parse_object(metadata[KEY])
         if differences := list_differences(about["settings"], training_key):
             raise make_other_training_error(path, differences)
-        step, weight_tensors = about["step"], select_group(tensors, "weights.")
+        step = about["step"]
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
         numbers = dict(NUMBERS.validate_json(dump_json(about.get("numbers", []))))  # earlier versions saved none
-        state, best = collect_optimiser_state(select_group(tensors, "adam."), optimiser), select_group(tensors, "best.")
-        check_shapes(weight_tensors, weights.state_dict())
+        best, good = select_group(tensors, "best."), select_group(tensors, "good.")
+        state = {name: value for name, value in tensors.items() if not name.startswith(("best.", "good."))}
         check_training_numbers(tensors)
+        check_state(state, weights, optimiser)
+        if good:
+            check_state(good, weights, optimiser)
         check_best(best, step)
-        if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())) - len(best):
-            raise InvalidFileError(f"it has {strange} tensors that no training has")
-        weights.load_state_dict(weight_tensors)
-        optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
-    return step, best, numbers
+        recovery = parse_recovery(about, step, good)
+        restore_state(state, weights, optimiser)
+    return SavedTraining(step, best, numbers, recovery)
+
+
+def parse_recovery(about: Mapping[str, Any], step: int, good: dict[str, Tensor]) -> Recovery:
+    """Return what a checkpoint states of strikes, parts and the last good state; earlier versions state nothing.
+
+    Raises:
+        InvalidFileError: it states what cannot be.
+    """
+    strikes, parts, good_step = about.get("strikes", []), about.get("parts", 1), about.get("good_step", 0)
+    counts = [*strikes, parts, good_step] if isinstance(strikes, list) else [None]
+    if not all(type(count) is int and count >= 0 for count in counts) or parts < 1 or len(strikes) > STRIKES:
+        raise InvalidFileError("what it states of strikes, parts or its good state is damaged")
+    if good_step > step or any(strike >= step for strike in strikes):
+        raise InvalidFileError("its strikes or its good state are of steps that were not made")
+    return Recovery(list(strikes), parts, good_step, good)
+
+
+def collect_state(weights: nn.Module, optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Return the tensors of weights and optimiser as they are, by their names in a checkpoint."""
+    tensors = {f"weights.{name}": value for name, value in weights.state_dict().items()}
+    for index, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"adam.{index}.{name}": value for name, value in state.items() if isinstance(value, Tensor)}
+    return tensors
+
+
+def check_state(tensors: Mapping[str, Tensor], weights: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Check that tensors of a checkpoint are those of these weights and this optimiser, and nothing else.
+
+    Raises:
+        InvalidFileError: names what is not.
+        ValueError: a parameter's number is none.
+    """
+    weight_tensors = select_group(tensors, "weights.")
+    state = collect_optimiser_state(select_group(tensors, "adam."), optimiser)
+    check_shapes(weight_tensors, weights.state_dict())
+    if strange := len(tensors) - len(weight_tensors) - sum(map(len, state.values())):
+        raise InvalidFileError(f"it has {strange} tensors that no training has")
+
+
+def restore_state(tensors: Mapping[str, Tensor], weights: nn.Module, optimiser: torch.optim.Optimizer) -> None:
+    """Give weights and optimiser copies of the tensors that `collect_state` returned; its settings stay."""
+    weights.load_state_dict(select_group(tensors, "weights."))
+    state = collect_optimiser_state(select_group(tensors, "adam."), optimiser)
+    state = {index: {name: value.clone() for name, value in one.items()} for index, one in state.items()}
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
 
 
 def name_checkpoint(path: Path, photos: Sequence[Tensor], training: Sequence[object]) -> Path:
@@ -269,7 +348,11 @@ def check_training_numbers(tensors: Mapping[str, Tensor]) -> None:
         # Before the first score, the best so far has none: minus infinity, which `check_best` checks.
         if name != "best.numbers" and not torch.isfinite(tensor).all():
             raise InvalidFileError(f"{name[:80]!r} has a number that is not finite")
-        if name.startswith("adam.") and name.endswith((".exp_avg_sq", ".step")) and (tensor < 0).any():
+        if (
+            name.removeprefix("good.").startswith("adam.")
+            and name.endswith((".exp_avg_sq", ".step"))
+            and (tensor < 0).any()
+        ):
             raise InvalidFileError(f"{name[:80]!r} has a negative number")
 
 

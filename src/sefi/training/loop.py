@@ -1,11 +1,12 @@
 """The loop of every training: steps, progress, the best step so far, checkpoints and interrupts."""
 
+import logging
 import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError, Interrupted, make_interrupted
+from sefi.core.errors import REMARKS, ConfigError, Interrupted, make_interrupted
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
-from sefi.training.checkpoint import load_training, save_training
+from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
 
 SAVE_EVERY_SECONDS = 20.0
+GOOD_EVERY = 25  # steps between two copies of a good state
+LARGEST_COPY = 64 << 20  # bytes of weights of which such copies are made
+LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
@@ -183,12 +187,12 @@ def train(
 
     Raises:
         Interrupted: the user stopped it; a checkpoint, if asked for, is saved.
-        ConfigError: the loss is no longer finite.
+        ConfigError: the loss or a gradient was not finite three times, and nothing was learned before.
     """
     trainer = IdentityTrainer(task, config, probe)
     trainer.resume(checkpoint)
     numbers = trainer.run(progress, checkpoint)
-    return trainer.get_result(), numbers | trainer.describe_best()
+    return trainer.get_result(), numbers | trainer.describe_best() | trainer.describe_strikes()
 
 
 class PeriodicSaver:
@@ -220,11 +224,14 @@ class Trainer:
         done: steps whose update is in the weights; changes together with them.
         best: the best identity so far, where a probe scores them; it is saved with the training.
         numbers: of the last step that was taken, also before a kill.
+        recovery: what it did to go on where a loss was not finite or memory was short; it is saved with the training.
     """
 
     def __init__(self, task: Task, optimiser: torch.optim.Optimizer, options: LoopOptions, patience: int = 0) -> None:
         self.task, self.optimiser, self.options = task, optimiser, options
         self.done, self.best, self.numbers = 0, BestSoFar(patience), dict[str, float]()
+        self.recovery, self.first_rate = Recovery(), float(optimiser.param_groups[0]["lr"])
+        self.is_large = sum(value.nbytes for value in task.weights.state_dict().values()) > LARGEST_COPY
 
     def run(self, progress: Progress, checkpoint: Path | None) -> dict[str, float]:
         """Take the steps that are left and return the last one's numbers.
@@ -232,7 +239,7 @@ class Trainer:
         Raises:
             Interrupted: the user stopped it; the step is finished and a checkpoint, if asked for, is saved.
             KeyboardInterrupt: the user asked twice; the last checkpoint stands.
-            ConfigError: the loss is no longer finite.
+            ConfigError: the loss or a gradient was not finite three times.
         """
         progress.start(self.options.steps - self.done, self.options.label)
         saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
@@ -249,33 +256,92 @@ class Trainer:
                 raise
             raise self.save_stopped(checkpoint, stop) from None
         progress.finish()
+        self.check_strikes()
         return self.numbers
 
     def score_if_due(self) -> None:
         """Do nothing: nothing is scored here."""
 
     def is_finished(self) -> bool:
-        """Return whether all steps are taken."""
-        return self.done >= self.options.steps
+        """Return whether all steps are taken, or too many were not finite."""
+        return self.done >= self.options.steps or len(self.recovery.strikes) >= STRIKES
 
     def take_step(self, step: int) -> dict[str, float]:
-        """Take an optimiser step; return the numbers that are worth logging."""
-        if self.options.rate is not None:
-            set_rate(self.optimiser, self.options.rate(step))
-        loss, numbers = self.task.compute_loss(step)
-        if not torch.isfinite(loss):
-            raise ConfigError(f"The loss is not finite at step {step}.", "Lower learn.learning_rate.")
-        compute_gradients(loss, self.optimiser, self.options.gradient_clip)
+        """Take an optimiser step; return the numbers that are worth logging.
+
+        Where the loss or a gradient is not finite, the last good state is restored instead, this step's samples are
+        passed over, and the rate is halved.
+        """
+        self.adapt_rate(step)
+        numbers = self.compute_step(step)
         with delay_interrupts():
+            if numbers is None:
+                self.go_back(step)
+                return self.numbers
+            self.note_good_state(step)
             self.optimiser.step()
             self.task.after_step()
             self.done = step + 1
         return numbers
 
+    def adapt_rate(self, step: int) -> None:
+        """Set the rate of a step: half as high after every step that was not finite."""
+        share = 0.5 ** len(self.recovery.strikes)
+        if self.options.rate is not None:
+            set_rate(self.optimiser, self.options.rate(step) * share)
+        elif self.recovery.strikes:
+            set_rate(self.optimiser, self.first_rate * share)
+
+    def compute_step(self, step: int) -> dict[str, float] | None:
+        """Compute the gradients of a step; return its numbers, or None where loss or gradients are not finite."""
+        self.optimiser.zero_grad(set_to_none=True)
+        loss, numbers = self.task.compute_loss(step)
+        if not torch.isfinite(loss):
+            return None
+        loss.backward()
+        return numbers if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+
+    def note_good_state(self, step: int) -> None:
+        """Keep a copy of the state before a step whose loss and gradients are finite, every `GOOD_EVERY` steps.
+
+        Of weights that are too large for a copy in memory only the step is noted: to them the state before the step
+        that is not finite is the good one.
+        """
+        recovery = self.recovery
+        if self.is_large:
+            recovery.good_step = step
+        elif not recovery.good or step >= recovery.good_step + GOOD_EVERY:
+            state = collect_state(self.task.weights, self.optimiser)
+            recovery.good_step, recovery.good = step, {name: value.detach().clone() for name, value in state.items()}
+
+    def go_back(self, step: int) -> None:
+        """Restore the last good state after a step that was not finite."""
+        recovery = self.recovery
+        if recovery.good:
+            restore_state(recovery.good, self.task.weights, self.optimiser)
+        recovery.strikes.append(step)
+        self.done = step + 1
+        LOGGER.warning(
+            "the loss or a gradient is not finite at step %d: back to step %d at half the rate",
+            step,
+            recovery.good_step,
+        )
+
+    def check_strikes(self) -> None:
+        """Refuse a training that ended because its loss was not finite too often.
+
+        Raises:
+            ConfigError: names the steps.
+        """
+        strikes = self.recovery.strikes
+        if len(strikes) >= STRIKES:
+            steps = ", ".join(map(str, strikes))
+            raise ConfigError(f"The loss or a gradient is not finite at steps {steps}.", "Lower learn.learning_rate.")
+
     def resume(self, checkpoint: Path | None) -> int:
         """Restore a checkpoint if there is one; return the next step."""
         if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
-            self.done, best, self.numbers = load_training(
+            self.done, best, self.numbers, self.recovery = load_training(
                 checkpoint, self.task.weights, self.optimiser, self.task.training_key
             )
             self.best.restore(best)
@@ -283,8 +349,10 @@ class Trainer:
 
     def save(self, checkpoint: Path) -> None:
         """Save the training as it is after its last whole step."""
-        about = (self.done, self.task.training_key, self.best.get_state(), self.numbers)
-        save_training(checkpoint, self.task.weights, self.optimiser, *about)
+        about = (self.done, self.task.training_key, self.best.get_state())
+        save_training(
+            checkpoint, self.task.weights, self.optimiser, *about, numbers=self.numbers, recovery=self.recovery
+        )
 
     def save_stopped(self, checkpoint: Path | None, stop: KeyboardInterrupt) -> Interrupted:
         """Save after Ctrl-C or SIGTERM; return the error that says what was saved."""
@@ -324,6 +392,20 @@ class IdentityTrainer(Trainer):
             with delay_interrupts():
                 self.best.update(tensors, self.done, score)
 
+    def check_strikes(self) -> None:
+        """Let a training that ended early have its result, if it had learned anything; see `Trainer`."""
+        if not self.optimiser.state and self.best.tensors is None:
+            super().check_strikes()
+
+    def describe_strikes(self) -> dict[str, float]:
+        """Return how many steps were not finite, and the step of the state that is the result if there were too many.
+
+        A training whose steps were all finite has no such numbers.
+        """
+        strikes = self.recovery.strikes
+        numbers: dict[str, float] = {"strikes": len(strikes)} if strikes else {}
+        return numbers | ({"ended_at": self.recovery.good_step} if len(strikes) >= STRIKES else {})
+
     def get_result(self) -> Tensors:
         """Return the best identity by the probe, or the last one without a probe.
 
@@ -358,4 +440,22 @@ def compute_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, clip: floa
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if clip is not None:
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
+        clip_gradients(optimiser, clip)
+
+
+def clip_gradients(optimiser: torch.optim.Optimizer, clip: float | None) -> Tensor:
+    """Return the norm of all gradients, a scalar; those that are longer than `clip` together are shortened to it."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    if clip is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def list_strike_remarks(metrics: Mapping[str, float]) -> list[str]:
+    """List remarks on an identity's numbers whose training met losses or gradients that were not finite."""
+    if not metrics.get("strikes"):
+        return []
+    remark = f"the loss or a gradient was not finite at {metrics['strikes']:.0f} steps: each halved the learning rate"
+    if "ended_at" in metrics:
+        remark += f"; learning ended early, with the state of step {metrics['ended_at']:.0f} or the best before it"
+    return [remark]
