@@ -1,84 +1,35 @@
 """The loop of every training: steps, progress, the best step so far, checkpoints and interrupts."""
 
 import logging
-import math
 import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import REMARKS, ConfigError, Interrupted, make_interrupted
+from sefi.core.errors import REMARKS, ConfigError, Interrupted, is_out_of_memory, make_interrupted
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
+from sefi.training.probe import BestSoFar
 
 SAVE_EVERY_SECONDS = 20.0
 GOOD_EVERY = 25  # steps between two copies of a good state
 LARGEST_COPY = 64 << 20  # bytes of weights of which such copies are made
+LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
-
-
-@dataclass
-class BestSoFar:
-    """The tensors with the highest score.
-
-    Attributes:
-        patience: scores in a row that are no better, after which training stops.
-        score: the highest so far; any unit.
-        step: steps that had been made then.
-        worse: scores since then.
-        asked_at: steps that had been made at the last probe.
-        tensors: those of that step, by name; None before the first probe.
-    """
-
-    patience: int
-    score: float = -math.inf
-    step: int = 0
-    worse: int = 0
-    asked_at: int = 0
-    tensors: dict[str, Tensor] | None = None
-
-    def update(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
-        """Keep these tensors if their score is higher than every one before; an equal one is no gain."""
-        self.asked_at = step
-        if score > self.score:
-            self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-            self.step, self.score, self.worse = step, score, 0
-        else:
-            self.worse += 1
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether training should stop."""
-        return self.worse >= self.patience
-
-    def get_state(self) -> dict[str, Tensor]:
-        """Return everything as tensors, for a checkpoint; nothing before the first score."""
-        if self.tensors is None:
-            return {}
-        numbers = torch.tensor([self.score, self.step, self.worse, self.asked_at], dtype=torch.float64)
-        # The names are those of older checkpoints.
-        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.tensors.items()}}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Restore what `get_state` returned."""
-        if state:
-            self.score, *steps = state["numbers"].tolist()
-            self.step, self.worse, self.asked_at = map(int, steps)
-            self.tensors = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}
 
 
 @contextmanager
@@ -135,6 +86,26 @@ class Task(Protocol):
 
     def after_step(self) -> None:
         """Apply limits and averages after an update."""
+        ...
+
+
+LossPart = tuple[float, Tensor, dict[str, float]]  # share of the samples, their loss, and the numbers worth logging
+
+
+@runtime_checkable
+class DivisibleTask(Task, Protocol):
+    """A task whose samples of a step can be gone through in parts, where there is no memory for all at once."""
+
+    def count_samples(self) -> int:
+        """Return how many samples a step has."""
+        ...
+
+    def compute_loss_parts(self, step: int, parts: int) -> Iterator[LossPart]:
+        """Yield the loss of each part of a step's samples; the shares add up to 1, the losses times them to the loss.
+
+        Everything random is as in `compute_loss`. Each loss is of a graph of its own, which the one who takes it may
+        free before the next is computed.
+        """
         ...
 
 
@@ -293,13 +264,53 @@ class Trainer:
             set_rate(self.optimiser, self.first_rate * share)
 
     def compute_step(self, step: int) -> dict[str, float] | None:
-        """Compute the gradients of a step; return its numbers, or None where loss or gradients are not finite."""
+        """Compute the gradients of a step; return its numbers, or None where loss or gradients are not finite.
+
+        Where there is no memory for it, the step's samples are split into more and more parts, whose gradients are
+        added; so it stays for the steps after it, also after a resume.
+        """
+        while True:
+            try:
+                return self.add_gradients(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler: what the failed try held is free by now.
+            self.split_further()
+
+    def add_gradients(self, step: int) -> dict[str, float] | None:
+        """Add up the gradients of all parts of a step; return as `compute_step` does."""
         self.optimiser.zero_grad(set_to_none=True)
-        loss, numbers = self.task.compute_loss(step)
-        if not torch.isfinite(loss):
-            return None
-        loss.backward()
-        return numbers if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+        totals: dict[str, float] = {}
+        for share, loss, numbers in self.compute_parts(step):
+            if not torch.isfinite(loss):
+                return None
+            (loss * share).backward()
+            for name, value in numbers.items():
+                totals[name] = totals.get(name, 0.0) + share * value
+        return totals if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+
+    def compute_parts(self, step: int) -> Iterator[LossPart]:
+        """Yield the loss of a step, or the losses of its parts."""
+        if self.recovery.parts > 1 and isinstance(self.task, DivisibleTask):
+            yield from self.task.compute_loss_parts(step, self.recovery.parts)
+        else:
+            yield 1.0, *self.task.compute_loss(step)
+
+    def split_further(self) -> None:
+        """Split the samples of a step into twice as many parts.
+
+        Raises:
+            ConfigError: there is one sample in a part already, or the task cannot be split.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
+        if self.recovery.parts >= samples:
+            raise ConfigError("There is not enough memory to learn from one sample at a time.", LESS_MEMORY)
+        self.recovery.parts = min(2 * self.recovery.parts, samples)
+        LOGGER.warning("there is not enough memory: a step is now taken in %d parts", self.recovery.parts)
 
     def note_good_state(self, step: int) -> None:
         """Keep a copy of the state before a step whose loss and gradients are finite, every `GOOD_EVERY` steps.
