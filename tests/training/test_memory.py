@@ -13,6 +13,7 @@ from sefi.core.progress import SilentProgress
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions
 from sefi.training import finetuning, token_inversion
+from sefi.training.loop import list_recovery_remarks
 
 BATCH, STEPS = 5, 4
 CONFIG = override(
@@ -43,7 +44,7 @@ def limit(monkeypatch):
 
 def finish(trainer, checkpoint=None):
     numbers = trainer.run(SilentProgress(), checkpoint)
-    return trainer.get_result()["tokens"], numbers
+    return trainer.get_result()["tokens"], numbers | trainer.describe_recovery()
 
 
 @pytest.fixture
@@ -73,6 +74,9 @@ def test_learning_goes_on_in_parts_with_the_same_result(make, limit):
     # All at once, two parts, four parts; and four parts from then on.
     assert sizes == [5, 2, 3, 1, 1, 1, 2, *[1, 1, 1, 2] * (STEPS - 1)]
     assert (found - whole).norm() <= 1e-4 * whole.norm()
+    assert list_recovery_remarks(numbers) == []
+    assert "taken in 4 parts" in list_recovery_remarks(found_numbers)[0]
+    assert found_numbers.pop("parts") == 4
     assert found_numbers.keys() == numbers.keys()
     assert found_numbers["loss_denoise"] == pytest.approx(numbers["loss_denoise"], rel=1e-3)
 

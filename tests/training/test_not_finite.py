@@ -16,7 +16,7 @@ from sefi.core.progress import SilentProgress
 from sefi.methods import PRESETS
 from sefi.training import loop
 from sefi.training.checkpoint import KEY
-from sefi.training.loop import list_strike_remarks
+from sefi.training.loop import list_recovery_remarks
 
 STEPS, GOOD = 13, 7
 CONFIG = override(
@@ -50,7 +50,7 @@ def spoil(request):
 
 def finish(trainer, checkpoint=None):
     numbers = trainer.run(SilentProgress(), checkpoint)
-    return trainer.get_result()["tokens"], numbers | trainer.describe_strikes()
+    return trainer.get_result()["tokens"], numbers | trainer.describe_recovery()
 
 
 def train_plainly(backbone, plan, config=CONFIG):
@@ -80,7 +80,7 @@ def test_learning_goes_back_to_the_last_good_state_at_half_the_rate(backbone, ma
     found, numbers = finish(spoil(make(config), {9}))
     assert numbers["strikes"] == 1
     assert "ended_at" not in numbers
-    assert "1 steps: each halved the learning rate" in list_strike_remarks(numbers)[0]
+    assert "at 1 steps, and each halved the learning rate" in list_recovery_remarks(numbers)[0]
     plan = [*((step, 1.0) for step in range(GOOD)), *((step, 0.5) for step in range(10, STEPS))]
     assert torch.equal(found, train_plainly(backbone, plan, config))
 
@@ -89,14 +89,14 @@ def test_a_training_without_strikes_is_the_plain_one(backbone, make):
     found, numbers = finish(make())
     assert torch.equal(found, train_plainly(backbone, [(step, 1.0) for step in range(STEPS)]))
     assert not {"strikes", "ended_at"} & numbers.keys()
-    assert list_strike_remarks(numbers) == []
+    assert list_recovery_remarks(numbers) == []
 
 
 def test_three_strikes_end_with_the_last_good_state(backbone, make, spoil):
     found, numbers = finish(spoil(make(), {2, 9, 11}))
     assert (numbers["strikes"], numbers["ended_at"]) == (3, GOOD)
     assert all(map(math.isfinite, numbers.values()))
-    assert "learning ended early, with the state of step 7" in list_strike_remarks(numbers)[0]
+    assert "learning ended early, with the state of step 7" in list_recovery_remarks(numbers)[0]
     # Step 2 went back to the beginning, steps 9 and 11 to the copy that was made before step 7.
     assert torch.equal(found, train_plainly(backbone, [(step, 0.5) for step in range(3, GOOD)]))
 

@@ -283,7 +283,7 @@ def learn_and_save(
     from sefi.diffusion.text import find_unknown_words
     from sefi.identity.file import write_identity
     from sefi.photo.read import read_photo
-    from sefi.training.loop import list_strike_remarks
+    from sefi.training.loop import list_recovery_remarks
 
     learn_options.check_output(path)  # another process may have made it until this one got the lock
     photos = [read_photo(file) for file in files]
@@ -316,7 +316,7 @@ def learn_and_save(
     learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)
     remove_file(unfinished)
-    for remark in list_strike_remarks(identity.header.metrics):
+    for remark in list_recovery_remarks(identity.header.metrics):
         print_remark(f"note: {remark}")
     return identity, {
         "seconds": round(time.monotonic() - started, 1),

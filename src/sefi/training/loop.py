@@ -2,11 +2,12 @@
 
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import REMARKS, ConfigError, Interrupted, is_out_of_memory, make_interrupted
+from sefi.core.errors import REMARKS, ConfigError, Interrupted, OutputError, is_out_of_memory, make_interrupted
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
@@ -25,6 +26,8 @@ from sefi.training.probe import BestSoFar
 SAVE_EVERY_SECONDS = 20.0
 GOOD_EVERY = 25  # steps between two copies of a good state
 LARGEST_COPY = 64 << 20  # bytes of weights of which such copies are made
+SPARE_BYTES = 1 << 20  # for headers, and for what the file system needs itself
+GO_ON_WITH_SPACE = "Free some space and run the same command again: it goes on from where it was last saved."
 LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
@@ -163,7 +166,7 @@ def train(
     trainer = IdentityTrainer(task, config, probe)
     trainer.resume(checkpoint)
     numbers = trainer.run(progress, checkpoint)
-    return trainer.get_result(), numbers | trainer.describe_best() | trainer.describe_strikes()
+    return trainer.get_result(), numbers | trainer.describe_best() | trainer.describe_recovery()
 
 
 class PeriodicSaver:
@@ -210,8 +213,11 @@ class Trainer:
         Raises:
             Interrupted: the user stopped it; the step is finished and a checkpoint, if asked for, is saved.
             KeyboardInterrupt: the user asked twice; the last checkpoint stands.
-            ConfigError: the loss or a gradient was not finite three times.
+            ConfigError: the loss or a gradient was not finite three times, or there is no memory for one sample.
+            OutputError: there is no space for the checkpoint; the last one stands.
         """
+        if checkpoint is not None and not self.is_finished():
+            self.check_space(checkpoint.parent)
         progress.start(self.options.steps - self.done, self.options.label)
         saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
         try:
@@ -358,12 +364,40 @@ class Trainer:
             self.best.restore(best)
         return self.done
 
+    def check_space(self, folder: Path) -> None:
+        """Refuse a folder in which there is no space for what a training writes, before it begins.
+
+        A checkpoint has weights, moments, a copy of both and the best so far; while one is written the last one is
+        still there, and so is the result at the end.
+
+        Raises:
+            OutputError: says how much there is and how much is needed.
+        """
+        weights = sum(value.nbytes for value in self.task.weights.state_dict().values())
+        moments = 2 * sum(p.nbytes for group in self.optimiser.param_groups for p in group["params"])
+        state = (weights + moments) * (1 if self.is_large else 2) + weights
+        needed = 2 * state + weights + SPARE_BYTES
+        with suppress(OSError):  # what cannot be measured may be enough
+            free = shutil.disk_usage(folder).free
+            if free < needed:
+                problem = (
+                    f"There are {free / 2**20:.1f} MiB free in '{folder}', and learning needs {needed / 2**20:.1f}."
+                )
+                raise OutputError(problem, GO_ON_WITH_SPACE)
+
     def save(self, checkpoint: Path) -> None:
-        """Save the training as it is after its last whole step."""
+        """Save the training as it is after its last whole step.
+
+        Raises:
+            OutputError: it cannot be written; the checkpoint before it stands.
+        """
         about = (self.done, self.task.training_key, self.best.get_state())
-        save_training(
-            checkpoint, self.task.weights, self.optimiser, *about, numbers=self.numbers, recovery=self.recovery
-        )
+        try:
+            save_training(
+                checkpoint, self.task.weights, self.optimiser, *about, numbers=self.numbers, recovery=self.recovery
+            )
+        except OutputError as error:
+            raise OutputError(error.problem, GO_ON_WITH_SPACE if checkpoint.exists() else error.remedy) from error
 
     def save_stopped(self, checkpoint: Path | None, stop: KeyboardInterrupt) -> Interrupted:
         """Save after Ctrl-C or SIGTERM; return the error that says what was saved."""
@@ -408,14 +442,16 @@ class IdentityTrainer(Trainer):
         if not self.optimiser.state and self.best.tensors is None:
             super().check_strikes()
 
-    def describe_strikes(self) -> dict[str, float]:
-        """Return how many steps were not finite, and the step of the state that is the result if there were too many.
+    def describe_recovery(self) -> dict[str, float]:
+        """Return what the training did to go on; nothing where nothing went wrong.
 
-        A training whose steps were all finite has no such numbers.
+        `strikes` is how many steps were not finite, `ended_at` the step of the state that is the result where there
+        were too many, and `parts` the parts of a step's samples where there was no memory for all at once.
         """
-        strikes = self.recovery.strikes
+        strikes, parts = self.recovery.strikes, self.recovery.parts
         numbers: dict[str, float] = {"strikes": len(strikes)} if strikes else {}
-        return numbers | ({"ended_at": self.recovery.good_step} if len(strikes) >= STRIKES else {})
+        numbers |= {"ended_at": self.recovery.good_step} if len(strikes) >= STRIKES else {}
+        return numbers | ({"parts": parts} if parts > 1 else {})
 
     def get_result(self) -> Tensors:
         """Return the best identity by the probe, or the last one without a probe.
@@ -462,11 +498,14 @@ def clip_gradients(optimiser: torch.optim.Optimizer, clip: float | None) -> Tens
     return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
-def list_strike_remarks(metrics: Mapping[str, float]) -> list[str]:
-    """List remarks on an identity's numbers whose training met losses or gradients that were not finite."""
-    if not metrics.get("strikes"):
-        return []
-    remark = f"the loss or a gradient was not finite at {metrics['strikes']:.0f} steps: each halved the learning rate"
-    if "ended_at" in metrics:
-        remark += f"; learning ended early, with the state of step {metrics['ended_at']:.0f} or the best before it"
-    return [remark]
+def list_recovery_remarks(metrics: Mapping[str, float]) -> list[str]:
+    """List remarks on what a training did to go on, by the numbers of its identity."""
+    remarks: list[str] = []
+    if strikes := metrics.get("strikes"):
+        remark = f"the loss or a gradient was not finite at {strikes:.0f} steps, and each halved the learning rate"
+        if "ended_at" in metrics:
+            remark += f"; learning ended early, with the state of step {metrics['ended_at']:.0f} or the best before it"
+        remarks.append(remark)
+    if parts := metrics.get("parts"):
+        remarks.append(f"there was not enough memory for all samples of a step: it was taken in {parts:.0f} parts")
+    return remarks
