@@ -14,13 +14,13 @@ from tests.training.token_training import learn_tokens, make_trainer
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
-from sefi.core.errors import ConfigError, Interrupted, OutputError
+from sefi.core.errors import ConfigError, Interrupted, OutputError, delay_interrupts
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.methods import PRESETS
 from sefi.photo.augment import PhotoViews
 from sefi.training.checkpoint import KEY, copy_layout
-from sefi.training.loop import LoopOptions, PeriodicSaver, delay_interrupts
+from sefi.training.loop import LoopOptions, PeriodicSaver
 
 CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
 

@@ -288,8 +288,7 @@ def draw_and_save(
     """
     from sefi.api import generate_each
     from sefi.cli.image_files import save_numbered_image
-    from sefi.core.errors import make_interrupted
-    from sefi.training.loop import delay_interrupts
+    from sefi.core.errors import delay_interrupts, make_interrupted
 
     images: list[GeneratedImage] = []
     inputs = run.inputs or {}

@@ -117,14 +117,7 @@ def run_learn(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn the person (or pet) in a photo; the result is a small file for `sefi generate -i`."""
-    from sefi.cli.loading import (
-        ModelOptions,
-        check_detector,
-        check_evaluators,
-        choose_preset,
-        format_settings,
-        load_config,
-    )
+    from sefi.cli import loading
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
     from sefi.core.own_files import hold_output_lock
@@ -135,19 +128,19 @@ def run_learn(
     path = out or Path(f"{name}.safetensors")
     inputs = (*photos, model, detector, evaluators, init, *(setting.partition("=")[2] for setting in settings or []))
     check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
-    overrides = [*(settings or []), *format_settings(learn__steps=steps, learn__class_word=class_word)]
-    chosen = choose_preset(method, preset)
-    config = load_config(chosen, overrides)
+    overrides = [*(settings or []), *loading.format_settings(learn__steps=steps, learn__class_word=class_word)]
+    chosen = loading.choose_preset(method, preset)
+    config = loading.load_config(chosen, overrides)
     placement = Placement(face, None if box is None else parse_box(box), no_crop, detector, show_crop)
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
-    check_detector(detector)
-    check_evaluators(evaluators)
+    loading.check_detector(detector)
+    loading.check_evaluators(evaluators)
     check_consent_text(consent)
     start = None if init is None else Identity.load(init)
     wanted = LearnOptions(
         name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume
     )
-    model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
+    model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
     with hold_output_lock(path):
         identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)

@@ -1,9 +1,10 @@
-"""Errors that say what is wrong in one sentence and what to do in another."""
+"""Errors that say what is wrong in one sentence and what to do in another; and the signals that interrupt work."""
 
 import signal
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
@@ -154,3 +155,40 @@ def answer_termination() -> Generator[None]:
 def raise_termination(_number: int, _frame: object) -> NoReturn:
     """Raise `TerminationSignal`; a handler of signals."""
     raise TerminationSignal
+
+
+@contextmanager
+def delay_interrupts(*, second_stops: bool = False) -> Generator[list[int]]:
+    """Delay SIGINT and SIGTERM that arrive within the block, and raise them on leaving.
+
+    Python delivers signals to the main thread only, so other threads need no guard and get none. A signal that is
+    ignored, or that ends the process without Python, stays as it is.
+
+    Args:
+        second_stops: a second one ends the block at once.
+
+    Yields:
+        The numbers of those that have arrived.
+    """
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        if second_stops and len(arrived) > 1:
+            before[signal.Signals(number)](number, frame)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if not second_stops or len(arrived) == 1:
+            for number in arrived:
+                signal.raise_signal(number)

@@ -295,7 +295,7 @@ def sample_images(
                 raise
         # Outside of the handler: what the failed try held is free by now.
         if not images:
-            size = halve_batch(backbone, len(chosen), settings)
+            size = shrink_batch(backbone, len(chosen), settings)
             progress.start(-(-(len(prompts) - start) // size) * steps, "generating")
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
@@ -303,7 +303,7 @@ def sample_images(
     progress.finish()
 
 
-def halve_batch(backbone: Backbone, count: int, settings: GenerateSettings) -> int:
+def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings) -> int:
     """Return how many images are generated at once where there was no memory for `count`.
 
     Raises:

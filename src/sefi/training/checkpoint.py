@@ -109,7 +109,7 @@ def load_training(
     with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
         metadata, tensors = read_tensors(path, LIMITS)
         about = parse_object(metadata[KEY])
-        if differences := list_differences(about["settings"], training_key):
+        if differences := describe_differences(about["settings"], training_key):
             raise make_other_training_error(path, differences)
         step = about["step"]
         if type(step) is not int or step < 0:
@@ -207,7 +207,7 @@ def find_unfinished(
     remarks: list[str] = []
     for other in list_unfinished(path):
         try:
-            differences = list_differences(read_unfinished(other)[1], training_key)
+            differences = describe_differences(read_unfinished(other)[1], training_key)
         except ConfigError:
             differences = ["it cannot be read"]
         if resume:
@@ -249,12 +249,12 @@ OTHERS = {
 }
 
 
-def list_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
+def describe_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
     """List in words what identifies this training and was otherwise in a saved one; empty where it is the same.
 
     Earlier versions saved the settings of all methods, and no signature of the model.
 
-    >>> list_differences({"config": {"learn": {"steps": 3}}, "seed": 1}, {"config": {"learn": {"steps": 4}}, "seed": 1})
+    >>> describe_differences({"config": {"learn": {"steps": 3}}}, {"config": {"learn": {"steps": 4}}})
     ['learn.steps is 4 and was 3']
     """
     if not isinstance(saved, dict):
@@ -268,7 +268,7 @@ def list_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
     for name in dict.fromkeys([*now, *before]):
         was, value = before.get(name, "nothing"), now.get(name, "nothing")
         if was != value:
-            found[OTHERS.get(name) or f"{name} is {shorten_value(value)} and was {shorten_value(was)}"] = None
+            found[OTHERS.get(name) or f"{name} is {shorten_setting(value)} and was {shorten_setting(was)}"] = None
     return list(found)
 
 
@@ -287,7 +287,7 @@ def flatten_key(key: Mapping[str, Any]) -> dict[str, object]:
 LONGEST_VALUE = 60  # characters of a setting in a message
 
 
-def shorten_value(value: object) -> str:
+def shorten_setting(value: object) -> str:
     """Return a value as a message shows it."""
     text = value if isinstance(value, str) else dump_json(value)
     return text if len(text) <= LONGEST_VALUE else text[: LONGEST_VALUE - 3] + "..."

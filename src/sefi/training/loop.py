@@ -3,21 +3,26 @@
 import logging
 import os
 import shutil
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import REMARKS, ConfigError, Interrupted, OutputError, is_out_of_memory, make_interrupted
+from sefi.core.errors import (
+    REMARKS,
+    ConfigError,
+    Interrupted,
+    OutputError,
+    delay_interrupts,
+    is_out_of_memory,
+    make_interrupted,
+)
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
@@ -33,43 +38,6 @@ LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
-
-
-@contextmanager
-def delay_interrupts(*, second_stops: bool = False) -> Generator[list[int]]:
-    """Delay SIGINT and SIGTERM that arrive within the block, and raise them on leaving.
-
-    Python delivers signals to the main thread only, so other threads need no guard and get none. A signal that is
-    ignored, or that ends the process without Python, stays as it is.
-
-    Args:
-        second_stops: a second one ends the block at once.
-
-    Yields:
-        The numbers of those that have arrived.
-    """
-    arrived: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield arrived
-        return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    before = {number: handler for number, handler in handlers.items() if callable(handler)}
-
-    def note(number: int, frame: FrameType | None) -> None:
-        arrived.append(number)
-        if second_stops and len(arrived) > 1:
-            before[signal.Signals(number)](number, frame)
-
-    for number in before:
-        signal.signal(number, note)
-    try:
-        yield arrived
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        if not second_stops or len(arrived) == 1:
-            for number in arrived:
-                signal.raise_signal(number)
 
 
 class Task(Protocol):
@@ -249,11 +217,11 @@ class Trainer:
         Where the loss or a gradient is not finite, the last good state is restored instead, this step's samples are
         passed over, and the rate is halved.
         """
-        self.adapt_rate(step)
+        self.set_step_rate(step)
         numbers = self.compute_step(step)
         with delay_interrupts():
             if numbers is None:
-                self.go_back(step)
+                self.restore_good_state(step)
                 return self.numbers
             self.note_good_state(step)
             self.optimiser.step()
@@ -261,7 +229,7 @@ class Trainer:
             self.done = step + 1
         return numbers
 
-    def adapt_rate(self, step: int) -> None:
+    def set_step_rate(self, step: int) -> None:
         """Set the rate of a step: half as high after every step that was not finite."""
         share = 0.5 ** len(self.recovery.strikes)
         if self.options.rate is not None:
@@ -331,7 +299,7 @@ class Trainer:
             state = collect_state(self.task.weights, self.optimiser)
             recovery.good_step, recovery.good = step, {name: value.detach().clone() for name, value in state.items()}
 
-    def go_back(self, step: int) -> None:
+    def restore_good_state(self, step: int) -> None:
         """Restore the last good state after a step that was not finite."""
         recovery = self.recovery
         if recovery.good:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sefi.core.errors import ConfigError, Interrupted, SefiError
+from sefi.core.errors import ConfigError, Interrupted, SefiError, delay_interrupts
 from sefi.core.progress import Progress
-from sefi.training.loop import LoopOptions, Trainer, delay_interrupts
+from sefi.training.loop import LoopOptions, Trainer
 from tiny_portraits.training.acceleration import CapturedSteps, SplitLoss
 
 START_AGAIN = "Start again without --resume, or choose another --out."
