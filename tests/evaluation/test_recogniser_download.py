@@ -55,6 +55,15 @@ def test_without_the_file_nothing_is_found_or_fetched(cache):
         SurestFace.load(None)
 
 
+def test_looking_for_it_asks_nobody(tmp_path, monkeypatch, refusals):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "none"), raising=False)
+    monkeypatch.setattr("huggingface_hub.utils._detect_agent._registry", None, raising=False)
+    assert find_sface() is None
+    assert refusals() == []
+
+
 @pytest.mark.parametrize("allow_download", [False, True])
 def test_another_file_of_this_name_is_refused(cached, allow_download):
     with pytest.raises(BackboneError, match="not the face recogniser that is known here"):

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -385,11 +385,16 @@ def find_sface(*, allow_download: bool = False) -> Path | None:
     Raises:
         BackboneError: it cannot be downloaded, or the file is another than the one that is known.
     """
-    try:
-        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE, local_files_only=not allow_download))
-    except (HfHubHTTPError, OSError) as error:  # a file that is in no cache is an OSError too
-        if not allow_download:
+    if not allow_download:
+        # Not by `hf_hub_download(local_files_only=True)`: to say who calls, it asks the hub for the names of callers.
+        cached = try_to_load_from_cache(SFACE_REPOSITORY, SFACE_FILE)
+        if not isinstance(cached, str):
             return None
+        check_sface(Path(cached))
+        return Path(cached)
+    try:
+        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE))
+    except (HfHubHTTPError, OSError) as error:
         raise BackboneError(
             f"The face recogniser {SFACE_REPOSITORY} could not be downloaded: {describe_fault(error)}.",
             "Check your connection, or name a folder with the networks: --evaluators, in `sefi bench` --recogniser.",
