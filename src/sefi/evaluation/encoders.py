@@ -385,15 +385,12 @@ def find_sface(*, allow_download: bool = False) -> Path | None:
     Raises:
         BackboneError: it cannot be downloaded, or the file is another than the one that is known.
     """
-    if not allow_download:
-        # Not by `hf_hub_download(local_files_only=True)`: to say who calls, it asks the hub for the names of callers.
-        cached = try_to_load_from_cache(SFACE_REPOSITORY, SFACE_FILE)
-        if not isinstance(cached, str):
-            return None
-        check_sface(Path(cached))
-        return Path(cached)
+    # Not by `local_files_only`: the hub's library then still asks its server what programs are called.
+    cached = try_to_load_from_cache(SFACE_REPOSITORY, SFACE_FILE)
+    if not isinstance(cached, str) and not allow_download:
+        return None
     try:
-        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE))
+        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE) if allow_download else str(cached))
     except (HfHubHTTPError, OSError) as error:
         raise BackboneError(
             f"The face recogniser {SFACE_REPOSITORY} could not be downloaded: {describe_fault(error)}.",
