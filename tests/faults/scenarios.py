@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -279,20 +279,21 @@ class Counts:
         self.done += ending.code == 0
         self.faults += [f"{what}: {fault}" for fault in faults]
 
+    def join(self, other: "Counts") -> None:
+        self.tries += other.tries
+        self.typed += other.typed
+        self.done += other.done
+        self.faults += other.faults
 
-def try_errors(
-    run: Undisturbed, numbers: Iterable[int], errors: Iterable[str], report: Callable[[], object] = int
-) -> Counts:
-    """Run the command once for each number of an operation and each error that it fails with."""
+
+def try_error(run: Undisturbed, number: int, error: str, *, repeat: bool = True) -> Counts:
+    """Run the command where one operation fails with an error; then, with `repeat`, once more without."""
     counts, folder = Counts(), run.before.parent / "run"
-    for number in numbers:
-        for error in errors:
-            words = run.start(folder)
-            ending = run_forked(words, Injector(folder, number, ERRORS[error]), partial(os.chdir, folder))
-            faults = find_faults(run, folder, ending, removing=run.seen[number - 1] == "remove")
-            faults += find_faults_of_repeating(run, folder)
-            counts.add(f"{run.scenario.name}, {number}, {run.seen[number - 1]}, {error}", ending, faults)
-            report()
+    words = run.start(folder)
+    ending = run_forked(words, Injector(folder, number, ERRORS[error]), partial(os.chdir, folder))
+    faults = find_faults(run, folder, ending, removing=run.seen[number - 1] == "remove")
+    faults += find_faults_of_repeating(run, folder) if repeat else []
+    counts.add(f"{run.scenario.name}, {number}, {run.seen[number - 1]}, {error}", ending, faults)
     return counts
 
 
@@ -303,15 +304,13 @@ def list_sizes(run: Undisturbed) -> list[int]:
     return sorted({0, 1, *(size // 2 for size in sizes), *(max(size - 1, 0) for size in sizes)})
 
 
-def try_sizes(run: Undisturbed, sizes: Iterable[int], report: Callable[[], object] = int) -> Counts:
-    """Run the command where no file may grow beyond a size, as on a full disk."""
+def try_size(run: Undisturbed, size: int) -> Counts:
+    """Run the command where no file may grow beyond a size, as on a full disk; then once more without."""
     counts, folder = Counts(), run.before.parent / "run"
-    for size in sizes:
-        words = run.start(folder)
-        ending = run_forked(words, prepare=lambda size=size: (os.chdir(folder), limit_files(size)))
-        faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
-        counts.add(f"{run.scenario.name}, at most {size} bytes", ending, faults)
-        report()
+    words = run.start(folder)
+    ending = run_forked(words, prepare=lambda: (os.chdir(folder), limit_files(size)))
+    faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
+    counts.add(f"{run.scenario.name}, at most {size} bytes", ending, faults)
     return counts
 
 
@@ -321,12 +320,10 @@ def count_allocations(run: Undisturbed) -> int:
     return len(run_forked(run.start(folder), Allocations(), partial(os.chdir, folder)).seen)
 
 
-def try_allocations(run: Undisturbed, numbers: Iterable[int], report: Callable[[], object] = int) -> Counts:
-    """Run the command once for each number of a tensor for which there is no memory."""
+def try_allocation(run: Undisturbed, number: int) -> Counts:
+    """Run the command where there is no memory for one tensor; then once more without."""
     counts, folder = Counts(), run.before.parent / "run"
-    for number in numbers:
-        ending = run_forked(run.start(folder), Allocations(number), partial(os.chdir, folder))
-        faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
-        counts.add(f"{run.scenario.name}, tensor {number}", ending, faults)
-        report()
+    ending = run_forked(run.start(folder), Allocations(number), partial(os.chdir, folder))
+    faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
+    counts.add(f"{run.scenario.name}, tensor {number}", ending, faults)
     return counts
