@@ -2,10 +2,11 @@
 
 Run it as `python experiments/kill.py`: a training of 60 steps of the tiny model of the tests is killed before and after
 each of its saves, and a run at 200 moments that are drawn evenly over the time that it takes undisturbed. `--steps 6
---moments 5` tries fewer.
+--moments 5` tries fewer, and `--only training` one of both; the record keeps the other.
 """
 
 import argparse
+import json
 import os
 import random
 import sys
@@ -63,25 +64,32 @@ def report_progress(name: str, done: int, total: int, started: float) -> None:
 
 
 def main() -> None:
-    """Try both, write the record where all was tried, print it, and fail where there is a fault."""
+    """Try what is asked for, put it on record where all was tried, print it, and fail where there is a fault."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="of the training")
     parser.add_argument("--moments", type=int, default=200, help="at which the run is killed")
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--only", choices=("training", "benchmark"), default=None, help="try one of both")
     parser.add_argument("--record", type=Path, default=None, help="where the record goes; a full run has its own place")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as name, open_model(make_model(Path(name) / "model")):
-        training = kill_training(options.steps, Path(name))
-        benchmark = kill_benchmark(options.moments, options.seed, Path(name))
-    record = {"training": training, "benchmark": benchmark, "seconds_of_a_processor": round(sum(os.times()[:4]))}
-    text = dump_json(record, indent=1) + "\n"
-    sys.stdout.write(text)
+        for part in (options.only,) if options.only else ("training", "benchmark"):
+            before = sum(os.times()[:4])
+            if part == "training":
+                found[part] = kill_training(options.steps, Path(name))
+            else:
+                found[part] = kill_benchmark(options.moments, options.seed, Path(name))
+            found[part]["seconds_of_a_processor"] = round(sum(os.times()[:4]) - before)
     full = (options.steps, options.moments) == (parser.get_default("steps"), parser.get_default("moments"))
     place = options.record or (RECORD if full else None)
+    earlier = json.loads(place.read_text(encoding="utf-8")) if place is not None and place.is_file() else {}
+    text = dump_json(earlier | found, indent=1, sort_keys=True) + "\n"
+    sys.stdout.write(text)
     if place is not None:
         write_text(place, text)
-    if training["faults"] or benchmark["faults"]:
+    if any(part["faults"] for part in found.values()):
         sys.exit(1)
 
 

@@ -24,6 +24,7 @@ from typing import Any
 import safetensors.numpy
 import safetensors.torch
 from safetensors import SafetensorError
+from torch.utils._python_dispatch import TorchDispatchMode
 from typer.testing import CliRunner
 
 from sefi.cli.app import app
@@ -157,6 +158,29 @@ class WatchedFile:
         return self.file.write(data)
 
 
+class Allocations(TorchDispatchMode):
+    """Counts the operations that give tensors, and lets one of them have no memory.
+
+    Attributes:
+        number: of the operation that fails, from 1; 0 lets none fail.
+        seen: one entry for each operation so far.
+    """
+
+    def __init__(self, number: int = 0) -> None:
+        super().__init__()
+        self.number, self.seen, self.busy = number, [], False
+
+    def install(self) -> None:
+        """Count from now on, until this process ends."""
+        self.__enter__()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen.append("")
+        if len(self.seen) == self.number:
+            raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+        return func(*args, **(kwargs or {}))
+
+
 # ------------------------------------------------------------------ a run in a child
 
 
@@ -181,7 +205,7 @@ def run_program(words: Sequence[object]) -> tuple[int, str]:
     return found.exit_code, found.output + (repr(found.exception) if found.exit_code == 1 else "")
 
 
-def run_forked(words: Sequence[object], injector: Injector | None = None, prepare: Callable[[], object] = int) -> Ending:
+def run_forked(words: Sequence[object], injector: Injector | Allocations | None = None, prepare: Callable[[], object] = int) -> Ending:
     """Run the program in a child, where operations may fail, and return how it ended.
 
     Args:
@@ -199,7 +223,7 @@ def run_forked(words: Sequence[object], injector: Injector | None = None, prepar
             code, output = run_program(words)
             if injector is not None:
                 injector.busy = True
-            answer = json.dumps([output, injector.seen if injector else []]).encode()
+            answer = json.dumps([output, injector.seen if injector is not None else []]).encode()
             while answer:
                 answer = answer[os.write(writing, answer) :]
         finally:

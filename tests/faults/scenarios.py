@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from PIL import Image
-from tests.faults.injection import Ending, Injector, run_forked
+from tests.faults.injection import ERRORS, Allocations, Ending, Injector, limit_files, run_forked
 
 from sefi.cli import loading
 
@@ -64,6 +64,7 @@ class Scenario:
 
 def learn_words(seed: int = 0, *more: str, steps: int = 3) -> tuple[str, ...]:
     words = ("learn", "@/photo.png", "--name", "ada", "--out", "@/ada.safetensors", "--seed", str(seed))
+    words = (*words, "--set", "learn.batch=1")
     return (*words, "--steps", str(steps), "--no-crop", "--any-style", "--model", "tiny", "--consent", CONSENT, *more)
 
 
@@ -164,7 +165,7 @@ def drop_costs(record: dict[str, object]) -> dict[str, object]:
 def drop_grid(run: dict[str, object]) -> dict[str, object]:
     """Return a run's record as it is where all images could be written, but not the sheet of them."""
     facts = dict(run["run"])
-    facts["images"] = {name: digest for name, digest in facts["images"].items() if not name.startswith("grid")}
+    facts["images"] = [one for one in facts["images"] if not one["file"].startswith("grid")]
     return {**run, "grid": None, "run": facts}
 
 
@@ -254,3 +255,75 @@ def find_faults_of_repeating(run: Undisturbed, folder: Path) -> list[str]:
     if ending.code:
         return [f"again: exit code {ending.code}: {ending.output[-300:]}"]
     return [] if state == run.final else ["again: the files are others than those of a whole run"]
+
+
+@dataclass
+class Counts:
+    """What became of runs in which something failed.
+
+    Attributes:
+        tries: how many there were.
+        typed: of them ended with a typed error.
+        done: of them did all that was asked, in spite of it.
+        faults: what was wrong, with what had failed.
+    """
+
+    tries: int = 0
+    typed: int = 0
+    done: int = 0
+    faults: list[str] = field(default_factory=list)
+
+    def add(self, what: str, ending: Ending, faults: list[str]) -> None:
+        self.tries += 1
+        self.typed += ending.code != 0
+        self.done += ending.code == 0
+        self.faults += [f"{what}: {fault}" for fault in faults]
+
+    def join(self, other: "Counts") -> None:
+        self.tries += other.tries
+        self.typed += other.typed
+        self.done += other.done
+        self.faults += other.faults
+
+
+def try_error(run: Undisturbed, number: int, error: str, *, repeat: bool = True) -> Counts:
+    """Run the command where one operation fails with an error; then, with `repeat`, once more without."""
+    counts, folder = Counts(), run.before.parent / "run"
+    words = run.start(folder)
+    ending = run_forked(words, Injector(folder, number, ERRORS[error]), partial(os.chdir, folder))
+    faults = find_faults(run, folder, ending, removing=run.seen[number - 1] == "remove")
+    faults += find_faults_of_repeating(run, folder) if repeat else []
+    counts.add(f"{run.scenario.name}, {number}, {run.seen[number - 1]}, {error}", ending, faults)
+    return counts
+
+
+def list_sizes(run: Undisturbed) -> list[int]:
+    """List bytes that no file may exceed: none, one, half of each file that is written and all but its last byte."""
+    place = run.before.parent / "run"
+    sizes = [path.stat().st_size for path in place.rglob("*") if path.is_file()]
+    return sorted({0, 1, *(size // 2 for size in sizes), *(max(size - 1, 0) for size in sizes)})
+
+
+def try_size(run: Undisturbed, size: int) -> Counts:
+    """Run the command where no file may grow beyond a size, as on a full disk; then once more without."""
+    counts, folder = Counts(), run.before.parent / "run"
+    words = run.start(folder)
+    ending = run_forked(words, prepare=lambda: (os.chdir(folder), limit_files(size)))
+    faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
+    counts.add(f"{run.scenario.name}, at most {size} bytes", ending, faults)
+    return counts
+
+
+def count_allocations(run: Undisturbed) -> int:
+    """Return how many tensors the command allocates."""
+    folder = run.before.parent / "run"
+    return len(run_forked(run.start(folder), Allocations(), partial(os.chdir, folder)).seen)
+
+
+def try_allocation(run: Undisturbed, number: int) -> Counts:
+    """Run the command where there is no memory for one tensor; then once more without."""
+    counts, folder = Counts(), run.before.parent / "run"
+    ending = run_forked(run.start(folder), Allocations(number), partial(os.chdir, folder))
+    faults = find_faults(run, folder, ending) + find_faults_of_repeating(run, folder)
+    counts.add(f"{run.scenario.name}, tensor {number}", ending, faults)
+    return counts
