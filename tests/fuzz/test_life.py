@@ -26,8 +26,9 @@ from sefi.cli.app import app
 from sefi.core.errors import SefiError
 from sefi.identity.file import read_identity
 
+CONSENT = "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"
 NAMES, PHOTOS, SEEDS = ("ada", "bob"), ("one.png", "two.png"), (0, 1)
-MOST_WRITES = 27  # a run of three steps makes 25
+MOST_WRITES = 33  # a run of three steps makes 31
 # Everything that may lie in the folder: what a user put there, results, and what a killed program leaves.
 KNOWN = re.compile(
     r"(one|two)\.png|(ada|bob)\.safetensors|images/([\w .-]+\.(png|json)|\.[\w.-]+)|images"
@@ -46,8 +47,7 @@ def run(*words):
 
 def learn_words(folder, name, photo, seed, overwrite=False):
     words = ["learn", folder / photo, "--name", name, "--out", folder / f"{name}.safetensors", "--seed", seed]
-    words += ["--steps", 3, "--no-crop", "--any-style", "--model", "tiny"]
-    words += ["--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"]
+    words += ["--steps", 3, "--no-crop", "--any-style", "--model", "tiny", "--consent", CONSENT]
     return [*words, "--overwrite"] if overwrite else words
 
 
@@ -293,7 +293,7 @@ def test_a_damaged_unfinished_training_is_named_and_learning_goes_on_without_it(
     """What the machine relies on where it damages one."""
     machine = life()
     words = learn_words(machine.folder, "ada", "one.png", 0)
-    assert wait(start(words, lambda: kill_at(9, machine.folder))) == -signal.SIGKILL
+    assert wait(start(words, lambda: kill_at(14, machine.folder))) == -signal.SIGKILL
     [unfinished] = [path for path in machine.folder.glob(".ada*.unfinished") if "partial" not in path.name]
     unfinished.write_bytes(b"x" * 40)
     found = run(*words)
