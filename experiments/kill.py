@@ -8,7 +8,6 @@ each of its saves, and a run at 200 moments that are drawn evenly over the time 
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from tests.faults.kills import Benchmark, Training  # noqa: E402
+from tests.faults.kills import Benchmark, Training, draw_moments  # noqa: E402
 from tests.faults.model import make_model  # noqa: E402
 from tests.faults.scenarios import open_model  # noqa: E402
 
@@ -46,12 +45,14 @@ def kill_benchmark(moments: int, seed: int, folder: Path) -> dict[str, object]:
     A run that has ended by the moment is none of those that are counted.
     """
     benchmark, faults, started = Benchmark.run(folder / "benchmark"), list[str](), time.monotonic()
-    chance, kills, ended = random.Random(seed), 0, 0
-    while kills < moments:
-        killed, fault = benchmark.try_kill(folder / "killed", chance.uniform(0.0, benchmark.seconds))
+    kills, ended = 0, 0
+    for seconds in draw_moments(seed, benchmark.seconds):
+        killed, fault = benchmark.try_kill(folder / "killed", seconds)
         kills, ended = kills + killed, ended + (not killed)
         faults += [fault] if fault else []
         report_progress("benchmark run", kills, moments, started)
+        if kills == moments:
+            break
     found = {"moments": moments, "seed": seed, "seconds_undisturbed": round(benchmark.seconds, 2)}
     return {**found, "ended_before": ended, "same_files": moments - len(faults), "faults": faults}
 
