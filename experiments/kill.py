@@ -28,8 +28,8 @@ from sefi.core.text import dump_json  # noqa: E402
 RECORD = ROOT / "experiments" / "records" / "kill.json"
 
 
-def kill_training(steps: int, folder: Path) -> dict[str, object]:
-    """Kill a training before and after the save of each step; return how often it went on to the same file."""
+def try_training(steps: int, folder: Path) -> dict[str, object]:
+    """Try a kill before and after the save of each step; return how often the training went on to the same file."""
     training, faults, started = Training.run(steps, folder / "training"), list[str](), time.monotonic()
     for step in range(1, steps + 1):
         for saved in (False, True):
@@ -39,8 +39,8 @@ def kill_training(steps: int, folder: Path) -> dict[str, object]:
     return {"steps": steps, "kills": 2 * steps, "same_file": 2 * steps - len(faults), "faults": faults}
 
 
-def kill_benchmark(moments: int, seed: int, folder: Path) -> dict[str, object]:
-    """Kill a benchmark run at random moments; return how often it went on to the same records and images.
+def try_benchmark(moments: int, seed: int, folder: Path) -> dict[str, object]:
+    """Try kills at random moments of a benchmark run; return how often it went on to the same records and images.
 
     A run that has ended by the moment is none of those that are counted.
     """
@@ -79,9 +79,9 @@ def main() -> None:
         for part in (options.only,) if options.only else ("training", "benchmark"):
             before = sum(os.times()[:4])
             if part == "training":
-                found[part] = kill_training(options.steps, Path(name))
+                found[part] = try_training(options.steps, Path(name))
             else:
-                found[part] = kill_benchmark(options.moments, options.seed, Path(name))
+                found[part] = try_benchmark(options.moments, options.seed, Path(name))
             found[part]["seconds_of_a_processor"] = round(sum(os.times()[:4]) - before)
     full = (options.steps, options.moments) == (parser.get_default("steps"), parser.get_default("moments"))
     place = options.record or (RECORD if full else None)
