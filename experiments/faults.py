@@ -9,7 +9,6 @@ at random. `--only learn generate` tries fewer; the record keeps the others.
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ from tests.faults.scenarios import (  # noqa: E402
     SCENARIOS,
     Counts,
     Undisturbed,
-    count_allocations,
+    draw_tensors,
     list_sizes,
     open_model,
     run_undisturbed,
@@ -48,13 +47,11 @@ def list_trials(run: Undisturbed, seed: int) -> dict[str, list[Callable[[], Coun
     """Return all trials of a command by what fails in them."""
     numbers = range(1, len(run.seen) + 1)
     others = ("broken disk", "no memory")
-    allocated = range(1, count_allocations(run) + 1)
-    tensors = random.Random(seed).sample(allocated, min(TENSORS, len(allocated)))
     return {
         "full disk": [partial(try_error, run, number, "full disk") for number in numbers],
         "others": [partial(try_error, run, number, others[number % 2], repeat=False) for number in numbers],
         "sizes": [partial(try_size, run, size) for size in list_sizes(run)],
-        "tensors": [partial(try_allocation, run, number) for number in tensors],
+        "tensors": [partial(try_allocation, run, number) for number in draw_tensors(run, TENSORS, seed)],
     }
 
 

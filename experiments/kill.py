@@ -8,7 +8,6 @@ each of its saves, and a run at 200 moments that are drawn evenly over the time 
 import argparse
 import json
 import os
-import random
 import sys
 import tempfile
 import time
@@ -19,7 +18,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 import torch  # noqa: E402
-from tests.faults.kills import Benchmark, Training  # noqa: E402
+from tests.faults.kills import Benchmark, Training, draw_moments  # noqa: E402
 from tests.faults.model import make_model  # noqa: E402
 from tests.faults.scenarios import open_model  # noqa: E402
 
@@ -29,8 +28,8 @@ from sefi.core.text import dump_json  # noqa: E402
 RECORD = ROOT / "experiments" / "records" / "kill.json"
 
 
-def kill_training(steps: int, folder: Path) -> dict[str, object]:
-    """Kill a training before and after the save of each step; return how often it went on to the same file."""
+def try_training(steps: int, folder: Path) -> dict[str, object]:
+    """Try a kill before and after the save of each step; return how often the training went on to the same file."""
     training, faults, started = Training.run(steps, folder / "training"), list[str](), time.monotonic()
     for step in range(1, steps + 1):
         for saved in (False, True):
@@ -40,18 +39,20 @@ def kill_training(steps: int, folder: Path) -> dict[str, object]:
     return {"steps": steps, "kills": 2 * steps, "same_file": 2 * steps - len(faults), "faults": faults}
 
 
-def kill_benchmark(moments: int, seed: int, folder: Path) -> dict[str, object]:
-    """Kill a benchmark run at random moments; return how often it went on to the same records and images.
+def try_benchmark(moments: int, seed: int, folder: Path) -> dict[str, object]:
+    """Try kills at random moments of a benchmark run; return how often it went on to the same records and images.
 
     A run that has ended by the moment is none of those that are counted.
     """
     benchmark, faults, started = Benchmark.run(folder / "benchmark"), list[str](), time.monotonic()
-    chance, kills, ended = random.Random(seed), 0, 0
-    while kills < moments:
-        killed, fault = benchmark.try_kill(folder / "killed", chance.uniform(0.0, benchmark.seconds))
+    kills, ended = 0, 0
+    for seconds in draw_moments(seed, benchmark.seconds):
+        killed, fault = benchmark.try_kill(folder / "killed", seconds)
         kills, ended = kills + killed, ended + (not killed)
         faults += [fault] if fault else []
         report_progress("benchmark run", kills, moments, started)
+        if kills == moments:
+            break
     found = {"moments": moments, "seed": seed, "seconds_undisturbed": round(benchmark.seconds, 2)}
     return {**found, "ended_before": ended, "same_files": moments - len(faults), "faults": faults}
 
@@ -78,9 +79,9 @@ def main() -> None:
         for part in (options.only,) if options.only else ("training", "benchmark"):
             before = sum(os.times()[:4])
             if part == "training":
-                found[part] = kill_training(options.steps, Path(name))
+                found[part] = try_training(options.steps, Path(name))
             else:
-                found[part] = kill_benchmark(options.moments, options.seed, Path(name))
+                found[part] = try_benchmark(options.moments, options.seed, Path(name))
             found[part]["seconds_of_a_processor"] = round(sum(os.times()[:4]) - before)
     full = (options.steps, options.moments) == (parser.get_default("steps"), parser.get_default("moments"))
     place = options.record or (RECORD if full else None)

@@ -578,7 +578,7 @@ def test_the_files_of_a_folder_are_flushed_before_it_takes_its_name(tmp_path, mo
     flushed, whole = [], os.fsync
 
     def flush(handle):
-        flushed.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
         whole(handle)
 
     def fill(partial):

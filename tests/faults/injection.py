@@ -63,8 +63,9 @@ class Injector:
     def is_ours(self, path: object) -> bool:
         """Return whether a path or the number of an open file leads below the folder."""
         with suppress(OSError, TypeError):
-            place = os.readlink(f"/proc/self/fd/{path}") if isinstance(path, int) else os.path.abspath(os.fspath(path))
-            return os.fsdecode(place).startswith(str(self.folder))
+            if isinstance(path, int):
+                return Path(f"/proc/self/fd/{path}").readlink().is_relative_to(self.folder)
+            return Path(os.fsdecode(path)).absolute().is_relative_to(self.folder)
         return False
 
     def count(self, kind: str) -> BaseException | None:
@@ -124,7 +125,7 @@ class Injector:
             error = self.count("write") if self.is_ours(filename) else None
             serialize_file(tensors, filename, metadata)
             if error is not None:
-                os.truncate(filename, os.path.getsize(filename) // 2)
+                os.truncate(filename, Path(filename).stat().st_size // 2)
                 raise error if isinstance(error, MemoryError) else SafetensorError(f"I/O error: {error}")
 
         return serialize

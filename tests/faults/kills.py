@@ -2,11 +2,12 @@
 
 import json
 import os
+import random
 import re
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -178,6 +179,13 @@ def make_suite_folder(folder: Path) -> tuple[list[str], Path]:
         image.resize((41, 37)).save(folder / "photos" / f"{name}.png")
     words = ("bench", "run", "@/dogs.toml", "--model", "tiny", "--photos", "@/photos", "--device", "cpu")
     return list_words((*words, "--out", "@/run"), folder), folder
+
+
+def draw_moments(seed: int, longest: float) -> Iterator[float]:
+    """Draw seconds evenly, from none to the longest."""
+    chance = random.Random(seed)
+    while True:
+        yield chance.uniform(0.0, longest)
 
 
 def run_and_kill(words: list[str], seconds: float, prepare: Callable[[], object] = int) -> int:

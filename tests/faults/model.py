@@ -3,7 +3,6 @@
 from pathlib import Path
 
 from tests.conftest import LENGTH, PROMPT_WORDS, make_backbone
-
 from transformers import CLIPTokenizer
 
 from sefi.backbone.bundle import Backbone

@@ -1,7 +1,7 @@
 """Make one of every file with the tiny model; a program of its own, so that two processes can be compared.
 
-Run as `python -m tests.faults.same_bits FOLDER MODEL` it leaves there a photo, an identity, an unfinished training, images
-with their record, and a benchmark run; MODEL has the tokenizer.
+Run as `python -m tests.faults.same_bits FOLDER MODEL` it leaves there a photo, an identity, an unfinished training,
+images with their record, and a benchmark run; MODEL has the tokenizer.
 """
 
 import sys

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import random
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -98,7 +99,9 @@ def run_well(words: tuple[str, ...], folder: Path) -> None:
     assert ending.code == 0, ending.output
 
 
-GENERATE = ("generate", "a photo of <ada>", "-i", "@/ada.safetensors", "--model", "tiny", "--steps", "1", "--out", "@/images")  # fmt: skip
+GENERATE = ("generate", "a photo of <ada>", "-i", "@/ada.safetensors", "--model", "tiny", "--steps", "1")
+GENERATE = (*GENERATE, "--out", "@/images")
+EXPORT = ("export", "@/ada.safetensors", "--to", "a1111", "--out", "@/exported", "--overwrite")
 BENCH = ("bench", "run", "@/dogs.toml", "--model", "tiny", "--photos", "@/photos", "--device", "cpu", "--out", "@/run")
 SCENARIOS = {
     one.name: one
@@ -106,11 +109,7 @@ SCENARIOS = {
         Scenario("learn", make_photo, learn_words()),
         Scenario("learn over another", make_identity, learn_words(0, "--overwrite")),
         Scenario("generate", make_identity, GENERATE, repeats=False),  # every run adds images
-        Scenario(
-            "export",
-            make_identity,
-            ("export", "@/ada.safetensors", "--to", "a1111", "--out", "@/exported", "--overwrite"),
-        ),
+        Scenario("export", make_identity, EXPORT),
         Scenario("bench", make_suite, BENCH),
         Scenario("report", make_run, ("bench", "report", "@/run")),
         Scenario("forget", make_images, ("forget", "@/ada.safetensors", "--yes", "--in", "@"), (0, 1, 2)),
@@ -322,6 +321,12 @@ def count_allocations(run: Undisturbed) -> int:
     """Return how many tensors the command allocates."""
     folder = run.before.parent / "run"
     return len(run_forked(run.start(folder), Allocations(), partial(os.chdir, folder)).seen)
+
+
+def draw_tensors(run: Undisturbed, most: int, seed: int) -> list[int]:
+    """Draw numbers of tensors that the command allocates; all where there are no more."""
+    numbers = range(1, count_allocations(run) + 1)
+    return random.Random(seed).sample(numbers, min(most, len(numbers)))
 
 
 def try_allocation(run: Undisturbed, number: int) -> Counts:

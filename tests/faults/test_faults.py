@@ -1,13 +1,12 @@
 """The n-th operation on a file fails, the disk is full, memory ends: old or new content, and a typed error."""
 
-import random
-
 import pytest
 from tests.faults.injection import ERRORS, Ending
 from tests.faults.scenarios import (
     SCENARIOS,
     Counts,
     count_allocations,
+    draw_tensors,
     find_faults,
     list_sizes,
     try_allocation,
@@ -85,8 +84,7 @@ def test_a_tensor_for_which_there_is_no_memory(undisturbed):
 @pytest.mark.parametrize("name", ["learn", "learn over another", "generate", "bench"])
 def test_memory_ends_at_any_tensor(undisturbed, name):
     run = undisturbed(name)
-    numbers = random.Random(name).sample(range(1, count_allocations(run) + 1), PARTS)
-    counts = join(try_allocation(run, number) for number in numbers)
+    counts = join(try_allocation(run, number) for number in draw_tensors(run, PARTS, 1))
     assert (counts.tries, counts.faults) == (PARTS, [])
 
 

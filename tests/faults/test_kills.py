@@ -1,9 +1,9 @@
 """A process that is killed at any step or moment loses nothing: the same command ends with the same files."""
 
-import random
+from itertools import islice
 
 import pytest
-from tests.faults.kills import Benchmark, Training
+from tests.faults.kills import Benchmark, Training, draw_moments
 
 FEW, MANY, MOMENTS = 7, 60, 20
 
@@ -54,7 +54,7 @@ def test_a_benchmark_run_that_is_killed_ends_with_the_same_files(benchmark_run, 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_a_benchmark_run_is_killed_at_many_moments(benchmark_run, tmp_path):
-    chance = random.Random(1)
-    tries = [benchmark_run.try_kill(tmp_path / "run", chance.uniform(0, benchmark_run.seconds)) for _ in range(MOMENTS)]
+    moments = islice(draw_moments(1, benchmark_run.seconds), MOMENTS)
+    tries = [benchmark_run.try_kill(tmp_path / "run", seconds) for seconds in moments]
     assert [fault for _, fault in tries if fault] == []
     assert sum(killed for killed, _ in tries) > MOMENTS / 2
