@@ -71,7 +71,7 @@ def run_attend(
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         rows = compute_attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    figure = make_figure_writer(rows, prompt, mark=not no_mark)
+    figure = make_figure_writer(rows, prompt, mark=not no_mark, identities=identities)
     write_output(out, FileKind.PNG, figure, inputs=inputs, overwrite=overwrite)
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     print_answer(
@@ -149,11 +149,15 @@ def detect_face_boxes(image: "Image", backbone: "Backbone", detector: Path | Non
     return [compute_face_box(face, rgb) for face in open_detector(backbone, detector)(rgb)]
 
 
-def make_figure_writer(rows: "Sequence[MapRow]", title: str, *, mark: bool = True) -> "Callable[[Path], None]":
-    """Draw the rows; return what writes them as one PNG."""
+def make_figure_writer(
+    rows: "Sequence[MapRow]", title: str, *, mark: bool = True, identities: "Sequence[Identity]" = ()
+) -> "Callable[[Path], None]":
+    """Draw the rows; return what writes them as one PNG, which names the SHA-256 of the identities."""
+    from sefi.identity.file import compute_identity_digest
     from sefi.report.attention_figure import draw_attention_figure, encode_figure
 
-    return encode_figure(draw_attention_figure(rows, title=title), mark=mark).write
+    digests = [compute_identity_digest(identity) for identity in identities]
+    return encode_figure(draw_attention_figure(rows, title=title), mark=mark, identities=digests).write
 
 
 def make_attend_record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

@@ -97,7 +97,7 @@ def try_detector(problems: list[str]) -> str | None:
 def find_leftovers() -> list[str]:
     """Return unfinished trainings and temporary files below this folder; they hold likenesses."""
     from sefi.core.errors import OutputError
-    from sefi.provenance.forget import list_leftovers
+    from sefi.provenance.leftovers import list_leftovers
 
     try:
         return [str(path) for path in list_leftovers([Path.cwd()])]

@@ -54,7 +54,7 @@ def run_export(
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.files import FileKind, check_output, make_text_writer, write_output
     from sefi.hosts.export import Sampler, get_host, write_exported
-    from sefi.identity.file import Identity
+    from sefi.identity.file import Identity, compute_identity_digest
 
     host = get_host(to)
     identity = Identity.load(file)
@@ -66,7 +66,9 @@ def run_export(
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
-    write = make_text_writer("\n".join([text, *notes]) + "\n")
+    # So that `sefi forget` finds what holds the name.
+    of_identity = f"Identity: {compute_identity_digest(identity)}"
+    write = make_text_writer("\n".join([text, *notes, of_identity]) + "\n")
     write_output(prompt_file, FileKind.TEXT, write, overwrite=overwrite)
     for note in notes:
         print_remark(f"note: {note}")

@@ -300,6 +300,8 @@ def learn_and_save(
     )
     write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
+    if learn_options.placement.show_crop is not None:
+        name_crop_sheet(learn_options.placement.show_crop, photos, crops, identity)
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
         "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
@@ -312,6 +314,7 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
     from sefi.api import crop_photo
     from sefi.cli.output import print_remark
     from sefi.core.files import FileKind, write_output
+    from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
 
     placement = learn_options.placement
@@ -331,16 +334,32 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
         for remark in crop.remarks:
             print_remark(f"note: {crop.source}: {remark}")
     if placement.show_crop is not None:
-        sheet = draw_crop_sheet(photos, crops)
         write_output(
             placement.show_crop,
             FileKind.PNG,
-            lambda path: sheet.save(path, "png"),
+            encode_photo(draw_crop_sheet(photos, crops)).write,
             inputs=learn_options.inputs,
             overwrite=learn_options.overwrite,
         )
         print_remark(f"crop: {placement.show_crop}")
     return crops
+
+
+def name_crop_sheet(
+    path: Path, photos: "Sequence[Photo]", crops: "Sequence[SubjectCrop]", identity: "Identity"
+) -> None:
+    """Write the identity's SHA-256 into the picture of what was learned, unless somebody has put another there.
+
+    So `sefi forget` finds it; before learning there was no identity to name.
+    """
+    from sefi.core.files import write_file
+    from sefi.identity.file import compute_identity_digest
+    from sefi.provenance.save import encode_photo
+    from sefi.report.contact_sheet import draw_crop_sheet
+
+    sheet = draw_crop_sheet(photos, crops)
+    if path.is_file() and path.read_bytes() == encode_photo(sheet).content:
+        write_file(path, encode_photo(sheet, [compute_identity_digest(identity)]).write)
 
 
 def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:

@@ -147,6 +147,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "removed": "the files removed or cleared of the identity",
             "left": "a list of objects with file and reason; the exit code is 1 if there are any",
+            "unproven": "files that may be of the identity and stay: a list of objects with file and reason",
         },
     ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),

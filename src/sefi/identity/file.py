@@ -172,7 +172,7 @@ class Identity:
                 f"Nobody is known to have agreed that {self.name!r} is public.",
                 "State it: consent='Ada Example agreed on 2026-05-01 to ...', or leave the repository private.",
             )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="sefi-") as folder:
             write_identity(Identity(self.tensors, header), Path(folder) / FILE)
             (Path(folder) / "README.md").write_text(make_card(header.model_dump(), repository), encoding="utf-8")
             return upload_folder(Path(folder), repository, private=private, token=token)
