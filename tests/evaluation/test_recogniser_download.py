@@ -6,6 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from huggingface_hub import constants
+from huggingface_hub.utils import _detect_agent
 from skimage import data
 
 from sefi.core.errors import BackboneError, ConfigError
@@ -53,6 +54,14 @@ def test_without_the_file_nothing_is_found_or_fetched(cache):
     assert "--download" in error.value.remedy
     with pytest.raises(BackboneError, match="no face recogniser"):
         SurestFace.load(None)
+
+
+def test_looking_into_the_cache_asks_nobody(tmp_path, monkeypatch):
+    # The hub's library asks its server for a list of programs where it has none of today, files of the cache or not.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "AGENT_HARNESSES_PATH", str(tmp_path / "none.json"))
+    monkeypatch.setattr(_detect_agent, "_registry", None)
+    assert find_sface() is None  # a connection would fail the test: tests/blocked
 
 
 @pytest.mark.parametrize("allow_download", [False, True])

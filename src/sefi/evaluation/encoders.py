@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 import cv2
 import numpy as np
 import torch
-from huggingface_hub import hf_hub_download
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
@@ -385,11 +385,13 @@ def find_sface(*, allow_download: bool = False) -> Path | None:
     Raises:
         BackboneError: it cannot be downloaded, or the file is another than the one that is known.
     """
+    # Not by `local_files_only`: the hub's library then still asks its server what programs are called.
+    cached = try_to_load_from_cache(SFACE_REPOSITORY, SFACE_FILE)
+    if not isinstance(cached, str) and not allow_download:
+        return None
     try:
-        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE, local_files_only=not allow_download))
-    except (HfHubHTTPError, OSError) as error:  # a file that is in no cache is an OSError too
-        if not allow_download:
-            return None
+        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE) if allow_download else str(cached))
+    except (HfHubHTTPError, OSError) as error:
         raise BackboneError(
             f"The face recogniser {SFACE_REPOSITORY} could not be downloaded: {describe_fault(error)}.",
             "Check your connection, or name a folder with the networks: --evaluators, in `sefi bench` --recogniser.",
