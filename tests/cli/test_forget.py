@@ -1,5 +1,6 @@
 """Nothing of a likeness is left on disk once it is forgotten, and nobody else's file is touched."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +18,7 @@ def home(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / name))
     (tmp_path / "work").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path
 
@@ -69,3 +71,35 @@ def test_leftovers_are_listed_and_removed_unless_young(home, sefi):
     assert str(old) in sefi("doctor", "--json").stdout
     assert sefi("forget", "--leftovers", "--yes").exit_code == 1
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_what_a_killed_training_left_is_forgotten_by_its_name_and_no_other_is(home, sefi):
+    work = home / "work"
+    for stem in ("ada", "ad", "adam"):
+        (work / f".{stem}.0123456789ab.unfinished").write_bytes(stem.encode())
+        (work / f"..{stem}.0123456789ab.ba9876543210.partial.unfinished").write_bytes(stem.encode())
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 0
+    assert sorted(path.name[:7] for path in work.iterdir()) == ["..ad.01", "..adam.", ".ad.012", ".adam.0"]
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 2
+
+
+def test_what_only_may_be_of_it_is_named_and_stays(home, sefi, ada, model_folder, portrait):
+    shutil.copy(ada, "ada.safetensors")
+    more = ("--model", model_folder, "--no-crop", "--steps", 1)
+    assert sefi("learn", portrait, "--name", "eve", *more, "--init", "ada.safetensors").exit_code == 0
+    listed = home / "work" / "sums.json"  # the user's own list of hashes
+    listed.write_text(json.dumps({"ada": hashlib.sha256(ada.read_bytes()).hexdigest()}))
+    page = home / "work" / "notes.html"
+    page.write_text("<!doctype html><p>" + listed.read_text())
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0
+    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(home / "work" / "eve.safetensors")]
+    assert {path.name for path in (home / "work").iterdir()} == {"eve.safetensors", "sums.json", "notes.html"}
+
+
+def test_a_damaged_identity_is_forgotten_too(home, sefi, ada):
+    content = bytearray(ada.read_bytes())
+    content[-200:] = b"\xff" * 200  # numbers that are none
+    (home / "work" / "ada.safetensors").write_bytes(content)
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 0
+    assert not list((home / "work").iterdir())

@@ -56,9 +56,7 @@ def run_forget(
         print_remark(f"{trace.path}: {trace.reason}")
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
-    gone, left = (
-        remove_leftovers([one.path for one in traces]) if leftovers else remove_traces(traces, file, places)
-    )
+    gone, left = remove_leftovers([one.path for one in traces]) if leftovers else remove_traces(traces, file, places)
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],

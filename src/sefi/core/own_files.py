@@ -146,6 +146,8 @@ def drop_digests(folder: Path, files: Iterable[str]) -> None:
     with hold_folder_lock(folder):
         digests = {name: known for name, known in read_digests(folder).items() if name not in set(files)}
         if digests:
-            write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")
+            write_text(
+                folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n"
+            )
         else:
             (folder / RECORD).unlink(missing_ok=True)

@@ -28,9 +28,11 @@ from sefi.provenance.forget_records import (
     RECORDS,
     RUN_INFO,
     RunsOnRecord,
+    explain_namesake,
     find_run_subjects,
     is_run_folder,
     list_run_traces,
+    list_variants_of_subject,
     read_runs,
 )
 from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files
@@ -110,7 +112,8 @@ def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdent
         shards = [path.with_name(Path(str(name)).name) for name in listed if isinstance(name, str)]
     files = (path, *(one for one in shards if one.is_file()))
     numbers, tokens = read_token_bytes(path)
-    known = frozenset([compute_file_digest(path), *digests])
+    # A benchmark's variants learn one subject several times: whatever names one of them shows the same photo's subject.
+    known = frozenset([*map(compute_file_digest, [path, *list_variants_of_subject(path)]), *digests])
     return SoughtIdentity(path, content.name or path.stem, files, known, numbers, tokens)
 
 
@@ -151,9 +154,11 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
             findings.unproven.append(Trace(path, f"cannot be read: {error}"))
     pixels = add_recorded_images(records, sought, findings)
     for run in runs:
-        for subject in find_run_subjects(run, list(findings.traces), sought.name, pixels):
-            for trace in list_run_traces(run, subject):
-                findings.add(trace)
+        subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
+        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
+            findings.add(trace)
+        if not subjects and (namesake := explain_namesake(run, sought.name)):
+            findings.unproven.append(Trace(run / RUN_INFO, namesake))
     add_tables(findings, sought, folders)
     identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
@@ -182,10 +187,12 @@ def explain_name(path: Path, sought: SoughtIdentity) -> str | None:
     match = TEMPORARY.fullmatch(path.name)
     if match is None or path.parent != sought.path.parent:
         return None
+    if match["suffix"] == ".unfinished":  # a training that was being saved: `..ada.HASH.NUMBER.partial.unfinished`
+        match = TEMPORARY.fullmatch(f"{match['stem']}.unfinished") or match
     of_training = match["kind"] == "unfinished"
     if not of_training and match["suffix"] != ".safetensors":
         return None
-    stem, rest = match["stem"], len(path.name.encode()) - len(match["stem"].encode())
+    stem, rest = match["stem"], len(match[0].encode()) - len(match["stem"].encode())
     cut = fit_stem(sought.path, rest) if of_training else cut_to_bytes(sought.path.stem, LONGEST_STEM)
     if stem != cut or (stem != sought.path.stem and has_namesake(sought.path, stem)):
         return None

@@ -172,6 +172,26 @@ def find_run_subjects(folder: Path, traced: Iterable[Path], name: str, pixels: f
     return [one for one in found if one in subjects or one in groups]
 
 
+def list_variants_of_subject(identity: Path) -> list[Path]:
+    """List the other identities that a benchmark learned of the subject of one; none where it is in no benchmark."""
+    subject, dashes, _ = identity.name.partition("--")
+    if identity.parent.name != "identities" or not dashes or not is_run_folder(identity.parent.parent):
+        return []
+    others = list_plain_files(identity.parent)
+    return [
+        one for one in others if one != identity and re.fullmatch(rf"{re.escape(subject)}--.*\.safetensors", one.name)
+    ]
+
+
+def explain_namesake(folder: Path, name: str) -> str | None:
+    """Return how to forget the subject of a name in a benchmark; None where there is none."""
+    if name not in (one for group in list_groups(read_run_info(folder)) for one in group.split("+")):
+        return None
+    learned = next((one for one in list_plain_files(folder / "identities") if one.name.startswith(f"{name}--")), None)
+    how = f"forget '{learned}' too" if learned else "remove the folder"
+    return f"this benchmark has a subject of this name; if it is the same, {how}"
+
+
 def list_run_traces(folder: Path, subject: str) -> Iterator[Trace]:
     """Yield what a benchmark's folder has of one subject, its records last."""
     groups = [one for one in list_groups(read_run_info(folder)) if subject in (one, *one.split("+"))]

@@ -62,9 +62,7 @@ class ImageRecord:
         return text if self.names else PLACEHOLDER.sub("<subject>", text)
 
 
-def format_xmp(
-    version: str, *, unmarked: bool = False, identities: Sequence[str] = (), generated: bool = True
-) -> str:
+def format_xmp(version: str, *, unmarked: bool = False, identities: Sequence[str] = (), generated: bool = True) -> str:
     """Format the XMP packet of an image.
 
     Args:
