@@ -48,10 +48,24 @@ from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, read_s
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
-from sefi.identity.file import Identity, add_record, check_together, compute_identity_digest, compute_tokens_digest
+from sefi.identity.file import (
+    Identity,
+    add_record,
+    check_together,
+    compute_identity_digest,
+    compute_tokens_digest,
+    make_photo_salt,
+)
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
-from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
+from sefi.photo.augment import (
+    PhotoViews,
+    SubjectCrop,
+    compute_photo_digest,
+    convert_to_bytes,
+    crop_middle,
+    find_face_square,
+)
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
@@ -61,7 +75,7 @@ from sefi.photo.detect import (
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
 from sefi.provenance.consent import Consent, check_consent
-from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord
+from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, salt_digest
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -140,13 +154,27 @@ def learn(  # noqa: PLR0913
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
-    recorded = add_record(learned, record_learning(backbone, crops, init))
+    recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return recorded if consent is None else add_consent(recorded, consent)
 
 
-def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None) -> RunRecord:
-    """Record what an identity's header does not state otherwise: the machine, the squares, and where it started."""
-    squares = [CropRecord(left=one.square.left, top=one.square.top, side=one.square.side) for one in crops]
+def record_learning(
+    backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes
+) -> RunRecord:
+    """Record what an identity's header does not state otherwise: the machine, the squares, and where it started.
+
+    Args:
+        salt: of the photos' hashes.
+    """
+    squares = [
+        CropRecord(
+            left=one.square.left,
+            top=one.square.top,
+            side=one.square.side,
+            photo_hash=salt_digest(one.photo_digest, salt) if one.photo_digest else None,
+        )
+        for one in crops
+    ]
     started = None if init is None else InitRecord(name=init.name, tokens=compute_tokens_digest(init))
     machine = RunRecord.describe_machine("learn", str(backbone.device), str(backbone.dtype))
     return machine.add(versions={}, crops=squares, init=started)
@@ -304,7 +332,8 @@ def crop_photo(
     if remark is not None:
         LOGGER.warning(remark)
     pixels = crop_square(photo, square, backbone.resolution)
-    return SubjectCrop(pixels, square, photo.source, () if remark is None else (remark,))
+    remarks = () if remark is None else (remark,)
+    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
 
 
 def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetector:

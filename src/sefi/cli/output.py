@@ -125,9 +125,10 @@ SCHEMAS: dict[str, Schema] = {
             "tensors": "shape of every tensor, by name",
             "bytes": "size of the file",
             "token_norms": "norms of the tokens of every stage",
+            "of_photo": "with --photo: whether it was learned from that photo; null where the file does not say",
             "tokens_sha256": "of the tokens, as `record.init.tokens` of an identity that started from these",
         },
-        frozenset({"record", "token_norms", "tokens_sha256", "widths"}),
+        frozenset({"of_photo", "record", "token_norms", "tokens_sha256", "widths"}),
     ),
     "compare": Schema(
         1,
@@ -137,7 +138,7 @@ SCHEMAS: dict[str, Schema] = {
             "first": "the first difference in order of cause, or null",
             "differences": "every difference in order of cause: objects with cause, name, a, b (null: not stated) and "
             "detail, which says how tensors or pixels differ and where",
-            "unknown": "facts that only one side states, as the same objects",
+            "unknown": "facts that only one side states, and salted hashes of photos, as the same objects",
             "unexplained": "whether results differ although nothing that is stated does",
             "compared": "facts, tensors and images that were compared",
         },

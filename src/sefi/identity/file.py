@@ -48,6 +48,7 @@ LARGEST_SHARD = 2 * 2**30
 LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 LARGEST_HASHED_FILE = 64 << 20  # bytes of tensors; a file of so many is made in memory to be hashed
+SALT_NUMBERS = 1 << 18  # of each tensor: weights have more, and need not all be read
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
 # First in the file, whatever else is in it, and of no text encoder's width: so programs that take a file's only tensor
 # or its first one for a textual inversion refuse this file (docs/hosts/export.md).
@@ -203,6 +204,19 @@ class Identity:
 def compute_tokens_digest(identity: Identity) -> str:
     """Compute the SHA-256 of an identity's tokens as float32, in hex."""
     return hashlib.sha256(identity.tokens.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def make_photo_salt(identity: Identity) -> bytes:
+    """Make what the hashes of an identity's photos are salted with: a digest of its seed and of what was learned.
+
+    Equal trainings give equal salts, so that a seed gives one file; two identities have two, so that nothing in them
+    says that they are of one photo.
+    """
+    digest = hashlib.sha256(f"{identity.header.seed}/photo salt".encode())
+    for name, tensor in sorted(identity.tensors.items()):
+        flat = tensor.detach().flatten()[:SALT_NUMBERS].cpu().contiguous()
+        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:
