@@ -21,6 +21,7 @@ from sefi.provenance.compare import compare_results
 
 PROMPT = "a photo of <ada> in snow"
 BOX = "3,4,40,40"
+CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
 
 
 def run_program(*words):
@@ -33,7 +34,8 @@ def learn(out, photo, model, *words, name="ada"):
     fixed = ("--name", name, "--model", model, "--device", "cpu", "--out", out, "--overwrite")
     box = () if "--box" in words else ("--box", BOX)
     steps = () if "--steps" in words else ("--steps", 2)
-    return run_program("learn", photo, *fixed, *box, *steps, *words, "--json")
+    consent = () if "--consent" in words else CONSENT
+    return run_program("learn", photo, *fixed, *box, *steps, *consent, *words, "--json")
 
 
 def generate(out, ada, model, *words, prompt=PROMPT):

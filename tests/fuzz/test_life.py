@@ -47,6 +47,7 @@ def run(*words):
 def learn_words(folder, name, photo, seed, overwrite=False):
     words = ["learn", folder / photo, "--name", name, "--out", folder / f"{name}.safetensors", "--seed", seed]
     words += ["--steps", 3, "--no-crop", "--any-style", "--model", "tiny"]
+    words += ["--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"]
     return [*words, "--overwrite"] if overwrite else words
 
 
