@@ -34,9 +34,12 @@ from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_c
 from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import list_identity_remarks
 from sefi.diffusion.sampling import (
+    FLAGGED,
     GeneratedImage,
+    black_out_flagged,
     check_repair_steps,
     check_size,
+    describe_safety,
     get_image_size,
     list_repair_remarks,
     make_image_record,
@@ -158,9 +161,7 @@ def learn(  # noqa: PLR0913
     return recorded if consent is None else add_consent(recorded, consent)
 
 
-def record_learning(
-    backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes
-) -> RunRecord:
+def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes) -> RunRecord:
     """Record what an identity's header does not state otherwise: the machine, the squares, and where it started.
 
     Args:
@@ -454,6 +455,7 @@ def generate(  # noqa: PLR0913
     generator: torch.Generator | None = None,
     progress: Progress | bool | None = None,
     expired_consent: bool = False,
+    safety_checker: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> list[GeneratedImage]:
     """Generate images of every prompt; image k of a prompt has seed `seed + k`.
@@ -467,6 +469,8 @@ def generate(  # noqa: PLR0913
         generator: draws the seed instead, as of diffusers' pipelines.
         progress: True shows a bar; an object is called at every step.
         expired_consent: generate although the consent that an identity states has expired.
+        safety_checker: make images black that the model's own safety checker flags, where it brings one; False leaves
+            them, and their files say so.
         options: settings that differ from `config`: `steps`, `guidance_scale`, `negative_prompt`, `num_images`,
             `scheduler`, `width`, `height`, `identity_strength`, `clip_skip`, `batch_size`. And images that generation
             starts from or follows, each a file, a Pillow image or an RGB array: `init_image` with `strength` (share of
@@ -491,6 +495,7 @@ def generate(  # noqa: PLR0913
         seed=seed,
         progress=progress,
         expired_consent=expired_consent,
+        safety_checker=safety_checker,
         **options,
     )
     return list(each)
@@ -505,6 +510,7 @@ def generate_each(
     seed: int = 0,
     progress: Progress | bool | None = None,
     expired_consent: bool = False,
+    safety_checker: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
@@ -536,12 +542,17 @@ def generate_each(
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
+    if safety_checker and backbone.safety_checker is not None:
+        backbone.safety_checker.load()  # before the work: it may be damaged
     shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
-        record = make_image_record(backbone, made.prompt, made.seed, settings, digests, sources)
-        yield replace(made, record=record)
+        made = black_out_flagged(backbone, made) if safety_checker else made
+        if made.flagged:
+            LOGGER.warning(FLAGGED.format(made.prompt, made.seed))
+        said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
+        yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
 
 
 def check_consents(identities: Sequence[Identity]) -> None:

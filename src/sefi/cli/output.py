@@ -64,7 +64,8 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "images": "a list of objects with file, prompt, seed and invisible_mark; with --repair-faces also "
-            "repaired_faces, squares as left, top, width and height in pixels",
+            "repaired_faces, squares as left, top, width and height in pixels; flagged where the image is black",
+            "safety_checker": "whether the model's own safety checker looked at the images; null where it brings none",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
@@ -84,6 +85,7 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "figure": "the figure, a PNG",
+            "safety_checker": "whether the model's own safety checker looked at the image; null where it brings none",
             "mark": "false where --no-mark was given",
             "words": "the tokens of the prompt, start and end included",
             "reference_words": "the same with class words for names",
