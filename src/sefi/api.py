@@ -34,7 +34,6 @@ from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_c
 from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import list_identity_remarks
 from sefi.diffusion.sampling import (
-    FLAGGED,
     GeneratedImage,
     black_out_flagged,
     check_repair_steps,
@@ -501,7 +500,7 @@ def generate(  # noqa: PLR0913
     return list(each)
 
 
-def generate_each(
+def generate_each(  # noqa: PLR0913
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
@@ -542,17 +541,20 @@ def generate_each(
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
-    if safety_checker and backbone.safety_checker is not None:
-        backbone.safety_checker.load()  # before the work: it may be damaged
+    check_safety_checker(backbone, wanted=safety_checker)
     shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
         made = black_out_flagged(backbone, made) if safety_checker else made
-        if made.flagged:
-            LOGGER.warning(FLAGGED.format(made.prompt, made.seed))
         said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
         yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
+
+
+def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:
+    """Read the model's safety checker before the work, if it brings one; `BackboneError` where that fails."""
+    if wanted and backbone.safety_checker is not None:
+        backbone.safety_checker.load()
 
 
 def check_consents(identities: Sequence[Identity]) -> None:

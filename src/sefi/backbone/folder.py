@@ -299,7 +299,8 @@ def _spread_per_block(value: object, config: Mapping[str, Any]) -> object:
 
 CHECKER = "safety_checker"
 # What CLIP subtracts from the colours of an image, in [0, 1], and divides them by.
-CLIP_MEAN, CLIP_SPREAD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
+CLIP_SPREAD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
 
 
 class SafetyChecker:
@@ -364,4 +365,4 @@ def prepare_for_clip(image: Image.Image, side: int) -> torch.Tensor:
     resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     left, top = (size[0] - side) // 2, (size[1] - side) // 2
     rgb = np.asarray(resized.crop((left, top, left + side, top + side)), np.float32) / 255
-    return torch.from_numpy((rgb - np.float32(CLIP_MEAN)) / np.float32(CLIP_SPREAD)).permute(2, 0, 1)
+    return torch.from_numpy((rgb - CLIP_MEAN) / CLIP_SPREAD).permute(2, 0, 1)

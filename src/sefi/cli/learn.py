@@ -300,8 +300,7 @@ def learn_and_save(
     )
     write_identity(identity, path, replace=learn_options.overwrite)
     unfinished.unlink(missing_ok=True)
-    if learn_options.placement.show_crop is not None:
-        name_crop_sheet(learn_options.placement.show_crop, photos, crops, identity)
+    name_crop_sheet(learn_options.placement.show_crop, photos, crops, identity)
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
         "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
@@ -346,9 +345,9 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
 
 
 def name_crop_sheet(
-    path: Path, photos: "Sequence[Photo]", crops: "Sequence[SubjectCrop]", identity: "Identity"
+    path: Path | None, photos: "Sequence[Photo]", crops: "Sequence[SubjectCrop]", identity: "Identity"
 ) -> None:
-    """Write the identity's SHA-256 into the picture of what was learned, unless somebody has put another there.
+    """Write the identity's SHA-256 into the picture of what was learned, if it was wanted and is still there.
 
     So `sefi forget` finds it; before learning there was no identity to name.
     """
@@ -357,6 +356,8 @@ def name_crop_sheet(
     from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
 
+    if path is None:
+        return
     sheet = draw_crop_sheet(photos, crops)
     if path.is_file() and path.read_bytes() == encode_photo(sheet).content:
         write_file(path, encode_photo(sheet, [compute_identity_digest(identity)]).write)

@@ -2,6 +2,7 @@
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core import __version__
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import ConfigError, GenerationError
+from sefi.core.errors import REMARKS, ConfigError, GenerationError
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
@@ -130,6 +131,7 @@ def black_out_flagged(backbone: Backbone, image: GeneratedImage) -> GeneratedIma
     checker = backbone.safety_checker
     if checker is None or not checker.find_flagged([image.pixels], backbone.device)[0]:
         return image
+    logging.getLogger(REMARKS).warning(FLAGGED.format(image.prompt, image.seed))
     return replace(image, pixels=new_image("RGB", image.pixels.size), flagged=True)
 
 

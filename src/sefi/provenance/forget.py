@@ -152,13 +152,7 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
             examine_file(path, sought, findings)
         except (OSError, OutputError) as error:
             findings.unproven.append(Trace(path, f"cannot be read: {error}"))
-    pixels = add_recorded_images(records, sought, findings)
-    for run in runs:
-        subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
-        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
-            findings.add(trace)
-        if not subjects and (namesake := explain_namesake(run, sought.name)):
-            findings.unproven.append(Trace(run / RUN_INFO, namesake))
+    add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
     add_tables(findings, sought, folders)
     identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
@@ -280,6 +274,20 @@ def add_recorded_images(records: Iterable[Path], sought: SoughtIdentity, finding
         elif runs.has_namesake(sought.name):
             findings.unproven.append(Trace(path, "images of another identity of this name, perhaps an earlier one"))
     return frozenset(pixels)
+
+
+def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtIdentity, findings: Findings) -> None:
+    """Add what benchmarks' folders have of the identity's subject, and those that have another of its name.
+
+    Args:
+        pixels: SHA-256 of the pixels of images that the identity made.
+    """
+    for run in runs:
+        subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
+        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
+            findings.add(trace)
+        if not subjects and (namesake := explain_namesake(run, sought.name)):
+            findings.unproven.append(Trace(run / RUN_INFO, namesake))
 
 
 def add_tables(findings: Findings, sought: SoughtIdentity, folders: Sequence[Path]) -> None:
