@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -76,7 +75,7 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
-from sefi.provenance.consent import Consent, check_consent
+from sefi.provenance.consent import Consent, check_consents
 from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, salt_digest
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
@@ -519,7 +518,7 @@ def generate_each(  # noqa: PLR0913
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     identities = collect_identities(identities)
     if not expired_consent:
-        check_consents(identities)
+        check_consents({one.name: one.header.consent for one in identities})
     config, images = split_options(config, options)
     settings = config.generate
     check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
@@ -555,12 +554,6 @@ def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:
     """Read the model's safety checker before the work, if it brings one; `BackboneError` where that fails."""
     if wanted and backbone.safety_checker is not None:
         backbone.safety_checker.load()
-
-
-def check_consents(identities: Sequence[Identity]) -> None:
-    """Refuse identities whose consent has expired, with `ConfigError`; those that state none pass."""
-    for identity in identities:
-        check_consent(identity.name, identity.header.consent, date.today())  # noqa: DTZ011 the day where the user is
 
 
 def describe_sources(images: ImageArguments) -> dict[str, object]:

@@ -18,6 +18,7 @@ from sefi.core.progress import Progress
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.identity.file import Identity
 from sefi.methods import get_method
+from sefi.provenance.consent import check_consents
 
 SELF = Path("/proc/self")
 RESET_PEAK = "5"  # proc(5): sets the peak resident size to the present one
@@ -118,7 +119,9 @@ class Learner:
         file = self.run.folder.locate_identity(subject.key, learning_variant)
         if not file.is_file():
             self.learn(learning_variant, subject, file)
-        return change_identity(Identity.load(file), variant, self.run.backbone)
+        identity = Identity.load(file)
+        check_consents({identity.name: identity.header.consent})
+        return change_identity(identity, variant, self.run.backbone)
 
     def learn(self, variant: Variant, subject: BenchmarkSubject, file: Path) -> None:
         """Learn and write one identity; a checkpoint is resumed, and then nothing is timed."""

@@ -66,14 +66,14 @@ def run_attend(
     identities = load_identities([prompt], identity or [], config)
     from dataclasses import replace
 
-    from sefi.api import check_consents
     from sefi.cli.progress import TerminalProgress
     from sefi.diffusion.text import find_unknown_words
     from sefi.methods import check_tokens_only
+    from sefi.provenance.consent import check_consents
 
     check_tokens_only(identities)
     if not expired_consent:
-        check_consents(identities)
+        check_consents({one.name: one.header.consent for one in identities})
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:

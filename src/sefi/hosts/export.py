@@ -113,6 +113,7 @@ def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, s
         "sefi.identity": compute_identity_digest(identity),
         "sefi.class_word": header.class_word,
         "sefi.method": header.method,
+        **({"sefi.consent": header.consent} if header.consent else {}),
     }
 
 

@@ -40,6 +40,7 @@ from sefi.core.reading import (
 )
 from sefi.core.text import is_utf8
 from sefi.identity.hub import FILE, download_folder, make_card, upload_folder
+from sefi.provenance.consent import check_consents
 from sefi.provenance.run_record import RunRecord
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
@@ -166,8 +167,10 @@ class Identity:
 
         Raises:
             IdentityError: no connection, no right to write there, or a likeness would be public without consent.
+            ConfigError: the consent has expired.
         """
         header = self.header.model_copy(update={"consent": consent or self.header.consent})
+        check_consents({self.name: header.consent})
         if not private and not (header.consent or "").strip():
             raise IdentityError(
                 f"Nobody is known to have agreed that {self.name!r} is public.",
