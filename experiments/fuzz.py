@@ -13,16 +13,15 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from sefi.core.files import write_text
+from sefi.core.text import dump_json
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: the parent has one thread
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-import torch  # noqa: E402
 from tests.fuzz.forked import CHUNK, MEGABYTES, SECONDS, Task, try_all  # noqa: E402
 from tests.fuzz.tasks import SHARES, file_tasks, image_tasks, share_out  # noqa: E402
-
-from sefi.core.files import write_text  # noqa: E402
-from sefi.core.text import dump_json  # noqa: E402
 
 RECORD = ROOT / "experiments" / "records" / "fuzz.json"
 
@@ -55,6 +54,8 @@ def main() -> None:
     parser.add_argument("--first", type=int, default=0, help="the first seed")
     parser.add_argument("--record", type=Path, default=None, help="where the record goes; a full run has its own place")
     options = parser.parse_args()
+    import torch  # noqa: PLC0415  after the threads were set
+
     torch.set_num_threads(1)
     record: dict[str, object] = {"first_seed": options.first, "files_of_a_child": CHUNK}
     record |= {"seconds_of_a_file": SECONDS, "megabytes_of_a_child": MEGABYTES}

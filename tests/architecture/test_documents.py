@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from sefi.benchmark.suite import open_suite
 from sefi.cli.app import app
+from sefi.provenance.verify import verify_image
 
 ROOT = Path(__file__).parents[2]
 PAGES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "RELIABILITY.md", "examples/README.md")
@@ -166,6 +167,17 @@ def shell(run_script, demonstrated, tmp_path):
 def test_every_block_runs_in_an_empty_folder(shell, document):
     for kind, script in runnable_blocks(document):
         shell(kind, script)
+
+
+DRAWN = {"world.png"}  # by our own program for training, not by a model
+
+
+def test_every_generated_picture_of_the_documents_is_marked():
+    pictures = sorted((ROOT / "docs" / "pictures").iterdir())
+    found = {picture.name: verify_image(picture) for picture in pictures}
+    assert len(found) > len(DRAWN)
+    for name, marks in found.items():
+        assert (marks.is_declared, marks.mark is not None) == (name not in DRAWN,) * 2, name
 
 
 def test_make_targets_exist():

@@ -432,11 +432,11 @@ def test_the_file_has_the_tokens_of_each_encoder(
     }  # fmt: skip
     assert torch.equal(torch.cat([stored["tokens"], stored["tokens_2"]], dim=-1), identity.tokens)
     header = read_identity_header(path)
-    assert (header.schema_version, header.width, header.widths) == (3, 2048, (768, 1280))
+    assert (header.schema_version, header.width, header.widths) == (4, 2048, (768, 1280))
     assert set(header.signature) == {"tokenizer", "text_encoder", "text_encoder_2", "unet", "vae"}
 
 
-def test_an_identity_of_one_encoder_is_the_file_that_it_was(
+def test_an_identity_of_one_encoder_states_no_widths(
     open_model: Callable[..., Backbone], identity_of: Callable[[Backbone], Identity], tmp_path: Path
 ) -> None:
     identity_of(open_model("sd1", "folder"))
@@ -444,7 +444,7 @@ def test_an_identity_of_one_encoder_is_the_file_that_it_was(
     with safe_open(path, framework="pt") as file:
         header = json.loads(file.metadata()["sefi"])
     assert list(load_file(path)) == [MARK, "tokens"]
-    assert header["schema_version"] == 2
+    assert header["schema_version"] == 4
     assert "widths" not in header
 
 

@@ -21,7 +21,6 @@ from sefi.provenance.compare import compare_results
 
 PROMPT = "a photo of <ada> in snow"
 BOX = "3,4,40,40"
-CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
 
 
 def run_program(*words):
@@ -34,7 +33,7 @@ def learn(out, photo, model, *words, name="ada"):
     fixed = ("--name", name, "--model", model, "--device", "cpu", "--out", out, "--overwrite")
     box = () if "--box" in words else ("--box", BOX)
     steps = () if "--steps" in words else ("--steps", 2)
-    consent = () if "--consent" in words else CONSENT
+    consent = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
     return run_program("learn", photo, *fixed, *box, *steps, *consent, *words, "--json")
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.cli.conftest import CONSENT
 from typer.testing import CliRunner
 
 from sefi.cli.app import app
@@ -65,7 +66,7 @@ class Bench(NamedTuple):
         out = self.place / "out" / "ada.safetensors"
         out.parent.mkdir(exist_ok=True)
         first = ("learn", photo or self.portrait, "--name", "ada", "--steps", 2, "--out", out)
-        return (*first, "--model", model or self.model, *words)
+        return (*first, "--model", model or self.model, *CONSENT, *words)
 
     def generate(self, identity: Path) -> tuple[object, ...]:
         common = ("--model", self.model, "--steps", 1, "--out", self.place / "out")
@@ -437,6 +438,7 @@ def half_learned(model_folder: Path, portrait: Path, tmp_path_factory: pytest.Te
 
     out = tmp_path_factory.mktemp("unfinished") / "ada.safetensors"
     words = ("learn", portrait, "--name", "ada", "--steps", 2, "--out", out, "--model", model_folder, "--no-crop")
+    words = (*words, *CONSENT)
     with pytest.MonkeyPatch.context() as patch:
 
         def stop(*_: object, **numbers: float) -> None:

@@ -1,4 +1,4 @@
-"""Nothing of a photo but what it shows leaves it: no EXIF, place or owner; and no vector of a face recogniser is saved."""
+"""Nothing of a photo but what it shows leaves it: no EXIF, place or owner; and no face recogniser's vector is saved."""
 
 import io
 import json
@@ -114,29 +114,27 @@ def make_outputs(photo, out):
 
 
 def list_vectors(path, length):
-    """Yield every row of so many numbers in a file: of tensors, of arrays, of lists in JSON."""
-    content = path.read_bytes()
+    """Yield every row of so many numbers in a file: of tensors, and of lists in JSON."""
     if path.suffix == ".safetensors":
         for tensor in load_file(path).values():
-            flat = tensor.astype(np.float64)
-            if flat.ndim and flat.shape[-1] == length:
-                yield from flat.reshape(-1, length)
-    level = []
-    for line in content.decode("utf-8", "replace").splitlines() if path.suffix in (".json", ".jsonl") else ():
-        try:
-            level.append(json.loads(line))
-        except ValueError:
-            continue
+            if tensor.ndim and tensor.shape[-1] == length:
+                yield from tensor.astype(np.float64).reshape(-1, length)
     if path.suffix == ".json":
-        level = [json.loads(content)]
-    while level:
-        value = level.pop()
-        if isinstance(value, dict):
-            level += value.values()
-        elif isinstance(value, list):
-            if len(value) == length and all(isinstance(one, (int, float)) for one in value):
-                yield np.asarray(value, np.float64)
-            level += value
+        yield from list_json_vectors(json.loads(path.read_bytes()), length)
+    if path.suffix == ".jsonl":
+        for line in path.read_text().splitlines():
+            yield from list_json_vectors(json.loads(line), length)
+
+
+def list_json_vectors(value, length):
+    """Yield the lists of so many numbers in a value of JSON, at any depth."""
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        if len(value) == length and all(isinstance(one, (int, float)) for one in value):
+            yield np.asarray(value, np.float64)
+        for inner in value:
+            yield from list_json_vectors(inner, length)
 
 
 def find_embeddings(folder, embeddings):

@@ -63,7 +63,7 @@ def set_up(
 def silence_libraries() -> None:
     """Keep the libraries' progress bars and advice out of our output; commands make the remarks of `sefi.api`."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # nobody is told what runs here
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # it asks a server which program calls, and tells it
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("DIFFUSERS_VERBOSITY", "error")
     for library in ("diffusers", "transformers", "huggingface_hub", "sefi.remarks"):

@@ -385,13 +385,13 @@ def find_sface(*, allow_download: bool = False) -> Path | None:
     Raises:
         BackboneError: it cannot be downloaded, or the file is another than the one that is known.
     """
-    # Not by `local_files_only`: the hub's library then still asks its server what programs are called.
+    # Not by `local_files_only`, for which the hub's library asks its server which program calls.
     cached = try_to_load_from_cache(SFACE_REPOSITORY, SFACE_FILE)
-    if not isinstance(cached, str) and not allow_download:
+    if not (isinstance(cached, str) or allow_download):
         return None
     try:
-        path = Path(hf_hub_download(SFACE_REPOSITORY, SFACE_FILE) if allow_download else str(cached))
-    except (HfHubHTTPError, OSError) as error:
+        path = Path(cached if isinstance(cached, str) else hf_hub_download(SFACE_REPOSITORY, SFACE_FILE))
+    except (HfHubHTTPError, OSError) as error:  # without a connection it is an OSError
         raise BackboneError(
             f"The face recogniser {SFACE_REPOSITORY} could not be downloaded: {describe_fault(error)}.",
             "Check your connection, or name a folder with the networks: --evaluators, in `sefi bench` --recogniser.",

@@ -42,7 +42,9 @@ CANDIDATES = 4  # of a symbol, tried until the checksum is right
 SAFE_SYMBOLS = 17.5
 SMALLEST_WITH_PAYLOAD = 256  # pixels of the shorter side
 SHARES = (0.5, 0.6, 0.7)  # of the first tile's energy; the payload has the rest
-SAFE_STRENGTH = 8.6  # after the attacks that an embedded mark is tried with; at the usual scales 8.1 is found
+# After the attacks that an embedded mark is tried with; at usual scales 8.1 is found. Crops in other places than are
+# tried leave less: of 100 photographs with eight random crops each 9.0 at the least, 8.2 with a limit of 8.6.
+SAFE_STRENGTH = 9.5
 
 FALSE_ALARMS = 1e-9  # for an image
 EXACT_SCALES = (1.0, 0.5, 2.0, 0.75, 1.5, 1.25)
@@ -336,8 +338,9 @@ def _list_attacks(marked: Pixels) -> Iterator[tuple[Pixels, float]]:
     height, width = marked.shape[:2]
     half = cv2.resize(marked, (width // 2, height // 2), interpolation=cv2.INTER_AREA)
     yield _compress(np.asarray(half, np.uint8)), 0.5
-    top, left = height // 5, width // 5
-    yield _compress(marked[top : height - top, left : width - left]), 1.0
+    down, right = 2 * (height // 5), 2 * (width // 5)  # as far as a crop may go
+    for top, left in ((down // 2, right // 2), (0, 0), (0, right), (down, 0), (down, right)):
+        yield _compress(marked[top : top + height - down, left : left + width - right]), 1.0
 
 
 def _compress(pixels: Pixels) -> Pixels:
