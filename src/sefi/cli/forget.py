@@ -22,7 +22,7 @@ Folders = Annotated[
     ),
 ]
 Leftovers = Annotated[
-    bool, typer.Option("--leftovers", help="Remove .unfinished and .partial files that are older than an hour.")
+    bool, typer.Option("--leftovers", help="Remove .unfinished and .partial files that no process holds.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 NOT_REMOVED = 1
@@ -39,7 +39,7 @@ def run_forget(
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
     from sefi.provenance.forget import remove_traces
-    from sefi.provenance.leftovers import Trace, list_leftovers, remove_leftovers
+    from sefi.provenance.leftovers import Trace, remove_leftovers
 
     if (target is None) == (not leftovers):
         raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
@@ -49,7 +49,7 @@ def run_forget(
         raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
     file, unproven = find_target(target or "."), list[Trace]()
     if leftovers:
-        traces = [Trace(one, "a leftover") for one in list_leftovers([*places, *list_own_caches()])]
+        traces = [Trace(one, "a leftover") for one in find_all_leftovers(places)]
     else:
         traces, unproven = find_traces(file, places)
     for trace in traces:
@@ -95,6 +95,21 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     if not traces and not file.is_file():
         raise IdentityError(f"There is no identity '{file}'.", "Name the file that `sefi learn` wrote.")
     return traces, unproven
+
+
+def find_all_leftovers(places: "Sequence[Path]") -> "list[Path]":
+    """Return unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
+
+    Raises:
+        OutputError: there are too many files.
+    """
+    import tempfile
+
+    from sefi.provenance.leftovers import list_leftovers, list_temporary_folders
+
+    whole = list_temporary_folders(Path(tempfile.gettempdir()))
+    files = list_leftovers([*places, *list_own_caches()])
+    return [*(one for one in files if not any(folder in one.parents for folder in whole)), *whole]
 
 
 def list_own_caches() -> list[Path]:

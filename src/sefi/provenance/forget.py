@@ -35,7 +35,7 @@ from sefi.provenance.forget_records import (
     list_variants_of_subject,
     read_runs,
 )
-from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files
+from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, is_lock_held
 from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
@@ -137,8 +137,11 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
     The order lets a removal that is cut short be repeated: the file that shows what belongs to it goes last.
 
     Raises:
-        OutputError: there are too many files.
+        OutputError: there are too many files, or a process is learning the identity.
     """
+    lock = sought.path.with_name(f".{fit_stem(sought.path, len('..lock'))}.lock")
+    if is_lock_held(lock):
+        raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
     findings, records, runs = Findings(), list[Path](), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
     for path in find_regular_files([*(one for one in around if one.is_dir()), *folders]):
@@ -178,6 +181,8 @@ def explain_name(path: Path, sought: SoughtIdentity) -> str | None:
     """Return how a file's name shows that it is of an identity; None if it does not."""
     if path in sought.files:
         return "a further file of the identity"
+    if path.parent == sought.path.parent and path.name == f".{fit_stem(sought.path, len('..lock'))}.lock":
+        return "the lock of a training that has ended"
     match = TEMPORARY.fullmatch(path.name)
     if match is None or path.parent != sought.path.parent:
         return None
