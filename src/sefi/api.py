@@ -34,7 +34,7 @@ from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import list_identity_remarks
 from sefi.diffusion.sampling import (
     GeneratedImage,
-    black_out_flagged,
+    blank_flagged_image,
     check_repair_steps,
     check_size,
     describe_safety,
@@ -76,7 +76,7 @@ from sefi.photo.detect import (
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
 from sefi.provenance.consent import Consent, check_consents
-from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, salt_digest
+from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, hash_with_salt
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -170,7 +170,7 @@ def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Iden
             left=one.square.left,
             top=one.square.top,
             side=one.square.side,
-            photo_hash=salt_digest(one.photo_digest, salt) if one.photo_digest else None,
+            photo_hash=hash_with_salt(one.photo_digest, salt) if one.photo_digest else None,
         )
         for one in crops
     ]
@@ -545,7 +545,7 @@ def generate_each(  # noqa: PLR0913
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
-        made = black_out_flagged(backbone, made) if safety_checker else made
+        made = blank_flagged_image(backbone, made) if safety_checker else made
         said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
         yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
 

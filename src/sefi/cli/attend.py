@@ -1,5 +1,6 @@
 """`sefi attend`: the attention maps of every word of a prompt, as one figure."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -63,17 +64,12 @@ def run_attend(
     overrides = format_settings(generate__steps=steps, generate__width=width, generate__height=height)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_detector(detector)
-    identities = load_identities([prompt], identity or [], config)
-    from dataclasses import replace
-
+    identities = load_identities([prompt], identity or [], config, expired_consent=expired_consent)
     from sefi.cli.progress import TerminalProgress
     from sefi.diffusion.text import find_unknown_words
     from sefi.methods import check_tokens_only
-    from sefi.provenance.consent import check_consents
 
     check_tokens_only(identities)
-    if not expired_consent:
-        check_consents({one.name: one.header.consent for one in identities})
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
@@ -108,8 +104,6 @@ def compute_attention_rows(
         PromptError: A placeholder without identity, or the other way round.
         IdentityError: An identity that is more than tokens.
     """
-    from dataclasses import replace
-
     from PIL import Image
 
     from sefi.cli.output import print_remark

@@ -50,12 +50,12 @@ def is_of_photo(identity: "Identity", photo: Path) -> bool | None:
     from sefi.identity.file import make_photo_salt
     from sefi.photo.augment import compute_photo_digest
     from sefi.photo.read import read_photo
-    from sefi.provenance.run_record import salt_digest
+    from sefi.provenance.run_record import hash_with_salt
 
     record = identity.header.record
     hashes = [] if record is None else [crop.photo_hash for crop in record.crops if crop.photo_hash]
     digest = compute_photo_digest(read_photo(photo).pixels)
-    return salt_digest(digest, make_photo_salt(identity)) in hashes if hashes else None
+    return hash_with_salt(digest, make_photo_salt(identity)) in hashes if hashes else None
 
 
 def format_record(record: dict[str, object]) -> str:

@@ -111,7 +111,7 @@ def run_generate(
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
-    identities = load_identities(prompts, identity or [], config)
+    identities = load_identities(prompts, identity or [], config, expired_consent=expired_consent)
     read = read_inputs(inputs, config, prompts)
     key = find_key(sign=sign)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)

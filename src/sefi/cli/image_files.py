@@ -80,8 +80,7 @@ def save_grid(
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
     digests = [digest for image in images if image.record for digest in image.record.identities]
-    shown = any(not image.flagged for image in images)  # in all black there is no mark
-    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark and shown, identities=digests), key)
+    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark, identities=digests), key)
     return write_numbered(folder, "grid", ".png", encoded.write)
 
 

@@ -173,8 +173,8 @@ SCHEMAS: dict[str, Schema] = {
             "devices": "where models can run",
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
-            "leftovers": "unfinished trainings and temporary files, here and below, in caches and the temporary folder; "
-            "`sefi forget --leftovers` removes them",
+            "leftovers": "unfinished trainings and temporary files, here and below, in caches and the system's "
+            "temporary folder; `sefi forget --leftovers` removes them",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },

@@ -75,7 +75,7 @@ class GeneratedImage:
     def encode(self, *, mark: bool = True, names: bool = False) -> EncodedImage:
         """Return the PNG that `save` writes."""
         record = None if self.record is None else replace(self.record, names=names)
-        return encode_image(self.pixels, record, mark=mark and not self.flagged)  # nothing is hidden in black
+        return encode_image(self.pixels, record, mark=mark)
 
     def _repr_png_(self) -> bytes:
         """Return the image as a notebook shows it, with its marks."""
@@ -122,7 +122,7 @@ def make_image_record(
     )
 
 
-def black_out_flagged(backbone: Backbone, image: GeneratedImage) -> GeneratedImage:
+def blank_flagged_image(backbone: Backbone, image: GeneratedImage) -> GeneratedImage:
     """Return an image, black where the model's own safety checker finds that it is not to be shown.
 
     Raises:

@@ -152,7 +152,7 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
         elif path.name == RUN_INFO and is_run_folder(path.parent):
             runs.append(path.parent)
         try:
-            examine_file(path, sought, findings)
+            add_file(path, sought, findings)
         except (OSError, OutputError) as error:
             findings.unproven.append(Trace(path, f"cannot be read: {error}"))
     add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
@@ -163,7 +163,7 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
     return [*sorted(traces, key=lambda one: one.clear is not None), *identity], unproven
 
 
-def examine_file(path: Path, sought: SoughtIdentity, findings: Findings) -> None:
+def add_file(path: Path, sought: SoughtIdentity, findings: Findings) -> None:
     """Add a file to the findings, if it is of the identity or may be.
 
     Raises:

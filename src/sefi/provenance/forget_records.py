@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sefi.core.errors import OutputError
-from sefi.core.files import hold_folder_lock, take_lock, write_text
+from sefi.core.files import hold_folder_lock, take_lock, write_file, write_text
 from sefi.core.reading import InvalidFileError, read_json
 from sefi.core.text import dump_json
 from sefi.provenance.leftovers import Trace
@@ -230,7 +230,7 @@ def take_subject_out(folder: Path, subject: str) -> None:
             raise OutputError("a benchmark is at work in this folder", "Wait for it.") from None
         info = read_run_info(folder)
         groups = [one for one in list_groups(info) if subject in (one, *one.split("+"))]
-        rewrite_lines(folder / RUN_SAMPLES, groups)
+        write_other_lines(folder / RUN_SAMPLES, groups)
         if groups:
             photos = {name: one for name, one in (info.get("photos") or {}).items() if name != subject}
             listed = {label: drop_subjects(one, groups) for label, one in (info.get("folders") or {}).items()}
@@ -244,18 +244,18 @@ def drop_subjects(listed: Run, groups: Iterable[str]) -> Run:
     return {**listed, "images": [one for one in listed.get("images", []) if one.get("subject") not in groups]}
 
 
-def rewrite_lines(path: Path, groups: Iterable[str]) -> None:
+def write_other_lines(path: Path, groups: Iterable[str]) -> None:
     """Write a run's samples again without those of some groups; a line that cannot be read goes if it names one."""
     if not path.is_file() or path.stat().st_size > LARGEST_SAMPLES:
         return
     groups = set(groups)
 
-    def is_of_others(line: str) -> bool:
+    def is_of_others(line: bytes) -> bool:
         with suppress(ValueError, RecursionError):
-            sample = json.loads(line)
-            return not (isinstance(sample, dict) and sample.get("subject") in groups)
-        return not any(json.dumps(one) in line for one in groups)
+            values = json.loads(line)  # the types of these records are above this room
+            return not (isinstance(values, dict) and values.get("subject") in groups)
+        return not any(f'"{one}"'.encode() in line for one in groups)
 
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
+    lines = path.read_bytes().split(b"\n")
     if len(rest := [line for line in lines if is_of_others(line)]) < len(lines):
-        write_text(path, "".join(rest))
+        write_file(path, lambda partial: partial.write_bytes(b"\n".join(rest)))

@@ -52,8 +52,8 @@ class CropRecord(RecordPart):
     """The square of a photo that was learned, in pixels of the upright photo.
 
     Attributes:
-        photo_hash: of the photo's pixels, by `salt_digest`: whoever has the photo can tell that it is the one; nobody
-            finds the photo by it, or that another identity is of the same one. None where the photo was not at hand.
+        photo_hash: of the photo's pixels, by `hash_with_salt`: whoever has the photo can tell that it is the one;
+            nobody finds the photo by it, or that another identity is of the same. None where the photo was not at hand.
     """
 
     left: int
@@ -209,7 +209,7 @@ def compute_file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def salt_digest(digest: str, salt: bytes) -> str:
+def hash_with_salt(digest: str, salt: bytes) -> str:
     """Return a SHA-256 of something as one that only those compute who have it and the salt, in hex."""
     return hmac.new(salt, digest.encode(), hashlib.sha256).hexdigest()
 
