@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack, cast
@@ -35,8 +34,10 @@ from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.diffusion.conditioning import list_identity_remarks
 from sefi.diffusion.sampling import (
     GeneratedImage,
+    blank_flagged_image,
     check_repair_steps,
     check_size,
+    describe_safety,
     get_image_size,
     list_repair_remarks,
     make_image_record,
@@ -48,10 +49,24 @@ from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, read_s
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
-from sefi.identity.file import Identity, add_record, check_together, compute_identity_digest, compute_tokens_digest
+from sefi.identity.file import (
+    Identity,
+    add_record,
+    check_together,
+    compute_identity_digest,
+    compute_tokens_digest,
+    make_photo_salt,
+)
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
-from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
+from sefi.photo.augment import (
+    PhotoViews,
+    SubjectCrop,
+    compute_photo_digest,
+    convert_to_bytes,
+    crop_middle,
+    find_face_square,
+)
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
@@ -60,8 +75,8 @@ from sefi.photo.detect import (
     find_square_in_middle,
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
-from sefi.provenance.consent import Consent, check_consent
-from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord
+from sefi.provenance.consent import Consent, check_consents
+from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, hash_with_salt
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -140,13 +155,25 @@ def learn(  # noqa: PLR0913
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
-    recorded = add_record(learned, record_learning(backbone, crops, init))
+    recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return recorded if consent is None else add_consent(recorded, consent)
 
 
-def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None) -> RunRecord:
-    """Record what an identity's header does not state otherwise: the machine, the squares, and where it started."""
-    squares = [CropRecord(left=one.square.left, top=one.square.top, side=one.square.side) for one in crops]
+def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes) -> RunRecord:
+    """Record what an identity's header does not state otherwise: the machine, the squares, and where it started.
+
+    Args:
+        salt: of the photos' hashes.
+    """
+    squares = [
+        CropRecord(
+            left=one.square.left,
+            top=one.square.top,
+            side=one.square.side,
+            photo_hash=hash_with_salt(one.photo_digest, salt) if one.photo_digest else None,
+        )
+        for one in crops
+    ]
     started = None if init is None else InitRecord(name=init.name, tokens=compute_tokens_digest(init))
     machine = RunRecord.describe_machine("learn", str(backbone.device), str(backbone.dtype))
     return machine.add(versions={}, crops=squares, init=started)
@@ -304,7 +331,8 @@ def crop_photo(
     if remark is not None:
         LOGGER.warning(remark)
     pixels = crop_square(photo, square, backbone.resolution)
-    return SubjectCrop(pixels, square, photo.source, () if remark is None else (remark,))
+    remarks = () if remark is None else (remark,)
+    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
 
 
 def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetector:
@@ -425,6 +453,7 @@ def generate(  # noqa: PLR0913
     generator: torch.Generator | None = None,
     progress: Progress | bool | None = None,
     expired_consent: bool = False,
+    safety_checker: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> list[GeneratedImage]:
     """Generate images of every prompt; image k of a prompt has seed `seed + k`.
@@ -438,6 +467,8 @@ def generate(  # noqa: PLR0913
         generator: draws the seed instead, as of diffusers' pipelines.
         progress: True shows a bar; an object is called at every step.
         expired_consent: generate although the consent that an identity states has expired.
+        safety_checker: make images black that the model's own safety checker flags, where it brings one; False leaves
+            them, and their files say so.
         options: settings that differ from `config`: `steps`, `guidance_scale`, `negative_prompt`, `num_images`,
             `scheduler`, `width`, `height`, `identity_strength`, `clip_skip`, `batch_size`. And images that generation
             starts from or follows, each a file, a Pillow image or an RGB array: `init_image` with `strength` (share of
@@ -462,12 +493,13 @@ def generate(  # noqa: PLR0913
         seed=seed,
         progress=progress,
         expired_consent=expired_consent,
+        safety_checker=safety_checker,
         **options,
     )
     return list(each)
 
 
-def generate_each(
+def generate_each(  # noqa: PLR0913
     prompts: str | Sequence[str],
     identities: IdentityInput | Sequence[IdentityInput] = (),
     *,
@@ -476,6 +508,7 @@ def generate_each(
     seed: int = 0,
     progress: Progress | bool | None = None,
     expired_consent: bool = False,
+    safety_checker: bool = True,
     **options: Unpack[GenerateOptions],
 ) -> Iterator[GeneratedImage]:
     """Yield the images of `generate` one at a time, so that they can be saved as they come."""
@@ -485,7 +518,7 @@ def generate_each(
     prompts = [prompts] if isinstance(prompts, str) else list(prompts)
     identities = collect_identities(identities)
     if not expired_consent:
-        check_consents(identities)
+        check_consents({one.name: one.header.consent for one in identities})
     config, images = split_options(config, options)
     settings = config.generate
     check_prompts(prompts, {i.name: i.header.class_word for i in identities}, settings.negative_prompt)
@@ -507,18 +540,20 @@ def generate_each(
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
+    check_safety_checker(backbone, wanted=safety_checker)
     shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
-        record = make_image_record(backbone, made.prompt, made.seed, settings, digests, sources)
-        yield replace(made, record=record)
+        made = blank_flagged_image(backbone, made) if safety_checker else made
+        said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
+        yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
 
 
-def check_consents(identities: Sequence[Identity]) -> None:
-    """Refuse identities whose consent has expired, with `ConfigError`; those that state none pass."""
-    for identity in identities:
-        check_consent(identity.name, identity.header.consent, date.today())  # noqa: DTZ011 the day where the user is
+def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:
+    """Read the model's safety checker before the work, if it brings one; `BackboneError` where that fails."""
+    if wanted and backbone.safety_checker is not None:
+        backbone.safety_checker.load()
 
 
 def describe_sources(images: ImageArguments) -> dict[str, object]:

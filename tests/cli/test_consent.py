@@ -2,14 +2,23 @@
 
 import json
 from datetime import date
+from types import SimpleNamespace
 
 import pytest
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from hypothesis import given, strategies as st
+from safetensors import safe_open
 from typer.testing import CliRunner
 
+from sefi.api import learn as api_learn
+from sefi.backbone.open import open_backbone
+from sefi.benchmark.identities import Learner
 from sefi.cli.app import app
-from sefi.core.errors import ConfigError
+from sefi.core.config import override
+from sefi.core.errors import REMARKS, ConfigError
+from sefi.hosts.attach import attach
 from sefi.identity.file import Identity
+from sefi.methods import PRESETS
 from sefi.provenance.consent import SUBJECTS, Consent, check_consent, parse_consent, require_consent
 
 TODAY = date(2026, 5, 1)
@@ -113,3 +122,76 @@ def test_images_of_an_expired_consent_are_refused_unless_wanted(portrait, model_
     found = run(*words, "--expired-consent")
     assert found.exit_code == 0, found.output
     assert json.loads(found.stdout)["expired_consent"] is True
+
+
+@pytest.fixture
+def expired(portrait, model_folder, tmp_path):
+    """An identity whose consent has expired."""
+    out = tmp_path / "ada.safetensors"
+    assert learn(portrait, model_folder, out, "--consent", "by=Jane; for=self; scope=x").exit_code == 0
+    identity = Identity.load(out)
+    Identity(identity.tensors, identity.header.model_copy(update={"consent": LINE})).save(out)
+    return out
+
+
+def test_an_expired_consent_is_refused_wherever_a_likeness_is_used(expired, model_folder, tmp_path):
+    attend = ("attend", "a photo of <ada>", "-i", expired, "--model", model_folder, "--steps", 1)
+    attend = (*attend, "--out", tmp_path / "maps.png")
+    export = ("export", expired, "--to", "a1111", "--out", tmp_path / "export")
+    for words in (attend, export):
+        found = run(*words, "--json")
+        assert (found.exit_code, "expired" in json.loads(found.stdout)["error"]) == (2, True)
+        assert run(*words, "--expired-consent").exit_code == 0
+    identity, model = Identity.load(expired), open_backbone(str(model_folder))
+    parts = {name: getattr(model, name) for name in ("tokenizer", "text_encoder", "vae", "unet")}
+    empty = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+    pipe = StableDiffusionPipeline(**parts, **empty, scheduler=DDIMScheduler(steps_offset=1, clip_sample=False))
+    with pytest.raises(ConfigError, match="expired"):
+        attach(pipe, identity)
+    attach(pipe, identity, expired_consent=True).detach()
+    with pytest.raises(ConfigError, match="expired"):
+        identity.push_to_hub("jane/ada")
+
+
+def test_exports_carry_the_consent(expired, tmp_path):
+    assert run("export", expired, "--to", "a1111", "--out", tmp_path / "out", "--expired-consent").exit_code == 0
+    with safe_open(tmp_path / "out" / "sefi-ada.safetensors", "np") as file:
+        assert file.metadata()["sefi.consent"] == LINE
+    assert LINE in (tmp_path / "out" / "sefi-ada-prompt.txt").read_text()
+
+
+def test_a_benchmark_refuses_it_too(expired, backbone):
+    learner = Learner(SimpleNamespace(
+        suite=SimpleNamespace(find_learning_variant=lambda variant: variant),
+        folder=SimpleNamespace(locate_identity=lambda subject, variant: expired),
+        backbone=backbone,
+    ))  # fmt: skip
+    with pytest.raises(ConfigError, match="expired"):
+        learner.load_or_learn(None, SimpleNamespace(key="ada"))
+
+
+@pytest.mark.parametrize("last_day", ["", "2999-12-31"])
+def test_a_person_at_a_terminal_is_asked(portrait, model_folder, tmp_path, monkeypatch, last_day):
+    monkeypatch.setattr("typer.testing._NamedTextIOWrapper.isatty", lambda stream: True, raising=False)
+    out = tmp_path / "ada.safetensors"
+    words = ("learn", portrait, "--model", model_folder, "--name", "ada", "--no-crop", "--steps", 1, "--out", out)
+    answers = f"Jane Doe\nself\n\n{last_day}\n"
+    found = CliRunner().invoke(app, [str(word) for word in words], input=answers)
+    assert found.exit_code == 0, found.output
+    consent = parse_consent(Identity.load(out).header.consent, TODAY)
+    assert (consent.by, consent.subject, consent.scope) == ("Jane Doe", "self", "private use")
+    assert consent.expires == (date(2999, 12, 31) if last_day else None)
+
+
+def test_python_says_once_that_nobody_is_stated_to_have_agreed(model_folder, portrait, caplog):
+    caplog.set_level("WARNING", logger=REMARKS)
+    model = open_backbone(str(model_folder))
+    config = override(PRESETS["default"], ["learn.steps=1", "learn.class_word=dog"])
+    made = api_learn(portrait, name="ada", backbone=model, config=config, any_style=True)
+    assert caplog.text.count("agreed") == 1
+    assert made.header.consent is None
+    caplog.clear()
+    consent = Consent("Jane", "pet", "private use", TODAY)
+    made = api_learn(portrait, name="ada", backbone=model, config=config, any_style=True, consent=consent)
+    assert "agreed" not in caplog.text
+    assert made.header.consent == consent.format()

@@ -1,5 +1,7 @@
 """Nothing of a likeness is left on disk once it is forgotten, and nobody else's file is touched."""
 
+import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -17,6 +19,7 @@ def home(tmp_path, monkeypatch):
         (tmp_path / name).mkdir()
         monkeypatch.setenv(variable, str(tmp_path / name))
     (tmp_path / "work").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", None)
     monkeypatch.chdir(tmp_path / "work")
     return tmp_path
 
@@ -69,3 +72,71 @@ def test_leftovers_are_listed_and_removed_unless_young(home, sefi):
     assert str(old) in sefi("doctor", "--json").stdout
     assert sefi("forget", "--leftovers", "--yes").exit_code == 1
     assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_what_a_killed_training_left_is_forgotten_by_its_name_and_no_other_is(home, sefi):
+    work = home / "work"
+    for stem in ("ada", "ad", "adam"):
+        (work / f".{stem}.0123456789ab.unfinished").write_bytes(stem.encode())
+        (work / f"..{stem}.0123456789ab.ba9876543210.partial.unfinished").write_bytes(stem.encode())
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 0
+    assert sorted(path.name[:7] for path in work.iterdir()) == ["..ad.01", "..adam.", ".ad.012", ".adam.0"]
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 2
+
+
+def test_what_only_may_be_of_it_is_named_and_stays(home, sefi, ada, model_folder, portrait):
+    shutil.copy(ada, "ada.safetensors")
+    more = ("--model", model_folder, "--no-crop", "--steps", 1)
+    assert sefi("learn", portrait, "--name", "eve", *more, "--init", "ada.safetensors").exit_code == 0
+    listed = home / "work" / "sums.json"  # the user's own list of hashes
+    listed.write_text(json.dumps({"ada": hashlib.sha256(ada.read_bytes()).hexdigest()}))
+    page = home / "work" / "notes.html"
+    page.write_text("<!doctype html><p>" + listed.read_text())
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0
+    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(home / "work" / "eve.safetensors")]
+    assert {path.name for path in (home / "work").iterdir()} == {"eve.safetensors", "sums.json", "notes.html"}
+
+
+def test_a_damaged_identity_is_forgotten_too(home, sefi, ada):
+    content = bytearray(ada.read_bytes())
+    content[-200:] = b"\xff" * 200  # numbers that are none
+    (home / "work" / "ada.safetensors").write_bytes(content)
+    assert sefi("forget", "ada", "--yes", "--json").exit_code == 0
+    assert not list((home / "work").iterdir())
+
+
+def test_a_leftover_of_a_living_process_stays_and_one_of_a_dead_process_goes_at_once(home, sefi):
+    work = home / "work"
+    for name in ("ada", "bob"):
+        (work / f".{name}.0123456789ab.unfinished").write_bytes(b"likeness")
+        (work / f"..{name}.0123456789ab.ba9876543210.partial.unfinished").write_bytes(b"likeness")
+        (work / f".{name}.lock").write_text("1 machine")
+    with (work / ".ada.lock").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = sefi("forget", "--leftovers", "--yes", "--json")
+        answer = json.loads(found.stdout)
+        assert sorted(one["file"] for one in answer["left"]) == sorted(str(one) for one in work.glob("*ada*fin*"))
+        assert {one["reason"] for one in answer["left"]} == {"a process is at work"}
+        assert len(answer["removed"]) == 2
+        found = sefi("forget", "ada", "--yes", "--json")
+        assert (found.exit_code, "A process is making" in json.loads(found.stdout)["error"]) == (2, True)
+    assert sefi("forget", "ada", "--yes").exit_code == 0
+    assert [path.name for path in work.iterdir()] == [".bob.lock"]
+
+
+def test_what_a_killed_upload_left_is_listed_and_removed_and_other_folders_stay(home, sefi):
+    ours, others = home / "tmp" / "sefi-ab12_x9z", [home / "tmp" / name for name in ("sefi-results", "sefi-ab12_x9y")]
+    for folder in (ours, *others):
+        folder.mkdir()
+        (folder / "identity.safetensors").write_bytes(b"likeness")
+    (others[1] / "thesis.txt").touch()
+    (ours / "model.safetensors").symlink_to(others[1] / "thesis.txt")
+    assert sefi("forget", "--leftovers", "--yes").exit_code == 1  # it is young
+    for path in (ours, *ours.glob("identity*")):
+        os.utime(path, (time.time() - 7200,) * 2)
+    text = sefi("doctor").stdout
+    assert str(ours) in text
+    assert "sefi forget --leftovers" in text
+    assert sefi("forget", "--leftovers", "--yes").exit_code == 0
+    assert (ours.exists(), (others[1] / "thesis.txt").exists(), len(list(others[0].iterdir()))) == (False, True, 1)

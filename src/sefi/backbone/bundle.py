@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 import torch
 from diffusers import (
@@ -32,6 +32,9 @@ from sefi.backbone.kinds import EMBEDDED, Family
 from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
 from sefi.core.errors import BackboneError, ConfigError
+
+if TYPE_CHECKING:
+    from sefi.backbone.folder import SafetyChecker
 
 Part = TypeVar("Part", bound=nn.Module)
 Pipeline = (
@@ -123,6 +126,7 @@ class ModelParts:
         family: which kind of model this is; what the calls below depend on.
         tokenizer_2: the second tokenizer of a family with two text encoders; None for the others.
         text_encoder_2: the second text encoder, which also gives the pooled text.
+        safety_checker: the model's own network that finds images not to be shown; None where it brings none.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -134,6 +138,7 @@ class ModelParts:
     _: KW_ONLY
     tokenizer_2: PreTrainedTokenizerBase | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
+    safety_checker: "SafetyChecker | None" = None
 
     @property
     def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:

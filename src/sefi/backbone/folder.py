@@ -1,16 +1,20 @@
 """A pipeline folder in the Stable Diffusion format to the five parts of the model; a ControlNet's folder."""
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
+import numpy as np
 import torch
 from diffusers import AutoencoderKL, ControlNetModel, DDPMScheduler, UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import Backbone, ModelParts
-from sefi.backbone.files import is_regular, quiet_libraries, read_model_json
+from sefi.backbone.files import is_regular, quiet_libraries, read_model_json, read_or_refuse
 from sefi.backbone.kinds import REMEDY, choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
     ADDITIONS,
@@ -21,6 +25,7 @@ from sefi.backbone.part_configs import (
     check_fit,
     compute_latent_size,
     quote_value,
+    read_clip_config,
     read_text_config,
     read_unet_config,
     read_vae_config,
@@ -79,6 +84,7 @@ def read_folder(folder: Path, dtype: torch.dtype) -> ModelParts:
         unet=load_part(UNet2DConditionModel, folder / "unet", unet.list_arguments() | size, dtype),
         scheduler=scheduler,
         family="sdxl" if sdxl else detect_family(unet.cross_attention_dim),
+        safety_checker=find_safety_checker(folder),
         **second,
     )
 
@@ -287,3 +293,76 @@ def _spread_per_block(value: object, config: Mapping[str, Any]) -> object:
         numbers = list(value)
         return numbers[0] if len(set(numbers)) == 1 and len(numbers) == blocks > 1 else numbers
     return value
+
+
+# ------------------------------------------------------------------ safety checker
+
+CHECKER = "safety_checker"
+# What CLIP subtracts from the colours of an image, in [0, 1], and divides them by.
+CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
+CLIP_SPREAD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
+
+
+class SafetyChecker:
+    """The network of a model's folder that finds images not to be shown, read when it is first asked.
+
+    Args:
+        folder: with its `config.json` and safetensors weights.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._network: StableDiffusionSafetyChecker | None = None
+        self._lock = threading.Lock()
+
+    def load(self) -> StableDiffusionSafetyChecker:
+        """Return the network, in float32: in half precision it could overflow, and then flags nothing.
+
+        Raises:
+            BackboneError: its files are missing, damaged, pickled or too large.
+        """
+        with self._lock:
+            if self._network is None:
+                config = read_clip_config(self.folder / CONFIG)
+                with quiet_libraries():
+                    network = load_part(
+                        StableDiffusionSafetyChecker, self.folder, config.list_arguments(), torch.float32
+                    )
+                self._network = network.eval().requires_grad_(requires_grad=False)
+            return self._network
+
+    def find_flagged(self, images: Sequence[Image.Image], device: torch.device | str = "cpu") -> list[bool]:
+        """Return for each image whether it is not to be shown.
+
+        Raises:
+            BackboneError: the network cannot be read, or does not run.
+        """
+        network = self.load()
+        torch.nn.Module.to(network, device)
+        pixels = torch.stack([prepare_for_clip(one, network.config.vision_config.image_size) for one in images])
+
+        def find() -> list[bool]:
+            with torch.no_grad(), quiet_libraries():  # whoever reports the images makes its warning
+                return network(pixels.to(device), [np.zeros(1) for _ in images])[1]
+
+        return [bool(one) for one in read_or_refuse(self.folder, find, "Copy or download the model again.")]
+
+
+def find_safety_checker(folder: Path) -> SafetyChecker | None:
+    """Return the safety checker that a folder's index names and brings; None where there is none, or another class."""
+    match read_model_json(folder / INDEX).get(CHECKER):
+        case [str(), "StableDiffusionSafetyChecker"] if is_regular(folder / CHECKER / CONFIG):
+            return SafetyChecker(folder / CHECKER)
+        case _:
+            return None
+
+
+def prepare_for_clip(image: Image.Image, side: int) -> torch.Tensor:
+    """Return an image as CLIP sees it, `[3, side, side]`: the middle square of its shorter side, normalised."""
+    width, height = image.size
+    short = min(width, height)
+    size = (int(width * side / short), int(height * side / short))
+    resized = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    left, top = (size[0] - side) // 2, (size[1] - side) // 2
+    rgb = np.asarray(resized.crop((left, top, left + side, top + side)), np.float32) / 255
+    return torch.from_numpy((rgb - CLIP_MEAN) / CLIP_SPREAD).permute(2, 0, 1)

@@ -118,7 +118,7 @@ MODELS = Path(__file__).parents[1] / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Configurations, tokenizer and full-precision safetensors; never pickled weights.
 HUB_FILES = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"]
-HUB_NEVER = ["safety_checker/*", "vae_1_0/*", "*flax*"]
+HUB_NEVER = ["vae_1_0/*", "*flax*"]
 HUB_SKIPPED = ["*fp16*", "*bf16*", "*non_ema*", *HUB_NEVER]
 
 

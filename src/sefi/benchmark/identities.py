@@ -22,6 +22,7 @@ from sefi.core.text import dump_json
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.identity.file import Identity
 from sefi.methods import get_method
+from sefi.provenance.consent import check_consents
 
 SELF = Path("/proc/self")
 RESET_PEAK = "5"  # proc(5): sets the peak resident size to the present one
@@ -123,7 +124,9 @@ class Learner:
         if not file.is_file():
             self.learn(learning_variant, subject, file)
         remove_file(locate_checkpoint(file))  # also where a kill came before it was
-        return change_identity(Identity.load(file), variant, self.run.backbone)
+        identity = Identity.load(file)
+        check_consents({identity.name: identity.header.consent})
+        return change_identity(identity, variant, self.run.backbone)
 
     def learn(self, variant: Variant, subject: BenchmarkSubject, file: Path) -> None:
         """Learn and write one identity and its costs; a checkpoint is resumed, and then nothing is timed.

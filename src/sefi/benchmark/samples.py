@@ -51,7 +51,7 @@ from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity, compute_identity_digest
 from sefi.methods import get_method
 from sefi.photo.read import BOMBS, MAX_PIXELS
-from sefi.provenance.save import EncodedImage, encode_image
+from sefi.provenance.save import EncodedImage, encode_image, encode_photo, read_named_identities
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,7 @@ class SampleImage:
 
     Attributes:
         content: its file, if a model generated it now; `rgb` is then what the file has.
+        identities: first digits of the SHA-256 of each that the file of another program's image names.
     """
 
     prompt_seed: PromptSeed
@@ -75,6 +76,7 @@ class SampleImage:
     seconds: float | None = None
     attention: PromptAttention | None = None
     content: EncodedImage | None = None
+    identities: tuple[str, ...] = ()
 
 
 def generate_images(
@@ -351,7 +353,8 @@ def read_folder_images(
     for prompt_seed in prompt_seeds:
         file = files.get((prompt_seed.prompt, prompt_seed.seed))
         if file is not None:
-            yield SampleImage(prompt_seed, read_scored_image(file))
+            named = tuple(sorted(read_named_identities(file)))
+            yield SampleImage(prompt_seed, read_scored_image(file), identities=named)
 
 
 def locate_sample_image(
@@ -367,7 +370,7 @@ def write_image(run: OpenRun, variant: Variant, image: SampleImage, path: Path) 
     if image.content is not None:
         write_file(path, image.content.write)
     elif variant.control != "class word":  # a photo; the class word's image was read from there
-        write_file(path, Image.fromarray(image.rgb).save)
+        write_file(path, encode_photo(Image.fromarray(image.rgb), image.identities).write)
     return run.folder.shorten(path)
 
 

@@ -1,5 +1,6 @@
 """`sefi attend`: the attention maps of every word of a prompt, as one figure."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -39,6 +40,8 @@ def run_attend(
     overwrite: options.Overwrite = False,
     detector: options.Detector = None,
     no_mark: options.NoMark = False,
+    expired_consent: options.ExpiredConsent = False,
+    no_safety_checker: options.NoSafetyChecker = False,
     download: options.Download = False,
     device: options.Device = "auto",
     dtype: options.Precision = options.AUTO,
@@ -61,7 +64,7 @@ def run_attend(
     overrides = format_settings(generate__steps=steps, generate__width=width, generate__height=height)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_detector(detector)
-    identities = load_identities([prompt], identity or [], config)
+    identities = load_identities([prompt], identity or [], config, expired_consent=expired_consent)
     from sefi.cli.progress import TerminalProgress
     from sefi.diffusion.text import find_unknown_words
     from sefi.methods import check_tokens_only
@@ -70,12 +73,14 @@ def run_attend(
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
-        rows = compute_attention_rows(prompt, identities, backbone, config, seed, progress, detector)
-    figure = make_figure_writer(rows, prompt, mark=not no_mark)
+        shown = replace(backbone, safety_checker=None) if no_safety_checker else backbone
+        rows = compute_attention_rows(prompt, identities, shown, config, seed, progress, detector)
+    figure = make_figure_writer(rows, prompt, mark=not no_mark, identities=identities)
     write_output(out, FileKind.PNG, figure, inputs=inputs, overwrite=overwrite)
+    checked = None if backbone.safety_checker is None else not no_safety_checker
     unknown = find_unknown_words(backbone, [prompt, config.generate.negative_prompt])
     print_answer(
-        make_attend_record(rows, out) | {"unknown_words": unknown, "mark": not no_mark},
+        make_attend_record(rows, out) | {"unknown_words": unknown, "mark": not no_mark, "safety_checker": checked},
         format_attend_answer(rows, out),
         as_json=as_json,
         command="attend",
@@ -99,9 +104,13 @@ def compute_attention_rows(
         PromptError: A placeholder without identity, or the other way round.
         IdentityError: An identity that is more than tokens.
     """
+    from PIL import Image
+
+    from sefi.cli.output import print_remark
     from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
     from sefi.diffusion.conditioning import IdentityConditioner
+    from sefi.diffusion.sampling import FLAGGED
     from sefi.methods import check_tokens_only
 
     check_tokens_only(identities)
@@ -109,6 +118,9 @@ def compute_attention_rows(
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     attention = record_attention(backbone, conditioner, prompt, seed, config.generate, progress)
+    if backbone.safety_checker is not None and backbone.safety_checker.find_flagged([attention.image])[0]:
+        print_remark(f"note: {FLAGGED.format(prompt, seed)}")
+        attention = replace(attention, image=Image.new("RGB", attention.image.size))
     boxes = detect_face_boxes(attention.image, backbone, detector)
     plain = tuple(conditioner.class_words.get(word.strip("<>"), word) for word in attention.words)
     return [
@@ -149,11 +161,15 @@ def detect_face_boxes(image: "Image", backbone: "Backbone", detector: Path | Non
     return [compute_face_box(face, rgb) for face in open_detector(backbone, detector)(rgb)]
 
 
-def make_figure_writer(rows: "Sequence[MapRow]", title: str, *, mark: bool = True) -> "Callable[[Path], None]":
-    """Draw the rows; return what writes them as one PNG."""
+def make_figure_writer(
+    rows: "Sequence[MapRow]", title: str, *, mark: bool = True, identities: "Sequence[Identity]" = ()
+) -> "Callable[[Path], None]":
+    """Draw the rows; return what writes them as one PNG, which names the SHA-256 of the identities."""
+    from sefi.identity.file import compute_identity_digest
     from sefi.report.attention_figure import draw_attention_figure, encode_figure
 
-    return encode_figure(draw_attention_figure(rows, title=title), mark=mark).write
+    digests = [compute_identity_digest(identity) for identity in identities]
+    return encode_figure(draw_attention_figure(rows, title=title), mark=mark, identities=digests).write
 
 
 def make_attend_record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

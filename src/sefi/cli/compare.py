@@ -130,9 +130,10 @@ def load_identity_facts(path: Path) -> "Comparable":
         "metrics": dict(header.metrics),
     }
     if header.record is not None:
-        squares = [crop.model_dump() for crop in header.record.crops]
+        squares = [crop.model_dump(exclude={"photo_hash"}) for crop in header.record.crops]
+        hashes = [crop.photo_hash for crop in header.record.crops]
         facts["machine"] = list_machine_facts(header.record)
-        facts["photo"] = {"photos": len(squares), "crop": squares, "hash": getattr(header, "photo_hash", None)}
+        facts["photo"] = {"photos": len(squares), "crop": squares, "hash": hashes if all(hashes) else None}
         facts["init"] = header.record.init.model_dump() if header.record.init else {}
     tensors = {
         name: (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()

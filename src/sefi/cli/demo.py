@@ -157,6 +157,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         OutputError: a file of somebody else has appeared in a place that was free before the work.
     """
     from sefi.core.files import make_text_writer
+    from sefi.identity.file import compute_identity_digest
     from sefi.provenance.save import encode_image
     from sefi.report.pages import render_demo_page
 
@@ -173,10 +174,12 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
         "learning, both": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} images": f"{generated - learned:.0f} s",
     }
-    files.write("sheet.png", encode_image(draw_demo_sheet(portrait, run, variants), mark=run.mark).write)
+    digests = [compute_identity_digest(identity) for identity in (ada, control)]
+    sheet = encode_image(draw_demo_sheet(portrait, run, variants), mark=run.mark, identities=digests)
+    files.write("sheet.png", sheet.write)
     figure = write_demo_attention(ada, run, files)
     content = collect_demo_content(portrait, run, variants, figure, times, list_demo_commands(files.folder))
-    return files.write("index.html", make_text_writer(render_demo_page(content)))
+    return files.write("index.html", make_text_writer(render_demo_page(content, digests)))
 
 
 def learn_both(portrait: DemoPortrait, run: DemoRun) -> tuple["Identity", "Identity"]:
@@ -243,7 +246,7 @@ def write_demo_attention(ada: "Identity", run: DemoRun, files: "OwnFiles") -> "I
     from sefi.cli.attend import compute_attention_rows, make_figure_writer
 
     rows = compute_attention_rows(ATTENTION_PROMPT, [ada], run.backbone, run.config, run.seed, run.progress)
-    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT, mark=run.mark))
+    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT, mark=run.mark, identities=[ada]))
     return Image.open(path).convert("RGB")
 
 

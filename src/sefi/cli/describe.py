@@ -2,18 +2,24 @@
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sefi.cli import options
 from sefi.core.text import escape_controls
 
+if TYPE_CHECKING:
+    from sefi.identity.file import Identity
+
 File = Annotated[Path, typer.Argument(metavar="FILE", help="An identity file.")]
+PhotoFile = Annotated[
+    Path | None, typer.Option("--photo", metavar="FILE", help="Say whether it was learned from this photo.")
+]
 
 
-def run_inspect(file: File, as_json: options.AsJson = False) -> None:
-    """Show who an identity file holds, how it was learned and for which model."""
+def run_inspect(file: File, photo: PhotoFile = None, as_json: options.AsJson = False) -> None:
+    """Show who an identity file holds, how it was learned, who agreed, and for which model."""
     from sefi.cli.output import print_answer
     from sefi.identity.file import Identity, compute_tokens_digest
 
@@ -29,8 +35,27 @@ def run_inspect(file: File, as_json: options.AsJson = False) -> None:
         # One number a token: several in a list where a name stands for several.
         record["tokens_sha256"] = compute_tokens_digest(identity)
         record["token_norms"] = identity.tokens.float().norm(dim=-1).double().round(decimals=4).tolist()
+    if photo is not None:
+        record["of_photo"] = is_of_photo(identity, photo)
     shown = {name: value for name, value in record.items() if name != "signature"}  # long and for machines
     print_answer(record, format_record(shown), as_json=as_json, command="inspect")
+
+
+def is_of_photo(identity: "Identity", photo: Path) -> bool | None:
+    """Return whether an identity was learned from a photo's pixels; None where its file does not say.
+
+    Raises:
+        PhotoError: the photo cannot be read.
+    """
+    from sefi.identity.file import make_photo_salt
+    from sefi.photo.augment import compute_photo_digest
+    from sefi.photo.read import read_photo
+    from sefi.provenance.run_record import hash_with_salt
+
+    record = identity.header.record
+    hashes = [] if record is None else [crop.photo_hash for crop in record.crops if crop.photo_hash]
+    digest = compute_photo_digest(read_photo(photo).pixels)
+    return hash_with_salt(digest, make_photo_salt(identity)) in hashes if hashes else None
 
 
 def format_record(record: dict[str, object]) -> str:

@@ -28,6 +28,7 @@ EXTRAS = {
     "provenance": (("c2pa", "cryptography"), "signed content credentials (C2PA) of images"),
 }
 MODEL_PARTS = ("tiny-portraits", "evaluators", "demo")
+MOST_SEARCHED = 20_000  # files below a folder: about a second
 PROBLEM = 1
 
 
@@ -95,14 +96,23 @@ def try_detector(problems: list[str]) -> str | None:
 
 
 def find_leftovers() -> list[str]:
-    """Return unfinished trainings and temporary files below this folder; they hold likenesses."""
-    from sefi.core.errors import OutputError
-    from sefi.provenance.forget import list_leftovers
+    """Return unfinished trainings and temporary files, here and below, in caches and the temporary folder.
 
-    try:
-        return [str(path) for path in list_leftovers([Path.cwd()])]
-    except OutputError as error:
-        return [f"not searched: {error.problem}"]
+    They hold likenesses. Folders with very many files are not searched, and named.
+    """
+    import tempfile
+
+    from sefi.cli.forget import list_own_caches
+    from sefi.core.errors import OutputError
+    from sefi.provenance.leftovers import list_leftovers, list_temporary_folders
+
+    found: dict[str, None] = {}
+    for folder in (Path.cwd(), *list_own_caches()):
+        try:
+            found |= dict.fromkeys(map(str, list_leftovers([folder], MOST_SEARCHED)))
+        except OutputError as error:
+            found[f"not searched: {error.problem}"] = None
+    return [*found, *map(str, list_temporary_folders(Path(tempfile.gettempdir())))]
 
 
 def list_devices() -> list[str]:
@@ -129,11 +139,16 @@ def format_findings(record: dict[str, object]) -> str:
     """Return the findings, one line each, problems last."""
     from sefi.cli.describe import flatten_record
 
-    shown = {name: value for name, value in record.items() if name not in ("problems", "extras")}
+    shown = {name: value for name, value in record.items() if name not in ("problems", "extras", "leftovers")}
     lines = [f"{name:<34} {value}" for name, value in flatten_record("", shown)]
     extras = record["extras"]
     assert isinstance(extras, dict)
     lines += [f"{f'extras.{name}':<34} {format_extra(extra)}" for name, extra in extras.items()]
+    leftovers = record["leftovers"]
+    assert isinstance(leftovers, list)
+    lines += [f"{'leftover':<34} {path}" for path in leftovers]
+    if leftovers:
+        lines.append(f"{'':<34} they hold likenesses; remove those that no process holds: sefi forget --leftovers")
     problems = record["problems"]
     assert isinstance(problems, list)
     return "\n".join([*lines, *(f"problem: {text}" for text in problems), format_problem_count(len(problems))])

@@ -48,16 +48,20 @@ def run_export(
     steps: SamplingSteps = 20,
     out: Out = None,
     overwrite: options.Overwrite = False,
+    expired_consent: options.ExpiredConsent = False,
     as_json: options.AsJson = False,
 ) -> None:
     """Write an identity as files of another program, and say what to write in its prompt."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.files import FileKind, check_output, make_text_writer, write_output
     from sefi.hosts.export import Sampler, get_host, write_exported
-    from sefi.identity.file import Identity
+    from sefi.identity.file import Identity, compute_identity_digest
+    from sefi.provenance.consent import check_consents
 
     host = get_host(to)
     identity = Identity.load(file)
+    if not expired_consent:
+        check_consents({identity.name: identity.header.consent})
     exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
     prompt_file = folder / f"sefi-{identity.name}-prompt.txt"  # before anything is written
@@ -66,7 +70,10 @@ def run_export(
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
-    write = make_text_writer("\n".join([text, *notes]) + "\n")
+    # So that `sefi forget` finds what holds the name.
+    of_identity = [f"Identity: {compute_identity_digest(identity)}"]
+    of_identity += [f"Consent: {identity.header.consent}"] if identity.header.consent else []
+    write = make_text_writer("\n".join([text, *notes, *of_identity]) + "\n")
     write_output(prompt_file, FileKind.TEXT, write, overwrite=overwrite)
     for note in notes:
         print_remark(f"note: {note}")

@@ -1,11 +1,16 @@
 """`sefi forget`: remove an identity and what is known to hold its likeness, or what interrupted commands left."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sefi.cli import options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sefi.provenance.leftovers import Trace
 
 Target = Annotated[
     str | None, typer.Argument(metavar="NAME|FILE", help="An identity file, or ada for ada.safetensors.")
@@ -17,7 +22,7 @@ Folders = Annotated[
     ),
 ]
 Leftovers = Annotated[
-    bool, typer.Option("--leftovers", help="Remove .unfinished and .partial files that are older than an hour.")
+    bool, typer.Option("--leftovers", help="Remove .unfinished and .partial files that no process holds.")
 ]
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 NOT_REMOVED = 1
@@ -30,10 +35,11 @@ def run_forget(
     yes: Yes = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Remove an identity, its copies, unfinished trainings, images and records; exit code 1 if anything is left."""
+    """Remove an identity, its copies, exports, images, pages and records; exit code 1 if anything is left."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
-    from sefi.provenance.forget import Trace, list_leftovers, list_traces, remove_leftovers, remove_traces
+    from sefi.provenance.forget import remove_traces
+    from sefi.provenance.leftovers import Trace, remove_leftovers
 
     if (target is None) == (not leftovers):
         raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
@@ -41,20 +47,87 @@ def run_forget(
     missing = [folder for folder in places if not folder.is_dir()]
     if missing:
         raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
-    file = Path(target or ".")
-    if target is not None and not file.is_file():
-        file = Path(f"{target}.safetensors")
-    traces = [Trace(one, "a leftover") for one in list_leftovers(places)] if leftovers else list_traces(file, places)
+    file, unproven = find_target(target or "."), list[Trace]()
+    if leftovers:
+        traces = [Trace(one, "a leftover") for one in find_all_leftovers(places)]
+    else:
+        traces, unproven = find_traces(file, places)
     for trace in traces:
         print_remark(f"{trace.path}: {trace.reason}")
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
-    gone, left = remove_leftovers([one.path for one in traces]) if leftovers else remove_traces(traces, file)
+    gone, left = remove_leftovers([one.path for one in traces]) if leftovers else remove_traces(traces, file, places)
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],
+        "unproven": [{"file": str(trace.path), "reason": trace.reason} for trace in unproven],
     }
-    lines = [f"removed {len(gone)} file(s)", *(f"left: {trace.path}: {trace.reason}" for trace in left)]
-    print_answer(record, "\n".join(lines), as_json=as_json, command="forget")
+    print_answer(record, format_removal(gone, left, unproven), as_json=as_json, command="forget")
     if left:
         raise typer.Exit(NOT_REMOVED)
+
+
+def find_target(target: str) -> Path:
+    """Return the identity's file of a name or a path."""
+    file = Path(target)
+    return file if file.is_file() or file.suffix == ".safetensors" else Path(f"{target}.safetensors")
+
+
+def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], list[Trace]]":
+    """Return what is known to be of an identity, and what may be; also of one that a killed training left no file of.
+
+    Raises:
+        IdentityError: there is neither an identity nor an unfinished training of it.
+    """
+    from sefi.core.errors import IdentityError, SefiError
+    from sefi.provenance.forget import list_traces, read_sought_identity
+
+    digests: list[str] = []
+    if file.is_file():
+        from sefi.identity.file import Identity, compute_identity_digest
+
+        try:
+            digests.append(compute_identity_digest(Identity.load(file)))
+        except SefiError:  # a damaged one is forgotten too, as far as it can be recognised
+            digests = []
+    sought = read_sought_identity(file, digests)
+    traces, unproven = list_traces(sought, [*places, *list_own_caches()])
+    if not traces and not file.is_file():
+        raise IdentityError(f"There is no identity '{file}'.", "Name the file that `sefi learn` wrote.")
+    return traces, unproven
+
+
+def find_all_leftovers(places: "Sequence[Path]") -> "list[Path]":
+    """Return unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
+
+    Raises:
+        OutputError: there are too many files.
+    """
+    import tempfile
+
+    from sefi.provenance.leftovers import list_leftovers, list_temporary_folders
+
+    whole = list_temporary_folders(Path(tempfile.gettempdir()))
+    files = list_leftovers([*places, *list_own_caches()])
+    return [*(one for one in files if not any(folder in one.parents for folder in whole)), *whole]
+
+
+def list_own_caches() -> list[Path]:
+    """List the folders in temporary and cache folders that this package fills: its own, and the hub's downloads."""
+    import os
+    import tempfile
+
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
+    try:
+        temporary = sorted(Path(tempfile.gettempdir()).glob("sefi-*"))
+    except OSError:
+        temporary = []
+    return [folder for folder in [*temporary, cache / "sefi", hub] if folder.is_dir() and not folder.is_symlink()]
+
+
+def format_removal(gone: "Sequence[Path]", left: "Sequence[Trace]", unproven: "Sequence[Trace]") -> str:
+    """Return what was removed, what was not, and what the user has to look at."""
+    lines = [f"removed or cleared {len(gone)} file(s); photos of yours, and folders that were not named, stay"]
+    lines += [f"left: {trace.path}: {trace.reason}" for trace in left]
+    return "\n".join([*lines, *(f"look at it yourself: {trace.path}: {trace.reason}" for trace in unproven)])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sefi.provenance.run_record import RunRecord
 
 FileEntry = dict[str, object]
-"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `repaired_faces` if sought."""
+"""What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `flagged`, `repaired_faces` if so."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
 Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
@@ -60,9 +60,6 @@ RepairFaces = Annotated[
 Sign = Annotated[
     bool, typer.Option("--sign", help="Add signed content credentials (C2PA), by SEFI_C2PA_CERTIFICATE or a local key.")
 ]
-ExpiredConsent = Annotated[
-    bool, typer.Option("--expired-consent", help="Generate although the consent that an identity states has expired.")
-]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 
 
@@ -89,7 +86,8 @@ def run_generate(
     repair_faces: RepairFaces = False,
     detector: options.Detector = None,
     clip_skip: ClipSkip = None,
-    expired_consent: ExpiredConsent = False,
+    expired_consent: options.ExpiredConsent = False,
+    no_safety_checker: options.NoSafetyChecker = False,
     settings: options.Settings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
@@ -113,14 +111,15 @@ def run_generate(
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
-    identities = load_identities(prompts, identity or [], config)
+    identities = load_identities(prompts, identity or [], config, expired_consent=expired_consent)
     read = read_inputs(inputs, config, prompts)
     key = find_key(sign=sign)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
     record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
-    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key, expired_consent)
+    allowed = Allowed(expired_consent=expired_consent, unchecked=no_safety_checker)
+    run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key, allowed)
     text = draw_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
@@ -148,6 +147,25 @@ class InputFiles:
 
 
 @dataclass(frozen=True)
+class Allowed:
+    """What a command line allows that is refused otherwise.
+
+    Attributes:
+        expired_consent: generate although a consent has expired.
+        unchecked: leave the model's safety checker out.
+    """
+
+    expired_consent: bool = False
+    unchecked: bool = False
+
+    def describe(self, backbone: "Backbone") -> dict[str, object]:
+        """Return what a record says of it."""
+        said: dict[str, object] = {"expired_consent": True} if self.expired_consent else {}
+        checked = backbone.safety_checker is not None and not self.unchecked
+        return said | {"safety_checker": None if backbone.safety_checker is None else checked}
+
+
+@dataclass(frozen=True)
 class GenerateRun:
     """What is generated, on which model, and how.
 
@@ -166,7 +184,7 @@ class GenerateRun:
     mark: bool = True
     names: bool = False
     key: "SigningKey | None" = None
-    expired_consent: bool = False
+    allowed: Allowed = Allowed()
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -259,7 +277,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     run_record = record["run"]
     assert isinstance(run_record, RunRecord)
     files: list[FileEntry] = []
-    record |= {"expired_consent": True} if run.expired_consent else {}
+    record |= run.allowed.describe(run.backbone)
     record |= {"seed": run.seed, "mark": run.mark, "records": str(folder / RECORDS)}
     record |= {"images": files, "grid": None}  # an interrupted run has no grid
     try:
@@ -288,7 +306,9 @@ def draw_and_save(
     """
     from sefi.api import generate_each
     from sefi.cli.image_files import save_numbered_image
+    from sefi.cli.output import print_remark
     from sefi.core.errors import delay_interrupts, make_interrupted
+    from sefi.diffusion.sampling import FLAGGED
 
     images: list[GeneratedImage] = []
     inputs = run.inputs or {}
@@ -300,13 +320,17 @@ def draw_and_save(
             config=run.config,
             seed=run.seed,
             progress=progress,
-            expired_consent=run.expired_consent,
+            expired_consent=run.allowed.expired_consent,
+            safety_checker=not run.allowed.unchecked,
             **inputs,
         ):
             with delay_interrupts():  # no image without its record
                 path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
                 images.append(image)
                 entry = FileEntry(file=str(path), prompt=image.prompt, seed=image.seed, invisible_mark=marked)
+                if image.flagged:
+                    entry["flagged"] = True
+                    print_remark(f"note: {FLAGGED.format(image.prompt, image.seed)}")
                 if inputs.get("repair_faces"):
                     entry["repaired_faces"] = [list(box) for box in image.repaired]
                 files.append(entry)

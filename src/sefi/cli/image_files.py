@@ -79,7 +79,8 @@ def save_grid(
 
     prompts = dict.fromkeys(image.prompt for image in images)
     rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark), key)
+    digests = [digest for image in images if image.record for digest in image.record.identities]
+    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark, identities=digests), key)
     return write_numbered(folder, "grid", ".png", encoded.write)
 
 

@@ -309,6 +309,7 @@ def learn_and_save(
     learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)
     remove_file(unfinished)
+    name_crop_sheet(learn_options.placement.show_crop, photos, crops, identity)
     for remark in list_recovery_remarks(identity.header.metrics):
         print_remark(f"note: {remark}")
     return identity, {
@@ -324,6 +325,7 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
     from sefi.api import crop_photo
     from sefi.cli.output import print_remark
     from sefi.core.files import FileKind, write_output
+    from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
 
     placement = learn_options.placement
@@ -343,16 +345,34 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
         for remark in crop.remarks:
             print_remark(f"note: {crop.source}: {remark}")
     if placement.show_crop is not None:
-        sheet = draw_crop_sheet(photos, crops)
         write_output(
             placement.show_crop,
             FileKind.PNG,
-            lambda path: sheet.save(path, "png"),
+            encode_photo(draw_crop_sheet(photos, crops)).write,
             inputs=learn_options.inputs,
             overwrite=learn_options.overwrite,
         )
         print_remark(f"crop: {placement.show_crop}")
     return crops
+
+
+def name_crop_sheet(
+    path: Path | None, photos: "Sequence[Photo]", crops: "Sequence[SubjectCrop]", identity: "Identity"
+) -> None:
+    """Write the identity's SHA-256 into the picture of what was learned, if it was wanted and is still there.
+
+    So `sefi forget` finds it; before learning there was no identity to name.
+    """
+    from sefi.core.files import write_file
+    from sefi.identity.file import compute_identity_digest
+    from sefi.provenance.save import encode_photo
+    from sefi.report.contact_sheet import draw_crop_sheet
+
+    if path is None:
+        return
+    sheet = draw_crop_sheet(photos, crops)
+    if path.is_file() and path.read_bytes() == encode_photo(sheet).content:
+        write_file(path, encode_photo(sheet, [compute_identity_digest(identity)]).write)
 
 
 def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:

@@ -66,18 +66,24 @@ def load_generation_config(preset: str, settings: list[str]) -> Config:
     return config
 
 
-def load_identities(prompts: "Sequence[str]", files: "Sequence[Path]", config: Config) -> "list[Identity]":
+def load_identities(
+    prompts: "Sequence[str]", files: "Sequence[Path]", config: Config, *, expired_consent: bool = False
+) -> "list[Identity]":
     """Return the identities of a command line that draws, checked against its prompts; no model is needed for that.
 
     Raises:
         PromptError: As `check_prompts`.
         IdentityError: A file cannot be read, or the identities do not fit together.
+        ConfigError: A consent has expired, and `expired_consent` does not allow it.
     """
     for prompt in prompts:
         check_syntax(prompt)
     from sefi.identity.file import Identity, check_together
+    from sefi.provenance.consent import check_consents
 
     identities = [Identity.load(path) for path in files]
+    if not expired_consent:
+        check_consents({one.name: one.header.consent for one in identities})
     check_prompts(prompts, {one.name: one.header.class_word for one in identities}, config.generate.negative_prompt)
     check_together(identities)
     return identities

@@ -63,6 +63,13 @@ Evaluators = Annotated[
         help="Networks for methods and learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
     ),
 ]
+ExpiredConsent = Annotated[
+    bool, typer.Option("--expired-consent", help="Go on although the consent that an identity states has expired.")
+]
+NoSafetyChecker = Annotated[
+    bool,
+    typer.Option("--no-safety-checker", help="Show what the model's own safety checker would make black; on record."),
+]
 NoMark = Annotated[
     bool, typer.Option("--no-mark", help="Leave out the invisible mark of generated images; their files say so.")
 ]

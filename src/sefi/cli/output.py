@@ -65,7 +65,8 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "images": "a list of objects with file, prompt, seed and invisible_mark; with --repair-faces also "
-            "repaired_faces, squares as left, top, width and height in pixels",
+            "repaired_faces, squares as left, top, width and height in pixels; flagged where the image is black",
+            "safety_checker": "whether the model's own safety checker looked at the images; null where it brings none",
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
@@ -85,6 +86,7 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "figure": "the figure, a PNG",
+            "safety_checker": "whether the model's own safety checker looked at the image; null where it brings none",
             "mark": "false where --no-mark was given",
             "words": "the tokens of the prompt, start and end included",
             "reference_words": "the same with class words for names",
@@ -126,9 +128,10 @@ SCHEMAS: dict[str, Schema] = {
             "tensors": "shape of every tensor, by name",
             "bytes": "size of the file",
             "token_norms": "norms of the tokens of every stage",
+            "of_photo": "with --photo: whether it was learned from that photo; null where the file does not say",
             "tokens_sha256": "of the tokens, as `record.init.tokens` of an identity that started from these",
         },
-        frozenset({"record", "token_norms", "tokens_sha256", "widths"}),
+        frozenset({"of_photo", "record", "token_norms", "tokens_sha256", "widths"}),
     ),
     "compare": Schema(
         1,
@@ -138,7 +141,7 @@ SCHEMAS: dict[str, Schema] = {
             "first": "the first difference in order of cause, or null",
             "differences": "every difference in order of cause: objects with cause, name, a, b (null: not stated) and "
             "detail, which says how tensors or pixels differ and where",
-            "unknown": "facts that only one side states, as the same objects",
+            "unknown": "facts that only one side states, and salted hashes of photos, as the same objects",
             "unexplained": "whether results differ although nothing that is stated does",
             "compared": "facts, tensors and images that were compared",
         },
@@ -148,6 +151,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "removed": "the files removed or cleared of the identity",
             "left": "a list of objects with file and reason; the exit code is 1 if there are any",
+            "unproven": "files that may be of the identity and stay: a list of objects with file and reason",
         },
     ),
     "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
@@ -170,7 +174,8 @@ SCHEMAS: dict[str, Schema] = {
             "devices": "where models can run",
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
-            "leftovers": "unfinished trainings and temporary files here and below; `sefi forget --leftovers` removes",
+            "leftovers": "unfinished trainings and temporary files, here and below, in caches and the system's "
+            "temporary folder; `sefi forget --leftovers` removes them",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },

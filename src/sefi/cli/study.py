@@ -50,7 +50,7 @@ def build_study(
     from sefi.benchmark.run import RunFolder
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output, make_text_writer, write_output
-    from sefi.provenance.save import read_marking
+    from sefi.provenance.save import read_marking, read_named_identities
     from sefi.report.pages import render_study_page
     from sefi.user_study.study import StudyOptions, design_study
 
@@ -64,7 +64,8 @@ def build_study(
     images = open_images(files, run)
     # Whatever was shown for a photo beside it was generated, and its file says so.
     generated = {file: mark for file in files if (mark := read_marking(run / file)) is not None}
-    page = render_study_page(study, images, generated)
+    digests = {digest for file in files for digest in read_named_identities(run / file)}
+    page = render_study_page(study, images, generated, sorted(digests))
     write_output(out, FileKind.HTML, make_text_writer(page), inputs=inputs, overwrite=overwrite)
     comparison_counts = {name: sum(one.question == name for one in study.comparisons) for name in study.questions}
     record: dict[str, object] = {

@@ -145,6 +145,22 @@ def add_digest(folder: Path, file: str, partial: Path) -> None:
         write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")
 
 
+def drop_digests(folder: Path, files: Iterable[str]) -> None:
+    """Take files out of a folder's record; one that is then empty is removed.
+
+    Raises:
+        OutputError: as in `read_digests`, or the record cannot be written.
+    """
+    with hold_folder_lock(folder):
+        digests = {name: known for name, known in read_digests(folder).items() if name not in set(files)}
+        if digests:
+            write_text(
+                folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n"
+            )
+        else:
+            (folder / RECORD).unlink(missing_ok=True)
+
+
 # ------------------------------------------------------------------ one process for an output
 
 LONGEST_NOTE = 200  # bytes of a lock file that are read

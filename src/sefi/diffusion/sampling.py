@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from PIL.Image import Image
+from PIL.Image import Image, new as new_image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
@@ -50,6 +50,7 @@ class GeneratedImage:
         pixels: as they were generated, without the invisible mark, which `save` embeds.
         repaired: squares that were generated again (left, top, width, height in pixels), with `repair_faces`.
         record: what its file says of how it was made.
+        flagged: the model's safety checker found it not to be shown: it is black.
     """
 
     pixels: Image
@@ -58,6 +59,7 @@ class GeneratedImage:
     index: int
     repaired: tuple[Box, ...] = ()
     record: ImageRecord | None = None
+    flagged: bool = False
 
     def save(self, path: str | Path, *, overwrite: bool = False, mark: bool = True, names: bool = False) -> None:
         """Write a PNG with its marks, atomically, after they have been read back.
@@ -122,6 +124,27 @@ def make_image_record(
     )
 
 
+def blank_flagged_image(backbone: Backbone, image: GeneratedImage) -> GeneratedImage:
+    """Return an image, black where the model's own safety checker finds that it is not to be shown.
+
+    Raises:
+        BackboneError: the checker cannot be read.
+    """
+    checker = backbone.safety_checker
+    if checker is None or not checker.find_flagged([image.pixels], backbone.device)[0]:
+        return image
+    logging.getLogger(REMARKS).warning(FLAGGED.format(image.prompt, image.seed))
+    return replace(image, pixels=new_image("RGB", image.pixels.size), flagged=True)
+
+
+def describe_safety(backbone: Backbone, *, wanted: bool, flagged: bool = False) -> dict[str, object]:
+    """Return what an image's file says of the safety checker: that it was off or flagged the image, else nothing."""
+    if backbone.safety_checker is None or (wanted and not flagged):
+        return {}
+    return {"Safety checker": "flagged" if flagged else "off"}
+
+
+FLAGGED = "{!r}, seed {}: the model's safety checker flagged the image, which is black"  # as diffusers does
 STRONG_GUIDANCE = 20.0
 
 

@@ -38,6 +38,7 @@ from sefi.hosts.stage_words import (
 )
 from sefi.identity.file import Identity
 from sefi.identity.tokens import get_stages
+from sefi.provenance.consent import check_consents
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
@@ -49,6 +50,7 @@ def attach(
     *identities: Identity,
     strength: float = 1.0,
     clip_skip: int | None = None,
+    expired_consent: bool = False,
 ) -> "Attachment":
     """Attach identities to a diffusers pipeline of Stable Diffusion 1.x, 2.x or XL, until `detach` or the block's end.
 
@@ -58,14 +60,18 @@ def attach(
         strength: 0 is the class word, 1 what was learned.
         clip_skip: the text encoder's layer as AUTOMATIC1111 counts: 1 or None the usual, 2 the one before (diffusers'
             `clip_skip=1`, which has no effect on texts that are given).
+        expired_consent: go on although the consent that an identity states has expired.
 
     Raises:
+        ConfigError: such a consent has expired.
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
         IdentityError: an identity of another family of models, or two of one name.
 
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
+    if not expired_consent:
+        check_consents({one.name: one.header.consent for one in identities})
     backbone = view_pipeline(pipe).skip_layers(clip_skip)
     conditioner = IdentityConditioner(backbone, identities, strength)
     remarks = list_identity_remarks(backbone, identities)

@@ -19,7 +19,7 @@ from torch import Tensor
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.files import FileKind, check_output, prepare_folder, write_output
 from sefi.core.hints import suggest
-from sefi.identity.file import Identity, Tensors
+from sefi.identity.file import Identity, Tensors, compute_identity_digest
 
 Slot = Literal["key", "value", "mean"]
 FLAT_SLOT: Slot = "value"  # the best single file and the best files of stages by experiments/export_loss.py
@@ -110,8 +110,10 @@ def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, s
         "modelspec.architecture": f"{architecture}/{kind}",
         "modelspec.title": stem,
         "sefi.base_model": header.base_model,
+        "sefi.identity": compute_identity_digest(identity),
         "sefi.class_word": header.class_word,
         "sefi.method": header.method,
+        **({"sefi.consent": header.consent} if header.consent else {}),
     }
 
 

@@ -40,6 +40,7 @@ from sefi.core.reading import (
 )
 from sefi.core.text import is_utf8
 from sefi.identity.hub import FILE, download_folder, make_card, upload_folder
+from sefi.provenance.consent import check_consents
 from sefi.provenance.run_record import RunRecord
 
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
@@ -48,6 +49,7 @@ LARGEST_SHARD = 2 * 2**30
 LONGEST_SHARD_STEM = 200  # bytes
 SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 LARGEST_HASHED_FILE = 64 << 20  # bytes of tensors; a file of so many is made in memory to be hashed
+SALT_NUMBERS = 1 << 18  # of each tensor: weights have more, and need not all be read
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
 # First in the file, whatever else is in it, and of no text encoder's width: so programs that take a file's only tensor
 # or its first one for a textual inversion refuse this file (docs/hosts/export.md).
@@ -165,14 +167,16 @@ class Identity:
 
         Raises:
             IdentityError: no connection, no right to write there, or a likeness would be public without consent.
+            ConfigError: the consent has expired.
         """
         header = self.header.model_copy(update={"consent": consent or self.header.consent})
+        check_consents({self.name: header.consent})
         if not private and not (header.consent or "").strip():
             raise IdentityError(
                 f"Nobody is known to have agreed that {self.name!r} is public.",
                 "State it: consent='Ada Example agreed on 2026-05-01 to ...', or leave the repository private.",
             )
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix="sefi-") as folder:
             write_identity(Identity(self.tensors, header), Path(folder) / FILE)
             (Path(folder) / "README.md").write_text(make_card(header.model_dump(), repository), encoding="utf-8")
             return upload_folder(Path(folder), repository, private=private, token=token)
@@ -203,6 +207,19 @@ class Identity:
 def compute_tokens_digest(identity: Identity) -> str:
     """Compute the SHA-256 of an identity's tokens as float32, in hex."""
     return hashlib.sha256(identity.tokens.detach().float().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def make_photo_salt(identity: Identity) -> bytes:
+    """Make what the hashes of an identity's photos are salted with: a digest of its seed and of what was learned.
+
+    Equal trainings give equal salts, so that a seed gives one file; two identities have two, so that nothing in them
+    says that they are of one photo.
+    """
+    digest = hashlib.sha256(f"{identity.header.seed}/photo salt".encode())
+    for name, tensor in sorted(identity.tensors.items()):
+        flat = tensor.detach().flatten()[:SALT_NUMBERS].cpu().contiguous()
+        digest.update(name.encode() + flat.view(torch.uint8).numpy().tobytes())
+    return digest.digest()
 
 
 def add_vector_axis(tokens: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Draw random views of the square that is learned; what makes a view is a value and can be replayed."""
 
+import hashlib
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -191,12 +192,14 @@ class SubjectCrop:
         square: where it lies, in pixels of the photo as it was read.
         source: where the photo came from, for messages.
         remarks: what a user should know of it.
+        photo_digest: SHA-256 of the whole photo's pixels, in hex; empty where it is not known. No file has it as it is.
     """
 
     pixels: Tensor
     square: Square
     source: str
     remarks: tuple[str, ...] = ()
+    photo_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,13 @@ def crop_face(
 def crop_middle(photo: Photo, resolution: int) -> Tensor:
     """Return the middle of the photo as `[3, resolution, resolution]`; needs no face."""
     return crop_square(photo, find_square_in_middle(*photo.pixels.shape[-2:]), resolution)
+
+
+def compute_photo_digest(pixels: Tensor) -> str:
+    """Compute the SHA-256 of a photo `[3, height, width]` in [-1, 1], as bytes with its height and width, in hex."""
+    digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
+    digest.update(np.ascontiguousarray(convert_to_bytes(pixels)).data)
+    return digest.hexdigest()
 
 
 def convert_to_bytes(pixels: Tensor) -> NDArray[np.uint8]:

@@ -23,6 +23,7 @@ EFFECTS = frozenset({"tensors", "metrics", "images", "words", "scores"})
 # Facts that earlier versions did not state: where one side has none, nobody knows whether they differ.
 PARTLY_STATED = frozenset({"versions", "machine", "model", "photo"})
 PARTLY_NAMED = ("sha256", "file", "method")  # beginnings of names of such facts
+SALTED = frozenset({("photo", "hash")})  # two identities of one photo have two: where they differ, nobody knows
 MEASURED = frozenset({"learn_seconds", "class_seconds", "peak_mb"})  # of a training: never the same twice
 NOT_COMPARED = "not compared: a file is missing"
 IMAGE_FORMATS = ("PNG", "JPEG", "WEBP")
@@ -78,7 +79,7 @@ class ComparedFact:
         name: what it is, such as `learn.steps`.
         first, second: what each side says; None where it says nothing.
         detail: how tensors or pixels differ, and where.
-        is_unknown: only one side states it, so nobody knows.
+        is_unknown: only one side states it, or the hashes are salted, so nobody knows.
     """
 
     cause: str
@@ -161,7 +162,8 @@ def _compare_facts(
     for fact in _pair_facts(cause, first or {}, second or {}):
         silent = None in (fact.first, fact.second) and (cause in PARTLY_STATED or fact.name.startswith(PARTLY_NAMED))
         if not _is_same(fact.first, fact.second):
-            yield replace(fact, is_unknown=first is None or second is None or silent)
+            salted = (cause, fact.name) in SALTED
+            yield replace(fact, is_unknown=first is None or second is None or silent or salted)
 
 
 def _pair_facts(cause: str, first: Mapping[str, object], second: Mapping[str, object]) -> Iterator[ComparedFact]:

@@ -1,6 +1,7 @@
 """Who attests that a likeness may be made, of whom, for what and until when; one line of text in the identity."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
@@ -104,6 +105,12 @@ def require_consent(text: str | None, today: date) -> Consent:
     if consent.expires is not None and consent.expires < today:
         raise ConfigError(f"The consent expired on {consent.expires}.", "Ask again, and state the new day.")
     return consent
+
+
+def check_consents(stated: Mapping[str, str | None]) -> None:
+    """Refuse identities whose consent has expired by today, given what each states by its name; as `check_consent`."""
+    for name, text in stated.items():
+        check_consent(name, text, date.today())  # noqa: DTZ011 the day where the user is
 
 
 def check_consent(name: str, text: str | None, today: date) -> None:

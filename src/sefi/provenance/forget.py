@@ -1,152 +1,328 @@
-"""What of a likeness is on disk, and its removal: the identity, its copies, unfinished trainings, images, records.
+"""What of a likeness is on disk, and its removal: the identity, copies, exports, images, pages, records and runs.
 
-A file is listed only where it can be shown to be of the identity: it has its bytes, its name was made for it, it names
-the identity's SHA-256, or a record of images says that the identity made it. No symbolic link is followed.
+A file is listed only where it can be shown to be of the identity: it has its bytes or its numbers, its name was made
+for it, it names the identity's SHA-256, or a record says that the identity made it. No symbolic link is followed.
 """
 
+import filecmp
 import hashlib
-import os
 import re
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from sefi.core.errors import IdentityError, OutputError
-from sefi.core.files import FileKind, cut_to_bytes, fit_stem, read_content, write_text
-from sefi.core.reading import InvalidFileError, read_json
-from sefi.core.text import dump_json
+from sefi.core.files import (
+    IDENTITY_KEY,
+    LONGEST_STEM,
+    FileKind,
+    cut_to_bytes,
+    fit_stem,
+    read_content,
+)
+from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, read_digests
+from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, parse_object, read_layout
+from sefi.provenance.forget_records import (
+    RECORDS,
+    RUN_INFO,
+    RunsOnRecord,
+    explain_namesake,
+    find_run_subjects,
+    is_run_folder,
+    list_run_traces,
+    list_variants_of_subject,
+    read_runs,
+)
+from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, is_lock_held
+from sefi.provenance.metadata import DIGITS
+from sefi.provenance.run_record import compute_file_digest
+from sefi.provenance.save import read_named_identities
 
-RECORDS = "records.json"  # of `sefi generate`
-TEMPORARY = re.compile(r"\..+\.[0-9a-f]{12}\.(unfinished|partial(\.[^.]+)?)")
-MOST_FILES = 200_000  # that are looked at
-LARGEST_SEARCHED = 64 << 20  # bytes of a file that is searched for a SHA-256
-LARGEST_RECORDS = 16 << 20
-SEARCHED_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".html", ".json", ".safetensors", ".svg", ".pdf"})
-DIGITS = 16  # of the SHA-256, as an image's text names it
-IDLE_SECONDS = 3600  # a temporary file that is younger may be of a process at work
+LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
+LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
+PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
+PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
+EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
+TABLES = frozenset({".csv", ".json", ".jsonl", ".tex", ".md"})  # of a report
 
 
 @dataclass(frozen=True)
-class Trace:
-    """A file that holds a likeness, or a part of one.
+class SoughtIdentity:
+    """What an identity is recognised by.
 
     Attributes:
-        reason: how it is known to be one.
+        path: its file, which may be gone: a killed training has left none.
+        files: that file and the further ones of a very large identity.
+        digests: SHA-256 of the file, in hex, and of what the program would write.
+        numbers: its tokens as bytes, in the number types that files have them in.
+        tokens: SHA-256 of the tokens as float32.
     """
 
     path: Path
-    reason: str
+    name: str
+    files: tuple[Path, ...] = ()
+    digests: frozenset[str] = frozenset()
+    numbers: tuple[bytes, ...] = ()
+    tokens: str = ""
+
+    def is_named(self, names: Iterable[str]) -> bool:
+        """Return whether one of some SHA-256, or of their first digits, is the identity's."""
+        return bool({one[:DIGITS] for one in names} & {one[:DIGITS] for one in self.digests})
 
 
-def find_regular_files(folders: Iterable[Path]) -> Iterator[Path]:
-    """Yield the regular files below folders, each once; no link is followed.
+@dataclass
+class Findings:
+    """What was found.
+
+    Attributes:
+        traces: what is shown to be of the identity, by path.
+        unproven: what may be of it, and is left to the user.
+    """
+
+    traces: dict[Path, Trace] = field(default_factory=dict[Path, Trace])
+    unproven: list[Trace] = field(default_factory=list[Trace])
+
+    def add(self, trace: Trace) -> None:
+        """Add a trace, unless its file is known already."""
+        self.traces.setdefault(trace.path, trace)
+
+
+def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdentity:
+    """Read what an identity is recognised by; one that is damaged is recognised by less.
+
+    Args:
+        digests: further SHA-256 that files may name it by.
 
     Raises:
-        OutputError: there are more than `MOST_FILES`.
+        IdentityError: there is another file in its place.
+        OutputError: it cannot be read.
     """
-    seen = set[Path]()
-    for folder in folders:
-        for parent, below, names in os.walk(folder.resolve(), followlinks=False):
-            below.sort()
-            for path in (Path(parent, name) for name in sorted(names)):
-                if path in seen or path.is_symlink() or not path.is_file():
-                    continue
-                seen.add(path)
-                if len(seen) > MOST_FILES:
-                    raise OutputError(f"There are over {MOST_FILES:,} files below '{folder}'.", "Name a smaller --in.")
-                yield path
+    path = path.resolve()
+    if not path.exists():
+        return SoughtIdentity(path, path.stem)
+    content = read_content(path) if path.is_file() else None
+    if content is None or content.kind is not FileKind.IDENTITY:
+        raise IdentityError(f"'{path}' is no identity.", "Name the file that `sefi learn` wrote.")
+    shards: list[Path] = []
+    with suppress(InvalidFileError, ValueError, OSError, KeyError):
+        header = parse_object(read_layout(path, Limits(size=1 << 40, dtypes=LIMITS.dtypes)).metadata[IDENTITY_KEY])
+        listed = header.get("shards", [])
+        shards = [path.with_name(Path(str(name)).name) for name in listed if isinstance(name, str)]
+    files = (path, *(one for one in shards if one.is_file()))
+    numbers, tokens = read_token_bytes(path)
+    # A benchmark's variants learn one subject several times: whatever names one of them shows the same photo's subject.
+    known = frozenset([*map(compute_file_digest, [path, *list_variants_of_subject(path)]), *digests])
+    return SoughtIdentity(path, content.name or path.stem, files, known, numbers, tokens)
 
 
-def list_traces(identity: Path, folders: Sequence[Path]) -> list[Trace]:
-    """List what is known to hold the likeness of an identity's file, the identity itself last.
+def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
+    """Return an identity's tokens as bytes, as float32 and float16, and their SHA-256; nothing where it has none."""
+    import numpy as np  # noqa: PLC0415
+
+    with suppress(InvalidFileError, ValueError, OSError, TypeError, KeyError, AttributeError):
+        read_layout(path, LIMITS)
+        loaded = load_tensors(path, "numpy")
+        tokens = [np.asarray(value, np.float32) for name, value in sorted(loaded.items()) if name.startswith("tokens")]
+        joined = np.concatenate(tokens, axis=-1).tobytes() if tokens else b""
+        forms = [one.astype(kind).tobytes() for one in tokens for kind in (np.float32, np.float16)]
+        return tuple(forms), hashlib.sha256(joined).hexdigest() if joined else ""
+    return (), ""
+
+
+def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[Trace], list[Trace]]:
+    """List what is known to hold a likeness, the identity itself last, and what may hold it and is not removed.
 
     The order lets a removal that is cut short be repeated: the file that shows what belongs to it goes last.
 
     Raises:
-        IdentityError: the file is no identity.
-        OutputError: it cannot be read, or there are too many files.
+        OutputError: there are too many files, or a process is learning the identity.
     """
-    identity = identity.resolve()
-    if not identity.is_file() or read_content(identity).kind is not FileKind.IDENTITY:
-        raise IdentityError(f"'{identity}' is no identity.", "Name the file that `sefi learn` wrote.")
-    with identity.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    found: dict[Path, str] = {}
-    for path in find_regular_files([identity.parent, *folders]):
-        if path == identity:
+    lock = sought.path.with_name(f".{fit_stem(sought.path, len('..lock'))}.lock")
+    if is_lock_held(lock):
+        raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
+    findings, records, runs = Findings(), list[Path](), list[Path]()
+    around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
+    for path in find_regular_files([*(one for one in around if one.is_dir()), *folders]):
+        if path == sought.path:
             continue
-        if path.name == RECORDS and (runs := read_runs(path)) is not None:
-            ours = [run for run in runs if has_identity(run, path, identity)]
-            found |= dict.fromkeys(list_run_images(ours, path.parent), "a record says that the identity made it")
-            if ours:
-                found[path] = "its runs with the identity are taken out"
-        elif reason := explain_trace(path, identity, digest):
-            found.setdefault(path, reason)
-    return [*(Trace(path, reason) for path, reason in found.items()), Trace(identity, "the identity")]
+        if path.name == RECORDS and read_runs(path) is not None:
+            records.append(path)
+        elif path.name == RUN_INFO and is_run_folder(path.parent):
+            runs.append(path.parent)
+        try:
+            add_file(path, sought, findings)
+        except (OSError, OutputError) as error:
+            findings.unproven.append(Trace(path, f"cannot be read: {error}"))
+    add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
+    add_tables(findings, sought, folders)
+    identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
+    traces = [one for one in findings.traces.values() if one.path != sought.path]
+    unproven = [one for one in findings.unproven if one.path not in findings.traces]
+    return [*sorted(traces, key=lambda one: one.clear is not None), *identity], unproven
 
 
-def explain_trace(path: Path, identity: Path, digest: str) -> str | None:
-    """Return how a file is known to be of an identity; None if it is not."""
+def add_file(path: Path, sought: SoughtIdentity, findings: Findings) -> None:
+    """Add a file to the findings, if it is of the identity or may be.
+
+    Raises:
+        OSError, OutputError: it cannot be read.
+    """
+    if reason := explain_name(path, sought) or explain_content(path, sought):
+        findings.add(Trace(path, reason))
+    elif TEMPORARY.fullmatch(path.name):
+        findings.unproven.append(Trace(path, "of an interrupted command, nobody knows of whom: --leftovers removes it"))
+    elif sought.files and (doubt := explain_doubt(path, sought)):
+        findings.unproven.append(Trace(path, doubt))
+
+
+def explain_name(path: Path, sought: SoughtIdentity) -> str | None:
+    """Return how a file's name shows that it is of an identity; None if it does not."""
+    if path in sought.files:
+        return "a further file of the identity"
+    if path.parent == sought.path.parent and path.name == f".{fit_stem(sought.path, len('..lock'))}.lock":
+        return "the lock of a training that has ended"
     match = TEMPORARY.fullmatch(path.name)
-    if match and path.parent == identity.parent:
-        ending = path.name[path.name.rindex(match[1]) - 14 :]  # .123456789abc.unfinished
-        stems = {
-            fit_stem(identity, len(ending) + 1),
-            cut_to_bytes(identity.stem, len(path.name.encode()) - len(ending) - 1),
-        }
-        if path.name in {f".{stem}{ending}" for stem in stems}:
-            return "an unfinished training" if match[1] == "unfinished" else "a temporary file"
-    shard = re.fullmatch(r"(.+)\.\d+\.[0-9a-f]{12}\.safetensors", path.name)
-    with suppress(OSError):
-        if shard and path.parent == identity.parent and shard[1] == identity.stem:
-            return "a further file of the identity" if contains_bytes(identity, path.name.encode()) else None
-        if path.stat().st_size == identity.stat().st_size and path.read_bytes() == identity.read_bytes():
-            return "a copy of the identity"
-        if path.suffix.lower() in SEARCHED_SUFFIXES and contains_bytes(path, digest[:DIGITS].encode()):
-            return "it names the identity's SHA-256"
+    if match is None or path.parent != sought.path.parent:
+        return None
+    if match["suffix"] == ".unfinished":  # a training that was being saved: `..ada.HASH.NUMBER.partial.unfinished`
+        match = TEMPORARY.fullmatch(f"{match['stem']}.unfinished") or match
+    of_training = match["kind"] == "unfinished"
+    if not of_training and match["suffix"] != ".safetensors":
+        return None
+    stem, rest = match["stem"], len(match[0].encode()) - len(match["stem"].encode())
+    cut = fit_stem(sought.path, rest) if of_training else cut_to_bytes(sought.path.stem, LONGEST_STEM)
+    if stem != cut or (stem != sought.path.stem and has_namesake(sought.path, stem)):
+        return None
+    return "an unfinished training" if of_training else "a temporary file"
+
+
+def has_namesake(path: Path, beginning: str) -> bool:
+    """Return whether the name of another identity in the folder begins in the same way."""
+    return any(one != path and one.name.startswith(beginning) for one in path.parent.glob("*.safetensors"))
+
+
+def explain_content(path: Path, sought: SoughtIdentity) -> str | None:
+    """Return how a file's content shows that it is of an identity; None if it does not.
+
+    Raises:
+        OSError, OutputError: it cannot be read.
+    """
+    size = path.stat().st_size
+    if any(size == one.stat().st_size and filecmp.cmp(path, one, shallow=False) for one in sought.files):
+        return "a copy of the identity"
+    if size > LARGEST_SEARCHED or not sought.digests:
+        return None
+    match read_content(path).kind:
+        case FileKind.PNG | FileKind.IMAGE:
+            found = sought.is_named(read_named_identities(path))
+        case FileKind.SAFETENSORS | FileKind.IDENTITY | FileKind.CHECKPOINT:
+            return explain_tensors(path, sought)
+        case FileKind.HTML:
+            texts = PAGE_NAMES.findall(path.read_text(encoding="utf-8", errors="replace"))
+            found = sought.is_named(one for text in texts for one in text.split())
+        case FileKind.TEXT | FileKind.JSON if PROMPT_FILE.fullmatch(path.name) or TEMPORARY.fullmatch(path.name):
+            content = path.read_bytes()
+            found = any(digest[:DIGITS].encode() in content for digest in sought.digests)
+        case _:
+            return None
+    return "it names the identity's SHA-256" if found else None
+
+
+def explain_tensors(path: Path, sought: SoughtIdentity) -> str | None:
+    """Return how a safetensors file shows that it is of an identity: it names it, or has its tokens."""
+    if sought.is_named([read_metadata(path).get(EXPORT_KEY, "")]):
+        return "it names the identity's SHA-256"
+    content = path.read_bytes()
+    return "it has the identity's tokens" if any(one in content for one in sought.numbers) else None
+
+
+def read_metadata(path: Path) -> Mapping[str, str]:
+    """Return the metadata of a safetensors file; none where it cannot be read."""
+    with suppress(InvalidFileError, ValueError, OSError, KeyError, TypeError):
+        return read_layout(path, LIMITS).metadata
+    return {}
+
+
+def explain_doubt(path: Path, sought: SoughtIdentity) -> str | None:
+    """Return why a file may be of an identity, where nothing shows it; None if nothing hints at it.
+
+    Raises:
+        OSError, OutputError: it cannot be read.
+    """
+    kind = read_content(path).kind
+    if kind in (FileKind.HTML, FileKind.SAFETENSORS, FileKind.IDENTITY) and path.stat().st_size > LARGEST_SEARCHED:
+        return "too large to be searched"
+    if kind is FileKind.SAFETENSORS:
+        title = read_metadata(path).get(TITLE_KEY, "")
+        if re.fullmatch(rf"sefi-{re.escape(sought.name)}(-s\d+)?", title):
+            return "exported from an identity of this name, which it does not say more of"
+    if kind is FileKind.IDENTITY and sought.tokens and sought.tokens in read_metadata(path).get(IDENTITY_KEY, ""):
+        return "an identity that was learned on from it: forget it by its own name"
     return None
 
 
-def contains_bytes(path: Path, text: bytes) -> bool:
-    """Return whether a file has these bytes; those above `LARGEST_SEARCHED` are not read."""
-    return path.stat().st_size <= LARGEST_SEARCHED and text in path.read_bytes()
+def add_recorded_images(records: Iterable[Path], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:
+    """Add the images that records say an identity made, and the records; return the SHA-256 of their pixels."""
+    pixels = set[str]()
+    for path in records:
+        runs = RunsOnRecord(path, sought.path, sought.digests)
+        ours = runs.list_ours()
+        for file, reason in runs.list_images(ours):
+            findings.add(Trace(file, reason))
+        pixels |= runs.list_pixel_digests(ours)
+        for file in runs.list_changed_images(ours):
+            findings.unproven.append(Trace(file, "its record says that the identity made it, but it was changed since"))
+        if ours:
+            findings.add(Trace(path, "its runs with the identity are taken out", runs.take_out))
+        elif runs.has_namesake(sought.name):
+            findings.unproven.append(Trace(path, "images of another identity of this name, perhaps an earlier one"))
+    return frozenset(pixels)
 
 
-def read_runs(path: Path) -> list[dict[str, object]] | None:
-    """Return the runs in a record of images; None where it is none that `sefi generate` wrote."""
-    with suppress(OSError, InvalidFileError, ValueError, RecursionError):
-        runs = read_json(path, LARGEST_RECORDS).get("runs")
-        if isinstance(runs, list) and all(isinstance(run, dict) for run in runs):
-            return runs
-    return None
+def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtIdentity, findings: Findings) -> None:
+    """Add what benchmarks' folders have of the identity's subject, and those that have another of its name.
 
-
-def has_identity(run: dict[str, object], record: Path, identity: Path) -> bool:
-    """Return whether a run was made with an identity: its path, typed here or in a folder above the record."""
-    names = run.get("identities")
-    bases = [Path.cwd(), *record.parents]
-    return isinstance(names, list) and any(
-        isinstance(name, str) and any((base / name).resolve() == identity for base in bases) for name in names
-    )
-
-
-def list_run_images(runs: Iterable[dict[str, object]], folder: Path) -> list[Path]:
-    """List the images of runs that lie in the folder of their record."""
-    names: list[object] = []
+    Args:
+        pixels: SHA-256 of the pixels of images that the identity made.
+    """
     for run in runs:
-        images = run.get("images")
-        names += [one.get("file") for one in images if isinstance(one, dict)] if isinstance(images, list) else []
-        names.append(run.get("grid"))
-    paths = [folder / Path(name).name for name in names if isinstance(name, str) and Path(name).suffix]
-    return [path for path in dict.fromkeys(paths) if path.is_file() and not path.is_symlink()]
+        subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
+        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
+            findings.add(trace)
+        if not subjects and (namesake := explain_namesake(run, sought.name)):
+            findings.unproven.append(Trace(run / RUN_INFO, namesake))
 
 
-def remove_traces(traces: Sequence[Trace], identity: Path) -> tuple[list[Path], list[Trace]]:
-    """Remove files; return those that are gone, and those that are not with the reason.
+def add_tables(findings: Findings, sought: SoughtIdentity, folders: Sequence[Path]) -> None:
+    """Add the tables that were written together with a page that shows the identity, and clear records of own files."""
+    places = {path.parent for path in findings.traces}
+    places |= {one.parent for one in find_regular_files(folders) if one.name == OWN_RECORD}
+    for folder in sorted(one for one in places if (one / OWN_RECORD).is_file()):
+        with suppress(OutputError, OSError):
+            digests = read_digests(folder)
+            if folder / "index.html" in findings.traces:
+                for name, known in digests.items():
+                    path = folder / name
+                    if path.suffix in TABLES and path.is_file() and compute_file_digest(path) in known:
+                        findings.add(Trace(path, "written together with a page that shows the identity"))
+            gone = {name for name in digests if folder / name in findings.traces or folder / name == sought.path}
+            gone |= {name for name, known in digests.items() if sought.is_named(known)}
+            if gone:
+                clear = partial(drop_digests, folder, frozenset(gone))
+                findings.add(Trace(folder / OWN_RECORD, "its SHA-256 of these files are taken out", clear))
 
-    The identity stays where anything else does, so that the command can be repeated.
+
+def remove_traces(
+    traces: Sequence[Trace], identity: Path, folders: Iterable[Path] = ()
+) -> tuple[list[Path], list[Trace]]:
+    """Remove files; return those that are gone or cleared, and those that are not with the reason.
+
+    The identity stays where anything else does, so that the command can be repeated. Folders that are then empty go.
+
+    Args:
+        folders: that stay though they are empty, as the identity's does.
     """
     gone: list[Path] = []
     left: list[Trace] = []
@@ -156,49 +332,18 @@ def remove_traces(traces: Sequence[Trace], identity: Path) -> tuple[list[Path], 
             continue
         try:
             links = trace.path.stat().st_nlink
-            if trace.path.name == RECORDS:
-                take_runs_out(trace.path, identity.resolve())
-            else:
+            if trace.clear is None:
                 trace.path.unlink()
+            else:
+                trace.clear()
         except (OSError, OutputError) as error:
             left.append(Trace(trace.path, getattr(error, "strerror", None) or str(error)))
             continue
         gone.append(trace.path)
         if links > 1:
             left.append(Trace(trace.path, "removed, but the same file has another name (a hard link) somewhere"))
-    return gone, left
-
-
-def take_runs_out(record: Path, identity: Path) -> None:
-    """Take an identity's runs out of a record of images; a record that is then empty is removed."""
-    runs = [run for run in read_runs(record) or [] if not has_identity(run, record, identity)]
-    if runs:
-        write_text(record, dump_json({"schema_version": 1, "runs": runs}, indent=2) + "\n")
-    else:
-        record.unlink()
-
-
-def list_leftovers(folders: Iterable[Path]) -> list[Path]:
-    """List unfinished trainings and temporary files, by the names that this package gives them."""
-    return [path for path in find_regular_files(folders) if TEMPORARY.fullmatch(path.name)]
-
-
-def remove_leftovers(paths: Iterable[Path], now: float | None = None) -> tuple[list[Path], list[Trace]]:
-    """Remove leftovers that no process has touched for an hour; return what is gone, and what is not and why.
-
-    Args:
-        now: seconds since 1970; None takes the clock.
-    """
-    now = time.time() if now is None else now
-    gone: list[Path] = []
-    left: list[Trace] = []
-    for path in paths:
-        try:
-            if now - path.stat().st_mtime < IDLE_SECONDS:
-                left.append(Trace(path, "written within the last hour; a process may be at work"))
-                continue
-            path.unlink()
-            gone.append(path)
-        except OSError as error:
-            left.append(Trace(path, error.strerror or str(error)))
+    for folder in sorted({path.parent for path in gone}, key=lambda one: -len(one.parts)):
+        if folder not in {identity.resolve().parent, *(one.resolve() for one in folders)}:
+            with suppress(OSError):  # it holds something else
+                folder.rmdir()
     return gone, left

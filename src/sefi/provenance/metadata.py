@@ -1,7 +1,7 @@
 """Words in an image's file that say a machine made it, and how: XMP with IPTC's source type, and PNG text."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import quoteattr
@@ -17,12 +17,14 @@ IPTC = "http://iptc.org/std/Iptc4xmpExt/2008-02-29/"
 UNMARKED = "without invisible mark"  # in the XMP packet of an image that has none
 XMP_KEY = "XML:com.adobe.xmp"  # of a PNG's text, as Adobe and ExifTool read it
 PARAMETERS_KEY = "parameters"  # that AUTOMATIC1111 writes and most viewers show
+OWN = "urn:sefi:1"  # the namespace of what no standard has a word for
+DIGITS = 16  # of an identity's SHA-256, as a file's words have it
 LONGEST_TEXT = 1 << 20  # bytes of a text chunk that is read
 XMP_TEMPLATE = """<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>
 <x:xmpmeta xmlns:x="adobe:ns:meta/">
  <rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">
   <rdf:Description rdf:about="" xmlns:xmp="http://ns.adobe.com/xap/1.0/" xmlns:Iptc4xmpExt="{iptc}"
-   xmp:CreatorTool={tool} Iptc4xmpExt:DigitalSourceType="{source}"/>
+   xmp:CreatorTool={tool}{more}/>
  </rdf:RDF>
 </x:xmpmeta>
 <?xpacket end="r"?>"""
@@ -60,10 +62,25 @@ class ImageRecord:
         return text if self.names else PLACEHOLDER.sub("<subject>", text)
 
 
-def format_xmp(version: str, *, unmarked: bool = False) -> str:
-    """Format the XMP packet of an image that a trained model made; it says where there is no invisible mark."""
+def format_xmp(version: str, *, unmarked: bool = False, identities: Sequence[str] = (), generated: bool = True) -> str:
+    """Format the XMP packet of an image.
+
+    Args:
+        unmarked: it says that there is no invisible mark.
+        identities: SHA-256 of those that the image shows, where no other words of its file name them; so that
+            `sefi forget` finds it.
+        generated: a trained model made it; False for pictures of a photo.
+    """
     tool = f"sefi {version}".strip() + (f", {UNMARKED}" if unmarked else "")
-    return XMP_TEMPLATE.format(iptc=IPTC, tool=quoteattr(tool), source=SOURCE_TYPE)
+    more = f' Iptc4xmpExt:DigitalSourceType="{SOURCE_TYPE}"' if generated else ""
+    if identities:
+        more += f'\n   xmlns:sefi="{OWN}" sefi:Identities="{shorten_digests(identities)}"'
+    return XMP_TEMPLATE.format(iptc=IPTC, tool=quoteattr(tool), more=more)
+
+
+def shorten_digests(identities: Iterable[str]) -> str:
+    """Return the first digits of SHA-256, each once, as the words of a file have them."""
+    return " ".join(dict.fromkeys(one[:DIGITS] for one in identities))
 
 
 def format_parameters(record: ImageRecord) -> str:
@@ -77,7 +94,7 @@ def format_parameters(record: ImageRecord) -> str:
         "Seed": record.seed,
         "Size": f"{record.size[0]}x{record.size[1]}",
         "Model": record.model,
-        "Identities": " ".join(one[:16] for one in record.identities),
+        "Identities": shorten_digests(record.identities),
         **settings,
         "Version": f"sefi {record.version}".strip(),
     }
@@ -92,10 +109,18 @@ def _quote(value: object) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if re.search(r"[,:\n]", text) else text
 
 
-def make_png_text(record: ImageRecord | None, version: str, *, unmarked: bool = False) -> PngImagePlugin.PngInfo:
+def make_png_text(
+    record: ImageRecord | None,
+    version: str,
+    *,
+    unmarked: bool = False,
+    identities: Sequence[str] = (),
+    generated: bool = True,
+) -> PngImagePlugin.PngInfo:
     """Make the text of a PNG: always the XMP packet, and the parameters where there is a record."""
     text = PngImagePlugin.PngInfo()
-    text.add_itxt(XMP_KEY, format_xmp(version, unmarked=unmarked))
+    packet = format_xmp(version, unmarked=unmarked, identities=identities, generated=generated)
+    text.add_itxt(XMP_KEY, packet)
     if record is not None:
         text.add_itxt(PARAMETERS_KEY, format_parameters(record))
     return text
@@ -110,6 +135,19 @@ def read_xmp(image: Image.Image) -> str | None:
 
 def read_source_type(image: Image.Image) -> str | None:
     """Read IPTC's digital source type out of an image's XMP packet; None if there is none."""
+    return _read_xmp_value(image, f"{{{IPTC}}}DigitalSourceType")
+
+
+def read_identity_digests(image: Image.Image) -> frozenset[str]:
+    """Read the first digits of the SHA-256 of each identity that an image's words name."""
+    words = image.info.get(PARAMETERS_KEY)
+    line = words.rpartition("\n")[2] if isinstance(words, str) else ""
+    found = [_read_xmp_value(image, f"{{{OWN}}}Identities") or "", *re.findall(r"\bIdentities: ([0-9a-f ]+)", line)]
+    return frozenset(one for text in found for one in text.split() if re.fullmatch(f"[0-9a-f]{{{DIGITS}}}", one))
+
+
+def _read_xmp_value(image: Image.Image, name: str) -> str | None:
+    """Return an attribute, or the text of an element, of an image's XMP packet; None if there is none."""
     text = read_xmp(image)
     if text is None:
         return None
@@ -118,7 +156,6 @@ def read_source_type(image: Image.Image) -> str | None:
         tree = fromstring(body)
     except (ParseError, DefusedXmlException):
         return None
-    name = f"{{{IPTC}}}DigitalSourceType"
     for element in tree.iter():
         if name in element.attrib:
             return element.attrib[name]

@@ -1,6 +1,7 @@
 """What explains a result: versions, device, settings, model and hashes of files, for images, identities and runs."""
 
 import hashlib
+import hmac
 import platform
 from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -48,11 +49,17 @@ class ModelRecord(RecordPart):
 
 
 class CropRecord(RecordPart):
-    """The square of a photo that was learned, in pixels of the upright photo."""
+    """The square of a photo that was learned, in pixels of the upright photo.
+
+    Attributes:
+        photo_hash: of the photo's pixels, by `hash_with_salt`: whoever has the photo can tell that it is the one;
+            nobody finds the photo by it, or that another identity is of the same. None where the photo was not at hand.
+    """
 
     left: int
     top: int
     side: int
+    photo_hash: Digest | None = None
 
 
 class InitRecord(RecordPart):
@@ -84,7 +91,7 @@ class RunRecord(RecordPart):
         preset: what the settings started from; empty where they were given as a whole, as in Python.
         identities: SHA-256 of each identity's file, by the name in prompts.
         inputs: SHA-256 of each image or detector that generation was given, by the option's name.
-        crops: of every photo that was learned. A photo itself is not named and has no hash here.
+        crops: of every photo that was learned. A photo itself is not named, and its hash is salted.
         init: None where learning started from the class word.
         images: every image file that was written.
     """
@@ -200,6 +207,11 @@ def compute_file_digest(path: Path) -> str:
         while part := file.read(CHUNK):
             digest.update(part)
     return digest.hexdigest()
+
+
+def hash_with_salt(digest: str, salt: bytes) -> str:
+    """Return a SHA-256 of something as one that only those compute who have it and the salt, in hex."""
+    return hmac.new(salt, digest.encode(), hashlib.sha256).hexdigest()
 
 
 def hash_input_files(inputs: Mapping[str, Path | None]) -> dict[str, str]:

@@ -5,7 +5,8 @@ or are not saved; from 128 pixels on it is tried; smaller ones have the words al
 """
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from sefi.provenance.metadata import (
     format_parameters,
     format_xmp,
     make_png_text,
+    read_identity_digests,
     read_source_type,
     read_xmp,
 )
@@ -75,6 +77,7 @@ def encode_image(
     kind: str = "PNG",
     optimize: bool = False,
     convert: Convert | None = None,
+    identities: Sequence[str] = (),
 ) -> EncodedImage:
     """Encode an image with its marks, and read them back from the bytes.
 
@@ -86,13 +89,14 @@ def encode_image(
         mark: False leaves the pixels as they are, and the words say so.
         kind: "PNG" or "JPEG".
         convert: what happens to the marked image before it is encoded, such as a palette.
+        identities: SHA-256 of those that it shows, where there is no record.
 
     Raises:
         OutputError: the mark cannot be read back from an image whose shorter side has 192 pixels or more.
         ConfigError: the installation's key is damaged.
     """
     plain = _drop_metadata(image)
-    encode = partial(_encode, kind=kind, optimize=optimize, convert=convert)
+    encode = partial(_encode, kind=kind, optimize=optimize, convert=convert, identities=identities)
     if mark and min(plain.size) >= SMALLEST_TRIED:
         words = "" if record is None else format_parameters(record)
         payload = compute_payload(words, read_installation_key())
@@ -108,13 +112,29 @@ def encode_image(
     return encode(plain, _note_unmarked(record, "too small" if mark else "off"), unmarked=True)
 
 
-def encode_copy(image: Image.Image, *, mark: bool = True, kind: str = "PNG", optimize: bool = False) -> EncodedImage:
+def encode_copy(
+    image: Image.Image,
+    *,
+    mark: bool = True,
+    kind: str = "PNG",
+    optimize: bool = False,
+    identities: Sequence[str] = (),
+) -> EncodedImage:
     """Encode a copy of a saved image, as for a page: a mark that it still has is kept as it is, otherwise embedded."""
     if mark and min(image.size) >= SMALLEST_TRIED:
-        copied = _find_in_encoded(_encode(_drop_metadata(image), None, kind=kind, optimize=optimize, convert=None))
+        plain = _encode(_drop_metadata(image), None, kind=kind, optimize=optimize, convert=None, identities=identities)
+        copied = _find_in_encoded(plain)
         if copied.invisible_mark:
             return copied
-    return encode_image(image, mark=mark, kind=kind, optimize=optimize)
+    return encode_image(image, mark=mark, kind=kind, optimize=optimize, identities=identities)
+
+
+def encode_photo(image: Image.Image, identities: Sequence[str] = ()) -> EncodedImage:
+    """Encode what was not generated as PNG without marks; it names the identities that were learned from it."""
+    buffer, plain = io.BytesIO(), _drop_metadata(image)
+    text = make_png_text(None, __version__, identities=identities, generated=False) if identities else None
+    plain.save(buffer, format="PNG", pnginfo=text)
+    return EncodedImage(buffer.getvalue(), plain, invisible_mark=False)
 
 
 def save_image(
@@ -147,6 +167,13 @@ def save_image(
             prompt, seed, image.size, negative_prompt, settings=settings, model=model, version=__version__
         )
     write_output(Path(path), FileKind.PNG, encode_image(image, record, mark=mark).write)
+
+
+def read_named_identities(path: Path) -> frozenset[str]:
+    """Read the first digits of the SHA-256 of each identity that a saved image names; none if it cannot be read."""
+    with suppress(OSError, ValueError, SyntaxError), Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+        return read_identity_digests(image)
+    return frozenset()
 
 
 def read_marking(path: Path) -> bool | None:
@@ -182,17 +209,18 @@ def _encode(
     optimize: bool,
     convert: Convert | None,
     unmarked: bool = False,
+    identities: Sequence[str] = (),
 ) -> EncodedImage:
     """Encode an image with its words, and check that they are read again."""
     image = image if convert is None else convert(image)
     buffer = io.BytesIO()
     if kind == "JPEG":
-        xmp = format_xmp(__version__, unmarked=unmarked).encode()
+        xmp = format_xmp(__version__, unmarked=unmarked, identities=identities).encode()
         image.convert("RGB").save(
             buffer, format="JPEG", quality=JPEG_QUALITY, subsampling=0, optimize=optimize, xmp=xmp
         )
     else:
-        text = make_png_text(record, __version__, unmarked=unmarked)
+        text = make_png_text(record, __version__, unmarked=unmarked, identities=identities)
         image.save(buffer, format="PNG", optimize=optimize, pnginfo=text)
     with Image.open(io.BytesIO(buffer.getvalue()), formats=(kind,)) as read:
         words = None if record is None or kind == "JPEG" else format_parameters(record)

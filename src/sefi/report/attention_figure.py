@@ -21,7 +21,7 @@ from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.suite import make_slug
 from sefi.core.errors import OutputError
 from sefi.core.files import write_file
-from sefi.provenance.save import EncodedImage, encode_image, read_marking
+from sefi.provenance.save import EncodedImage, encode_image, read_marking, read_named_identities
 from sefi.report.plot_style import SETTINGS, wrap_points
 
 COLUMNS = 10  # words side by side before the figure goes on below
@@ -134,11 +134,11 @@ def make_face_outline(face: Box, size: tuple[int, int]) -> Rectangle:
     return Rectangle(corner, width, height, fill=False, edgecolor="white", linewidth=1)
 
 
-def encode_figure(figure: Figure, *, mark: bool = True) -> EncodedImage:
+def encode_figure(figure: Figure, *, mark: bool = True, identities: Sequence[str] = ()) -> EncodedImage:
     """Encode a figure as PNG with its marks, without time stamps, so that equal figures are equal files."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI)
-    return encode_image(Image.open(buffer).convert("RGB"), mark=mark)
+    return encode_image(Image.open(buffer).convert("RGB"), mark=mark, identities=identities)
 
 
 def draw_attention(samples: Sequence[Sample], run: Path, seed: int = 0) -> list[Path]:
@@ -186,7 +186,8 @@ def draw_sample_attention(sample: Sample, file: Path, run: Path) -> Path:
     path = locate_figure(run, sample.variant)
     figure = draw_attention_figure(make_map_rows(maps, image, sample), title=title)
     marked = read_marking(run / sample.image) is not False
-    write_file(path, encode_figure(figure, mark=marked).write)
+    digests = sorted(read_named_identities(run / sample.image))
+    write_file(path, encode_figure(figure, mark=marked, identities=digests).write)
     return path
 
 

@@ -15,7 +15,8 @@ from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.tables import list_variants
 from sefi.core.errors import PhotoError
 from sefi.core.prompts import strip_weights
-from sefi.provenance.save import JPEG_QUALITY, encode_copy, read_marking
+from sefi.provenance.metadata import shorten_digests
+from sefi.provenance.save import JPEG_QUALITY, encode_copy, read_marking, read_named_identities
 from sefi.report.contact_sheet import fit_image
 from sefi.report.pages import make_data_uri
 
@@ -35,12 +36,14 @@ class PageImage:
         caption: What stands below.
         alt: What is said instead.
         size: Width and height in pixels, known to the page before the image is decoded, so that nothing moves.
+        identities: First digits of the SHA-256 of each that it shows.
     """
 
     uri: str
     caption: str
     alt: str
     size: tuple[int, int] = (0, 0)
+    identities: str = ""
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def load_page_image(folder: Path, name: str, caption: str, alt: str, side: int =
     else:
         mark = read_marking(folder / name) is not False
         uri = make_data_uri(encode_copy(image, mark=mark, kind="JPEG").content, "jpeg")
-    return PageImage(uri, caption, alt, image.size)
+    return PageImage(uri, caption, alt, image.size, shorten_digests(sorted(read_named_identities(folder / name))))
 
 
 def read_small_image(run: Path, name: str, side: int) -> Image.Image | None:

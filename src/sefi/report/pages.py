@@ -13,6 +13,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from PIL import Image
 
+from sefi.provenance.metadata import shorten_digests
 from sefi.provenance.save import encode_copy
 from sefi.user_study.study import Study
 
@@ -63,8 +64,11 @@ class DemoContent:
     mark: bool = True
 
 
-def render_demo_page(content: DemoContent) -> str:
+def render_demo_page(content: DemoContent, identities: Sequence[str] = ()) -> str:
     """Render the demo's content.
+
+    Args:
+        identities: SHA-256 of those that the page shows.
 
     Returns:
         HTML that needs no other file and asks no server for anything; light or dark as the reader's
@@ -79,7 +83,9 @@ def render_demo_page(content: DemoContent) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined)
     environment.filters["photo_uri"] = encode_photo_uri
     environment.filters["data_uri"] = partial(encode_generated_uri, mark=content.mark)
-    return environment.from_string(read_template("demo.html.j2")).render(content=content)
+    return environment.from_string(read_template("demo.html.j2")).render(
+        content=content, identities=shorten_digests(identities)
+    )
 
 
 def read_template(name: str) -> str:
@@ -105,7 +111,10 @@ def make_data_uri(content: bytes, kind: str) -> str:
 
 
 def render_study_page(
-    study: Study, images: Mapping[str, Image.Image], generated: Mapping[str, bool] = MappingProxyType({})
+    study: Study,
+    images: Mapping[str, Image.Image],
+    generated: Mapping[str, bool] = MappingProxyType({}),
+    identities: Sequence[str] = (),
 ) -> str:
     """Render a study.
 
@@ -115,6 +124,7 @@ def render_study_page(
         study: What is asked.
         images: Every file that the study names, opened. They are embedded without their metadata.
         generated: Of the files that a model generated, whether they get the invisible mark; the others are photos.
+        identities: SHA-256 of those that the page shows.
 
     Returns:
         HTML that needs no other file, sends nothing and asks no server for anything. Its policy allows the one script
@@ -130,6 +140,7 @@ def render_study_page(
         total=len(study.comparisons),
         minutes=max(1, round(len(study.comparisons) / 6)),  # ten seconds each
         script=script,
+        identities=shorten_digests(sorted(identities)),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii"),
     )
 

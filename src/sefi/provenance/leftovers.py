@@ -1,0 +1,134 @@
+"""Temporary files of killed programs: by the names that this package gives them; and the walk over folders for them."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from sefi.core.errors import OutputError
+from sefi.core.files import take_lock
+
+# As `sefi.core.files.name_partial` and `sefi.cli.learn.name_checkpoint` name them.
+TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{12}\.(?P<kind>unfinished|partial)(?P<suffix>\.[^.]+)?", re.DOTALL)
+TEMPORARY_FOLDER = re.compile(r"sefi-[a-z0-9_]{8}")  # as `tempfile` names them
+TEMPORARY_CONTENT = re.compile(r"README\.md|(preprocessor_)?config\.json|[^/]*\.safetensors(\.index\.json)?")
+MOST_FILES = 200_000  # that are looked at below one folder
+IDLE_SECONDS = 3600  # a temporary file that is younger may be of a process at work
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A file that holds a likeness, or a part of one.
+
+    Attributes:
+        reason: how it is known to be one.
+        clear: takes the likeness out of a file that holds more; None removes the file.
+    """
+
+    path: Path
+    reason: str
+    clear: Callable[[], object] | None = None
+
+
+def find_regular_files(folders: Iterable[Path], most: int = MOST_FILES) -> Iterator[Path]:
+    """Yield the regular files below folders, each once; no link is followed.
+
+    Raises:
+        OutputError: there are more than `most`.
+    """
+    seen = set[Path]()
+    for folder in folders:
+        for parent, below, names in os.walk(folder.resolve(), followlinks=False):
+            below.sort()
+            for path in (Path(parent, name) for name in sorted(names)):
+                if path in seen or path.is_symlink() or not path.is_file():
+                    continue
+                seen.add(path)
+                if len(seen) > most:
+                    raise OutputError(f"There are over {most:,} files below '{folder}'.", "Name a smaller folder.")
+                yield path
+
+
+def list_leftovers(folders: Iterable[Path], most: int = MOST_FILES) -> list[Path]:
+    """List unfinished trainings and temporary files, by the names that this package gives them.
+
+    Raises:
+        OutputError: there are more than `most` files.
+    """
+    return [path for path in find_regular_files(folders, most) if TEMPORARY.fullmatch(path.name)]
+
+
+def list_temporary_folders(folder: Path) -> list[Path]:
+    """List what killed programs of this package left in the system's folder for temporary files.
+
+    Those folders hold an identity on its way to the hub, or links to a model's weights.
+    """
+    found: list[Path] = []
+    for path in sorted(folder.glob("sefi-*")):
+        if TEMPORARY_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+            with suppress(OSError):
+                names = [one.name for one in path.iterdir()]
+                found += [path] if all(map(TEMPORARY_CONTENT.fullmatch, names)) else []
+    return found
+
+
+def locate_output_lock(path: Path) -> Path | None:
+    """Return the lock of the output that a leftover was to become, as `sefi.core.own_files` names it; None if unknown.
+
+    >>> locate_output_lock(Path("a/.ada.0123456789ab.unfinished")).name
+    '.ada.lock'
+    """
+    match = TEMPORARY.fullmatch(path.name)
+    if match is not None and match["suffix"] == ".unfinished":  # `..ada.HASH.NUMBER.partial.unfinished`
+        match = TEMPORARY.fullmatch(f"{match['stem']}.unfinished")
+    return None if match is None else path.with_name(f".{match['stem']}.lock")
+
+
+def is_lock_held(lock: Path) -> bool | None:
+    """Return whether a process that is alive holds a lock file; None where there is none, or no locks are known."""
+    try:
+        handle = os.open(lock, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        take_lock(handle, wait=False)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    return False
+
+
+def remove_leftovers(paths: Iterable[Path], now: float | None = None) -> tuple[list[Path], list[Trace]]:
+    """Remove leftovers that no process holds; return what is gone, and what is not and why.
+
+    Whether a process is alive says the lock of the output; where there is none, nobody must have written for an hour.
+
+    Args:
+        now: seconds since 1970; None takes the clock.
+    """
+    now = time.time() if now is None else now
+    gone: list[Path] = []
+    left: list[Trace] = []
+    for path in paths:
+        try:
+            lock = locate_output_lock(path)
+            held = None if lock is None else is_lock_held(lock)
+            if held or (held is None and now - path.stat().st_mtime < IDLE_SECONDS):
+                reason = "a process is at work" if held else "written within the last hour; a process may be at work"
+                left.append(Trace(path, reason))
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)  # of links only the links
+            else:
+                path.unlink()
+            gone.append(path)
+        except OSError as error:
+            left.append(Trace(path, error.strerror or str(error)))
+    return gone, left
