@@ -63,8 +63,17 @@ def suggest_install(extra: str) -> str:
     return f'In a clone of the repository run: pip install ".[{extra}]".'
 
 
-# How torch says that there is no memory, on processors and on accelerators.
-NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+# How torch and the libraries below it say that there is no memory, on processors and on accelerators.
+NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+    "could not create a primitive",  # oneDNN has no room for its scratch space
+    "could not create a memory",
+)
+LONGEST_REASON = 80  # characters of a library's words in a message
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -76,6 +85,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def shorten_reason(error: BaseException) -> str:
+    """Return the beginning of a library's own words, for a message.
+
+    >>> shorten_reason(RuntimeError("out of memory. Tried to allocate")), shorten_reason(MemoryError())
+    ('out of memory', 'MemoryError')
+    """
+    words = str(error).partition("\n")[0].rpartition("] . ")[2]  # without the place in torch's source
+    return words.partition(". ")[0][:LONGEST_REASON] or type(error).__name__
 
 
 class PhotoError(SefiError):
