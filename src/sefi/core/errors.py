@@ -88,13 +88,14 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def shorten_reason(error: BaseException) -> str:
-    """Return the beginning of a library's own words, for a message.
+    """Return a library's own words on a lack of memory, one sentence, for a message.
 
-    >>> shorten_reason(RuntimeError("out of memory. Tried to allocate")), shorten_reason(MemoryError())
-    ('out of memory', 'MemoryError')
+    >>> shorten_reason(RuntimeError("at alloc.cpp. CUDA out of memory. Tried 2 GiB")), shorten_reason(MemoryError())
+    ('CUDA out of memory', 'MemoryError')
     """
-    words = str(error).partition("\n")[0].rpartition("] . ")[2]  # without the place in torch's source
-    return words.partition(". ")[0][:LONGEST_REASON] or type(error).__name__
+    sentences = str(error).replace("\n", ". ").split(". ")
+    telling = [one for one in sentences if any(words in one for words in NO_MEMORY)]
+    return telling[0].strip()[:LONGEST_REASON] if telling else type(error).__name__
 
 
 class PhotoError(SefiError):
