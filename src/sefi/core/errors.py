@@ -1,6 +1,8 @@
 """Errors that say what is wrong in one sentence and what to do in another; and the signals that interrupt work."""
 
+import gc
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -94,8 +96,16 @@ def shorten_reason(error: BaseException) -> str:
     ('CUDA out of memory', 'MemoryError')
     """
     sentences = str(error).replace("\n", ". ").split(". ")
-    telling = [one for one in sentences if any(words in one for words in NO_MEMORY)]
-    return telling[0].strip()[:LONGEST_REASON] if telling else type(error).__name__
+    chosen = [one for one in sentences if any(words in one for words in NO_MEMORY)]
+    return chosen[0].strip()[:LONGEST_REASON] if chosen else type(error).__name__
+
+
+def release_memory() -> None:
+    """Give back the memory that a failed computation held: circles of its frames, and an accelerator's cache."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class PhotoError(SefiError):

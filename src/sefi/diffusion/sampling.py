@@ -17,7 +17,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core import __version__
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory, shorten_reason
+from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory, release_memory, shorten_reason
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
@@ -313,8 +313,7 @@ def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings, rea
     Raises:
         GenerationError: there was none for a single one.
     """
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    release_memory()
     if count == 1:
         height, width = get_image_size(backbone, settings)
         raise GenerationError(

@@ -22,6 +22,7 @@ from sefi.core.errors import (
     delay_interrupts,
     is_out_of_memory,
     make_interrupted,
+    release_memory,
     shorten_reason,
 )
 from sefi.core.progress import Progress
@@ -283,8 +284,7 @@ class Trainer:
             ConfigError: there is one sample in a part already, or the task cannot be split.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        release_memory()
         samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
         if self.recovery.parts >= samples:
             problem = f"There is not enough memory to learn from one sample at a time ({reason})."
