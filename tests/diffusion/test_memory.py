@@ -1,8 +1,11 @@
 """Where there is no memory for a batch of images, fewer are generated at once; each is the same."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from tests.training.test_memory import Circle
 
 from sefi.api import generate
 from sefi.core.config import Config, parse_config
@@ -37,12 +40,15 @@ def draw(backbone, batch_size, progress=None, scheduler="ddim"):
 @pytest.fixture
 def limit(monkeypatch):
     """Let so many images be decoded at once, and fail as torch does with more; returns the sizes tried."""
-    whole, sizes = sampling.decode_images, []
+    whole, sizes, failed = sampling.decode_images, [], []
 
     def set_limit(most):
         def decode(pipeline, latents, *arguments):
             sizes.append(len(latents))
+            assert all(reference() is None for reference in failed), "what the failed try held is still there"
             if len(latents) > most:
+                circle = Circle(latents)
+                failed.append(weakref.ref(circle))
                 torch.empty(2**60, dtype=torch.uint8)
             return whole(pipeline, latents, *arguments)
 

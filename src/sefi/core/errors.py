@@ -1,6 +1,8 @@
 """Errors that say what is wrong in one sentence and what to do in another; and the signals that interrupt work."""
 
+import gc
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -63,8 +65,17 @@ def suggest_install(extra: str) -> str:
     return f'In a clone of the repository run: pip install ".[{extra}]".'
 
 
-# How torch says that there is no memory, on processors and on accelerators.
-NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+# How torch and the libraries below it say that there is no memory, on processors and on accelerators.
+NO_MEMORY = (
+    "out of memory",
+    "allocate memory",
+    "not enough memory",
+    "bad_alloc",
+    "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
+    "could not create a primitive",  # oneDNN has no room for its scratch space
+    "could not create a memory",
+)
+LONGEST_REASON = 80  # characters of a library's words in a message
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -76,6 +87,25 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
+def shorten_reason(error: BaseException) -> str:
+    """Return a library's own words on a lack of memory, one sentence, for a message.
+
+    >>> shorten_reason(RuntimeError("at alloc.cpp. CUDA out of memory. Tried 2 GiB")), shorten_reason(MemoryError())
+    ('CUDA out of memory', 'MemoryError')
+    """
+    sentences = str(error).replace("\n", ". ").split(". ")
+    chosen = [one for one in sentences if any(words in one for words in NO_MEMORY)]
+    return chosen[0].strip()[:LONGEST_REASON] if chosen else type(error).__name__
+
+
+def release_memory() -> None:
+    """Give back the memory that a failed computation held: circles of its frames, and an accelerator's cache."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
 
 
 class PhotoError(SefiError):

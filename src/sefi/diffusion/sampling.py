@@ -17,7 +17,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core import __version__
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory
+from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory, release_memory, shorten_reason
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
@@ -309,16 +309,17 @@ def sample_images(
     progress.start(-(-len(prompts) // size) * steps, "generating")
     while start < len(prompts):
         chosen, chosen_seeds = list(prompts[start : start + size]), seeds[start : start + size]
-        images: list[Image] = []
+        images, reason = list[Image](), ""
         try:
             part = source.select(start, len(chosen))
             images = sample_batch(model, pipeline, chosen, chosen_seeds, settings, progress.advance, part)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
+            reason = shorten_reason(error)
         # Outside of the handler: what the failed try held is free by now.
         if not images:
-            size = shrink_batch(backbone, len(chosen), settings)
+            size = shrink_batch(backbone, len(chosen), settings, reason)
             progress.start(-(-(len(prompts) - start) // size) * steps, "generating")
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
@@ -326,18 +327,20 @@ def sample_images(
     progress.finish()
 
 
-def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings) -> int:
+def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings, reason: str) -> int:
     """Return how many images are generated at once where there was no memory for `count`.
+
+    Args:
+        reason: how a library said so.
 
     Raises:
         GenerationError: there was none for a single one.
     """
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    release_memory()
     if count == 1:
         height, width = get_image_size(backbone, settings)
         raise GenerationError(
-            f"There is not enough memory for one image of {width} x {height}.",
+            f"There is not enough memory for one image of {width} x {height} ({reason}).",
             "Make it smaller with --width and --height, use --dtype bfloat16, or close other programs.",
         )
     LOGGER.warning("there is not enough memory for %d images at once: now %d are generated at once", count, count // 2)

@@ -22,6 +22,8 @@ from sefi.core.errors import (
     delay_interrupts,
     is_out_of_memory,
     make_interrupted,
+    release_memory,
+    shorten_reason,
 )
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
@@ -249,8 +251,9 @@ class Trainer:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
+                reason = shorten_reason(error)
             # Outside of the handler: what the failed try held is free by now.
-            self.split_further()
+            self.split_further(reason)
 
     def add_gradients(self, step: int) -> dict[str, float] | None:
         """Add up the gradients of all parts of a step; return as `compute_step` does."""
@@ -271,18 +274,21 @@ class Trainer:
         else:
             yield 1.0, *self.task.compute_loss(step)
 
-    def split_further(self) -> None:
+    def split_further(self, reason: str) -> None:
         """Split the samples of a step into twice as many parts.
+
+        Args:
+            reason: how a library said that there is no memory.
 
         Raises:
             ConfigError: there is one sample in a part already, or the task cannot be split.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        if torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
+        release_memory()
         samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
         if self.recovery.parts >= samples:
-            raise ConfigError("There is not enough memory to learn from one sample at a time.", LESS_MEMORY)
+            problem = f"There is not enough memory to learn from one sample at a time ({reason})."
+            raise ConfigError(problem, LESS_MEMORY)
         self.recovery.parts = min(2 * self.recovery.parts, samples)
         LOGGER.warning("there is not enough memory: a step is now taken in %d parts", self.recovery.parts)
 
