@@ -146,3 +146,28 @@ def test_the_figures_of_marks_are_those_of_the_record():
     page = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
     shown = page.split(marks.BEGIN)[1].split(marks.END)[0].strip()
     assert shown == marks.format_table(json.loads(marks.RECORD.read_text(encoding="utf-8")))
+
+
+FAULTS = {
+    "an operation on a file fails: tried, typed error, all done, anything else": ("full disk", "others"),
+    "the disk is full by a file's size: tried, typed error, all done, anything else": ("sizes",),
+    "no memory for a tensor: tried, typed error, all done, anything else": ("tensors",),
+}
+
+
+def test_the_figures_of_kills_and_faults_are_those_of_the_records():
+    records = ROOT / "experiments" / "records"
+    text = (ROOT / "RELIABILITY.md").read_text(encoding="utf-8")
+    kills = json.loads((records / "kill.json").read_text(encoding="utf-8"))
+    training, run = kills["training"], kills["benchmark"]
+    assert (training["steps"], run["moments"]) == (60, 200)
+    assert not training["faults"] + run["faults"]
+    assert f"the same file in the end | {training['kills']}, {training['same_file']} |" in text
+    assert f"the same files in the end | {run['moments']}, {run['same_files']} |" in text
+    commands = json.loads((records / "faults.json").read_text(encoding="utf-8"))
+    for label, kinds in FAULTS.items():
+        found = [one[kind] for one in commands.values() for kind in kinds]
+        value = [sum(one[key] for one in found) for key in ("tries", "typed", "done")]
+        value.append(sum(len(one["faults"]) for one in found))
+        assert value[0] == value[1] + value[2]
+        assert f"| {label} | {', '.join(f'{number:,}' for number in value)} |" in text

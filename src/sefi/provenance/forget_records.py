@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,25 @@ REDRAWN = "may show the subject; `sefi bench report` writes it again"
 Run = dict[str, Any]
 
 
+@contextmanager
+def translate_unread(path: Path) -> Generator[None]:
+    """Raise `OutputError` for a record that is there and cannot be read; pass over one that is not there."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        problem = f"'{path}' cannot be read: {error.strerror}. It says whose images are beside it."
+        raise OutputError(problem, "Make it readable, or move it away and look at the images yourself.") from error
+
+
 def read_runs(path: Path) -> list[Run] | None:
-    """Return the runs in a record of images; None where it is none that `sefi generate` wrote."""
-    with suppress(OSError, InvalidFileError, ValueError, RecursionError):
+    """Return the runs in a record of images; None where it is none that `sefi generate` wrote.
+
+    Raises:
+        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+    """
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
         record = read_json(path, LARGEST_RECORDS)
         runs = [record] if "images" in record else record.get("runs")  # at first a file had one run alone
         if isinstance(runs, list) and all(isinstance(run, dict) for run in runs):
@@ -135,9 +151,14 @@ def is_run_folder(folder: Path) -> bool:
 
 
 def read_run_info(folder: Path) -> Run:
-    """Return what a benchmark's `run.json` says; nothing where it is no run that this package wrote."""
-    with suppress(OSError, InvalidFileError, ValueError, RecursionError):
-        info = read_json(folder / RUN_INFO, LARGEST_RECORDS)
+    """Return what a benchmark's `run.json` says; nothing where it is no run that this package wrote.
+
+    Raises:
+        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+    """
+    path = folder / RUN_INFO
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
+        info = read_json(path, LARGEST_RECORDS)
         if is_mapping(info.get("suite")) and isinstance(info.get("subjects"), list):
             return info
     return {}
