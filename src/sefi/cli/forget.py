@@ -117,12 +117,11 @@ def list_own_caches() -> list[Path]:
     import os
     import tempfile
 
+    from sefi.provenance.leftovers import list_temporary_folders
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    try:
-        temporary = sorted(Path(tempfile.gettempdir()).glob("sefi-*"))
-    except OSError:
-        temporary = []
+    temporary = list_temporary_folders(Path(tempfile.gettempdir()))
     return [folder for folder in [*temporary, cache / "sefi", hub] if folder.is_dir() and not folder.is_symlink()]
 
 

@@ -104,7 +104,10 @@ def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdent
         return SoughtIdentity(path, path.stem)
     content = read_content(path) if path.is_file() else None
     if content is None or content.kind is not FileKind.IDENTITY:
-        raise IdentityError(f"'{path}' is no identity.", "Name the file that `sefi learn` wrote.")
+        remedy = (
+            "Name the file that `sefi learn` wrote. One that is damaged so far is yours to remove; then repeat this."
+        )
+        raise IdentityError(f"'{path}' is no identity.", remedy)
     shards: list[Path] = []
     with suppress(InvalidFileError, ValueError, OSError, KeyError):
         header = parse_object(read_layout(path, Limits(size=1 << 40, dtypes=LIMITS.dtypes)).metadata[IDENTITY_KEY])
