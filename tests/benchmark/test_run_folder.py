@@ -1,6 +1,9 @@
 """A run's folder: cut lines are no samples, and another run is refused."""
 
 import json
+import resource
+import signal
+from multiprocessing import get_context
 
 import pytest
 
@@ -48,6 +51,37 @@ def test_a_line_cut_by_a_kill_is_dropped_and_spoils_no_other(folder):
     folder.samples_file.write_bytes(whole + b'{"way": "ours", "se')
     folder.add(sample(2))
     assert [c.seed for c in folder.read_samples()] == [0, 2]
+
+
+def add_on_a_full_disk(folder, size):
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    with pytest.raises(OutputError, match="cannot be written"):
+        folder.add(sample(1))
+
+
+@pytest.mark.parametrize("more", [0, 1, 60])
+def test_a_disk_that_is_full_within_a_line_leaves_the_record_as_it_was(folder, more):
+    folder.add(sample(0))
+    whole = folder.samples_file.read_bytes()
+    child = get_context("fork").Process(target=add_on_a_full_disk, args=(folder, len(whole) + more))
+    child.start()
+    child.join()
+    assert child.exitcode == 0
+    assert folder.samples_file.read_bytes() == whole
+
+
+def test_a_line_that_cannot_be_flushed_is_taken_back(folder, monkeypatch):
+    folder.add(sample(0))
+    whole = folder.samples_file.read_bytes()
+
+    def fail(handle):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(run.os, "fsync", fail)
+    with pytest.raises(OutputError, match="Input/output error"):
+        folder.add(sample(1))
+    assert folder.samples_file.read_bytes() == whole
 
 
 def test_the_same_run_goes_on_also_with_other_libraries(folder):

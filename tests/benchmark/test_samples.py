@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
-from sefi.benchmark.identities import Stopwatch, change_identity
+from sefi.benchmark.identities import Stopwatch, change_identity, locate_costs, read_costs
 from sefi.benchmark.records import parse_sample
 from sefi.benchmark.run import OpenRun, RunFolder, describe_run
 from sefi.benchmark.samples import contains_file, make_reference_image, make_samples, resize_to_square
@@ -15,6 +15,7 @@ from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, 
 from sefi.core.errors import ConfigError
 from sefi.core.progress import SilentProgress
 from sefi.identity.file import Identity
+from sefi.provenance.compare import MEASURED
 
 WAYS = (
     Variant(label="ours"),
@@ -89,7 +90,8 @@ def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
 
 def test_a_changed_way_uses_the_identity_of_its_source(run):
     make_samples(run, [0])
-    assert [p.name for p in run.folder.identities.iterdir()] == ["rex--ours.safetensors"]
+    names = sorted(p.name for p in run.folder.identities.iterdir())
+    assert names == ["rex--ours.costs.json", "rex--ours.safetensors"]
     identity = Identity.load(run.folder.identities / "rex--ours.safetensors")
     values = change_identity(identity, WAYS[1], run.backbone)
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])
@@ -105,6 +107,30 @@ def test_a_changed_way_uses_the_identity_of_its_source(run):
     assert {(c.trained, c.learn_seconds, c.draw_seconds) for c in references} == {(None, None, None)}
     assert sample.added == 0
     assert sample.learn_seconds > sample.class_seconds == 0
+
+
+def test_what_learning_cost_is_beside_the_identity_and_not_in_it(run):
+    make_samples(run, [0])
+    file = run.folder.identities / "rex--ours.safetensors"
+    identity = Identity.load(file)
+    assert not MEASURED & set(identity.header.metrics)
+    assert set(read_costs(file, identity)) == MEASURED
+    locate_costs(file).unlink()
+    earlier = replace(identity, header=identity.header.model_copy(update={"metrics": {"learn_seconds": 3.0}}))
+    assert read_costs(file, earlier) == {"learn_seconds": 3.0}  # earlier versions wrote it there
+    for text in ("[]", '{"learn_seconds": -1}', '{"learn_seconds": "3"}', '{"learn_seconds": true}', "{"):
+        locate_costs(file).write_text(text)
+        with pytest.raises(ConfigError, match="no record of costs"):
+            read_costs(file, identity)
+
+
+def test_the_checkpoint_of_an_identity_that_is_there_is_removed(run):
+    make_samples(run, [0])
+    left = run.folder.identities / "rex--ours.checkpoint"
+    left.touch()  # as of a kill between the identity and the removal
+    run.folder.samples_file.unlink()
+    make_samples(run, [0])
+    assert not left.exists()
 
 
 def test_no_judge_is_no_score(run):

@@ -16,9 +16,9 @@ import pytest
 import sefi
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.run import RunFolder
-from sefi.benchmark.worker_process import ORPHANED, Share, WorkerReport, start_workers
+from sefi.benchmark.worker_process import ORPHANED, TERMINATED, Share, WorkerReport, start_workers
 from sefi.benchmark.workers import watch_workers
-from sefi.core.errors import ConfigError, SefiError
+from sefi.core.errors import ConfigError, SefiError, TerminationSignal
 from sefi.core.progress import SilentProgress
 
 # What a worker opens in these tests: importable there, and it "makes images" as long as it lives.
@@ -64,6 +64,17 @@ def remark():
 
 def leave():
     sys.exit(0)
+
+def save_when_asked():
+    try:
+        (FOLDER / f"{os.getpid()}.ready").touch()
+        time.sleep(600)
+    finally:
+        (FOLDER / f"{os.getpid()}.saved").touch()
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
 """
 STARTER = """
 import os, sys, time
@@ -194,6 +205,24 @@ def test_an_interrupted_worker_interrupts_the_run(tmp_path, benches):
         watched(tmp_path, benches.interrupt, 1)
 
 
+def test_a_terminated_worker_ends_the_run_as_sigterm_does(tmp_path, benches):
+    with pytest.raises(TerminationSignal):
+        watched(tmp_path, benches.terminate, 1)
+
+
+def test_workers_save_their_work_before_they_end(tmp_path, benches):
+    """Ctrl-C in a terminal reaches them too, and must not cost them what the parent asks for."""
+    with start_workers(shares(benches.save_when_asked), None) as workers:
+        pids = {process.pid for process in workers.values()}
+        while len(list(tmp_path.glob("*.ready"))) < len(pids):
+            assert all(process.is_alive() for process in workers.values())
+            time.sleep(0.01)
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+    assert {process.exitcode for process in workers.values()} == {TERMINATED}
+    assert {int(path.stem) for path in tmp_path.glob("*.saved")} == pids
+
+
 def test_what_a_worker_fails_of_is_raised_and_the_others_end(tmp_path, benches):
     with pytest.raises(ConfigError, match="Nothing fits"):
         watched(tmp_path, benches.fail, 1)
@@ -206,7 +235,7 @@ def test_no_worker_is_left_when_the_run_ends(benches):
         processes = list(workers.values())
         assert all(process.is_alive() for process in processes)
     for process in processes:
-        assert process.exitcode == -signal.SIGTERM
+        assert process.exitcode in (-signal.SIGTERM, TERMINATED)  # before Python was there to answer, or after
         with pytest.raises(ProcessLookupError):  # neither running nor a zombie
             os.kill(process.pid, 0)
 

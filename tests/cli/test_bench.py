@@ -1,6 +1,7 @@
 """`sefi bench`, end to end on a tiny model without evaluators."""
 
 import json
+import signal
 from importlib.resources import files
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 from sefi.backbone.open import MODELS
 from sefi.benchmark.run import RunFolder
 from sefi.core.prompts import CHARACTERS
+from sefi.diffusion import sampling
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER
+from sefi.training.loop import Trainer
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
 
@@ -150,3 +153,29 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     samples = RunFolder(tmp_path / "run").read_samples()
     assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["ways"]}
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)
+
+
+@pytest.mark.parametrize("where", ["learning", "generating"])
+def test_sigterm_says_how_far_a_run_is_and_it_goes_on(sefi, asked, tmp_path, monkeypatch, where):
+    owner, name = {"learning": (Trainer, "take_step"), "generating": (sampling, "decode_images")}[where]
+    whole, calls = getattr(owner, name), []
+
+    def stop(*words, **options):
+        calls.append(1)
+        if len(calls) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return whole(*words, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, stop)
+        found = sefi("bench", "run", *asked, "--json")
+    assert found.exit_code == 143, found.output
+    unfinished = list((tmp_path / "run").rglob("*.checkpoint"))
+    if where == "learning":
+        assert json.loads(found.stdout)["error"] == f"Stopped at step 2 of 2; the training is saved in {unfinished[0]}."
+    else:
+        assert json.loads(found.stdout)["error"] == f"Interrupted: 1 of 4 images are in '{tmp_path / 'run'}'."
+        assert not unfinished
+    found = sefi("bench", "run", *asked, "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["images"] == 4

@@ -445,7 +445,7 @@ def half_learned(model_folder: Path, portrait: Path, tmp_path_factory: pytest.Te
             raise KeyboardInterrupt
 
         patch.setattr(TerminalProgress, "advance", stop)
-        assert CliRunner().invoke(app, [str(word) for word in words]).exit_code == 130
+        assert CliRunner().invoke(app, [str(word) for word in (*words, *CONSENT)]).exit_code == 130
     (file,) = out.parent.iterdir()
     return file
 
@@ -467,7 +467,9 @@ def check_refusal(bench: Bench, kind: str, damage: str) -> None:
     case = KINDS[kind](bench)
     DAMAGES[damage](case.file)
     before = list(entries(bench.place))
-    found = CliRunner().invoke(app, [str(word) for word in (*case.words, "--json")])
+    found = CliRunner().invoke(
+        app, [str(word) for word in (*case.words, *(CONSENT if case.words[0] == "learn" else ()), "--json")]
+    )
     assert found.exit_code == 2, found.output
     answer = json.loads(found.stdout)
     assert answer.keys() == {"schema", "error", "try"}
@@ -532,7 +534,9 @@ def test_a_report_of_a_run_that_says_little(bench: Bench) -> None:
 def test_whole_files_are_taken(bench: Bench, kind: str) -> None:
     """The damage alone is refused above; of four kinds only a stump is made here, and the portrait is a drawing."""
     case = KINDS[kind](bench)
-    found = CliRunner().invoke(app, [str(word) for word in (*case.words, "--json")])
+    found = CliRunner().invoke(
+        app, [str(word) for word in (*case.words, *(CONSENT if case.words[0] == "learn" else ()), "--json")]
+    )
     refused = json.loads(found.stdout).get("error", "")
     read = found.exit_code == 0 or "face" in refused or "looks like a drawing" in refused
     assert read, found.output

@@ -1,5 +1,6 @@
 """Failures become two short lines, or one JSON object, and an exit code."""
 
+import errno
 import json
 import subprocess
 import sys
@@ -107,3 +108,31 @@ def test_a_full_disk_behind_stdout_is_one_error_on_stderr(flag):
     assert found.stderr.startswith("{" if flag else "error:")
     assert "Traceback" not in found.stderr
     assert "Exception ignored" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("failure", "problem"),
+    [
+        (MemoryError(), "There is not enough memory."),
+        (
+            RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+            "not enough memory",
+        ),
+        (RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"), "not enough memory"),
+        (OSError(errno.EIO, "Input/output error", "a.png"), "'a.png': Input/output error."),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device."),
+    ],
+)
+def test_what_the_machine_lacks_is_no_crash(failure, problem):
+    found = runner.invoke(program(failure), ["work"])
+    assert found.exit_code == 2
+    assert problem in found.stderr
+    assert "  try: " in found.stderr
+    assert "--debug" not in found.stderr
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOTDIR, "Not a directory", "a"), RuntimeError("of memory, nothing")]
+)
+def test_other_errors_of_these_types_stay_crashes(failure):
+    assert runner.invoke(program(failure), ["work"]).exit_code == 1

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 
 import numpy as np
 import pytest
@@ -118,3 +119,31 @@ def test_maps_of_an_image_that_is_not_square(sefi, ada, model_folder, tmp_path):
     assert json.loads(found.stdout)["words"][5] == "in"
     with Image.open(tmp_path / "maps.png") as figure:
         assert figure.width > 100
+
+
+@pytest.mark.parametrize("at_saving", [True, False])
+def test_sigterm_keeps_the_images_so_far_and_their_record(generate, tmp_path, monkeypatch, at_saving):
+    """It arrives while the second image is written, or while the third is generated."""
+    import sefi.cli.image_files
+    from sefi.cli.progress import TerminalProgress
+
+    where, name = (sefi.cli.image_files, "save_numbered_image") if at_saving else (TerminalProgress, "advance")
+    whole, calls, most = getattr(where, name), [], 2 if at_saving else 7
+
+    def stop(*words, **options):
+        calls.append(1)
+        if len(calls) == most:
+            signal.raise_signal(signal.SIGTERM)
+        return whole(*words, **options)
+
+    monkeypatch.setattr(where, name, stop)
+    before = signal.getsignal(signal.SIGTERM)
+    found = generate("--count", 4, "--batch-size", 1)
+    assert found.exit_code == 143
+    out = tmp_path / "out"
+    assert json.loads(found.stdout)["error"] == f"Interrupted: 2 of 4 images are in '{out}'."
+    images = sorted(path.name for path in out.glob("*.png"))
+    [run] = json.loads((out / "records.json").read_text())["runs"]
+    assert sorted(entry["file"] for entry in run["images"]) == images
+    assert len(images) == 2
+    assert signal.getsignal(signal.SIGTERM) is before

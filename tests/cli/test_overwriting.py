@@ -397,11 +397,11 @@ def test_the_longest_name_is_learned(sefi, given, stem):
 
 
 def test_an_unfinished_run_keeps_as_much_of_the_name_as_fits(tmp_path):
-    from sefi.cli.learn import name_checkpoint
     from sefi.photo.read import read_photo
+    from sefi.training.checkpoint import name_checkpoint
 
     Image.new("RGB", (37, 41)).save(tmp_path / "p.png")
-    photo = read_photo(tmp_path / "p.png")
+    photo = read_photo(tmp_path / "p.png").pixels
     short, long = (name_checkpoint(tmp_path / f"{stem}.safetensors", [photo], [1]) for stem in ("ada", "x" * 243))
     assert short.name.startswith(".ada.")
     assert len(short.name) == len(".ada..unfinished") + 12

@@ -1,5 +1,6 @@
 """Outputs are checked before the work, never an input, and written whole."""
 
+import errno
 import json
 import os
 import re
@@ -516,3 +517,106 @@ def test_a_secret_is_at_no_moment_readable_by_others(tmp_path, monkeypatch):
     files.write_file(tmp_path / "key", write, mode=0o600)
     assert seen == [0o600, 0o600]
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+
+
+# ------------------------------------------------------------------ disks that fail
+
+
+def fail_with(number):
+    def fail(*_, **__):
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def test_without_hard_links_a_rename_that_fails_leaves_no_empty_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "link", fail_with(errno.ENOTSUP))
+    with monkeypatch.context() as patch:
+        patch.setattr(files.Path, "replace", fail_with(errno.EIO))
+        with pytest.raises(OutputError, match="Input/output error"):
+            write_file(tmp_path / "a.txt", lambda partial: partial.write_text("new"), replace=False)
+    assert list(tmp_path.iterdir()) == []
+    write_file(tmp_path / "a.txt", lambda partial: partial.write_text("new"), replace=False)
+    with pytest.raises(FileExistsError):
+        write_file(tmp_path / "a.txt", lambda partial: partial.write_text("newer"), replace=False)
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_an_interrupt_after_the_rename_does_not_take_the_file_away(tmp_path, monkeypatch):
+    monkeypatch.setattr(files.os, "link", fail_with(errno.ENOTSUP))
+    whole = files.Path.replace
+
+    def stop(path, target):
+        whole(path, target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files.Path, "replace", stop)
+    with pytest.raises(KeyboardInterrupt):
+        write_file(tmp_path / "a.txt", lambda partial: partial.write_text("new"), replace=False)
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)])
+def test_a_folder_that_cannot_be_flushed_is_told_unless_none_can(tmp_path, monkeypatch, number, told):
+    whole = os.fsync
+
+    def flush(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            fail_with(number)()
+        whole(handle)
+
+    monkeypatch.setattr(files.os, "fsync", flush)
+    if told:
+        with pytest.raises(OutputError, match=os.strerror(number)):
+            write_text(tmp_path / "a.txt", "new")
+    else:
+        write_text(tmp_path / "a.txt", "new")
+    assert (tmp_path / "a.txt").read_text() == "new"
+
+
+def test_the_files_of_a_folder_are_flushed_before_it_takes_its_name(tmp_path, monkeypatch):
+    flushed, whole = [], os.fsync
+
+    def flush(handle):
+        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
+        whole(handle)
+
+    def fill(partial):
+        (partial / "below").mkdir()
+        (partial / "below" / "one").write_text("1")
+        (partial / "two").write_text("2")
+        (partial / "link").symlink_to("nowhere")
+
+    monkeypatch.setattr(files.os, "fsync", flush)
+    write_folder(tmp_path / "a", fill)
+    assert flushed[:3] == ["one", "below", "two"]
+    assert flushed[3].endswith(".partial")
+    assert flushed[4:] == [tmp_path.name]
+
+
+def test_no_memory_while_writing_is_an_output_error_and_the_old_file_stays(tmp_path):
+    write_text(tmp_path / "a.txt", "old")
+
+    def fill(partial):
+        partial.write_text("n")
+        raise MemoryError
+
+    with pytest.raises(OutputError, match="not enough memory"):
+        write_file(tmp_path / "a.txt", fill)
+    with pytest.raises(OutputError, match="not enough memory"):
+        write_folder(tmp_path / "b", lambda partial: fill(partial / "a"))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "old"
+
+
+def test_a_full_disk_says_that_the_same_command_goes_on(tmp_path):
+    with pytest.raises(OutputError) as error:
+        write_file(tmp_path / "a.png", fail_with(errno.ENOSPC))
+    assert "run the same command again" in error.value.remedy
+
+
+def test_what_cannot_be_removed_is_a_typed_error(tmp_path):
+    files.remove_file(tmp_path / "none")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OutputError, match="cannot be removed"):
+        files.remove_file(tmp_path / "folder")

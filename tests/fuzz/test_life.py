@@ -28,7 +28,7 @@ from sefi.identity.file import read_identity
 
 CONSENT = "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"
 NAMES, PHOTOS, SEEDS = ("ada", "bob"), ("one.png", "two.png"), (0, 1)
-MOST_WRITES = 27  # a run of three steps makes 25
+MOST_WRITES = 33  # a run of three steps makes 31
 # Everything that may lie in the folder: what a user put there, results, and what a killed program leaves.
 KNOWN = re.compile(
     r"(one|two)\.png|(ada|bob)\.safetensors|images/([\w .-]+\.(png|json)|\.[\w.-]+)|images"
@@ -296,7 +296,7 @@ def test_a_damaged_unfinished_training_is_named_and_learning_goes_on_without_it(
     """What the machine relies on where it damages one."""
     machine = life()
     words = learn_words(machine.folder, "ada", "one.png", 0)
-    assert wait(start(words, lambda: kill_at(9, machine.folder))) == -signal.SIGKILL
+    assert wait(start(words, lambda: kill_at(14, machine.folder))) == -signal.SIGKILL
     [unfinished] = [path for path in machine.folder.glob(".ada*.unfinished") if "partial" not in path.name]
     unfinished.write_bytes(b"x" * 40)
     found = run(*words)

@@ -17,8 +17,7 @@ from sefi.identity.file import Identity, IdentityHeader
 from sefi.methods import PRESETS
 from sefi.photo.detect import Face
 from sefi.training import probe as probing
-from sefi.training.loop import BestSoFar
-from sefi.training.probe import PROBE_PROMPTS, ImageProbe, ProbeEvaluators
+from sefi.training.probe import PROBE_PROMPTS, BestSoFar, ImageProbe, ProbeEvaluators
 
 CONFIG = override(
     PRESETS["paper"],

@@ -14,13 +14,13 @@ from tests.training.token_training import learn_tokens, make_trainer
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
-from sefi.core.errors import ConfigError, Interrupted, OutputError
+from sefi.core.errors import ConfigError, Interrupted, OutputError, delay_interrupts
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.methods import PRESETS
 from sefi.photo.augment import PhotoViews
 from sefi.training.checkpoint import KEY, copy_layout
-from sefi.training.loop import LoopOptions, PeriodicSaver, delay_interrupts
+from sefi.training.loop import LoopOptions, PeriodicSaver
 
 CONFIG = override(PRESETS["paper"], ["learn.steps=4", "learn.batch=2", "views.latent_pool=3"])
 
@@ -93,7 +93,7 @@ def test_a_checkpoint_of_another_photo_is_refused(backbone: Backbone, tmp_path: 
     run.take_step(0)
     run.save(checkpoint)
     assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1
-    with pytest.raises(ConfigError, match="another photo"):
+    with pytest.raises(ConfigError, match="another training: it is of another photo"):
         make_trainer(backbone, views(backbone, seed=5), CONFIG, 1).resume(checkpoint)
 
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_with_the_settings_of_all_methods_is_resumed(backbone: Back
     run.task.training_key["config"] |= {"tune": {"rank": 4}, "basis": {"names": None}}  # as earlier versions saved them
     run.save(checkpoint)
     assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match=r"another training: learn\.batch is 3 and was 2\."):
         make_trainer(backbone, views(backbone), override(CONFIG, ["learn.batch=3"]), 1).resume(checkpoint)
 
 
@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_model_with_the_same_fingerprint_is_refused(back
     trainer = make_trainer(backbone, views(backbone), CONFIG, 1)
     trainer.take_step(0)
     trainer.save(checkpoint)
-    with pytest.raises(ConfigError, match="on another model"):
+    with pytest.raises(ConfigError, match="another training: it is on another model"):
         make_trainer(other, views(other), CONFIG, 1).resume(checkpoint)
 
 

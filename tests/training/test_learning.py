@@ -48,7 +48,7 @@ def test_a_stopped_run_resumes_with_the_same_bits(backbone: Backbone, tmp_path: 
     assert stopped.value.exit_code == 130
     resumed, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress(), checkpoint)
     assert torch.equal(whole, resumed)
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="another training: seed is 6 and was 5"):
         learn_tokens(backbone, views(backbone, config), config, 6, SilentProgress(), checkpoint)
 
 

@@ -14,7 +14,11 @@ from sefi.api import learn
 from sefi.backbone.bundle import Backbone
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.suite import BenchmarkSubject, Variant, parse_slots, save_photo
+from sefi.core.errors import ConfigError
+from sefi.core.files import remove_file, write_text
 from sefi.core.progress import Progress
+from sefi.core.reading import InvalidFileError, read_json, translate_file_errors
+from sefi.core.text import dump_json
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.identity.file import Identity
 from sefi.methods import get_method
@@ -111,7 +115,7 @@ class Learner:
     run: OpenRun
 
     def load_or_learn(self, variant: Variant, subject: BenchmarkSubject) -> Identity:
-        """Return a subject's identity for a variant: read if it is there, with seconds and memory in its header.
+        """Return a subject's identity for a variant: read if it is there.
 
         Every identity is learned with seed 0, so that variants differ in nothing but their settings.
         """
@@ -119,13 +123,18 @@ class Learner:
         file = self.run.folder.locate_identity(subject.key, learning_variant)
         if not file.is_file():
             self.learn(learning_variant, subject, file)
+        remove_file(locate_checkpoint(file))  # also where a kill came before it was
         identity = Identity.load(file)
         check_consents({identity.name: identity.header.consent})
         return change_identity(identity, variant, self.run.backbone)
 
     def learn(self, variant: Variant, subject: BenchmarkSubject, file: Path) -> None:
-        """Learn and write one identity; a checkpoint is resumed, and then nothing is timed."""
-        run, checkpoint = self.run, file.with_suffix(".checkpoint")
+        """Learn and write one identity and its costs; a checkpoint is resumed, and then nothing is timed.
+
+        The costs, never the same twice, have a file of their own: the identity's, whose SHA-256 stands in the images,
+        is the same in every run.
+        """
+        run, checkpoint = self.run, locate_checkpoint(file)
         resumed, started = checkpoint.is_file(), time.monotonic()
         reset_peak(run.backbone)
         watch = Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: ")
@@ -146,18 +155,21 @@ class Learner:
         spent = {"learn_seconds": time.monotonic() - started, "class_seconds": watch.seconds.get("generating", 0.0)}
         cost = {} if resumed else spent
         cost |= {} if peak is None else {"peak_mb": peak}
-        header = made.header.model_copy(update={"metrics": {**made.header.metrics, **cost}})
-        replace(made, header=header).save(file)
-        checkpoint.unlink(missing_ok=True)
+        write_text(locate_costs(file), dump_json(cost) + "\n")
+        made.save(file)
 
-    def collect_costs(self, variant: Variant, identities: Sequence[Identity]) -> Costs:
-        """Return what a variant costs to learn these identities."""
+    def collect_costs(
+        self, variant: Variant, subjects: Sequence[BenchmarkSubject], identities: Sequence[Identity]
+    ) -> Costs:
+        """Return what a variant costs to learn these subjects' identities."""
         if not identities:
             return Costs()
         suite = self.run.suite
-        config = suite.make_config(suite.find_learning_variant(variant))
+        variant = suite.find_learning_variant(variant)
+        config = suite.make_config(variant)
         weights = get_method(config.method).count_weights(self.run.backbone, config)
-        metrics = [i.header.metrics for i in identities]
+        files = [self.run.folder.locate_identity(subject.key, variant) for subject in subjects]
+        metrics = [read_costs(file, identity) for file, identity in zip(files, identities, strict=True)]
         peaks = [m["peak_mb"] for m in metrics if "peak_mb" in m]
         return Costs(
             trained=weights.trained,
@@ -166,6 +178,33 @@ class Learner:
             class_seconds=average_seconds(metrics, "class_seconds"),
             peak_mb=round(max(peaks), 1) if peaks else None,
         )
+
+
+def locate_checkpoint(file: Path) -> Path:
+    """Return the file of the unfinished training of an identity."""
+    return file.with_suffix(".checkpoint")
+
+
+def locate_costs(file: Path) -> Path:
+    """Return the file of what it cost to learn an identity."""
+    return file.with_suffix(".costs.json")
+
+
+def read_costs(file: Path, identity: Identity) -> Mapping[str, float]:
+    """Return what it cost to learn an identity, by name; earlier versions wrote it into the identity's header.
+
+    Raises:
+        ConfigError: the file is damaged.
+    """
+    path = locate_costs(file)
+    if not path.is_file():
+        return identity.header.metrics
+    remedy = "Remove it; the costs of this identity are then unknown."
+    with translate_file_errors(path, ConfigError, "is no record of costs", remedy):
+        costs = read_json(path)
+        if not all(type(value) in (int, float) and value >= 0 for value in costs.values()):
+            raise InvalidFileError("a cost is no number above 0")
+        return costs
 
 
 def average_seconds(metrics: Sequence[Mapping[str, float]], name: str) -> float | None:

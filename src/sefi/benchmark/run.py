@@ -5,11 +5,13 @@ fixed from then on. Each image adds one line to `cells.jsonl`, with its scores, 
 an interrupted run goes on with the images that have no line.
 """
 
+import errno
 import json
 import os
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from io import RawIOBase
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -206,19 +208,39 @@ class RunFolder:
             yield file.fileno()
 
     def add(self, sample: Sample) -> None:
-        """Add one line in one write, so that the workers of a run may share the file.
+        """Add one line, whole or not at all; the workers of a run share the file.
 
         Raises:
             OutputError: it cannot be written.
         """
         try:
             with self.samples_file.open("ab", buffering=0) as file:
-                # A kill may have left half a line; this one must not be joined to it.
-                ragged = file.tell() > 0 and not has_newline_at_end(self.samples_file)
-                file.write((b"\n" if ragged else b"") + sample.dump().encode() + b"\n")
+                with suppress(OSError):  # a file system without locks
+                    take_lock(file.fileno())
+                append_line(file, sample.dump().encode(), self.samples_file)
         except OSError as error:
             problem = f"{self.samples_file} cannot be written: {error.strerror}."
-            raise OutputError(problem, "Free some space.") from error
+            raise OutputError(problem, "Free some space, and run the same command again.") from error
+
+
+def append_line(file: RawIOBase, line: bytes, path: Path) -> None:
+    """Append a line and wait until it is on the disk; where that fails, the file is as long as before.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    before = file.seek(0, os.SEEK_END)
+    # A kill may have left half a line; this one must not be joined to it.
+    ragged = before > 0 and not has_newline_at_end(path)
+    content = (b"\n" if ragged else b"") + line + b"\n"
+    try:
+        if file.write(content) != len(content):  # what a disk does that is full by then
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        os.fsync(file.fileno())
+    except BaseException:
+        with suppress(OSError):
+            file.truncate(before)
+        raise
 
 
 def has_newline_at_end(path: Path) -> bool:

@@ -296,7 +296,7 @@ def make_variant_samples(
     learner = Learner(run)
     needs_none = variant.control is not None or variant.images is not None
     identities = [] if needs_none else [learner.load_or_learn(variant, s) for s in group]
-    costs = learner.collect_costs(variant, identities)
+    costs = learner.collect_costs(variant, group, identities)
     for image in make_images(run, group, variant, identities, prompt_seeds):
         path = locate_sample_image(run, group, variant, image.prompt_seed)
         files = SampleFiles(write_image(run, variant, image, path), write_attention(run, image, path))

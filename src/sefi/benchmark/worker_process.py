@@ -18,15 +18,16 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
 from typing import TYPE_CHECKING, Any
 
-from sefi.core.errors import REMARKS, SefiError
+from sefi.core.errors import REMARKS, Interrupted, SefiError, Terminated, answer_termination, make_interrupted
 
 if TYPE_CHECKING:
     from sefi.benchmark.run import OpenRun
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
-ORPHANED, FAILED, INTERRUPTED = 3, 1, 130
+ORPHANED, FAILED = 3, 1
+INTERRUPTED, TERMINATED = Interrupted.exit_code, Terminated.exit_code
 SECONDS_BETWEEN_REPORTS = 0.5
-SECONDS_TO_END = 5.0
+SECONDS_TO_END = 30.0  # to finish a step and save it
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,8 @@ def start_workers(shares: Sequence[Share], lock: int | None) -> Generator[dict[C
             workers[reading] = process
         yield workers
     finally:
+        for process in workers.values():
+            process.terminate()
         for reading, process in workers.items():
             end_process(process)
             reading.close()
@@ -106,8 +109,7 @@ def open_inherited(file: Any) -> InheritedFile:  # noqa: ANN401  multiprocessing
 
 
 def end_process(process: BaseProcess) -> None:
-    """End a process, by force if it does not end when asked, and wait for it, so that no zombie stays."""
-    process.terminate()
+    """Wait for a process that was asked to end, and end it by force if it does not, so that no zombie stays."""
     process.join(SECONDS_TO_END)
     if process.is_alive():
         process.kill()
@@ -117,6 +119,8 @@ def end_process(process: BaseProcess) -> None:
 def run_worker(share: Share, messages: Connection, _lock: object) -> None:
     """Make the images of one share; what goes wrong is sent to the parent and ends this process with an exit code.
 
+    Ctrl-C in a terminal reaches the parent, which asks by SIGTERM to end: the step at work is finished and saved.
+
     Args:
         share: what to do.
         messages: the writing end of a pipe to the parent.
@@ -125,11 +129,13 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
     end_with_parent(share.parent)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(share.threads)
     logging.getLogger(REMARKS).setLevel(share.remark_level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        make_share(share, messages)
-    except KeyboardInterrupt:
+        with answer_termination():
+            make_share(share, messages)
+    except KeyboardInterrupt as stop:
         # An exit code of 0 would say that the share is complete.
-        sys.exit(INTERRUPTED)
+        sys.exit(make_interrupted(stop, "", "").exit_code)
     except SefiError as error:
         fail(messages, error)
     except Exception as error:

@@ -10,8 +10,8 @@ import torch
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import make_samples
-from sefi.benchmark.worker_process import INTERRUPTED, Message, Share, WorkerReport, start_workers
-from sefi.core.errors import SefiError
+from sefi.benchmark.worker_process import INTERRUPTED, TERMINATED, Message, Share, WorkerReport, start_workers
+from sefi.core.errors import SefiError, TerminationSignal
 from sefi.core.progress import Progress
 
 POLL_SECONDS = 1.0
@@ -127,6 +127,8 @@ def make_error(exit_code: int) -> BaseException:
     """Return the error for a worker that ended without a word: its share would be missing from every table."""
     if exit_code == INTERRUPTED:
         return KeyboardInterrupt()
+    if exit_code == TERMINATED:
+        return TerminationSignal()
     return SefiError(
         f"A worker of this run was killed (exit code {exit_code}), perhaps for want of memory.",
         "Run the same command again: it goes on where it stopped. Fewer --jobs need less memory.",

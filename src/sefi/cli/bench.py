@@ -104,17 +104,17 @@ def run_bench(
 
 
 def make_missing(open_again: "Callable[[], OpenRun]", run: "OpenRun", jobs: int, lock: int) -> int:
-    """Make what is missing; Ctrl-C says how far the run is."""
+    """Make what is missing; Ctrl-C and SIGTERM say how far the run is."""
     from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.workers import run_shared
-    from sefi.core.errors import Interrupted
+    from sefi.core.errors import make_interrupted
 
     try:
         return run_shared(open_again, run, jobs, lock)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         completeness = measure_completeness(run.folder.read_info(), run.folder.read_samples())
         problem = f"Interrupted: {completeness.made} of {completeness.planned} images are in '{run.folder.path}'."
-        raise Interrupted(problem, "Run the same command again.") from None
+        raise make_interrupted(stop, problem, "Run the same command again.") from None
 
 
 @app.command("report")

@@ -1,5 +1,6 @@
-"""End a command: a typed error, Ctrl-C or a crash becomes two short lines and an exit code."""
+"""End a command: a typed error, Ctrl-C, SIGTERM or a crash becomes two short lines and an exit code."""
 
+import errno
 import os
 import sys
 import traceback
@@ -8,13 +9,16 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sefi.core.errors import SefiError, suggest_install
+from sefi.core.errors import SefiError, answer_termination, is_out_of_memory, make_interrupted, suggest_install
 from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
 REFUSED = 2
-INTERRUPTED = 130
 EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only some installations have
+# What a disk or a system answers that cannot do what was asked: no fault of the program.
+DISK_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
 TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
 
@@ -31,11 +35,13 @@ class ReportingGroup(TyperGroup):
         """Run a command; report whatever it raises."""
         as_json = bool(ctx.meta["sefi.json"])
         try:
-            return super().invoke(ctx)
+            with answer_termination():
+                return super().invoke(ctx)
         except SefiError as error:
             end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
-        except KeyboardInterrupt:
-            end_program("Interrupted.", "Run the command again.", code=INTERRUPTED, as_json=as_json)
+        except KeyboardInterrupt as stop:
+            error = make_interrupted(stop, "Interrupted.", "Run the command again.")
+            end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
         except typer.TyperException as error:
             if not as_json:
                 raise
@@ -67,10 +73,23 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
         )
     if os.environ.get(TRACE):
         traceback.print_exception(error, file=sys.stderr)
+    fault = describe_machine_fault(error)
+    if fault is not None:
+        end_program(fault.problem, fault.remedy, code=REFUSED, as_json=as_json)
     text = " ".join(str(error).split())[:300]
     problem = f"Unexpected {type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "Run it again as `sefi --debug ...` and report what it prints."
     end_program(problem, remedy, code=CRASHED, as_json=as_json)
+
+
+def describe_machine_fault(error: Exception) -> SefiError | None:
+    """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
+    if is_out_of_memory(error):
+        return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        place = f"'{error.filename}': " if error.filename else ""
+        return SefiError(f"{place}{error.strerror}.", "Check the disk and its free space, and run the command again.")
+    return None
 
 
 def end_program(problem: str, remedy: str, *, code: int, as_json: bool) -> NoReturn:

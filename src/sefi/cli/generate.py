@@ -302,12 +302,12 @@ def draw_and_save(
         files: gets an entry for every file as soon as it is written.
 
     Raises:
-        Interrupted: Ctrl-C; it says how many images were saved.
+        Interrupted: Ctrl-C or SIGTERM; it says how many images were saved.
     """
     from sefi.api import generate_each
     from sefi.cli.image_files import save_numbered_image
     from sefi.cli.output import print_remark
-    from sefi.core.errors import Interrupted
+    from sefi.core.errors import delay_interrupts, make_interrupted
     from sefi.diffusion.sampling import FLAGGED
 
     images: list[GeneratedImage] = []
@@ -324,17 +324,18 @@ def draw_and_save(
             safety_checker=not run.allowed.unchecked,
             **inputs,
         ):
-            path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
-            images.append(image)
-            entry: FileEntry = {"file": str(path), "prompt": image.prompt, "seed": image.seed, "invisible_mark": marked}
-            if image.flagged:
-                entry["flagged"] = True
-                print_remark(f"note: {FLAGGED.format(image.prompt, image.seed)}")
-            if inputs.get("repair_faces"):
-                entry["repaired_faces"] = [list(box) for box in image.repaired]
-            files.append(entry)
-    except KeyboardInterrupt:
+            with delay_interrupts():  # no image without its record
+                path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
+                images.append(image)
+                entry = FileEntry(file=str(path), prompt=image.prompt, seed=image.seed, invisible_mark=marked)
+                if image.flagged:
+                    entry["flagged"] = True
+                    print_remark(f"note: {FLAGGED.format(image.prompt, image.seed)}")
+                if inputs.get("repair_faces"):
+                    entry["repaired_faces"] = [list(box) for box in image.repaired]
+                files.append(entry)
+    except KeyboardInterrupt as stop:
         total = len(run.prompts) * run.config.generate.count
         problem = f"Interrupted: {len(files)} of {total} images are in '{folder}'."
-        raise Interrupted(problem, "Run the same command again.") from None
+        raise make_interrupted(stop, problem, "Run the same command again.") from None
     return images

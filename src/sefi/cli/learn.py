@@ -77,6 +77,15 @@ ConsentText = Annotated[
         help='Who allows it, for any but the embedded model: "by=Jane Doe; for=self; scope=private use".',
     ),
 ]
+Resume = Annotated[
+    bool | None,
+    typer.Option(
+        "--resume/--no-resume",
+        show_default=False,
+        help="Insist on going on with the unfinished training, or remove it; by default it is gone on with if there "
+        "is one.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -99,6 +108,7 @@ def run_learn(
     init: Init = None,
     consent: ConsentText = None,
     seed: options.Seed = 0,
+    resume: Resume = None,
     out: Out = None,
     overwrite: options.Overwrite = False,
     download: options.Download = False,
@@ -107,16 +117,10 @@ def run_learn(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn the person (or pet) in a photo; the result is a small file for `sefi generate -i`."""
-    from sefi.cli.loading import (
-        ModelOptions,
-        check_detector,
-        check_evaluators,
-        choose_preset,
-        format_settings,
-        load_config,
-    )
+    from sefi.cli import loading
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
+    from sefi.core.own_files import hold_output_lock
     from sefi.core.prompts import check_name
     from sefi.identity.file import Identity
 
@@ -124,18 +128,21 @@ def run_learn(
     path = out or Path(f"{name}.safetensors")
     inputs = (*photos, model, detector, evaluators, init, *(setting.partition("=")[2] for setting in settings or []))
     check_output(path, FileKind.IDENTITY, inputs=inputs, overwrite=overwrite, name=name)
-    overrides = [*(settings or []), *format_settings(learn__steps=steps, learn__class_word=class_word)]
-    chosen = choose_preset(method, preset)
-    config = load_config(chosen, overrides)
+    overrides = [*(settings or []), *loading.format_settings(learn__steps=steps, learn__class_word=class_word)]
+    chosen = loading.choose_preset(method, preset)
+    config = loading.load_config(chosen, overrides)
     placement = Placement(face, None if box is None else parse_box(box), no_crop, detector, show_crop)
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
-    check_detector(detector)
-    check_evaluators(evaluators)
+    loading.check_detector(detector)
+    loading.check_evaluators(evaluators)
     check_consent_text(consent)
     start = None if init is None else Identity.load(init)
-    wanted = LearnOptions(name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent)
-    model_options = prepare_method(config, ModelOptions(model, download, device, dtype), evaluators)
-    identity, summary = learn_and_save(photos, path, wanted, model_options)
+    wanted = LearnOptions(
+        name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume
+    )
+    model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
+    with hold_output_lock(path):
+        identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
     run = record_run(identity, chosen, model, init).dump()
@@ -214,6 +221,13 @@ class LearnOptions:
     inputs: "Sequence[Path | str | None]"
     overwrite: bool
     consent: str | None
+    resume: bool | None
+
+    def check_output(self, path: Path) -> None:
+        """Refuse a path where the identity may not be written; `OutputError`."""
+        from sefi.core.files import FileKind, check_output
+
+        check_output(path, FileKind.IDENTITY, inputs=self.inputs, overwrite=self.overwrite, name=self.name)
 
 
 def check_consent_text(text: str | None) -> None:
@@ -257,12 +271,14 @@ def learn_and_save(
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
-    from sefi.core.files import FileKind, check_output
+    from sefi.core.files import remove_file
     from sefi.diffusion.conditioning import list_identity_remarks
     from sefi.diffusion.text import find_unknown_words
-    from sefi.identity.file import compute_tokens_digest, write_identity
+    from sefi.identity.file import write_identity
     from sefi.photo.read import read_photo
+    from sefi.training.loop import list_recovery_remarks
 
+    learn_options.check_output(path)  # another process may have made it until this one got the lock
     photos = [read_photo(file) for file in files]
     if not learn_options.any_style:
         check_photo_styles(photos, for_drawings=model_options.name == options.EMBEDDED)
@@ -275,11 +291,7 @@ def learn_and_save(
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    signature = backbone.signature.compute_digest() if backbone.signature else ""
-    training = [learn_options.config.model_dump_json(), backbone.fingerprint, signature, learn_options.seed]
-    if learn_options.init is not None:
-        training.append(compute_tokens_digest(learn_options.init))
-    unfinished = name_checkpoint(path, crops, training)
+    unfinished, resumed_at = find_checkpoint(path, crops, backbone, learn_options)
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn(
@@ -294,15 +306,15 @@ def learn_and_save(
             progress=progress,
             checkpoint=unfinished,
         )
-    # Somebody may have put a file there meanwhile.
-    check_output(
-        path, FileKind.IDENTITY, inputs=learn_options.inputs, overwrite=learn_options.overwrite, name=learn_options.name
-    )
+    learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)
-    unfinished.unlink(missing_ok=True)
+    remove_file(unfinished)
     name_crop_sheet(learn_options.placement.show_crop, photos, crops, identity)
+    for remark in list_recovery_remarks(identity.header.metrics):
+        print_remark(f"note: {remark}")
     return identity, {
         "seconds": round(time.monotonic() - started, 1),
+        "resumed_at": resumed_at,
         "unknown_words": find_unknown_words(backbone, list_training_sentences(learn_options.config)),
         "photos": [make_crop_record(crop) for crop in crops],
     }
@@ -424,12 +436,25 @@ def record_run(identity: "Identity", preset: str, source: str, init: Path | None
     )
 
 
-def name_checkpoint(path: Path, crops: "Sequence[SubjectCrop]", training: "Sequence[object]") -> Path:
-    """Return the checkpoint of an interrupted training: the same command finds it again, no other does."""
-    content = hashlib.sha256(repr(training).encode())
-    for crop in crops:
-        content.update(crop.pixels.contiguous().numpy().data)
-    from sefi.core.files import fit_stem
+def find_checkpoint(
+    path: Path, crops: "Sequence[SubjectCrop]", backbone: "Backbone", learn_options: LearnOptions
+) -> tuple[Path, int]:
+    """Return the checkpoint of this training and the step that it goes on at; say what else is unfinished there."""
+    from sefi.cli.output import print_remark
+    from sefi.identity.file import compute_tokens_digest
+    from sefi.photo.augment import PhotoViews
+    from sefi.training.checkpoint import find_unfinished, name_checkpoint
+    from sefi.training.token_inversion import collect_training_key
 
-    rest = f".{content.hexdigest()[:12]}.unfinished"
-    return path.with_name(f".{fit_stem(path, len(rest) + 1)}{rest}")
+    config, seed, init = learn_options.config, learn_options.seed, learn_options.init
+    first, *rest = [crop.pixels for crop in crops]
+    key = collect_training_key(backbone, PhotoViews(first, config.views, tuple(rest)), config, seed)
+    training = [config.model_dump_json(), key["model"], key["signature"], seed]
+    if init is not None:
+        key["init"] = compute_tokens_digest(init)
+        training.append(key["init"])
+    checkpoint = name_checkpoint(path, [first, *rest], training)
+    step, remarks = find_unfinished(path, checkpoint, key, resume=learn_options.resume)
+    for remark in remarks:
+        print_remark(f"note: {remark}")
+    return checkpoint, step

@@ -35,6 +35,7 @@ SCHEMAS: dict[str, Schema] = {
             "seed": "what was given with --seed",
             "metrics": "numbers of the learning run, by name",
             "seconds": "time spent learning",
+            "resumed_at": "step at which an unfinished training was gone on with; 0 for a new one",
             "unknown_words": "words of the training sentences that the model does not know",
             "photos": "for every photo the square that was learned, in its pixels, and notes on it",
             "sha256": "of the identity file",

@@ -1,6 +1,11 @@
-"""Errors that say what is wrong in one sentence and what to do in another."""
+"""Errors that say what is wrong in one sentence and what to do in another; and the signals that interrupt work."""
 
-from typing import TYPE_CHECKING
+import signal
+import threading
+from collections.abc import Generator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -58,6 +63,21 @@ def suggest_install(extra: str) -> str:
     return f'In a clone of the repository run: pip install ".[{extra}]".'
 
 
+# How torch says that there is no memory, on processors and on accelerators.
+NO_MEMORY = ("out of memory", "allocate memory", "not enough memory")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that there was no memory for what was computed.
+
+    >>> is_out_of_memory(RuntimeError("DefaultCPUAllocator: can't allocate memory")), is_out_of_memory(ValueError("a"))
+    (True, False)
+    """
+    if isinstance(error, MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+
+
 class PhotoError(SefiError):
     """The photo cannot be read."""
 
@@ -98,3 +118,77 @@ class Interrupted(SefiError):
     """The user stopped the work; the remedy says what was kept."""
 
     exit_code = 130
+
+
+class Terminated(Interrupted):
+    """The system stopped the work by SIGTERM; the remedy says what was kept."""
+
+    exit_code = 143
+
+
+class TerminationSignal(KeyboardInterrupt):
+    """SIGTERM where it is answered as Ctrl-C is: what is done is saved before the end."""
+
+
+def make_interrupted(stop: KeyboardInterrupt, problem: str, remedy: str) -> Interrupted:
+    """Return the error for work that was stopped by Ctrl-C or by SIGTERM."""
+    return (Terminated if isinstance(stop, TerminationSignal) else Interrupted)(problem, remedy)
+
+
+@contextmanager
+def answer_termination() -> Generator[None]:
+    """Let SIGTERM raise `TerminationSignal` in the block; where it is ignored, or in other threads, all stays as it is.
+
+    Python delivers signals to the main thread only.
+    """
+    is_main = threading.current_thread() is threading.main_thread()
+    if not is_main or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, raise_termination)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def raise_termination(_number: int, _frame: object) -> NoReturn:
+    """Raise `TerminationSignal`; a handler of signals."""
+    raise TerminationSignal
+
+
+@contextmanager
+def delay_interrupts(*, second_stops: bool = False) -> Generator[list[int]]:
+    """Delay SIGINT and SIGTERM that arrive within the block, and raise them on leaving.
+
+    Python delivers signals to the main thread only, so other threads need no guard and get none. A signal that is
+    ignored, or that ends the process without Python, stays as it is.
+
+    Args:
+        second_stops: a second one ends the block at once.
+
+    Yields:
+        The numbers of those that have arrived.
+    """
+    arrived: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield arrived
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if callable(handler)}
+
+    def note(number: int, frame: FrameType | None) -> None:
+        arrived.append(number)
+        if second_stops and len(arrived) > 1:
+            before[signal.Signals(number)](number, frame)
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield arrived
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if not second_stops or len(arrived) == 1:
+            for number in arrived:
+                signal.raise_signal(number)

@@ -36,6 +36,9 @@ LOCK_SECONDS = 30.0
 ANOTHER = "Choose another place with --out."
 # What a file system says that knows no hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share of it, or the largest file
+# What it says where folders cannot be flushed.
+NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
 
 
 class FileKind(StrEnum):
@@ -256,8 +259,13 @@ def read_status(path: Path) -> os.stat_result | None:
 
 def make_output_error(path: Path, error: Exception) -> OutputError:
     """Return the error that says why nothing can be written here."""
+    if isinstance(error, MemoryError):
+        return OutputError(f"Cannot write to '{path}': there is not enough memory.", "Free some, and try again.")
     reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return OutputError(f"Cannot write to '{path}': {reason}.", ANOTHER)
+    full = getattr(error, "errno", None) in FULL
+    # What was done so far is beside the output: the same command goes on with it, another place does not.
+    remedy = "Free some space and run the same command again, or choose another place with --out." if full else ANOTHER
+    return OutputError(f"Cannot write to '{path}': {reason}.", remedy)
 
 
 # ------------------------------------------------------------------ existing files
@@ -354,7 +362,7 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         flush_folder(target.parent)
     except FileExistsError:
         raise
-    except (OSError, SafetensorError, UnicodeError) as error:
+    except (OSError, SafetensorError, UnicodeError, MemoryError) as error:
         raise make_output_error(path, error) from error
     finally:
         with suppress(OSError):  # a name or a disk that takes no file has none to remove, and the error above counts
@@ -371,9 +379,10 @@ def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     try:
         partial.mkdir()
         write(partial)
+        flush_tree(partial)
         partial.replace(path)
         flush_folder(path.parent)
-    except (OSError, SafetensorError) as error:
+    except (OSError, SafetensorError, MemoryError) as error:
         raise make_output_error(path, error) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -443,6 +452,19 @@ def write_numbered(folder: Path, stem: str, suffix: str, write: Callable[[Path],
             return path
 
 
+def remove_file(path: Path) -> None:
+    """Remove a file that is no longer needed, if it is there.
+
+    Raises:
+        OutputError: it cannot be removed; the work that it served is done.
+    """
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        problem = f"All is written, but '{path}' cannot be removed: {error.strerror}."
+        raise OutputError(problem, "Remove it yourself, or with `sefi forget --leftovers`.") from error
+
+
 def create_file(path: Path, mode: int = 0o666) -> None:
     """Create an empty file that nobody else has created, with the permissions of any new file, or fewer."""
     os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode))
@@ -458,10 +480,26 @@ def publish_file(partial: Path, path: Path, *, replace: bool) -> None:
         except OSError as error:
             if error.errno not in NO_LINKS:
                 raise
-            create_file(path)  # without hard links the name is taken first
-        else:
-            return
+            publish_without_links(partial, path)
+        return
     partial.replace(path)
+
+
+def publish_without_links(partial: Path, path: Path) -> None:
+    """Move a finished file to a free name where the system knows no hard links: the name is taken first.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: it cannot be done; then the name is free again.
+    """
+    create_file(path)
+    try:
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):
+            if partial.exists():  # else it has the name by now
+                path.unlink()
+        raise
 
 
 def flush_file(path: Path) -> None:
@@ -471,13 +509,31 @@ def flush_file(path: Path) -> None:
 
 
 def flush_folder(folder: Path) -> None:
-    """Wait until a folder's names are on the disk, where the system can say so."""
-    with suppress(OSError):
+    """Wait until a folder's names are on the disk, where the system can say so.
+
+    Raises:
+        OSError: the disk reports a fault: what was renamed may be gone after a loss of power.
+    """
+    try:
         handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    except PermissionError:  # a folder that may not be listed, and any folder on Windows
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in NO_FLUSHING:
+            raise
+    finally:
+        os.close(handle)
+
+
+def flush_tree(folder: Path) -> None:
+    """Wait until everything below a folder is on the disk; links are left alone. Errors as in `flush_folder`."""
+    for parent, _, names in os.walk(folder, topdown=False):
+        for path in (Path(parent, name) for name in names):
+            if not path.is_symlink():
+                flush_file(path)
+        flush_folder(Path(parent))
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """Folders that a command writes to repeatedly; a record of what it wrote there protects everybody else's files.
 
 The record holds the SHA-256 of each file. A file that has it is replaced unasked; one that was changed, or that
-somebody else put there, is refused.
+somebody else put there, is refused. A file that takes long to make is locked meanwhile.
 """
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+import os
+import platform
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,8 +16,13 @@ from sefi.core.errors import OutputError
 from sefi.core.files import (
     FileKind,
     check_output,
+    fcntl,
+    fit_stem,
+    follow_link,
     hold_folder_lock,
+    make_output_error,
     read_status,
+    take_lock,
     translate_existing_file_error,
     write_file,
     write_text,
@@ -151,3 +159,89 @@ def drop_digests(folder: Path, files: Iterable[str]) -> None:
             )
         else:
             (folder / RECORD).unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------ one process for an output
+
+LONGEST_NOTE = 200  # bytes of a lock file that are read
+
+
+@contextmanager
+def hold_output_lock(path: Path) -> Generator[None]:
+    """Hold the lock of a file that takes long to make, so that two processes never make it at once.
+
+    The lock file beside it, `.STEM.lock`, says who has it. The system frees the lock of a process that ends however
+    it ends; the file that it leaves is in nobody's way, and is gone after the next that holds it.
+
+    Raises:
+        OutputError: another process has it, named by its number and its machine; or nothing can be written there.
+    """
+    target = follow_link(path)
+    lock = target.with_name(f".{fit_stem(target, len('..lock'))}.lock")
+    handle = open_lock(lock, path)
+    try:
+        with suppress(OSError):  # on a full disk it is locked, and nobody is named
+            os.ftruncate(handle, 0)
+            os.write(handle, f"{os.getpid()} {platform.node()}".encode("utf-8", "replace"))
+        yield
+    finally:
+        if fcntl is None:
+            os.close(handle)  # Windows removes no open file
+        with suppress(OSError):
+            lock.unlink()
+        if fcntl is not None:
+            os.close(handle)
+
+
+def open_lock(lock: Path, path: Path) -> int:
+    """Return the handle of a lock file that this process alone holds.
+
+    Args:
+        path: what is locked, for the message.
+
+    Raises:
+        OutputError: as in `hold_output_lock`.
+    """
+    while True:
+        handle = create_lock(lock, path)
+        try:
+            take_lock(handle, wait=False)
+        except BlockingIOError:
+            os.close(handle)
+            raise make_lock_error(lock, path) from None
+        except OSError:  # a file system without locks
+            return handle
+        if is_same_file(handle, lock):
+            return handle
+        os.close(handle)  # whoever had it removed the file meanwhile
+
+
+def create_lock(lock: Path, path: Path) -> int:
+    """Return the handle of a lock file, created if it is missing; on Windows it is nobody else's then."""
+    try:
+        if fcntl is None and lock.exists():
+            lock.unlink()  # Windows refuses it as long as a process has the file open
+        return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        if fcntl is None and isinstance(error, PermissionError):
+            raise make_lock_error(lock, path) from None
+        raise make_output_error(path, error) from error
+
+
+def is_same_file(handle: int, path: Path) -> bool:
+    """Return whether an open file is the one of this name."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except OSError:
+        return False
+
+
+def make_lock_error(lock: Path, path: Path) -> OutputError:
+    """Return the error that names the process which is making a file."""
+    note = b""
+    with suppress(OSError), lock.open("rb") as file:
+        note = file.read(LONGEST_NOTE)
+    number, _, machine = note.decode("utf-8", "replace").partition(" ")
+    who = f"Process {number}" if number.isdecimal() else "Another process"
+    where = f" on {machine}" if machine and machine != platform.node() else ""
+    return OutputError(f"{who}{where} is making '{path}'.", "Wait until it has ended, or choose another --out.")

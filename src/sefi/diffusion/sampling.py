@@ -17,7 +17,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core import __version__
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import REMARKS, ConfigError, GenerationError
+from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
@@ -37,6 +37,8 @@ from sefi.diffusion.source_image import (
 from sefi.photo.detect import FaceDetector, find_square_around
 from sefi.provenance.metadata import ImageRecord
 from sefi.provenance.save import EncodedImage, encode_image
+
+LOGGER = logging.getLogger(REMARKS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,27 +295,53 @@ def sample_images(
 ) -> Iterator[GeneratedImage]:
     """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once.
 
+    Where there is no memory for so many, half as many are from then on. Each has its own noise all the same.
+
     Args:
         source: images to start from or to follow: one for all, or one to start from for each prompt.
+
+    Raises:
+        GenerationError: an image is not made of finite numbers, or there is no memory for a single one.
     """
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
-    total = -(-len(prompts) // size)
-    progress.start(total * len(list_run_timesteps(pipeline, settings, source)), "generating")
-    for start in range(0, len(prompts), size):
-        chosen = list(prompts[start : start + size])
-        images = sample_batch(
-            model,
-            pipeline,
-            chosen,
-            seeds[start : start + size],
-            settings,
-            progress.advance,
-            source.select(start, len(chosen)),
-        )
+    steps, start = len(list_run_timesteps(pipeline, settings, source)), 0
+    progress.start(-(-len(prompts) // size) * steps, "generating")
+    while start < len(prompts):
+        chosen, chosen_seeds = list(prompts[start : start + size]), seeds[start : start + size]
+        images: list[Image] = []
+        try:
+            part = source.select(start, len(chosen))
+            images = sample_batch(model, pipeline, chosen, chosen_seeds, settings, progress.advance, part)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+        # Outside of the handler: what the failed try held is free by now.
+        if not images:
+            size = shrink_batch(backbone, len(chosen), settings)
+            progress.start(-(-(len(prompts) - start) // size) * steps, "generating")
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
+        start += len(images)
     progress.finish()
+
+
+def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings) -> int:
+    """Return how many images are generated at once where there was no memory for `count`.
+
+    Raises:
+        GenerationError: there was none for a single one.
+    """
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+    if count == 1:
+        height, width = get_image_size(backbone, settings)
+        raise GenerationError(
+            f"There is not enough memory for one image of {width} x {height}.",
+            "Make it smaller with --width and --height, use --dtype bfloat16, or close other programs.",
+        )
+    LOGGER.warning("there is not enough memory for %d images at once: now %d are generated at once", count, count // 2)
+    return count // 2
 
 
 def list_run_timesteps(pipeline: Pipeline, settings: GenerateSettings, source: SourceImages) -> Tensor:

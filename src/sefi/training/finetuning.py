@@ -1,6 +1,6 @@
 """Finetune weights of the model itself, by denoising the subject's views and images of its class."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from sefi.diffusion.text import join_texts
 from sefi.identity.file import IdentityHeader, read_saved_config
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
-from sefi.training.token_inversion import ViewLatents, encode_in_batches, predict_with_target
+from sefi.training.loop import LossPart
+from sefi.training.token_inversion import ViewLatents, encode_in_batches, predict_with_target, split_samples
 
 # Users take small seeds; nobody takes these.
 FIRST_PRIOR_SEED = 8_000_001
@@ -63,6 +64,17 @@ class FinetuningBatch:
     timesteps: Tensor
     context: TextEncoding
     cell_mask: Tensor | None = None
+
+    def select(self, samples: range) -> "FinetuningBatch":
+        """Return the samples of these numbers."""
+        chosen = slice(samples.start, samples.stop)
+        return FinetuningBatch(
+            self.latents[chosen],
+            self.noise[chosen],
+            self.timesteps[chosen],
+            self.context.select(torch.arange(samples.start, samples.stop)),
+            None if self.cell_mask is None else self.cell_mask[chosen],
+        )
 
 
 DrawBatch = Callable[[int], FinetuningBatch]  # the number of a step to its batch
@@ -110,6 +122,26 @@ class WeightTask:
         class_loss = self.compute_denoising_loss(self.inputs.draw_prior(step))
         numbers["loss_prior"] = float(class_loss.detach())
         return subject_loss + self.config.tune.prior_weight * class_loss, numbers
+
+    def count_samples(self) -> int:
+        """Return how many samples a step has, of the subject and of its class each."""
+        return self.config.learn.batch
+
+    def compute_loss_parts(self, step: int, parts: int) -> Iterator[LossPart]:
+        """Yield the loss of each part of a step's samples, of the subject and then of its class.
+
+        Each part draws the whole batch again: what is trained may be in the texts, and a part's graph ends with it.
+        """
+        draws = [(self.inputs.draw_subject, "loss_denoise", 1.0)]
+        if self.inputs.draw_prior is not None:
+            draws.append((self.inputs.draw_prior, "loss_prior", self.config.tune.prior_weight))
+        for draw, name, weight in draws:
+            batch = draw(step)
+            count = len(batch.latents)
+            for number, samples in enumerate(split_samples(count, parts)):
+                batch = draw(step) if number else batch
+                loss = self.compute_denoising_loss(batch.select(samples))
+                yield len(samples) / count, weight * loss, {name: float(loss.detach())}
 
     def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
         """Return the mean squared error over the cells of the mask, each sample's mean first."""

@@ -1,99 +1,43 @@
 """The loop of every training: steps, progress, the best step so far, checkpoints and interrupts."""
 
-import math
+import logging
 import os
-import signal
-import threading
+import shutil
 import time
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from sefi.core.config import Config
-from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.errors import (
+    REMARKS,
+    ConfigError,
+    Interrupted,
+    OutputError,
+    delay_interrupts,
+    is_out_of_memory,
+    make_interrupted,
+)
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
-from sefi.training.checkpoint import load_training, save_training
+from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
+from sefi.training.probe import BestSoFar
 
 SAVE_EVERY_SECONDS = 20.0
+GOOD_EVERY = 25  # steps between two copies of a good state
+LARGEST_COPY = 64 << 20  # bytes of weights of which such copies are made
+SPARE_BYTES = 1 << 20  # for headers, and for what the file system needs itself
+GO_ON_WITH_SPACE = "Free some space and run the same command again: it goes on from where it was last saved."
+LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
+LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
-
-
-@dataclass
-class BestSoFar:
-    """The tensors with the highest score.
-
-    Attributes:
-        patience: scores in a row that are no better, after which training stops.
-        score: the highest so far; any unit.
-        step: steps that had been made then.
-        worse: scores since then.
-        asked_at: steps that had been made at the last probe.
-        tensors: those of that step, by name; None before the first probe.
-    """
-
-    patience: int
-    score: float = -math.inf
-    step: int = 0
-    worse: int = 0
-    asked_at: int = 0
-    tensors: dict[str, Tensor] | None = None
-
-    def update(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
-        """Keep these tensors if their score is higher than every one before; an equal one is no gain."""
-        self.asked_at = step
-        if score > self.score:
-            self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-            self.step, self.score, self.worse = step, score, 0
-        else:
-            self.worse += 1
-
-    @property
-    def should_stop(self) -> bool:
-        """Whether training should stop."""
-        return self.worse >= self.patience
-
-    def get_state(self) -> dict[str, Tensor]:
-        """Return everything as tensors, for a checkpoint; nothing before the first score."""
-        if self.tensors is None:
-            return {}
-        numbers = torch.tensor([self.score, self.step, self.worse, self.asked_at], dtype=torch.float64)
-        # The names are those of older checkpoints.
-        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.tensors.items()}}
-
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Restore what `get_state` returned."""
-        if state:
-            self.score, *steps = state["numbers"].tolist()
-            self.step, self.worse, self.asked_at = map(int, steps)
-            self.tensors = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}
-
-
-@contextmanager
-def delay_interrupts() -> Generator[None]:
-    """Delay an interrupt that arrives within the block, and raise it once on leaving.
-
-    Python delivers signals to the main thread only, so other threads need no guard and get none.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: arrived.append(number))
-    try:
-        yield
-    finally:
-        # None: a handler that was not set from Python; it cannot be put back, the default is the closest.
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
-        if arrived:
-            signal.raise_signal(signal.SIGINT)
 
 
 class Task(Protocol):
@@ -113,6 +57,26 @@ class Task(Protocol):
 
     def after_step(self) -> None:
         """Apply limits and averages after an update."""
+        ...
+
+
+LossPart = tuple[float, Tensor, dict[str, float]]  # share of the samples, their loss, and the numbers worth logging
+
+
+@runtime_checkable
+class DivisibleTask(Task, Protocol):
+    """A task whose samples of a step can be gone through in parts, where there is no memory for all at once."""
+
+    def count_samples(self) -> int:
+        """Return how many samples a step has."""
+        ...
+
+    def compute_loss_parts(self, step: int, parts: int) -> Iterator[LossPart]:
+        """Yield the loss of each part of a step's samples; the shares add up to 1, the losses times them to the loss.
+
+        Everything random is as in `compute_loss`. Each loss is of a graph of its own, which the one who takes it may
+        free before the next is computed.
+        """
         ...
 
 
@@ -165,12 +129,12 @@ def train(
 
     Raises:
         Interrupted: the user stopped it; a checkpoint, if asked for, is saved.
-        ConfigError: the loss is no longer finite.
+        ConfigError: the loss or a gradient was not finite three times, and nothing was learned before.
     """
     trainer = IdentityTrainer(task, config, probe)
     trainer.resume(checkpoint)
     numbers = trainer.run(progress, checkpoint)
-    return trainer.get_result(), numbers | trainer.describe_best()
+    return trainer.get_result(), numbers | trainer.describe_best() | trainer.describe_recovery()
 
 
 class PeriodicSaver:
@@ -202,78 +166,215 @@ class Trainer:
         done: steps whose update is in the weights; changes together with them.
         best: the best identity so far, where a probe scores them; it is saved with the training.
         numbers: of the last step that was taken, also before a kill.
+        recovery: what it did to go on where a loss was not finite or memory was short; it is saved with the training.
     """
 
     def __init__(self, task: Task, optimiser: torch.optim.Optimizer, options: LoopOptions, patience: int = 0) -> None:
         self.task, self.optimiser, self.options = task, optimiser, options
         self.done, self.best, self.numbers = 0, BestSoFar(patience), dict[str, float]()
+        self.recovery, self.first_rate = Recovery(), float(optimiser.param_groups[0]["lr"])
+        self.is_large = sum(value.nbytes for value in task.weights.state_dict().values()) > LARGEST_COPY
 
     def run(self, progress: Progress, checkpoint: Path | None) -> dict[str, float]:
         """Take the steps that are left and return the last one's numbers.
 
         Raises:
-            Interrupted: the user stopped it; a checkpoint, if asked for, is saved.
-            ConfigError: the loss is no longer finite.
+            Interrupted: the user stopped it; the step is finished and a checkpoint, if asked for, is saved.
+            KeyboardInterrupt: the user asked twice; the last checkpoint stands.
+            ConfigError: the loss or a gradient was not finite three times, or there is no memory for one sample.
+            OutputError: there is no space for the checkpoint; the last one stands.
         """
+        if checkpoint is not None and not self.is_finished():
+            self.check_space(checkpoint.parent)
         progress.start(self.options.steps - self.done, self.options.label)
-        saver = PeriodicSaver(self, checkpoint)
+        saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
         try:
             self.score_if_due()
             while not self.is_finished():
-                self.numbers = self.take_step(self.done)
-                progress.advance(**self.numbers)
-                saver.save_if_due()
+                with delay_interrupts(second_stops=True) as arrived:
+                    self.numbers = self.take_step(self.done)
+                    progress.advance(**self.numbers)
+                    saver.save_if_due()
                 self.score_if_due()
-        except KeyboardInterrupt:
-            raise self.save_stopped(checkpoint) from None
+        except KeyboardInterrupt as stop:
+            if len(arrived) > 1:  # who asks twice does not wait for the last save either
+                raise
+            raise self.save_stopped(checkpoint, stop) from None
         progress.finish()
+        self.check_strikes()
         return self.numbers
 
     def score_if_due(self) -> None:
         """Do nothing: nothing is scored here."""
 
     def is_finished(self) -> bool:
-        """Return whether all steps are taken."""
-        return self.done >= self.options.steps
+        """Return whether all steps are taken, or too many were not finite."""
+        return self.done >= self.options.steps or len(self.recovery.strikes) >= STRIKES
 
     def take_step(self, step: int) -> dict[str, float]:
-        """Take an optimiser step; return the numbers that are worth logging."""
-        if self.options.rate is not None:
-            set_rate(self.optimiser, self.options.rate(step))
-        loss, numbers = self.task.compute_loss(step)
-        if not torch.isfinite(loss):
-            raise ConfigError(f"The loss is not finite at step {step}.", "Lower learn.learning_rate.")
-        compute_gradients(loss, self.optimiser, self.options.gradient_clip)
+        """Take an optimiser step; return the numbers that are worth logging.
+
+        Where the loss or a gradient is not finite, the last good state is restored instead, this step's samples are
+        passed over, and the rate is halved.
+        """
+        self.set_step_rate(step)
+        numbers = self.compute_step(step)
         with delay_interrupts():
+            if numbers is None:
+                self.restore_good_state(step)
+                return self.numbers
+            self.note_good_state(step)
             self.optimiser.step()
             self.task.after_step()
             self.done = step + 1
         return numbers
 
+    def set_step_rate(self, step: int) -> None:
+        """Set the rate of a step: half as high after every step that was not finite."""
+        share = 0.5 ** len(self.recovery.strikes)
+        if self.options.rate is not None:
+            set_rate(self.optimiser, self.options.rate(step) * share)
+        elif self.recovery.strikes:
+            set_rate(self.optimiser, self.first_rate * share)
+
+    def compute_step(self, step: int) -> dict[str, float] | None:
+        """Compute the gradients of a step; return its numbers, or None where loss or gradients are not finite.
+
+        Where there is no memory for it, the step's samples are split into more and more parts, whose gradients are
+        added; so it stays for the steps after it, also after a resume.
+        """
+        while True:
+            try:
+                return self.add_gradients(step)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Outside of the handler: what the failed try held is free by now.
+            self.split_further()
+
+    def add_gradients(self, step: int) -> dict[str, float] | None:
+        """Add up the gradients of all parts of a step; return as `compute_step` does."""
+        self.optimiser.zero_grad(set_to_none=True)
+        totals: dict[str, float] = {}
+        for share, loss, numbers in self.compute_parts(step):
+            if not torch.isfinite(loss):
+                return None
+            (loss * share).backward()
+            for name, value in numbers.items():
+                totals[name] = totals.get(name, 0.0) + share * value
+        return totals if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+
+    def compute_parts(self, step: int) -> Iterator[LossPart]:
+        """Yield the loss of a step, or the losses of its parts."""
+        if self.recovery.parts > 1 and isinstance(self.task, DivisibleTask):
+            yield from self.task.compute_loss_parts(step, self.recovery.parts)
+        else:
+            yield 1.0, *self.task.compute_loss(step)
+
+    def split_further(self) -> None:
+        """Split the samples of a step into twice as many parts.
+
+        Raises:
+            ConfigError: there is one sample in a part already, or the task cannot be split.
+        """
+        self.optimiser.zero_grad(set_to_none=True)
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
+        if self.recovery.parts >= samples:
+            raise ConfigError("There is not enough memory to learn from one sample at a time.", LESS_MEMORY)
+        self.recovery.parts = min(2 * self.recovery.parts, samples)
+        LOGGER.warning("there is not enough memory: a step is now taken in %d parts", self.recovery.parts)
+
+    def note_good_state(self, step: int) -> None:
+        """Keep a copy of the state before a step whose loss and gradients are finite, every `GOOD_EVERY` steps.
+
+        Of weights that are too large for a copy in memory only the step is noted: to them the state before the step
+        that is not finite is the good one.
+        """
+        recovery = self.recovery
+        if self.is_large:
+            recovery.good_step = step
+        elif not recovery.good or step >= recovery.good_step + GOOD_EVERY:
+            state = collect_state(self.task.weights, self.optimiser)
+            recovery.good_step, recovery.good = step, {name: value.detach().clone() for name, value in state.items()}
+
+    def restore_good_state(self, step: int) -> None:
+        """Restore the last good state after a step that was not finite."""
+        recovery = self.recovery
+        if recovery.good:
+            restore_state(recovery.good, self.task.weights, self.optimiser)
+        recovery.strikes.append(step)
+        self.done = step + 1
+        LOGGER.warning(
+            "the loss or a gradient is not finite at step %d: back to step %d at half the rate",
+            step,
+            recovery.good_step,
+        )
+
+    def check_strikes(self) -> None:
+        """Refuse a training that ended because its loss was not finite too often.
+
+        Raises:
+            ConfigError: names the steps.
+        """
+        strikes = self.recovery.strikes
+        if len(strikes) >= STRIKES:
+            steps = ", ".join(map(str, strikes))
+            raise ConfigError(f"The loss or a gradient is not finite at steps {steps}.", "Lower learn.learning_rate.")
+
     def resume(self, checkpoint: Path | None) -> int:
         """Restore a checkpoint if there is one; return the next step."""
         if checkpoint is not None and os.path.lexists(checkpoint):  # whatever is there, it would be replaced
-            self.done, best, self.numbers = load_training(
+            self.done, best, self.numbers, self.recovery = load_training(
                 checkpoint, self.task.weights, self.optimiser, self.task.training_key
             )
             self.best.restore(best)
         return self.done
 
-    def save(self, checkpoint: Path) -> None:
-        """Save the training as it is after its last whole step."""
-        about = (self.done, self.task.training_key, self.best.get_state(), self.numbers)
-        save_training(checkpoint, self.task.weights, self.optimiser, *about)
+    def check_space(self, folder: Path) -> None:
+        """Refuse a folder in which there is no space for what a training writes, before it begins.
 
-    def save_stopped(self, checkpoint: Path | None) -> Interrupted:
-        """Save after Ctrl-C; return the error that says what was saved."""
-        steps = self.options.steps
+        A checkpoint has weights, moments, a copy of both and the best so far; while one is written the last one is
+        still there, and so is the result at the end.
+
+        Raises:
+            OutputError: says how much there is and how much is needed.
+        """
+        weights = sum(value.nbytes for value in self.task.weights.state_dict().values())
+        moments = 2 * sum(p.nbytes for group in self.optimiser.param_groups for p in group["params"])
+        state = (weights + moments) * (1 if self.is_large else 2) + weights
+        needed = 2 * state + weights + SPARE_BYTES
+        with suppress(OSError):  # what cannot be measured may be enough
+            free = shutil.disk_usage(folder).free
+            if free < needed:
+                problem = (
+                    f"There are {free / 2**20:.1f} MiB free in '{folder}', and learning needs {needed / 2**20:.1f}."
+                )
+                raise OutputError(problem, GO_ON_WITH_SPACE)
+
+    def save(self, checkpoint: Path) -> None:
+        """Save the training as it is after its last whole step.
+
+        Raises:
+            OutputError: it cannot be written; the checkpoint before it stands.
+        """
+        about = (self.done, self.task.training_key, self.best.get_state())
+        try:
+            save_training(
+                checkpoint, self.task.weights, self.optimiser, *about, numbers=self.numbers, recovery=self.recovery
+            )
+        except OutputError as error:
+            raise OutputError(error.problem, GO_ON_WITH_SPACE if checkpoint.exists() else error.remedy) from error
+
+    def save_stopped(self, checkpoint: Path | None, stop: KeyboardInterrupt) -> Interrupted:
+        """Save after Ctrl-C or SIGTERM; return the error that says what was saved."""
+        stopped = f"Stopped at step {self.done} of {self.options.steps}"
         if checkpoint is None:
-            return Interrupted(f"Stopped at step {self.done} of {steps}; nothing was saved.", "Run the command again.")
+            return make_interrupted(stop, f"{stopped}; nothing was saved.", "Run the command again.")
         self.save(checkpoint)
-        return Interrupted(
-            f"Stopped at step {self.done} of {steps}; the training is saved in {checkpoint}.",
-            "Run the same command again to go on from there.",
-        )
+        problem = f"{stopped}; the training is saved in {checkpoint}."
+        return make_interrupted(stop, problem, "Run the same command again to go on from there.")
 
 
 class IdentityTrainer(Trainer):
@@ -300,7 +401,25 @@ class IdentityTrainer(Trainer):
         due = every > 0 and (self.done % every == 0 or self.done == self.options.steps)
         if self.probe is not None and due and self.best.asked_at < self.done:
             tensors = self.task.get_identity_tensors()
-            self.best.update(tensors, self.done, self.probe(tensors))
+            score = self.probe(tensors)
+            with delay_interrupts():
+                self.best.update(tensors, self.done, score)
+
+    def check_strikes(self) -> None:
+        """Let a training that ended early have its result, if it had learned anything; see `Trainer`."""
+        if not self.optimiser.state and self.best.tensors is None:
+            super().check_strikes()
+
+    def describe_recovery(self) -> dict[str, float]:
+        """Return what the training did to go on; nothing where nothing went wrong.
+
+        `strikes` is how many steps were not finite, `ended_at` the step of the state that is the result where there
+        were too many, and `parts` the parts of a step's samples where there was no memory for all at once.
+        """
+        strikes, parts = self.recovery.strikes, self.recovery.parts
+        numbers: dict[str, float] = {"strikes": len(strikes)} if strikes else {}
+        numbers |= {"ended_at": self.recovery.good_step} if len(strikes) >= STRIKES else {}
+        return numbers | ({"parts": parts} if parts > 1 else {})
 
     def get_result(self) -> Tensors:
         """Return the best identity by the probe, or the last one without a probe.
@@ -336,4 +455,25 @@ def compute_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, clip: floa
     optimiser.zero_grad(set_to_none=True)
     loss.backward()
     if clip is not None:
-        nn.utils.clip_grad_norm_([p for group in optimiser.param_groups for p in group["params"]], clip)
+        clip_gradients(optimiser, clip)
+
+
+def clip_gradients(optimiser: torch.optim.Optimizer, clip: float | None) -> Tensor:
+    """Return the norm of all gradients, a scalar; those that are longer than `clip` together are shortened to it."""
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    if clip is not None:
+        return nn.utils.clip_grad_norm_(parameters, clip)
+    return nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def list_recovery_remarks(metrics: Mapping[str, float]) -> list[str]:
+    """List remarks on what a training did to go on, by the numbers of its identity."""
+    remarks: list[str] = []
+    if strikes := metrics.get("strikes"):
+        remark = f"the loss or a gradient was not finite at {strikes:.0f} steps, and each halved the learning rate"
+        if "ended_at" in metrics:
+            remark += f"; learning ended early, with the state of step {metrics['ended_at']:.0f} or the best before it"
+        remarks.append(remark)
+    if parts := metrics.get("parts"):
+        remarks.append(f"there was not enough memory for all samples of a step: it was taken in {parts:.0f} parts")
+    return remarks

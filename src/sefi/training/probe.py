@@ -1,11 +1,14 @@
-"""Score an identity during training: a few images from fixed noise, seen by the evaluators."""
+"""Score an identity during training: a few images from fixed noise, seen by the evaluators; and keep the best."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError
@@ -105,3 +108,53 @@ class ImageProbe:
     def score_prompts(self, images: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Return CLIP's cosine of each image and its prompt, `[prompt]`."""
         return (self.evaluators.clip.encode_images(images) * self.texts).sum(1)
+
+
+@dataclass
+class BestSoFar:
+    """The tensors with the highest score.
+
+    Attributes:
+        patience: scores in a row that are no better, after which training stops.
+        score: the highest so far; any unit.
+        step: steps that had been made then.
+        worse: scores since then.
+        asked_at: steps that had been made at the last probe.
+        tensors: those of that step, by name; None before the first probe.
+    """
+
+    patience: int
+    score: float = -math.inf
+    step: int = 0
+    worse: int = 0
+    asked_at: int = 0
+    tensors: dict[str, Tensor] | None = None
+
+    def update(self, tensors: dict[str, Tensor], step: int, score: float) -> None:
+        """Keep these tensors if their score is higher than every one before; an equal one is no gain."""
+        self.asked_at = step
+        if score > self.score:
+            self.tensors = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+            self.step, self.score, self.worse = step, score, 0
+        else:
+            self.worse += 1
+
+    @property
+    def should_stop(self) -> bool:
+        """Whether training should stop."""
+        return self.worse >= self.patience
+
+    def get_state(self) -> dict[str, Tensor]:
+        """Return everything as tensors, for a checkpoint; nothing before the first score."""
+        if self.tensors is None:
+            return {}
+        numbers = torch.tensor([self.score, self.step, self.worse, self.asked_at], dtype=torch.float64)
+        # The names are those of older checkpoints.
+        return {"numbers": numbers, **{f"kept.{name}": tensor for name, tensor in self.tensors.items()}}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Restore what `get_state` returned."""
+        if state:
+            self.score, *steps = state["numbers"].tolist()
+            self.step, self.worse, self.asked_at = map(int, steps)
+            self.tensors = {k.removeprefix("kept."): v for k, v in state.items() if k.startswith("kept.")}

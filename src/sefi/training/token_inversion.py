@@ -1,7 +1,9 @@
 """Learn tokens from photos of a subject: random views, stages, two texts, the attention loss (equations 1 to 3)."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +18,7 @@ from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
 from sefi.photo.augment import PhotoViews
+from sefi.training.loop import LossPart
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,23 @@ class TrainingBatch:
     noise: Tensor
     timesteps: Tensor
     template_index: Tensor
+
+    def select(self, samples: range) -> "TrainingBatch":
+        """Return the samples of these numbers."""
+        chosen = slice(samples.start, samples.stop)
+        return TrainingBatch(
+            self.latents[chosen], self.noise[chosen], self.timesteps[chosen], self.template_index[chosen]
+        )
+
+
+def split_samples(count: int, parts: int) -> list[range]:
+    """Split the numbers of samples into parts of about the same size.
+
+    >>> split_samples(5, 2)
+    [range(0, 2), range(2, 5)]
+    """
+    borders = [part * count // parts for part in range(parts + 1)]
+    return [range(first, following) for first, following in pairwise(borders) if first < following]
 
 
 class NoisyBatch(Protocol):
@@ -270,6 +290,19 @@ class TokenTask:
         batch = draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
         losses = compute_losses(self.backbone, self.texts, tokens, batch, self.config.learn)
         return losses.total, self.list_numbers(losses, tokens)
+
+    def count_samples(self) -> int:
+        """Return how many samples a step has."""
+        return self.config.learn.batch
+
+    def compute_loss_parts(self, step: int, parts: int) -> Iterator[LossPart]:
+        """Yield the loss of each part of a step's samples; the tokens, and what drops out of them, are the same."""
+        self.weights.train()
+        batch = draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
+        for samples in split_samples(len(batch.latents), parts):
+            tokens = self.tokens(create_generator(self.seed, "dropout", step))
+            losses = compute_losses(self.backbone, self.texts, tokens, batch.select(samples), self.config.learn)
+            yield len(samples) / len(batch.latents), losses.total, self.list_numbers(losses, tokens)
 
     def list_numbers(self, losses: Losses, tokens: Tensor) -> dict[str, float]:
         """Return both losses, their weighted ratio (the scale check) and the mean token norm over the class word's."""

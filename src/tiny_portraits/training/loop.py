@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sefi.core.errors import ConfigError, Interrupted, SefiError
+from sefi.core.errors import ConfigError, Interrupted, SefiError, delay_interrupts
 from sefi.core.progress import Progress
-from sefi.training.loop import LoopOptions, Trainer, delay_interrupts
+from sefi.training.loop import LoopOptions, Trainer
 from tiny_portraits.training.acceleration import CapturedSteps, SplitLoss
 
 START_AGAIN = "Start again without --resume, or choose another --out."
@@ -145,7 +145,7 @@ def replace_remedy(kind: type[SefiError], remedy: str) -> Generator[None]:
     try:
         yield
     except kind as error:
-        raise kind(error.problem, remedy) from None
+        raise type(error)(error.problem, remedy) from None
 
 
 def set_step_seed(seed: int, step: int) -> None:

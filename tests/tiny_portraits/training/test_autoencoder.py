@@ -130,7 +130,7 @@ def test_a_constant_stage_can_be_prolonged_and_a_falling_one_not(tmp_path):
     at_once = make(tmp_path / "whole", stages=(replace(crops, steps=5),))
     assert all(torch.equal(value, longer[name]) for name, value in at_once.items())
     make(tmp_path, stages=(whole,))
-    with pytest.raises(ConfigError, match="other settings"):
+    with pytest.raises(ConfigError, match="another training"):
         make(tmp_path, stages=(replace(whole, steps=5),), resume=True)
 
 

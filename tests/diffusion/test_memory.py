@@ -1,0 +1,81 @@
+"""Where there is no memory for a batch of images, fewer are generated at once; each is the same."""
+
+import numpy as np
+import pytest
+import torch
+
+from sefi.api import generate
+from sefi.core.config import Config, parse_config
+from sefi.core.errors import GenerationError
+from sefi.core.progress import SilentProgress
+from sefi.diffusion import sampling
+
+PROMPTS = ["a photo of a dog", "a red cup in snow", "a person"]
+
+
+class Counts(SilentProgress):
+    """What the progress is told: for each start the total and the steps after it."""
+
+    def __init__(self):
+        self.runs = []
+
+    def start(self, total, label):
+        self.runs.append([total, 0])
+
+    def advance(self, **numbers):
+        self.runs[-1][1] += 1
+
+
+def draw(backbone, batch_size, progress=None, scheduler="ddim"):
+    settings = {"steps": 2, "count": 3, "batch_size": batch_size, "scheduler": scheduler}
+    config = parse_config({"generate": settings}, Config)
+    return [
+        np.asarray(one.pixels, int) for one in generate(PROMPTS, backbone=backbone, config=config, progress=progress)
+    ]
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """Let so many images be decoded at once, and fail as torch does with more; returns the sizes tried."""
+    whole, sizes = sampling.decode_images, []
+
+    def set_limit(most):
+        def decode(pipeline, latents, *arguments):
+            sizes.append(len(latents))
+            if len(latents) > most:
+                torch.empty(2**60, dtype=torch.uint8)
+            return whole(pipeline, latents, *arguments)
+
+        monkeypatch.setattr(sampling, "decode_images", decode)
+        return sizes
+
+    return set_limit
+
+
+@pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
+@pytest.mark.parametrize(("most", "tried"), [(1, [7, 3, *[1] * 9]), (2, [7, 3, *[1] * 9]), (3, [7, 3, 3, 3])])
+def test_fewer_images_at_once_are_the_same_images(backbone, limit, most, tried, scheduler):
+    alone = draw(backbone, 1, scheduler=scheduler)
+    wanted = draw(backbone, tried[-1], scheduler=scheduler)
+    sizes, progress = limit(most), Counts()
+    found = draw(backbone, 7, progress, scheduler)
+    assert sizes == tried
+    assert len(found) == 9
+    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
+    assert all(np.abs(one - other).max() <= 1 for one, other in zip(found, alone, strict=True))
+    assert progress.runs[-1][0] == progress.runs[-1][1]
+
+
+def test_no_memory_for_one_image_is_an_error(backbone, limit):
+    limit(0)
+    with pytest.raises(GenerationError, match="not enough memory for one image of 24 x 24"):
+        draw(backbone, 4)
+
+
+def test_another_error_is_raised_as_it_is(backbone, monkeypatch):
+    def fail(*_arguments):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(sampling, "decode_images", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        draw(backbone, 4)

@@ -1,0 +1,60 @@
+"""A process that is killed at any step or moment loses nothing: the same command ends with the same files."""
+
+from itertools import islice
+
+import pytest
+from tests.faults.kills import Benchmark, Training, draw_moments
+
+FEW, MANY, MOMENTS = 7, 60, 20
+
+
+@pytest.fixture(scope="module")
+def training(opened, tmp_path_factory):
+    """A training of a few steps that nothing disturbs."""
+    return Training.run(FEW, tmp_path_factory.mktemp("training"))
+
+
+@pytest.mark.parametrize(("step", "saved"), [(1, False), (1, True), (4, True), (FEW, False), (FEW, True)])
+def test_a_training_that_is_killed_at_a_step_ends_with_the_same_file(training, tmp_path, step, saved):
+    assert training.try_kill(tmp_path / "run", step, saved=saved) == ""
+
+
+def test_another_file_and_steps_that_are_taken_again_are_found(training, tmp_path):
+    """What the trials rest on."""
+    other = Training(FEW, b"")
+    assert other.try_kill(tmp_path / "run", 4, saved=True) == "the identity is another one"
+    longer = Training(FEW, training.content)
+    ending_words = longer.try_kill(tmp_path / "run", FEW + 1, saved=True)  # a step that it never takes
+    assert ending_words.startswith("not killed at step 8")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_training_of_sixty_steps_is_killed_at_each(opened, tmp_path):
+    training = Training.run(MANY, tmp_path)
+    faults = [
+        training.try_kill(tmp_path / "run", n, saved=saved) for n in range(1, MANY + 1) for saved in (False, True)
+    ]
+    assert [fault for fault in faults if fault] == []
+
+
+@pytest.fixture(scope="module")
+def benchmark_run(opened, tmp_path_factory):
+    """A benchmark run that nothing disturbs."""
+    return Benchmark.run(tmp_path_factory.mktemp("benchmark"))
+
+
+def test_a_benchmark_run_that_is_killed_ends_with_the_same_files(benchmark_run, tmp_path):
+    killed, fault = benchmark_run.try_kill(tmp_path / "run", benchmark_run.seconds / 2)
+    assert fault == ""
+    assert len(benchmark_run.final) > 20
+    assert killed or benchmark_run.seconds  # on a machine that got faster meanwhile it may have ended
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_a_benchmark_run_is_killed_at_many_moments(benchmark_run, tmp_path):
+    moments = islice(draw_moments(1, benchmark_run.seconds), MOMENTS)
+    tries = [benchmark_run.try_kill(tmp_path / "run", seconds) for seconds in moments]
+    assert [fault for _, fault in tries if fault] == []
+    assert sum(killed for killed, _ in tries) > MOMENTS / 2

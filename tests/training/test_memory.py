@@ -1,0 +1,148 @@
+"""Where there is no memory for all samples of a step, they are learned from in parts, with the same result."""
+
+import weakref
+
+import pytest
+import torch
+from tests.training.test_interrupt import views
+from tests.training.token_training import make_trainer
+
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.progress import SilentProgress
+from sefi.methods import METHODS, PRESETS
+from sefi.methods.base import TrainingOptions
+from sefi.training import finetuning, token_inversion
+from sefi.training.loop import list_recovery_remarks
+
+BATCH, STEPS = 5, 4
+CONFIG = override(
+    PRESETS["paper"], [f"learn.steps={STEPS}", f"learn.batch={BATCH}", "views.latent_pool=3", "learn.dropout=0.2"]
+)
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """Let the model take at most so many samples at once, and fail as torch does with more."""
+    whole, sizes, failed = token_inversion.predict_with_target, [], []
+
+    def set_limit(most):
+        def predict(backbone, batch, context, *arguments, **options):
+            sizes.append(len(batch.latents))
+            assert all(reference() is None for reference in failed), "what the failed try held is still there"
+            if len(batch.latents) > most:
+                failed.append(weakref.ref(context.states))
+                torch.empty(2**60, dtype=torch.uint8)
+            return whole(backbone, batch, context, *arguments, **options)
+
+        for module in (token_inversion, finetuning):
+            monkeypatch.setattr(module, "predict_with_target", predict)
+        return sizes
+
+    return set_limit
+
+
+def finish(trainer, checkpoint=None):
+    numbers = trainer.run(SilentProgress(), checkpoint)
+    return trainer.get_result()["tokens"], numbers | trainer.describe_recovery()
+
+
+@pytest.fixture
+def make(backbone):
+    return lambda config=CONFIG: make_trainer(backbone, views(backbone, config), config, 1)
+
+
+def test_gradients_of_parts_add_up_to_those_of_all(make):
+    gradients = []
+    for parts in (1, 2, 3, BATCH):
+        trainer = make()
+        trainer.recovery.parts = parts
+        numbers = trainer.compute_step(3)
+        gradients.append(torch.cat([p.grad.flatten() for p in trainer.task.weights.parameters()]))
+        assert numbers["loss_denoise"] == pytest.approx(trainer.task.compute_loss(3)[1]["loss_denoise"], rel=1e-5)
+    whole = gradients[0]
+    for split in gradients[1:]:
+        assert (split - whole).norm() <= 1e-5 * whole.norm()
+
+
+def test_learning_goes_on_in_parts_with_the_same_result(make, limit):
+    whole, numbers = finish(make())
+    sizes = limit(2)
+    trainer = make()
+    found, found_numbers = finish(trainer)
+    assert trainer.recovery.parts == 4
+    # All at once, two parts, four parts; and four parts from then on.
+    assert sizes == [5, 2, 3, 1, 1, 1, 2, *[1, 1, 1, 2] * (STEPS - 1)]
+    assert (found - whole).norm() <= 1e-4 * whole.norm()
+    assert list_recovery_remarks(numbers) == []
+    assert "taken in 4 parts" in list_recovery_remarks(found_numbers)[0]
+    assert found_numbers.pop("parts") == 4
+    assert found_numbers.keys() == numbers.keys()
+    assert found_numbers["loss_denoise"] == pytest.approx(numbers["loss_denoise"], rel=1e-3)
+
+
+def test_the_same_parts_give_the_same_bits(make, limit, tmp_path):
+    """Found by trying, set from the beginning, or gone on with after a stop."""
+    checkpoint = tmp_path / "run"
+    sizes = limit(1)
+    found, _ = finish(make())
+    known = make()
+    known.recovery.parts = BATCH
+    assert torch.equal(finish(known)[0], found)
+    stopped = make()
+    take_step = stopped.take_step
+
+    def stop_there(step):
+        if step == 2:
+            raise KeyboardInterrupt
+        return take_step(step)
+
+    stopped.take_step = stop_there
+    with pytest.raises(Interrupted):
+        stopped.run(SilentProgress(), checkpoint)
+    sizes.clear()
+    resumed = make()
+    resumed.resume(checkpoint)
+    assert torch.equal(finish(resumed)[0], found)
+    assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "custom-diffusion",
+        pytest.param("dreambooth", marks=pytest.mark.slow),
+        pytest.param("prospect", marks=pytest.mark.slow),
+    ],
+)
+def test_other_methods_learn_in_parts_too(backbone, limit, name):
+    few = ["learn.steps=2", "learn.batch=3", "views.latent_pool=2", "tune.prior_images=2", "generate.steps=2"]
+    config = override(PRESETS[name], [one for one in few if not one.startswith("tune.") or name != "prospect"])
+
+    def learn():
+        options = TrainingOptions(SilentProgress())
+        return METHODS[name].learn("ada", views(backbone, config), backbone, config, 1, options)
+
+    whole = learn()
+    sizes = limit(1)
+    found = learn()
+    assert max(sizes) == 3
+    assert set(sizes[-3:]) == {1}
+    # Together: of a bias to which the model is indifferent, rounding is all there is.
+    one, other = (torch.cat([made.tensors[key].flatten() for key in whole.tensors]) for made in (found, whole))
+    assert (one - other).norm() <= 1e-3 * other.norm()
+
+
+def test_no_memory_for_one_sample_is_an_error(make, limit):
+    limit(0)
+    with pytest.raises(ConfigError, match="not enough memory to learn from one sample at a time"):
+        finish(make())
+
+
+def test_another_error_is_raised_as_it_is(make, monkeypatch):
+    def fail(*_arguments, **_options):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(token_inversion, "predict_with_target", fail)
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        finish(make())
