@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from sefi.hosts.attach import attach as attach
     from sefi.identity.file import Identity as Identity
     from sefi.methods.registry import PRESETS as PRESETS
+    from sefi.provenance.consent import Consent as Consent
     from sefi.provenance.save import save_image as save_image
 
 # Where each public name is defined; `__getattr__` imports it from there when it is asked for.
@@ -32,11 +33,13 @@ DEFINED_IN = {
     "Config": "sefi.core.config",
     "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
+    "Consent": "sefi.provenance.consent",
     "save_image": "sefi.provenance.save",
 }
 __all__ = [
     "PRESETS",
     "Config",
+    "Consent",
     "Identity",
     "SefiError",
     "attach",

@@ -164,3 +164,21 @@ def test_nothing_is_removed_where_a_record_of_images_cannot_be_read(home, sefi, 
     assert (home / "work" / "ada.safetensors").is_file()
     assert sefi("forget", "ada", "--yes").exit_code == 0
     assert not (home / "work" / "ada.safetensors").exists()
+
+
+def test_a_folder_with_too_many_files_is_searched_as_far_as_that_goes(home, sefi, ada, monkeypatch):
+    monkeypatch.setattr("sefi.provenance.leftovers.find_regular_files.__defaults__", (3,))
+    monkeypatch.setattr("sefi.provenance.leftovers.find_leftovers_below.__defaults__", (3,))
+    shutil.copy(ada, "ada.safetensors")
+    (home / "work" / ".x.0123456789ab.unfinished").touch()
+    (home / "work" / "deep").mkdir()
+    for number in range(5):
+        (home / "work" / "deep" / f"{number}.txt").touch()
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not (home / "work" / "ada.safetensors").exists()
+    answer = json.loads(found.stdout)
+    assert "not searched to its end" in answer["unproven"][0]["reason"]
+    found = sefi("forget", "--leftovers", "--yes", "--json")
+    assert "not searched to its end" in found.stderr
+    assert len(json.loads(found.stdout)["left"]) == 1

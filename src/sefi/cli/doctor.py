@@ -104,14 +104,15 @@ def find_leftovers() -> list[str]:
 
     from sefi.cli.forget import list_own_caches
     from sefi.core.errors import OutputError
-    from sefi.provenance.leftovers import list_leftovers, list_temporary_folders
+    from sefi.provenance.leftovers import find_leftovers_below, list_temporary_folders
 
     found: dict[str, None] = {}
     for folder in (Path.cwd(), *list_own_caches()):
         try:
-            found |= dict.fromkeys(map(str, list_leftovers([folder], MOST_SEARCHED)))
+            for path in find_leftovers_below(folder, MOST_SEARCHED):
+                found[str(path)] = None
         except OutputError as error:
-            found[f"not searched: {error.problem}"] = None
+            found[f"not searched to its end: {error.problem}"] = None
     return [*found, *map(str, list_temporary_folders(Path(tempfile.gettempdir())))]
 
 

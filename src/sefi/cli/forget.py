@@ -79,6 +79,7 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     Raises:
         IdentityError: there is neither an identity nor an unfinished training of it.
     """
+    from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import IdentityError, SefiError
     from sefi.provenance.forget import list_traces, read_sought_identity
 
@@ -91,7 +92,8 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
         except SefiError:  # a damaged one is forgotten too, as far as it can be recognised
             digests = []
     sought = read_sought_identity(file, digests)
-    traces, unproven = list_traces(sought, [*places, *list_own_caches()])
+    with TerminalProgress() as progress:
+        traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress)
     if not traces and not file.is_file():
         raise IdentityError(f"There is no identity '{file}'.", "Name the file that `sefi learn` wrote.")
     return traces, unproven
@@ -100,15 +102,21 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
 def find_all_leftovers(places: "Sequence[Path]") -> "list[Path]":
     """Return unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
 
-    Raises:
-        OutputError: there are too many files.
+    A folder with very many files is not searched to its end, which is remarked on.
     """
     import tempfile
 
-    from sefi.provenance.leftovers import list_leftovers, list_temporary_folders
+    from sefi.cli.output import print_remark
+    from sefi.core.errors import OutputError
+    from sefi.provenance.leftovers import find_leftovers_below, list_temporary_folders
 
-    whole = list_temporary_folders(Path(tempfile.gettempdir()))
-    files = list_leftovers([*places, *list_own_caches()])
+    whole, files = list_temporary_folders(Path(tempfile.gettempdir())), dict[Path, None]()
+    for folder in (*places, *list_own_caches()):
+        try:
+            for path in find_leftovers_below(folder):
+                files[path] = None
+        except OutputError as error:
+            print_remark(f"note: not searched to its end: {error.problem}")
     return [*(one for one in files if not any(folder in one.parents for folder in whole)), *whole]
 
 
@@ -117,12 +125,11 @@ def list_own_caches() -> list[Path]:
     import os
     import tempfile
 
+    from sefi.provenance.leftovers import list_temporary_folders
+
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    try:
-        temporary = sorted(Path(tempfile.gettempdir()).glob("sefi-*"))
-    except OSError:
-        temporary = []
+    temporary = list_temporary_folders(Path(tempfile.gettempdir()))
     return [folder for folder in [*temporary, cache / "sefi", hub] if folder.is_dir() and not folder.is_symlink()]
 
 

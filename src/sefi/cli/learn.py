@@ -363,7 +363,7 @@ def name_crop_sheet(
 
     So `sefi forget` finds it; before learning there was no identity to name.
     """
-    from sefi.core.files import write_file
+    from sefi.core.files import FileKind, write_output
     from sefi.identity.file import compute_identity_digest
     from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
@@ -372,7 +372,8 @@ def name_crop_sheet(
         return
     sheet = draw_crop_sheet(photos, crops)
     if path.is_file() and path.read_bytes() == encode_photo(sheet).content:
-        write_file(path, encode_photo(sheet, [compute_identity_digest(identity)]).write)
+        named = encode_photo(sheet, [compute_identity_digest(identity)])
+        write_output(path, FileKind.PNG, named.write, overwrite=True)
 
 
 def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:

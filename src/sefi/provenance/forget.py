@@ -7,7 +7,7 @@ for it, it names the identity's SHA-256, or a record says that the identity made
 import filecmp
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,6 +23,7 @@ from sefi.core.files import (
     read_content,
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, read_digests
+from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, parse_object, read_layout
 from sefi.provenance.forget_records import (
     RECORDS,
@@ -40,6 +41,7 @@ from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
 
+MANY_FILES = 2000  # are searched in about two seconds
 LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
 LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
@@ -104,7 +106,10 @@ def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdent
         return SoughtIdentity(path, path.stem)
     content = read_content(path) if path.is_file() else None
     if content is None or content.kind is not FileKind.IDENTITY:
-        raise IdentityError(f"'{path}' is no identity.", "Name the file that `sefi learn` wrote.")
+        remedy = (
+            "Name the file that `sefi learn` wrote. One that is damaged so far is yours to remove; then repeat this."
+        )
+        raise IdentityError(f"'{path}' is no identity.", remedy)
     shards: list[Path] = []
     with suppress(InvalidFileError, ValueError, OSError, KeyError):
         header = parse_object(read_layout(path, Limits(size=1 << 40, dtypes=LIMITS.dtypes)).metadata[IDENTITY_KEY])
@@ -131,20 +136,26 @@ def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
     return (), ""
 
 
-def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[Trace], list[Trace]]:
+def list_traces(
+    sought: SoughtIdentity, folders: Sequence[Path], progress: Progress | None = None
+) -> tuple[list[Trace], list[Trace]]:
     """List what is known to hold a likeness, the identity itself last, and what may hold it and is not removed.
 
     The order lets a removal that is cut short be repeated: the file that shows what belongs to it goes last.
 
+    Args:
+        progress: is advanced after every file, where there are many.
+
     Raises:
-        OutputError: there are too many files, or a process is learning the identity.
+        OutputError: a process is learning the identity.
     """
     lock = sought.path.with_name(f".{fit_stem(sought.path, len('..lock'))}.lock")
     if is_lock_held(lock):
         raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
     findings, records, runs = Findings(), list[Path](), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
-    for path in find_regular_files([*(one for one in around if one.is_dir()), *folders]):
+    paths = collect_files([*around, *folders], findings)
+    for path in show_progress(paths, progress):
         if path == sought.path:
             continue
         if path.name == RECORDS and read_runs(path) is not None:
@@ -156,11 +167,33 @@ def list_traces(sought: SoughtIdentity, folders: Sequence[Path]) -> tuple[list[T
         except (OSError, OutputError) as error:
             findings.unproven.append(Trace(path, f"cannot be read: {error}"))
     add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
-    add_tables(findings, sought, folders)
+    add_tables(findings, sought, {one.parent for one in paths if one.name == OWN_RECORD})
     identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
     return [*sorted(traces, key=lambda one: one.clear is not None), *identity], unproven
+
+
+def collect_files(folders: Iterable[Path], findings: Findings) -> list[Path]:
+    """Return the regular files below folders, each once; a folder with too many is named as not searched to its end."""
+    found: dict[Path, None] = {}
+    for folder in dict.fromkeys(one for one in folders if one.is_dir()):
+        try:
+            for path in find_regular_files([folder]):
+                found[path] = None
+        except OutputError as error:
+            findings.unproven.append(Trace(folder, f"not searched to its end: {error.problem} Name folders with --in."))
+    return list(found)
+
+
+def show_progress(paths: Sequence[Path], progress: Progress | None) -> Iterator[Path]:
+    """Yield paths, and advance a progress where they are many."""
+    shown = progress if progress is not None and len(paths) > MANY_FILES else SilentProgress()
+    shown.start(len(paths), "searching files")
+    for path in paths:
+        yield path
+        shown.advance()
+    shown.finish()
 
 
 def add_file(path: Path, sought: SoughtIdentity, findings: Findings) -> None:
@@ -295,11 +328,13 @@ def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtI
             findings.unproven.append(Trace(run / RUN_INFO, namesake))
 
 
-def add_tables(findings: Findings, sought: SoughtIdentity, folders: Sequence[Path]) -> None:
-    """Add the tables that were written together with a page that shows the identity, and clear records of own files."""
-    places = {path.parent for path in findings.traces}
-    places |= {one.parent for one in find_regular_files(folders) if one.name == OWN_RECORD}
-    for folder in sorted(one for one in places if (one / OWN_RECORD).is_file()):
+def add_tables(findings: Findings, sought: SoughtIdentity, folders: Iterable[Path]) -> None:
+    """Add the tables that were written together with a page that shows the identity, and clear records of own files.
+
+    Args:
+        folders: that have such a record.
+    """
+    for folder in sorted(folders):
         with suppress(OutputError, OSError):
             digests = read_digests(folder)
             if folder / "index.html" in findings.traces:

@@ -166,7 +166,7 @@ def read_run_info(folder: Path) -> Run:
 
 def list_groups(info: Run) -> list[str]:
     """List the groups of subjects of a run, `ada+bob` where two share an image."""
-    return [group for group in info["subjects"] if isinstance(group, str)]
+    return [group for group in info.get("subjects", []) if isinstance(group, str)]
 
 
 def find_run_subjects(folder: Path, traced: Iterable[Path], name: str, pixels: frozenset[str]) -> list[str]:
@@ -251,7 +251,7 @@ def take_subject_out(folder: Path, subject: str) -> None:
             raise OutputError("a benchmark is at work in this folder", "Wait for it.") from None
         info = read_run_info(folder)
         groups = [one for one in list_groups(info) if subject in (one, *one.split("+"))]
-        write_other_lines(folder / RUN_SAMPLES, groups)
+        write_other_lines(folder / RUN_SAMPLES, [subject, *groups])
         if groups:
             photos = {name: one for name, one in (info.get("photos") or {}).items() if name != subject}
             listed = {label: drop_subjects(one, groups) for label, one in (info.get("folders") or {}).items()}
@@ -266,7 +266,7 @@ def drop_subjects(listed: Run, groups: Iterable[str]) -> Run:
 
 
 def write_other_lines(path: Path, groups: Iterable[str]) -> None:
-    """Write a run's samples again without those of some groups; a line that cannot be read goes if it names one."""
+    """Write a run's samples again without those of some groups; a line that was cut short goes if it names one."""
     if not path.is_file() or path.stat().st_size > LARGEST_SAMPLES:
         return
     groups = set(groups)

@@ -53,13 +53,13 @@ def find_regular_files(folders: Iterable[Path], most: int = MOST_FILES) -> Itera
                 yield path
 
 
-def list_leftovers(folders: Iterable[Path], most: int = MOST_FILES) -> list[Path]:
-    """List unfinished trainings and temporary files, by the names that this package gives them.
+def find_leftovers_below(folder: Path, most: int = MOST_FILES) -> Iterator[Path]:
+    """Yield unfinished trainings and temporary files below a folder, by the names that this package gives them.
 
     Raises:
         OutputError: there are more than `most` files.
     """
-    return [path for path in find_regular_files(folders, most) if TEMPORARY.fullmatch(path.name)]
+    yield from (path for path in find_regular_files([folder], most) if TEMPORARY.fullmatch(path.name))
 
 
 def list_temporary_folders(folder: Path) -> list[Path]:

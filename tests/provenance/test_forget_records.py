@@ -1,0 +1,95 @@
+"""Which runs and images on record are an identity's, in every version of the records, and what is left of a record."""
+
+import hashlib
+import json
+
+import pytest
+from PIL import Image
+
+from sefi.provenance.forget_records import RunsOnRecord, find_run_subjects, is_run_folder, take_subject_out
+from sefi.provenance.run_record import record_image
+
+ADA, BOB = "a" * 64, "b" * 64
+
+
+def save_image(path, colour):
+    Image.new("RGB", (19, 23), colour).save(path)
+    return path
+
+
+def make_run(folder, name, digest, colours):
+    files = [save_image(folder / f"{name}-{number}.png", colour) for number, colour in enumerate(colours)]
+    images = [record_image(path).model_dump() for path in files]
+    return {
+        "images": [{"file": path.name, "prompt": f"<{name}>"} for path in files],
+        "grid": None,
+        "identities": [f"{name}.safetensors"],
+        "run": {"kind": "generate", "identities": {name: digest}, "images": images},
+    }
+
+
+def test_runs_are_found_by_the_hash_and_not_by_the_name(tmp_path):
+    record = tmp_path / "records.json"
+    runs = [make_run(tmp_path, "ada", ADA, ["red", "blue"]), make_run(tmp_path, "bob", BOB, ["red"])]
+    runs.append({**make_run(tmp_path, "cy", BOB, []), "identities": ["ada.safetensors"]})
+    record.write_text(json.dumps({"schema_version": 2, "runs": runs, "more": 1}))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["ada-0.png", "ada-1.png"]
+    found.take_out()
+    assert json.loads(record.read_text()) == {"schema_version": 2, "runs": runs[1:], "more": 1}
+
+
+def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
+    record = tmp_path / "records.json"
+    record.write_text(json.dumps({"schema_version": 2, "runs": [make_run(tmp_path, "ada", ADA, ["red", "blue"])]}))
+    save_image(tmp_path / "ada-1.png", "green")
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    ours = found.list_ours()
+    assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
+    assert [path.name for path in found.list_changed_images(ours)] == ["ada-1.png"]
+    red = hashlib.sha256(bytes([255, 0, 0]) * (19 * 23)).hexdigest()
+    assert red in found.list_pixel_digests(ours)
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    save_image(tmp_path / "out" / "x.png", "red")
+    run = {"images": [{"file": "out/x.png"}], "identities": ["ada.safetensors"], "grid": "out/grid.png"}
+    record = tmp_path / "out" / "records.json"
+    record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["x.png"]
+    found.take_out()
+    assert not record.exists()
+    record.write_text(json.dumps({"schema_version": 1, "runs": [{**run, "identities": ["bob.safetensors"]}]}))
+    assert not found.list_ours()
+
+
+def make_benchmark(folder, subjects):
+    folder.mkdir()
+    keys = [key for group in subjects for key in group.split("+")]
+    info = {"schema": 2, "suite": {"name": "x"}, "subjects": subjects, "photos": {key: ["0" * 16] for key in keys}}
+    (folder / "run.json").write_text(json.dumps(info))
+    lines = [json.dumps({"subject": group, "text": "line\u2028end"}, ensure_ascii=False) for group in subjects]
+    (folder / "cells.jsonl").write_text("\n".join([*lines, '{"subject": "ada", "cut']), encoding="utf-8")
+    return folder
+
+
+def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
+    folder = make_benchmark(tmp_path / "run", ["ada+bob", "cy+dora"])
+    assert is_run_folder(folder)
+    assert find_run_subjects(folder, [folder / "identities" / "ada--ours.safetensors"], "x", frozenset()) == ["ada"]
+    assert find_run_subjects(folder, [folder / "pictures" / "ada+bob--ours--0--5.png"], "bob", frozenset()) == ["bob"]
+    take_subject_out(folder, "ada")
+    info = json.loads((folder / "run.json").read_text())
+    assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
+    rest = (folder / "cells.jsonl").read_text(encoding="utf-8")
+    assert json.loads(rest) == {"subject": "cy+dora", "text": "line\u2028end"}
+
+
+def test_what_is_no_benchmark_is_left_alone(tmp_path):
+    (tmp_path / "run.json").write_text('{"subjects": "ada"}')
+    assert not is_run_folder(tmp_path)
+    assert find_run_subjects(tmp_path, [], "ada", frozenset()) == []
