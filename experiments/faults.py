@@ -17,6 +17,9 @@ from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
+from sefi.core.files import write_text
+from sefi.core.text import dump_json
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: the parent has one thread
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -35,9 +38,6 @@ from tests.faults.scenarios import (  # noqa: E402
     try_error,
     try_size,
 )
-
-from sefi.core.files import write_text  # noqa: E402
-from sefi.core.text import dump_json  # noqa: E402
 
 RECORD = ROOT / "experiments" / "records" / "faults.json"
 TENSORS = 20  # that are tried of each command

@@ -13,6 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from sefi.core.files import write_text
+from sefi.core.text import dump_json
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # children are forked: the parent has one thread
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
@@ -21,9 +24,6 @@ import torch  # noqa: E402
 from tests.faults.kills import Benchmark, Training, draw_moments  # noqa: E402
 from tests.faults.model import make_model  # noqa: E402
 from tests.faults.scenarios import open_model  # noqa: E402
-
-from sefi.core.files import write_text  # noqa: E402
-from sefi.core.text import dump_json  # noqa: E402
 
 RECORD = ROOT / "experiments" / "records" / "kill.json"
 
