@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import time
-from pathlib import Path
 
 import pytest
 
@@ -141,44 +140,3 @@ def test_what_a_killed_upload_left_is_listed_and_removed_and_other_folders_stay(
     assert "sefi forget --leftovers" in text
     assert sefi("forget", "--leftovers", "--yes").exit_code == 0
     assert (ours.exists(), (others[1] / "thesis.txt").exists(), len(list(others[0].iterdir()))) == (False, True, 1)
-
-
-@pytest.mark.parametrize("record", ["images/records.json", "bench/run.json"])
-def test_nothing_is_removed_where_a_record_of_images_cannot_be_read(home, sefi, ada, monkeypatch, record):
-    shutil.copy(ada, "ada.safetensors")
-    path = home / "work" / record
-    path.parent.mkdir()
-    path.write_text('{"runs": []}')
-    whole = Path.open
-
-    def fail(file, *arguments, **options):
-        if file.name == path.name:
-            raise OSError(5, "Input/output error")
-        return whole(file, *arguments, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Path, "open", fail)
-        found = sefi("forget", "ada", "--yes")
-    assert found.exit_code == 2
-    assert "cannot be read" in found.stderr
-    assert (home / "work" / "ada.safetensors").is_file()
-    assert sefi("forget", "ada", "--yes").exit_code == 0
-    assert not (home / "work" / "ada.safetensors").exists()
-
-
-def test_a_folder_with_too_many_files_is_searched_as_far_as_that_goes(home, sefi, ada, monkeypatch):
-    monkeypatch.setattr("sefi.provenance.leftovers.find_regular_files.__defaults__", (3,))
-    monkeypatch.setattr("sefi.provenance.leftovers.find_leftovers_below.__defaults__", (3,))
-    shutil.copy(ada, "ada.safetensors")
-    (home / "work" / ".x.0123456789ab.unfinished").touch()
-    (home / "work" / "deep").mkdir()
-    for number in range(5):
-        (home / "work" / "deep" / f"{number}.txt").touch()
-    found = sefi("forget", "ada", "--yes", "--json")
-    assert found.exit_code == 0, found.output
-    assert not (home / "work" / "ada.safetensors").exists()
-    answer = json.loads(found.stdout)
-    assert "not searched to its end" in answer["unproven"][0]["reason"]
-    found = sefi("forget", "--leftovers", "--yes", "--json")
-    assert "not searched to its end" in found.stderr
-    assert len(json.loads(found.stdout)["left"]) == 1
