@@ -111,8 +111,8 @@ def test_a_file_that_loses_something_is_noticed(inversion: Trial, monkeypatch: p
 
 
 def test_a_wrong_size_is_noticed(inversion: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TextualInversion, "info", replace(TextualInversion.info, kilobytes=9))
-    with pytest.raises(AssertionError, match="not 9"):
+    monkeypatch.setattr(TextualInversion, "info", replace(TextualInversion.info, kilobytes=12))
+    with pytest.raises(AssertionError, match="not 12"):
         check_file_size(inversion)
 
 

@@ -161,7 +161,9 @@ def test_the_tails_of_thousands_of_answers_are_those_of_the_binomial(data, of, c
     near = st.integers(max(0, middle - spread), min(of, middle + spread))
     times = data.draw(near | st.integers(0, of))
     expected = binom.sf(times - 1, of, chance)
-    assert compute_binomial_tail(times, of, chance) == pytest.approx(expected, rel=1e-8, abs=1e-300)
+    # Far out scipy's own is only right to 3e-8: of 222 of 256 at 1 / 26 ours is that of exact fractions to 2e-14.
+    closeness = 1e-8 if expected > 1e-200 else 1e-6
+    assert compute_binomial_tail(times, of, chance) == pytest.approx(expected, rel=closeness, abs=1e-300)
     assert compute_tail(times, [chance] * of) == pytest.approx(expected, rel=1e-8, abs=1e-15)
 
 

@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
+from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
 from diffusers import (
@@ -25,6 +25,7 @@ from diffusers import (
 from diffusers.models.autoencoders.vae import DecoderOutput
 from diffusers.models.embeddings import get_timestep_embedding
 from diffusers.models.modeling_outputs import AutoencoderKLOutput
+from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
@@ -32,9 +33,6 @@ from sefi.backbone.kinds import EMBEDDED, Family
 from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
 from sefi.core.errors import BackboneError, ConfigError
-
-if TYPE_CHECKING:
-    from sefi.backbone.folder import SafetyChecker
 
 Part = TypeVar("Part", bound=nn.Module)
 Pipeline = (
@@ -59,6 +57,18 @@ PIPELINE_CLASSES: dict[tuple[bool, bool, bool], type[Pipeline]] = {
     (True, True, True): StableDiffusionXLControlNetImg2ImgPipeline,
 }
 PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+class SafetyNetwork(Protocol):
+    """A model's own network that finds images not to be shown; `sefi.backbone.folder.SafetyChecker` reads one."""
+
+    def load(self) -> object:
+        """Read it, if it is not read yet; `BackboneError` where that fails."""
+        ...
+
+    def find_flagged(self, images: Sequence[Image], device: torch.device | str = "cpu") -> list[bool]:
+        """Return for each image whether it is not to be shown."""
+        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +148,7 @@ class ModelParts:
     _: KW_ONLY
     tokenizer_2: PreTrainedTokenizerBase | None = None
     text_encoder_2: CLIPTextModelWithProjection | None = None
-    safety_checker: "SafetyChecker | None" = None
+    safety_checker: SafetyNetwork | None = None
 
     @property
     def tokenizers(self) -> tuple[PreTrainedTokenizerBase, ...]:

@@ -79,7 +79,7 @@ class CelebBasis(TokenMethod):
         "arXiv 2306.00926",
         "MIT; own implementation, without its InsightFace weights",
         keeps="coefficients in the space of names, as tokens",
-        kilobytes=107,
+        kilobytes=110,
         needs="a list of names, face detector and recogniser",
         reads_faces=True,
     )

@@ -76,7 +76,7 @@ class DreamBoothLora:
         "diffusers' recipe and peft (Apache-2.0)",
         alone=True,
         keeps="low-rank matrices at the UNet's attention",
-        kilobytes=300,
+        kilobytes=330,
         needs='class images; `pip install ".[lora]"`',
         trains_model=True,
     )

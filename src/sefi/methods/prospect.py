@@ -43,7 +43,7 @@ class ProSpect(TokenMethod):
         "arXiv 2305.16225",
         "Apache-2.0; own implementation",
         keeps="a token for each of ten stages",
-        kilobytes=19,
+        kilobytes=20,
     )
     presets = PRESETS
 

@@ -50,7 +50,7 @@ class TextualInversion(TokenMethod):
         "arXiv 2208.01618",
         "MIT; own implementation",
         keeps="two tokens",
-        kilobytes=7,
+        kilobytes=8,
         starts_from_tokens=True,
     )
     presets = PRESETS
