@@ -1,7 +1,7 @@
 """Settings that every method has, and how a method adds its own; unknown names are refused with the nearest match."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
@@ -42,6 +42,11 @@ class Section(BaseModel, frozen=True):
         return value
 
 
+def make_comparison(default: object) -> Callable[[object], bool]:
+    """Return what says whether a value is this default: such a setting is not saved."""
+    return lambda value: value == default
+
+
 class LearnSettings(Section, frozen=True):
     """How an identity is learned.
 
@@ -49,7 +54,7 @@ class LearnSettings(Section, frozen=True):
     (`DEFAULT`), which is tuned on the embedded model.
     """
 
-    steps: int = Field(1000, ge=1, description="optimiser steps")
+    steps: int = Field(1000, ge=0, description="optimiser steps; 0 takes what learn.start=encoder gives as it is")
     batch: int = Field(1, ge=1, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
@@ -84,6 +89,79 @@ class LearnSettings(Section, frozen=True):
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
     )
+    # Options of the recipe (docs/recipe.md). At their defaults they are not saved: older files keep their bytes.
+    rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        exclude_if=make_comparison("constant"),
+        description="learning rate over the steps: constant, or cosine, which falls to 0",
+    )
+    hold_norm: bool = Field(
+        default=False,
+        exclude_if=make_comparison(default=False),
+        description="steps turn the tokens, whose norm stays token_norm_limit (or 1) times the class word's",
+    )
+    token_average: float = Field(
+        0.0,
+        exclude_if=make_comparison(0.0),
+        ge=0,
+        lt=1,
+        description="decay of the running mean of the tokens, which is the result; 0 takes the last",
+    )
+    change_limit: float | None = Field(
+        None,
+        exclude_if=make_comparison(None),
+        gt=0,
+        description="longest way of a token from its start, in norms of the class word, at the least noise",
+    )
+    noise_freedom: float = Field(
+        1.0, exclude_if=make_comparison(1.0), ge=0, le=1, description="share of change_limit where noise is most"
+    )
+    attention_loss: Literal["difference", "hinge"] = Field(
+        "difference",
+        exclude_if=make_comparison("difference"),
+        description="hinge: only the subject's words, what exceeds the class word's, outside the face",
+    )
+    attention_share: float | None = Field(
+        None,
+        exclude_if=make_comparison(None),
+        gt=0,
+        description="in place of attention_weight: gradient on the keys as a share of the denoising loss's",
+    )
+    context_weight: float = Field(
+        0.0,
+        exclude_if=make_comparison(0.0),
+        ge=0,
+        description="of the change of the other words' states in sentences with a context",
+    )
+    photo_words: str = Field(
+        "",
+        exclude_if=make_comparison(""),
+        description="what else the photo shows, such as at the beach: ends every sentence to learn with",
+    )
+    outside_weight: float = Field(
+        1.0, exclude_if=make_comparison(1.0), ge=0, le=1, description="of the denoising error outside the face"
+    )
+    start: Literal["class", "encoder"] = Field(
+        "class",
+        exclude_if=make_comparison("class"),
+        description="where tokens start: the class word, or what a name encoder reads from the photo",
+    )
+    encoder: str | None = Field(
+        None,
+        exclude_if=make_comparison(None),
+        description="file of the name encoder (`sefi encoder train`); none: the embedded model's own",
+    )
+
+    @model_validator(mode="after")
+    def check_start(self) -> Self:
+        """Check that there is something to learn, or an encoder that gives the tokens."""
+        if self.steps == 0 and self.start != "encoder":
+            raise ValueError("steps of 0 learn nothing; they need start=encoder")
+        if self.encoder is not None and self.start != "encoder":
+            raise ValueError("encoder has no effect without start=encoder")
+        if self.noise_freedom != 1 and self.change_limit is None:
+            raise ValueError("noise_freedom has no effect without change_limit")
+        return self
 
     @field_validator("templates")
     @classmethod

@@ -37,19 +37,20 @@ class StagedKeyValue(TokenMethod):
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
         """Count a token for each stage and slot; the module, where there is one, is thrown away afterwards."""
-        trained = config.learn.stages * count_slots(config.learn) * backbone.token_width
+        trained = config.learn.stages * count_slots(config.learn) * config.learn.vectors * backbone.token_width
         return WeightCounts(trained, count_module_weights(backbone.token_width, config.learn))
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require one token for the placeholder."""
+        """Require one token for the placeholder where the module makes it."""
         del backbone, evaluators
         refuse_vectors_and_limit(self.info.title, config)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
-        """Learn tokens `[stage, 2, width]` that, in the place of the class word, give the subject."""
+        """Learn tokens `[stage, 2, width]`, or `[stage, 2, vector, width]`, that give the subject."""
         first = fit_first_tokens(options.init, config.learn)
-        single = None if first is None else first[:, :, 0]
-        tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, single)
+        if first is not None and config.learn.vectors == 1:
+            first = first[:, :, 0]
+        tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)
