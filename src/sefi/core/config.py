@@ -178,6 +178,22 @@ class LearnSettings(Section, frozen=True):
                 raise ValueError(f"the sentence {template!r} has braces that are no place for the subject")
         return templates
 
+    @field_validator("photo_words")
+    @classmethod
+    def check_photo_words(cls, words: str) -> str:
+        """Check that what the photo shows is said in plain words."""
+        try:
+            check_template(words)
+        except PromptError as error:
+            raise ValueError(error.problem.rstrip(".")) from None
+        if {"<", ">", "{", "}"} & set(words):
+            raise ValueError("it has brackets; write plain words")
+        return words.strip()
+
+    def list_sentences(self) -> list[str]:
+        """List the sentences to learn with, {} for the subject, each with what else the photo shows."""
+        return [f"{template} {self.photo_words}".strip() for template in self.templates]
+
     @field_validator("class_word")
     @classmethod
     def normalise_the_class_word(cls, word: str) -> str:
