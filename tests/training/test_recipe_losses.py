@@ -233,6 +233,7 @@ def test_the_context_loss_equals_a_loop_and_is_0_at_the_class_word(backbone: Bac
             ours, plain = states[sample, word], states[sample, word, 2 * width :]
             parts = (ours[:width], ours[width : 2 * width])
             terms += [1 - float(part @ plain / part.norm() / plain.norm()) for part in parts]
+    got = got.detach()
     assert float(got) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
     assert float(got) > 1e-5
     plain = get_class_row(backbone, config).expand(5, 2, -1)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sefi import __version__
-from sefi.cli import attend, bench, demo, describe, doctor, export, generate, learn, study, world
+from sefi.cli import attend, bench, demo, describe, doctor, encoder, export, generate, learn, study, world
 from sefi.cli.error_reporting import TRACE, ReportingGroup
 from sefi.core.threads import limit_threads
 
@@ -63,6 +63,7 @@ app.command("inspect")(describe.run_inspect)
 app.command("methods")(describe.list_methods)
 app.command("settings")(describe.list_settings)
 app.command("doctor")(doctor.run_doctor)
+app.add_typer(encoder.app, name="encoder")
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")
 app.add_typer(world.app, name="world")

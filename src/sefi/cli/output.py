@@ -175,6 +175,17 @@ SCHEMAS: dict[str, Schema] = {
             "questions": "shares, strengths and agreement of every question, by its name",
         },
     ),
+    "encoder train": Schema(
+        1,
+        {
+            "encoder": "the encoder, a safetensors file",
+            "bytes": "size of the file",
+            "pairs": "images that it was fitted on, people left out included",
+            "people": "people in them",
+            "words": "tokens that it gives: learn.vectors",
+            "explained": "share of the variance of tokens that it explains for people left out (R2)",
+        },
+    ),
     "world draw": Schema(1, {"out": "the folder written to", "count": "drawings"}),
     "world train": Schema(1, {"out": "the folder written to", "part": "what was trained"}),
     "world check": Schema(1, {"figures": "a list of objects with name, value, target, met and n"}),
