@@ -258,6 +258,18 @@ class GenerateSettings(Section, frozen=True):
         exclude_if=lambda value: value is None,
         description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
     )
+    strength_path: Literal["line", "sphere"] = Field(
+        "line",
+        exclude_if=make_comparison("line"),
+        description="way from the class word to what was learned: line, or sphere, which turns and keeps its norm",
+    )
+    context_limit: float | None = Field(
+        None,
+        exclude_if=make_comparison(None),
+        gt=0,
+        le=2,
+        description="most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",
+    )
 
 
 class Config(Section, frozen=True):
