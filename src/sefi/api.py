@@ -39,7 +39,7 @@ from sefi.core.prompts import (
     needs_face,
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
-from sefi.diffusion.conditioning import bend_strength, list_identity_remarks
+from sefi.diffusion.conditioning import apply_strength_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
     GeneratedImage,
     check_repair_steps,
@@ -483,7 +483,7 @@ def generate_each(
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
-    model = replace(model, conditioner=bend_strength(model.conditioner, settings))
+    model = replace(model, conditioner=apply_strength_settings(model.conditioner, settings))
     shown = choose_progress(progress)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         yield repair_faces(model, image, detector, settings, source) if detector else image

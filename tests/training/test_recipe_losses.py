@@ -26,7 +26,7 @@ from sefi.training.token_inversion import (
     draw_batch,
     encode_key_value_texts,
     encode_training_texts,
-    weigh_losses,
+    weight_losses,
 )
 
 FACE = (0.31, 0.23, 0.29, 0.37)
@@ -146,7 +146,7 @@ def test_the_measured_share_is_that_of_lambda_and_changes_no_gradient(backbone: 
 def test_a_hinge_that_nothing_exceeds_has_no_weight() -> None:
     tokens = random(5, 2, 7).requires_grad_()
     chosen = LearnSettings(attention_share=0.5)
-    found = weigh_losses(tokens.pow(2).sum(), (0 * tokens).sum(), tokens, chosen, measure=False)
+    found = weight_losses(tokens.pow(2).sum(), (0 * tokens).sum(), tokens, chosen, measure=False)
     (gradient,) = torch.autograd.grad(found.total, tokens)
     torch.testing.assert_close(gradient, 2 * tokens.detach())
     assert found.key_gradient_share == 0

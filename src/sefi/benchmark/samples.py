@@ -36,7 +36,7 @@ from sefi.core.progress import SilentProgress
 from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
-from sefi.diffusion.conditioning import IdentityConditioner, bend_strength
+from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
 from sefi.diffusion.sampling import sample_images
 from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity
@@ -79,7 +79,7 @@ def generate_images(
     size = config.generate.batch_size
     reading = backbone.skip_layers(config.generate.clip_skip)
     model = method.apply(identities, reading, config.generate.identity_strength)
-    conditioner = bend_strength(model.conditioner, config.generate)
+    conditioner = apply_strength_settings(model.conditioner, config.generate)
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
         began, seeds = time.monotonic(), [prompt_seed.seed for prompt_seed in prompt_seeds[chosen]]
@@ -100,7 +100,7 @@ def generate_with_attention(
     """Yield images as `generate_images`, one at a time, with attention maps; token methods only (`Suite.check`)."""
     backbone = backbone.skip_layers(config.generate.clip_skip)
     plain = IdentityConditioner(backbone, identities, config.generate.identity_strength)
-    conditioner = bend_strength(plain, config.generate)
+    conditioner = apply_strength_settings(plain, config.generate)
     for text, prompt_seed in zip(texts, prompt_seeds, strict=True):
         began = time.monotonic()
         attention = record_attention(backbone, conditioner, text, prompt_seed.seed, config.generate, SilentProgress())

@@ -42,7 +42,7 @@ class Section(BaseModel, frozen=True):
         return value
 
 
-def make_comparison(default: object) -> Callable[[object], bool]:
+def make_default_check(default: object) -> Callable[[object], bool]:
     """Return what says whether a value is this default: such a setting is not saved."""
     return lambda value: value == default
 
@@ -92,63 +92,63 @@ class LearnSettings(Section, frozen=True):
     # Options of the recipe (docs/recipe.md). At their defaults they are not saved: older files keep their bytes.
     rate_schedule: Literal["constant", "cosine"] = Field(
         "constant",
-        exclude_if=make_comparison("constant"),
+        exclude_if=make_default_check("constant"),
         description="learning rate over the steps: constant, or cosine, which falls to 0",
     )
     hold_norm: bool = Field(
         default=False,
-        exclude_if=make_comparison(default=False),
+        exclude_if=make_default_check(default=False),
         description="steps turn the tokens, whose norm stays token_norm_limit (or 1) times the class word's",
     )
     token_average: float = Field(
         0.0,
-        exclude_if=make_comparison(0.0),
+        exclude_if=make_default_check(0.0),
         ge=0,
         lt=1,
         description="decay of the running mean of the tokens, which is the result; 0 takes the last",
     )
     change_limit: float | None = Field(
         None,
-        exclude_if=make_comparison(None),
+        exclude_if=make_default_check(None),
         gt=0,
         description="longest way of a token from its start, in norms of the class word, at the least noise",
     )
     noise_freedom: float = Field(
-        1.0, exclude_if=make_comparison(1.0), ge=0, le=1, description="share of change_limit where noise is most"
+        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="share of change_limit where noise is most"
     )
     attention_loss: Literal["difference", "hinge"] = Field(
         "difference",
-        exclude_if=make_comparison("difference"),
+        exclude_if=make_default_check("difference"),
         description="hinge: only the subject's words, what exceeds the class word's, outside the face",
     )
     attention_share: float | None = Field(
         None,
-        exclude_if=make_comparison(None),
+        exclude_if=make_default_check(None),
         gt=0,
         description="in place of attention_weight: gradient on the keys as a share of the denoising loss's",
     )
     context_weight: float = Field(
         0.0,
-        exclude_if=make_comparison(0.0),
+        exclude_if=make_default_check(0.0),
         ge=0,
         description="of the change of the other words' states in sentences with a context",
     )
     photo_words: str = Field(
         "",
-        exclude_if=make_comparison(""),
+        exclude_if=make_default_check(""),
         description="what else the photo shows, such as at the beach: ends every sentence to learn with",
     )
     outside_weight: float = Field(
-        1.0, exclude_if=make_comparison(1.0), ge=0, le=1, description="of the denoising error outside the face"
+        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="of the denoising error outside the face"
     )
     start: Literal["class", "encoder"] = Field(
         "class",
-        exclude_if=make_comparison("class"),
+        exclude_if=make_default_check("class"),
         description="where tokens start: the class word, or what a name encoder reads from the photo",
     )
     encoder: str | None = Field(
         None,
-        exclude_if=make_comparison(None),
+        exclude_if=make_default_check(None),
         description="file of the name encoder (`sefi encoder train`); none: the embedded model's own",
     )
 
@@ -260,12 +260,12 @@ class GenerateSettings(Section, frozen=True):
     )
     strength_path: Literal["line", "sphere"] = Field(
         "line",
-        exclude_if=make_comparison("line"),
+        exclude_if=make_default_check("line"),
         description="way from the class word to what was learned: line, or sphere, which turns and keeps its norm",
     )
     context_limit: float | None = Field(
         None,
-        exclude_if=make_comparison(None),
+        exclude_if=make_default_check(None),
         gt=0,
         le=2,
         description="most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",

@@ -238,7 +238,7 @@ class IdentityConditioner:
         return self.negative_encodings[negative_prompt].expand(count)
 
 
-def bend_strength(conditioner: Conditioner, settings: GenerateSettings) -> Conditioner:
+def apply_strength_settings(conditioner: Conditioner, settings: GenerateSettings) -> Conditioner:
     """Return a conditioner with the way to what was learned, and the limit of its effect, that the settings ask for.
 
     Raises:

@@ -384,5 +384,5 @@ def draw_name_pairs(
     seeds = range(FIRST_PAIR_SEED, FIRST_PAIR_SEED + len(prompts))
     settings = config.generate.model_copy(update={"width": None, "height": None})
     images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), settings, progress)
-    drawn = ((one.index // count, convert_to_pixels(one.pixels), rows[shown[one.index]]) for one in images)
-    return pair_heads_with_names(backbone, drawn, detector)
+    shown_people = ((one.index // count, convert_to_pixels(one.pixels), rows[shown[one.index]]) for one in images)
+    return pair_heads_with_names(backbone, shown_people, detector)

@@ -204,7 +204,7 @@ def compute_losses(
     prediction, target = predict_with_target(backbone, batch, context, recorder, loss_options)
     denoise = compute_denoising_loss(prediction, target, batch.outside, settings.outside_weight)
     attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
-    return weigh_losses(denoise, attention, tokens, settings, measure=measure)
+    return weight_losses(denoise, attention, tokens, settings, measure=measure)
 
 
 def is_attention_steered(settings: LearnSettings) -> bool:
@@ -228,7 +228,7 @@ def compute_denoising_loss(prediction: Tensor, target: Tensor, outside: Tensor |
     return ((prediction - target).pow(2) * cells).mean()
 
 
-def weigh_losses(
+def weight_losses(
     denoise: Tensor, attention: Tensor, tokens: Tensor, settings: LearnSettings, *, measure: bool
 ) -> Losses:
     """Add both losses, by lambda or so that the attention loss has its share of the gradient on the keys.

@@ -202,8 +202,8 @@ def pair_drawings_with_names(backbone: Backbone, detector: FaceDetector, progres
     def cut_out() -> Iterator[tuple[int, Tensor, Tensor]]:
         for number, one in enumerate(characters):
             for make in (make_portrait, make_scene_photo):
-                drawn = draw(make(one.person, FIRST_NAMED + number), NAMED_SIDE)
-                photo = Photo(convert_to_tensor(drawn[None])[0], one.name)
+                rgb = draw(make(one.person, FIRST_NAMED + number), NAMED_SIDE)
+                photo = Photo(convert_to_tensor(rgb[None])[0], one.name)
                 # A face that is not found is left out, as those are that the cut-out square does not show.
                 with suppress(FaceError):
                     yield number, crop_face(photo, detector, backbone.resolution), rows[one.name]
