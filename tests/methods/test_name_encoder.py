@@ -7,8 +7,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-import sefi as package
-from sefi.api import open_detector
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, FaceError
@@ -19,7 +17,6 @@ from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions, create_header, get_class_row
 from sefi.methods.sefi import (
     EncoderRecipe,
-    NameEncoder,
     NamePairs,
     compute_head_features,
     draw_name_pairs,
@@ -204,35 +201,3 @@ def test_pairs_are_made_of_the_models_own_images(backbone: Backbone) -> None:
     for k, person in enumerate(pairs.person.tolist()):
         assert torch.equal(pairs.tokens[k], rows[names[person]])
     assert not torch.equal(pairs.features[0], pairs.features[1]), "each image has its own seed"
-
-
-def test_the_shipped_encoder_is_small_and_reads_a_drawn_portrait() -> None:
-    from sefi.methods.sefi import SHIPPED_ENCODER
-
-    assert SHIPPED_ENCODER.stat().st_size < 2 * 2**20
-    embedded = package.open_backbone()
-    encoder = load_encoder(SHIPPED_ENCODER, embedded)
-    assert isinstance(encoder, NameEncoder)
-    config = override(PRESETS["default"], ["learn.start=encoder", "learn.steps=0", "views.latent_pool=0"])
-    photo = SHIPPED_ENCODER.parent / "demo" / "portrait.png"
-    made = package.learn(photo, name="ada", backbone=embedded, config=config)
-    tokens = made.tokens[0, 0]
-    assert torch.equal(made.tokens, tokens.expand_as(made.tokens))
-    mirrored = package.learn(read_mirrored(photo), name="ada", backbone=embedded, config=config).tokens[0, 0]
-    cosine = torch.nn.functional.cosine_similarity
-    names = torch.cat(list(find_name_tokens(embedded, names_known(embedded), 1).values()))
-    others = cosine(tokens[None], names).max()
-    assert float(cosine(tokens, mirrored, dim=0)) > float(others), "nearer to its mirror image than to anybody"
-    assert open_detector(embedded, None) is not None
-
-
-def names_known(backbone: Backbone) -> list[str]:
-    from sefi.methods.base import read_name_list
-
-    return read_name_list(backbone, None)[::20]
-
-
-def read_mirrored(path):
-    from PIL import Image, ImageOps
-
-    return ImageOps.mirror(Image.open(path).convert("RGB"))

@@ -53,7 +53,7 @@ def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setti
         METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
-@pytest.mark.parametrize("setting", ["token_norm_limit=1.5", "vectors=2", "change_limit=0.5", "start=encoder"])
+@pytest.mark.parametrize("setting", ["token_norm_limit=1.5", "vectors=2", "change_limit=0.5"])
 def test_limits_and_several_vectors_are_for_tokens_that_the_module_does_not_give(
     embedded: Backbone, setting: str
 ) -> None:

@@ -149,7 +149,7 @@ class LearnSettings(Section, frozen=True):
     encoder: str | None = Field(
         None,
         exclude_if=make_default_check(None),
-        description="file of the name encoder (`sefi encoder train`); none: the embedded model's own",
+        description="file of the name encoder (`sefi encoder train`); none: the package's own, if it has one",
     )
 
     @model_validator(mode="after")

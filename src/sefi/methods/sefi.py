@@ -170,13 +170,13 @@ def read_tokens(name: str, views: PhotoViews, backbone: Backbone, config: Config
 
 
 def load_chosen_encoder(backbone: Backbone, config: Config) -> NameEncoder:
-    """Load the encoder that the settings name, or the embedded model's.
+    """Load the encoder that the settings name, or the embedded model's where the package has one.
 
     Raises:
-        ConfigError: none is named for another model than the embedded one, or it gives another number of tokens.
+        ConfigError: none is named for a model that brings none, or it gives another number of tokens.
     """
     chosen = config.learn.encoder
-    if chosen is None and not backbone.is_embedded:
+    if chosen is None and not (backbone.is_embedded and SHIPPED_ENCODER.is_file()):
         raise ConfigError(
             "This model brings no name encoder to start from.", f"{TRAINING_REMEDY} Then set learn.encoder=FILE."
         )
