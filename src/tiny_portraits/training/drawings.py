@@ -28,7 +28,7 @@ from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.image import UNITS, describe_face, draw, locate_heads
 from tiny_portraits.drawing.sampling import PEOPLE_ONLY, get_content, make_portrait, make_scene_photo, sample_content
 from tiny_portraits.drawing.traits import Person, sample_person
-from tiny_portraits.text.words import list_characters
+from tiny_portraits.text.words import CHARACTERS, list_characters
 
 CHUNK = 100
 # The centre of the first face and its five landmarks.
@@ -191,12 +191,17 @@ NAMED_SIDE = 256  # pixels of a drawing before the face is cut out
 FIRST_NAMED = 60_000  # numbers of drawings that nothing else uses
 
 
-def pair_drawings_with_names(backbone: Backbone, detector: FaceDetector, progress: Progress) -> NamePairs:
+def pair_drawings_with_names(
+    backbone: Backbone, detector: FaceDetector, progress: Progress, count: int = CHARACTERS
+) -> NamePairs:
     """Pair drawings of the named characters with their first names: of each a plain portrait and a photo in a scene.
 
     They are cut out as photos to learn from are.
+
+    Args:
+        count: how many characters, the first ones.
     """
-    characters = list_characters()
+    characters = list_characters()[:count]
     rows = find_name_tokens(backbone, [one.name for one in characters], words=1)
 
     def cut_out() -> Iterator[tuple[int, Tensor, Tensor]]:
