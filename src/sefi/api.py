@@ -30,9 +30,17 @@ from sefi.core.config import (
 )
 from sefi.core.errors import REMARKS, BackboneError, ConfigError, IdentityError, PhotoError, PromptError, check_type
 from sefi.core.progress import Progress, choose_progress
-from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
+from sefi.core.prompts import (
+    Box,
+    check_crop_options,
+    check_name,
+    check_photo_count,
+    check_prompts,
+    is_person,
+    needs_face,
+)
 from sefi.core.rng import LARGEST_SEED, require_seed
-from sefi.diffusion.conditioning import list_identity_remarks
+from sefi.diffusion.conditioning import apply_strength_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
     GeneratedImage,
     check_repair_steps,
@@ -51,7 +59,15 @@ from sefi.hosts.embedding_files import read_embedding
 from sefi.identity.file import Identity, add_record, check_together, compute_identity_digest, compute_tokens_digest
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
-from sefi.photo.augment import PhotoViews, SubjectCrop, convert_to_bytes, crop_middle, find_face_square
+from sefi.photo.augment import (
+    FaceBox,
+    PhotoViews,
+    SubjectCrop,
+    convert_to_bytes,
+    crop_middle,
+    find_face_in,
+    find_face_square,
+)
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
@@ -136,7 +152,7 @@ def learn(  # noqa: PLR0913
         LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
-    views = PhotoViews(first, config.views, tuple(others))
+    views = PhotoViews(first, config.views, tuple(others), find_faces_in(crops, backbone, config, detector))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
@@ -307,6 +323,29 @@ def crop_photo(
     return SubjectCrop(pixels, square, photo.source, () if remark is None else (remark,))
 
 
+def find_faces_in(
+    crops: Sequence[SubjectCrop], backbone: Backbone, config: Config, detector: str | Path | None
+) -> tuple[FaceBox, ...]:
+    """Find where the face is in each crop, where a setting asks for it; nothing otherwise.
+
+    Raises:
+        ConfigError: the setting needs a face, and the subject is no person.
+        FaceError: a crop shows no face, or the detector's file is none.
+    """
+    learn, person = config.learn, is_person(config.learn.class_word)
+    asking = {"outside_weight": learn.outside_weight != 1, "start=encoder": learn.start == "encoder"}
+    for setting, asked in asking.items():
+        if asked and not person:
+            raise ConfigError(
+                f"learn.{setting} needs a face, and {learn.class_word!r} is no word for a person.",
+                "Leave it out, or use a class word for a person.",
+            )
+    if not person or not (any(asking.values()) or learn.attention_loss == "hinge"):
+        return ()
+    finder = open_detector(backbone, detector)
+    return tuple(find_face_in(crop.pixels, finder, crop.source) for crop in crops)
+
+
 def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetector:
     """Open the face detector that is named, or the one in the package for drawings or photographs, as the model is.
 
@@ -342,7 +381,7 @@ def list_training_remarks(backbone: Backbone, config: Config) -> list[str]:
 
 def list_training_sentences(config: Config) -> list[str]:
     """Return the sentences that are learned with, the class word in place of the subject."""
-    return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
+    return [sentence.replace("{}", f" {config.learn.class_word} ") for sentence in config.learn.list_sentences()]
 
 
 def list_prompt_remarks(
@@ -507,6 +546,7 @@ def generate_each(
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
     model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
+    model = replace(model, conditioner=apply_strength_settings(model.conditioner, settings))
     shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):

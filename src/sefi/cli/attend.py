@@ -101,14 +101,15 @@ def compute_attention_rows(
     """
     from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
-    from sefi.diffusion.conditioning import IdentityConditioner
+    from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
     from sefi.methods import check_tokens_only
 
     check_tokens_only(identities)
     check_used([prompt], [one.name for one in identities])
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
-    attention = record_attention(backbone, conditioner, prompt, seed, config.generate, progress)
+    bent = apply_strength_settings(conditioner, config.generate)
+    attention = record_attention(backbone, bent, prompt, seed, config.generate, progress)
     boxes = detect_face_boxes(attention.image, backbone, detector)
     plain = tuple(conditioner.class_words.get(word.strip("<>"), word) for word in attention.words)
     return [

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sefi.core.config import drop_other_names
+from sefi.core.config import Config, drop_other_names, list_sections
 from sefi.core.errors import ConfigError
 from sefi.core.files import CHECKPOINT_KEY as KEY, FileKind, check_replaceable, write_file
 from sefi.core.reading import (
@@ -102,7 +102,11 @@ def is_same_training(saved: object, wanted: dict[str, Any]) -> bool:
     if not isinstance(saved, dict):
         return False
     if isinstance(saved.get("config"), dict) and "config" in wanted:
-        saved = {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+        # Options that stand at their defaults are not saved, and a saved one that does not is a difference.
+        known = {**wanted["config"]}
+        for section, kind in list_sections(Config).items():
+            known[section] = dict.fromkeys(kind.model_fields) | known.get(section, {})
+        saved = {**saved, "config": drop_other_names(saved["config"], known)}
     return {"signature": wanted.get("signature"), **saved} == {"signature": None, **wanted}
 
 
