@@ -30,6 +30,7 @@ from sefi.methods.base import (
     TokenMethod,
     TrainingOptions,
     WeightCounts,
+    check_person,
     create_header,
     fit_first_tokens,
     get_class_row,
@@ -67,6 +68,7 @@ class StagedKeyValue(TokenMethod):
         del evaluators
         refuse_vectors_and_limit(self.info.title, config)
         if config.learn.start == "encoder":
+            check_person(f"{self.info.title} with learn.start=encoder", config)
             load_chosen_encoder(backbone, config)
 
     def learn(
