@@ -29,10 +29,19 @@ from sefi.core.config import (
 )
 from sefi.core.errors import REMARKS, BackboneError, ConfigError, IdentityError, PhotoError, PromptError, check_type
 from sefi.core.progress import Progress, choose_progress
-from sefi.core.prompts import Box, check_crop_options, check_name, check_photo_count, check_prompts, needs_face
+from sefi.core.prompts import (
+    Box,
+    check_crop_options,
+    check_name,
+    check_photo_count,
+    check_prompts,
+    is_person,
+    needs_face,
+)
 from sefi.core.rng import LARGEST_SEED, require_seed
-from sefi.diffusion.conditioning import list_identity_remarks
+from sefi.diffusion.conditioning import apply_strength_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
+    ConditionedModel,
     GeneratedImage,
     blank_flagged_image,
     check_repair_steps,
@@ -60,11 +69,13 @@ from sefi.identity.file import (
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
 from sefi.photo.augment import (
+    FaceBox,
     PhotoViews,
     SubjectCrop,
     compute_photo_digest,
     convert_to_bytes,
     crop_middle,
+    find_face_in,
     find_face_square,
 )
 from sefi.photo.detect import (
@@ -151,7 +162,7 @@ def learn(  # noqa: PLR0913
         LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
-    views = PhotoViews(first, config.views, tuple(others))
+    views = PhotoViews(first, config.views, tuple(others), find_faces_in(crops, backbone, config, detector))
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
@@ -335,6 +346,29 @@ def crop_photo(
     return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
 
 
+def find_faces_in(
+    crops: Sequence[SubjectCrop], backbone: Backbone, config: Config, detector: str | Path | None
+) -> tuple[FaceBox, ...]:
+    """Find where the face is in each crop, where a setting asks for it; nothing otherwise.
+
+    Raises:
+        ConfigError: the setting needs a face, and the subject is no person.
+        FaceError: a crop shows no face, or the detector's file is none.
+    """
+    learn, person = config.learn, is_person(config.learn.class_word)
+    asking = {"outside_weight": learn.outside_weight != 1, "start=encoder": learn.start == "encoder"}
+    for setting, asked in asking.items():
+        if asked and not person:
+            raise ConfigError(
+                f"learn.{setting} needs a face, and {learn.class_word!r} is no word for a person.",
+                "Leave it out, or use a class word for a person.",
+            )
+    if not person or not (any(asking.values()) or learn.attention_loss == "hinge"):
+        return ()
+    finder = open_detector(backbone, detector)
+    return tuple(find_face_in(crop.pixels, finder, crop.source) for crop in crops)
+
+
 def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetector:
     """Open the face detector that is named, or the one in the package for drawings or photographs, as the model is.
 
@@ -370,7 +404,7 @@ def list_training_remarks(backbone: Backbone, config: Config) -> list[str]:
 
 def list_training_sentences(config: Config) -> list[str]:
     """Return the sentences that are learned with, the class word in place of the subject."""
-    return [template.replace("{}", f" {config.learn.class_word} ") for template in config.learn.templates]
+    return [sentence.replace("{}", f" {config.learn.class_word} ") for sentence in config.learn.list_sentences()]
 
 
 def list_prompt_remarks(
@@ -539,7 +573,7 @@ def generate_each(  # noqa: PLR0913
         LOGGER.warning(remark)
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
-    model = get_method(method).apply(identities, backbone.skip_layers(settings.clip_skip), settings.identity_strength)
+    model = apply_identities(method, identities, backbone, settings)
     check_safety_checker(backbone, wanted=safety_checker)
     shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
@@ -548,6 +582,15 @@ def generate_each(  # noqa: PLR0913
         made = blank_flagged_image(backbone, made) if safety_checker else made
         said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
         yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
+
+
+def apply_identities(
+    method: str, identities: Sequence[Identity], backbone: Backbone, settings: GenerateSettings
+) -> ConditionedModel:
+    """Return the model with the identities of a method, as strongly and on the way that the settings ask for."""
+    skipping = backbone.skip_layers(settings.clip_skip)
+    model = get_method(method).apply(identities, skipping, settings.identity_strength)
+    return replace(model, conditioner=apply_strength_settings(model.conditioner, settings))
 
 
 def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:

@@ -62,7 +62,7 @@ def commands():
 def test_commands_and_options_exist():
     assert len(commands()) > 5
     for words in commands():
-        path = words[1:3] if words[1] in ("world", "bench", "study") else words[1:2]
+        path = words[1:3] if words[1] in ("world", "bench", "study", "encoder") else words[1:2]
         found = CliRunner().invoke(app, [*path, "--help"], env={"COLUMNS": "200", "NO_COLOR": "1"})
         assert found.exit_code == 0, path
         for option in (word for word in words if word.startswith("--")):

@@ -25,7 +25,7 @@ def commands(command, path=()):
 
 
 COMMANDS = commands(get_command(app))
-GROUPS = [(), ("bench",), ("study",), ("world",)]
+GROUPS = [(), ("bench",), ("encoder",), ("study",), ("world",)]
 
 
 def run(*words, **environment):

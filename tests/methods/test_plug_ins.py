@@ -198,7 +198,7 @@ NO_INFO = "class Mine:\n    info = presets = config_type = count_weights = check
         (NO_INFO, "Mine", "is no MethodInfo"),
         (COPY.replace('    "": make_', '    "mine": make_'), "TextualInversion", "no preset of its own name"),
         (COPY.replace('"steps": 200', '"stops": 200'), "TextualInversion", "no setting 'learn.stops'"),
-        (COPY.replace('"steps": 200', '"steps": 0'), "TextualInversion", "learn.steps = 0"),
+        (COPY.replace('"steps": 200', '"steps": 0'), "TextualInversion", "steps of 0 learn nothing"),
         (SCALED.replace('{"scale": 2.0}', '{"skale": 2.0}'), "ScaledInversion", "no setting 'start.skale'"),
         (SCALED.replace(" = StartSettings()", ""), "ScaledInversion", "start have no default"),
         (SCALED.replace("(Config, frozen=True)", "(Section, frozen=True)"), "ScaledInversion", "nor derived from it"),

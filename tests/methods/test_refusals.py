@@ -32,7 +32,6 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "setting"),
     [
-        ("sefi", "learn.vectors=2"),
         ("prospect", "learn.vectors=2"),
         ("prospect", "learn.attention_weight=0.003"),
         ("textual-inversion", "learn.stages=5"),
@@ -54,10 +53,13 @@ def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setti
         METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
-def test_a_limit_of_norms_is_for_tokens_that_the_module_does_not_give(embedded: Backbone) -> None:
-    limited = override(PRESETS["default"], ["learn.token_norm_limit=1.5"])
+@pytest.mark.parametrize("setting", ["token_norm_limit=1.5", "vectors=2", "change_limit=0.5"])
+def test_limits_and_several_vectors_are_for_tokens_that_the_module_does_not_give(
+    embedded: Backbone, setting: str
+) -> None:
+    limited = override(PRESETS["default"], [f"learn.{setting}"])
     METHODS["sefi"].check(embedded, limited, None)
-    with pytest.raises(ConfigError, match="token_norm_limit"):
+    with pytest.raises(ConfigError, match=setting.partition("=")[0]):
         METHODS["sefi"].check(embedded, override(limited, ["learn.expansion=module"]), None)
 
 

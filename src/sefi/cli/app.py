@@ -14,6 +14,7 @@ from sefi.cli import (
     demo,
     describe,
     doctor,
+    encoder,
     export,
     forget,
     generate,
@@ -85,6 +86,7 @@ app.command("key")(key.run_key)
 app.command("forget")(forget.run_forget)
 app.command("doctor")(doctor.run_doctor)
 app.command("score")(score.run_score)
+app.add_typer(encoder.app, name="encoder")
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")
 app.add_typer(world.app, name="world")

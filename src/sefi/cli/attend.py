@@ -109,7 +109,7 @@ def compute_attention_rows(
     from sefi.cli.output import print_remark
     from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
-    from sefi.diffusion.conditioning import IdentityConditioner
+    from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
     from sefi.diffusion.sampling import FLAGGED
     from sefi.methods import check_tokens_only
 
@@ -117,7 +117,8 @@ def compute_attention_rows(
     check_used([prompt], [one.name for one in identities])
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
-    attention = record_attention(backbone, conditioner, prompt, seed, config.generate, progress)
+    bent = apply_strength_settings(conditioner, config.generate)
+    attention = record_attention(backbone, bent, prompt, seed, config.generate, progress)
     if backbone.safety_checker is not None and backbone.safety_checker.find_flagged([attention.image])[0]:
         print_remark(f"note: {FLAGGED.format(prompt, seed)}")
         attention = replace(attention, image=Image.new("RGB", attention.image.size))

@@ -35,7 +35,7 @@ ClassWord = Annotated[
     str | None,
     typer.Option("--class-word", help="What it is, in a word or a few: person, woman, dog, golden retriever ..."),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Optimiser steps.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Optimiser steps; 0 with learn.start=encoder.")]
 FaceIndex = Annotated[
     int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left; for people only.")
 ]

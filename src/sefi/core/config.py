@@ -1,7 +1,7 @@
 """Settings that every method has, and how a method adds its own; unknown names are refused with the nearest match."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
@@ -44,6 +44,11 @@ class Section(BaseModel, frozen=True):
         return value
 
 
+def make_default_check(default: object) -> Callable[[object], bool]:
+    """Return what says whether a value is this default: such a setting is not saved."""
+    return lambda value: value == default
+
+
 class LearnSettings(Section, frozen=True):
     """How an identity is learned.
 
@@ -51,7 +56,9 @@ class LearnSettings(Section, frozen=True):
     (`DEFAULT`), which is tuned on the embedded model.
     """
 
-    steps: int = Field(1000, ge=1, le=10_000_000, description="optimiser steps")
+    steps: int = Field(
+        1000, ge=0, le=10_000_000, description="optimiser steps; 0 takes what learn.start=encoder gives as it is"
+    )
     batch: int = Field(1, ge=1, le=1024, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
     weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
@@ -87,6 +94,79 @@ class LearnSettings(Section, frozen=True):
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
     )
+    # Options of the recipe (docs/recipe.md). At their defaults they are not saved: older files keep their bytes.
+    rate_schedule: Literal["constant", "cosine"] = Field(
+        "constant",
+        exclude_if=make_default_check("constant"),
+        description="learning rate over the steps: constant, or cosine, which falls to 0",
+    )
+    hold_norm: bool = Field(
+        default=False,
+        exclude_if=make_default_check(default=False),
+        description="steps turn the tokens, whose norm stays token_norm_limit (or 1) times the class word's",
+    )
+    token_average: float = Field(
+        0.0,
+        exclude_if=make_default_check(0.0),
+        ge=0,
+        lt=1,
+        description="decay of the running mean of the tokens, which is the result; 0 takes the last",
+    )
+    change_limit: float | None = Field(
+        None,
+        exclude_if=make_default_check(None),
+        gt=0,
+        description="longest way of a token from its start, in norms of the class word, at the least noise",
+    )
+    noise_freedom: float = Field(
+        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="share of change_limit where noise is most"
+    )
+    attention_loss: Literal["difference", "hinge"] = Field(
+        "difference",
+        exclude_if=make_default_check("difference"),
+        description="hinge: only the subject's words, what exceeds the class word's, outside the face",
+    )
+    attention_share: float | None = Field(
+        None,
+        exclude_if=make_default_check(None),
+        gt=0,
+        description="in place of attention_weight: gradient on the keys as a share of the denoising loss's",
+    )
+    context_weight: float = Field(
+        0.0,
+        exclude_if=make_default_check(0.0),
+        ge=0,
+        description="of the change of the other words' states in sentences with a context",
+    )
+    photo_words: str = Field(
+        "",
+        exclude_if=make_default_check(""),
+        description="what else the photo shows, such as at the beach: ends every sentence to learn with",
+    )
+    outside_weight: float = Field(
+        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="of the denoising error outside the face"
+    )
+    start: Literal["class", "encoder"] = Field(
+        "class",
+        exclude_if=make_default_check("class"),
+        description="where tokens start: the class word, or what a name encoder reads from the photo",
+    )
+    encoder: str | None = Field(
+        None,
+        exclude_if=make_default_check(None),
+        description="file of the name encoder (`sefi encoder train`); none: the package's own, if it has one",
+    )
+
+    @model_validator(mode="after")
+    def check_start(self) -> Self:
+        """Check that there is something to learn, or an encoder that gives the tokens."""
+        if self.steps == 0 and self.start != "encoder":
+            raise ValueError("steps of 0 learn nothing; they need start=encoder")
+        if self.encoder is not None and self.start != "encoder":
+            raise ValueError("encoder has no effect without start=encoder")
+        if self.noise_freedom != 1 and self.change_limit is None:
+            raise ValueError("noise_freedom has no effect without change_limit")
+        return self
 
     @field_validator("templates")
     @classmethod
@@ -102,6 +182,22 @@ class LearnSettings(Section, frozen=True):
             if {"{", "}"} & set(template.replace("{}", "")):
                 raise ValueError(f"the sentence {template!r} has braces that are no place for the subject")
         return templates
+
+    @field_validator("photo_words")
+    @classmethod
+    def check_photo_words(cls, words: str) -> str:
+        """Check that what the photo shows is said in plain words."""
+        try:
+            check_template(words)
+        except PromptError as error:
+            raise ValueError(error.problem.rstrip(".")) from None
+        if {"<", ">", "{", "}"} & set(words):
+            raise ValueError("it has brackets; write plain words")
+        return words.strip()
+
+    def list_sentences(self) -> list[str]:
+        """List the sentences to learn with, {} for the subject, each with what else the photo shows."""
+        return [f"{template} {self.photo_words}".strip() for template in self.templates]
 
     @field_validator("class_word")
     @classmethod
@@ -166,6 +262,18 @@ class GenerateSettings(Section, frozen=True):
         le=64,
         exclude_if=lambda value: value is None,
         description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
+    )
+    strength_path: Literal["line", "sphere"] = Field(
+        "line",
+        exclude_if=make_default_check("line"),
+        description="way from the class word to what was learned: line, or sphere, which turns and keeps its norm",
+    )
+    context_limit: float | None = Field(
+        None,
+        exclude_if=make_default_check(None),
+        gt=0,
+        le=2,
+        description="most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",
     )
 
 

@@ -358,6 +358,20 @@ ALL_TEMPLATES = tuple(
 # Of a face, as Celeb Basis and Cross Initialization learn.
 FACE_TEMPLATES_81 = tuple(t.format("face of {}") for t in ALL_TEMPLATES)
 
+# Sentences with a context, in words that the embedded model knows too: what tokens must not change (CoRe).
+CONTEXT_TEMPLATES = (
+    "a photo of {} at the beach",
+    "a photo of {} in the snow",
+    "a photo of {} in the forest",
+    "a photo of {} in the city at night",
+    "a photo of {} reading a book",
+    "a photo of {} holding a cup",
+    "a photo of {} smiling",
+    "a photo of {} wearing a hat",
+    "a painting of {} in a garden",
+    "a drawing of {} in the mountains",
+)
+
 
 # What the embedded model knows; files in its folder.
 CHARACTERS = Path(__file__).parent.parent / "models" / "characters.txt"

@@ -83,6 +83,26 @@ def compute_map_difference(
     return total / (words.sum(1) * maps.shape[1] * side[0] * side[1])
 
 
+def compute_map_excess(maps: Tensor, reference: Tensor, options: "LossOptions", side: tuple[int, int]) -> Tensor:
+    """Return the hinge of the attention loss of one layer, `[batch]`.
+
+    L = sum over heads, the chosen words and pixels of (outside * max(0, A - A_ref))^2, or its mean: a word may look
+    where the class word looks, and anywhere inside the face; nothing pulls it to the reference.
+
+    Args:
+        maps, reference: `[batch, head, word, h, w]`; no gradient flows into the reference.
+        side: resize both to this height and width first.
+    """
+    excess = resize_maps(maps - reference.detach(), side).clamp(min=0)
+    if options.outside is not None:
+        excess = excess * F.interpolate(options.outside.float(), side, mode="area")[:, :, None]
+    words = options.words[:, None, :, None, None]
+    total = (excess.pow(2) * words).sum((1, 2, 3, 4))
+    if options.reduction == "sum":
+        return total
+    return total / (options.words.sum(1) * maps.shape[1] * side[0] * side[1])
+
+
 def average_word_maps(recorder: AttentionRecorder, side: int | tuple[int, int], *, reference: bool = False) -> Tensor:
     """Average the last pass's maps over layers and heads: `[batch, word, height, width]`, summing to 1 over words.
 
@@ -103,12 +123,16 @@ class LossOptions:
         latent_size: height and width of the latent; maps are compared at half of it.
         reduction: "sum" or "mean".
         detach_query: let the loss reach the key tokens only through this layer's keys.
+        hinge: count only what exceeds the reference.
+        outside: where it counts, shares of latent cells `[batch, 1, h, w]` in [0, 1]; None: everywhere.
     """
 
     words: Tensor
     latent_size: tuple[int, int]
     reduction: Literal["sum", "mean"]
     detach_query: bool
+    hinge: bool = False
+    outside: Tensor | None = None
 
 
 class KeyValueProcessor:
@@ -180,7 +204,11 @@ class KeyValueProcessor:
             seen = compute_attention_weights(query.detach(), key, scale) if options.detach_query else weights
             side = (max(1, options.latent_size[0] // 2), max(1, options.latent_size[1] // 2))
             compared = reshape_to_maps(seen, height, width)
-            recorder.losses.append(compute_map_difference(compared, reference, options.words, side, options.reduction))
+            if options.hinge:
+                recorder.losses.append(compute_map_excess(compared, reference, options, side))
+            else:
+                difference = compute_map_difference(compared, reference, options.words, side, options.reduction)
+                recorder.losses.append(difference)
         if recorder.keep_maps:
             maps = reshape_to_maps(weights, height, width)
             recorder.maps[self.name] = maps if recorder.keep_gradient else maps.detach()

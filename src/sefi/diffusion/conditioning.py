@@ -2,13 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
 from sefi.backbone.signature import ModelSignature
+from sefi.core.config import GenerateSettings
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error, refuse_names
 from sefi.diffusion.text import (
@@ -21,7 +23,7 @@ from sefi.diffusion.text import (
     tokenize_class_word,
 )
 from sefi.identity.file import Identity, check_names_differ
-from sefi.identity.tokens import get_stage
+from sefi.identity.tokens import get_stage, interpolate_on_sphere
 
 
 class Conditioner(Protocol):
@@ -40,6 +42,9 @@ class Conditioner(Protocol):
         ...
 
 
+AnyConditioner = TypeVar("AnyConditioner", bound=Conditioner)
+
+
 def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> list[TextEncoding]:
     """Return encodings of as many words each: shorter ones go on with the chunk of the empty prompt."""
     lengths = [one.states.shape[1] for one in encodings]
@@ -56,6 +61,7 @@ def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> li
 # Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
 LONGEST_RELATIVE_TOKEN = 10_000.0
 Slot = tuple[int, Literal["K", "V"]]
+HALVINGS = 5  # to 1/32 of the strength
 
 
 class IdentityConditioner:
@@ -67,6 +73,9 @@ class IdentityConditioner:
             straight line.
         class_slots: (stage, "K" or "V") slots that use the class word instead (the paper's Figure 5), of one of several
             tokens their mean.
+        on_sphere: in between turn the class word towards what was learned (slerp), and change its norm evenly.
+        context_limit: most that the names may turn the states of the words behind them, 1 - cosine; every prompt has
+            its own strength, as high as that allows. None: one strength for all.
 
     Raises:
         IdentityError: an identity of another model, or two of one name.
@@ -79,14 +88,19 @@ class IdentityConditioner:
         identities: Sequence[Identity],
         strength: float = 1.0,
         class_slots: Collection[Slot] = (),
+        *,
+        on_sphere: bool = False,
+        context_limit: float | None = None,
     ) -> None:
         check_identities(backbone, identities)
-        self.backbone = backbone
+        self.backbone, self.identities, self.strength = backbone, tuple(identities), strength
+        self.class_slots, self.on_sphere, self.context_limit = tuple(class_slots), on_sphere, context_limit
         self.class_words = {i.name: i.header.class_word for i in identities}
         self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}
         self.vector_counts = {name: tokens.shape[2] for name, tokens in self.stage_tokens.items()}
         self.encodings: dict[tuple[str, int], TextEncoding] = {}
         self.negative_encodings: dict[str, TextEncoding] = {}
+        self.chosen_strengths: dict[str, float] = {}
 
     def build_stage_tokens(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
         """Build an identity's tokens `[stage, 2, vector, width]` with strength and overrides applied."""
@@ -97,7 +111,7 @@ class IdentityConditioner:
             rows = torch.stack([self.backbone.get_token_row(word) for word in words])
             tokens = rows.expand(*tokens.shape[:2], -1, -1).clone()
         elif strength != 1:
-            tokens = row + strength * (tokens - row)
+            tokens = self.mix_with_class(row, tokens, strength)
         for stage, slot in class_slots:
             if not 0 <= stage < len(tokens):
                 raise ConfigError(
@@ -105,6 +119,70 @@ class IdentityConditioner:
                 )
             tokens[stage, "KV".index(slot)] = row
         return tokens
+
+    def mix_with_class(self, row: Tensor, tokens: Tensor, strength: float) -> Tensor:
+        """Mix the class word's row with tokens `[..., width]`: on a line, or e = |e| slerp(c, e; strength), |e| evenly.
+
+        Source of the second: TEA (ICLR 2026), whose norm is one constant.
+        """
+        if not self.on_sphere:
+            return row + strength * (tokens - row)
+        norm = row.norm() + strength * (tokens.norm(dim=-1, keepdim=True) - row.norm())
+        return norm.clamp(min=0) * interpolate_on_sphere(row.expand_as(tokens), tokens, strength)
+
+    def choose_tokens(self, prompt: str) -> Mapping[str, Tensor]:
+        """Return the identities' tokens for a prompt: with one strength for all, or the prompt's own."""
+        if self.context_limit is None:
+            return self.stage_tokens
+        if prompt not in self.chosen_strengths:
+            self.chosen_strengths[prompt] = self.choose_strength(prompt, self.context_limit)
+        return self.mix_all(self.chosen_strengths[prompt])
+
+    def mix_all(self, strength: float) -> Mapping[str, Tensor]:
+        """Return all identities' tokens at a strength above 0."""
+        return {one.name: self.build_stage_tokens(one, strength, self.class_slots) for one in self.identities}
+
+    def choose_strength(self, prompt: str, limit: float) -> float:
+        """Choose the highest strength, up to the given one, at which the other words turn no more than the limit.
+
+        By halving: `HALVINGS` times; the least is the last half.
+        """
+        if not self.parse(prompt).places or self.measure_change(prompt, self.mix_all(self.strength)) <= limit:
+            return self.strength
+        low, high = 0.0, self.strength
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            if self.measure_change(prompt, self.mix_all(middle)) <= limit:
+                low = middle
+            else:
+                high = middle
+        return low or high
+
+    @torch.no_grad()
+    def measure_change(self, prompt: str, tokens: Mapping[str, Tensor]) -> float:
+        """Return 1 - cosine between the states of the words behind the first name with tokens and with the class word.
+
+        The mean over words, keys and values, and stages (CoRe's embedding term).
+        """
+        parsed, stages = self.parse(prompt), max(map(len, tokens.values()))
+        behind = torch.ones(parsed.ids.shape[-1], dtype=torch.bool)
+        behind[: min(min(places) for places in parsed.places.values())] = False
+        behind[[place for places in parsed.places.values() for place in places]] = False
+        rows = {i.name: compute_class_row(self.backbone, i.header.class_word) for i in self.identities}
+        plain = {name: rows[name].expand_as(one) for name, one in tokens.items()}
+        total = self.backbone.num_train_timesteps
+        turned: list[Tensor] = []
+        for timestep in ((2 * stage + 1) * total // (2 * stages) for stage in range(stages)):
+            written, reference = (self.encode_tokens(parsed, timestep, one).states for one in (tokens, plain))
+            turned.append(
+                1 - cosine_similarity(written.float(), reference.float(), dim=-1)[:, behind.to(written.device)]
+            )
+        return float(torch.stack(turned).mean())
+
+    def encode_tokens(self, parsed: ParsedPrompt, timestep: int, tokens: Mapping[str, Tensor]) -> TextEncoding:
+        """Encode a prompt with tokens, its key sentence and its value sentence, states `[2, word, width]`."""
+        rows, mask = self.build_rows(parsed, timestep, tokens)
+        return self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """Parse a prompt into tokens and placeholders."""
@@ -125,18 +203,23 @@ class IdentityConditioner:
         key = (prompt, self.get_context_key(timestep))
         if key not in self.encodings:
             parsed = self.parse(prompt)
-            rows, mask = self.build_rows(parsed, timestep)
-            both = self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
+            both = self.encode_tokens(parsed, timestep, self.choose_tokens(prompt))
             self.encodings[key] = join_texts(*apply_weights(self.backbone, both, parsed).chunk(2))
         return self.encodings[key]
 
-    def build_rows(self, parsed: ParsedPrompt, timestep: int) -> tuple[Tensor, Tensor]:
-        """Build replacement embeddings `[2, word, width]` (key and value sentence) and their mask `[word]`."""
+    def build_rows(
+        self, parsed: ParsedPrompt, timestep: int, stage_tokens: Mapping[str, Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Build replacement embeddings `[2, word, width]` (key and value sentence) and their mask `[word]`.
+
+        Args:
+            stage_tokens: other tokens than the conditioner's own, by name.
+        """
         words = parsed.ids.shape[-1]
         rows = torch.zeros(2, words, self.backbone.token_width, dtype=torch.float32)
         mask = torch.zeros(words, dtype=torch.bool)
         for name, places in parsed.places.items():
-            tokens = self.stage_tokens[name]
+            tokens = (stage_tokens or self.stage_tokens)[name]
             vectors = tokens[get_stage(timestep, len(tokens), self.backbone.num_train_timesteps)]
             for number, place in enumerate(places):
                 rows[:, place] = vectors[:, number % self.vector_counts[name]]
@@ -156,6 +239,31 @@ class IdentityConditioner:
             text = apply_weights(self.backbone, self.backbone.encode_text(parsed.ids[None]), parsed)
             self.negative_encodings[negative_prompt] = join_texts(text, text)
         return self.negative_encodings[negative_prompt].expand(count)
+
+
+def apply_strength_settings(
+    conditioner: AnyConditioner, settings: GenerateSettings
+) -> "AnyConditioner | IdentityConditioner":
+    """Return a conditioner with the way to what was learned, and the limit of its effect, that the settings ask for.
+
+    Raises:
+        ConfigError: the method puts more than tokens into a prompt, which have no such way.
+    """
+    if settings.strength_path == "line" and settings.context_limit is None:
+        return conditioner
+    if type(conditioner) is not IdentityConditioner:
+        raise ConfigError(
+            "Only subjects that are tokens alone have a strength on the sphere, or one for each prompt.",
+            "Leave out generate.strength_path and generate.context_limit.",
+        )
+    return IdentityConditioner(
+        conditioner.backbone,
+        conditioner.identities,
+        conditioner.strength,
+        conditioner.class_slots,
+        on_sphere=settings.strength_path == "sphere",
+        context_limit=settings.context_limit if conditioner.strength else None,
+    )
 
 
 def check_identities(backbone: Backbone, identities: Sequence[Identity]) -> None:

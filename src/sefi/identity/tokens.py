@@ -127,9 +127,11 @@ class IdentityTokens(nn.Module):
 
     Args:
         class_token: the token-table row of the class word, `[width]`.
-        settings: `expansion`, `residual_init`, `stages`, `split_key_value`, `dropout` and `token_norm_limit` of them.
+        settings: `expansion`, `residual_init`, `stages`, `vectors`, `split_key_value`, `dropout`, `token_norm_limit`,
+            `hold_norm`, `token_average`, `change_limit` and `noise_freedom` of them.
         seed: of the module's first weights, or of the direct table's.
-        first: where direct tokens start instead, `[stage, slot, width]`; one slot where key and value are one.
+        first: where direct tokens start instead, `[stage, slot, width]` or `[stage, slot, vector, width]`; one slot
+            where key and value are one.
     """
 
     class_token: Tensor
@@ -138,7 +140,12 @@ class IdentityTokens(nn.Module):
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
         self.residual, self.norm_limit = settings.residual_init, settings.token_norm_limit
-        self.split = settings.split_key_value
+        self.split, self.held, self.decay = (
+            settings.split_key_value,
+            settings.hold_norm,
+            settings.token_average,
+        )
+        self.limits = compute_change_limits(settings)
         self.module: ExpansionModule | None = None
         self.table: nn.Parameter | None = None
         with LOADING:
@@ -150,17 +157,69 @@ class IdentityTokens(nn.Module):
                 self.table = nn.Parameter(table - self.class_token if from_class_word else table)
         if self.module is not None and settings.residual_init:
             self.module.zero_last_layer()
+        # Buffers only where an option needs them: checkpoints of other trainings keep their tensors.
+        if self.limits is not None:
+            self.register_buffer("origin", self.compute_tokens().detach().clone())
+        if self.decay:
+            self.register_buffer("average", self.compute_tokens().detach().clone())
+            self.register_buffer("averaged", torch.zeros((), dtype=torch.float32))
 
     def forward(self, random: torch.Generator | None = None) -> Tensor:
-        """Return `[stages, 2, width]`; `random` draws the module's dropout, None does without."""
+        """Return `[stages, 2, width]`, of several vectors `[stages, 2, vector, width]`.
+
+        `random` draws the module's dropout, None does without.
+        In evaluation it is the running mean where `token_average` is set.
+        """
+        use_average = self.decay > 0 and not self.training
+        tokens = self.hold_norm(self.get_buffer("average")) if use_average else self.compute_tokens(random)
+        return tokens if self.split else tokens.expand(-1, 2, *tokens.shape[2:])
+
+    def compute_tokens(self, random: torch.Generator | None = None) -> Tensor:
+        """Compute the tokens of this step, `[stages, slots, width]` or `[stages, slots, vector, width]`."""
         raw = self.module(self.class_token, random) if self.module is not None else self.table
         assert raw is not None
-        tokens = self.class_token + raw if self.residual else raw
-        return tokens if self.split else tokens.expand(-1, 2, -1)
+        return self.hold_norm(self.class_token + raw if self.residual else raw)
 
+    def hold_norm(self, tokens: Tensor) -> Tensor:
+        """Scale tokens `[..., width]` to the norm at which they are held, where they are.
+
+        v = r u / |u| has no gradient along u, so that steps change the direction alone (DTI, ICLR 2026).
+        """
+        return F.normalize(tokens, dim=-1) * self.compute_held_norm() if self.held else tokens
+
+    def compute_held_norm(self) -> Tensor:
+        """Return the norm at which tokens are held: `token_norm_limit` times the class word's, or the class word's."""
+        return (self.norm_limit or 1.0) * self.class_token.norm()
+
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Limit the tokens' norm after an update, if there is a limit."""
-        self.limit_norm(self.norm_limit)
+        """Apply the limits of the norm and of the way from the start, and the running mean, after an update."""
+        if self.table is not None and (self.held or self.limits is not None):
+            base = self.class_token if self.residual else torch.zeros_like(self.class_token)
+            self.table.copy_(self.limit_change(self.compute_tokens()) - base)
+        if not self.held:
+            self.limit_norm(self.norm_limit)
+        if self.decay:
+            # The first values weigh less (as in tf.train.ExponentialMovingAverage): the start is soon forgotten.
+            steps = self.get_buffer("averaged").add_(1)
+            decay = torch.minimum(torch.full_like(steps, self.decay), (1 + steps) / (10 + steps))
+            self.get_buffer("average").lerp_(self.compute_tokens(), (1 - decay).item())
+
+    def limit_change(self, tokens: Tensor) -> Tensor:
+        """Move tokens `[stage, slot, ..., width]` that are too far from their start back towards it.
+
+        Free tokens go back on the straight line, held ones on the sphere, by the angle whose chord is the limit.
+        """
+        if self.limits is None:
+            return tokens
+        by_stage = self.limits.view(-1, *[1] * (tokens.dim() - 1))
+        origin, longest = self.get_buffer("origin"), by_stage * self.class_token.norm()
+        if not self.held:
+            change = tokens - origin
+            return origin + change * (longest / change.norm(dim=-1, keepdim=True)).clamp(max=1)
+        most = 2 * torch.asin((longest / (2 * self.compute_held_norm())).clamp(max=1))
+        angle = compute_angle(origin, tokens)
+        return self.hold_norm(interpolate_on_sphere(origin, tokens, (most / angle).clamp(max=1)))
 
     def get_extra_tensors(self) -> dict[str, Tensor]:
         """Return nothing: the tokens are all that is saved."""
@@ -175,6 +234,40 @@ class IdentityTokens(nn.Module):
         tokens = self.table + base
         longest = limit * self.class_token.norm()
         self.table.copy_(tokens * (longest / tokens.norm(dim=-1, keepdim=True)).clamp(max=1) - base)
+
+
+def compute_change_limits(settings: LearnSettings) -> Tensor | None:
+    """Return how far a token of each stage may go, `[stage]`, times the class word's norm; None for as far as it likes.
+
+    rho_s = change_limit (1 - (1 - noise_freedom) s / (stages - 1)): T-LoRA's rank, which falls linearly with the noise
+    (AAAI 2026), for tokens. Stage 0 is the least noisy.
+    """
+    if settings.change_limit is None:
+        return None
+    noise = torch.arange(settings.stages, dtype=torch.float32) / max(1, settings.stages - 1)
+    return settings.change_limit * (1 - (1 - settings.noise_freedom) * noise)
+
+
+def compute_angle(first: Tensor, second: Tensor) -> Tensor:
+    """Return the angle between vectors `[..., width]`, `[..., 1]`, in radians, at least 1e-6."""
+    first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    # By both chords: the arc cosine loses half of the digits near 0.
+    apart, along = (first - second).norm(dim=-1, keepdim=True), (first + second).norm(dim=-1, keepdim=True)
+    return (2 * torch.atan2(apart, along)).clamp(min=1e-6)
+
+
+def interpolate_on_sphere(first: Tensor, second: Tensor, share: Tensor | float) -> Tensor:
+    """Return the direction on the arc from one vector to another, unit vectors `[..., width]` (slerp; Shoemake 1985).
+
+    slerp(a, b; s) = (sin((1 - s) w) a + sin(s w) b) / sin w, w the angle between a and b.
+
+    Args:
+        share: of the arc: 0 gives the first vector, 1 the second; above 1 it goes on along the circle.
+    """
+    angle = compute_angle(first, second)
+    first, second = F.normalize(first, dim=-1), F.normalize(second, dim=-1)
+    mixed = (torch.sin((1 - share) * angle) * first + torch.sin(share * angle) * second) / torch.sin(angle)
+    return F.normalize(mixed, dim=-1)
 
 
 class FreeVectors(nn.Module):
@@ -217,13 +310,14 @@ def create_expansion_module(width: int, settings: LearnSettings, seed: int) -> E
 
 
 def count_slots(settings: LearnSettings) -> int:
-    """Count the tokens that are learned for a stage: key and value, or one for both."""
+    """Count what is learned for a stage: key and value, or one for both."""
     return 2 if settings.split_key_value else 1
 
 
 def create_first_table(class_token: Tensor, settings: LearnSettings, seed: int) -> Tensor:
     """Return zeros to add to the class word, or the class word with a little noise so that the slots differ."""
-    shape = (settings.stages, count_slots(settings), len(class_token))
+    several = (settings.vectors,) if settings.vectors > 1 else ()
+    shape = (settings.stages, count_slots(settings), *several, len(class_token))
     if settings.residual_init:
         return torch.zeros(shape, dtype=torch.float32)
     noise = torch.randn(shape, generator=create_generator(seed, "tokens"), dtype=torch.float32)

@@ -328,17 +328,35 @@ def refuse_stage_settings(title: str, config: Config, vectors: int = 1) -> None:
     require_learn_values(
         title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct", token_norm_limit=None
     )
+    refuse_options(title, config, STAGE_OPTIONS)
+
+
+# Options of the recipe that belong to tokens by stage, and those of everything that is learned by tokens.
+STAGE_OPTIONS = ("hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder")
+TOKEN_OPTIONS = ("attention_loss", "attention_share", "context_weight", "photo_words", "outside_weight")
+
+
+def refuse_options(title: str, config: Config, names: Sequence[str]) -> None:
+    """Refuse options of the recipe that a method would pass over.
+
+    Raises:
+        ConfigError: one is not at its default.
+    """
+    fields = LearnSettings.model_fields
+    require_learn_values(title, config, **{name: fields[name].default for name in names})
 
 
 def refuse_vectors_and_limit(title: str, config: Config) -> None:
-    """Refuse what tokens by stage do not have: several for a placeholder, a limit of norms on those of the module.
+    """Refuse what tokens of the module do not have: several for a placeholder, limits, a start of their own.
 
     Raises:
         ConfigError: a setting has another value than the method knows.
     """
-    require_learn_values(title, config, vectors=1)
     if config.learn.expansion == "module":
-        require_learn_values(f"{title} with learn.expansion=module", config, token_norm_limit=None)
+        module = f"{title} with learn.expansion=module"
+        # Its weights are not the tokens, and cannot be put back to where a token was.
+        limit = config.learn.token_norm_limit if config.learn.hold_norm else None
+        require_learn_values(module, config, vectors=1, token_norm_limit=limit, change_limit=None, start="class")
 
 
 def check_person(title: str, config: Config) -> None:
@@ -361,6 +379,7 @@ def check_tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
         ConfigError: a setting has another value than the method knows.
     """
     refuse_stage_settings(title, config)
+    refuse_options(title, config, TOKEN_OPTIONS)
     require_learn_values(title, config, attention_weight=0.0)
     check_single_precision(title, backbone)
 

@@ -58,7 +58,8 @@ class ProSpect(TokenMethod):
         """Require one token for the placeholder, and no attention loss."""
         del backbone, evaluators
         refuse_vectors_and_limit(self.info.title, config)
-        require_learn_values(self.info.title, config, attention_weight=0.0)
+        title = self.info.title
+        require_learn_values(title, config, vectors=1, attention_weight=0.0, attention_share=None, start="class")
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions

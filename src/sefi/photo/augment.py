@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sefi.core.config import ViewSettings
+from sefi.core.errors import FaceError
 from sefi.photo.detect import (
     FaceDetector,
     Square,
@@ -202,6 +203,56 @@ class SubjectCrop:
     photo_digest: str = ""
 
 
+FaceBox = tuple[float, float, float, float]
+"""Where a face is in a square: left, top, width and height as shares of the side."""
+
+# Hair, ears and chin belong to the subject too: half as large again as the box, and a little above its middle.
+HEAD_SIZE, HEAD_MIDDLE = 1.5, 0.42
+
+
+def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> FaceBox:
+    """Find the largest face of a square `[3, R, R]`.
+
+    Args:
+        source: where the photo came from, for messages.
+
+    Raises:
+        FaceError: it shows none.
+    """
+    faces = detector(convert_to_bytes(crop))
+    if not faces:
+        raise FaceError(
+            f"No face was found in what is learned of {source}.",
+            "Choose a photo in which the face is larger, or leave out the setting that asks where it is.",
+        )
+    face, side = max(faces, key=lambda one: one.width * one.height), crop.shape[-1]
+    return face.left / side, face.top / side, face.width / side, face.height / side
+
+
+def draw_head_mask(face: FaceBox, side: int) -> Tensor:
+    """Draw the ellipse around a face and its hair, 1 inside and 0 outside, `[1, side, side]`."""
+    left, top, width, height = face
+    middle = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    across = (middle - (left + width / 2)) / (HEAD_SIZE * width / 2)
+    down = (middle - (top + HEAD_MIDDLE * height)) / (HEAD_SIZE * height / 2)
+    return ((across[None, :] ** 2 + down[:, None] ** 2) <= 1).float()[None]
+
+
+def cut_head(crop: Tensor, face: FaceBox) -> Tensor:
+    """Cut a face with its hair out of a square: always as large and in the same place, `[3, R, R]`; its edge repeats.
+
+    The side of what is cut out is twice the longer side of the face's box.
+    """
+    left, top, width, height = face
+    half = max(width, height)
+    middle = torch.tensor([left + width / 2, top + HEAD_MIDDLE * height]) * 2 - 1
+    # An affine map of [-1, 1], whose side is 2: the scale is the share of the square that is cut out.
+    grid = torch.cat([torch.eye(2) * (2 * half), middle[:, None]], dim=1)[None]
+    side = crop.shape[-1]
+    places = F.affine_grid(grid.to(crop), [1, 3, side, side], align_corners=False)
+    return F.grid_sample(crop[None], places, padding_mode="border", align_corners=False)[0]
+
+
 @dataclass(frozen=True)
 class PhotoViews:
     """The views of one photo, or of several of the same subject.
@@ -210,11 +261,13 @@ class PhotoViews:
         crop: the square of the photo that is learned, `[3, R, R]` in [-1, 1]; of several photos the first.
         settings: ranges of the random views.
         other_crops: those of the further photos; every view is of one of all, equally often.
+        faces: where the face is in each of the crops; empty where nobody looked for one.
     """
 
     crop: Tensor
     settings: ViewSettings
     other_crops: tuple[Tensor, ...] = ()
+    faces: tuple[FaceBox, ...] = ()
 
     @property
     def crops(self) -> tuple[Tensor, ...]:
@@ -223,13 +276,29 @@ class PhotoViews:
 
     def draw_view(self, generator: torch.Generator) -> Tensor:
         """Draw a view, `[3, R, R]` in [-1, 1]; equal generators give equal views."""
-        return apply(self.draw_crop(generator), draw_parameters(self.settings, generator))
+        return self.draw_view_and_mask(generator)[0]
+
+    def draw_view_and_mask(self, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw a view and the share of the head in each of its pixels, `[1, R, R]`; None without a face."""
+        number = self.draw_number(generator)
+        parameters = draw_parameters(self.settings, generator)
+        view = apply(self.crops[number], parameters)
+        return view, self.draw_mask(number, parameters) if self.faces else None
+
+    def draw_mask(self, number: int, parameters: ViewParameters) -> Tensor:
+        """Draw the head of a crop where a view has it, `[1, R, R]` in [0, 1]; around a small view is outside."""
+        mask = draw_head_mask(self.faces[number], self.crop.shape[-1])
+        # The canvas is black, which is -1.
+        unchanged = replace(parameters, brightness=1, contrast=1, saturation=1, hue=0, canvas="black")
+        return ((apply((2 * mask - 1).expand(3, -1, -1), unchanged)[:1] + 1) / 2).clamp(0, 1)
 
     def draw_crop(self, generator: torch.Generator) -> Tensor:
         """Draw one of the crops, `[3, R, R]`; of a single one nothing is drawn."""
-        if not self.other_crops:
-            return self.crop
-        return self.crops[int(torch.randint(len(self.crops), (), generator=generator))]
+        return self.crops[self.draw_number(generator)]
+
+    def draw_number(self, generator: torch.Generator) -> int:
+        """Draw which crop it is; of a single one nothing is drawn."""
+        return int(torch.randint(len(self.crops), (), generator=generator)) if self.other_crops else 0
 
 
 def find_face_square(

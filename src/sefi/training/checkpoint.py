@@ -13,7 +13,7 @@ from pydantic import ConfigDict, Field, FiniteFloat, TypeAdapter
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sefi.core.config import drop_other_names
+from sefi.core.config import Config, drop_other_names, list_sections
 from sefi.core.errors import ConfigError
 from sefi.core.files import CHECKPOINT_KEY as KEY, FileKind, check_replaceable, fit_stem, write_file
 from sefi.core.reading import (
@@ -261,7 +261,11 @@ def describe_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
         return ["it does not say what it is a training of"]
     wanted = json.loads(dump_json(wanted))  # as it would be saved
     if isinstance(saved.get("config"), dict) and isinstance(wanted.get("config"), dict):
-        saved = {**saved, "config": drop_other_names(saved["config"], wanted["config"])}
+        # Options that stand at their defaults are not saved, and a saved one that does not is a difference.
+        known = {**wanted["config"]}
+        for section, kind in list_sections(Config).items():
+            known[section] = dict.fromkeys(kind.model_fields) | known.get(section, {})
+        saved = {**saved, "config": drop_other_names(saved["config"], known)}
     before = flatten_key({"signature": wanted.get("signature"), **saved})
     now = flatten_key({"signature": None, **wanted})
     found: dict[str, None] = {}

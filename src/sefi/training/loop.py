@@ -1,12 +1,14 @@
 """The loop of every training: steps, progress, the best step so far, checkpoints and interrupts."""
 
 import logging
+import math
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -394,7 +396,11 @@ class IdentityTrainer(Trainer):
         optimiser = torch.optim.AdamW(
             task.weights.parameters(), lr=learn.learning_rate, weight_decay=learn.weight_decay
         )
-        super().__init__(task, optimiser, LoopOptions(learn.steps, "learning", learn.gradient_clip), learn.patience)
+        rate = None
+        if learn.rate_schedule == "cosine":
+            rate = partial(compute_cosine_rate, steps=learn.steps, first=learn.learning_rate)
+        loop_options = LoopOptions(learn.steps, "learning", learn.gradient_clip, rate)
+        super().__init__(task, optimiser, loop_options, learn.patience)
         self.probe_every = learn.probe_every
 
     def is_finished(self) -> bool:
@@ -445,6 +451,15 @@ class IdentityTrainer(Trainer):
     def describe_best(self) -> dict[str, float]:
         """Return the best step and its score, where there is a probe."""
         return {} if self.best.tensors is None else {"best_step": self.best.step, "best_score": self.best.score}
+
+
+def compute_cosine_rate(step: int, steps: int, first: float) -> float:
+    """Return the learning rate of a step: half a cosine from `first` to 0 (SGDR without restarts; Loshchilov 2017).
+
+    >>> [round(compute_cosine_rate(step, 4, 1.0), 3) for step in range(4)]
+    [1.0, 0.854, 0.5, 0.146]
+    """
+    return first * (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:

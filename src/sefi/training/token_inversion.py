@@ -12,6 +12,8 @@ from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
 from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
+from sefi.core.errors import ConfigError, PromptError
+from sefi.core.prompts import CONTEXT_TEMPLATES
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
 from sefi.diffusion.text import encode_reference, join_texts, parse_template
@@ -46,7 +48,8 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
     token, with 3 all words.
     """
     classes, counts = {"subject": settings.class_word}, {"subject": settings.vectors}
-    parsed = [parse_template(backbone, t.replace("{}", "<subject>"), classes, counts) for t in settings.templates]
+    sentences = [one.replace("{}", "<subject>") for one in settings.list_sentences()]
+    parsed = [parse_template(backbone, one, classes, counts) for one in sentences]
     ids = torch.stack([p.ids for p in parsed])
     vector = torch.full_like(ids[:, 0], -1)
     in_sentence = torch.zeros_like(vector, dtype=torch.bool)
@@ -54,8 +57,28 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
         places = list(one.places["subject"])
         vector[i, places] = torch.arange(len(places)) % settings.vectors
         in_sentence[i, 1 : one.length] = True
-    compared = {1: vector >= 0, 2: in_sentence, 3: torch.ones_like(in_sentence)}[settings.attention_option]
+    option = 1 if settings.attention_loss == "hinge" else settings.attention_option
+    compared = {1: vector >= 0, 2: in_sentence, 3: torch.ones_like(in_sentence)}[option]
     return TrainingTexts(ids, vector, compared, encode_reference(backbone, parsed, classes))
+
+
+def encode_context_texts(backbone: Backbone, settings: LearnSettings) -> TrainingTexts:
+    """Tokenise and encode the sentences with a context, as many of them as fit into the model's text.
+
+    Raises:
+        ConfigError: none fits.
+    """
+    fitting: list[str] = []
+    for template in CONTEXT_TEMPLATES:
+        try:
+            sentence = template.replace("{}", "<subject>")
+            parse_template(backbone, sentence, {"subject": settings.class_word}, {"subject": settings.vectors})
+        except PromptError:
+            continue
+        fitting.append(template)
+    if not fitting:
+        raise ConfigError("No sentence with a context fits into this model's text.", "Set learn.context_weight=0.")
+    return encode_training_texts(backbone, settings.model_copy(update={"templates": tuple(fitting), "photo_words": ""}))
 
 
 def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: Tensor, tokens: Tensor) -> TextEncoding:
@@ -82,18 +105,25 @@ class TrainingBatch:
         noise: standard normal, shaped as `latents`.
         timesteps: `[batch]`.
         template_index: which sentence each uses, `[batch]`.
+        outside: how much of each latent cell is outside the head, `[batch, 1, h, w]` in [0, 1]; None where no face is
+            known.
     """
 
     latents: Tensor
     noise: Tensor
     timesteps: Tensor
     template_index: Tensor
+    outside: Tensor | None = None
 
     def select(self, samples: range) -> "TrainingBatch":
         """Return the samples of these numbers."""
         chosen = slice(samples.start, samples.stop)
         return TrainingBatch(
-            self.latents[chosen], self.noise[chosen], self.timesteps[chosen], self.template_index[chosen]
+            self.latents[chosen],
+            self.noise[chosen],
+            self.timesteps[chosen],
+            self.template_index[chosen],
+            None if self.outside is None else self.outside[chosen],
         )
 
 
@@ -152,36 +182,97 @@ def predict_with_target(
 
 @dataclass(frozen=True)
 class Losses:
-    """The two terms and their weighted sum, each a scalar."""
+    """The two terms and their weighted sum, each a scalar.
+
+    Attributes:
+        key_gradient_share: gradient of the weighted attention loss on the keys over that of the denoising loss; None
+            where it was not measured.
+    """
 
     total: Tensor
     denoise: Tensor
     attention: Tensor
+    key_gradient_share: float | None = None
 
 
 def compute_losses(
-    backbone: Backbone, texts: TrainingTexts, tokens: Tensor, batch: TrainingBatch, settings: LearnSettings
+    backbone: Backbone,
+    texts: TrainingTexts,
+    tokens: Tensor,
+    batch: TrainingBatch,
+    settings: LearnSettings,
+    *,
+    measure: bool = False,
 ) -> Losses:
     """Compute the mean squared denoising error plus lambda times the attention loss.
 
     Args:
         tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, the tokens that are trained.
+        measure: also compute the share of the gradient on the keys; costs two more backward passes.
     """
     stage = get_stages(batch.timesteps, len(tokens), backbone.num_train_timesteps)
     # The tokens and the texts' masks may be in the memory of the CPU while the model is on an accelerator.
     context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
     height, width = int(batch.latents.shape[-2]), int(batch.latents.shape[-1])
+    hinge = settings.attention_loss == "hinge"
     loss_options = LossOptions(
         texts.compared_words[batch.template_index].to(batch.latents.device),
         (height, width),
         settings.attention_reduction,
         settings.detach_query,
+        hinge,
+        batch.outside if hinge else None,
     )
     # Without a weight nothing is recorded, and the cheaper fused attention runs.
-    recorder = AttentionRecorder() if settings.attention_weight > 0 else None
-    denoise = F.mse_loss(*predict_with_target(backbone, batch, context, recorder, loss_options))
+    recorder = AttentionRecorder() if is_attention_steered(settings) else None
+    prediction, target = predict_with_target(backbone, batch, context, recorder, loss_options)
+    denoise = compute_denoising_loss(prediction, target, batch.outside, settings.outside_weight)
     attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
-    return Losses(denoise + settings.attention_weight * attention, denoise, attention)
+    return weight_losses(denoise, attention, tokens, settings, measure=measure)
+
+
+def is_attention_steered(settings: LearnSettings) -> bool:
+    """Return whether the attention loss counts."""
+    return settings.attention_share is not None or settings.attention_weight > 0
+
+
+def compute_denoising_loss(prediction: Tensor, target: Tensor, outside: Tensor | None, weight: float) -> Tensor:
+    """Compute the mean squared error; cells outside the head count `weight` times as much as those inside.
+
+    mean of w (e - e')^2 with w = (1 - outside) + weight * outside, divided by its mean in each sample, so that the size
+    of the loss stays comparable.
+
+    Args:
+        outside: shares of latent cells `[batch, 1, h, w]`; None where no face is known.
+    """
+    if outside is None or weight == 1:
+        return F.mse_loss(prediction, target)
+    cells = 1 - outside + weight * outside
+    cells = cells / cells.mean((1, 2, 3), keepdim=True).clamp(min=1e-6)
+    return ((prediction - target).pow(2) * cells).mean()
+
+
+def weight_losses(
+    denoise: Tensor, attention: Tensor, tokens: Tensor, settings: LearnSettings, *, measure: bool
+) -> Losses:
+    """Add both losses, by lambda or so that the attention loss has its share of the gradient on the keys.
+
+    Adam divides every coordinate by the size of its own gradient: what counts is the share of the gradients, not that
+    of the losses.
+    """
+    fixed, wanted = settings.attention_weight, settings.attention_share
+    measure = (measure or wanted is not None) and is_attention_steered(settings) and tokens.requires_grad
+    if not measure:
+        return Losses(denoise + fixed * attention, denoise, attention)
+    gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in (denoise, attention)]
+    pull, hold = (float(gradient[:, 0].norm()) for gradient in gradients)
+    if wanted is None:
+        return Losses(denoise + fixed * attention, denoise, attention, fixed * hold / max(pull, 1e-12))
+    weight = wanted * pull / hold if hold > 0 else 0.0
+    # Both gradients are there: a third pass through the denoiser would give their sum once more.
+    joint = (tokens * (gradients[0] + weight * gradients[1])).sum()
+    total = (denoise + weight * attention).detach() + joint - joint.detach()
+    return Losses(total, denoise, attention, wanted if hold > 0 else 0.0)
 
 
 ENCODE_AT_ONCE = 8
@@ -201,19 +292,34 @@ class ViewLatents:
 
     def __init__(self, backbone: Backbone, views: PhotoViews, settings: ViewSettings, seed: int) -> None:
         self.backbone, self.views, self.seed = backbone, views, seed
-        self.pool = self.encode_random_views(settings.latent_pool, 0, "pool") if settings.latent_pool else None
+        self.pool: Tensor | None = None
+        self.pool_outside: Tensor | None = None
+        if settings.latent_pool:
+            self.pool, self.pool_outside = self.encode_random_views(settings.latent_pool, 0, "pool")
 
     def __call__(self, count: int, step: int) -> Tensor:
         """Return latents `[count, channel, h, w]` for this step."""
+        return self.draw_with_outside(count, step)[0]
+
+    def draw_with_outside(self, count: int, step: int) -> tuple[Tensor, Tensor | None]:
+        """Return latents for this step, and how much of each cell is outside the head, `[count, 1, h, w]`.
+
+        The second is None where the views have no face.
+        """
         if self.pool is None:
             return self.encode_random_views(count, step, "view")
-        return self.pool[torch.randint(len(self.pool), (count,), generator=create_generator(self.seed, "pick", step))]
+        chosen = torch.randint(len(self.pool), (count,), generator=create_generator(self.seed, "pick", step))
+        return self.pool[chosen], None if self.pool_outside is None else self.pool_outside[chosen]
 
-    def encode_random_views(self, count: int, step: int, purpose: str) -> Tensor:
-        """Encode so many random views with the posterior's noise."""
+    def encode_random_views(self, count: int, step: int, purpose: str) -> tuple[Tensor, Tensor | None]:
+        """Encode so many random views with the posterior's noise; return what `draw_with_outside` does."""
         random = create_generator(self.seed, purpose, step)
-        views = torch.stack([self.views.draw_view(random) for _ in range(count)])
-        return encode_in_batches(self.backbone, views, random)
+        views, masks = zip(*[self.views.draw_view_and_mask(random) for _ in range(count)], strict=True)
+        latents = encode_in_batches(self.backbone, torch.stack(views), random)
+        if masks[0] is None:
+            return latents, None
+        inside = F.interpolate(torch.stack(masks), latents.shape[-2:], mode="area")
+        return latents, (1 - inside).to(latents.device)
 
 
 def draw_training_timesteps(settings: LearnSettings, total: int, random: torch.Generator, step: int = 0) -> Tensor:
@@ -232,11 +338,37 @@ def draw_batch(
 ) -> TrainingBatch:
     """Draw everything random of one step."""
     random = create_generator(seed, "sample", step)
-    latents = latent_source(settings.batch, step)
+    latents, outside = latent_source.draw_with_outside(settings.batch, step)
     noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
     template = torch.randint(len(settings.templates), (settings.batch,), generator=random)
     timesteps = draw_training_timesteps(settings, backbone.num_train_timesteps, random, step)
-    return TrainingBatch(latents, noise, timesteps.to(latents.device), template)
+    return TrainingBatch(latents, noise, timesteps.to(latents.device), template, outside)
+
+
+# Steps between two measurements of the gradients' share on the keys, which cost two backward passes each.
+MEASURE_EVERY = 50
+CONTEXT_AT_ONCE = 2
+
+
+def compute_context_loss(backbone: Backbone, texts: TrainingTexts, tokens: Tensor, random: torch.Generator) -> Tensor:
+    """Compute how far the tokens turn the states of the words behind them: their effect on the rest of a prompt.
+
+    mean over the words i behind the placeholder of 1 - cos(E(v_i), E(v'_i)), v' the same sentence with the class word
+    (CoRe, AAAI 2025, its embedding term). CLIP reads from left to right: words before the placeholder do not change.
+    Keys and values of a random stage in `CONTEXT_AT_ONCE` random sentences; needs no image and no denoiser.
+
+    Args:
+        texts: the sentences with a context.
+        tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, the tokens that are trained.
+    """
+    template = torch.randint(len(texts.ids), (CONTEXT_AT_ONCE,), generator=random)
+    stage = torch.randint(len(tokens), (CONTEXT_AT_ONCE,), generator=random)
+    states = encode_key_value_texts(backbone, texts, template, tokens[stage].to(backbone.device)).states
+    *written, reference = states.float().chunk(3, dim=-1)
+    placed = (texts.vector_index[template] >= 0).to(states.device)
+    behind = (placed.cumsum(1) == placed.sum(1, keepdim=True)) & ~placed
+    turned = torch.stack([1 - F.cosine_similarity(one, reference.detach(), dim=-1) for one in written])
+    return (turned * behind).sum() / (2 * behind.sum())
 
 
 class TokenModule(Protocol):
@@ -279,17 +411,33 @@ class TokenTask:
         self.tokens: TokenModule = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the module gives tokens, whatever the settings say.
         vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
-        self.texts = encode_training_texts(backbone, config.learn.model_copy(update={"vectors": vectors}))
+        settings = config.learn.model_copy(update={"vectors": vectors})
+        self.texts = encode_training_texts(backbone, settings)
+        self.context_texts: TrainingTexts | None = None
+        if config.learn.context_weight > 0:
+            self.context_texts = encode_context_texts(backbone, settings)
         self.latent_source = ViewLatents(backbone, views, config.views, seed)
         self.training_key: dict[str, Any] = collect_training_key(backbone, views, config, seed)
 
     def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
-        """Return the loss of a step and both of its terms."""
+        """Return the loss of a step and its terms."""
         self.weights.train()
+        learn = self.config.learn
         tokens = self.tokens(create_generator(self.seed, "dropout", step))
-        batch = draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
-        losses = compute_losses(self.backbone, self.texts, tokens, batch, self.config.learn)
-        return losses.total, self.list_numbers(losses, tokens)
+        batch = draw_batch(self.backbone, self.latent_source, learn, self.seed, step)
+        measure = step == 0 or (step + 1) % MEASURE_EVERY == 0 or step + 1 == learn.steps
+        losses = compute_losses(self.backbone, self.texts, tokens, batch, learn, measure=measure)
+        return self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
+
+    def add_context_loss(
+        self, loss: Tensor, numbers: dict[str, float], tokens: Tensor, step: int
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Return a loss and its numbers with those of the other words' states, where they count."""
+        if self.context_texts is None:
+            return loss, numbers
+        random = create_generator(self.seed, "context", step)
+        change = compute_context_loss(self.backbone, self.context_texts, tokens, random)
+        return loss + self.config.learn.context_weight * change, numbers | {"loss_context": float(change.detach())}
 
     def count_samples(self) -> int:
         """Return how many samples a step has."""
@@ -302,14 +450,20 @@ class TokenTask:
         for samples in split_samples(len(batch.latents), parts):
             tokens = self.tokens(create_generator(self.seed, "dropout", step))
             losses = compute_losses(self.backbone, self.texts, tokens, batch.select(samples), self.config.learn)
-            yield len(samples) / len(batch.latents), losses.total, self.list_numbers(losses, tokens)
+            # The shares add up to 1, so the loss on other words is counted once.
+            total, numbers = self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
+            yield len(samples) / len(batch.latents), total, numbers
 
     def list_numbers(self, losses: Losses, tokens: Tensor) -> dict[str, float]:
-        """Return both losses, their weighted ratio (the scale check) and the mean token norm over the class word's."""
+        """Return both losses, the share of the gradients on the keys where it was measured, and the tokens' mean norm.
+
+        The norm is in norms of the class word. (Earlier versions logged `ratio`, a share of losses.)
+        """
         denoise, attention = float(losses.denoise.detach()), float(losses.attention.detach())
         norm = float(tokens.detach().norm(dim=-1).mean() / self.tokens.class_token.norm())
-        ratio = self.config.learn.attention_weight * attention / max(denoise, 1e-12)
-        return {"loss_denoise": denoise, "loss_attention": attention, "ratio": ratio, "token_norm": norm}
+        share = losses.key_gradient_share
+        measured = {} if share is None else {"key_gradient_share": share}
+        return {"loss_denoise": denoise, "loss_attention": attention, **measured, "token_norm": norm}
 
     def after_step(self) -> None:
         """Apply the limits and averages of the tokens."""

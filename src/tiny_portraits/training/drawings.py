@@ -1,8 +1,9 @@
 """Drawings to learn from: whole series made by all cores, and faces and heads for the evaluators."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,13 +15,20 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
+from sefi.backbone.bundle import Backbone
+from sefi.core.errors import FaceError
 from sefi.core.progress import Progress
 from sefi.core.threads import count_usable_cores
 from sefi.evaluation.encoders import FACE_LANDMARKS, HEAD_LANDMARKS, align_face
+from sefi.methods.sefi import NamePairs, find_name_tokens, pair_heads_with_names
+from sefi.photo.augment import crop_face
+from sefi.photo.detect import FaceDetector
+from sefi.photo.read import Photo
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.image import UNITS, describe_face, draw, locate_heads
-from tiny_portraits.drawing.sampling import PEOPLE_ONLY, get_content, sample_content
+from tiny_portraits.drawing.sampling import PEOPLE_ONLY, get_content, make_portrait, make_scene_photo, sample_content
 from tiny_portraits.drawing.traits import Person, sample_person
+from tiny_portraits.text.words import CHARACTERS, list_characters
 
 CHUNK = 100
 # The centre of the first face and its five landmarks.
@@ -177,6 +185,39 @@ def draw_head_crops(count: int, seed: int, version: WorldVersion = SHIPPED) -> t
         shown.append(sample_content(random, shares=PEOPLE_ONLY, version=version))
         heads.append(crop_first_face(shown[-1], HEAD_LANDMARKS, random))
     return np.stack(heads), shown
+
+
+NAMED_SIDE = 256  # pixels of a drawing before the face is cut out
+FIRST_NAMED = 60_000  # numbers of drawings that nothing else uses
+
+
+def pair_drawings_with_names(
+    backbone: Backbone, detector: FaceDetector, progress: Progress, count: int = CHARACTERS
+) -> NamePairs:
+    """Pair drawings of the named characters with their first names: of each a plain portrait and a photo in a scene.
+
+    They are cut out as photos to learn from are.
+
+    Args:
+        count: how many characters, the first ones.
+    """
+    characters = list_characters()[:count]
+    rows = find_name_tokens(backbone, [one.name for one in characters], words=1)
+
+    def cut_out() -> Iterator[tuple[int, Tensor, Tensor]]:
+        for number, one in enumerate(characters):
+            for make in (make_portrait, make_scene_photo):
+                rgb = draw(make(one.person, FIRST_NAMED + number), NAMED_SIDE)
+                photo = Photo(convert_to_tensor(rgb[None])[0], one.name)
+                # A face that is not found is left out, as those are that the cut-out square does not show.
+                with suppress(FaceError):
+                    yield number, crop_face(photo, detector, backbone.resolution), rows[one.name]
+            progress.advance()
+
+    progress.start(len(characters), "drawing named characters")
+    pairs = pair_heads_with_names(backbone, cut_out(), detector)
+    progress.finish()
+    return pairs
 
 
 def list_contents(seed: int, start: int, count: int, version: WorldVersion = SHIPPED) -> list[ImageContent]:

@@ -1,0 +1,120 @@
+"""Strength on the sphere, and a strength of its own for each prompt."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+
+import sefi
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config, dump_config, override
+from sefi.core.errors import ConfigError
+from sefi.core.rng import create_generator
+from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner, apply_strength_settings
+from sefi.identity.file import Identity
+from sefi.methods import PRESETS
+from sefi.methods.base import create_header, get_class_row
+
+PROMPT = "a photo of <ada> smiling"
+STAGES = 3
+
+
+def identity(backbone: Backbone, name: str = "ada", size: float = 0.8) -> Identity:
+    config = override(PRESETS["default"], [f"learn.stages={STAGES}"])
+    row = get_class_row(backbone, config)
+    noise = torch.randn(STAGES, 2, len(row), generator=create_generator(len(name), name))
+    tokens = row + size * row.norm() * noise / noise.norm(dim=-1, keepdim=True)
+    return Identity({"tokens": tokens}, create_header(name, backbone, config, 1))
+
+
+def states(conditioner: IdentityConditioner, timestep: int = 500) -> torch.Tensor:
+    return conditioner.encode_prompts([PROMPT], timestep).states
+
+
+@pytest.mark.parametrize("on_sphere", [False, True])
+def test_both_ways_lead_from_the_class_word_to_what_was_learned(backbone: Backbone, on_sphere: bool) -> None:
+    ada = identity(backbone)
+    ends = [IdentityConditioner(backbone, [ada], s, on_sphere=on_sphere) for s in (0, 1)]
+    plain = [IdentityConditioner(backbone, [ada], s) for s in (0, 1)]
+    for found, wanted in zip(ends, plain, strict=True):
+        assert torch.equal(states(found), states(wanted))
+    near = [IdentityConditioner(backbone, [ada], s, on_sphere=on_sphere) for s in (1e-4, 1 - 1e-4)]
+    for found, wanted in zip(near, plain, strict=True):
+        torch.testing.assert_close(states(found), states(wanted), rtol=1e-2, atol=1e-2)
+
+
+@given(st.floats(0.01, 1.99))
+@settings(max_examples=20, deadline=None)
+def test_on_the_sphere_the_norm_changes_evenly_and_the_angle_in_proportion(strength: float) -> None:
+    row = torch.randn(7, generator=create_generator(1, "row"), dtype=torch.float64)
+    token = 1.7 * torch.randn(3, 2, 7, generator=create_generator(2, "row"), dtype=torch.float64)
+    conditioner = IdentityConditioner.__new__(IdentityConditioner)
+    conditioner.on_sphere = True
+    got = conditioner.mix_with_class(row, token, strength)
+    wanted = row.norm() + strength * (token.norm(dim=-1) - row.norm())
+    torch.testing.assert_close(got.norm(dim=-1), wanted.clamp(min=0))
+
+    def angle(first: torch.Tensor) -> torch.Tensor:
+        return torch.acos((first @ row / first.norm(dim=-1) / row.norm()).clamp(-1, 1))
+
+    whole = strength * angle(token)
+    folded = torch.where(whole > torch.pi, 2 * torch.pi - whole, whole)
+    kept = wanted > 1e-6
+    torch.testing.assert_close(angle(got)[kept], folded[kept], rtol=1e-3, atol=1e-3)
+
+
+def test_each_prompt_has_the_highest_strength_that_its_limit_allows(backbone: Backbone) -> None:
+    free = IdentityConditioner(backbone, [identity(backbone)])
+    whole = free.measure_change(PROMPT, free.stage_tokens)
+    assert whole > 0
+    roomy, tight = (IdentityConditioner(backbone, [identity(backbone)], context_limit=f * whole) for f in (1.1, 0.3))
+    assert torch.equal(states(roomy), states(free))
+    assert roomy.chosen_strengths == {PROMPT: 1.0}
+    states(tight)
+    chosen = tight.chosen_strengths[PROMPT]
+    assert 0 < chosen < 1
+    assert tight.measure_change(PROMPT, tight.mix_all(chosen)) <= 0.3 * whole
+    assert tight.measure_change(PROMPT, tight.mix_all(chosen + 1 / 32)) > 0.3 * whole
+    assert torch.equal(states(tight), states(IdentityConditioner(backbone, [identity(backbone)], chosen)))
+
+
+def test_the_change_equals_a_loop(backbone: Backbone) -> None:
+    free = IdentityConditioner(backbone, [identity(backbone)])
+    row = get_class_row(backbone, PRESETS["default"])
+    config = override(PRESETS["default"], [f"learn.stages={STAGES}"])
+    plain = Identity({"tokens": row.repeat(STAGES, 2, 1)}, create_header("ada", backbone, config, 1))
+    reference, terms = IdentityConditioner(backbone, [plain]), []
+    place = next(iter(free.parse(PROMPT).places["ada"]))
+    for timestep in (166, 500, 833):
+        for first, second in zip(
+            states(free, timestep).chunk(2, -1), states(reference, timestep).chunk(2, -1), strict=True
+        ):
+            for word in range(place + 1, first.shape[1]):
+                a, b = first[0, word], second[0, word]
+                terms.append(1 - float(a @ b / a.norm() / b.norm()))
+    assert free.measure_change(PROMPT, free.stage_tokens) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
+
+
+def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
+    conditioner = IdentityConditioner(backbone, [identity(backbone)], 0.5)
+    assert apply_strength_settings(conditioner, Config().generate) is conditioner
+    bent = apply_strength_settings(conditioner, override(Config(), ["generate.strength_path=sphere"]).generate)
+    assert isinstance(bent, IdentityConditioner)
+    assert bent.strength == 0.5
+    assert not torch.equal(states(bent), states(conditioner))
+    with pytest.raises(ConfigError, match="tokens alone"):
+        apply_strength_settings(
+            WordsConditioner(backbone, {}), override(Config(), ["generate.context_limit=0.1"]).generate
+        )
+    assert not {"strength_path", "context_limit"} & set(dump_config(Config())["generate"])
+
+
+def test_an_image_is_drawn_with_them(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], ["generate.steps=2", "generate.identity_strength=0.6"])
+    ada, plain = identity(backbone), "a person smiling"
+
+    def draw(*settings: str) -> bytes:
+        made = sefi.generate([PROMPT, plain], ada, backbone=backbone, config=override(config, list(settings)), seed=1)
+        return b"".join(one.pixels.tobytes() for one in made)
+
+    images = [draw(), draw("generate.strength_path=sphere"), draw("generate.context_limit=1e-6")]
+    assert len(set(images)) == 3

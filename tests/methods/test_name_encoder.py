@@ -1,0 +1,203 @@
+"""The name encoder: it finds what pairs hold, travels through its file, starts learning, and is the whole result."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, FaceError
+from sefi.core.progress import SilentProgress
+from sefi.core.rng import create_generator
+from sefi.identity.file import Identity
+from sefi.methods import METHODS, PRESETS
+from sefi.methods.base import TrainingOptions, create_header, get_class_row
+from sefi.methods.sefi import (
+    EncoderRecipe,
+    NamePairs,
+    compute_head_features,
+    draw_name_pairs,
+    find_name_tokens,
+    fit_encoder,
+    load_encoder,
+    save_encoder,
+)
+from sefi.photo.augment import PhotoViews, cut_head
+
+FACE = (0.31, 0.23, 0.29, 0.37)
+START = ["learn.start=encoder", "learn.steps=0", "views.latent_pool=3"]
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=create_generator(seed, "r"))
+
+
+def count_features(backbone: Backbone) -> int:
+    side = min(12, backbone.latent_size)
+    return backbone.unet.config["in_channels"] * side**2
+
+
+def made_pairs(features: int, width: int, words: int = 1, people: int = 97) -> NamePairs:
+    """Features that say the person, by an unknown matrix and with noise."""
+    traits = random(people, 5)
+    tokens = torch.nn.functional.normalize(traits @ random(5, words * width, seed=1), dim=-1).view(people, words, width)
+    seen = traits @ random(5, features, seed=2)
+    noisy = torch.cat([seen + 0.1 * random(people, features, seed=3 + k) for k in range(3)])
+    return NamePairs(noisy, 0.7 * tokens.repeat(3, 1, 1), torch.arange(people).repeat(3))
+
+
+@pytest.fixture(scope="module")
+def encoder_file(backbone: Backbone, tmp_path_factory):
+    """Encoders of one and of two words, of made-up weights."""
+    folder, files = tmp_path_factory.mktemp("encoders"), {}
+    for words in (1, 2):
+        pairs = made_pairs(count_features(backbone), backbone.token_width, words)
+        encoder, _ = fit_encoder(pairs, EncoderRecipe(steps=3), words, SilentProgress())
+        files[words] = folder / f"{words}.safetensors"
+        save_encoder(encoder, backbone, files[words])
+    return files
+
+
+def test_it_finds_people_it_was_not_fitted_on() -> None:
+    pairs = made_pairs(23, 11)
+    encoder, explained = fit_encoder(pairs, EncoderRecipe(steps=300), 1, SilentProgress())
+    assert explained > 0.8
+    nothing = NamePairs(random(*pairs.features.shape, seed=9), pairs.tokens, pairs.person)
+    _, by_chance = fit_encoder(nothing, EncoderRecipe(steps=300), 1, SilentProgress())
+    assert by_chance < 0.1
+    again, _ = fit_encoder(pairs, EncoderRecipe(steps=300), 1, SilentProgress())
+    assert torch.equal(encoder(pairs.features), again(pairs.features)), "the seed decides"
+    norms = encoder(pairs.features).norm(dim=-1)
+    torch.testing.assert_close(norms, torch.full_like(norms, 0.7))
+
+
+def test_people_are_held_out_whole_and_few_are_refused() -> None:
+    pairs = made_pairs(23, 11, people=7)
+    with pytest.raises(ConfigError, match="too few"):
+        fit_encoder(pairs, EncoderRecipe(steps=1), 1, SilentProgress())
+
+
+def test_it_travels_through_its_file(backbone: Backbone, encoder_file) -> None:
+    read = load_encoder(encoder_file[2], backbone)
+    assert read.words == 2
+    with safe_open(encoder_file[2], "pt") as file:
+        assert json.loads(file.metadata()["sefi-model-signature"])
+    saved = load_file(encoder_file[2])
+    assert all(torch.equal(one.half(), saved[name]) for name, one in read.state_dict().items())
+
+
+def test_foreign_and_damaged_files_are_refused(backbone: Backbone, encoder_file, tmp_path) -> None:
+    tensors, path = load_file(encoder_file[1]), tmp_path / "other.safetensors"
+    with safe_open(encoder_file[1], "pt") as file:
+        about = file.metadata()
+    cases = {
+        "is no name encoder": (tensors, {}),
+        "for another model": (tensors, {"sefi-name-encoder": "tiny:7:00"}),
+        "other names or shapes": ({**tensors, "mean": tensors["mean"][:-1]}, about),
+        "not finite": ({**tensors, "norm": torch.tensor(float("nan"))}, about),
+        "not of this model's width": ({**tensors, "last.bias": tensors["last.bias"][:-1]}, about),
+    }
+    for message, (changed, metadata) in cases.items():
+        save_file(changed, path, metadata=metadata)
+        with pytest.raises(ConfigError, match=r"is no name encoder|for another model") as error:
+            load_encoder(path, backbone)
+        assert message in error.value.problem
+        assert "sefi encoder train" in error.value.remedy
+    path.write_bytes(encoder_file[1].read_bytes()[:-7])
+    for wrong in (path, tmp_path / "missing.safetensors"):
+        with pytest.raises(ConfigError, match=r"is no name encoder|missing"):
+            load_encoder(wrong, backbone)
+
+
+def make_views(backbone: Backbone, config, faces=(FACE,)) -> PhotoViews:
+    side = backbone.resolution
+    return PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views, (), faces)
+
+
+def test_without_steps_it_is_the_whole_result(backbone: Backbone, encoder_file) -> None:
+    config = override(PRESETS["default"], [*START, f"learn.encoder={encoder_file[1]}"])
+    method, views = METHODS["sefi"], make_views(backbone, config)
+    method.check(backbone, config, None)
+    made = method.learn("ada", views, backbone, config, 1, TrainingOptions())
+    assert made.tokens.shape == (5, 2, backbone.token_width)
+    head = cut_head(views.crop, FACE)
+    wanted = load_encoder(encoder_file[1], backbone)(compute_head_features(backbone, head[None]))[0, 0]
+    torch.testing.assert_close(made.tokens, wanted.expand(5, 2, -1), rtol=1e-4, atol=1e-6)
+
+
+def test_learning_starts_there(backbone: Backbone, encoder_file) -> None:
+    few = ["learn.steps=1", "learn.batch=5", "learn.learning_rate=1e-4"]
+    config = override(PRESETS["default"], [*START, *few, f"learn.encoder={encoder_file[1]}"])
+    start = override(config, ["learn.steps=0"])
+    first, then = (
+        METHODS["sefi"].learn("ada", make_views(backbone, one), backbone, one, 1, TrainingOptions()).tokens
+        for one in (start, config)
+    )
+    step = (then - first).abs()
+    assert 5e-5 < float(step.max()) < 1.1e-4
+    held = override(config, ["learn.hold_norm=true", "learn.change_limit=0.01", "learn.learning_rate=0.1"])
+    moved = METHODS["sefi"].learn("ada", make_views(backbone, held), backbone, held, 1, TrainingOptions()).tokens
+    row = get_class_row(backbone, config)
+    torch.testing.assert_close(moved.norm(dim=-1), row.norm().expand(5, 2))
+
+
+def test_two_words_need_two_vectors(backbone: Backbone, encoder_file) -> None:
+    config = override(PRESETS["default"], [*START, f"learn.encoder={encoder_file[2]}"])
+    with pytest.raises(ConfigError, match=r"gives 2 tokens") as error:
+        METHODS["sefi"].check(backbone, config, None)
+    assert error.value.remedy == "Set learn.vectors=2."
+    two = override(config, ["learn.vectors=2"])
+    made = METHODS["sefi"].learn("ada", make_views(backbone, two), backbone, two, 1, TrainingOptions())
+    assert made.tokens.shape == (5, 2, 2, backbone.token_width)
+
+
+def test_what_is_missing_is_said(backbone: Backbone, encoder_file) -> None:
+    config = override(PRESETS["default"], START)
+    with pytest.raises(ConfigError, match="brings no name encoder"):
+        METHODS["sefi"].check(backbone, config, None)
+    named = override(config, [f"learn.encoder={encoder_file[1]}"])
+    with pytest.raises(FaceError, match="where the face is"):
+        METHODS["sefi"].learn("ada", make_views(backbone, named, ()), backbone, named, 1, TrainingOptions())
+    both = Identity({"tokens": torch.zeros(5, 2, backbone.token_width)}, create_header("b", backbone, named, 1))
+    with pytest.raises(ConfigError, match="either at an identity"):
+        METHODS["sefi"].learn("a", make_views(backbone, named), backbone, named, 1, TrainingOptions(init=both))
+
+
+def test_names_are_paired_with_their_first_tokens(backbone: Backbone) -> None:
+    names = ["ada lovelace", "ada", "grace hopper"]
+    rows = find_name_tokens(backbone, names, 1)
+    assert set(rows) == set(names)
+    assert torch.equal(rows["ada lovelace"], rows["ada"])
+    assert not torch.equal(rows["grace hopper"], rows["ada"])
+    with pytest.raises(ConfigError, match="No name has 8 tokens"):
+        find_name_tokens(backbone, ["a"], 8)
+
+
+class EverywhereAFace:
+    """A detector that finds a face in the middle of every image but the third."""
+
+    def __init__(self) -> None:
+        self.seen = 0
+
+    def __call__(self, rgb):
+        from sefi.photo.detect import Face
+
+        self.seen += 1
+        side = rgb.shape[0]
+        face = Face(0.3 * side, 0.3 * side, 0.4 * side, 0.4 * side, ((0.0, 0.0),) * 5, 0.9)
+        return [] if self.seen == 3 else [face]
+
+
+def test_pairs_are_made_of_the_models_own_images(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], ["generate.steps=1", "generate.batch_size=2"])
+    names = ["ada", "grace", "alan"]
+    pairs = draw_name_pairs(backbone, names, 1, 2, config, EverywhereAFace(), SilentProgress())
+    assert pairs.person.tolist() == [0, 0, 1, 2, 2], "the third image shows no face"
+    assert pairs.features.shape == (5, count_features(backbone))
+    rows = find_name_tokens(backbone, names, 1)
+    for k, person in enumerate(pairs.person.tolist()):
+        assert torch.equal(pairs.tokens[k], rows[names[person]])
+    assert not torch.equal(pairs.features[0], pairs.features[1]), "each image has its own seed"

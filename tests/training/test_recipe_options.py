@@ -1,0 +1,218 @@
+"""The options of the recipe: each does what its formula says, and at its default it changes nothing."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from tests.training.token_training import learn_tokens, make_task
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config, LearnSettings, dump_config, override
+from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.progress import SilentProgress
+from sefi.core.rng import create_generator
+from sefi.identity.tokens import IdentityTokens, compute_change_limits, interpolate_on_sphere
+from sefi.methods import METHODS, PRESETS
+from sefi.methods.base import TrainingOptions, get_class_row
+from sefi.photo.augment import PhotoViews
+from sefi.training.checkpoint import is_same_training
+from sefi.training.loop import IdentityTrainer
+
+WIDTH = 7
+SHORT = ["learn.steps=7", "learn.batch=3", "views.latent_pool=5"]
+
+
+def learn_settings(*assignments: str) -> LearnSettings:
+    return override(PRESETS["default"], [f"learn.{one}" for one in assignments]).learn
+
+
+def word(seed: int = 0) -> torch.Tensor:
+    return torch.randn(WIDTH, generator=create_generator(seed, "word"))
+
+
+def views(backbone: Backbone, config: Config) -> PhotoViews:
+    square = torch.rand((3, backbone.resolution, backbone.resolution), generator=create_generator(4, "photo")) * 2 - 1
+    return PhotoViews(square, config.views)
+
+
+class Recorder(SilentProgress):
+    """Keeps the numbers of every step, and stops after some."""
+
+    def __init__(self, stop: int | None = None) -> None:
+        self.steps, self.stop = [], stop
+
+    def advance(self, **numbers: float) -> None:
+        self.steps.append(numbers)
+        if len(self.steps) == self.stop:
+            raise KeyboardInterrupt
+
+
+OPTIONS = [name for name, field in LearnSettings.model_fields.items() if field.exclude_if is not None]
+
+
+def test_at_their_defaults_options_are_not_saved() -> None:
+    saved = dump_config(PRESETS["default"])["learn"]
+    assert len(OPTIONS) == 12
+    assert not set(OPTIONS) & set(saved)
+    assert all(getattr(PRESETS["paper"].learn, name) == LearnSettings.model_fields[name].default for name in OPTIONS)
+
+
+def test_a_checkpoint_of_another_option_is_another_training() -> None:
+    plain, falling = (
+        {"config": dump_config(config), "seed": 1, "signature": ""}
+        for config in (PRESETS["default"], override(PRESETS["default"], ["learn.rate_schedule=cosine"]))
+    )
+    assert is_same_training(plain, plain)
+    assert is_same_training(falling, falling)
+    assert not is_same_training(falling, plain)
+    assert not is_same_training(plain, falling)
+
+
+@pytest.mark.parametrize("expansion", ["direct", "module"])
+@given(limit=st.sampled_from([None, 0.5, 1.3]), residual=st.booleans(), seed=st.integers(0, 99))
+@settings(max_examples=10)
+def test_held_tokens_have_one_norm_and_no_gradient_along_themselves(expansion, limit, residual, seed) -> None:
+    options = [f"expansion={expansion}", f"residual_init={residual}", "hold_norm=true", f"token_norm_limit={limit}"]
+    tokens = IdentityTokens(word(), learn_settings(*options), seed)
+    got = tokens()
+    aim = torch.randn(got.shape, generator=create_generator(seed, "aim"))
+    wanted = ((limit or 1.0) * word().norm()).expand(got.shape[:-1])
+    torch.testing.assert_close(got.norm(dim=-1), wanted)
+    if expansion == "direct":
+        (got * aim).sum().backward()
+        assert tokens.table is not None
+        along = (tokens.table.grad * got.detach()).sum(-1) / got.detach().norm(dim=-1)
+        assert along.abs().max() <= 1e-5 * tokens.table.grad.norm(dim=-1).max()
+        # Independent: the gradient of r u / |u| by hand.
+        free = tokens.table.detach() + (tokens.class_token if residual else 0)
+        unit = free / free.norm(dim=-1, keepdim=True)
+        by_hand = (
+            wanted[..., None] / free.norm(dim=-1, keepdim=True) * (aim - unit * (unit * aim).sum(-1, keepdim=True))
+        )
+        torch.testing.assert_close(tokens.table.grad, by_hand, rtol=1e-4, atol=1e-5)
+
+
+def test_after_a_step_the_table_is_on_the_sphere_again() -> None:
+    tokens = IdentityTokens(word(), learn_settings("hold_norm=true"), 1)
+    assert tokens.table is not None
+    tokens.table.data += torch.randn(tokens.table.shape, generator=create_generator(1, "t"))
+    before = tokens().detach().clone()
+    tokens.after_step()
+    torch.testing.assert_close(tokens.table + tokens.class_token, before)
+
+
+@given(st.integers(1, 13), st.floats(0, 1), st.floats(0.05, 1.5), st.booleans(), st.integers(0, 99))
+@settings(max_examples=30)
+def test_no_token_is_farther_from_its_start_than_its_stage_allows(stages, freedom, limit, held, seed) -> None:
+    options = [f"stages={stages}", f"change_limit={limit}", f"noise_freedom={freedom}"]
+    chosen = learn_settings(*options, f"hold_norm={held}")
+    tokens = IdentityTokens(word(), chosen, 1)
+    assert tokens.table is not None
+    moves = 0.7 * torch.randn(tokens.table.shape, generator=create_generator(seed, "t"))
+    tokens.table.data += moves
+    before = tokens().detach().clone()
+    tokens.after_step()
+    way = (tokens().detach() - word()).norm(dim=-1) / word().norm()
+    limits = torch.tensor([limit * (1 - (1 - freedom) * (s / max(1, stages - 1))) for s in range(stages)])
+    assert (way <= limits[:, None] + 1e-4).all()
+    free_way = (before - word()).norm(dim=-1) / word().norm()
+    kept = free_way < limits[:, None] - 1e-4
+    torch.testing.assert_close(tokens()[kept], before[kept], rtol=1e-4, atol=1e-5)
+    far = free_way > limits[:, None] + 1e-4
+    torch.testing.assert_close(way[far], limits[:, None].expand_as(way)[far], rtol=1e-3, atol=1e-3)
+
+
+def test_limits_fall_with_the_noise() -> None:
+    limits = compute_change_limits(learn_settings("change_limit=0.8", "noise_freedom=0.25"))
+    assert limits is not None
+    torch.testing.assert_close(limits, torch.tensor([0.8, 0.65, 0.5, 0.35, 0.2]))
+    assert compute_change_limits(learn_settings()) is None
+
+
+@given(st.floats(-0.5, 1.5), st.integers(0, 99))
+@settings(max_examples=30)
+def test_slerp_is_a_rotation_in_the_plane_of_both(share: float, seed: int) -> None:
+    first, second = word(seed).double(), word(seed + 1000).double()
+    got = interpolate_on_sphere(first, second, share)
+    unit = first / first.norm()
+    across = second - unit * (unit @ second)
+    across, angle = across / across.norm(), torch.acos(unit @ second / second.norm())
+    torch.testing.assert_close(got, torch.cos(share * angle) * unit + torch.sin(share * angle) * across)
+
+
+def test_the_average_follows_its_formula(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], [*SHORT, "learn.token_average=0.6"])
+    task = make_task(backbone, views(backbone, config), config, 1)
+    trainer, seen = IdentityTrainer(task, config), task.tokens().detach().clone()
+    for step in range(4):
+        trainer.take_step(step)
+        task.weights.train()
+        decay = min(0.6, (2 + step) / (11 + step))
+        seen = decay * seen + (1 - decay) * task.tokens().detach()
+    torch.testing.assert_close(task.get_identity_tensors()["tokens"], seen)
+    task.weights.train()
+    assert not torch.equal(task.tokens(), seen)
+
+
+ALL_TOGETHER = [
+    "learn.rate_schedule=cosine",
+    "learn.hold_norm=true",
+    "learn.token_average=0.9",
+    "learn.change_limit=0.9",
+    "learn.noise_freedom=0.3",
+]
+
+
+def test_a_stopped_run_with_every_option_resumes_with_the_same_bits(backbone: Backbone, tmp_path) -> None:
+    config = override(PRESETS["default"], [*SHORT, *ALL_TOGETHER])
+    whole, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress())
+    checkpoint = tmp_path / "run.safetensors"
+    with pytest.raises(Interrupted):
+        learn_tokens(backbone, views(backbone, config), config, 5, Recorder(stop=3), checkpoint)
+    resumed, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress(), checkpoint)
+    assert torch.equal(whole, resumed)
+
+
+def test_the_rate_falls_by_a_cosine(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], [*SHORT, "learn.rate_schedule=cosine"])
+    trainer = IdentityTrainer(make_task(backbone, views(backbone, config), config, 1), config)
+    rates = []
+    for step in range(7):
+        trainer.take_step(step)
+        rates.append(trainer.optimiser.param_groups[0]["lr"])
+    assert rates == pytest.approx([5e-3 * (0.5 + 0.5 * math.cos(math.pi * step / 7)) for step in range(7)])
+    constant = override(PRESETS["default"], SHORT)
+    assert IdentityTrainer(make_task(backbone, views(backbone, constant), constant, 1), constant).options.rate is None
+
+
+@pytest.mark.parametrize("option", ["hold_norm=true", "token_average=0.5", "change_limit=1", "start=encoder"])
+@pytest.mark.parametrize("method", ["textual-inversion", "dreambooth", "custom-diffusion", "celeb-basis"])
+def test_methods_refuse_options_that_they_would_pass_over(backbone: Backbone, method: str, option: str) -> None:
+    config = override(PRESETS[method], [f"learn.{option}"])
+    with pytest.raises(ConfigError, match=option.partition("=")[0]):
+        METHODS[method].check(backbone, config, None)
+
+
+def test_steps_of_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="start=encoder"):
+        override(PRESETS["default"], ["learn.steps=0"])
+    assert override(PRESETS["default"], ["learn.start=encoder", "learn.steps=0"]).learn.steps == 0
+    with pytest.raises(ConfigError, match="noise_freedom has no effect"):
+        override(PRESETS["default"], ["learn.noise_freedom=0.5"])
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_two_vectors_of_keys_and_values_of_every_stage(backbone: Backbone, held: bool) -> None:
+    options = ["learn.vectors=2", f"learn.hold_norm={held}", "learn.change_limit=0.5", "learn.noise_freedom=0.5"]
+    config = override(PRESETS["default"], [*SHORT, *options, "generate.steps=2"])
+    sefi_method = METHODS["sefi"]
+    sefi_method.check(backbone, config, None)
+    identity = sefi_method.learn("ada", views(backbone, config), backbone, config, 3, TrainingOptions())
+    assert identity.tokens.shape == (5, 2, 2, backbone.token_width)
+    row = get_class_row(backbone, config)
+    changed = (identity.tokens - row).norm(dim=-1)
+    assert (changed > 0).all(), "every stage's key and value vectors learn"
+    assert sefi_method.count_weights(backbone, config).trained == identity.tokens.numel()
+    again = sefi_method.learn("ada", views(backbone, config), backbone, config, 3, TrainingOptions(init=identity))
+    assert again.tokens.shape == identity.tokens.shape
