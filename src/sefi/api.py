@@ -167,7 +167,8 @@ def learn(  # noqa: PLR0913
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
-    return recorded if consent is None else add_consent(recorded, consent)
+    text = consent.format() if consent is not None else init.header.consent if init is not None else None
+    return recorded if text is None else add_consent(recorded, text)
 
 
 def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes) -> RunRecord:
@@ -195,9 +196,9 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def add_consent(identity: Identity, consent: Consent) -> Identity:
+def add_consent(identity: Identity, consent: str) -> Identity:
     """Return the identity with a consent in its header."""
-    return Identity(identity.tensors, identity.header.model_copy(update={"consent": consent.format()}))
+    return Identity(identity.tensors, identity.header.model_copy(update={"consent": consent}))
 
 
 def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
@@ -208,6 +209,7 @@ def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
         IdentityError: the identity is of another model, or has weights beside its tokens.
     """
     check_type(init, Identity, "The identity to start from", IdentityError, "Read it with Identity.load(FILE).")
+    check_consents({init.name: init.header.consent})
     if not method.info.starts_from_tokens:
         raise ConfigError(
             f"{method.info.title} does not go on from an identity.",

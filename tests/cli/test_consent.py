@@ -195,3 +195,29 @@ def test_python_says_once_that_nobody_is_stated_to_have_agreed(model_folder, por
     made = api_learn(portrait, name="ada", backbone=model, config=config, any_style=True, consent=consent)
     assert "agreed" not in caplog.text
     assert made.header.consent == consent.format()
+
+
+def test_what_has_expired_without_a_date_is_refused_as_expired():
+    text = "by=Jane; for=self; scope=x; expires=2020-01-01"
+    for check in (lambda: check_consent("ada", text, TODAY), lambda: require_consent(text, TODAY)):
+        with pytest.raises(ConfigError, match="expired on 2020-01-01"):
+            check()
+
+
+def test_a_consent_of_a_day_to_come_is_refused():
+    with pytest.raises(ConfigError, match="a day to come"):
+        require_consent("by=Jane; for=self; scope=x; date=2999-01-01", TODAY)
+
+
+def test_learning_on_from_an_identity_keeps_its_consent_and_refuses_an_expired_one(backbone, ada, portrait):
+    known = Identity.load(ada)
+
+    def learn_from(consent):
+        init = Identity(known.tensors, known.header.model_copy(update={"consent": consent}))
+        config = override(PRESETS["default"], ["learn.steps=1"])
+        return api_learn(portrait, name="eve", backbone=backbone, config=config, crop=False, init=init)
+
+    with pytest.raises(ConfigError, match="expired on 2020-01-01"):
+        learn_from("by=Jane; for=self; scope=x; date=2019-01-01; expires=2020-01-01")
+    line = "by=Jane; for=self; scope=x; date=2019-01-01"
+    assert learn_from(line).header.consent == line

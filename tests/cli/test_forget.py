@@ -8,8 +8,13 @@ import shutil
 import time
 
 import pytest
+from PIL import Image
 
+from sefi.core.own_files import TEMPORARY_MARK, make_temporary_folder
 from sefi.identity.file import Identity
+from sefi.provenance.leftovers import find_regular_files, is_lock_held, list_temporary_folders
+from sefi.provenance.metadata import NOT_LEARNED_YET
+from sefi.provenance.save import encode_photo
 
 
 @pytest.fixture
@@ -125,18 +130,48 @@ def test_a_leftover_of_a_living_process_stays_and_one_of_a_dead_process_goes_at_
     assert [path.name for path in work.iterdir()] == [".bob.lock"]
 
 
-def test_what_a_killed_upload_left_is_listed_and_removed_and_other_folders_stay(home, sefi):
-    ours, others = home / "tmp" / "sefi-ab12_x9z", [home / "tmp" / name for name in ("sefi-results", "sefi-ab12_x9y")]
-    for folder in (ours, *others):
-        folder.mkdir()
-        (folder / "identity.safetensors").write_bytes(b"likeness")
-    (others[1] / "thesis.txt").touch()
-    (ours / "model.safetensors").symlink_to(others[1] / "thesis.txt")
-    assert sefi("forget", "--leftovers", "--yes").exit_code == 1  # it is young
-    for path in (ours, *ours.glob("identity*")):
-        os.utime(path, (time.time() - 7200,) * 2)
+def test_what_a_killed_program_left_is_removed_and_other_folders_stay(home, sefi):
+    """Only the file that says so makes a temporary folder ours; its lock tells whether the process is alive."""
+    temporary = home / "tmp"
+    dead, alive, theirs = (temporary / name for name in ("sefi-ab12_x9z", "sefi-ab12_x9y", "sefi-my_model"))
+    for folder in (dead, alive, theirs):
+        (folder / "content").mkdir(parents=True)
+        (folder / "content" / "identity.safetensors").write_bytes(b"likeness")
+        (folder / "config.json").touch()
+        os.utime(folder, (time.time() - 7200,) * 2)
+    for folder in (dead, alive):
+        (folder / TEMPORARY_MARK).touch()
+    (dead / "content" / "model.safetensors").symlink_to(theirs / "config.json")
     text = sefi("doctor").stdout
-    assert str(ours) in text
-    assert "sefi forget --leftovers" in text
-    assert sefi("forget", "--leftovers", "--yes").exit_code == 0
-    assert (ours.exists(), (others[1] / "thesis.txt").exists(), len(list(others[0].iterdir()))) == (False, True, 1)
+    assert (str(dead) in text, str(theirs) in text, "sefi forget --leftovers" in text) == (True, False, True)
+    with (alive / TEMPORARY_MARK).open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert sefi("forget", "--leftovers", "--yes").exit_code == 1
+    assert [folder.exists() for folder in (dead, alive, theirs)] == [False, True, True]
+    assert len(list(theirs.rglob("*.*"))) == 2
+
+
+def test_temporary_folders_are_marked_and_locked_while_they_are_used(home):
+    with make_temporary_folder() as folder:
+        assert list_temporary_folders(home / "tmp") == [folder.parent]
+        assert is_lock_held(folder.parent / TEMPORARY_MARK)
+        assert list(folder.iterdir()) == []
+    assert list((home / "tmp").iterdir()) == []
+
+
+def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(folder):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    unread = []
+    assert list(find_regular_files([tmp_path], unread=unread)) == []
+    assert unread == [tmp_path]
+
+
+def test_a_picture_of_a_crop_without_a_result_is_named(home, sefi, ada):
+    shutil.copy(ada, "ada.safetensors")
+    encode_photo(Image.new("RGB", (20, 20)), [NOT_LEARNED_YET]).write(home / "work" / "crop.png")
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(home / "work" / "crop.png")]

@@ -228,3 +228,13 @@ def wait_until_handled(program):
         if not any(int(mask, 16) for mask in pending):
             return
         time.sleep(0.01)
+
+
+def test_a_training_goes_on_whose_crop_was_written_before(learn, tmp_path):
+    crop = ("--show-crop", tmp_path / "crop.png")
+    assert learn(*crop, stop_at=3).exit_code == 130
+    found = learn(*crop, "--json")
+    assert (found.exit_code, json.loads(found.stdout)["resumed_at"]) == (0, 3), found.output
+    other = tmp_path / "other.png"
+    Image.new("RGB", (20, 20)).save(other)
+    assert "exists" in problem(learn("--show-crop", other, out="again.safetensors"))

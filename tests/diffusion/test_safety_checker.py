@@ -146,9 +146,7 @@ def test_another_class_is_not_looked_up(folder):
     index["safety_checker"] = ["evil", "Evil"]
     (folder / "model_index.json").write_text(json.dumps(index))
     assert open_backbone(str(folder)).safety_checker is None
-    shutil.rmtree(folder / "safety_checker")
-    save = {**index, "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"]}
-    (folder / "model_index.json").write_text(json.dumps(save))
+    (folder / "model_index.json").write_text(json.dumps({**index, "safety_checker": [None, None]}))
     assert open_backbone(str(folder)).safety_checker is None
 
 
@@ -173,3 +171,15 @@ def test_it_flags_as_diffusers_does(folder):
     checker.load().concept_embeds_weights.data.fill_(middle)
     assert checker.find_flagged(images) == [bool(one > middle) for one in likest]
     assert sum(checker.find_flagged(images)) == 2
+
+
+@pytest.mark.parametrize("gone", ["safety_checker", "safety_checker/config.json"])
+def test_a_checker_that_is_named_and_not_there_is_not_passed_over(folder, tmp_path, gone):
+    path = save_checker(folder, flags=True) / gone
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    fixed = ("--model", folder, "--device", "cpu", "--steps", 1, "--out", tmp_path / "out")
+    found = CliRunner().invoke(app, [str(one) for one in ("generate", PROMPT, *fixed)])
+    assert (found.exit_code, "--no-safety-checker" in found.stderr) == (2, True)
+    assert not list((tmp_path / "out").glob("*.png"))
+    answer, _ = run(folder, tmp_path / "out", "--no-safety-checker")
+    assert answer["safety_checker"] is False

@@ -93,7 +93,8 @@ def test_learning_goes_on_in_parts_with_the_same_result(make, limit):
     assert list_recovery_remarks(numbers) == []
     assert "taken in 4 parts" in list_recovery_remarks(found_numbers)[0]
     assert found_numbers.pop("parts") == 4
-    assert found_numbers.keys() == numbers.keys()
+    # The share of the gradients is measured where all samples are there at once.
+    assert found_numbers.keys() == numbers.keys() - {"key_gradient_share"}
     assert found_numbers["loss_denoise"] == pytest.approx(numbers["loss_denoise"], rel=1e-3)
 
 

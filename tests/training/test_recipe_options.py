@@ -16,7 +16,7 @@ from sefi.identity.tokens import IdentityTokens, compute_change_limits, interpol
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions, get_class_row
 from sefi.photo.augment import PhotoViews
-from sefi.training.checkpoint import is_same_training
+from sefi.training.checkpoint import describe_differences
 from sefi.training.loop import IdentityTrainer
 
 WIDTH = 7
@@ -63,10 +63,10 @@ def test_a_checkpoint_of_another_option_is_another_training() -> None:
         {"config": dump_config(config), "seed": 1, "signature": ""}
         for config in (PRESETS["default"], override(PRESETS["default"], ["learn.rate_schedule=cosine"]))
     )
-    assert is_same_training(plain, plain)
-    assert is_same_training(falling, falling)
-    assert not is_same_training(falling, plain)
-    assert not is_same_training(plain, falling)
+    assert describe_differences(plain, plain) == []
+    assert describe_differences(falling, falling) == []
+    assert describe_differences(falling, plain) == ["learn.rate_schedule is nothing and was cosine"]
+    assert describe_differences(plain, falling) == ["learn.rate_schedule is cosine and was nothing"]
 
 
 @pytest.mark.parametrize("expansion", ["direct", "module"])

@@ -298,6 +298,10 @@ def _spread_per_block(value: object, config: Mapping[str, Any]) -> object:
 # ------------------------------------------------------------------ safety checker
 
 CHECKER = "safety_checker"
+WITHOUT_CHECKER = (
+    "Copy or download the model again, or leave its safety checker out, which is recorded: --no-safety-checker "
+    "(Python: safety_checker=False)."
+)
 # What CLIP subtracts from the colours of an image, in [0, 1], and divides them by.
 CLIP_MEAN = np.array((0.48145466, 0.4578275, 0.40821073), np.float32)
 CLIP_SPREAD = np.array((0.26862954, 0.26130258, 0.27577711), np.float32)
@@ -323,13 +327,17 @@ class SafetyChecker:
         """
         with self._lock:
             if self._network is None:
-                config = read_clip_config(self.folder / CONFIG)
-                with quiet_libraries():
-                    network = load_part(
-                        StableDiffusionSafetyChecker, self.folder, config.list_arguments(), torch.float32
-                    )
-                self._network = network.eval().requires_grad_(requires_grad=False)
+                try:
+                    self._network = self._read()
+                except BackboneError as error:
+                    raise BackboneError(error.problem, WITHOUT_CHECKER) from error
             return self._network
+
+    def _read(self) -> StableDiffusionSafetyChecker:
+        config = read_clip_config(self.folder / CONFIG)
+        with quiet_libraries():
+            network = load_part(StableDiffusionSafetyChecker, self.folder, config.list_arguments(), torch.float32)
+        return network.eval().requires_grad_(requires_grad=False)
 
     def find_flagged(self, images: Sequence[Image.Image], device: torch.device | str = "cpu") -> list[bool]:
         """Return for each image whether it is not to be shown.
@@ -349,12 +357,13 @@ class SafetyChecker:
 
 
 def find_safety_checker(folder: Path) -> SafetyChecker | None:
-    """Return the safety checker that a folder's index names and brings; None where there is none, or another class."""
-    match read_model_json(folder / INDEX).get(CHECKER):
-        case [str(), "StableDiffusionSafetyChecker"] if is_regular(folder / CHECKER / CONFIG):
-            return SafetyChecker(folder / CHECKER)
-        case _:
-            return None
+    """Return the safety checker that a folder's index names; None where it names none, or another class.
+
+    One that is named and not there is refused when it is asked, not passed over: nobody would know that it is gone.
+    """
+    named = read_model_json(folder / INDEX).get(CHECKER)
+    is_known = isinstance(named, list) and "StableDiffusionSafetyChecker" in named
+    return SafetyChecker(folder / CHECKER) if is_known else None
 
 
 def prepare_for_clip(image: Image.Image, side: int) -> torch.Tensor:

@@ -2,7 +2,6 @@
 
 import re
 import shutil
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from sefi.backbone.bundle import Backbone, copy_part
 from sefi.backbone.files import LIMITS, read_model_json, read_or_refuse, read_weights_header
 from sefi.core.errors import BackboneError, IdentityError
+from sefi.core.own_files import make_temporary_folder
 from sefi.core.reading import FLOATS, Layout
 from sefi.core.text import dump_json
 
@@ -154,8 +154,8 @@ def load_part(cls: type[Part], where: Path, config: Mapping[str, Any], dtype: to
     weights = find_weights(where)
     loader: Any = cls  # diffusers and transformers share this call, but no base class
     _check_count(cls, where, config, weights)
-    with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
-        _prepare_folder(weights, config, Path(clean))
+    with make_temporary_folder() as clean:
+        _prepare_folder(weights, config, clean)
         model, report = read_or_refuse(
             where,
             lambda: loader.from_pretrained(

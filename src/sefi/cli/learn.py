@@ -204,7 +204,9 @@ class Placement:
         check_crop_options(class_word, crop=not self.no_crop, face=self.face, box=self.box, detector=self.detector)
         check_photo_count(photo_count, face=self.face, box=self.box)
         if self.show_crop is not None:
-            check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite)
+            # One of an interrupted training is compared once there is another.
+            again = self.show_crop.is_file() and is_of_unfinished_training(self.show_crop)
+            check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite or again)
 
 
 @dataclass(frozen=True)
@@ -325,6 +327,7 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
     from sefi.api import crop_photo
     from sefi.cli.output import print_remark
     from sefi.core.files import FileKind, write_output
+    from sefi.provenance.metadata import NOT_LEARNED_YET
     from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
 
@@ -345,15 +348,25 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
         for remark in crop.remarks:
             print_remark(f"note: {crop.source}: {remark}")
     if placement.show_crop is not None:
-        write_output(
-            placement.show_crop,
-            FileKind.PNG,
-            encode_photo(draw_crop_sheet(photos, crops)).write,
-            inputs=learn_options.inputs,
-            overwrite=learn_options.overwrite,
-        )
+        sheet = encode_photo(draw_crop_sheet(photos, crops), [NOT_LEARNED_YET])
+        if not is_same_content(placement.show_crop, sheet.content):  # an interrupted training wrote it
+            inputs, overwrite = learn_options.inputs, learn_options.overwrite
+            write_output(placement.show_crop, FileKind.PNG, sheet.write, inputs=inputs, overwrite=overwrite)
         print_remark(f"crop: {placement.show_crop}")
     return crops
+
+
+def is_of_unfinished_training(path: Path) -> bool:
+    """Return whether a file is the picture of what a training that has no result yet learns."""
+    from sefi.provenance.metadata import NOT_LEARNED_YET, shorten_digests
+    from sefi.provenance.save import read_named_identities
+
+    return shorten_digests([NOT_LEARNED_YET]) in read_named_identities(path)
+
+
+def is_same_content(path: Path, content: bytes) -> bool:
+    """Return whether a regular file has these bytes."""
+    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def name_crop_sheet(
@@ -365,13 +378,14 @@ def name_crop_sheet(
     """
     from sefi.core.files import FileKind, write_output
     from sefi.identity.file import compute_identity_digest
+    from sefi.provenance.metadata import NOT_LEARNED_YET
     from sefi.provenance.save import encode_photo
     from sefi.report.contact_sheet import draw_crop_sheet
 
     if path is None:
         return
     sheet = draw_crop_sheet(photos, crops)
-    if path.is_file() and path.read_bytes() == encode_photo(sheet).content:
+    if is_same_content(path, encode_photo(sheet, [NOT_LEARNED_YET]).content):
         named = encode_photo(sheet, [compute_identity_digest(identity)])
         write_output(path, FileKind.PNG, named.write, overwrite=True)
 

@@ -7,6 +7,7 @@ somebody else put there, is refused. A file that takes long to make is locked me
 import hashlib
 import os
 import platform
+import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -159,6 +160,31 @@ def drop_digests(folder: Path, files: Iterable[str]) -> None:
             )
         else:
             (folder / RECORD).unlink(missing_ok=True)
+
+
+# ------------------------------------------------------------------ temporary folders
+
+TEMPORARY_MARK = ".sefi-temporary"  # tells that a folder is ours, and its lock that a process is at work
+
+
+@contextmanager
+def make_temporary_folder() -> Generator[Path]:
+    """Make a folder in the system's place for temporary files, whose contents are gone after the block.
+
+    Yields:
+        An empty folder in it; beside that is a file which a living process has locked, so that what a killed one left
+        can be told apart from what others have there.
+    """
+    with tempfile.TemporaryDirectory(prefix="sefi-") as outer:
+        handle = os.open(Path(outer, TEMPORARY_MARK), os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            with suppress(OSError):  # a file system without locks
+                take_lock(handle, wait=False)
+            content = Path(outer, "content")
+            content.mkdir()
+            yield content
+        finally:
+            os.close(handle)
 
 
 # ------------------------------------------------------------------ one process for an output

@@ -1,7 +1,6 @@
 """The networks that evaluate images: face recogniser, attribute readers and CLIP, each refused with a reason."""
 
 import hashlib
-import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -26,6 +25,7 @@ from sefi.backbone.part_configs import read_clip_config, read_dino_config
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
 from sefi.core.errors import BackboneError
+from sefi.core.own_files import make_temporary_folder
 from sefi.core.reading import (
     InvalidFileError,
     describe_fault,
@@ -286,9 +286,9 @@ def build_preprocessing(folder: Path, network: str, kinds: Sequence[str], remedy
         network: whose it is, for messages.
         kinds: what the folder may call it; the first is built.
     """
-    with tempfile.TemporaryDirectory(prefix="sefi-") as clean:
+    with make_temporary_folder() as clean:
         settings = read_preprocessing(folder / "preprocessor_config.json", network, kinds, remedy)
-        (Path(clean) / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
+        (clean / "preprocessor_config.json").write_text(dump_json(settings), encoding="utf-8")
         return cast(Any, AutoImageProcessor).from_pretrained(clean, local_files_only=True)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-import tempfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from sefi.core.files import (
     translate_existing_file_error,
     write_file,
 )
+from sefi.core.own_files import make_temporary_folder
 from sefi.core.prompts import NAME
 from sefi.core.reading import (
     FLOATS,
@@ -176,10 +176,10 @@ class Identity:
                 f"Nobody is known to have agreed that {self.name!r} is public.",
                 "State it: consent='Ada Example agreed on 2026-05-01 to ...', or leave the repository private.",
             )
-        with tempfile.TemporaryDirectory(prefix="sefi-") as folder:
-            write_identity(Identity(self.tensors, header), Path(folder) / FILE)
-            (Path(folder) / "README.md").write_text(make_card(header.model_dump(), repository), encoding="utf-8")
-            return upload_folder(Path(folder), repository, private=private, token=token)
+        with make_temporary_folder() as folder:
+            write_identity(Identity(self.tensors, header), folder / FILE)
+            (folder / "README.md").write_text(make_card(header.model_dump(), repository), encoding="utf-8")
+            return upload_folder(folder, repository, private=private, token=token)
 
     @staticmethod
     def from_pretrained(repository: str, *, allow_download: bool = False, token: str | None = None) -> Identity:

@@ -74,8 +74,9 @@ def parse_consent(text: str, today: date) -> Consent:
     missing = [f"{key}=" for key in ("by", "for", "scope") if not values.get(key)]
     if missing:
         raise ConfigError(f"The consent does not say {', '.join(missing)}.", REMEDY)
-    given = parse_date(values["date"]) if "date" in values else today
     expires = parse_date(values["expires"]) if "expires" in values else None
+    # What has expired was given before.
+    given = parse_date(values["date"]) if "date" in values else min(today, expires or today)
     return Consent(values["by"], values["for"], values["scope"], given, expires)
 
 
@@ -104,6 +105,8 @@ def require_consent(text: str | None, today: date) -> Consent:
     consent = parse_consent(text, today)
     if consent.expires is not None and consent.expires < today:
         raise ConfigError(f"The consent expired on {consent.expires}.", "Ask again, and state the new day.")
+    if consent.given > today:
+        raise ConfigError(f"The consent is of a day to come, {consent.given}.", "State the day on which it was given.")
     return consent
 
 

@@ -37,7 +37,7 @@ from sefi.provenance.forget_records import (
     read_runs,
 )
 from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, is_lock_held
-from sefi.provenance.metadata import DIGITS
+from sefi.provenance.metadata import DIGITS, NOT_LEARNED_YET, shorten_digests
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
 
@@ -176,13 +176,14 @@ def list_traces(
 
 def collect_files(folders: Iterable[Path], findings: Findings) -> list[Path]:
     """Return the regular files below folders, each once; a folder with too many is named as not searched to its end."""
-    found: dict[Path, None] = {}
+    found, unread = dict[Path, None](), list[Path]()
     for folder in dict.fromkeys(one for one in folders if one.is_dir()):
         try:
-            for path in find_regular_files([folder]):
+            for path in find_regular_files([folder], unread=unread):
                 found[path] = None
         except OutputError as error:
             findings.unproven.append(Trace(folder, f"not searched to its end: {error.problem} Name folders with --in."))
+    findings.unproven += [Trace(folder, "this folder cannot be read") for folder in dict.fromkeys(unread)]
     return list(found)
 
 
@@ -287,6 +288,8 @@ def explain_doubt(path: Path, sought: SoughtIdentity) -> str | None:
     kind = read_content(path).kind
     if kind in (FileKind.HTML, FileKind.SAFETENSORS, FileKind.IDENTITY) and path.stat().st_size > LARGEST_SEARCHED:
         return "too large to be searched"
+    if kind is FileKind.PNG and shorten_digests([NOT_LEARNED_YET]) in read_named_identities(path):
+        return "a picture of what a training learns that has no result: nothing says of whom"
     if kind is FileKind.SAFETENSORS:
         title = read_metadata(path).get(TITLE_KEY, "")
         if re.fullmatch(rf"sefi-{re.escape(sought.name)}(-s\d+)?", title):

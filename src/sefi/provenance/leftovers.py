@@ -5,17 +5,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sefi.core.errors import OutputError
 from sefi.core.files import take_lock
+from sefi.core.own_files import TEMPORARY_MARK
 
 # As `sefi.core.files.name_partial` and `sefi.cli.learn.name_checkpoint` name them.
 TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{12}\.(?P<kind>unfinished|partial)(?P<suffix>\.[^.]+)?", re.DOTALL)
-TEMPORARY_FOLDER = re.compile(r"sefi-[a-z0-9_]{8}")  # as `tempfile` names them
-TEMPORARY_CONTENT = re.compile(r"README\.md|(preprocessor_)?config\.json|[^/]*\.safetensors(\.index\.json)?")
 MOST_FILES = 200_000  # that are looked at below one folder
 IDLE_SECONDS = 3600  # a temporary file that is younger may be of a process at work
 
@@ -34,15 +32,25 @@ class Trace:
     clear: Callable[[], object] | None = None
 
 
-def find_regular_files(folders: Iterable[Path], most: int = MOST_FILES) -> Iterator[Path]:
+def find_regular_files(
+    folders: Iterable[Path], most: int = MOST_FILES, unread: list[Path] | None = None
+) -> Iterator[Path]:
     """Yield the regular files below folders, each once; no link is followed.
+
+    Args:
+        unread: gets the folders that cannot be read.
 
     Raises:
         OutputError: there are more than `most`.
     """
     seen = set[Path]()
+
+    def note(error: OSError) -> None:
+        if unread is not None:
+            unread.append(Path(os.fsdecode(error.filename)))
+
     for folder in folders:
-        for parent, below, names in os.walk(folder.resolve(), followlinks=False):
+        for parent, below, names in os.walk(folder.resolve(), onerror=note, followlinks=False):
             below.sort()
             for path in (Path(parent, name) for name in sorted(names)):
                 if path in seen or path.is_symlink() or not path.is_file():
@@ -65,15 +73,10 @@ def find_leftovers_below(folder: Path, most: int = MOST_FILES) -> Iterator[Path]
 def list_temporary_folders(folder: Path) -> list[Path]:
     """List what killed programs of this package left in the system's folder for temporary files.
 
-    Those folders hold an identity on its way to the hub, or links to a model's weights.
+    Those folders hold an identity on its way to the hub, or links to a model's weights; a file in them says that they
+    are ours, and its lock whether the process is alive.
     """
-    found: list[Path] = []
-    for path in sorted(folder.glob("sefi-*")):
-        if TEMPORARY_FOLDER.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
-            with suppress(OSError):
-                names = [one.name for one in path.iterdir()]
-                found += [path] if all(map(TEMPORARY_CONTENT.fullmatch, names)) else []
-    return found
+    return [one for one in sorted(folder.glob("sefi-*")) if (one / TEMPORARY_MARK).is_file() and not one.is_symlink()]
 
 
 def locate_output_lock(path: Path) -> Path | None:
@@ -118,7 +121,7 @@ def remove_leftovers(paths: Iterable[Path], now: float | None = None) -> tuple[l
     left: list[Trace] = []
     for path in paths:
         try:
-            lock = locate_output_lock(path)
+            lock = path / TEMPORARY_MARK if path.is_dir() else locate_output_lock(path)
             held = None if lock is None else is_lock_held(lock)
             if held or (held is None and now - path.stat().st_mtime < IDLE_SECONDS):
                 reason = "a process is at work" if held else "written within the last hour; a process may be at work"

@@ -78,6 +78,10 @@ def format_xmp(version: str, *, unmarked: bool = False, identities: Sequence[str
     return XMP_TEMPLATE.format(iptc=IPTC, tool=quoteattr(tool), more=more)
 
 
+# In the place of an identity's SHA-256 in a picture of what is to be learned, until there is one.
+NOT_LEARNED_YET = "0" * 64
+
+
 def shorten_digests(identities: Iterable[str]) -> str:
     """Return the first digits of SHA-256, each once, as the words of a file have them."""
     return " ".join(dict.fromkeys(one[:DIGITS] for one in identities))
