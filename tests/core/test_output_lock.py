@@ -67,7 +67,7 @@ def test_one_process_is_refused_too_and_another_machine_is_named(tmp_path, monke
             patch.setattr(platform, "node", lambda: "elsewhere")
             with pytest.raises(OutputError, match=f"Process {os.getpid()} on .+ is making"), lock(path):
                 pass
-        (tmp_path / ".ada.lock").write_bytes(b"\xff\xff" * 300)
+        (tmp_path / ".ada.lock").write_bytes(b"")
         with pytest.raises(OutputError, match=r"^Another process is making"), lock(path):
             pass
     with pytest.raises(RuntimeError), lock(path):
@@ -89,3 +89,11 @@ def test_without_locks_of_the_system(tmp_path, monkeypatch):
 
 
 lock = hold_output_lock
+
+
+@pytest.mark.parametrize("content", [b"my own notes", b"\xff\xff" * 300, b"17 notes\nof mine"])
+def test_somebody_elses_file_of_that_name_is_not_touched(tmp_path, content):
+    (tmp_path / ".ada.lock").write_bytes(content)
+    with pytest.raises(OutputError, match="is another file"), lock(tmp_path / "ada.safetensors"):
+        pass
+    assert (tmp_path / ".ada.lock").read_bytes() == content

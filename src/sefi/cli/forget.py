@@ -1,5 +1,6 @@
 """`sefi forget`: remove an identity and what is known to hold its likeness, or what interrupted commands left."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,8 +39,7 @@ def run_forget(
     """Remove an identity, its copies, exports, images, pages and records; exit code 1 if anything is left."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
-    from sefi.provenance.forget import remove_traces
-    from sefi.provenance.leftovers import Trace, remove_leftovers
+    from sefi.provenance.leftovers import Trace
 
     if (target is None) == (not leftovers):
         raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
@@ -56,7 +56,7 @@ def run_forget(
         print_remark(f"{trace.path}: {trace.reason}")
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
-    gone, left = remove_leftovers([one.path for one in traces]) if leftovers else remove_traces(traces, file, places)
+    gone, left = remove_all(traces, None if leftovers else file, places)
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],
@@ -67,10 +67,36 @@ def run_forget(
         raise typer.Exit(NOT_REMOVED)
 
 
+def remove_all(
+    traces: "Sequence[Trace]", file: Path | None, places: "Sequence[Path]"
+) -> "tuple[list[Path], list[Trace]]":
+    """Remove leftovers, or what is of an identity while no process can learn it; return what is gone, and what not."""
+    from sefi.core.own_files import hold_output_lock
+    from sefi.provenance.forget import remove_traces
+    from sefi.provenance.leftovers import remove_leftovers
+
+    if file is None:
+        return remove_leftovers([one.path for one in traces])
+    with hold_output_lock(file):
+        return remove_traces(traces, file, places)
+
+
 def find_target(target: str) -> Path:
     """Return the identity's file of a name or a path."""
     file = Path(target)
     return file if file.is_file() or file.suffix == ".safetensors" else Path(f"{target}.safetensors")
+
+
+def refuse_link(file: Path) -> None:
+    """Refuse a link to an identity: whose name is typed and whose file would go may be two people's.
+
+    Raises:
+        IdentityError: it is one; the remedy names what it leads to.
+    """
+    from sefi.core.errors import IdentityError
+
+    if file.is_symlink():
+        raise IdentityError(f"'{file}' is a link to '{file.resolve()}'.", "Name that file, and remove the link.")
 
 
 def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], list[Trace]]":
@@ -83,15 +109,16 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     from sefi.core.errors import IdentityError, SefiError
     from sefi.provenance.forget import list_traces, read_sought_identity
 
-    digests: list[str] = []
+    digests, shards = list[str](), set[str]()
     if file.is_file():
-        from sefi.identity.file import Identity, compute_identity_digest
+        from sefi.identity.file import Identity, compute_identity_digest, list_named_shards, list_shards_of_others
 
-        try:
+        refuse_link(file)
+        shards = list_named_shards(file)
+        shards -= list_shards_of_others(file, shards)
+        with suppress(SefiError):  # a damaged one is forgotten too, as far as it can be recognised
             digests.append(compute_identity_digest(Identity.load(file)))
-        except SefiError:  # a damaged one is forgotten too, as far as it can be recognised
-            digests = []
-    sought = read_sought_identity(file, digests)
+    sought = read_sought_identity(file, digests, shards, is_sound=bool(digests))
     with TerminalProgress() as progress:
         traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress)
     if not traces and not file.is_file():

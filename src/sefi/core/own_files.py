@@ -7,6 +7,7 @@ somebody else put there, is refused. A file that takes long to make is locked me
 import hashlib
 import os
 import platform
+import re
 import tempfile
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
@@ -204,6 +205,7 @@ def hold_output_lock(path: Path) -> Generator[None]:
     """
     target = follow_link(path)
     lock = target.with_name(f".{fit_stem(target, len('..lock'))}.lock")
+    refuse_other_file(lock, path)
     handle = open_lock(lock, path)
     try:
         with suppress(OSError):  # on a full disk it is locked, and nobody is named
@@ -217,6 +219,17 @@ def hold_output_lock(path: Path) -> Generator[None]:
             lock.unlink()
         if fcntl is not None:
             os.close(handle)
+
+
+def refuse_other_file(lock: Path, path: Path) -> None:
+    """Refuse to lock a file by one that is no lock: it may be somebody's, and is removed in the end.
+
+    Raises:
+        OutputError: as above.
+    """
+    with suppress(OSError), lock.open("rb") as file:
+        if re.fullmatch(rb"(\d+ [^\n]*)?", file.read(LONGEST_NOTE + 1)) is None:
+            raise OutputError(f"'{lock}', which locks '{path}', is another file.", "Rename it, or change --out.")
 
 
 def open_lock(lock: Path, path: Path) -> int:

@@ -6,10 +6,11 @@ for it, it names the identity's SHA-256, or a record says that the identity made
 
 import filecmp
 import hashlib
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from sefi.core.files import (
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, read_digests
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, parse_object, read_layout
+from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     RECORDS,
     RUN_INFO,
@@ -36,12 +37,13 @@ from sefi.provenance.forget_records import (
     list_variants_of_subject,
     read_runs,
 )
-from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, is_lock_held
+from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, identify_state, is_lock_held
 from sefi.provenance.metadata import DIGITS, NOT_LEARNED_YET, shorten_digests
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
 
 MANY_FILES = 2000  # are searched in about two seconds
+LEAST_TOKEN_BYTES, LEAST_DIFFERENT_BYTES = 64, 16  # of tokens that tell whose a file is
 LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
 LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
@@ -91,11 +93,16 @@ class Findings:
         self.traces.setdefault(trace.path, trace)
 
 
-def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdentity:
+def read_sought_identity(
+    path: Path, digests: Iterable[str] = (), shards: Iterable[str] = (), *, is_sound: bool = False
+) -> SoughtIdentity:
     """Read what an identity is recognised by; one that is damaged is recognised by less.
 
     Args:
         digests: further SHA-256 that files may name it by.
+        shards: names of its further files, that were made for it: its header may name any file.
+        is_sound: it has passed every check of a reader. Of another its tokens are not sought: they may be none, or
+            numbers that are everywhere.
 
     Raises:
         IdentityError: there is another file in its place.
@@ -110,13 +117,9 @@ def read_sought_identity(path: Path, digests: Iterable[str] = ()) -> SoughtIdent
             "Name the file that `sefi learn` wrote. One that is damaged so far is yours to remove; then repeat this."
         )
         raise IdentityError(f"'{path}' is no identity.", remedy)
-    shards: list[Path] = []
-    with suppress(InvalidFileError, ValueError, OSError, KeyError):
-        header = parse_object(read_layout(path, Limits(size=1 << 40, dtypes=LIMITS.dtypes)).metadata[IDENTITY_KEY])
-        listed = header.get("shards", [])
-        shards = [path.with_name(Path(str(name)).name) for name in listed if isinstance(name, str)]
-    files = (path, *(one for one in shards if one.is_file()))
-    numbers, tokens = read_token_bytes(path)
+    further = [path.with_name(name) for name in shards]
+    files = (path, *(one for one in further if one.is_file() and read_content(one).kind is FileKind.SAFETENSORS))
+    numbers, tokens = read_token_bytes(path) if is_sound else ((), "")
     # A benchmark's variants learn one subject several times: whatever names one of them shows the same photo's subject.
     known = frozenset([*map(compute_file_digest, [path, *list_variants_of_subject(path)]), *digests])
     return SoughtIdentity(path, content.name or path.stem, files, known, numbers, tokens)
@@ -132,7 +135,8 @@ def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
         tokens = [np.asarray(value, np.float32) for name, value in sorted(loaded.items()) if name.startswith("tokens")]
         joined = np.concatenate(tokens, axis=-1).tobytes() if tokens else b""
         forms = [one.astype(kind).tobytes() for one in tokens for kind in (np.float32, np.float16)]
-        return tuple(forms), hashlib.sha256(joined).hexdigest() if joined else ""
+        telling = [one for one in forms if len(one) >= LEAST_TOKEN_BYTES and len(set(one)) >= LEAST_DIFFERENT_BYTES]
+        return tuple(telling), hashlib.sha256(joined).hexdigest() if joined else ""
     return (), ""
 
 
@@ -171,7 +175,18 @@ def list_traces(
     identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
-    return [*sorted(traces, key=lambda one: one.clear is not None), *identity], unproven
+    ordered = [*sorted(traces, key=lambda one: one.clear is not None), *identity]
+    return list(filter(None, map(note_state, ordered))), unproven
+
+
+def note_state(trace: Trace) -> Trace | None:
+    """Return a trace with the state of its file, so that another that takes its place stays; None if it is gone."""
+    try:
+        return replace(trace, seen=identify_state(trace.path.stat()))
+    except FileNotFoundError:
+        return None
+    except OSError:
+        return trace
 
 
 def collect_files(folders: Iterable[Path], findings: Findings) -> list[Path]:
@@ -215,8 +230,6 @@ def explain_name(path: Path, sought: SoughtIdentity) -> str | None:
     """Return how a file's name shows that it is of an identity; None if it does not."""
     if path in sought.files:
         return "a further file of the identity"
-    if path.parent == sought.path.parent and path.name == f".{fit_stem(sought.path, len('..lock'))}.lock":
-        return "the lock of a training that has ended"
     match = TEMPORARY.fullmatch(path.name)
     if match is None or path.parent != sought.path.parent:
         return None
@@ -225,7 +238,7 @@ def explain_name(path: Path, sought: SoughtIdentity) -> str | None:
     of_training = match["kind"] == "unfinished"
     if not of_training and match["suffix"] != ".safetensors":
         return None
-    stem, rest = match["stem"], len(match[0].encode()) - len(match["stem"].encode())
+    stem, rest = match["stem"], len(os.fsencode(match[0])) - len(os.fsencode(match["stem"]))
     cut = fit_stem(sought.path, rest) if of_training else cut_to_bytes(sought.path.stem, LONGEST_STEM)
     if stem != cut or (stem != sought.path.stem and has_namesake(sought.path, stem)):
         return None
@@ -369,11 +382,7 @@ def remove_traces(
             left.append(Trace(trace.path, "stays until the rest is gone, which it shows the way to"))
             continue
         try:
-            links = trace.path.stat().st_nlink
-            if trace.clear is None:
-                trace.path.unlink()
-            else:
-                trace.clear()
+            links = remove_trace(trace)
         except (OSError, OutputError) as error:
             left.append(Trace(trace.path, getattr(error, "strerror", None) or str(error)))
             continue
@@ -385,3 +394,19 @@ def remove_traces(
             with suppress(OSError):  # it holds something else
                 folder.rmdir()
     return gone, left
+
+
+def remove_trace(trace: Trace) -> int:
+    """Remove a file, or take the likeness out of it; return how many names it had.
+
+    Raises:
+        OSError, OutputError: it cannot be done, or another file has taken its place since it was listed.
+    """
+    status = trace.path.stat()
+    if trace.seen is not None and trace.seen != identify_state(status):
+        raise OutputError("It was changed since it was listed.", "Repeat the command.")
+    if trace.clear is None:
+        trace.path.unlink()
+    else:
+        trace.clear()
+    return status.st_nlink

@@ -1,0 +1,98 @@
+"""`sefi forget` removes nothing for what a foreign identity claims, and nothing that took a listed file's place."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from sefi.core.files import IDENTITY_KEY
+from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch, ada):
+    """A folder with an identity, a model's weights and a text; home, caches and temporary folder are elsewhere."""
+    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    shutil.copy(ada, "bea.safetensors")
+    save_file({"weight": torch.arange(300.0)}, "model.safetensors")
+    (folder / "thesis.txt").write_text("of my own")
+    return folder
+
+
+def write_foreign(ada, tensors=None, **header):
+    """Write `gift.safetensors`: an identity with other tensors, or with another header."""
+    with safe_open(ada, framework="pt") as file:
+        known = json.loads(file.metadata()[IDENTITY_KEY])
+    about = {IDENTITY_KEY: json.dumps({**known, "name": "gift", **header})}
+    save_file({**load_file(ada), **(tensors or {})}, "gift.safetensors", metadata=about)
+
+
+def list_names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    "tokens", [torch.zeros(0, 2, 7), torch.zeros(1, 1, 1), torch.zeros(5, 2, 7), torch.ones(1, 2, 7)]
+)
+def test_tokens_that_are_everywhere_remove_nothing_else(work, sefi, ada, tokens):
+    before = list_names(work)
+    write_foreign(ada, {"tokens": tokens})
+    found = sefi("forget", "gift", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["removed"] == [str(work / "gift.safetensors")]
+    assert list_names(work) == before
+
+
+@pytest.mark.parametrize(
+    "shards", [["thesis.txt", "model.safetensors", "bea.safetensors"], ["bea.1.0123456789ab.safetensors"]]
+)
+def test_files_that_a_header_names_are_not_further_files_of_it(work, sefi, ada, shards):
+    shutil.copy("model.safetensors", "bea.1.0123456789ab.safetensors")
+    before = list_names(work)
+    write_foreign(ada, {"tokens": torch.linspace(-1, 1, 70).reshape(5, 2, 7)}, shards=shards)
+    found = sefi("forget", "gift", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["removed"] == [str(work / "gift.safetensors")]
+    assert list_names(work) == before
+
+
+def test_what_takes_a_listed_files_place_stays(work, ada):
+    shutil.copy(ada, "ada.safetensors")
+    shutil.copy(ada, "copy.safetensors")
+    sought = read_sought_identity(work / "ada.safetensors", is_sound=True)
+    traces, _ = list_traces(sought, [work])
+    assert {trace.path.name for trace in traces} >= {"copy.safetensors", "ada.safetensors"}
+    (work / "copy.safetensors").write_text("of my own")
+    gone, left = remove_traces(traces, work / "ada.safetensors", [work])
+    assert work / "copy.safetensors" not in gone
+    assert "changed since it was listed" in {trace.path.name: trace.reason for trace in left}["copy.safetensors"]
+    assert (work / "ada.safetensors").is_file()
+
+
+def test_a_name_that_is_not_utf8_stops_nothing(work, sefi, ada):
+    shutil.copy(ada, "ada.safetensors")
+    strange = os.fsencode(work) + b"/.a\xff.0123456789ab.unfinished"
+    with open(strange, "wb") as file:  # noqa: PTH123  a name of bytes
+        file.write(b"x")
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not (work / "ada.safetensors").exists()
+    assert os.path.exists(strange)  # noqa: PTH110
+
+
+def test_a_link_is_refused_with_what_it_leads_to(work, sefi, ada):
+    shutil.copy(ada, "real.safetensors")
+    (work / "ada.safetensors").symlink_to(work / "real.safetensors")
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert (found.exit_code, str(work / "real.safetensors") in json.loads(found.stdout)["error"]) == (2, True)
+    assert (work / "real.safetensors").is_file()
