@@ -52,9 +52,11 @@ def test_an_operation_fails(undisturbed, name, kind, error):
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_operation_fails_once(undisturbed, name, error):
+    """Every one by a full disk, every third by the other errors; `experiments/faults.py` tries more of these."""
     run = undisturbed(name)
-    counts = join(try_error(run, number, error) for number in range(1, len(run.seen) + 1))
-    assert counts.tries == len(run.seen)
+    numbers = range(1, len(run.seen) + 1, 1 if error == "full disk" else 3)
+    counts = join(try_error(run, number, error) for number in numbers)
+    assert counts.tries == len(numbers)
     assert counts.typed > 0
     assert counts.faults == []
 
