@@ -8,6 +8,7 @@ from PIL import Image
 
 from sefi.provenance.forget_records import RunsOnRecord, find_run_subjects, is_run_folder, take_subject_out
 from sefi.provenance.run_record import record_image
+from sefi.provenance.save import encode_photo
 
 ADA, BOB = "a" * 64, "b" * 64
 
@@ -46,7 +47,7 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
     ours = found.list_ours()
     assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
-    assert [path.name for path in found.list_changed_images(ours)] == ["ada-1.png"]
+    assert [one.path.name for one in found.list_unproven(ours)] == ["ada-1.png"]
     red = hashlib.sha256(bytes([255, 0, 0]) * (19 * 23)).hexdigest()
     assert red in found.list_pixel_digests(ours)
 
@@ -55,8 +56,9 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
 def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    save_image(tmp_path / "out" / "x.png", "red")
-    run = {"images": [{"file": "out/x.png"}], "identities": ["ada.safetensors"], "grid": "out/grid.png"}
+    (tmp_path / "ada.safetensors").touch()
+    encode_photo(Image.new("RGB", (19, 23)), [ADA]).write(tmp_path / "out" / "x.png")
+    run = {"images": [{"file": "out/x.png"}], "identities": ["../ada.safetensors"], "grid": "out/grid.png"}
     record = tmp_path / "out" / "records.json"
     record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))

@@ -305,8 +305,7 @@ def add_recorded_images(records: Iterable[Path], sought: SoughtIdentity, finding
         for file, reason in runs.list_images(ours):
             findings.add(Trace(file, reason))
         pixels |= runs.list_pixel_digests(ours)
-        for file in runs.list_changed_images(ours):
-            findings.unproven.append(Trace(file, "its record says that the identity made it, but it was changed since"))
+        findings.unproven += runs.list_unproven(ours)
         if ours:
             findings.add(Trace(path, "its runs with the identity are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):

@@ -2,6 +2,7 @@
 
 import json
 import re
+import stat
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,13 +15,17 @@ from sefi.core.files import hold_folder_lock, take_lock, write_file, write_text
 from sefi.core.reading import InvalidFileError, read_json
 from sefi.core.text import dump_json
 from sefi.provenance.leftovers import Trace
+from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
+from sefi.provenance.save import read_named_identities
 
 RECORDS, RUN_INFO, RUN_SAMPLES = "records.json", "run.json", "cells.jsonl"
 LARGEST_RECORDS, LARGEST_SAMPLES = 16 << 20, 512 << 20  # bytes
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 RUN_FOLDERS = ("photos", "identities", "pictures", "attention")
 OF_RUN = "of the same subject in this benchmark's folder"
+CHANGED = "its record says that the identity made it, but it was changed since"
+WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
 REDRAWN = "may show the subject; `sefi bench report` writes it again"
 
 Run = dict[str, Any]
@@ -73,43 +78,67 @@ class RunsOnRecord:
     def has_identity(self, run: Run) -> bool:
         """Return whether a run was made with the identity.
 
-        By its SHA-256; earlier versions recorded the path as it was typed, here or in a folder above the record.
+        By its SHA-256; earlier versions recorded a path, which shows the identity only if it leads from the record's
+        own folder to it: what it was typed in is not on record.
         """
         record = run.get("run")
         if isinstance(record, dict):
             named = record.get("identities", {})
             return isinstance(named, dict) and bool(self.digests & {str(one) for one in named.values()})
-        names, bases = run.get("identities"), [Path.cwd(), *self.path.parents]
-        return isinstance(names, list) and any(
-            isinstance(name, str) and any((base / name).resolve() == self.identity for base in bases) for name in names
-        )
+        return self.identity.is_file() and self.identity in map(self.find_named_file, list_named_paths(run))
+
+    def find_named_file(self, name: str) -> Path | None:
+        """Return the file that a path in the record names; None for a path that none can have."""
+        with suppress(OSError, ValueError):
+            return (self.path.parent / name).resolve()
+        return None
 
     def has_namesake(self, name: str) -> bool:
         """Return whether a run was made with an identity of a name."""
-        stated = [run["run"].get("identities") for run in read_runs(self.path) or [] if is_mapping(run.get("run"))]
-        return any(isinstance(names, dict) and name in names for names in stated)
+        runs = read_runs(self.path) or []
+        stated = [run["run"].get("identities") for run in runs if is_mapping(run.get("run"))]
+        return any(isinstance(names, dict) and name in names for names in stated) or any(map(self.is_doubtful, runs))
 
-    def list_files(self, runs: Iterable[Run]) -> Iterator[tuple[Path, str | None]]:
-        """Yield the image files of runs that are in the record's folder, each with its SHA-256 if that is on record."""
-        seen = set[Path]()
+    def is_doubtful(self, run: Run) -> bool:
+        """Return whether a run of an earlier version names a file that is called as the identity's, perhaps another."""
+        old = not is_mapping(run.get("run")) and not self.has_identity(run)
+        return old and any(Path(name).name == self.identity.name for name in list_named_paths(run))
+
+    def list_files(self, runs: Iterable[Run]) -> dict[Path, set[str]]:
+        """List the files of runs that are in the record's folder, each with the SHA-256 on record, if there are any."""
+        found: dict[Path, set[str]] = {}
         for run in runs:
-            hashes = {str(one.get("file")): str(one.get("sha256")) for one in list_image_records(run)}
             images = run.get("images")
-            names = [one.get("file") for one in images if isinstance(one, dict)] if isinstance(images, list) else []
-            for name in [*names, run.get("grid"), *hashes]:
+            listed = [one for one in images if isinstance(one, dict)] if isinstance(images, list) else []
+            files = [*listed, {"file": run.get("grid")}, *list_image_records(run)]
+            for name, sha256 in ((one.get("file"), one.get("sha256")) for one in files):
                 path = self.path.parent / Path(name).name if isinstance(name, str) and Path(name).suffix else None
-                if path is not None and path not in seen and path.is_file() and not path.is_symlink():
-                    seen.add(path)
-                    yield path, hashes.get(path.name)
+                if path is not None and is_plain_file(path):
+                    found.setdefault(path, set()).update([sha256] if isinstance(sha256, str) else [])
+        return found
+
+    def is_proven(self, path: Path, hashes: Iterable[str]) -> bool:
+        """Return whether a file is still what a run made, or says in its own words that it is of the identity."""
+        named = {digest[:DIGITS] for digest in self.digests}
+        with suppress(OSError):
+            return compute_file_digest(path) in set(hashes) or bool(named & read_named_identities(path))
+        return False
 
     def list_images(self, runs: Iterable[Run]) -> list[tuple[Path, str]]:
         """List the images that are still those that the runs made, each with how that is known."""
         reason = "a record says that the identity made it"
-        return [(p, reason) for p, sha256 in self.list_files(runs) if sha256 in (None, compute_file_digest(p))]
+        return [(path, reason) for path, hashes in self.list_files(runs).items() if self.is_proven(path, hashes)]
 
-    def list_changed_images(self, runs: Iterable[Run]) -> list[Path]:
-        """List the files of runs that have other bytes than the record says."""
-        return [p for p, sha256 in self.list_files(runs) if sha256 not in (None, compute_file_digest(p))]
+    def list_unproven(self, runs: Iterable[Run]) -> Iterator[Trace]:
+        """Yield files that runs name and that nothing else shows to be what they made.
+
+        Besides the files of these runs, those of an earlier version's runs that may have been the identity's.
+        """
+        for path, hashes in self.list_files(runs).items():
+            if not self.is_proven(path, hashes):
+                yield Trace(path, CHANGED if hashes else WITHOUT_HASH)
+        for path in self.list_files(run for run in read_runs(self.path) or [] if self.is_doubtful(run)):
+            yield Trace(path, "its record names a file that is called as this identity's, perhaps another's")
 
     def list_pixel_digests(self, runs: Iterable[Run]) -> set[str]:
         """List the SHA-256 of the pixels of the runs' images, as far as they are on record."""
@@ -135,6 +164,19 @@ def list_image_records(run: Run) -> list[Mapping[str, object]]:
     record = run.get("run")
     images = record.get("images") if isinstance(record, dict) else None
     return [one for one in images if isinstance(one, dict)] if isinstance(images, list) else []
+
+
+def list_named_paths(run: Run) -> list[str]:
+    """List the identities' files that a run names, as earlier versions recorded them."""
+    names = run.get("identities")
+    return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+
+
+def is_plain_file(path: Path) -> bool:
+    """Return whether there is a regular file, and no link, at a path; no file has a name that is too long."""
+    with suppress(OSError, ValueError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def is_mapping(value: object) -> bool:
