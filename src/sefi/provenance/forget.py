@@ -27,14 +27,17 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, parse_object, read_layout
 from sefi.provenance.forget_records import (
     RECORDS,
-    RUN_INFO,
     RunsOnRecord,
+    read_runs,
+)
+from sefi.provenance.forget_runs import (
+    RUN_INFO,
     explain_namesake,
     find_run_subjects,
     is_run_folder,
+    list_run_doubts,
     list_run_traces,
     list_variants_of_subject,
-    read_runs,
 )
 from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, is_lock_held
 from sefi.provenance.metadata import DIGITS
@@ -321,9 +324,11 @@ def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtI
     """
     for run in runs:
         subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
-        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
-            findings.add(trace)
-        if not subjects and (namesake := explain_namesake(run, sought.name)):
+        if subjects:
+            for trace in list_run_traces(run, subjects):
+                findings.add(trace)
+            findings.unproven += list_run_doubts(run, subjects)
+        elif namesake := explain_namesake(run, sought.name):
             findings.unproven.append(Trace(run / RUN_INFO, namesake))
 
 
