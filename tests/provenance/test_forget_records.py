@@ -6,9 +6,12 @@ import json
 import pytest
 from PIL import Image
 
-from sefi.provenance.forget_records import RunsOnRecord, find_run_subjects, is_run_folder, take_subject_out
+from sefi.provenance.forget_records import RunsOnRecord
+from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out
 from sefi.provenance.run_record import record_image
+from sefi.provenance.save import encode_photo
 
+SUITE = {"prompts": [{"text": "{} here"}], "seeds": [5], "ways": [{"label": "ours"}]}
 ADA, BOB = "a" * 64, "b" * 64
 
 
@@ -46,7 +49,7 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
     ours = found.list_ours()
     assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
-    assert [path.name for path in found.list_changed_images(ours)] == ["ada-1.png"]
+    assert [one.path.name for one in found.list_unproven(ours)] == ["ada-1.png"]
     red = hashlib.sha256(bytes([255, 0, 0]) * (19 * 23)).hexdigest()
     assert red in found.list_pixel_digests(ours)
 
@@ -55,8 +58,9 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
 def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
-    save_image(tmp_path / "out" / "x.png", "red")
-    run = {"images": [{"file": "out/x.png"}], "identities": ["ada.safetensors"], "grid": "out/grid.png"}
+    (tmp_path / "ada.safetensors").touch()
+    encode_photo(Image.new("RGB", (19, 23)), [ADA]).write(tmp_path / "out" / "x.png")
+    run = {"images": [{"file": "out/x.png"}], "identities": ["../ada.safetensors"], "grid": "out/grid.png"}
     record = tmp_path / "out" / "records.json"
     record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
@@ -70,7 +74,7 @@ def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
 def make_benchmark(folder, subjects):
     folder.mkdir()
     keys = [key for group in subjects for key in group.split("+")]
-    info = {"schema": 2, "suite": {"name": "x"}, "subjects": subjects, "photos": {key: ["0" * 16] for key in keys}}
+    info = {"schema": 2, "suite": SUITE, "subjects": subjects, "photos": {key: ["0" * 16] for key in keys}}
     (folder / "run.json").write_text(json.dumps(info))
     lines = [json.dumps({"subject": group, "text": "line\u2028end"}, ensure_ascii=False) for group in subjects]
     (folder / "cells.jsonl").write_text("\n".join([*lines, '{"subject": "ada", "cut']), encoding="utf-8")
@@ -82,7 +86,7 @@ def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
     assert is_run_folder(folder)
     assert find_run_subjects(folder, [folder / "identities" / "ada--ours.safetensors"], "x", frozenset()) == ["ada"]
     assert find_run_subjects(folder, [folder / "pictures" / "ada+bob--ours--0--5.png"], "bob", frozenset()) == ["bob"]
-    take_subject_out(folder, "ada")
+    take_subjects_out(folder, ["ada"])
     info = json.loads((folder / "run.json").read_text())
     assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
     rest = (folder / "cells.jsonl").read_text(encoding="utf-8")

@@ -28,14 +28,17 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     RECORDS,
-    RUN_INFO,
     RunsOnRecord,
+    read_runs,
+)
+from sefi.provenance.forget_runs import (
+    RUN_INFO,
     explain_namesake,
     find_run_subjects,
     is_run_folder,
+    list_run_doubts,
     list_run_traces,
     list_variants_of_subject,
-    read_runs,
 )
 from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, identify_state, is_lock_held
 from sefi.provenance.metadata import DIGITS, NOT_LEARNED_YET, shorten_digests
@@ -321,8 +324,7 @@ def add_recorded_images(records: Iterable[Path], sought: SoughtIdentity, finding
         for file, reason in runs.list_images(ours):
             findings.add(Trace(file, reason))
         pixels |= runs.list_pixel_digests(ours)
-        for file in runs.list_changed_images(ours):
-            findings.unproven.append(Trace(file, "its record says that the identity made it, but it was changed since"))
+        findings.unproven += runs.list_unproven(ours)
         if ours:
             findings.add(Trace(path, "its runs with the identity are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):
@@ -338,9 +340,11 @@ def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtI
     """
     for run in runs:
         subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
-        for trace in (one for subject in subjects for one in list_run_traces(run, subject)):
-            findings.add(trace)
-        if not subjects and (namesake := explain_namesake(run, sought.name)):
+        if subjects:
+            for trace in list_run_traces(run, subjects):
+                findings.add(trace)
+            findings.unproven += list_run_doubts(run, subjects)
+        elif namesake := explain_namesake(run, sought.name):
             findings.unproven.append(Trace(run / RUN_INFO, namesake))
 
 

@@ -1,0 +1,303 @@
+"""What a benchmark's folder has of one of its subjects, by the exact names that `sefi bench run` gives its files."""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sefi.core.errors import OutputError
+from sefi.core.files import LONGEST_STEM, take_lock, write_file, write_text
+from sefi.core.own_files import hash_own_file, read_digests
+from sefi.core.reading import InvalidFileError, read_json
+from sefi.core.text import dump_json
+from sefi.provenance.forget_records import LARGEST_RECORDS, Run, is_mapping, translate_unread
+from sefi.provenance.leftovers import TEMPORARY, Trace
+
+RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
+LARGEST_SAMPLES = 512 << 20  # bytes
+PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
+WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
+# The identity, a further file of a large one, what it cost, and its unfinished training.
+IDENTITY_FILES = tuple(
+    re.compile(rf"(.+){end}", re.DOTALL)
+    for end in (r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
+)
+MOST_CUT = 3  # bytes that a name is cut by too much, so that no letter is halved
+RUN_FOLDERS = ("photos", "identities", "pictures", "attention")
+OF_RUN = "of the same subject in this benchmark's folder"
+REDRAWN = "may show the subject; `sefi bench report` writes it again"
+
+
+def is_run_folder(folder: Path) -> bool:
+    """Return whether a folder is that of a benchmark run."""
+    return bool(read_run_info(folder))
+
+
+def read_run_info(folder: Path) -> Run:
+    """Return what a benchmark's `run.json` says; nothing where it is no run that this package wrote.
+
+    Raises:
+        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+    """
+    path = folder / RUN_INFO
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
+        info = read_json(path, LARGEST_RECORDS)
+        if is_mapping(info.get("suite")) and isinstance(info.get("subjects"), list):
+            return info
+    return {}
+
+
+@dataclass(frozen=True)
+class RunNames:
+    """Says whose a file in a benchmark's folder is, by the exact names that `sefi bench run` gives its files.
+
+    Attributes:
+        groups: keys of the subjects that share an image: `ada`, or `ada+bob`.
+        subjects: keys of the subjects, also of those whose groups were taken out.
+        variants: labels of all variants, as names of files have them.
+        learning: of those that learn an identity.
+        numbers: prompt and seed of each image, as names of files have them.
+    """
+
+    groups: frozenset[str]
+    subjects: frozenset[str]
+    variants: frozenset[str]
+    learning: frozenset[str]
+    numbers: frozenset[tuple[str, str]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunNames":
+        """Read what a run's names are made of; errors as in `read_run_info`."""
+        info = read_run_info(folder)
+        suite = info.get("suite", {})
+        variants = {shorten_label(one["label"]): one for one in list_mappings(suite.get("ways")) if has_label(one)}
+        groups = list_groups(info)
+        prompts, seeds = (one if isinstance(one, list) else [] for one in (suite.get("prompts"), suite.get("seeds")))
+        listed = [(str(one.get("prompt")), str(one.get("seed"))) for _, one in list_listed_images(info)]
+        return cls(
+            frozenset(groups),
+            frozenset([*(one for group in groups for one in group.split("+")), *read_mapping(info, "photos")]),
+            frozenset(variants),
+            frozenset(name for name, one in variants.items() if not any(map(one.get, WITHOUT_IDENTITY))),
+            frozenset([*((str(n), str(seed)) for n in range(len(prompts)) for seed in seeds), *listed]),
+        )
+
+    def find_owner(self, path: Path) -> str | None:
+        """Find the subject, or the subjects that share an image, of a file in the run's folders; None for others'.
+
+        A temporary file is whose the whole one would be. Where its name is cut, only one of all may have been meant.
+        """
+        match = TEMPORARY.fullmatch(path.name)
+        if match is None:
+            return self.find_exact_owner(path.parent.name, path.name)
+        stem, suffix = match["stem"], match["suffix"] or ""
+        if match["kind"] != "partial":
+            return None
+        if len(os.fsencode(stem)) <= LONGEST_STEM - MOST_CUT:
+            return self.find_exact_owner(path.parent.name, stem + suffix)
+        owners = {owner for owner, one in self.list_beginnings(path.parent.name) if one.startswith(stem)}
+        if path.parent.name != "photos":
+            owners |= {owner for owner, one in self.list_beginnings(path.parent.name) if stem.startswith(one)}
+        return owners.pop() if len(owners) == 1 else None
+
+    def find_exact_owner(self, folder: str, name: str) -> str | None:
+        """Find whose a file of a name is in one of the run's folders."""
+        if folder == "photos":
+            stem = name.removesuffix(".png")
+            return stem if stem != name and stem in self.subjects else None
+        if folder == "identities":
+            stems = [match[1] for one in IDENTITY_FILES if (match := one.fullmatch(name))]
+            parts = [stem.rpartition("--") for stem in stems]
+            return next((one for one, _, label in parts if one in self.subjects and label in self.learning), None)
+        suffix = {"pictures": ".png", "attention": ".safetensors"}.get(folder, "/")
+        match name.removesuffix(suffix).rsplit("--", 3):
+            case group, label, prompt, seed if name.endswith(suffix) and group in self.groups:
+                return group if label in self.variants and (prompt, seed) in self.numbers else None
+            case _:
+                return None
+
+    def list_beginnings(self, folder: str) -> Iterator[tuple[str, str]]:
+        """Yield how the names of files in one of the run's folders begin, each with whose they are."""
+        if folder == "photos":
+            yield from ((one, one) for one in self.subjects)
+        else:
+            owners, labels = (self.subjects, self.learning) if folder == "identities" else (self.groups, self.variants)
+            yield from ((owner, f"{owner}--{label}") for owner in owners for label in labels)
+
+    def list_groups_of(self, subjects: Iterable[str]) -> list[str]:
+        """List the groups that subjects are in, or that are named themselves."""
+        named = set(subjects)
+        return sorted(group for group in self.groups if named & {group, *group.split("+")})
+
+
+def shorten_label(label: str) -> str:
+    """Return a variant's label as the names of a run's files have it: `sefi.benchmark.suite.make_slug`."""
+    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
+
+
+def has_label(variant: Run) -> bool:
+    """Return whether a variant on record has a label that names of files can have."""
+    return isinstance(variant.get("label"), str) and bool(shorten_label(variant["label"]))
+
+
+def list_groups(info: Run) -> list[str]:
+    """List the groups of subjects of a run, `ada+bob` where two share an image."""
+    return [group for group in info.get("subjects", []) if isinstance(group, str)]
+
+
+def list_listed_images(info: Run) -> list[tuple[str, Run]]:
+    """List what a run says of images that other programs made, each with the subject."""
+    folders = list_mappings(list(read_mapping(info, "folders").values()))
+    images = [one for folder in folders for one in list_mappings(folder.get("images"))]
+    return [(one["subject"], one) for one in images if isinstance(one.get("subject"), str)]
+
+
+def list_mappings(value: object) -> list[Run]:
+    """List the objects in a list of JSON; none where it is no list."""
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def read_mapping(record: Run, name: str) -> Run:
+    """Return an object in an object of JSON; an empty one where it is none."""
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def find_run_subjects(folder: Path, traced: Iterable[Path], name: str, pixels: frozenset[str]) -> list[str]:
+    """Find the subjects of a benchmark run that an identity is of.
+
+    Args:
+        traced: files that are known to be of the identity.
+        name: its name.
+        pixels: SHA-256 of the pixels of images that it made.
+    """
+    names, found = RunNames.read(folder), dict[str, None]()
+    for path in (one for one in traced if one.parent.parent == folder):
+        owner = names.find_owner(path)
+        if owner is not None and path.parent.name == "identities":
+            found[owner] = None
+        if owner is not None and path.parent.name == "pictures":
+            found[name if name in owner.split("+") else owner] = None
+    short = {one[:PIXEL_DIGITS] for one in pixels}
+    listed = list_listed_images(read_run_info(folder))
+    found |= dict.fromkeys(subject for subject, one in listed if str(one.get("sha256")) in short)
+    return [one for one in found if one in names.subjects | names.groups]
+
+
+def list_variants_of_subject(identity: Path) -> list[Path]:
+    """List the other identities that a benchmark learned of the subject of one; none where it is in no benchmark."""
+    if identity.parent.name != "identities" or not is_run_folder(identity.parent.parent):
+        return []
+    names = RunNames.read(identity.parent.parent)
+    owner = names.find_exact_owner("identities", identity.name)
+    others = [one for one in list_plain_files(identity.parent) if one.suffix == ".safetensors" and one != identity]
+    return [one for one in others if owner is not None and owner == names.find_exact_owner("identities", one.name)]
+
+
+def explain_namesake(folder: Path, name: str) -> str | None:
+    """Return how to forget the subject of a name in a benchmark; None where there is none."""
+    names = RunNames.read(folder)
+    if name not in names.subjects:
+        return None
+    learned = (one for one in list_plain_files(folder / "identities") if one.suffix == ".safetensors")
+    file = next((one for one in learned if names.find_exact_owner("identities", one.name) == name), None)
+    how = f"forget '{file}' too" if file else "remove the folder"
+    return f"this benchmark has a subject of this name; if it is the same, {how}"
+
+
+def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
+    """Yield what a benchmark's folder has of some subjects, its records last."""
+    names = RunNames.read(folder)
+    owners = {*subjects, *names.list_groups_of(subjects)}
+    for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
+        if names.find_owner(path) in owners:
+            yield Trace(path, OF_RUN)
+    yield from (Trace(path, REDRAWN) for path in list_report_files(folder / "report"))
+    take_out = partial(take_subjects_out, folder, subjects)
+    if (folder / RUN_SAMPLES).is_file():  # a run that was killed at once has none
+        yield Trace(folder / RUN_SAMPLES, "its lines of the subject are taken out", take_out)
+    yield Trace(folder / RUN_INFO, "the subject is taken out", take_out)
+
+
+def list_run_doubts(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
+    """Yield files in a benchmark's folder that may show some subjects, and that the benchmark did not make."""
+    names = RunNames.read(folder)
+    beginnings = tuple(f"{one}--" for one in [*subjects, *names.list_groups_of(subjects)])
+    for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
+        if names.find_owner(path) is None and path.name.lstrip(".").startswith(beginnings):
+            yield Trace(path, "its name begins as the subject's files do, but the benchmark did not make it")
+        elif path.parent.name == "attention" and path.suffix == ".png":
+            yield Trace(path, "may show the subject")
+    written = set(list_report_files(folder / "report"))
+    for path in list_plain_files(folder / "report"):
+        if path not in written and path.name[0] != ".":
+            yield Trace(path, "may show the subject; it is not as `sefi bench report` wrote it")
+
+
+def list_report_files(folder: Path) -> list[Path]:
+    """List the files in a report's folder that are still as the report's command wrote them."""
+    with suppress(OutputError, AttributeError, TypeError):  # nobody knows what it wrote
+        digests = read_digests(folder)
+        return [path for path in list_plain_files(folder) if hash_own_file(path) in digests.get(path.name, [])]
+    return []
+
+
+def list_plain_files(folder: Path) -> list[Path]:
+    """List the regular files in a folder, no links and none below; none where there is no folder."""
+    if folder.is_symlink() or not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+
+
+def take_subjects_out(folder: Path, subjects: Sequence[str]) -> None:
+    """Take subjects out of a benchmark's records; groups that they are in go with them.
+
+    Raises:
+        OutputError: a run is at work in the folder, or a record cannot be written.
+    """
+    with (folder / ".lock").open("a") as lock:
+        try:
+            take_lock(lock.fileno(), wait=False)
+        except BlockingIOError:
+            raise OutputError("a benchmark is at work in this folder", "Wait for it.") from None
+        info, groups = read_run_info(folder), RunNames.read(folder).list_groups_of(subjects)
+        if not info:  # by now it is another file
+            return
+        write_other_lines(folder / RUN_SAMPLES, [*subjects, *groups])
+        changed = {**info, "subjects": [one for one in info.get("subjects", []) if one not in groups]}
+        if photos := read_mapping(info, "photos"):
+            changed["photos"] = {name: one for name, one in photos.items() if name not in subjects}
+        if folders := read_mapping(info, "folders"):
+            changed["folders"] = {label: drop_subjects(one, [*subjects, *groups]) for label, one in folders.items()}
+        if changed != info:
+            write_text(folder / RUN_INFO, dump_json(changed, indent=1) + "\n")
+
+
+def drop_subjects(listed: object, groups: Iterable[str]) -> object:
+    """Return what a run lists of another program's folder, without some subjects."""
+    if not isinstance(listed, dict) or not isinstance(images := listed.get("images"), list):
+        return listed
+    gone = set(groups)
+    rest = [one for one in images if not isinstance(one, dict) or str(one.get("subject")) not in gone]
+    return {**listed, "images": rest}
+
+
+def write_other_lines(path: Path, groups: Iterable[str]) -> None:
+    """Write a run's samples again without those of some groups; a line that was cut short goes if it names one."""
+    if not path.is_file() or path.stat().st_size > LARGEST_SAMPLES:
+        return
+    groups = set(groups)
+
+    def is_of_others(line: bytes) -> bool:
+        with suppress(ValueError, RecursionError):
+            values = json.loads(line)  # the types of these records are above this room
+            return not (isinstance(values, dict) and str(values.get("subject")) in groups)
+        return not any(f'"{one}"'.encode() in line for one in groups)
+
+    lines = path.read_bytes().split(b"\n")
+    if len(rest := [line for line in lines if is_of_others(line)]) < len(lines):
+        write_file(path, lambda partial: partial.write_bytes(b"\n".join(rest)))

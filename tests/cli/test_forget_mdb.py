@@ -1,0 +1,269 @@
+"""What a record or a benchmark's folder says is believed only as far as the file itself shows it."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings, strategies as st
+from PIL import Image
+
+from sefi.benchmark.identities import locate_checkpoint, locate_costs
+from sefi.benchmark.run import RunFolder
+from sefi.benchmark.suite import Variant, make_slug
+from sefi.core.files import FileKind, name_partial
+from sefi.core.own_files import OwnFiles
+from sefi.identity.file import Identity, format_shard_name
+from sefi.provenance.forget_records import RunsOnRecord, read_runs
+from sefi.provenance.forget_runs import (
+    RunNames,
+    explain_namesake,
+    find_run_subjects,
+    list_run_doubts,
+    list_run_traces,
+    read_run_info,
+    shorten_label,
+    take_subjects_out,
+)
+from sefi.provenance.run_record import compute_file_digest
+from sefi.provenance.save import encode_photo
+
+ADA = "a" * 64
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2) | st.text("a./\0\ud800", max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["file", "sha256", "subject", "images", "identities", "ada"]), inner)
+    ),
+    max_leaves=6,
+)
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """A folder to work in, with a home, cache and temporary folder of the test's own beside it."""
+    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR"), ("work", "PWD")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+def forget(sefi, *words):
+    """Forget, and return what was removed, left and not proven, by the names of the files."""
+    found = sefi("forget", *words, "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["left"] == []
+    files = answer["removed"], [one["file"] for one in answer["unproven"]]
+    return [sorted({one.rpartition("/")[2] for one in listed}) for listed in files]
+
+
+def test_a_record_without_hashes_removes_only_what_names_the_identity(work, sefi, ada):
+    shutil.copy(ada, "ada.safetensors")
+    digest = compute_file_digest(ada)
+    named = {"identities": ["ada.safetensors"], "run": {"identities": {"ada": digest}}}
+    runs = [{"images": [{"file": "thesis.docx"}, {"file": "own.png"}, {"file": "ours.png"}], "grid": "photo.png"}]
+    (work / "records.json").write_text(json.dumps({"schema_version": 2, "runs": [{**run, **named} for run in runs]}))
+    for name in ("own.png", "photo.png"):
+        Image.new("RGB", (19, 23), "red").save(name)
+    (work / "thesis.docx").write_text("years of work")
+    encode_photo(Image.new("RGB", (19, 23)), [digest]).write(work / "ours.png")
+    removed, unproven = forget(sefi, "ada")
+    assert removed == ["ada.safetensors", "ours.png", "records.json"]
+    assert unproven == ["own.png", "photo.png", "thesis.docx"]
+    assert sorted(path.name for path in work.iterdir()) == unproven
+
+
+@pytest.mark.parametrize("named", ["ada.safetensors", "work/ada.safetensors", "../ada.safetensors"])
+def test_an_old_record_names_an_identity_only_from_its_own_folder(work, sefi, ada, named):
+    shutil.copy(ada, "ada.safetensors")
+    project = work / "project"
+    project.mkdir()
+    Image.new("RGB", (19, 23), "red").save(project / "photo.png")
+    run = {"images": [{"file": "photo.png"}], "identities": [named]}
+    (project / "records.json").write_text(json.dumps({"runs": [run]}))
+    before = (project / "records.json").read_bytes()
+    removed, unproven = forget(sefi, "ada")
+    ours = named.startswith("..")
+    assert removed == ["ada.safetensors", *["records.json"] * ours]
+    assert unproven == ["photo.png", *["records.json"] * (not ours)]
+    assert (project / "photo.png").is_file()
+    assert ours or (project / "records.json").read_bytes() == before
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.dictionaries(st.sampled_from(["images", "runs", "identities", "grid", "run"]), JSON), JSON)
+def test_a_record_of_any_shape_is_read_or_passed_over(tmp_path_factory, record, inner):
+    folder = tmp_path_factory.mktemp("any")
+    identity = folder / "ada.safetensors"
+    identity.touch()
+    for content in (record, {"images": [inner], "identities": [inner]}, {"runs": [record, {"run": inner, **record}]}):
+        (folder / "records.json").write_text(json.dumps(content))
+        found = RunsOnRecord(folder / "records.json", identity, frozenset([ADA]))
+        runs = read_runs(folder / "records.json") or []
+        assert found.list_images(runs) == []
+        assert found.list_pixel_digests(runs) is not None
+        assert [one.path for one in found.list_unproven(runs) if one.path != identity] == []
+        assert not found.list_ours()
+        assert not found.has_namesake("bob")
+
+
+VARIANTS = [
+    {"label": "Ours, v1.5"},
+    {"label": "2"},
+    {"label": "again", "learned_by": "2"},
+    {"label": "w", "control": "photo"},
+]
+SUITE = {"name": "x", "prompts": [{"text": "{}"}] * 2, "seeds": [5, 7], "ways": VARIANTS}
+
+
+def make_benchmark(folder, groups, ada=None, suite=SUITE):
+    """Make the folder of a run with files of every kind for each subject; return the files of each subject alone."""
+    keys = [key for group in groups for key in group.split("+")]
+    files = {key: [f"photos/{key}.png"] for key in keys}
+    for key in keys:
+        for label in ("ours-v1.5", "2"):
+            stem = f"identities/{key}--{label}"
+            files[key] += [f"{stem}.safetensors", f"{stem}.costs.json", f"{stem}.checkpoint"]
+            files[key].append(f"{stem}.1.0123456789ab.safetensors")
+            files[key].append(f"identities/.{key}--{label}.0123456789ab.partial.safetensors")
+    for group in groups:
+        for label in ("ours-v1.5", "2", "again", "w"):
+            for number in ("0--5", "1--7"):
+                files[group.split("+")[0]].append(f"pictures/{group}--{label}--{number}.png")
+                files[group.split("+")[0]].append(f"attention/{group}--{label}--{number}.safetensors")
+    for name in [one for names in files.values() for one in names]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(name)
+    for number, key in enumerate(keys if ada else ()):
+        identity = Identity.load(ada)
+        tokens = identity.tensors["tokens"] + number
+        path = folder / f"identities/{key}--2.safetensors"
+        path.unlink()
+        replace(identity, tensors={**identity.tensors, "tokens": tokens}).save(path)
+    info = {"schema": 2, "suite": suite, "subjects": groups, "photos": {key: ["0" * 16] for key in keys}}
+    (folder / "run.json").write_text(json.dumps(info))
+    (folder / "cells.jsonl").write_text("".join(json.dumps({"subject": group}) + "\n" for group in groups))
+    return {key: sorted(names) for key, names in files.items()}
+
+
+def list_files(folder):
+    return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+
+
+@pytest.mark.parametrize("first", ["ada", "ada--2"])
+def test_a_subject_does_not_take_another_with_it_whose_name_begins_alike(work, sefi, ada, first):
+    other = {"ada": "ada--2", "ada--2": "ada"}[first]
+    files = make_benchmark(work / "run", [other, first], ada)
+    forget(sefi, f"run/identities/{first}--2.safetensors")
+    rest = [one for one in list_files(work / "run") if one != ".lock"]
+    assert rest == sorted([*files[other], "run.json", "cells.jsonl"])
+    assert json.loads((work / "run" / "run.json").read_text())["subjects"] == [other]
+    assert json.loads((work / "run" / "cells.jsonl").read_text()) == {"subject": other}
+
+
+def test_two_subjects_of_one_run_are_both_taken_out(work):
+    folder = work / "run"
+    make_benchmark(folder, ["ada", "bob", "cy"])
+    traces = list(list_run_traces(folder, ["ada", "bob"]))
+    assert len({one.path for one in traces}) == len(traces)
+    for trace in traces:
+        trace.path.unlink() if trace.clear is None else trace.clear()
+    info = json.loads((folder / "run.json").read_text())
+    assert (info["subjects"], list(info["photos"])) == (["cy"], ["cy"])
+    assert json.loads((folder / "cells.jsonl").read_text()) == {"subject": "cy"}
+    assert not [one for one in list_files(folder) if "ada" in one or "bob" in one]
+
+
+def test_the_second_of_a_group_is_found_when_the_group_is_gone(work, sefi, ada):
+    folder = work / "run"
+    files = make_benchmark(folder, ["ada+bob"], ada)
+    (folder / "identities/ada--2.safetensors").unlink()
+    take_subjects_out(folder, ["ada"])
+    assert json.loads((folder / "run.json").read_text())["subjects"] == []
+    forget(sefi, "run/identities/bob--2.safetensors")
+    assert not set(files["bob"]) & set(list_files(folder))
+    assert json.loads((folder / "run.json").read_text())["photos"] == {}
+
+
+def test_the_users_own_files_in_a_run_stay_and_are_named(work, sefi, ada):
+    folder = work / "run"
+    make_benchmark(folder, ["ada"], ada)
+    own = ["attention/mine.png", "pictures/ada--mine.png", "pictures/ada--2--0--6.png", "report/notes.txt"]
+    own += ["pictures/ada--2--00--5.png", "pictures/ada--other--0--5.png", "photos/ada.jpg", "photos/ada--2.png"]
+    own += ["identities/ada--notes.txt", "identities/ada--again.safetensors", "report/changed.csv"]
+    report = OwnFiles(folder / "report", dict.fromkeys(["index.html", "changed.csv"], FileKind.TEXT))
+    (folder / "report").mkdir()
+    for name in report.kinds:
+        report.write(name, lambda partial: partial.write_text("1,2"))
+    for name in own:
+        (folder / name).write_text("mine")
+    _, unproven = forget(sefi, "run/identities/ada--2.safetensors")
+    rest = set(list_files(folder)) - {".lock", "run.json", "cells.jsonl", "report/.sefi-files.json"}
+    assert rest == set(own)
+    assert {one.rpartition("/")[2] for one in own} - set(unproven) == {"ada.jpg"}
+
+
+def test_a_cut_temporary_name_is_removed_only_if_one_subject_can_be_meant(work):
+    long = "a" * 38
+    make_benchmark(work / "run", [long, f"{long}--2", "b" * 45])
+    names = RunNames.read(work / "run")
+    pictures = work / "run" / "pictures"
+    assert names.find_owner(pictures / f".{'b' * 40}.0123456789ab.partial.png") == "b" * 45
+    assert names.find_owner(pictures / f".{long}--.0123456789ab.partial.png") is None
+    assert names.find_owner(pictures / f".{'c' * 40}.0123456789ab.partial.png") is None
+
+
+def test_a_run_that_was_killed_at_once_is_forgotten_at_once(work, sefi, ada):
+    make_benchmark(work / "run", ["ada"], ada)
+    (work / "run" / "cells.jsonl").unlink()
+    removed, _ = forget(sefi, "run/identities/ada--2.safetensors")
+    assert "cells.jsonl" not in removed
+    assert json.loads((work / "run" / "run.json").read_text())["subjects"] == []
+
+
+@given(st.text(max_size=12), st.integers(0, 3), st.integers(0, 2**63 - 1))
+def test_the_names_are_those_that_a_benchmark_gives(label, prompt, seed):
+    assert shorten_label(label) == make_slug(label)
+    variant = Variant(label=label + "x")
+    names = RunNames(
+        *map(frozenset, (["a+b"], "ab", [make_slug(label + "x")])),
+        frozenset([make_slug(label + "x")]),
+        frozenset([(str(prompt), str(seed))]),
+    )
+    run = RunFolder(Path("run"))
+    image, identity = run.locate_image("a+b", variant, prompt, seed), run.locate_identity("a", variant)
+    assert [names.find_owner(one) for one in (image, run.locate_maps(image))] == ["a+b", "a+b"]
+    files = [identity, locate_costs(identity), locate_checkpoint(identity), run.locate_photo("a")]
+    files += [one.with_name(name_partial(one).name) for one in files]
+    files.append(identity.with_name(format_shard_name(identity, 3, {})))
+    assert {names.find_owner(one) for one in files} == {"a"}
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(["prompts", "seeds", "ways"]), JSON),
+    st.dictionaries(st.sampled_from(["photos", "folders"]), JSON | st.dictionaries(st.just("x"), JSON)),
+    st.lists(JSON, max_size=3),
+)
+def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info, subjects):
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("photos", "pictures", "identities", "attention", "report"):
+        (folder / name).mkdir()
+        (folder / name / "mine.txt").touch()
+    (folder / "run.json").write_text(json.dumps({"suite": suite, "subjects": subjects, **info}))
+    (folder / "cells.jsonl").write_text('{"subject": [1]}\n')
+    (folder / "report" / ".sefi-files.json").write_text(json.dumps({"schema_version": 1, "files": subjects}))
+    assert find_run_subjects(folder, [folder / "pictures" / "mine.txt"], "ada", frozenset([ADA])) == []
+    assert explain_namesake(folder, "eve") is None
+    if not read_run_info(folder):  # it is no run
+        take_subjects_out(folder, ["eve"])
+        return
+    assert [one.path.name for one in list_run_traces(folder, ["eve"])] == ["cells.jsonl", "run.json"]
+    assert [one.path.name for one in list_run_doubts(folder, ["eve"])] == ["mine.txt"]
+    before = json.loads((folder / "run.json").read_text())
+    take_subjects_out(folder, ["eve"])
+    assert json.loads((folder / "run.json").read_text()) == before
