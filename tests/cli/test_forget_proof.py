@@ -96,3 +96,18 @@ def test_a_link_is_refused_with_what_it_leads_to(work, sefi, ada):
     found = sefi("forget", "ada", "--yes", "--json")
     assert (found.exit_code, str(work / "real.safetensors") in json.loads(found.stdout)["error"]) == (2, True)
     assert (work / "real.safetensors").is_file()
+
+
+def test_another_identity_of_the_same_command_is_named(work, sefi, ada):
+    for name in ("ada", "control"):
+        shutil.copy(ada, f"{name}.safetensors")
+    with safe_open(ada, framework="pt") as file:
+        about = file.metadata()
+    save_file(
+        {**load_file(ada), "tokens": torch.linspace(-1, 1, 70).reshape(5, 2, 7)}, "control.safetensors", metadata=about
+    )
+    record = {"schema_version": 1, "files": {name: ["0" * 64] for name in ("ada.safetensors", "control.safetensors")}}
+    (work / ".sefi-files.json").write_text(json.dumps(record))
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(work / "control.safetensors")]

@@ -183,9 +183,13 @@ def list_traces(
 
 
 def note_state(trace: Trace) -> Trace | None:
-    """Return a trace with the state of its file, so that another that takes its place stays; None if it is gone."""
+    """Return a trace with the state of its file, so that another that takes its place stays; None if it is gone.
+
+    What is cleared is read again then, and may be changed by another trace before.
+    """
     try:
-        return replace(trace, seen=identify_state(trace.path.stat()))
+        state = identify_state(trace.path.stat())
+        return trace if trace.clear is not None else replace(trace, seen=state)
     except FileNotFoundError:
         return None
     except OSError:
@@ -362,11 +366,20 @@ def add_tables(findings: Findings, sought: SoughtIdentity, folders: Iterable[Pat
                     path = folder / name
                     if path.suffix in TABLES and path.is_file() and compute_file_digest(path) in known:
                         findings.add(Trace(path, "written together with a page that shows the identity"))
+            if folder == sought.path.parent and sought.path.name in digests:
+                findings.unproven += list_siblings(sought.path, digests)
             gone = {name for name in digests if folder / name in findings.traces or folder / name == sought.path}
             gone |= {name for name, known in digests.items() if sought.is_named(known)}
             if gone:
                 clear = partial(drop_digests, folder, frozenset(gone))
                 findings.add(Trace(folder / OWN_RECORD, "its SHA-256 of these files are taken out", clear))
+
+
+def list_siblings(path: Path, names: Iterable[str]) -> list[Trace]:
+    """List the other identities that the command wrote which wrote one: `sefi demo` learns a photo twice."""
+    others = [path.with_name(name) for name in names if name.endswith(".safetensors") and name != path.name]
+    reason = "another identity of the same command, perhaps of the same photo: forget it by its own name"
+    return [Trace(other, reason) for other in others if other.is_file()]
 
 
 def remove_traces(
