@@ -212,7 +212,7 @@ def test_the_chosen_face_is_learned_whatever_the_person_is_called(two_faces, mon
     class Enough(Exception):
         pass
 
-    def stop(square, _config, _others):
+    def stop(square, *_others):
         squares.append(square)
         raise Enough
 

@@ -22,6 +22,7 @@ from sefi.provenance.forget_runs import (
     find_run_subjects,
     list_run_doubts,
     list_run_traces,
+    list_variants_of_subject,
     read_run_info,
     shorten_label,
     take_subjects_out,
@@ -201,6 +202,7 @@ def test_the_users_own_files_in_a_run_stay_and_are_named(work, sefi, ada):
         report.write(name, lambda partial: partial.write_text("1,2"))
     for name in own:
         (folder / name).write_text("mine")
+    (folder / "attention/ours-v1.5.png").touch()  # as `sefi bench report` names a figure
     _, unproven = forget(sefi, "run/identities/ada--2.safetensors")
     rest = set(list_files(folder)) - {".lock", "run.json", "cells.jsonl", "report/.sefi-files.json"}
     assert rest == set(own)
@@ -267,3 +269,20 @@ def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info
     before = json.loads((folder / "run.json").read_text())
     take_subjects_out(folder, ["eve"])
     assert json.loads((folder / "run.json").read_text()) == before
+
+
+def test_the_other_identities_of_a_subject_are_known_and_nobody_elses(work):
+    make_benchmark(work / "run", ["ada", "ada--2"])
+    folder = work / "run" / "identities"
+    (folder / "ada--mine.safetensors").touch()
+    found = [one.name for one in list_variants_of_subject(folder / "ada--2.safetensors")]
+    assert found == [f"ada--{end}.safetensors" for end in ("2.1.0123456789ab", "ours-v1.5.1.0123456789ab", "ours-v1.5")]
+    assert list_variants_of_subject(folder / "ada--mine.safetensors") == []
+
+
+def test_another_file_in_the_place_of_a_run_is_not_written_over(work):
+    for content in ('{"subjects": ["ada"]}', "{"):
+        (work / "run.json").write_text(content)
+        (work / "cells.jsonl").write_text('{"subject": "ada"}\n')
+        take_subjects_out(work, ["ada"])
+        assert ((work / "run.json").read_text(), len((work / "cells.jsonl").read_text())) == (content, 19)

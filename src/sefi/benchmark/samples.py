@@ -5,7 +5,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -274,9 +274,10 @@ def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
     for group in chosen:
         for variant in run.suite.variants:
             group_and_variant = (make_group_key(s.key for s in group), variant.label)
-            for sample in make_variant_samples(
-                run, group, variant, [PromptSeed(k[2], k[3]) for k in missing if k[:2] == group_and_variant]
-            ):
+            wanted, all_planned = (
+                [PromptSeed(k[2], k[3]) for k in keys if k[:2] == group_and_variant] for keys in (missing, planned)
+            )
+            for sample in make_variant_samples(run, group, variant, wanted, all_planned):
                 run.folder.add(sample)
                 left.record(sample)
                 if left.costs_differ:  # else the pace of the steps says it
@@ -288,16 +289,24 @@ def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
 
 
 def make_variant_samples(
-    run: OpenRun, group: tuple[BenchmarkSubject, ...], variant: Variant, prompt_seeds: list[PromptSeed]
+    run: OpenRun,
+    group: tuple[BenchmarkSubject, ...],
+    variant: Variant,
+    prompt_seeds: Sequence[PromptSeed],
+    planned: Sequence[PromptSeed] = (),
 ) -> Iterator[Sample]:
-    """Yield the samples of one group and one variant as they come."""
+    """Yield the samples of one group and one variant as they come.
+
+    Args:
+        planned: all prompts and seeds of the group and the variant, where not all are wanted.
+    """
     if not prompt_seeds:
         return
     learner = Learner(run)
     needs_none = variant.control is not None or variant.images is not None
     identities = [] if needs_none else [learner.load_or_learn(variant, s) for s in group]
     costs = learner.collect_costs(variant, group, identities)
-    for image in make_images(run, group, variant, identities, prompt_seeds):
+    for image in make_images(run, group, variant, identities, prompt_seeds, planned):
         path = locate_sample_image(run, group, variant, image.prompt_seed)
         files = SampleFiles(write_image(run, variant, image, path), write_attention(run, image, path))
         yield score_sample(run, group, variant, image, files, costs)
@@ -309,8 +318,13 @@ def make_images(
     variant: Variant,
     identities: Sequence[Identity],
     prompt_seeds: Sequence[PromptSeed],
+    planned: Sequence[PromptSeed] = (),
 ) -> Iterator[SampleImage]:
-    """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once."""
+    """Yield the images of these prompts and seeds; the class word's, equal for all subjects, are drawn once.
+
+    Args:
+        planned: as in `make_variant_samples`.
+    """
     if variant.images is not None:
         for subject in group:  # nobody learns from it; the pages show it
             photo = run.folder.locate_photo(subject.key)
@@ -323,17 +337,44 @@ def make_images(
         if rgb is not None:
             yield from (SampleImage(prompt_seed, rgb) for prompt_seed in prompt_seeds)
         return
+    yield from make_generated_images(run, group, variant, identities, prompt_seeds, planned)
+
+
+def make_generated_images(
+    run: OpenRun,
+    group: tuple[BenchmarkSubject, ...],
+    variant: Variant,
+    identities: Sequence[Identity],
+    prompt_seeds: Sequence[PromptSeed],
+    planned: Sequence[PromptSeed] = (),
+) -> Iterator[SampleImage]:
+    """Yield generated images of these prompts and seeds; arguments as of `make_images`."""
     files = [(one, locate_sample_image(run, group, variant, one)) for one in prompt_seeds]
     if variant.control == "class word":
         yield from (SampleImage(prompt_seed, read_image(file)) for prompt_seed, file in files if file.is_file())
         prompt_seeds = [prompt_seed for prompt_seed, file in files if not file.is_file()]
+    config, wanted = run.suite.make_config(variant), set(prompt_seeds)
+    prompt_seeds = complete_batches(planned or prompt_seeds, wanted, config.generate.batch_size)
     names = [f"<{i.name}>" for i in identities] or [run.suite.class_word] * len(group)
     texts = [run.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
     draw = generate_with_attention if run.suite.attention and identities else generate_images
-    config = run.suite.make_config(variant)
     digests = [compute_identity_digest(identity) for identity in identities]
     for text, image in zip(texts, draw(run.backbone, identities, texts, prompt_seeds, config), strict=True):
-        yield mark_sample_image(run, image, text, config, digests)
+        if image.prompt_seed in wanted:
+            yield mark_sample_image(run, image, text, config, digests)
+
+
+def complete_batches(planned: Sequence[PromptSeed], wanted: AbstractSet[PromptSeed], size: int) -> list[PromptSeed]:
+    """Return all images of the batches that have one that is wanted.
+
+    How many are generated together changes their last bits: a run that was interrupted within a batch generates the
+    whole batch again, so that it ends with the images of a run that was not.
+
+    >>> complete_batches("abcdefg", {"b", "g"}, 3)
+    ['a', 'b', 'c', 'g']
+    """
+    batches = (planned[start : start + size] for start in range(0, len(planned), size))
+    return [one for batch in batches if wanted & set(batch) for one in batch]
 
 
 def mark_sample_image(

@@ -127,8 +127,8 @@ def find_settings(name: str, names: Sequence[str]) -> list[str]:
     """
     section, _, last = normalise_spelling(name).rpartition(".")
     last_names = {one: one.rpartition(".")[2] for one in names}
-    candidates = [one for one in SETTING_ALIASES.get(last, ()) if one in last_names]
-    candidates = candidates or [one for one in names if last_names[one] == last]
+    candidates = [one for one in names if last_names[one] == last]
+    candidates += [one for one in SETTING_ALIASES.get(last, ()) if one in last_names and one not in candidates]
     if not candidates:
         near = difflib.get_close_matches(last, set(last_names.values()), n=1, cutoff=CUTOFF)
         candidates = [one for one in names if near and last_names[one] == near[0]]

@@ -120,6 +120,10 @@ class RunNames:
             case _:
                 return None
 
+    def is_figure(self, path: Path) -> bool:
+        """Return whether a file is a variant's attention figure, which shows one or another subject."""
+        return path.parent.name == "attention" and path.suffix == ".png" and path.stem in self.variants
+
     def list_beginnings(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield how the names of files in one of the run's folders begin, each with whose they are."""
         if folder == "photos":
@@ -177,7 +181,7 @@ def find_run_subjects(folder: Path, traced: Iterable[Path], name: str, pixels: f
     """
     names, found = RunNames.read(folder), dict[str, None]()
     for path in (one for one in traced if one.parent.parent == folder):
-        owner = names.find_owner(path)
+        owner = names.find_exact_owner(path.parent.name, path.name)
         if owner is not None and path.parent.name == "identities":
             found[owner] = None
         if owner is not None and path.parent.name == "pictures":
@@ -216,6 +220,8 @@ def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
     for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
         if names.find_owner(path) in owners:
             yield Trace(path, OF_RUN)
+        elif names.is_figure(path):
+            yield Trace(path, REDRAWN)
     yield from (Trace(path, REDRAWN) for path in list_report_files(folder / "report"))
     take_out = partial(take_subjects_out, folder, subjects)
     if (folder / RUN_SAMPLES).is_file():  # a run that was killed at once has none
@@ -230,7 +236,7 @@ def list_run_doubts(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
     for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
         if names.find_owner(path) is None and path.name.lstrip(".").startswith(beginnings):
             yield Trace(path, "its name begins as the subject's files do, but the benchmark did not make it")
-        elif path.parent.name == "attention" and path.suffix == ".png":
+        elif path.parent.name == "attention" and path.suffix == ".png" and not names.is_figure(path):
             yield Trace(path, "may show the subject")
     written = set(list_report_files(folder / "report"))
     for path in list_plain_files(folder / "report"):
