@@ -354,7 +354,7 @@ def make_generated_images(
         yield from (SampleImage(prompt_seed, read_image(file)) for prompt_seed, file in files if file.is_file())
         prompt_seeds = [prompt_seed for prompt_seed, file in files if not file.is_file()]
     config, wanted = run.suite.make_config(variant), set(prompt_seeds)
-    prompt_seeds = complete_batches(planned or prompt_seeds, wanted, config.generate.batch_size)
+    prompt_seeds = list_whole_batches(planned or prompt_seeds, wanted, config.generate.batch_size)
     names = [f"<{i.name}>" for i in identities] or [run.suite.class_word] * len(group)
     texts = [run.suite.prompts[prompt_seed.prompt].text.format(*names) for prompt_seed in prompt_seeds]
     draw = generate_with_attention if run.suite.attention and identities else generate_images
@@ -364,13 +364,13 @@ def make_generated_images(
             yield mark_sample_image(run, image, text, config, digests)
 
 
-def complete_batches(planned: Sequence[PromptSeed], wanted: AbstractSet[PromptSeed], size: int) -> list[PromptSeed]:
+def list_whole_batches(planned: Sequence[PromptSeed], wanted: AbstractSet[PromptSeed], size: int) -> list[PromptSeed]:
     """Return all images of the batches that have one that is wanted.
 
     How many are generated together changes their last bits: a run that was interrupted within a batch generates the
     whole batch again, so that it ends with the images of a run that was not.
 
-    >>> complete_batches("abcdefg", {"b", "g"}, 3)
+    >>> list_whole_batches("abcdefg", {"b", "g"}, 3)
     ['a', 'b', 'c', 'g']
     """
     batches = (planned[start : start + size] for start in range(0, len(planned), size))

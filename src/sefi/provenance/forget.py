@@ -40,7 +40,7 @@ from sefi.provenance.forget_runs import (
     list_run_traces,
     list_variants_of_subject,
 )
-from sefi.provenance.leftovers import TEMPORARY, Trace, find_regular_files, identify_state, is_lock_held
+from sefi.provenance.leftovers import TEMPORARY, Trace, compute_file_state, find_regular_files, is_lock_held
 from sefi.provenance.metadata import DIGITS, NOT_LEARNED_YET, shorten_digests
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
@@ -138,8 +138,8 @@ def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
         tokens = [np.asarray(value, np.float32) for name, value in sorted(loaded.items()) if name.startswith("tokens")]
         joined = np.concatenate(tokens, axis=-1).tobytes() if tokens else b""
         forms = [one.astype(kind).tobytes() for one in tokens for kind in (np.float32, np.float16)]
-        telling = [one for one in forms if len(one) >= LEAST_TOKEN_BYTES and len(set(one)) >= LEAST_DIFFERENT_BYTES]
-        return tuple(telling), hashlib.sha256(joined).hexdigest() if joined else ""
+        long = [one for one in forms if len(one) >= LEAST_TOKEN_BYTES and len(set(one)) >= LEAST_DIFFERENT_BYTES]
+        return tuple(long), hashlib.sha256(joined).hexdigest() if joined else ""
     return (), ""
 
 
@@ -188,7 +188,7 @@ def note_state(trace: Trace) -> Trace | None:
     What is cleared is read again then, and may be changed by another trace before.
     """
     try:
-        state = identify_state(trace.path.stat())
+        state = compute_file_state(trace.path.stat())
         return trace if trace.clear is not None else replace(trace, seen=state)
     except FileNotFoundError:
         return None
@@ -420,7 +420,7 @@ def remove_trace(trace: Trace) -> int:
         OSError, OutputError: it cannot be done, or another file has taken its place since it was listed.
     """
     status = trace.path.stat()
-    if trace.seen is not None and trace.seen != identify_state(status):
+    if trace.seen is not None and trace.seen != compute_file_state(status):
         raise OutputError("It was changed since it was listed.", "Repeat the command.")
     if trace.clear is None:
         trace.path.unlink()

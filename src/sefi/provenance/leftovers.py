@@ -25,7 +25,7 @@ class Trace:
     Attributes:
         reason: how it is known to be one.
         clear: takes the likeness out of a file that holds more; None removes the file.
-        seen: the state of the file when it was listed, as `identify_state` gives it.
+        seen: the state of the file when it was listed, as `compute_file_state` gives it.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Trace:
     seen: tuple[int, ...] | None = None
 
 
-def identify_state(status: os.stat_result) -> tuple[int, ...]:
+def compute_file_state(status: os.stat_result) -> tuple[int, ...]:
     """Return what changes when a file is replaced or written to."""
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
