@@ -99,6 +99,7 @@ def check_refusal(case, code, printed):
     assert answer["try"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", AS_PROCESS)
 def test_a_process_refuses_what_no_file_can_hold(folder, case):
     before = files_in(folder)

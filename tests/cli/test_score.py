@@ -248,6 +248,7 @@ def test_scoring_the_images_of_a_run_gives_the_run_s_figures(sefi, bench_run, pe
     assert first.evaluators == second.evaluators
 
 
+@pytest.mark.slow
 def test_a_suite_compares_its_own_variants_with_a_folder(sefi, bench_run, tmp_path):
     folder = list_images(bench_run / "run", tmp_path / "images")
     shutil.copytree(bench_run / "run", tmp_path / "run")
