@@ -6,7 +6,8 @@
 
 A function's length is its lines without decorators, once with its docstring and once without. The path is what Python
 calls between `sefi.learn` and the saved file, of this package only, with two steps on the embedded model; what of it is
-support that any program needs (`core`: seeds, progress, reading and writing files, checks of text) is counted apart.
+support that any program needs (`core`: seeds, progress, reading and writing files, checks of text) is counted apart, and
+so is what is recorded of it (`provenance`: versions, consent), which changes nothing that is learned.
 """
 
 import argparse
@@ -33,15 +34,16 @@ def main() -> None:
     parser.add_argument("--path", action="store_true", help="list files and functions of the path")
     asked = parser.parse_args()
     path = trace_learning()
-    method = {file: names for file, names in path.items() if not file.startswith("core/")}
+    method = {file: names for file, names in path.items() if not file.startswith(("core/", "provenance/"))}
     record: dict[str, object] = {
         "library": measure_files(sorted(SOURCE.rglob("*.py"))),
         "world": measure_files(sorted(WORLD.rglob("*.py"))),
         "learning": {
-            "rooms": len({Path(file).parts[0] for file in path if "/" in file}),
+            "rooms": len({Path(file).parts[0] for file in path if "/" in file} - {"provenance"}),
             "files": len(method),
             "functions": sum(map(len, method.values())),
-            "core files": len(path) - len(method),
+            "core files": sum(file.startswith("core/") for file in path),
+            "provenance files": sum(file.startswith("provenance/") for file in path),
         },
     }
     print(json.dumps(record) if asked.json else format_record(record))

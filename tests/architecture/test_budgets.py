@@ -44,7 +44,8 @@ def test_files_and_functions_are_neither_too_many_nor_too_small(tool):
 
 @pytest.mark.slow
 def test_learning_a_photo_passes_few_rooms_and_files(tool):
-    path = tool.trace_learning()
+    """Of the method: what is recorded of learning (`provenance`) is counted apart, as the tool says."""
+    path = [file for file in tool.trace_learning() if not file.startswith("provenance/")]
     rooms = {Path(file).parts[0] for file in path if "/" in file}
     assert len(rooms) <= 7
     assert len([file for file in path if not file.startswith("core/")]) <= 15
