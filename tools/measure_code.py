@@ -6,8 +6,8 @@
 
 A function's length is its lines without decorators, once with its docstring and once without. The path is what Python
 calls between `sefi.learn` and the saved file, of this package only, with two steps on the embedded model; what of it is
-support that any program needs (`core`: seeds, progress, reading and writing files, checks of text) is counted apart, and
-so is what is recorded of it (`provenance`: versions, consent), which changes nothing that is learned.
+support that any program needs (`core`: seeds, progress, reading and writing files, checks of text) is counted apart,
+and so is what is recorded of it (`provenance`: versions, consent), which changes nothing that is learned.
 """
 
 import argparse
