@@ -15,7 +15,7 @@ from tests.faults.scenarios import (
 )
 
 OFTEN = ("write", "fsync", "rename", "link", "open to write")
-PARTS = 25  # tensors that are tried of a scenario's some ten thousand
+PARTS = 5  # tensors that are tried of a scenario's some ten thousand
 
 
 def choose_numbers(seen):
@@ -51,10 +51,10 @@ def test_an_operation_fails(undisturbed, name, kind, error):
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_operation_fails_once(undisturbed, name, error):
-    """Every one by a full disk, every third by the other errors; `experiments/faults.py` tries more of these."""
+def test_many_operations_fail_once(undisturbed, name, error):
+    """About a dozen of each; `experiments/faults.py` lets every one fail."""
     run = undisturbed(name)
-    numbers = range(1, len(run.seen) + 1, 1 if error == "full disk" else 3)
+    numbers = range(1, len(run.seen) + 1, max(1, len(run.seen) // 12))
     counts = join(try_error(run, number, error) for number in numbers)
     assert counts.tries == len(numbers)
     assert counts.typed > 0
