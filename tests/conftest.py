@@ -172,6 +172,17 @@ def make_backbone(tokenizer: CLIPTokenizer, prediction_type: str = "epsilon") ->
     )
 
 
+def save_model_folder(backbone: Backbone, folder: Path) -> Path:
+    """Write the tiny model in the Stable Diffusion format; return the folder."""
+    index: dict[str, object] = {"_class_name": "StableDiffusionPipeline"}
+    for name in ("tokenizer", "text_encoder", "vae", "unet", "scheduler"):
+        part = getattr(backbone, name)
+        part.save_pretrained(folder / name)
+        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
 def make_sdxl(tokenizer: CLIPTokenizer, tokenizer_2: CLIPTokenizer) -> Backbone:
     """SDXL's parts: two text encoders of different widths, pooled text, sizes as conditions."""
     torch.manual_seed(5)

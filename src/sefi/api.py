@@ -167,8 +167,7 @@ def learn(  # noqa: PLR0913
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
-    text = consent.format() if consent is not None else init.header.consent if init is not None else None
-    return recorded if text is None else add_consent(recorded, text)
+    return add_consent(recorded, consent, init)
 
 
 def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Identity | None, salt: bytes) -> RunRecord:
@@ -196,9 +195,11 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def add_consent(identity: Identity, consent: str) -> Identity:
-    """Return the identity with a consent in its header."""
-    return Identity(identity.tensors, identity.header.model_copy(update={"consent": consent}))
+def add_consent(identity: Identity, consent: Consent | None, init: Identity | None) -> Identity:
+    """Return the identity with its consent in its header, or else that of the identity that it started from."""
+    inherited = None if init is None else init.header.consent
+    text = inherited if consent is None else consent.format()
+    return Identity(identity.tensors, identity.header.model_copy(update={"consent": text}))
 
 
 def check_init(init: Identity, method: Method, backbone: Backbone) -> None:

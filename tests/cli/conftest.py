@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tests.conftest import save_model_folder
 from typer.testing import CliRunner
 
 from sefi.cli.app import app
@@ -15,14 +16,7 @@ CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-0
 @pytest.fixture(scope="session")
 def model_folder(backbone, tmp_path_factory) -> Path:
     """The tiny model in the Stable Diffusion format."""
-    folder = tmp_path_factory.mktemp("model")
-    index = {"_class_name": "StableDiffusionPipeline"}
-    for name in ("tokenizer", "text_encoder", "vae", "unet", "scheduler"):
-        part = getattr(backbone, name)
-        part.save_pretrained(folder / name)
-        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
-    (folder / "model_index.json").write_text(json.dumps(index))
-    return folder
+    return save_model_folder(backbone, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tests.suites import SUITE
 
 from sefi.backbone.open import MODELS
 from sefi.benchmark.run import RunFolder
@@ -17,24 +18,6 @@ from sefi.evaluation.encoders import DETECTOR, RECOGNISER
 from sefi.training.loop import Trainer
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
-
-SUITE = """
-about = "Dogs, so that no face is needed."
-kind = "dog"
-seeds = [5]
-settings = ["learn.steps=2", "learn.batch=1", "generate.steps=2"]
-
-[[prompts]]
-text = "a photo of {} at the beach"
-kind = "scene"
-
-[[variants]]
-label = "ours"
-
-[[variants]]
-label = "word"
-control = "class word"
-"""
 
 ONE_PROMPT = """
 [[prompts]]

@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.utils import _detect_agent
 from PIL import Image
 from safetensors.numpy import load_file, save_file
+from tests.suites import SUITE
 from typer.testing import CliRunner
 
 from sefi.backbone.open import open_backbone
@@ -21,27 +22,15 @@ from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
 
 OWNER, PLACE, SERIAL = "Quillon Vexworth", (47.123457, 8.765431), "SN-90817263"
-SUITE = """
-about = "One person."
-kind = "person"
-seeds = [5]
-settings = ["learn.steps=2", "learn.batch=1", "generate.steps=2"]
-
-[[prompts]]
-text = "a photo of {} at the beach"
-kind = "scene"
-
-[[variants]]
-label = "ours"
-
-[[variants]]
-label = "word"
-control = "class word"
-
+# The same of one person, with the photo's own row.
+PERSON_SUITE = (
+    SUITE.replace("Dogs, so that no face is needed.", "One person.").replace('kind = "dog"', 'kind = "person"')
+    + """
 [[variants]]
 label = "photo"
 control = "photo"
 """
+)
 FAMILIAR = 0.999  # the cosine of two vectors that are the same, however they are rounded
 
 
@@ -105,7 +94,7 @@ def make_outputs(photo, out):
     said += [call("generate", "a photo of <ada>", *ada, *few, "--init-image", photo, "--out", "images")]
     said += [call("attend", "a photo of <ada>", *ada, *few)]
     said += [call("export", "ada.safetensors", "--to", "a1111")]
-    (out / "suite.toml").write_text(SUITE)
+    (out / "suite.toml").write_text(PERSON_SUITE)
     said += [call("bench", "run", "suite.toml", "--photos", photo.parent, "--out", "run")]
     said += [call("bench", "report", "run"), call("bench", "publish", "run", "--out", "card")]
     score = ("score", "run/pictures", "--subject", photo, "--only", "--drawings", "--tau", "0.3")

@@ -9,6 +9,7 @@ import torch
 from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tests.conftest import save_model_folder
 from transformers import CLIPConfig, CLIPImageProcessor
 from typer.testing import CliRunner
 
@@ -42,14 +43,7 @@ def save_checker(folder, *, flags):
 @pytest.fixture
 def folder(backbone, tmp_path):
     """The tiny model in the Stable Diffusion format, without a checker."""
-    place = tmp_path / "model"
-    index = {"_class_name": "StableDiffusionPipeline"}
-    for name in ("tokenizer", "text_encoder", "vae", "unet", "scheduler"):
-        part = getattr(backbone, name)
-        part.save_pretrained(place / name)
-        index[name] = [type(part).__module__.split(".")[0], type(part).__name__]
-    (place / "model_index.json").write_text(json.dumps(index))
-    return place
+    return save_model_folder(backbone, tmp_path / "model")
 
 
 def run(folder, out, *words):

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from PIL import Image
 from tests.faults.injection import ERRORS, Allocations, Ending, Injector, limit_files, run_forked
+from tests.suites import SUITE
 
 from sefi.cli import loading
 
@@ -21,23 +22,6 @@ CONSENT = "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02"
 COSTS = ("draw_seconds", "learn_seconds", "class_seconds", "peak_mb")  # are measured: never the same twice
 LOCK = re.compile(r"(^|/)\.[^/]*lock$")
 TEMPORARY = re.compile(r"\.partial(\.\w+)?(/|$)")
-SUITE = """
-about = "Dogs, so that no face is needed."
-kind = "dog"
-seeds = [5]
-settings = ["learn.steps=2", "learn.batch=1", "generate.steps=2"]
-
-[[prompts]]
-text = "a photo of {} at the beach"
-kind = "scene"
-
-[[variants]]
-label = "ours"
-
-[[variants]]
-label = "word"
-control = "class word"
-"""
 State = dict[str, str]  # SHA-256 by path, of what is the same in every run
 
 

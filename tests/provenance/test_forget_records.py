@@ -6,7 +6,7 @@ import json
 import pytest
 from PIL import Image
 
-from sefi.provenance.forget_records import RunsOnRecord
+from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out
 from sefi.provenance.run_record import record_image
 from sefi.provenance.save import encode_photo
@@ -36,7 +36,7 @@ def test_runs_are_found_by_the_hash_and_not_by_the_name(tmp_path):
     runs = [make_run(tmp_path, "ada", ADA, ["red", "blue"]), make_run(tmp_path, "bob", BOB, ["red"])]
     runs.append({**make_run(tmp_path, "cy", BOB, []), "identities": ["ada.safetensors"]})
     record.write_text(json.dumps({"schema_version": 2, "runs": runs, "more": 1}))
-    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     assert [path.name for path, _ in found.list_images(found.list_ours())] == ["ada-0.png", "ada-1.png"]
     found.take_out()
     assert json.loads(record.read_text()) == {"schema_version": 2, "runs": runs[1:], "more": 1}
@@ -46,7 +46,7 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
     record = tmp_path / "records.json"
     record.write_text(json.dumps({"schema_version": 2, "runs": [make_run(tmp_path, "ada", ADA, ["red", "blue"])]}))
     save_image(tmp_path / "ada-1.png", "green")
-    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     ours = found.list_ours()
     assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
     assert [one.path.name for one in found.list_unproven(ours)] == ["ada-1.png"]
@@ -63,11 +63,12 @@ def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     run = {"images": [{"file": "out/x.png"}], "identities": ["../ada.safetensors"], "grid": "out/grid.png"}
     record = tmp_path / "out" / "records.json"
     record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
-    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     assert [path.name for path, _ in found.list_images(found.list_ours())] == ["x.png"]
     found.take_out()
     assert not record.exists()
     record.write_text(json.dumps({"schema_version": 1, "runs": [{**run, "identities": ["bob.safetensors"]}]}))
+    found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     assert not found.list_ours()
 
 

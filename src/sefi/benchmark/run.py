@@ -36,13 +36,13 @@ from sefi.benchmark.records import (
     parse_sample,
 )
 from sefi.benchmark.scored_folder import ImageFolder
-from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels, make_slug
+from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels
 from sefi.core.config import dump_config
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
 from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, make_slug
 from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, shorten_source
 
 LARGEST_INFO = 16 * 2**20

@@ -22,6 +22,7 @@ from sefi.core.files import write_file
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
+from sefi.core.text import make_slug
 from sefi.methods import check_settings_exist, get_preset
 from sefi.photo.augment import convert_to_bytes, crop_face, crop_middle
 from sefi.photo.detect import FaceDetector
@@ -293,15 +294,6 @@ def read_prompt_list(name: str) -> list[dict[str, Any]]:
     if name not in names:
         raise ConfigError(f"There is no list of prompts {name!r}.", suggest(name, names))
     return read_toml(find_data("prompts") / f"{name}.toml")["prompts"]
-
-
-def make_slug(label: str) -> str:
-    """Return a label as part of a file name.
-
-    >>> make_slug("one token, 500 steps")
-    'one-token-500-steps'
-    """
-    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
 
 
 def find_data(name: str) -> Traversable:

@@ -11,10 +11,9 @@ from typing import Any
 from sefi.benchmark.plan import measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import CONFIDENCE, DRAWS, Interval
-from sefi.benchmark.suite import make_slug
 from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, make_slug
 
 TABLES_SCHEMA = 2
 ARROWS = {"up": "↑", "down": "↓", "none": ""}

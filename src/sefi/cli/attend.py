@@ -110,7 +110,7 @@ def compute_attention_rows(
     from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
     from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
-    from sefi.diffusion.sampling import FLAGGED
+    from sefi.diffusion.sampling import FLAGGED, is_flagged
     from sefi.methods import check_tokens_only
 
     check_tokens_only(identities)
@@ -119,7 +119,7 @@ def compute_attention_rows(
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     bent = apply_strength_settings(conditioner, config.generate)
     attention = record_attention(backbone, bent, prompt, seed, config.generate, progress)
-    if backbone.safety_checker is not None and backbone.safety_checker.find_flagged([attention.image])[0]:
+    if is_flagged(backbone, attention.image):
         print_remark(f"note: {FLAGGED.format(prompt, seed)}")
         attention = replace(attention, image=Image.new("RGB", attention.image.size))
     boxes = detect_face_boxes(attention.image, backbone, detector)

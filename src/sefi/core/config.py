@@ -1,7 +1,7 @@
 """Settings that every method has, and how a method adds its own; unknown names are refused with the nearest match."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
@@ -44,9 +44,13 @@ class Section(BaseModel, frozen=True):
         return value
 
 
-def make_default_check(default: object) -> Callable[[object], bool]:
-    """Return what says whether a value is this default: such a setting is not saved."""
-    return lambda value: value == default
+def make_option(default: object, description: str, **limits: Any) -> Any:  # noqa: ANN401
+    """Make a setting that is not saved at its default: older files keep their bytes.
+
+    Args:
+        limits: as of pydantic's `Field`.
+    """
+    return Field(default, exclude_if=lambda value: value == default, description=description, **limits)
 
 
 class LearnSettings(Section, frozen=True):
@@ -94,67 +98,39 @@ class LearnSettings(Section, frozen=True):
     templates: tuple[str, ...] = Field(
         FACE_TEMPLATES, min_length=1, description="sentences to learn with, {} for the subject; split at semicolons"
     )
-    # Options of the recipe (docs/recipe.md). At their defaults they are not saved: older files keep their bytes.
-    rate_schedule: Literal["constant", "cosine"] = Field(
-        "constant",
-        exclude_if=make_default_check("constant"),
-        description="learning rate over the steps: constant, or cosine, which falls to 0",
+    # Options of the recipe (docs/recipe.md).
+    rate_schedule: Literal["constant", "cosine"] = make_option(
+        "constant", "learning rate over the steps: constant, or cosine, which falls to 0"
     )
-    hold_norm: bool = Field(
+    hold_norm: bool = make_option(
         default=False,
-        exclude_if=make_default_check(default=False),
         description="steps turn the tokens, whose norm stays token_norm_limit (or 1) times the class word's",
     )
-    token_average: float = Field(
-        0.0,
-        exclude_if=make_default_check(0.0),
-        ge=0,
-        lt=1,
-        description="decay of the running mean of the tokens, which is the result; 0 takes the last",
+    token_average: float = make_option(
+        0.0, "decay of the running mean of the tokens, which is the result; 0 takes the last", ge=0, lt=1
     )
-    change_limit: float | None = Field(
-        None,
-        exclude_if=make_default_check(None),
-        gt=0,
-        description="longest way of a token from its start, in norms of the class word, at the least noise",
+    change_limit: float | None = make_option(
+        None, "longest way of a token from its start, in norms of the class word, at the least noise", gt=0
     )
-    noise_freedom: float = Field(
-        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="share of change_limit where noise is most"
+    noise_freedom: float = make_option(1.0, "share of change_limit where noise is most", ge=0, le=1)
+    attention_loss: Literal["difference", "hinge"] = make_option(
+        "difference", "hinge: only the subject's words, what exceeds the class word's, outside the face"
     )
-    attention_loss: Literal["difference", "hinge"] = Field(
-        "difference",
-        exclude_if=make_default_check("difference"),
-        description="hinge: only the subject's words, what exceeds the class word's, outside the face",
+    attention_share: float | None = make_option(
+        None, "in place of attention_weight: gradient on the keys as a share of the denoising loss's", gt=0
     )
-    attention_share: float | None = Field(
-        None,
-        exclude_if=make_default_check(None),
-        gt=0,
-        description="in place of attention_weight: gradient on the keys as a share of the denoising loss's",
+    context_weight: float = make_option(
+        0.0, "of the change of the other words' states in sentences with a context", ge=0
     )
-    context_weight: float = Field(
-        0.0,
-        exclude_if=make_default_check(0.0),
-        ge=0,
-        description="of the change of the other words' states in sentences with a context",
+    photo_words: str = make_option(
+        "", "what else the photo shows, such as at the beach: ends every sentence to learn with"
     )
-    photo_words: str = Field(
-        "",
-        exclude_if=make_default_check(""),
-        description="what else the photo shows, such as at the beach: ends every sentence to learn with",
+    outside_weight: float = make_option(1.0, "of the denoising error outside the face", ge=0, le=1)
+    start: Literal["class", "encoder"] = make_option(
+        "class", "where tokens start: the class word, or what a name encoder reads from the photo"
     )
-    outside_weight: float = Field(
-        1.0, exclude_if=make_default_check(1.0), ge=0, le=1, description="of the denoising error outside the face"
-    )
-    start: Literal["class", "encoder"] = Field(
-        "class",
-        exclude_if=make_default_check("class"),
-        description="where tokens start: the class word, or what a name encoder reads from the photo",
-    )
-    encoder: str | None = Field(
-        None,
-        exclude_if=make_default_check(None),
-        description="file of the name encoder (`sefi encoder train`); none: the package's own, if it has one",
+    encoder: str | None = make_option(
+        None, "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one"
     )
 
     @model_validator(mode="after")
@@ -248,32 +224,19 @@ class GenerateSettings(Section, frozen=True):
     identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
     negative_prompt: str = Field("", description="what to avoid, in plain words")
     # Saved where they are given: settings of before there were these stay as they are, runs and trainings too.
-    width: int | None = Field(
-        None,
-        ge=8,
-        le=4096,
-        exclude_if=lambda value: value is None,
-        description="of an image in pixels; none is the trained size",
+    width: int | None = make_option(None, "of an image in pixels; none is the trained size", ge=8, le=4096)
+    height: int | None = make_option(None, "as the width", ge=8, le=4096)
+    clip_skip: int | None = make_option(
+        None, "which layer of the text encoder is read: 1 or none the usual, 2 the one before", ge=1, le=64
     )
-    height: int | None = Field(None, ge=8, le=4096, exclude_if=lambda value: value is None, description="as the width")
-    clip_skip: int | None = Field(
-        None,
-        ge=1,
-        le=64,
-        exclude_if=lambda value: value is None,
-        description="which layer of the text encoder is read: 1 or none the usual, 2 the one before",
+    strength_path: Literal["line", "sphere"] = make_option(
+        "line", "way from the class word to what was learned: line, or sphere, which turns and keeps its norm"
     )
-    strength_path: Literal["line", "sphere"] = Field(
-        "line",
-        exclude_if=make_default_check("line"),
-        description="way from the class word to what was learned: line, or sphere, which turns and keeps its norm",
-    )
-    context_limit: float | None = Field(
+    context_limit: float | None = make_option(
         None,
-        exclude_if=make_default_check(None),
+        "most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",
         gt=0,
         le=2,
-        description="most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",
     )
 
 

@@ -144,7 +144,12 @@ def add_digest(folder: Path, file: str, partial: Path) -> None:
         now = hash_own_file(folder / file)
         present = [one for one in digests.get(file, ()) if one == now]
         digests[file] = list(dict.fromkeys([*present, hash_own_file(partial) or ""]))
-        write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")
+        write_digests(folder, digests)
+
+
+def write_digests(folder: Path, digests: Mapping[str, Iterable[str]]) -> None:
+    """Write a folder's record; `OutputError` where that fails."""
+    write_text(folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n")
 
 
 def drop_digests(folder: Path, files: Iterable[str]) -> None:
@@ -156,9 +161,7 @@ def drop_digests(folder: Path, files: Iterable[str]) -> None:
     with hold_folder_lock(folder):
         digests = {name: known for name, known in read_digests(folder).items() if name not in set(files)}
         if digests:
-            write_text(
-                folder / RECORD, dump_json({"schema_version": SCHEMA_VERSION, "files": digests}, indent=1) + "\n"
-            )
+            write_digests(folder, digests)
         else:
             (folder / RECORD).unlink(missing_ok=True)
 
@@ -203,8 +206,7 @@ def hold_output_lock(path: Path) -> Generator[None]:
     Raises:
         OutputError: another process has it, named by its number and its machine; or nothing can be written there.
     """
-    target = follow_link(path)
-    lock = target.with_name(f".{fit_stem(target, len('..lock'))}.lock")
+    lock = locate_lock(follow_link(path))
     refuse_other_file(lock, path)
     handle = open_lock(lock, path)
     try:
@@ -219,6 +221,15 @@ def hold_output_lock(path: Path) -> Generator[None]:
             lock.unlink()
         if fcntl is not None:
             os.close(handle)
+
+
+def locate_lock(path: Path) -> Path:
+    """Return where the lock of an output is; of a link that of the file that it leads to.
+
+    >>> locate_lock(Path("a/ada.safetensors")).name
+    '.ada.lock'
+    """
+    return path.with_name(f".{fit_stem(path, len('..lock'))}.lock")
 
 
 def refuse_other_file(lock: Path, path: Path) -> None:

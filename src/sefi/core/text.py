@@ -51,6 +51,15 @@ def make_file_name(prompt: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:SLUG_LENGTH].strip("-") or "image"
 
 
+def make_slug(label: str) -> str:
+    """Return a label as part of a file name.
+
+    >>> make_slug("one token, 500 steps")
+    'one-token-500-steps'
+    """
+    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
+
+
 def dump_json(value: object, *, indent: int | None = None, **options: Any) -> str:  # noqa: ANN401
     """Return JSON; a number that is not finite becomes null, and bytes of a file name that are no UTF-8 become escapes.
 

@@ -124,14 +124,23 @@ def make_image_record(
     )
 
 
+def is_flagged(backbone: Backbone, pixels: Image) -> bool:
+    """Return whether the model's own safety checker finds that an image is not to be shown; False where it has none.
+
+    Raises:
+        BackboneError: the checker cannot be read.
+    """
+    checker = backbone.safety_checker
+    return checker is not None and checker.find_flagged([pixels], backbone.device)[0]
+
+
 def blank_flagged_image(backbone: Backbone, image: GeneratedImage) -> GeneratedImage:
     """Return an image, black where the model's own safety checker finds that it is not to be shown.
 
     Raises:
         BackboneError: the checker cannot be read.
     """
-    checker = backbone.safety_checker
-    if checker is None or not checker.find_flagged([image.pixels], backbone.device)[0]:
+    if not is_flagged(backbone, image.pixels):
         return image
     logging.getLogger(REMARKS).warning(FLAGGED.format(image.prompt, image.seed))
     return replace(image, pixels=new_image("RGB", image.pixels.size), flagged=True)

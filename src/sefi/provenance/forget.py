@@ -23,7 +23,7 @@ from sefi.core.files import (
     fit_stem,
     read_content,
 )
-from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, read_digests
+from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock, read_digests
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
@@ -156,17 +156,16 @@ def list_traces(
     Raises:
         OutputError: a process is learning the identity.
     """
-    lock = sought.path.with_name(f".{fit_stem(sought.path, len('..lock'))}.lock")
-    if is_lock_held(lock):
+    if is_lock_held(locate_lock(sought.path)):
         raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
-    findings, records, runs = Findings(), list[Path](), list[Path]()
+    findings, records, runs = Findings(), list[RunsOnRecord](), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
     paths = collect_files([*around, *folders], findings)
     for path in show_progress(paths, progress):
         if path == sought.path:
             continue
-        if path.name == RECORDS and read_runs(path) is not None:
-            records.append(path)
+        if path.name == RECORDS and (listed := read_runs(path)) is not None:
+            records.append(RunsOnRecord(path, sought.path, sought.digests, listed))
         elif path.name == RUN_INFO and is_run_folder(path.parent):
             runs.append(path.parent)
         try:
@@ -319,20 +318,21 @@ def explain_doubt(path: Path, sought: SoughtIdentity) -> str | None:
     return None
 
 
-def add_recorded_images(records: Iterable[Path], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:
+def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:
     """Add the images that records say an identity made, and the records; return the SHA-256 of their pixels."""
     pixels = set[str]()
-    for path in records:
-        runs = RunsOnRecord(path, sought.path, sought.digests)
+    for runs in records:
         ours = runs.list_ours()
         for file, reason in runs.list_images(ours):
             findings.add(Trace(file, reason))
         pixels |= runs.list_pixel_digests(ours)
         findings.unproven += runs.list_unproven(ours)
         if ours:
-            findings.add(Trace(path, "its runs with the identity are taken out", runs.take_out))
+            findings.add(Trace(runs.path, "its runs with the identity are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):
-            findings.unproven.append(Trace(path, "images of another identity of this name, perhaps an earlier one"))
+            findings.unproven.append(
+                Trace(runs.path, "images of another identity of this name, perhaps an earlier one")
+            )
     return frozenset(pixels)
 
 

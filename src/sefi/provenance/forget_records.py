@@ -1,7 +1,7 @@
 """What records of images, `records.json`, say of an identity: the runs of `sefi generate` with it, and their files."""
 
 import stat
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,15 +58,17 @@ class RunsOnRecord:
         path: the record.
         identity: the identity's file.
         digests: SHA-256 of it.
+        runs: what the record lists.
     """
 
     path: Path
     identity: Path
     digests: frozenset[str]
+    runs: Sequence[Run]
 
     def list_ours(self) -> list[Run]:
         """List the runs with the identity."""
-        return [run for run in read_runs(self.path) or [] if self.has_identity(run)]
+        return [run for run in self.runs if self.has_identity(run)]
 
     def has_identity(self, run: Run) -> bool:
         """Return whether a run was made with the identity.
@@ -88,9 +90,9 @@ class RunsOnRecord:
 
     def has_namesake(self, name: str) -> bool:
         """Return whether a run was made with an identity of a name."""
-        runs = read_runs(self.path) or []
-        stated = [run["run"].get("identities") for run in runs if is_mapping(run.get("run"))]
-        return any(isinstance(names, dict) and name in names for names in stated) or any(map(self.is_doubtful, runs))
+        stated = [run["run"].get("identities") for run in self.runs if is_mapping(run.get("run"))]
+        named = any(isinstance(names, dict) and name in names for names in stated)
+        return named or any(map(self.is_doubtful, self.runs))
 
     def is_doubtful(self, run: Run) -> bool:
         """Return whether a run of an earlier version names a file that is called as the identity's, perhaps another."""
@@ -130,7 +132,7 @@ class RunsOnRecord:
         for path, hashes in self.list_files(runs).items():
             if not self.is_proven(path, hashes):
                 yield Trace(path, CHANGED if hashes else WITHOUT_HASH)
-        for path in self.list_files(run for run in read_runs(self.path) or [] if self.is_doubtful(run)):
+        for path in self.list_files(run for run in self.runs if self.is_doubtful(run)):
             yield Trace(path, "its record names a file that is called as this identity's, perhaps another's")
 
     def list_pixel_digests(self, runs: Iterable[Run]) -> set[str]:
@@ -138,7 +140,7 @@ class RunsOnRecord:
         return {str(one.get("pixels_sha256")) for run in runs for one in list_image_records(run)}
 
     def take_out(self) -> None:
-        """Take the identity's runs out of the record; one that is then empty is removed.
+        """Take the identity's runs out of the record as it is by now; one that is then empty is removed.
 
         Raises:
             OutputError: it cannot be written.

@@ -13,7 +13,7 @@ from sefi.core.errors import OutputError
 from sefi.core.files import LONGEST_STEM, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import InvalidFileError, read_json
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, make_slug
 from sefi.provenance.forget_records import LARGEST_RECORDS, Run, is_mapping, translate_unread
 from sefi.provenance.leftovers import TEMPORARY, Trace
 
@@ -74,7 +74,7 @@ class RunNames:
         """Read what a run's names are made of; errors as in `read_run_info`."""
         info = read_run_info(folder)
         suite = info.get("suite", {})
-        variants = {shorten_label(one["label"]): one for one in list_mappings(suite.get("ways")) if has_label(one)}
+        variants = {make_slug(one["label"]): one for one in list_mappings(suite.get("ways")) if has_label(one)}
         groups = list_groups(info)
         prompts, seeds = (one if isinstance(one, list) else [] for one in (suite.get("prompts"), suite.get("seeds")))
         listed = [(str(one.get("prompt")), str(one.get("seed"))) for _, one in list_listed_images(info)]
@@ -138,14 +138,9 @@ class RunNames:
         return sorted(group for group in self.groups if named & {group, *group.split("+")})
 
 
-def shorten_label(label: str) -> str:
-    """Return a variant's label as the names of a run's files have it: `sefi.benchmark.suite.make_slug`."""
-    return "-".join("".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in label.lower()).split())
-
-
 def has_label(variant: Run) -> bool:
     """Return whether a variant on record has a label that names of files can have."""
-    return isinstance(variant.get("label"), str) and bool(shorten_label(variant["label"]))
+    return isinstance(variant.get("label"), str) and bool(make_slug(variant["label"]))
 
 
 def list_groups(info: Run) -> list[str]:

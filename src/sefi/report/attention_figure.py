@@ -18,9 +18,9 @@ from sefi.benchmark.evaluators import SavedMaps, read_maps
 from sefi.benchmark.records import Sample
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import contains_file, read_image
-from sefi.benchmark.suite import make_slug
 from sefi.core.errors import OutputError
 from sefi.core.files import write_file
+from sefi.core.text import make_slug
 from sefi.provenance.save import EncodedImage, encode_image, read_marking, read_named_identities
 from sefi.report.plot_style import SETTINGS, wrap_points
 
