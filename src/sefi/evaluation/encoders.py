@@ -24,7 +24,7 @@ from sefi.backbone.open import MODELS
 from sefi.backbone.part_configs import read_clip_config, read_dino_config
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
-from sefi.core.errors import BackboneError
+from sefi.core.errors import BackboneError, FaceError
 from sefi.core.own_files import make_temporary_folder
 from sefi.core.reading import (
     InvalidFileError,
@@ -362,12 +362,32 @@ HEAD_LANDMARKS = (FACE_LANDMARKS - np.float32(56)) * np.float32(0.62) + np.array
 def align_face(
     image: NDArray[np.uint8], points: NDArray[np.floating], places: NDArray[np.float32]
 ) -> NDArray[np.uint8]:
-    """Return the crop `[112, 112, 3]` in which the landmarks `points [5, 2]` (pixels) of the image lie on `places`."""
-    matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), places, method=cv2.LMEDS)
+    """Return the crop `[112, 112, 3]` in which the landmarks `points [5, 2]` (pixels) of the image lie on `places`.
+
+    Raises:
+        FaceError: as `compute_alignment`.
+    """
     crop = cv2.warpAffine(
-        image, matrix, (CROP_SIDE, CROP_SIDE), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
+        image,
+        compute_alignment(points, places),
+        (CROP_SIDE, CROP_SIDE),
+        flags=cv2.INTER_LINEAR,
+        borderMode=cv2.BORDER_REPLICATE,
     )
     return np.asarray(crop, np.uint8)
+
+
+def compute_alignment(points: NDArray[np.floating], places: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the similarity transform `[2, 3]` that brings the landmarks `points [5, 2]` nearest to `places`.
+
+    Raises:
+        FaceError: the landmarks lie in one point, or one is not finite.
+    """
+    matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), places, method=cv2.LMEDS)
+    # OpenCV gives none, or one of zeros or nan, where there is no such transform.
+    if matrix is None or not abs(np.linalg.det(matrix[:, :2])) > 0:
+        raise FaceError("The landmarks of a face lie in one point.", "Use a photo in which the face is larger.")
+    return np.asarray(matrix, np.float64)
 
 
 DETECTOR, RECOGNISER = "face_detection.onnx", "face_recognition.onnx"  # their files in a folder of evaluators

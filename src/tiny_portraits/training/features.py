@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.progress import Progress
+from sefi.evaluation.second_recogniser import ResidualTrunk
 from tiny_portraits.drawing.content import ATTRIBUTES, SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.image import UNITS, draw, locate_heads
 from tiny_portraits.drawing.sampling import get_content
@@ -19,7 +20,6 @@ from tiny_portraits.drawing.traits import VECTOR_WIDTH
 from tiny_portraits.training.acceleration import choose_autocast
 from tiny_portraits.training.drawings import convert_to_tensor
 from tiny_portraits.training.loop import NOWHERE, Checkpointing, TrainingSetup, compute_one_cycle_rate, run_training
-from tiny_portraits.training.networks import ResidualTrunk
 
 # A series of drawings of its own: neither the model's nor the evaluators'.
 FEATURE_SEED = 6

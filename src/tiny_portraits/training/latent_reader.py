@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sefi.core.progress import Progress
+from sefi.evaluation.second_recogniser import ResidualTrunk
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.image import UNITS, describe_face
 from tiny_portraits.drawing.sampling import MODEL_SEED, get_content
 from tiny_portraits.drawing.traits import VECTOR_WIDTH
 from tiny_portraits.training.acceleration import SplitLoss, build_adam, choose_autocast
 from tiny_portraits.training.loop import NOWHERE, Checkpointing, TrainingSetup, compute_one_cycle_rate, run_training
-from tiny_portraits.training.networks import ResidualTrunk
 from tiny_portraits.training.readers import SCENE_LABELS, UNSEEN, label_scenes
 
 PERSON, ATTRIBUTES = "person", "attributes"

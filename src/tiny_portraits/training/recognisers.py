@@ -13,15 +13,13 @@ from torch.nn import functional as F
 
 from sefi.core.progress import Progress
 from sefi.evaluation.encoders import CROP_SIDE
+from sefi.evaluation.second_recogniser import EMBEDDING, SecondRecogniser
 from tiny_portraits.drawing.traits import VECTOR_WIDTH
 from tiny_portraits.training.acceleration import choose_autocast
 from tiny_portraits.training.drawings import FaceCrops, roughen_images
 from tiny_portraits.training.loop import NOWHERE, Checkpointing, TrainingSetup, compute_one_cycle_rate, run_training
-from tiny_portraits.training.networks import ResidualTrunk, build_trunk, write_onnx
+from tiny_portraits.training.networks import build_trunk, save_tensors, write_onnx
 
-EMBEDDING = 128
-# Weights, not ONNX: methods need gradients through it.
-SECOND_RECOGNISER = "second_recogniser.safetensors"
 # People of its own; the model's, the evaluators', the held-out and the test people have the seeds 1 to 4.
 SECOND_SEED = 7
 
@@ -128,24 +126,6 @@ class SecondRecipe(RecogniserRecipe):
     learning_rate: float = 1.5e-3
 
 
-class SecondRecogniser(nn.Module):
-    """RGB faces `[batch, 3, 112, 112]` in [0, 255] to embeddings `[batch, 128]`, as the evaluator's input and output.
-
-    Residual stages with group normalisation and a pooled head, where the evaluator has plain convolutions with batch
-    normalisation and a head for every place.
-    """
-
-    def __init__(self, widths: tuple[int, ...] = (24, 48, 80, 128, 160)) -> None:
-        super().__init__()
-        self.trunk = ResidualTrunk(3, widths)
-        self.embed = nn.Linear(widths[-1] * 16, EMBEDDING)
-
-    def forward(self, data: Tensor) -> Tensor:
-        """Return the embedding, not normalised."""
-        # 112 pixels, halved five times and rounded up, are 4 cells a side.
-        return self.embed(self.trunk(data / 127.5 - 1)[-1].flatten(1))
-
-
 def train_second_recogniser(
     crops: FaceCrops, recipe: SecondRecipe, seed: int, progress: Progress, checkpointing: Checkpointing = NOWHERE
 ) -> SecondRecogniser:
@@ -168,3 +148,8 @@ def train_second_recogniser(
     setup = TrainingSetup("second recogniser", recipe, seed, recipe.steps, modules, optimiser, rate, clip=1.0)
     run_training(setup, compute_loss, checkpointing, progress)
     return model.eval().to(memory_format=torch.contiguous_format)
+
+
+def export_second_recogniser(model: SecondRecogniser, path: Path) -> None:
+    """Write the weights in half precision; no ONNX, as methods need gradients through them."""
+    save_tensors({name: tensor.half() for name, tensor in model.state_dict().items()}, path)

@@ -21,6 +21,7 @@ from sefi.backbone.open import open_backbone
 from sefi.core.errors import ConfigError, OutputError
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
+from sefi.evaluation.second_recogniser import SECOND_RECOGNISER
 from tiny_portraits.drawing.sampling import MODEL_SEED, draw_numbers
 from tiny_portraits.text.text_encoder import (
     EarlierWords,
@@ -50,7 +51,7 @@ from tiny_portraits.training.features import FeatureNetwork, train_features
 from tiny_portraits.training.latent_reader import LatentReader, read_latents, store_latents, train_latent_reader
 from tiny_portraits.training.latents import build_schedule, encode_series, encode_stored, set_scaling
 from tiny_portraits.training.networks import clean_configs, save_tensors
-from tiny_portraits.training.recognisers import SECOND_RECOGNISER, SECOND_SEED, train_second_recogniser
+from tiny_portraits.training.recognisers import SECOND_SEED, export_second_recogniser, train_second_recogniser
 from tiny_portraits.training.runs import Run, TimedProgress, TrainingPlan, choose_plan, get_checkpointing, is_gpu
 from tiny_portraits.training.text import train_text
 
@@ -295,7 +296,7 @@ def make_second_recogniser(run: Run, plan: TrainingPlan) -> None:
         crops, plan.second, run.seed, run.progress, get_checkpointing(run, "second-recogniser")
     )
     (run.folder / "evaluators").mkdir(exist_ok=True)
-    save_tensors(model.state_dict(), run.folder / "evaluators" / SECOND_RECOGNISER)
+    export_second_recogniser(model, run.folder / "evaluators" / SECOND_RECOGNISER)
 
 
 def make_evaluator(name: str, run: Run, plan: TrainingPlan) -> None:
