@@ -1,5 +1,7 @@
 """Scores of an image: hand-computed assignments, and no evaluator gives no score."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,11 @@ from sefi.benchmark.evaluators import (
     score_likeness,
 )
 from sefi.diffusion.attention_maps import PromptAttention
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
+from sefi.evaluation.second_recogniser import SHIPPED_RECOGNISER
 from sefi.photo.detect import Face, enlarge_image
+from tiny_portraits.drawing.image import draw
+from tiny_portraits.drawing.sampling import make_portrait, make_test_person
 
 ADA, BOB = np.array([1.0, 0.0, 0.0], np.float32), np.array([0.0, 1.0, 0.0], np.float32)
 LIKE_ADA, LIKE_BOB = np.array([0.8, 0.0, 0.6], np.float32), np.array([0.6, 0.8, 0.0], np.float32)
@@ -36,6 +42,32 @@ def test_two_people_get_the_faces_that_suit_them_best():
     own, leaked = score_likeness(seen(LIKE_BOB, LIKE_ADA), [ADA, BOB])
     assert own == pytest.approx((0.8 + 0.8) / 2)
     assert leaked == pytest.approx((0.0 + 0.6) / 2)
+
+
+def test_the_second_recogniser_compares_its_own_embeddings():
+    found = replace(seen(ADA, BOB), second_embeddings=[LIKE_BOB, LIKE_ADA])
+    assert score_likeness(found, [LIKE_BOB], second=True) == (pytest.approx(1.0), None)
+    assert score_likeness(found, [LIKE_BOB]) == (pytest.approx(0.6), None)
+    assert score_likeness(found, [ADA, BOB], second=True)[0] == pytest.approx((0.8 + 0.8) / 2)
+    assert score_likeness(seen(ADA), [ADA], second=True) == (None, None)
+
+
+def test_both_recognisers_embed_the_same_faces_of_a_drawing():
+    files = EvaluatorFiles(
+        EMBEDDED_EVALUATORS / DETECTOR, EMBEDDED_EVALUATORS / RECOGNISER, second_recogniser=SHIPPED_RECOGNISER
+    )
+    evaluators = Evaluators(files)
+    first, again, other = (
+        evaluators.evaluate(draw(make_portrait(make_test_person(person), view), 192))
+        for person, view in ((5, 5), (5, 6), (8, 8))
+    )
+    assert [one.shape for one in first.second_embeddings] == [(128,)] * len(first.faces)
+    like = [score_likeness(one, [first.second_embeddings[0]], second=True)[0] for one in (first, again, other)]
+    assert like[0] == pytest.approx(1, abs=1e-5)
+    assert like[1] > 0.6 > 0.4 > like[2]
+    assert not np.allclose(first.second_embeddings[0], first.embeddings[0])
+    assert files.describe()["second_recogniser"].file == "second_recogniser.safetensors"
+    assert "second_recogniser" not in EvaluatorFiles().describe()
 
 
 def test_a_missing_second_face_counts_zero():

@@ -106,6 +106,27 @@ def test_copying_looks_at_faces_only():
     assert value("id_other", samples) == pytest.approx(1.0 / 3)
 
 
+def test_the_second_recogniser_has_figures_of_its_own():
+    samples = [
+        sample(id=0.1, id_second=0.7, id_second_other=0.4, prompt_score=0.25),
+        sample(id=0.9, id_second=0.5, id_second_other=0.2, prompt_score=0.2),
+        sample(id=0.9, prompt_score=0.3),
+    ]
+    assert value("id_second", samples) == pytest.approx(0.6)
+    assert value("id_prompt_second", samples) == pytest.approx(0.35)
+    assert value("id_other_second", samples) == pytest.approx(0.3)
+    assert math.isnan(value("id_prompt_second", samples, make_run(tau=None)))
+    info = {"file": "a.onnx", "sha256": "0"}
+    run = make_run(judges={"detector": info, "second_recogniser": info})
+    missing = make_table([sample(faces=1)], run).missing
+    assert missing["id"] == "the run has no recogniser"
+    assert missing["id_second"] == "no image has it"
+    assert (
+        make_table([sample(faces=1)], make_run(judges={"detector": info, "recogniser": info})).missing["id_second"]
+        == "the run has no second recogniser"
+    )
+
+
 def test_what_is_shown_counts_by_picture_and_by_kind():
     samples = [sample(shown=[True]), sample(shown=[False]), sample(prompt=1, shown=[True, False])]
     assert value("shown", samples) == pytest.approx((1 + 0 + 0.5) / 3)
@@ -137,7 +158,17 @@ def test_nothing_that_was_not_computed_counts(metric):
     """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""
     empty = sample(
         **dict.fromkeys(
-            ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding", "peak_mb")
+            (
+                "faces",
+                "id",
+                "id_other_photo",
+                "id_second",
+                "prompt_score",
+                "shown",
+                "background",
+                "embedding",
+                "peak_mb",
+            )
         )
     )
     run = make_run(far_threshold=0.5)

@@ -24,8 +24,8 @@ from tiny_portraits.text.words import parse_wanted
 THRESHOLDS = ["--tau", "0.33", "--far-threshold", "0.6"]
 NUMBERS = (3, 4)
 SCORES = (
-    "sha256", "faces", "id", "id_other_photo", "clip_image", "background", "prompt_score", "margin", "shown",
-    "embedding", "kind", "text",
+    "sha256", "faces", "id", "id_other_photo", "id_second", "id_second_other", "clip_image", "background",
+    "prompt_score", "margin", "shown", "embedding", "kind", "text",
 )  # fmt: skip
 
 
@@ -77,6 +77,8 @@ def test_a_folder_gets_figures_page_and_tables(scored):
     assert values["id"]["low"] <= values["id"]["mean"] <= values["id"]["high"]
     assert values["shown"]["mean"] == 0  # no beach
     assert values["id_other"]["mean"] > 0.6
+    assert values["id_second"]["mean"] > 0.6
+    assert values["id_other_second"]["mean"] > 0.6
     assert "learn_seconds" in answer["not_computed"]
     names = {"index.html", "tables.csv", "tables.json", "tables.tex", "every-eval-ever-named.json"}
     assert names == {file.rsplit("/", 1)[1] for file in answer["files"]}

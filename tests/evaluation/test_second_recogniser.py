@@ -77,6 +77,16 @@ def test_what_is_no_such_network_is_refused(stored, tmp_path, damage, reason):
         load_second_recogniser(path)
 
 
+def test_the_shipped_network_sees_the_same_person_in_an_image_and_in_its_tensor():
+    encoder, network = SecondEncoder(), load_second_recogniser()
+    drawn = [draw_person(number, 192) for number in (2, 3, 5)]
+    wanted = np.stack([encoder(rgb, face_at(points)) for rgb, points in drawn])
+    images, landmarks = (np.stack(values) for values in zip(*drawn, strict=True))
+    likeness = embed_faces(network, convert_to_tensor(images), torch.from_numpy(landmarks)).numpy() @ wanted.T
+    assert np.diag(likeness).min() > 0.99
+    assert (likeness - np.eye(3)).max() < 0.5
+
+
 @pytest.mark.parametrize("side", [97, 192, 251])
 def test_crops_of_tensors_are_those_of_images(side):
     """OpenCV rounds places to 1/32 of a pixel and colours to whole values."""

@@ -27,7 +27,10 @@ from sefi.evaluation.metrics import (
     measure_share_inside,
     measure_similarity,
 )
-from sefi.photo.detect import Face, YuNetDetector, enlarge_image
+from sefi.evaluation.second_recogniser import SecondEncoder
+from sefi.photo.detect import Face, FaceEncoder, YuNetDetector, enlarge_image
+
+LATER = ("dino", "second_recogniser")  # evaluators of which the first versions' records say nothing
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,7 @@ class EvaluatorFiles:
         scene_reader: what the embedded model's own evaluators read from whole images; with `head_reader`.
         clip: folder of a `transformers.CLIPModel`.
         dino: folder of a `transformers.Dinov2Model`.
+        second_recogniser: weights of the recogniser that methods may learn with; of the embedded model only.
     """
 
     detector: Path | None = None
@@ -48,10 +52,11 @@ class EvaluatorFiles:
     head_reader: Path | None = None
     clip: Path | None = None
     dino: Path | None = None
+    second_recogniser: Path | None = None
 
     def describe(self) -> dict[str, EvaluatorInfo | None]:
-        """Return file and SHA-256 of each, for the record of a run; no DINOv2 is left out, as older runs had none."""
-        files = {name: path for name, path in vars(self).items() if name != "dino" or path is not None}
+        """Return file and SHA-256 of each, for the record of a run; what older runs did not know only where it is."""
+        files = {name: path for name, path in vars(self).items() if name not in LATER or path is not None}
         return {name: None if path is None else describe_file(path) for name, path in files.items()}
 
 
@@ -72,6 +77,7 @@ class Evaluation:
         clip: unit vector of the image.
         background: the same with the surest face blanked.
         dino: DINOv2's unit vector of the image.
+        second_embeddings: the second recogniser's unit vector per face.
     """
 
     faces: list[Face] | None
@@ -79,6 +85,7 @@ class Evaluation:
     clip: NDArray[np.float32] | None
     background: NDArray[np.float32] | None
     dino: NDArray[np.float32] | None = None
+    second_embeddings: list[NDArray[np.float32]] | None = None
 
 
 class Evaluators:
@@ -95,23 +102,23 @@ class Evaluators:
         self.classifier = ImageReader(where.scene_reader, where.head_reader) if both else None  # pyright: ignore[reportArgumentType]
         self.clip = None if where.clip is None else ClipEncoder(where.clip)
         self.dino = None if where.dino is None else DinoEncoder(where.dino)
+        self.second_recogniser = None if where.second_recogniser is None else SecondEncoder(where.second_recogniser)
         self.sentences: dict[str, NDArray[np.float32]] = {}
 
     def evaluate(self, rgb: NDArray[np.uint8]) -> Evaluation:
         """Evaluate an image `[height, width, 3]`."""
         large = enlarge_image(rgb)
         faces = None if self.detector is None else self.detector(large)
-        embeddings = None
-        if faces is not None and self.recogniser is not None:
-            embeddings = [np.asarray(self.recogniser(large, face)) for face in faces]
+        embeddings, second = (embed_all(e, large, faces) for e in (self.recogniser, self.second_recogniser))
         dino = None if self.dino is None else self.dino(rgb)
-        if self.clip is None:
-            return Evaluation(faces, embeddings, None, None, dino)
-        blank = blank_face(rgb, compute_face_box(faces[0], large)) if faces else rgb
-        if blank is None or faces is None:
-            return Evaluation(faces, embeddings, self.clip.encode_images([rgb])[0], None, dino)
-        whole, background = self.clip.encode_images([rgb, blank])
-        return Evaluation(faces, embeddings, whole, background, dino)
+        whole, background = None, None
+        if self.clip is not None:
+            blank = blank_face(rgb, compute_face_box(faces[0], large)) if faces else rgb
+            if blank is None or faces is None:
+                whole = self.clip.encode_images([rgb])[0]
+            else:
+                whole, background = self.clip.encode_images([rgb, blank])
+        return Evaluation(faces, embeddings, whole, background, dino, second)
 
     def check(self, wanted: Iterable[tuple[str, str]]) -> None:
         """Refuse what the readers cannot be asked.
@@ -154,6 +161,15 @@ class Evaluators:
         return self.sentences.get(text)
 
 
+def embed_all(
+    encoder: FaceEncoder | None, rgb: NDArray[np.uint8], faces: Sequence[Face] | None
+) -> list[NDArray[np.float32]] | None:
+    """Return a unit vector for each face of an image `[height, width, 3]`; None without a detector or recogniser."""
+    if encoder is None or faces is None:
+        return None
+    return [np.asarray(encoder(rgb, face), np.float32) for face in faces]
+
+
 def compute_face_box(face: Face, rgb: NDArray[np.uint8]) -> tuple[float, float, float, float]:
     """Return left, top, right and bottom of a face as shares of the image."""
     height, width = rgb.shape[:2]
@@ -162,7 +178,7 @@ def compute_face_box(face: Face, rgb: NDArray[np.uint8]) -> tuple[float, float, 
 
 
 def score_likeness(
-    evaluation: Evaluation, subject_embeddings: Sequence[NDArray[np.float32] | None]
+    evaluation: Evaluation, subject_embeddings: Sequence[NDArray[np.float32] | None], *, second: bool = False
 ) -> tuple[float | None, float | None]:
     """Return the likeness of an image's faces to those who should be on it, and to the wrong ones of them.
 
@@ -172,13 +188,15 @@ def score_likeness(
 
     Args:
         subject_embeddings: embedding of each subject; None where its own image has no face or there is no recogniser.
+        second: they are the second recogniser's.
     """
-    if evaluation.embeddings is None or any(k is None for k in subject_embeddings):
+    embeddings = evaluation.second_embeddings if second else evaluation.embeddings
+    if embeddings is None or any(k is None for k in subject_embeddings):
         return None, None
     people = [k for k in subject_embeddings if k is not None]
     if len(people) == 1:
-        return (measure_similarity(people[0], evaluation.embeddings[0]) if evaluation.embeddings else 0.0), None
-    return assign_faces(evaluation.embeddings, people[0], people[1])
+        return (measure_similarity(people[0], embeddings[0]) if embeddings else 0.0), None
+    return assign_faces(embeddings, people[0], people[1])
 
 
 def assign_faces(

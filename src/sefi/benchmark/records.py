@@ -368,7 +368,8 @@ class Sample(RecordModel):
         sha256: Of the pixels.
         faces: How many were found.
         id: Likeness to the photo that was learned; `id_other_photo` to another image of the subject,
-            `id_leaked` of each face to the other of two subjects.
+            `id_leaked` of each face to the other of two subjects. `id_second` and `id_second_other` are `id` and
+            `id_other_photo` by the second recogniser.
         clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both; `dino` DINOv2's.
         prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
         shown: For everything that the prompt wants, whether readers found it.
@@ -392,6 +393,8 @@ class Sample(RecordModel):
     id: Score = None
     id_other_photo: Annotated[Score, set_file_key("id_other")] = None
     id_leaked: Score = None
+    id_second: Score = None
+    id_second_other: Score = None
     clip_image: Score = None
     background: Score = None
     dino: Score = None

@@ -179,6 +179,8 @@ class IdentityScores(TypedDict):
     id: float | None
     id_other_photo: float | None
     id_leaked: float | None
+    id_second: float | None
+    id_second_other: float | None
     clip_image: float | None
     background: float | None
     dino: float | None
@@ -239,21 +241,29 @@ def score_against_photos(
     others = [run.evaluate_photos(s)[1] for s in group]
     like, leaked = score_likeness(evaluation, [get_first_face(p) for p in photos])
     like_other, _ = score_likeness(evaluation, [get_first_face(o) for o in others])
+    second, _ = score_likeness(evaluation, [get_first_face(p, second=True) for p in photos], second=True)
+    second_other, _ = score_likeness(evaluation, [get_first_face(o, second=True) for o in others], second=True)
     person, alone = run.suite.class_word == "person", len(group) == 1
+    is_other = variant.control == ANOTHER_PHOTO
     return IdentityScores(
         faces=len(evaluation.faces) if person and evaluation.faces is not None else None,
         id=drop_not_finite(like) if person else None,
-        id_other_photo=drop_not_finite(like_other) if person and variant.control != ANOTHER_PHOTO else None,
+        id_other_photo=drop_not_finite(like_other) if person and not is_other else None,
         id_leaked=drop_not_finite(leaked) if person else None,
+        id_second=drop_not_finite(second) if person else None,
+        id_second_other=drop_not_finite(second_other) if person and not is_other else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
         dino=compare_embeddings(evaluation.dino, photos[0].dino) if alone else None,
     )
 
 
-def get_first_face(evaluation: Evaluation | None) -> NDArray[np.float32] | None:
-    """Return the embedding of the surest face."""
-    return evaluation.embeddings[0] if evaluation is not None and evaluation.embeddings else None
+def get_first_face(evaluation: Evaluation | None, *, second: bool = False) -> NDArray[np.float32] | None:
+    """Return the embedding of the surest face; `second` takes the second recogniser's."""
+    if evaluation is None:
+        return None
+    embeddings = evaluation.second_embeddings if second else evaluation.embeddings
+    return embeddings[0] if embeddings else None
 
 
 def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.float32] | None) -> float | None:

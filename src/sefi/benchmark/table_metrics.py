@@ -93,14 +93,18 @@ def score_id_detected(samples: Sequence[Sample], _: Conditions) -> float:
     )
 
 
-def score_id_prompt(samples: Sequence[Sample], run: Conditions) -> float:
-    """Return ID(Prompt) at the run's tau."""
-    scored_samples = select_with(samples, "id", "prompt_score")
-    if run.tau is None:
-        return math.nan
-    return measure_id_prompt(
-        collect_numbers(scored_samples, "id"), collect_numbers(scored_samples, "prompt_score"), run.tau
-    )
+def make_id_prompt(key: str) -> Formula:
+    """Return the formula of ID(Prompt) at the run's tau, from one field of likeness."""
+
+    def score_id_prompt(samples: Sequence[Sample], run: Conditions) -> float:
+        scored_samples = select_with(samples, key, "prompt_score")
+        if run.tau is None:
+            return math.nan
+        return measure_id_prompt(
+            collect_numbers(scored_samples, key), collect_numbers(scored_samples, "prompt_score"), run.tau
+        )
+
+    return score_id_prompt
 
 
 def score_id_prompt_area(samples: Sequence[Sample], run: Conditions) -> float:
@@ -199,8 +203,9 @@ class Metric:
 
 
 FACES, FACE_ID, CLIP, READERS = ("detector",), ("detector", "recogniser"), ("clip",), ("reader",)
+SECOND = ("detector", "second_recogniser")
 METRICS: tuple[Metric, ...] = (
-    Metric("id_prompt", "ID(Prompt)", "cosine", "up", score_id_prompt, (*FACE_ID, *CLIP, "tau"), "main",
+    Metric("id_prompt", "ID(Prompt)", "cosine", "up", make_id_prompt("id"), (*FACE_ID, *CLIP, "tau"), "main",
            "Likeness to the photo where the prompt score is at least tau, else 0: person and prompt at once."),
     Metric("prompt", "prompt score", "cosine", "up", make_mean("prompt_score"), CLIP, "main",
            "CLIP cosine of the image and its prompt, the class word in place of the person."),
@@ -225,6 +230,14 @@ METRICS: tuple[Metric, ...] = (
     Metric("id_leaked", "ID of the wrong one", "cosine", "down", make_mean("id_leaked"),
            (*FACE_ID, "id_leaked"), "person",
            "Where two share an image: likeness of each face to the other of the two."),
+    Metric("id_second", "ID, second recogniser", "cosine", "up", make_mean("id_second"), SECOND, "person",
+           "ID by a recogniser that methods may learn with: of those that do it says nothing."),
+    Metric("id_prompt_second", "ID(Prompt), second recogniser", "cosine", "up", make_id_prompt("id_second"),
+           (*SECOND, *CLIP, "tau"), "person",
+           "ID(Prompt) by that recogniser."),
+    Metric("id_other_second", "ID to another image, second recogniser", "cosine", "up", make_mean("id_second_other"),
+           (*SECOND, "id_second_other"), "person",
+           "Likeness to an image of the subject that was not learned, by that recogniser."),
 
     Metric("id_prompt_area", "area of ID(Prompt)", "cosine", "up", score_id_prompt_area,
            (*FACE_ID, *CLIP), "prompt",

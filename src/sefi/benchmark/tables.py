@@ -15,12 +15,13 @@ from sefi.core.errors import ConfigError
 from sefi.evaluation.metrics import measure_id_prompt_curve
 
 SUBJECTS_TO_LEAD = 2
-EVALUATORS = ("detector", "recogniser", "reader", "clip", "dino")
+EVALUATORS = ("detector", "recogniser", "second_recogniser", "reader", "clip", "dino")
 NEEDS = {  # what a reader is shown for those whose name does not say it
     "clip": "CLIP",
     "dino": "DINOv2",
     "far_threshold": "false-accept threshold",
     "id_other_photo": "other image of the subjects",
+    "id_second_other": "other image of the subjects",
     "id_leaked": "image that two subjects share",
     "focus": "record of attention",
     "on_objects": "record of attention",
@@ -157,7 +158,8 @@ def explain_missing(metric: Metric, samples: Sequence[Sample], run: RunInfo) -> 
 def has_need(need: str, samples: Sequence[Sample], run: RunInfo) -> bool:
     """Return whether the run has an evaluator, a threshold, or a field that some sample has."""
     if need in EVALUATORS:
-        return any(name.endswith(need) and file for name, file in (run.evaluators or {}).items())
+        names = ("scene_reader", "head_reader") if need == "reader" else (need,)
+        return any(run.evaluators.get(name) for name in names)
     if need in ("tau", "far_threshold"):
         return getattr(run, need) is not None
     return any(getattr(sample, need) is not None for sample in samples)

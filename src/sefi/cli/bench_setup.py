@@ -174,7 +174,19 @@ def find_evaluator_files(bench_options: BenchOptions) -> "EvaluatorFiles":
         folder / HEAD_READER,
         bench_options.clip or folder / CLIP,
         bench_options.dino,
+        find_second_recogniser(bench_options.out),
     )
+
+
+def find_second_recogniser(run_folder: Path) -> Path | None:
+    """Return the weights of the second recogniser; None for a run that an earlier version began without it."""
+    from sefi.benchmark.run import RunFolder
+    from sefi.evaluation.second_recogniser import SHIPPED_RECOGNISER
+
+    begun = RunFolder(run_folder)
+    if begun.info_file.is_file() and "second_recogniser" not in begun.read_info().evaluators:
+        return None
+    return SHIPPED_RECOGNISER
 
 
 def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") -> "list[BenchmarkSubject]":

@@ -4,7 +4,6 @@ Who the evaluator's recogniser says it is, is what methods are compared by, so n
 This one has another architecture and was trained from another seed on other people.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +104,7 @@ def load_second_recogniser(path: Path = SHIPPED_RECOGNISER) -> SecondRecogniser:
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise InvalidFileError("a value is not finite")
         network.load_state_dict(weights)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(requires_grad=False)
 
 
 class SecondEncoder:

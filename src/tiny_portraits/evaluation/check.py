@@ -9,7 +9,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.hints import suggest
 from sefi.core.progress import Progress
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
-from tiny_portraits.evaluation.evaluator_scores import SCORES
+from tiny_portraits.evaluation.evaluator_scores import SCORES, score_second_recogniser
 from tiny_portraits.evaluation.fidelity_scores import (
     LEAK_PEOPLE,
     LEAK_STEPS,
@@ -37,7 +37,7 @@ CHECKED = override(DEFAULT, ["generate.steps=25"])
 GATE_DRAWINGS = 500
 PARTS = (
     "autoencoder", "expressiveness", "identity", "tokens", "backgrounds",
-    "traits", "words", "names", "pairs", "pets", "clip", "evaluators",
+    "traits", "words", "names", "pairs", "pets", "clip", "evaluators", "second-recogniser",
 )  # fmt: skip
 
 
@@ -85,6 +85,7 @@ def check(
     evaluators, drawing = ImageEvaluators(folder), config.generate
     scores: dict[str, Callable[[], list[Figure]]] = {
         "evaluators": lambda: [figure for score in SCORES.values() for figure in score(folder)],
+        "second-recogniser": lambda: score_second_recogniser(folder),
         "words": lambda: score_words(backbone, evaluators, count, drawing, progress),
         "traits": lambda: score_traits(backbone, evaluators, -(-count // 3), drawing, progress),
         "pets": lambda: score_pets(backbone, evaluators, drawing, progress),

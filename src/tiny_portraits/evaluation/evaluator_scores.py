@@ -7,7 +7,8 @@ import numpy as np
 
 from sefi.evaluation.encoders import DETECTOR, FACE_LANDMARKS, RECOGNISER, ClipEncoder, LabelledNetwork, SFaceEncoder
 from sefi.evaluation.metrics import find_separating_tau, find_threshold_at_far
-from sefi.photo.detect import LOOKING_SIDE, Face, YuNetDetector
+from sefi.evaluation.second_recogniser import SECOND_RECOGNISER, SecondEncoder
+from sefi.photo.detect import LOOKING_SIDE, Face, FaceEncoder, YuNetDetector
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, Subject, WorldVersion
 from tiny_portraits.drawing.image import UNITS, describe_face, draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
@@ -63,18 +64,29 @@ def measure_overlap(box: np.ndarray, face: Face) -> float:
 
 
 def score_recogniser(folder: Path, people: int = 250, version: WorldVersion = SHIPPED) -> list[Figure]:
+    """Return the figures of the recogniser that evaluates, as `score_verification` does."""
+    return score_verification(SFaceEncoder(folder / RECOGNISER), "recogniser", people, version)
+
+
+def score_second_recogniser(folder: Path, people: int = 250, version: WorldVersion = SHIPPED) -> list[Figure]:
+    """Return the figures of the recogniser that methods may learn with, of the same people."""
+    encoder = SecondEncoder(folder / SECOND_RECOGNISER)
+    return score_verification(encoder, "second recogniser", people, version)
+
+
+def score_verification(encoder: FaceEncoder, label: str, people: int, version: WorldVersion) -> list[Figure]:
     """Return the true accepts at one false accept in a thousand, over pairs of images of unseen people.
 
     Of photos, as every recogniser is measured, and over all styles: 32 x 32 pixels of a mosaic hold few faces apart.
     """
-    encoder, figures = SFaceEncoder(folder / RECOGNISER), list[Figure]()
+    figures = list[Figure]()
     for style, named, target in (("photo", "photos", 0.95), ("", "all styles", None)):
         crops = draw_face_crops(people, 4, HELD_OUT_SEED, style, version)
         similarities = measure_verification(np.stack([encoder(face, ALIGNED) for face in crops.faces]), crops.person)
         figures += [
-            Figure(f"recogniser: TAR at FAR 1e-3, {named}", similarities["tar"], target, len(crops.person)),
-            Figure(f"recogniser: similarity, same person, {named}", similarities["same"], None, len(crops.person)),
-            Figure(f"recogniser: similarity, other person, {named}", similarities["other"], None, len(crops.person)),
+            Figure(f"{label}: TAR at FAR 1e-3, {named}", similarities["tar"], target, len(crops.person)),
+            Figure(f"{label}: similarity, same person, {named}", similarities["same"], None, len(crops.person)),
+            Figure(f"{label}: similarity, other person, {named}", similarities["other"], None, len(crops.person)),
         ]
     return figures
 
