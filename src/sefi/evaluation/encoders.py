@@ -383,8 +383,9 @@ def compute_alignment(points: NDArray[np.floating], places: NDArray[np.float32])
     Raises:
         FaceError: the landmarks lie in one point, or one is not finite.
     """
-    matrix, _ = cv2.estimateAffinePartial2D(points.astype(np.float32), places, method=cv2.LMEDS)
-    # OpenCV gives none, or one of zeros or nan, where there is no such transform.
+    found: tuple[Any, Any] = cv2.estimateAffinePartial2D(points.astype(np.float32), places, method=cv2.LMEDS)
+    matrix = found[0]
+    # Against what its types say, OpenCV gives None, or a matrix of zeros or nan, where there is no such transform.
     if matrix is None or not abs(np.linalg.det(matrix[:, :2])) > 0:
         raise FaceError("The landmarks of a face lie in one point.", "Use a photo in which the face is larger.")
     return np.asarray(matrix, np.float64)

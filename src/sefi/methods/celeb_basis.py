@@ -110,7 +110,7 @@ class CelebBasis(TokenMethod):
             FaceError: no face in the photo.
         """
         basis = compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
-        faces = torch.tensor(np.stack(embed_faces(views, options)))
+        faces = torch.tensor(np.stack(embed_views(views, options)))
         tokens = BasisTokens(get_class_row(backbone, config), basis, faces, seed)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)
 
@@ -144,7 +144,7 @@ def compute_principal_components(rows: Tensor, count: int) -> Tensor:
     return torch.cat([mean, components * largest.sign()])
 
 
-def embed_faces(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.float32]]:
+def embed_views(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.float32]]:
     """Embed the face of every photo and its mirror image, at unit length.
 
     Raises:

@@ -130,7 +130,7 @@ def test_the_gate_needs_no_denoiser(tmp_path, monkeypatch):
 
 def test_every_figure_is_a_part():
     old = {"expressiveness", "traits", "words", "names", "pairs", "pets", "clip", "evaluators"}
-    assert set(PARTS) == old | {"autoencoder", "identity", "tokens", "backgrounds"}
+    assert set(PARTS) == old | {"autoencoder", "identity", "tokens", "backgrounds", "second-recogniser"}
 
 
 def test_free_tokens_learn_from_drawings_of_the_models_own_side(backbone):
