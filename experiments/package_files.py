@@ -15,7 +15,7 @@ from sefi.core.text import dump_json
 from tiny_portraits.drawing import traits
 from tiny_portraits.drawing.content import SHIPPED
 from tiny_portraits.drawing.image import describe_content, draw
-from tiny_portraits.drawing.sampling import make_portrait, make_test_person
+from tiny_portraits.drawing.sampling import make_scene_photo, make_test_person
 from tiny_portraits.text import words
 from tiny_portraits.text.captions import FILE_SIDE, FIRST, LAST
 from tiny_portraits.text.tokenizing import list_caption_words
@@ -33,8 +33,8 @@ def main() -> None:
 
 
 def write_portrait(number: int, folder: Path) -> None:
-    """Write `portrait.png` and `truth.json` of a test person into a folder."""
-    shown = make_portrait(make_test_person(number), number)
+    """Write `portrait.png`, a photo of a test person in a scene, and `truth.json` into a folder."""
+    shown = make_scene_photo(make_test_person(number), number)
     folder.mkdir(parents=True, exist_ok=True)
     write_file(folder / "portrait.png", partial(Image.fromarray(draw(shown, FILE_SIDE)).save, optimize=True))
     traits = describe_content(shown)["subjects"][0]["traits"]

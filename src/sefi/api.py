@@ -22,12 +22,22 @@ from sefi.core.config import (
     Config,
     GenerateSettings,
     check_guidance,
+    choose_start,
     dump_config,
     explain_guidance,
     parse_config,
     require_config,
 )
-from sefi.core.errors import REMARKS, BackboneError, ConfigError, IdentityError, PhotoError, PromptError, check_type
+from sefi.core.errors import (
+    REMARKS,
+    BackboneError,
+    ConfigError,
+    FaceError,
+    IdentityError,
+    PhotoError,
+    PromptError,
+    check_type,
+)
 from sefi.core.progress import Progress, choose_progress
 from sefi.core.prompts import (
     Box,
@@ -68,8 +78,9 @@ from sefi.identity.file import (
 )
 from sefi.methods import get_method, get_preset
 from sefi.methods.base import Method, TrainingOptions, create_header
+from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
-    FaceBox,
+    CropFace,
     PhotoViews,
     SubjectCrop,
     compute_photo_digest,
@@ -162,7 +173,8 @@ def learn(  # noqa: PLR0913
         LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
-    views = PhotoViews(first, config.views, tuple(others), find_faces_in(crops, backbone, config, detector))
+    config, faces = find_start(crops, backbone, config, detector, init)
+    views = PhotoViews(first, config.views, tuple(others), faces)
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
     options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
@@ -349,9 +361,36 @@ def crop_photo(
     return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
 
 
+def find_start(
+    crops: Sequence[SubjectCrop],
+    backbone: Backbone,
+    config: AnyConfig,
+    detector: str | Path | None,
+    init: Identity | None,
+) -> tuple[AnyConfig, tuple[CropFace, ...]]:
+    """Return settings that say where learning starts, where `learn.start` is auto, and the faces that they ask for.
+
+    A name encoder reads people whose face is found, on a model that has an encoder; everything else starts at the class
+    word, or at `init`.
+
+    Raises:
+        ConfigError, FaceError: as `find_faces_in`, where the settings leave no choice.
+    """
+    reads = can_read_tokens(backbone, config) and init is None
+    chosen = choose_start(config, encoder=reads)
+    try:
+        return chosen, find_faces_in(crops, backbone, chosen, detector)
+    except FaceError as error:
+        if config.learn.start != "auto" or chosen.learn.start == "class":
+            raise
+        LOGGER.warning("%s Learning starts at the class word.", error.problem)
+        at_class = choose_start(config, encoder=False)
+        return at_class, find_faces_in(crops, backbone, at_class, detector)
+
+
 def find_faces_in(
     crops: Sequence[SubjectCrop], backbone: Backbone, config: Config, detector: str | Path | None
-) -> tuple[FaceBox, ...]:
+) -> tuple[CropFace, ...]:
     """Find where the face is in each crop, where a setting asks for it; nothing otherwise.
 
     Raises:

@@ -15,8 +15,9 @@ from sefi.core.rng import create_generator
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions, create_header, get_class_row
-from sefi.methods.sefi import (
+from sefi.methods.name_encoder import (
     EncoderRecipe,
+    HeadFeatures,
     NamePairs,
     compute_head_features,
     draw_name_pairs,
@@ -25,9 +26,10 @@ from sefi.methods.sefi import (
     load_encoder,
     save_encoder,
 )
-from sefi.photo.augment import PhotoViews, cut_head
+from sefi.photo.augment import CropFace, PhotoViews
 
-FACE = (0.31, 0.23, 0.29, 0.37)
+BOX = (0.31, 0.23, 0.29, 0.37)
+FACE = CropFace(BOX, ((0.37, 0.37), (0.53, 0.37), (0.45, 0.43), (0.39, 0.51), (0.51, 0.51)))
 START = ["learn.start=encoder", "learn.steps=0", "views.latent_pool=3"]
 
 
@@ -35,18 +37,25 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(shape, generator=create_generator(seed, "r"))
 
 
-def count_features(backbone: Backbone) -> int:
-    side = min(12, backbone.latent_size)
-    return backbone.unet.config["in_channels"] * side**2
+def made_pairs(latent: tuple[int, int], faces: int, width: int, words: int = 1, people: int = 97) -> NamePairs:
+    """Features that say the person, by unknown matrices and with noise.
 
-
-def made_pairs(features: int, width: int, words: int = 1, people: int = 97) -> NamePairs:
-    """Features that say the person, by an unknown matrix and with noise."""
-    traits = random(people, 5)
+    Args:
+        latent: channels and cells.
+        faces: numbers of a face.
+    """
+    traits, (channels, cells) = random(people, 5), latent
     tokens = torch.nn.functional.normalize(traits @ random(5, words * width, seed=1), dim=-1).view(people, words, width)
-    seen = traits @ random(5, features, seed=2)
-    noisy = torch.cat([seen + 0.1 * random(people, features, seed=3 + k) for k in range(3)])
-    return NamePairs(noisy, 0.7 * tokens.repeat(3, 1, 1), torch.arange(people).repeat(3))
+    size = channels * cells**2
+    seen = traits @ random(5, size + faces, seed=2)
+    noisy = torch.cat([seen + 0.1 * random(people, size + faces, seed=3 + k) for k in range(3)])
+    heads = HeadFeatures(noisy[:, :size].unflatten(1, (channels, cells, cells)), noisy[:, size:])
+    return NamePairs(heads, 0.7 * tokens.repeat(3, 1, 1), torch.arange(people).repeat(3))
+
+
+def made_pairs_for(backbone: Backbone, words: int = 1) -> NamePairs:
+    cells = min(12, backbone.latent_size)
+    return made_pairs((backbone.latent_channels, cells), 0, backbone.token_width, words)
 
 
 @pytest.fixture(scope="module")
@@ -54,28 +63,33 @@ def encoder_file(backbone: Backbone, tmp_path_factory):
     """Encoders of one and of two words, of made-up weights."""
     folder, files = tmp_path_factory.mktemp("encoders"), {}
     for words in (1, 2):
-        pairs = made_pairs(count_features(backbone), backbone.token_width, words)
+        pairs = made_pairs_for(backbone, words)
         encoder, _ = fit_encoder(pairs, EncoderRecipe(steps=3), words, SilentProgress())
         files[words] = folder / f"{words}.safetensors"
         save_encoder(encoder, backbone, files[words])
     return files
 
 
-def test_it_finds_people_it_was_not_fitted_on() -> None:
-    pairs = made_pairs(23, 11)
-    encoder, explained = fit_encoder(pairs, EncoderRecipe(steps=300), 1, SilentProgress())
-    assert explained > 0.8
-    nothing = NamePairs(random(*pairs.features.shape, seed=9), pairs.tokens, pairs.person)
-    _, by_chance = fit_encoder(nothing, EncoderRecipe(steps=300), 1, SilentProgress())
-    assert by_chance < 0.1
-    again, _ = fit_encoder(pairs, EncoderRecipe(steps=300), 1, SilentProgress())
-    assert torch.equal(encoder(pairs.features), again(pairs.features)), "the seed decides"
-    norms = encoder(pairs.features).norm(dim=-1)
+@pytest.mark.parametrize("faces", [0, 13])
+def test_it_finds_people_it_was_not_fitted_on(faces: int) -> None:
+    pairs, recipe = made_pairs((3, 5), faces, 11), EncoderRecipe(steps=100, batch=32)
+    encoder, explained = fit_encoder(pairs, recipe, 1, SilentProgress())
+    assert explained > 0.7
+    norms = encoder(pairs.heads).norm(dim=-1)
     torch.testing.assert_close(norms, torch.full_like(norms, 0.7))
 
 
+def test_of_features_that_say_nothing_it_explains_nothing_and_the_seed_decides() -> None:
+    pairs, recipe = made_pairs((3, 5), 13, 11), EncoderRecipe(steps=30, batch=32)
+    nothing = HeadFeatures(random(*pairs.heads.latents.shape, seed=9), random(*pairs.heads.faces.shape, seed=10))
+    encoder, by_chance = fit_encoder(NamePairs(nothing, pairs.tokens, pairs.person), recipe, 1, SilentProgress())
+    assert by_chance < 0.1
+    again, _ = fit_encoder(NamePairs(nothing, pairs.tokens, pairs.person), recipe, 1, SilentProgress())
+    assert torch.equal(encoder(nothing), again(nothing))
+
+
 def test_people_are_held_out_whole_and_few_are_refused() -> None:
-    pairs = made_pairs(23, 11, people=7)
+    pairs = made_pairs((3, 5), 0, 11, people=7)
     with pytest.raises(ConfigError, match="too few"):
         fit_encoder(pairs, EncoderRecipe(steps=1), 1, SilentProgress())
 
@@ -96,7 +110,7 @@ def test_foreign_and_damaged_files_are_refused(backbone: Backbone, encoder_file,
     cases = {
         "is no name encoder": (tensors, {}),
         "for another model": (tensors, {"sefi-name-encoder": "tiny:7:00"}),
-        "other names or shapes": ({**tensors, "mean": tensors["mean"][:-1]}, about),
+        "other names or shapes": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
         "not finite": ({**tensors, "norm": torch.tensor(float("nan"))}, about),
         "not of this model's width": ({**tensors, "last.bias": tensors["last.bias"][:-1]}, about),
     }
@@ -123,8 +137,8 @@ def test_without_steps_it_is_the_whole_result(backbone: Backbone, encoder_file) 
     method.check(backbone, config, None)
     made = method.learn("ada", views, backbone, config, 1, TrainingOptions())
     assert made.tokens.shape == (5, 2, backbone.token_width)
-    head = cut_head(views.crop, FACE)
-    wanted = load_encoder(encoder_file[1], backbone)(compute_head_features(backbone, head[None]))[0, 0]
+    features = compute_head_features(backbone, [views.crop], [FACE], None)
+    wanted = load_encoder(encoder_file[1], backbone)(features)[0, 0]
     torch.testing.assert_close(made.tokens, wanted.expand(5, 2, -1), rtol=1e-4, atol=1e-6)
 
 
@@ -196,8 +210,9 @@ def test_pairs_are_made_of_the_models_own_images(backbone: Backbone) -> None:
     names = ["ada", "grace", "alan"]
     pairs = draw_name_pairs(backbone, names, 1, 2, config, EverywhereAFace(), SilentProgress())
     assert pairs.person.tolist() == [0, 0, 1, 2, 2], "the third image shows no face"
-    assert pairs.features.shape == (5, count_features(backbone))
+    assert pairs.heads.latents.shape == (5, backbone.latent_channels, *[min(12, backbone.latent_size)] * 2)
+    assert pairs.heads.faces.shape == (5, 0)
     rows = find_name_tokens(backbone, names, 1)
     for k, person in enumerate(pairs.person.tolist()):
         assert torch.equal(pairs.tokens[k], rows[names[person]])
-    assert not torch.equal(pairs.features[0], pairs.features[1]), "each image has its own seed"
+    assert not torch.equal(pairs.heads.latents[0], pairs.heads.latents[1]), "each image has its own seed"

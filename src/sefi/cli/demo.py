@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from sefi.identity.file import Identity
     from sefi.report.pages import DemoContent, DemoVariant
 
-NAME, CONTROL, PRESET = "ada", "one-token", "fast"
+NAME, LEARNED, CONTROL = "ada", "learned", "one-token"
+PRESET, LEARNING_PRESET = "default", "fast"
 LIBRARIES = ("torch", "diffusers", "transformers")
 PROMPTS = (
     ("scene", "a photo of <ada> at the beach"),
@@ -44,9 +45,11 @@ ATTENTION_PROMPT = "a photo of <ada> holding a cup"
 # attention loss. That is textual inversion.
 ONE_TOKEN = ("learn.stages=1", "learn.split_key_value=false", "learn.attention_weight=0")
 STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half the time
-QUICK = ("learn.steps=2", "generate.steps=2")
+QUICK, FEW = ("generate.steps=2",), ("learn.steps=2",)
+LEARNED_LABEL = "attention loss"
 ABOUT = {
-    "SeFi-IDE": "Key and value tokens for each stage, held to the attention of the plain word.",
+    "SeFi-IDE": "What the name encoder reads in the photo: no learning.",
+    LEARNED_LABEL: "Key and value tokens for each stage, learned and held to the attention of the plain word.",
     "person": "The same prompt with the plain word: what the model does unasked.",
     "one token": "One learned token, no attention loss: classic textual inversion.",
 }
@@ -69,6 +72,7 @@ class DemoRun:
 
     backbone: "Backbone"
     config: "Config"
+    learning_config: "Config"
     seed: int
     progress: "Progress"
     prompts: tuple[tuple[str, str], ...] = PROMPTS
@@ -99,12 +103,13 @@ def run_demo(
     started = time.monotonic()
     files = prepare_demo_files(out, overwrite=overwrite)
     files.check()
-    # Half the steps of the default: on two cores all of `make demo` shall take less than four minutes.
     config = load_config(PRESET, list(QUICK if quick else STEPS))
+    # Half the steps: on two cores all of `make demo` shall take less than four minutes.
+    learning_config = load_config(LEARNING_PRESET, list(FEW if quick else ()))
     portrait = load_portrait()
     backbone = load_backbone(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:
-        run = DemoRun(backbone, config, seed, progress, mark=not no_mark)
+        run = DemoRun(backbone, config, learning_config, seed, progress, mark=not no_mark)
         page = make_demo(portrait, run, files)
     seconds = round(time.monotonic() - started, 1)
     record: dict[str, object] = {"page": str(page), "mark": not no_mark, "seconds": seconds}
@@ -120,7 +125,7 @@ def prepare_demo_files(folder: Path, *, overwrite: bool = False) -> "OwnFiles":
     from sefi.core.files import FileKind, prepare_folder
     from sefi.core.own_files import OwnFiles
 
-    identities = dict.fromkeys((f"{NAME}.safetensors", f"{CONTROL}.safetensors"), FileKind.IDENTITY)
+    identities = dict.fromkeys((f"{one}.safetensors" for one in (NAME, LEARNED, CONTROL)), FileKind.IDENTITY)
     images = dict.fromkeys((PORTRAIT, "sheet.png", "attention.png"), FileKind.PNG)
     kinds = {**identities, **images, "index.html": FileKind.HTML}
     return OwnFiles(prepare_folder(folder), kinds, identity=NAME, overwrite=overwrite)
@@ -151,7 +156,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
     """Learn, generate, draw the attention, and write everything into a folder.
 
     Returns:
-        The page. Beside it lie the portrait, the sheet, the figure and both identity files.
+        The page. Beside it lie the portrait, the sheet, the figure and the three identity files.
 
     Raises:
         OutputError: a file of somebody else has appeared in a place that was free before the work.
@@ -164,31 +169,36 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
     started = time.monotonic()
     # The commands on the page learn from this copy.
     files.write(PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
-    ada, control = learn_both(portrait, run)
+    identities = learn_all(portrait, run)
     learned = time.monotonic()
-    for name, identity in ((NAME, ada), (CONTROL, control)):
+    for name, identity in identities.items():
         files.write(f"{name}.safetensors", identity.save)
-    variants = make_variants(ada, control, run)
+    variants = make_variants(identities, run)
     generated = time.monotonic()
     times = {
-        "learning, both": f"{learned - started:.0f} s",
+        "learning, all three": f"{learned - started:.0f} s",
         f"{len(variants) * len(run.prompts)} images": f"{generated - learned:.0f} s",
     }
-    digests = [compute_identity_digest(identity) for identity in (ada, control)]
+    digests = [compute_identity_digest(identity) for identity in identities.values()]
     sheet = encode_image(draw_demo_sheet(portrait, run, variants), mark=run.mark, identities=digests)
     files.write("sheet.png", sheet.write)
-    figure = write_demo_attention(ada, run, files)
+    figure = write_demo_attention(identities[NAME], run, files)
     content = collect_demo_content(portrait, run, variants, figure, times, list_demo_commands(files.folder))
     return files.write("index.html", make_text_writer(render_demo_page(content, digests)))
 
 
-def learn_both(portrait: DemoPortrait, run: DemoRun) -> tuple["Identity", "Identity"]:
-    """Learn the identity with SeFi-IDE, and as one token without attention loss."""
+def learn_all(portrait: DemoPortrait, run: DemoRun) -> dict[str, "Identity"]:
+    """Learn the identity by the default, with the attention loss, and as one token; by the names of their files."""
     from sefi.api import learn
     from sefi.core.config import override
 
-    def learn_one(config: "Config") -> "Identity":
-        return learn(
+    configs = {
+        NAME: run.config,
+        LEARNED: run.learning_config,
+        CONTROL: override(run.learning_config, ONE_TOKEN),
+    }
+    return {
+        name: learn(
             portrait.path,
             name=NAME,
             backbone=run.backbone,
@@ -197,12 +207,12 @@ def learn_both(portrait: DemoPortrait, run: DemoRun) -> tuple["Identity", "Ident
             crop=run.backbone.is_embedded,
             progress=run.progress,
         )
+        for name, config in configs.items()
+    }
 
-    return learn_one(run.config), learn_one(override(run.config, ONE_TOKEN))
 
-
-def make_variants(ada: "Identity", control: "Identity", run: DemoRun) -> list["DemoVariant"]:
-    """Generate the same prompts from the same noise, three times."""
+def make_variants(identities: dict[str, "Identity"], run: DemoRun) -> list["DemoVariant"]:
+    """Generate the same prompts from the same noise, once for each variant."""
     from sefi.api import generate
     from sefi.report.pages import DemoVariant
 
@@ -220,7 +230,12 @@ def make_variants(ada: "Identity", control: "Identity", run: DemoRun) -> list["D
         )
         return [image.pixels for image in made]
 
-    who = {"SeFi-IDE": ada, "person": None, "one token": control}
+    who = {
+        "SeFi-IDE": identities[NAME],
+        LEARNED_LABEL: identities[LEARNED],
+        "one token": identities[CONTROL],
+        "person": None,
+    }
     return [DemoVariant(label, ABOUT[label], generate_all(identity)) for label, identity in who.items()]
 
 
@@ -281,7 +296,7 @@ def list_demo_commands(folder: Path) -> tuple[str, ...]:
     """Return commands that can be run where the demo was started."""
     photo, identity = (shlex.quote(str(folder / name)) for name in (PORTRAIT, f"{NAME}.safetensors"))
     return (
-        f"sefi learn {photo} --name bea --preset {PRESET}",
+        f"sefi learn {photo} --name bea",
         'sefi generate "a photo of <bea> at the beach" -i bea.safetensors',
         f'sefi attend "{ATTENTION_PROMPT}" -i {identity} --out maps.png',
     )
@@ -289,11 +304,11 @@ def list_demo_commands(folder: Path) -> tuple[str, ...]:
 
 def collect_demo_facts(run: DemoRun) -> dict[str, str]:
     """Return the settings and the machine, for the page."""
-    learn, generate = run.config.learn, run.config.generate
+    learn, generate = run.learning_config.learn, run.config.generate
     return {
         "model": f"{run.backbone.source} ({run.backbone.fingerprint})",
         "learned": f"{learn.stages} stages x key and value x {run.backbone.token_width} numbers",
-        "learning": f"{learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
+        "learning": f"none; of the two below {learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
         "drawing": f"{generate.steps} {generate.scheduler} steps, scale {generate.guidance_scale}",
         "seed": str(run.seed),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.backbone.device.type}",

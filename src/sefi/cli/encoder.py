@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sefi.backbone.bundle import Backbone
     from sefi.core.config import Config
     from sefi.core.progress import Progress
-    from sefi.methods.sefi import NamePairs
+    from sefi.methods.name_encoder import NamePairs
 
 app = typer.Typer(
     no_args_is_help=True, help="Fit a name encoder: a photo to the tokens that the model would know it by."
@@ -33,7 +33,7 @@ def train_encoder(
     model: options.Model = options.EMBEDDED,
     names: Names = None,
     count: Images = 2,
-    words: Words = 2,
+    words: Words = 1,
     steps: Steps = 2000,
     preset: options.Preset = "default",
     settings: options.Settings = None,
@@ -46,12 +46,12 @@ def train_encoder(
     dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
-    """Fit it on the model's own images of names that it knows; without names on drawings of the embedded model's."""
+    """Fit it on the model's own images of names that it knows; of the embedded model, without names, on drawings."""
     from sefi.cli.loading import check_detector, load_backbone, load_config
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import FileKind, check_output, write_output
-    from sefi.methods.sefi import EncoderRecipe, fit_encoder, save_encoder
+    from sefi.methods.name_encoder import EncoderRecipe, fit_encoder, save_encoder
 
     if names is None and model != options.EMBEDDED:
         raise ConfigError("This model needs a list of the names that it knows.", "Give a file with --names.")
@@ -95,10 +95,10 @@ def collect_pairs(
     detector: Path | None,
     progress: "Progress",
 ) -> "NamePairs":
-    """Pair heads with names: of the model's own images, or of drawings of the embedded model's characters."""
+    """Pair heads with names: of the model's own images, or of drawings of people for the embedded model."""
     from sefi.api import open_detector
     from sefi.methods.base import read_name_list
-    from sefi.methods.sefi import draw_name_pairs
+    from sefi.methods.name_encoder import draw_name_pairs
 
     finder = open_detector(backbone, detector)
     if names is None:

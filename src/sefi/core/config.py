@@ -61,7 +61,10 @@ class LearnSettings(Section, frozen=True):
     """
 
     steps: int = Field(
-        1000, ge=0, le=10_000_000, description="optimiser steps; 0 takes what learn.start=encoder gives as it is"
+        1000,
+        ge=0,
+        le=10_000_000,
+        description="optimiser steps; 0, with learn.start=encoder: what it gives; with auto: that, or 200 steps",
     )
     batch: int = Field(1, ge=1, le=1024, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
@@ -126,8 +129,9 @@ class LearnSettings(Section, frozen=True):
         "", "what else the photo shows, such as at the beach: ends every sentence to learn with"
     )
     outside_weight: float = make_option(1.0, "of the denoising error outside the face", ge=0, le=1)
-    start: Literal["class", "encoder"] = make_option(
-        "class", "where tokens start: the class word, or what a name encoder reads from the photo"
+    start: Literal["class", "encoder", "auto"] = make_option(
+        "class",
+        "where tokens start: the class word, or what a name encoder reads from the photo; auto: the latter if it can",
     )
     encoder: str | None = make_option(
         None, "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one"
@@ -136,10 +140,10 @@ class LearnSettings(Section, frozen=True):
     @model_validator(mode="after")
     def check_start(self) -> Self:
         """Check that there is something to learn, or an encoder that gives the tokens."""
-        if self.steps == 0 and self.start != "encoder":
-            raise ValueError("steps of 0 learn nothing; they need start=encoder")
-        if self.encoder is not None and self.start != "encoder":
-            raise ValueError("encoder has no effect without start=encoder")
+        if self.steps == 0 and self.start == "class":
+            raise ValueError("steps of 0 learn nothing; they need start=encoder or start=auto")
+        if self.encoder is not None and self.start == "class":
+            raise ValueError("encoder has no effect without start=encoder or start=auto")
         if self.noise_freedom != 1 and self.change_limit is None:
             raise ValueError("noise_freedom has no effect without change_limit")
         return self
@@ -456,11 +460,34 @@ def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> Setti
 
 
 PAPER = Config()
-DEFAULT = parse_config(
-    make_embedded_preset({**DIRECT, "steps": 200, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3}),
+# How many steps there are from the class word, where `learn.start=auto` finds no encoder and steps are 0.
+CLASS_STEPS = 200
+SCRATCH = parse_config(
+    make_embedded_preset(
+        {**DIRECT, "steps": CLASS_STEPS, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3}
+    ),
     Config,
 )
-# Half the time at over 95 % of ID(Prompt): docs/results/pilot.md.
-FAST = override(DEFAULT, ["learn.steps=100"])
-STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "fast": FAST, "paper": PAPER}
-"""The presets that are not named after a method; all three are of the method that `Config` names, SeFi-IDE."""
+FAST = override(SCRATCH, ["learn.steps=100"])
+DEFAULT = override(SCRATCH, ["learn.start=auto", "learn.steps=0"])
+STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "scratch": SCRATCH, "fast": FAST, "paper": PAPER}
+"""The presets that are not named after a method; all are of the method that `Config` names, SeFi-IDE."""
+
+
+def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
+    """Return settings in which `learn.start` says where tokens start, instead of auto.
+
+    >>> learn = choose_start(DEFAULT, encoder=False).learn
+    >>> learn.start, learn.steps
+    ('class', 200)
+
+    Args:
+        encoder: whether tokens can start at what a name encoder reads.
+    """
+    learn = config.learn
+    if learn.start != "auto":
+        return config
+    changed = (
+        {"start": "encoder"} if encoder else {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
+    )
+    return config.model_copy(update={"learn": learn.model_copy(update=changed)})

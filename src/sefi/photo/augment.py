@@ -206,11 +206,25 @@ class SubjectCrop:
 FaceBox = tuple[float, float, float, float]
 """Where a face is in a square: left, top, width and height as shares of the side."""
 
+
+@dataclass(frozen=True)
+class CropFace:
+    """A face in a square.
+
+    Attributes:
+        box: where it is.
+        landmarks: x and y of eyes, nose and corners of the mouth, as shares of the side.
+    """
+
+    box: FaceBox
+    landmarks: tuple[tuple[float, float], ...] = ()
+
+
 # Hair, ears and chin belong to the subject too: half as large again as the box, and a little above its middle.
 HEAD_SIZE, HEAD_MIDDLE = 1.5, 0.42
 
 
-def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> FaceBox:
+def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> CropFace:
     """Find the largest face of a square `[3, R, R]`.
 
     Args:
@@ -226,7 +240,8 @@ def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> FaceBox:
             "Choose a photo in which the face is larger, or leave out the setting that asks where it is.",
         )
     face, side = max(faces, key=lambda one: one.width * one.height), crop.shape[-1]
-    return face.left / side, face.top / side, face.width / side, face.height / side
+    box = face.left / side, face.top / side, face.width / side, face.height / side
+    return CropFace(box, tuple((float(x) / side, float(y) / side) for x, y in face.landmarks))
 
 
 def draw_head_mask(face: FaceBox, side: int) -> Tensor:
@@ -267,7 +282,7 @@ class PhotoViews:
     crop: Tensor
     settings: ViewSettings
     other_crops: tuple[Tensor, ...] = ()
-    faces: tuple[FaceBox, ...] = ()
+    faces: tuple[CropFace, ...] = ()
 
     @property
     def crops(self) -> tuple[Tensor, ...]:
@@ -287,7 +302,7 @@ class PhotoViews:
 
     def draw_mask(self, number: int, parameters: ViewParameters) -> Tensor:
         """Draw the head of a crop where a view has it, `[1, R, R]` in [0, 1]; around a small view is outside."""
-        mask = draw_head_mask(self.faces[number], self.crop.shape[-1])
+        mask = draw_head_mask(self.faces[number].box, self.crop.shape[-1])
         # The canvas is black, which is -1.
         unchanged = replace(parameters, brightness=1, contrast=1, saturation=1, hue=0, canvas="black")
         return ((apply((2 * mask - 1).expand(3, -1, -1), unchanged)[:1] + 1) / 2).clamp(0, 1)

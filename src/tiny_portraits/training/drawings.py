@@ -1,7 +1,7 @@
 """Drawings to learn from: whole series made by all cores, and faces and heads for the evaluators."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -13,22 +13,25 @@ import cv2
 import numpy as np
 import torch
 from numpy.lib.format import open_memmap
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.errors import FaceError
 from sefi.core.progress import Progress
 from sefi.core.threads import count_usable_cores
 from sefi.evaluation.encoders import FACE_LANDMARKS, HEAD_LANDMARKS, align_face
-from sefi.methods.sefi import NamePairs, find_name_tokens, pair_heads_with_names
+from sefi.evaluation.second_recogniser import load_second_recogniser
+from sefi.methods.name_encoder import NamePairs, find_name_tokens, pair_heads_with_names
 from sefi.photo.augment import crop_face
 from sefi.photo.detect import FaceDetector
 from sefi.photo.read import Photo
+from sefi.training.loop import compute_cosine_rate, set_rate
 from tiny_portraits.drawing.content import SHIPPED, ImageContent, WorldVersion
 from tiny_portraits.drawing.image import UNITS, describe_face, draw, locate_heads
 from tiny_portraits.drawing.sampling import PEOPLE_ONLY, get_content, make_portrait, make_scene_photo, sample_content
 from tiny_portraits.drawing.traits import Person, sample_person
-from tiny_portraits.text.words import CHARACTERS, list_characters
+from tiny_portraits.text.words import list_characters
 
 CHUNK = 100
 # The centre of the first face and its five landmarks.
@@ -187,35 +190,91 @@ def draw_head_crops(count: int, seed: int, version: WorldVersion = SHIPPED) -> t
     return np.stack(heads), shown
 
 
-NAMED_SIDE = 256  # pixels of a drawing before the face is cut out
-FIRST_NAMED = 60_000  # numbers of drawings that nothing else uses
+PHOTO_SIDE = 256  # pixels of a drawing before the face is cut out
+PAIRED_SEED, FIRST_PAIRED = 77_001, 700_000  # of people and their drawings that nothing else uses
+PAIRED_PEOPLE = 12_000
+MAP_INNER = 512
+
+
+class TokenMap(nn.Module):
+    """A person's vector to the direction of the token that the model would know them by.
+
+    The token table has rows for the named characters only; they are a smooth function of the vector.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    norm: Tensor
+
+    def __init__(self, vectors: Tensor, rows: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", vectors.mean(0))
+        self.register_buffer("scale", vectors.std(0).clamp(min=1e-3))
+        self.register_buffer("norm", rows.norm(dim=-1).mean())
+        self.layers = nn.Sequential(
+            nn.Linear(vectors.shape[1], MAP_INNER),
+            nn.SiLU(),
+            nn.Linear(MAP_INNER, MAP_INNER),
+            nn.SiLU(),
+            nn.Linear(MAP_INNER, rows.shape[1]),
+        )
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return rows `[person, width]` of the token table for vectors `[person, VECTOR_WIDTH]`."""
+        return self.norm * F.normalize(self.layers((vectors - self.mean) / self.scale), dim=-1)
+
+
+def fit_token_map(vectors: Tensor, rows: Tensor, steps: int = 4000, seed: int = 0) -> TokenMap:
+    """Fit a map to the vectors `[person, VECTOR_WIDTH]` and the rows `[person, width]` of people who have names."""
+    torch.manual_seed(seed)
+    token_map = TokenMap(vectors, rows)
+    optimiser = torch.optim.AdamW(token_map.parameters(), lr=2e-3, weight_decay=0.1)
+    for step in range(steps):
+        chosen = torch.randint(len(rows), (128,))
+        loss = (token_map(vectors[chosen]) - rows[chosen]).pow(2).sum(-1).mean() / token_map.norm**2
+        set_rate(optimiser, compute_cosine_rate(step, steps, 2e-3))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+    return token_map.requires_grad_(requires_grad=False)
+
+
+def stack_vectors(people: Sequence[Person]) -> Tensor:
+    """Return the vectors of people, `[person, VECTOR_WIDTH]`."""
+    return torch.from_numpy(np.stack([one.get_vector() for one in people]).astype(np.float32))
 
 
 def pair_drawings_with_names(
-    backbone: Backbone, detector: FaceDetector, progress: Progress, count: int = CHARACTERS
+    backbone: Backbone, detector: FaceDetector, progress: Progress, count: int = PAIRED_PEOPLE, map_steps: int = 4000
 ) -> NamePairs:
-    """Pair drawings of the named characters with their first names: of each a plain portrait and a photo in a scene.
+    """Pair drawings of new people with the tokens that names of theirs would have: a plain portrait and one in a scene.
 
-    They are cut out as photos to learn from are.
+    They are cut out as photos to learn from are. Their tokens are those of `fit_token_map`, fitted to all named
+    characters.
 
     Args:
-        count: how many characters, the first ones.
+        count: of people, the first ones.
+        map_steps: of that fit.
     """
-    characters = list_characters()[:count]
+    characters = list_characters()
     rows = find_name_tokens(backbone, [one.name for one in characters], words=1)
+    known = torch.cat([rows[one.name] for one in characters])
+    token_map = fit_token_map(stack_vectors([one.person for one in characters]), known, map_steps)
 
     def cut_out() -> Iterator[tuple[int, Tensor, Tensor]]:
-        for number, one in enumerate(characters):
+        for number in range(count):
+            person = sample_person(np.random.default_rng([PAIRED_SEED, number]))
+            row = token_map(stack_vectors([person]))
             for make in (make_portrait, make_scene_photo):
-                rgb = draw(make(one.person, FIRST_NAMED + number), NAMED_SIDE)
-                photo = Photo(convert_to_tensor(rgb[None])[0], one.name)
+                rgb = draw(make(person, FIRST_PAIRED + number), PHOTO_SIDE)
+                photo = Photo(convert_to_tensor(rgb[None])[0], "a drawing")
                 # A face that is not found is left out, as those are that the cut-out square does not show.
                 with suppress(FaceError):
-                    yield number, crop_face(photo, detector, backbone.resolution), rows[one.name]
+                    yield number, crop_face(photo, detector, backbone.resolution), row
             progress.advance()
 
-    progress.start(len(characters), "drawing named characters")
-    pairs = pair_heads_with_names(backbone, cut_out(), detector)
+    progress.start(count, "drawing people")
+    pairs = pair_heads_with_names(backbone, cut_out(), detector, load_second_recogniser())
     progress.finish()
     return pairs
 
