@@ -21,8 +21,8 @@ PROMPTS = (("scene", "a photo of <ada> in snow"), ("style", "a drawing of <ada>"
 @pytest.fixture(scope="module")
 def made(backbone, portrait, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
-    config = load_config("default", list(demo.QUICK))
-    run = demo.DemoRun(backbone, config, 0, SilentProgress(), PROMPTS)
+    config, learning = (load_config(preset, list(demo.QUICK)) for preset in ("default", "fast"))
+    run = demo.DemoRun(backbone, config, learning, 0, SilentProgress(), PROMPTS)
     demo.make_demo(demo.DemoPortrait(portrait, {"hair": "red curls"}), run, demo.prepare_demo_files(folder))
     return folder
 
@@ -33,6 +33,7 @@ def test_everything_is_written(made):
         "ada.safetensors",
         "attention.png",
         "index.html",
+        "learned.safetensors",
         "one-token.safetensors",
         "portrait.png",
         "sheet.png",
@@ -49,25 +50,25 @@ def test_the_commands_on_the_page_name_files_that_are_there(made):
 
 
 def test_the_control_is_one_token_without_attention_loss(made):
-    control, ours = (Identity.load(made / f"{name}.safetensors") for name in ("one-token", "ada"))
+    control, learned = (Identity.load(made / f"{name}.safetensors") for name in ("one-token", "learned"))
     assert control.tokens.shape[0] == 1
     assert (control.tokens[:, 0] == control.tokens[:, 1]).all()
     assert control.header.settings["learn"]["attention_weight"] == 0
-    assert ours.tokens.shape[0] == 5
-    assert (ours.tokens[:, 0] != ours.tokens[:, 1]).any()
+    assert learned.tokens.shape[0] == 5
+    assert (learned.tokens[:, 0] != learned.tokens[:, 1]).any()
 
 
-def test_the_page_shows_every_prompt_three_times(made):
+def test_the_page_shows_every_prompt_four_times(made):
     page = (made / "index.html").read_text(encoding="utf-8")
     assert page.count('<figure class="card">') == len(PROMPTS)
-    assert page.count("data:image/png;base64,") == 2 + 3 * len(PROMPTS)
+    assert page.count("data:image/png;base64,") == 2 + 4 * len(PROMPTS)
     assert "red curls" in page
 
 
 def test_the_sheet_has_a_row_for_each_way(made):
     with Image.open(made / "sheet.png") as sheet:
         assert sheet.width > 3 * 160
-        assert sheet.height > 3 * 160
+        assert sheet.height > 4 * 160
 
 
 def test_traits_come_from_the_truth(tmp_path, monkeypatch):

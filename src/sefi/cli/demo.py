@@ -45,7 +45,7 @@ ATTENTION_PROMPT = "a photo of <ada> holding a cup"
 # attention loss. That is textual inversion.
 ONE_TOKEN = ("learn.stages=1", "learn.split_key_value=false", "learn.attention_weight=0")
 STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half the time
-QUICK, FEW = ("generate.steps=2",), ("learn.steps=2",)
+QUICK = ("learn.steps=2", "generate.steps=2")
 LEARNED_LABEL = "attention loss"
 ABOUT = {
     "SeFi-IDE": "What the name encoder reads in the photo: no learning.",
@@ -105,7 +105,7 @@ def run_demo(
     files.check()
     config = load_config(PRESET, list(QUICK if quick else STEPS))
     # Half the steps: on two cores all of `make demo` shall take less than four minutes.
-    learning_config = load_config(LEARNING_PRESET, list(FEW if quick else ()))
+    learning_config = load_config(LEARNING_PRESET, list(QUICK if quick else ()))
     portrait = load_portrait()
     backbone = load_backbone(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:

@@ -165,13 +165,13 @@ def read_tokens(name: str, views: PhotoViews, backbone: Backbone, config: Config
         raise FaceError(
             "The name encoder needs to know where the face is.", "Learn with sefi.learn or `sefi learn`, which find it."
         )
-    heads = compute_head_features(backbone, views.crops, views.faces, load_reader(encoder))
+    heads = compute_head_features(backbone, views.crops, views.faces, load_face_reader(encoder))
     with torch.no_grad():
         tokens = encoder(heads.average())[0]
     return Identity({"tokens": tokens.expand(1, 2, -1, -1).contiguous()}, create_header(name, backbone, config, seed))
 
 
-def load_reader(encoder: NameEncoder) -> SecondRecogniser | None:
+def load_face_reader(encoder: NameEncoder) -> SecondRecogniser | None:
     """Load the recogniser whose features an encoder reads; None where it reads latents only."""
     return None if encoder.face is None else load_second_recogniser()
 

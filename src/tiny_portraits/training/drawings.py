@@ -239,7 +239,7 @@ def fit_token_map(vectors: Tensor, rows: Tensor, steps: int = 4000, seed: int = 
     return token_map.requires_grad_(requires_grad=False)
 
 
-def stack_vectors(people: Sequence[Person]) -> Tensor:
+def collect_vectors(people: Sequence[Person]) -> Tensor:
     """Return the vectors of people, `[person, VECTOR_WIDTH]`."""
     return torch.from_numpy(np.stack([one.get_vector() for one in people]).astype(np.float32))
 
@@ -259,12 +259,12 @@ def pair_drawings_with_names(
     characters = list_characters()
     rows = find_name_tokens(backbone, [one.name for one in characters], words=1)
     known = torch.cat([rows[one.name] for one in characters])
-    token_map = fit_token_map(stack_vectors([one.person for one in characters]), known, map_steps)
+    token_map = fit_token_map(collect_vectors([one.person for one in characters]), known, map_steps)
 
     def cut_out() -> Iterator[tuple[int, Tensor, Tensor]]:
         for number in range(count):
             person = sample_person(np.random.default_rng([PAIRED_SEED, number]))
-            row = token_map(stack_vectors([person]))
+            row = token_map(collect_vectors([person]))
             for make in (make_portrait, make_scene_photo):
                 rgb = draw(make(person, FIRST_PAIRED + number), PHOTO_SIDE)
                 photo = Photo(convert_to_tensor(rgb[None])[0], "a drawing")

@@ -7,14 +7,14 @@ from sefi.api import open_detector
 from sefi.core.progress import SilentProgress
 from sefi.methods.name_encoder import compute_explained_variance, find_name_tokens
 from tiny_portraits.text.words import list_characters
-from tiny_portraits.training.drawings import fit_token_map, pair_drawings_with_names, stack_vectors
+from tiny_portraits.training.drawings import fit_token_map, pair_drawings_with_names, collect_vectors
 
 
 def test_tokens_of_names_left_out_are_found_by_the_person() -> None:
     embedded, characters = sefi.open_backbone(), list_characters()
     rows = find_name_tokens(embedded, [one.name for one in characters], 1)
     known = torch.cat([rows[one.name] for one in characters])
-    vectors, out = stack_vectors([one.person for one in characters]), torch.arange(len(characters)) % 10 == 0
+    vectors, out = collect_vectors([one.person for one in characters]), torch.arange(len(characters)) % 10 == 0
     token_map = fit_token_map(vectors[~out], known[~out], steps=150)
     assert compute_explained_variance(token_map(vectors[out]), known[out], known[~out].mean(0)) > 0.9
 
