@@ -1,6 +1,7 @@
 """A tiny model as a folder, an identity learned on it, and the program as a function."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,8 @@ from PIL import Image
 from tests.conftest import save_model_folder
 from typer.testing import CliRunner
 
+import sefi.backbone.open as backbone_module
+from sefi.backbone.kinds import EMBEDDED
 from sefi.cli.app import app
 
 CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
@@ -17,6 +20,25 @@ CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-0
 def model_folder(backbone, tmp_path_factory) -> Path:
     """The tiny model in the Stable Diffusion format."""
     return save_model_folder(backbone, tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def model_folder_opened_once(model_folder) -> Iterator[None]:
+    """Let commands share the model of `model_folder` where they open it alike: that takes longer than most of them."""
+    opened, open_anew = {}, backbone_module.open_backbone
+
+    def open_backbone(source=EMBEDDED, **options):
+        if str(source) != str(model_folder):
+            return open_anew(source, **options)
+        files = [(path, path.stat().st_mtime_ns) for path in sorted(model_folder.rglob("*"))]
+        key = (str(sorted(options.items())), *files)
+        if key not in opened:
+            opened[key] = open_anew(source, **options)
+        return opened[key]
+
+    backbone_module.open_backbone = open_backbone
+    yield
+    backbone_module.open_backbone = open_anew
 
 
 @pytest.fixture

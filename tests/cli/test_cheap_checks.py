@@ -2,11 +2,10 @@
 
 import json
 import shlex
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
+from tests.cli.processes import run_forked, run_fresh
 
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
@@ -159,12 +158,13 @@ def test_guidance_below_one_is_said_to_be_none(sefi, model_folder, tmp_path, sca
     assert "note:" not in sefi(*words, "--guidance-scale", 1, "--count", 2).stderr
 
 
-def test_a_remark_of_the_library_is_printed_once(model_folder, tmp_path):
+@pytest.mark.parametrize("run", [run_forked, pytest.param(run_fresh, marks=pytest.mark.slow)])
+def test_a_remark_of_the_library_is_printed_once(model_folder, tmp_path, run):
     # In a process of its own: pytest takes the records of loggers, which Python would print.
     words = ("generate", "a photo of person", "--steps", "2", "--guidance-scale", "0.5")
-    command = [sys.executable, "-m", "sefi", *words, "--model", str(model_folder), "--out", str(tmp_path)]
-    found = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert found.stderr.count("generates without guidance") == 1
+    found = run(tmp_path, *words, "--model", model_folder, "--out", "images")
+    assert found.returncode == 0
+    assert found.stderr.count(b"generates without guidance") == 1
 
 
 # ------------------------------------------------------------------ the command that follows

@@ -130,7 +130,7 @@ def test_generate_needs_no_identity_for_a_plain_prompt(sefi, model_folder, tmp_p
 
 
 def test_prompts_as_other_programs_write_them(sefi, ada, model_folder, tmp_path):
-    long = "a (photo:1.2) of (<ada>:0.8) at the beach" + " and the dog" * 5
+    long = "a (photo:1.2) of (<ada>:0.8) at the beach" + " and the dog" * 3
     words = ["-i", ada, "--model", model_folder, *QUICK, "--json"]
     found = sefi("generate", long, "--clip-skip", 2, "--out", tmp_path / "pictures", *words)
     assert found.exit_code == 0, found.output

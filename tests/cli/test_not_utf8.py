@@ -3,10 +3,9 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
+from tests.cli.processes import run_forked, run_fresh
 
 from sefi.cli.image_files import append_record, read_records
 from sefi.core.errors import OutputError
@@ -77,12 +76,6 @@ def folder(tmp_path, ada, portrait, model_folder):
     return tmp_path
 
 
-def run(folder, *words):
-    """Run the program in a folder; `returncode`, `stdout` and `stderr`."""
-    command = [sys.executable, "-m", "sefi", *words]
-    return subprocess.run(command, cwd=folder, capture_output=True, check=False)
-
-
 def files_in(folder):
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
@@ -103,7 +96,7 @@ def check_refusal(case, code, printed):
 @pytest.mark.parametrize("case", AS_PROCESS)
 def test_a_process_refuses_what_no_file_can_hold(folder, case):
     before = files_in(folder)
-    found = run(folder, *REFUSED[case][0], "--json")
+    found = run_fresh(folder, *REFUSED[case][0], "--json")
     check_refusal(case, found.returncode, found.stdout.decode("utf-8"))
     assert b"opened" not in found.stderr
     assert files_in(folder) == before
@@ -119,7 +112,8 @@ def test_what_no_file_can_hold_is_refused_before_the_work(sefi, folder, monkeypa
     assert files_in(folder) == before
 
 
-def test_the_same_is_said_without_json(folder):
+@pytest.mark.parametrize("run", [run_forked, pytest.param(run_fresh, marks=pytest.mark.slow)])
+def test_the_same_is_said_without_json(folder, run):
     found = run(folder, *LEARN, "--method", "cross-init", "--set", b"basis.names=" + BAD)
     assert found.returncode == 2
     assert not found.stdout

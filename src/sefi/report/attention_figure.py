@@ -107,6 +107,8 @@ def draw_row(axes: Sequence[Axes], row: MapRow) -> None:
     """Draw the image and then one map for each word; what is left over stays empty."""
     for axis in axes:
         axis.set_axis_off()
+        for scale in (axis.xaxis, axis.yaxis):  # else the layout measures ticks that are off
+            scale.set_visible(False)
     axes[0].imshow(np.asarray(row.image))
     axes[0].set_title("image", fontsize=WORD)
     grey = np.asarray(row.image.convert("L"))
@@ -137,7 +139,7 @@ def make_face_outline(face: Box, size: tuple[int, int]) -> Rectangle:
 def encode_figure(figure: Figure, *, mark: bool = True, identities: Sequence[str] = ()) -> EncodedImage:
     """Encode a figure as PNG with its marks, without time stamps, so that equal figures are equal files."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI)
+    figure.savefig(buffer, format="png", dpi=DPI, pil_kwargs={"compress_level": 0})  # read again at once
     return encode_image(Image.open(buffer).convert("RGB"), mark=mark, identities=identities)
 
 
