@@ -42,6 +42,7 @@ LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
+Numbers = Mapping[str, float | Tensor]  # worth logging; scalars of a device are read after the backward pass
 
 
 class Task(Protocol):
@@ -55,7 +56,7 @@ class Task(Protocol):
     weights: nn.Module
     training_key: dict[str, Any]
 
-    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
         """Return the loss of a step, and the numbers that are worth logging."""
         ...
 
@@ -64,7 +65,7 @@ class Task(Protocol):
         ...
 
 
-LossPart = tuple[float, Tensor, dict[str, float]]  # share of the samples, their loss, and the numbers worth logging
+LossPart = tuple[float, Tensor, Numbers]  # share of the samples, their loss, and its numbers
 
 
 @runtime_checkable
@@ -260,14 +261,19 @@ class Trainer:
     def add_gradients(self, step: int) -> dict[str, float] | None:
         """Add up the gradients of all parts of a step; return as `compute_step` does."""
         self.optimiser.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
+        parts: list[LossPart] = []
         for share, loss, numbers in self.compute_parts(step):
-            if not torch.isfinite(loss):
-                return None
             (loss * share).backward()
+            parts.append((share, loss.detach(), numbers))
+        norm = clip_gradients(self.optimiser, self.options.gradient_clip)
+        # Only now: whoever reads a number of a device before waits until it is done with everything that is queued.
+        if not all(torch.isfinite(one) for one in (norm, *(loss for _, loss, _ in parts))):
+            return None
+        totals: dict[str, float] = {}
+        for share, _, numbers in parts:
             for name, value in numbers.items():
-                totals[name] = totals.get(name, 0.0) + share * value
-        return totals if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+                totals[name] = totals.get(name, 0.0) + share * float(value)
+        return totals
 
     def compute_parts(self, step: int) -> Iterator[LossPart]:
         """Yield the loss of a step, or the losses of its parts."""

@@ -1,0 +1,279 @@
+"""What a learning step and an image cost, as ratios of CPU time to the bare denoiser and to diffusers' own loops.
+
+    python experiments/engine.py learning               # minutes; the embedded model
+    python experiments/engine.py learning --size sd14   # Stable Diffusion 1.4's size, random weights, bfloat16
+    python experiments/engine.py parts                  # where the time of a step goes, and docs/pictures/engine.png
+    python experiments/engine.py generation
+    python experiments/engine.py together
+    python experiments/engine.py start
+
+Everything runs in one process with one thread, the variants in turn, so that whatever else the machine does meets all
+of them alike; ratios are of the medians. Each command writes its part of experiments/records/engine.json.
+"""
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is loaded
+
+import sefi
+
+# isort: split
+
+import diffusers
+import torch
+import transformers
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from sefi.backbone.bundle import Backbone, copy_part
+from sefi.backbone.open import MODELS
+from sefi.core.config import Config, override
+from sefi.core.files import write_text
+from sefi.core.progress import SilentProgress
+from sefi.core.text import dump_json
+from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner
+from sefi.diffusion.sampling import sample_images
+from sefi.diffusion.schedulers import create_scheduler
+from sefi.diffusion.text import tokenize_text
+from sefi.identity.file import Identity
+from sefi.identity.tokens import IdentityTokens
+from sefi.methods import PRESETS
+from sefi.methods.base import create_header, get_class_row
+from sefi.photo.augment import PhotoViews
+from sefi.photo.read import convert_to_pixels
+from sefi.training.loop import IdentityTrainer
+from sefi.training.token_inversion import TokenTask
+
+RECORD = Path(__file__).parent / "records" / "engine.json"
+PORTRAIT = MODELS / "demo" / "portrait.png"
+SEED = 0
+STEPS = 4  # of each variant a turn; a single one is too short for the clock of a busy machine
+
+Step = Callable[[int], object]
+Seconds = dict[str, list[float]]
+
+
+# ------------------------------------------------------------------ measuring
+
+
+def measure_in_turn(variants: Mapping[str, Step], rounds: int, steps: int = STEPS) -> Seconds:
+    """Return the CPU seconds of a step of each variant in each round, after one round that warms up."""
+    seconds: Seconds = {name: [] for name in variants}
+    for turn in range(rounds + 1):
+        for name, step in variants.items():
+            started = time.process_time()
+            for number in range(steps):
+                step(turn * steps + number)
+            if turn:
+                seconds[name].append((time.process_time() - started) / steps)
+    return seconds
+
+
+def compare(seconds: Seconds, pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Return the median milliseconds of each variant, and the ratios of pairs with their range over the rounds."""
+    ratios: dict[str, Any] = {}
+    for name, (above, below) in pairs.items():
+        each = [one / other for one, other in zip(seconds[above], seconds[below], strict=True)]
+        ratio = median(seconds[above]) / median(seconds[below])
+        ratios[name] = {"ratio": round(ratio, 3), "lowest": round(min(each), 3), "highest": round(max(each), 3)}
+    times = {name: round(1000 * median(found), 1) for name, found in seconds.items()}
+    return {"cpu_ms": times, "ratios": ratios, "rounds": len(next(iter(seconds.values())))}
+
+
+def describe_machine() -> dict[str, Any]:
+    """Return what the times depend on."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "processor": names[0].split(":", 1)[1].strip() if names else platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load": [round(one, 1) for one in os.getloadavg()],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "transformers": transformers.__version__,
+        "sefi": sefi.__version__,
+    }
+
+
+def write_part(name: str, part: Mapping[str, Any]) -> None:
+    """Write one part of the record; the others stay."""
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    record[name] = {**part, "machine": describe_machine()}
+    write_text(RECORD, dump_json(record, indent=1) + "\n")
+    sys.stdout.write(dump_json(record[name], indent=1) + "\n")
+
+
+# ------------------------------------------------------------------ learning
+
+
+def make_views(backbone: Backbone, config: Config) -> PhotoViews:
+    """Return the views of the portrait that the package brings, as large as the model's images."""
+    image = Image.open(PORTRAIT).convert("RGB").resize((backbone.resolution, backbone.resolution))
+    return PhotoViews(convert_to_pixels(image), config.views)
+
+
+def make_trainer(backbone: Backbone, config: Config) -> IdentityTrainer:
+    """Return the trainer of SeFi-IDE's tokens for some settings."""
+    tokens = IdentityTokens(get_class_row(backbone, config), config.learn, SEED)
+    return IdentityTrainer(TokenTask(backbone, make_views(backbone, config), config, SEED, tokens), config)
+
+
+def make_floor(backbone: Backbone, batch: int) -> Step:
+    """Return the least that can be done: the stock frozen UNet there, and back to the text that it reads."""
+    random = torch.Generator().manual_seed(SEED)
+    shape = (batch, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
+    noisy, noise = (torch.randn(shape, generator=random).to(backbone.dtype) for _ in range(2))
+    width = int(backbone.unet.config["cross_attention_dim"])
+    context = torch.randn(batch, backbone.text_length, width, generator=random).to(backbone.dtype).requires_grad_()
+    timesteps = torch.randint(0, backbone.num_train_timesteps, (batch,), generator=random)
+
+    def step(_: int) -> None:
+        prediction = backbone.unet(noisy, timesteps, context).sample
+        context.grad = None
+        F.mse_loss(prediction.float(), noise.float()).backward()
+
+    return step
+
+
+class DiffusersLoop:
+    """Textual inversion as diffusers' example describes it, without its launcher.
+
+    The photo is resized, flipped by chance and encoded in every step; the text encoder runs in single precision with
+    its whole token table trainable, which AdamW moves; afterwards all rows but the placeholder's are put back; the loss
+    is read at the end of every step.
+    """
+
+    def __init__(self, backbone: Backbone, batch: int) -> None:
+        self.backbone, self.batch = backbone, batch
+        self.photo = Image.open(PORTRAIT).convert("RGB")
+        self.encoder = copy_part(backbone.text_encoder)
+        table = self.encoder.get_input_embeddings()
+        table.weight = torch.nn.Parameter(table.weight.detach().float().clone())
+        if backbone.dtype != torch.float32:
+            self.encoder = type(backbone.text_encoder)(backbone.text_encoder.config).float()
+            self.encoder.requires_grad_(requires_grad=False)
+            table = self.encoder.get_input_embeddings().requires_grad_()
+        self.table: Any = table
+        self.original = self.table.weight.detach().clone()
+        self.row = tokenize_text(backbone, "person")[0][0]
+        self.optimiser = torch.optim.AdamW([self.table.weight], lr=5e-4, weight_decay=1e-2)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda _: 1.0)
+        self.random = torch.Generator().manual_seed(SEED)
+        words = tokenize_text(backbone, "a photo of a person")
+        ids = torch.full((backbone.text_length,), int(backbone.tokenizer.eos_token_id))
+        ids[0] = int(backbone.tokenizer.bos_token_id)
+        ids[1 : 1 + len(words)] = torch.tensor([word[0] for word in words])
+        self.ids = ids.repeat(batch, 1)
+
+    def read_photo(self) -> Tensor:
+        """Return the photo as the example's data set gives it, `[3, side, side]` in [-1, 1]."""
+        side = self.backbone.resolution
+        image = self.photo.resize((side, side), Image.Resampling.BICUBIC)
+        if torch.rand((), generator=self.random) < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        return convert_to_pixels(image)
+
+    def __call__(self, _: int) -> float:
+        """Take a step; return its loss."""
+        backbone = self.backbone
+        pixels = torch.stack([self.read_photo() for _ in range(self.batch)]).to(backbone.vae.dtype)
+        with torch.no_grad():
+            encoded: Any = backbone.vae.encode(pixels)
+            latents = encoded.latent_dist.sample(self.random) * backbone.vae.config["scaling_factor"]
+        noise = torch.randn(latents.shape, generator=self.random).to(latents)
+        timesteps = torch.randint(0, backbone.num_train_timesteps, (self.batch,), generator=self.random)
+        noisy = backbone.scheduler.add_noise(latents, noise, timesteps)
+        states = self.encoder(self.ids)[0].to(backbone.dtype)
+        prediction = backbone.unet(noisy, timesteps, states).sample
+        loss = F.mse_loss(prediction.float(), noise.float())
+        loss.backward()
+        self.optimiser.step()
+        self.schedule.step()
+        self.optimiser.zero_grad()
+        with torch.no_grad():
+            others = torch.ones(len(self.original), dtype=torch.bool)
+            others[self.row] = False
+            self.table.weight[others] = self.original[others]
+        return float(loss.detach())
+
+
+LEARNING_PAIRS = {
+    "default / floor": ("default", "floor of 5"),
+    "paper / floor": ("paper", "floor of 1"),
+    "default / diffusers' loop": ("default", "diffusers' loop of 5"),
+    "paper / diffusers' loop": ("paper", "diffusers' loop of 1"),
+    "paper, view bank / floor": ("paper, view bank", "floor of 1"),
+    "paper, view bank / diffusers' loop": ("paper, view bank", "diffusers' loop of 1"),
+}
+BANK = "views.latent_pool=64"
+
+
+def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step]:
+    """Return a step of each way to learn; at the real size only those of one sample."""
+    paper = PRESETS["paper"]
+    variants: dict[str, Step] = {"floor of 1": make_floor(backbone, 1)}
+    if not large:
+        variants |= {"floor of 5": make_floor(backbone, 5)}
+        variants |= {"default": make_trainer(backbone, PRESETS["default"]).take_step}
+        variants |= {"diffusers' loop of 5": DiffusersLoop(backbone, 5)}
+    bank = 4 if large else 64
+    variants |= {"paper": make_trainer(backbone, paper).take_step}
+    variants |= {"paper, view bank": make_trainer(backbone, override(paper, [f"views.latent_pool={bank}"])).take_step}
+    variants |= {"diffusers' loop of 1": DiffusersLoop(backbone, 1)}
+    return variants
+
+
+def make_large_backbone() -> Backbone:
+    """Return a model of Stable Diffusion 1.4's size with random weights in bfloat16."""
+    from real_size import make_random_parts  # noqa: PLC0415  pyright: ignore[reportMissingImports]
+
+    torch.set_default_dtype(torch.bfloat16)
+    parts = make_random_parts(tiny=False)
+    torch.set_default_dtype(torch.float32)
+    return Backbone(**vars(parts), fingerprint="sd1:768:random", resolution=512, source="random weights")
+
+
+def measure_learning(options: argparse.Namespace) -> None:
+    """Measure a step of learning."""
+    large = options.size == "sd14"
+    backbone = make_large_backbone() if large else sefi.open_backbone()
+    variants = list_learning_variants(backbone, large=large)
+    seconds = measure_in_turn(variants, options.rounds, 1 if large else STEPS)
+    pairs = {name: pair for name, pair in LEARNING_PAIRS.items() if set(pair) <= set(variants)}
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    write_part("learning" + " sd14" * large, {**compare(seconds, pairs), "peak_gib": peak})
+
+
+# ------------------------------------------------------------------ the command
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {"learning": measure_learning}
+
+
+def main() -> None:
+    """Measure what was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("what", choices=list(COMMANDS))
+    parser.add_argument("--size", choices=("embedded", "sd14"), default="embedded")
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    COMMANDS[options.what](options)
+
+
+if __name__ == "__main__":
+    main()
