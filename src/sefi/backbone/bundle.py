@@ -483,11 +483,21 @@ class Backbone(ModelParts):
         Returns:
             `[batch, channel, height / factor, width / factor]`, about unit variance.
         """
-        # SDXL's autoencoder stays in single precision in a half-precision model: it overflows.
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
-        posterior = cast(AutoencoderKLOutput, encoded).latent_dist
+        posterior = self._encode_posterior(pixels)
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         return (latents * self._scale).to(self.dtype)
+
+    @torch.no_grad()
+    def encode_image_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode each image to mean and deviation of its scaled latent, each shaped as `encode_image` returns it."""
+        posterior = self._encode_posterior(pixels)
+        mean, deviation = posterior.mean * self._scale, posterior.std * self._scale
+        return mean.to(self.dtype), deviation.to(self.dtype)
+
+    def _encode_posterior(self, pixels: Tensor) -> Any:  # noqa: ANN401
+        # SDXL's autoencoder stays in single precision in a half-precision model: it overflows.
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        return cast(AutoencoderKLOutput, encoded).latent_dist
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:

@@ -56,6 +56,8 @@ def reshape_to_maps(weights: Tensor, height: int, width: int) -> Tensor:
 
 def resize_maps(maps: Tensor, side: tuple[int, int]) -> Tensor:
     """Resize maps `[batch, head, word, h, w]` to `side`, bilinearly; sums over words stay what they were."""
+    if maps.shape[-2:] == side:
+        return maps  # what interpolation would give, without its backward pass
     flat = maps.flatten(0, 1)
     return F.interpolate(flat, size=side, mode="bilinear", align_corners=False).unflatten(0, maps.shape[:2])
 

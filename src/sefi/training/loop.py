@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -223,7 +223,14 @@ class Trainer:
         passed over, and the rate is halved.
         """
         self.set_step_rate(step)
-        numbers = self.compute_step(step)
+        return self.apply_step(step, self.compute_step(step))
+
+    def apply_step(self, step: int, numbers: dict[str, float] | None) -> dict[str, float]:
+        """Update the weights by the gradients of a step; return what `take_step` does.
+
+        Args:
+            numbers: as `compute_step` returns them.
+        """
         with delay_interrupts():
             if numbers is None:
                 self.restore_good_state(step)
@@ -265,6 +272,10 @@ class Trainer:
         for share, loss, numbers in self.compute_parts(step):
             (loss * share).backward()
             parts.append((share, loss.detach(), numbers))
+        return self.read_numbers(parts)
+
+    def read_numbers(self, parts: Sequence[LossPart]) -> dict[str, float] | None:
+        """Shorten the gradients of a step; return its numbers, or None where a loss or the gradients are not finite."""
         norm = clip_gradients(self.optimiser, self.options.gradient_clip)
         # Only now: whoever reads a number of a device before waits until it is done with everything that is queued.
         if not all(torch.isfinite(one) for one in (norm, *(loss for _, loss, _ in parts))):
@@ -398,9 +409,13 @@ class IdentityTrainer(Trainer):
 
     def __init__(self, task: IdentityTask, config: Config, probe: Probe | None = None) -> None:
         learn, self.probe = config.learn, probe
-        # Without decay AdamW is Adam, to the bit.
+        # Without decay AdamW is Adam, to the bit. One pass over all weights pays for the module, which has many; a few
+        # rows of tokens, and the weights of a model, keep the bits that they have in earlier versions.
         optimiser = torch.optim.AdamW(
-            task.weights.parameters(), lr=learn.learning_rate, weight_decay=learn.weight_decay
+            task.weights.parameters(),
+            lr=learn.learning_rate,
+            weight_decay=learn.weight_decay,
+            fused=True if learn.expansion == "module" else None,
         )
         rate = None
         if learn.rate_schedule == "cosine":

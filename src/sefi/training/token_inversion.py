@@ -89,12 +89,17 @@ def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: T
         template: which sentence each sample uses, `[batch]`.
         tokens: each sample's key and value tokens, `[batch, 2, width]` or `[batch, 2, vector, width]`.
     """
+    key, value = backbone.encode_text(*place_tokens(texts, template, tokens)).chunk(2)
+    return join_texts(key, value, texts.reference.select(template))
+
+
+def place_tokens(texts: TrainingTexts, template: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, rows and mask of the key texts and then of the value texts, as `Backbone.encode_text` takes them."""
     tokens = add_vector_axis(tokens)
     ids, vector = texts.ids[template], texts.vector_index[template]
     sample = torch.arange(len(ids))[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
-    key, value = backbone.encode_text(ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)).chunk(2)
-    return join_texts(key, value, texts.reference.select(template))
+    return ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)
 
 
 @dataclass(frozen=True)
@@ -323,13 +328,22 @@ def encode_in_batches(backbone: Backbone, pixels: Tensor, random: torch.Generato
 
 
 class ViewLatents:
-    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once."""
+    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once.
+
+    With `views.pool_noise` fresh the pool keeps mean and deviation of each latent, and every step draws its own noise
+    of the autoencoder, as it would if it encoded the view again.
+    """
 
     def __init__(self, backbone: Backbone, views: PhotoViews, settings: ViewSettings, seed: int) -> None:
         self.backbone, self.views, self.seed = backbone, views, seed
         self.pool: Tensor | None = None
+        self.pool_deviation: Tensor | None = None
         self.pool_outside: Tensor | None = None
-        if settings.latent_pool:
+        if settings.latent_pool and settings.pool_noise == "fresh":
+            pixels, self.pool_outside = self.draw_views(settings.latent_pool, create_generator(seed, "pool", 0))
+            parts = [backbone.encode_image_posterior(some) for some in pixels.split(ENCODE_AT_ONCE)]
+            self.pool, self.pool_deviation = (torch.cat(one) for one in zip(*parts, strict=True))
+        elif settings.latent_pool:
             self.pool, self.pool_outside = self.encode_random_views(settings.latent_pool, 0, "pool")
 
     def __call__(self, count: int, step: int) -> Tensor:
@@ -343,18 +357,29 @@ class ViewLatents:
         """
         if self.pool is None:
             return self.encode_random_views(count, step, "view")
-        chosen = torch.randint(len(self.pool), (count,), generator=create_generator(self.seed, "pick", step))
-        return self.pool[chosen], None if self.pool_outside is None else self.pool_outside[chosen]
+        random = create_generator(self.seed, "pick", step)
+        chosen = torch.randint(len(self.pool), (count,), generator=random)
+        latents = self.pool[chosen]
+        if self.pool_deviation is not None:
+            noise = torch.randn(latents.shape, generator=random, dtype=torch.float32)
+            latents = latents + self.pool_deviation[chosen] * noise.to(latents)
+        return latents, None if self.pool_outside is None else self.pool_outside[chosen]
 
     def encode_random_views(self, count: int, step: int, purpose: str) -> tuple[Tensor, Tensor | None]:
         """Encode so many random views with the posterior's noise; return what `draw_with_outside` does."""
         random = create_generator(self.seed, purpose, step)
+        pixels, outside = self.draw_views(count, random)
+        return encode_in_batches(self.backbone, pixels, random), outside
+
+    def draw_views(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw views `[count, 3, side, side]`, and how much of each latent cell is outside the head."""
         views, masks = zip(*[self.views.draw_view_and_mask(random) for _ in range(count)], strict=True)
-        latents = encode_in_batches(self.backbone, torch.stack(views), random)
+        pixels = torch.stack(views)
         if masks[0] is None:
-            return latents, None
-        inside = F.interpolate(torch.stack(masks), latents.shape[-2:], mode="area")
-        return latents, (1 - inside).to(latents.device)
+            return pixels, None
+        height, width = (side // self.backbone.latent_factor for side in pixels.shape[-2:])
+        inside = F.interpolate(torch.stack(masks), (height, width), mode="area")
+        return pixels, (1 - inside).to(self.backbone.device)
 
 
 def draw_training_timesteps(settings: LearnSettings, total: int, random: torch.Generator, step: int = 0) -> Tensor:
@@ -457,19 +482,22 @@ class TokenTask:
 
     def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
         """Return the loss of a step and its terms."""
-        self.weights.train()
-        learn = self.config.learn
-        tokens = self.tokens(create_generator(self.seed, "dropout", step))
-        batch = draw_batch(self.backbone, self.latent_source, learn, self.seed, step)
-        measure = step == 0 or (step + 1) % MEASURE_EVERY == 0 or step + 1 == learn.steps
-        losses = compute_losses(
-            self.backbone, self.texts, tokens, batch, learn, measure=measure, model=self.model
-        )
+        tokens, batch = self.draw_step(step)
+        learn, measure = self.config.learn, self.is_measured(step)
+        losses = compute_losses(self.backbone, self.texts, tokens, batch, learn, measure=measure, model=self.model)
         return self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
 
-    def add_context_loss(
-        self, loss: Tensor, numbers: Numbers, tokens: Tensor, step: int
-    ) -> tuple[Tensor, Numbers]:
+    def draw_step(self, step: int) -> tuple[Tensor, TrainingBatch]:
+        """Return the tokens of a step, as they are trained, and everything random of it."""
+        self.weights.train()
+        tokens = self.tokens(create_generator(self.seed, "dropout", step))
+        return tokens, draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
+
+    def is_measured(self, step: int) -> bool:
+        """Return whether a step measures the share of the gradient on the keys."""
+        return step == 0 or (step + 1) % MEASURE_EVERY == 0 or step + 1 == self.config.learn.steps
+
+    def add_context_loss(self, loss: Tensor, numbers: Numbers, tokens: Tensor, step: int) -> tuple[Tensor, Numbers]:
         """Return a loss and its numbers with those of the other words' states, where they count."""
         if self.context_texts is None:
             return loss, numbers
