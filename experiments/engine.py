@@ -10,6 +10,8 @@
 Everything runs in one process with one thread, the variants in turn, so that whatever else the machine does meets all
 of them alike; ratios are of the medians. Each command writes its part of experiments/records/engine.json.
 """
+# diffusers annotates optional arguments and parts of its pipelines as required.
+# pyright: reportArgumentType=false
 
 import argparse
 import json
@@ -59,7 +61,7 @@ from sefi.methods import PRESETS
 from sefi.methods.base import create_header, get_class_row
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
-from sefi.training.loop import IdentityTrainer, PeriodicSaver
+from sefi.training.loop import IdentityTrainer
 from sefi.training.together import TrainingGroup
 from sefi.training.token_inversion import TokenTask, draw_batch, encode_key_value_texts
 
@@ -166,7 +168,7 @@ class DiffusersLoop:
     def __init__(self, backbone: Backbone, batch: int) -> None:
         self.backbone, self.batch = backbone, batch
         self.photo = Image.open(PORTRAIT).convert("RGB")
-        self.encoder = copy_part(backbone.text_encoder)
+        self.encoder: Any = copy_part(backbone.text_encoder)
         table = self.encoder.get_input_embeddings()
         table.weight = torch.nn.Parameter(table.weight.detach().float().clone())
         if backbone.dtype != torch.float32:
@@ -362,7 +364,7 @@ def measure_together(options: argparse.Namespace) -> None:
         variants: dict[str, Step] = {}
         for name, config in (("default", PRESETS["default"]), ("one sample", override(PRESETS["default"], ONE_SAMPLE))):
             trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
-            group = TrainingGroup([PeriodicSaver(one, None) for one in trainers], IDENTITIES)
+            group = TrainingGroup(trainers, [None] * IDENTITIES)
             variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
             variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
         seconds = measure_in_turn(variants, options.rounds, 1)
@@ -373,7 +375,7 @@ def measure_together(options: argparse.Namespace) -> None:
 
 IDENTITIES = 16
 ONE_SAMPLE = ["learn.batch=1", "learn.stage_sampling=uniform"]
-FEW_VIEWS = ["views.latent_pool=4"]  # the steps are measured, not the pool
+FEW_VIEWS = ["views.latent_pool=1"]  # the steps are measured, not the pool
 
 
 # ------------------------------------------------------------------ images

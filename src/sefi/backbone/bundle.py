@@ -2,7 +2,8 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -343,9 +344,9 @@ class Backbone(ModelParts):
             return self._run_text_encoders(encoders, ids)
 
     def copy_text_encoders(self) -> "Backbone":
-        """Return a view of this model whose text encoders are copies that share its weights, for one thread alone.
+        """Return a view of this model whose text encoders are copies that share its weights.
 
-        A training encodes texts with other rows in every step, which would copy the text encoders every time.
+        For who encodes texts with other rows again and again, which would copy the text encoders every time.
         """
         copies, rows = tuple(copy_part(encoder) for encoder in self.text_encoders), ReplacedRows()
         rows.hook(copies)
@@ -538,8 +539,8 @@ def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) 
         network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
-class ReplacedRows:
-    """Rows that the token embeddings of text encoders return in the place of words, during one call.
+class ReplacedRows(threading.local):
+    """Rows that the token embeddings of text encoders return in the place of words, during one call of one thread.
 
     Differentiable in the rows; copies no table and names no inner module of a text encoder.
     """
@@ -554,7 +555,7 @@ class ReplacedRows:
             encoder.get_input_embeddings().register_forward_hook(partial(self._overwrite, number))
 
     @contextmanager
-    def put(self, rows: Sequence[Tensor], mask: Tensor) -> Iterator[None]:
+    def put(self, rows: Sequence[Tensor], mask: Tensor) -> Generator[None]:
         """Put rows `[batch, word, width]` of each text encoder where `mask [batch, word]` is true, for a block."""
         self.rows, self.mask = rows, mask
         try:

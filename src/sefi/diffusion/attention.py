@@ -261,9 +261,7 @@ def copy_with_key_value_attention(
     copied = copy_part(unet)
     copied.set_attn_processor(
         {
-            name: KeyValueProcessor(name, recorder, detach_start=detach_start)
-            if name.endswith(CROSS)
-            else stock
+            name: KeyValueProcessor(name, recorder, detach_start=detach_start) if name.endswith(CROSS) else stock
             for name, stock in copied.attn_processors.items()
         }  # pyright: ignore[reportArgumentType]
     )

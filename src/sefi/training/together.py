@@ -79,9 +79,7 @@ def train_together(learners: Sequence[Learner], progress: Progress, at_once: int
     for trainer, learner in zip(trainers, learners, strict=True):
         trainer.resume(learner.checkpoint)
     progress.start(sum(one.options.steps - one.done for one in trainers), f"learning {len(trainers)} identities")
-    group = TrainingGroup(
-        [PeriodicSaver(t, one.checkpoint) for t, one in zip(trainers, learners, strict=True)], at_once
-    )
+    group = TrainingGroup(trainers, [one.checkpoint for one in learners], at_once)
     try:
         for advanced in group.take_steps():
             for trainer in advanced:
@@ -118,32 +116,35 @@ class TrainingGroup:
     """Trainers that take their steps together, as many at once as there is room for.
 
     Args:
-        savers: of each trainer, in the order in which they begin.
+        trainers: in the order in which they begin.
+        checkpoints: of each; None saves nothing.
     """
 
-    def __init__(self, savers: Sequence[PeriodicSaver], at_once: int) -> None:
-        self.savers, self.at_once = list(savers), at_once
-        self.stopped = False
+    def __init__(
+        self, trainers: Sequence[IdentityTrainer], checkpoints: Sequence[Path | None], at_once: int = AT_ONCE
+    ) -> None:
+        self.trainers, self.checkpoints, self.at_once = trainers, checkpoints, at_once
+        self.savers = [PeriodicSaver(one, path) for one, path in zip(trainers, checkpoints, strict=True)]
 
     def take_steps(self) -> Iterator[list[IdentityTrainer]]:
         """Take steps until all are finished; yield those that have taken one after each pass."""
         while active := self.find_active():
             with delay_interrupts(second_stops=True):
-                trainers = [one.trainer for one in active]
-                self.take_step(trainers)
-                for saver in active:
-                    saver.save_if_due()
-            yield trainers
+                self.take_step(active)
+                for saver in self.savers:
+                    if saver.trainer in active:
+                        saver.save_if_due()
+            yield active
 
-    def find_active(self) -> list[PeriodicSaver]:
+    def find_active(self) -> list[IdentityTrainer]:
         """Return the first that are not finished, as many as take a step together; scores that are due are taken."""
-        active: list[PeriodicSaver] = []
-        for saver in self.savers:
+        active: list[IdentityTrainer] = []
+        for trainer in self.trainers:
             if len(active) == self.at_once:
                 break
-            saver.trainer.score_if_due()
-            if not saver.trainer.is_finished():
-                active.append(saver)
+            trainer.score_if_due()
+            if not trainer.is_finished():
+                active.append(trainer)
         return active
 
     def take_step(self, trainers: Sequence[IdentityTrainer]) -> None:
@@ -332,11 +333,10 @@ def collect_outcome(trainer: IdentityTrainer) -> Outcome:
 
 def save_all(group: TrainingGroup, stop: KeyboardInterrupt) -> Interrupted:
     """Save every training that has a checkpoint after Ctrl-C or SIGTERM; return the error that says so."""
-    saved = [one for one in group.savers if one.checkpoint is not None]
-    for saver in saved:
-        assert saver.checkpoint is not None
-        saver.trainer.save(saver.checkpoint)
-    done = f"Stopped with {sum(one.trainer.is_finished() for one in group.savers)} of {len(group.savers)} learned"
+    saved = [(one, path) for one, path in zip(group.trainers, group.checkpoints, strict=True) if path is not None]
+    for trainer, checkpoint in saved:
+        trainer.save(checkpoint)
+    done = f"Stopped with {sum(one.is_finished() for one in group.trainers)} of {len(group.trainers)} learned"
     if not saved:
         return make_interrupted(stop, f"{done}; nothing was saved.", "Run it again.")
     return make_interrupted(stop, f"{done}; what was begun is saved.", "Run the same again to go on from there.")
