@@ -14,6 +14,7 @@ LATER_FILES = (
     "benchmark/scored_folder.py",  # layouts of other programs, of no use to a run of our own
     "methods/name_encoder.py",  # it is fitted once a model; the method only asks it
     "evaluation/second_recogniser.py",  # a network that methods learn with, apart from those that compare them
+    "training/together.py",  # identities that share the passes of one model
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -139,3 +139,29 @@ def test_a_single_photo_draws_no_number_for_its_choice() -> None:
     views = PhotoViews(square(), ViewSettings())
     views.draw_crop(first)
     assert torch.equal(torch.rand(3, generator=first), torch.rand(3, generator=second))
+
+
+@pytest.mark.parametrize("colours", ["any", "few", "grey", "black and white"])
+@pytest.mark.parametrize("hue", [0.01, 0.5])
+def test_colours_are_those_of_kornia_to_the_bit(colours: str, hue: float) -> None:
+    """What was learned with kornia's functions is learned again: it is the reference here, and no more than that."""
+    from kornia import enhance
+
+    random = generator(13)
+    for _ in range(5):
+        crop = torch.rand(3, SIDE, SIDE, generator=random) * 2 - 1
+        crop = {
+            "any": crop,
+            "few": (crop * 2).round() / 2,
+            "grey": crop[:1].expand(3, -1, -1),
+            "black and white": crop.sign(),
+        }[colours]
+        drawn = draw_parameters(ViewSettings(hue=hue, brightness=0.9), random)
+        one = ViewParameters(
+            brightness=drawn.brightness, contrast=drawn.contrast, saturation=drawn.saturation, hue=drawn.hue
+        )
+        image = enhance.adjust_brightness_accumulative((crop + 1) / 2, one.brightness)
+        image = enhance.adjust_contrast_with_mean_subtraction(image, one.contrast)
+        image = enhance.adjust_saturation_with_gray_subtraction(image, one.saturation)
+        image = enhance.adjust_hue(image, one.hue * 2 * torch.pi)
+        assert torch.equal(apply(crop, one), (image * 2 - 1).clamp(-1, 1))

@@ -2,9 +2,12 @@
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field, replace
+from functools import partial
 from typing import Any, Protocol, Self, TypeVar, cast
 
 import torch
@@ -211,6 +214,7 @@ class Backbone(ModelParts):
         signature: samples of every tensor as the model was opened; copies with changed weights keep it.
         freezes: put the parts into evaluation mode and stop their gradients; False where they belong to somebody else.
         clip_skip: which layer of the text encoders is read, counted from the usual one, which is 1; see `skip_layers`.
+        replaced_rows: of a view whose text encoders are one training's own copies; see `copy_text_encoders`.
     """
 
     fingerprint: str
@@ -219,6 +223,7 @@ class Backbone(ModelParts):
     signature: ModelSignature | None = None
     freezes: bool = True
     clip_skip: int = 1
+    replaced_rows: "ReplacedRows | None" = None
 
     def __post_init__(self) -> None:
         """Freeze every part, in evaluation mode, and sign the model where that was not done."""
@@ -290,12 +295,12 @@ class Backbone(ModelParts):
     @property
     def device(self) -> torch.device:
         """Where the UNet lives."""
-        return self.unet.device
+        return next(self.unet.parameters()).device  # diffusers' own property asks every module for hooks
 
     @property
     def dtype(self) -> torch.dtype:
         """The dtype of the weights."""
-        return self.unet.dtype
+        return next(self.unet.parameters()).dtype
 
     @property
     def embeds_guidance(self) -> bool:
@@ -328,16 +333,35 @@ class Backbone(ModelParts):
         if ids.shape[-1] > self.text_length:
             return self._encode_chunks(ids, rows, mask)
         ids, encoders = ids.to(self.device), self.text_encoders
-        if rows is not None and mask is not None:
+        if rows is None or mask is None:
+            return self._run_text_encoders(encoders, ids)
+        own = self.replaced_rows
+        if own is None:
             # On copies: a hook on the model's own token table would write these rows into other threads' texts.
-            encoders = tuple(copy_part(encoder) for encoder in encoders)
-            halves = rows.to(self.device).split(list(self.token_widths), dim=-1)
-            for encoder, some in zip(encoders, halves, strict=True):
-                _replace_rows(encoder, some, mask.to(self.device))
+            own, encoders = ReplacedRows(), tuple(copy_part(encoder) for encoder in encoders)
+            own.hook(encoders)
+        with own.put(rows.to(self.device).split(list(self.token_widths), dim=-1), mask.to(self.device)):
+            return self._run_text_encoders(encoders, ids)
+
+    def copy_text_encoders(self) -> "Backbone":
+        """Return a view of this model whose text encoders are copies that share its weights.
+
+        For who encodes texts with other rows again and again, which would copy the text encoders every time.
+        """
+        copies, rows = tuple(copy_part(encoder) for encoder in self.text_encoders), ReplacedRows()
+        rows.hook(copies)
+        names = [name for name in ("text_encoder", "text_encoder_2") if getattr(self, name) is not None]
+        return replace(self, replaced_rows=rows, **dict(zip(names, copies, strict=True)))
+
+    def _run_text_encoders(self, encoders: Sequence[Any], ids: Tensor) -> TextEncoding:
+        """Run the text encoders on ids `[batch, encoder, word]`."""
         if self.family != "sdxl":
             return TextEncoding(self._encode_words(encoders[0], ids[:, 0]))
-        # Copies again: transformers leaves hooks in the modules whose hidden states it returns.
-        answers = [copy_part(e)(ids[:, n], output_hidden_states=True) for n, e in enumerate(encoders)]
+        # Copies: transformers leaves hooks in the modules whose hidden states it returns.
+        own = self.replaced_rows is not None
+        answers = [
+            (one if own else copy_part(one))(ids[:, n], output_hidden_states=True) for n, one in enumerate(encoders)
+        ]
         states = torch.cat([answer.hidden_states[-1 - self.clip_skip] for answer in answers], dim=-1)
         sizes = states.new_tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
         return TextEncoding(states, answers[-1].text_embeds, {"time_ids": sizes.expand(len(ids), -1)})
@@ -346,7 +370,8 @@ class Backbone(ModelParts):
         """Encode texts `[batch, word]` by one encoder; states of an earlier layer are normalised as the last one's."""
         if self.clip_skip == 1:
             return encoder(ids).last_hidden_state
-        copied = copy_part(encoder)  # transformers leaves hooks in the modules whose hidden states it returns
+        # A copy: transformers leaves hooks in the modules whose hidden states it returns.
+        copied = encoder if self.replaced_rows is not None else copy_part(encoder)
         states = copied(ids, output_hidden_states=True).hidden_states[-self.clip_skip]
         return getattr(copied, "text_model", copied).final_layer_norm(states)
 
@@ -459,11 +484,21 @@ class Backbone(ModelParts):
         Returns:
             `[batch, channel, height / factor, width / factor]`, about unit variance.
         """
-        # SDXL's autoencoder stays in single precision in a half-precision model: it overflows.
-        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
-        posterior = cast(AutoencoderKLOutput, encoded).latent_dist
+        posterior = self._encode_posterior(pixels)
         latents = posterior.mode() if generator is None else posterior.sample(generator)
         return (latents * self._scale).to(self.dtype)
+
+    @torch.no_grad()
+    def encode_image_posterior(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Encode each image to mean and deviation of its scaled latent, each shaped as `encode_image` returns it."""
+        posterior = self._encode_posterior(pixels)
+        mean, deviation = posterior.mean * self._scale, posterior.std * self._scale
+        return mean.to(self.dtype), deviation.to(self.dtype)
+
+    def _encode_posterior(self, pixels: Tensor) -> Any:  # noqa: ANN401
+        # SDXL's autoencoder stays in single precision in a half-precision model: it overflows.
+        encoded = self.vae.encode(pixels.to(self.device, self.vae.dtype))
+        return cast(AutoencoderKLOutput, encoded).latent_dist
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
@@ -504,16 +539,34 @@ def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) 
         network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
-def _replace_rows(text_encoder: Any, rows: Tensor, mask: Tensor) -> None:  # noqa: ANN401
-    """Make a text encoder's token embedding return `rows [batch, word, width]` wherever `mask [batch, word]` is true.
+class ReplacedRows(threading.local):
+    """Rows that the token embeddings of text encoders return in the place of words, during one call of one thread.
 
-    Differentiable in `rows`; copies no table and names no inner module of the text encoder.
+    Differentiable in the rows; copies no table and names no inner module of a text encoder.
     """
 
-    def overwrite(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-        return torch.where(mask[..., None], rows.to(output.dtype), output)
+    def __init__(self) -> None:
+        self.rows: Sequence[Tensor] = ()
+        self.mask: Tensor | None = None
 
-    text_encoder.get_input_embeddings().register_forward_hook(overwrite)
+    def hook(self, encoders: Sequence[Any]) -> None:
+        """Let the token embeddings of text encoders, which are copies, return what is put here."""
+        for number, encoder in enumerate(encoders):
+            encoder.get_input_embeddings().register_forward_hook(partial(self._overwrite, number))
+
+    @contextmanager
+    def put(self, rows: Sequence[Tensor], mask: Tensor) -> Generator[None]:
+        """Put rows `[batch, word, width]` of each text encoder where `mask [batch, word]` is true, for a block."""
+        self.rows, self.mask = rows, mask
+        try:
+            yield
+        finally:
+            self.rows, self.mask = (), None
+
+    def _overwrite(self, number: int, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        if self.mask is None:
+            return output
+        return torch.where(self.mask[..., None], self.rows[number].to(output.dtype), output)
 
 
 def _copy_vae_of_fixed_dtype(vae: AutoencoderKL) -> AutoencoderKL:

@@ -18,7 +18,6 @@ LIBRARIES = (
     "diffusers",
     "transformers",
     "safetensors",
-    "kornia",
     "opencv-python-headless",
 )
 # Extras: the modules that they bring, and what they are for.

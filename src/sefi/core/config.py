@@ -204,6 +204,9 @@ class ViewSettings(Section, frozen=True):
     latent_pool: int = Field(
         0, ge=0, le=4096, description="views encoded once and drawn from; 0 encodes a fresh view every step"
     )
+    pool_noise: Literal["fixed", "fresh"] = make_option(
+        "fixed", "the autoencoder's noise on the latents of a pool: fixed, drawn with them, or fresh in every step"
+    )
 
     @model_validator(mode="after")
     def check_scales(self) -> Self:

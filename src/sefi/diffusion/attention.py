@@ -25,6 +25,7 @@ class AttentionRecorder:
         losses: attention loss of each layer, each `[batch]`.
         maps: each layer's maps `[batch, head, word, height, width]`, by layer name.
         reference_maps: the same of the reference text.
+        loss_options: what the attention loss compares; whoever calls the UNet may change it between two passes.
     """
 
     keep_maps: bool = False
@@ -33,6 +34,7 @@ class AttentionRecorder:
     losses: list[Tensor] = field(default_factory=list[Tensor])
     maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
     reference_maps: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+    loss_options: "LossOptions | None" = None
 
     def clear(self) -> None:
         """Remove everything that was recorded."""
@@ -54,6 +56,8 @@ def reshape_to_maps(weights: Tensor, height: int, width: int) -> Tensor:
 
 def resize_maps(maps: Tensor, side: tuple[int, int]) -> Tensor:
     """Resize maps `[batch, head, word, h, w]` to `side`, bilinearly; sums over words stay what they were."""
+    if maps.shape[-2:] == side:
+        return maps  # what interpolation would give, without its backward pass
     flat = maps.flatten(0, 1)
     return F.interpolate(flat, size=side, mode="bilinear", align_corners=False).unflatten(0, maps.shape[:2])
 
@@ -150,12 +154,10 @@ class KeyValueProcessor:
         self,
         name: str,
         recorder: AttentionRecorder | None,
-        loss_options: LossOptions | None,
         *,
         detach_start: bool = False,
     ) -> None:
-        self.name, self.recorder, self.loss_options = name, recorder, loss_options
-        self.detach_start = detach_start
+        self.name, self.recorder, self.detach_start = name, recorder, detach_start
 
     def __call__(
         self,
@@ -194,12 +196,12 @@ class KeyValueProcessor:
         """Record this layer's loss, or its maps."""
         if reference_key is None and not recorder.keep_maps:
             return
-        height, width = self.get_map_size(query.shape[2], recorder.latent_size)
+        options = recorder.loss_options
+        height, width = get_map_size(query.shape[2], recorder.latent_size if options is None else options.latent_size)
         reference: Tensor | None = None
         if reference_key is not None:
             with torch.no_grad():
                 reference = reshape_to_maps(compute_attention_weights(query, reference_key, scale), height, width)
-        options = self.loss_options
         if options is not None and reference is not None:
             seen = compute_attention_weights(query.detach(), key, scale) if options.detach_query else weights
             side = (max(1, options.latent_size[0] // 2), max(1, options.latent_size[1] // 2))
@@ -215,14 +217,13 @@ class KeyValueProcessor:
             if reference is not None:
                 recorder.reference_maps[self.name] = reference
 
-    def get_map_size(self, positions: int, latent_size: tuple[int, int] | None = None) -> tuple[int, int]:
-        """Return height and width of this layer's map: the latent halved until it has that many positions."""
-        if self.loss_options is not None:
-            latent_size = self.loss_options.latent_size
-        height, width = latent_size or (int(positions**0.5),) * 2
-        while height * width > positions:
-            height, width = (height + 1) // 2, (width + 1) // 2
-        return height, width
+
+def get_map_size(positions: int, latent_size: tuple[int, int] | None = None) -> tuple[int, int]:
+    """Return height and width of a layer's map: the latent halved until it has that many positions."""
+    height, width = latent_size or (int(positions**0.5),) * 2
+    while height * width > positions:
+        height, width = (height + 1) // 2, (width + 1) // 2
+    return height, width
 
 
 def detach_first_word(x: Tensor) -> Tensor:
@@ -255,12 +256,12 @@ def copy_with_key_value_attention(
 
     The copy shares the weights; the original is not touched. Self-attention keeps its processors.
     """
+    if recorder is not None and loss_options is not None:
+        recorder.loss_options = loss_options
     copied = copy_part(unet)
     copied.set_attn_processor(
         {
-            name: KeyValueProcessor(name, recorder, loss_options, detach_start=detach_start)
-            if name.endswith(CROSS)
-            else stock
+            name: KeyValueProcessor(name, recorder, detach_start=detach_start) if name.endswith(CROSS) else stock
             for name, stock in copied.attn_processors.items()
         }  # pyright: ignore[reportArgumentType]
     )

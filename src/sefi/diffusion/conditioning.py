@@ -95,6 +95,8 @@ class IdentityConditioner:
         check_identities(backbone, identities)
         self.backbone, self.identities, self.strength = backbone, tuple(identities), strength
         self.class_slots, self.on_sphere, self.context_limit = tuple(class_slots), on_sphere, context_limit
+        # Copied once, not for every text: sixteen identities have eighty.
+        self.text_model = backbone.copy_text_encoders()
         self.class_words = {i.name: i.header.class_word for i in identities}
         self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}
         self.vector_counts = {name: tokens.shape[2] for name, tokens in self.stage_tokens.items()}
@@ -182,7 +184,7 @@ class IdentityConditioner:
     def encode_tokens(self, parsed: ParsedPrompt, timestep: int, tokens: Mapping[str, Tensor]) -> TextEncoding:
         """Encode a prompt with tokens, its key sentence and its value sentence, states `[2, word, width]`."""
         rows, mask = self.build_rows(parsed, timestep, tokens)
-        return self.backbone.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
+        return self.text_model.encode_text(parsed.ids.expand(2, -1, -1), rows, mask.expand(2, -1))
 
     def parse(self, prompt: str) -> ParsedPrompt:
         """Parse a prompt into tokens and placeholders."""

@@ -7,7 +7,6 @@ from typing import Literal
 
 import numpy as np
 import torch
-from kornia import enhance
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
@@ -98,12 +97,63 @@ def _recolour(crop: Tensor, parameters: ViewParameters) -> Tensor:
     changes = (parameters.brightness, parameters.contrast, parameters.saturation, parameters.hue)
     if changes == (1, 1, 1, 0):
         return crop
-    image = (crop + 1) / 2
-    image = enhance.adjust_brightness_accumulative(image, parameters.brightness)
-    image = enhance.adjust_contrast_with_mean_subtraction(image, parameters.contrast)
-    image = enhance.adjust_saturation_with_gray_subtraction(image, parameters.saturation)
-    image = enhance.adjust_hue(image, parameters.hue * 2 * math.pi)
-    return (image * 2 - 1).clamp(-1, 1)
+    # As tensors of the image's own type: 1 - f rounds as the other sums do.
+    brightness, contrast, saturation, turn = (
+        torch.as_tensor(float(one), dtype=crop.dtype, device=crop.device)
+        for one in (*changes[:3], parameters.hue * 2 * math.pi)
+    )
+    image = ((crop + 1) / 2 * brightness).clamp(0, 1)
+    image = (image * contrast + compute_grey(image).mean((-2, -1), keepdim=True) * (1 - contrast)).clamp(0, 1)
+    image = ((1 - saturation) * compute_grey(image) + saturation * image).clamp(0, 1)
+    return (turn_hue(image, turn) * 2 - 1).clamp(-1, 1)
+
+
+def compute_grey(image: Tensor) -> Tensor:
+    """Compute the luma of an image `[3, h, w]`, `[1, h, w]` (ITU-R BT.601)."""
+    weights = torch.tensor([0.299, 0.587, 0.114], dtype=image.dtype, device=image.device)
+    red, green, blue = image
+    return torch.addcmul(torch.addcmul(red * weights[0], green, weights[1]), blue, weights[2])[None]
+
+
+def turn_hue(image: Tensor, turn: Tensor) -> Tensor:
+    """Turn the hue of an image `[3, h, w]` in [0, 1] by an angle in radians.
+
+    To hue, saturation and value, and back (A. R. Smith 1978); order and rounding are kornia's, so that what was learned
+    with its functions is learned again to the bit.
+    """
+    period = 2 * math.pi
+    value, least = image.amax(0), image.amin(0)
+    spread = value - least
+    saturation = spread / torch.where(value == 0, torch.ones_like(value), value + 1e-8)
+    spread = torch.where(spread == 0, torch.ones_like(spread), spread)
+    red, green, blue = image
+    below = value - image
+    hue = torch.where(
+        (red >= green) & (red >= blue),
+        below[2] - below[1],
+        torch.where(green >= blue, (below[0] - below[2]) + 2.0 * spread, (below[1] - below[0]) + 4.0 * spread),
+    )
+    hue = period * ((hue / spread / 6.0) % 1.0)
+    hue = hue.masked_fill(hue >= period, 0.0)
+    hue = torch.remainder(hue + turn, period)
+    hue = hue.masked_fill(hue >= period, 0.0) / period
+    sextant = torch.floor(hue * 6) % 6
+    place = ((hue * 6) % 6) - sextant
+    low = value * (1.0 - saturation)
+    falling, rising = value * (1.0 - place * saturation), value * (1.0 - (1.0 - place) * saturation)
+    # Which of the four each channel has in each sixth of the circle.
+    of_red = (value, falling, low, low, rising, value)
+    return torch.stack(
+        [select_by_sextant(sextant, of_red[-shift:] + of_red[:-shift] if shift else of_red) for shift in (0, 2, 4)]
+    )
+
+
+def select_by_sextant(sextant: Tensor, choices: tuple[Tensor, ...]) -> Tensor:
+    """Select one of six tensors `[h, w]` in each place, by the sixth of the colour circle that it is in."""
+    selected = choices[5]
+    for number in range(5):
+        selected = torch.where(sextant == number, choices[number], selected)
+    return selected
 
 
 def _paste(image: Tensor, parameters: ViewParameters) -> Tensor:

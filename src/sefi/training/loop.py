@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -42,6 +42,7 @@ LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 
 Probe = Callable[[Tensors], float]
+Numbers = Mapping[str, float | Tensor]  # worth logging; scalars of a device are read after the backward pass
 
 
 class Task(Protocol):
@@ -55,7 +56,7 @@ class Task(Protocol):
     weights: nn.Module
     training_key: dict[str, Any]
 
-    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
         """Return the loss of a step, and the numbers that are worth logging."""
         ...
 
@@ -64,7 +65,7 @@ class Task(Protocol):
         ...
 
 
-LossPart = tuple[float, Tensor, dict[str, float]]  # share of the samples, their loss, and the numbers worth logging
+LossPart = tuple[float, Tensor, Numbers]  # share of the samples, their loss, and its numbers
 
 
 @runtime_checkable
@@ -222,7 +223,14 @@ class Trainer:
         passed over, and the rate is halved.
         """
         self.set_step_rate(step)
-        numbers = self.compute_step(step)
+        return self.apply_step(step, self.compute_step(step))
+
+    def apply_step(self, step: int, numbers: dict[str, float] | None) -> dict[str, float]:
+        """Update the weights by the gradients of a step; return what `take_step` does.
+
+        Args:
+            numbers: as `compute_step` returns them.
+        """
         with delay_interrupts():
             if numbers is None:
                 self.restore_good_state(step)
@@ -260,14 +268,23 @@ class Trainer:
     def add_gradients(self, step: int) -> dict[str, float] | None:
         """Add up the gradients of all parts of a step; return as `compute_step` does."""
         self.optimiser.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {}
+        parts: list[LossPart] = []
         for share, loss, numbers in self.compute_parts(step):
-            if not torch.isfinite(loss):
-                return None
             (loss * share).backward()
+            parts.append((share, loss.detach(), numbers))
+        return self.read_numbers(parts)
+
+    def read_numbers(self, parts: Sequence[LossPart]) -> dict[str, float] | None:
+        """Shorten the gradients of a step; return its numbers, or None where a loss or the gradients are not finite."""
+        norm = clip_gradients(self.optimiser, self.options.gradient_clip)
+        # Only now: whoever reads a number of a device before waits until it is done with everything that is queued.
+        if not all(torch.isfinite(one) for one in (norm, *(loss for _, loss, _ in parts))):
+            return None
+        totals: dict[str, float] = {}
+        for share, _, numbers in parts:
             for name, value in numbers.items():
-                totals[name] = totals.get(name, 0.0) + share * value
-        return totals if torch.isfinite(clip_gradients(self.optimiser, self.options.gradient_clip)) else None
+                totals[name] = totals.get(name, 0.0) + share * float(value)
+        return totals
 
     def compute_parts(self, step: int) -> Iterator[LossPart]:
         """Yield the loss of a step, or the losses of its parts."""
@@ -392,9 +409,13 @@ class IdentityTrainer(Trainer):
 
     def __init__(self, task: IdentityTask, config: Config, probe: Probe | None = None) -> None:
         learn, self.probe = config.learn, probe
-        # Without decay AdamW is Adam, to the bit.
+        # Without decay AdamW is Adam, to the bit. One pass over all weights pays for the module, which has many; a few
+        # rows of tokens, and the weights of a model, keep the bits that they have in earlier versions.
         optimiser = torch.optim.AdamW(
-            task.weights.parameters(), lr=learn.learning_rate, weight_decay=learn.weight_decay
+            task.weights.parameters(),
+            lr=learn.learning_rate,
+            weight_decay=learn.weight_decay,
+            fused=True if learn.expansion == "module" else None,
         )
         rate = None
         if learn.rate_schedule == "cosine":

@@ -7,6 +7,7 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -20,7 +21,7 @@ from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
 from sefi.photo.augment import PhotoViews
-from sefi.training.loop import LossPart
+from sefi.training.loop import LossPart, Numbers
 
 
 @dataclass(frozen=True)
@@ -88,12 +89,17 @@ def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: T
         template: which sentence each sample uses, `[batch]`.
         tokens: each sample's key and value tokens, `[batch, 2, width]` or `[batch, 2, vector, width]`.
     """
+    key, value = backbone.encode_text(*place_tokens(texts, template, tokens)).chunk(2)
+    return join_texts(key, value, texts.reference.select(template))
+
+
+def place_tokens(texts: TrainingTexts, template: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return ids, rows and mask of the key texts and then of the value texts, as `Backbone.encode_text` takes them."""
     tokens = add_vector_axis(tokens)
     ids, vector = texts.ids[template], texts.vector_index[template]
     sample = torch.arange(len(ids))[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
-    key, value = backbone.encode_text(ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)).chunk(2)
-    return join_texts(key, value, texts.reference.select(template))
+    return ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ def predict_with_target(
     loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
+    unet: UNet2DConditionModel | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what the UNet predicts for a batch with its noise, and what it should predict, in single precision.
 
@@ -171,13 +178,44 @@ def predict_with_target(
         context: its states are key text and value text side by side, and a reference text where `recorder` is to have
             the attention loss.
         recorder, loss_options, detach_start: as `copy_with_key_value_attention` takes them.
+        unet: what that function has returned already; the other three are not looked at.
     """
     alphas = backbone.scheduler.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
-    unet = copy_with_key_value_attention(backbone.unet, recorder, loss_options, detach_start=detach_start)
+    if unet is None:
+        unet = copy_with_key_value_attention(backbone.unet, recorder, loss_options, detach_start=detach_start)
     prediction = backbone.predict(noisy, batch.timesteps, context, unet)
     target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
     return prediction.float(), target.float()
+
+
+class TrainingModel:
+    """A model as one training calls it: copies of its text encoders and of its denoiser, which share the weights.
+
+    Made once a training: to copy the modules and to install the processors costs a sixth of a step of one sample.
+
+    Args:
+        steered: whether the denoiser records the attention loss. Where it does not, the cheaper fused attention runs.
+    """
+
+    def __init__(self, backbone: Backbone, *, steered: bool) -> None:
+        self.backbone = backbone.copy_text_encoders()
+        self.recorder = AttentionRecorder() if steered else None
+        self.unet = copy_with_key_value_attention(backbone.unet, self.recorder)
+
+    def predict(
+        self, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return prediction and target as `predict_with_target`, and the attention loss `[batch]` where it counts."""
+        if self.recorder is None:
+            return *predict_with_target(self.backbone, batch, context, unet=self.unet), None
+        self.recorder.loss_options = loss_options
+        try:
+            prediction, target = predict_with_target(self.backbone, batch, context, unet=self.unet)
+            return prediction, target, self.recorder.pop_mean_loss()
+        finally:  # a pass that failed for want of memory leaves nothing behind either
+            self.recorder.clear()
+            self.recorder.loss_options = None
 
 
 @dataclass(frozen=True)
@@ -203,16 +241,20 @@ def compute_losses(
     settings: LearnSettings,
     *,
     measure: bool = False,
+    model: TrainingModel | None = None,
 ) -> Losses:
     """Compute the mean squared denoising error plus lambda times the attention loss.
 
     Args:
         tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, the tokens that are trained.
         measure: also compute the share of the gradient on the keys; costs two more backward passes.
+        model: the training's own copies; None makes them for this call.
     """
+    if model is None:
+        model = TrainingModel(backbone, steered=is_attention_steered(settings))
     stage = get_stages(batch.timesteps, len(tokens), backbone.num_train_timesteps)
     # The tokens and the texts' masks may be in the memory of the CPU while the model is on an accelerator.
-    context = encode_key_value_texts(backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
+    context = encode_key_value_texts(model.backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
     height, width = int(batch.latents.shape[-2]), int(batch.latents.shape[-1])
     hinge = settings.attention_loss == "hinge"
     loss_options = LossOptions(
@@ -223,11 +265,9 @@ def compute_losses(
         hinge,
         batch.outside if hinge else None,
     )
-    # Without a weight nothing is recorded, and the cheaper fused attention runs.
-    recorder = AttentionRecorder() if is_attention_steered(settings) else None
-    prediction, target = predict_with_target(backbone, batch, context, recorder, loss_options)
+    prediction, target, attention = model.predict(batch, context, loss_options)
     denoise = compute_denoising_loss(prediction, target, batch.outside, settings.outside_weight)
-    attention = recorder.pop_mean_loss().mean() if recorder is not None else torch.zeros((), dtype=torch.float32)
+    attention = torch.zeros((), dtype=torch.float32) if attention is None else attention.mean()
     return weight_losses(denoise, attention, tokens, settings, measure=measure)
 
 
@@ -288,13 +328,22 @@ def encode_in_batches(backbone: Backbone, pixels: Tensor, random: torch.Generato
 
 
 class ViewLatents:
-    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once."""
+    """Latents of random views: fresh ones every step, or drawn from a pool that is encoded once.
+
+    With `views.pool_noise` fresh the pool keeps mean and deviation of each latent, and every step draws its own noise
+    of the autoencoder, as it would if it encoded the view again.
+    """
 
     def __init__(self, backbone: Backbone, views: PhotoViews, settings: ViewSettings, seed: int) -> None:
         self.backbone, self.views, self.seed = backbone, views, seed
         self.pool: Tensor | None = None
+        self.pool_deviation: Tensor | None = None
         self.pool_outside: Tensor | None = None
-        if settings.latent_pool:
+        if settings.latent_pool and settings.pool_noise == "fresh":
+            pixels, self.pool_outside = self.draw_views(settings.latent_pool, create_generator(seed, "pool", 0))
+            parts = [backbone.encode_image_posterior(some) for some in pixels.split(ENCODE_AT_ONCE)]
+            self.pool, self.pool_deviation = (torch.cat(one) for one in zip(*parts, strict=True))
+        elif settings.latent_pool:
             self.pool, self.pool_outside = self.encode_random_views(settings.latent_pool, 0, "pool")
 
     def __call__(self, count: int, step: int) -> Tensor:
@@ -308,18 +357,29 @@ class ViewLatents:
         """
         if self.pool is None:
             return self.encode_random_views(count, step, "view")
-        chosen = torch.randint(len(self.pool), (count,), generator=create_generator(self.seed, "pick", step))
-        return self.pool[chosen], None if self.pool_outside is None else self.pool_outside[chosen]
+        random = create_generator(self.seed, "pick", step)
+        chosen = torch.randint(len(self.pool), (count,), generator=random)
+        latents = self.pool[chosen]
+        if self.pool_deviation is not None:
+            noise = torch.randn(latents.shape, generator=random, dtype=torch.float32)
+            latents = latents + self.pool_deviation[chosen] * noise.to(latents)
+        return latents, None if self.pool_outside is None else self.pool_outside[chosen]
 
     def encode_random_views(self, count: int, step: int, purpose: str) -> tuple[Tensor, Tensor | None]:
         """Encode so many random views with the posterior's noise; return what `draw_with_outside` does."""
         random = create_generator(self.seed, purpose, step)
+        pixels, outside = self.draw_views(count, random)
+        return encode_in_batches(self.backbone, pixels, random), outside
+
+    def draw_views(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """Draw views `[count, 3, side, side]`, and how much of each latent cell is outside the head."""
         views, masks = zip(*[self.views.draw_view_and_mask(random) for _ in range(count)], strict=True)
-        latents = encode_in_batches(self.backbone, torch.stack(views), random)
+        pixels = torch.stack(views)
         if masks[0] is None:
-            return latents, None
-        inside = F.interpolate(torch.stack(masks), latents.shape[-2:], mode="area")
-        return latents, (1 - inside).to(latents.device)
+            return pixels, None
+        height, width = (side // self.backbone.latent_factor for side in pixels.shape[-2:])
+        inside = F.interpolate(torch.stack(masks), (height, width), mode="area")
+        return pixels, (1 - inside).to(self.backbone.device)
 
 
 def draw_training_timesteps(settings: LearnSettings, total: int, random: torch.Generator, step: int = 0) -> Tensor:
@@ -413,31 +473,37 @@ class TokenTask:
         vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
         settings = config.learn.model_copy(update={"vectors": vectors})
         self.texts = encode_training_texts(backbone, settings)
+        self.model = TrainingModel(backbone, steered=is_attention_steered(config.learn))
         self.context_texts: TrainingTexts | None = None
         if config.learn.context_weight > 0:
             self.context_texts = encode_context_texts(backbone, settings)
         self.latent_source = ViewLatents(backbone, views, config.views, seed)
         self.training_key: dict[str, Any] = collect_training_key(backbone, views, config, seed)
 
-    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
         """Return the loss of a step and its terms."""
-        self.weights.train()
-        learn = self.config.learn
-        tokens = self.tokens(create_generator(self.seed, "dropout", step))
-        batch = draw_batch(self.backbone, self.latent_source, learn, self.seed, step)
-        measure = step == 0 or (step + 1) % MEASURE_EVERY == 0 or step + 1 == learn.steps
-        losses = compute_losses(self.backbone, self.texts, tokens, batch, learn, measure=measure)
+        tokens, batch = self.draw_step(step)
+        learn, measure = self.config.learn, self.is_measured(step)
+        losses = compute_losses(self.backbone, self.texts, tokens, batch, learn, measure=measure, model=self.model)
         return self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
 
-    def add_context_loss(
-        self, loss: Tensor, numbers: dict[str, float], tokens: Tensor, step: int
-    ) -> tuple[Tensor, dict[str, float]]:
+    def draw_step(self, step: int) -> tuple[Tensor, TrainingBatch]:
+        """Return the tokens of a step, as they are trained, and everything random of it."""
+        self.weights.train()
+        tokens = self.tokens(create_generator(self.seed, "dropout", step))
+        return tokens, draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
+
+    def is_measured(self, step: int) -> bool:
+        """Return whether a step measures the share of the gradient on the keys."""
+        return step == 0 or (step + 1) % MEASURE_EVERY == 0 or step + 1 == self.config.learn.steps
+
+    def add_context_loss(self, loss: Tensor, numbers: Numbers, tokens: Tensor, step: int) -> tuple[Tensor, Numbers]:
         """Return a loss and its numbers with those of the other words' states, where they count."""
         if self.context_texts is None:
             return loss, numbers
         random = create_generator(self.seed, "context", step)
-        change = compute_context_loss(self.backbone, self.context_texts, tokens, random)
-        return loss + self.config.learn.context_weight * change, numbers | {"loss_context": float(change.detach())}
+        change = compute_context_loss(self.model.backbone, self.context_texts, tokens, random)
+        return loss + self.config.learn.context_weight * change, {**numbers, "loss_context": change.detach()}
 
     def count_samples(self) -> int:
         """Return how many samples a step has."""
@@ -449,21 +515,23 @@ class TokenTask:
         batch = draw_batch(self.backbone, self.latent_source, self.config.learn, self.seed, step)
         for samples in split_samples(len(batch.latents), parts):
             tokens = self.tokens(create_generator(self.seed, "dropout", step))
-            losses = compute_losses(self.backbone, self.texts, tokens, batch.select(samples), self.config.learn)
+            part = batch.select(samples)
+            losses = compute_losses(self.backbone, self.texts, tokens, part, self.config.learn, model=self.model)
             # The shares add up to 1, so the loss on other words is counted once.
             total, numbers = self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
             yield len(samples) / len(batch.latents), total, numbers
 
-    def list_numbers(self, losses: Losses, tokens: Tensor) -> dict[str, float]:
+    def list_numbers(self, losses: Losses, tokens: Tensor) -> Numbers:
         """Return both losses, the share of the gradients on the keys where it was measured, and the tokens' mean norm.
 
         The norm is in norms of the class word. (Earlier versions logged `ratio`, a share of losses.)
         """
-        denoise, attention = float(losses.denoise.detach()), float(losses.attention.detach())
-        norm = float(tokens.detach().norm(dim=-1).mean() / self.tokens.class_token.norm())
+        norm = tokens.detach().norm(dim=-1).mean() / self.tokens.class_token.norm()
         share = losses.key_gradient_share
-        measured = {} if share is None else {"key_gradient_share": share}
-        return {"loss_denoise": denoise, "loss_attention": attention, **measured, "token_norm": norm}
+        measured: Numbers = {} if share is None else {"key_gradient_share": share}
+        # Not yet as floats, which would wait for a device before the backward pass is queued.
+        both: Numbers = {"loss_denoise": losses.denoise.detach(), "loss_attention": losses.attention.detach()}
+        return {**both, **measured, "token_norm": norm}
 
     def after_step(self) -> None:
         """Apply the limits and averages of the tokens."""

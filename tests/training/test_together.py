@@ -1,0 +1,146 @@
+"""Several identities in one pass: each as alone, within rounding; each with its own steps, limits and failures."""
+
+import pytest
+import torch
+from tests.training.token_training import make_task
+
+from sefi.core.config import Config, override
+from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.progress import SilentProgress
+from sefi.core.rng import create_generator
+from sefi.photo.augment import PhotoViews
+from sefi.training import together
+from sefi.training.loop import IdentityTrainer, train
+from sefi.training.together import Learner, compute_gradients_together, train_together
+
+# As far as a different number of samples in a batch changes the last bits: of the change from the start.
+TOLERANCE = 1e-3
+BASE = override(
+    Config(),
+    ["learn.expansion=direct", "learn.residual_init=true", "learn.dropout=0", "learn.batch=2", "views.latent_pool=3"],
+)
+
+
+def views(backbone, config, number):
+    crop = torch.rand(3, backbone.resolution, backbone.resolution, generator=create_generator(number, "crop")) * 2 - 1
+    return PhotoViews(crop, config.views)
+
+
+def make(backbone, *settings, number=1, **more):
+    config = override(BASE, settings)
+    return Learner(make_task(backbone, views(backbone, config, number), config, number), config, **more)
+
+
+def learn_alone(backbone, *settings, number=1):
+    config = override(BASE, settings)
+    return train(make_task(backbone, views(backbone, config, number), config, number), config, SilentProgress())
+
+
+def assert_near(found, alone, start):
+    assert (found - alone).norm() <= TOLERANCE * (alone - start).norm()
+
+
+DIFFERENT = {
+    2: ("learn.steps=3",),
+    3: ("learn.steps=5", "learn.class_word=dog", "learn.learning_rate=0.01"),
+    5: ("learn.steps=4", "learn.gradient_clip=0.001", "learn.batch=1", "learn.attention_weight=0.01"),
+    7: ("learn.steps=2", "learn.stages=3", "learn.token_norm_limit=1.01", "views.pool_noise=fresh"),
+    11: ("learn.steps=3", "learn.attention_share=0.5", "learn.context_weight=0.1"),
+}
+
+
+@pytest.mark.parametrize("at_once", [2, 5])
+def test_each_is_what_it_is_alone(backbone, at_once):
+    """Fewer at once than there are: the finished ones make room for the others."""
+    learners = [make(backbone, *settings, number=number) for number, settings in DIFFERENT.items()]
+    outcomes = train_together(learners, SilentProgress(), at_once)
+    for (number, settings), learner, (tensors, numbers) in zip(DIFFERENT.items(), learners, outcomes, strict=True):
+        alone, alone_numbers = learn_alone(backbone, *settings, number=number)
+        assert_near(tensors["tokens"], alone["tokens"], learner.task.tokens.class_token)
+        assert list(numbers) == list(alone_numbers)
+        assert numbers == pytest.approx(alone_numbers, rel=1e-3)
+
+
+def test_no_identity_moves_another(backbone):
+    """The gradient of the sum is each one's own: another companion changes it by rounding only."""
+    gradients = []
+    for companion in (("learn.class_word=dog",), ("learn.batch=4", "learn.learning_rate=1")):
+        group = [make(backbone, number=1), make(backbone, *companion, number=2)]
+        trainers = [IdentityTrainer(one.task, one.config) for one in group]
+        compute_gradients_together(trainers)
+        gradients.append(trainers[0].task.weights.table.grad.clone())
+    torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * float(gradients[0].abs().max()))
+
+
+def test_one_that_is_not_finite_stops_alone(backbone):
+    broken, whole = make(backbone, "learn.steps=3", number=2), make(backbone, "learn.steps=3", number=3)
+    broken.task.latent_source.pool.fill_(float("nan"))
+    failed, (tensors, numbers) = train_together([broken, whole], SilentProgress())
+    assert isinstance(failed, ConfigError)
+    assert "not finite at steps 0, 1, 2" in failed.problem
+    assert "strikes" not in numbers
+    alone, _ = learn_alone(backbone, "learn.steps=3", number=3)
+    assert_near(tensors["tokens"], alone["tokens"], whole.task.tokens.class_token)
+
+
+def test_a_probe_stops_one_and_not_the_others(backbone):
+    settings = ("learn.steps=6", "learn.probe_every=1", "learn.patience=2")
+    scored = []
+    probed = make(backbone, *settings, number=2, probe=lambda _: -len(scored) if scored.append(1) is None else 0)
+    other = make(backbone, "learn.steps=6", number=3)
+    (_, numbers), _ = train_together([probed, other], SilentProgress())
+    assert numbers["best_step"] == 1
+    assert len(scored) == 3
+    assert other.task.latent_source is not probed.task.latent_source
+
+
+def test_without_memory_for_all_fewer_are_learned_together(backbone, monkeypatch):
+    whole, sizes = together.compute_gradients_together, []
+
+    def limited(trainers):
+        sizes.append(len(trainers))
+        if len(trainers) > 2:
+            torch.empty(2**60, dtype=torch.uint8)
+        return whole(trainers)
+
+    monkeypatch.setattr(together, "compute_gradients_together", limited)
+    learners = [make(backbone, "learn.steps=2", number=number) for number in (1, 2, 3)]
+    outcomes = train_together(learners, SilentProgress())
+    assert max(sizes[1:]) == 2
+    for number, (tensors, _) in enumerate(outcomes, 1):
+        alone, _ = learn_alone(backbone, "learn.steps=2", number=number)
+        assert_near(tensors["tokens"], alone["tokens"], learners[0].task.tokens.class_token)
+
+
+class StopAt(SilentProgress):
+    def __init__(self, count):
+        self.count = count
+
+    def advance(self, **_numbers):
+        self.count -= 1
+        if self.count == 0:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_group_goes_on_with_the_same_bits(backbone, tmp_path):
+    def make_all(folder):
+        return [
+            make(backbone, "learn.steps=4", number=number, checkpoint=folder and folder / f"{number}.safetensors")
+            for number in (1, 2)
+        ]
+
+    with pytest.raises(Interrupted, match="what was begun is saved"):
+        train_together(make_all(tmp_path), StopAt(4))
+    resumed = train_together(make_all(tmp_path), SilentProgress())
+    straight = train_together(make_all(None), SilentProgress())
+    for (found, numbers), (wanted, wanted_numbers) in zip(resumed, straight, strict=True):
+        assert torch.equal(found["tokens"], wanted["tokens"])
+        assert numbers == wanted_numbers
+
+
+@pytest.mark.parametrize(
+    "setting", ["learn.attention_loss=hinge", "learn.attention_weight=0", "learn.detach_query=true"]
+)
+def test_what_belongs_to_the_pass_must_be_the_same(backbone, setting):
+    with pytest.raises(ConfigError, match=r"differ in learn\."):
+        train_together([make(backbone), make(backbone, setting)], SilentProgress())
