@@ -63,15 +63,15 @@ def test_settings_of_a_request_are_those_of_generate(make_client, backbone, peop
 
 def test_several_images_and_notes_come_as_json(make_client, backbone, people):
     client = make_client()
-    answer = draw(client, "a photo of <p2> holding a zebra", count=3, seed=5)
+    answer = draw(client, "a photo of <p2> holding a cup", count=3, seed=5, guidance_scale=0.5)
     record = answer.json()
     assert set(record) == {"images", "base_model", "notes"}
     assert [one["seed"] for one in record["images"]] == [5, 6, 7]
     assert record["base_model"] == backbone.fingerprint
-    assert any("zebra" in note for note in record["notes"])
-    made = sefi.generate(
-        "a photo of <p2> holding a zebra", people["p2"], backbone=backbone, config=QUICK, seed=5, num_images=3
-    )
+    assert any("without guidance" in note for note in record["notes"])
+    more = {"num_images": 3, "guidance_scale": 0.5}
+    prompt = "a photo of <p2> holding a cup"
+    made = sefi.generate(prompt, people["p2"], backbone=backbone, config=QUICK, seed=5, **more)
     for one, image in zip(record["images"], made, strict=True):
         assert set(one) == {"png", "prompt", "seed", "invisible_mark", "flagged"}
         pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(one["png"]))), np.int16)
@@ -296,10 +296,8 @@ def test_a_server_that_is_stopped_finishes_and_refuses(make_service, make_client
 def test_a_failing_image_is_500_and_the_next_is_drawn(make_service, make_client, monkeypatch):
     service = make_service()
     client = make_client(service)
-    real, errors = (
-        service.workers[0].draw,
-        [GenerationError("No numbers.", "Learn again."), ZeroDivisionError("secret")],
-    )
+    real = service.workers[0].draw
+    errors = [GenerationError("No numbers.", "Learn again."), ZeroDivisionError("secret")]
 
     def fail(batch):
         if errors:

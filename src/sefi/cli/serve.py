@@ -19,6 +19,7 @@ KEY_VARIABLE = "SEFI_API_KEY"
 SHORTEST_KEY, LONGEST_KEY = 16, 1000  # characters
 LOCAL = "127.0.0.1"
 LOCAL_HOSTS = (LOCAL, "localhost", "::1")
+BACKLOG = 2048  # connections, as uvicorn has it
 GRACE = 5  # seconds beyond the time of a request, until a stop no longer waits for it
 
 Folder = Annotated[Path, typer.Option("--identities", metavar="DIR", help="Identity files, each NAME.safetensors.")]
@@ -147,6 +148,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(BACKLOG)  # who asks before the model is open waits
     except OSError as error:
         listener.close()
         raise ConfigError(
