@@ -1,6 +1,8 @@
 """Serve many people: what a mixed batch costs, how fast identities are read, and 50 clients at once.
 
-    python experiments/serving.py batch       16 people in one batch against one person, CPU time, seven rounds in turn
+    python experiments/serving.py parts       16 people in one batch against one person: what differs, and a step; CPU
+                                              time, seven rounds in turn, a minute
+    python experiments/serving.py batch       the same with whole images, which takes a quarter of an hour
     python experiments/serving.py identities  reading identity files
     python experiments/serving.py load        a real server, 50 clients of 20 people for two minutes; each image checked
 
@@ -37,6 +39,8 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import DEFAULT, Config, override
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
+from sefi.diffusion.attention import copy_with_key_value_attention
+from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import GeneratedImage
 from sefi.identity.file import Identity
 from sefi.methods.base import create_header
@@ -136,6 +140,43 @@ def compare_pixels(first: Image.Image, second: Image.Image) -> int:
     """Return the largest difference of two images in grey levels."""
     one, other = (np.asarray(image.convert("RGB"), np.int16) for image in (first, second))
     return int(np.abs(one - other).max())
+
+
+def measure_parts(steps: int, count: int = 16) -> dict[str, Any]:
+    """Measure what a batch of one person and one of as many people spend on texts, and what both spend on all else.
+
+    The two differ in nothing but the texts: their steps and their decoding are the same calls on tensors of the same
+    shapes. So the ratio of whole batches follows from the parts.
+    """
+    backbone = sefi.open_backbone()
+    people = make_people(backbone, count)
+    same = ["a photo of <p0> at the beach"] * count
+    each = [f"a photo of <p{n}> {SCENES[n % len(SCENES)]}" for n in range(count)]
+    stages = [(2 * stage + 1) * backbone.num_train_timesteps // 10 for stage in range(5)]
+    unet = copy_with_key_value_attention(backbone.unet)
+    context = IdentityConditioner(backbone, people).encode_prompts(each, 500).states
+    side, channels = backbone.latent_size, backbone.latent_channels
+    noise = torch.randn(2 * count, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+    def encode(prompts: list[str], who: list[Identity]) -> None:
+        conditioner = IdentityConditioner(backbone, who)
+        for timestep in stages:
+            conditioner.encode_prompts(prompts, timestep)
+
+    calls: dict[str, Callable[[], object]] = {
+        "texts of one person": lambda: encode(same, people[:1]),
+        "texts of 16 people": lambda: encode(each, people),
+        "step": lambda: unet(noise, torch.tensor(500), torch.cat([context, context])),
+    }
+    with torch.no_grad():
+        times = time_in_turn(calls)
+    one, many, step = (statistics.median(times[name]) for name in calls)
+    return {
+        "steps": steps,
+        "images": count,
+        "cpu_seconds": {name: [round(second, 3) for second in seconds] for name, seconds in times.items()},
+        "throughput_of_16_people": round((one + steps * step) / (many + steps * step), 4),
+    }
 
 
 # ------------------------------------------------------------------ reading identities
@@ -294,8 +335,8 @@ def read_metrics(address: str) -> dict[str, float]:
 def main() -> None:
     """Measure what is named, write the record, print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("batch", "identities", "load"))
-    parser.add_argument("--steps", type=int, help="denoising steps: 50 for batch, 2 for load")
+    parser.add_argument("what", choices=("parts", "batch", "identities", "load"))
+    parser.add_argument("--steps", type=int, help="denoising steps: 50 for parts and batch, 2 for load")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--people", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=120.0)
@@ -303,6 +344,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.what == "batch":
         write_part("batch", measure_batches(given.steps or 50))
+    elif given.what == "parts":
+        write_part("parts", measure_parts(given.steps or 50))
     elif given.what == "identities":
         write_part("identities", measure_reading())
     else:

@@ -355,17 +355,24 @@ def _describe_difference(signature: ModelSignature, identity: Identity, other_mo
     return f"in the {' and the '.join(parts)}" if parts else None
 
 
-def check_norms(backbone: Backbone, identity: Identity) -> None:
+def compute_norm_limit(backbone: Backbone, class_word: str) -> float:
+    """Return the norm of the longest token that is used: `LONGEST_RELATIVE_TOKEN` times the class word's."""
+    return LONGEST_RELATIVE_TOKEN * float(compute_class_row(backbone, class_word).double().norm())
+
+
+def check_norms(backbone: Backbone, identity: Identity, limit: float | None = None) -> None:
     """Refuse tokens that are so long that the text encoder overflows.
+
+    Args:
+        limit: of its class word, where `compute_norm_limit` has given it before.
 
     Raises:
         IdentityError: a token is longer than `LONGEST_RELATIVE_TOKEN` times the class word's, or is not finite.
     """
     if "tokens" not in identity.tensors:
         return
-    row = compute_class_row(backbone, identity.header.class_word)
     longest = float(identity.tokens.double().norm(dim=-1).max())
-    limit = LONGEST_RELATIVE_TOKEN * float(row.double().norm())
+    limit = compute_norm_limit(backbone, identity.header.class_word) if limit is None else limit
     if not longest <= limit:
         raise IdentityError(
             f"{identity.name!r} has a token of norm {longest:.3g}; this model's text encoder is good for {limit:.3g}.",

@@ -24,7 +24,7 @@ from sefi.core import __version__
 from sefi.core.config import Config, check_guidance, dump_config, parse_config
 from sefi.core.errors import SefiError
 from sefi.core.prompts import check_prompts, check_syntax, find_placeholders
-from sefi.diffusion.conditioning import check_identities, check_norms
+from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit
 from sefi.diffusion.sampling import GeneratedImage, check_size, get_image_size
 from sefi.diffusion.schedulers import check_steps
 from sefi.identity.file import Identity
@@ -177,16 +177,17 @@ class ImageService:
 
 def open_identities(folder: Any, backbone: Backbone) -> IdentityFolder:  # noqa: ANN401  a path, as `Path` takes it
     """Open a folder of identities for a model; `ConfigError` where there is none."""
-    models: set[tuple[object, ...]] = set()  # that identities were learned on, and that fit this one
+    # Of each class word and model that identities were learned on: it fits this one, and so long may a token be.
+    limits: dict[tuple[object, ...], float] = {}
 
     def check(identity: Identity) -> None:
         header = identity.header
-        model = (header.base_model, header.width, *sorted(header.signature.items()))
-        if model in models:
-            check_norms(backbone, identity)
+        learned = (header.class_word, header.base_model, header.width, *sorted(header.signature.items()))
+        if learned in limits:
+            check_norms(backbone, identity, limits[learned])
             return
         check_identities(backbone, [identity])
-        models.add(model)
+        limits[learned] = compute_norm_limit(backbone, header.class_word)
 
     return IdentityFolder(folder, check)
 
