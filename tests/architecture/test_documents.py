@@ -31,6 +31,7 @@ REASONS = (
     "needs a Stable Diffusion model and a photograph",
     "needs a Stable Diffusion model and photographs",
     "needs the answers of raters",
+    "starts a server",
 )
 
 

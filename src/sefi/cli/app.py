@@ -21,6 +21,7 @@ from sefi.cli import (
     key,
     learn,
     score,
+    serve,
     study,
     verify,
     world,
@@ -86,6 +87,7 @@ app.command("key")(key.run_key)
 app.command("forget")(forget.run_forget)
 app.command("doctor")(doctor.run_doctor)
 app.command("score")(score.run_score)
+app.command("serve")(serve.run_serve)
 app.add_typer(encoder.app, name="encoder")
 app.add_typer(bench.app, name="bench")
 app.add_typer(study.app, name="study")

@@ -23,6 +23,7 @@ LIBRARIES = (
 # Extras: the modules that they bring, and what they are for.
 EXTRAS = {
     "world": (("skia", "tokenizers", "onnx"), "drawing and training the embedded model; drawn people for benchmarks"),
+    "serve": (("fastapi", "uvicorn", "prometheus_client"), "images over HTTP: sefi serve"),
     "lora": (("peft",), "DreamBooth's LoRA form"),
     "provenance": (("c2pa", "cryptography"), "signed content credentials (C2PA) of images"),
 }

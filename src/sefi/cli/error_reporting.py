@@ -14,7 +14,14 @@ from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
 REFUSED = 2
-EXTRAS = {"skia": "world", "onnx": "world", "peft": "lora"}  # modules that only some installations have
+EXTRAS = {
+    "skia": "world",
+    "onnx": "world",
+    "peft": "lora",
+    "fastapi": "serve",
+    "uvicorn": "serve",
+    "prometheus_client": "serve",
+}  # modules that only some installations have
 # What a disk or a system answers that cannot do what was asked: no fault of the program.
 DISK_FAULTS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}

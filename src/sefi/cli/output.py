@@ -232,6 +232,18 @@ SCHEMAS: dict[str, Schema] = {
             "files": "the files written",
         },
     ),
+    "serve": Schema(
+        1,
+        {
+            "address": "where it listens, printed before the first request is answered",
+            "identities": "the folder of identity files",
+            "names": "identity files in it",
+            "base_model": "fingerprint of the model, family:width:hash",
+            "workers": "threads that draw, one for each device",
+            "key": "whether requests need an API key",
+            "mark": "false where --no-mark was given",
+        },
+    ),
     "study build": Schema(
         2,
         {

@@ -2,6 +2,8 @@
 # diffusers declares the layers of an attention block optional; a cross-attention block has them all.
 # pyright: reportOptionalCall=false, reportOptionalSubscript=false
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -140,7 +142,7 @@ class LossOptions:
 
 
 class KeyValueProcessor:
-    """Processor for one cross-attention layer; keeps nothing between calls.
+    """Processor for one cross-attention layer; keeps nothing between calls, but for the block of `reuse_projections`.
 
     The context is `[batch, word, 2 * width]`: key text, value text; or `3 * width` with the reference text, where the
     width is that of the text which the layer was made for.
@@ -158,6 +160,8 @@ class KeyValueProcessor:
         detach_start: bool = False,
     ) -> None:
         self.name, self.recorder, self.detach_start = name, recorder, detach_start
+        self.reuses = False
+        self.projected: tuple[Tensor, int, Tensor, Tensor] | None = None  # context, its version, key and value
 
     def __call__(
         self,
@@ -168,10 +172,9 @@ class KeyValueProcessor:
         temb: Tensor | None = None,
     ) -> Tensor:
         """Let positions `[batch, position, channel]` read the texts; no Stable Diffusion gives a mask or `temb`."""
-        key_text, value_text, *reference = encoder_hidden_states.split(attn.cross_attention_dim, dim=-1)
+        reference = encoder_hidden_states.split(attn.cross_attention_dim, dim=-1)[2:]
         query = split_heads(attn.to_q(hidden_states), attn.heads)
-        key = split_heads(attn.to_k(key_text), attn.heads)
-        value = split_heads(attn.to_v(value_text), attn.heads)
+        key, value = self.project_texts(attn, encoder_hidden_states)
         if self.detach_start:
             key, value = detach_first_word(key), detach_first_word(value)
         if self.recorder is None:
@@ -183,6 +186,18 @@ class KeyValueProcessor:
             read = weights.to(value.dtype) @ value
         joined = read.transpose(1, 2).flatten(2).to(hidden_states.dtype)
         return attn.to_out[1](attn.to_out[0](joined))
+
+    def project_texts(self, attn: Attention, context: Tensor) -> tuple[Tensor, Tensor]:
+        """Return key and value `[batch, head, word, channel]`; within `reuse_projections` once for each context."""
+        if self.projected is not None:
+            known, version, key, value = self.projected
+            if known is context and version == context._version:  # noqa: SLF001  changed in place: another text
+                return key, value
+        key_text, value_text = context.split(attn.cross_attention_dim, dim=-1)[:2]
+        key, value = split_heads(attn.to_k(key_text), attn.heads), split_heads(attn.to_v(value_text), attn.heads)
+        if self.reuses:
+            self.projected = (context, context._version, key, value)  # noqa: SLF001
+        return key, value
 
     def record(
         self,
@@ -266,3 +281,23 @@ def copy_with_key_value_attention(
         }  # pyright: ignore[reportArgumentType]
     )
     return copied
+
+
+@contextmanager
+def reuse_projections(*denoisers: UNet2DConditionModel | ControlNetModel) -> Generator[None]:
+    """Let a block project each context to keys and values once, however many denoising steps read it.
+
+    A stage's steps are given the same tensor, so its keys and values are the same numbers. Nothing is held afterwards.
+
+    Args:
+        denoisers: copies of `copy_with_key_value_attention`, whose weights do not change within the block.
+    """
+    found = [one for denoiser in denoisers for one in denoiser.attn_processors.values()]
+    processors = [one for one in found if isinstance(one, KeyValueProcessor)]
+    for processor in processors:
+        processor.reuses = True
+    try:
+        yield
+    finally:
+        for processor in processors:
+            processor.reuses, processor.projected = False, None

@@ -62,6 +62,7 @@ def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> li
 LONGEST_RELATIVE_TOKEN = 10_000.0
 Slot = tuple[int, Literal["K", "V"]]
 HALVINGS = 5  # to 1/32 of the strength
+ENCODED_AT_ONCE = 16  # prompts, each a key sentence and a value sentence
 
 
 class IdentityConditioner:
@@ -197,17 +198,28 @@ class IdentityConditioner:
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
-        return join_batches(pad_texts(self, [self.encode_one(prompt, timestep) for prompt in prompts]))
+        stage = self.get_context_key(timestep)
+        missing = {prompt: self.parse(prompt) for prompt in prompts if (prompt, stage) not in self.encodings}
+        groups: dict[int, list[str]] = {}
+        for prompt, parsed in missing.items():
+            groups.setdefault(parsed.ids.shape[-1], []).append(prompt)
+        for group in groups.values():
+            for start in range(0, len(group), ENCODED_AT_ONCE):
+                self.encode_group(
+                    {prompt: missing[prompt] for prompt in group[start : start + ENCODED_AT_ONCE]}, timestep
+                )
+        return join_batches(pad_texts(self, [self.encodings[prompt, stage] for prompt in prompts]))
 
     @torch.no_grad()
-    def encode_one(self, prompt: str, timestep: int) -> TextEncoding:
-        """Encode one prompt, states `[1, word, 2 * width]`."""
-        key = (prompt, self.get_context_key(timestep))
-        if key not in self.encodings:
-            parsed = self.parse(prompt)
-            both = self.encode_tokens(parsed, timestep, self.choose_tokens(prompt))
-            self.encodings[key] = join_texts(*apply_weights(self.backbone, both, parsed).chunk(2))
-        return self.encodings[key]
+    def encode_group(self, group: Mapping[str, ParsedPrompt], timestep: int) -> None:
+        """Encode prompts of as many words each in one call of the text encoder, whoever they name."""
+        stage = self.get_context_key(timestep)
+        built = [self.build_rows(one, timestep, self.choose_tokens(prompt)) for prompt, one in group.items()]
+        ids = torch.cat([one.ids.expand(2, -1, -1) for one in group.values()])
+        rows, masks = torch.cat([rows for rows, _ in built]), torch.cat([mask.expand(2, -1) for _, mask in built])
+        encoded = self.backbone.encode_text(ids, rows, masks).chunk(len(group))
+        for (prompt, parsed), both in zip(group.items(), encoded, strict=True):
+            self.encodings[prompt, stage] = join_texts(*apply_weights(self.backbone, both, parsed).chunk(2))
 
     def build_rows(
         self, parsed: ParsedPrompt, timestep: int, stage_tokens: Mapping[str, Tensor] | None = None
@@ -345,17 +357,24 @@ def _describe_difference(signature: ModelSignature, identity: Identity, other_mo
     return f"in the {' and the '.join(parts)}" if parts else None
 
 
-def check_norms(backbone: Backbone, identity: Identity) -> None:
+def compute_norm_limit(backbone: Backbone, class_word: str) -> float:
+    """Return the norm of the longest token that is used: `LONGEST_RELATIVE_TOKEN` times the class word's."""
+    return LONGEST_RELATIVE_TOKEN * float(compute_class_row(backbone, class_word).double().norm())
+
+
+def check_norms(backbone: Backbone, identity: Identity, limit: float | None = None) -> None:
     """Refuse tokens that are so long that the text encoder overflows.
+
+    Args:
+        limit: of its class word, where `compute_norm_limit` has given it before.
 
     Raises:
         IdentityError: a token is longer than `LONGEST_RELATIVE_TOKEN` times the class word's, or is not finite.
     """
     if "tokens" not in identity.tensors:
         return
-    row = compute_class_row(backbone, identity.header.class_word)
     longest = float(identity.tokens.double().norm(dim=-1).max())
-    limit = LONGEST_RELATIVE_TOKEN * float(row.double().norm())
+    limit = compute_norm_limit(backbone, identity.header.class_word) if limit is None else limit
     if not longest <= limit:
         raise IdentityError(
             f"{identity.name!r} has a token of norm {longest:.3g}; this model's text encoder is good for {limit:.3g}.",

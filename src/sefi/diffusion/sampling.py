@@ -22,7 +22,7 @@ from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention
+from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention, reuse_projections
 from sefi.diffusion.conditioning import Conditioner, pad_texts
 from sefi.diffusion.schedulers import create_scheduler
 from sefi.diffusion.source_image import (
@@ -404,7 +404,7 @@ def sample_batch(
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
-    with torch.no_grad():
+    with torch.no_grad(), reuse_projections(*list_denoisers(pipeline)):
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
         context, null = pad_texts(conditioner, [context, null])
         call: Any = pipeline
@@ -419,6 +419,12 @@ def sample_batch(
             output_type="latent",
         )
     return restore_outside_mask(decode_images(pipeline, result.images, prompts, seeds, settings), source)
+
+
+def list_denoisers(pipeline: Pipeline) -> list[Any]:
+    """Return what of a pipeline reads the prompts in every step: the UNet, and the ControlNet if there is one."""
+    controlnet = getattr(pipeline, "controlnet", None)
+    return [pipeline.unet] if controlnet is None else [pipeline.unet, controlnet]
 
 
 def list_image_arguments(

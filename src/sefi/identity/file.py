@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +40,7 @@ from sefi.core.reading import (
     read_layout,
     translate_file_errors,
 )
-from sefi.core.text import is_utf8
+from sefi.core.text import dump_json, is_utf8
 from sefi.identity.hub import FILE, download_folder, make_card, upload_folder
 from sefi.provenance.consent import check_consents
 from sefi.provenance.run_record import RunRecord
@@ -505,12 +507,18 @@ def check_settings(header: IdentityHeader) -> None:
         InvalidFileError: a value is of the wrong kind or outside its range, or differs from the header's own.
     """
     try:
-        parse_saved_config(header.settings, Config)
+        check_saved_settings(dump_json(header.settings))
     except ConfigError as error:
         raise InvalidFileError(f"settings: {error.problem}") from None
     learn = header.settings.get("learn", {})
     if learn.get("stages", header.stages) != header.stages:
         raise InvalidFileError(f"it states {header.stages} stages, its settings {learn['stages']}")
+
+
+@lru_cache(maxsize=64)
+def check_saved_settings(text: str) -> None:
+    """Check settings as JSON, as `parse_saved_config` does; once for the many identities that were learned alike."""
+    parse_saved_config(json.loads(text), Config)
 
 
 def check_tokens(path: Path, header: IdentityHeader, layouts: Sequence[Layout]) -> None:

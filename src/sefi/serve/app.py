@@ -1,0 +1,401 @@
+"""The HTTP application: generate, list identities, health and metrics; errors as JSON."""
+
+import asyncio
+import base64
+import re
+import time
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
+from starlette.exceptions import HTTPException
+
+from sefi.api import list_prompt_remarks
+from sefi.backbone.bundle import Backbone
+from sefi.core import __version__
+from sefi.core.config import Config, check_guidance, dump_config, parse_config
+from sefi.core.errors import SefiError
+from sefi.core.prompts import check_prompts, check_syntax, find_placeholders
+from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit
+from sefi.diffusion.sampling import GeneratedImage, check_size, get_image_size
+from sefi.diffusion.schedulers import check_steps
+from sefi.identity.file import Identity
+from sefi.provenance.save import EncodedImage
+from sefi.serve.batching import BatchWorker, ImageQueue, ImageTask, Ticket, make_closed_error
+from sefi.serve.identities import IdentityFolder, ServedIdentity
+from sefi.serve.limits import (
+    ErrorAnswer,
+    GenerateAnswer,
+    GenerateRequest,
+    ImageAnswer,
+    RequestGuard,
+    RequestLimits,
+    ServeError,
+    describe_error,
+)
+
+PNG, JSON = "image/png", "application/json"
+FAILURES: dict[int | str, dict[str, Any]] = {
+    401: {"model": ErrorAnswer, "description": "the API key is missing or wrong"},
+    403: {"model": ErrorAnswer, "description": "the consent of an identity has expired"},
+    404: {"model": ErrorAnswer, "description": "there is no such identity"},
+    422: {"model": ErrorAnswer, "description": "the prompt, the settings or an identity cannot be used"},
+    429: {"model": ErrorAnswer, "description": "too many images wait; Retry-After says when to ask again"},
+    503: {"model": ErrorAnswer, "description": "the server is being stopped"},
+    504: {"model": ErrorAnswer, "description": "the image was not ready in time"},
+}
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": GenerateAnswer,
+        "content": {PNG: {"schema": {"type": "string", "format": "binary"}}},
+        "description": "one image as PNG; JSON for several, or where the request accepts JSON and no PNG",
+    }
+}
+CLOSED_CONNECTION = 499  # nginx's number for a client that is gone; nobody reads the answer
+
+
+class ServerMetrics:
+    """What /metrics says; no name and no prompt is in it."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        registry = self.registry
+        self.requests = Counter("sefi_requests", "Requests to generate, by status.", ["status"], registry=registry)
+        self.seconds = Histogram("sefi_request_seconds", "From a request to its answer.", registry=registry)
+        self.images = Counter("sefi_images", "Images drawn.", registry=registry)
+        sizes = (1, 2, 4, 8, 16, 32, 64)
+        self.batches = Histogram("sefi_batch_images", "Images drawn at once.", buckets=sizes, registry=registry)
+        self.batch_seconds = Histogram("sefi_batch_seconds", "Time of a batch.", registry=registry)
+        self.waiting = Gauge("sefi_waiting_images", "Images that wait.", registry=registry)
+        self.identities = Gauge("sefi_identity_loads", "Identity files read since the start.", registry=registry)
+
+    def count_batch(self, images: int, seconds: float) -> None:
+        """Count a batch."""
+        self.images.inc(images)
+        self.batches.observe(images)
+        self.batch_seconds.observe(seconds)
+
+    def count_request(self, status: int, seconds: float) -> None:
+        """Count an answer."""
+        self.requests.labels(str(status)).inc()
+        self.seconds.observe(seconds)
+
+
+@dataclass(frozen=True)
+class ServeOptions:
+    """How a server answers.
+
+    Attributes:
+        config: settings of what requests leave out.
+        key: the API key; None asks for none.
+        local: it listens to this machine only.
+        use_checker, mark: as `safety_checker` of `sefi.generate` and `mark` of `GeneratedImage.save`.
+    """
+
+    config: Config
+    limits: RequestLimits = field(default_factory=RequestLimits)
+    key: str | None = None
+    local: bool = True
+    use_checker: bool = True
+    mark: bool = True
+
+
+class ImageService:
+    """Models, identities and the queue between requests and workers.
+
+    Args:
+        backbones: the same model on each device, a worker for each.
+        folder: of the identity files.
+    """
+
+    def __init__(self, backbones: Sequence[Backbone], folder: IdentityFolder, options: ServeOptions) -> None:
+        self.backbone, self.folder, self.options = backbones[0], folder, options
+        self.metrics, self.queue = ServerMetrics(), ImageQueue(options.limits)
+        self.workers = [
+            BatchWorker(self.queue, one, self.metrics.count_batch, use_checker=options.use_checker) for one in backbones
+        ]
+        self.started = False
+
+    def start(self) -> None:
+        """Start the workers; the safety checker is read before the first image, if the model brings one."""
+        for worker in self.workers:
+            if self.options.use_checker and worker.backbone.safety_checker is not None:
+                worker.backbone.safety_checker.load()
+            worker.thread.start()
+        self.started = True
+
+    def stop(self) -> None:
+        """Take no more requests; images that wait are still drawn."""
+        self.queue.close()
+
+    def is_alive(self) -> bool:
+        """Return whether every worker runs."""
+        return self.started and all(worker.thread.is_alive() for worker in self.workers)
+
+    def prepare(self, request: GenerateRequest) -> list[ImageTask]:
+        """Return the tasks of a request, checked against the limits, the model and the identities.
+
+        Raises:
+            SefiError: why it cannot be drawn.
+        """
+        settings = self.parse_settings(request).generate
+        self.options.limits.check(request, get_image_size(self.backbone, settings), settings.steps)
+        check_guidance(settings)
+        check_steps(self.backbone, settings.steps)
+        check_size(self.backbone, settings)
+        check_syntax(request.prompt)
+        served = [self.folder.get(name) for name in find_placeholders(request.prompt)]
+        class_words = {one.identity.name: one.identity.header.class_word for one in served}
+        check_prompts([request.prompt], class_words, settings.negative_prompt)
+        named: tuple[ServedIdentity, ...] = tuple(served)
+        return [ImageTask(request.prompt, request.seed + k, settings, named) for k in range(request.count)]
+
+    def parse_settings(self, request: GenerateRequest) -> Config:
+        """Return the server's settings with those of a request; `ConfigError` for a value that does not fit."""
+        given = request.model_dump(exclude={"prompt", "seed", "count"}, exclude_none=True)
+        tree = dump_config(self.options.config)
+        one = {"count": 1, "batch_size": 1}
+        return parse_config({**tree, "generate": {**tree["generate"], **given, **one}}, type(self.options.config))
+
+    def list_notes(self, task: ImageTask) -> list[str]:
+        """List what a user should know of a task: unknown words, long prompts, settings without their effect."""
+        identities = [one.identity for one in task.identities]
+        return list_prompt_remarks(self.backbone, [task.prompt], task.settings, identities)
+
+    def encode(self, image: GeneratedImage) -> EncodedImage:
+        """Encode an image with its marks."""
+        return image.encode(mark=self.options.mark)
+
+
+def open_identities(folder: Any, backbone: Backbone) -> IdentityFolder:  # noqa: ANN401  a path, as `Path` takes it
+    """Open a folder of identities for a model; `ConfigError` where there is none."""
+    # Of each class word and model that identities were learned on: it fits this one, and so long may a token be.
+    limits: dict[tuple[object, ...], float] = {}
+
+    def check(identity: Identity) -> None:
+        header = identity.header
+        learned = (header.class_word, header.base_model, header.width, *sorted(header.signature.items()))
+        if learned in limits:
+            check_norms(backbone, identity, limits[learned])
+            return
+        check_identities(backbone, [identity])
+        limits[learned] = compute_norm_limit(backbone, header.class_word)
+
+    return IdentityFolder(folder, check)
+
+
+def create_app(service: ImageService) -> FastAPI:
+    """Create the application of a service; its workers run while it does."""
+
+    @asynccontextmanager
+    async def run_workers(_app: FastAPI) -> AsyncGenerator[None]:
+        service.start()
+        yield
+        service.stop()
+
+    # No pages of documentation: they would load their scripts from another server.
+    app = FastAPI(title="sefi", version=__version__, docs_url=None, redoc_url=None, lifespan=run_workers)
+    app.add_middleware(RequestGuard, key=service.options.key, local=service.options.local)
+    add_routes(app, service)
+    app.add_exception_handler(SefiError, answer_error)
+    app.add_exception_handler(RequestValidationError, answer_invalid)
+    app.add_exception_handler(HTTPException, answer_http_error)
+    app.add_exception_handler(Exception, answer_crash)
+    return app
+
+
+def add_routes(app: FastAPI, service: ImageService) -> None:
+    """Add what the application answers."""
+    simple: dict[str, tuple[str, Callable[[ImageService], Response], str]] = {
+        "/healthz": ("health", answer_health, "Whether every worker runs"),
+        "/readyz": ("readiness", answer_readiness, "Whether requests are taken"),
+        "/metrics": ("metrics", answer_metrics, "Figures in Prometheus' text format"),
+        "/v1/identities": ("identities", answer_identities, "The names that prompts may have"),
+    }
+    for path, (name, answer, summary) in simple.items():
+        app.get(path, operation_id=name, summary=summary, response_class=Response)(partial(answer, service))
+
+    async def generate(body: GenerateRequest, request: Request) -> Response:
+        return await answer_generate(service, body, request)
+
+    app.post(
+        "/v1/generate",
+        operation_id="generate",
+        summary="Draw a prompt",
+        response_class=Response,
+        responses={**IMAGES, **FAILURES},
+    )(generate)
+
+
+def answer_health(service: ImageService) -> Response:
+    """Return 200 while every worker runs, else 503."""
+    alive = service.is_alive()
+    return JSONResponse({"status": "ok" if alive else "a worker has ended"}, 200 if alive else 503)
+
+
+def answer_readiness(service: ImageService) -> Response:
+    """Return 200 while requests are taken, else 503."""
+    ready = service.is_alive() and not service.queue.closed
+    return JSONResponse({"status": "ok" if ready else "not ready"}, 200 if ready else 503)
+
+
+def answer_metrics(service: ImageService) -> Response:
+    """Return the figures."""
+    service.metrics.waiting.set(len(service.queue))
+    service.metrics.identities.set(service.folder.loaded)
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+
+
+def answer_identities(service: ImageService) -> Response:
+    """Return the names of the folder."""
+    return JSONResponse({"identities": service.folder.list_names()})
+
+
+async def answer_generate(service: ImageService, body: GenerateRequest, request: Request) -> Response:
+    """Draw the images of a request, and count its answer."""
+    started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
+    try:
+        response = await draw_response(service, body, request)
+        status = response.status_code
+    except SefiError as error:
+        status = int(describe_error(error)[0])
+        raise
+    finally:
+        service.metrics.count_request(status, time.monotonic() - started)
+    return response
+
+
+async def draw_response(service: ImageService, body: GenerateRequest, request: Request) -> Response:
+    """Return the answer of a request, or an empty one where the client is gone.
+
+    Raises:
+        SefiError: why there are no images.
+    """
+    if service.queue.closed:
+        raise make_closed_error()
+    tasks = await asyncio.to_thread(service.prepare, body)
+    tickets = service.queue.add(tasks)
+    try:
+        images = await wait_for_images(tickets, request, service.options.limits.seconds)
+    finally:
+        for ticket in tickets:  # of those that are drawn nothing is left to give up
+            ticket.abandon()
+    if images is None:
+        return Response(status_code=CLOSED_CONNECTION)
+    encoded = [await asyncio.to_thread(service.encode, image) for image in images]
+    if len(images) == 1 and not wants_json(request.headers.get("accept", "")):
+        return make_png_response(images[0], encoded[0])
+    answers = [
+        ImageAnswer(
+            png=base64.b64encode(file.content).decode(),
+            prompt=image.prompt,
+            seed=image.seed,
+            invisible_mark=file.invisible_mark,
+            flagged=image.flagged,
+        )
+        for image, file in zip(images, encoded, strict=True)
+    ]
+    notes = await asyncio.to_thread(service.list_notes, tasks[0])
+    answer = GenerateAnswer(images=answers, base_model=service.backbone.fingerprint, notes=notes)
+    return JSONResponse(answer.model_dump())
+
+
+def wants_json(accepted: str) -> bool:
+    """Return whether a request accepts JSON and does not name PNG.
+
+    >>> wants_json("application/json"), wants_json("*/*"), wants_json("image/png, application/json")
+    (True, False, False)
+    """
+    kinds = [kind.partition(";")[0].strip() for kind in accepted.lower().split(",")]
+    return JSON in kinds and PNG not in kinds
+
+
+def make_png_response(image: GeneratedImage, file: EncodedImage) -> Response:
+    """Return one image, with what its file does not say in the headers."""
+    said = {
+        "X-Sefi-Seed": str(image.seed),
+        "X-Sefi-Invisible-Mark": str(file.invisible_mark).lower(),
+        "X-Sefi-Flagged": str(image.flagged).lower(),
+    }
+    return Response(file.content, media_type=PNG, headers=said)
+
+
+async def wait_for_images(tickets: Sequence[Ticket], request: Request, seconds: float) -> list[GeneratedImage] | None:
+    """Wait for the images of a request; None where its client is gone.
+
+    Raises:
+        ServeError: 504 where the time is over.
+        SefiError: why an image cannot be drawn.
+    """
+    drawing = asyncio.gather(*(asyncio.wrap_future(ticket.result) for ticket in tickets))
+    leaving = asyncio.create_task(wait_until_gone(request))
+    try:
+        done, _ = await asyncio.wait({drawing, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if drawing in done:
+            return drawing.result()
+        if leaving in done:
+            return None
+        raise ServeError(
+            f"The image was not ready within {seconds:g} s.",
+            "Ask for fewer steps or a smaller image, or when the server has less to do.",
+            HTTPStatus.GATEWAY_TIMEOUT,
+        )
+    finally:
+        leaving.cancel()
+        drawing.cancel()
+
+
+async def wait_until_gone(request: Request) -> None:
+    """Wait until the client closes its connection."""
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+# ------------------------------------------------------------------ errors
+
+
+async def answer_error(_request: Request, error: Exception) -> Response:
+    """Answer an error that a user can fix."""
+    assert isinstance(error, SefiError)
+    status, record, headers = describe_error(error)
+    return JSONResponse(record, int(status), headers)
+
+
+async def answer_invalid(_request: Request, error: Exception) -> Response:
+    """Answer a request whose JSON is not one of ours."""
+    assert isinstance(error, RequestValidationError)
+    fault = error.errors()[0]
+    place = ".".join(str(part) for part in fault["loc"][1:])
+    said = re.sub(r"\s+", " ", str(fault["msg"]))[:200]
+    problem = f"{place[:80]}: {said}." if place else f"{said}."
+    return await answer_error(
+        _request,
+        ServeError(problem, "GET /openapi.json has what a request may hold.", HTTPStatus.UNPROCESSABLE_ENTITY),
+    )
+
+
+async def answer_http_error(_request: Request, error: Exception) -> Response:
+    """Answer a path or a method that there is not."""
+    assert isinstance(error, HTTPException)
+    status = HTTPStatus(error.status_code)
+    return await answer_error(
+        _request, ServeError(f"{status.phrase}.", "GET /openapi.json lists what there is.", status)
+    )
+
+
+async def answer_crash(_request: Request, _error: Exception) -> Response:
+    """Answer an unexpected error without a word of what it says; the server's log has it."""
+    return await answer_error(
+        _request,
+        ServeError(
+            "The server failed.", "Look into its log, and report what it says.", HTTPStatus.INTERNAL_SERVER_ERROR
+        ),
+    )
