@@ -7,7 +7,7 @@ on: a training at its last checkpoint, an identity that is there is not learned 
 import hashlib
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
@@ -27,6 +27,7 @@ from sefi.api import (
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import open_backbone
 from sefi.batch.plan import (
+    PREVIEWS,
     BatchItem,
     BatchSettings,
     ItemProblem,
@@ -56,7 +57,7 @@ from sefi.core.errors import (
     is_out_of_memory,
     release_memory,
 )
-from sefi.core.files import remove_file, write_file
+from sefi.core.files import LONGEST_STEM, remove_file, write_file
 from sefi.core.own_files import hash_own_file, hold_output_lock
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.prompts import needs_face
@@ -64,6 +65,8 @@ from sefi.identity.file import Identity, compute_identity_digest, write_identity
 from sefi.photo.augment import SubjectCrop, convert_to_bytes
 from sefi.photo.read import read_photo
 from sefi.provenance.consent import parse_consent
+from sefi.provenance.forget_records import BATCH_RECORDS
+from sefi.provenance.leftovers import TEMPORARY
 from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 from sefi.training.checkpoint import name_checkpoint, read_unfinished
@@ -115,6 +118,7 @@ def learn_item(
     """
     folder = settings.folder
     with hold_item_lock(locate_identity_file(folder, item.name)):
+        remove_partials(folder, item.name)
         record = begin_try(item, settings, alone=alone)
         try:
             record, crops = learn_identity(item, record, settings, backbone, progress, prepared)
@@ -132,7 +136,7 @@ def learn_item(
 
 
 @contextmanager
-def hold_item_lock(path: Path) -> Iterator[None]:
+def hold_item_lock(path: Path) -> Generator[None]:
     """Hold the lock of an identity, so that nobody else learns it; a worker that was just killed is waited for."""
     deadline = time.monotonic() + SECONDS_FOR_LOCK
     while True:
@@ -150,10 +154,24 @@ def hold_item_lock(path: Path) -> Iterator[None]:
         lock.__exit__(None, None, None)
 
 
+def remove_partials(folder: Path, name: str) -> None:
+    """Remove what a killed try was writing of an item; its lock is held, so that nobody else writes it.
+
+    A name that is too long for its temporary files to show whose they are is left to `sefi forget --leftovers`.
+    """
+    if len(name) > LONGEST_STEM:
+        return
+    for part in (folder, folder / PREVIEWS, folder / BATCH_RECORDS):
+        for path in part.glob("*.partial*"):
+            match = TEMPORARY.fullmatch(path.name)
+            if match is not None and (match["stem"] == name or match["stem"].startswith(f".{name}.")):
+                remove_file(path)
+
+
 def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemRecord:
     """Put a try on record before it begins; what is finished of the item stays on record."""
     before, step = read_item_record(settings.folder, item.name), read_step(settings.folder, item)
-    fresh = ItemRecord(name=item.name, key=item.key, state=ItemState.STARTED)
+    fresh = ItemRecord(name=item.name, key=item.key, state=ItemState.STARTED, tries=0, step=0, seconds=0.0)
     tries = 0
     if before is not None:
         fresh = fresh.change(written=before.written)

@@ -135,7 +135,7 @@ def run_batch(
     with hold_output_lock(out / PAGE):
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)
         pages = write_batch_pages(plan, batch, failed)
-    record = {
+    record: dict[str, object] = {
         "folder": str(out),
         "learned": sorted({one.name for one in standing.pending} - {one.name for one in failed}),
         "finished": sorted(one.name for one in standing.finished),
