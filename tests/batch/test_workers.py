@@ -85,12 +85,14 @@ def wait_for_finished(program, folder, count):
 
 
 def draw_people(folder, count):
-    """Write squares of drawn people; the embedded model's portrait in other colours where it draws none here."""
+    """Write portraits of drawn people."""
+    pytest.importorskip("skia")
+    from tiny_portraits.drawing.image import draw
+    from tiny_portraits.drawing.sampling import make_portrait, make_test_person
+
     folder.mkdir()
-    portrait = Image.open(ROOT / "src" / "sefi" / "models" / "demo" / "portrait.png").convert("RGB").resize((128, 128))
     for number in range(count):
-        shifted = portrait.convert("HSV").point(lambda value, by=number: (value + 12 * by) % 256)
-        Image.merge("RGB", Image.merge("HSV", shifted.split()).convert("RGB").split()).save(folder / f"p{number}.png")
+        Image.fromarray(draw(make_portrait(make_test_person(number), number, 0), 128)).save(folder / f"p{number}.png")
 
 
 @pytest.mark.slow
@@ -157,7 +159,7 @@ def test_a_batch_that_is_killed_ends_its_workers_and_its_items_are_not_to_blame(
         time.sleep(0.1)
     before = read_finished(tmp_path)
     program = start(tmp_path, "--jobs", "2", "--tries", "1", *FAST)
-    answer, errors = program.communicate()
+    _, errors = program.communicate()
     assert program.returncode == 0, errors
     assert before.items() <= read_finished(tmp_path).items()
 

@@ -160,6 +160,7 @@ def connect_to_ray(address: str | None, jobs: int) -> Generator[Any]:
         ConfigError: Ray is not installed, or there is no such cluster.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else Ray tells its makers of each cluster
+    os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster that is started here; else 15, behind everybody
     try:
         ray: Any = importlib.import_module("ray")
     except ModuleNotFoundError:

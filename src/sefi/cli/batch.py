@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from sefi.batch.plan import BatchItem, BatchPlan, BatchSettings, ItemProblem, ModelSource
     from sefi.batch.run import Standing, WorkQueue
     from sefi.cli.loading import ModelOptions
+    from sefi.core.own_files import OwnFiles
     from sefi.report.pages import BatchContent, BatchEntry
 
 PAGE, FAILURES = "index.html", "failures.csv"
@@ -113,7 +114,6 @@ def run_batch(
     loading.check_evaluators(evaluators)
     check_consent_text(consent)
     check_preview(preview)
-    check_batch_folders(photos, out)
     engine = choose_engine(engine, jobs, address)
     model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
     batch = BatchSettings(
@@ -132,7 +132,9 @@ def run_batch(
         mark=not no_mark,
         tries=tries,
     )
+    check_batch_folders(photos, out)
     with hold_output_lock(out / PAGE):
+        list_own_pages(out).check()
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)
         pages = write_batch_pages(plan, batch, failed)
     record: dict[str, object] = {
@@ -167,18 +169,20 @@ def check_batch_folders(photos: Path, out: Path) -> None:
 
     Raises:
         OutputError: as above.
+        PhotoError: there is no folder of photos.
     """
-    from sefi.batch.plan import PREVIEWS
-    from sefi.core.errors import OutputError
+    from sefi.batch.plan import NO_PHOTOS, PREVIEWS
+    from sefi.core.errors import OutputError, PhotoError
     from sefi.core.files import prepare_folder
     from sefi.core.reading import is_inside
     from sefi.provenance.forget_records import BATCH_RECORDS
 
-    if photos.is_dir() and is_inside(out, photos):
+    if not photos.is_dir():
+        raise PhotoError(f"There is no folder '{photos}'.", NO_PHOTOS)
+    if is_inside(out, photos):
         raise OutputError(f"'{out}' is in the folder of photos.", "Choose another folder with -o.")
-    if photos.is_dir():
-        for folder in (out, out / PREVIEWS, out / BATCH_RECORDS):
-            prepare_folder(folder)
+    for folder in (out, out / PREVIEWS, out / BATCH_RECORDS):
+        prepare_folder(folder)
 
 
 def choose_engine(engine: Engine, jobs: int | None, address: str | None) -> Engine:
@@ -266,18 +270,25 @@ def work_off(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str 
         run_alone(queue, open_model(model))
 
 
+def list_own_pages(folder: Path) -> "OwnFiles":
+    """Return the page and the table of failures as files that a batch may write again."""
+    from sefi.core.files import FileKind
+    from sefi.core.own_files import OwnFiles
+
+    return OwnFiles(folder, {PAGE: FileKind.HTML, FAILURES: FileKind.TEXT})
+
+
 def write_batch_pages(plan: "BatchPlan", batch: "BatchSettings", failed: "Sequence[ItemProblem]") -> tuple[Path, Path]:
     """Write the page and the table of failures, where they are not there already; return where they are."""
     from sefi.batch.plan import format_failures
-    from sefi.core.files import FileKind, make_text_writer
-    from sefi.core.own_files import OwnFiles
+    from sefi.core.files import make_text_writer
     from sefi.report.pages import render_batch_page
 
     texts = {
         PAGE: render_batch_page(collect_batch_content(plan.items, batch, failed)),
         FAILURES: format_failures(failed),
     }
-    files = OwnFiles(batch.folder, {PAGE: FileKind.HTML, FAILURES: FileKind.TEXT})
+    files = list_own_pages(batch.folder)
     for name, text in texts.items():
         path = batch.folder / name
         if not (path.is_file() and path.read_bytes() == text.encode()):
