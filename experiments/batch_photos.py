@@ -23,6 +23,7 @@ from sefi.cli import progress
 from sefi.cli.app import app
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
+from sefi.methods import get_preset
 from sefi.provenance.run_record import RunRecord
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
@@ -38,7 +39,12 @@ class StepClock:
     """Stands in the place of the terminal's progress, and adds up the CPU time between the steps of trainings."""
 
     def __init__(self) -> None:
-        self.seconds, self.steps, self.last = 0.0, 0, 0.0
+        self.seconds, self.steps, self.last, self.begun = 0.0, 0, 0.0, 0.0
+
+    def begin_item(self) -> "StepClock":
+        """Note when the first item begins: by then the model is open."""
+        self.begun = self.begun or time.process_time()
+        return self
 
     def start(self, total: int, label: str) -> None:
         """Note where a piece of work begins."""
@@ -68,7 +74,7 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
         before = time.process_time()
         draw_people(count, Path(name) / "photos")
         drawing = time.process_time() - before
-        progress.TerminalProgress.nested = lambda _: clock  # type: ignore[method-assign]
+        progress.TerminalProgress.nested = clock.begin_item  # type: ignore[method-assign]
         words = ["batch", f"{name}/photos", "-o", f"{name}/identities", "--no-crop", *options, "--json"]
         done = CliRunner().invoke(app, words)
         whole = time.process_time() - drawing  # since this process began: with all imports
@@ -77,9 +83,18 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
         again = time.process_time() - again
     if done.exit_code or twice.exit_code or json.loads(twice.stdout)["learned"]:
         sys.exit(done.output + twice.output)
+    # The ratio of a hundred photos with all steps, from what is spent once, for each photo, and for each step.
+    once, step = clock.begun - drawing, clock.seconds / clock.steps
+    each, steps = (whole - once - clock.seconds) / count, get_preset("default").learn.steps
     return {
         "photos": count,
         "steps": clock.steps,
+        "seconds_once": round(once, 2),
+        "seconds_for_each_photo_besides_steps": round(each, 2),
+        "seconds_for_each_step": round(step, 4),
+        "steps_of_the_preset": steps,
+        "computed_ratio_of_100_photos": round((once + 100 * (each + steps * step)) / (100 * steps * step), 4),
+        "computed_hours_of_10000_photos": round((once + 10_000 * (each + steps * step)) / 3600, 1),
         "seconds_of_steps": round(clock.seconds, 2),
         "seconds_of_batch": round(whole, 2),
         "seconds_of_a_second_run": round(again, 2),
@@ -116,7 +131,7 @@ def find_workers(parent: int, words: str) -> list[int]:
 
 
 def try_kill(engine: str, people: int, folder: Path) -> dict[str, object]:
-    """Kill one of two workers once a quarter is learned; return what was finished before, lost and repeated."""
+    """Try a kill of one of two workers once a quarter is learned; return what was lost and repeated."""
     draw_people(people, folder / "photos")
     out, words = folder / "identities", ["--engine", engine, "--jobs", "2", "--no-crop", *FEW_STEPS, "--json"]
     command = [sys.executable, "-m", "sefi", "batch", str(folder / "photos"), "-o", str(out), *words]

@@ -15,7 +15,7 @@ import sefi.batch.run
 import sefi.core.files
 from sefi.api import learn
 from sefi.batch.plan import ItemState, read_item_record
-from sefi.batch.run import WorkQueue, begin_try, list_problems, locate_training, run_alone
+from sefi.batch.run import WorkQueue, begin_try, learn_alone, list_problems, locate_training
 from sefi.core.errors import Interrupted, OutputError
 from sefi.core.progress import SilentProgress
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
@@ -185,7 +185,7 @@ def test_an_item_that_kills_its_worker_waits_again_until_it_is_put_aside(setting
     for left in (1, 0):
         item = queue.take()
         begin_try(item, quick, alone=False)
-        queue.lose(item)
+        queue.take_back(item)
         assert len(queue.waiting) == left
     assert len(advanced) == 1
     assert list_problems(items, quick)[0].put_aside
@@ -195,7 +195,7 @@ def test_an_item_that_kills_its_worker_waits_again_until_it_is_put_aside(setting
 def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off):
     items = work_off(settings)[0].items
     queue, advanced = make_queue(settings, items)
-    queue.lose(queue.take())
+    queue.take_back(queue.take())
     assert (len(queue.waiting), len(advanced)) == (1, 1)
 
 
@@ -285,10 +285,10 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(settings, work_off,
     whole = read_results(settings)
     (settings.folder / "ada.safetensors").unlink()
     with pytest.raises((Interrupted, KeyboardInterrupt)):
-        run_alone(WorkQueue(items, settings, StoppingProgress(2)), backbone)
+        learn_alone(WorkQueue(items, settings, StoppingProgress(2)), backbone)
     assert locate_training(settings.folder, items[0]).is_file()
     assert state_of(settings, "ada") is ItemState.WAITING
     progress = StoppingProgress()
-    run_alone(WorkQueue(items, settings, progress), backbone)
+    learn_alone(WorkQueue(items, settings, progress), backbone)
     assert progress.steps < 3
     assert read_results(settings) == whole

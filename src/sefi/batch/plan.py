@@ -142,7 +142,7 @@ class BatchPlan:
 
 
 @dataclass
-class Subject:
+class NamedSubject:
     """A subject as a table or a folder names it: texts, not checked yet."""
 
     name: str
@@ -186,17 +186,17 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
     return BatchPlan(tuple(items), tuple(problems), tuple(ignored))
 
 
-def find_subjects(folder: Path) -> tuple[list[Subject], list[str]]:
+def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
     """Return a subject for each photo of a folder and for each folder of photos in it, and the files that are none."""
-    subjects, ignored = list[Subject](), list[str]()
+    subjects, ignored = list[NamedSubject](), list[str]()
     for path in sorted(one for one in folder.iterdir() if one.name[0] != "."):
         if path.is_dir():
             inner = sorted(one for one in path.iterdir() if is_photo_file(one))
             if inner:
                 photos = [escape_surrogates(f"{path.name}/{one.name}") for one in inner]
-                subjects.append(Subject(make_item_name(path.name), photos))
+                subjects.append(NamedSubject(make_item_name(path.name), photos))
         elif is_photo_file(path):
-            subjects.append(Subject(make_item_name(path.stem), [escape_surrogates(path.name)]))
+            subjects.append(NamedSubject(make_item_name(path.stem), [escape_surrogates(path.name)]))
         else:
             ignored.append(escape_surrogates(path.name))
     return subjects, ignored
@@ -218,7 +218,7 @@ def make_item_name(text: str) -> str:
     return "-".join(words).strip("-")[:64]
 
 
-def read_people(table: Path) -> list[Subject]:
+def read_people(table: Path) -> list[NamedSubject]:
     """Read a table of people; several rows of one name are several photos of it.
 
     Raises:
@@ -230,14 +230,14 @@ def read_people(table: Path) -> list[Subject]:
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [cell.strip() for cell in next(rows, [])]
         check_header(header)
-        subjects: dict[str, Subject] = {}
+        subjects: dict[str, NamedSubject] = {}
         for number, row in enumerate(rows, 2):
             if not any(cell.strip() for cell in row):
                 continue
             if len(row) != len(header):
                 raise InvalidFileError(f"row {number} has {len(row)} cells, and there are {len(header)} columns")
             cells = dict(zip(header, (cell.strip() for cell in row), strict=True))
-            add_row(subjects.setdefault(cells["name"], Subject(cells["name"])), cells)
+            add_row(subjects.setdefault(cells["name"], NamedSubject(cells["name"])), cells)
     return list(subjects.values())
 
 
@@ -251,7 +251,7 @@ def check_header(header: Sequence[str]) -> None:
         raise InvalidFileError(f"it has no column {missing[0]!r}" if missing else "it names a column twice")
 
 
-def add_row(subject: Subject, cells: dict[str, str]) -> None:
+def add_row(subject: NamedSubject, cells: dict[str, str]) -> None:
     """Add a row of a table to its subject; an empty cell says nothing, one that contradicts an earlier row is noted."""
     subject.photos += [name for name in (part.strip() for part in cells["photo"].split(";")) if name]
     for column in COLUMNS[2:]:
@@ -263,7 +263,7 @@ def add_row(subject: Subject, cells: dict[str, str]) -> None:
 # ------------------------------------------------------------------ items
 
 
-def make_item(subject: Subject, settings: BatchSettings, source: object, names: set[str]) -> BatchItem:
+def make_item(subject: NamedSubject, settings: BatchSettings, source: object, names: set[str]) -> BatchItem:
     """Return an item with its key, everything about it checked that needs no model.
 
     Args:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sefi.batch.plan import BatchItem, BatchSettings
-from sefi.batch.run import PreparedPhotos, WorkQueue, learn_item, open_model, prepare_photos
+from sefi.batch.run import PreparedPhotos, WorkQueue, learn_item, load_model, prepare_photos
 from sefi.core.errors import ConfigError, SefiError, suggest_install
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class RayWorker:
 
     def __init__(self, settings: BatchSettings, device: str) -> None:
         self.settings = settings
-        self.backbone: Backbone = open_model(settings.model, device)
+        self.backbone: Backbone = load_model(settings.model, device)
 
     def describe(self) -> ModelFacts:
         """Return what cutting photos needs to know; by then the model is open."""
@@ -85,7 +85,7 @@ class RayGroup:
         self.at_work[actor.describe.remote()] = ActorPlace(actor)
 
     def run(self) -> None:
-        """Hand out work until none is left, or raise what stops all."""
+        """Give work until none is left, or raise what stops all."""
         for _ in range(min(self.jobs, len(self.queue.waiting))):
             self.start_actor()
         while self.at_work:
@@ -93,7 +93,7 @@ class RayGroup:
             for answer in ready:
                 self.take_answer(answer, self.at_work.pop(answer))
             while self.idle and self.queue.waiting:
-                self.hand_out(self.idle.pop())
+                self.give_work(self.idle.pop())
 
     def take_answer(self, answer: object, place: ActorPlace) -> None:
         """Take what an actor answers, or note that it is gone."""
@@ -118,7 +118,7 @@ class RayGroup:
             raise error
         self.queue.fail(place.item, error)
 
-    def hand_out(self, actor: Any) -> None:  # noqa: ANN401  Ray's own
+    def give_work(self, actor: Any) -> None:  # noqa: ANN401  Ray's own
         """Give an actor the next item; the photos of those after it are read meanwhile."""
         item = self.queue.take()
         assert item is not None
@@ -139,7 +139,7 @@ class RayGroup:
             SefiError: one after the other is killed before it works.
         """
         if place.item is not None:
-            self.queue.lose(place.item)
+            self.queue.take_back(place.item)
         else:
             self.deaths += 1
         if self.deaths >= MOST_DEATHS:
@@ -150,8 +150,8 @@ class RayGroup:
 
 
 @contextmanager
-def connect_to_ray(address: str | None, jobs: int) -> Generator[Any]:
-    """Connect to a Ray cluster, or start one on this machine alone, which ends after the block.
+def open_ray(address: str | None, jobs: int) -> Generator[Any]:
+    """Open a Ray cluster, or start one on this machine alone, which ends after the block.
 
     Args:
         address: of a cluster, `auto` for the one of this machine; None starts one.
@@ -179,17 +179,17 @@ def connect_to_ray(address: str | None, jobs: int) -> Generator[Any]:
         ray.shutdown()
 
 
-def run_on_ray(queue: WorkQueue, address: str | None, jobs: int | None) -> None:
+def learn_on_ray(queue: WorkQueue, address: str | None, jobs: int | None) -> None:
     """Learn every item on a Ray cluster.
 
     Args:
-        address: as of `connect_to_ray`.
+        address: as of `open_ray`.
         jobs: actors at the same time; None takes one for each GPU of the cluster, or one.
 
     Raises:
-        ConfigError: as of `connect_to_ray`.
+        ConfigError: as of `open_ray`.
         SefiError: an actor cannot open the model or write its records, or is killed before it begins.
     """
-    with connect_to_ray(address, jobs or 1) as ray:
+    with open_ray(address, jobs or 1) as ray:
         gpus = 0 if queue.settings.model.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
         RayGroup(queue, ray, jobs or gpus or 1, min(gpus, 1)).run()

@@ -121,7 +121,7 @@ def learn_item(
         remove_partials(folder, item.name)
         record = begin_try(item, settings, alone=alone)
         try:
-            record, crops = learn_identity(item, record, settings, backbone, progress, prepared)
+            record, crops = learn_item_identity(item, record, settings, backbone, progress, prepared)
             record = make_preview(item, record, settings, backbone, crops)
             return write_item_record(folder, record.change(state=ItemState.LEARNED, tries=0))
         except (Interrupted, KeyboardInterrupt):
@@ -169,7 +169,7 @@ def remove_partials(folder: Path, name: str) -> None:
 
 
 def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemRecord:
-    """Put a try on record before it begins; what is finished of the item stays on record."""
+    """Record a try before it begins; what is finished of the item stays on record."""
     before, step = read_item_record(settings.folder, item.name), read_step(settings.folder, item)
     fresh = ItemRecord(name=item.name, key=item.key, state=ItemState.STARTED, tries=0, step=0, seconds=0.0)
     tries = 0
@@ -237,7 +237,7 @@ def read_crops(item: BatchItem, settings: BatchSettings, model: CropModel) -> li
     return [crop_photo(photo, model, item.config, item.face, crop=settings.crop, detector=detector) for photo in photos]
 
 
-def learn_identity(
+def learn_item_identity(
     item: BatchItem,
     record: ItemRecord,
     settings: BatchSettings,
@@ -361,7 +361,7 @@ class Standing:
     problems: tuple[ItemProblem, ...]
 
 
-def examine_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bool = False) -> Standing:
+def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bool = False) -> Standing:
     """Return how items stand by what is on record of them.
 
     Args:
@@ -394,7 +394,7 @@ def list_problems(items: Sequence[BatchItem], settings: BatchSettings) -> list[I
     return problems
 
 
-def forgive_items(items: Sequence[BatchItem], settings: BatchSettings) -> None:
+def reset_tries(items: Sequence[BatchItem], settings: BatchSettings) -> None:
     """Begin to count tries anew, as --retry asks for; errors as of `write_item_record`."""
     for item in items:
         record = read_item_record(settings.folder, item.name)
@@ -436,7 +436,7 @@ class WorkQueue:
         write_item_record(self.settings.folder, record.change(state=ItemState.FAILED, problem=problem, remedy=remedy))
         self.finish(item)
 
-    def lose(self, item: BatchItem) -> None:
+    def take_back(self, item: BatchItem) -> None:
         """Take back an item whose worker was killed, unless it was finished by then."""
         folder = self.settings.folder
         record = read_item_record(folder, item.name)
@@ -452,7 +452,7 @@ class WorkQueue:
         self.finish(item)
 
 
-def run_alone(queue: WorkQueue, backbone: Backbone) -> None:
+def learn_alone(queue: WorkQueue, backbone: Backbone) -> None:
     """Learn every item in this process.
 
     Raises:
@@ -464,7 +464,7 @@ def run_alone(queue: WorkQueue, backbone: Backbone) -> None:
         queue.finish(item)
 
 
-def open_model(model: ModelSource, device: str | None = None) -> Backbone:
+def load_model(model: ModelSource, device: str | None = None) -> Backbone:
     """Open the model of a batch, on a device of its own.
 
     Raises:

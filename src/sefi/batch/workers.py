@@ -108,7 +108,7 @@ class WorkerGroup:
         self.running[ours] = RunningWorker(place, process, WorkerLine(self.queue.progress.nested()))
 
     def run(self) -> None:
-        """Hand out work until none is left, or raise what stops all."""
+        """Give work until none is left, or raise what stops all."""
         for place in range(min(len(self.devices), len(self.queue.waiting))):
             self.start_worker(place)
         while any(worker.item or not worker.is_idle for worker in self.running.values()) or self.queue.waiting:
@@ -117,7 +117,7 @@ class WorkerGroup:
                 self.answer(pipe)
             for pipe, worker in self.running.items():
                 if worker.is_idle:  # an item may have come back
-                    self.hand_out(pipe, worker)
+                    self.give_work(pipe, worker)
 
     def answer(self, pipe: Connection) -> None:
         """Take a worker's message, or note that the worker is gone."""
@@ -132,11 +132,11 @@ class WorkerGroup:
             if worker.item is not None:
                 self.queue.finish(worker.item)
             worker.item, worker.is_idle = None, True
-            self.hand_out(pipe, worker)
+            self.give_work(pipe, worker)
         elif isinstance(message, (WorkerReport, SefiError, str)):
             worker.line.handle(message)
 
-    def hand_out(self, pipe: Connection, worker: RunningWorker) -> None:
+    def give_work(self, pipe: Connection, worker: RunningWorker) -> None:
         """Give an idle worker the next item, if one waits."""
         item = self.queue.take()
         if item is None:
@@ -161,7 +161,7 @@ class WorkerGroup:
         if code in (INTERRUPTED, TERMINATED):
             raise KeyboardInterrupt if code == INTERRUPTED else TerminationSignal
         if worker.item is not None:
-            self.queue.lose(worker.item)
+            self.queue.take_back(worker.item)
         else:
             self.deaths += 1
         if self.deaths >= MOST_DEATHS:
@@ -191,7 +191,7 @@ def end_workers_after(group: WorkerGroup) -> Generator[WorkerGroup]:
         group.end()
 
 
-def run_in_processes(queue: "WorkQueue", devices: list[str], threads: int) -> None:
+def learn_in_processes(queue: "WorkQueue", devices: list[str], threads: int) -> None:
     """Learn every item in processes, one for each device.
 
     Args:
@@ -219,7 +219,7 @@ def run_batch_worker(options: WorkerOptions, pipe: Connection) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         with answer_termination():
-            serve_items(options, pipe)
+            learn_received_items(options, pipe)
     except KeyboardInterrupt as stop:
         sys.exit(make_interrupted(stop, "", "").exit_code)
     except Interrupted as stop:
@@ -230,7 +230,7 @@ def run_batch_worker(options: WorkerOptions, pipe: Connection) -> None:
         fail(pipe, f"{type(error).__name__}: {error}")
 
 
-def serve_items(options: WorkerOptions, pipe: Connection) -> None:
+def learn_received_items(options: WorkerOptions, pipe: Connection) -> None:
     """Open the model and learn the items that come through the pipe.
 
     After an error that nobody foresaw this process ends, so that the next item has a fresh one: a device that has
@@ -240,11 +240,11 @@ def serve_items(options: WorkerOptions, pipe: Connection) -> None:
     import torch  # noqa: PLC0415
 
     from sefi.batch.plan import ItemState  # noqa: PLC0415
-    from sefi.batch.run import learn_item, open_model  # noqa: PLC0415
+    from sefi.batch.run import learn_item, load_model  # noqa: PLC0415
     from sefi.benchmark.identities import Stopwatch  # noqa: PLC0415
 
     torch.set_num_threads(options.threads)
-    backbone = open_model(options.settings.model, options.device)
+    backbone = load_model(options.settings.model, options.device)
     while True:
         pipe.send(ReadyForWork())
         item: BatchItem = pipe.recv()

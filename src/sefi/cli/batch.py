@@ -102,7 +102,7 @@ def run_batch(
     """Learn everybody in a folder of photos; the same command goes on after a kill. Exit code 1 if anybody fails."""
     from sefi.batch.plan import BatchSettings
     from sefi.cli import loading
-    from sefi.cli.learn import check_consent_text, prepare_method
+    from sefi.cli.learn import prepare_method
     from sefi.cli.output import print_answer
     from sefi.core.own_files import hold_output_lock
 
@@ -110,55 +110,53 @@ def run_batch(
     overrides = [*(settings or []), *loading.format_settings(learn__steps=steps, learn__class_word=class_word)]
     chosen = loading.choose_preset(method, preset)
     config = loading.load_config(chosen, overrides)
-    loading.check_detector(detector)
-    loading.check_evaluators(evaluators)
-    check_consent_text(consent)
-    check_preview(preview)
+    check_batch_options(detector, evaluators, consent, preview)
     engine = choose_engine(engine, jobs, address)
-    model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
-    batch = BatchSettings(
-        photos=photos,
-        folder=out,
-        model=make_model_source(model_options),
-        config=config,
-        preset=chosen,
-        seed=seed,
-        consent=consent,
-        evaluators=evaluators,
-        detector=detector,
-        any_style=any_style,
-        crop=not no_crop,
-        preview=None if no_previews else preview,
-        mark=not no_mark,
-        tries=tries,
-    )
+    source = make_model_source(prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators))
+    shown, crop, mark = None if no_previews else preview, not no_crop, not no_mark
+    same = seed, consent, evaluators, detector, any_style, crop, shown, mark, tries
+    batch = BatchSettings(photos, out, source, config, chosen, *same)
     check_batch_folders(photos, out)
     with hold_output_lock(out / PAGE):
         list_own_pages(out).check()
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)
-        pages = write_batch_pages(plan, batch, failed)
-    record: dict[str, object] = {
-        "folder": str(out),
-        "learned": sorted({one.name for one in standing.pending} - {one.name for one in failed}),
-        "finished": sorted(one.name for one in standing.finished),
-        "failed": [describe_failed(one) for one in failed],
-        "ignored": list(plan.ignored),
-        "page": str(pages[0]),
-        "failures": str(pages[1]),
-        "engine": engine.value,
-        "jobs": jobs or 1,
-        "seconds": round(time.monotonic() - started, 1),
-    }
+        write_batch_pages(plan, batch, failed)
+    record = describe_batch(batch, plan, standing, failed)
+    record |= {"engine": engine.value, "jobs": jobs or 1, "seconds": round(time.monotonic() - started, 1)}
     print_answer(record, format_batch(record, failed), as_json=as_json, command="batch")
     if failed:
         raise typer.Exit(NOT_LEARNED)
 
 
-def check_preview(preview: str) -> None:
-    """Refuse a prompt of previews without the subject, or that no prompt can be; `PromptError`."""
+def describe_batch(
+    batch: "BatchSettings", plan: "BatchPlan", standing: "Standing", failed: "Sequence[ItemProblem]"
+) -> dict[str, object]:
+    """Return what was learned, what was there, and what failed, for JSON."""
+    return {
+        "folder": str(batch.folder),
+        "learned": sorted({one.name for one in standing.pending} - {one.name for one in failed}),
+        "finished": sorted(one.name for one in standing.finished),
+        "failed": [describe_failed(one) for one in failed],
+        "ignored": list(plan.ignored),
+        "page": str(batch.folder / PAGE),
+        "failures": str(batch.folder / FAILURES),
+    }
+
+
+def check_batch_options(detector: Path | None, evaluators: Path | None, consent: str | None, preview: str) -> None:
+    """Refuse networks that are not there, a consent that cannot be read, and previews without the subject.
+
+    Raises:
+        FaceError, ConfigError, PromptError: what is wrong.
+    """
+    from sefi.cli.learn import check_consent_text
+    from sefi.cli.loading import check_detector, check_evaluators
     from sefi.core.errors import PromptError
     from sefi.core.prompts import check_prompts
 
+    check_detector(detector)
+    check_evaluators(evaluators)
+    check_consent_text(consent)
     if "{}" not in preview:
         raise PromptError(f"The preview {preview!r} does not show the subject.", "Write {} where it is.")
     check_prompts([preview.replace("{}", "<subject>")], {"subject": "person"})
@@ -219,23 +217,23 @@ def learn_all(
         Interrupted: Ctrl-C or SIGTERM; it says how far the batch is.
     """
     from sefi.batch.plan import make_plan
-    from sefi.batch.run import WorkQueue, examine_items, forgive_items, list_problems
+    from sefi.batch.run import WorkQueue, list_problems, reset_tries, sort_items
     from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import Interrupted, make_interrupted
 
     with TerminalProgress() as progress:
         plan = make_plan(batch, table, progress)
         check_consent_of_anybody(plan)
-        standing = examine_items(plan.items, batch, retry=retry)
+        standing = sort_items(plan.items, batch, retry=retry)
         if retry:
-            forgive_items(standing.pending, batch)
+            reset_tries(standing.pending, batch)
         try:
             if standing.pending:
                 progress.start(len(standing.pending), "learning")
-                work_off(WorkQueue(standing.pending, batch, progress), engine, jobs, address)
+                run_engine(WorkQueue(standing.pending, batch, progress), engine, jobs, address)
                 progress.finish()
         except (KeyboardInterrupt, Interrupted) as stop:
-            done = len(examine_items(plan.items, batch).finished)
+            done = len(sort_items(plan.items, batch).finished)
             problem = f"Interrupted: {done} of {len(plan.items)} identities are in '{batch.folder}'."
             words = problem, "Run the same command again."
             raise (type(stop)(*words) if isinstance(stop, Interrupted) else make_interrupted(stop, *words)) from None
@@ -251,23 +249,23 @@ def check_consent_of_anybody(plan: "BatchPlan") -> None:
         raise ConfigError(f"None of {len(plan.problems)} can be learned; {first.name!r}: {first.problem}", first.remedy)
 
 
-def work_off(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str | None) -> None:
+def run_engine(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str | None) -> None:
     """Let an engine learn what waits in a queue."""
-    from sefi.batch.run import assign_devices, open_model, run_alone
+    from sefi.batch.run import assign_devices, learn_alone, load_model
     from sefi.core.threads import count_usable_cores
 
     model = queue.settings.model
     if engine is Engine.RAY:
-        from sefi.batch.ray_engine import run_on_ray
+        from sefi.batch.ray_engine import learn_on_ray
 
-        run_on_ray(queue, address, jobs)
+        learn_on_ray(queue, address, jobs)
     elif engine is Engine.PROCESSES:
-        from sefi.batch.workers import run_in_processes
+        from sefi.batch.workers import learn_in_processes
 
         count = jobs or 1
-        run_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count))
+        learn_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count))
     else:
-        run_alone(queue, open_model(model))
+        learn_alone(queue, load_model(model))
 
 
 def list_own_pages(folder: Path) -> "OwnFiles":
@@ -278,8 +276,8 @@ def list_own_pages(folder: Path) -> "OwnFiles":
     return OwnFiles(folder, {PAGE: FileKind.HTML, FAILURES: FileKind.TEXT})
 
 
-def write_batch_pages(plan: "BatchPlan", batch: "BatchSettings", failed: "Sequence[ItemProblem]") -> tuple[Path, Path]:
-    """Write the page and the table of failures, where they are not there already; return where they are."""
+def write_batch_pages(plan: "BatchPlan", batch: "BatchSettings", failed: "Sequence[ItemProblem]") -> None:
+    """Write the page and the table of failures, where they are not there already."""
     from sefi.batch.plan import format_failures
     from sefi.core.files import make_text_writer
     from sefi.report.pages import render_batch_page
@@ -293,7 +291,6 @@ def write_batch_pages(plan: "BatchPlan", batch: "BatchSettings", failed: "Sequen
         path = batch.folder / name
         if not (path.is_file() and path.read_bytes() == text.encode()):
             files.write(name, make_text_writer(text))
-    return batch.folder / PAGE, batch.folder / FAILURES
 
 
 def collect_batch_content(
@@ -304,7 +301,7 @@ def collect_batch_content(
 
     names = {one.name for one in failed}
     learned = sorted((item for item in items if item.name not in names), key=lambda item: item.name)
-    entries = [make_entry(item, batch, shown=number < MOST_PREVIEWS) for number, item in enumerate(learned)]
+    entries = [make_batch_entry(item, batch, shown=number < MOST_PREVIEWS) for number, item in enumerate(learned)]
     learn = batch.config.learn
     facts = {"model": Path(batch.model.name).name, "method": batch.config.method, "preset": batch.preset}
     facts |= {"steps": str(learn.steps), "class word": learn.class_word}
@@ -312,7 +309,7 @@ def collect_batch_content(
     return BatchContent(entries, failures, facts, batch.mark)
 
 
-def make_entry(item: "BatchItem", batch: "BatchSettings", *, shown: bool) -> "BatchEntry":
+def make_batch_entry(item: "BatchItem", batch: "BatchSettings", *, shown: bool) -> "BatchEntry":
     """Return a learned subject as the page shows it."""
     from PIL import Image
 
