@@ -1,11 +1,12 @@
 """The two calls that most people need: learn a subject, generate images."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Unpack, cast
+from typing import Any, Protocol, Unpack, cast
 
 import numpy as np
 import torch
@@ -49,6 +50,7 @@ from sefi.core.prompts import (
     needs_face,
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
+from sefi.core.text import dump_json
 from sefi.diffusion.conditioning import apply_strength_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
     ConditionedModel,
@@ -98,7 +100,15 @@ from sefi.photo.detect import (
 )
 from sefi.photo.read import CLASSIFIER_RESOLUTION, Photo, read_photo, refuse_drawing, refuse_photograph
 from sefi.provenance.consent import Consent, check_consents
-from sefi.provenance.run_record import CropRecord, InitRecord, RunRecord, hash_with_salt
+from sefi.provenance.run_record import (
+    CropRecord,
+    InitRecord,
+    ModelRecord,
+    RunRecord,
+    hash_input_files,
+    hash_with_salt,
+    shorten_source,
+)
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -200,6 +210,30 @@ def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Iden
     started = None if init is None else InitRecord(name=init.name, tokens=compute_tokens_digest(init))
     machine = RunRecord.describe_machine("learn", str(backbone.device), str(backbone.dtype))
     return machine.add(versions={}, crops=squares, init=started)
+
+
+def record_run(identity: Identity, preset: str, source: str, init: Path | None) -> RunRecord:
+    """Return the whole record of a learning: what the identity's header states, preset, model and the file of init.
+
+    Args:
+        source: the model as it was named.
+    """
+    header = identity.header
+    assert header.record is not None
+    signature = hashlib.sha256(dump_json(header.signature, sort_keys=True).encode()).hexdigest()[:16]
+    name = header.record.init.name if header.record.init else ""
+    return header.record.add(
+        versions=header.library_versions,
+        preset=preset,
+        settings=header.settings,
+        seed=header.seed,
+        model=ModelRecord(
+            source=shorten_source(source),
+            fingerprint=header.base_model,
+            signature=signature if header.signature else "",
+        ),
+        identities=hash_input_files({name: init}),
+    )
 
 
 def check_config_type(config: object) -> None:
@@ -314,9 +348,23 @@ def check_photo_styles(photos: Sequence[Photo | SubjectCrop], *, for_drawings: b
             refuse(crop_middle(photo, CLASSIFIER_RESOLUTION))
 
 
+class CropModel(Protocol):
+    """What cropping needs to know of a model; it need not be open."""
+
+    @property
+    def resolution(self) -> int:
+        """Return the side of its images in pixels."""
+        ...
+
+    @property
+    def is_embedded(self) -> bool:
+        """Return whether it is the embedded model, whose faces are drawings."""
+        ...
+
+
 def crop_photo(
     photo: Photo | SubjectCrop,
-    backbone: Backbone,
+    backbone: CropModel,
     config: Config = DEFAULT,
     face: int | None = None,
     box: Box | None = None,
@@ -411,7 +459,7 @@ def find_faces_in(
     return tuple(find_face_in(crop.pixels, finder, crop.source) for crop in crops)
 
 
-def open_detector(backbone: Backbone, detector: str | Path | None) -> YuNetDetector:
+def open_detector(backbone: CropModel, detector: str | Path | None) -> YuNetDetector:
     """Open the face detector that is named, or the one in the package for drawings or photographs, as the model is.
 
     Raises:

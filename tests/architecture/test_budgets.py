@@ -9,7 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src"
 LONGEST_FUNCTION = 60  # lines, its docstring not counted
-LATER_COMMANDS = ("verify", "compare", "forget", "key", "score", "encoder", "serve")
+LATER_COMMANDS = ("verify", "compare", "forget", "key", "score", "encoder", "serve", "batch")
 LATER_FILES = (
     "benchmark/scored_folder.py",  # layouts of other programs, of no use to a run of our own
     "methods/name_encoder.py",  # it is fitted once a model; the method only asks it
@@ -17,6 +17,8 @@ LATER_FILES = (
     "training/together.py",  # identities that share the passes of one model
     # The HTTP service, which nothing else imports: what is asked, who is there, what is drawn at once, the answers.
     *(f"serve/{name}.py" for name in ("__init__", "limits", "identities", "batching", "app")),
+    # Photos of hundreds: what is to be learned, one item, and who does it; nothing else imports them.
+    *(f"batch/{name}.py" for name in ("__init__", "plan", "run", "workers", "ray_engine")),
 )
 FILES = sorted(SOURCE.rglob("*.py"))
 

@@ -30,6 +30,7 @@ REASONS = (
     "needs a clone of this repository, and hours",
     "needs a Stable Diffusion model and a photograph",
     "needs a Stable Diffusion model and photographs",
+    "needs several machines",
     "needs the answers of raters",
     "starts a server",
 )
@@ -122,7 +123,7 @@ def pages_to_run():
 SHORT_SEFI = """#!/bin/sh
 case "$*" in
 learn*dreambooth*|learn*custom-diffusion*) set -- "$@" --steps 26 --set tune.prior_images=2 ;;
-learn*) set -- "$@" --steps 26 ;;
+learn*|batch*) set -- "$@" --steps 26 ;;
 "bench run"*) set -- "$@" --set learn.steps=26 ;;
 esac
 exec {python} -m sefi "$@"

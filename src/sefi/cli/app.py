@@ -9,6 +9,7 @@ import typer
 from sefi import __version__
 from sefi.cli import (
     attend,
+    batch,
     bench,
     compare,
     demo,
@@ -74,6 +75,7 @@ def silence_libraries() -> None:
 
 app.command("demo")(demo.run_demo)
 app.command("learn")(learn.run_learn)
+app.command("batch")(batch.run_batch)
 app.command("generate")(generate.run_generate)
 app.command("attend")(attend.run_attend)
 app.command("export")(export.run_export)

@@ -26,6 +26,7 @@ EXTRAS = {
     "serve": (("fastapi", "uvicorn", "prometheus_client"), "images over HTTP: sefi serve"),
     "lora": (("peft",), "DreamBooth's LoRA form"),
     "provenance": (("c2pa", "cryptography"), "signed content credentials (C2PA) of images"),
+    "ray": (("ray",), "batches on a Ray cluster"),
 }
 MODEL_PARTS = ("tiny-portraits", "evaluators", "demo")
 MOST_SEARCHED = 20_000  # files below a folder: about a second

@@ -1,6 +1,5 @@
 """`sefi learn`: one photo to one identity file."""
 
-import hashlib
 import shlex
 import time
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ import typer
 
 from sefi.cli import options
 from sefi.core.errors import ConfigError
-from sefi.core.text import dump_json
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +22,6 @@ if TYPE_CHECKING:
     from sefi.photo.augment import SubjectCrop
     from sefi.photo.read import Photo
     from sefi.provenance.consent import Consent
-    from sefi.provenance.run_record import RunRecord
 
 PhotoFiles = Annotated[
     list[Path],
@@ -145,6 +142,8 @@ def run_learn(
         identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
+    from sefi.api import record_run  # late: it loads torch
+
     run = record_run(identity, chosen, model, init).dump()
     record = make_learn_record(identity, path) | summary | {"run": run, "next": next_command}
     print_answer(record, text, as_json=as_json, command="learn")
@@ -423,32 +422,6 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
         "seed": header.seed,
         "metrics": dict(header.metrics),
     }
-
-
-def record_run(identity: "Identity", preset: str, source: str, init: Path | None) -> "RunRecord":
-    """Return the whole record of a learning: what the identity's header states, preset, model and the file of init.
-
-    Args:
-        source: the model as it was named.
-    """
-    from sefi.provenance.run_record import ModelRecord, hash_input_files, shorten_source
-
-    header = identity.header
-    assert header.record is not None
-    signature = hashlib.sha256(dump_json(header.signature, sort_keys=True).encode()).hexdigest()[:16]
-    name = header.record.init.name if header.record.init else ""
-    return header.record.add(
-        versions=header.library_versions,
-        preset=preset,
-        settings=header.settings,
-        seed=header.seed,
-        model=ModelRecord(
-            source=shorten_source(source),
-            fingerprint=header.base_model,
-            signature=signature if header.signature else "",
-        ),
-        identities=hash_input_files({name: init}),
-    )
 
 
 def find_checkpoint(

@@ -43,6 +43,22 @@ SCHEMAS: dict[str, Schema] = {
             "next": "a command that draws the subject",
         },
     ),
+    "batch": Schema(
+        1,
+        {
+            "folder": "the folder of identities, previews and records",
+            "learned": "identities learned by this call, by name",
+            "finished": "identities that were there already: of the same photos, settings and model",
+            "failed": "a list of objects with name, photos, problem, try, tries and put_aside; the exit code is 1 if "
+            "there are any",
+            "ignored": "files in the folder of photos that are none",
+            "page": "the page of all",
+            "failures": "the table of what failed, CSV",
+            "engine": "in-process, processes or ray",
+            "jobs": "workers at the same time",
+            "seconds": "time spent",
+        },
+    ),
     "export": Schema(
         1,
         {

@@ -27,8 +27,10 @@ from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock,
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
+    BATCH_RECORDS,
     RECORDS,
     RunsOnRecord,
+    is_batch_record,
     read_runs,
 )
 from sefi.provenance.forget_runs import (
@@ -265,7 +267,7 @@ def explain_content(path: Path, sought: SoughtIdentity) -> str | None:
     size = path.stat().st_size
     if any(size == one.stat().st_size and filecmp.cmp(path, one, shallow=False) for one in sought.files):
         return "a copy of the identity"
-    if size > LARGEST_SEARCHED or not sought.digests:
+    if size > LARGEST_SEARCHED or not (sought.digests or path.parent.name == BATCH_RECORDS):
         return None
     match read_content(path).kind:
         case FileKind.PNG | FileKind.IMAGE:
@@ -275,6 +277,9 @@ def explain_content(path: Path, sought: SoughtIdentity) -> str | None:
         case FileKind.HTML:
             texts = PAGE_NAMES.findall(path.read_text(encoding="utf-8", errors="replace"))
             found = sought.is_named(one for text in texts for one in text.split())
+        case FileKind.JSON if path.parent.name == BATCH_RECORDS:
+            of_file = path == sought.path.parent / BATCH_RECORDS / f"{sought.path.stem}.json"
+            return "a batch's record of it" if is_batch_record(path, sought.digests, by_name=of_file) else None
         case FileKind.TEXT | FileKind.JSON if PROMPT_FILE.fullmatch(path.name) or TEMPORARY.fullmatch(path.name):
             content = path.read_bytes()
             found = any(digest[:DIGITS].encode() in content for digest in sought.digests)

@@ -18,6 +18,8 @@ from sefi.provenance.save import read_named_identities
 
 RECORDS = "records.json"
 LARGEST_RECORDS = 16 << 20  # bytes
+# What `sefi batch` knows of an identity: `records/ada.json` in the folder of `ada.safetensors`.
+BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
 
@@ -177,3 +179,16 @@ def is_plain_file(path: Path) -> bool:
 def is_mapping(value: object) -> bool:
     """Return whether a value of JSON is an object."""
     return isinstance(value, dict)
+
+
+def is_batch_record(path: Path, digests: Iterable[str], *, by_name: bool) -> bool:
+    """Return whether a file is a batch's record of an identity.
+
+    Args:
+        digests: SHA-256 of the identity.
+        by_name: it is the one of the identity's file, which may not be learned yet.
+    """
+    with suppress(InvalidFileError, ValueError, RecursionError, OSError):
+        record = read_json(path)
+        return record.get("schema") == BATCH_SCHEMA and (by_name or record.get("identity") in set(digests))
+    return False

@@ -1,4 +1,4 @@
-"""The pages of a demo and of a user study: one file each that loads nothing."""
+"""The pages of a demo, of a batch and of a user study: one file each that loads nothing."""
 
 import base64
 import hashlib
@@ -108,6 +108,57 @@ def encode_generated_uri(image: Image.Image, *, mark: bool = True) -> str:
 def make_data_uri(content: bytes, kind: str) -> str:
     """Return an image's file as a `data:` address."""
     return f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+@dataclass(frozen=True)
+class BatchEntry:
+    """One learned subject on the page of a batch.
+
+    Attributes:
+        preview: What was learned, and an image of it; None where there is none, or there are too many.
+        facts: Label to value.
+        remarks: What a user should know of it.
+        identity: SHA-256 of the identity.
+    """
+
+    name: str
+    preview: Image.Image | None
+    facts: dict[str, str]
+    remarks: Sequence[str]
+    identity: str
+
+
+@dataclass(frozen=True)
+class BatchContent:
+    """All that the page of a batch shows.
+
+    Attributes:
+        entries: The learned subjects, by name.
+        failures: Name, photos, problem and what to do of each that was not learned.
+        facts: Model and settings, label to value.
+        mark: Previews get the invisible mark.
+    """
+
+    entries: Sequence[BatchEntry]
+    failures: Sequence[tuple[str, str, str, str]]
+    facts: dict[str, str]
+    mark: bool = True
+
+
+def render_batch_page(content: BatchContent) -> str:
+    """Render what a batch learned and what it could not; HTML as of `render_demo_page`."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment.filters["sheet_uri"] = partial(encode_sheet_uri, mark=content.mark)
+    digests = [one.identity for one in content.entries]
+    style = read_template("style.css.j2")
+    return environment.from_string(read_template("batch.html.j2")).render(
+        content=content, style=style, identities=shorten_digests(digests)
+    )
+
+
+def encode_sheet_uri(image: Image.Image, *, mark: bool = True) -> str:
+    """Return a sheet with a generated image as a `data:` address holding a JPEG: a page has hundreds."""
+    return make_data_uri(encode_copy(image, mark=mark, kind="JPEG").content, "jpeg")
 
 
 def render_study_page(

@@ -1,0 +1,260 @@
+"""What a folder or a table asks for: who it is, what cannot be, and what makes an item another one."""
+
+import csv
+import io
+import os
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings as example_settings, strategies as st
+from tests.batch.conftest import CONSENT, make_photos
+
+from sefi.batch.plan import (
+    COLUMNS,
+    BatchItem,
+    ItemProblem,
+    ItemRecord,
+    ItemState,
+    ModelSource,
+    find_problem,
+    format_failures,
+    make_item_name,
+    make_plan,
+    read_item_record,
+    read_people,
+    write_item_record,
+)
+from sefi.core.config import override
+from sefi.core.errors import ConfigError, OutputError, PhotoError
+from sefi.core.progress import SilentProgress
+from sefi.core.prompts import check_name
+
+TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters=";"), max_size=12).map(str.strip)
+
+
+def plan(settings, table=None, **changes):
+    return make_plan(replace(settings, **changes), table, SilentProgress())
+
+
+def write_table(folder, *rows, header="name,photo,class_word,consent,seed,face"):
+    path = folder / "people.csv"
+    path.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+    return path
+
+
+def key_of(settings, name="ada", **changes):
+    return next(item.key for item in plan(settings, **changes).items if item.name == name)
+
+
+# ------------------------------------------------------------------ the folder
+
+
+def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
+    make_photos(settings.photos / "cy & co", ("2", "10"))
+    (settings.photos / "empty").mkdir()
+    (settings.photos / "notes.txt").write_text("of my own")
+    (settings.photos / ".hidden.png").write_bytes(b"")
+    found = plan(settings)
+    assert {item.name: [photo.name for photo in item.photos] for item in found.items} == {
+        "ada": ["ada.png"],
+        "bob": ["bob.png"],
+        "cy-co": ["10.png", "2.png"],
+    }
+    assert found.ignored == ("notes.txt",)
+    assert not found.problems
+
+
+def test_two_photos_of_one_name_are_one_item_and_one_problem(settings):
+    os.link(settings.photos / "ada.png", settings.photos / "ADA.jpg")
+    found = plan(settings)
+    assert [item.name for item in found.items] == ["ADA", "bob"]
+    assert [one.photos for one in found.problems] == [("ada.png",)]
+
+
+@given(st.text(max_size=90))
+@example_settings(max_examples=40)
+def test_a_name_made_of_a_files_is_one_that_prompts_take(text):
+    name = make_item_name(text)
+    if name:
+        check_name(name)
+
+
+def test_a_folder_without_photos_is_refused(settings, tmp_path):
+    (tmp_path / "none").mkdir()
+    for folder in (tmp_path / "none", tmp_path / "missing"):
+        with pytest.raises(PhotoError):
+            plan(settings, photos=folder)
+
+
+# ------------------------------------------------------------------ the table
+
+
+def test_a_table_says_who_is_in_which_photos(settings, tmp_path):
+    table = write_table(
+        tmp_path,
+        "rex,ada.png; bob.png,old dog,,7,",
+        "bo,ada.png,cat,by=Bo; for=pet; scope=all; date=2026-03-04,,".replace(",by=Bo", ',"by=Bo').replace(
+            "03-04,", '03-04",'
+        ),
+        ",,,,,",
+        "bo,bob.png,,,,",
+    )
+    rex, bo = plan(settings, table, seed=5).items
+    assert [photo.name for photo in rex.photos] == [photo.name for photo in bo.photos] == ["ada.png", "bob.png"]
+    assert (rex.config.learn.class_word, rex.seed, rex.consent) == ("old dog", 7, CONSENT)
+    assert (bo.config.learn.class_word, bo.seed) == ("cat", 5)
+    assert bo.consent == "by=Bo; for=pet; scope=all; date=2026-03-04"
+
+
+@given(
+    st.lists(st.tuples(TEXT.filter(bool), TEXT.filter(bool), TEXT), min_size=1, max_size=7, unique_by=lambda r: r[0])
+)
+@example_settings(max_examples=40)
+def test_what_a_program_wrote_as_csv_is_read_back(tmp_path_factory, rows):
+    text = io.StringIO()
+    csv.writer(text).writerows([("name", "photo", "class_word"), *rows])
+    path = tmp_path_factory.mktemp("table") / "people.csv"
+    path.write_bytes(b"\xef\xbb\xbf" + text.getvalue().encode())
+    assert [(one.name, one.photos[0], one.values.get("class_word", "")) for one in read_people(path)] == rows
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"name,photo,colour\nada,ada.png,red\n",
+        b"name\nada\n",
+        b"name,photo,name\nada,ada.png,ada\n",
+        b"name,photo\nada,ada.png,7\n",
+        b"name,photo\nada\n",
+        b'name,photo\n"ada,ada.png\n',
+        b"name,photo\n\xff,ada.png\n",
+        b"",
+    ],
+)
+def test_a_table_of_another_form_is_refused_as_a_whole(settings, tmp_path, content):
+    path = tmp_path / "people.csv"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"people\.csv"):
+        plan(settings, path)
+
+
+def test_a_table_that_is_too_large_is_not_read(settings, tmp_path):
+    path = tmp_path / "people.csv"
+    path.touch()
+    os.truncate(path, 1 << 34)
+    with pytest.raises(ConfigError):
+        plan(settings, path)
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        "a da,ada.png,,,,",
+        "BOB,ada.png,,,,",
+        "eve,../secret.png,,,,",
+        "eve,/etc/hostname,,,,",
+        "eve,link.png,,,,",
+        "eve,missing.png,,,,",
+        "eve,,,,,",
+        "eve,ada.png,,,-1,",
+        "eve,ada.png,,,9999999999999999999,",
+        "eve,ada.png,,,,0",
+        "eve,ada.png,,,,1",  # a dog has no face
+        "eve,ada.png;bob.png,woman,,,1",
+        "eve,ada.png,,by=Eve,,",
+        'eve,ada.png,,"by=E; for=self; scope=x; date=2020-01-01; expires=2020-02-02",,',
+        "eve,ada.png,,,1,\neve,bob.png,,,2,",
+    ],
+)
+def test_a_row_that_cannot_be_is_a_problem_and_the_others_are_items(settings, tmp_path, row):
+    (tmp_path / "secret.png").write_bytes(b"")
+    (settings.photos / "link.png").symlink_to(tmp_path / "secret.png")
+    found = plan(settings, write_table(tmp_path, "bob,bob.png,,,,", row))
+    assert [item.name for item in found.items] == ["bob"]
+    assert [one.name for one in found.problems] == [row.split(",")[0]]
+
+
+def test_consent_is_needed_in_each_row_or_for_all_but_on_the_embedded_model(settings, tmp_path):
+    table = write_table(tmp_path, f'ada,ada.png,,"{CONSENT}",,', "bob,bob.png,,,,")
+    assert [one.name for one in plan(settings, table, consent=None).problems] == ["bob"]
+    assert not plan(settings, table).problems
+    assert not plan(settings, table, consent=None, model=ModelSource("tiny-portraits", is_embedded=True)).problems
+
+
+# ------------------------------------------------------------------ keys and records
+
+
+def test_a_key_changes_with_what_decides_the_result_and_with_nothing_else(settings):
+    before = key_of(settings)
+    same = ModelSource("test", is_embedded=False, device="cuda:1", download=True)
+    assert key_of(settings, model=same, tries=9, preview="a {} at the beach", mark=False) == before
+    other = [
+        {"seed": 1},
+        {"config": override(settings.config, ["learn.steps=4"])},
+        {"consent": CONSENT.replace("tests", "all")},
+        {"crop": False},
+        {"model": replace(settings.model, name="another")},
+        {"model": replace(settings.model, dtype="float16")},
+    ]
+    keys = [key_of(settings, **changes) for changes in other]
+    (settings.photos / "ada.png").write_bytes((settings.photos / "bob.png").read_bytes())
+    assert len({before, *keys, key_of(settings)}) == len(other) + 2
+    assert key_of(settings) != key_of(settings, "bob")
+
+
+def test_another_model_in_a_folder_is_noticed_by_its_files(settings, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "unet.safetensors").write_bytes(b"1234")
+    source = replace(settings.model, name=str(model))
+    before = key_of(settings, model=source)
+    (model / "unet.safetensors").write_bytes(b"12345")
+    assert key_of(settings, model=source) != before
+
+
+def make_record(**facts):
+    return ItemRecord(**{"name": "ada", "key": "a" * 64, "state": ItemState.STARTED, "tries": 3, **facts})
+
+
+def test_tries_count_that_did_not_come_further_and_did_not_end_with_the_whole_batch(settings):
+    item = BatchItem("ada", (), settings.config, key="a" * 64)
+
+    def is_tried(step=0, **facts):
+        return find_problem(make_record(**facts), item, settings, step) is None
+
+    assert is_tried(tries=2)
+    assert not is_tried(alone=True)
+    assert is_tried(alone=True, step=1)
+    assert not is_tried(alone=True, step=1, tries=4)
+    assert is_tried(alone=False)  # the workers' parent was killed, or it would have said so
+    assert not is_tried(state=ItemState.FAILED)
+    assert not is_tried(state=ItemState.REFUSED, tries=1, any_style=True)
+    assert is_tried(state=ItemState.REFUSED, tries=1)  # with --any-style now
+    assert is_tried(state=ItemState.FAILED, key="b" * 64)
+    assert is_tried(state=ItemState.WAITING)
+
+
+def test_a_record_is_read_back_and_a_damaged_one_is_an_error(settings):
+    record = make_record(remarks=("small",), run={"kind": "learn"}, seconds=1.5)
+    write_item_record(settings.folder, record)
+    assert read_item_record(settings.folder, "ada") == record
+    assert read_item_record(settings.folder, "bob") is None
+    path = settings.folder / "records" / "ada.json"
+    for text in ("{", "{}", path.read_text().replace('"tries"', '"trials"')):
+        path.write_text(text)
+        with pytest.raises(OutputError):
+            read_item_record(settings.folder, "ada")
+
+
+def test_the_table_of_failures_is_no_formula_and_no_control_code():
+    problems = [
+        ItemProblem("zoe", ("=1+1.png", "b\x1b.png"), "It is, well, damaged.", "Copy it.", 3),
+        ItemProblem("-ann", ("a.png",), "x", "y", put_aside=False),
+    ]
+    rows = list(csv.reader(io.StringIO(format_failures(problems))))
+    assert rows[0] == ["name", "photo", "tries", "put_aside", "problem", "try"]
+    assert rows[1:] == [
+        ["'-ann", "a.png", "0", "no", "x", "y"],
+        ["zoe", "'=1+1.png;b\\x1b.png", "3", "yes", "It is, well, damaged.", "Copy it."],
+    ]
+    assert set(COLUMNS[:2]) <= {"name", "photo"}

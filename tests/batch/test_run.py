@@ -1,0 +1,294 @@
+"""A batch learns what `learn` would, once; what fails stops nothing; a kill at any write loses nothing."""
+
+import os
+import shutil
+import signal
+import warnings
+from dataclasses import replace
+from datetime import date
+
+import pytest
+from PIL import Image
+from tests.batch.conftest import CONSENT
+
+import sefi.batch.run
+import sefi.core.files
+from sefi.api import learn
+from sefi.batch.plan import ItemState, read_item_record
+from sefi.batch.run import WorkQueue, begin_try, learn_alone, list_problems, locate_training
+from sefi.core.errors import Interrupted, OutputError
+from sefi.core.progress import SilentProgress
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
+from sefi.identity.file import Identity
+from sefi.methods.base import create_header
+from sefi.photo.read import MAX_BYTES
+from sefi.provenance.consent import parse_consent
+from sefi.provenance.save import read_named_identities
+
+PORTRAIT = EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png"
+
+
+def read_states(folder):
+    """Return what each file of a folder is by now, so that a file that is written again shows."""
+    return {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def state_of(settings, name):
+    return read_item_record(settings.folder, name).state
+
+
+def test_a_batch_learns_the_same_bytes_as_learn_and_a_second_run_does_nothing(settings, work_off, backbone):
+    plan, worked = work_off(settings)
+    assert worked == ["ada", "bob"]
+    for item in plan.items:
+        alone = learn(
+            item.photos[0],
+            name=item.name,
+            backbone=backbone,
+            config=item.config,
+            any_style=True,
+            consent=parse_consent(CONSENT, date(2026, 1, 2)),
+        )
+        alone.save(settings.photos / item.name)
+        file = settings.folder / f"{item.name}.safetensors"
+        assert file.read_bytes() == (settings.photos / item.name).read_bytes()
+        record = read_item_record(settings.folder, item.name)
+        assert record.run["settings"]["learn"]["steps"] == 3
+        assert record.run["model"]["fingerprint"] == backbone.fingerprint
+        assert read_named_identities(settings.folder / "previews" / f"{item.name}.png") == {record.identity[:16]}
+    before = read_states(settings.folder)
+    assert work_off(settings)[1] == []
+    assert read_states(settings.folder) == before
+    assert not list(settings.folder.rglob(".*"))
+
+
+def test_what_changed_is_learned_again_and_nothing_else(settings, work_off):
+    work_off(settings)
+    before = read_states(settings.folder)
+    shutil.copy(settings.photos / "ada.png", settings.photos / "bob.png")
+    assert work_off(settings)[1] == ["bob"]
+    after = read_states(settings.folder)
+    assert after["ada.safetensors"] == before["ada.safetensors"]
+    assert after["bob.safetensors"][1] != before["bob.safetensors"][1]
+    (settings.folder / "ada.safetensors").unlink()
+    assert work_off(settings)[1] == ["ada"]
+    assert read_states(settings.folder)["ada.safetensors"][1] == before["ada.safetensors"][1]
+
+
+def test_another_preview_is_made_without_learning(settings, work_off, monkeypatch):
+    work_off(settings)
+    before = read_states(settings.folder)
+    monkeypatch.setattr(sefi.batch.run, "learn", None)
+    assert work_off(settings, preview="a {} at the beach")[1] == ["ada", "bob"]
+    after = read_states(settings.folder)
+    assert after["ada.safetensors"] == before["ada.safetensors"]
+    assert after["ada.png"][1] != before["ada.png"][1]
+    assert work_off(settings, preview=None)[1] == []
+
+
+def test_photos_that_cannot_be_learned_stop_nothing(settings, work_off, tmp_path):
+    (settings.photos / "damaged.jpg").write_bytes((settings.photos / "bob.png").read_bytes()[:300])
+    (settings.photos / "huge.png").touch()
+    os.truncate(settings.photos / "huge.png", MAX_BYTES + 1)
+    portrait = Image.open(PORTRAIT).convert("RGB")
+    pair = Image.new("RGB", (2 * portrait.width, portrait.height))
+    pair.paste(portrait, (0, 0))
+    pair.paste(portrait, (portrait.width, 0))
+    pair.save(settings.photos / "pair.png")
+    table = tmp_path / "people.csv"
+    rows = ["noface,ada.png,person", "pair,pair.png,person", "damaged,damaged.jpg,dog", "huge,huge.png,dog"]
+    table.write_text("\n".join(["name,photo,class_word", *rows, "bob,bob.png,dog"]))
+    plan, worked = work_off(settings, table, detector=EMBEDDED_EVALUATORS / DETECTOR)
+    assert len(worked) == 5
+    changed = replace(settings, detector=EMBEDDED_EVALUATORS / DETECTOR)
+    assert state_of(settings, "bob") is ItemState.LEARNED
+    problems = list_problems(plan.items, changed)
+    assert {one.name: one.tries for one in problems} == {"noface": 1, "pair": 1, "damaged": 1, "huge": 1}
+    assert all(one.put_aside and one.remedy for one in problems)
+    assert "64 MB" in next(one.problem for one in problems if one.name == "huge")
+    assert work_off(settings, table, detector=EMBEDDED_EVALUATORS / DETECTOR)[1] == []
+    assert len(work_off(settings, table, retry=True, detector=EMBEDDED_EVALUATORS / DETECTOR)[1]) == 4
+
+
+@pytest.fixture
+def fail_for(monkeypatch):
+    """Let learning somebody raise an error; returns how often each was tried."""
+    tried, whole = [], sefi.batch.run.learn
+
+    def fail(name, error):
+        def learn_or_fail(crops, **options):
+            tried.append(options["name"])
+            if options["name"] == name:
+                raise error
+            return whole(crops, **options)
+
+        monkeypatch.setattr(sefi.batch.run, "learn", learn_or_fail)
+        return tried
+
+    return fail
+
+
+def test_what_keeps_failing_is_tried_last_and_put_aside(settings, work_off, fail_for):
+    tried = fail_for("ada", RuntimeError("no such kernel"))
+    plan, _ = work_off(settings)
+    assert tried == ["ada", "bob", "ada", "ada"]
+    [problem] = list_problems(plan.items, settings)
+    assert (problem.name, problem.tries, problem.put_aside) == ("ada", 3, True)
+    assert "no such kernel" in problem.problem
+    assert work_off(settings)[1] == []
+    assert work_off(settings, tries=4)[1] == ["ada"]
+
+
+def test_an_interrupt_ends_the_batch_and_does_not_count(settings, work_off, fail_for):
+    fail_for("bob", Interrupted("Stopped.", "Go on."))
+    with pytest.raises(Interrupted):
+        work_off(settings)
+    assert state_of(settings, "ada") is ItemState.LEARNED
+    record = read_item_record(settings.folder, "bob")
+    assert (record.state, record.tries) == (ItemState.WAITING, 0)
+
+
+def test_a_file_of_somebody_else_is_not_replaced(settings, work_off, backbone):
+    header = create_header("ada", backbone, settings.config, seed=0)
+    foreign = Identity({"tokens": backbone.text_encoder.get_input_embeddings().weight[:10].view(5, 2, 1, -1)}, header)
+    foreign.save(settings.folder / "ada.safetensors")
+    (settings.folder / "previews" / "bob.png").write_bytes(b"of my own")
+    before = read_states(settings.folder)
+    plan, _ = work_off(settings)
+    after = read_states(settings.folder)
+    assert after["ada.safetensors"] == before["ada.safetensors"]
+    assert after["bob.png"] == before["bob.png"]
+    assert {one.name for one in list_problems(plan.items, settings)} == {"ada", "bob"}
+
+
+def test_a_full_disk_ends_the_batch(settings, work_off, monkeypatch):
+    monkeypatch.setattr(sefi.batch.run, "write_item_record", lambda *_: (_ for _ in ()).throw(OutputError("Full.", "")))
+    with pytest.raises(OutputError):
+        work_off(settings)
+
+
+# ------------------------------------------------------------------ workers that are gone
+
+
+def make_queue(settings, items):
+    advanced = []
+    progress = SilentProgress()
+    progress.advance = lambda **_: advanced.append(1)
+    return WorkQueue(items, settings, progress), advanced
+
+
+def test_an_item_that_kills_its_worker_waits_again_until_it_is_put_aside(settings, work_off):
+    items = work_off(settings, preview=None)[0].items
+    (settings.folder / "ada.safetensors").unlink()
+    quick = replace(settings, tries=2, preview=None)
+    queue, advanced = make_queue(quick, items[:1])
+    for left in (1, 0):
+        item = queue.take()
+        begin_try(item, quick, alone=False)
+        queue.take_back(item)
+        assert len(queue.waiting) == left
+    assert len(advanced) == 1
+    assert list_problems(items, quick)[0].put_aside
+    assert queue.take() is None
+
+
+def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off):
+    items = work_off(settings)[0].items
+    queue, advanced = make_queue(settings, items)
+    queue.take_back(queue.take())
+    assert (len(queue.waiting), len(advanced)) == (1, 1)
+
+
+# ------------------------------------------------------------------ kills
+
+
+def kill_at(number, settings, work_off, *, published):
+    """Run a batch in a forked child that is killed before or after a file takes its name; false if it ended."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # the parent's threads are idle
+        child = os.fork()
+    if child == 0:
+        left, publish = [number], sefi.core.files.publish_file
+
+        def publish_or_die(*arguments, **options):
+            left[0] -= 1
+            if left[0] == 0 and not published:
+                os.kill(os.getpid(), signal.SIGKILL)
+            publish(*arguments, **options)
+            if left[0] == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        sefi.core.files.publish_file = publish_or_die
+        code = 1
+        try:
+            work_off(settings)
+            code = 0
+        finally:
+            os._exit(code)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
+
+
+def try_kill(number, settings, work_off, whole, *, published):
+    """Kill a batch, let it go on, and compare; false if it ended before."""
+    folder = settings.folder.with_name(f"killed-{number}-{published}")
+    for part in ("", "previews", "records"):
+        (folder / part).mkdir()
+    settings = replace(settings, folder=folder, tries=1 + 1)
+    killed = kill_at(number, settings, work_off, published=published)
+    learned = {name: state for name, state in read_states(folder).items() if name in ("ada.safetensors", "ada.png")}
+    work_off(settings)
+    after = read_states(folder)
+    assert learned.items() <= after.items()  # nothing that was finished is made again
+    assert {name: state[1] for name, state in after.items() if name.endswith((".safetensors", ".png"))} == whole
+    assert not [name for name in after if name.startswith(".")]
+    return killed
+
+
+def read_results(settings):
+    return {name: state[1] for name, state in read_states(settings.folder).items() if not name.endswith(".json")}
+
+
+@pytest.mark.parametrize("number", [3, 5])
+def test_a_batch_that_is_killed_at_a_write_ends_with_the_same_files(settings, work_off, number):
+    work_off(settings)
+    assert try_kill(number, settings, work_off, read_results(settings), published=number == 3)
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_killed_at_any_write_ends_with_the_same_files(settings, work_off):
+    work_off(settings)
+    whole, number = read_results(settings), 1
+    while try_kill(number, settings, work_off, whole, published=False):
+        assert try_kill(number, settings, work_off, whole, published=True)
+        number += 1
+    assert number > 12  # record, record, identity, record, preview, record: for each of two
+
+
+class StoppingProgress(SilentProgress):
+    """Counts the steps of trainings, and interrupts one of them."""
+
+    def __init__(self, stop=0):
+        self.stop, self.steps = stop, 0
+
+    def advance(self, **numbers):
+        if numbers:
+            self.steps += 1
+            if self.steps == self.stop:
+                raise KeyboardInterrupt
+
+
+def test_an_interrupted_training_goes_on_from_its_checkpoint(settings, work_off, backbone):
+    settings = replace(settings, preview=None)
+    items = work_off(settings)[0].items[:1]
+    whole = read_results(settings)
+    (settings.folder / "ada.safetensors").unlink()
+    with pytest.raises((Interrupted, KeyboardInterrupt)):
+        learn_alone(WorkQueue(items, settings, StoppingProgress(2)), backbone)
+    assert locate_training(settings.folder, items[0]).is_file()
+    assert state_of(settings, "ada") is ItemState.WAITING
+    progress = StoppingProgress()
+    learn_alone(WorkQueue(items, settings, progress), backbone)
+    assert progress.steps < 3
+    assert read_results(settings) == whole

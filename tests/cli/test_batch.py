@@ -1,0 +1,136 @@
+"""`sefi batch`: identities, previews, a page and a table of failures; once; and `sefi forget` finds all of it."""
+
+import csv
+import json
+
+import pytest
+from tests.batch.conftest import make_photos
+from tests.cli.conftest import CONSENT
+
+WORDS = ("--class-word", "dog", "--steps", 2, "--set", "learn.batch=1", "--set", "generate.steps=1", "--any-style")
+
+
+@pytest.fixture
+def batch(sefi, model_folder, tmp_path, monkeypatch):
+    """Run a batch in a folder of its own; its caches and temporary files are nobody else's."""
+    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
+        (tmp_path / variable).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / variable))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    make_photos(work / "photos")
+
+    def run(*words, consent=CONSENT):
+        return sefi("batch", "photos", "--model", model_folder, *WORDS, *consent, *words)
+
+    return run
+
+
+def read_files(folder):
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_folder_becomes_identities_and_a_second_run_does_nothing_and_says_so(batch, tmp_path):
+    folder = tmp_path / "work" / "identities"
+    (tmp_path / "work" / "photos" / "eve.jpg").write_bytes(b"no photo")
+    found = batch("--json")
+    assert found.exit_code == 1
+    answer = json.loads(found.stdout)
+    assert (answer["schema"], answer["learned"], answer["finished"]) == ("batch/1", ["ada", "bob"], [])
+    assert [(one["name"], one["tries"], one["put_aside"]) for one in answer["failed"]] == [("eve", 1, True)]
+    for name in ("ada.safetensors", "previews/bob.png", "records/eve.json", "index.html"):
+        assert (folder / name).is_file()
+    rows = list(csv.DictReader((folder / "failures.csv").read_text().splitlines()))
+    assert [(row["name"], row["photo"]) for row in rows] == [("eve", "eve.jpg")]
+    page = (folder / "index.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2
+    assert "&lt;ada&gt;" in page
+    assert "eve.jpg" in page
+    before = read_files(folder)
+    found = batch()
+    assert found.stdout.startswith("nothing to do: 2 are there")
+    assert read_files(folder) == before
+
+
+def test_consent_is_needed_on_a_model_that_can_draw_real_people(batch, tmp_path):
+    found = batch("--json", consent=())
+    assert found.exit_code == 2
+    assert "agreed" in json.loads(found.stdout)["error"]
+    table = tmp_path / "people.csv"
+    table.write_text(f'name,photo,consent\nada,ada.png,"{CONSENT[1]}"\nbob,bob.png,\n')
+    answer = json.loads(batch("--from", table, "--json", consent=()).stdout)
+    assert (answer["learned"], [one["name"] for one in answer["failed"]]) == (["ada"], ["bob"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--preview", "a photo"),
+        ("--preview", "a {} (((("),
+        ("-o", "photos/identities"),
+        ("-o", "photos"),
+        ("--engine", "in-process", "--jobs", 2),
+        ("--address", "auto"),
+        ("--from", "nothing.csv"),
+        ("--steps", 3, "--set", "learn.colour=red"),
+        ("--detector", "nothing.onnx"),
+        ("--device", "toaster"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_the_work(batch, words, tmp_path):
+    before = read_files(tmp_path / "work")
+    found = batch(*words, "--json")
+    assert found.exit_code == 2
+    assert set(json.loads(found.stdout)) == {"schema", "error", "try"}
+    assert read_files(tmp_path / "work") == before
+
+
+def test_two_batches_never_work_in_one_folder(batch, tmp_path):
+    from sefi.core.own_files import hold_output_lock
+
+    (tmp_path / "work" / "identities").mkdir()
+    with hold_output_lock(tmp_path / "work" / "identities" / "index.html"):
+        found = batch("--json")
+    assert found.exit_code == 2
+    assert "is making" in json.loads(found.stdout)["error"]
+
+
+def test_forget_finds_all_that_a_batch_wrote_of_somebody_and_leaves_the_others(batch, sefi, tmp_path):
+    batch()
+    folder = tmp_path / "work" / "identities"
+    before = read_files(folder)
+    digest = json.loads(before["records/ada.json"][1])["identity"]
+    found = sefi("forget", "identities/ada.safetensors", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not json.loads(found.stdout)["unproven"]
+    after = read_files(folder)
+    assert {name for name in before if "bob" in name} <= after.keys()
+    assert not [name for name, (_, content) in after.items() if "ada" in name or digest[:16].encode() in content]
+    assert "index.html" not in after  # `sefi batch` writes it again
+
+
+def test_forget_finds_the_record_of_somebody_whose_learning_was_killed(batch, sefi, tmp_path):
+    batch()
+    folder = tmp_path / "work" / "identities"
+    record = json.loads((folder / "records" / "ada.json").read_text())
+    (folder / "ada.safetensors").unlink()
+    (folder / "records" / "ada.json").write_text(json.dumps({**record, "state": "started", "identity": ""}))
+    found = sefi("forget", "identities/ada.safetensors", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not (folder / "records" / "ada.json").exists()
+    assert (folder / "records" / "bob.json").exists()
+
+
+def test_a_page_of_somebody_else_is_not_replaced(batch, tmp_path):
+    folder = tmp_path / "work" / "identities"
+    folder.mkdir()
+    (folder / "index.html").write_text("<!doctype html><p>of my own")
+    assert batch("--json").exit_code == 2
+    assert (folder / "index.html").read_text().endswith("of my own")
+    assert not (folder / "ada.safetensors").exists()
