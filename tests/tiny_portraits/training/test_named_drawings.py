@@ -7,7 +7,7 @@ from sefi.api import open_detector
 from sefi.core.progress import SilentProgress
 from sefi.methods.name_encoder import compute_explained_variance, find_name_tokens
 from tiny_portraits.text.words import list_characters
-from tiny_portraits.training.drawings import fit_token_map, pair_drawings_with_names, collect_vectors
+from tiny_portraits.training.drawings import collect_vectors, fit_token_map, pair_drawings_with_names
 
 
 def test_tokens_of_names_left_out_are_found_by_the_person() -> None:
