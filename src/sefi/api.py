@@ -22,6 +22,7 @@ from sefi.core.config import (
     AnyConfig,
     Config,
     GenerateSettings,
+    LearnSettings,
     check_guidance,
     choose_start,
     dump_config,
@@ -427,13 +428,27 @@ def find_start(
     reads = can_read_tokens(backbone, config) and init is None
     chosen = choose_start(config, encoder=reads)
     try:
-        return chosen, find_faces_in(crops, backbone, chosen, detector)
+        faces = find_faces_in(crops, backbone, chosen, detector)
     except FaceError as error:
         if config.learn.start != "auto" or chosen.learn.start == "class":
             raise
         LOGGER.warning("%s Learning starts at the class word.", error.problem)
-        at_class = choose_start(config, encoder=False)
-        return at_class, find_faces_in(crops, backbone, at_class, detector)
+        chosen = choose_start(config, encoder=False)
+        faces = find_faces_in(crops, backbone, chosen, detector)
+    if chosen.learn.steps == 0 and (idle := list_idle_settings(chosen.learn)):
+        LOGGER.warning(
+            "%s: without effect, as no step is taken; --preset scratch learns from the photo, learn.steps goes on from "
+            "what the name encoder reads",
+            ", ".join(idle),
+        )
+    return chosen, faces
+
+
+def list_idle_settings(learn: LearnSettings) -> list[str]:
+    """List the settings of learning that differ from the default's and only count where steps are taken."""
+    counting = {"steps", "start", "encoder", "vectors", "class_word", "stages", "split_key_value"}
+    names = type(learn).model_fields.keys() - counting
+    return [f"learn.{name}" for name in sorted(names) if getattr(learn, name) != getattr(DEFAULT.learn, name)]
 
 
 def find_faces_in(
