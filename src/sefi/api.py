@@ -135,7 +135,7 @@ def learn(  # noqa: PLR0913
     init: Identity | None = None,
     consent: Consent | None = None,
     progress: Progress | bool | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: str | Path | None = None,
 ) -> Identity:
     """Learn the subject of one photo, or of several photos of it.
 
@@ -168,6 +168,8 @@ def learn(  # noqa: PLR0913
     check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
+    check_learning_inputs(consent, evaluators, checkpoint)
+    progress = choose_progress(progress)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
     if not any_style:
@@ -187,7 +189,7 @@ def learn(  # noqa: PLR0913
     config, faces = find_start(crops, backbone, config, detector, init)
     views = PhotoViews(first, config.views, tuple(others), faces)
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = TrainingOptions(choose_progress(progress), checkpoint, probe, folder, init)
+    options = TrainingOptions(progress, None if checkpoint is None else Path(checkpoint), probe, folder, init)
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return add_consent(recorded, consent, init)
@@ -242,6 +244,14 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
+def check_learning_inputs(consent: object, evaluators: object, checkpoint: object) -> None:
+    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`."""
+    remedy = "Give consent=sefi.Consent(...), with who agrees, for whom and to what."
+    check_type(consent, (Consent, type(None)), "The consent", ConfigError, remedy)
+    for what, path in (("The folder of evaluators", evaluators), ("The checkpoint", checkpoint)):
+        check_type(path, (str, Path, type(None)), what, ConfigError, "Give its path.")
+
+
 def add_consent(identity: Identity, consent: Consent | None, init: Identity | None) -> Identity:
     """Return the identity with its consent in its header, or else that of the identity that it started from."""
     inherited = None if init is None else init.header.consent
@@ -292,6 +302,8 @@ def import_embedding(
         PromptError: the model does not know the class word.
     """
     check_name(name)
+    check_type(file, (str, Path), "The embedding", IdentityError, "Give the path of its file.")
+    check_type(class_word, str, "The class word", PromptError, 'Give a word, such as "person".')
     backbone = open_model(backbone)
     check_class_word(backbone, class_word)
     vectors = read_embedding(Path(file), backbone.token_widths)
@@ -623,6 +635,8 @@ def generate(  # noqa: PLR0913
             setting that does not exist, a size that the model does not generate, or an image that cannot be used.
     """
     if generator is not None:
+        remedy = "Give torch.Generator().manual_seed(3), or seed=3."
+        check_type(generator, torch.Generator, "The generator", ConfigError, remedy)
         seed = int(torch.randint(LARGEST_SEED, (), generator=generator, device=generator.device))
     each = generate_each(
         prompts,
@@ -678,9 +692,9 @@ def generate_each(  # noqa: PLR0913
         LOGGER.warning(remark)
     repeated = [p for p in prompts for _ in range(settings.count)]
     seeds = [seed + k for _ in prompts for k in range(settings.count)]
+    shown = choose_progress(progress)
     model = apply_identities(method, identities, backbone, settings)
     check_safety_checker(backbone, wanted=safety_checker)
-    shown = choose_progress(progress)
     digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image

@@ -142,13 +142,28 @@ def write_model(
     return write
 
 
+@pytest.fixture(scope="module")
+def opened() -> dict[tuple[object, ...], Backbone]:
+    """The models that tests of this file opened: frozen, so that one opened model serves them all."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def learned() -> dict[int, tuple[Backbone, Identity]]:
+    """What was learned on a model; each test learns with the same seed and settings."""
+    return {}
+
+
 @pytest.fixture
 def open_model(
     write_model: Callable[[str, str], Path],
     tokenizer: CLIPTokenizer,
     tokenizer_2: CLIPTokenizer,
     monkeypatch: pytest.MonkeyPatch,
+    opened: dict[tuple[object, ...], Backbone],
 ) -> Callable[..., Backbone]:
+    """Open a family's model in a form, once."""
+
     def open_as(family: str, form: str, **options: torch.dtype) -> Backbone:
         path = write_model(family, form)
         if form == "single file":
@@ -156,7 +171,10 @@ def open_model(
             monkeypatch.setattr(
                 checkpoint, "create_clip_tokenizer", lambda pad=END: tokenizer if pad == END else tokenizer_2
             )
-        return open_backbone(str(path), **options)
+        key = (family, form, *options.values())
+        if key not in opened:
+            opened[key] = open_backbone(str(path), **options)
+        return opened[key]
 
     return open_as
 
@@ -166,11 +184,16 @@ def make_config(*settings: str) -> Config:
 
 
 @pytest.fixture
-def identity_of(photo_file: Path, tmp_path: Path) -> Callable[[Backbone], Identity]:
-    """Learn three steps, save and load."""
+def identity_of(
+    photo_file: Path, tmp_path: Path, learned: dict[int, tuple[Backbone, Identity]]
+) -> Callable[[Backbone], Identity]:
+    """Learn three steps, once on a model; save and load."""
 
     def learn(backbone: Backbone) -> Identity:
-        made = sefi.learn(photo_file, name="ada", backbone=backbone, config=make_config(), crop=False)
+        if id(backbone) not in learned:
+            made = sefi.learn(photo_file, name="ada", backbone=backbone, config=make_config(), crop=False)
+            learned[id(backbone)] = (backbone, made)
+        made = learned[id(backbone)][1]
         made.save(tmp_path / "ada.safetensors")
         loaded = Identity.load(tmp_path / "ada.safetensors")
         assert loaded.header == made.header
@@ -199,9 +222,16 @@ def use(backbone: Backbone, identity: Identity, sampler: str) -> None:
     assert (found.maps - found.reference_maps).abs().max() > 0
 
 
-# Of the whole product; the others are slow together.
+# Of those below; the others are slow together.
 QUICK = {("sdxl", "folder", "ddim"), ("sdxl", "single file", "lcm"), ("sd2", "fp16 variant", "dpm++"),
          ("sd1", "sharded", "lcm")}  # fmt: skip
+# Every family in every form and with every sampler. How a model lies on the disk matters until it is open: that its
+# weights are the same in every form is tested below, so each sampler need not see each form.
+TRIED = QUICK | {
+    (family, FORMS[(i + j) % len(FORMS)], sampler)
+    for i, family in enumerate(FAMILIES)
+    for j, sampler in enumerate(SCHEDULERS)
+}
 
 
 @pytest.mark.parametrize(
@@ -209,6 +239,7 @@ QUICK = {("sdxl", "folder", "ddim"), ("sdxl", "single file", "lcm"), ("sd2", "fp
     [
         pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
         for case in product(FAMILIES, FORMS, SCHEDULERS)
+        if case in TRIED
     ],
 )
 def test_learns_travels_generates_and_attends(
@@ -225,13 +256,21 @@ def test_learns_travels_generates_and_attends(
 # As 512 x 384 is to a trained size of 512, and upright.
 SHAPES = {"wide": (56, 24), "upright": (24, 40)}
 QUICK_SHAPES = {("sdxl", "euler_a", "wide"), ("sd2", "dpm++_karras", "upright"), ("sd1", "ddim", "wide")}
+SHAPED = ("ddim", "dpm++_karras", "euler_a", "lcm")
+# Every pair of family, sampler and shape.
+TRIED_SHAPES = QUICK_SHAPES | {
+    (family, sampler, list(SHAPES)[(i + j) % 2])
+    for i, family in enumerate(FAMILIES)
+    for j, sampler in enumerate(SHAPED)
+}
 
 
 @pytest.mark.parametrize(
     ("family", "sampler", "shape"),
     [
         pytest.param(*case, marks=() if case in QUICK_SHAPES else pytest.mark.slow)
-        for case in product(FAMILIES, ("ddim", "dpm++_karras", "euler_a", "lcm"), SHAPES)
+        for case in product(FAMILIES, SHAPED, SHAPES)
+        if case in TRIED_SHAPES
     ],
 )
 def test_images_that_are_not_square(
@@ -529,7 +568,7 @@ def test_an_sdxl_file_without_a_part_says_which(
 # ------------------------------------------------------------------ few steps
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
 def test_latent_consistency_models_need_few_steps(
     tokenizer: CLIPTokenizer,
     tokenizer_2: CLIPTokenizer,
@@ -561,8 +600,10 @@ def test_latent_consistency_models_need_few_steps(
         assert max(high for _, high in difference.getextrema()) <= 1
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
-@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize(
+    ("family", "steps"),
+    [("sd1", 4), ("sdxl", 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("sd1", 1), ("sdxl", 4)))],
+)
 def test_turbo_models_begin_at_the_last_timestep_without_guidance(
     open_model: Callable[..., Backbone],
     identity_of: Callable[[Backbone], Identity],

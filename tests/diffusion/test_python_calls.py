@@ -10,7 +10,7 @@ from PIL import Image
 
 import sefi
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, IdentityError, OutputError
+from sefi.core.errors import ConfigError, IdentityError, OutputError, SefiError
 from sefi.core.progress import BarProgress, SilentProgress, choose_progress
 from sefi.methods import PRESETS
 
@@ -65,6 +65,79 @@ def test_identities_alone_in_lists_and_as_files(draw, ada, tmp_path):
         assert draw(PROMPT, given) == expected
     with pytest.raises(IdentityError):
         draw(PROMPT, tmp_path / "bea.safetensors")
+
+
+LEARN_WRONGLY = {
+    "consent": ["by=Jane Doe; for=self; scope=tests", {"by": "Jane Doe"}],
+    "evaluators": [3],
+    "checkpoint": [3],
+    "progress": ["yes", 3],
+    "config": [{"learn": {}}, "default"],
+    "seed": ["3", 1.5],
+    "init": ["ada.safetensors"],
+}
+GENERATE_WRONGLY = {
+    "generator": [3, np.random.default_rng(3)],
+    "progress": ["yes", 3],
+    "config": [{}, "default"],
+    "seed": ["3"],
+    "init_image": [3],
+    "strength": ["0.5"],
+    "backbone": [3],
+}
+
+
+def list_wrong(table):
+    return [{name: value} for name, values in table.items() for value in values]
+
+
+@pytest.mark.parametrize("given", list_wrong(LEARN_WRONGLY), ids=str)
+def test_learning_refuses_other_types(backbone, given):
+    photo = Image.effect_noise((61, 53), 90).convert("RGB")
+    with pytest.raises(SefiError) as error:
+        sefi.learn(photo, **{"name": "ada", "backbone": backbone, "config": QUICK, "crop": False, **given})
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("given", list_wrong(GENERATE_WRONGLY), ids=str)
+def test_generating_refuses_other_types(backbone, ada, given):
+    with pytest.raises(SefiError) as error:
+        sefi.generate(PROMPT, ada, **{"backbone": backbone, "config": QUICK, **given})
+    assert error.value.remedy
+
+
+@pytest.mark.parametrize("given", [{"file": 3}, {"class_word": 3}, {"name": 3}], ids=str)
+def test_importing_refuses_other_types(backbone, given):
+    with pytest.raises(SefiError) as error:
+        sefi.import_embedding(**{"file": "x.safetensors", "name": "ada", "backbone": backbone, **given})
+    assert error.value.remedy
+
+
+def test_files_are_paths(backbone, ada):
+    (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK)
+    for save in (made.save, ada.save, lambda path: sefi.save_image(made.pixels, path)):
+        with pytest.raises(OutputError, match="type int"):
+            save(3)
+    with pytest.raises(OutputError, match="type int"):
+        sefi.save_image(3, "x.png")
+
+
+@pytest.mark.parametrize(
+    ("identities", "options"),
+    [(["ada.safetensors"], {}), ([[]], {}), ([], {"strength": "1"}), ([], {"clip_skip": "2"})],
+    ids=str,
+)
+def test_attaching_refuses_other_types(identities, options):
+    with pytest.raises(SefiError, match="which cannot be used") as error:
+        sefi.attach(None, *identities, **options)
+    assert error.value.remedy
+
+
+def test_a_checkpoint_may_be_named_by_a_text(backbone, tmp_path):
+    photo = Image.effect_noise((61, 53), 90).convert("RGB")
+    options = {"name": "ada", "backbone": backbone, "config": QUICK, "crop": False}
+    made = sefi.learn(photo, checkpoint=str(tmp_path / "run"), **options)
+    assert torch.equal(made.tokens, sefi.learn(photo, **options).tokens)
 
 
 @pytest.mark.world

@@ -36,6 +36,7 @@ from sefi.backbone.kinds import EMBEDDED, Family
 from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
 from sefi.core.errors import BackboneError, ConfigError
+from sefi.core.hints import DTYPE_ALIASES, suggest
 
 Part = TypeVar("Part", bound=nn.Module)
 Pipeline = (
@@ -236,18 +237,19 @@ class Backbone(ModelParts):
             part.eval()
             part.requires_grad_(requires_grad=False)
 
-    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Self:
+    def to(self, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None) -> Self:
         """Move the model's networks, in place as torch does, and return the model.
 
         Args:
             device: such as `cpu`, `cuda` or `mps`; None leaves them where they are.
-            dtype: of all weights but those that need float32; None leaves them as they are.
+            dtype: of all weights but those that need float32, or its name; None leaves them as they are.
 
         Raises:
             BackboneError: there is no such device.
+            ConfigError: there is no such dtype.
         """
         place = self.device if device is None else parse_device(str(device))
-        place_networks(self, place, self.dtype if dtype is None else dtype)
+        place_networks(self, place, self.dtype if dtype is None else parse_dtype(dtype))
         return self
 
     def __repr__(self) -> str:
@@ -526,6 +528,23 @@ def parse_device(device: str) -> torch.device:
         raise BackboneError("No CUDA device was found.", "Use --device cpu.")
     if found.type == "mps" and not torch.backends.mps.is_available():
         raise BackboneError("No Apple GPU (mps) was found.", "Use --device cpu.")
+    return found
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return a dtype of weights, which may be given by its name: `float32`, `bfloat16` or `float16`.
+
+    Raises:
+        ConfigError: it is unknown, or of no floating point numbers.
+    """
+    if isinstance(dtype, torch.dtype) and dtype.is_floating_point:
+        return dtype
+    found = DTYPES.get(dtype) if isinstance(dtype, str) else None
+    if found is None:
+        raise ConfigError(f"There is no dtype {dtype!r} of weights.", suggest(str(dtype), DTYPES, DTYPE_ALIASES))
     return found
 
 

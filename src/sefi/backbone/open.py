@@ -19,6 +19,7 @@ from sefi.backbone.bundle import (
     TextEncoding,
     compute_fingerprint,
     parse_device,
+    parse_dtype,
     place_networks,
 )
 from sefi.backbone.checkpoint import CONFIGS, PAD_TOKENS, read_checkpoint
@@ -126,7 +127,7 @@ def open_backbone(
     source: str = EMBEDDED,
     *,
     allow_download: bool = False,
-    dtype: torch.dtype | None = torch.float32,
+    dtype: str | torch.dtype | None = torch.float32,
     device: str = "cpu",
 ) -> Backbone:
     """Open a model and freeze it.
@@ -135,17 +136,19 @@ def open_backbone(
         source: `tiny-portraits` (in the package), a model folder, a `.safetensors` checkpoint, or
             a hub id `owner/name`.
         allow_download: whether a hub id may be downloaded; without it only the local cache is read.
-        dtype: of all weights; None takes bfloat16 on CUDA, and float32 elsewhere and for the embedded model.
+        dtype: of all weights, or its name; None takes bfloat16 on CUDA, float32 elsewhere and for the embedded model.
         device: where the model runs, such as `cpu`, `cuda` or `mps`.
 
     Raises:
         BackboneError: nothing there, or nothing that can be opened; says what to do.
+        ConfigError: there is no such dtype.
     """
     check_type(source, (str, Path), "The model", BackboneError, "Give its name, its folder or its file.")
     source = str(source)
     place = parse_device(device)
     if dtype is None:
         dtype = torch.float32 if source == EMBEDDED else choose_dtype(place)
+    dtype = parse_dtype(dtype)
     # A float16 fingerprint would be rounded twice (see `compute_fingerprint`), so read wide, cast later.
     read_as = torch.float32 if dtype == torch.float16 else dtype
     path = _locate(source, allow_download=allow_download)

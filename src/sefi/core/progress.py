@@ -4,6 +4,8 @@ from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 
+from sefi.core.errors import ConfigError
+
 
 class Progress(Protocol):
     """Shows how far a long computation is."""
@@ -58,9 +60,14 @@ class BarProgress:
 
 
 def choose_progress(progress: Progress | bool | None) -> Progress:  # noqa: FBT001 - as every library spells it
-    """Return the progress that is meant: True a bar, None or False nothing."""
+    """Return the progress that is meant: True a bar, None or False nothing; `ConfigError` for what is none."""
     if isinstance(progress, bool) or progress is None:
         return BarProgress() if progress else SilentProgress()
+    if not all(hasattr(progress, name) for name in ("start", "advance", "finish")):
+        raise ConfigError(
+            f"The progress is of the type {type(progress).__name__}, which cannot be used.",
+            "Give True for a bar, or an object with start, advance and finish.",
+        )
     return progress
 
 

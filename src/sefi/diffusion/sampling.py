@@ -17,7 +17,16 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone, Pipeline, TextEncoding, join_batches
 from sefi.core import __version__
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import REMARKS, ConfigError, GenerationError, is_out_of_memory, release_memory, shorten_reason
+from sefi.core.errors import (
+    REMARKS,
+    ConfigError,
+    GenerationError,
+    OutputError,
+    check_type,
+    is_out_of_memory,
+    release_memory,
+    shorten_reason,
+)
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders
@@ -72,6 +81,7 @@ class GeneratedImage:
         Raises:
             OutputError: something is there, nothing can be written, or the mark cannot be read back.
         """
+        check_type(path, (str, Path), "The file", OutputError, "Give its path.")
         write_output(Path(path), FileKind.PNG, self.encode(mark=mark, names=names).write, overwrite=overwrite)
 
     def encode(self, *, mark: bool = True, names: bool = False) -> EncodedImage:

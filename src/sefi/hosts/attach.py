@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
-from sefi.core.errors import BackboneError
+from sefi.core.errors import BackboneError, ConfigError, IdentityError, check_type
 from sefi.core.prompts import refuse_names
 from sefi.diffusion.conditioning import IdentityConditioner, list_identity_remarks, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
@@ -63,13 +63,17 @@ def attach(
         expired_consent: go on although the consent that an identity states has expired.
 
     Raises:
-        ConfigError: such a consent has expired.
+        ConfigError: such a consent has expired, or strength or clip_skip is no number.
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
         IdentityError: an identity of another family of models, or two of one name.
 
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
+    for one in identities:
+        check_type(one, Identity, "The identity", IdentityError, "Give each one by itself, read with Identity.load.")
+    check_type(strength, (int, float), "The strength", ConfigError, "Give a number from 0 to 1.")
+    check_type(clip_skip, (int, type(None)), "clip_skip", ConfigError, "Give 1 or 2.")
     if not expired_consent:
         check_consents({one.name: one.header.consent for one in identities})
     backbone = view_pipeline(pipe).skip_layers(clip_skip)

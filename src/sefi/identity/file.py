@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from safetensors.torch import save, save_file
 
 from sefi.core.config import AnyConfig, Config, parse_saved_config
-from sefi.core.errors import ConfigError, IdentityError, check_type
+from sefi.core.errors import ConfigError, IdentityError, OutputError, check_type
 from sefi.core.files import (
     IDENTITY_KEY as HEADER_KEY,
     FileKind,
@@ -145,6 +145,7 @@ class Identity:
         Raises:
             OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
         """
+        check_type(path, (str, Path), "The file", OutputError, "Give its path.")
         write_identity(self, Path(path), overwrite=overwrite)
 
     @staticmethod

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sefi.core import __version__
-from sefi.core.errors import OutputError
+from sefi.core.errors import OutputError, check_type
 from sefi.core.files import FileKind, write_output
 from sefi.provenance.mark import DECIBELS, embed_mark, find_mark
 from sefi.provenance.metadata import (
@@ -161,6 +161,8 @@ def save_image(
     Raises:
         OutputError: something is there, it cannot be written, or the mark cannot be read back.
     """
+    check_type(image, Image.Image, "The image", OutputError, "Give a Pillow image, such as `pipe(...).images[0]`.")
+    check_type(path, (str, Path), "The file", OutputError, "Give its path.")
     record = None
     if prompt:
         record = ImageRecord(
