@@ -11,7 +11,7 @@ from sefi.core.rng import create_generator
 from sefi.photo.augment import PhotoViews
 from sefi.training import together
 from sefi.training.loop import IdentityTrainer, train
-from sefi.training.together import Learner, compute_gradients_together, train_together
+from sefi.training.together import JointTraining, compute_gradients_together, train_together
 
 # As far as a different number of samples in a batch changes the last bits: of the change from the start.
 TOLERANCE = 1e-3
@@ -28,7 +28,7 @@ def views(backbone, config, number):
 
 def make(backbone, *settings, number=1, **more):
     config = override(BASE, settings)
-    return Learner(make_task(backbone, views(backbone, config, number), config, number), config, **more)
+    return JointTraining(make_task(backbone, views(backbone, config, number), config, number), config, **more)
 
 
 def learn_alone(backbone, *settings, number=1):
