@@ -3,6 +3,7 @@
     python experiments/engine.py learning               # minutes; the embedded model
     python experiments/engine.py learning --size sd14   # Stable Diffusion 1.4's size, random weights, bfloat16
     python experiments/engine.py parts                  # where the time of a step goes, and docs/pictures/engine.png
+    python experiments/engine.py sums                   # what the same sums would take
     python experiments/engine.py generation
     python experiments/engine.py together
     python experiments/engine.py start
@@ -42,6 +43,7 @@ from diffusers import StableDiffusionPipeline
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 from sefi.backbone.bundle import Backbone, copy_part
 from sefi.backbone.open import MODELS
@@ -353,24 +355,38 @@ def draw_parts(shares: Mapping[str, Mapping[str, float]]) -> None:
     figure.savefig(PICTURE, dpi=120)
 
 
+def count_sums(options: argparse.Namespace) -> None:
+    """Count the floating-point operations of a step of each preset and of the bare denoiser: the limit of an engine."""
+    del options
+    backbone, found = sefi.open_backbone(), dict[str, dict[str, float]]()
+    # The module's own are counted too; those of its optimiser, which multiplies no matrices, are not.
+    for name, config in (("default", PRESETS["default"]), ("paper, view bank", override(PRESETS["paper"], BANK))):
+        trainer = make_trainer(backbone, override(config, FEW_VIEWS))
+        counts: list[float] = []
+        for step in (make_floor(backbone, config.learn.batch), trainer.take_step):
+            with FlopCounterMode(display=False) as counter:
+                step(1)
+            counts.append(counter.get_total_flops() / 1e9)
+        found[name] = {"floor_gflop": round(counts[0], 2), "step_gflop": round(counts[1], 2)}
+        found[name]["ratio"] = round(counts[1] / counts[0], 3)
+    write_part("sums", found)
+
+
 # ------------------------------------------------------------------ many identities
 
 
 def measure_together(options: argparse.Namespace) -> None:
-    """Measure a step of 16 identities in one pass against the same steps one by one, in float32 and bfloat16."""
-    found: dict[str, Any] = {}
-    for dtype in ("float32", "bfloat16"):
-        backbone = sefi.open_backbone(dtype=getattr(torch, dtype))
-        variants: dict[str, Step] = {}
-        for name, config in (("default", PRESETS["default"]), ("one sample", override(PRESETS["default"], ONE_SAMPLE))):
-            trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
-            group = TrainingGroup(trainers, [None] * IDENTITIES)
-            variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
-            variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
-        seconds = measure_in_turn(variants, options.rounds, 1)
-        pairs = {name: (f"{name}, together", f"{name}, one by one") for name in ("default", "one sample")}
-        found[dtype] = compare(seconds, pairs)
-    write_part("together", {"identities": IDENTITIES, **found})
+    """Measure a step of 16 identities in one pass against the same steps one by one."""
+    backbone = sefi.open_backbone(dtype=getattr(torch, options.dtype))
+    variants: dict[str, Step] = {}
+    for name, config in (("default", PRESETS["default"]), ("one sample", override(PRESETS["default"], ONE_SAMPLE))):
+        trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
+        group = TrainingGroup(trainers, [None] * IDENTITIES)
+        variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
+        variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
+    seconds = measure_in_turn(variants, options.rounds, 1)
+    pairs = {name: (f"{name}, together", f"{name}, one by one") for name in ("default", "one sample")}
+    write_part(f"together {options.dtype}", {"identities": IDENTITIES, **compare(seconds, pairs)})
 
 
 IDENTITIES = 16
@@ -483,6 +499,7 @@ def measure_start(options: argparse.Namespace) -> None:
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "learning": measure_learning,
     "parts": measure_parts,
+    "sums": count_sums,
     "together": measure_together,
     "generation": measure_generation,
     "start": measure_start,
@@ -494,6 +511,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("what", choices=list(COMMANDS))
     parser.add_argument("--size", choices=("embedded", "sd14"), default="embedded")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of `together`")
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -342,7 +342,7 @@ class Backbone(ModelParts):
             # On copies: a hook on the model's own token table would write these rows into other threads' texts.
             own, encoders = ReplacedRows(), tuple(copy_part(encoder) for encoder in encoders)
             own.hook(encoders)
-        with own.put(rows.to(self.device).split(list(self.token_widths), dim=-1), mask.to(self.device)):
+        with own.replace(rows.to(self.device).split(list(self.token_widths), dim=-1), mask.to(self.device)):
             return self._run_text_encoders(encoders, ids)
 
     def copy_text_encoders(self) -> "Backbone":
@@ -569,13 +569,13 @@ class ReplacedRows(threading.local):
         self.mask: Tensor | None = None
 
     def hook(self, encoders: Sequence[Any]) -> None:
-        """Let the token embeddings of text encoders, which are copies, return what is put here."""
+        """Let the token embeddings of text encoders, which are copies, return what replaces them."""
         for number, encoder in enumerate(encoders):
             encoder.get_input_embeddings().register_forward_hook(partial(self._overwrite, number))
 
     @contextmanager
-    def put(self, rows: Sequence[Tensor], mask: Tensor) -> Generator[None]:
-        """Put rows `[batch, word, width]` of each text encoder where `mask [batch, word]` is true, for a block."""
+    def replace(self, rows: Sequence[Tensor], mask: Tensor) -> Generator[None]:
+        """Replace token embeddings by rows `[batch, word, width]` where `mask [batch, word]` is true, for a block."""
         self.rows, self.mask = rows, mask
         try:
             yield

@@ -257,6 +257,7 @@ def compute_attention_weights(query: Tensor, key: Tensor, scale: float) -> Tenso
 
 
 CROSS = "attn2.processor"
+UNet = UNet2DConditionModel  # for rooms that know diffusers through this one
 Denoiser = TypeVar("Denoiser", UNet2DConditionModel, ControlNetModel)
 
 

@@ -40,7 +40,7 @@ SHARED = ("attention_loss", "attention_reduction", "attention_option", "detach_q
 
 
 @dataclass(frozen=True)
-class Learner:
+class JointTraining:
     """One of several identities that are learned together.
 
     Attributes:
@@ -59,7 +59,7 @@ class Learner:
 Outcome = tuple[Tensors, dict[str, float]] | SefiError
 
 
-def train_together(learners: Sequence[Learner], progress: Progress, at_once: int = AT_ONCE) -> list[Outcome]:
+def train_together(learners: Sequence[JointTraining], progress: Progress, at_once: int = AT_ONCE) -> list[Outcome]:
     """Train tasks in passes of several; return what `train` returns of each, or why one of them could not be learned.
 
     The loss of a pass is the sum over its identities, so the gradient of each is what it is alone, but for rounding:
@@ -90,7 +90,7 @@ def train_together(learners: Sequence[Learner], progress: Progress, at_once: int
     return [collect_outcome(trainer) for trainer in trainers]
 
 
-def check_learners(learners: Sequence[Learner]) -> None:
+def check_learners(learners: Sequence[JointTraining]) -> None:
     """Refuse tasks that cannot share a pass through the denoiser.
 
     Raises:
@@ -175,11 +175,11 @@ def compute_gradients_together(trainers: Sequence[IdentityTrainer]) -> list[Loss
         trainer.optimiser.zero_grad(set_to_none=True)
     tasks = [get_token_task(trainer) for trainer in trainers]
     steps = [trainer.done for trainer in trainers]
-    drawn = [task.draw_step(step) for task, step in zip(tasks, steps, strict=True)]
+    inputs = [task.draw_step(step) for task, step in zip(tasks, steps, strict=True)]
     measured = [task.is_measured(step) for task, step in zip(tasks, steps, strict=True)]
     parts: list[LossPart] = []
     for task, step, (tokens, _), losses in zip(
-        tasks, steps, drawn, compute_losses_together(tasks, drawn, measured), strict=True
+        tasks, steps, inputs, compute_losses_together(tasks, inputs, measured), strict=True
     ):
         loss, numbers = task.add_context_loss(losses.total, task.list_numbers(losses, tokens), tokens, step)
         parts.append((1.0, loss, numbers))
@@ -196,29 +196,31 @@ def get_token_task(trainer: IdentityTrainer) -> TokenTask:
 
 
 def compute_losses_together(
-    tasks: Sequence[TokenTask], drawn: Sequence[tuple[Tensor, TrainingBatch]], measured: Sequence[bool]
+    tasks: Sequence[TokenTask], inputs: Sequence[tuple[Tensor, TrainingBatch]], measured: Sequence[bool]
 ) -> list[Losses]:
     """Compute the losses of each task as `compute_losses` does, in one pass through the model.
 
     Args:
-        drawn: tokens and batch of each.
+        inputs: tokens and batch of each.
         measured: which of them measure the share of the gradient on the keys.
     """
     model, settings = tasks[0].model, tasks[0].config.learn
-    batch = join_training_batches([one for _, one in drawn])
-    context = encode_texts_together(model, tasks, drawn)
-    options = make_joint_options(tasks, [one for _, one in drawn], settings)
+    batch = join_training_batches([one for _, one in inputs])
+    context = encode_texts_together(model, tasks, inputs)
+    options = make_joint_options(tasks, [one for _, one in inputs], settings)
     prediction, target, attention = model.predict(batch, context, options)
-    sizes = [len(one.latents) for _, one in drawn]
+    sizes = [len(one.latents) for _, one in inputs]
     denoise = [
         compute_denoising_loss(some, wanted, one.outside, task.config.learn.outside_weight)
-        for task, (_, one), some, wanted in zip(tasks, drawn, prediction.split(sizes), target.split(sizes), strict=True)
+        for task, (_, one), some, wanted in zip(
+            tasks, inputs, prediction.split(sizes), target.split(sizes), strict=True
+        )
     ]
     if attention is None:
         nothing = torch.zeros((), dtype=torch.float32)
         return [Losses(one, one, nothing) for one in denoise]
     steered = [one.mean() for one in attention.split(sizes)]
-    return weight_losses_together(tasks, denoise, steered, [tokens for tokens, _ in drawn], measured)
+    return weight_losses_together(tasks, denoise, steered, [tokens for tokens, _ in inputs], measured)
 
 
 def weight_losses_together(
@@ -269,18 +271,18 @@ def weight_by_gradients(
 
 
 def encode_texts_together(
-    model: TrainingModel, tasks: Sequence[TokenTask], drawn: Sequence[tuple[Tensor, TrainingBatch]]
+    model: TrainingModel, tasks: Sequence[TokenTask], inputs: Sequence[tuple[Tensor, TrainingBatch]]
 ) -> TextEncoding:
     """Encode key, value and reference text of all samples in one batch, states `[batch, word, 3 * width]`."""
     ids: list[Tensor] = []
     rows: list[Tensor] = []
     masks: list[Tensor] = []
     references: list[TextEncoding] = []
-    for task, (tokens, batch) in zip(tasks, drawn, strict=True):
+    for task, (tokens, batch) in zip(tasks, inputs, strict=True):
         stage = get_stages(batch.timesteps, len(tokens), task.backbone.num_train_timesteps)
         placed = place_tokens(task.texts, batch.template_index, tokens.to(stage.device)[stage])
-        for found, kept in zip(placed, (ids, rows, masks), strict=True):
-            kept.append(found)
+        for found, into in zip(placed, (ids, rows, masks), strict=True):
+            into.append(found)
         references.append(task.texts.reference.select(batch.template_index))
     # All keys first, then all values.
     joined = [

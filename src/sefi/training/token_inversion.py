@@ -7,7 +7,6 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,7 +15,7 @@ from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.prompts import CONTEXT_TEMPLATES
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import AttentionRecorder, LossOptions, copy_with_key_value_attention
+from sefi.diffusion.attention import AttentionRecorder, LossOptions, UNet, copy_with_key_value_attention
 from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
@@ -170,7 +169,7 @@ def predict_with_target(
     loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
-    unet: UNet2DConditionModel | None = None,
+    unet: UNet | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return what the UNet predicts for a batch with its noise, and what it should predict, in single precision.
 
