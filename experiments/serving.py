@@ -191,10 +191,10 @@ def measure_reading(count: int = 200) -> dict[str, Any]:
         folder = Path(name)
         for person in make_people(backbone, count):
             person.save(folder / f"{person.name}.safetensors")
-        opened = open_identities(folder, backbone)
-        opened.get("p0")  # loads what reading needs
-        read = [time_get(opened.get, f"p{n}") for n in range(1, count)]
-        again = [time_get(opened.get, f"p{n}") for n in range(1, count)]
+        identities = open_identities(folder, backbone)
+        identities.get("p0")  # loads what reading needs
+        read = [time_get(identities.get, f"p{n}") for n in range(1, count)]
+        again = [time_get(identities.get, f"p{n}") for n in range(1, count)]
     return {"identities": count - 1, "read_ms": describe_times(read), "held_ms": describe_times(again)}
 
 

@@ -24,10 +24,11 @@ remove rename render repair replace report require resample reset reshape resize
 round run sample save say scale score select send set shorten show shrink shuffle sign silence skip sort space split
 spread start store strip subtract suggest summarise swap take time tint tokenise tokenize train translate try turn
 update upload use validate verify view wait watch weight word wrap write yield zero
+abandon ask bind close project replay reuse stop
 """
 VERBS = frozenset(VERB_TEXT.split())
 STATES = frozenset(
-    {"can", "contains", "covers", "excludes", "fits", "has", "is", "knows", "needs", "shows", "supports"}
+    {"can", "contains", "covers", "excludes", "fits", "has", "is", "knows", "needs", "shows", "supports", "wants"}
 )  # what is true or false
 # Names that others prescribe: a program's entry, typer's group, torch's modules, the hub, and two protocols of ours.
 PRESCRIBED = frozenset({"main", "invoke", "forward", "to", "nested", "after_step", "from_pretrained", "_repr_png_"})

@@ -414,7 +414,7 @@ def sample_batch(
             state |= list_swapped_inputs(join_batches([null, context]) if guided else context)
         return state
 
-    with torch.no_grad(), reuse_projections(*list_denoisers(pipeline)):
+    with torch.no_grad(), reuse_projections(*list_prompt_readers(pipeline)):
         context = conditioner.encode_prompts(prompts, first).to(backbone.dtype)
         context, null = pad_texts(conditioner, [context, null])
         call: Any = pipeline
@@ -431,7 +431,7 @@ def sample_batch(
     return restore_outside_mask(decode_images(pipeline, result.images, prompts, seeds, settings), source)
 
 
-def list_denoisers(pipeline: Pipeline) -> list[Any]:
+def list_prompt_readers(pipeline: Pipeline) -> list[Any]:
     """Return what of a pipeline reads the prompts in every step: the UNet, and the ControlNet if there is one."""
     controlnet = getattr(pipeline, "controlnet", None)
     return [pipeline.unet] if controlnet is None else [pipeline.unet, controlnet]
