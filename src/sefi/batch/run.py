@@ -8,7 +8,7 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -117,7 +117,11 @@ def learn_item(
         OutputError: not even a record can be written, as on a full disk.
     """
     folder = settings.folder
-    with hold_item_lock(locate_identity_file(folder, item.name)):
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(hold_item_lock(locate_identity_file(folder, item.name)))
+        except OutputError as error:  # somebody else learns it
+            return record_failed_try(item, settings, error, alone=alone)
         remove_partials(folder, item.name)
         record = begin_try(item, settings, alone=alone)
         try:
@@ -129,10 +133,19 @@ def learn_item(
             write_item_record(folder, record.change(state=ItemState.WAITING, tries=record.tries - 1))
             raise
         except Exception as error:
-            record = read_item_record(folder, item.name) or record
-            state = ItemState.REFUSED if isinstance(error, LASTING) else ItemState.FAILED
-            problem, remedy = describe_failure(error)
-            return write_item_record(folder, record.change(state=state, problem=problem, remedy=remedy))
+            return record_failure(read_item_record(folder, item.name) or record, settings, error)
+
+
+def record_failed_try(item: BatchItem, settings: BatchSettings, error: Exception, *, alone: bool) -> ItemRecord:
+    """Record a try that failed before it was begun; return the record."""
+    return record_failure(begin_try(item, settings, alone=alone), settings, error)
+
+
+def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception) -> ItemRecord:
+    """Record how a try failed; return the record."""
+    state = ItemState.REFUSED if isinstance(error, LASTING) else ItemState.FAILED
+    problem, remedy = describe_failure(error)
+    return write_item_record(settings.folder, record.change(state=state, problem=problem, remedy=remedy))
 
 
 @contextmanager
@@ -253,8 +266,9 @@ def learn_item_identity(
     path = locate_identity_file(settings.folder, item.name)
     if has_identity_of(record, item, settings.folder):
         remove_file(locate_training(settings.folder, item))  # where a kill came before it was
-        needed = not is_finished(record.change(state=ItemState.LEARNED), item, settings)
-        return record, read_crops(item, settings, backbone) if needed and prepared is None else ()
+        if is_finished(record, item, settings):
+            return record, ()
+        return record, read_crops(item, settings, backbone) if prepared is None else prepared.require()
     check_place(path, record)
     crops = read_crops(item, settings, backbone) if prepared is None else prepared.require()
     started = time.monotonic()
@@ -297,8 +311,7 @@ def make_preview(
     Raises:
         SefiError: the image cannot be made, or something else is in its place.
     """
-    finished = record.change(state=ItemState.LEARNED)
-    if settings.preview is None or is_finished(finished, item, settings):
+    if settings.preview is None or is_finished(record, item, settings):
         return record
     path = locate_preview(settings.folder, item.name)
     check_place(path, record)
@@ -431,9 +444,7 @@ class WorkQueue:
 
     def fail(self, item: BatchItem, error: Exception) -> None:
         """Take back an item that failed before anybody could put it on record."""
-        record = begin_try(item, self.settings, alone=False)
-        problem, remedy = describe_failure(error)
-        write_item_record(self.settings.folder, record.change(state=ItemState.FAILED, problem=problem, remedy=remedy))
+        record_failed_try(item, self.settings, error, alone=False)
         self.finish(item)
 
     def take_back(self, item: BatchItem) -> None:
