@@ -22,7 +22,6 @@ from sefi.core.config import (
     AnyConfig,
     Config,
     GenerateSettings,
-    LearnSettings,
     check_guidance,
     choose_start,
     dump_config,
@@ -447,20 +446,7 @@ def find_start(
         LOGGER.warning("%s Learning starts at the class word.", error.problem)
         chosen = choose_start(config, encoder=False)
         faces = find_faces_in(crops, backbone, chosen, detector)
-    if chosen.learn.steps == 0 and (idle := list_idle_settings(chosen.learn)):
-        LOGGER.warning(
-            "%s: without effect, as no step is taken; --preset scratch learns from the photo, learn.steps goes on from "
-            "what the name encoder reads",
-            ", ".join(idle),
-        )
     return chosen, faces
-
-
-def list_idle_settings(learn: LearnSettings) -> list[str]:
-    """List the settings of learning that differ from the default's and only count where steps are taken."""
-    counting = {"steps", "start", "encoder", "vectors", "class_word", "stages", "split_key_value"}
-    names = type(learn).model_fields.keys() - counting
-    return [f"learn.{name}" for name in sorted(names) if getattr(learn, name) != getattr(DEFAULT.learn, name)]
 
 
 def find_faces_in(

@@ -64,7 +64,7 @@ class LearnSettings(Section, frozen=True):
         1000,
         ge=0,
         le=10_000_000,
-        description="optimiser steps; 0, with learn.start=encoder: what it gives; with auto: that, or 200 steps",
+        description="optimiser steps; 0, with learn.start=encoder: what it gives; with auto: as many as suit the start",
     )
     batch: int = Field(1, ge=1, le=1024, description="samples per step")
     learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
@@ -465,6 +465,17 @@ def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> Setti
 PAPER = Config()
 # How many steps there are from the class word, where `learn.start=auto` finds no encoder and steps are 0.
 CLASS_STEPS = 200
+# How learning goes on from what a name encoder reads: docs/results/starts.md.
+FROM_ENCODER: SettingsTree = {
+    "learn": {
+        "steps": 50,
+        "hold_norm": True,
+        "rate_schedule": "cosine",
+        "attention_loss": "hinge",
+        "attention_share": 0.5,
+    },
+    "views": {"latent_pool": 24},
+}
 SCRATCH = parse_config(
     make_embedded_preset(
         {**DIRECT, "steps": CLASS_STEPS, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3}
@@ -480,9 +491,10 @@ STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "scratch": SCRATCH, "
 def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
     """Return settings in which `learn.start` says where tokens start, instead of auto.
 
-    >>> learn = choose_start(DEFAULT, encoder=False).learn
-    >>> learn.start, learn.steps
-    ('class', 200)
+    From an encoder learning goes on by a recipe of its own, but for what settings say otherwise.
+
+    >>> [choose_start(DEFAULT, encoder=found).learn.steps for found in (True, False)]
+    [50, 200]
 
     Args:
         encoder: whether tokens can start at what a name encoder reads.
@@ -490,7 +502,19 @@ def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
     learn = config.learn
     if learn.start != "auto":
         return config
-    changed = (
-        {"start": "encoder"} if encoder else {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
-    )
-    return config.model_copy(update={"learn": learn.model_copy(update=changed)})
+    if not encoder:
+        at_class = {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
+        return config.model_copy(update={"learn": learn.model_copy(update=at_class)})
+    changed = choose_unchanged(learn, DEFAULT.learn, FROM_ENCODER["learn"])
+    if learn.attention_weight != DEFAULT.learn.attention_weight:
+        del changed["attention_share"]  # it would take the weight's place
+    sections = {
+        "learn": learn.model_copy(update={"start": "encoder", **changed}),
+        "views": config.views.model_copy(update=choose_unchanged(config.views, DEFAULT.views, FROM_ENCODER["views"])),
+    }
+    return config.model_copy(update=sections)
+
+
+def choose_unchanged(section: Section, default: Section, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Choose of some values those whose setting is the default's."""
+    return {name: value for name, value in values.items() if getattr(section, name) == getattr(default, name)}
