@@ -48,7 +48,7 @@ STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half th
 QUICK = ("learn.steps=2", "generate.steps=2")
 LEARNED_LABEL = "attention loss"
 ABOUT = {
-    "SeFi-IDE": "What the name encoder reads in the photo: no learning.",
+    "SeFi-IDE": "The default: learned from what the name encoder reads in the photo, for 50 steps.",
     LEARNED_LABEL: "Key and value tokens for each stage, learned and held to the attention of the plain word.",
     "person": "The same prompt with the plain word: what the model does unasked.",
     "one token": "One learned token, no attention loss: classic textual inversion.",
@@ -308,7 +308,7 @@ def collect_demo_facts(run: DemoRun) -> dict[str, str]:
     return {
         "model": f"{run.backbone.source} ({run.backbone.fingerprint})",
         "learned": f"{learn.stages} stages x key and value x {run.backbone.token_width} numbers",
-        "learning": f"none; of the two below {learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
+        "learning": f"of the two below ours {learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
         "drawing": f"{generate.steps} {generate.scheduler} steps, scale {generate.guidance_scale}",
         "seed": str(run.seed),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.backbone.device.type}",
