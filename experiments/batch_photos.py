@@ -1,8 +1,8 @@
 """What `sefi batch` costs beside the steps of learning, and that killed workers lose and repeat nothing.
 
 Run it as `python experiments/batch_photos.py`: a few drawn people are learned by `sefi batch` in this process, as the
-embedded model's default preset does it, and the CPU time of the whole (imports, photos, checkpoints, previews, records,
-page) is divided by that of the training steps in it. `--photos 100` is the whole. `--kill processes` or `--kill ray`
+preset scratch does it on the embedded model, and the CPU time of the whole (imports, photos, checkpoints, previews,
+records, page) is divided by that of the training steps in it. `--photos 100` is the whole. `--kill processes` or `--kill ray`
 learns 20 people with two workers instead, kills one with SIGKILL in the middle, and counts what was lost or repeated.
 """
 
@@ -75,7 +75,17 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
         draw_people(count, Path(name) / "photos")
         drawing = time.process_time() - before
         progress.TerminalProgress.nested = clock.begin_item  # type: ignore[method-assign]
-        words = ["batch", f"{name}/photos", "-o", f"{name}/identities", "--no-crop", *options, "--json"]
+        words = [
+            "batch",
+            f"{name}/photos",
+            "-o",
+            f"{name}/identities",
+            "--no-crop",
+            "--preset",
+            "scratch",
+            *options,
+            "--json",
+        ]
         done = CliRunner().invoke(app, words)
         whole = time.process_time() - drawing  # since this process began: with all imports
         again = time.process_time()
@@ -85,7 +95,7 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
         sys.exit(done.output + twice.output)
     # The ratio of a hundred photos with all steps, from what is spent once, for each photo, and for each step.
     once, step = clock.begun - drawing, clock.seconds / clock.steps
-    each, steps = (whole - once - clock.seconds) / count, get_preset("default").learn.steps
+    each, steps = (whole - once - clock.seconds) / count, get_preset("scratch").learn.steps
     return {
         "photos": count,
         "steps": clock.steps,

@@ -40,7 +40,7 @@ def time_help() -> float:
 def main() -> None:
     """Measure, write the record, print it."""
     backbone = sefi.open_backbone()
-    config = override(PRESETS["default"], ["generate.count=8", "generate.batch_size=8", f"generate.steps={STEPS}"])
+    config = override(PRESETS["scratch"], ["generate.count=8", "generate.batch_size=8", f"generate.steps={STEPS}"])
     started = time.monotonic()
     ada = sefi.learn(MODELS / "demo" / "portrait.png", name="ada", backbone=backbone, config=config)
     learned = time.monotonic()

@@ -222,9 +222,9 @@ class DiffusersLoop:
 
 
 LEARNING_PAIRS = {
-    "default / floor": ("default", "floor of 5"),
+    "scratch / floor": ("scratch", "floor of 5"),
     "paper / floor": ("paper", "floor of 1"),
-    "default / diffusers' loop": ("default", "diffusers' loop of 5"),
+    "scratch / diffusers' loop": ("scratch", "diffusers' loop of 5"),
     "paper / diffusers' loop": ("paper", "diffusers' loop of 1"),
     "paper, view bank / floor": ("paper, view bank", "floor of 1"),
     "paper, view bank / diffusers' loop": ("paper, view bank", "diffusers' loop of 1"),
@@ -238,7 +238,7 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
     variants: dict[str, Step] = {"floor of 1": make_floor(backbone, 1)}
     if not large:
         variants |= {"floor of 5": make_floor(backbone, 5)}
-        variants |= {"default": make_trainer(backbone, PRESETS["default"]).take_step}
+        variants |= {"scratch": make_trainer(backbone, PRESETS["scratch"]).take_step}
         variants |= {"diffusers' loop of 5": DiffusersLoop(backbone, 5)}
     # How many views are in the bank changes no step; at the real size encoding them takes minutes.
     bank = ("views.latent_pool=4", "views.pool_noise=fresh") if large else BANK
@@ -308,7 +308,7 @@ def time_parts(trainer: IdentityTrainer, step: int) -> list[float]:
 def measure_parts(options: argparse.Namespace) -> None:
     """Measure the parts of a step of each preset against the bare denoiser, and draw them."""
     backbone, paper = sefi.open_backbone(), PRESETS["paper"]
-    configs = {"default": PRESETS["default"], "paper": paper, "paper, view bank": override(paper, BANK)}
+    configs = {"scratch": PRESETS["scratch"], "paper": paper, "paper, view bank": override(paper, BANK)}
     trainers = {name: make_trainer(backbone, config) for name, config in configs.items()}
     floors = {name: make_floor(backbone, config.learn.batch) for name, config in configs.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in configs}
@@ -360,7 +360,7 @@ def count_sums(options: argparse.Namespace) -> None:
     del options
     backbone, found = sefi.open_backbone(), dict[str, dict[str, float]]()
     # The module's own are counted too; those of its optimiser, which multiplies no matrices, are not.
-    for name, config in (("default", PRESETS["default"]), ("paper, view bank", override(PRESETS["paper"], BANK))):
+    for name, config in (("scratch", PRESETS["scratch"]), ("paper, view bank", override(PRESETS["paper"], BANK))):
         trainer = make_trainer(backbone, override(config, FEW_VIEWS))
         counts: list[float] = []
         for step in (make_floor(backbone, config.learn.batch), trainer.take_step):
@@ -379,13 +379,13 @@ def measure_together(options: argparse.Namespace) -> None:
     """Measure a step of 16 identities in one pass against the same steps one by one."""
     backbone = sefi.open_backbone(dtype=getattr(torch, options.dtype))
     variants: dict[str, Step] = {}
-    for name, config in (("default", PRESETS["default"]), ("one sample", override(PRESETS["default"], ONE_SAMPLE))):
+    for name, config in (("scratch", PRESETS["scratch"]), ("one sample", override(PRESETS["scratch"], ONE_SAMPLE))):
         trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
         group = TrainingGroup(trainers, [None] * IDENTITIES)
         variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
         variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
     seconds = measure_in_turn(variants, options.rounds, 1)
-    pairs = {name: (f"{name}, together", f"{name}, one by one") for name in ("default", "one sample")}
+    pairs = {name: (f"{name}, together", f"{name}, one by one") for name in ("scratch", "one sample")}
     write_part(f"together {options.dtype}", {"identities": IDENTITIES, **compare(seconds, pairs)})
 
 
@@ -402,7 +402,7 @@ IMAGE_STEPS = 10
 
 def make_identity(backbone: Backbone, number: int) -> Identity:
     """Return an identity of random tokens near the class word."""
-    config = PRESETS["default"]
+    config = PRESETS["scratch"]
     random = torch.Generator().manual_seed(number)
     row = get_class_row(backbone, config)
     tokens = row + 0.3 * row.std() * torch.randn(config.learn.stages, 2, len(row), generator=random)
@@ -412,7 +412,7 @@ def make_identity(backbone: Backbone, number: int) -> Identity:
 def generate(backbone: Backbone, names: list[int], steps: int) -> None:
     """Generate one image of each of these identities, in one batch."""
     identities = [make_identity(backbone, number) for number in sorted(set(names))]
-    settings = override(PRESETS["default"], [f"generate.batch_size={len(names)}", f"generate.steps={steps}"]).generate
+    settings = override(PRESETS["scratch"], [f"generate.batch_size={len(names)}", f"generate.steps={steps}"]).generate
     prompts = [PROMPT.format(f"<a{number}>") for number in names]
     conditioner = IdentityConditioner(backbone, identities)
     list(sample_images(backbone, conditioner, prompts, list(range(len(names))), settings, SilentProgress()))
@@ -437,7 +437,7 @@ def make_stock_pipeline(backbone: Backbone) -> StableDiffusionPipeline:
 def measure_generation(options: argparse.Namespace) -> None:
     """Measure images with one identity against the stock pipeline, and with 16 against one."""
     backbone = sefi.open_backbone()
-    stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
+    stock, guidance = make_stock_pipeline(backbone), PRESETS["scratch"].generate.guidance_scale
 
     def draw_stock(count: int) -> None:
         random = [torch.Generator().manual_seed(number) for number in range(count)]

@@ -114,7 +114,7 @@ def distil(backbone: Backbone, wanted: Tensor) -> Tensor:
     Args:
         wanted: tokens `[1, stage, 2, vector, width]` whose mean keys and values are wanted.
     """
-    settings = sefi.PRESETS["default"].learn
+    settings = sefi.PRESETS["scratch"].learn
     texts = encode_training_texts(backbone, settings.model_copy(update={"vectors": wanted.shape[3]}))
     key_forms, value_forms = measure_layers(backbone, "to_k"), measure_layers(backbone, "to_v")
     with torch.no_grad():

@@ -29,7 +29,7 @@ def compare_batch_sizes(backbone: Backbone) -> dict[str, object]:
     arrays: list[np.ndarray] = []
     for size in BATCH_SIZES:
         settings = [f"generate.steps={GENERATION_STEPS}", "generate.count=3", f"generate.batch_size={size}"]
-        config = override(PRESETS["default"], settings)
+        config = override(PRESETS["scratch"], settings)
         images = sefi.generate("a photo of person at the beach", backbone=backbone, config=config, seed=1)
         arrays.append(np.stack([np.asarray(image.pixels, np.int16) for image in images]))
     change = np.abs(arrays[0] - arrays[1])
@@ -47,7 +47,7 @@ def compare_threads(backbone: Backbone) -> dict[str, object]:
     tokens: list[torch.Tensor] = []
     for threads in THREADS:
         torch.set_num_threads(threads)
-        config = override(PRESETS["default"], [f"learn.steps={LEARNING_STEPS}", "views.latent_pool=4"])
+        config = override(PRESETS["scratch"], [f"learn.steps={LEARNING_STEPS}", "views.latent_pool=4"])
         made = sefi.learn(MODELS / "demo" / "portrait.png", name="ada", backbone=backbone, config=config, seed=1)
         tokens.append(made.tensors["tokens"])
     return {

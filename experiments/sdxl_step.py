@@ -47,7 +47,7 @@ def main() -> None:
         resource.setrlimit(resource.RLIMIT_DATA, (options.limit << 30,) * 2)
     backbone = create_random_sdxl()
     start = time.perf_counter()
-    config = override(PRESETS["default"], SETTINGS)
+    config = override(PRESETS["scratch"], SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
         photo = Path(folder) / "photo.png"
         Image.radial_gradient("L").convert("RGB").resize((1100, 1100)).save(photo)

@@ -64,7 +64,7 @@ def learn_in_turns() -> None:
     from sefi.methods import PRESETS  # noqa: PLC0415
 
     limit_threads()
-    config = override(PRESETS["default"], ["learn.steps=10000"])
+    config = override(PRESETS["scratch"], ["learn.steps=10000"])
     photo = MODELS / "demo" / "portrait.png"
     sefi.learn(photo, name="ada", backbone=sefi.open_backbone(), config=config, progress=StepwiseProgress())
 

@@ -104,7 +104,7 @@ def trace_learning() -> dict[str, set[str]]:
             called.setdefault(str(Path(file).relative_to(SOURCE)), set()).add(name)
 
     backbone, learn = sefi.open_backbone("tiny-portraits"), sefi.learn
-    config = sefi.PRESETS["default"]
+    config = sefi.PRESETS["scratch"]  # the method itself; what a name encoder reads comes before it
     config = config.model_copy(update={"learn": config.learn.model_copy(update={"steps": 2})})
     with tempfile.TemporaryDirectory() as folder:
         sys.setprofile(note)

@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import DEFAULT, GenerateSettings
+from sefi.core.config import SCRATCH, GenerateSettings
 from sefi.core.progress import Progress
 from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -36,7 +36,7 @@ SIMILARITY, WITHIN, EDGES = 0.97, -0.01, (0.90, 1.05)
 NAMED, NORMS, TOKENS = 12, (0.7, 1.7), 200
 LEAK_PEOPLE, LEAK_STEPS, LEAK_IMAGES = 4, 1000, 8
 VIEWS, PROMPT = 20, "a photo of <p>"
-FREE = DEFAULT.learn.model_copy(update={"attention_weight": 0.0})
+FREE = SCRATCH.learn.model_copy(update={"attention_weight": 0.0})
 # Plain textual inversion: no attention loss; one latent needs no large batch.
 INVERSION = FREE.model_copy(update={"batch": 4})
 
