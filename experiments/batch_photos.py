@@ -3,7 +3,8 @@
 Run it as `python experiments/batch_photos.py`: a few drawn people are learned by `sefi batch` in this process, as the
 preset scratch does it on the embedded model, and the CPU time of the whole (imports, photos, checkpoints, previews,
 records, page) is divided by that of the training steps in it. `--photos 100` is the whole. `--kill processes` or
-`--kill ray` learns 20 people with two workers instead, kills one with SIGKILL in the middle, and counts what was lost or repeated.
+`--kill ray` learns 20 people with two workers instead, kills one with SIGKILL in the middle, and counts what was lost
+or repeated.
 """
 
 import argparse
