@@ -151,12 +151,12 @@ def make_floor(backbone: Backbone, batch: int) -> Step:
     context = torch.randn(batch, backbone.text_length, width, generator=random).to(backbone.dtype).requires_grad_()
     timesteps = torch.randint(0, backbone.num_train_timesteps, (batch,), generator=random)
 
-    def step(_: int) -> None:
+    def take_step(_: int) -> None:
         prediction = backbone.unet(noisy, timesteps, context).sample
         context.grad = None
         F.mse_loss(prediction.float(), noise.float()).backward()
 
-    return step
+    return take_step
 
 
 class DiffusersLoop:
@@ -272,7 +272,7 @@ def measure_learning(options: argparse.Namespace) -> None:
 # ------------------------------------------------------------------ parts of a step
 
 PARTS = ("views and noise", "text, forward", "denoiser, forward", "denoiser, backward", "text, backward", "update")
-PICTURE = Path(__file__).parents[1] / "docs" / "pictures" / "engine.png"
+FIGURE = Path(__file__).parents[1] / "docs" / "pictures" / "engine.png"
 
 
 def time_parts(trainer: IdentityTrainer, step: int) -> list[float]:
@@ -352,7 +352,7 @@ def draw_parts(shares: Mapping[str, Mapping[str, float]]) -> None:
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     figure.legend(loc="outside upper center", ncols=len(PARTS) // 2, frameon=False)
-    figure.savefig(PICTURE, dpi=120)
+    figure.savefig(FIGURE, dpi=120)
 
 
 def count_sums(options: argparse.Namespace) -> None:

@@ -171,7 +171,7 @@ def test_every_block_runs_in_an_empty_folder(shell, document):
         shell(kind, script)
 
 
-DRAWN = {"world.png"}  # by our own program for training, not by a model
+DRAWN = {"world.png", "engine.png"}  # by our own programs, not by a model
 
 
 def test_every_generated_picture_of_the_documents_is_marked():

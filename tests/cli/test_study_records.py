@@ -38,6 +38,8 @@ SCORES = {
     "id": 0.5,
     "id_other": 0.4,
     "id_leaked": 0.1,
+    "id_second": 0.5,
+    "id_second_other": 0.4,
     "dino": 0.4,
     "clip_image": 0.6,
     "background": 0.3,

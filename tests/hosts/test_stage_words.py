@@ -44,8 +44,10 @@ def make_encoder_xl(handle):
     return encode
 
 
-def test_a_plain_text_encoder_gives_our_texts_bit_for_bit(host):
-    people, pipe, named = make_people(host), make_pipe(host), PROMPTS[:2]
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_plain_text_encoder_gives_our_texts_bit_for_bit(host, number):
+    # One prompt: several are encoded together, and rows of a larger batch may round differently.
+    people, pipe, named = make_people(host), make_pipe(host), PROMPTS[number : number + 1]
     with sefi.attach(pipe, *people) as handle:
         parts = handle.copy_text_parts()
 

@@ -16,7 +16,7 @@ from sefi.core.rng import create_generator
 from sefi.diffusion.attention import LossOptions, compute_map_excess
 from sefi.methods import PRESETS
 from sefi.methods.base import get_class_row
-from sefi.photo.augment import PhotoViews, cut_head, draw_head_mask
+from sefi.photo.augment import CropFace, PhotoViews, cut_head, draw_head_mask
 from sefi.training.token_inversion import (
     TrainingBatch,
     ViewLatents,
@@ -29,7 +29,7 @@ from sefi.training.token_inversion import (
     weight_losses,
 )
 
-FACE = (0.31, 0.23, 0.29, 0.37)
+FACE = CropFace((0.31, 0.23, 0.29, 0.37))
 SHORT = ["learn.steps=3", "learn.batch=3", "views.latent_pool=5"]
 
 
@@ -189,7 +189,7 @@ def test_the_mask_of_a_view_lies_where_the_view_has_the_head(seed: int) -> None:
     still = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
     for canvas in ("black", "edge"):
         sizes = ViewSettings(min_scale=0.4, max_scale=1.0, canvas=canvas, **still)  # type: ignore[arg-type]
-        view, mask = PhotoViews(crop, sizes, (), (face,)).draw_view_and_mask(create_generator(seed, "v"))
+        view, mask = PhotoViews(crop, sizes, (), (CropFace(face),)).draw_view_and_mask(create_generator(seed, "v"))
         assert mask is not None
         torch.testing.assert_close(mask[0], (view[0] + 1) / 2, rtol=0, atol=1e-5)
 

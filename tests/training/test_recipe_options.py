@@ -52,7 +52,7 @@ OPTIONS = [name for name, field in LearnSettings.model_fields.items() if field.e
 
 
 def test_at_their_defaults_options_are_not_saved() -> None:
-    saved = dump_config(PRESETS["default"])["learn"]
+    saved = dump_config(PRESETS["scratch"])["learn"]
     assert len(OPTIONS) == 12
     assert not set(OPTIONS) & set(saved)
     assert all(getattr(PRESETS["paper"].learn, name) == LearnSettings.model_fields[name].default for name in OPTIONS)
@@ -196,7 +196,7 @@ def test_methods_refuse_options_that_they_would_pass_over(backbone: Backbone, me
 
 def test_steps_of_nothing_are_refused() -> None:
     with pytest.raises(ConfigError, match="start=encoder"):
-        override(PRESETS["default"], ["learn.steps=0"])
+        override(PRESETS["scratch"], ["learn.steps=0"])
     assert override(PRESETS["default"], ["learn.start=encoder", "learn.steps=0"]).learn.steps == 0
     with pytest.raises(ConfigError, match="noise_freedom has no effect"):
         override(PRESETS["default"], ["learn.noise_freedom=0.5"])

@@ -169,7 +169,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
     started = time.monotonic()
     # The commands on the page learn from this copy.
     files.write(PORTRAIT, lambda partial: shutil.copyfile(portrait.path, partial))
-    identities = learn_all(portrait, run)
+    identities = learn_variants(portrait, run)
     learned = time.monotonic()
     for name, identity in identities.items():
         files.write(f"{name}.safetensors", identity.save)
@@ -187,7 +187,7 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
     return files.write("index.html", make_text_writer(render_demo_page(content, digests)))
 
 
-def learn_all(portrait: DemoPortrait, run: DemoRun) -> dict[str, "Identity"]:
+def learn_variants(portrait: DemoPortrait, run: DemoRun) -> dict[str, "Identity"]:
     """Learn the identity by the default, with the attention loss, and as one token; by the names of their files."""
     from sefi.api import learn
     from sefi.core.config import override

@@ -428,16 +428,22 @@ def find_checkpoint(
     path: Path, crops: "Sequence[SubjectCrop]", backbone: "Backbone", learn_options: LearnOptions
 ) -> tuple[Path, int]:
     """Return the checkpoint of this training and the step that it goes on at; say what else is unfinished there."""
+    from sefi.api import find_start
     from sefi.cli.output import print_remark
     from sefi.identity.file import compute_tokens_digest
+    from sefi.methods.name_encoder import read_tokens
     from sefi.photo.augment import PhotoViews
     from sefi.training.checkpoint import find_unfinished, name_checkpoint
     from sefi.training.token_inversion import collect_training_key
 
-    config, seed, init = learn_options.config, learn_options.seed, learn_options.init
+    seed, init = learn_options.seed, learn_options.init
+    config, faces = find_start(crops, backbone, learn_options.config, None, init)
     first, *rest = [crop.pixels for crop in crops]
-    key = collect_training_key(backbone, PhotoViews(first, config.views, tuple(rest)), config, seed)
+    views = PhotoViews(first, config.views, tuple(rest), faces)
+    key = collect_training_key(backbone, views, config, seed)
     training = [config.model_dump_json(), key["model"], key["signature"], seed]
+    if config.learn.start == "encoder":
+        init = read_tokens(learn_options.name, views, backbone, config, seed)
     if init is not None:
         key["init"] = compute_tokens_digest(init)
         training.append(key["init"])

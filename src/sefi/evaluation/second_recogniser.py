@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sefi.backbone.files import LOADING
 from sefi.core.errors import BackboneError
 from sefi.core.reading import InvalidFileError, Limits, check_shapes, read_tensors, translate_file_errors
 from sefi.evaluation.encoders import CROP_SIDE, EMBEDDED_EVALUATORS, FACE_LANDMARKS, align_face, compute_alignment
@@ -98,12 +99,13 @@ def load_second_recogniser(path: Path = SHIPPED_RECOGNISER) -> SecondRecogniser:
     """
     with translate_file_errors(path, BackboneError, "is no second face recogniser", REMEDY):
         stored = read_tensors(path, LIMITS)[1]
-        network = SecondRecogniser()
+        with LOADING, torch.device("meta"):  # first weights would be drawn from the user's random stream
+            network = SecondRecogniser()
         weights = {name: tensor.float() for name, tensor in stored.items()}
         check_shapes(weights, network.state_dict())
         if not all(tensor.isfinite().all() for tensor in weights.values()):
             raise InvalidFileError("a value is not finite")
-        network.load_state_dict(weights)
+        network.to_empty(device="cpu").load_state_dict(weights)
     return network.eval().requires_grad_(requires_grad=False)
 
 

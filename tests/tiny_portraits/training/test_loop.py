@@ -163,7 +163,7 @@ def test_an_interrupted_training_is_saved_and_goes_on_with_the_same_bits(tmp_pat
 def test_a_loss_that_is_not_finite_ends_the_training():
     setup, _ = tiny()
     with pytest.raises(ConfigError, match=r"not finite at steps 0, 1, 2.*recipe's learning rate"):
-        run_training(setup, lambda step: torch.tensor(float("nan")), NOWHERE, SilentProgress())
+        run_training(setup, lambda step: torch.tensor(float("nan"), requires_grad=True), NOWHERE, SilentProgress())
 
 
 @pytest.mark.parametrize("steps", [1, 2, 7, 25, 100])
