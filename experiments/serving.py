@@ -295,6 +295,8 @@ def run_load(clients: int, people: int, seconds: float, steps: int) -> dict[str,
         finally:
             server.terminate()
             code = server.wait(120)
+            if server.stdout is not None:
+                server.stdout.close()
     distances = [
         compare_pixels(one, other) for n, one in enumerate(references.values()) for other in [*references.values()][:n]
     ]

@@ -187,7 +187,17 @@ def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
     """Real allocations fail, wherever torch and oneDNN make them, with less and less address space."""
 
     def learn(name, batch, limit=0):
-        words = [PORTRAIT, "--name", "ada", "--out", tmp_path / f"{name}.safetensors", "--steps", 2]
+        words = [
+            PORTRAIT,
+            "--name",
+            "ada",
+            "--preset",
+            "scratch",
+            "--out",
+            tmp_path / f"{name}.safetensors",
+            "--steps",
+            2,
+        ]
         words += ["--set", f"learn.batch={batch}", "--set", "views.latent_pool=8", "--json"]
         command = [sys.executable, "-c", LIMITED, str(limit), "learn", *map(str, words)]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
