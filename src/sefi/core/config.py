@@ -465,7 +465,7 @@ def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> Setti
 PAPER = Config()
 # How many steps there are from the class word, where `learn.start=auto` finds no encoder and steps are 0.
 CLASS_STEPS = 200
-# How learning goes on from what a name encoder reads: docs/results/starts.md.
+# How learning goes on from what a name encoder reads: the suite `starts` takes it apart.
 FROM_ENCODER: SettingsTree = {
     "learn": {
         "steps": 50,
