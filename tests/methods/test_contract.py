@@ -33,7 +33,7 @@ from sefi.testing import (
 from tiny_portraits.training.composer import ComposerRecipe, build_composer, train_composer
 
 # So that a few steps tell: far above what the presets take.
-RATES = {"dreambooth": 5e-6, "dreambooth-lora": 5e-3, "prospect": 1e-3}
+RATES = {"dreambooth": 5e-6, "dreambooth-lora": 1e-3, "prospect": 3e-4}
 
 
 @pytest.fixture(scope="module")
