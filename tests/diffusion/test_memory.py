@@ -67,8 +67,9 @@ def test_fewer_images_at_once_are_the_same_images(backbone, limit, most, tried, 
     found = draw(backbone, 7, progress, scheduler)
     assert sizes == tried
     assert len(found) == 9
-    assert all(np.array_equal(one, other) for one, other in zip(found, wanted, strict=True))
-    assert all(np.abs(one - other).max() <= 1 for one, other in zip(found, alone, strict=True))
+    # The texts of a batch are encoded together: of another size they may round differently.
+    for others in (wanted, alone):
+        assert all(np.abs(one - other).max() <= 1 for one, other in zip(found, others, strict=True))
     assert progress.runs[-1][0] == progress.runs[-1][1]
 
 
