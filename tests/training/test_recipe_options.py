@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from tests.training.token_training import learn_tokens, make_task
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, LearnSettings, dump_config, override
+from sefi.core.config import Config, LearnSettings, choose_start, dump_config, override
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
@@ -216,3 +216,11 @@ def test_two_vectors_of_keys_and_values_of_every_stage(backbone: Backbone, held:
     assert sefi_method.count_weights(backbone, config).trained == identity.tokens.numel()
     again = sefi_method.learn("ada", views(backbone, config), backbone, config, 3, TrainingOptions(init=identity))
     assert again.tokens.shape == identity.tokens.shape
+
+
+def test_a_share_beside_a_weight_is_the_users_and_not_the_recipes() -> None:
+    both = override(PRESETS["default"], ["learn.attention_weight=0.1", "learn.attention_share=2"])
+    assert choose_start(both, encoder=True).learn.attention_share == 2
+    weighted = override(PRESETS["default"], ["learn.attention_weight=0.1"])
+    assert choose_start(weighted, encoder=True).learn.attention_share is None
+    assert choose_start(PRESETS["default"], encoder=True).learn.attention_share == 0.5

@@ -507,7 +507,7 @@ def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
         return config.model_copy(update={"learn": learn.model_copy(update=at_class)})
     changed = choose_unchanged(learn, DEFAULT.learn, FROM_ENCODER["learn"])
     if learn.attention_weight != DEFAULT.learn.attention_weight:
-        del changed["attention_share"]  # it would take the weight's place
+        changed.pop("attention_share", None)  # it would take the weight's place
     sections = {
         "learn": learn.model_copy(update={"start": "encoder", **changed}),
         "views": config.views.model_copy(update=choose_unchanged(config.views, DEFAULT.views, FROM_ENCODER["views"])),
