@@ -6,7 +6,6 @@ Nothing heavy is imported before the parent is watched: loading torch takes seco
 
 import logging
 import os
-import signal
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -22,8 +21,8 @@ from sefi.benchmark.worker_process import (
     TERMINATED,
     PipeProgress,
     WorkerReport,
+    begin_worker,
     end_process,
-    end_with_parent,
     fail,
 )
 from sefi.core.errors import (
@@ -213,10 +212,7 @@ def run_batch_worker(options: WorkerOptions, pipe: Connection) -> None:
 
     Ctrl-C in a terminal reaches the parent, which asks by SIGTERM to end: the step at work is finished and saved.
     """
-    end_with_parent(options.parent)
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(options.threads)
-    logging.getLogger(REMARKS).setLevel(options.remark_level)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker(options.parent, options.threads, options.remark_level)
     try:
         with answer_termination():
             learn_received_items(options, pipe)

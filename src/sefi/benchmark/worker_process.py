@@ -126,10 +126,7 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
         messages: the writing end of a pipe to the parent.
         _lock: the run's lock file, open here too: the run stays locked until the last worker is gone.
     """
-    end_with_parent(share.parent)
-    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(share.threads)
-    logging.getLogger(REMARKS).setLevel(share.remark_level)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    begin_worker(share.parent, share.threads, share.remark_level)
     try:
         with answer_termination():
             make_share(share, messages)
@@ -161,6 +158,20 @@ def fail(messages: Connection, problem: SefiError | str) -> None:
     """Send the parent what went wrong and end this process."""
     messages.send(problem)
     sys.exit(FAILED)
+
+
+def begin_worker(parent: int, threads: int, remark_level: int) -> None:
+    """Make this process a worker: it ends with its parent, has so many threads, and leaves Ctrl-C to the parent.
+
+    Args:
+        parent: as `end_with_parent` takes it.
+        threads: of OpenMP and MKL; called before torch is loaded.
+        remark_level: of the parent's logger of remarks.
+    """
+    end_with_parent(parent)
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
+    logging.getLogger(REMARKS).setLevel(remark_level)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def end_with_parent(parent: int) -> None:

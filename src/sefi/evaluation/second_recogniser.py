@@ -129,9 +129,21 @@ class SecondEncoder:
         Raises:
             FaceError: the landmarks lie in one point.
         """
-        crop = align_face(rgb, np.array(face.landmarks), FACE_LANDMARKS)
-        pixels = torch.from_numpy(crop.astype(np.float32)).permute(2, 0, 1)[None]
-        return F.normalize(self._network(pixels))[0].numpy()
+        pixels = align_image_face(rgb, np.array(face.landmarks))
+        return F.normalize(self._network(pixels[None]))[0].numpy()
+
+
+def align_image_face(rgb: NDArray[np.uint8], landmarks: NDArray[np.floating]) -> Tensor:
+    """Return a face of a uint8 RGB image as the recognisers read it, `[3, 112, 112]` in [0, 255].
+
+    Args:
+        landmarks: five points of the face, `[5, 2]`, x and y in pixels.
+
+    Raises:
+        FaceError: they lie in one point.
+    """
+    crop = align_face(rgb, landmarks, FACE_LANDMARKS)
+    return torch.from_numpy(crop.astype(np.float32)).permute(2, 0, 1)
 
 
 def embed_faces(network: nn.Module, images: Tensor, landmarks: Tensor) -> Tensor:

@@ -305,9 +305,8 @@ def encode_subject(backbone: Backbone, identity: Identity, conditioner: Identity
     """Encode text states `[word, width]` of a subject's words in "a photo of <name>", double precision."""
     prompt = f"a photo of <{identity.name}>"
     parsed = parse_prompt(backbone, prompt, conditioner.class_words, conditioner.vector_counts)
-    states, _ = (
-        conditioner.encode_prompts([prompt], 0).states[0].chunk(2, dim=-1)
-    )  # key text and value text are the same
+    # Key text and value text are the same.
+    states, _ = conditioner.encode_prompts([prompt], 0).states[0].chunk(2, dim=-1)
     return states[list(parsed.places[identity.name])].double().cpu()
 
 

@@ -24,8 +24,12 @@ from sefi.diffusion.composer import is_trained_for
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import sample_images
 from sefi.diffusion.text import tokenize_text
-from sefi.evaluation.encoders import FACE_LANDMARKS, align_face
-from sefi.evaluation.second_recogniser import ResidualTrunk, SecondRecogniser, load_second_recogniser
+from sefi.evaluation.second_recogniser import (
+    ResidualTrunk,
+    SecondRecogniser,
+    align_image_face,
+    load_second_recogniser,
+)
 from sefi.identity.file import Identity
 from sefi.identity.tokens import drop_out
 from sefi.methods.base import create_header
@@ -147,8 +151,7 @@ def compute_head_features(
 def align_crop_face(crop: Tensor, face: CropFace) -> Tensor:
     """Return the face of a square as recognisers read it, `[3, 112, 112]` in [0, 255]."""
     large = enlarge_image(convert_to_bytes(crop))
-    aligned = align_face(large, np.array(face.landmarks) * len(large), FACE_LANDMARKS)
-    return torch.from_numpy(aligned.astype(np.float32)).permute(2, 0, 1)
+    return align_image_face(large, np.array(face.landmarks) * len(large))
 
 
 def read_tokens(name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int) -> Identity:
