@@ -132,7 +132,8 @@ def test_the_demo_marks_every_file_and_every_image_of_its_page(tmp_path):
     from sefi.backbone.open import open_backbone
 
     prompts = (("scene", "a photo of <ada> at the beach"), ("style", "a painting of <ada>"))
-    run = demo.DemoRun(open_backbone(), load_config("fast", list(demo.QUICK)), 0, SilentProgress(), prompts)
+    config = load_config("fast", list(demo.QUICK))
+    run = demo.DemoRun(open_backbone(), config, config, 0, SilentProgress(), prompts)
     portrait = demo.load_portrait()
     demo.make_demo(portrait, run, demo.prepare_demo_files(tmp_path / "demo"))
     files, in_pages = check_folder_of_marks(tmp_path, [Image.open(portrait.path)])

@@ -58,7 +58,7 @@ from sefi.core.errors import (
     release_memory,
 )
 from sefi.core.files import LONGEST_STEM, remove_file, write_file
-from sefi.core.own_files import hash_own_file, hold_output_lock
+from sefi.core.own_files import hash_own_file, hold_output_lock, locate_lock
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.prompts import needs_face
 from sefi.identity.file import Identity, compute_identity_digest, write_identity
@@ -394,6 +394,15 @@ def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bo
         else:
             pending.append(item)
     return Standing(tuple(pending), tuple(finished), tuple(problems))
+
+
+def remove_leftovers(items: Sequence[BatchItem], settings: BatchSettings) -> None:
+    """Remove what a kill left of finished items, their locks and what was being written: nobody works on them again."""
+    for item in items:
+        path = locate_identity_file(settings.folder, item.name)
+        if locate_lock(path).exists():
+            with suppress(OutputError), hold_output_lock(path):  # refused: somebody is at work
+                remove_partials(settings.folder, item.name)
 
 
 def list_problems(items: Sequence[BatchItem], settings: BatchSettings) -> list[ItemProblem]:

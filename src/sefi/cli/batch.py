@@ -217,7 +217,7 @@ def learn_all(
         Interrupted: Ctrl-C or SIGTERM; it says how far the batch is.
     """
     from sefi.batch.plan import make_plan
-    from sefi.batch.run import WorkQueue, list_problems, reset_tries, sort_items
+    from sefi.batch.run import WorkQueue, list_problems, remove_leftovers, reset_tries, sort_items
     from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import Interrupted, make_interrupted
 
@@ -225,6 +225,7 @@ def learn_all(
         plan = make_plan(batch, table, progress)
         check_consent_of_anybody(plan)
         standing = sort_items(plan.items, batch, retry=retry)
+        remove_leftovers(standing.finished, batch)
         if retry:
             reset_tries(standing.pending, batch)
         try:
