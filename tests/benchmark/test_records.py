@@ -29,6 +29,7 @@ FILLED = {
                 "learned_by": None,
                 "class_slots": [],
                 "strength": 1.0,
+                "learning_seed": 0,
                 "control": None,
                 "images": None,
             }

@@ -5,9 +5,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
-from sefi.benchmark.identities import Stopwatch, change_identity, locate_costs, read_costs
+from sefi.benchmark.identities import Learner, Stopwatch, change_identity, locate_costs, read_costs
 from sefi.benchmark.records import parse_sample
 from sefi.benchmark.run import OpenRun, RunFolder, describe_run
 from sefi.benchmark.samples import contains_file, make_reference_image, make_samples, resize_to_square
@@ -107,6 +108,15 @@ def test_a_changed_way_uses_the_identity_of_its_source(run):
     assert {(c.trained, c.learn_seconds, c.draw_seconds) for c in references} == {(None, None, None)}
     assert sample.added == 0
     assert sample.learn_seconds > sample.class_seconds == 0
+
+
+def test_a_variant_is_learned_with_its_own_seed(run):
+    again = Variant(label="again", learning_seed=3)
+    suite = SUITE.model_copy(update={"variants": (SUITE.variants[0], again)})
+    learner = Learner(replace(run, suite=suite))
+    first, other = (learner.load_or_learn(variant, SUBJECTS[0]) for variant in suite.variants)
+    assert (first.header.seed, other.header.seed) == (0, 3)
+    assert not torch.equal(first.tokens, other.tokens)
 
 
 def test_what_learning_cost_is_beside_the_identity_and_not_in_it(run):

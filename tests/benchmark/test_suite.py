@@ -60,6 +60,7 @@ def test_a_ways_own_settings_win_over_the_suites(tmp_path):
     ("old", "new", "message"),
     [
         ('learned_by = "ours"', 'learned_by = "theirs"', "which no variant learns"),
+        ('learned_by = "ours"', 'learned_by = "ours"\nlearning_seed = 1', "learning_seed would be of no use"),
         ('label = "keys only"', 'label = "ours"', "two variants are called"),
         ("of {} in space", "of nobody", r"needs \{\} 1 times"),
         ("of {} in space", "of {} in {space}", "braces"),

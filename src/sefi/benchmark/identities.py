@@ -117,7 +117,8 @@ class Learner:
     def load_or_learn(self, variant: Variant, subject: BenchmarkSubject) -> Identity:
         """Return a subject's identity for a variant: read if it is there.
 
-        Every identity is learned with seed 0, so that variants differ in nothing but their settings.
+        Every identity is learned with the variant's seed, which is 0 unless the suite says another, so that variants
+        differ in nothing but their settings.
         """
         learning_variant = self.run.suite.find_learning_variant(variant)
         file = self.run.folder.locate_identity(subject.key, learning_variant)
@@ -143,7 +144,7 @@ class Learner:
             name=subject.key,
             backbone=run.backbone,
             config=run.suite.make_config(variant),
-            seed=0,
+            seed=variant.learning_seed,
             crop=False,
             evaluators=run.evaluator_folder,
             any_style=True,  # they are refused when the run is opened

@@ -148,6 +148,7 @@ class VariantInfo(RunPart):
         learned_by: Label of the variant whose identity is used; None learns one.
         class_slots: Tokens that are the class word's instead.
         strength: How much of the identity is used; 0 is the class word.
+        learning_seed: Of learning; that of images is the suite's.
         control: Kind of a reference row, which learns nothing; None for a variant under test.
         images: Folder of images that another program made; None for a variant of this one.
     """
@@ -159,6 +160,7 @@ class VariantInfo(RunPart):
     learned_by: Label | None = None
     class_slots: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
     strength: Annotated[float, Field(ge=0, le=100)] = 1.0
+    learning_seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     control: Label | None = None
     images: Text | None = None
 

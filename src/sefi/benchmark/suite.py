@@ -91,6 +91,7 @@ class Variant(Section, frozen=True):
         class_slots: slots that hold the class word instead (the paper's Figure 5): `K` and `V` for every stage, `3` for
             both of a stage, `3K` for one.
         strength: 0 is the class word, once however many tokens were learned; 1 what was learned.
+        learning_seed: of learning, for every subject; that of the images is the suite's.
         control: a reference row that learns nothing: the plain class word, the photo pasted, another image of the same
             subject, another subject's photo.
         images: folder of images that another program made, from the current folder; nothing is learned or generated.
@@ -103,6 +104,7 @@ class Variant(Section, frozen=True):
     learned_by: Label | None = None
     class_slots: tuple[Label, ...] = Field((), max_length=400)
     strength: float = Field(1.0, ge=0, le=2)
+    learning_seed: Seed = 0
     control: Control | None = None
     images: Text | None = None
 
@@ -153,7 +155,7 @@ class Suite(Section, frozen=True):
 
     @model_validator(mode="after")
     def check_variants(self) -> Self:
-        """Check that labels differ, and that an identity comes from a variant that learns one."""
+        """Check that labels and seeds differ."""
         names = [make_slug(variant.label) for variant in self.variants]
         for variant, name in zip(self.variants, names, strict=True):
             if not name or names.count(name) > 1:
@@ -162,6 +164,11 @@ class Suite(Section, frozen=True):
                 raise ValueError(f"the label {variant.label!r} is too long for the names of files")
         if len(set(self.seeds)) < len(self.seeds):
             raise ValueError("a seed is given twice")
+        return self
+
+    @model_validator(mode="after")
+    def check_learning(self) -> Self:
+        """Check that an identity comes from a variant that learns one, and that the others have no such settings."""
         learning = {w.label for w in self.list_learning_variants()}
         for variant in self.variants:
             if variant.learned_by is not None and variant.learned_by not in learning:
@@ -170,6 +177,8 @@ class Suite(Section, frozen=True):
                 )
             if variant.learned_by is not None and any(not s.startswith("generate.") for s in variant.settings):
                 raise ValueError(f"{variant.label!r} learns nothing, so its settings of learning would be of no use")
+            if variant.learning_seed and variant.label not in learning:
+                raise ValueError(f"{variant.label!r} learns nothing, so its learning_seed would be of no use")
         return self
 
     @model_validator(mode="after")
