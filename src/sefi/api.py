@@ -51,7 +51,7 @@ from sefi.core.prompts import (
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.core.text import dump_json
-from sefi.diffusion.conditioning import apply_strength_settings, list_identity_remarks
+from sefi.diffusion.conditioning import apply_text_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
     ConditionedModel,
     GeneratedImage,
@@ -695,7 +695,7 @@ def apply_identities(
     """Return the model with the identities of a method, as strongly and on the way that the settings ask for."""
     skipping = backbone.skip_layers(settings.clip_skip)
     model = get_method(method).apply(identities, skipping, settings.identity_strength)
-    return replace(model, conditioner=apply_strength_settings(model.conditioner, settings))
+    return replace(model, conditioner=apply_text_settings(model.conditioner, settings))
 
 
 def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:

@@ -9,7 +9,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError
 from sefi.core.rng import create_generator
-from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner, apply_strength_settings
+from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner, apply_text_settings
 from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 from sefi.methods.base import create_header, get_class_row
@@ -96,15 +96,13 @@ def test_the_change_equals_a_loop(backbone: Backbone) -> None:
 
 def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
     conditioner = IdentityConditioner(backbone, [identity(backbone)], 0.5)
-    assert apply_strength_settings(conditioner, Config().generate) is conditioner
-    bent = apply_strength_settings(conditioner, override(Config(), ["generate.strength_path=sphere"]).generate)
+    assert apply_text_settings(conditioner, Config().generate) is conditioner
+    bent = apply_text_settings(conditioner, override(Config(), ["generate.strength_path=sphere"]).generate)
     assert isinstance(bent, IdentityConditioner)
     assert bent.strength == 0.5
     assert not torch.equal(states(bent), states(conditioner))
     with pytest.raises(ConfigError, match="tokens alone"):
-        apply_strength_settings(
-            WordsConditioner(backbone, {}), override(Config(), ["generate.context_limit=0.1"]).generate
-        )
+        apply_text_settings(WordsConditioner(backbone, {}), override(Config(), ["generate.context_limit=0.1"]).generate)
     assert not {"strength_path", "context_limit"} & set(dump_config(Config())["generate"])
 
 

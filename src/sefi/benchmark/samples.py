@@ -45,7 +45,7 @@ from sefi.core.progress import SilentProgress
 from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
-from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
+from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
 from sefi.diffusion.sampling import make_image_record, sample_images
 from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity, compute_identity_digest
@@ -96,7 +96,7 @@ def generate_images(
     size = config.generate.batch_size
     reading = backbone.skip_layers(config.generate.clip_skip)
     model = method.apply(identities, reading, config.generate.identity_strength)
-    conditioner = apply_strength_settings(model.conditioner, config.generate)
+    conditioner = apply_text_settings(model.conditioner, config.generate)
     for start in range(0, len(texts), size):
         chosen = slice(start, start + size)
         began, seeds = time.monotonic(), [prompt_seed.seed for prompt_seed in prompt_seeds[chosen]]
@@ -117,7 +117,7 @@ def generate_with_attention(
     """Yield images as `generate_images`, one at a time, with attention maps; token methods only (`Suite.check`)."""
     backbone = backbone.skip_layers(config.generate.clip_skip)
     plain = IdentityConditioner(backbone, identities, config.generate.identity_strength)
-    conditioner = apply_strength_settings(plain, config.generate)
+    conditioner = apply_text_settings(plain, config.generate)
     for text, prompt_seed in zip(texts, prompt_seeds, strict=True):
         began = time.monotonic()
         attention = record_attention(backbone, conditioner, text, prompt_seed.seed, config.generate, SilentProgress())

@@ -109,7 +109,7 @@ def compute_attention_rows(
     from sefi.cli.output import print_remark
     from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
-    from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
+    from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
     from sefi.diffusion.sampling import FLAGGED, is_flagged
     from sefi.methods import check_tokens_only
 
@@ -117,7 +117,7 @@ def compute_attention_rows(
     check_used([prompt], [one.name for one in identities])
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
-    bent = apply_strength_settings(conditioner, config.generate)
+    bent = apply_text_settings(conditioner, config.generate)
     attention = record_attention(backbone, bent, prompt, seed, config.generate, progress)
     if is_flagged(backbone, attention.image):
         print_remark(f"note: {FLAGGED.format(prompt, seed)}")

@@ -239,6 +239,9 @@ class GenerateSettings(Section, frozen=True):
     strength_path: Literal["line", "sphere"] = make_option(
         "line", "way from the class word to what was learned: line, or sphere, which turns and keeps its norm"
     )
+    separate_names: bool = make_option(
+        default=True, description="each of several names is encoded beside the class words of the others"
+    )
     context_limit: float | None = make_option(
         None,
         "most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",

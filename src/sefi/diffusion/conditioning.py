@@ -77,6 +77,9 @@ class IdentityConditioner:
         on_sphere: in between turn the class word towards what was learned (slerp), and change its norm evenly.
         context_limit: most that the names may turn the states of the words behind them, 1 - cosine; every prompt has
             its own strength, as high as that allows. None: one strength for all.
+        separate_names: where a prompt has several names, encode each beside the class words of the others, so that no
+            name's state holds anything of another person; the other words are those of the class words alone. The text
+            encoder reads from left to right: otherwise each person is mixed into those who are named later.
 
     Raises:
         IdentityError: an identity of another model, or two of one name.
@@ -92,10 +95,12 @@ class IdentityConditioner:
         *,
         on_sphere: bool = False,
         context_limit: float | None = None,
+        separate_names: bool = True,
     ) -> None:
         check_identities(backbone, identities)
         self.backbone, self.identities, self.strength = backbone, tuple(identities), strength
         self.class_slots, self.on_sphere, self.context_limit = tuple(class_slots), on_sphere, context_limit
+        self.separate_names = separate_names
         # Copied once, not for every text: sixteen identities have eighty.
         self.text_model = backbone.copy_text_encoders()
         self.class_words = {i.name: i.header.class_word for i in identities}
@@ -171,8 +176,7 @@ class IdentityConditioner:
         behind = torch.ones(parsed.ids.shape[-1], dtype=torch.bool)
         behind[: min(min(places) for places in parsed.places.values())] = False
         behind[[place for places in parsed.places.values() for place in places]] = False
-        rows = {i.name: compute_class_row(self.backbone, i.header.class_word) for i in self.identities}
-        plain = {name: rows[name].expand_as(one) for name, one in tokens.items()}
+        plain = self.expand_class_words(tokens)
         total = self.backbone.num_train_timesteps
         turned: list[Tensor] = []
         for timestep in ((2 * stage + 1) * total // (2 * stages) for stage in range(stages)):
@@ -214,12 +218,33 @@ class IdentityConditioner:
     def encode_group(self, group: Mapping[str, ParsedPrompt], timestep: int) -> None:
         """Encode prompts of as many words each in one call of the text encoder, whoever they name."""
         stage = self.get_context_key(timestep)
-        built = [self.build_rows(one, timestep, self.choose_tokens(prompt)) for prompt, one in group.items()]
-        ids = torch.cat([one.ids.expand(2, -1, -1) for one in group.values()])
+        versions = {prompt: self.list_versions(one, self.choose_tokens(prompt)) for prompt, one in group.items()}
+        built = [
+            self.build_rows(group[prompt], timestep, tokens) for prompt, some in versions.items() for tokens in some
+        ]
+        ids = torch.cat([group[prompt].ids.expand(2 * len(some), -1, -1) for prompt, some in versions.items()])
         rows, masks = torch.cat([rows for rows, _ in built]), torch.cat([mask.expand(2, -1) for _, mask in built])
-        encoded = self.backbone.encode_text(ids, rows, masks).chunk(len(group))
-        for (prompt, parsed), both in zip(group.items(), encoded, strict=True):
-            self.encodings[prompt, stage] = join_texts(*apply_weights(self.backbone, both, parsed).chunk(2))
+        encoded = self.backbone.encode_text(ids, rows, masks).chunk(len(built))
+        for prompt, parsed in group.items():
+            some, encoded = encoded[: len(versions[prompt])], encoded[len(versions[prompt]) :]
+            both = apply_weights(self.backbone, take_own_words(parsed, some), parsed)
+            self.encodings[prompt, stage] = join_texts(*both.chunk(2))
+
+    def list_versions(self, parsed: ParsedPrompt, tokens: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
+        """List the tokens that a prompt is encoded with: all of them at once, or, of several names, one set for each.
+
+        Such a set has one person's own tokens and the class words of the others; a set of class words alone comes
+        first.
+        """
+        if not self.separate_names or len(parsed.places) < 2:
+            return [tokens]
+        plain = self.expand_class_words(tokens)
+        return [plain, *({**plain, name: tokens[name]} for name in parsed.places)]
+
+    def expand_class_words(self, tokens: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the class words' rows in the shape of the tokens."""
+        rows = {one.name: compute_class_row(self.backbone, one.header.class_word) for one in self.identities}
+        return {name: rows[name].expand_as(one) for name, one in tokens.items()}
 
     def build_rows(
         self, parsed: ParsedPrompt, timestep: int, stage_tokens: Mapping[str, Tensor] | None = None
@@ -255,20 +280,34 @@ class IdentityConditioner:
         return self.negative_encodings[negative_prompt].expand(count)
 
 
-def apply_strength_settings(
+def take_own_words(parsed: ParsedPrompt, versions: Sequence[TextEncoding]) -> TextEncoding:
+    """Join the versions of a prompt that `IdentityConditioner.list_versions` lists, states `[2, word, width]` each.
+
+    Each name's own words are those of its version; all others are those of the first.
+    """
+    first, *others = versions
+    if not others:
+        return first
+    states = first.states.clone()
+    for places, version in zip(parsed.places.values(), others, strict=True):
+        states[:, list(places)] = version.states[:, list(places)]
+    return replace(first, states=states)
+
+
+def apply_text_settings(
     conditioner: AnyConditioner, settings: GenerateSettings
 ) -> "AnyConditioner | IdentityConditioner":
-    """Return a conditioner with the way to what was learned, and the limit of its effect, that the settings ask for.
+    """Return a conditioner with the way to what was learned, the limit of its effect, and the names apart or together.
 
     Raises:
         ConfigError: the method puts more than tokens into a prompt, which have no such way.
     """
-    if settings.strength_path == "line" and settings.context_limit is None:
+    if settings.strength_path == "line" and settings.context_limit is None and settings.separate_names:
         return conditioner
     if type(conditioner) is not IdentityConditioner:
         raise ConfigError(
-            "Only subjects that are tokens alone have a strength on the sphere, or one for each prompt.",
-            "Leave out generate.strength_path and generate.context_limit.",
+            "Only subjects that are tokens alone have a strength on the sphere or for each prompt, and names together.",
+            "Leave out generate.strength_path, generate.context_limit and generate.separate_names.",
         )
     return IdentityConditioner(
         conditioner.backbone,
@@ -277,6 +316,7 @@ def apply_strength_settings(
         conditioner.class_slots,
         on_sphere=settings.strength_path == "sphere",
         context_limit=settings.context_limit if conditioner.strength else None,
+        separate_names=settings.separate_names,
     )
 
 

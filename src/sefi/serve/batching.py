@@ -13,7 +13,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import GenerateSettings
 from sefi.core.errors import SefiError
 from sefi.core.progress import SilentProgress
-from sefi.diffusion.conditioning import IdentityConditioner, apply_strength_settings
+from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
 from sefi.diffusion.sampling import (
     GeneratedImage,
     blank_flagged_image,
@@ -256,7 +256,7 @@ class BatchWorker:
         named: dict[str, Identity] = {one.identity.name: one.identity for task in tasks for one in task.identities}
         backbone = self.backbone.skip_layers(settings.clip_skip)
         conditioner = IdentityConditioner(backbone, list(named.values()), settings.identity_strength)
-        return apply_strength_settings(conditioner, settings)
+        return apply_text_settings(conditioner, settings)
 
     def finish(self, image: GeneratedImage, task: ImageTask) -> GeneratedImage:
         """Return an image with what its file says, black where the safety checker flags it."""
