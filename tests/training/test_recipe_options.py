@@ -223,4 +223,5 @@ def test_a_share_beside_a_weight_is_the_users_and_not_the_recipes() -> None:
     assert choose_start(both, encoder=True).learn.attention_share == 2
     weighted = override(PRESETS["default"], ["learn.attention_weight=0.1"])
     assert choose_start(weighted, encoder=True).learn.attention_share is None
-    assert choose_start(PRESETS["default"], encoder=True).learn.attention_share == 0.5
+    assert choose_start(weighted, encoder=True).learn.attention_weight == 0.1
+    assert choose_start(PRESETS["default"], encoder=True).learn.attention_weight == 0
