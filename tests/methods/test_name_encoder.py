@@ -1,6 +1,7 @@
 """The name encoder: it finds what pairs hold, travels through its file, starts learning, and is the whole result."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,11 +10,11 @@ from safetensors.torch import load_file, save_file
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, FaceError
+from sefi.core.errors import ConfigError, FaceError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.identity.file import Identity
-from sefi.methods import METHODS, PRESETS
+from sefi.methods import METHODS, PRESETS, sefi as sefi_method
 from sefi.methods.base import TrainingOptions, create_header, get_class_row
 from sefi.methods.name_encoder import (
     EncoderRecipe,
@@ -110,7 +111,7 @@ def test_foreign_and_damaged_files_are_refused(backbone: Backbone, encoder_file,
     cases = {
         "is no name encoder": (tensors, {}),
         "for another model": (tensors, {"sefi-name-encoder": "tiny:7:00"}),
-        "other names or shapes": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
+        "another shape": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
         "not finite": ({**tensors, "norm": torch.tensor(float("nan"))}, about),
         "not of this model's width": ({**tensors, "last.bias": tensors["last.bias"][:-1]}, about),
     }
@@ -156,6 +157,41 @@ def test_learning_starts_there(backbone: Backbone, encoder_file) -> None:
     moved = METHODS["sefi"].learn("ada", make_views(backbone, held), backbone, held, 1, TrainingOptions()).tokens
     row = get_class_row(backbone, config)
     torch.testing.assert_close(moved.norm(dim=-1), row.norm().expand(5, 2))
+
+
+class StoppingProgress(SilentProgress):
+    """Interrupts the third step."""
+
+    steps = 0
+
+    def advance(self, **numbers: float) -> None:
+        self.steps += bool(numbers)
+        if self.steps == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_training_goes_on_where_the_photo_is_read_with_other_rounding(
+    backbone: Backbone, encoder_file, tmp_path, monkeypatch
+) -> None:
+    """As it is with another number of threads; another encoder is another training."""
+    config = override(PRESETS["default"], [*START, "learn.steps=5", f"learn.encoder={encoder_file[1]}"])
+    method, views = METHODS["sefi"], make_views(backbone, config)
+    checkpoint = tmp_path / "a.checkpoint"
+    with pytest.raises(Interrupted):
+        method.learn("ada", views, backbone, config, 1, TrainingOptions(StoppingProgress(), checkpoint=checkpoint))
+    read = sefi_method.read_tokens
+
+    def read_otherwise(*arguments):
+        made = read(*arguments)
+        return replace(made, tensors={"tokens": made.tensors["tokens"] * (1 + 1e-6)})
+
+    monkeypatch.setattr(sefi_method, "read_tokens", read_otherwise)
+    other = tmp_path / "other.safetensors"
+    save_encoder(fit_encoder(made_pairs_for(backbone), EncoderRecipe(steps=2), 9, SilentProgress())[0], backbone, other)
+    elsewhere = override(config, [f"learn.encoder={other}"])
+    with pytest.raises(ConfigError, match="belongs to another training"):
+        method.learn("ada", views, backbone, elsewhere, 1, TrainingOptions(checkpoint=checkpoint))
+    method.learn("ada", views, backbone, config, 1, TrainingOptions(checkpoint=checkpoint))
 
 
 def test_two_words_need_two_vectors(backbone: Backbone, encoder_file) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from sefi.core.config import Config
     from sefi.core.prompts import Box
     from sefi.identity.file import Identity
-    from sefi.photo.augment import SubjectCrop
+    from sefi.photo.augment import CropFace, SubjectCrop
     from sefi.photo.read import Photo
     from sefi.provenance.consent import Consent
 
@@ -268,7 +268,7 @@ def learn_and_save(
     files: "Sequence[Path]", path: Path, learn_options: LearnOptions, model_options: "ModelOptions"
 ) -> "tuple[Identity, dict[str, object]]":
     """Learn the subject of photo files and write its identity; say how long it took."""
-    from sefi.api import check_photo_styles, learn, list_training_remarks, list_training_sentences
+    from sefi.api import check_photo_styles, find_start, learn, list_training_remarks, list_training_sentences
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
@@ -292,14 +292,15 @@ def learn_and_save(
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    unfinished, resumed_at = find_checkpoint(path, crops, backbone, learn_options)
+    config, faces = find_start(crops, backbone, learn_options.config, None, learn_options.init)
+    unfinished, resumed_at = find_checkpoint(path, crops, faces, backbone, replace(learn_options, config=config))
     started = time.monotonic()
     with TerminalProgress() as progress:
         identity = learn(
             crops,
             name=learn_options.name,
             backbone=backbone,
-            config=learn_options.config,
+            config=config,
             seed=learn_options.seed,
             evaluators=learn_options.evaluator_folder,
             init=learn_options.init,
@@ -425,26 +426,34 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
 
 
 def find_checkpoint(
-    path: Path, crops: "Sequence[SubjectCrop]", backbone: "Backbone", learn_options: LearnOptions
+    path: Path,
+    crops: "Sequence[SubjectCrop]",
+    faces: "tuple[CropFace, ...]",
+    backbone: "Backbone",
+    learn_options: LearnOptions,
 ) -> tuple[Path, int]:
-    """Return the checkpoint of this training and the step that it goes on at; say what else is unfinished there."""
-    from sefi.api import find_start
+    """Return the checkpoint of this training and the step that it goes on at; say what else is unfinished there.
+
+    Args:
+        faces: where the face is in each crop, where the settings ask for it.
+        learn_options: their settings say where learning starts.
+    """
     from sefi.cli.output import print_remark
     from sefi.identity.file import compute_tokens_digest
-    from sefi.methods.name_encoder import read_tokens
+    from sefi.methods.name_encoder import hash_encoder
     from sefi.photo.augment import PhotoViews
     from sefi.training.checkpoint import find_unfinished, name_checkpoint
     from sefi.training.token_inversion import collect_training_key
 
-    seed, init = learn_options.seed, learn_options.init
-    config, faces = find_start(crops, backbone, learn_options.config, None, init)
+    config, seed, init = learn_options.config, learn_options.seed, learn_options.init
     first, *rest = [crop.pixels for crop in crops]
     views = PhotoViews(first, config.views, tuple(rest), faces)
     key = collect_training_key(backbone, views, config, seed)
     training = [config.model_dump_json(), key["model"], key["signature"], seed]
     if config.learn.start == "encoder":
-        init = read_tokens(learn_options.name, views, backbone, config, seed)
-    if init is not None:
+        key["encoder"] = hash_encoder(config)
+        training.append(key["encoder"])
+    elif init is not None:
         key["init"] = compute_tokens_digest(init)
         training.append(key["init"])
     checkpoint = name_checkpoint(path, [first, *rest], training)

@@ -48,6 +48,7 @@ class TrainingOptions:
         probe: returns the score of an identity, the higher the better; called every `learn.probe_every` steps.
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
         init: an identity whose tokens are where learning starts, for methods that say `starts_from_tokens`.
+        encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -55,6 +56,7 @@ class TrainingOptions:
     probe: Callable[[Identity], float] | None = None
     evaluators: Path | None = None
     init: Identity | None = None
+    encoder_digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -270,8 +272,10 @@ def learn_tokens(
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     task = TokenTask(backbone, views, config, seed, tokens)
-    if options.init is not None:
-        # A checkpoint that started elsewhere is none of this training.
+    # A checkpoint that started elsewhere is none of this training.
+    if options.encoder_digest is not None:
+        task.training_key["encoder"] = options.encoder_digest
+    elif options.init is not None:
         task.training_key["init"] = compute_tokens_digest(options.init)
     return learn_identity(task, name, backbone, config, seed, options)
 

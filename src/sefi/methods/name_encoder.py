@@ -1,5 +1,6 @@
 """The name encoder: a photo to the tokens that a model would know the person by, fitted on what the model knows."""
 
+import hashlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,14 @@ from sefi.core.config import Config
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.progress import Progress
 from sefi.core.prompts import is_person
-from sefi.core.reading import InvalidFileError, Limits, parse_object, read_tensors, translate_file_errors
+from sefi.core.reading import (
+    InvalidFileError,
+    Limits,
+    check_shapes,
+    parse_object,
+    read_tensors,
+    translate_file_errors,
+)
 from sefi.core.rng import create_generator
 from sefi.core.text import dump_json
 from sefi.diffusion.composer import is_trained_for
@@ -202,14 +210,27 @@ def load_chosen_encoder(backbone: Backbone, config: Config) -> NameEncoder:
         raise ConfigError(
             "This model brings no name encoder to start from.", f"{TRAINING_REMEDY} Then set learn.encoder=FILE."
         )
-    chosen = config.learn.encoder
-    encoder = load_encoder(SHIPPED_ENCODER if chosen is None else Path(chosen), backbone)
+    encoder = load_encoder(locate_encoder(config), backbone)
     if encoder.words != config.learn.vectors:
         raise ConfigError(
             f"This name encoder gives {encoder.words} tokens; learn.vectors is {config.learn.vectors}.",
             f"Set learn.vectors={encoder.words}.",
         )
     return encoder
+
+
+def locate_encoder(config: Config) -> Path:
+    """Return the file of the encoder that the settings name, or the package's own."""
+    return SHIPPED_ENCODER if config.learn.encoder is None else Path(config.learn.encoder)
+
+
+def hash_encoder(config: Config) -> str:
+    """Return the SHA-256 of the chosen encoder's file, which was read before.
+
+    With the photo it says where learning starts. The tokens that are read do not: they are rounded otherwise with
+    another number of threads.
+    """
+    return hashlib.sha256(locate_encoder(config).read_bytes()).hexdigest()
 
 
 def load_encoder(path: Path, backbone: Backbone) -> NameEncoder:
@@ -248,11 +269,11 @@ def build_encoder(tensors: Mapping[str, Tensor], backbone: Backbone) -> NameEnco
     cells = min(CELLS, backbone.latent_size)
     with LOADING, torch.device("meta"):
         encoder = NameEncoder(backbone.latent_channels, cells, faces, words, backbone.token_width)
-    if {name: one.shape for name, one in encoder.state_dict().items()} != {k: one.shape for k, one in tensors.items()}:
-        raise InvalidFileError("its weights have other names or shapes")
-    if not all(one.isfinite().all() for one in tensors.values()):
+    weights = {name: one.float() for name, one in tensors.items()}
+    check_shapes(weights, encoder.state_dict())
+    if not all(one.isfinite().all() for one in weights.values()):
         raise InvalidFileError("a weight is not finite")
-    encoder.to_empty(device="cpu").float().load_state_dict({name: one.float() for name, one in tensors.items()})
+    encoder.to_empty(device="cpu").float().load_state_dict(weights)
     return encoder.eval().requires_grad_(requires_grad=False)
 
 

@@ -22,7 +22,7 @@ from sefi.methods.base import (
     learn_tokens,
     refuse_vectors_and_limit,
 )
-from sefi.methods.name_encoder import load_chosen_encoder, read_tokens
+from sefi.methods.name_encoder import hash_encoder, load_chosen_encoder, read_tokens
 from sefi.photo.augment import PhotoViews
 
 
@@ -67,7 +67,8 @@ class StagedKeyValue(TokenMethod):
                     "Tokens start either at an identity or at what the name encoder reads.",
                     "Leave out --init, or set learn.start=class.",
                 )
-            options = replace(options, init=read_tokens(name, views, backbone, config, seed))
+            read = read_tokens(name, views, backbone, config, seed)
+            options = replace(options, init=read, encoder_digest=hash_encoder(config))
         first = fit_first_tokens(options.init, config.learn)
         if first is not None and config.learn.vectors == 1:
             first = first[:, :, 0]

@@ -246,6 +246,7 @@ OTHERS = {
     "model": "it is on another model",
     "signature": "it is on another model",
     "init": "it started from another identity",
+    "encoder": "it started from what another name encoder reads",
 }
 
 
