@@ -481,7 +481,7 @@ FROM_ENCODER: SettingsTree = {
         "attention_loss": "hinge",
     },
     # Two sides of a face differ: a mirrored one is somebody else.
-    "views": {"latent_pool": 24, "flip": 0.0},
+    "views": {"latent_pool": 12, "flip": 0.0},
 }
 SCRATCH = parse_config(
     make_embedded_preset(
