@@ -48,7 +48,7 @@ STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half th
 QUICK = ("learn.steps=2", "generate.steps=2")
 LEARNED_LABEL = "attention loss"
 ABOUT = {
-    "SeFi-IDE": "The default: learned from what the name encoder reads in the photo, for 25 steps.",
+    "SeFi-IDE": "The default: learned from what the name encoder reads in the photo, for 15 steps.",
     LEARNED_LABEL: "Key and value tokens for each stage, learned and held to the attention of the plain word.",
     "person": "The same prompt with the plain word: what the model does unasked.",
     "one token": "One learned token, no attention loss: classic textual inversion.",

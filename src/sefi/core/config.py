@@ -472,7 +472,7 @@ CLASS_STEPS = 200
 # place of things is decided, the tokens stay what was read; nothing of the photo's background comes in there.
 FROM_ENCODER: SettingsTree = {
     "learn": {
-        "steps": 25,
+        "steps": 15,
         "hold_norm": True,
         "rate_schedule": "cosine",
         "change_limit": 0.5,
@@ -501,7 +501,7 @@ def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
     From an encoder learning goes on by a recipe of its own, but for what settings say otherwise.
 
     >>> [choose_start(DEFAULT, encoder=found).learn.steps for found in (True, False)]
-    [25, 200]
+    [15, 200]
 
     Args:
         encoder: whether tokens can start at what a name encoder reads.
