@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from sefi.benchmark.suite import open_suite
 from sefi.cli.app import app
+from sefi.core import __version__
 from sefi.provenance.verify import verify_image
 
 ROOT = Path(__file__).parents[2]
@@ -126,26 +127,37 @@ learn*dreambooth*|learn*custom-diffusion*) set -- "$@" --steps 26 --set tune.pri
 learn*|batch*) set -- "$@" --steps 26 ;;
 "bench run"*) set -- "$@" --set learn.steps=26 ;;
 esac
-exec {python} -m sefi "$@"
+exec {run} "$@"
 """
+SERVER, CLIENT = (Path(__file__).with_name(f"forking_{name}.py") for name in ("server", "client"))
 
 
 @pytest.fixture(scope="module")
 def run_script(tmp_path_factory):
     """Run a script in a folder, with a `sefi` on the path that learns a few steps only."""
-    program = tmp_path_factory.mktemp("bin") / "sefi"
-    program.write_text(SHORT_SEFI.format(python=shlex.quote(sys.executable)), encoding="utf-8")
+    folder = tmp_path_factory.mktemp("bin")
+    program, place = folder / "sefi", folder / "socket"
+    command = shlex.join([sys.executable, "-ES", str(CLIENT), str(place)])
+    program.write_text(SHORT_SEFI.format(run=command), encoding="utf-8")
     program.chmod(0o755)
     paths = {"PATH": f"{program.parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(ROOT / "src")}
+    environment = {**os.environ, **paths}
 
     def run(folder, kind, script):
         command = ["bash", "-euc", script] if kind == "sh" else [sys.executable, "-c", script]
-        environment = {**os.environ, **paths}
         made = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert made.returncode == 0, f"{script}\n{made.stdout}\n{made.stderr}"
         return made
 
-    return run
+    # Most of the time of a fresh process goes into loading libraries; tests/cli and the examples have fresh ones.
+    started = [sys.executable, str(SERVER), str(place)]
+    with subprocess.Popen(started, env=environment, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "ready\n"
+        try:
+            yield run
+        finally:
+            server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +172,14 @@ def demonstrated(run_script, tmp_path_factory):
 def shell(run_script, demonstrated, tmp_path):
     """Run a script in a folder of its own where `make demo` has been."""
     return partial(run_script, shutil.copytree(demonstrated, tmp_path / "folder"))
+
+
+@pytest.mark.slow
+def test_a_script_has_the_program_of_this_clone(run_script, tmp_path):
+    made = run_script(tmp_path, "sh", "sefi --version | tee version.txt")
+    assert made.stdout == (tmp_path / "version.txt").read_text() == f"sefi {__version__}\n"
+    with pytest.raises(AssertionError, match="no identity file"):
+        run_script(tmp_path, "sh", "sefi inspect nobody.safetensors")
 
 
 @pytest.mark.slow
