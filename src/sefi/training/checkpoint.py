@@ -106,7 +106,7 @@ def load_training(
     Raises:
         ConfigError: the file is damaged, no checkpoint, or of another training.
     """
-    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
+    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", REMOVE):
         metadata, tensors = read_tensors(path, LIMITS)
         about = parse_object(metadata[KEY])
         if differences := describe_differences(about["settings"], training_key):
@@ -226,13 +226,16 @@ def list_unfinished(path: Path) -> list[Path]:
     return sorted((one for one in found if one.is_file()), key=lambda one: one.stat().st_mtime_ns, reverse=True)
 
 
+REMOVE = "Remove it to start again, as `sefi learn --no-resume` does."
+
+
 def read_unfinished(path: Path) -> tuple[int, object]:
     """Return the next step of an unfinished training and what identifies it, without its tensors.
 
     Raises:
         ConfigError: the file is damaged or no checkpoint.
     """
-    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", "Remove it to start again."):
+    with translate_file_errors(path, ConfigError, "is no checkpoint of a training", REMOVE):
         about = parse_object(read_layout(path, LIMITS).metadata[KEY])
         step = about["step"]
         if type(step) is not int or step < 0:
@@ -302,7 +305,7 @@ def make_other_training_error(path: Path, differences: Sequence[str]) -> ConfigE
     """Return the error that says how the training of a checkpoint differs from the one that is wanted."""
     return ConfigError(
         f"{path} belongs to another training: {'; '.join(differences)}.",
-        "Repeat that training, or remove the file to start again.",
+        "Repeat that training, or remove the file to start again, as `sefi learn --no-resume` does.",
     )
 
 

@@ -32,6 +32,7 @@ from sefi.training.token_inversion import (
     compute_denoising_loss,
     is_attention_steered,
     place_tokens,
+    weight_by_gradients,
 )
 
 AT_ONCE = 16
@@ -246,28 +247,9 @@ def weight_losses_together(
     for number, one in enumerate(settings):
         gradients = pulls[number], holds[number]
         needs = measured[number] or wanted[number] is not None
-        found.append(weight_by_gradients(denoise[number], attention[number], tokens[number], gradients, one, needs))
+        losses = denoise[number], attention[number]
+        found.append(weight_by_gradients(*losses, tokens[number], gradients, one, measured=needs))
     return found
-
-
-def weight_by_gradients(
-    denoise: Tensor,
-    attention: Tensor,
-    tokens: Tensor,
-    gradients: tuple[Tensor, Tensor],
-    settings: LearnSettings,
-    measured: bool,  # noqa: FBT001
-) -> Losses:
-    """Add both losses of one identity, by lambda or by their gradients on its tokens, which are known."""
-    fixed, wanted = settings.attention_weight, settings.attention_share
-    pull, hold = (float(gradient[:, 0].norm()) for gradient in gradients)
-    if wanted is None:
-        share = fixed * hold / max(pull, 1e-12) if measured else None
-        return Losses(denoise + fixed * attention, denoise, attention, share)
-    weight = wanted * pull / hold if hold > 0 else 0.0
-    joint = (tokens * (gradients[0] + weight * gradients[1])).sum()
-    total = (denoise + weight * attention).detach() + joint - joint.detach()
-    return Losses(total, denoise, attention, wanted if hold > 0 else 0.0)
 
 
 def encode_texts_together(

@@ -299,14 +299,32 @@ def weight_losses(
     Adam divides every coordinate by the size of its own gradient: what counts is the share of the gradients, not that
     of the losses.
     """
-    fixed, wanted = settings.attention_weight, settings.attention_share
-    measure = (measure or wanted is not None) and is_attention_steered(settings) and tokens.requires_grad
-    if not measure:
-        return Losses(denoise + fixed * attention, denoise, attention)
+    measure = (measure or settings.attention_share is not None) and is_attention_steered(settings)
+    if not (measure and tokens.requires_grad):
+        return Losses(denoise + settings.attention_weight * attention, denoise, attention)
     gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in (denoise, attention)]
+    return weight_by_gradients(denoise, attention, tokens, (gradients[0], gradients[1]), settings, measured=True)
+
+
+def weight_by_gradients(
+    denoise: Tensor,
+    attention: Tensor,
+    tokens: Tensor,
+    gradients: tuple[Tensor, Tensor],
+    settings: LearnSettings,
+    *,
+    measured: bool,
+) -> Losses:
+    """Add both losses of one identity, by lambda or by their gradients on its tokens, which are known.
+
+    Args:
+        measured: report the share of the gradient on the keys.
+    """
+    fixed, wanted = settings.attention_weight, settings.attention_share
     pull, hold = (float(gradient[:, 0].norm()) for gradient in gradients)
     if wanted is None:
-        return Losses(denoise + fixed * attention, denoise, attention, fixed * hold / max(pull, 1e-12))
+        share = fixed * hold / max(pull, 1e-12) if measured else None
+        return Losses(denoise + fixed * attention, denoise, attention, share)
     weight = wanted * pull / hold if hold > 0 else 0.0
     # Both gradients are there: a third pass through the denoiser would give their sum once more.
     joint = (tokens * (gradients[0] + weight * gradients[1])).sum()
