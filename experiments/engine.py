@@ -47,7 +47,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sefi.backbone.bundle import Backbone, copy_part
 from sefi.backbone.open import MODELS
-from sefi.core.config import Config, override
+from sefi.core.config import Config, choose_start, override
 from sefi.core.files import write_text
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
@@ -222,6 +222,8 @@ class DiffusersLoop:
 
 
 LEARNING_PAIRS = {
+    "default / floor": ("default", "floor of 5"),
+    "default / diffusers' loop": ("default", "diffusers' loop of 5"),
     "scratch / floor": ("scratch", "floor of 5"),
     "paper / floor": ("paper", "floor of 1"),
     "scratch / diffusers' loop": ("scratch", "diffusers' loop of 5"),
@@ -229,6 +231,8 @@ LEARNING_PAIRS = {
     "paper, view bank / floor": ("paper, view bank", "floor of 1"),
     "paper, view bank / diffusers' loop": ("paper, view bank", "diffusers' loop of 1"),
 }
+# What the default does from where the name encoder starts; where that is changes no step's time.
+GOING_ON = override(choose_start(PRESETS["default"], encoder=True), ["learn.start=class"])
 BANK = ("views.latent_pool=64", "views.pool_noise=fresh")
 
 
@@ -238,6 +242,7 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
     variants: dict[str, Step] = {"floor of 1": make_floor(backbone, 1)}
     if not large:
         variants |= {"floor of 5": make_floor(backbone, 5)}
+        variants |= {"default": make_trainer(backbone, GOING_ON).take_step}
         variants |= {"scratch": make_trainer(backbone, PRESETS["scratch"]).take_step}
         variants |= {"diffusers' loop of 5": DiffusersLoop(backbone, 5)}
     # How many views are in the bank changes no step; at the real size encoding them takes minutes.
@@ -292,8 +297,9 @@ def time_parts(trainer: IdentityTrainer, step: int) -> list[float]:
     words = task.texts.compared_words[batch.template_index]
     options = LossOptions(words, (side, side), settings.attention_reduction, settings.detach_query)
     prediction, target, attention = task.model.predict(batch, context, options)
-    assert attention is not None
-    loss = F.mse_loss(prediction, target) + settings.attention_weight * attention.mean()
+    loss = F.mse_loss(prediction, target)
+    if attention is not None:
+        loss = loss + settings.attention_weight * attention.mean()
     clock.append(time.process_time())
     loss.backward()
     clock.append(time.process_time())
@@ -308,7 +314,12 @@ def time_parts(trainer: IdentityTrainer, step: int) -> list[float]:
 def measure_parts(options: argparse.Namespace) -> None:
     """Measure the parts of a step of each preset against the bare denoiser, and draw them."""
     backbone, paper = sefi.open_backbone(), PRESETS["paper"]
-    configs = {"scratch": PRESETS["scratch"], "paper": paper, "paper, view bank": override(paper, BANK)}
+    configs = {
+        "default": GOING_ON,
+        "scratch": PRESETS["scratch"],
+        "paper": paper,
+        "paper, view bank": override(paper, BANK),
+    }
     trainers = {name: make_trainer(backbone, config) for name, config in configs.items()}
     floors = {name: make_floor(backbone, config.learn.batch) for name, config in configs.items()}
     times: dict[str, list[list[float]]] = {name: [] for name in configs}
@@ -360,7 +371,8 @@ def count_sums(options: argparse.Namespace) -> None:
     del options
     backbone, found = sefi.open_backbone(), dict[str, dict[str, float]]()
     # The module's own are counted too; those of its optimiser, which multiplies no matrices, are not.
-    for name, config in (("scratch", PRESETS["scratch"]), ("paper, view bank", override(PRESETS["paper"], BANK))):
+    configs = {"default": GOING_ON, "scratch": PRESETS["scratch"], "paper, view bank": override(PRESETS["paper"], BANK)}
+    for name, config in configs.items():
         trainer = make_trainer(backbone, override(config, FEW_VIEWS))
         counts: list[float] = []
         for step in (make_floor(backbone, config.learn.batch), trainer.take_step):
@@ -379,13 +391,14 @@ def measure_together(options: argparse.Namespace) -> None:
     """Measure a step of 16 identities in one pass against the same steps one by one."""
     backbone = sefi.open_backbone(dtype=getattr(torch, options.dtype))
     variants: dict[str, Step] = {}
-    for name, config in (("scratch", PRESETS["scratch"]), ("one sample", override(PRESETS["scratch"], ONE_SAMPLE))):
+    configs = {"default": GOING_ON, "one sample": override(GOING_ON, ONE_SAMPLE)}
+    for name, config in configs.items():
         trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
         group = TrainingGroup(trainers, [None] * IDENTITIES)
         variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
         variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
     seconds = measure_in_turn(variants, options.rounds, 1)
-    pairs = {name: (f"{name}, together", f"{name}, one by one") for name in ("scratch", "one sample")}
+    pairs = {name: (f"{name}, together", f"{name}, one by one") for name in configs}
     write_part(f"together {options.dtype}", {"identities": IDENTITIES, **compare(seconds, pairs)})
 
 
@@ -437,7 +450,7 @@ def make_stock_pipeline(backbone: Backbone) -> StableDiffusionPipeline:
 def measure_generation(options: argparse.Namespace) -> None:
     """Measure images with one identity against the stock pipeline, and with 16 against one."""
     backbone = sefi.open_backbone()
-    stock, guidance = make_stock_pipeline(backbone), PRESETS["scratch"].generate.guidance_scale
+    stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
 
     def draw_stock(count: int) -> None:
         random = [torch.Generator().manual_seed(number) for number in range(count)]
