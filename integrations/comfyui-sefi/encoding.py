@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -70,11 +70,13 @@ class Person:
         stand_in: the word in the text where its vectors go.
         numbers: the stand-in's token, for each text encoder.
         tokens: for each text encoder `[stage, 2, vector, width]`, with strength applied.
+        class_words: the class word in the same shape; none where nobody else is in the prompt.
     """
 
     stand_in: str
     numbers: Mapping[str, int]
     tokens: Mapping[str, Tensor]
+    class_words: Mapping[str, Tensor]
 
     @property
     def stages(self) -> int:
@@ -163,8 +165,24 @@ def create_people(
         tokens = build_tokens(clip, known[name], strength, class_word_stages)
         stand_in, numbers = choose_stand_in(clip, known[name], others)
         others = {key: others[key] | {numbers[key]} for key in others}
-        people[name] = Person(stand_in, numbers, tokens)
+        class_words: dict[str, Tensor] = {}
+        if len(used) > 1:
+            rows = get_class_rows(clip, known[name])
+            class_words = {key: rows[key].mean(dim=0).expand_as(one) for key, one in tokens.items()}
+        people[name] = Person(stand_in, numbers, tokens, class_words)
     return people
+
+
+def get_class_rows(clip: Clip, identity: Identity) -> dict[str, Tensor]:
+    """Return the rows `[token, width]` of an identity's class word for each text encoder.
+
+    Raises:
+        ValueError: this model does not know it.
+    """
+    numbers = find_tokens(clip, identity.class_word)
+    if numbers is None:
+        raise ValueError(f"The class word {identity.class_word!r} of <{identity.name}> is not known to this model.")
+    return {key: table[numbers[key]].float().cpu() for key, table in get_token_tables(clip).items()}
 
 
 def build_tokens(clip: Clip, identity: Identity, strength: float, class_word_stages: int) -> dict[str, Tensor]:
@@ -183,12 +201,10 @@ def build_tokens(clip: Clip, identity: Identity, strength: float, class_word_sta
     tokens = dict(zip(tables, identity.tokens, strict=True))
     if strength == 1 and not class_word_stages:
         return tokens
-    numbers = find_tokens(clip, identity.class_word)
-    if numbers is None:
-        raise ValueError(f"The class word {identity.class_word!r} of <{identity.name}> is not known to this model.")
+    class_rows = get_class_rows(clip, identity)
     built: dict[str, Tensor] = {}
     for key, one in tokens.items():
-        rows = tables[key][numbers[key]].float().cpu()
+        rows = class_rows[key]
         row = rows.mean(dim=0)
         # The class word's tokens are written, however many vectors were learned.
         built[key] = rows.expand(*one.shape[:2], -1, -1).clone() if strength == 0 else row + strength * (one - row)
@@ -273,16 +289,45 @@ def encode_range(
     clip: Clip, tokens: Tokens, people: Sequence[Person], first: int, end: int, *, whole: bool = False
 ) -> list[Any]:
     """Encode the key and the value text for the timesteps from `first` to before `end`."""
-    rows = [place_vectors(tokens, people, first, slot) for slot in (KEY, VALUE)]
-    options = clip.encode_from_tokens(rows[KEY], return_pooled=True, return_dict=True)
+    options = encode_slot(clip, tokens, people, first, KEY)
     key = options.pop("cond")
     same = all(torch.equal(one[:, KEY], one[:, VALUE]) for person in people for one in person.tokens.values())
-    value = key if same else clip.encode_from_tokens(rows[VALUE], return_pooled=True, return_dict=True)["cond"]
+    value = key if same else encode_slot(clip, tokens, people, first, VALUE)["cond"]
     # ControlNets have no patch: they get the value text alone, at the width they know.
     options["cross_attn_controlnet"] = value
     if not whole:
         options |= {"start_percent": get_percent(end), "end_percent": get_percent(first)}
     return [torch.cat([key, value], dim=-1), options]
+
+
+def encode_slot(clip: Clip, tokens: Tokens, people: Sequence[Person], timestep: int, slot: int) -> dict[str, Any]:
+    """Encode a key or a value text as `Clip.encode_from_tokens` answers.
+
+    Of several people each is encoded beside the class words of the others, so that nobody is mixed into those who are
+    named later; all other words, and what belongs to the text as a whole, are those of the class words alone.
+    """
+
+    def encode(some: Sequence[Person]) -> dict[str, Any]:
+        placed = place_vectors(tokens, some, timestep, slot)
+        return clip.encode_from_tokens(placed, return_pooled=True, return_dict=True)
+
+    if len(people) < 2:
+        return encode(people)
+    plain = [replace(person, tokens=person.class_words) for person in people]
+    answer = encode(plain)
+    states = answer["cond"].clone()
+    for number, person in enumerate(people):
+        places = list_places(tokens, person)
+        states[:, places] = encode([*plain[:number], person, *plain[number + 1 :]])["cond"][:, places]
+    return {**answer, "cond": states}
+
+
+def list_places(tokens: Tokens, person: Person) -> list[int]:
+    """List where a person's stand-ins are in a text, whose chunks follow each other."""
+    key, chunks = next(iter(tokens.items()))
+    numbers = [one[0] for chunk in chunks for one in chunk]
+    # Of a loaded embedding there is a vector in place of the number.
+    return [place for place, one in enumerate(numbers) if isinstance(one, int) and one == person.numbers[key]]
 
 
 def place_vectors(tokens: Tokens, people: Sequence[Person], timestep: int, slot: int) -> Tokens:

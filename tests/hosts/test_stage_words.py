@@ -60,18 +60,20 @@ def test_a_plain_text_encoder_gives_our_texts_bit_for_bit(host, number):
                 return parts.text_encoder(ids.expand(2, -1)).last_hidden_state[row : row + 1]
 
         ours, theirs = handle.encode(named, NEGATIVE), handle.encode(named, NEGATIVE, encoder=encode)
-        assert torch.equal(ours["prompt_embeds"], theirs["prompt_embeds"])
+        # Of several names ours encodes each alone; in another program's text they stand together.
+        assert torch.equal(ours["prompt_embeds"], theirs["prompt_embeds"]) == (number == 1)
         theirs["negative_prompt_embeds"] = ours["negative_prompt_embeds"]  # of a batch of one
         with record_contexts(pipe.unet) as readings:
             draw(pipe, **theirs, **FEW)
-    assert count_wrong(readings, IdentityConditioner(host, people), named, NEGATIVE) == 0
+    together = IdentityConditioner(host, people, separate_names=False)
+    assert count_wrong(readings, together, named, NEGATIVE) == 0
 
 
 def test_without_weights_compels_texts_are_ours(host):
     pipe = make_pipe(host)
     with sefi.attach(pipe, *make_people(host)) as handle:
         encoder = make_encoder(handle)
-        ours, theirs = handle.encode(PROMPTS, NEGATIVE), handle.encode(PROMPTS, NEGATIVE, encoder=encoder)
+        ours, theirs = handle.encode(PROMPTS[1:], NEGATIVE), handle.encode(PROMPTS[1:], NEGATIVE, encoder=encoder)
         assert ours.keys() == theirs.keys()
         for name in ours:
             torch.testing.assert_close(theirs[name], ours[name], **NEAR)
@@ -82,7 +84,7 @@ def test_without_weights_compels_texts_are_ours_for_sdxl(host_xl):
     people, pipe = make_people(host_xl), make_pipe(host_xl)
     with sefi.attach(pipe, *people) as handle:
         encoder = make_encoder_xl(handle)
-        ours, theirs = handle.encode(PROMPTS, NEGATIVE), handle.encode(PROMPTS, NEGATIVE, encoder=encoder)
+        ours, theirs = handle.encode(PROMPTS[1:], NEGATIVE), handle.encode(PROMPTS[1:], NEGATIVE, encoder=encoder)
         assert ours.keys() == theirs.keys()
         for name in ours:
             torch.testing.assert_close(theirs[name], ours[name], **NEAR)
@@ -102,7 +104,8 @@ def test_weights_change_the_texts_of_every_stage(host, text):
     with sefi.attach(pipe, *people) as handle:
         encoder = make_encoder(handle)
         weighted, even = (handle.encode(one, NEGATIVE, encoder=encoder)["prompt_embeds"] for one in (text, plain))
-        torch.testing.assert_close(even, handle.encode(plain, NEGATIVE)["prompt_embeds"], **NEAR)
+        if "<bob>" not in text:  # whose names ours encodes apart
+            torch.testing.assert_close(even, handle.encode(plain, NEGATIVE)["prompt_embeds"], **NEAR)
         stages = (weighted - even).abs().split(2 * host.token_width, dim=-1)
         assert len(stages) == 15
         assert all(difference.max() > 1e-3 for difference in stages)
