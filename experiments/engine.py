@@ -232,7 +232,7 @@ LEARNING_PAIRS = {
     "paper, view bank / diffusers' loop": ("paper, view bank", "diffusers' loop of 1"),
 }
 # What the default does from where the name encoder starts; where that is changes no step's time.
-GOING_ON = override(choose_start(PRESETS["default"], encoder=True), ["learn.start=class"])
+DEFAULT_FROM_ENCODER = override(choose_start(PRESETS["default"], encoder=True), ["learn.start=class"])
 BANK = ("views.latent_pool=64", "views.pool_noise=fresh")
 
 
@@ -242,7 +242,7 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
     variants: dict[str, Step] = {"floor of 1": make_floor(backbone, 1)}
     if not large:
         variants |= {"floor of 5": make_floor(backbone, 5)}
-        variants |= {"default": make_trainer(backbone, GOING_ON).take_step}
+        variants |= {"default": make_trainer(backbone, DEFAULT_FROM_ENCODER).take_step}
         variants |= {"scratch": make_trainer(backbone, PRESETS["scratch"]).take_step}
         variants |= {"diffusers' loop of 5": DiffusersLoop(backbone, 5)}
     # How many views are in the bank changes no step; at the real size encoding them takes minutes.
@@ -315,7 +315,7 @@ def measure_parts(options: argparse.Namespace) -> None:
     """Measure the parts of a step of each preset against the bare denoiser, and draw them."""
     backbone, paper = sefi.open_backbone(), PRESETS["paper"]
     configs = {
-        "default": GOING_ON,
+        "default": DEFAULT_FROM_ENCODER,
         "scratch": PRESETS["scratch"],
         "paper": paper,
         "paper, view bank": override(paper, BANK),
@@ -371,7 +371,11 @@ def count_sums(options: argparse.Namespace) -> None:
     del options
     backbone, found = sefi.open_backbone(), dict[str, dict[str, float]]()
     # The module's own are counted too; those of its optimiser, which multiplies no matrices, are not.
-    configs = {"default": GOING_ON, "scratch": PRESETS["scratch"], "paper, view bank": override(PRESETS["paper"], BANK)}
+    configs = {
+        "default": DEFAULT_FROM_ENCODER,
+        "scratch": PRESETS["scratch"],
+        "paper, view bank": override(PRESETS["paper"], BANK),
+    }
     for name, config in configs.items():
         trainer = make_trainer(backbone, override(config, FEW_VIEWS))
         counts: list[float] = []
@@ -391,7 +395,7 @@ def measure_together(options: argparse.Namespace) -> None:
     """Measure a step of 16 identities in one pass against the same steps one by one."""
     backbone = sefi.open_backbone(dtype=getattr(torch, options.dtype))
     variants: dict[str, Step] = {}
-    configs = {"default": GOING_ON, "one sample": override(GOING_ON, ONE_SAMPLE)}
+    configs = {"default": DEFAULT_FROM_ENCODER, "one sample": override(DEFAULT_FROM_ENCODER, ONE_SAMPLE)}
     for name, config in configs.items():
         trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
         group = TrainingGroup(trainers, [None] * IDENTITIES)

@@ -70,7 +70,7 @@ class Person:
         stand_in: the word in the text where its vectors go.
         numbers: the stand-in's token, for each text encoder.
         tokens: for each text encoder `[stage, 2, vector, width]`, with strength applied.
-        class_words: the class word in the same shape; none where nobody else is in the prompt.
+        class_words: the class word in the same shape; none where nobody else is in the prompt, or at strength 0.
     """
 
     stand_in: str
@@ -166,7 +166,7 @@ def create_people(
         stand_in, numbers = choose_stand_in(clip, known[name], others)
         others = {key: others[key] | {numbers[key]} for key in others}
         class_words: dict[str, Tensor] = {}
-        if len(used) > 1:
+        if len(used) > 1 and strength != 0:
             rows = get_class_rows(clip, known[name])
             class_words = {key: rows[key].mean(dim=0).expand_as(one) for key, one in tokens.items()}
         people[name] = Person(stand_in, numbers, tokens, class_words)
@@ -311,7 +311,7 @@ def encode_slot(clip: Clip, tokens: Tokens, people: Sequence[Person], timestep: 
         placed = place_vectors(tokens, some, timestep, slot)
         return clip.encode_from_tokens(placed, return_pooled=True, return_dict=True)
 
-    if len(people) < 2:
+    if not all(person.class_words for person in people):
         return encode(people)
     plain = [replace(person, tokens=person.class_words) for person in people]
     answer = encode(plain)

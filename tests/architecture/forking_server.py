@@ -9,8 +9,6 @@ import os
 import socket
 import sys
 
-LARGEST = 1 << 20  # bytes of a command and its variables
-
 
 def serve(place: str) -> None:
     """Fork a child for every command; a child of that runs it, so that commands of one pipe run side by side."""
@@ -30,7 +28,9 @@ def serve(place: str) -> None:
 
 def answer(connection: socket.socket) -> None:
     """Run the command of a connection and send its exit code; does not come back."""
-    content, streams, _, _ = socket.recv_fds(connection, LARGEST, 3)
+    size, streams, _, _ = socket.recv_fds(connection, 8, 3)
+    with connection.makefile("rb") as file:
+        content = file.read(int.from_bytes(size, "big"))
     child = os.fork()
     if not child:
         connection.close()
@@ -41,7 +41,10 @@ def answer(connection: socket.socket) -> None:
 
 
 def run_command(command: dict[str, object], streams: list[int]) -> int:
-    """Run the program with what a fresh process would have; return its exit code."""
+    """Run the program in the folder, with the variables and streams, that a fresh process would have; return its code.
+
+    What libraries read of the variables while they are loaded stays the server's.
+    """
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
     os.chdir(command["folder"])

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sefi.batch.plan import BatchSettings, ModelSource, make_plan
-from sefi.batch.run import WorkQueue, learn_alone, remove_leftovers, sort_items
+from sefi.batch.run import WorkQueue, begin_batch, learn_alone
 from sefi.core.config import Config, override
 from sefi.core.progress import SilentProgress
 
@@ -47,9 +47,7 @@ def work_off(backbone):
     def run(settings, table=None, *, retry=False, **changes):
         settings = replace(settings, **changes)
         plan = make_plan(settings, table, SilentProgress())
-        standing = sort_items(plan.items, settings, retry=retry)
-        remove_leftovers(standing.finished, settings)
-        pending = standing.pending
+        pending = begin_batch(plan.items, settings, retry=retry).pending
         learn_alone(WorkQueue(pending, settings, SilentProgress()), backbone)
         return plan, [item.name for item in pending]
 

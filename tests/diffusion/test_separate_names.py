@@ -81,11 +81,34 @@ def test_prompts_of_a_batch_are_as_alone(backbone: Backbone, people: list[Identi
     torch.testing.assert_close(together, torch.stack(alone), rtol=1e-4, atol=1e-4)
 
 
+def test_at_strength_0_and_with_a_limit_nothing_is_changed_twice(backbone: Backbone, people: list[Identity]) -> None:
+    header = people[1].header.model_copy(update={"class_word": "old person"})
+    some = [people[0], replace(people[1], header=header)]
+    zero, joint = (encode(backbone, some, strength=0, separate_names=found) for found in (True, False))
+    assert torch.equal(zero, joint), "the class words themselves, of however many tokens"
+    conditioner = IdentityConditioner(backbone, people, context_limit=1e-6)
+    conditioner.encode_prompts([PROMPT, "a photo of <cy>"], 700)
+    assert conditioner.chosen_strengths[PROMPT] == 1, "beside names that are apart no word turns"
+    assert conditioner.chosen_strengths["a photo of <cy>"] < 1
+
+
+def test_weights_and_slots_of_class_words_are_each_names_own(backbone: Backbone, people: list[Identity]) -> None:
+    ada, bob = people[0], people[1]
+    weighted = encode(backbone, [ada, bob], "a photo of (<ada>:1.5) and <bob> at the beach")
+    plain = encode(backbone, [ada, bob])
+    changed = [place for place in range(len(plain)) if not torch.allclose(weighted[place], plain[place], atol=1e-6)]
+    assert changed == [PLACES["ada"]]
+    slots = [(stage, slot) for stage in range(3) for slot in "KV"]
+    held = encode(backbone, [ada, bob], class_slots=slots)
+    assert not torch.allclose(held[PLACES["bob"]], plain[PLACES["bob"]])
+    torch.testing.assert_close(held[0], plain[0])
+
+
 def test_the_setting_draws_them_together(backbone: Backbone, people: list[Identity]) -> None:
     settings = override(PRESETS["default"], ["generate.separate_names=false", "generate.steps=2"]).generate
     found = apply_text_settings(IdentityConditioner(backbone, people), settings).encode_prompts([PROMPT], 700)
     assert torch.equal(found.states[0], encode(backbone, people, separate_names=False))
-    with pytest.raises(ConfigError, match="names together"):
+    with pytest.raises(ConfigError, match="more than tokens"):
         apply_text_settings(WordsConditioner(backbone, {}), settings)
     assert "separate_names" not in dump_config(PRESETS["default"])["generate"]
     draw = {"backbone": backbone, "seed": 1, "steps": 2}

@@ -176,7 +176,9 @@ def test_a_training_goes_on_where_the_photo_is_read_with_other_rounding(
     """As it is with another number of threads; another encoder is another training."""
     config = override(PRESETS["default"], [*START, "learn.steps=5", f"learn.encoder={encoder_file[1]}"])
     method, views = METHODS["sefi"], make_views(backbone, config)
-    checkpoint = tmp_path / "a.checkpoint"
+    checkpoint, file = tmp_path / "a.checkpoint", tmp_path / "encoder.safetensors"
+    file.write_bytes(encoder_file[1].read_bytes())
+    config = override(config, [f"learn.encoder={file}"])
     with pytest.raises(Interrupted):
         method.learn("ada", views, backbone, config, 1, TrainingOptions(StoppingProgress(), checkpoint=checkpoint))
     read = sefi_method.read_tokens
@@ -186,12 +188,16 @@ def test_a_training_goes_on_where_the_photo_is_read_with_other_rounding(
         return replace(made, tensors={"tokens": made.tensors["tokens"] * (1 + 1e-6)})
 
     monkeypatch.setattr(sefi_method, "read_tokens", read_otherwise)
-    other = tmp_path / "other.safetensors"
-    save_encoder(fit_encoder(made_pairs_for(backbone), EncoderRecipe(steps=2), 9, SilentProgress())[0], backbone, other)
-    elsewhere = override(config, [f"learn.encoder={other}"])
-    with pytest.raises(ConfigError, match="belongs to another training"):
-        method.learn("ada", views, backbone, elsewhere, 1, TrainingOptions(checkpoint=checkpoint))
-    method.learn("ada", views, backbone, config, 1, TrainingOptions(checkpoint=checkpoint))
+    resumed = StoppingProgress()
+    method.learn("ada", views, backbone, config, 1, TrainingOptions(resumed, checkpoint=checkpoint))
+    assert resumed.steps == 2, "of five steps three were taken before"
+    checkpoint.unlink()
+    with pytest.raises(Interrupted):
+        method.learn("ada", views, backbone, config, 1, TrainingOptions(StoppingProgress(), checkpoint=checkpoint))
+    other = fit_encoder(made_pairs_for(backbone), EncoderRecipe(steps=2), 9, SilentProgress())[0]
+    save_encoder(other, backbone, file)
+    with pytest.raises(ConfigError, match="what another name encoder reads"):
+        method.learn("ada", views, backbone, config, 1, TrainingOptions(checkpoint=checkpoint))
 
 
 def test_two_words_need_two_vectors(backbone: Backbone, encoder_file) -> None:

@@ -37,12 +37,13 @@ from sefi.benchmark.records import (
 )
 from sefi.benchmark.scored_folder import ImageFolder
 from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels
-from sefi.core.config import dump_config
+from sefi.core.config import Config, choose_start, dump_config
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
 from sefi.core.files import take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json, make_slug
+from sefi.methods.name_encoder import can_read_tokens
 from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, shorten_source
 
 LARGEST_INFO = 16 * 2**20
@@ -402,7 +403,7 @@ def describe_run(
             versions=collect_versions(),
             # As JSON has them, lists for tuples, so that they equal those that are read again.
             settings=json.loads(
-                dump_json({variant.label: dump_config(suite.make_config(variant)) for variant in learned})
+                dump_json({variant.label: dump_config(resolve_config(suite, variant, model)) for variant in learned})
             ),
             tau=tau,
             far_threshold=far_threshold,
@@ -410,6 +411,12 @@ def describe_run(
             mark=run.mark,
             record=record_benchmark(model),
         )
+
+
+def resolve_config(suite: Suite, variant: Variant, backbone: Backbone | None) -> Config:
+    """Return the settings of a variant as learning resolves them where a face is found."""
+    config = suite.make_config(variant)
+    return config if backbone is None else choose_start(config, encoder=can_read_tokens(backbone, config))
 
 
 def record_benchmark(backbone: Backbone | None) -> RunRecord:

@@ -217,17 +217,14 @@ def learn_all(
         Interrupted: Ctrl-C or SIGTERM; it says how far the batch is.
     """
     from sefi.batch.plan import make_plan
-    from sefi.batch.run import WorkQueue, list_problems, remove_leftovers, reset_tries, sort_items
+    from sefi.batch.run import WorkQueue, begin_batch, list_problems, sort_items
     from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import Interrupted, make_interrupted
 
     with TerminalProgress() as progress:
         plan = make_plan(batch, table, progress)
         check_consent_of_anybody(plan)
-        standing = sort_items(plan.items, batch, retry=retry)
-        remove_leftovers(standing.finished, batch)
-        if retry:
-            reset_tries(standing.pending, batch)
+        standing = begin_batch(plan.items, batch, retry=retry)
         try:
             if standing.pending:
                 progress.start(len(standing.pending), "learning")

@@ -51,7 +51,9 @@ MethodName = Annotated[
 ]
 MethodPreset = Annotated[
     str | None,
-    typer.Option("--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or a method's."),
+    typer.Option(
+        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
+    ),
 ]
 AnyStyle = Annotated[
     bool,
@@ -436,7 +438,7 @@ def find_checkpoint(
 
     Args:
         faces: where the face is in each crop, where the settings ask for it.
-        learn_options: their settings say where learning starts.
+        learn_options: with `learn.start` as `find_start` resolves it.
     """
     from sefi.cli.output import print_remark
     from sefi.identity.file import compute_tokens_digest

@@ -32,7 +32,7 @@ Precision = Annotated[
 Preset = Annotated[
     str,
     typer.Option(
-        "--preset", metavar="NAME", help="Settings to start from: default, fast, paper, or see `sefi methods`."
+        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or see `sefi methods`."
     ),
 ]
 Settings = Annotated[

@@ -86,7 +86,7 @@ SCHEMAS: dict[str, Schema] = {
             "grid": "one image with all of them",
             "identities": "the identity files given",
             "base_model": "fingerprint of the model, family:width:hash",
-            "settings": "every setting generate.*; options of the image's size and of the text only if given",
+            "settings": "every setting generate.*; width, height, clip_skip and the text's options only if given",
             "size": "width and height of every image in pixels",
             "inputs": "images that generation started from or followed, and how: the options given, and their defaults",
             "seed": "what was given with --seed; image k of a prompt has seed + k",

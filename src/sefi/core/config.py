@@ -144,7 +144,7 @@ class LearnSettings(Section, frozen=True):
             raise ValueError("steps of 0 learn nothing; they need start=encoder or start=auto")
         if self.encoder is not None and self.start == "class":
             raise ValueError("encoder has no effect without start=encoder or start=auto")
-        if self.noise_freedom != 1 and self.change_limit is None:
+        if self.noise_freedom != 1 and self.change_limit is None and self.start != "auto":
             raise ValueError("noise_freedom has no effect without change_limit")
         return self
 

@@ -62,7 +62,7 @@ def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> li
 LONGEST_RELATIVE_TOKEN = 10_000.0
 Slot = tuple[int, Literal["K", "V"]]
 HALVINGS = 5  # to 1/32 of the strength
-ENCODED_AT_ONCE = 16  # prompts, each a key sentence and a value sentence
+ENCODED_AT_ONCE = 16  # key sentences and value sentences; of several names there are as many more
 
 
 class IdentityConditioner:
@@ -153,9 +153,12 @@ class IdentityConditioner:
     def choose_strength(self, prompt: str, limit: float) -> float:
         """Choose the highest strength, up to the given one, at which the other words turn no more than the limit.
 
-        By halving: `HALVINGS` times; the least is the last half.
+        By halving: `HALVINGS` times; the least is the last half. Beside names that are encoded apart no word turns.
         """
-        if not self.parse(prompt).places or self.measure_change(prompt, self.mix_all(self.strength)) <= limit:
+        names = len(self.parse(prompt).places)
+        if names == 0 or (self.separate_names and names > 1):
+            return self.strength
+        if self.measure_change(prompt, self.mix_all(self.strength)) <= limit:
             return self.strength
         low, high = 0.0, self.strength
         for _ in range(HALVINGS):
@@ -208,10 +211,10 @@ class IdentityConditioner:
         for prompt, parsed in missing.items():
             groups.setdefault(parsed.ids.shape[-1], []).append(prompt)
         for group in groups.values():
-            for start in range(0, len(group), ENCODED_AT_ONCE):
-                self.encode_group(
-                    {prompt: missing[prompt] for prompt in group[start : start + ENCODED_AT_ONCE]}, timestep
-                )
+            most = max(len(missing[prompt].places) for prompt in group) + 1 if self.separate_names else 1
+            at_once = max(1, ENCODED_AT_ONCE // most)
+            for start in range(0, len(group), at_once):
+                self.encode_group({prompt: missing[prompt] for prompt in group[start : start + at_once]}, timestep)
         return join_batches(pad_texts(self, [self.encodings[prompt, stage] for prompt in prompts]))
 
     @torch.no_grad()
@@ -234,9 +237,9 @@ class IdentityConditioner:
         """List the tokens that a prompt is encoded with: all of them at once, or, of several names, one set for each.
 
         Such a set has one person's own tokens and the class words of the others; a set of class words alone comes
-        first.
+        first. At a strength of 0 all are class words already.
         """
-        if not self.separate_names or len(parsed.places) < 2:
+        if not self.separate_names or len(parsed.places) < 2 or self.strength == 0:
             return [tokens]
         plain = self.expand_class_words(tokens)
         return [plain, *({**plain, name: tokens[name]} for name in parsed.places)]
@@ -306,7 +309,7 @@ def apply_text_settings(
         return conditioner
     if type(conditioner) is not IdentityConditioner:
         raise ConfigError(
-            "Only subjects that are tokens alone have a strength on the sphere or for each prompt, and names together.",
+            "This method's subjects are more than tokens; strength_path, context_limit, separate_names are for tokens.",
             "Leave out generate.strength_path, generate.context_limit and generate.separate_names.",
         )
     return IdentityConditioner(
@@ -316,7 +319,7 @@ def apply_text_settings(
         conditioner.class_slots,
         on_sphere=settings.strength_path == "sphere",
         context_limit=settings.context_limit if conditioner.strength else None,
-        separate_names=settings.separate_names,
+        separate_names=settings.separate_names and conditioner.separate_names,
     )
 
 

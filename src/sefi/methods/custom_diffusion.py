@@ -158,7 +158,9 @@ class CustomDiffusion:
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """Return a copy of the model with one subject's weights or several merged ones; names become words."""
-        conditioner = IdentityConditioner(backbone, identities, strength)  # refuses what does not fit this model
+        conditioner = IdentityConditioner(
+            backbone, identities, strength, separate_names=False
+        )  # refuses what does not fit this model
         parameters = dict(backbone.unet.named_parameters())
         # At strength 0 every name is the class word and the model stays its own: nothing to merge.
         sets = [select_unet_weights(identity, parameters, strength) for identity in identities if strength]

@@ -23,6 +23,7 @@ from sefi.core.reading import (
     Limits,
     check_shapes,
     parse_object,
+    read_bytes,
     read_tensors,
     translate_file_errors,
 )
@@ -225,12 +226,17 @@ def locate_encoder(config: Config) -> Path:
 
 
 def hash_encoder(config: Config) -> str:
-    """Return the SHA-256 of the chosen encoder's file, which was read before.
+    """Return the SHA-256 of the chosen encoder's file.
 
     With the photo it says where learning starts. The tokens that are read do not: they are rounded otherwise with
     another number of threads.
+
+    Raises:
+        ConfigError: the file is missing, or too large for an encoder.
     """
-    return hashlib.sha256(locate_encoder(config).read_bytes()).hexdigest()
+    path = locate_encoder(config)
+    with translate_file_errors(path, ConfigError, "is no name encoder", TRAINING_REMEDY):
+        return hashlib.sha256(read_bytes(path, ENCODER_LIMITS.size)).hexdigest()
 
 
 def load_encoder(path: Path, backbone: Backbone) -> NameEncoder:

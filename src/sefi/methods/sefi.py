@@ -37,7 +37,7 @@ class StagedKeyValue(TokenMethod):
         kilobytes=12,
         starts_from_tokens=True,
     )
-    # Its presets are those that are named after no method: `STARTING_PRESETS` (default, fast, paper).
+    # Its presets are those that are named after no method: `STARTING_PRESETS` (default, scratch, fast, paper).
     presets: Mapping[str, SettingsTree] = MappingProxyType({})
 
     def count_weights(self, backbone: Backbone, config: Config) -> WeightCounts:
