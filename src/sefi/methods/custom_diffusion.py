@@ -158,9 +158,8 @@ class CustomDiffusion:
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
         """Return a copy of the model with one subject's weights or several merged ones; names become words."""
-        conditioner = IdentityConditioner(
-            backbone, identities, strength, separate_names=False
-        )  # refuses what does not fit this model
+        # Names are read together as published; what does not fit this model is refused.
+        conditioner = IdentityConditioner(backbone, identities, strength, separate_names=False)
         parameters = dict(backbone.unet.named_parameters())
         # At strength 0 every name is the class word and the model stays its own: nothing to merge.
         sets = [select_unet_weights(identity, parameters, strength) for identity in identities if strength]
