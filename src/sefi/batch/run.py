@@ -396,7 +396,7 @@ def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bo
     return Standing(tuple(pending), tuple(finished), tuple(problems))
 
 
-def remove_leftovers(items: Sequence[BatchItem], settings: BatchSettings) -> None:
+def remove_stale_files(items: Sequence[BatchItem], settings: BatchSettings) -> None:
     """Remove what a kill left of finished items, their locks and what was being written: nobody works on them again."""
     for item in items:
         path = locate_identity_file(settings.folder, item.name)
@@ -412,7 +412,7 @@ def begin_batch(items: Sequence[BatchItem], settings: BatchSettings, *, retry: b
         OutputError: a record cannot be read or written.
     """
     standing = sort_items(items, settings, retry=retry)
-    remove_leftovers(standing.finished, settings)
+    remove_stale_files(standing.finished, settings)
     if retry:
         reset_tries(standing.pending, settings)
     return standing

@@ -403,7 +403,7 @@ def describe_run(
             versions=collect_versions(),
             # As JSON has them, lists for tuples, so that they equal those that are read again.
             settings=json.loads(
-                dump_json({variant.label: dump_config(resolve_config(suite, variant, model)) for variant in learned})
+                dump_json({variant.label: dump_config(choose_learning_config(suite, variant, model)) for variant in learned})
             ),
             tau=tau,
             far_threshold=far_threshold,
@@ -413,7 +413,7 @@ def describe_run(
         )
 
 
-def resolve_config(suite: Suite, variant: Variant, backbone: Backbone | None) -> Config:
+def choose_learning_config(suite: Suite, variant: Variant, backbone: Backbone | None) -> Config:
     """Return the settings of a variant as learning resolves them where a face is found."""
     config = suite.make_config(variant)
     return config if backbone is None else choose_start(config, encoder=can_read_tokens(backbone, config))
