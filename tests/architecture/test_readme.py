@@ -50,7 +50,8 @@ def test_the_readme_says_what_was_measured_on_a_real_model():
 def test_the_rows_are_the_best_of_the_other_methods():
     with (ROOT / "docs" / "results" / "portraits-in-scenes.csv").open(encoding="utf-8") as file:
         figures = [row for row in csv.DictReader(file) if row["figure"] == "id_prompt" and not row["reference"]]
-    others = [row for row in figures if not row["variant"].startswith("SeFi-IDE")]
+    # Learned again with another seed a method is the same.
+    others = [row for row in figures if not row["variant"].startswith("SeFi-IDE") and "again" not in row["variant"]]
     best = sorted(others, key=lambda row: float(row["mean"]), reverse=True)[:3]
     rows = re.findall(r"^\| ([A-Z]\S.*?) \| 0", README, re.MULTILINE)
     assert rows == ["SeFi-IDE", *(row["variant"] for row in best)]
