@@ -69,6 +69,27 @@ def test_another_name_of_the_same_file_is_told(home, sefi, ada):
     assert "hard link" in json.loads(found.stdout)["left"][0]["reason"]
 
 
+def test_what_a_kill_in_the_middle_of_a_write_left_is_gone_at_once(home, sefi, ada):
+    """A file has two names then, both of them the identity's; and the lock is never removed."""
+    shutil.copy(ada, "ada.safetensors")
+    os.link("ada.safetensors", ".ada.0123456789ab.partial.safetensors")
+    (home / "work" / ".ada.lock").write_text("1 nowhere")
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not list((home / "work").iterdir())
+
+
+def test_a_lock_beside_no_identity_is_removed_unless_it_is_held(home, sefi):
+    lock = home / "work" / ".ada.lock"
+    lock.write_text("1 nowhere")
+    with lock.open() as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert sefi("forget", "ada", "--yes").exit_code == 2
+        assert lock.exists()
+    assert sefi("forget", "ada", "--yes").exit_code == 2
+    assert not lock.exists()
+
+
 def test_leftovers_are_listed_and_removed_unless_young(home, sefi):
     old, young = home / "work" / ".ada.0123456789ab.unfinished", home / "work" / ".x.0123456789ab.partial.png"
     old.touch()

@@ -101,7 +101,7 @@ def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
     assert isinstance(bent, IdentityConditioner)
     assert bent.strength == 0.5
     assert not torch.equal(states(bent), states(conditioner))
-    with pytest.raises(ConfigError, match="tokens alone"):
+    with pytest.raises(ConfigError, match="more than tokens"):
         apply_text_settings(WordsConditioner(backbone, {}), override(Config(), ["generate.context_limit=0.1"]).generate)
     assert not {"strength_path", "context_limit"} & set(dump_config(Config())["generate"])
 

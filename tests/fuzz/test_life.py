@@ -179,7 +179,9 @@ class Life(RuleBasedStateMachine):
         forget_identity(self.path(name))
         self.garbled.discard(name)
         assert not [path for path in self.folder.iterdir() if name in path.name]
-        self.learned.pop(name, None)
+        training = self.learned.pop(name, None)
+        # The same training under another name is a copy of the same tokens, and goes with them.
+        self.learned = {other: one for other, one in self.learned.items() if one != training}
         self.spoilt.discard(name)
 
     @rule(name=names, at=st.floats(0, 1, exclude_max=True), cut=st.booleans())

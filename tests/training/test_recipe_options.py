@@ -199,7 +199,10 @@ def test_steps_of_nothing_are_refused() -> None:
         override(PRESETS["scratch"], ["learn.steps=0"])
     assert override(PRESETS["default"], ["learn.start=encoder", "learn.steps=0"]).learn.steps == 0
     with pytest.raises(ConfigError, match="noise_freedom has no effect"):
-        override(PRESETS["default"], ["learn.noise_freedom=0.5"])
+        override(PRESETS["scratch"], ["learn.noise_freedom=0.5"])
+    # From the encoder there is a limit.
+    freer = choose_start(override(PRESETS["default"], ["learn.noise_freedom=0.5"]), encoder=True).learn
+    assert (freer.noise_freedom, freer.change_limit) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize("held", [False, True])

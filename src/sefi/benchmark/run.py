@@ -403,7 +403,9 @@ def describe_run(
             versions=collect_versions(),
             # As JSON has them, lists for tuples, so that they equal those that are read again.
             settings=json.loads(
-                dump_json({variant.label: dump_config(choose_learning_config(suite, variant, model)) for variant in learned})
+                dump_json(
+                    {variant.label: dump_config(choose_learning_config(suite, variant, model)) for variant in learned}
+                )
             ),
             tau=tau,
             far_threshold=far_threshold,

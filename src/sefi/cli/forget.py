@@ -107,6 +107,7 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     """
     from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import IdentityError, SefiError
+    from sefi.core.own_files import remove_stale_lock
     from sefi.provenance.forget import list_traces, read_sought_identity
 
     digests, shards = list[str](), set[str]()
@@ -122,6 +123,7 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     with TerminalProgress() as progress:
         traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress)
     if not traces and not file.is_file():
+        remove_stale_lock(file)  # all that a killed training may leave where the identity was removed by hand
         raise IdentityError(f"There is no identity '{file}'.", "Name the file that `sefi learn` wrote.")
     return traces, unproven
 

@@ -223,6 +223,13 @@ def hold_output_lock(path: Path) -> Generator[None]:
             os.close(handle)
 
 
+def remove_stale_lock(path: Path) -> None:
+    """Remove the lock file of an output that a killed process left; one that a process holds stays."""
+    if locate_lock(follow_link(path)).exists():
+        with suppress(OutputError), hold_output_lock(path):
+            pass
+
+
 def locate_lock(path: Path) -> Path:
     """Return where the lock of an output is; of a link that of the file that it leads to.
 

@@ -211,8 +211,8 @@ class IdentityConditioner:
         for prompt, parsed in missing.items():
             groups.setdefault(parsed.ids.shape[-1], []).append(prompt)
         for group in groups.values():
-            most = max(len(missing[prompt].places) for prompt in group) + 1 if self.separate_names else 1
-            at_once = max(1, ENCODED_AT_ONCE // most)
+            names = max(len(missing[prompt].places) for prompt in group)
+            at_once = max(1, ENCODED_AT_ONCE // (names + 1 if self.separate_names and names > 1 else 1))
             for start in range(0, len(group), at_once):
                 self.encode_group({prompt: missing[prompt] for prompt in group[start : start + at_once]}, timestep)
         return join_batches(pad_texts(self, [self.encodings[prompt, stage] for prompt in prompts]))
