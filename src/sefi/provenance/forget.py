@@ -413,7 +413,7 @@ def remove_traces(
             left.append(Trace(trace.path, getattr(error, "strerror", None) or str(error)))
             continue
         gone.append(trace.path)
-        if links > names[number]:
+        if links > max(1, names[number]):
             left.append(Trace(trace.path, "removed, but the same file has another name (a hard link) somewhere"))
         names[number] -= 1
     for folder in sorted({path.parent for path in gone}, key=lambda one: -len(one.parts)):
