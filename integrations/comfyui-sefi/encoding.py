@@ -303,7 +303,7 @@ def encode_range(
 def encode_slot(clip: Clip, tokens: Tokens, people: Sequence[Person], timestep: int, slot: int) -> dict[str, Any]:
     """Encode a key or a value text as `Clip.encode_from_tokens` answers.
 
-    Of several people each is encoded beside the class words of the others, so that nobody is mixed into those who are
+    Of several people each is encoded with the class words of the others, so that nobody is mixed into those who are
     named later; all other words, and what belongs to the text as a whole, are those of the class words alone.
     """
 

@@ -88,7 +88,7 @@ def test_at_strength_0_and_with_a_limit_nothing_is_changed_twice(backbone: Backb
     assert torch.equal(zero, joint), "the class words themselves, of however many tokens"
     conditioner = IdentityConditioner(backbone, people, context_limit=1e-6)
     conditioner.encode_prompts([PROMPT, "a photo of <cy>"], 700)
-    assert conditioner.chosen_strengths[PROMPT] == 1, "beside names that are apart no word turns"
+    assert conditioner.chosen_strengths[PROMPT] == 1, "where names are apart no other word turns"
     assert conditioner.chosen_strengths["a photo of <cy>"] < 1
 
 

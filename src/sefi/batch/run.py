@@ -57,7 +57,7 @@ from sefi.core.errors import (
     is_out_of_memory,
     release_memory,
 )
-from sefi.core.files import LONGEST_STEM, follow_link, remove_file, write_file
+from sefi.core.files import LONGEST_STEM, remove_file, write_file
 from sefi.core.own_files import hash_own_file, hold_output_lock, locate_lock
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.prompts import needs_face
@@ -400,7 +400,7 @@ def remove_stale_files(items: Sequence[BatchItem], settings: BatchSettings) -> N
     """Remove what a kill left of finished items, their locks and what was being written: nobody works on them again."""
     for item in items:
         path = locate_identity_file(settings.folder, item.name)
-        if locate_lock(follow_link(path)).exists():
+        if locate_lock(path).exists():
             with suppress(OutputError), hold_output_lock(path):  # refused: somebody is at work
                 remove_partials(settings.folder, item.name)
 

@@ -240,7 +240,7 @@ class GenerateSettings(Section, frozen=True):
         "line", "way from the class word to what was learned: line, or sphere, which turns and keeps its norm"
     )
     separate_names: bool = make_option(
-        default=True, description="each of several names is encoded beside the class words of the others"
+        default=True, description="each of several names is encoded with the class words of the others"
     )
     context_limit: float | None = make_option(
         None,

@@ -206,7 +206,7 @@ def hold_output_lock(path: Path) -> Generator[None]:
     Raises:
         OutputError: another process has it, named by its number and its machine; or nothing can be written there.
     """
-    lock = locate_lock(follow_link(path))
+    lock = locate_lock(path)
     refuse_other_file(lock, path)
     handle = open_lock(lock, path)
     try:
@@ -225,7 +225,7 @@ def hold_output_lock(path: Path) -> Generator[None]:
 
 def remove_stale_lock(path: Path) -> None:
     """Remove the lock file of an output that a killed process left; one that a process holds stays."""
-    if locate_lock(follow_link(path)).exists():
+    if locate_lock(path).exists():
         with suppress(OutputError), hold_output_lock(path):
             pass
 
@@ -236,7 +236,8 @@ def locate_lock(path: Path) -> Path:
     >>> locate_lock(Path("a/ada.safetensors")).name
     '.ada.lock'
     """
-    return path.with_name(f".{fit_stem(path, len('..lock'))}.lock")
+    real = follow_link(path)
+    return real.with_name(f".{fit_stem(real, len('..lock'))}.lock")
 
 
 def refuse_other_file(lock: Path, path: Path) -> None:

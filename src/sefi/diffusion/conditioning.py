@@ -77,7 +77,7 @@ class IdentityConditioner:
         on_sphere: in between turn the class word towards what was learned (slerp), and change its norm evenly.
         context_limit: most that the names may turn the states of the words behind them, 1 - cosine; every prompt has
             its own strength, as high as that allows. None: one strength for all.
-        separate_names: where a prompt has several names, encode each beside the class words of the others, so that no
+        separate_names: where a prompt has several names, encode each with the class words of the others, so that no
             name's state holds anything of another person; the other words are those of the class words alone. The text
             encoder reads from left to right: otherwise each person is mixed into those who are named later.
 
@@ -153,7 +153,7 @@ class IdentityConditioner:
     def choose_strength(self, prompt: str, limit: float) -> float:
         """Choose the highest strength, up to the given one, at which the other words turn no more than the limit.
 
-        By halving: `HALVINGS` times; the least is the last half. Beside names that are encoded apart no word turns.
+        By halving: `HALVINGS` times; the least is the last half. Where names are encoded apart no other word turns.
         """
         names = len(self.parse(prompt).places)
         if names == 0 or (self.separate_names and names > 1):

@@ -401,35 +401,25 @@ def remove_traces(
     gone: list[Path] = []
     left: list[Trace] = []
     # A kill between the two halves of a write leaves one file under two names, both of which are listed.
-    names = Counter(get_file_number(trace.path) for trace in traces)
+    names = Counter[tuple[int, ...] | None](one.seen for one in traces if one.seen is not None)
     for trace in traces:
         if left and trace.path == identity.resolve():
             left.append(Trace(trace.path, "stays until the rest is gone, which it shows the way to"))
             continue
-        number = get_file_number(trace.path)
         try:
             links = remove_trace(trace)
         except (OSError, OutputError) as error:
             left.append(Trace(trace.path, getattr(error, "strerror", None) or str(error)))
             continue
         gone.append(trace.path)
-        if links > max(1, names[number]):
+        if links > max(1, names[trace.seen]):
             left.append(Trace(trace.path, "removed, but the same file has another name (a hard link) somewhere"))
-        names[number] -= 1
+        names[trace.seen] -= 1
     for folder in sorted({path.parent for path in gone}, key=lambda one: -len(one.parts)):
         if folder not in {identity.resolve().parent, *(one.resolve() for one in folders)}:
             with suppress(OSError):  # it holds something else
                 folder.rmdir()
     return gone, left
-
-
-def get_file_number(path: Path) -> tuple[int, int] | None:
-    """Return what is equal for all names of one file; None if there is none."""
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def remove_trace(trace: Trace) -> int:
