@@ -79,16 +79,22 @@ Seconds = dict[str, list[float]]
 # ------------------------------------------------------------------ measuring
 
 
-def measure_in_turn(variants: Mapping[str, Step], rounds: int, steps: int = STEPS) -> Seconds:
-    """Return the CPU seconds of a step of each variant in each round, after one round that warms up."""
+def measure_in_turn(
+    variants: Mapping[str, Step], rounds: int, steps: int = STEPS, read_clock: Callable[[], float] = time.process_time
+) -> Seconds:
+    """Return the seconds of a step of each variant in each round, after one round that warms up.
+
+    Args:
+        read_clock: seconds of the CPU, if not those of another clock.
+    """
     seconds: Seconds = {name: [] for name in variants}
     for turn in range(rounds + 1):
         for name, step in variants.items():
-            started = time.process_time()
+            started = read_clock()
             for number in range(steps):
                 step(turn * steps + number)
             if turn:
-                seconds[name].append((time.process_time() - started) / steps)
+                seconds[name].append((read_clock() - started) / steps)
     return seconds
 
 
@@ -146,10 +152,11 @@ def make_floor(backbone: Backbone, batch: int) -> Step:
     """Return the least that can be done: the stock frozen UNet there, and back to the text that it reads."""
     random = torch.Generator().manual_seed(SEED)
     shape = (batch, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
-    noisy, noise = (torch.randn(shape, generator=random).to(backbone.dtype) for _ in range(2))
+    device, dtype = backbone.device, backbone.dtype
+    noisy, noise = (torch.randn(shape, generator=random).to(device, dtype) for _ in range(2))
     width = int(backbone.unet.config["cross_attention_dim"])
-    context = torch.randn(batch, backbone.text_length, width, generator=random).to(backbone.dtype).requires_grad_()
-    timesteps = torch.randint(0, backbone.num_train_timesteps, (batch,), generator=random)
+    context = torch.randn(batch, backbone.text_length, width, generator=random).to(device, dtype).requires_grad_()
+    timesteps = torch.randint(0, backbone.num_train_timesteps, (batch,), generator=random).to(device)
 
     def take_step(_: int) -> None:
         prediction = backbone.unet(noisy, timesteps, context).sample
@@ -174,7 +181,7 @@ class DiffusersLoop:
         table = self.encoder.get_input_embeddings()
         table.weight = torch.nn.Parameter(table.weight.detach().float().clone())
         if backbone.dtype != torch.float32:
-            self.encoder = type(backbone.text_encoder)(backbone.text_encoder.config).float()
+            self.encoder = type(backbone.text_encoder)(backbone.text_encoder.config).to(backbone.device, torch.float32)
             self.encoder.requires_grad_(requires_grad=False)
             table = self.encoder.get_input_embeddings().requires_grad_()
         self.table: Any = table
@@ -187,7 +194,7 @@ class DiffusersLoop:
         ids = torch.full((backbone.text_length,), int(backbone.tokenizer.eos_token_id))
         ids[0] = int(backbone.tokenizer.bos_token_id)
         ids[1 : 1 + len(words)] = torch.tensor([word[0] for word in words])
-        self.ids = ids.repeat(batch, 1)
+        self.ids = ids.repeat(batch, 1).to(backbone.device)
 
     def read_photo(self) -> Tensor:
         """Return the photo as the example's data set gives it, `[3, side, side]` in [-1, 1]."""
@@ -200,12 +207,13 @@ class DiffusersLoop:
     def __call__(self, _: int) -> float:
         """Take a step; return its loss."""
         backbone = self.backbone
-        pixels = torch.stack([self.read_photo() for _ in range(self.batch)]).to(backbone.vae.dtype)
+        device = backbone.device
+        pixels = torch.stack([self.read_photo() for _ in range(self.batch)]).to(device, backbone.vae.dtype)
         with torch.no_grad():
             encoded: Any = backbone.vae.encode(pixels)
             latents = encoded.latent_dist.sample(self.random) * backbone.vae.config["scaling_factor"]
         noise = torch.randn(latents.shape, generator=self.random).to(latents)
-        timesteps = torch.randint(0, backbone.num_train_timesteps, (self.batch,), generator=self.random)
+        timesteps = torch.randint(0, backbone.num_train_timesteps, (self.batch,), generator=self.random).to(device)
         noisy = backbone.scheduler.add_noise(latents, noise, timesteps)
         states = self.encoder(self.ids)[0].to(backbone.dtype)
         prediction = backbone.unet(noisy, timesteps, states).sample
@@ -215,7 +223,7 @@ class DiffusersLoop:
         self.schedule.step()
         self.optimiser.zero_grad()
         with torch.no_grad():
-            others = torch.ones(len(self.original), dtype=torch.bool)
+            others = torch.ones(len(self.original), dtype=torch.bool, device=device)
             others[self.row] = False
             self.table.weight[others] = self.original[others]
         return float(loss.detach())
@@ -253,12 +261,13 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
     return variants
 
 
-def make_large_backbone() -> Backbone:
+def make_large_backbone(device: str = "cpu") -> Backbone:
     """Return a model of Stable Diffusion 1.4's size with random weights in bfloat16."""
     from real_size import make_random_parts  # noqa: PLC0415  pyright: ignore[reportMissingImports]
 
     torch.set_default_dtype(torch.bfloat16)
-    parts = make_random_parts(tiny=False)
+    with torch.device(device):
+        parts = make_random_parts(tiny=False)
     torch.set_default_dtype(torch.float32)
     return Backbone(**vars(parts), fingerprint="sd1:768:random", resolution=512, source="random weights")
 

@@ -7,6 +7,8 @@ from tests.training.token_training import make_task, make_trainer
 from sefi.core.config import Config, override
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
+from sefi.identity.tokens import FreeVectors, IdentityTokens
+from sefi.methods.celeb_basis import BasisTokens
 from sefi.photo.augment import PhotoViews
 from sefi.training import token_inversion
 from sefi.training.token_inversion import ViewLatents, compute_losses, draw_batch
@@ -82,7 +84,7 @@ def test_numbers_stay_on_the_device_until_the_backward_pass_is_through(backbone,
     trainer.compute_step(0)  # the first step measures, which needs numbers
     with monkeypatch.context() as patch:
         patch.setattr(torch.Tensor, "backward", lambda self: events.append("backward") or backward(self))
-        for name in ("__float__", "__bool__", "item"):
+        for name in ("__float__", "__bool__", "item", "tolist"):
             original = getattr(torch.Tensor, name)
 
             def read(self, original=original):
@@ -92,8 +94,7 @@ def test_numbers_stay_on_the_device_until_the_backward_pass_is_through(backbone,
 
             patch.setattr(torch.Tensor, name, read)
         trainer.compute_step(1)
-    assert events[0] == "backward"
-    assert "read" in events
+    assert events == ["backward", "read"]
 
 
 def test_a_pool_with_fresh_noise_is_the_posterior_of_its_views(backbone):
@@ -121,3 +122,31 @@ def test_fresh_noise_differs_from_step_to_step_and_not_from_run_to_run(backbone)
     assert torch.equal(first(1, 1), again(1, 1))
     fixed = ViewLatents(backbone, views(backbone), override(CONFIG, ["views.latent_pool=1"]).views, 7)
     assert torch.equal(fixed(1, 0), fixed(1, 1))
+
+
+def make_token_modules():
+    """Return a module of tokens of every kind and option that needs a tensor of its own."""
+    row = torch.randn(24, generator=create_generator(1, "row"))
+    learn = Config().learn
+    held = ["learn.expansion=direct", "learn.hold_norm=true", "learn.change_limit=0.5", "learn.token_average=0.9"]
+    return {
+        "module": IdentityTokens(row, learn, 1),
+        "direct": IdentityTokens(row, override(Config(), held).learn, 1),
+        "free": FreeVectors(row, torch.randn(2, 24), then_class=True),
+        "basis": BasisTokens(row, torch.randn(2, 8, 24), torch.randn(1, 5), 1),
+    }
+
+
+@pytest.mark.parametrize("name", ["module", "direct", "free", "basis"])
+def test_everything_of_a_module_of_tokens_moves_with_it(name):
+    """What stayed behind on the CPU would stop the first step on a GPU: no arithmetic takes two devices."""
+    module = make_token_modules()[name].to("meta")
+    module.train()
+    if name != "basis":  # its forward pass reads a number
+        assert module(create_generator(1, "dropout")).device.type == "meta"
+    if name == "direct":
+        assert module.limit_change(module.compute_tokens()).device.type == "meta"
+    for part in module.modules():
+        own = {**part._parameters, **part._buffers}
+        assert {one.device.type for one in own.values() if one is not None} <= {"meta"}
+        assert not [key for key, value in vars(part).items() if isinstance(value, torch.Tensor)]

@@ -659,9 +659,16 @@ def compute_target(x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor,
 def _compute_amplitudes(x0: Tensor, t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:
     """Compute `sqrt(a_t)` and `sqrt(1 - a_t)`, shaped to multiply `x0`."""
     # Square roots before the cast: in half precision 1 - a_t loses its digits near t = 0.
-    signal_share = alphas_cumprod.to(x0.device, torch.float32)[t.to(x0.device)]
+    signal_share = move_to_device(alphas_cumprod.float(), x0.device)[t.to(x0.device)]
     signal_share = signal_share.reshape(-1, *[1] * (x0.ndim - 1))
     return signal_share.sqrt().to(x0.dtype), (1 - signal_share).sqrt().to(x0.dtype)
+
+
+def move_to_device(values: Tensor, device: torch.device) -> Tensor:
+    """Return values on a device; to CUDA they go by page-locked memory, so that nobody waits until they are there."""
+    if device.type == "cuda" and values.device.type == "cpu":
+        return values.pin_memory().to(device, non_blocking=True)
+    return values.to(device)
 
 
 def copy_part(part: Part, replaced: Mapping[int, nn.Parameter] | None = None) -> Part:

@@ -103,7 +103,9 @@ def drop_out(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
     """
     if random is None or not share:
         return x
-    return x * torch.empty_like(x).bernoulli_(1 - share, generator=random).div_(1 - share)
+    # Drawn by the CPU, whatever device the numbers are on: the same ones everywhere.
+    stays = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - share, generator=random).div_(1 - share)
+    return x * stays.to(x.device)
 
 
 def get_stage(timestep: int, stages: int, num_train_timesteps: int) -> int:
@@ -135,6 +137,7 @@ class IdentityTokens(nn.Module):
     """
 
     class_token: Tensor
+    limits: Tensor | None
 
     def __init__(self, class_token: Tensor, settings: LearnSettings, seed: int, first: Tensor | None = None) -> None:
         super().__init__()
@@ -145,7 +148,7 @@ class IdentityTokens(nn.Module):
             settings.hold_norm,
             settings.token_average,
         )
-        self.limits = compute_change_limits(settings)
+        self.register_buffer("limits", compute_change_limits(settings), persistent=False)
         self.module: ExpansionModule | None = None
         self.table: nn.Parameter | None = None
         with LOADING:

@@ -259,7 +259,7 @@ def mark_cells_inside(view: ResizedView, cells: int) -> Tensor:
 def encode_with_tokens(backbone: Backbone, texts: TrainingTexts, which: Tensor, tokens: Tensor) -> TextEncoding:
     """Encode sentences with the tokens in their place, states `[batch, word, width]`."""
     vector = texts.vector_index[which]
-    return backbone.encode_text(texts.ids[which], tokens[vector.clamp(min=0)], vector >= 0)
+    return backbone.encode_text(texts.ids[which], tokens.to(vector.device)[vector.clamp(min=0)], vector >= 0)
 
 
 @torch.no_grad()

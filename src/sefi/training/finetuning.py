@@ -8,7 +8,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from sefi.backbone.bundle import Backbone, TextEncoding
+from sefi.backbone.bundle import Backbone, TextEncoding, move_to_device
 from sefi.backbone.files import LOADING
 from sefi.core.config import Config, Section
 from sefi.core.progress import Progress
@@ -19,8 +19,14 @@ from sefi.diffusion.text import join_texts
 from sefi.identity.file import IdentityHeader, read_saved_config
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
-from sefi.training.loop import LossPart
-from sefi.training.token_inversion import ViewLatents, encode_in_batches, predict_with_target, split_samples
+from sefi.training.loop import LossPart, Numbers
+from sefi.training.token_inversion import (
+    ViewLatents,
+    draw_noise,
+    encode_in_batches,
+    predict_with_target,
+    split_samples,
+)
 
 # Users take small seeds; nobody takes these.
 FIRST_PRIOR_SEED = 8_000_001
@@ -113,14 +119,14 @@ class WeightTask:
         self.backbone, self.config, self.inputs = backbone, config, inputs
         self.weights, self.training_key = inputs.weights, training_key
 
-    def compute_loss(self, step: int) -> tuple[Tensor, dict[str, float]]:
+    def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
         """Return the loss of a step and both of its terms."""
         subject_loss = self.compute_denoising_loss(self.inputs.draw_subject(step))
-        numbers = {"loss_denoise": float(subject_loss.detach())}
+        numbers = {"loss_denoise": subject_loss.detach()}
         if self.inputs.draw_prior is None:
             return subject_loss, numbers
         class_loss = self.compute_denoising_loss(self.inputs.draw_prior(step))
-        numbers["loss_prior"] = float(class_loss.detach())
+        numbers["loss_prior"] = class_loss.detach()
         return subject_loss + self.config.tune.prior_weight * class_loss, numbers
 
     def count_samples(self) -> int:
@@ -141,7 +147,7 @@ class WeightTask:
             for number, samples in enumerate(split_samples(count, parts)):
                 batch = draw(step) if number else batch
                 loss = self.compute_denoising_loss(batch.select(samples))
-                yield len(samples) / count, weight * loss, {name: float(loss.detach())}
+                yield len(samples) / count, weight * loss, {name: loss.detach()}
 
     def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
         """Return the mean squared error over the cells of the mask, each sample's mean first."""
@@ -211,9 +217,9 @@ def make_subject_drawer(
 
 def draw_noise_and_timesteps(backbone: Backbone, latents: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:
     """Return standard normal noise shaped as the latents, and uniform timesteps `[batch]`."""
-    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
+    noise = draw_noise(latents, random)
     t = torch.randint(0, backbone.num_train_timesteps, (len(latents),), generator=random)
-    return noise, t.to(latents.device)
+    return noise, move_to_device(t, latents.device)
 
 
 def tokenize_sentences(backbone: Backbone, config: Config, subject: str) -> Tensor:

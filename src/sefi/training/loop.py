@@ -272,18 +272,19 @@ class Trainer:
         for share, loss, numbers in self.compute_parts(step):
             (loss * share).backward()
             parts.append((share, loss.detach(), numbers))
-        return self.read_numbers(parts)
+        return self.finish_step(parts)
 
-    def read_numbers(self, parts: Sequence[LossPart]) -> dict[str, float] | None:
+    def finish_step(self, parts: Sequence[LossPart]) -> dict[str, float] | None:
         """Shorten the gradients of a step; return its numbers, or None where a loss or the gradients are not finite."""
         norm = clip_gradients(self.optimiser, self.options.gradient_clip)
+        named = [(name, share, value) for share, _, numbers in parts for name, value in numbers.items()]
         # Only now: whoever reads a number of a device before waits until it is done with everything that is queued.
-        if not all(torch.isfinite(one) for one in (norm, *(loss for _, loss, _ in parts))):
+        read = read_numbers([norm, *(loss for _, loss, _ in parts), *(value for _, _, value in named)])
+        if not all(map(math.isfinite, read[: 1 + len(parts)])):
             return None
         totals: dict[str, float] = {}
-        for share, _, numbers in parts:
-            for name, value in numbers.items():
-                totals[name] = totals.get(name, 0.0) + share * float(value)
+        for (name, share, _), value in zip(named, read[1 + len(parts) :], strict=True):
+            totals[name] = totals.get(name, 0.0) + share * value
         return totals
 
     def compute_parts(self, step: int) -> Iterator[LossPart]:
@@ -415,7 +416,7 @@ class IdentityTrainer(Trainer):
             task.weights.parameters(),
             lr=learn.learning_rate,
             weight_decay=learn.weight_decay,
-            fused=True if learn.expansion == "module" else None,
+            fused=True if learn.expansion == "module" or next(task.weights.parameters()).is_cuda else None,
         )
         rate = None
         if learn.rate_schedule == "cosine":
@@ -498,6 +499,15 @@ def compute_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, clip: floa
     loss.backward()
     if clip is not None:
         clip_gradients(optimiser, clip)
+
+
+def read_numbers(numbers: Sequence[float | Tensor]) -> list[float]:
+    """Read numbers, those of a device in one go: each that is read alone waits for the device."""
+    scalars = [one for one in numbers if isinstance(one, Tensor)]
+    if not scalars:
+        return [float(one) for one in numbers]
+    read = iter(torch.stack([one.detach().to(scalars[0].device, torch.float32) for one in scalars]).tolist())
+    return [next(read) if isinstance(one, Tensor) else one for one in numbers]
 
 
 def clip_gradients(optimiser: torch.optim.Optimizer, clip: float | None) -> Tensor:

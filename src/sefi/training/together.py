@@ -167,7 +167,7 @@ class TrainingGroup:
             return
         for trainer, part in zip(trainers, parts, strict=True):
             trainer.set_step_rate(trainer.done)
-            trainer.numbers = trainer.apply_step(trainer.done, trainer.read_numbers([part]))
+            trainer.numbers = trainer.apply_step(trainer.done, trainer.finish_step([part]))
 
 
 def compute_gradients_together(trainers: Sequence[IdentityTrainer]) -> list[LossPart]:
@@ -218,7 +218,7 @@ def compute_losses_together(
         )
     ]
     if attention is None:
-        nothing = torch.zeros((), dtype=torch.float32)
+        nothing = denoise[0].new_zeros(())
         return [Losses(one, one, nothing) for one in denoise]
     steered = [one.mean() for one in attention.split(sizes)]
     return weight_losses_together(tasks, denoise, steered, [tokens for tokens, _ in inputs], measured)
@@ -291,7 +291,7 @@ def make_joint_options(
     words = [task.texts.compared_words[one.template_index] for task, one in zip(tasks, batches, strict=True)]
     latents, hinge = batches[0].latents, settings.attention_loss == "hinge"
     options = LossOptions(
-        torch.cat(words).to(latents.device),
+        torch.cat(words),
         (int(latents.shape[-2]), int(latents.shape[-1])),
         settings.attention_reduction,
         settings.detach_query,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target
+from sefi.backbone.bundle import Backbone, TextEncoding, add_noise, compute_target, move_to_device
 from sefi.core.config import Config, LearnSettings, ViewSettings, dump_config
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.prompts import CONTEXT_TEMPLATES
@@ -26,6 +26,8 @@ from sefi.training.loop import LossPart, Numbers
 @dataclass(frozen=True)
 class TrainingTexts:
     """The templates with the class word in the placeholder's place, as often as the placeholder has tokens.
+
+    All are on the model's device.
 
     Attributes:
         ids: `[template, encoder, word]`.
@@ -59,6 +61,7 @@ def encode_training_texts(backbone: Backbone, settings: LearnSettings) -> Traini
         in_sentence[i, 1 : one.length] = True
     option = 1 if settings.attention_loss == "hinge" else settings.attention_option
     compared = {1: vector >= 0, 2: in_sentence, 3: torch.ones_like(in_sentence)}[option]
+    ids, vector, compared = (one.to(backbone.device) for one in (ids, vector, compared))
     return TrainingTexts(ids, vector, compared, encode_reference(backbone, parsed, classes))
 
 
@@ -96,7 +99,7 @@ def place_tokens(texts: TrainingTexts, template: Tensor, tokens: Tensor) -> tupl
     """Return ids, rows and mask of the key texts and then of the value texts, as `Backbone.encode_text` takes them."""
     tokens = add_vector_axis(tokens)
     ids, vector = texts.ids[template], texts.vector_index[template]
-    sample = torch.arange(len(ids))[:, None]
+    sample = torch.arange(len(ids), device=ids.device)[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
     return ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)
 
@@ -109,7 +112,7 @@ class TrainingBatch:
         latents: scaled latents of views, `[batch, channel, h, w]`.
         noise: standard normal, shaped as `latents`.
         timesteps: `[batch]`.
-        template_index: which sentence each uses, `[batch]`.
+        template_index: which sentence each uses, `[batch]`, on the device of the latents.
         outside: how much of each latent cell is outside the head, `[batch, 1, h, w]` in [0, 1]; None where no face is
             known.
     """
@@ -252,12 +255,11 @@ def compute_losses(
     if model is None:
         model = TrainingModel(backbone, steered=is_attention_steered(settings))
     stage = get_stages(batch.timesteps, len(tokens), backbone.num_train_timesteps)
-    # The tokens and the texts' masks may be in the memory of the CPU while the model is on an accelerator.
     context = encode_key_value_texts(model.backbone, texts, batch.template_index, tokens.to(stage.device)[stage])
     height, width = int(batch.latents.shape[-2]), int(batch.latents.shape[-1])
     hinge = settings.attention_loss == "hinge"
     loss_options = LossOptions(
-        texts.compared_words[batch.template_index].to(batch.latents.device),
+        texts.compared_words[batch.template_index],
         (height, width),
         settings.attention_reduction,
         settings.detach_query,
@@ -266,7 +268,7 @@ def compute_losses(
     )
     prediction, target, attention = model.predict(batch, context, loss_options)
     denoise = compute_denoising_loss(prediction, target, batch.outside, settings.outside_weight)
-    attention = torch.zeros((), dtype=torch.float32) if attention is None else attention.mean()
+    attention = denoise.new_zeros(()) if attention is None else attention.mean()
     return weight_losses(denoise, attention, tokens, settings, measure=measure)
 
 
@@ -375,11 +377,10 @@ class ViewLatents:
         if self.pool is None:
             return self.encode_random_views(count, step, "view")
         random = create_generator(self.seed, "pick", step)
-        chosen = torch.randint(len(self.pool), (count,), generator=random)
+        chosen = move_to_device(torch.randint(len(self.pool), (count,), generator=random), self.pool.device)
         latents = self.pool[chosen]
         if self.pool_deviation is not None:
-            noise = torch.randn(latents.shape, generator=random, dtype=torch.float32)
-            latents = latents + self.pool_deviation[chosen] * noise.to(latents)
+            latents = latents + self.pool_deviation[chosen] * draw_noise(latents, random)
         return latents, None if self.pool_outside is None else self.pool_outside[chosen]
 
     def encode_random_views(self, count: int, step: int, purpose: str) -> tuple[Tensor, Tensor | None]:
@@ -416,10 +417,17 @@ def draw_batch(
     """Draw everything random of one step."""
     random = create_generator(seed, "sample", step)
     latents, outside = latent_source.draw_with_outside(settings.batch, step)
-    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32).to(latents)
+    noise = draw_noise(latents, random)
     template = torch.randint(len(settings.templates), (settings.batch,), generator=random)
     timesteps = draw_training_timesteps(settings, backbone.num_train_timesteps, random, step)
-    return TrainingBatch(latents, noise, timesteps.to(latents.device), template, outside)
+    template, timesteps = (move_to_device(one, latents.device) for one in (template, timesteps))
+    return TrainingBatch(latents, noise, timesteps, template, outside)
+
+
+def draw_noise(latents: Tensor, random: torch.Generator) -> Tensor:
+    """Draw standard normal noise for latents, of their shape, type and device; the same numbers on every device."""
+    noise = torch.randn(latents.shape, generator=random, dtype=torch.float32)
+    return move_to_device(noise.to(latents.dtype), latents.device)
 
 
 # Steps between two measurements of the gradients' share on the keys, which cost two backward passes each.
@@ -438,11 +446,13 @@ def compute_context_loss(backbone: Backbone, texts: TrainingTexts, tokens: Tenso
         texts: the sentences with a context.
         tokens: `[stage, 2, width]` or `[stage, 2, vector, width]`, the tokens that are trained.
     """
-    template = torch.randint(len(texts.ids), (CONTEXT_AT_ONCE,), generator=random)
-    stage = torch.randint(len(tokens), (CONTEXT_AT_ONCE,), generator=random)
-    states = encode_key_value_texts(backbone, texts, template, tokens[stage].to(backbone.device)).states
+    template, stage = (
+        move_to_device(torch.randint(one, (CONTEXT_AT_ONCE,), generator=random), texts.ids.device)
+        for one in (len(texts.ids), len(tokens))
+    )
+    states = encode_key_value_texts(backbone, texts, template, tokens.to(stage.device)[stage]).states
     *written, reference = states.float().chunk(3, dim=-1)
-    placed = (texts.vector_index[template] >= 0).to(states.device)
+    placed = texts.vector_index[template] >= 0
     behind = (placed.cumsum(1) == placed.sum(1, keepdim=True)) & ~placed
     turned = torch.stack([1 - F.cosine_similarity(one, reference.detach(), dim=-1) for one in written])
     return (turned * behind).sum() / (2 * behind.sum())
@@ -484,7 +494,7 @@ class TokenTask:
     def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int, tokens: nn.Module) -> None:
         self.backbone, self.config, self.seed = backbone, config, seed
         # One object under two names: to the loop a module of weights, here what gives tokens.
-        self.weights = tokens
+        self.weights = tokens.to(backbone.device)
         self.tokens: TokenModule = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the module gives tokens, whatever the settings say.
         vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
@@ -556,9 +566,10 @@ class TokenTask:
 
     @torch.no_grad()
     def get_identity_tensors(self) -> dict[str, Tensor]:
-        """Return the tokens as generation uses them, without dropout, and the further tensors."""
+        """Return the tokens as generation uses them, without dropout, and the further tensors; in the CPU's memory."""
         self.weights.eval()
-        return {"tokens": self.tokens().clone().contiguous(), **self.tokens.get_extra_tensors()}
+        tensors = {"tokens": self.tokens().clone().contiguous(), **self.tokens.get_extra_tensors()}
+        return {name: value.cpu() for name, value in tensors.items()}
 
 
 def collect_training_key(backbone: Backbone, views: PhotoViews, config: Config, seed: int) -> dict[str, Any]:

@@ -1,0 +1,279 @@
+"""Measure on a CUDA device what experiments/engine.py measures on a CPU, by the wall clock, in less than nine minutes.
+
+    python experiments/gpu.py                    # everything; writes experiments/records/gpu.json
+    python experiments/gpu.py check learning     # these parts only; the others stay in the record
+
+    check        a step and images on the device against those of the CPU
+    learning     a step of the presets against the bare denoiser and diffusers' loop, embedded model and 1.4's size
+    together     16 identities in one pass against one by one
+    generation   images against diffusers' pipeline, and 16 identities in one batch against one
+    whole        `sefi.learn` with the default preset, from the photo to the identity
+    profile      of a step: how long the device computes, how many kernels it is given, who waits for it
+
+Every reading of the clock waits until the device is done. Ratios are of medians of rounds in turn, as in engine.py.
+"""
+
+import argparse
+import json
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import sefi
+
+# isort: split
+
+import numpy as np
+import torch
+from engine import (
+    BANK,
+    DEFAULT_FROM_ENCODER,
+    FEW_VIEWS,
+    IDENTITIES,
+    LEARNING_PAIRS,
+    PORTRAIT,
+    STEPS,
+    Seconds,
+    Step,
+    compare,
+    describe_machine,
+    generate,
+    list_learning_variants,
+    make_large_backbone,
+    make_stock_pipeline,
+    make_trainer,
+    measure_in_turn,
+)
+from torch.profiler import ProfilerActivity, profile
+
+from sefi.backbone.bundle import Backbone
+from sefi.core.config import Config, override
+from sefi.core.files import write_text
+from sefi.core.text import dump_json
+from sefi.methods import PRESETS
+from sefi.training.loop import Task
+from sefi.training.together import TrainingGroup
+
+RECORD = Path(__file__).parent / "records" / "gpu.json"
+DEVICE = "cuda"
+ROUNDS = 7
+IMAGE_STEPS = 10
+PROMPT = "a photo of <ada> at the beach"
+SIZES: dict[str, Callable[[], Backbone]] = {
+    "embedded": lambda: sefi.open_backbone(device=DEVICE, dtype=torch.bfloat16),
+    "sd14": lambda: make_large_backbone(DEVICE),
+}
+
+
+def read_clock() -> float:
+    """Return the seconds of a clock once the device is done."""
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def measure(variants: dict[str, Step], pairs: dict[str, tuple[str, str]], steps: int = STEPS) -> dict[str, Any]:
+    """Return milliseconds and ratios of the wall clock of variants in turn."""
+    seconds: Seconds = measure_in_turn(variants, ROUNDS, steps, read_clock)
+    found = compare(seconds, {name: pair for name, pair in pairs.items() if set(pair) <= set(variants)})
+    return {"ms": found.pop("cpu_ms"), **found}
+
+
+def check_against_cpu() -> dict[str, Any]:
+    """Compare the gradients of a step, and images, in single precision with those of the CPU."""
+    backbones = [sefi.open_backbone(device=device) for device in ("cpu", DEVICE)]
+    found: dict[str, Any] = {}
+    for name, config in {"default": DEFAULT_FROM_ENCODER, "paper": PRESETS["paper"]}.items():
+        trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for backbone in backbones]
+        gradients: list[torch.Tensor] = []
+        for trainer in trainers:
+            trainer.compute_step(0)
+            found_here = [p.grad for p in trainer.task.weights.parameters() if p.grad is not None]
+            gradients.append(torch.cat([gradient.flatten().cpu() for gradient in found_here]))
+        difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
+        found[f"{name}, gradient, relative difference"] = round(float(difference), 7)
+    identity = sefi.learn(PORTRAIT, name="ada", backbone=backbones[0])
+    images = [
+        np.asarray(sefi.generate([PROMPT], [identity], backbone=backbone, seed=1)[0], np.float32)
+        for backbone in backbones
+    ]
+    found["image, mean difference in grey levels"] = round(float(np.abs(images[0] - images[1]).mean()), 4)
+    found["image, largest difference in grey levels"] = float(np.abs(images[0] - images[1]).max())
+    return found
+
+
+def measure_learning() -> dict[str, Any]:
+    """Measure a step of learning on both sizes, and the peak of memory."""
+    found: dict[str, Any] = {}
+    for size, open_model in SIZES.items():
+        torch.cuda.reset_peak_memory_stats()
+        large = size == "sd14"
+        variants = list_learning_variants(open_model(), large=large)
+        found[size] = measure(variants, LEARNING_PAIRS)
+        found[size]["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        del variants
+        torch.cuda.empty_cache()
+    return found
+
+
+def measure_together() -> dict[str, Any]:
+    """Measure a step of 16 identities in one pass against the same steps one by one."""
+    backbone = SIZES["embedded"]()
+    trainers = [make_trainer(backbone, override(DEFAULT_FROM_ENCODER, FEW_VIEWS)) for _ in range(IDENTITIES)]
+    group = TrainingGroup(trainers, [None] * IDENTITIES)
+    variants: dict[str, Step] = {
+        "one by one": lambda _: [one.take_step(one.done) for one in trainers],
+        "together": lambda _: group.take_step(trainers),
+    }
+    pairs = {"together / one by one": ("together", "one by one")}
+    return {"identities": IDENTITIES, **measure(variants, pairs, 1)}
+
+
+def measure_generation() -> dict[str, Any]:
+    """Measure images with one identity against the stock pipeline, and with 16 against one."""
+    found: dict[str, Any] = {"steps": IMAGE_STEPS}
+    for size, open_model in SIZES.items():
+        backbone = open_model()
+        stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
+
+        def draw_stock(count: int, stock: Any = stock, guidance: float = guidance) -> None:  # noqa: ANN401
+            random = [torch.Generator().manual_seed(number) for number in range(count)]
+            text = [PROMPT.replace("<ada>", "person")] * count
+            stock(text, num_inference_steps=IMAGE_STEPS, guidance_scale=guidance, generator=random)
+
+        variants: dict[str, Step] = {}
+        for count in (1, 8):
+            variants[f"stock, batch {count}"] = lambda _, count=count, draw=draw_stock: draw(count)
+            variants[f"sefi, batch {count}"] = lambda _, count=count, model=backbone: generate(
+                model, [0] * count, IMAGE_STEPS
+            )
+        several = {"16 of one identity": [0] * IDENTITIES, "16 identities": list(range(IDENTITIES))}
+        for name, numbers in several.items():
+            variants[name] = lambda _, numbers=numbers, model=backbone: generate(model, numbers, IMAGE_STEPS)
+        pairs = {f"sefi / stock, batch {count}": (f"sefi, batch {count}", f"stock, batch {count}") for count in (1, 8)}
+        pairs["16 identities / one"] = ("16 identities", "16 of one identity")
+        found[size] = measure(variants, pairs, 1)
+        del stock, variants, backbone
+        torch.cuda.empty_cache()
+    return found
+
+
+def measure_whole() -> dict[str, Any]:
+    """Measure learning from the photo to the identity, in a process that has the model open."""
+    backbone = SIZES["embedded"]()
+    seconds: list[float] = []
+    for number in range(4):
+        started = read_clock()
+        sefi.learn(PORTRAIT, name="ada", backbone=backbone, seed=number)
+        seconds.append(read_clock() - started)
+    return {"seconds": round(median(seconds[1:]), 3), "first": round(seconds[0], 3)}
+
+
+def list_profiled() -> dict[str, tuple[Backbone, Config]]:
+    """Return models and settings whose steps are looked into."""
+    embedded, large, paper = SIZES["embedded"](), SIZES["sd14"](), PRESETS["paper"]
+    bank = override(paper, BANK)
+    few = override(paper, ("views.latent_pool=4", "views.pool_noise=fresh"))
+    return {
+        "default": (embedded, DEFAULT_FROM_ENCODER),
+        "paper, view bank": (embedded, bank),
+        "paper, view bank, sd14": (large, few),
+    }
+
+
+def profile_steps() -> dict[str, Any]:
+    """Look into a step: the device's time against the clock's, its kernels, and who waits for it before backward."""
+    found: dict[str, Any] = {}
+    for name, (backbone, config) in list_profiled().items():
+        trainer = make_trainer(backbone, config)
+        for step in range(3):
+            trainer.take_step(step)
+        started = read_clock()
+        for step in range(STEPS):
+            trainer.take_step(step)
+        wall = (read_clock() - started) / STEPS
+        with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
+            trainer.take_step(STEPS)
+            torch.cuda.synchronize()
+        kernels = [event for event in profiled.events() or () if str(event.device_type).endswith("CUDA")]
+        busy = sum(event.self_device_time_total for event in kernels) / 1e6
+        found[name] = {
+            "step_ms": round(1000 * wall, 2),
+            "device_ms": round(1000 * busy, 2),
+            "device_share": round(busy / wall, 3),
+            "kernels": len(kernels),
+            "waits": list_waits(partial(go_through, trainer.task, STEPS + 1)),
+            "longest": list_longest(profiled),
+        }
+    return found
+
+
+def go_through(task: Task, step: int) -> None:
+    """Compute the loss of a step and its gradients."""
+    task.compute_loss(step)[0].backward()
+
+
+def list_waits(take: Callable[[], object]) -> list[str]:
+    """Return where the CPU waits for the device during a call, by file and line."""
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            take()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sorted({f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)})
+
+
+def list_longest(profiled: profile) -> dict[str, float]:
+    """Return the milliseconds of the ten operations on which the device spends most of its time."""
+    events = [(float(event.self_device_time_total) / 1000, str(event.key)[:60]) for event in profiled.key_averages()]
+    return {name: round(milliseconds, 3) for milliseconds, name in sorted(events, reverse=True)[:10]}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "check": check_against_cpu,
+    "learning": measure_learning,
+    "together": measure_together,
+    "generation": measure_generation,
+    "whole": measure_whole,
+    "profile": profile_steps,
+}
+
+
+def main() -> None:
+    """Measure what was asked for; where a part fails, the others follow."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--out", type=Path, default=RECORD)
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(PARTS):
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    if not torch.cuda.is_available():
+        sys.exit("There is no CUDA device here; experiments/engine.py measures a CPU.")
+    record = json.loads(options.out.read_text()) if options.out.exists() else {}
+    failed: list[str] = []
+    for name in options.parts or PARTS:
+        started = time.perf_counter()
+        try:
+            part = PARTS[name]()
+        except Exception:  # a device is lent for minutes: the other parts are measured
+            traceback.print_exc()
+            failed.append(name)
+            continue
+        about = {**describe_machine(), "device": torch.cuda.get_device_name()}
+        record[name] = {**part, "machine": about, "seconds": round(time.perf_counter() - started, 1)}
+        write_text(options.out, dump_json(record, indent=1) + "\n")
+        sys.stdout.write(f"{name}: {dump_json(part)}\n")
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+if __name__ == "__main__":
+    main()
