@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from sefi.cli.error_reporting import TRACE, ReportingGroup
 from sefi.cli.options import AsJson
-from sefi.core.errors import SefiError
+from sefi.core.errors import SefiError, TerminationSignal
 
 runner = CliRunner()
 
@@ -66,6 +66,24 @@ def test_ctrl_c_ends_with_130():
     found = runner.invoke(program(KeyboardInterrupt()), ["work"])
     assert found.exit_code == 130
     assert "Interrupted" in found.stderr
+
+
+def make_answer(stop, *, is_cause):
+    """Return what a library makes of a signal that arrives while it is loaded."""
+    error = ImportError("initialization failed")
+    if is_cause:
+        error.__cause__ = stop
+    else:
+        error.__context__ = stop
+    return error
+
+
+@pytest.mark.parametrize("is_cause", [True, False])
+@pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (TerminationSignal(), 143)])
+def test_a_signal_that_a_library_answers_with_an_error_of_its_own_is_an_interrupt(stop, code, is_cause):
+    found = runner.invoke(program(make_answer(stop, is_cause=is_cause)), ["work"])
+    assert found.exit_code == code
+    assert found.stderr == "error: Interrupted.\n  try: Run the command again.\n"
 
 
 @pytest.mark.parametrize(("debug", "traces"), [("", 0), ("1", 1)])

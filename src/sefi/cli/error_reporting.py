@@ -47,8 +47,7 @@ class ReportingGroup(TyperGroup):
         except SefiError as error:
             end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
         except KeyboardInterrupt as stop:
-            error = make_interrupted(stop, "Interrupted.", "Run the command again.")
-            end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
+            report_interrupt(stop, as_json=as_json)
         except typer.TyperException as error:
             if not as_json:
                 raise
@@ -60,7 +59,27 @@ class ReportingGroup(TyperGroup):
             discard_output()  # whoever read it has enough (`| head`)
             raise typer.Exit(CRASHED) from None
         except Exception as error:
+            stop = find_interrupt(error)
+            if stop is not None:
+                report_interrupt(stop, as_json=as_json)
             report_crash(error, as_json=as_json)
+
+
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C or SIGTERM that led to an error.
+
+    Where one arrives while a library is loaded, the library may answer it with an ImportError.
+    """
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, KeyboardInterrupt):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
+def report_interrupt(stop: KeyboardInterrupt, *, as_json: bool) -> NoReturn:
+    """Report that the command was interrupted or asked to end."""
+    error = make_interrupted(stop, "Interrupted.", "Run the command again.")
+    end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
 
 
 def print_any_text() -> None:
