@@ -59,9 +59,6 @@ class ReportingGroup(TyperGroup):
             discard_output()  # whoever read it has enough (`| head`)
             raise typer.Exit(CRASHED) from None
         except Exception as error:
-            stop = find_interrupt(error)
-            if stop is not None:
-                report_interrupt(stop, as_json=as_json)
             report_crash(error, as_json=as_json)
 
 
@@ -91,7 +88,13 @@ def print_any_text() -> None:
 
 
 def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
-    """Report an unexpected error, its trace only when asked for; a missing extra has a message of its own."""
+    """Report an unexpected error, its trace only when asked for; a missing extra has a message of its own.
+
+    What a signal led to is an interrupt.
+    """
+    stop = find_interrupt(error)
+    if stop is not None:
+        report_interrupt(stop, as_json=as_json)
     if isinstance(error, ModuleNotFoundError) and error.name in EXTRAS:
         remedy = suggest_install(EXTRAS[error.name])
         end_program(
