@@ -1,9 +1,13 @@
 """Which images a run consists of: reference rows without an image are not waited for."""
 
-import pytest
+from itertools import product
 
-from sefi.benchmark.plan import list_planned_keys, measure_completeness
+import pytest
+from hypothesis import given, strategies as st
+
+from sefi.benchmark.plan import list_planned_keys, list_work_units, measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
+from sefi.benchmark.suite import Suite, SuitePrompt, Variant
 
 WAYS = [
     {"label": "ours", "control": None},
@@ -55,3 +59,27 @@ def test_a_run_is_finished_with_its_last_planned_image():
     assert (whole.made, whole.planned, whole.finished, whole.banner) == (36, 36, True, "")
     part = measure_completeness(asked, [*samples[:-1], strange])
     assert (part.finished, part.banner) == (False, "35 of 36 images, not finished")
+
+
+KINDS = st.sampled_from(["learned", "learned by 0", "class word", "photo", "same"])
+
+
+@given(kinds=st.lists(KINDS, max_size=6), groups=st.integers(0, 5))
+def test_units_of_work_have_everything_once_and_share_nothing(kinds, groups):
+    """Two processes must not learn one identity, nor draw the plain word's images twice."""
+    kinds = ["learned", *kinds]
+    owners = ["0" if kind == "learned by 0" else None for kind in kinds]
+    controls = [None if kind.startswith("learned") else kind for kind in kinds]
+    variants = tuple(
+        Variant(label=str(place), control=control, learned_by=owner)
+        for place, (control, owner) in enumerate(zip(controls, owners, strict=True))
+    )
+    suite = Suite(name="s", about="", prompts=(SuitePrompt(text="{}", kind="plain"),), variants=variants, seeds=(1,))
+    units = list_work_units(suite, groups)
+    everything = [pair for unit in units for pair in unit]
+    assert sorted(everything) == sorted(product(range(groups), map(str, range(len(variants)))))
+    identities = [{(number, owners[int(label)] or label) for number, label in unit} for unit in units]
+    shared = {variant.label for variant in variants if variant.control == "class word"}
+    for label in shared if groups else ():
+        assert [len(unit) for unit in units if label in {name for _, name in unit}] == [groups]
+    assert sum(map(len, identities)) == len(set().union(*identities))

@@ -50,6 +50,9 @@ SUBJECTS = (
 )
 
 
+REX = range(1, 4)  # units of work: the first is the plain word's, of all subjects; then those of each subject
+
+
 @pytest.fixture
 def run(backbone, tmp_path):
     silent = SilentProgress()
@@ -70,12 +73,12 @@ def test_every_sample_is_made_once(run):
 
 
 def test_an_interrupted_run_redoes_nothing(run):
-    make_samples(run, [0])
+    make_samples(run, REX)
     before = run.folder.samples_file.read_text()
     files = {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()}
     lines = before.splitlines()
     run.folder.samples_file.write_text("\n".join(lines[:-3]) + "\n" + lines[-3][:20])
-    assert make_samples(run, [0]) == 3
+    assert make_samples(run, REX) == 3
     again = {c.key: c.sha256 for c in run.folder.read_samples()}
     assert again == {c.key: c.sha256 for c in map(parse_sample, before.encode().splitlines())}
     assert {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()} == files
@@ -90,7 +93,7 @@ def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
 
 
 def test_a_changed_way_uses_the_identity_of_its_source(run):
-    make_samples(run, [0])
+    make_samples(run, REX)
     names = sorted(p.name for p in run.folder.identities.iterdir())
     assert names == ["rex--ours.costs.json", "rex--ours.safetensors"]
     identity = Identity.load(run.folder.identities / "rex--ours.safetensors")
@@ -120,7 +123,7 @@ def test_a_variant_is_learned_with_its_own_seed(run):
 
 
 def test_what_learning_cost_is_beside_the_identity_and_not_in_it(run):
-    make_samples(run, [0])
+    make_samples(run, REX)
     file = run.folder.identities / "rex--ours.safetensors"
     identity = Identity.load(file)
     assert not MEASURED & set(identity.header.metrics)
@@ -135,11 +138,11 @@ def test_what_learning_cost_is_beside_the_identity_and_not_in_it(run):
 
 
 def test_the_checkpoint_of_an_identity_that_is_there_is_removed(run):
-    make_samples(run, [0])
+    make_samples(run, REX)
     left = run.folder.identities / "rex--ours.checkpoint"
     left.touch()  # as of a kill between the identity and the removal
     run.folder.samples_file.unlink()
-    make_samples(run, [0])
+    make_samples(run, REX)
     assert not left.exists()
 
 
@@ -220,7 +223,7 @@ def test_prompts_have_weights_and_samples_the_words(run):
         SuitePrompt(text="a photo of {}", kind="plain"),
     )
     weighted = replace(run, suite=run.suite.model_copy(update={"prompts": prompts, "seeds": (5,)}))
-    make_samples(weighted, [0])
+    make_samples(weighted, REX)
     made = [c for c in weighted.folder.read_samples() if c.variant == "ours"]
     assert [c.text for c in made] == ["a photo of dog"] * 2
     assert made[0].sha256 != made[1].sha256

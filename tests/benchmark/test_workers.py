@@ -16,7 +16,7 @@ import pytest
 import sefi
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.run import RunFolder
-from sefi.benchmark.worker_process import ORPHANED, TERMINATED, Share, WorkerReport, start_workers
+from sefi.benchmark.worker_process import ORPHANED, TERMINATED, Share, SharedNumbers, WorkerReport, start_workers
 from sefi.benchmark.workers import watch_workers
 from sefi.core.errors import ConfigError, SefiError, TerminationSignal
 from sefi.core.progress import SilentProgress
@@ -75,6 +75,11 @@ def save_when_asked():
 def terminate():
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
+
+def take_and_note(numbers):
+    for number in numbers:
+        (FOLDER / f"{number}-{os.getpid()}.taken").touch()
+        time.sleep(0.05)
 """
 STARTER = """
 import os, sys, time
@@ -238,6 +243,18 @@ def test_no_worker_is_left_when_the_run_ends(benches):
         assert process.exitcode in (-signal.SIGTERM, TERMINATED)  # before Python was there to answer, or after
         with pytest.raises(ProcessLookupError):  # neither running nor a zombie
             os.kill(process.pid, 0)
+
+
+def test_workers_take_each_number_once_and_whoever_is_done_takes_the_next(benches, tmp_path):
+    numbers, context = SharedNumbers(23), get_context("spawn")
+    workers = [context.Process(target=benches.take_and_note, args=(numbers,)) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    taken = [path.stem.split("-") for path in tmp_path.glob("*.taken")]
+    assert sorted(int(number) for number, _ in taken) == list(range(23))
+    assert list(numbers) == []
 
 
 class Lines:

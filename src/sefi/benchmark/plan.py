@@ -83,6 +83,27 @@ def list_planned_keys(
     ]
 
 
+WorkUnit = tuple[tuple[int, str], ...]  # numbers of groups of subjects with labels of variants
+
+
+def list_work_units(suite: Suite, groups: int) -> list[WorkUnit]:
+    """Return the work of a run in the smallest parts that share nothing, so that processes can make them side by side.
+
+    Variants that read the same identity are one unit, as one learns it; the plain word's images, which are drawn once
+    for all subjects, are one with all groups. Else a unit is a group and a variant.
+
+    Args:
+        groups: how many groups of subjects the run has.
+    """
+    shared = [variant.label for variant in suite.variants if variant.control == "class word"]
+    units: list[WorkUnit] = [tuple((number, label) for number in range(groups)) for label in shared]
+    learning = [(v.label, suite.find_learning_variant(v).label) for v in suite.variants if v.label not in shared]
+    for number in range(groups):
+        owners = dict.fromkeys(owner for _, owner in learning)
+        units += [tuple((number, label) for label, owner in learning if owner == first) for first in owners]
+    return units
+
+
 def group_listed_images(folders: Mapping[str, ListedFolder]) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Return prompt and seed of every image in the folders, in order, by variant and subject."""
     grouped: dict[tuple[str, str], list[tuple[int, int]]] = {}

@@ -5,7 +5,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 
 import os
 import time
-from collections.abc import Iterator, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -25,7 +25,7 @@ from sefi.benchmark.evaluators import (
     write_maps,
 )
 from sefi.benchmark.identities import Costs, Learner
-from sefi.benchmark.plan import TimeLeft
+from sefi.benchmark.plan import TimeLeft, list_work_units
 from sefi.benchmark.records import Sample, make_group_key
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.scored_folder import ImageFolder, read_scored_image
@@ -271,19 +271,22 @@ def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.flo
     return None if first is None or second is None else drop_not_finite(measure_similarity(first, second))
 
 
-def make_samples(run: OpenRun, numbers: Sequence[int] | None = None) -> int:
-    """Make whatever is missing of these groups (None: all); returns how many images were made."""
-    groups, samples = run.list_groups(), run.folder.read_samples()
+def make_samples(run: OpenRun, numbers: Iterable[int] | None = None) -> int:
+    """Make whatever is missing of these units (None: all); returns how many images were made.
+
+    Args:
+        numbers: of `list_work_units`; they may become known one after another, while others are made.
+    """
+    groups, samples, planned = run.list_groups(), run.folder.read_samples(), run.plan_keys()
+    units, variants = list_work_units(run.suite, len(groups)), {one.label: one for one in run.suite.variants}
     done = {sample.key for sample in samples}
-    chosen = [groups[n] for n in (range(len(groups)) if numbers is None else numbers)]
-    names = {make_group_key(s.key for s in group) for group in chosen}
-    planned = [key for key in run.plan_keys() if key[0] in names]
     missing, left = [key for key in planned if key not in done], TimeLeft(run.suite, planned, samples)
     run.progress.start(len(missing), "images")
     made = 0
-    for group in chosen:
-        for variant in run.suite.variants:
-            group_and_variant = (make_group_key(s.key for s in group), variant.label)
+    for unit in units if numbers is None else (units[number] for number in numbers):
+        for number, label in unit:
+            group, variant = groups[number], variants[label]
+            group_and_variant = (make_group_key(s.key for s in group), label)
             wanted, all_planned = (
                 [PromptSeed(k[2], k[3]) for k in keys if k[:2] == group_and_variant] for keys in (missing, planned)
             )

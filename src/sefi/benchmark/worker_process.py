@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, reduction
@@ -57,16 +57,37 @@ class Share:
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
         open_run: opens the run again; must be importable from the worker.
-        numbers: the groups of subjects that it takes.
+        numbers: of the units of work that it does (`sefi.benchmark.plan.list_work_units`).
         threads: how many threads it may use.
         remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
     open_run: "Callable[[], OpenRun]"
-    numbers: range
+    numbers: Iterable[int]
     threads: int
     remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
+
+
+class SharedNumbers:
+    """Numbers from 0 that several processes take in turn: who is done takes the next that nobody has taken.
+
+    Args:
+        count: how many there are.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, get_context("spawn").Value("q", 0)
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield numbers until all are taken."""
+        while True:
+            with self.taken.get_lock():
+                number = self.taken.value
+                self.taken.value = number + 1
+            if number >= self.count:
+                return
+            yield number
 
 
 @contextmanager
@@ -140,7 +161,7 @@ def run_worker(share: Share, messages: Connection, _lock: object) -> None:
 
 
 def make_share(share: Share, messages: Connection) -> None:
-    """Open the run and make the images of every group of a share."""
+    """Open the run and make the images of every unit of a share."""
     run = replace(share.open_run(), learning_progress=PipeProgress(messages))
     # Late on purpose: see the head of this file.
     import cv2  # noqa: PLC0415
@@ -150,8 +171,7 @@ def make_share(share: Share, messages: Connection) -> None:
 
     torch.set_num_threads(share.threads)  # of a torch that the main module had loaded before
     cv2.setNumThreads(share.threads)
-    for number in share.numbers:
-        make_samples(run, [number])
+    make_samples(run, share.numbers)
 
 
 def fail(messages: Connection, problem: SefiError | str) -> None:

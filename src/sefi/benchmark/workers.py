@@ -1,4 +1,4 @@
-"""Make a run in one process, or in several that each take some of the subjects."""
+"""Make a run in one process, or in several that take its units of work in turn."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -7,10 +7,18 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
-from sefi.benchmark.plan import TimeLeft
+from sefi.benchmark.plan import TimeLeft, list_work_units
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import make_samples
-from sefi.benchmark.worker_process import INTERRUPTED, TERMINATED, Message, Share, WorkerReport, start_workers
+from sefi.benchmark.worker_process import (
+    INTERRUPTED,
+    TERMINATED,
+    Message,
+    Share,
+    SharedNumbers,
+    WorkerReport,
+    start_workers,
+)
 from sefi.core.errors import SefiError, TerminationSignal
 from sefi.core.progress import Progress
 
@@ -23,22 +31,22 @@ def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: i
     Args:
         open_run: opens the run again in another process; must be importable from there.
         run: open here already; used as it is when there is only one job.
-        jobs: how many processes share the subjects.
+        jobs: how many processes share the work; each takes the next unit when it is done with one.
         lock: the file descriptor of `RunFolder.lock`, which the workers hold too.
 
     Raises:
         SefiError: a worker's, once the others were stopped.
         KeyboardInterrupt: a worker was interrupted.
     """
-    jobs = min(jobs, len(run.list_groups()))
+    units = len(list_work_units(run.suite, len(run.list_groups())))
+    jobs = min(jobs, units)
     if jobs <= 1:
         return make_samples(run)
     before = run.folder.read_samples()
     left = TimeLeft(run.suite, run.plan_keys(), before)
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
-    shares = [
-        Share(os.getpid(), open_run, range(first, len(run.list_groups()), jobs), threads) for first in range(jobs)
-    ]
+    numbers = SharedNumbers(units)
+    shares = [Share(os.getpid(), open_run, numbers, threads) for _ in range(jobs)]
     run.progress.start(left.missing, "images")
     with start_workers(shares, lock) as workers:
         watch_workers(run, workers, left)
