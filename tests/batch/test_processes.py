@@ -2,8 +2,10 @@
 
 import os
 import signal
+import sys
 from dataclasses import replace
 from multiprocessing import get_context
+from types import SimpleNamespace
 
 import pytest
 from tests.batch.conftest import make_photos
@@ -11,6 +13,7 @@ from tests.batch.conftest import make_photos
 import sefi.batch.run
 import sefi.batch.workers
 from sefi.batch.plan import ItemState, make_plan, read_item_record
+from sefi.batch.ray_engine import open_ray
 from sefi.batch.run import WorkQueue, list_problems, sort_items
 from sefi.batch.workers import WorkerGroup, end_workers_after, learn_in_processes
 from sefi.core.errors import BackboneError, SefiError
@@ -145,3 +148,17 @@ def test_an_interrupted_batch_saves_what_its_workers_do(settings):
         learn_in_processes(WorkQueue(items, settings, Interrupting()), ["cpu", "cpu"], 1)
     states = {read_item_record(settings.folder, item.name).state for item in items}
     assert ItemState.STARTED not in states
+
+
+def test_what_ray_says_leaves_the_answer_on_stdout_alone(capsys, monkeypatch):
+    """With --json stdout is one object; Ray prints there that a worker died."""
+    said = SimpleNamespace(
+        init=lambda **_: sys.stdout.write("(raylet) started"),
+        shutdown=lambda: sys.stdout.write("(raylet) a worker died"),
+    )
+    monkeypatch.setitem(sys.modules, "ray", said)
+    with open_ray(None, 2):
+        sys.stdout.write("(raylet) a task failed")
+    found = capsys.readouterr()
+    assert found.out == ""
+    assert found.err.count("(raylet)") == 3

@@ -6,8 +6,9 @@ and its checkpoint are there, so that an actor that is killed loses and repeats 
 
 import importlib
 import os
+import sys
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -153,6 +154,8 @@ class RayGroup:
 def open_ray(address: str | None, jobs: int) -> Generator[Any]:
     """Open a Ray cluster, or start one on this machine alone, which ends after the block.
 
+    What Ray says meanwhile, as of a worker that died, goes to stderr: stdout is for the answer.
+
     Args:
         address: of a cluster, `auto` for the one of this machine; None starts one.
 
@@ -166,17 +169,18 @@ def open_ray(address: str | None, jobs: int) -> Generator[Any]:
     except ModuleNotFoundError:
         raise ConfigError("This needs Ray, which is not installed.", suggest_install("ray")) from None
     own: dict[str, object] = {"num_cpus": jobs + 1, "include_dashboard": False, "_node_ip_address": "127.0.0.1"}
-    try:
-        ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else own))
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(
-            f"There is no Ray cluster to work on: {reason}", "Correct --address, or leave it out."
-        ) from error
-    try:
-        yield ray
-    finally:
-        ray.shutdown()
+    with redirect_stdout(sys.stderr):
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR", **({} if address else own))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ConfigError(
+                f"There is no Ray cluster to work on: {reason}", "Correct --address, or leave it out."
+            ) from error
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
 
 
 def learn_on_ray(queue: WorkQueue, address: str | None, jobs: int | None) -> None:
