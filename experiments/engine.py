@@ -5,6 +5,7 @@
     python experiments/engine.py parts                  # where the time of a step goes, and docs/pictures/engine.png
     python experiments/engine.py sums                   # what the same sums would take
     python experiments/engine.py generation
+    python experiments/engine.py many                   # 16 identities in a batch, as many steps as the preset takes
     python experiments/engine.py together
     python experiments/engine.py start
 
@@ -482,6 +483,21 @@ def measure_generation(options: argparse.Namespace) -> None:
     write_part("generation", {"steps": IMAGE_STEPS, **compare(seconds, pairs)})
 
 
+def measure_many(options: argparse.Namespace) -> None:
+    """Measure 16 identities in a batch against 16 images of one, at the number of steps of the default preset.
+
+    What the prompts of more identities cost is paid once, so its share depends on the steps.
+    """
+    backbone, steps = sefi.open_backbone(), PRESETS["default"].generate.steps
+    variants: dict[str, Step] = {
+        "16 of one identity": lambda _: generate(backbone, [0] * IDENTITIES, steps),
+        "16 identities": lambda _: generate(backbone, list(range(IDENTITIES)), steps),
+    }
+    seconds = measure_in_turn(variants, options.rounds, 1)
+    pairs = {"16 identities / one": ("16 identities", "16 of one identity")}
+    write_part("many", {"steps": steps, **compare(seconds, pairs)})
+
+
 # ------------------------------------------------------------------ start
 
 IMPORTS = """
@@ -528,6 +544,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sums": count_sums,
     "together": measure_together,
     "generation": measure_generation,
+    "many": measure_many,
     "start": measure_start,
 }
 
