@@ -267,9 +267,11 @@ def make_large_backbone(device: str = "cpu") -> Backbone:
     from real_size import make_random_parts  # noqa: PLC0415  pyright: ignore[reportMissingImports]
 
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device(device):
-        parts = make_random_parts(tiny=False)
-    torch.set_default_dtype(torch.float32)
+    try:
+        with torch.device(device):
+            parts = make_random_parts(tiny=False)
+    finally:
+        torch.set_default_dtype(torch.float32)
     return Backbone(**vars(parts), fingerprint="sd1:768:random", resolution=512, source="random weights")
 
 

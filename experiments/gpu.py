@@ -2,9 +2,10 @@
 
     python experiments/gpu.py                    # everything; writes experiments/records/gpu.json
     python experiments/gpu.py check learning     # these parts only; the others stay in the record
+    python experiments/gpu.py --out FILE         # where the record goes, if it is another one
 
-    check        a step and images on the device against those of the CPU
-    learning     a step of the presets against the bare denoiser and diffusers' loop, embedded model and 1.4's size
+    check        gradients, images, a resumed training and two people learned together against the CPU
+    learning     a step of the presets against the bare denoiser and diffusers' loop; embedded model, and 1.4's size
     together     16 identities in one pass against one by one
     generation   images against diffusers' pipeline, and 16 identities in one batch against one
     whole        `sefi.learn` with the default preset, from the photo to the identity
@@ -16,6 +17,7 @@ Every reading of the clock waits until the device is done. Ratios are of medians
 import argparse
 import json
 import sys
+import tempfile
 import time
 import traceback
 import warnings
@@ -55,6 +57,7 @@ from torch.profiler import ProfilerActivity, profile
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, override
 from sefi.core.files import write_text
+from sefi.core.progress import SilentProgress
 from sefi.core.text import dump_json
 from sefi.methods import PRESETS
 from sefi.training.loop import Task
@@ -64,10 +67,13 @@ RECORD = Path(__file__).parent / "records" / "gpu.json"
 DEVICE = "cuda"
 ROUNDS = 7
 IMAGE_STEPS = 10
+WARM = 3  # steps before any is timed; the first measures the gradients' shares, which takes longer
+SYNCHRONISING = "called a synchronizing"  # torch's warning of an operation that waits
 PROMPT = "a photo of <ada> at the beach"
-SIZES: dict[str, Callable[[], Backbone]] = {
-    "embedded": lambda: sefi.open_backbone(device=DEVICE, dtype=torch.bfloat16),
-    "sd14": lambda: make_large_backbone(DEVICE),
+MODELS: dict[str, Callable[[], Backbone]] = {
+    "embedded, float32": lambda: sefi.open_backbone(device=DEVICE),
+    "embedded, bfloat16": lambda: sefi.open_backbone(device=DEVICE, dtype=torch.bfloat16),
+    "sd14, bfloat16": lambda: make_large_backbone(DEVICE),
 }
 
 
@@ -85,7 +91,17 @@ def measure(variants: dict[str, Step], pairs: dict[str, tuple[str, str]], steps:
 
 
 def check_against_cpu() -> dict[str, Any]:
-    """Compare the gradients of a step, and images, in single precision with those of the CPU."""
+    """Compare the device's results with the CPU's in single precision, with TF32 as torch has it, and without."""
+    found: dict[str, Any] = {"TF32 in convolutions": compare_with_cpu()}
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        return found | {"no TF32": compare_with_cpu()}
+    finally:
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def compare_with_cpu() -> dict[str, Any]:
+    """Compare gradients of a step, tokens of a resumed training and of two people learned together, and images."""
     backbones = [sefi.open_backbone(device=device) for device in ("cpu", DEVICE)]
     found: dict[str, Any] = {}
     for name, config in {"default": DEFAULT_FROM_ENCODER, "paper": PRESETS["paper"]}.items():
@@ -97,9 +113,13 @@ def check_against_cpu() -> dict[str, Any]:
             gradients.append(torch.cat([gradient.flatten().cpu() for gradient in found_here]))
         difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
         found[f"{name}, gradient, relative difference"] = round(float(difference), 7)
+    tokens = [learn_resumed_and_together(backbone) for backbone in backbones]
+    for name, of_cpu in tokens[0].items():
+        difference = (of_cpu - tokens[1][name]).norm() / of_cpu.norm()
+        found[f"tokens, {name}, relative difference"] = round(float(difference), 7)
     identity = sefi.learn(PORTRAIT, name="ada", backbone=backbones[0])
     images = [
-        np.asarray(sefi.generate([PROMPT], [identity], backbone=backbone, seed=1)[0], np.float32)
+        np.asarray(sefi.generate([PROMPT], [identity], backbone=backbone, seed=1)[0].pixels, np.float32)
         for backbone in backbones
     ]
     found["image, mean difference in grey levels"] = round(float(np.abs(images[0] - images[1]).mean()), 4)
@@ -107,15 +127,32 @@ def check_against_cpu() -> dict[str, Any]:
     return found
 
 
+def learn_resumed_and_together(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Return tokens of two steps, a checkpoint and two more, and of two steps together with somebody else."""
+    config = override(DEFAULT_FROM_ENCODER, [*FEW_VIEWS, "learn.steps=4"])
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint, first = Path(folder) / "training", make_trainer(backbone, config)
+        for step in range(2):
+            first.take_step(step)
+        first.save(checkpoint)
+        again = make_trainer(backbone, config)
+        again.resume(checkpoint)
+        again.run(SilentProgress(), None)
+    pair = [make_trainer(backbone, config) for _ in range(2)]
+    group = TrainingGroup(pair, [None, None])
+    for _ in range(2):
+        group.take_step(pair)
+    return {"resumed": again.get_result()["tokens"], "together": pair[1].get_result()["tokens"]}
+
+
 def measure_learning() -> dict[str, Any]:
-    """Measure a step of learning on both sizes, and the peak of memory."""
+    """Measure a step of learning on every model, and the peak of memory with all its variants at once."""
     found: dict[str, Any] = {}
-    for size, open_model in SIZES.items():
+    for size, open_model in MODELS.items():
         torch.cuda.reset_peak_memory_stats()
-        large = size == "sd14"
-        variants = list_learning_variants(open_model(), large=large)
+        variants = list_learning_variants(open_model(), large=size.startswith("sd14"))
         found[size] = measure(variants, LEARNING_PAIRS)
-        found[size]["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        found[size]["peak_gib_of_all"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
         del variants
         torch.cuda.empty_cache()
     return found
@@ -123,7 +160,7 @@ def measure_learning() -> dict[str, Any]:
 
 def measure_together() -> dict[str, Any]:
     """Measure a step of 16 identities in one pass against the same steps one by one."""
-    backbone = SIZES["embedded"]()
+    backbone = MODELS["embedded, float32"]()
     trainers = [make_trainer(backbone, override(DEFAULT_FROM_ENCODER, FEW_VIEWS)) for _ in range(IDENTITIES)]
     group = TrainingGroup(trainers, [None] * IDENTITIES)
     variants: dict[str, Step] = {
@@ -137,7 +174,7 @@ def measure_together() -> dict[str, Any]:
 def measure_generation() -> dict[str, Any]:
     """Measure images with one identity against the stock pipeline, and with 16 against one."""
     found: dict[str, Any] = {"steps": IMAGE_STEPS}
-    for size, open_model in SIZES.items():
+    for size, open_model in MODELS.items():
         backbone = open_model()
         stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
 
@@ -165,7 +202,7 @@ def measure_generation() -> dict[str, Any]:
 
 def measure_whole() -> dict[str, Any]:
     """Measure learning from the photo to the identity, in a process that has the model open."""
-    backbone = SIZES["embedded"]()
+    backbone = MODELS["embedded, float32"]()
     seconds: list[float] = []
     for number in range(4):
         started = read_clock()
@@ -176,7 +213,7 @@ def measure_whole() -> dict[str, Any]:
 
 def list_profiled() -> dict[str, tuple[Backbone, Config]]:
     """Return models and settings whose steps are looked into."""
-    embedded, large, paper = SIZES["embedded"](), SIZES["sd14"](), PRESETS["paper"]
+    embedded, large, paper = MODELS["embedded, bfloat16"](), MODELS["sd14, bfloat16"](), PRESETS["paper"]
     bank = override(paper, BANK)
     few = override(paper, ("views.latent_pool=4", "views.pool_noise=fresh"))
     return {
@@ -186,34 +223,39 @@ def list_profiled() -> dict[str, tuple[Backbone, Config]]:
     }
 
 
-def profile_steps() -> dict[str, Any]:
+def measure_profiles() -> dict[str, Any]:
     """Look into a step: the device's time against the clock's, its kernels, and who waits for it before backward."""
     found: dict[str, Any] = {}
     for name, (backbone, config) in list_profiled().items():
         trainer = make_trainer(backbone, config)
-        for step in range(3):
+        for step in range(WARM):
             trainer.take_step(step)
         started = read_clock()
-        for step in range(STEPS):
+        for step in range(WARM, WARM + STEPS):
             trainer.take_step(step)
         wall = (read_clock() - started) / STEPS
         with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiled:
-            trainer.take_step(STEPS)
+            trainer.take_step(WARM + STEPS)
             torch.cuda.synchronize()
-        kernels = [event for event in profiled.events() or () if str(event.device_type).endswith("CUDA")]
+        kernels = [event for event in profiled.events() or () if is_on_device(event)]
         busy = sum(event.self_device_time_total for event in kernels) / 1e6
         found[name] = {
             "step_ms": round(1000 * wall, 2),
             "device_ms": round(1000 * busy, 2),
             "device_share": round(busy / wall, 3),
-            "kernels": len(kernels),
-            "waits": list_waits(partial(go_through, trainer.task, STEPS + 1)),
+            "kernels_and_copies": len(kernels),
+            "waits": list_waits(partial(compute_gradients, trainer.task, WARM + STEPS + 1)),
             "longest": list_longest(profiled),
         }
     return found
 
 
-def go_through(task: Task, step: int) -> None:
+def is_on_device(event: Any) -> bool:  # noqa: ANN401  torch does not type its events
+    """Return whether an event is a kernel or a copy: an annotation spans those that are counted already."""
+    return str(event.device_type).endswith("CUDA") and not event.is_user_annotation
+
+
+def compute_gradients(task: Task, step: int) -> None:
     """Compute the loss of a step and its gradients."""
     task.compute_loss(step)[0].backward()
 
@@ -228,12 +270,13 @@ def list_waits(take: Callable[[], object]) -> list[str]:
             take()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sorted({f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroniz" in str(one.message)})
+    return sorted({f"{Path(one.filename).name}:{one.lineno}" for one in caught if SYNCHRONISING in str(one.message)})
 
 
 def list_longest(profiled: profile) -> dict[str, float]:
     """Return the milliseconds of the ten operations on which the device spends most of its time."""
-    events = [(float(event.self_device_time_total) / 1000, str(event.key)[:60]) for event in profiled.key_averages()]
+    rows = [event for event in profiled.key_averages() if str(event.device_type).endswith("CPU")]
+    events = [(float(row.self_device_time_total) / 1000, str(row.key)) for row in rows if not row.is_user_annotation]
     return {name: round(milliseconds, 3) for milliseconds, name in sorted(events, reverse=True)[:10]}
 
 
@@ -243,7 +286,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "together": measure_together,
     "generation": measure_generation,
     "whole": measure_whole,
-    "profile": profile_steps,
+    "profile": measure_profiles,
 }
 
 

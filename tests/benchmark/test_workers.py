@@ -79,7 +79,8 @@ def terminate():
 def take_and_note(numbers):
     for number in numbers:
         (FOLDER / f"{number}-{os.getpid()}.taken").touch()
-        time.sleep(0.05)
+        while len({path.stem.split("-")[1] for path in FOLDER.glob("*.taken")}) < 2:
+            time.sleep(0.01)  # until both are at work
 """
 STARTER = """
 import os, sys, time
@@ -254,6 +255,7 @@ def test_workers_take_each_number_once_and_whoever_is_done_takes_the_next(benche
         worker.join()
     taken = [path.stem.split("-") for path in tmp_path.glob("*.taken")]
     assert sorted(int(number) for number, _ in taken) == list(range(23))
+    assert {int(process) for _, process in taken} == {worker.pid for worker in workers}
     assert list(numbers) == []
 
 

@@ -78,6 +78,27 @@ def make_answer(stop, *, is_cause):
     return error
 
 
+def make_circle():
+    """Return an error whose causes go in a circle."""
+    first, other = ImportError("no fallback"), ImportError("no package")
+    first.__cause__, other.__context__ = other, first
+    return first
+
+
+def make_crash():
+    """Return a crash while a signal was answered, as of a checkpoint that cannot be saved."""
+    crash = RuntimeError("the device is gone")
+    crash.__context__ = KeyboardInterrupt()
+    return crash
+
+
+@pytest.mark.parametrize(("failure", "words"), [(make_circle(), "no fallback"), (make_crash(), "the device is gone")])
+def test_other_errors_near_a_signal_are_crashes(failure, words):
+    found = runner.invoke(program(failure), ["work"])
+    assert found.exit_code == 1
+    assert words in found.stderr
+
+
 @pytest.mark.parametrize("is_cause", [True, False])
 @pytest.mark.parametrize(("stop", "code"), [(KeyboardInterrupt(), 130), (TerminationSignal(), 143)])
 def test_a_signal_that_a_library_answers_with_an_error_of_its_own_is_an_interrupt(stop, code, is_cause):

@@ -58,7 +58,7 @@ def test_each_is_what_it_is_alone(backbone, at_once):
         alone, alone_numbers = learn_alone(backbone, *settings, number=number)
         assert_near(tensors["tokens"], alone["tokens"], learner.task.tokens.class_token)
         assert list(numbers) == list(alone_numbers)
-        assert numbers == pytest.approx(alone_numbers, rel=1e-3)
+        assert numbers == pytest.approx(alone_numbers, rel=1e-3, abs=1e-7)  # a cosine near 1 has no more digits
 
 
 def test_no_identity_moves_another(backbone):

@@ -58,7 +58,7 @@ def list_planned_keys(
     photos: Mapping[str, Sequence[str]],
     folders: Mapping[str, ListedFolder] | None = None,
 ) -> list[Key]:
-    """Return every image of a run: subject, variant, prompt and seed, in the order in which they are made.
+    """Return every image of a run: subject, variant, prompt and seed, in the order of the suite.
 
     Where a variant generates, every subject gets every prompt and seed, also of a variant whose images lie in a folder.
     Where none does, a folder has the images that are in it, and a reference row one for each prompt of a subject.

@@ -336,7 +336,7 @@ class OpenRun:
         return [self.subjects[start : start + size] for start in starts]
 
     def plan_keys(self) -> list[Key]:
-        """Return every image of this run, in the order in which they are made."""
+        """Return every image of this run, in the order of the suite."""
         folders = self.describe_folders()
         return list_planned_keys(describe_suite(self.suite), self.list_group_keys(), self.hash_photos(), folders)
 

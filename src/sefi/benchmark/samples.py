@@ -5,7 +5,8 @@ An identity is learned, or read from the run's folder, before the first missing 
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence, Set as AbstractSet
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -26,7 +27,7 @@ from sefi.benchmark.evaluators import (
 )
 from sefi.benchmark.identities import Costs, Learner
 from sefi.benchmark.plan import TimeLeft, list_work_units
-from sefi.benchmark.records import Sample, make_group_key
+from sefi.benchmark.records import Key, Sample, make_group_key
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.scored_folder import ImageFolder, read_scored_image
 from sefi.benchmark.suite import (
@@ -281,16 +282,14 @@ def make_samples(run: OpenRun, numbers: Iterable[int] | None = None) -> int:
     units, variants = list_work_units(run.suite, len(groups)), {one.label: one for one in run.suite.variants}
     done = {sample.key for sample in samples}
     missing, left = [key for key in planned if key not in done], TimeLeft(run.suite, planned, samples)
+    wanted, all_planned = group_keys(missing), group_keys(planned)
     run.progress.start(len(missing), "images")
     made = 0
     for unit in units if numbers is None else (units[number] for number in numbers):
         for number, label in unit:
             group, variant = groups[number], variants[label]
-            group_and_variant = (make_group_key(s.key for s in group), label)
-            wanted, all_planned = (
-                [PromptSeed(k[2], k[3]) for k in keys if k[:2] == group_and_variant] for keys in (missing, planned)
-            )
-            for sample in make_variant_samples(run, group, variant, wanted, all_planned):
+            place = (make_group_key(s.key for s in group), label)
+            for sample in make_variant_samples(run, group, variant, wanted[place], all_planned[place]):
                 run.folder.add(sample)
                 left.record(sample)
                 if left.costs_differ:  # else the pace of the steps says it
@@ -299,6 +298,18 @@ def make_samples(run: OpenRun, numbers: Iterable[int] | None = None) -> int:
                 made += 1
     run.progress.finish()
     return made
+
+
+def group_keys(keys: Iterable[Key]) -> Mapping[tuple[str, str], list[PromptSeed]]:
+    """Return prompts and seeds by the key of their subjects and the label of their variant; none where there is no key.
+
+    >>> group_keys([("ada", "ours", 0, 7), ("ada", "ours", 1, 7)])["ada", "ours"]
+    [PromptSeed(prompt=0, seed=7), PromptSeed(prompt=1, seed=7)]
+    """
+    grouped: dict[tuple[str, str], list[PromptSeed]] = defaultdict(list)
+    for subject, variant, prompt, seed in keys:
+        grouped[subject, variant].append(PromptSeed(prompt, seed))
+    return grouped
 
 
 def make_variant_samples(

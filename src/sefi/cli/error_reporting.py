@@ -63,14 +63,15 @@ class ReportingGroup(TyperGroup):
 
 
 def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C or SIGTERM that led to an error.
-
-    Where one arrives while a library is loaded, the library may answer it with an ImportError.
-    """
-    seen: BaseException | None = error
-    while seen is not None and not isinstance(seen, KeyboardInterrupt):
-        seen = seen.__cause__ or seen.__context__
-    return seen
+    """Return the Ctrl-C or SIGTERM that a library answered with an ImportError, as it arrived while it was loaded."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error if isinstance(error, ImportError) else None
+    while following is not None and following not in seen:  # causes may go in a circle
+        if isinstance(following, KeyboardInterrupt):
+            return following
+        seen.append(following)
+        following = following.__context__ if following.__cause__ is None else following.__cause__
+    return None
 
 
 def report_interrupt(stop: KeyboardInterrupt, *, as_json: bool) -> NoReturn:
@@ -90,7 +91,7 @@ def print_any_text() -> None:
 def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
     """Report an unexpected error, its trace only when asked for; a missing extra has a message of its own.
 
-    What a signal led to is an interrupt.
+    An import that a signal broke off is an interrupt.
     """
     stop = find_interrupt(error)
     if stop is not None:

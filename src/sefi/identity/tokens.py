@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sefi.backbone.bundle import move_to_device
 from sefi.backbone.files import LOADING
 from sefi.core.config import LearnSettings
 from sefi.core.rng import create_generator
@@ -105,7 +106,7 @@ def drop_out(x: Tensor, share: float, random: torch.Generator | None) -> Tensor:
         return x
     # Drawn by the CPU, whatever device the numbers are on: the same ones everywhere.
     stays = torch.empty(x.shape, dtype=x.dtype).bernoulli_(1 - share, generator=random).div_(1 - share)
-    return x * stays.to(x.device)
+    return x * move_to_device(stays, x.device)
 
 
 def get_stage(timestep: int, stages: int, num_train_timesteps: int) -> int:

@@ -137,8 +137,8 @@ class CustomDiffusion:
         """Learn weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
         config = require_config(config, CustomDiffusionConfig)
         latents = generate_class_latents(backbone, config, options.progress)
-        word = nn.Parameter(get_first_word(backbone, config.tune.identifier))
-        row = get_class_row(backbone, config)
+        word = nn.Parameter(get_first_word(backbone, config.tune.identifier).to(backbone.device))
+        row = get_class_row(backbone, config).to(backbone.device)
         plain = backbone.encode_text(tokenize_sentences(backbone, config, config.learn.class_word))
 
         def get_tokens() -> Tensor:
@@ -259,7 +259,7 @@ def mark_cells_inside(view: ResizedView, cells: int) -> Tensor:
 def encode_with_tokens(backbone: Backbone, texts: TrainingTexts, which: Tensor, tokens: Tensor) -> TextEncoding:
     """Encode sentences with the tokens in their place, states `[batch, word, width]`."""
     vector = texts.vector_index[which]
-    return backbone.encode_text(texts.ids[which], tokens.to(vector.device)[vector.clamp(min=0)], vector >= 0)
+    return backbone.encode_text(texts.ids[which], tokens[vector.clamp(min=0)], vector >= 0)
 
 
 @torch.no_grad()

@@ -272,20 +272,12 @@ class Trainer:
         for share, loss, numbers in self.compute_parts(step):
             (loss * share).backward()
             parts.append((share, loss.detach(), numbers))
-        return self.finish_step(parts)
+        return summarise_step(parts, read_numbers(self.clip_and_list(parts)))
 
-    def finish_step(self, parts: Sequence[LossPart]) -> dict[str, float] | None:
-        """Shorten the gradients of a step; return its numbers, or None where a loss or the gradients are not finite."""
+    def clip_and_list(self, parts: Sequence[LossPart]) -> list[float | Tensor]:
+        """Shorten the gradients of a step; return what is to be read of it: their norm, the losses, the numbers."""
         norm = clip_gradients(self.optimiser, self.options.gradient_clip)
-        named = [(name, share, value) for share, _, numbers in parts for name, value in numbers.items()]
-        # Only now: whoever reads a number of a device before waits until it is done with everything that is queued.
-        read = read_numbers([norm, *(loss for _, loss, _ in parts), *(value for _, _, value in named)])
-        if not all(map(math.isfinite, read[: 1 + len(parts)])):
-            return None
-        totals: dict[str, float] = {}
-        for (name, share, _), value in zip(named, read[1 + len(parts) :], strict=True):
-            totals[name] = totals.get(name, 0.0) + share * value
-        return totals
+        return [norm, *(loss for _, loss, _ in parts), *(value for *_, numbers in parts for value in numbers.values())]
 
     def compute_parts(self, step: int) -> Iterator[LossPart]:
         """Yield the loss of a step, or the losses of its parts."""
@@ -416,7 +408,7 @@ class IdentityTrainer(Trainer):
             task.weights.parameters(),
             lr=learn.learning_rate,
             weight_decay=learn.weight_decay,
-            fused=True if learn.expansion == "module" or next(task.weights.parameters()).is_cuda else None,
+            fused=True if learn.expansion == "module" or any(p.is_cuda for p in task.weights.parameters()) else None,
         )
         rate = None
         if learn.rate_schedule == "cosine":
@@ -502,12 +494,29 @@ def compute_gradients(loss: Tensor, optimiser: torch.optim.Optimizer, clip: floa
 
 
 def read_numbers(numbers: Sequence[float | Tensor]) -> list[float]:
-    """Read numbers, those of a device in one go: each that is read alone waits for the device."""
+    """Read numbers, those of a device in one go, once all is queued: each that is read alone waits for the device.
+
+    Args:
+        numbers: one of them at least is a scalar of a device.
+    """
     scalars = [one for one in numbers if isinstance(one, Tensor)]
-    if not scalars:
-        return [float(one) for one in numbers]
     read = iter(torch.stack([one.detach().to(scalars[0].device, torch.float32) for one in scalars]).tolist())
     return [next(read) if isinstance(one, Tensor) else one for one in numbers]
+
+
+def summarise_step(parts: Sequence[LossPart], read: Sequence[float]) -> dict[str, float] | None:
+    """Return the numbers of a step over its parts, or None where a loss or the gradients are not finite.
+
+    Args:
+        read: what `Trainer.clip_and_list` lists, read.
+    """
+    if not all(map(math.isfinite, read[: 1 + len(parts)])):
+        return None
+    totals: dict[str, float] = {}
+    named = [(name, share) for share, _, numbers in parts for name in numbers]
+    for (name, share), value in zip(named, read[1 + len(parts) :], strict=True):
+        totals[name] = totals.get(name, 0.0) + share * value
+    return totals
 
 
 def clip_gradients(optimiser: torch.optim.Optimizer, clip: float | None) -> Tensor:

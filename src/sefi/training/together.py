@@ -23,7 +23,7 @@ from sefi.diffusion.attention import LossOptions
 from sefi.diffusion.text import join_texts
 from sefi.identity.file import Tensors
 from sefi.identity.tokens import get_stages
-from sefi.training.loop import IdentityTrainer, LossPart, PeriodicSaver, Probe
+from sefi.training.loop import IdentityTrainer, LossPart, PeriodicSaver, Probe, read_numbers, summarise_step
 from sefi.training.token_inversion import (
     Losses,
     TokenTask,
@@ -165,9 +165,12 @@ class TrainingGroup:
             for half in (trainers[: self.at_once], trainers[self.at_once :]):
                 self.take_step(half)
             return
-        for trainer, part in zip(trainers, parts, strict=True):
+        listed = [trainer.clip_and_list([part]) for trainer, part in zip(trainers, parts, strict=True)]
+        read = iter(read_numbers([number for some in listed for number in some]))  # of all in one go
+        for trainer, part, some in zip(trainers, parts, listed, strict=True):
             trainer.set_step_rate(trainer.done)
-            trainer.numbers = trainer.apply_step(trainer.done, trainer.finish_step([part]))
+            numbers = summarise_step([part], [next(read) for _ in some])
+            trainer.numbers = trainer.apply_step(trainer.done, numbers)
 
 
 def compute_gradients_together(trainers: Sequence[IdentityTrainer]) -> list[LossPart]:

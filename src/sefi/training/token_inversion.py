@@ -97,8 +97,8 @@ def encode_key_value_texts(backbone: Backbone, texts: TrainingTexts, template: T
 
 def place_tokens(texts: TrainingTexts, template: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return ids, rows and mask of the key texts and then of the value texts, as `Backbone.encode_text` takes them."""
-    tokens = add_vector_axis(tokens)
     ids, vector = texts.ids[template], texts.vector_index[template]
+    tokens = add_vector_axis(tokens).to(ids.device)
     sample = torch.arange(len(ids), device=ids.device)[:, None]
     rows = torch.cat([tokens[sample, slot, vector.clamp(min=0)] for slot in (0, 1)])
     return ids.repeat(2, 1, 1), rows, (vector >= 0).repeat(2, 1)
