@@ -10,6 +10,7 @@ import pytest
 from sefi.core.config import override
 from sefi.methods import BUILT_IN, PRESETS
 
+# On the fourth version of the embedded model; methods that learn tokens have a later one.
 SWEEPS = ("sweep", "sweep-edges")
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "experiments" / "records"
@@ -166,10 +167,11 @@ def test_the_default_beats_the_paper_preset_on_twelve_people(results):
 
 
 def test_tuned_presets_are_the_best_of_the_sweep(results):
-    found = results.find_best(*SWEEPS)
+    later = results.find_best("sweep-in-scenes")
+    found = results.find_best(*SWEEPS) | {name: best for name, best in later.items() if name != "scratch"}
     assert len(found) == len(BUILT_IN)
     for name, best in found.items():
-        # Ours is chosen on six people, in the pilot.
+        # Ours is chosen on six people, in `starts`.
         if name != "default":
             assert override(PRESETS[name], best.settings) == PRESETS[name], best.label
 

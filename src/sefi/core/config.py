@@ -458,7 +458,8 @@ TRAINED_WEIGHTS = ONE_TOKEN | {"templates": SHORT_TEMPLATES}
 def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> SettingsTree:
     """Make a preset for the embedded model: these settings, with the views and the guidance that suit it.
 
-    Rate, steps and alpha of the methods' presets are from docs/results/sweep.md.
+    Rate and steps of the methods that learn tokens are from docs/results/sweep-in-scenes.md, of the others, with alpha,
+    from docs/results/sweep.md and sweep-edges.md.
     """
     views = EMBEDDED_VIEWS | sections.pop("views", {})
     generate = EMBEDDED_GENERATION | sections.pop("generate", {})

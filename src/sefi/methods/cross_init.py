@@ -28,7 +28,7 @@ from sefi.photo.augment import PhotoViews
 
 TWO_VECTORS = ONE_TOKEN | {"vectors": NAME_WORDS}
 PRESETS = {
-    "": make_embedded_preset(TWO_VECTORS | {"steps": 200, "batch": 5, "learning_rate": 1e-2}),
+    "": make_embedded_preset(TWO_VECTORS | {"steps": 200, "batch": 5, "learning_rate": 2e-2}),
     # lyuPang/CrossInitialization: 6.25e-4 times a batch of 8.
     "official": {
         "learn": TWO_VECTORS
