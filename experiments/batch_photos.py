@@ -118,7 +118,7 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
 
 def read_finished(folder: Path) -> dict[str, int]:
     """Return when the identity of each finished item was written."""
-    records = {path.stem: json.loads(path.read_text()) for path in (folder / "records").glob("*.json")}
+    records = {path.stem: json.loads(path.read_text()) for path in (folder / "records").glob("[!.]*.json")}
     names = [name for name, record in records.items() if record["state"] == "learned"]
     return {name: (folder / f"{name}.safetensors").stat().st_mtime_ns for name in names}
 

@@ -49,7 +49,7 @@ def start(folder, *words, program=("-m", "sefi")):
 def read_finished(folder):
     """Return when the identity of each item that is finished was written."""
     finished = {}
-    for path in (folder / "identities" / "records").glob("*.json"):
+    for path in (folder / "identities" / "records").glob("[!.]*.json"):  # none that is being written
         if json.loads(path.read_text())["state"] == "learned":
             finished[path.stem] = (folder / "identities" / f"{path.stem}.safetensors").stat().st_mtime_ns
     return finished
