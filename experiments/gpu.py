@@ -224,7 +224,7 @@ def list_profiled() -> dict[str, tuple[Backbone, Config]]:
 
 
 def measure_profiles() -> dict[str, Any]:
-    """Measure the device's time in a step against the clock's, its kernels, and list who waits for it before backward."""
+    """Measure the device's share of a step's time and its kernels, and list who waits for it before backward."""
     found: dict[str, Any] = {}
     for name, (backbone, config) in list_profiled().items():
         trainer = make_trainer(backbone, config)
