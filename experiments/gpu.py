@@ -90,7 +90,7 @@ def measure(variants: dict[str, Step], pairs: dict[str, tuple[str, str]], steps:
     return {"ms": found.pop("cpu_ms"), **found}
 
 
-def check_against_cpu() -> dict[str, Any]:
+def compare_with_and_without_tf32() -> dict[str, Any]:
     """Compare the device's results with the CPU's in single precision, with TF32 as torch has it, and without."""
     found: dict[str, Any] = {"TF32 in convolutions": compare_with_cpu()}
     torch.backends.cudnn.allow_tf32 = False
@@ -281,7 +281,7 @@ def list_longest(profiled: profile) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "check": check_against_cpu,
+    "check": compare_with_and_without_tf32,
     "learning": measure_learning,
     "together": measure_together,
     "generation": measure_generation,
