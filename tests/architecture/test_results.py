@@ -129,7 +129,7 @@ def test_a_step_at_the_size_of_sdxl_is_what_was_measured():
 
 
 def test_tokens_put_in_one_by_one_change_what_was_measured():
-    record = json.loads((FOURTH / "layout.json").read_text())
+    record = json.loads((RECORDS / "layout.json").read_text())
     assert load("layout").format_layout(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
 
 
