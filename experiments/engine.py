@@ -463,9 +463,15 @@ def make_stock_pipeline(backbone: Backbone) -> StableDiffusionPipeline:
     return pipeline
 
 
-def measure_generation(options: argparse.Namespace) -> None:
-    """Measure images with one identity against the stock pipeline, and with 16 against one."""
-    backbone = sefi.open_backbone()
+GENERATION_PAIRS = {
+    "sefi / stock, batch 1": ("sefi, batch 1", "stock, batch 1"),
+    "sefi / stock, batch 8": ("sefi, batch 8", "stock, batch 8"),
+    "16 identities / one": ("16 identities", "16 of one identity"),
+}
+
+
+def list_generation_variants(backbone: Backbone) -> dict[str, Step]:
+    """Return images with one identity and by the stock pipeline, and 16 in a batch of one identity and of as many."""
     stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
 
     def draw_stock(count: int) -> None:
@@ -477,12 +483,21 @@ def measure_generation(options: argparse.Namespace) -> None:
     for count in (1, 8):
         variants[f"stock, batch {count}"] = lambda _, count=count: draw_stock(count)
         variants[f"sefi, batch {count}"] = lambda _, count=count: generate(backbone, [0] * count, IMAGE_STEPS)
-    variants["16 of one identity"] = lambda _: generate(backbone, [0] * IDENTITIES, IMAGE_STEPS)
-    variants["16 identities"] = lambda _: generate(backbone, list(range(IDENTITIES)), IMAGE_STEPS)
-    seconds = measure_in_turn(variants, options.rounds, 1)
-    pairs = {f"sefi / stock, batch {count}": (f"sefi, batch {count}", f"stock, batch {count}") for count in (1, 8)}
-    pairs["16 identities / one"] = ("16 identities", "16 of one identity")
-    write_part("generation", {"steps": IMAGE_STEPS, **compare(seconds, pairs)})
+    return variants | list_many_variants(backbone, IMAGE_STEPS)
+
+
+def list_many_variants(backbone: Backbone, steps: int) -> dict[str, Step]:
+    """Return 16 images of one identity in a batch, and one of each of 16."""
+    return {
+        "16 of one identity": lambda _: generate(backbone, [0] * IDENTITIES, steps),
+        "16 identities": lambda _: generate(backbone, list(range(IDENTITIES)), steps),
+    }
+
+
+def measure_generation(options: argparse.Namespace) -> None:
+    """Measure images with one identity against the stock pipeline, and with 16 against one."""
+    seconds = measure_in_turn(list_generation_variants(sefi.open_backbone()), options.rounds, 1)
+    write_part("generation", {"steps": IMAGE_STEPS, **compare(seconds, GENERATION_PAIRS)})
 
 
 def measure_many(options: argparse.Namespace) -> None:
@@ -490,13 +505,9 @@ def measure_many(options: argparse.Namespace) -> None:
 
     What the prompts of more identities cost is paid once, so its share depends on the steps.
     """
-    backbone, steps = sefi.open_backbone(), PRESETS["default"].generate.steps
-    variants: dict[str, Step] = {
-        "16 of one identity": lambda _: generate(backbone, [0] * IDENTITIES, steps),
-        "16 identities": lambda _: generate(backbone, list(range(IDENTITIES)), steps),
-    }
-    seconds = measure_in_turn(variants, options.rounds, 1)
-    pairs = {"16 identities / one": ("16 identities", "16 of one identity")}
+    steps = PRESETS["default"].generate.steps
+    seconds = measure_in_turn(list_many_variants(sefi.open_backbone(), steps), options.rounds, 1)
+    pairs = {name: pair for name, pair in GENERATION_PAIRS.items() if set(pair) <= set(seconds)}
     write_part("many", {"steps": steps, **compare(seconds, pairs)})
 
 

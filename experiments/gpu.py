@@ -37,7 +37,9 @@ from engine import (
     BANK,
     DEFAULT_FROM_ENCODER,
     FEW_VIEWS,
+    GENERATION_PAIRS,
     IDENTITIES,
+    IMAGE_STEPS,
     LEARNING_PAIRS,
     PORTRAIT,
     STEPS,
@@ -45,10 +47,9 @@ from engine import (
     Step,
     compare,
     describe_machine,
-    generate,
+    list_generation_variants,
     list_learning_variants,
     make_large_backbone,
-    make_stock_pipeline,
     make_trainer,
     measure_in_turn,
 )
@@ -66,7 +67,6 @@ from sefi.training.together import TrainingGroup
 RECORD = Path(__file__).parent / "records" / "gpu.json"
 DEVICE = "cuda"
 ROUNDS = 7
-IMAGE_STEPS = 10
 WARM = 3  # steps before any is timed; the first measures the gradients' shares, which takes longer
 SYNCHRONISING = "called a synchronizing"  # torch's warning of an operation that waits
 PROMPT = "a photo of <ada> at the beach"
@@ -175,27 +175,7 @@ def measure_generation() -> dict[str, Any]:
     """Measure images with one identity against the stock pipeline, and with 16 against one."""
     found: dict[str, Any] = {"steps": IMAGE_STEPS}
     for size, open_model in MODELS.items():
-        backbone = open_model()
-        stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
-
-        def draw_stock(count: int, stock: Any = stock, guidance: float = guidance) -> None:  # noqa: ANN401
-            random = [torch.Generator().manual_seed(number) for number in range(count)]
-            text = [PROMPT.replace("<ada>", "person")] * count
-            stock(text, num_inference_steps=IMAGE_STEPS, guidance_scale=guidance, generator=random)
-
-        variants: dict[str, Step] = {}
-        for count in (1, 8):
-            variants[f"stock, batch {count}"] = lambda _, count=count, draw=draw_stock: draw(count)
-            variants[f"sefi, batch {count}"] = lambda _, count=count, model=backbone: generate(
-                model, [0] * count, IMAGE_STEPS
-            )
-        several = {"16 of one identity": [0] * IDENTITIES, "16 identities": list(range(IDENTITIES))}
-        for name, numbers in several.items():
-            variants[name] = lambda _, numbers=numbers, model=backbone: generate(model, numbers, IMAGE_STEPS)
-        pairs = {f"sefi / stock, batch {count}": (f"sefi, batch {count}", f"stock, batch {count}") for count in (1, 8)}
-        pairs["16 identities / one"] = ("16 identities", "16 of one identity")
-        found[size] = measure(variants, pairs, 1)
-        del stock, variants, backbone
+        found[size] = measure(list_generation_variants(open_model()), GENERATION_PAIRS, 1)
         torch.cuda.empty_cache()
     return found
 
