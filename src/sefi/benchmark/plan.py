@@ -98,8 +98,8 @@ def list_work_units(suite: Suite, groups: int) -> list[WorkUnit]:
     shared = [variant.label for variant in suite.variants if variant.control == "class word"]
     units: list[WorkUnit] = [tuple((number, label) for number in range(groups)) for label in shared]
     learning = [(v.label, suite.find_learning_variant(v).label) for v in suite.variants if v.label not in shared]
+    owners = list(dict.fromkeys(owner for _, owner in learning))
     for number in range(groups):
-        owners = dict.fromkeys(owner for _, owner in learning)
         units += [tuple((number, label) for label, owner in learning if owner == first) for first in owners]
     return units
 
