@@ -538,6 +538,7 @@ def measure_start(options: argparse.Namespace) -> None:
             "imports": lambda _: time_process([sys.executable, "-c", IMPORTS]),
             "learn": lambda _: time_process([*learn, "--overwrite"]),
             "learn, pool of 5": lambda _: time_process(few),
+            "help": lambda _: time_process([program, "--help"]),
         }
         seconds: Seconds = {name: [] for name in variants}
         for turn in range(options.rounds + 1):

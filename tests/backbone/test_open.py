@@ -14,7 +14,7 @@ from transformers.utils import logging as transformers_logging
 from sefi.api import find_evaluators
 from sefi.backbone import open as opener
 from sefi.backbone.bundle import ModelParts
-from sefi.backbone.open import open_backbone
+from sefi.backbone.open import is_emulated, open_backbone
 from sefi.backbone.weights import copy_with_weights
 from sefi.core.errors import BackboneError
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
@@ -31,6 +31,14 @@ def copy(folder: Path, tmp_path: Path) -> Path:
 def edit(path: Path, **changes: object) -> None:
     content = json.loads(path.read_text())
     path.write_text(json.dumps(content | changes))
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.bfloat16, "bf16"), (torch.float16, "fp16")])
+def test_a_number_format_that_the_processor_lacks_is_known_to_be_slow(dtype: torch.dtype, name: str) -> None:
+    supported = getattr(torch.ops.mkldnn, f"_is_mkldnn_{name}_supported")()
+    assert is_emulated(dtype, torch.device("cpu")) is not supported
+    assert not is_emulated(dtype, torch.device("cuda"))
+    assert not is_emulated(torch.float32, torch.device("cpu"))
 
 
 def test_every_size_is_read_from_the_model(folder: Path) -> None:

@@ -7,11 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
+from sefi.benchmark.evaluators import Evaluation, EvaluatorFiles, Evaluators
 from sefi.benchmark.identities import Learner, Stopwatch, change_identity, locate_costs, read_costs
 from sefi.benchmark.records import parse_sample
 from sefi.benchmark.run import OpenRun, RunFolder, describe_run
-from sefi.benchmark.samples import contains_file, make_reference_image, make_samples, resize_to_square
+from sefi.benchmark.samples import (
+    compare_embeddings,
+    compare_with_other_photos,
+    contains_file,
+    make_reference_image,
+    make_samples,
+    resize_to_square,
+)
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
 from sefi.core.errors import ConfigError
 from sefi.core.progress import SilentProgress
@@ -168,8 +175,26 @@ def test_what_no_record_holds_is_refused_before_anything_is_made(run):
 def test_subjects_in_twos(run):
     both = replace(run, suite=SUITE.model_copy(update={"together": 2}))
     assert [[s.key for s in group] for group in both.list_groups()] == [["rex", "bello"]]
-    assert [s.key for s in both.list_others(both.list_groups()[0])] == ["lassie"]
-    assert [s.key for s in run.list_others((SUBJECTS[2],))] == ["rex"]
+    assert [s.key for s in both.list_others(both.list_groups()[0], 2)] == ["lassie"]
+    assert [s.key for s in run.list_others((SUBJECTS[2],), 1)] == ["rex"]
+
+
+def test_a_background_is_compared_with_those_of_the_photos_of_others(run):
+    directions = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.6, 0.0, 0.8)]
+    for subject, direction in zip(SUBJECTS, directions, strict=True):
+        run.evaluations[subject.key] = make_evaluation(direction), None
+    image = make_evaluation((0.0, 0.6, 0.8))
+    compared = [compare_with_other_photos(run, [subject], image) for subject in SUBJECTS]
+    assert compared == pytest.approx([(0.6 + 0.64) / 2, (0.0 + 0.64) / 2, (0.0 + 0.6) / 2])
+    # An image that is the same for all has nothing of its own in the mean.
+    own = [compare_embeddings(image.background, run.evaluate_photos(subject)[0].background) for subject in SUBJECTS]
+    assert np.mean(own) == pytest.approx(np.mean(compared))
+    alone = replace(run, subjects=SUBJECTS[:1])
+    assert compare_with_other_photos(alone, [SUBJECTS[0]], image) is None
+
+
+def make_evaluation(background):
+    return Evaluation(None, None, None, np.array(background, np.float32))
 
 
 def test_anchors_show_photographs():

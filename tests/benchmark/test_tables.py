@@ -153,6 +153,11 @@ def test_memory_is_the_most_and_seconds_are_the_mean():
     assert value("draw_seconds", samples) == 1.5
 
 
+def test_own_background_is_what_other_photos_do_not_have():
+    samples = [sample(background=0.5, background_others=0.25), sample(background=0.125, background_others=0.25)]
+    assert value("background_own", [*samples, sample(background=0.9)]) == pytest.approx(0.0625)
+
+
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_nothing_that_was_not_computed_counts(metric):
     """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""

@@ -43,6 +43,7 @@ SCORES = {
     "dino": 0.4,
     "clip_image": 0.6,
     "background": 0.3,
+    "background_others": 0.2,
     "prompt_score": 0.25,
     "margin": 0.02,
     "focus": 0.5,

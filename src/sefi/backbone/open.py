@@ -166,6 +166,18 @@ def choose_dtype(device: torch.device) -> torch.dtype:
     return torch.bfloat16 if device.type == "cuda" else torch.float32
 
 
+def is_emulated(dtype: torch.dtype, device: torch.device) -> bool:
+    """Return whether a processor has no instructions for a 16-bit dtype, so that it is many times slower than float32.
+
+    False where it is not known: on other devices, and without oneDNN.
+    """
+    checks = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
+    if device.type != "cpu" or dtype not in checks or not torch.backends.mkldnn.is_available():
+        return False
+    supported = getattr(torch.ops.mkldnn, checks[dtype], None)
+    return supported is not None and not supported()
+
+
 def _locate(source: str, *, allow_download: bool) -> Path:
     """Return where the model's files are."""
     if source == EMBEDDED:

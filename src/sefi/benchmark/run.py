@@ -359,13 +359,13 @@ class OpenRun:
             self.evaluations[subject.key] = self.evaluators.evaluate(subject.photo), other
         return self.evaluations[subject.key]
 
-    def list_others(self, group: Sequence[BenchmarkSubject]) -> list[BenchmarkSubject]:
-        """Return as many subjects who are not in the group, the next ones in turn; fewer if there are no others."""
+    def list_others(self, group: Sequence[BenchmarkSubject], count: int) -> list[BenchmarkSubject]:
+        """Return so many subjects who are not in the group, the next ones in turn; fewer if there are no others."""
         keys = [s.key for s in self.subjects]
         start = keys.index(group[-1].key) + 1
         turned = [*self.subjects[start:], *self.subjects[:start]]
         group_keys = {s.key for s in group}
-        return [s for s in turned if s.key not in group_keys][: len(group)]
+        return [s for s in turned if s.key not in group_keys][:count]
 
 
 def describe_suite(suite: Suite) -> SuiteInfo:

@@ -163,6 +163,7 @@ def resize_to_square(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 # What an image shows whose prompt was not obeyed; CLIP's margin is the prompt's lead over it.
 PLAIN = "a photo of {}"
+MOST_OTHERS = 23  # photos of other subjects that a background is compared with
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class IdentityScores(TypedDict):
     id_second_other: float | None
     clip_image: float | None
     background: float | None
+    background_others: float | None
     dino: float | None
 
 
@@ -235,6 +237,7 @@ def score_against_photos(
 ) -> IdentityScores:
     """Return faces, likeness to the learned photos, to other images and the wrong person, CLIP's likeness, leakage.
 
+    The background is also compared with other subjects' photos: what an image has of all of them is no leakage.
     The face evaluators know people only: for an animal theirs are not computed. Where the image *is* the other image,
     its likeness to itself says nothing and is left out.
     """
@@ -255,6 +258,7 @@ def score_against_photos(
         id_second_other=drop_not_finite(second_other) if person and not is_other else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
+        background_others=compare_with_other_photos(run, group, evaluation) if alone and person else None,
         dino=compare_embeddings(evaluation.dino, photos[0].dino) if alone else None,
     )
 
@@ -265,6 +269,18 @@ def get_first_face(evaluation: Evaluation | None, *, second: bool = False) -> ND
         return None
     embeddings = evaluation.second_embeddings if second else evaluation.embeddings
     return embeddings[0] if embeddings else None
+
+
+def compare_with_other_photos(run: OpenRun, group: Sequence[BenchmarkSubject], evaluation: Evaluation) -> float | None:
+    """Return the mean cosine of the background to those of other subjects' photos; None without any.
+
+    They are the next ones in turn, as many for each subject: an image that is the same for all has the same mean over
+    the subjects as `background`.
+    """
+    photos = [run.evaluate_photos(subject)[0] for subject in run.list_others(group, MOST_OTHERS)]
+    cosines = [compare_embeddings(evaluation.background, photo.background) for photo in photos]
+    known = [cosine for cosine in cosines if cosine is not None]
+    return float(np.mean(known)) if known else None
 
 
 def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.float32] | None) -> float | None:
@@ -357,7 +373,7 @@ def make_images(
         yield from read_folder_images(run.folders[variant.label], group, prompt_seeds)
         return
     if variant.control in ("photo", ANOTHER_PHOTO, ANOTHER_SUBJECT):
-        rgb = make_reference_image(variant.control, group, run.list_others(group), run.image_side)
+        rgb = make_reference_image(variant.control, group, run.list_others(group, len(group)), run.image_side)
         if rgb is not None:
             yield from (SampleImage(prompt_seed, rgb) for prompt_seed in prompt_seeds)
         return

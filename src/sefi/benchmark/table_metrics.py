@@ -167,6 +167,12 @@ def score_diversity(samples: Sequence[Sample], _: Conditions) -> float:
     return compute_mean([measure_diversity(np.array(rows, np.float64)) for rows in by_prompt.values() if len(rows) > 1])
 
 
+def score_own_background(samples: Sequence[Sample], _: Conditions) -> float:
+    """Return the mean of how much nearer the background is to that of the own photo than to those of others."""
+    compared = select_with(samples, "background", "background_others")
+    return compute_mean(collect_numbers(compared, "background") - collect_numbers(compared, "background_others"))
+
+
 def make_maximum(key: str) -> Formula:
     """Return the formula of the highest value of one field."""
     return lambda samples, _: float(max(collect_numbers(samples, key), default=math.nan))
@@ -257,6 +263,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("background", "background leakage", "cosine", "down", make_mean("background"),
            (*FACES, *CLIP), "image",
            "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
+    Metric("background_own", "own background", "cosine", "down", score_own_background,
+           (*FACES, *CLIP, "background_others"), "image",
+           "Background leakage less its mean over other subjects' photos: what came along of this photo alone."),
     Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
     Metric("dino", "DINO likeness", "cosine", "none", make_mean("dino"), ("dino",), "image",

@@ -146,7 +146,7 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
     started = time.monotonic()
     import torch
 
-    from sefi.backbone.open import open_backbone
+    from sefi.backbone.open import is_emulated, open_backbone
 
     backbone = open_backbone(
         model,
@@ -156,6 +156,8 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
     )
     number = str(backbone.dtype).removeprefix("torch.")
     print_remark(f"opened in {time.monotonic() - started:.1f} s ({backbone.device.type}, {number})")
+    if is_emulated(backbone.dtype, backbone.device):
+        print_remark(f"this processor has no {number} of its own: expect it to be many times slower than float32")
     return backbone
 
 
