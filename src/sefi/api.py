@@ -50,7 +50,7 @@ from sefi.core.prompts import (
     needs_face,
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, parse_memory
 from sefi.diffusion.conditioning import apply_text_settings, list_identity_remarks
 from sefi.diffusion.sampling import (
     ConditionedModel,
@@ -135,6 +135,7 @@ def learn(  # noqa: PLR0913
     consent: Consent | None = None,
     progress: Progress | bool | None = None,
     checkpoint: str | Path | None = None,
+    memory: int | str | None = None,
 ) -> Identity:
     """Learn the subject of one photo, or of several photos of it.
 
@@ -157,6 +158,8 @@ def learn(  # noqa: PLR0913
             any model but the embedded one.
         progress: True shows a bar; an object is called at every step.
         checkpoint: file that an unfinished training is saved to and resumed from.
+        memory: what learning may take, in bytes or as `6GB`: samples are taken in parts, and activations computed again
+            where that is not enough. An estimate from one sample; the same result but for rounding.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
@@ -188,7 +191,14 @@ def learn(  # noqa: PLR0913
     config, faces = find_start(crops, backbone, config, detector, init)
     views = PhotoViews(first, config.views, tuple(others), faces)
     probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
-    options = TrainingOptions(progress, None if checkpoint is None else Path(checkpoint), probe, folder, init)
+    options = TrainingOptions(
+        progress,
+        None if checkpoint is None else Path(checkpoint),
+        probe,
+        folder,
+        init,
+        memory=None if memory is None else parse_memory(memory),
+    )
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return add_consent(recorded, consent, init)

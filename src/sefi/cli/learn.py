@@ -10,6 +10,7 @@ import typer
 
 from sefi.cli import options
 from sefi.core.errors import ConfigError
+from sefi.core.text import parse_memory
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,6 +86,15 @@ Resume = Annotated[
         "is one.",
     ),
 ]
+Memory = Annotated[
+    int | None,
+    typer.Option(
+        "--memory",
+        metavar="SIZE",
+        parser=parse_memory,
+        help="What learning may take, such as 6GB: samples are taken in parts. An estimate from one sample.",
+    ),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]
 
 
@@ -108,6 +118,7 @@ def run_learn(
     consent: ConsentText = None,
     seed: options.Seed = 0,
     resume: Resume = None,
+    memory: Memory = None,
     out: Out = None,
     overwrite: options.Overwrite = False,
     download: options.Download = False,
@@ -132,12 +143,11 @@ def run_learn(
     config = loading.load_config(chosen, overrides)
     placement = Placement(face, None if box is None else parse_box(box), no_crop, detector, show_crop)
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
-    loading.check_detector(detector)
     loading.check_evaluators(evaluators)
     check_consent_text(consent)
     start = None if init is None else Identity.load(init)
     wanted = LearnOptions(
-        name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume
+        name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume, memory
     )
     model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
     with hold_output_lock(path):
@@ -194,11 +204,12 @@ class Placement:
     def check(
         self, class_word: str, photo_count: int, inputs: "Sequence[Path | str | None]", *, overwrite: bool
     ) -> None:
-        """Refuse what contradicts itself, and a file for the crop that exists or is an input.
+        """Refuse what contradicts itself, a detector that is not there, and a file for the crop that exists.
 
         Raises:
-            ConfigError, OutputError: what is wrong.
+            ConfigError, FaceError, OutputError: what is wrong.
         """
+        from sefi.cli.loading import check_detector
         from sefi.core.files import FileKind, check_output
         from sefi.core.prompts import check_crop_options, check_photo_count
 
@@ -208,6 +219,7 @@ class Placement:
             # One of an interrupted training is compared once there is another.
             again = self.show_crop.is_file() and is_of_unfinished_training(self.show_crop)
             check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite or again)
+        check_detector(self.detector)
 
 
 @dataclass(frozen=True)
@@ -225,6 +237,7 @@ class LearnOptions:
     overwrite: bool
     consent: str | None
     resume: bool | None
+    memory: int | None = None
 
     def check_output(self, path: Path) -> None:
         """Refuse a path where the identity may not be written; `OutputError`."""
@@ -309,6 +322,7 @@ def learn_and_save(
             consent=consent,
             progress=progress,
             checkpoint=unfinished,
+            memory=learn_options.memory,
         )
     learn_options.check_output(path)  # somebody may have put a file there meanwhile
     write_identity(identity, path, replace=learn_options.overwrite)

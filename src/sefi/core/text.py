@@ -5,6 +5,8 @@ import math
 import re
 from typing import Any
 
+from sefi.core.errors import ConfigError
+
 SURROGATE = re.compile("[\ud800-\udfff]")
 SLUG_LENGTH = 60  # letters of a prompt in the name of a file
 # What moves a terminal's cursor, changes its colours or title, or turns the order of letters round (Unicode's C0 and
@@ -81,3 +83,23 @@ def _make_plain(value: object) -> object:
     if isinstance(value, str):
         return escape_surrogates(value)
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def parse_memory(text: str | int) -> int:
+    """Return a size in bytes, given in bytes or as text.
+
+    >>> parse_memory("6GB"), parse_memory("512 MiB")
+    (6000000000, 536870912)
+
+    Raises:
+        ConfigError: it is no size, or not above 0.
+    """
+    from pydantic import ByteSize, TypeAdapter, ValidationError  # noqa: PLC0415  `sefi --help` does without
+
+    try:
+        size = int(TypeAdapter(ByteSize).validate_python(text))
+    except ValidationError:
+        size = 0
+    if size <= 0:
+        raise ConfigError(f"{str(text)[:40]!r} is no size of memory.", "Write it as 6GB, or 6GiB.")
+    return size

@@ -30,7 +30,8 @@ from sefi.identity.file import (
 from sefi.photo.augment import PhotoViews
 from sefi.provenance.run_record import collect_versions
 from sefi.training.loop import IdentityTask, train
-from sefi.training.token_inversion import TokenTask
+from sefi.training.memory import plan_memory
+from sefi.training.token_inversion import ENCODE_AT_ONCE, TokenTask
 
 NAME_WORDS = 2  # words of a name that count
 FEWEST_NAMES = 2
@@ -49,6 +50,7 @@ class TrainingOptions:
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
         init: an identity whose tokens are where learning starts, for methods that say `starts_from_tokens`.
         encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
+        memory: bytes that learning may take; see `sefi.training.memory.plan_memory`. None: whatever there is.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -57,6 +59,7 @@ class TrainingOptions:
     evaluators: Path | None = None
     init: Identity | None = None
     encoder_digest: str | None = None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
@@ -255,8 +258,14 @@ def learn_identity(
     def score_tensors(tensors: Tensors) -> float:
         return probe(Identity(tensors, header)) if probe is not None else 0.0
 
+    plan = None if options.memory is None else plan_memory(task, backbone.networks.values(), options.memory)
     tensors, numbers = train(
-        task, config, options.progress, options.checkpoint, None if probe is None else score_tensors
+        task,
+        config,
+        options.progress,
+        options.checkpoint,
+        None if probe is None else score_tensors,
+        parts=1 if plan is None else plan.parts,
     )
     return Identity(tensors, header.model_copy(update={"metrics": numbers}))
 
@@ -271,7 +280,8 @@ def learn_tokens(
     options: TrainingOptions,
 ) -> Identity:
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
-    task = TokenTask(backbone, views, config, seed, tokens)
+    at_once = ENCODE_AT_ONCE if options.memory is None else 1
+    task = TokenTask(backbone, views, config, seed, tokens, at_once)
     # A checkpoint that started elsewhere is none of this training.
     if options.encoder_digest is not None:
         task.training_key["encoder"] = options.encoder_digest

@@ -124,6 +124,7 @@ def train(
     progress: Progress,
     checkpoint: Path | None = None,
     probe: Probe | None = None,
+    parts: int = 1,
 ) -> tuple[Tensors, dict[str, float]]:
     """Train a task and return the tensors of the identity and the last step's numbers.
 
@@ -131,6 +132,8 @@ def train(
         checkpoint: file to resume from and to save to; None saves nothing.
         probe: scores the identity every `learn.probe_every` steps; then the best one is returned, and training stops
             early once `learn.patience` scores were no better.
+        parts: in which the samples of a step are taken, where the task can be divided; a resumed training may have
+            more.
 
     Raises:
         Interrupted: the user stopped it; a checkpoint, if asked for, is saved.
@@ -138,6 +141,7 @@ def train(
     """
     trainer = IdentityTrainer(task, config, probe)
     trainer.resume(checkpoint)
+    trainer.recovery.parts = max(parts, trainer.recovery.parts)
     numbers = trainer.run(progress, checkpoint)
     return trainer.get_result(), numbers | trainer.describe_best() | trainer.describe_recovery()
 

@@ -337,13 +337,15 @@ def weight_by_gradients(
 ENCODE_AT_ONCE = 8
 
 
-def encode_in_batches(backbone: Backbone, pixels: Tensor, random: torch.Generator | None = None) -> Tensor:
+def encode_in_batches(
+    backbone: Backbone, pixels: Tensor, random: torch.Generator | None = None, at_once: int = ENCODE_AT_ONCE
+) -> Tensor:
     """Encode images `[image, 3, side, side]` to latents `[image, channel, h, w]`, a few at a time.
 
     Args:
         random: draws the posterior's noise; None takes its mean.
     """
-    return torch.cat([backbone.encode_image(some, random) for some in pixels.split(ENCODE_AT_ONCE)])
+    return torch.cat([backbone.encode_image(some, random) for some in pixels.split(at_once)])
 
 
 class ViewLatents:
@@ -351,16 +353,26 @@ class ViewLatents:
 
     With `views.pool_noise` fresh the pool keeps mean and deviation of each latent, and every step draws its own noise
     of the autoencoder, as it would if it encoded the view again.
+
+    Args:
+        at_once: views that are encoded in one pass.
     """
 
-    def __init__(self, backbone: Backbone, views: PhotoViews, settings: ViewSettings, seed: int) -> None:
-        self.backbone, self.views, self.seed = backbone, views, seed
+    def __init__(
+        self,
+        backbone: Backbone,
+        views: PhotoViews,
+        settings: ViewSettings,
+        seed: int,
+        at_once: int = ENCODE_AT_ONCE,
+    ) -> None:
+        self.backbone, self.views, self.seed, self.at_once = backbone, views, seed, at_once
         self.pool: Tensor | None = None
         self.pool_deviation: Tensor | None = None
         self.pool_outside: Tensor | None = None
         if settings.latent_pool and settings.pool_noise == "fresh":
             pixels, self.pool_outside = self.draw_views(settings.latent_pool, create_generator(seed, "pool", 0))
-            parts = [backbone.encode_image_posterior(some) for some in pixels.split(ENCODE_AT_ONCE)]
+            parts = [backbone.encode_image_posterior(some) for some in pixels.split(at_once)]
             self.pool, self.pool_deviation = (torch.cat(one) for one in zip(*parts, strict=True))
         elif settings.latent_pool:
             self.pool, self.pool_outside = self.encode_random_views(settings.latent_pool, 0, "pool")
@@ -387,7 +399,7 @@ class ViewLatents:
         """Encode so many random views with the posterior's noise; return what `draw_with_outside` does."""
         random = create_generator(self.seed, purpose, step)
         pixels, outside = self.draw_views(count, random)
-        return encode_in_batches(self.backbone, pixels, random), outside
+        return encode_in_batches(self.backbone, pixels, random, self.at_once), outside
 
     def draw_views(self, count: int, random: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """Draw views `[count, 3, side, side]`, and how much of each latent cell is outside the head."""
@@ -489,9 +501,18 @@ class TokenTask:
 
     Args:
         tokens: a module that is also a `TokenModule`.
+        encode_at_once: views that are encoded in one pass.
     """
 
-    def __init__(self, backbone: Backbone, views: PhotoViews, config: Config, seed: int, tokens: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        views: PhotoViews,
+        config: Config,
+        seed: int,
+        tokens: nn.Module,
+        encode_at_once: int = ENCODE_AT_ONCE,
+    ) -> None:
         self.backbone, self.config, self.seed = backbone, config, seed
         # One object under two names: to the loop a module of weights, here what gives tokens.
         self.weights = tokens.to(backbone.device)
@@ -504,7 +525,7 @@ class TokenTask:
         self.context_texts: TrainingTexts | None = None
         if config.learn.context_weight > 0:
             self.context_texts = encode_context_texts(backbone, settings)
-        self.latent_source = ViewLatents(backbone, views, config.views, seed)
+        self.latent_source = ViewLatents(backbone, views, config.views, seed, encode_at_once)
         self.training_key: dict[str, Any] = collect_training_key(backbone, views, config, seed)
 
     def compute_loss(self, step: int) -> tuple[Tensor, Numbers]:
@@ -547,6 +568,19 @@ class TokenTask:
             # The shares add up to 1, so the loss on other words is counted once.
             total, numbers = self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
             yield len(samples) / len(batch.latents), total, numbers
+
+    def set_recomputing(self, *, enabled: bool) -> bool:
+        """Set the denoiser's gradient checkpointing; return False where the attention loss is recorded.
+
+        The loss would be recorded once more when a block is computed again. The denoiser is the task's own copy.
+        """
+        if self.model.recorder is not None:
+            return False
+        if enabled:
+            self.model.unet.enable_gradient_checkpointing()
+        else:
+            self.model.unet.disable_gradient_checkpointing()
+        return True
 
     def list_numbers(self, losses: Losses, tokens: Tensor) -> Numbers:
         """Return both losses, the share of the gradients on the keys where it was measured, and the tokens' mean norm.

@@ -1,0 +1,107 @@
+"""Fit a training into a limit of memory: in how many parts a step's samples are taken, and what is computed twice."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from sefi.core.errors import ConfigError
+from sefi.training.loop import DivisibleTask, Task
+
+GRADIENTS = 1.3  # of what a graph holds: with the gradients of activations, and what an operation needs in between
+BLOCK = 0.25  # of what a whole graph holds: the largest block, computed again on the way back
+STATES = 4  # copies of what is trained: weights, gradients and two moments
+REMEDY = "Allow more memory, or open the model with --dtype bfloat16."
+
+
+@runtime_checkable
+class RecomputingTask(DivisibleTask, Protocol):
+    """A task whose activations need not be held from the forward to the backward pass."""
+
+    def set_recomputing(self, *, enabled: bool) -> bool:
+        """Say whether activations are computed again on the way back; return whether the task can do that."""
+        ...
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a training stays within a limit.
+
+    Attributes:
+        parts: in which a step's samples are taken.
+        recompute: whether activations are computed again on the way back (gradient checkpointing): a third more time.
+        bytes_needed: what is expected at the most; measured on one sample, with some room.
+    """
+
+    parts: int
+    recompute: bool
+    bytes_needed: int
+
+
+def plan_memory(task: Task, model: Iterable[nn.Module], limit: int) -> MemoryPlan:
+    """Choose the fewest parts with which a step stays within a limit; activations are computed twice only if they must.
+
+    One sample of the first step is computed, forward, to see what its graph holds. The model's weights count, and what
+    is trained four times. Other programs, the libraries and images are not counted. The task is left as the plan says.
+
+    Args:
+        model: the networks that are on the device while it is learned.
+        limit: bytes.
+
+    Raises:
+        ConfigError: one sample does not fit, and how much it needs; or the task's samples cannot be taken in parts.
+    """
+    if not isinstance(task, DivisibleTask):
+        raise ConfigError("This method cannot be held to a limit of memory.", "Leave out --memory.")
+    weights = add_up_storage(tensor for part in model for tensor in (*part.parameters(), *part.buffers()))
+    fixed = weights + STATES * add_up_storage(task.weights.parameters())
+    samples, sample = task.count_samples(), measure_sample(task)
+    if fixed + GRADIENTS * sample <= limit:
+        return create_plan(fixed, samples, GRADIENTS * sample, 0, limit, recompute=False)
+    if isinstance(task, RecomputingTask) and task.set_recomputing(enabled=True):
+        spare, sample = BLOCK * sample, measure_sample(task)
+        if fixed + GRADIENTS * (sample + spare) <= limit:
+            return create_plan(fixed, samples, GRADIENTS * sample, GRADIENTS * spare, limit, recompute=True)
+        task.set_recomputing(enabled=False)
+        sample += spare
+    needed = fixed + GRADIENTS * sample
+    raise ConfigError(
+        f"Learning needs {needed / 1e9:.1f} GB with one sample at a time, and {limit / 1e9:.1f} GB are allowed.", REMEDY
+    )
+
+
+def create_plan(fixed: int, samples: int, sample: float, spare: float, limit: int, *, recompute: bool) -> MemoryPlan:
+    """Return the plan with the fewest parts.
+
+    Args:
+        sample: bytes for each sample of a part, and `spare` once for the part's largest block.
+    """
+    fitting = min(samples, int((limit - fixed) // (sample + spare)))
+    parts = math.ceil(samples / fitting)
+    largest = math.ceil(samples / parts)
+    return MemoryPlan(parts, recompute, math.ceil(fixed + largest * (sample + spare)))
+
+
+def measure_sample(task: DivisibleTask) -> int:
+    """Return the bytes that the graph of one sample's loss holds for the backward pass, without weights."""
+    held: dict[int, int] = {}
+
+    def note(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            storage = tensor.untyped_storage()
+            held[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        part = next(iter(task.compute_loss_parts(0, task.count_samples())))
+        del part
+    return sum(held.values())
+
+
+def add_up_storage(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of tensors; what several share counts once."""
+    storages = {storage.data_ptr(): storage.nbytes() for storage in (one.untyped_storage() for one in tensors)}
+    return sum(storages.values())

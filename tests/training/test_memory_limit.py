@@ -1,0 +1,120 @@
+"""A limit of memory: in how many parts a step's samples are taken, and when activations are computed again."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies
+from tests.training.test_interrupt import views
+from tests.training.token_training import make_task, make_trainer
+
+from sefi.core.config import override
+from sefi.core.errors import ConfigError
+from sefi.core.text import parse_memory
+from sefi.methods import METHODS, PRESETS
+from sefi.methods.base import TrainingOptions
+from sefi.training.memory import BLOCK, GRADIENTS, create_plan, measure_sample, plan_memory
+
+BATCH = 5
+FREE = override(
+    PRESETS["scratch"],
+    [f"learn.batch={BATCH}", "learn.steps=3", "learn.attention_weight=0", "views.latent_pool=3"],
+)
+STEERED = override(FREE, ["learn.attention_weight=0.003"])
+
+
+@pytest.fixture
+def make(backbone):
+    return lambda config=FREE: make_task(backbone, views(backbone, config), config, 1)
+
+
+def find_fixed_size(task, backbone):
+    """Return the limit at which not a byte is left for samples."""
+    plan = plan_memory(task, backbone.networks.values(), 10**15)
+    return plan.bytes_needed - round(BATCH * GRADIENTS * measure_sample(task))
+
+
+def collect_gradient(trainer):
+    trainer.compute_step(2)
+    return torch.cat([p.grad.flatten() for p in trainer.task.weights.parameters()])
+
+
+def test_a_sample_holds_a_share_of_what_all_hold(make):
+    one, task = measure_sample(make()), make()
+    task.count_samples = lambda: 1  # one part of all samples
+    assert 4 < measure_sample(task) / one < 5.5
+
+
+@pytest.mark.parametrize(("samples", "parts"), [(5, 1), (4.9, 2), (3.1, 2), (2.9, 3), (2, 3), (1.9, 5), (1, 5)])
+def test_as_many_samples_are_taken_at_once_as_fit(make, backbone, samples, parts):
+    task = make()
+    limit = find_fixed_size(task, backbone) + round(samples * GRADIENTS * measure_sample(task)) + 4
+    plan = plan_memory(task, backbone.networks.values(), limit)
+    assert (plan.parts, plan.recompute) == (parts, False)
+    assert plan.bytes_needed <= limit
+
+
+def test_what_one_sample_is_too_much_for_is_computed_again(make, backbone):
+    task = make()
+    whole = measure_sample(task)
+    limit = find_fixed_size(task, backbone) + round(0.98 * GRADIENTS * whole)
+    plan = plan_memory(task, backbone.networks.values(), limit)
+    assert plan.recompute
+    assert measure_sample(task) < (1 - BLOCK) * whole
+
+
+def test_gradients_are_the_same_with_activations_computed_again(backbone):
+    gradients = []
+    for enabled in (False, True):
+        trainer = make_trainer(backbone, views(backbone, FREE), FREE, 1)
+        assert trainer.task.set_recomputing(enabled=enabled)
+        gradients.append(collect_gradient(trainer))
+    assert torch.equal(*gradients)
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in backbone.unet.modules())
+
+
+def test_an_attention_loss_is_never_recorded_twice(make, backbone):
+    task = make(STEERED)
+    assert not task.set_recomputing(enabled=True)
+    limit = find_fixed_size(task, backbone) + round(0.98 * GRADIENTS * measure_sample(task))
+    with pytest.raises(ConfigError, match=r"Learning needs \d+\.\d GB with one sample at a time"):
+        plan_memory(task, backbone.networks.values(), limit)
+
+
+def test_too_little_leaves_the_task_as_it_was(make, backbone):
+    task = make()
+    before = measure_sample(task)
+    with pytest.raises(ConfigError, match=r"and 0\.0 GB are allowed"):
+        plan_memory(task, backbone.networks.values(), 1000)
+    assert measure_sample(task) == pytest.approx(before, rel=1e-3)
+
+
+@given(
+    strategies.integers(1, 13), strategies.integers(0, 10**6), strategies.integers(1, 10**6), strategies.integers(0, 99)
+)
+@settings(deadline=None)
+def test_a_plan_stays_within_its_limit_with_the_fewest_parts(samples, fixed, sample, times):
+    limit = fixed + sample * (1 + times)
+    plan = create_plan(fixed, samples, sample, 0, limit, recompute=False)
+    assert 1 <= plan.parts <= samples
+    assert plan.bytes_needed <= limit
+    fewer = plan.parts - 1
+    assert fewer == 0 or fixed + sample * -(-samples // fewer) > limit
+
+
+def test_learning_within_a_limit_gives_the_same_identity(make, backbone):
+    task = make()
+    some = find_fixed_size(task, backbone) + round(2.5 * GRADIENTS * measure_sample(task))
+    whole, same, parts = (
+        METHODS["sefi"].learn("ada", views(backbone, FREE), backbone, FREE, 1, TrainingOptions(memory=memory))
+        for memory in (None, 10**12, some)
+    )
+    # Views are encoded one at a time, which changes last bits.
+    assert (same.tokens - whole.tokens).norm() <= 1e-4 * whole.tokens.norm()
+    assert "parts" not in same.header.metrics
+    assert parts.header.metrics["parts"] == 3
+    assert (parts.tokens - whole.tokens).norm() <= 1e-4 * whole.tokens.norm()
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "6 XB", "1e400"])
+def test_what_is_no_size_is_refused(text):
+    with pytest.raises(ConfigError, match="is no size of memory"):
+        parse_memory(text)
