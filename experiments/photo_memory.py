@@ -14,6 +14,7 @@ from PIL import Image
 from sefi.backbone.open import MODELS
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 
 RECORD = Path(__file__).parent / "records" / "photo_memory.json"
 PHOTOS: dict[str, tuple[tuple[int, int], dict[str, Any]]] = {
@@ -41,7 +42,7 @@ print(before, peak(), round(time.monotonic() - start, 1))
 
 def measure(path: Path) -> dict[str, float]:
     """Return megabytes before and at the peak, and the seconds (Linux)."""
-    command = [sys.executable, "-c", READ, str(path), str(MODELS / "judges" / "face_detection.onnx")]
+    command = [sys.executable, "-c", READ, str(path), str(EMBEDDED_EVALUATORS / DETECTOR)]
     process = subprocess.run(command, check=True, capture_output=True, text=True)  # noqa: S603
     before, peak, seconds = process.stdout.split()
     return {"before_mb": int(before), "peak_mb": int(peak), "seconds": float(seconds)}

@@ -194,7 +194,7 @@ def test_every_block_runs_in_an_empty_folder(shell, document):
 DRAWN = {"world.png", "engine.png"}  # by our own programs, not by a model
 
 
-def test_every_generated_picture_of_the_documents_is_marked():
+def test_every_generated_image_of_the_documents_is_marked():
     pictures = sorted((ROOT / "docs" / "pictures").iterdir())
     found = {picture.name: verify_image(picture) for picture in pictures}
     assert len(found) > len(DRAWN)

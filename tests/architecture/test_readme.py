@@ -28,7 +28,7 @@ def test_the_readme_has_one_small_table():
     assert 0 < len(rows) <= MOST_ROWS
 
 
-def test_a_picture_comes_first():
+def test_the_readme_begins_with_an_image():
     first = next(line for line in README.splitlines()[1:] if line)
     assert re.fullmatch(r"!\[.+\]\(docs/pictures/.+\)", first)
 

@@ -176,7 +176,7 @@ def test_tuned_presets_are_the_best_of_the_sweep(results):
             assert override(PRESETS[name], best.settings) == PRESETS[name], best.label
 
 
-def test_the_papers_figures_stand_beside_ours(results):
+def test_the_papers_figures_are_shown_with_the_measured_ones(results):
     published = {"ours": {"id": 0.3}, "TI": {"id": 0.1}, "DreamBooth": {"id": 0.2}}
     values = {
         "ours": {"id": {"a": 0.5, "b": 0.7}},
@@ -196,7 +196,7 @@ def test_the_papers_figures_stand_beside_ours(results):
     assert rows[6] == "| *agreement of the orders* | 0.33 |  |"
 
 
-def test_published_ways_are_those_of_the_suite(results):
+def test_published_variants_are_those_of_the_suite(results):
     from sefi.benchmark.suite import open_suite
 
     published = results.tomllib.loads(results.PUBLISHED.read_text(encoding="utf-8"))

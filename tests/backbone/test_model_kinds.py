@@ -92,7 +92,7 @@ def rows(names: Iterable[str]) -> list:
 
 
 @pytest.mark.parametrize("name", rows(BUILT))
-def test_unets_that_open_learn_and_draw(
+def test_unets_that_open_learn_and_generate(
     learnable: Callable[..., Path], photo_file: Path, few_steps: Config, name: str
 ) -> None:
     side = 40 if name == "sample_size_odd" else 32
@@ -100,7 +100,7 @@ def test_unets_that_open_learn_and_draw(
 
 
 @pytest.mark.parametrize("name", rows(BUILT_VAE))
-def test_vaes_that_open_learn_and_draw(
+def test_vaes_that_open_learn_and_generate(
     learnable: Callable[..., Path], photo_file: Path, few_steps: Config, name: str
 ) -> None:
     assert use(learnable(vae=BUILT_VAE[name]), photo_file, few_steps) == 32

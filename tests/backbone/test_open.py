@@ -82,7 +82,7 @@ def test_latents_are_scaled_and_repeatable(folder: Path) -> None:
     assert torch.equal(backbone.encode_image(pixels), mean * 0.5)
 
 
-def test_decoded_pictures_are_in_range(folder: Path) -> None:
+def test_decoded_images_are_in_range(folder: Path) -> None:
     decoded = open_backbone(str(folder)).decode(torch.randn(2, 3, 8, 8) * 9)
     assert decoded.shape == (2, 3, 32, 32)
     assert decoded.abs().max() <= 1

@@ -17,7 +17,7 @@ PROMPTS = [
         "wanted": [["style", "painting"], ["attribute", "smiling"], ["scene", "snow"]],
     },
 ]
-WAYS = [
+VARIANTS = [
     {"label": "class word", "about": "The plain word: what the model does unasked.", "control": "class word"},
     {"label": "photo", "about": "The learned photo pasted as the image.", "control": "photo"},
     {"label": "ours", "about": "Key and value tokens for each stage, with the attention loss.", "control": None},
@@ -48,7 +48,13 @@ def make_run(**changes):
     learning = {"steps": 200, "stages": 5, "attention_weight": 0.003}
     values = {
         "schema": 1,
-        "suite": {"name": "synthetic", "about": "Made-up scores.", "prompts": PROMPTS, "ways": WAYS, "seeds": SEEDS},
+        "suite": {
+            "name": "synthetic",
+            "about": "Made-up scores.",
+            "prompts": PROMPTS,
+            "ways": VARIANTS,
+            "seeds": SEEDS,
+        },
         "subjects": list(SUBJECTS),
         "model": {"name": "tiny-portraits", "fingerprint": "tiny:192:0123456789abcdef"},
         "judges": evaluators,
@@ -68,7 +74,7 @@ def make_samples(seed=0):
     return [
         make_sample(subject, variant, prompt, draw, chance)
         for subject in SUBJECTS
-        for variant in WAYS
+        for variant in VARIANTS
         for prompt in range(len(PROMPTS))
         for draw in (SEEDS if variant["control"] in (None, "class word") else SEEDS[:1])
     ]
@@ -95,7 +101,7 @@ def make_sample(subject, variant, prompt, draw, chance):
         prompt_score=float(obeyed + chance.normal(0, 0.02)),
         shown=tuple(bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]),
         background=float(chance.uniform(0.3, 0.6)),
-        background_others=float(chance.uniform(0.3, 0.6)),
+        background_others=0.4,
         embedding=tuple(float(v) for v in chance.normal(0, 1, WIDTH) + 3),
         learn_seconds=float(chance.uniform(30, 40)) if learned else None,
         class_seconds=0.0 if learned else None,

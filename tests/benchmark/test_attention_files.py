@@ -44,7 +44,7 @@ def test_another_file_is_refused(tmp_path, content):
         read_maps(path)
 
 
-def test_every_way_is_drawn_for_the_same_picture(tmp_path):
+def test_figures_of_all_variants_show_the_same_image(tmp_path):
     samples = []
     (tmp_path / "pictures").mkdir()
     for variant in ("ours", "no loss"):
@@ -81,7 +81,7 @@ def test_a_record_without_a_class_word_is_of_a_person(tmp_path):
     assert plain.words[4] == "person"
 
 
-def test_a_folder_in_the_place_of_a_figure_is_said(tmp_path):
+def test_a_folder_in_the_place_of_a_figure_is_reported(tmp_path):
     samples = [make_sample()]
     (tmp_path / "attention" / "ours.png").mkdir(parents=True)
     with pytest.raises(OutputError, match=r"ours\.png' cannot be removed: "):

@@ -28,13 +28,13 @@ def test_the_curve_at_the_runs_tau_is_the_tables_figure(synthetic):
         assert curve.points[at].n == 3
 
 
-def test_all_curves_share_their_thresholds_and_anchors_come_last(synthetic):
+def test_all_curves_share_thresholds_and_reference_rows_come_last(synthetic):
     curves = compute_tau_curves(synthetic.make_samples(), synthetic.make_run())
     assert list(curves) == ["ours", "one token", "class word", "photo", "same", "other"]
     assert all(np.array_equal(curve.taus, curves["ours"].taus) for curve in curves.values())
 
 
-def test_the_thresholds_reach_a_little_beyond_the_scores_of_the_ways_under_test(synthetic):
+def test_the_thresholds_exceed_the_scores_of_the_variants_under_test(synthetic):
     samples = synthetic.make_samples()
     scores = [sample.prompt_score for sample in samples if sample.variant in ("ours", "one token")]
     taus = compute_tau_curves(samples, synthetic.make_run())["photo"].taus

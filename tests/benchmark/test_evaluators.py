@@ -75,7 +75,7 @@ def test_a_missing_second_face_counts_zero():
     assert score_likeness(seen(), [ADA, BOB]) == (0.0, None)
 
 
-def test_nothing_is_scored_without_judges():
+def test_nothing_is_scored_without_evaluators():
     judging = Evaluators(EvaluatorFiles())
     rgb = np.zeros((12, 12, 3), np.uint8)
     found = judging.evaluate(rgb)
@@ -87,7 +87,7 @@ def test_nothing_is_scored_without_judges():
     assert set(EvaluatorFiles().describe().values()) == {None}
 
 
-def test_small_pictures_are_enlarged_and_boxes_are_shares():
+def test_small_images_are_enlarged_and_boxes_are_fractions():
     large = enlarge_image(np.zeros((96, 144, 3), np.uint8))
     assert large.shape == (192, 288, 3)
     assert enlarge_image(large) is large
@@ -99,7 +99,7 @@ def test_focus_is_not_known_without_maps_or_face():
     assert score_attention(None, [], seen(ADA), rgb) == NO_FOCUS_SCORES
 
 
-def test_focus_counts_the_face_and_what_stands_beside_it():
+def test_focus_counts_the_face_and_what_is_next_to_it():
     """Four by four cells: the placeholder looks at the face's half, the cup is drawn in the other."""
     left, right = torch.zeros(4, 4), torch.zeros(4, 4)
     left[:, :2], right[:, 2:] = 0.5, 0.5

@@ -9,7 +9,7 @@ from sefi.benchmark.plan import list_planned_keys, list_work_units, measure_comp
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.suite import Suite, SuitePrompt, Variant
 
-WAYS = [
+VARIANTS = [
     {"label": "ours", "control": None},
     {"label": "word", "control": "class word"},
     {"label": "photo", "control": "photo"},
@@ -21,7 +21,7 @@ WAYS = [
 def run(photos, groups=None):
     together = 2 if groups else 1
     prompts = [{"text": " and ".join(["{}"] * together), "kind": "plain"}] * 3
-    suite = {"name": "s", "prompts": prompts, "seeds": [7, 11], "ways": WAYS, "together": together}
+    suite = {"name": "s", "prompts": prompts, "seeds": [7, 11], "ways": VARIANTS, "together": together}
     return RunInfo.model_validate({"suite": suite, "subjects": groups or list(photos), "photos": photos, "model": {}})
 
 
@@ -44,11 +44,11 @@ def count(keys, variant):
         ({"a": ["1"], "b": ["2"], "c": ["3"]}, ["a+b"], (6, 6, 3, 0, 0)),  # one other is too few for two
     ],
 )
-def test_each_way_has_the_images_that_can_be_made(photos, groups, expected):
+def test_each_variant_has_the_images_that_can_be_made(photos, groups, expected):
     asked = run(photos, groups)
     keys = list_planned_keys(asked.suite, asked.subjects, asked.photos)
     assert len(set(keys)) == len(keys)
-    assert tuple(count(keys, variant["label"]) for variant in WAYS) == expected
+    assert tuple(count(keys, variant["label"]) for variant in VARIANTS) == expected
 
 
 def test_a_run_is_finished_with_its_last_planned_image():

@@ -11,8 +11,8 @@ from sefi.benchmark.records import LARGEST_SCORE, MOST_IMAGES, RunInfo, Sample
 from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError
 
-PROMPT, WAY = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
-SUITE = {"name": "s", "prompts": [PROMPT], "ways": [WAY], "seeds": [0]}
+PROMPT, VARIANT = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
+SUITE = {"name": "s", "prompts": [PROMPT], "ways": [VARIANT], "seeds": [0]}
 RUN = {"suite": SUITE, "subjects": ["ada", "bob"], "model": {}}
 FILLED = {
     "schema": 0,
@@ -91,7 +91,7 @@ def test_every_field_that_is_left_out_or_null_has_its_default():
     }
 
 
-def test_what_is_said_stays():
+def test_stated_values_are_unchanged():
     said = FILLED | {"tau": 0.25, "model": {"name": "m", "fingerprint": "f"}}
     said |= {"settings": {"ours": {"learn": {"steps": None}}}, "photos": {"ada": ["1"], "bob": ["2", "3"]}}
     assert fill_run(said) == said
@@ -111,11 +111,11 @@ def without(values, name):
         (with_suite(ways=[{"about": "x"}]), "suite.ways.0.label: Field required"),
         (RUN | {"tau": "0.25"}, "tau: Input should be a valid number"),
         (with_suite(ways={}), "suite.ways: Input should be a valid"),
-        (with_suite(ways=[WAY | {"strength": "1"}]), "suite.ways.0.strength: Input should be a valid number"),
+        (with_suite(ways=[VARIANT | {"strength": "1"}]), "suite.ways.0.strength: Input should be a valid number"),
         (RUN | {"schema": "1"}, "schema: Input should be a valid integer"),
         (RUN | {"colour": 1}, "colour: Extra inputs are not permitted"),
         (with_suite(colour=1), "suite.colour: Extra inputs are not permitted"),
-        (with_suite(ways=[WAY | {"colour": 1}]), "suite.ways.0.colour: Extra inputs are not permitted"),
+        (with_suite(ways=[VARIANT | {"colour": 1}]), "suite.ways.0.colour: Extra inputs are not permitted"),
         (with_suite(prompts=[PROMPT | {"colour": 1}]), "suite.prompts.0.colour: Extra inputs are not permitted"),
         (RUN | {"model": {"year": 2031}}, "model.year: Extra inputs are not permitted"),
         (RUN | {"evaluators": {}}, "evaluators: Extra inputs are not permitted"),  # the name here, not in the file
@@ -127,7 +127,7 @@ def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, messa
 
 
 @pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
-def test_a_run_of_a_newer_version_is_told_by_its_number_whatever_else_it_says(tmp_path, changes):
+def test_a_run_of_a_newer_version_is_refused_by_its_number(tmp_path, changes):
     with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
         folder_of(tmp_path, RUN | {"schema": 3} | changes).read_info()
     assert caught.value.remedy == "Update sefi."
@@ -195,9 +195,9 @@ def test_a_sample_is_written_under_the_keys_of_the_files_and_read_again():
         (RUN | {"subjects": ["ada", "ada"]}, "subjects: 'ada' is given twice"),
         (RUN | {"photos": {"ada": ["1"]}}, "photos: there is none of the subject 'bob'"),
         (RUN | {"photos": {"ada": [], "bob": ["1"]}}, "photos.ada: "),
-        (with_suite(ways=[WAY, WAY]), "ways: 'ours' is given twice"),
+        (with_suite(ways=[VARIANT, VARIANT]), "ways: 'ours' is given twice"),
         (with_suite(ways=[{"label": "x" * 201}]), "suite.ways.0.label: "),
-        (with_suite(ways=[WAY | {"control": ""}]), "suite.ways.0.control: "),
+        (with_suite(ways=[VARIANT | {"control": ""}]), "suite.ways.0.control: "),
         (with_suite(seeds=[3, 3]), "seeds: '3' is given twice"),
         (with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * 51), "suite: it asks for 1,020,000 images"),
         (RUN | {"tau": 1e308}, "tau: "),

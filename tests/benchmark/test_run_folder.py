@@ -192,7 +192,7 @@ def test_a_damaged_line_is_named_by_its_number_in_the_file(folder, monkeypatch, 
         assert caught.value.remedy.startswith(remedy)
 
 
-def test_a_picture_of_another_run_has_a_remedy_of_its_own(folder):
+def test_an_image_of_another_run_has_its_own_remedy(folder):
     folder.add(sample(0, subject="bob"))
     with pytest.raises(ConfigError, match="no subject 'bob'") as caught:
         folder.read_samples()

@@ -25,7 +25,7 @@ from sefi.core.progress import SilentProgress
 from sefi.identity.file import Identity
 from sefi.provenance.compare import MEASURED
 
-WAYS = (
+VARIANTS = (
     Variant(label="ours"),
     Variant(label="values only", learned_by="ours", class_slots=("K",)),
     Variant(label="word", control="class word"),
@@ -39,7 +39,7 @@ SUITE = Suite(
         SuitePrompt(text="a photo of {} at the beach", kind="scene"),
         SuitePrompt(text="a photo of {}", kind="plain"),
     ),
-    variants=WAYS,
+    variants=VARIANTS,
     settings=("learn.steps=2", "learn.batch=1", "generate.steps=2", "generate.batch_size=3"),
     seeds=(5, 7),
     kind="dog",
@@ -91,7 +91,7 @@ def test_an_interrupted_run_redoes_nothing(run):
     assert {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()} == files
 
 
-def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
+def test_class_word_images_are_shared_and_scored_for_every_subject(run):
     make_samples(run)
     word = [c for c in run.folder.read_samples() if c.variant == "word"]
     assert len(word) == len(SUBJECTS) * 4
@@ -99,15 +99,15 @@ def test_the_plain_words_pictures_are_shared_and_scored_for_everybody(run):
     assert len({c.sha256 for c in word}) <= 4
 
 
-def test_a_changed_way_uses_the_identity_of_its_source(run):
+def test_a_changed_variant_uses_the_identity_of_its_source(run):
     make_samples(run, REX)
     names = sorted(p.name for p in run.folder.identities.iterdir())
     assert names == ["rex--ours.costs.json", "rex--ours.safetensors"]
     identity = Identity.load(run.folder.identities / "rex--ours.safetensors")
-    values = change_identity(identity, WAYS[1], run.backbone)
+    values = change_identity(identity, VARIANTS[1], run.backbone)
     assert values.tokens[:, 1].equal(identity.tokens[:, 1])
     assert not values.tokens[:, 0].equal(identity.tokens[:, 0])
-    assert change_identity(identity, WAYS[0], run.backbone) is identity
+    assert change_identity(identity, VARIANTS[0], run.backbone) is identity
     two_words = replace(identity, header=identity.header.model_copy(update={"class_word": "snow dog"}))
     nothing = Variant(label="nothing", learned_by="ours", strength=0.0)
     assert change_identity(identity, nothing, run.backbone).tokens.shape == identity.tokens.shape
@@ -129,7 +129,7 @@ def test_a_variant_is_learned_with_its_own_seed(run):
     assert not torch.equal(first.tokens, other.tokens)
 
 
-def test_what_learning_cost_is_beside_the_identity_and_not_in_it(run):
+def test_learning_costs_are_a_file_next_to_the_identity(run):
     make_samples(run, REX)
     file = run.folder.identities / "rex--ours.safetensors"
     identity = Identity.load(file)
@@ -153,7 +153,7 @@ def test_the_checkpoint_of_an_identity_that_is_there_is_removed(run):
     assert not left.exists()
 
 
-def test_no_judge_is_no_score(run):
+def test_a_missing_evaluator_gives_no_score(run):
     make_samples(run, [1])
     for sample in run.folder.read_samples():
         for name in ("faces", "id", "id_other_photo", "prompt_score", "shown", "embedding", "background", "focus"):
@@ -197,7 +197,7 @@ def make_evaluation(background):
     return Evaluation(None, None, None, np.array(background, np.float32))
 
 
-def test_anchors_show_photographs():
+def test_reference_rows_show_photos():
     rex, bello, _ = SUBJECTS
     assert np.array_equal(make_reference_image("photo", [rex], [bello], 13), resize_to_square(rex.photo, 13))
     assert np.array_equal(make_reference_image("other", [rex], [bello], 13), resize_to_square(bello.photo, 13))
@@ -216,7 +216,7 @@ def test_slots_by_name():
         parse_slots(("7",), 3)
 
 
-def test_a_stopwatch_tells_kinds_of_work_apart(monkeypatch):
+def test_a_stopwatch_separates_kinds_of_work(monkeypatch):
     clock = iter([0.0, 3.0, 10.0, 14.0, 20.0, 21.0])
     monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     watch = Stopwatch(SilentProgress())

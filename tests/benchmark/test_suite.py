@@ -49,7 +49,7 @@ def test_a_suite_of_ones_own_joins_lists_and_prompts(tmp_path):
     assert suite.prompts[-1] == SuitePrompt(text="a photo of {} in space", kind="own")
 
 
-def test_a_ways_own_settings_win_over_the_suites(tmp_path):
+def test_a_variants_settings_override_the_suites(tmp_path):
     suite = open_suite(written(tmp_path, WHOLE))
     config = suite.make_config(suite.variants[0])
     assert (config.learn.steps, config.generate.steps) == (13, 7)

@@ -67,7 +67,7 @@ def value(name, samples, run=None):
     return METRIC[name].formula(samples, find_conditions(samples, run or make_run()))
 
 
-PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
+IMAGES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ PICTURES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
     ],
 )
 def test_figures_by_hand(name, expected):
-    assert value(name, PICTURES, make_run(far_threshold=0.5)) == pytest.approx(expected)
+    assert value(name, IMAGES, make_run(far_threshold=0.5)) == pytest.approx(expected)
 
 
 def test_a_second_face_is_a_face_but_not_exactly_one():
@@ -127,7 +127,7 @@ def test_the_second_recogniser_has_figures_of_its_own():
     )
 
 
-def test_what_is_shown_counts_by_picture_and_by_kind():
+def test_shown_counts_by_image_and_by_kind():
     samples = [sample(shown=[True]), sample(shown=[False]), sample(prompt=1, shown=[True, False])]
     assert value("shown", samples) == pytest.approx((1 + 0 + 0.5) / 3)
     assert value("shown_scene", samples) == pytest.approx(1 / 3)
@@ -182,19 +182,19 @@ def test_nothing_that_was_not_computed_counts(metric):
         one.model_copy(
             update={"shown": (True,), "id_other_photo": 0.1, "embedding": (1.0, float(one.seed)), "peak_mb": 3.0}
         )
-        for one in PICTURES
+        for one in IMAGES
     ]
     fixed = find_conditions(whole, run)
     assert find_conditions([*whole, empty], run) == fixed
     assert metric.formula([*whole, empty], fixed) == pytest.approx(metric.formula(whole, fixed), nan_ok=True)
 
 
-def test_every_metric_is_told_apart_and_explained():
+def test_every_metric_has_its_own_name_and_an_explanation():
     assert len(METRIC) == len(METRICS) == len({metric.label for metric in METRICS})
     assert all(metric.about.endswith(".") and metric.needs is not None for metric in METRICS)
 
 
-def test_each_subject_counts_once_whatever_the_number_of_pictures():
+def test_each_subject_counts_once_whatever_the_number_of_images():
     samples = [*scored((0.2, 0.3), (0.4, 0.3), (0.6, 0.3)), *scored((0.8, 0.3), subject="bob")]
     found = make_table(samples, make_run()).values["ours", "id"]
     assert found.mean == pytest.approx((0.4 + 0.8) / 2)
@@ -202,7 +202,7 @@ def test_each_subject_counts_once_whatever_the_number_of_pictures():
     assert (found.low, found.high) == (pytest.approx(0.4), pytest.approx(0.8))
 
 
-def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
+def test_rows_are_variants_then_reference_rows_and_columns_are_computed_metrics():
     samples = [*scored((0.5, 0.3)), *scored((0.6, 0.3), variant="theirs"), *scored((1.0, 0.1), variant="photo")]
     found = make_table(samples, make_run())
     assert [variant.label for variant in found.variants] == ["ours", "theirs", "photo"]
@@ -213,7 +213,7 @@ def test_rows_are_ways_with_anchors_last_and_columns_what_was_computed():
     assert set(names) | set(found.missing) == set(METRIC)
 
 
-def test_a_figure_that_one_way_has_not_is_not_computed_there():
+def test_a_metric_that_one_variant_lacks_is_not_computed_there():
     samples = [*scored((0.5, 0.3)), *scored((0.6, None), variant="theirs")]
     found = make_table(samples, make_run())
     assert found.values["ours", "prompt"].mean == 0.3
@@ -235,7 +235,7 @@ def test_reasons_name_what_is_missing():
 
 def test_kinds_are_slices_under_the_whole_runs_conditions():
     other = scored((0.4, 0.9), (0.6, 0.35), prompt=1, kind="both")
-    found = make_tables_by_kind([*PICTURES, *other], make_run())
+    found = make_tables_by_kind([*IMAGES, *other], make_run())
     assert list(found) == ["scene", "both"]
     assert found["scene"].values["ours", "id"].mean == pytest.approx(0.35)
     assert found["both"].values["ours", "id"].mean == pytest.approx(0.5)
@@ -261,17 +261,17 @@ def test_differences_are_paired_by_subject():
     assert others["theirs"] == found
 
 
-def test_a_way_that_does_not_exist_is_refused_with_the_nearest():
+def test_an_unknown_variant_is_refused_with_the_nearest():
     with pytest.raises(ConfigError, match="Did you mean 'theirs'"):
-        compute_differences(PICTURES, make_run(), "ours", "their")
+        compute_differences(IMAGES, make_run(), "ours", "their")
     with pytest.raises(ConfigError, match="images of 'mine'"):
         make_table([sample(variant="mine", id=0.1)], make_run())
 
 
 @pytest.mark.parametrize("kind", ["", "style"])
-def test_a_run_without_pictures_is_refused(kind):
+def test_a_run_without_images_is_refused(kind):
     with pytest.raises(ConfigError, match="no images"):
-        make_table([] if not kind else PICTURES, make_run(), kind)
+        make_table([] if not kind else IMAGES, make_run(), kind)
 
 
 def of_two(samples):
@@ -279,7 +279,7 @@ def of_two(samples):
     return [*samples, *copy_for(samples, "bob")]
 
 
-def test_the_best_is_bold_and_anchors_do_not_compete():
+def test_the_best_is_bold_and_reference_rows_do_not_compete():
     samples = [*scored((0.5, 0.3)), *scored((0.6, 0.2), variant="theirs"), *scored((1.0, 0.9), variant="photo")]
     found = make_table(of_two(samples), make_run())
     assert found.find_best(METRIC["id"]) == {"theirs"}
@@ -342,7 +342,7 @@ def test_json_says_null_where_nothing_was_computed():
     assert found["not_computed"]["shown"] == "the run has no reader"
 
 
-def test_csv_has_a_line_for_every_way_and_figure(synthetic):
+def test_csv_has_a_line_for_every_variant_and_metric(synthetic):
     run, samples = synthetic.make_run(), synthetic.make_samples()
     found = make_table(samples, run)
     lines = list(csv.DictReader(io.StringIO(format_csv(found))))

@@ -266,7 +266,7 @@ def test_a_scheduler_that_does_not_exist(generate_refused, ada):
 
 
 @pytest.mark.parametrize("command", ["generate", "attend"])
-def test_settings_of_learning_are_refused_while_drawing(refused, command):
+def test_settings_of_learning_are_refused_by_generate(refused, command):
     assert "'compose.alpha' is settled" in refused(command, PROMPT, "--set", "compose.alpha=0.5")
 
 
@@ -338,7 +338,7 @@ def test_ctrl_c_while_learning_keeps_the_run_and_goes_on(sefi, ada, portrait, mo
     assert (Identity.load(out).tokens == Identity.load(ada).tokens).all()
 
 
-def test_ctrl_c_while_generating_keeps_whole_pictures(sefi, ada, model_folder, tmp_path):
+def test_ctrl_c_while_generating_leaves_whole_images(sefi, ada, model_folder, tmp_path):
     with pytest.MonkeyPatch.context() as patch:
         interrupted(patch, after=3)
         found = sefi(

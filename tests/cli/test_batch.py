@@ -58,7 +58,7 @@ def test_a_folder_becomes_identities_and_a_second_run_does_nothing_and_says_so(b
     assert read_files(folder) == before
 
 
-def test_consent_is_needed_on_a_model_that_can_draw_real_people(batch, tmp_path):
+def test_consent_is_needed_on_a_model_that_can_generate_real_people(batch, tmp_path):
     found = batch("--json", consent=())
     assert found.exit_code == 2
     assert "agreed" in json.loads(found.stdout)["error"]

@@ -60,7 +60,7 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     assert (tmp_path / "run" / "report" / "tables.csv").read_text().count("\n") > 1
 
 
-def test_a_way_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked, tmp_path):
+def test_a_variant_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked, tmp_path):
     suite = asked[0]
     suite.write_text(SUITE + '\n[[variants]]\nlabel = "FastComposer"\npreset = "fastcomposer"\n')
     found = sefi("bench", "run", *asked)
@@ -70,7 +70,7 @@ def test_a_way_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked,
 
 
 @pytest.mark.slow
-def test_two_processes_make_the_same_pictures(sefi, asked, tmp_path):
+def test_two_processes_make_the_same_images(sefi, asked, tmp_path):
     found = sefi("bench", "run", *asked, "--json")
     assert found.exit_code == 0, found.output
     shared = [*asked[:-1], tmp_path / "shared"]

@@ -65,7 +65,7 @@ def test_learn_reads_the_photo_first(refused, tmp_path, monkeypatch):
         )
     ],
 )
-def test_drawing_looks_at_cheap_things_first(refused, tmp_path, monkeypatch, command, words, reason):
+def test_generate_makes_cheap_checks_first(refused, tmp_path, monkeypatch, command, words, reason):
     monkeypatch.chdir(tmp_path)
     found = refused(command, *words, *NOWHERE)
     assert reason in found

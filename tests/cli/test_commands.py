@@ -21,7 +21,7 @@ def test_learn_writes_one_small_file_and_nothing_else(ada):
     assert list(ada.parent.iterdir()) == [ada]
 
 
-def test_learn_tells_what_it_did_as_json(sefi, portrait, model_folder, tmp_path):
+def test_learn_reports_as_json(sefi, portrait, model_folder, tmp_path):
     out = tmp_path / "bob.safetensors"
     found = sefi(
         "learn",
@@ -177,7 +177,7 @@ def test_inspect_needs_no_model(sefi, ada):
     assert "class_word" in sefi("inspect", ada).stdout
 
 
-def test_doctor_tells_what_is_missing(sefi):
+def test_doctor_lists_what_is_missing(sefi):
     found = sefi("doctor", "--json")
     answer = json.loads(found.stdout)
     assert found.exit_code == (1 if answer["problems"] else 0)

@@ -497,7 +497,7 @@ def test_every_damaged_file_is_refused(bench: Bench, kind: str, damage: str) -> 
 
 @pytest.mark.parametrize("damage", [pytest.param(d, marks=() if "link" in d else pytest.mark.slow) for d in DAMAGES])
 @pytest.mark.parametrize("name", ["pictures/ours.png", "photos/ada.png"])
-def test_a_report_leaves_out_a_damaged_picture(bench: Bench, damage: str, name: str) -> None:
+def test_a_report_leaves_out_a_damaged_image(bench: Bench, damage: str, name: str) -> None:
     run = run_of(bench)
     DAMAGES[damage](run / name)
     found = CliRunner().invoke(app, ["bench", "report", str(run), "--json"])

@@ -65,7 +65,7 @@ def test_the_page_shows_every_prompt_four_times(made):
     assert "red curls" in page
 
 
-def test_the_sheet_has_a_row_for_each_way(made):
+def test_the_sheet_has_a_row_for_each_variant(made):
     with Image.open(made / "sheet.png") as sheet:
         assert sheet.width > 3 * 160
         assert sheet.height > 4 * 160

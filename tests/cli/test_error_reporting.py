@@ -56,7 +56,7 @@ def test_a_wrong_option_as_json_too():
     assert "--count" in json.loads(found.stdout)["error"]
 
 
-def test_a_wrong_option_in_words_is_told_by_typer():
+def test_typer_reports_a_wrong_option():
     found = runner.invoke(program(TYPED), ["work", "--count", "many"])
     assert found.exit_code == 2
     assert "--count" in found.stderr

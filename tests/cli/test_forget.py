@@ -61,7 +61,7 @@ def test_it_asks_and_a_link_out_of_the_folder_is_not_followed(home, sefi, ada):
     assert [path.name for path in (home / "work").iterdir()] == ["link"]
 
 
-def test_another_name_of_the_same_file_is_told(home, sefi, ada):
+def test_another_name_of_the_same_file_is_reported(home, sefi, ada):
     shutil.copy(ada, "ada.safetensors")
     os.link("ada.safetensors", home / "tmp" / "hidden")
     found = sefi("forget", "ada", "--yes", "--json")
@@ -79,7 +79,7 @@ def test_what_a_kill_in_the_middle_of_a_write_left_is_gone_at_once(home, sefi, a
     assert not list((home / "work").iterdir())
 
 
-def test_a_lock_beside_no_identity_is_removed_unless_it_is_held(home, sefi):
+def test_a_lock_without_identity_is_removed_unless_it_is_held(home, sefi):
     lock = home / "work" / ".ada.lock"
     lock.write_text("1 nowhere")
     with lock.open() as file:
@@ -190,7 +190,7 @@ def test_a_folder_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     assert unread == [tmp_path]
 
 
-def test_a_picture_of_a_crop_without_a_result_is_named(home, sefi, ada):
+def test_an_image_of_a_crop_without_a_result_is_listed(home, sefi, ada):
     shutil.copy(ada, "ada.safetensors")
     encode_photo(Image.new("RGB", (20, 20)), [NOT_LEARNED_YET]).write(home / "work" / "crop.png")
     found = sefi("forget", "ada", "--yes", "--json")

@@ -40,7 +40,7 @@ def test_every_setting_is_listed_with_its_value(sefi):
 
 
 @pytest.mark.parametrize("method", ["textual-inversion", "custom-diffusion"])
-def test_another_method_learns_and_draws(sefi, portrait, model_folder, tmp_path, method):
+def test_another_method_learns_and_generates(sefi, portrait, model_folder, tmp_path, method):
     out = tmp_path / "bob.safetensors"
     where = ("--model", model_folder)
     few = ("tune.prior_images=1", "generate.steps=2", "learn.templates=a photo of {}")

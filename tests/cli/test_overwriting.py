@@ -434,7 +434,7 @@ def test_a_report_replaces_no_page_of_others(refused, bench_run, name):
     assert {p.name: p.read_text() for p in (bench_run / "report").iterdir()} == {name: texts[name]}
 
 
-def test_a_report_that_is_refused_draws_nothing(refused, bench_run, monkeypatch):
+def test_a_refused_report_writes_nothing(refused, bench_run, monkeypatch):
     (bench_run / "report").mkdir()
     (bench_run / "report" / "tables.tex").write_text("mine")
     monkeypatch.setattr("sefi.report.attention_figure.draw_attention", lambda *_: pytest.fail("drawn"))

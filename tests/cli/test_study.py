@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from sefi.cli.error_reporting import ReportingGroup
 from sefi.cli.study import app as study_app
 
-SUBJECTS, WAYS, PROMPTS, SEEDS = ("ada", "bob"), ("ours", "rival", "third"), ("beach", "cup", "snow"), (7, 8)
+SUBJECTS, VARIANTS, PROMPTS, SEEDS = ("ada", "bob"), ("ours", "rival", "third"), ("beach", "cup", "snow"), (7, 8)
 
 
 @pytest.fixture
@@ -38,18 +38,18 @@ def run_folder(tmp_path):
     for shade, subject in enumerate(SUBJECTS):
         Image.new("RGB", (96, 96), (0, shade, 200)).save(folder / f"photos/{subject}.png")
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
-    variants = [{"label": label, "about": "", "control": None} for label in WAYS]
+    variants = [{"label": label, "about": "", "control": None} for label in VARIANTS]
     suite = {"name": "tiny", "prompts": prompts, "ways": variants, "seeds": SEEDS}
     about = {"schema": 1, "suite": suite, "subjects": list(SUBJECTS), "model": {"name": "tiny"}}
     (folder / "run.json").write_text(json.dumps(about))
-    cells = [cell(folder, *one) for one in product(SUBJECTS, WAYS, range(3), SEEDS)]
+    cells = [cell(folder, *one) for one in product(SUBJECTS, VARIANTS, range(3), SEEDS)]
     (folder / "cells.jsonl").write_text("".join(json.dumps(one) + "\n" for one in cells))
     return folder
 
 
 def cell(folder, subject, variant, prompt, seed):
     file = f"pictures/{subject}-{variant}-{prompt}-{seed}.png"
-    colour = (90 * WAYS.index(variant), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
+    colour = (90 * VARIANTS.index(variant), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
     Image.new("RGB", (96, 96), colour).save(folder / file)
     known = {"subject": subject, "way": variant, "prompt": prompt, "seed": seed, "kind": "scene", "picture": file}
     return {**known, "text": f"person {PROMPTS[prompt]}", "sha256": file, "shown": None, "prompt_score": 0.2}
@@ -78,13 +78,13 @@ def choose(data, rater, prefer):
     return {"schema": 1, "study": data["study"], "rater": rater, "answers": answers, "key": data["key"]}
 
 
-def test_build_writes_one_page_and_tells_what_it_asks(study, run_folder, tmp_path):
+def test_build_writes_one_page_and_reports_its_questions(study, run_folder, tmp_path):
     out = tmp_path / "study.html"
     found = study("build", run_folder, "--out", out, "--count", 4, "--checks", 1, "--json")
     assert found.exit_code == 0, found.output
     told, data = json.loads(found.stdout), data_of(out)
     assert told["comparisons"] == {"prompt": 5, "identity": 5, "quality": 4}
-    assert (told["checks"], sorted(told["variants"])) == (2, sorted(WAYS))
+    assert (told["checks"], sorted(told["variants"])) == (2, sorted(VARIANTS))
     assert (told["page"], told["bytes"], told["study"]) == (str(out), out.stat().st_size, data["study"])
     assert len(data["comparisons"]) == 14
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "study.html"]
@@ -98,7 +98,7 @@ def test_the_same_seed_builds_the_same_bytes(study, run_folder, tmp_path):
     assert first == again != other
 
 
-def test_only_the_named_ways_are_shown(study, run_folder, tmp_path):
+def test_only_the_named_variants_are_shown(study, run_folder, tmp_path):
     out = tmp_path / "study.html"
     assert study("build", run_folder, "--out", out, "--variants", "third", "--ways", "ours").exit_code == 0
     data = data_of(out)
@@ -192,7 +192,7 @@ def test_build_refuses_what_is_no_run_or_has_nothing_to_compare(study, run_folde
     assert not (tmp_path / "study.html").exists()
 
 
-def test_build_refuses_pictures_that_are_missing_damaged_or_of_somewhere_else(study, run_folder, tmp_path):
+def test_build_refuses_images_that_are_missing_damaged_or_outside_the_run(study, run_folder, tmp_path):
     words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
     image = run_folder / "pictures/bob-third-2-8.png"
     whole = image.read_bytes()
@@ -216,7 +216,7 @@ def put_picture(run_folder, name):
 
 
 @pytest.mark.parametrize("name", ["x" * 256, "x" * 300, "p/" * 149 + "x", "/dev/zero", "circle.png"])
-def test_build_refuses_names_that_are_no_picture_of_the_run(study, run_folder, tmp_path, name):
+def test_build_refuses_names_that_are_no_image_of_the_run(study, run_folder, tmp_path, name):
     (run_folder / "circle.png").symlink_to("circle.png")
     put_picture(run_folder, name)
     error = refused(study("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json"))
@@ -225,7 +225,7 @@ def test_build_refuses_names_that_are_no_picture_of_the_run(study, run_folder, t
     assert not (tmp_path / "study.html").exists()
 
 
-def test_build_refuses_huge_pictures_and_other_formats_before_they_are_decoded(study, run_folder, tmp_path):
+def test_build_refuses_huge_images_and_other_formats_before_decoding(study, run_folder, tmp_path):
     words = ("build", run_folder, "--out", tmp_path / "study.html", "--count", 50, "--json")
     put_picture(run_folder, "pictures/other.png")
     image = run_folder / "pictures/other.png"

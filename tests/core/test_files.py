@@ -65,7 +65,7 @@ def make(kind, path):
 
 
 @pytest.mark.parametrize("kind", list(FileKind), ids=lambda kind: kind.name)
-def test_a_kind_is_told_by_content(tmp_path, kind):
+def test_a_kind_is_detected_by_content(tmp_path, kind):
     name = "ada" if kind is FileKind.IDENTITY else None
     assert read_content(make(kind, tmp_path / "file.xyz")) == FileContent(kind, name)
 
@@ -557,7 +557,7 @@ def test_an_interrupt_after_the_rename_does_not_take_the_file_away(tmp_path, mon
 
 
 @pytest.mark.parametrize(("number", "told"), [(errno.EIO, True), (errno.ENOSPC, True), (errno.EINVAL, False)])
-def test_a_folder_that_cannot_be_flushed_is_told_unless_none_can(tmp_path, monkeypatch, number, told):
+def test_a_folder_that_cannot_be_flushed_is_an_error_unless_none_can(tmp_path, monkeypatch, number, told):
     whole = os.fsync
 
     def flush(handle):

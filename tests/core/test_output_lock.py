@@ -51,7 +51,7 @@ def test_a_second_process_is_refused_and_the_first_is_named(holder, tmp_path):
         pass
 
 
-def test_what_a_killed_process_leaves_is_in_no_way(holder, tmp_path):
+def test_the_lock_of_a_killed_process_blocks_nobody(holder, tmp_path):
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     assert (tmp_path / ".ada.lock").is_file()

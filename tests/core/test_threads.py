@@ -12,7 +12,7 @@ import pytest
 import sefi
 from sefi.core import threads
 
-OURS = {*threads.WAIT_VARIABLES, *threads.COUNT_VARIABLES}
+VARIABLES = {*threads.WAIT_VARIABLES, *threads.COUNT_VARIABLES}
 # What a fresh process has once torch is loaded, in a tree of cgroup files and on as many cores as it is told.
 REPORT = """
 import json, os, sys
@@ -45,7 +45,7 @@ def write(root, files):
 
 
 def fresh(entry, system="/nowhere", cores=8, **environment):
-    plain = {name: value for name, value in os.environ.items() if name not in OURS}
+    plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
     path = str(Path(sefi.__file__).parent.parent)
     found = subprocess.run(
         [sys.executable, "-c", REPORT, str(system), str(cores), entry],
@@ -55,7 +55,7 @@ def fresh(entry, system="/nowhere", cores=8, **environment):
         check=True,
     )
     variables, count = json.loads(found.stdout)
-    return {name: value for name, value in variables.items() if name in OURS}, count
+    return {name: value for name, value in variables.items() if name in VARIABLES}, count
 
 
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
@@ -87,14 +87,14 @@ def test_what_the_user_has_set_stays(tmp_path):
 
 
 def test_a_torch_that_is_loaded_keeps_its_settings(monkeypatch):
-    for name in OURS:
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(threads, "count_usable_cores", lambda: 1)
     monkeypatch.setattr(threads, "count_affine_cores", lambda: 8)
     assert "torch" in sys.modules
     threads.limit_spinning()
     threads.limit_threads()
-    assert not OURS & os.environ.keys()
+    assert not VARIABLES & os.environ.keys()
 
 
 def test_spinning_is_short_in_this_test_run():

@@ -53,7 +53,7 @@ def test_an_image_that_is_not_finite_is_named_and_not_saved(backbone, tmp_path, 
     assert not list(tmp_path.iterdir())
 
 
-def test_the_image_at_fault_is_told_from_its_neighbours(backbone):
+def test_the_image_that_is_not_finite_is_named(backbone):
     made = build_pipeline(backbone, QUICK.generate)
     latents = torch.zeros(3, backbone.latent_channels, backbone.latent_size, backbone.latent_size)
     assert len(decode_images(made, latents, ["a", "b", "c"], [5, 6, 7], QUICK.generate)) == 3

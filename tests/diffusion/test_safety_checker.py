@@ -98,7 +98,7 @@ def test_the_same_in_python(folder, caplog):
     assert plain.record.settings["Safety checker"] == "off"
 
 
-def test_attention_is_drawn_over_black(folder, tmp_path):
+def test_attention_maps_are_shown_over_black(folder, tmp_path):
     save_checker(folder, flags=True)
     for words, checked in (((), True), (("--no-safety-checker",), False)):
         out = tmp_path / f"maps-{checked}.png"

@@ -104,7 +104,7 @@ def test_weights_and_slots_of_class_words_are_each_names_own(backbone: Backbone,
     torch.testing.assert_close(held[0], plain[0])
 
 
-def test_the_setting_draws_them_together(backbone: Backbone, people: list[Identity]) -> None:
+def test_the_setting_encodes_them_together(backbone: Backbone, people: list[Identity]) -> None:
     settings = override(PRESETS["default"], ["generate.separate_names=false", "generate.steps=2"]).generate
     found = apply_text_settings(IdentityConditioner(backbone, people), settings).encode_prompts([PROMPT], 700)
     assert torch.equal(found.states[0], encode(backbone, people, separate_names=False))

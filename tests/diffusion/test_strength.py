@@ -31,7 +31,7 @@ def states(conditioner: IdentityConditioner, timestep: int = 500) -> torch.Tenso
 
 
 @pytest.mark.parametrize("on_sphere", [False, True])
-def test_both_ways_lead_from_the_class_word_to_what_was_learned(backbone: Backbone, on_sphere: bool) -> None:
+def test_both_strength_paths_lead_from_the_class_word_to_the_tokens(backbone: Backbone, on_sphere: bool) -> None:
     ada = identity(backbone)
     ends = [IdentityConditioner(backbone, [ada], s, on_sphere=on_sphere) for s in (0, 1)]
     plain = [IdentityConditioner(backbone, [ada], s) for s in (0, 1)]
@@ -106,7 +106,7 @@ def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
     assert not {"strength_path", "context_limit"} & set(dump_config(Config())["generate"])
 
 
-def test_an_image_is_drawn_with_them(backbone: Backbone) -> None:
+def test_an_image_is_generated_with_them(backbone: Backbone) -> None:
     config = override(PRESETS["default"], ["generate.steps=2", "generate.identity_strength=0.6"])
     ada, plain = identity(backbone), "a person smiling"
 

@@ -40,6 +40,6 @@ def test_the_order_does_not_matter_and_copies_have_none(size):
     assert measure_diversity(np.tile(scale * made[:1], (count, 1)).astype(np.float32)) == pytest.approx(0, abs=1e-12)
 
 
-def test_one_picture_has_no_diversity_to_tell():
+def test_one_image_has_no_diversity():
     assert np.isnan(measure_diversity(np.ones((1, 5))))
     assert np.isnan(measure_diversity(np.ones((0, 5))))

@@ -21,7 +21,7 @@ pictures = st.lists(st.tuples(st.floats(0, 1), st.integers(0, 20)), min_size=1, 
 )
 
 
-def test_a_picture_below_the_threshold_counts_zero_and_one_on_it_counts():
+def test_an_image_below_the_threshold_counts_zero_and_one_on_it_counts():
     assert measure_id_prompt(IDS, PROMPTS, 0.0) == pytest.approx(0.9 / 3)
     assert measure_id_prompt(IDS, PROMPTS, 0.1) == pytest.approx(0.9 / 3)
     assert measure_id_prompt(IDS, PROMPTS, 0.11) == pytest.approx(0.3 / 3)
@@ -133,7 +133,7 @@ def test_neighbouring_numbers_are_separated():
         low = high
 
 
-def test_what_was_not_judged_is_refused_and_no_pictures_give_nan():
+def test_missing_scores_are_refused_and_no_images_give_nan():
     nothing = np.zeros(0)
     with pytest.raises(ValueError, match="nan"):
         measure_id_prompt(IDS, np.array([0.1, np.nan, 0.2]), 0.23)

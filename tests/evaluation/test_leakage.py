@@ -53,7 +53,7 @@ def test_the_mean_is_rounded_to_the_nearest_shade():
 
 
 @given(st.integers(0, 1000), edges, edges)
-def test_who_is_on_the_picture_cannot_be_told_and_the_rest_stays(seed, columns, rows):
+def test_blanking_removes_the_face_and_leaves_the_rest(seed, columns, rows):
     rgb, box = noise(13, 17, seed), (columns[0], rows[0], columns[1], rows[1])
     blank = blank_face(rgb, box)
     if blank is None:
@@ -68,7 +68,7 @@ def test_who_is_on_the_picture_cannot_be_told_and_the_rest_stays(seed, columns, 
     assert not inside.any() or (blank[inside] == blank[inside][0]).all()
 
 
-def test_a_face_that_fills_the_picture_leaves_no_background():
+def test_a_face_that_fills_the_image_leaves_no_background():
     assert blank_face(noise(7, 5), (0.1, 0.1, 0.9, 0.9)) is None
     assert blank_face(noise(7, 5), (0.1, 0.1, 0.9, 0.9), factor=0.8) is not None
 

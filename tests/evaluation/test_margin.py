@@ -45,7 +45,7 @@ def test_a_margin_turns_with_its_texts_and_does_not_mind_lengths(seed, scale):
 
 
 @given(seeds)
-def test_one_text_serves_all_pictures(seed):
+def test_one_text_serves_all_images(seed):
     images, wanted, contrast = three(seed)
     each = measure_margins(images, np.tile(wanted[0], (2, 1)), np.tile(contrast[1], (2, 1)))
     assert measure_margins(images, wanted[0], contrast[1]) == pytest.approx(each)

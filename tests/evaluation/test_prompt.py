@@ -101,7 +101,7 @@ def test_agreement_is_a_hundredth_of_torchmetrics_clip_score(tiny_clip):
     assert (np.abs(agreement) > 1e-3).all()
 
 
-def test_every_picture_needs_one_prompt():
+def test_every_image_needs_one_prompt():
     with pytest.raises(ValueError, match="one prompt"):
         measure_prompt_scores(np.ones((3, 5)), np.ones((2, 5)))
 

@@ -17,12 +17,12 @@ def test_likeness_is_symmetric_and_does_not_mind_length(seed, scale):
     assert measure_similarity(a, scale * a) == pytest.approx(1)
 
 
-def test_a_picture_without_a_face_counts_zero():
+def test_an_image_without_a_face_counts_zero():
     a = np.array([1.0, 0.0])
     assert measure_mean_similarity(a, [a, None, np.array([0.6, 0.8]), None]) == pytest.approx(0.4)
 
 
-def test_the_mean_over_detected_faces_leaves_the_other_pictures_out():
+def test_the_mean_over_detected_faces_leaves_the_other_images_out():
     values = np.array([0.5, 0.0, -0.1, np.nan])
     assert measure_mean_over_detected(values, np.array([True, False, True, False])) == pytest.approx(0.2)
     assert measure_mean_over_detected(values, np.array([2, 0, 1, 0])) == pytest.approx(0.2)  # counts of faces
@@ -32,7 +32,7 @@ def test_the_mean_over_detected_faces_leaves_the_other_pictures_out():
 
 
 @given(st.lists(st.tuples(st.floats(-1, 1), st.booleans()), min_size=1, max_size=7))
-def test_both_means_differ_by_the_share_of_pictures_with_a_face(pictures):
+def test_both_means_differ_by_the_share_of_images_with_a_face(pictures):
     values, found = (np.array(column) for column in zip(*pictures, strict=True))
     a = np.array([1.0, 0.0])
     faces = [np.array([v, np.sqrt(1 - v * v)]) if f else None for v, f in pictures]
@@ -42,7 +42,7 @@ def test_both_means_differ_by_the_share_of_pictures_with_a_face(pictures):
         )
 
 
-def test_a_missing_judge_is_named(tmp_path):
+def test_a_missing_evaluator_is_named(tmp_path):
     with pytest.raises(BackboneError, match=r"nothing\.onnx"):
         SFaceEncoder(tmp_path / "nothing.onnx")
     with pytest.raises(BackboneError, match=r"nothing\.onnx"):

@@ -26,7 +26,7 @@ def test_the_threshold_lies_just_above_the_first_who_is_refused():
     )  # two of three equals cannot pass
 
 
-def test_a_share_that_rounding_spoils_is_kept():
+def test_rounding_does_not_change_an_exact_share():
     assert 0.29 * 100 < 29
     assert measure_verification_rate(np.arange(100.0), find_threshold_at_far(np.arange(100.0), 0.29)) == 0.29
 
@@ -66,7 +66,7 @@ def test_single_precision_does_not_let_an_impostor_pass():
     assert measure_verification_rate(impostors, find_threshold_at_far(impostors, 0.25)) == 0.25
 
 
-def test_what_cannot_be_told_is_refused():
+def test_undefined_rates_are_refused():
     with pytest.raises(ValueError, match=r"999 impostors cannot tell a false accept rate of 0\.001"):
         find_threshold_at_far(np.arange(999.0), 1e-3)
     assert find_threshold_at_far(np.arange(1000.0), 1e-3) == just_above(998.0)

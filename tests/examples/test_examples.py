@@ -49,7 +49,7 @@ def code_cells():
     return [cell for cell in cells if cell["cell_type"] == "code"]
 
 
-def test_the_notebook_is_kept_without_outputs():
+def test_the_notebook_has_no_outputs():
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in code_cells())
 
 

@@ -91,7 +91,7 @@ def test_a_test_may_say_that_it_connects_to_this_machine():
 
 
 @pytest.mark.loopback
-def test_this_machine_is_no_way_out(refusals):
+def test_the_loopback_mark_allows_no_other_address(refusals):
     with pytest.raises(RuntimeError, match="no test may do this"):
         socket.create_connection(("192.0.2.1", 80), timeout=1)
     assert len(refusals()) == 1

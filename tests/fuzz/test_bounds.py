@@ -115,7 +115,7 @@ def test_what_no_reader_can_use(value):
 
 
 @pytest.mark.parametrize("prompt", ["", " ", "\n"])
-def test_an_empty_prompt_is_drawn_with_a_remark(prompt, backbone):
+def test_an_empty_prompt_is_generated_with_a_remark(prompt, backbone):
     assert any("a prompt is empty" in one for one in list_prompt_remarks(backbone, ["a dog", prompt], PAPER.generate))
     assert not list_prompt_remarks(backbone, ["a dog"], PAPER.generate)
 

@@ -120,7 +120,7 @@ def test_a_checkpoint_with_renamed_tensors_changes_nothing(tmp_path, old):
 @pytest.mark.parametrize(
     "change", [{"prompt": "0"}, {"prompt": 9}, {"subject": "eve"}, {"id": "high"}, {"shown": [True]}, {"picture": None}]
 )
-def test_a_record_that_is_no_picture(tmp_path, change):
+def test_a_record_without_image(tmp_path, change):
     with pytest.raises(ConfigError, match=r"cells\.jsonl is damaged"):
         write_run(tmp_path, **change).read_samples()
 

@@ -297,7 +297,7 @@ def test_copies_of_an_attached_network_are_not_attached(host):
     assert np.array_equal(draw(other, prompt=PROMPTS[2], **FEW), before)
 
 
-def test_sefi_itself_draws_as_before_while_its_model_is_attached(host):
+def test_sefi_generates_as_before_while_its_model_is_attached(host):
     people, pipe = make_people(host), make_pipe(host)
     config = sefi.PRESETS["default"]
     config = config.model_copy(update={"generate": config.generate.model_copy(update={"steps": 3})})

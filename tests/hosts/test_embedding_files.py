@@ -154,7 +154,7 @@ def test_names_and_class_words_are_checked(tmp_path, backbone):
         sefi.import_embedding(path, name="ada", backbone=backbone, class_word="q" * 60)
 
 
-def test_the_command_imports_and_the_result_draws(tmp_path):
+def test_the_command_imports_and_the_result_generates(tmp_path):
     embedded = sefi.open_backbone()
     path = write(tmp_path / "it.safetensors", emb_params=embedded.get_token_row([5])[None].repeat(2, 1))
     arguments = ["import", str(path), "--name", "ada", "--out", str(tmp_path / "ada.safetensors"), "--json"]

@@ -69,7 +69,7 @@ def test_a_plain_text_encoder_gives_our_texts_bit_for_bit(host, number):
     assert count_wrong(readings, together, named, NEGATIVE) == 0
 
 
-def test_without_weights_compels_texts_are_ours(host):
+def test_without_weights_compels_texts_equal_sefis(host):
     pipe = make_pipe(host)
     with sefi.attach(pipe, *make_people(host)) as handle:
         encoder = make_encoder(handle)
@@ -80,7 +80,7 @@ def test_without_weights_compels_texts_are_ours(host):
 
 
 @pytest.mark.slow
-def test_without_weights_compels_texts_are_ours_for_sdxl(host_xl):
+def test_without_weights_compels_texts_equal_sefis_for_sdxl(host_xl):
     people, pipe = make_people(host_xl), make_pipe(host_xl)
     with sefi.attach(pipe, *people) as handle:
         encoder = make_encoder_xl(handle)

@@ -61,7 +61,7 @@ def attach_all(pipe, backbone, names):
 
 
 @pytest.mark.parametrize(("threads", "images", "shared", "scheduler"), CASES)
-def test_threads_draw_what_one_thread_draws(host, threads, images, shared, scheduler):
+def test_threads_generate_what_one_thread_generates(host, threads, images, shared, scheduler):
     names = NAMES[:threads]
     pipe = make_pipe(host)
     pipe.scheduler = scheduler.from_config(host.scheduler.config)

@@ -115,7 +115,7 @@ def test_it_loads_where_neither_sefi_nor_its_libraries_are(tmp_path):
     assert "{'.safetensors'}" in answer.stdout
 
 
-def test_the_metadata_name_no_dependency_and_the_licence_is_ours():
+def test_the_metadata_name_no_dependency_and_sefis_licence():
     project = tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["dependencies"] == []
     assert (PACK / "LICENSE").read_text() == (PACK.parents[1] / "LICENSE").read_text()
@@ -140,7 +140,7 @@ def test_every_timestep_belongs_to_one_range_whose_stages_are_right(tools, count
 
 
 @given(position=st.floats(-3, 1002), stages=st.integers(1, 100))
-def test_a_noise_between_timesteps_runs_as_the_timestep_that_the_unet_is_told(tools, position, stages):
+def test_a_noise_between_timesteps_runs_as_the_timestep_given_to_the_unet(tools, position, stages):
     """ComfyUI rounds noises to timesteps; only halfway between two can both sides of a border run."""
     sigma = SAMPLING.sigma(position) * (1 + max(0, position - 999) / 100)
     ranges = list_ranges(tools, [stages])

@@ -28,7 +28,7 @@ def test_the_model_has_no_values(model: Backbone) -> None:
     }
 
 
-def test_ours(model: Backbone) -> None:
+def test_sefi(model: Backbone) -> None:
     assert weights(model, "paper") == WeightCounts(7_680, 31_477_248)
     assert weights(model, "default") == WeightCounts(7_680, 0)
     assert weights(model, "default", "learn.split_key_value=false", "learn.stages=1") == WeightCounts(768, 0)

@@ -24,7 +24,7 @@ def square() -> torch.Tensor:
 
 @given(seed=seeds, canvas=st.sampled_from(["black", "mean", "edge"]))
 @settings(deadline=None)
-def test_views_are_pictures(seed: int, canvas: str) -> None:
+def test_views_are_images(seed: int, canvas: str) -> None:
     views = PhotoViews(square(), ViewSettings(canvas=canvas))
     view = views.draw_view(generator(seed))
     assert view.shape == (3, SIDE, SIDE)
@@ -60,7 +60,7 @@ def test_flips_come_as_often_as_asked() -> None:
     assert share == pytest.approx(0.3, abs=0.04)
 
 
-def test_the_picture_itself_is_not_changed() -> None:
+def test_the_image_itself_is_not_changed() -> None:
     views = PhotoViews(square(), ViewSettings())
     for seed in range(5):
         views.draw_view(generator(seed)).fill_(0)
@@ -100,7 +100,7 @@ def test_a_third_of_the_hue_turns_red_to_green() -> None:
 
 
 @pytest.mark.parametrize(("left", "top"), [(0.0, 0.0), (1.0, 1.0), (0.4, 0.8)])
-def test_the_pasted_picture_lies_where_drawn(left: float, top: float) -> None:
+def test_the_pasted_image_lies_where_the_parameters_say(left: float, top: float) -> None:
     bright = torch.ones(3, SIDE, SIDE)
     parameters = ViewParameters(scale=10 / SIDE, aspect=0.7, left=left, top=top)
     view = apply(bright, parameters)

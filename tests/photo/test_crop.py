@@ -43,7 +43,7 @@ def test_the_square_stays_inside_and_shows_the_face(
     size=st.floats(0, 900), margin=st.floats(0.5, 5),
 )  # fmt: skip
 @settings(deadline=None)
-def test_any_face_gives_a_picture_in_range(
+def test_any_face_gives_an_image_in_range(
     height: int, width: int, left: float, top: float, size: float, margin: float
 ) -> None:
     face = face_at(left, top, size, size / 2)

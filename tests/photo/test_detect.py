@@ -99,7 +99,7 @@ def test_small_faces_are_found_in_a_larger_copy(detector: YuNetDetector) -> None
     assert face.left == pytest.approx(316, abs=1)
 
 
-def test_small_pictures_are_enlarged(detector: YuNetDetector) -> None:
+def test_small_images_are_enlarged(detector: YuNetDetector) -> None:
     (face,) = detector(picture(96, 96, (32, 16), side=16))
     assert (face.left, face.top) == pytest.approx((30, 14), abs=1)
     assert face.width == pytest.approx(20, abs=1)

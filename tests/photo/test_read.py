@@ -110,7 +110,7 @@ def test_a_still_gif_is_a_photo(tmp_path: Path) -> None:
     assert read_photo(tmp_path / "a.gif").pixels.shape == (3, HEIGHT, WIDTH)
 
 
-def test_a_phones_two_picture_jpeg_gives_the_first(tmp_path: Path) -> None:
+def test_a_phones_two_image_jpeg_gives_the_first(tmp_path: Path) -> None:
     second = Image.new("RGB", (WIDTH, HEIGHT))
     gradient().save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second], quality=100)
     torch.testing.assert_close(read_photo(tmp_path / "a.jpg").pixels, expected(gradient()), atol=0.1, rtol=0)
@@ -155,7 +155,7 @@ def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (31, 400)])
-def test_tiny_pictures(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_tiny_images(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
     assert f"{size[0]} x {size[1]}" in refusal(tmp_path / "a.png")
 

@@ -101,7 +101,7 @@ def test_a_mark_without_payload_has_none():
         assert find_mark(embed_mark(pixels)).payload is None
 
 
-def test_scale_and_angle_are_told(photos):
+def test_scale_and_angle_are_measured(photos):
     turned = np.asarray(Image.fromarray(photos[1]).rotate(1.3, Image.Resampling.BICUBIC))
     assert find_mark(turned).angle == pytest.approx(1.3, abs=0.2)
     assert find_mark(resize(photos[1], 0.71)).scale == pytest.approx(0.71, rel=0.004)

@@ -41,7 +41,7 @@ def save_png(path, pixels, record=RECORD):
     return path
 
 
-def test_an_image_of_ours_bears_all_that_we_write(tmp_path, marked):
+def test_an_image_of_sefi_has_all_marks(tmp_path, marked):
     found = verify_image(save_png(tmp_path / "a.png", marked[KEY]), KEY)
     assert found.size == (512, 512)
     assert found.is_declared
@@ -61,7 +61,7 @@ def test_an_image_of_ours_bears_all_that_we_write(tmp_path, marked):
         (KEY, OTHER_KEY, False, None),
     ],
 )
-def test_only_who_has_the_key_can_tell_whether_the_words_fit(tmp_path, marked, key, reader, ours, fit):
+def test_only_the_key_shows_whether_the_words_fit(tmp_path, marked, key, reader, ours, fit):
     found = verify_image(save_png(tmp_path / "a.png", marked[key]), reader)
     assert (found.is_ours, found.words_fit) == (ours, fit)
     assert (found.installation == 0) == (key is None)

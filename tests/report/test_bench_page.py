@@ -148,7 +148,7 @@ def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
     assert "Person and prompt at once" not in text
 
 
-def test_a_run_of_nothing_but_pictures_still_has_a_page(synthetic, tmp_path):
+def test_a_run_of_images_alone_still_has_a_page(synthetic, tmp_path):
     run = synthetic.make_run(judges={}, tau=None, far_threshold=None, settings={})
     keys = ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
@@ -166,12 +166,12 @@ def test_one_subject_has_numbers_and_no_interval(made):
     assert "Few subjects (1)" in Reading(render_bench_page(run, one, folder)).text
 
 
-def test_a_run_without_pictures_is_refused(synthetic, tmp_path):
+def test_a_run_without_images_is_refused(synthetic, tmp_path):
     with pytest.raises(ConfigError, match="no images"):
         render_bench_page(synthetic.make_run(), [], tmp_path)
 
 
-def test_a_picture_that_is_gone_leaves_a_hole(made):
+def test_a_missing_image_leaves_a_gap(made):
     run, samples, folder = made
     for file in (folder / "pictures").iterdir():
         file.unlink()
@@ -201,7 +201,7 @@ def test_the_sheet_is_chosen_at_random_from_its_seed_alone(synthetic, made):
     ]
 
 
-def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
+def test_a_sheet_has_a_row_for_each_variant_and_the_photo_first(made):
     run, samples, folder = made
     sheet = make_sheets(samples, run, folder, np.random.default_rng(0))[0]
     assert [label for label, _ in sheet.rows] == ["ours", "one token", "class word"]
@@ -210,7 +210,7 @@ def test_a_sheet_has_a_row_for_each_way_and_the_photo_first(made):
     assert sheet.photos[0].uri == encode_photo_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
 
 
-def test_a_picture_that_the_run_has_not_yet_is_a_hole_in_the_sheet(made):
+def test_an_unfinished_image_is_a_gap_in_the_sheet(made):
     run, samples, folder = made
     fewer = [one for one in samples if (one.variant, one.prompt) != ("one token", 1)]
     sheet = make_sheets(fewer, run, folder, np.random.default_rng(0))[0]
@@ -242,11 +242,11 @@ def test_prompts_that_one_subject_has_are_shown_for_it(synthetic, made):
     assert "1 files cannot be read and are left out, such as cut.png" in page
 
 
-def test_two_subjects_of_one_picture_show_both_photos(synthetic, made):
+def test_two_subjects_of_one_image_show_both_photos(synthetic, made):
     _, samples, folder = made
     pair = synthetic.change_all(samples_of(samples, "ada"), subject="ada+bob")
     prompts = [{**p, "text": f"{p['text']} with {{}}"} for p in synthetic.PROMPTS]
-    suite = {"name": "two", "prompts": prompts, "ways": synthetic.WAYS, "seeds": synthetic.SEEDS, "together": 2}
+    suite = {"name": "two", "prompts": prompts, "ways": synthetic.VARIANTS, "seeds": synthetic.SEEDS, "together": 2}
     run = synthetic.make_run(subjects=["ada+bob"], suite=suite)
     sheet = make_sheets(pair, run, folder, np.random.default_rng(0))[0]
     assert [photo.caption for photo in sheet.photos] == ["ada", "bob"]
@@ -272,7 +272,7 @@ def test_best_and_worst_are_by_id_where_the_prompt_was_obeyed(made):
     assert (len(best), len(worst)) == (1, 1)  # no image is both
 
 
-def test_captions_tell_what_is_known():
+def test_captions_show_what_is_known():
     def told_of(**changes):
         return format_scores(make_sample(**changes)).replace("\xa0", " ")
 
@@ -281,7 +281,7 @@ def test_captions_tell_what_is_known():
     assert told_of(faces=None, id=None, prompt_score=None, shown=None) == ""
 
 
-def test_failures_are_counted_by_way(made):
+def test_failures_are_counted_by_variant(made):
     run, samples, _ = made
     rows = {row.variant: row for row in count_failures(samples, run)}
     mine = [one for one in samples if one.variant == "one token"]
@@ -305,7 +305,7 @@ def test_attention_figures_are_shown_where_there_are_any(made, page):
     assert "ours, ada" in reading.text
 
 
-def test_settings_are_told_apart_from_those_that_are_shared(made):
+def test_differing_settings_are_listed_apart_from_shared_ones(made):
     run = made[0]
     labels, apart = list_differing_settings(run)
     assert labels == ["ours", "one token"]
@@ -313,7 +313,7 @@ def test_settings_are_told_apart_from_those_that_are_shared(made):
     assert list_shared_settings(run) == {"learn.steps": "200", "method": "sefi"}
 
 
-def test_judges_versions_and_hashes_are_told(made):
+def test_evaluators_versions_and_hashes_are_listed(made):
     run, samples, folder = made
     run = run.model_copy(update={"evaluators": {**run.evaluators, "head_reader": None}})
     text = Reading(render_bench_page(run, samples, folder)).text
@@ -383,7 +383,7 @@ def samples_of(samples, *subjects):
     return [one for one in samples if one.subject in subjects]
 
 
-def test_pictures_are_there_at_once_and_move_nothing(page):
+def test_images_are_not_lazy_and_have_a_fixed_size(page):
     images = re.findall(r"<img [^>]*data:image/jpeg[^>]*>", page)
     assert len(images) > 20
     for image in images:

@@ -65,7 +65,7 @@ def test_equal_runs_give_equal_plots_without_a_time_stamp(told):
     assert not any("date" in svg for svg in first.values())
 
 
-def test_text_stays_text_and_names_every_way(told):
+def test_text_stays_text_and_names_every_variant(told):
     labels = {variant.label for variant in told[2].variants}
     for svg in drawings(told).values():
         assert labels <= set(texts(svg))
@@ -73,7 +73,7 @@ def test_text_stays_text_and_names_every_way(told):
         assert "DejaVuSans-" not in svg  # no letters drawn as outlines
 
 
-def test_a_way_has_one_colour_in_all_plots(told):
+def test_a_variant_has_one_colour_in_all_plots(told):
     styles = told[3]
     for svg in drawings(told).values():
         for label in ("ours", "one token"):
@@ -82,7 +82,7 @@ def test_a_way_has_one_colour_in_all_plots(told):
     assert styles["ours"].colour != styles["one token"].colour
 
 
-def test_styles_differ_and_anchors_are_grey():
+def test_styles_differ_and_reference_rows_are_grey():
     variants = [VariantRow(f"w{n}", "", None) for n in range(13)] + [VariantRow("class word", "", "class word")]
     styles = choose_styles(variants)
     looks = {(style.colour, style.marker) for style in styles.values()}
@@ -91,7 +91,7 @@ def test_styles_differ_and_anchors_are_grey():
     assert (styles["class word"].colour, styles["class word"].fill) == (REFERENCE, "none")
 
 
-def test_an_anchor_between_the_ways_moves_no_colour():
+def test_a_reference_row_between_variants_shifts_no_colour():
     variants = [VariantRow("a", "", None), VariantRow("x", "", "photo"), VariantRow("b", "", None)]
     plain = choose_styles([variants[0], variants[2]])
     assert {label: style for label, style in choose_styles(variants).items() if label != "x"} == plain
@@ -136,13 +136,13 @@ def test_the_frontier_is_what_nothing_beats(points):
     assert find_pareto_front(points) == sorted({point for point in points if not beaten(point)})
 
 
-def test_far_anchors_are_named_and_not_drawn():
+def test_distant_reference_rows_are_named_and_not_plotted():
     means = {"ours": (0.25, 0.5), "theirs": (0.28, 0.6), "photo": (0.26, 2.0), "same": (0.26, 0.8)}
     assert find_distant(means, ["ours", "theirs"]) == {"photo": (0.26, 2.0)}
     assert find_distant(means, ["nobody"]) == {}
 
 
-def test_the_edge_tells_of_far_anchors(synthetic):
+def test_the_edge_names_distant_reference_rows(synthetic):
     samples = [
         c.model_copy(update={"id": c.id / 20}) if c.variant in ("ours", "one token") else c
         for c in synthetic.make_samples()
@@ -167,7 +167,7 @@ def test_the_runs_tau_is_marked_and_left_out_without_one(told):
     assert not any(word.startswith("tau 0") for word in texts(plot_tau_curves(curves, styles, None)))
 
 
-def test_bars_tell_their_numbers_and_kinds(told):
+def test_bars_show_their_numbers_and_kinds(told):
     run, samples, _, styles = told
     kinds = make_tables_by_kind(samples, run)
     words = texts(plot_kind_bars(kinds, METRIC["shown"], styles))

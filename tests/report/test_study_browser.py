@@ -24,20 +24,20 @@ SWITCHES = (
     *("--disable-background-networking", "--disable-component-update", "--proxy-server=direct://"),
     "--window-size=1200,900",
 )
-WAYS, PROMPTS = ("ours", "rival", "third"), ("beach", "cup")
+VARIANTS, PROMPTS = ("ours", "rival", "third"), ("beach", "cup")
 LOOKING = 0.65  # seconds before an answer: no blind rater's, for three images
 
 
 def made_study():
     """Three variants, two prompts, two seeds of one subject, each image of its own colour."""
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
-    variants = [{"label": label, "control": None} for label in WAYS]
+    variants = [{"label": label, "control": None} for label in VARIANTS]
     suite = {"name": "made", "about": "Made up.", "prompts": prompts, "ways": variants, "seeds": [0, 1]}
     run = RunInfo.model_validate({"suite": suite, "subjects": ["ada"], "model": {}})
     samples = [
         Sample(
             subject="ada",
-            variant=WAYS[variant],
+            variant=VARIANTS[variant],
             kind="scene",
             prompt=prompt,
             seed=seed,

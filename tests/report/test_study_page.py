@@ -13,19 +13,19 @@ from PIL.PngImagePlugin import PngInfo
 from sefi.report.pages import render_study_page
 from sefi.user_study.study import PHOTO, Choice, Study, StudyComparison
 
-WAYS = {"A": "secret-rival", "B": "secret-ours"}
+VARIANTS = {"A": "secret-rival", "B": "secret-ours"}
 FILES = ("pictures/ada--secret-ours.png", "pictures/ada--secret-rival.png", "photos/ada.png")
-OURS, RIVAL = Choice("B", FILES[0]), Choice("A", FILES[1])
+SEFI, RIVAL = Choice("B", FILES[0]), Choice("A", FILES[1])
 
 
 def study():
     comparisons = (
-        StudyComparison("prompt-1", "prompt", 'a "photo" </script><b>of</b> person', (), (OURS, RIVAL)),
+        StudyComparison("prompt-1", "prompt", 'a "photo" </script><b>of</b> person', (), (SEFI, RIVAL)),
         StudyComparison("identity-1", "identity", None, FILES[2:], (RIVAL, Choice(PHOTO, FILES[2])), PHOTO),
-        StudyComparison("quality-1", "quality", None, (), (RIVAL, OURS)),
+        StudyComparison("quality-1", "quality", None, (), (RIVAL, SEFI)),
     )
     questions = {"prompt": "Which matches?", "identity": "Which shows?", "quality": "Which looks?"}
-    return Study("0123456789ab", questions, WAYS, comparisons)
+    return Study("0123456789ab", questions, VARIANTS, comparisons)
 
 
 def images():
@@ -92,11 +92,11 @@ def test_the_policy_allows_this_script_by_hash_and_nothing_else(page):
     assert page.handlers == []
 
 
-def test_no_visible_text_and_no_file_name_tells_a_way(text, page):
+def test_no_visible_text_and_no_file_name_reveals_a_variant(text, page):
     assert "secret" not in page.text
     data = json.loads(page.scripts["application/json"])
-    assert data["key"]["ways"] == WAYS
-    assert text.count("secret") == len(WAYS)
+    assert data["key"]["ways"] == VARIANTS
+    assert text.count("secret") == len(VARIANTS)
 
 
 def test_the_script_finds_everything_that_is_asked(page):
@@ -123,7 +123,7 @@ def test_the_consent_stands_first_and_says_what_is_stored(page):
     assert "There are 3 such choices, about\n  1\xa0minute" in page.text
 
 
-def test_what_a_picture_file_says_of_itself_is_not_passed_on(tmp_path):
+def test_metadata_of_an_image_are_not_passed_on(tmp_path):
     some, info = images(), PngInfo()
     info.add_text("Comment", "by secret-ours")
     some[FILES[0]].save(tmp_path / "a.png", pnginfo=info)
@@ -139,6 +139,6 @@ def test_the_page_follows_the_readers_light_width_and_wish_for_calm(text):
     assert "prefers-reduced-motion" in text
 
 
-def test_a_missing_picture_is_an_error():
+def test_a_missing_image_is_an_error():
     with pytest.raises(KeyError, match="photos/ada"):
         render_study_page(study(), {file: one for file, one in images().items() if file != FILES[2]})

@@ -160,7 +160,7 @@ def test_width_grows_with_the_text_the_size_and_the_weight():
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=8), st.floats(0.01, 1))
-def test_what_is_kept_inside_keeps_its_order_and_distances(values, fill):
+def test_labels_moved_inside_stay_in_order_and_apart(values, fill):
     gap = fill / len(values)
     moved = np.array(keep_inside(values, gap, 0, 1))
     assert moved.min() >= gap / 2 - 1e-9

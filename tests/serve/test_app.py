@@ -164,7 +164,7 @@ def test_the_safety_checker_makes_images_black_unless_it_is_left_out(make_servic
         (7, {}, 422, "prompt"),
     ],
 )
-def test_what_cannot_be_drawn_is_refused_as_json(make_client, prompt, more, status, word):
+def test_what_cannot_be_generated_is_refused_as_json(make_client, prompt, more, status, word):
     check_error(draw(make_client(), prompt, **more), status, word)
 
 
@@ -293,7 +293,7 @@ def test_a_server_that_is_stopped_finishes_and_refuses(make_service, make_client
     assert [answer.status_code for answer in answers] == [200, 200]
 
 
-def test_a_failing_image_is_500_and_the_next_is_drawn(make_service, make_client, monkeypatch):
+def test_a_failing_image_is_500_and_the_next_is_generated(make_service, make_client, monkeypatch):
     service = make_service()
     client = make_client(service)
     real = service.workers[0].draw

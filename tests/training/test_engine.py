@@ -24,7 +24,7 @@ def views(backbone, config=CONFIG):
     return PhotoViews(crop, config.views)
 
 
-def test_kept_copies_give_what_fresh_ones_give(backbone):
+def test_reused_copies_give_what_fresh_ones_give(backbone):
     task = make_task(backbone, views(backbone), CONFIG, 1)
     for step in range(3):
         batch = draw_batch(backbone, task.latent_source, CONFIG.learn, 1, step)
@@ -47,7 +47,7 @@ def test_the_model_is_copied_once_for_all_steps(backbone, monkeypatch):
     assert len(copies) == 1
 
 
-def test_a_failed_pass_leaves_nothing_in_the_kept_copies(backbone, monkeypatch):
+def test_a_failed_pass_leaves_nothing_in_the_reused_copies(backbone, monkeypatch):
     task = make_task(backbone, views(backbone), CONFIG, 1)
 
     def fail(_losses):

@@ -52,7 +52,7 @@ def find_least_space(leave_free, trainer, folder):
     return high
 
 
-def test_too_little_space_is_told_before_the_first_step(make, leave_free, tmp_path):
+def test_too_little_space_is_refused_before_the_first_step(make, leave_free, tmp_path):
     least = find_least_space(leave_free, make(), tmp_path)
     leave_free(least - 1)
     trainer = make()

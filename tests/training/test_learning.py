@@ -214,7 +214,7 @@ def test_identities_of_other_models_are_refused(backbone: Backbone) -> None:
         IdentityConditioner(backbone, [foreign(backbone.token_width, backbone.fingerprint)] * 2)
 
 
-def test_attending_tells_words_and_maps(backbone: Backbone) -> None:
+def test_recorded_attention_has_words_and_maps(backbone: Backbone) -> None:
     from sefi.diffusion.attention_maps import record_attention
     from sefi.diffusion.conditioning import IdentityConditioner
 

@@ -194,7 +194,7 @@ def test_the_mask_of_a_view_lies_where_the_view_has_the_head(seed: int) -> None:
         torch.testing.assert_close(mask[0], (view[0] + 1) / 2, rtol=0, atol=1e-5)
 
 
-def test_the_mask_changes_nothing_that_is_drawn(backbone: Backbone) -> None:
+def test_the_mask_changes_no_random_number(backbone: Backbone) -> None:
     config = override(PRESETS["default"], SHORT)
     with_face, without = (draw(backbone, config, face=one) for one in (True, False))
     assert torch.equal(with_face.latents, without.latents)

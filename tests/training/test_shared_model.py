@@ -57,7 +57,7 @@ def pixels(images) -> list[bytes]:
 
 
 @pytest.mark.parametrize("method", EACH)
-def test_interleaved_generators_draw_what_each_draws_alone(backbone: Backbone, folder: Path, method: str) -> None:
+def test_interleaved_generators_yield_what_each_yields_alone(backbone: Backbone, folder: Path, method: str) -> None:
     ada, bob = couple(backbone, method, folder)
     alone = [pixels(drawing(backbone, who)) for who in (ada, bob, None)]
     assert len({tuple(one) for one in alone}) == 3
@@ -79,7 +79,9 @@ def test_generators_of_all_methods_at_once(backbone: Backbone, folder: Path) -> 
 
 
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
-def test_a_plain_image_stays_plain_while_a_person_is_being_drawn(backbone: Backbone, folder: Path, method: str) -> None:
+def test_class_word_images_are_unchanged_while_a_subject_is_generated(
+    backbone: Backbone, folder: Path, method: str
+) -> None:
     ada, _ = couple(backbone, method, folder)
     plain, person = (pixels(drawing(backbone, who)) for who in (None, ada))
     suspended = drawing(backbone, ada)
@@ -89,7 +91,7 @@ def test_a_plain_image_stays_plain_while_a_person_is_being_drawn(backbone: Backb
 
 
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
-def test_an_image_drawn_from_a_progress_callback_is_the_same(backbone: Backbone, folder: Path, method: str) -> None:
+def test_an_image_generated_in_a_progress_callback_is_the_same(backbone: Backbone, folder: Path, method: str) -> None:
     ada, bob = couple(backbone, method, folder)
     alone = [pixels(drawing(backbone, who)) for who in (ada, bob, None)]
     inner: list[list[bytes]] = []

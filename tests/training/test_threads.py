@@ -54,7 +54,7 @@ def in_threads(*works):
         return [future.result() for future in [pool.submit(work) for work in works]]
 
 
-def test_eight_threads_draw_fifty_images_each_as_one_thread_does(backbone: Backbone, folder: Path) -> None:
+def test_eight_threads_generate_fifty_images_each_as_one_thread_does(backbone: Backbone, folder: Path) -> None:
     people = couple(backbone, "sefi", folder)
     alone = [draw(backbone, who, IMAGES) for who in people]
     assert len({image for images in alone for image in images}) == 2 * IMAGES
@@ -148,7 +148,7 @@ class Stop(SilentProgress):
 
 
 @pytest.mark.parametrize("preset", ["custom-diffusion", pytest.param("dreambooth", marks=pytest.mark.slow)])
-def test_drawing_while_weights_are_learned_shows_the_frozen_model(
+def test_generating_while_weights_are_learned_shows_the_frozen_model(
     backbone: Backbone, folder: Path, preset: str
 ) -> None:
     bob = person(backbone, "sefi", "bob")

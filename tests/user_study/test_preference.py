@@ -19,7 +19,7 @@ from sefi.user_study.preference import (
 )
 from sefi.user_study.study import Answer, AnswerFile, read_answer_files
 
-WAYS = {"A": "ours", "B": "rival", "C": "third"}
+VARIANTS = {"A": "ours", "B": "rival", "C": "third"}
 
 
 def answer(comparison, chosen, order="ABC", question="quality", milliseconds=2000):
@@ -28,18 +28,18 @@ def answer(comparison, chosen, order="ABC", question="quality", milliseconds=200
 
 def sheet(rater, answers, checks=(), study="s"):
     tree = {"schema": 1, "study": study, "rater": rater, "answers": [a.model_dump() for a in answers]}
-    return AnswerFile.model_validate({**tree, "key": {"ways": WAYS, "checks": dict(checks)}})
+    return AnswerFile.model_validate({**tree, "key": {"ways": VARIANTS, "checks": dict(checks)}})
 
 
 # ---------------------------------------------------------------- strengths
 
 
-def test_two_ways_have_the_log_odds_of_their_wins():
+def test_two_variants_have_the_log_odds_of_their_wins():
     found = estimate_strengths(np.array([[0.0, 17.0], [3.0, 0.0]]), prior=0.5)
     assert found == pytest.approx([math.log(17.5 / 3.5) / 2, -math.log(17.5 / 3.5) / 2])
 
 
-def test_a_chosen_picture_beats_each_of_the_others_that_were_shown():
+def test_a_chosen_image_beats_each_of_the_others_that_were_shown():
     answers = [answer("1", "A"), answer("2", "A"), answer("3", "C"), answer("4", "B", order="CB")]
     assert count_wins(answers, list("ABC")).tolist() == [[0, 2, 2], [0, 0, 1], [1, 1, 0]]
 
@@ -74,7 +74,7 @@ def test_many_tables_at_once_give_what_each_gives_alone():
     assert estimate_strengths(tables) == pytest.approx(np.stack([estimate_strengths(one) for one in tables]))
 
 
-def test_a_way_that_never_wins_stays_finite_and_its_strength_grows_with_the_prior():
+def test_a_variant_that_never_wins_stays_finite_and_its_strength_grows_with_the_prior():
     won = np.array([[0, 9, 9], [4, 0, 4], [0, 0, 0]], float)
     weak, strong = estimate_strengths(won, 0.1), estimate_strengths(won, 2.0)
     assert np.isfinite(weak).all()
@@ -83,7 +83,7 @@ def test_a_way_that_never_wins_stays_finite_and_its_strength_grows_with_the_prio
 
 @given(st.integers(0, 1000), st.permutations(range(4)))
 @settings(max_examples=20)
-def test_strengths_have_mean_zero_and_follow_the_names_of_the_ways(seed, order):
+def test_strengths_have_mean_zero_and_follow_the_variants_names(seed, order):
     won = np.random.default_rng(seed).integers(0, 9, (4, 4)).astype(float)
     found = estimate_strengths(won)
     assert found.mean() == pytest.approx(0, abs=1e-9)
@@ -139,7 +139,7 @@ def test_alpha_has_no_value_for_one_rater_or_for_one_single_choice():
 
 def test_shares_are_counts_over_answers_and_sum_to_one():
     chosen = "AABACAB"
-    found = analyse_question([("r", answer(str(n), c)) for n, c in enumerate(chosen)], WAYS)
+    found = analyse_question([("r", answer(str(n), c)) for n, c in enumerate(chosen)], VARIANTS)
     assert {variant: x.mean for variant, x in found.shares.items()} == pytest.approx(
         {"ours": 4 / 7, "rival": 2 / 7, "third": 1 / 7}
     )
@@ -150,7 +150,7 @@ def test_shares_are_counts_over_answers_and_sum_to_one():
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.sampled_from("rst"), st.sampled_from("ABC")), min_size=1, max_size=20), st.integers(0, 99))
 def test_shares_always_sum_to_one_and_intervals_hold_the_estimate(pairs, seed):
-    found = analyse_question([(rater, answer(str(n), c)) for n, (rater, c) in enumerate(pairs)], WAYS, 200, seed)
+    found = analyse_question([(rater, answer(str(n), c)) for n, (rater, c) in enumerate(pairs)], VARIANTS, 200, seed)
     assert sum(x.mean for x in found.shares.values()) == pytest.approx(1)
     assert sum(x.mean for x in found.strengths.values()) == pytest.approx(0, abs=1e-9)
     for x in found.shares.values():
@@ -160,11 +160,11 @@ def test_shares_always_sum_to_one_and_intervals_hold_the_estimate(pairs, seed):
 def test_raters_are_resampled_where_there_are_two():
     # Each rater always chooses the same: over raters the share may be 0 or 1, over comparisons hardly.
     pairs = [(rater, answer(str(n), c)) for rater, c in (("r", "A"), ("s", "B")) for n in range(40)]
-    found = analyse_question(pairs, WAYS)
+    found = analyse_question(pairs, VARIANTS)
     assert found.resampled == "raters"
     assert (found.shares["ours"].low, found.shares["ours"].high, found.shares["ours"].n) == (0, 1, 2)
     assert found.strengths["ours"].low < -1 < 1 < found.strengths["ours"].high
-    alone = analyse_question([("r", one) for _, one in pairs[::2]], WAYS)
+    alone = analyse_question([("r", one) for _, one in pairs[::2]], VARIANTS)
     assert alone.shares["ours"].low > 0.2
 
 
@@ -174,7 +174,7 @@ def test_intervals_of_strengths_hold_the_truth_about_as_often_as_they_say():
     held = 0
     for _ in range(60):
         chosen = chance.choice(list("ABC"), size=80, p=p)
-        found = analyse_question([("r", answer(str(n), str(c))) for n, c in enumerate(chosen)], WAYS, 300)
+        found = analyse_question([("r", answer(str(n), str(c))) for n, c in enumerate(chosen)], VARIANTS, 300)
         held += found.strengths["ours"].low <= true[0] <= found.strengths["ours"].high
     assert 52 <= held <= 60  # 57 expected
 
@@ -199,7 +199,7 @@ def test_half_of_the_checks_is_enough():
     assert analyse_study([half]).raters == ("r",)
 
 
-def test_questions_are_kept_apart():
+def test_questions_are_analysed_separately():
     given = [answer("1", "A", question="prompt"), answer("2", "B", question="identity"), answer("3", "B")]
     found = analyse_study([sheet("r", given)])
     first = {

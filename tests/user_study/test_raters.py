@@ -93,7 +93,7 @@ def test_honest_raters_are_counted_whatever_they_prefer(behaviour, variants):
     assert share_excluded(behaviour, variants, 2.3) <= 0.05
 
 
-def test_the_reasons_are_told():
+def test_the_reasons_are_reported():
     chance = np.random.default_rng(3)
     raters = {
         "good": sheet(chance, 3, honest(chance, 3), 2.3, "good"),
@@ -174,7 +174,7 @@ def test_a_tail_is_known_where_the_number_of_choices_is_above_the_largest_float(
     assert 0 <= compute_binomial_tail(0, of, 1 / 3) <= 1
 
 
-def test_raters_of_ten_thousand_answers_are_told_apart():
+def test_raters_of_ten_thousand_answers_are_separated():
     many = answers([2300] * 10_000)
     assert find_preferred_position(many) == ""
     first = [one.model_copy(update={"chosen": "A"}) for one in many]

@@ -60,7 +60,7 @@ def checks(study, question):
 
 @settings(max_examples=25)
 @given(st.integers(0, 2**32), st.integers(1, 40), st.integers(0, 7))
-def test_a_comparison_shows_one_picture_of_each_way_of_one_place(seed, count, number):
+def test_a_comparison_shows_one_image_of_each_variant_of_one_case(seed, count, number):
     study = design_study(run(), samples(), StudyOptions(count=count, checks=number, seed=seed))
     assert set(study.variants.values()) == {"ours", "rival", "third"}
     for comparison in plain(study):
@@ -81,7 +81,7 @@ def test_no_comparison_comes_twice_and_subjects_take_turns():
         assert sorted(Counter(place[0] for place in places).values()) == [2, 2, 3]
 
 
-def test_every_way_comes_at_every_position():
+def test_every_variant_comes_at_every_position():
     study = design_study(run(), samples(), StudyOptions(count=30, checks=0))
     seen = Counter((n, one.code) for c in study.comparisons for n, one in enumerate(c.shown))
     assert set(seen) == set(product(range(3), "ABC"))
@@ -95,14 +95,14 @@ def test_the_same_seed_asks_the_same_and_another_asks_otherwise():
     assert first.comparisons != other.comparisons
 
 
-def test_a_study_of_other_pictures_has_another_name():
+def test_a_study_of_other_images_has_another_name():
     changed = samples()
     changed[3] = changed[3].model_copy(update={"sha256": "other"})
     names = {design_study(run(), some, StudyOptions()).name for some in (samples(), changed)}
     assert len(names) == 2
 
 
-def test_letters_do_not_follow_the_order_of_the_ways():
+def test_letters_do_not_follow_the_order_of_the_variants():
     letters = {tuple(design_study(run(), samples(), StudyOptions(seed=seed)).variants.values()) for seed in range(40)}
     assert len(letters) == 6
 
@@ -118,7 +118,7 @@ def test_the_photo_and_the_prompt_are_shown_only_where_they_are_asked_for():
             assert c.photos == (f"photos/{parts(images[0])[0]}.png",)
 
 
-def test_names_are_unique_and_checks_are_not_told_by_them_nor_by_their_number_of_pictures():
+def test_names_are_unique_and_neither_they_nor_the_image_count_reveal_checks():
     study = design_study(run(), samples(), StudyOptions(count=5))
     names = [c.name for c in study.comparisons]
     assert names == [
@@ -139,7 +139,7 @@ def test_in_an_identity_check_the_photo_itself_is_right():
         assert [one.file for one in check.shown if one.code == PHOTO] == list(check.photos)
 
 
-def test_in_a_prompt_check_one_picture_follows_the_prompt_and_the_others_follow_another():
+def test_in_a_prompt_check_one_image_follows_the_prompt_and_the_others_another():
     study = design_study(run(), samples(), StudyOptions(checks=6))
     for check in checks(study, "prompt"):
         prompts = {one.code: int(parts(one.file)[2]) for one in check.shown}
@@ -153,7 +153,7 @@ def obeying(one, *, sure):
     return one.model_copy(update={"shown": (sure,), "prompt_score": 0.1 if sure else 0.3})
 
 
-def test_a_prompt_check_relies_on_the_picture_that_readers_saw_obey():
+def test_a_prompt_check_relies_on_the_image_whose_readings_match_the_prompt():
     some = [obeying(one, sure=one.key[:3] == ("bob", "rival", 2)) for one in samples()]
     study = design_study(run(), some, StudyOptions(count=1, checks=1))
     (check,) = checks(study, "prompt")
@@ -170,7 +170,7 @@ def test_a_prompt_that_wants_the_same_thing_too_is_no_wrong_answer():
     assert not checks(design_study(info, samples(), StudyOptions()), "prompt")
 
 
-def test_two_subjects_in_a_picture_have_two_photos_and_no_identity_check():
+def test_two_subjects_in_an_image_have_two_photos_and_no_identity_check():
     study = design_study(run(together=2, kind="cat"), samples(subjects=("ada+bob",)), StudyOptions(count=2))
     assert study.questions["identity"] == "Which image shows the cat of each photo?"
     assert plain(study, "identity")[0].photos == ("photos/ada.png", "photos/bob.png")
@@ -178,14 +178,14 @@ def test_two_subjects_in_a_picture_have_two_photos_and_no_identity_check():
     assert checks(study, "prompt")
 
 
-def test_ways_are_chosen_by_label_and_the_plain_word_may_be_one():
+def test_variants_are_chosen_by_label_and_the_class_word_may_be_one():
     study = design_study(
         run(), samples(("ours", "rival", "the word")), StudyOptions(variants=("the word", "ours", "ours"))
     )
     assert sorted(study.variants.values()) == ["ours", "the word"]
 
 
-def test_places_without_a_picture_of_every_way_are_left_out():
+def test_cases_without_an_image_of_every_variant_are_left_out():
     some = [c for c in samples() if (c.variant, c.seed) != ("third", 100)]
     study = design_study(run(), some, StudyOptions(count=50, checks=0))
     assert len(plain(study, "quality")) == 15

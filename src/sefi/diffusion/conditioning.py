@@ -101,7 +101,7 @@ class IdentityConditioner:
         self.backbone, self.identities, self.strength = backbone, tuple(identities), strength
         self.class_slots, self.on_sphere, self.context_limit = tuple(class_slots), on_sphere, context_limit
         self.separate_names = separate_names
-        # Copied once, not for every text: sixteen identities have eighty.
+        # Copied once: who chooses a strength encodes a prompt many times.
         self.text_model = backbone.copy_text_encoders()
         self.class_words = {i.name: i.header.class_word for i in identities}
         self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}

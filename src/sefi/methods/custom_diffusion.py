@@ -157,7 +157,7 @@ class CustomDiffusion:
         return learn_identity(task, name, backbone, config, seed, options)
 
     def apply(self, identities: Sequence[Identity], backbone: Backbone, strength: float = 1.0) -> ConditionedModel:
-        """Return a copy of the model with one subject's weights or several merged ones; names become words."""
+        """Return a copy of the model with one subject's weights or several merged ones, and their tokens in prompts."""
         # Names are read together as published; what does not fit this model is refused.
         conditioner = IdentityConditioner(backbone, identities, strength, separate_names=False)
         parameters = dict(backbone.unet.named_parameters())

@@ -438,7 +438,7 @@ def pair_heads_with_names(
     return NamePairs(HeadFeatures(latents, faces), torch.stack(tokens), torch.tensor(people))
 
 
-# Their seeds are nobody's: users take small ones.
+# Users take small seeds. Probes take these too, but of other prompts, and no encoder is fitted on their images.
 FIRST_PAIR_SEED = 9_000_001
 PAIR_PROMPT = "a photo of the face of {}"
 

@@ -25,7 +25,7 @@ PROBE_PROMPTS = (
     "an image of {} waving",
     "an oil painting of {}",
 )
-# Users and benchmarks take small seeds; nobody takes these.
+# Users and benchmarks take small seeds.
 FIRST_SEED = 9_000_001
 STEPS = 10
 

@@ -51,7 +51,7 @@ class ComposerRecipe:
 
     Attributes:
         masked: share of the steps that denoise the people only.
-        without_picture: share of the sentences that stay plain words.
+        without_image: share of the sentences that stay plain words.
         without_words: share of the sentences that are empty.
         attention_weight: of the localisation loss.
     """

@@ -54,7 +54,7 @@ def test_kinds_differ_and_equal_descriptions_give_equal_pixels():
 
 @given(st.integers(0, 1000))
 @settings(max_examples=40)
-def test_an_animal_is_told_by_numbers_and_words(number):
+def test_an_animal_has_a_vector_and_words(number):
     animal = sample_animal(np.random.default_rng(number))
     assert animal.get_vector().shape == (ANIMAL_WIDTH,)
     assert np.abs(animal.get_vector()).max() <= 1
@@ -67,7 +67,7 @@ def test_an_animal_is_told_by_numbers_and_words(number):
 
 @given(st.integers(0, 1000))
 @settings(max_examples=40)
-def test_an_animals_face_lies_in_the_picture(number):
+def test_an_animals_face_lies_in_the_image(number):
     picture = sample_content(np.random.default_rng(number), shares=PETS)
     points = np.array(describe_pet(picture.pets[0])["landmarks"])
     assert points.min() > 0
@@ -123,7 +123,7 @@ def test_only_two_people_shake_hands():
 
 @given(st.integers(0, 5000))
 @settings(max_examples=80)
-def test_a_caption_says_nothing_that_the_picture_hides(number):
+def test_a_caption_says_nothing_that_the_image_hides(number):
     picture = sample_content(np.random.default_rng(number), shares=PEOPLE_ONLY)
     subject = picture.subjects[0]
     words = choose_trait_words(subject, picture.style, np.random.default_rng(number))
@@ -143,7 +143,7 @@ def hair(person):
 
 @given(st.integers(0, 5000), st.sampled_from([PEOPLE_ONLY, PAIRS]))
 @settings(max_examples=80)
-def test_a_whole_caption_says_nothing_that_the_picture_hides(number, shares):
+def test_a_whole_caption_says_nothing_that_the_image_hides(number, shares):
     picture = sample_content(np.random.default_rng(number), shares=shares)
     said = write_caption(picture, np.random.default_rng([number, 1])).text
     unseen = [list_hidden(s, picture.style) for s in picture.subjects]
@@ -177,7 +177,7 @@ def test_a_pencil_drawing_hides_colours_and_a_photo_none():
 
 
 @pytest.mark.parametrize("number", range(40))
-def test_words_of_an_animal_say_nothing_that_the_picture_hides(number):
+def test_words_of_an_animal_say_nothing_that_the_image_hides(number):
     picture = sample_content(np.random.default_rng(number), shares=PETS)
     (pet,) = picture.pets
     drawn, shaded = (

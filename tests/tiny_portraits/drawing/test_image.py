@@ -17,7 +17,7 @@ from tiny_portraits.text.words import CHARACTERS, FAMILIES, list_characters
 from tiny_portraits.training.drawings import roughen_images
 
 
-def test_equal_numbers_give_equal_pictures():
+def test_equal_seeds_give_equal_images():
     first, second, other = draw(get_content(7, 3)), draw(get_content(7, 3)), draw(get_content(7, 4))
     assert first.shape == (96, 96, 3)
     assert (first == second).all()

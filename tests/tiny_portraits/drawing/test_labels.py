@@ -73,7 +73,7 @@ def test_every_label_has_words_and_a_painter():
     + [("garment", g) for g in SHIPPED.garments if g != "shirt"]
     + [("attributes", a) for a in SHIPPED.attributes],
 )
-def test_every_label_changes_the_picture(kind, label):
+def test_every_label_changes_the_image(kind, label):
     changed = plain(**{kind: (label,) if kind == "attributes" else label})
     assert difference(plain(), changed) > 0.05
 
@@ -129,7 +129,7 @@ def test_clothes_of_their_own_colour_have_it_and_colours_have_words():
     assert named == {"red", "orange", "yellow", "green", "turquoise", "blue", "purple", "pink"}
 
 
-def test_colours_are_not_said_of_a_grey_picture():
+def test_colours_are_not_said_of_a_grey_image():
     for style in ("black and white", "chalk", "drawing"):
         assert "hair colour" in list_hidden(plain().subjects[0], style)
         grey = plain(style=style, garment="hoodie", clothes=(0.8, 0.1, 0.1))

@@ -52,7 +52,7 @@ def test_names_in_the_token_table_are_one_token_each(embedded):
     assert len(ids) == 2
 
 
-def test_judges_tell_the_same_person_from_another(judges):
+def test_evaluators_separate_the_same_person_from_another(judges):
     same, other = [], []
     for number in range(6):
         faces = [
@@ -73,7 +73,7 @@ def test_the_demo_portrait_is_drawn_by_the_world_and_shows_one_face(judges, pack
     assert len(judges(kept.astype(np.uint8)).faces) == 1
 
 
-def test_from_photo_to_picture(embedded):
+def test_from_photo_to_image(embedded):
     config = override(PRESETS["default"], ["learn.steps=2", "views.latent_pool=3", "generate.steps=2"])
     ada = sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=config)
     assert ada.tokens.shape == (5, 2, embedded.token_width)

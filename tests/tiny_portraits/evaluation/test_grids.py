@@ -74,7 +74,7 @@ def test_a_sentence_fits_with_its_start_and_end(backbone):
     assert not fits_in(backbone)(" ".join(["dog"] * (room + 1)))
 
 
-def test_the_nth_picture_has_the_nth_seed(backbone):
+def test_the_nth_image_has_the_nth_seed(backbone):
     from sefi.core.config import GenerateSettings
 
     config, progress = GenerateSettings(steps=2), SilentProgress()
@@ -92,7 +92,7 @@ def test_tiles_go_row_by_row():
     assert page.getpixel((page.width - 1, page.height - 1)) == page.getpixel((5, 0)) == (250, 249, 245)
 
 
-def test_captions_lie_under_pictures_and_keep_one_size():
+def test_captions_lie_under_images_and_have_one_size():
     images = [Image.new("RGB", (112, 112), "red")] * 2
     tiles = add_captions(images, ["a dog", "a photo of a person with a long description in the snow"])
     assert len({tile.size for tile in tiles}) == 1

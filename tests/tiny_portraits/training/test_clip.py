@@ -70,7 +70,7 @@ def test_names_stand_as_person():
     assert remove_names(f"a photo of {FIRST} {LAST} and a smiling {FIRST}") == "a photo of person and a smiling person"
 
 
-def test_what_is_shown_is_told():
+def test_captions_say_what_is_shown():
     data = draw_clip_data(EVALUATOR_SEED, FIRST_DRAWING, 5)
     for content, row in zip(data.contents, data.shows.tolist(), strict=True):
         told = {one for one, there in zip(SHOWN, row, strict=True) if there}
@@ -106,7 +106,7 @@ def test_stock_transformers_opens_the_folder_and_the_encoder_agrees(trained):
     assert encoder.encode_images(pictures) == pytest.approx(wanted, abs=1e-4)
 
 
-def test_the_encoder_gives_unit_vectors_of_any_pictures_and_prompts(trained):
+def test_the_encoder_gives_unit_vectors_of_any_images_and_prompts(trained):
     encoder = ClipEncoder(trained[0] / CLIP)
     images = encoder.encode_images([noise(64, 64), noise(130, 211)])
     texts = encoder.encode_texts(["a photo of a person", "a person " * 60, ""])
@@ -148,7 +148,7 @@ def test_a_text_tower_saved_as_clip_lacks_weights(tmp_path, trained):
         ClipEncoder(broken)
 
 
-def test_the_judge_is_scored_on_new_drawings(trained):
+def test_the_clip_evaluator_is_scored_on_new_drawings(trained):
     found, own, other = score_clip_evaluator(trained[0], count=9)
     assert 0 <= found.value <= 1
     assert found.target is None

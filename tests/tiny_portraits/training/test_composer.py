@@ -128,7 +128,7 @@ def test_the_fusion_serves_a_model_of_another_precision(embedded):
     torch.testing.assert_close(half.float(), found, atol=0.1, rtol=0.1)
 
 
-def test_the_picture_comes_in_late(embedded):
+def test_the_image_is_fused_in_the_last_steps(embedded):
     conditioner = ComposerConditioner(
         embedded, Fuse(embedded.token_width, 5), {"ada": torch.ones(5)}, {"ada": "person"}, 0.7
     )

@@ -193,7 +193,7 @@ def test_open_answers_do_not_count_in_the_loss():
         assert compute_reader_loss(found, labels) == pytest.approx(2 * np.log(2))
 
 
-def test_who_is_there_is_read_off_the_picture():
+def test_who_is_there_is_read_from_the_image():
     random = np.random.default_rng(1)
     shares = (PEOPLE_ONLY, replace(PEOPLE_ONLY, pair=1.0), Shares(pet=1.0), Shares(pet=0.0, companion=1.0))
     labels = label_scenes([sample_content(random, shares=s) for s in shares])

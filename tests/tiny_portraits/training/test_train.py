@@ -129,7 +129,7 @@ def test_the_parts_of_a_gpu_train_on_stored_series(tmp_path, monkeypatch):
     assert np.allclose(latents, encode_numbers(again, range(20), 1, SHIPPED), atol=2e-3)
 
 
-def test_all_parts_make_a_pipeline_that_draws_at_192_pixels(trained):
+def test_all_parts_make_a_pipeline_that_generates_at_192_pixels(trained):
     pipeline = StableDiffusionPipeline.from_pretrained(trained / "tiny-portraits")
     pipeline.set_progress_bar_config(disable=True)
     image = pipeline(
@@ -196,7 +196,7 @@ def test_a_resumed_run_keeps_its_tokenizer(trained):
     assert (trained / "tokenizer" / "tokenizer.json").stat().st_mtime_ns == before
 
 
-def test_the_best_average_is_kept_and_all_are_scored(trained):
+def test_the_best_average_is_saved_and_all_are_scored(trained):
     record = json.loads((trained / "denoiser-averages.json").read_text())
     assert [s["average"] for s in record["scores"]] == [*TINY.denoiser.averages, 0.0]
     totals = {s["average"]: s["velocity"] + TINY.denoiser.reading_weight * s["reading"] for s in record["scores"]}
