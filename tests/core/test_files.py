@@ -29,7 +29,6 @@ from sefi.core.files import (
     make_folder,
     read_content,
     write_file,
-    write_folder,
     write_numbered,
     write_output,
     write_text,
@@ -368,21 +367,6 @@ def test_files_that_another_identity_names_stay(tmp_path):
     assert len(list(tmp_path.glob("ada.*.safetensors"))) == 3  # of the first identity, which nothing names now
 
 
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    write_folder(tmp_path / "a", lambda partial: (partial / "one").write_text("1"))
-    assert (tmp_path / "a" / "one").read_text() == "1"
-    with pytest.raises(OutputError, match="Cannot write"):
-        write_folder(tmp_path / "a", lambda partial: (partial / "two").write_text("2"))
-
-    def half(partial):
-        (partial / "three").write_text("3")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_folder(tmp_path / "b", half)
-    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "one"]
-
-
 def test_a_name_that_is_too_long_is_a_typed_error(tmp_path):
     with pytest.raises(OutputError, match="too long"):
         write_text(tmp_path / ("a." + "b" * 245), "text")
@@ -574,26 +558,6 @@ def test_a_folder_that_cannot_be_flushed_is_an_error_unless_none_can(tmp_path, m
     assert (tmp_path / "a.txt").read_text() == "new"
 
 
-def test_the_files_of_a_folder_are_flushed_before_it_takes_its_name(tmp_path, monkeypatch):
-    flushed, whole = [], os.fsync
-
-    def flush(handle):
-        flushed.append(Path(f"/proc/self/fd/{handle}").readlink().name)
-        whole(handle)
-
-    def fill(partial):
-        (partial / "below").mkdir()
-        (partial / "below" / "one").write_text("1")
-        (partial / "two").write_text("2")
-        (partial / "link").symlink_to("nowhere")
-
-    monkeypatch.setattr(files.os, "fsync", flush)
-    write_folder(tmp_path / "a", fill)
-    assert flushed[:3] == ["one", "below", "two"]
-    assert flushed[3].endswith(".partial")
-    assert flushed[4:] == [tmp_path.name]
-
-
 def test_no_memory_while_writing_is_an_output_error_and_the_old_file_stays(tmp_path):
     write_text(tmp_path / "a.txt", "old")
 
@@ -603,8 +567,6 @@ def test_no_memory_while_writing_is_an_output_error_and_the_old_file_stays(tmp_p
 
     with pytest.raises(OutputError, match="not enough memory"):
         write_file(tmp_path / "a.txt", fill)
-    with pytest.raises(OutputError, match="not enough memory"):
-        write_folder(tmp_path / "b", lambda partial: fill(partial / "a"))
     assert [path.name for path in tmp_path.iterdir()] == ["a.txt"]
     assert (tmp_path / "a.txt").read_text() == "old"
 

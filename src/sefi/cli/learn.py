@@ -455,7 +455,7 @@ def find_checkpoint(
         learn_options: with `learn.start` as `find_start` resolves it.
     """
     from sefi.cli.output import print_remark
-    from sefi.identity.file import compute_tokens_digest
+    from sefi.methods.base import describe_training_start
     from sefi.methods.name_encoder import hash_encoder
     from sefi.photo.augment import PhotoViews
     from sefi.training.checkpoint import find_unfinished, name_checkpoint
@@ -465,13 +465,9 @@ def find_checkpoint(
     first, *rest = [crop.pixels for crop in crops]
     views = PhotoViews(first, config.views, tuple(rest), faces)
     key = collect_training_key(backbone, views, config, seed)
-    training = [config.model_dump_json(), key["model"], key["signature"], seed]
-    if config.learn.start == "encoder":
-        key["encoder"] = hash_encoder(config)
-        training.append(key["encoder"])
-    elif init is not None:
-        key["init"] = compute_tokens_digest(init)
-        training.append(key["init"])
+    start = describe_training_start(init, hash_encoder(config) if config.learn.start == "encoder" else None)
+    training = [config.model_dump_json(), key["model"], key["signature"], seed, *start.values()]
+    key |= start
     checkpoint = name_checkpoint(path, [first, *rest], training)
     step, remarks = find_unfinished(path, checkpoint, key, resume=learn_options.resume)
     for remark in remarks:

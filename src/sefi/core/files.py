@@ -8,7 +8,6 @@ import errno
 import json
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections.abc import Callable, Generator, Iterable
@@ -369,25 +368,6 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
             partial.unlink()
 
 
-def write_folder(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary folder that then takes this name; only an empty folder may be there.
-
-    Raises:
-        OutputError: the disk is full, the place cannot be written, or something is there.
-    """
-    partial = name_partial(path.with_name(path.name.replace(".", "-")))
-    try:
-        partial.mkdir()
-        write(partial)
-        flush_tree(partial)
-        partial.replace(path)
-        flush_folder(path.parent)
-    except (OSError, SafetensorError, MemoryError) as error:
-        raise make_output_error(path, error) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def write_output(
     path: Path,
     kind: FileKind,
@@ -525,15 +505,6 @@ def flush_folder(folder: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-def flush_tree(folder: Path) -> None:
-    """Wait until everything below a folder is on the disk; links are left alone. Errors as in `flush_folder`."""
-    for parent, _, names in os.walk(folder, topdown=False):
-        for path in (Path(parent, name) for name in names):
-            if not path.is_symlink():
-                flush_file(path)
-        flush_folder(Path(parent))
 
 
 @contextmanager

@@ -264,7 +264,6 @@ Denoiser = TypeVar("Denoiser", UNet2DConditionModel, ControlNetModel)
 def copy_with_key_value_attention(
     unet: Denoiser,
     recorder: AttentionRecorder | None = None,
-    loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
 ) -> Denoiser:
@@ -272,8 +271,6 @@ def copy_with_key_value_attention(
 
     The copy shares the weights; the original is not touched. Self-attention keeps its processors.
     """
-    if recorder is not None and loss_options is not None:
-        recorder.loss_options = loss_options
     copied = copy_part(unet)
     copied.set_attn_processor(
         {

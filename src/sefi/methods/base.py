@@ -282,12 +282,21 @@ def learn_tokens(
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     at_once = ENCODE_AT_ONCE if options.memory is None else 1
     task = TokenTask(backbone, views, config, seed, tokens, at_once)
-    # A checkpoint that started elsewhere is none of this training.
-    if options.encoder_digest is not None:
-        task.training_key["encoder"] = options.encoder_digest
-    elif options.init is not None:
-        task.training_key["init"] = compute_tokens_digest(options.init)
+    task.training_key |= describe_training_start(options.init, options.encoder_digest)
     return learn_identity(task, name, backbone, config, seed, options)
+
+
+def describe_training_start(init: Identity | None, encoder_digest: str | None) -> dict[str, str]:
+    """Return what a training key says of where tokens start; nothing where that is the class word.
+
+    A checkpoint that started elsewhere is none of this training.
+
+    Args:
+        encoder_digest: of the name encoder's file, where the start is what that reads; `init` is then not looked at.
+    """
+    if encoder_digest is not None:
+        return {"encoder": encoder_digest}
+    return {} if init is None else {"init": compute_tokens_digest(init)}
 
 
 def fit_first_tokens(init: Identity | None, settings: LearnSettings) -> Tensor | None:

@@ -168,8 +168,6 @@ def predict_with_target(
     backbone: Backbone,
     batch: NoisyBatch,
     context: TextEncoding,
-    recorder: AttentionRecorder | None = None,
-    loss_options: LossOptions | None = None,
     *,
     detach_start: bool = False,
     unet: UNet | None = None,
@@ -177,15 +175,15 @@ def predict_with_target(
     """Return what the UNet predicts for a batch with its noise, and what it should predict, in single precision.
 
     Args:
-        context: its states are key text and value text side by side, and a reference text where `recorder` is to have
-            the attention loss.
-        recorder, loss_options, detach_start: as `copy_with_key_value_attention` takes them.
-        unet: what that function has returned already; the other three are not looked at.
+        context: its states are key text and value text side by side, and a reference text where the UNet records the
+            attention loss.
+        detach_start: as `copy_with_key_value_attention` takes it.
+        unet: what that function has returned already; then `detach_start` is not looked at.
     """
     alphas = backbone.scheduler.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
     if unet is None:
-        unet = copy_with_key_value_attention(backbone.unet, recorder, loss_options, detach_start=detach_start)
+        unet = copy_with_key_value_attention(backbone.unet, detach_start=detach_start)
     prediction = backbone.predict(noisy, batch.timesteps, context, unet)
     target = compute_target(batch.latents, batch.noise, batch.timesteps, alphas, backbone.prediction_type)
     return prediction.float(), target.float()
