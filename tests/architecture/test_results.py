@@ -133,6 +133,11 @@ def test_tokens_put_in_one_by_one_change_what_was_measured():
     assert load("layout").format_layout(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
 
 
+def test_perfect_images_have_the_background_that_was_measured():
+    record = json.loads((RECORDS / "background_floor.json").read_text())
+    assert load("background_floor").format_floor(record) in (SUITES / "background.md").read_text(encoding="utf-8")
+
+
 def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
     text = " ".join((ROOT / "docs" / "world.md").read_text(encoding="utf-8").split())
     record = json.loads((ROOT / "experiments" / "records" / "gpu_training.json").read_text())

@@ -60,7 +60,7 @@ ATTENTION_NOTE = (
 )
 PORTRAIT = "portrait.png"
 # The README shows the sheet with these texts: a sheet from today is the same file, byte for byte.
-SHEET_TITLE, SHEET_LABELS = "the one picture", {"SeFi-IDE": "ours"}
+SHEET_TITLE = "the one photo"
 
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the page goes.")]
 Quick = Annotated[bool, typer.Option("--quick", help="A few steps only, to see that it runs.")]
@@ -247,10 +247,7 @@ def draw_demo_sheet(portrait: DemoPortrait, run: DemoRun, variants: list["DemoVa
 
     photo = Image.open(portrait.path)
     fronts = [photo, *[None] * (len(variants) - 1)]
-    rows = [
-        SheetRow(SHEET_LABELS.get(variant.label, variant.label), [front, *variant.images])
-        for variant, front in zip(variants, fronts, strict=True)
-    ]
+    rows = [SheetRow(variant.label, [front, *variant.images]) for variant, front in zip(variants, fronts, strict=True)]
     return draw_contact_sheet(rows, [SHEET_TITLE, *(prompt for _, prompt in run.prompts)])
 
 
@@ -308,8 +305,8 @@ def collect_demo_facts(run: DemoRun) -> dict[str, str]:
     return {
         "model": f"{run.backbone.source} ({run.backbone.fingerprint})",
         "learned": f"{learn.stages} stages x key and value x {run.backbone.token_width} numbers",
-        "learning": f"of the two below ours {learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
-        "drawing": f"{generate.steps} {generate.scheduler} steps, scale {generate.guidance_scale}",
+        "learning": f"{LEARNED_LABEL}: {learn.steps} steps of {learn.batch}, lambda {learn.attention_weight}",
+        "generation": f"{generate.steps} {generate.scheduler} steps, scale {generate.guidance_scale}",
         "seed": str(run.seed),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {run.backbone.device.type}",
         "versions": ", ".join([f"sefi {__version__}", *(f"{name} {version(name)}" for name in LIBRARIES)]),
