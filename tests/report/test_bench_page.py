@@ -288,7 +288,7 @@ def test_failures_are_counted_by_variant(made):
     assert rows["one token"].images == 18
     assert rows["one token"].no_face == sum(one.faces == 0 for one in mine) > 0
     assert rows["one token"].more_faces == sum(one.faces > 1 for one in mine) > 0
-    assert rows["one token"].disobeyed == sum(one.prompt_score < 0.23 for one in mine) > 0
+    assert rows["one token"].below_tau == sum(one.prompt_score < 0.23 for one in mine) > 0
     fewer = {row.variant: row for row in count_failures([c for c in samples if c.variant != "ours"], run)}
     assert (fewer["ours"].missing, fewer["ours"].no_face) == (18, None)
     assert fewer["one token"].missing == 0

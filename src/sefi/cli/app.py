@@ -33,7 +33,7 @@ from sefi.core.threads import limit_threads
 app = typer.Typer(
     name="sefi",
     cls=ReportingGroup,
-    help="Learn a person from one photo; generate them anywhere, with the prompt obeyed.",
+    help="Learn a person from one photo; generate them anywhere a prompt asks for.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,

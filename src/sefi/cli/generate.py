@@ -99,7 +99,7 @@ def run_generate(
     dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw every PROMPT; <name> in a prompt stands for the identity file of that name."""
+    """Generate an image of every PROMPT; <name> in a prompt stands for the identity file of that name."""
     from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
 
     overrides = format_settings(
@@ -120,7 +120,7 @@ def run_generate(
     record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
     allowed = Allowed(expired_consent=expired_consent, unchecked=no_safety_checker)
     run = GenerateRun(prompts, identities, backbone, config, seed, read, not no_mark, names, key, allowed)
-    text = draw_and_record(run, out, record)
+    text = generate_and_record(run, out, record)
     print_answer(record, text, as_json=as_json, command="generate")
 
 
@@ -264,7 +264,7 @@ def record_generation(
     )
 
 
-def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -> str:
+def generate_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -> str:
     """Draw every image, write all of them as one, and add the record to the folder's; return the files as a text.
 
     Args:
@@ -282,7 +282,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     record |= {"images": files, "grid": None}  # an interrupted run has no grid
     try:
         with TerminalProgress() as progress:
-            images = draw_and_save(run, folder, files, progress)
+            images = generate_and_save(run, folder, files, progress)
         record["grid"] = str(save_grid(images, folder, mark=run.mark, key=run.key))
     finally:
         written = [Path(str(entry["file"])) for entry in files]
@@ -293,7 +293,7 @@ def draw_and_record(run: GenerateRun, folder: Path, record: dict[str, object]) -
     return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
 
 
-def draw_and_save(
+def generate_and_save(
     run: GenerateRun, folder: Path, files: "list[FileEntry]", progress: "Progress"
 ) -> "list[GeneratedImage]":
     """Draw every image and write it at once.

@@ -415,7 +415,7 @@ def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:
 def make_next_command(
     name: str, path: Path, model_options: "ModelOptions", preset: str, settings: "Sequence[str]"
 ) -> str:
-    """Return the command that draws what was learned: on the same model, with the same settings of drawing."""
+    """Return the command that generates what was learned: on the same model, with the same settings of generation."""
     words = ["-i", str(path), *model_options.list_options()]
     if preset != "default":
         words += ["--preset", preset]

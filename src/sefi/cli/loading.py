@@ -53,13 +53,13 @@ def load_generation_config(preset: str, settings: list[str]) -> Config:
     """Return the same as `load_config`, for commands that generate: an identity has its own settings of learning.
 
     Raises:
-        ConfigError: A setting of something else than drawing, or a negative prompt that guidance leaves out.
+        ConfigError: A setting of something else than generation, or a negative prompt that guidance leaves out.
     """
     for setting in settings:
         if not setting.startswith("generate."):
             raise ConfigError(
                 f"{setting.partition('=')[0]!r} is settled when a subject is learned.",
-                "Give it to `sefi learn`; drawing knows the settings generate.* only.",
+                "Give it to `sefi learn`; `sefi generate` takes generate.* only.",
             )
     config = load_config(preset, settings)
     check_guidance(config.generate)
@@ -69,7 +69,7 @@ def load_generation_config(preset: str, settings: list[str]) -> Config:
 def load_identities(
     prompts: "Sequence[str]", files: "Sequence[Path]", config: Config, *, expired_consent: bool = False
 ) -> "list[Identity]":
-    """Return the identities of a command line that draws, checked against its prompts; no model is needed for that.
+    """Return the identities of a command line that generates, checked against its prompts; no model is needed for that.
 
     Raises:
         PromptError: As `check_prompts`.

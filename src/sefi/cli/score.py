@@ -337,7 +337,7 @@ def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images:
     lines = [format_text(table), ""]
     if len(info.subjects) == 1:
         lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
-    lines.append(format_obedience(info.suite.prompts))
+    lines.append(format_prompt_measures(info.suite.prompts))
     missing = [metric for metric in METRICS if metric.part == "main" and metric.name in table.missing]
     lines += [f"{metric.label}: not computed, {table.missing[metric.name]}" for metric in missing]
     for label, one in info.folders.items():
@@ -347,9 +347,9 @@ def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images:
     return "\n".join([*lines, f"{images} images in '{folder.path}'; page: {folder.report}/index.html"])
 
 
-def format_obedience(prompts: "Sequence[PromptInfo]") -> str:
-    """Return how it was measured whether prompts are obeyed."""
+def format_prompt_measures(prompts: "Sequence[PromptInfo]") -> str:
+    """Return how it was measured whether prompts are followed."""
     read = sum(bool(prompt.wanted) for prompt in prompts)
     if not read:
-        return "Obedience is CLIP's score alone: no prompt has something that the embedded readers know."
-    return f"Obedience: readers looked for what {read} of {len(prompts)} prompts ask (shown); CLIP scored all of them."
+        return "Prompts: CLIP's score alone, as none asks for something that the embedded readers know."
+    return f"Prompts: readers looked for what {read} of {len(prompts)} prompts ask (shown); CLIP scored all of them."

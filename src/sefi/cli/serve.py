@@ -28,7 +28,7 @@ Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a f
 Devices = Annotated[
     str, typer.Option("--device", metavar="DEVICES", help="auto, cpu, cuda, mps; several as cuda:0,cuda:1.")
 ]
-MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Most images drawn at once.")]
+MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Most images generated at once.")]
 MaxWait = Annotated[float, typer.Option("--max-wait", min=0, max=10, help="Seconds an image waits for others.")]
 MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, max=100_000, help="Most images that wait.")]
 MaxCount = Annotated[int, typer.Option("--max-count", min=1, max=1024, help="Most images of a request.")]
@@ -65,7 +65,7 @@ def run_serve(
     dtype: options.Precision = options.AUTO,
     as_json: options.AsJson = False,
 ) -> None:
-    """Draw images over HTTP; <name> in a prompt stands for the file NAME.safetensors of a folder."""
+    """Generate images over HTTP; <name> in a prompt stands for the file NAME.safetensors of a folder."""
     import fastapi
     import prometheus_client
     import uvicorn

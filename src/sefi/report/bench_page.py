@@ -49,7 +49,7 @@ class FailureRow:
         missing: How many were asked for and are not there; None for a reference row, which not every run can have.
         no_face: How many have no face.
         more_faces: How many have more faces than subjects.
-        disobeyed: How many score below tau.
+        below_tau: How many score below tau.
     """
 
     variant: str
@@ -57,7 +57,7 @@ class FailureRow:
     missing: int | None
     no_face: int | None
     more_faces: int | None
-    disobeyed: int | None
+    below_tau: int | None
 
 
 def count_failures(samples: Sequence[Sample], run: RunInfo) -> list[FailureRow]:
@@ -403,7 +403,9 @@ def draw_plots(table: Table, samples: Sequence[Sample], run: RunInfo) -> list[Pl
     styles, curves = choose_styles(table.variants), compute_tau_curves(samples, run)
     plots: list[Plot] = []
     if any(all(table.values[w.label, name].computed for name in ("prompt", "id")) for w in table.variants):
-        about = "Likeness against obedience, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
+        about = (
+            "Likeness and prompt score, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
+        )
         plots.append(Plot(encode_svg_uri(plot_trade_off(table, styles)), about))
     if curves:
         about = "ID(Prompt) for every threshold: the variants under test with their 95 % bands, reference rows dashed."

@@ -1,4 +1,4 @@
-"""The plots of a benchmark run: likeness against obedience, ID(Prompt) over tau, and bars for each kind of prompt."""
+"""The plots of a benchmark run: likeness and prompt score, ID(Prompt) over tau, and bars for each kind of prompt."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -70,7 +70,7 @@ def plot_trade_off(table: Table, styles: Mapping[str, Style]) -> str:
     for label in near:
         draw_point(axis, *points[label], styles[label])
     draw_frontier(axis, find_pareto_front([mean for label, mean in means.items() if not styles[label].reference]))
-    axis.set_xlabel("prompt score (CLIP cosine): obeys better to the right", color=SOFT)
+    axis.set_xlabel("prompt score (CLIP cosine): follows the prompt better to the right", color=SOFT)
     axis.set_ylabel("ID (cosine to the photo): more alike upwards", color=SOFT)
     bars = [bar for label in near for bar in make_error_bars(*points[label])]
     label_points(axis, near, {label: styles[label].colour for label in near}, bars)

@@ -70,9 +70,9 @@ class ServerMetrics:
         registry = self.registry
         self.requests = Counter("sefi_requests", "Requests to generate, by status.", ["status"], registry=registry)
         self.seconds = Histogram("sefi_request_seconds", "From a request to its answer.", registry=registry)
-        self.images = Counter("sefi_images", "Images drawn.", registry=registry)
+        self.images = Counter("sefi_images", "Images generated.", registry=registry)
         sizes = (1, 2, 4, 8, 16, 32, 64)
-        self.batches = Histogram("sefi_batch_images", "Images drawn at once.", buckets=sizes, registry=registry)
+        self.batches = Histogram("sefi_batch_images", "Images generated at once.", buckets=sizes, registry=registry)
         self.batch_seconds = Histogram("sefi_batch_seconds", "Time of a batch.", registry=registry)
         self.waiting = Gauge("sefi_waiting_images", "Images that wait.", registry=registry)
         self.identities = Gauge("sefi_identity_loads", "Identity files read since the start.", registry=registry)
@@ -229,7 +229,7 @@ def add_routes(app: FastAPI, service: ImageService) -> None:
     app.post(
         "/v1/generate",
         operation_id="generate",
-        summary="Draw a prompt",
+        summary="Generate images of a prompt",
         response_class=Response,
         responses={**IMAGES, **FAILURES},
     )(generate)
@@ -263,7 +263,7 @@ async def answer_generate(service: ImageService, body: GenerateRequest, request:
     """Draw the images of a request, and count its answer."""
     started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
     try:
-        response = await draw_response(service, body, request)
+        response = await generate_response(service, body, request)
         status = response.status_code
     except SefiError as error:
         status = int(describe_error(error)[0])
@@ -273,7 +273,7 @@ async def answer_generate(service: ImageService, body: GenerateRequest, request:
     return response
 
 
-async def draw_response(service: ImageService, body: GenerateRequest, request: Request) -> Response:
+async def generate_response(service: ImageService, body: GenerateRequest, request: Request) -> Response:
     """Return the answer of a request, or an empty one where the client is gone.
 
     Raises:
@@ -335,12 +335,12 @@ async def wait_for_images(tickets: Sequence[Ticket], request: Request, seconds: 
         ServeError: 504 where the time is over.
         SefiError: why an image cannot be drawn.
     """
-    drawing = asyncio.gather(*(asyncio.wrap_future(ticket.result) for ticket in tickets))
+    generation = asyncio.gather(*(asyncio.wrap_future(ticket.result) for ticket in tickets))
     leaving = asyncio.create_task(wait_until_gone(request))
     try:
-        done, _ = await asyncio.wait({drawing, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if drawing in done:
-            return drawing.result()
+        done, _ = await asyncio.wait({generation, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if generation in done:
+            return generation.result()
         if leaving in done:
             return None
         raise ServeError(
@@ -350,7 +350,7 @@ async def wait_for_images(tickets: Sequence[Ticket], request: Request, seconds: 
         )
     finally:
         leaving.cancel()
-        drawing.cancel()
+        generation.cancel()
 
 
 async def wait_until_gone(request: Request) -> None:
