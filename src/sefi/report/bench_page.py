@@ -403,9 +403,7 @@ def draw_plots(table: Table, samples: Sequence[Sample], run: RunInfo) -> list[Pl
     styles, curves = choose_styles(table.variants), compute_tau_curves(samples, run)
     plots: list[Plot] = []
     if any(all(table.values[w.label, name].computed for name in ("prompt", "id")) for w in table.variants):
-        about = (
-            "Likeness and prompt score, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
-        )
+        about = "Likeness and prompt score, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
         plots.append(Plot(encode_svg_uri(plot_trade_off(table, styles)), about))
     if curves:
         about = "ID(Prompt) for every threshold: the variants under test with their 95 % bands, reference rows dashed."
