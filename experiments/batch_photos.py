@@ -1,7 +1,7 @@
 """What `sefi batch` costs beside the steps of learning, and that killed workers lose and repeat nothing.
 
-Run it as `python experiments/batch_photos.py`: a few drawn people are learned by `sefi batch` in this process, as the
-preset scratch does it on the embedded model, and the CPU time of the whole (imports, photos, checkpoints, previews,
+Run it as `python experiments/batch_photos.py`: a few drawn people are learned by `sefi batch` in this process, as
+`--preset default` or `scratch` does it on the embedded model, and the CPU time of the whole (imports, photos, checkpoints, previews,
 records, page) is divided by that of the training steps in it. `--photos 100` is the whole. `--kill processes` or
 `--kill ray` learns 20 people with two workers instead, kills one with SIGKILL in the middle, and counts what was lost
 or repeated.
@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 
 from sefi.cli import progress
 from sefi.cli.app import app
+from sefi.core.config import choose_start
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
 from sefi.methods import get_preset
@@ -68,7 +69,7 @@ def draw_people(count: int, folder: Path) -> None:
         Image.fromarray(draw(make_portrait(make_test_person(number), number, 0), SIDE)).save(folder / f"p{number}.png")
 
 
-def measure_costs(count: int, options: list[str]) -> dict[str, object]:
+def measure_costs(count: int, preset: str, options: list[str]) -> dict[str, object]:
     """Learn people by the program itself, in this process; return CPU seconds of the whole and of the steps."""
     clock = StepClock()
     with tempfile.TemporaryDirectory() as name:
@@ -83,7 +84,7 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
             f"{name}/identities",
             "--no-crop",
             "--preset",
-            "scratch",
+            preset,
             *options,
             "--json",
         ]
@@ -96,8 +97,9 @@ def measure_costs(count: int, options: list[str]) -> dict[str, object]:
         sys.exit(done.output + twice.output)
     # The ratio of a hundred photos with all steps, from what is spent once, for each photo, and for each step.
     once, step = clock.begun - drawing, clock.seconds / clock.steps
-    each, steps = (whole - once - clock.seconds) / count, get_preset("scratch").learn.steps
+    each, steps = (whole - once - clock.seconds) / count, choose_start(get_preset(preset), encoder=True).learn.steps
     return {
+        "preset": preset,
         "photos": count,
         "steps": clock.steps,
         "seconds_once": round(once, 2),
@@ -171,14 +173,16 @@ def main() -> None:
     """Measure what is asked for, print it, and put it on record where a place for it is named."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--photos", type=int, default=2, help="how many people are learned; 100 for the whole")
+    parser.add_argument("--preset", choices=("default", "scratch"), default="default", help="how they are learned")
     parser.add_argument("--steps", type=int, default=None, help="of each training; the preset's without")
     parser.add_argument("--kill", choices=("processes", "ray"), default=None, help="kill a worker of this engine")
     parser.add_argument("--people", type=int, default=20, help="with --kill")
     parser.add_argument("--record", type=Path, nargs="?", const=RECORD, default=None, help="where the record goes")
     options = parser.parse_args()
     if options.kill is None:
-        found = measure_costs(options.photos, [] if options.steps is None else ["--steps", str(options.steps)])
-        name = "cost"
+        steps = [] if options.steps is None else ["--steps", str(options.steps)]
+        found = measure_costs(options.photos, options.preset, steps)
+        name = "cost" if options.preset == "scratch" else f"cost_{options.preset}"
     else:
         with tempfile.TemporaryDirectory() as folder:
             found, name = try_kill(options.kill, options.people, Path(folder)), f"kill_{options.kill}"

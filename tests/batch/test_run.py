@@ -15,11 +15,13 @@ import sefi.batch.run
 import sefi.core.files
 from sefi.api import learn
 from sefi.batch.plan import ItemState, read_item_record
-from sefi.batch.run import WorkQueue, begin_try, learn_alone, list_problems, locate_training
+from sefi.batch.run import WorkQueue, begin_try, learn_alone, list_problems, locate_training, make_preview_config
+from sefi.core.config import override
 from sefi.core.errors import Interrupted, OutputError
 from sefi.core.progress import SilentProgress
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
+from sefi.methods import PRESETS
 from sefi.methods.base import create_header
 from sefi.photo.read import MAX_BYTES
 from sefi.provenance.consent import parse_consent
@@ -60,6 +62,14 @@ def test_a_batch_learns_the_same_bytes_as_learn_and_a_second_run_does_nothing(se
     assert work_off(settings)[1] == []
     assert read_states(settings.folder) == before
     assert not list(settings.folder.rglob(".*"))
+
+
+@pytest.mark.parametrize(("wanted", "taken"), [(2, 2), (25, 25), (50, 25)])
+def test_a_preview_takes_no_more_steps_than_it_needs(wanted, taken):
+    config = override(PRESETS["scratch"], [f"generate.steps={wanted}"])
+    preview = make_preview_config(config)
+    assert preview.generate.steps == taken
+    assert preview.model_copy(update={"generate": config.generate}) == config
 
 
 def test_what_changed_is_learned_again_and_nothing_else(settings, work_off):

@@ -45,6 +45,7 @@ from sefi.batch.plan import (
     write_item_record,
 )
 from sefi.benchmark.identities import Stopwatch
+from sefi.core.config import Config
 from sefi.core.errors import (
     ConfigError,
     FaceError,
@@ -75,6 +76,7 @@ from sefi.training.loop import list_recovery_remarks
 # What fails in the same way each time: another try would only cost time.
 LASTING = (PhotoError, FaceError, PromptError, IdentityError, ConfigError)
 MOST_WRITTEN = 7  # SHA-256 of earlier files of an item that are remembered
+PREVIEW_STEPS = 25
 SECONDS_FOR_LOCK = 30.0  # in which a worker that was killed is gone
 KILLED = "The worker that learned it was killed, perhaps for want of memory."
 RETRY = "Look at the photo and at the memory; --retry tries it again."
@@ -317,7 +319,7 @@ def make_preview(
     check_place(path, record)
     identity = Identity.load(locate_identity_file(settings.folder, item.name))
     prompt = settings.preview.replace("{}", f"<{item.name}>")
-    images = generate(prompt, identity, backbone=backbone, config=item.config, seed=item.seed)
+    images = generate(prompt, identity, backbone=backbone, config=make_preview_config(item.config), seed=item.seed)
     learned = [Image.fromarray(convert_to_bytes(crop.pixels)) for crop in crops[:1]]
     row = SheetRow("", [*learned, *(image.pixels for image in images)])
     sheet = draw_contact_sheet([row], ["what was learned", *[prompt] * len(images)][-len(row.images) :])
@@ -329,6 +331,15 @@ def make_preview(
     write_item_record(settings.folder, record)
     write_file(path, encoded.write)
     return record
+
+
+def make_preview_config(config: Config) -> Config:
+    """Return settings for a preview: at most `PREVIEW_STEPS` denoising steps, half of the usual.
+
+    On a processor all of them take longer than the default learns.
+    """
+    steps = min(config.generate.steps, PREVIEW_STEPS)
+    return config.model_copy(update={"generate": config.generate.model_copy(update={"steps": steps})})
 
 
 def check_place(path: Path, record: ItemRecord) -> None:
