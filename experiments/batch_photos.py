@@ -1,10 +1,10 @@
 """What `sefi batch` costs beside the steps of learning, and that killed workers lose and repeat nothing.
 
 Run it as `python experiments/batch_photos.py`: a few drawn people are learned by `sefi batch` in this process, as
-`--preset default` or `scratch` does it on the embedded model, and the CPU time of the whole (imports, photos, checkpoints, previews,
-records, page) is divided by that of the training steps in it. `--photos 100` is the whole. `--kill processes` or
-`--kill ray` learns 20 people with two workers instead, kills one with SIGKILL in the middle, and counts what was lost
-or repeated.
+`--preset default` or `scratch` does it on the embedded model, and the CPU time of the whole (imports, photos,
+checkpoints, previews, records, page) is divided by that of the training steps in it. `--photos 100` is the whole.
+`--kill processes` or `--kill ray` learns 20 people with two workers instead, kills one with SIGKILL in the middle, and
+counts what was lost or repeated.
 """
 
 import argparse
