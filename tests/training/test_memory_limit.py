@@ -1,5 +1,7 @@
 """A limit of memory: in how many parts a step's samples are taken, and when activations are computed again."""
 
+from typing import ClassVar
+
 import pytest
 import torch
 from hypothesis import given, settings, strategies
@@ -11,7 +13,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.text import parse_memory
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions
-from sefi.training.memory import BLOCK, GRADIENTS, create_plan, measure_sample, plan_memory
+from sefi.training.memory import BLOCK, GRADIENTS, collect_storages, create_plan, measure_sample, plan_memory
 
 BATCH = 5
 FREE = override(
@@ -26,10 +28,15 @@ def make(backbone):
     return lambda config=FREE: make_task(backbone, views(backbone, config), config, 1)
 
 
+def measure(task, backbone):
+    parts = backbone.networks.values()
+    return measure_sample(task, collect_storages(weight for part in parts for weight in part.parameters()))
+
+
 def find_fixed_size(task, backbone):
     """Return the limit at which not a byte is left for samples."""
     plan = plan_memory(task, backbone.networks.values(), 10**15)
-    return plan.bytes_needed - round(BATCH * GRADIENTS * measure_sample(task))
+    return plan.bytes_needed - round(BATCH * GRADIENTS * measure(task, backbone))
 
 
 def collect_gradient(trainer):
@@ -37,16 +44,44 @@ def collect_gradient(trainer):
     return torch.cat([p.grad.flatten() for p in trainer.task.weights.parameters()])
 
 
-def test_a_sample_holds_a_share_of_what_all_hold(make):
-    one, task = measure_sample(make()), make()
+class LinearTask:
+    """One large frozen matrix, whose transpose the graph holds, between two vectors."""
+
+    def __init__(self):
+        self.weights = torch.nn.ParameterList([torch.ones(1, 1000)])
+        self.model = torch.nn.Linear(1000, 1000, bias=False).requires_grad_(False)
+
+    def count_samples(self):
+        return 1
+
+    def compute_loss_parts(self, step, parts):
+        yield 1.0, self.model(self.weights[0] * 2).square().sum(), {}
+
+    def compute_loss(self, step):
+        raise NotImplementedError
+
+    def after_step(self):
+        raise NotImplementedError
+
+    training_key: ClassVar = {}
+
+
+def test_weights_are_not_counted_with_what_a_sample_holds():
+    task = LinearTask()
+    assert measure_sample(task, collect_storages(task.model.parameters())) == 4000  # the vector that is squared
+    assert plan_memory(task, [task.model], 10**9).bytes_needed == 4_000_000 + 4 * 4000 + GRADIENTS * 4000
+
+
+def test_a_sample_holds_a_share_of_what_all_hold(make, backbone):
+    one, task = measure(make(), backbone), make()
     task.count_samples = lambda: 1  # one part of all samples
-    assert 4 < measure_sample(task) / one < 5.5
+    assert 4 < measure(task, backbone) / one < 5.5
 
 
 @pytest.mark.parametrize(("samples", "parts"), [(5, 1), (4.9, 2), (3.1, 2), (2.9, 3), (2, 3), (1.9, 5), (1, 5)])
 def test_as_many_samples_are_taken_at_once_as_fit(make, backbone, samples, parts):
     task = make()
-    limit = find_fixed_size(task, backbone) + round(samples * GRADIENTS * measure_sample(task)) + 4
+    limit = find_fixed_size(task, backbone) + round(samples * GRADIENTS * measure(task, backbone)) + 4
     plan = plan_memory(task, backbone.networks.values(), limit)
     assert (plan.parts, plan.recompute) == (parts, False)
     assert plan.bytes_needed <= limit
@@ -54,11 +89,11 @@ def test_as_many_samples_are_taken_at_once_as_fit(make, backbone, samples, parts
 
 def test_what_one_sample_is_too_much_for_is_computed_again(make, backbone):
     task = make()
-    whole = measure_sample(task)
+    whole = measure(task, backbone)
     limit = find_fixed_size(task, backbone) + round(0.98 * GRADIENTS * whole)
     plan = plan_memory(task, backbone.networks.values(), limit)
     assert plan.recompute
-    assert measure_sample(task) < (1 - BLOCK) * whole
+    assert measure(task, backbone) < (1 - BLOCK) * whole
 
 
 def test_gradients_are_the_same_with_activations_computed_again(backbone):
@@ -74,17 +109,17 @@ def test_gradients_are_the_same_with_activations_computed_again(backbone):
 def test_an_attention_loss_is_never_recorded_twice(make, backbone):
     task = make(STEERED)
     assert not task.set_recomputing(enabled=True)
-    limit = find_fixed_size(task, backbone) + round(0.98 * GRADIENTS * measure_sample(task))
+    limit = find_fixed_size(task, backbone) + round(0.98 * GRADIENTS * measure(task, backbone))
     with pytest.raises(ConfigError, match=r"Learning needs \d+\.\d GB with one sample at a time"):
         plan_memory(task, backbone.networks.values(), limit)
 
 
 def test_too_little_leaves_the_task_as_it_was(make, backbone):
     task = make()
-    before = measure_sample(task)
+    before = measure(task, backbone)
     with pytest.raises(ConfigError, match=r"and 0\.0 GB are allowed"):
         plan_memory(task, backbone.networks.values(), 1000)
-    assert measure_sample(task) == pytest.approx(before, rel=1e-3)
+    assert measure(task, backbone) == pytest.approx(before, rel=1e-3)
 
 
 @given(
@@ -102,7 +137,7 @@ def test_a_plan_stays_within_its_limit_with_the_fewest_parts(samples, fixed, sam
 
 def test_learning_within_a_limit_gives_the_same_identity(make, backbone):
     task = make()
-    some = find_fixed_size(task, backbone) + round(2.5 * GRADIENTS * measure_sample(task))
+    some = find_fixed_size(task, backbone) + round(2.5 * GRADIENTS * measure(task, backbone))
     whole, same, parts = (
         METHODS["sefi"].learn("ada", views(backbone, FREE), backbone, FREE, 1, TrainingOptions(memory=memory))
         for memory in (None, 10**12, some)

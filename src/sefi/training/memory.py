@@ -1,7 +1,7 @@
 """Fit a training into a limit of memory: in how many parts a step's samples are taken, and what is computed twice."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -56,13 +56,13 @@ def plan_memory(task: Task, model: Iterable[nn.Module], limit: int) -> MemoryPla
     """
     if not isinstance(task, DivisibleTask):
         raise ConfigError("This method cannot be held to a limit of memory.", "Leave out --memory.")
-    weights = add_up_storage(tensor for part in model for tensor in (*part.parameters(), *part.buffers()))
-    fixed = weights + STATES * add_up_storage(task.weights.parameters())
-    samples, sample = task.count_samples(), measure_sample(task)
+    weights = collect_storages(tensor for part in model for tensor in (*part.parameters(), *part.buffers()))
+    fixed = sum(weights.values()) + STATES * sum(collect_storages(task.weights.parameters()).values())
+    samples, sample = task.count_samples(), measure_sample(task, weights)
     if fixed + GRADIENTS * sample <= limit:
         return create_plan(fixed, samples, GRADIENTS * sample, 0, limit, recompute=False)
     if isinstance(task, RecomputingTask) and task.set_recomputing(enabled=True):
-        spare, sample = BLOCK * sample, measure_sample(task)
+        spare, sample = BLOCK * sample, measure_sample(task, weights)
         if fixed + GRADIENTS * (sample + spare) <= limit:
             return create_plan(fixed, samples, GRADIENTS * sample, GRADIENTS * spare, limit, recompute=True)
         task.set_recomputing(enabled=False)
@@ -85,23 +85,26 @@ def create_plan(fixed: int, samples: int, sample: float, spare: float, limit: in
     return MemoryPlan(parts, recompute, math.ceil(fixed + largest * (sample + spare)))
 
 
-def measure_sample(task: DivisibleTask) -> int:
-    """Return the bytes that the graph of one sample's loss holds for the backward pass, without weights."""
+def measure_sample(task: DivisibleTask, weights: Collection[int] = ()) -> int:
+    """Return the bytes that the graph of one sample's loss holds for the backward pass, without weights.
+
+    Args:
+        weights: addresses of the storages of the model's weights, which a graph holds as they are or transposed.
+    """
     held: dict[int, int] = {}
+    own = collect_storages(task.weights.parameters())
 
     def note(tensor: Tensor) -> Tensor:
-        if not isinstance(tensor, nn.Parameter):
-            storage = tensor.untyped_storage()
-            held[storage.data_ptr()] = storage.nbytes()
+        held.update(collect_storages([tensor]))
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         part = next(iter(task.compute_loss_parts(0, task.count_samples())))
         del part
-    return sum(held.values())
+    return sum(size for address, size in held.items() if address not in weights and address not in own)
 
 
-def add_up_storage(tensors: Iterable[Tensor]) -> int:
-    """Return the bytes of tensors; what several share counts once."""
-    storages = {storage.data_ptr(): storage.nbytes() for storage in (one.untyped_storage() for one in tensors)}
-    return sum(storages.values())
+def collect_storages(tensors: Iterable[Tensor]) -> dict[int, int]:
+    """Return the bytes of the storages of tensors by their address; what several share is there once."""
+    storages = (one.untyped_storage() for one in tensors)
+    return {storage.data_ptr(): storage.nbytes() for storage in storages}
