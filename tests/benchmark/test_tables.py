@@ -314,7 +314,7 @@ def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
 def test_lower_is_better_where_the_arrow_says_so():
     samples = [sample(draw_seconds=2.0), sample(variant="theirs", draw_seconds=1.0)]
     assert make_table(of_two(samples), make_run()).find_best(METRIC["draw_seconds"]) == {"theirs"}
-    assert format_heading(METRIC["draw_seconds"]) == "drawing ↓"
+    assert format_heading(METRIC["draw_seconds"]) == "generation ↓"
 
 
 def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from sefi.api import generate, generate_each
 from sefi.cli.app import app
-from sefi.cli.generate import GenerateRun, draw_and_save
+from sefi.cli.generate import GenerateRun, generate_and_save
 from sefi.core.config import Config, override, parse_config
 from sefi.core.errors import ConfigError, GenerationError, IdentityError
 from sefi.core.progress import SilentProgress
@@ -48,7 +48,7 @@ def test_an_image_that_is_not_finite_is_named_and_not_saved(backbone, tmp_path, 
     broken = with_nan_in(backbone, part)
     work = GenerateRun(["a photo of a dog"], [], broken, QUICK, 41)
     with pytest.raises(GenerationError, match=r"'a photo of a dog' with seed 41") as caught:
-        draw_and_save(work, tmp_path, [], SilentProgress())
+        generate_and_save(work, tmp_path, [], SilentProgress())
     assert ("VAE" in str(caught.value)) == (part == "vae")
     assert not list(tmp_path.iterdir())
 
