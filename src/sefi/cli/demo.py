@@ -59,7 +59,7 @@ ATTENTION_NOTE = (
     "A learned word that took over would glow everywhere and leave the others dark."
 )
 PORTRAIT = "portrait.png"
-# The README shows the sheet with these texts: a sheet from today is the same file, byte for byte.
+# The README shows the sheet with this text: one made on such a machine is the same file, byte for byte.
 SHEET_TITLE = "the one photo"
 
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the page goes.")]
