@@ -13,7 +13,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.text import parse_memory
 from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions
-from sefi.training.memory import BLOCK, GRADIENTS, collect_storages, create_plan, measure_sample, plan_memory
+from sefi.training.memory import BLOCK, GRADIENTS, OPERATION, collect_storages, create_plan, measure_sample, plan_memory
 
 BATCH = 5
 FREE = override(
@@ -69,7 +69,7 @@ class LinearTask:
 def test_weights_are_not_counted_with_what_a_sample_holds():
     task = LinearTask()
     assert measure_sample(task, collect_storages(task.model.parameters())) == 4000  # the vector that is squared
-    assert plan_memory(task, [task.model], 10**9).bytes_needed == 4_000_000 + 4 * 4000 + GRADIENTS * 4000
+    assert plan_memory(task, [task.model], 10**9).bytes_needed == 4_000_000 + (4 + OPERATION + GRADIENTS) * 4000
 
 
 def test_a_sample_holds_a_share_of_what_all_hold(make, backbone):
@@ -128,7 +128,7 @@ def test_too_little_leaves_the_task_as_it_was(make, backbone):
 @settings(deadline=None)
 def test_a_plan_stays_within_its_limit_with_the_fewest_parts(samples, fixed, sample, times):
     limit = fixed + sample * (1 + times)
-    plan = create_plan(fixed, samples, sample, 0, limit, recompute=False)
+    plan = create_plan(fixed, samples, sample, limit, recompute=False)
     assert 1 <= plan.parts <= samples
     assert plan.bytes_needed <= limit
     fewer = plan.parts - 1

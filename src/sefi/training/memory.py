@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from sefi.core.errors import ConfigError
 from sefi.training.loop import DivisibleTask, Task
 
-GRADIENTS = 1.3  # of what a graph holds: with the gradients of activations, and what an operation needs in between
-BLOCK = 0.25  # of what a whole graph holds: the largest block, computed again on the way back
+# Of what the graph of a sample holds, by what a process held at Stable Diffusion 1.4's size on a CPU with one sample
+# and with three (`python experiments/memory_limit.py`).
+GRADIENTS = 1.45  # for each sample: with the gradients of its activations
+OPERATION = 1.1  # once: what the largest operation needs in between
+BLOCK = 0.25  # for each sample, of what is computed again on the way back: the largest block
 STATES = 4  # copies of what is trained: weights, gradients and two moments
 REMEDY = "Allow more memory, or open the model with --dtype bfloat16."
 
@@ -59,30 +62,30 @@ def plan_memory(task: Task, model: Iterable[nn.Module], limit: int) -> MemoryPla
     weights = collect_storages(tensor for part in model for tensor in (*part.parameters(), *part.buffers()))
     fixed = sum(weights.values()) + STATES * sum(collect_storages(task.weights.parameters()).values())
     samples, sample = task.count_samples(), measure_sample(task, weights)
+    fixed += round(OPERATION * sample)
     if fixed + GRADIENTS * sample <= limit:
-        return create_plan(fixed, samples, GRADIENTS * sample, 0, limit, recompute=False)
+        return create_plan(fixed, samples, GRADIENTS * sample, limit, recompute=False)
     if isinstance(task, RecomputingTask) and task.set_recomputing(enabled=True):
-        spare, sample = BLOCK * sample, measure_sample(task, weights)
-        if fixed + GRADIENTS * (sample + spare) <= limit:
-            return create_plan(fixed, samples, GRADIENTS * sample, GRADIENTS * spare, limit, recompute=True)
+        sample = BLOCK * sample + measure_sample(task, weights)
+        if fixed + GRADIENTS * sample <= limit:
+            return create_plan(fixed, samples, GRADIENTS * sample, limit, recompute=True)
         task.set_recomputing(enabled=False)
-        sample += spare
     needed = fixed + GRADIENTS * sample
     raise ConfigError(
         f"Learning needs {needed / 1e9:.1f} GB with one sample at a time, and {limit / 1e9:.1f} GB are allowed.", REMEDY
     )
 
 
-def create_plan(fixed: int, samples: int, sample: float, spare: float, limit: int, *, recompute: bool) -> MemoryPlan:
+def create_plan(fixed: int, samples: int, sample: float, limit: int, *, recompute: bool) -> MemoryPlan:
     """Return the plan with the fewest parts.
 
     Args:
-        sample: bytes for each sample of a part, and `spare` once for the part's largest block.
+        fixed: bytes that are needed for any number of samples, and `sample` for each.
     """
-    fitting = min(samples, int((limit - fixed) // (sample + spare)))
+    fitting = min(samples, int((limit - fixed) // sample))
     parts = math.ceil(samples / fitting)
     largest = math.ceil(samples / parts)
-    return MemoryPlan(parts, recompute, math.ceil(fixed + largest * (sample + spare)))
+    return MemoryPlan(parts, recompute, math.ceil(fixed + largest * sample))
 
 
 def measure_sample(task: DivisibleTask, weights: Collection[int] = ()) -> int:
