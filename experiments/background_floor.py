@@ -2,9 +2,9 @@
 
     python experiments/background_floor.py     # experiments/records/background_floor.json, and a table
 
-The measure compares an image with the photo, both with the face blanked; hair, neck and hands stay. So some of it is
-the person, not the background. Here every prompt of a suite is drawn, not generated, so that nothing of the photo can
-leak: once with the person and once with a stranger in the same pose, clothes and scene. The difference is what the
+The measure compares an image with the photo, both with the face blanked; hair, neck and hands stay, so some of it may
+be the person, not the background. Here every prompt of a suite is drawn, not generated, so that nothing of the photo
+can leak: once with the person and once with a stranger in the same pose, clothes and scene. The difference is what the
 measure gives to an image for being of the right person. Strangers who have the person's hair or skin show where it
 comes from. `own` is the benchmark's own background: less the mean over other subjects' photos. Means over prompts and
 drawings for each person, intervals over people.
@@ -69,12 +69,12 @@ def measure_suite(suite: Suite, drawings: int) -> Means:
         found: dict[tuple[str, str], list[float]] = {}
         for who, content in draw_contents(suite, suite.first + place, drawings):
             background = evaluators.evaluate(draw(content, SHIPPED.side)).background
-            own, *others = (compare_embeddings(background, photo) for photo in (photos[place], *photos))
-            if own is None or any(one is None for one in others):
+            cosines = [one for photo in photos if (one := compare_embeddings(background, photo)) is not None]
+            if len(cosines) < len(photos):
                 continue
-            others = [one for number, one in enumerate(others) if number != place]
+            own = cosines.pop(place)
             found.setdefault(("background", who), []).append(own)
-            found.setdefault(("own", who), []).append(own - float(np.mean(others)))  # pyright: ignore[reportArgumentType, reportCallIssue]
+            found.setdefault(("own", who), []).append(own - float(np.mean(cosines)))
         for (figure, who), scores in found.items():
             means[figure].setdefault(who, {})[subject.key] = round(float(np.mean(scores)), 6)
         print(f"{suite.name} {subject.key}")

@@ -262,11 +262,11 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
     return variants
 
 
-def make_large_backbone(device: str = "cpu") -> Backbone:
-    """Return a model of Stable Diffusion 1.4's size with random weights in bfloat16."""
+def make_large_backbone(device: str = "cpu", dtype: torch.dtype = torch.bfloat16) -> Backbone:
+    """Return a model of Stable Diffusion 1.4's size with random weights."""
     from real_size import make_random_parts  # noqa: PLC0415  pyright: ignore[reportMissingImports]
 
-    torch.set_default_dtype(torch.bfloat16)
+    torch.set_default_dtype(dtype)
     try:
         with torch.device(device):
             parts = make_random_parts(tiny=False)

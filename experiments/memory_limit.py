@@ -19,27 +19,20 @@ import sefi  # noqa: F401  before torch, so that OpenMP threads sleep while they
 
 # isort: split
 
-import torch
-from PIL import Image
-from real_size import describe_machine, make_random_parts, read_peak_gib
+from engine import make_large_backbone, make_trainer
+from real_size import describe_machine, read_peak_gib
 
-from sefi.backbone.bundle import Backbone, parse_dtype
+from sefi.backbone.bundle import parse_dtype
 from sefi.core.config import override
 from sefi.core.files import write_text
 from sefi.core.reading import read_json
 from sefi.core.text import dump_json, parse_memory
-from sefi.identity.tokens import IdentityTokens
 from sefi.methods import PRESETS
-from sefi.methods.base import get_class_row
-from sefi.photo.augment import PhotoViews
-from sefi.photo.read import convert_to_pixels
-from sefi.training.loop import IdentityTrainer
 from sefi.training.memory import plan_memory
-from sefi.training.token_inversion import TokenTask
 
 RECORD = Path(__file__).parent / "records" / "memory_limit.json"
 # As the default learns, but from the class word: there is no name encoder for random weights.
-SETTINGS = ("learn.attention_weight=0", "views.latent_pool=2")
+SETTINGS = ("learn.attention_weight=0", "views.latent_pool=1")
 LIMITS = ("24GB", "12GB", "9GB", "6GB")
 
 
@@ -69,14 +62,9 @@ def run_limit(limit: str, dtype: str) -> dict[str, Any]:
 
 def measure_limit(limit: str, dtype: str) -> dict[str, Any]:
     """Take one step within a limit; return the plan, the peak and the seconds."""
-    backbone = make_random_backbone(parse_dtype(dtype))
-    config = override(PRESETS["scratch"], SETTINGS)
-    image = Image.radial_gradient("L").convert("RGB").resize((backbone.resolution, backbone.resolution))
-    views = PhotoViews(convert_to_pixels(image), config.views)
-    tokens = IdentityTokens(get_class_row(backbone, config), config.learn, 0)
-    task = TokenTask(backbone, views, config, 0, tokens, encode_at_once=1)
-    plan = plan_memory(task, backbone.networks.values(), parse_memory(limit))
-    trainer = IdentityTrainer(task, config)
+    backbone = make_large_backbone(dtype=parse_dtype(dtype))
+    trainer = make_trainer(backbone, override(PRESETS["scratch"], SETTINGS))
+    plan = plan_memory(trainer.task, backbone.networks.values(), parse_memory(limit))
     trainer.recovery.parts = plan.parts
     started = time.perf_counter()
     trainer.take_step(0)
@@ -87,16 +75,6 @@ def measure_limit(limit: str, dtype: str) -> dict[str, Any]:
         "peak_gb": round(read_peak_gib() * 2**30 / 1e9, 2),
         "seconds": round(time.perf_counter() - started, 1),
     }
-
-
-def make_random_backbone(dtype: torch.dtype) -> Backbone:
-    """Return a model of Stable Diffusion 1.4's size with random weights."""
-    torch.set_default_dtype(dtype)
-    try:
-        parts = make_random_parts(tiny=False)
-    finally:
-        torch.set_default_dtype(torch.float32)
-    return Backbone(**vars(parts), fingerprint="sd1:768:random", resolution=512, source="random weights")
 
 
 def format_limits(record: dict[str, Any]) -> str:

@@ -292,7 +292,7 @@ def describe_training_start(init: Identity | None, encoder_digest: str | None) -
     A checkpoint that started elsewhere is none of this training.
 
     Args:
-        encoder_digest: of the name encoder's file, where the start is what that reads; `init` is then not looked at.
+        encoder_digest: of the name encoder's file, where the start is what that reads; `init` is then ignored.
     """
     if encoder_digest is not None:
         return {"encoder": encoder_digest}

@@ -94,8 +94,7 @@ def measure_sample(task: DivisibleTask, weights: Collection[int] = ()) -> int:
     Args:
         weights: addresses of the storages of the model's weights, which a graph holds as they are or transposed.
     """
-    held: dict[int, int] = {}
-    own = collect_storages(task.weights.parameters())
+    held, known = dict[int, int](), {*weights, *collect_storages(task.weights.parameters())}
 
     def note(tensor: Tensor) -> Tensor:
         held.update(collect_storages([tensor]))
@@ -104,7 +103,7 @@ def measure_sample(task: DivisibleTask, weights: Collection[int] = ()) -> int:
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         part = next(iter(task.compute_loss_parts(0, task.count_samples())))
         del part
-    return sum(size for address, size in held.items() if address not in weights and address not in own)
+    return sum(size for address, size in held.items() if address not in known)
 
 
 def collect_storages(tensors: Iterable[Tensor]) -> dict[int, int]:

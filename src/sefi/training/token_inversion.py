@@ -178,7 +178,7 @@ def predict_with_target(
         context: its states are key text and value text side by side, and a reference text where the UNet records the
             attention loss.
         detach_start: as `copy_with_key_value_attention` takes it.
-        unet: what that function has returned already; then `detach_start` is not looked at.
+        unet: what that function has returned already; then `detach_start` is ignored.
     """
     alphas = backbone.scheduler.alphas_cumprod
     noisy = add_noise(batch.latents, batch.noise, batch.timesteps, alphas)
