@@ -17,6 +17,7 @@ from sefi.core.reading import (
     WEIGHTS,
     InvalidFileError,
     check_values,
+    load_tensors,
     parse_object,
     read_layout,
     translate_file_errors,
@@ -171,3 +172,15 @@ def test_libraries_of_models_raise_anything():
         read_or_refuse(Path("x"), lambda: raise_error(Foreign()), kind="CLIP")
     with pytest.raises(SefiError, match="whole"):
         read_or_refuse(Path("x"), lambda: raise_error(IdentityError("whole", "as it is")))
+
+
+def test_the_length_of_the_header_changes_no_bit_of_what_is_computed(tmp_path):
+    """A product with one row has other last bits where the matrix lies at another address within 32 bytes."""
+    generator = torch.Generator().manual_seed(5)
+    row, matrix = torch.randn(1, 53, generator=generator), torch.randn(37, 53, generator=generator)
+    expected = torch.nn.functional.linear(row, matrix)
+    for length in range(0, 72, 3):
+        save_file({"matrix": matrix}, tmp_path / "a.safetensors", metadata={"note": "x" * length})
+        loaded = load_tensors(tmp_path / "a.safetensors")["matrix"]
+        assert loaded.data_ptr() % 64 == 0
+        assert torch.equal(torch.nn.functional.linear(row, loaded), expected)

@@ -337,13 +337,18 @@ def read_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...
 def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[str, Any]:
     """Return every tensor of a file whose layout was checked.
 
+    PyTorch's tensors are copies in memory of their own. safetensors gives views of the mapped file, whose addresses
+    depend on the length of the header, and a matrix product with one row has other last bits at another address: an
+    identity would give other images after a header with one digit more.
+
     Raises:
         InvalidFileError: its name is not UTF-8, which safetensors cannot open.
     """
     if not is_utf8(str(path)):
         raise InvalidFileError("its name is not UTF-8")
     with safe_open(path, framework=framework) as file:
-        return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {name: tensor.clone() for name, tensor in tensors.items()} if framework == "pt" else tensors
 
 
 def read_tensors(path: Path, limits: Limits = WEIGHTS) -> "tuple[Mapping[str, str], dict[str, torch.Tensor]]":
