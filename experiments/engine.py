@@ -7,6 +7,7 @@
     python experiments/engine.py generation
     python experiments/engine.py many                   # 16 identities in a batch, as many steps as the preset takes
     python experiments/engine.py together
+    python experiments/engine.py channels               # channels last in memory against the order of the files
     python experiments/engine.py start
 
 Everything runs in one process with one thread, the variants in turn, so that whatever else the machine does meets all
@@ -511,6 +512,31 @@ def measure_many(options: argparse.Namespace) -> None:
     write_part("many", {"steps": steps, **compare(seconds, pairs)})
 
 
+# ------------------------------------------------------------------ order of memory
+
+
+def open_in_usual_order() -> Backbone:
+    """Open the embedded model with the weights of its convolutions in the order that the files have."""
+    backbone = sefi.open_backbone()
+    for network in (backbone.unet, backbone.vae):
+        cast(torch.nn.Module, network).to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    return backbone
+
+
+def measure_channels(options: argparse.Namespace) -> None:
+    """Measure a step and images with channels last, as models are opened, against the usual order."""
+    variants: dict[str, Step] = {}
+    for name, backbone in (("last", sefi.open_backbone()), ("usual", open_in_usual_order())):
+        variants[f"step, {name}"] = make_trainer(backbone, override(DEFAULT_FROM_ENCODER, FEW_VIEWS)).take_step
+        for count in (1, 8):
+            variants[f"batch {count}, {name}"] = lambda _, one=backbone, count=count: generate(
+                one, [0] * count, IMAGE_STEPS
+            )
+    seconds = measure_in_turn(variants, options.rounds, 1)
+    pairs = {name: (f"{name}, last", f"{name}, usual") for name in ("step", "batch 1", "batch 8")}
+    write_part("channels", {"steps": IMAGE_STEPS, **compare(seconds, pairs)})
+
+
 # ------------------------------------------------------------------ start
 
 IMPORTS = """
@@ -559,6 +585,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "together": measure_together,
     "generation": measure_generation,
     "many": measure_many,
+    "channels": measure_channels,
     "start": measure_start,
 }
 

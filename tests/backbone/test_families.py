@@ -441,6 +441,7 @@ def test_sdxls_hub_id_opens_with_its_second_encoder(
     assert "vae_1_0/*" in asked[0]
 
 
+@pytest.mark.slow
 def test_sdxls_autoencoder_stays_in_single_precision_in_a_float16_model(
     open_model: Callable[..., Backbone], identity_of: Callable[[Backbone], Identity]
 ) -> None:
@@ -683,6 +684,7 @@ def test_dreambooth_of_sdxl_is_refused_at_once(preset: str) -> None:
         method.check(create_empty_stable_diffusion(family), config, None)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sefi", "textual-inversion", "prospect", "dreambooth-lora", "custom-diffusion"])
 def test_the_other_methods_take_sdxls_real_size(method: str) -> None:
     config = PRESETS["default" if method == "sefi" else method]
@@ -697,6 +699,7 @@ def test_the_other_methods_take_sdxls_real_size(method: str) -> None:
 # ------------------------------------------------------------------ the command line
 
 
+@pytest.mark.slow
 def test_the_commands_work_on_sdxl(
     write_model: Callable[[str, str], Path], photo_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

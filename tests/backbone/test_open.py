@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,9 @@ from transformers.utils import logging as transformers_logging
 from sefi.api import find_evaluators
 from sefi.backbone import open as opener
 from sefi.backbone.bundle import ModelParts
+from sefi.backbone.checkpoint import write_checkpoint
 from sefi.backbone.open import is_emulated, open_backbone
-from sefi.backbone.weights import copy_with_weights
+from sefi.backbone.weights import copy_for_training, copy_with_weights
 from sefi.core.errors import BackboneError
 from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 
@@ -61,6 +63,43 @@ def test_weights_survive_the_round_trip(folder: Path, parts: ModelParts) -> None
     backbone = open_backbone(str(folder))
     for name, weight in parts.unet.state_dict().items():
         assert torch.equal(backbone.unet.state_dict()[name], weight)
+
+
+def test_channels_are_last_in_memory_and_nothing_else_changes(folder: Path, parts: ModelParts) -> None:
+    backbone = open_backbone(str(folder))
+    networks = (backbone.unet, backbone.vae)
+    last = [weight for network in networks for weight in network.parameters() if weight.dim() == 4]
+    assert any(not weight.is_contiguous() for weight in last)
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in last)
+    assert backbone.signature is not None
+    assert replace(backbone, signature=None).signature.dump() == backbone.signature.dump()
+
+    usual = open_backbone(str(folder))
+    for network in (usual.unet, usual.vae):
+        network.to(memory_format=torch.contiguous_format)
+    generator = torch.Generator().manual_seed(5)
+    pixels = torch.rand(2, 3, 32, 32, generator=generator) * 2 - 1
+    noisy = torch.randn(2, 3, 8, 8, generator=generator)
+    found, expected = (
+        (one.encode_image(pixels), one.decode(noisy), one.unet(noisy, 7, torch.ones(2, 13, 24)).sample)
+        for one in (backbone, usual)
+    )
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_weights_that_are_trained_lie_in_memory_as_in_their_file(folder: Path) -> None:
+    backbone = open_backbone(str(folder))
+    names = [f"unet.{name}" for name, weight in backbone.unet.named_parameters() if weight.dim() == 4]
+    _, trained = copy_for_training(backbone, names)
+    assert trained
+    assert all(weight.is_contiguous() for weight in trained.values())
+
+
+def test_an_opened_model_is_written_as_a_checkpoint_with_the_same_weights(folder: Path, tmp_path: Path) -> None:
+    backbone = open_backbone(str(folder))
+    write_checkpoint(backbone, tmp_path / "model.safetensors")
+    stored = load_file(tmp_path / "model.safetensors")["model.diffusion_model.input_blocks.0.0.weight"]
+    assert torch.equal(stored, backbone.unet.conv_in.weight)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -136,6 +136,7 @@ def test_a_reader_who_has_enough_is_no_error():
         assert program.wait() == 1
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 @pytest.mark.parametrize("flag", [(), ("--json",)])
 def test_a_full_disk_behind_stdout_is_one_error_on_stderr(flag):

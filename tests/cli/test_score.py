@@ -91,6 +91,7 @@ def test_a_folder_gets_figures_page_and_tables(scored):
     assert f"{values['id']['mean']:.3f}" in tex
 
 
+@pytest.mark.slow
 def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named, tmp_path):
     shutil.copytree(named, tmp_path / "other")
     words = ["score", named, f"theirs={tmp_path / 'other'}", "--photos", people, *THRESHOLDS, "--out", tmp_path / "run"]
@@ -229,6 +230,7 @@ def scores_of(run, label):
     return {(one.subject, one.text, one.seed): {name: getattr(one, name) for name in SCORES} for one in samples}
 
 
+@pytest.mark.slow
 def test_scoring_the_images_of_a_run_gives_the_run_s_figures(sefi, bench_run, people, tmp_path):
     folder = list_images(bench_run / "run", tmp_path / "images")
     words = ["score", folder, "--photos", people, *THRESHOLDS, "--out", tmp_path / "run", "--json"]

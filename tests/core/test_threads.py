@@ -68,6 +68,7 @@ def test_importing_sefi_limits_spinning_and_chooses_no_number(tmp_path):
     assert count == threads.count_affine_cores()
 
 
+@pytest.mark.slow
 def test_the_program_takes_no_more_threads_than_the_quota_pays_for(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "170000 100000\n"})
     assert fresh("program", quota) == (WAITING | {"OMP_NUM_THREADS": "1"}, 1)
@@ -78,6 +79,7 @@ def test_without_a_lower_quota_the_libraries_choose(tmp_path):
     assert fresh("program", wide) == (WAITING, threads.count_affine_cores())
 
 
+@pytest.mark.slow
 def test_what_the_user_has_set_stays(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
     everything = min(2, threads.count_affine_cores())  # torch takes no more than there are cores

@@ -35,6 +35,7 @@ def read_pixels(images):
     return np.stack([np.asarray(one.pixels, dtype=np.int16) for one in images])
 
 
+@pytest.mark.slow
 def test_sixteen_identities_in_a_batch_are_the_images_of_each_alone(backbone, people, prompts):
     together = read_pixels(sefi.generate(prompts, people, backbone=backbone, config=QUICK, seed=11))
     alone = read_pixels(

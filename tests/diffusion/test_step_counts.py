@@ -13,7 +13,7 @@ from sefi.core.progress import SilentProgress
 from sefi.diffusion.attention_maps import record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
 
-TOTAL = 97
+TOTAL = 41
 
 
 def short(backbone, **changes):
@@ -37,10 +37,10 @@ def test_images_have_content(backbone, name, zero_snr):
 
 def test_too_many_steps_are_refused_before_any_work(backbone):
     model = short(backbone)
-    with pytest.raises(ConfigError, match="98 denoising steps are more than the 97"):
+    with pytest.raises(ConfigError, match="42 denoising steps are more than the 41"):
         next(generate_each("a dog", backbone=model, config=config("ddim", TOTAL + 1)))
     conditioner = IdentityConditioner(model, [])
-    with pytest.raises(ConfigError, match="98 denoising steps"):
+    with pytest.raises(ConfigError, match="42 denoising steps"):
         record_attention(model, conditioner, "a dog", 0, config("ddim", TOTAL + 1).generate, SilentProgress())
 
 

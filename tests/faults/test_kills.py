@@ -43,6 +43,7 @@ def benchmark_run(opened, tmp_path_factory):
     return Benchmark.run(tmp_path_factory.mktemp("benchmark"))
 
 
+@pytest.mark.slow
 def test_a_benchmark_run_that_is_killed_ends_with_the_same_files(benchmark_run, tmp_path):
     killed, fault = benchmark_run.try_kill(tmp_path / "run", benchmark_run.seconds / 2)
     assert fault == ""

@@ -266,6 +266,7 @@ def life(backbone, monkeypatch):
 CALM = [HealthCheck.too_slow, HealthCheck.data_too_large]
 
 
+@pytest.mark.slow
 def test_a_life_of_a_few_steps(life):
     few = settings(max_examples=4, stateful_step_count=8, deadline=None, suppress_health_check=CALM, derandomize=True)
     run_state_machine_as_test(life, settings=few)
@@ -278,6 +279,7 @@ def test_long_lives(life):
     run_state_machine_as_test(life, settings=many)
 
 
+@pytest.mark.slow
 def test_a_kill_at_every_write_leaves_nothing_or_the_whole(life):
     """The kill that the machine uses, at every fourth place; the next run ends with the same bytes."""
     reached = set()

@@ -60,6 +60,7 @@ def attach_all(pipe, backbone, names):
     return people, {name: sefi.attach(pipe, person) for name, person in people.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "images", "shared", "scheduler"), CASES)
 def test_threads_generate_what_one_thread_generates(host, threads, images, shared, scheduler):
     names = NAMES[:threads]

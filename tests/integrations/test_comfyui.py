@@ -194,7 +194,7 @@ def test_the_embedded_unet_gives_what_sefi_gives(pack, models, embedded, schedul
     people = [make_identity(embedded, "ada", 5, seed=1), make_identity(embedded, "bob", 3, seed=2)]
     loaded = load(pack, models, *people)
     sigmas = SAMPLING.list_sigmas(schedule, steps)
-    texts, outputs = compare(pack, embedded, people, loaded, PROMPT, sigmas[:: max(1, steps // 6)])
+    texts, outputs = compare(pack, embedded, people, loaded, PROMPT, sigmas[:: max(1, steps // 3)])
     assert texts <= 1e-5
     assert outputs <= 1e-5
 

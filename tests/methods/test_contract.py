@@ -45,8 +45,8 @@ def composer(embedded: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return file
 
 
-# One method of each kind in the default run: tokens, words, weights, a network that reads images.
-OFTEN = ("sefi", "textual-inversion", "celeb-basis", "custom-diffusion", "fastcomposer")
+# One method of each kind in the default run: tokens of stages, words, weights, a network that reads images.
+OFTEN = ("sefi", "textual-inversion", "custom-diffusion", "fastcomposer")
 EACH = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 

@@ -92,6 +92,7 @@ def test_most_photographs_carry_the_payload_through_halving_and_compression():
     assert [one.payload for one in found].count(PAYLOAD) >= len(NAMES) - 1  # grass hides too much
 
 
+@pytest.mark.slow
 def test_a_mark_without_payload_has_none():
     """Its likeliest symbols pass the checksum once in 250 images: 400 of them would show about two."""
     random = np.random.default_rng(3)

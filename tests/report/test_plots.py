@@ -58,6 +58,7 @@ def texts(svg):
     return ["".join(each.itertext()) for each in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_plots_without_a_time_stamp(told):
     first, second = drawings(told), drawings(told)
     assert first == second

@@ -74,6 +74,7 @@ def make(backbone):
     return lambda config=CONFIG: make_trainer(backbone, views(backbone, config), config, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip", ["null", "1"])
 def test_learning_goes_back_to_the_last_good_state_at_half_the_rate(backbone, make, spoil, clip):
     config = override(CONFIG, [f"learn.gradient_clip={clip}"])

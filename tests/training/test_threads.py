@@ -54,6 +54,7 @@ def in_threads(*works):
         return [future.result() for future in [pool.submit(work) for work in works]]
 
 
+@pytest.mark.slow
 def test_eight_threads_generate_fifty_images_each_as_one_thread_does(backbone: Backbone, folder: Path) -> None:
     people = couple(backbone, "sefi", folder)
     alone = [draw(backbone, who, IMAGES) for who in people]

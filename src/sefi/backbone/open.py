@@ -18,6 +18,7 @@ from sefi.backbone.bundle import (
     ModelParts,
     TextEncoding,
     compute_fingerprint,
+    order_channels_last,
     parse_device,
     parse_dtype,
     place_networks,
@@ -268,9 +269,11 @@ def _refuse(source: str, reason: str) -> None:
 def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: torch.device) -> Backbone:
     fingerprint = compute_fingerprint(parts)
     place_networks(parts, device, dtype)
-    return Backbone(
+    backbone = Backbone(
         **vars(parts),
         fingerprint=fingerprint,
         resolution=parts.trained_resolution,
         source=source,
     )
+    order_channels_last(backbone)  # after it was signed, which reads the weights in their usual order
+    return backbone

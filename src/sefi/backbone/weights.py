@@ -261,7 +261,10 @@ def copy_for_training(backbone: Backbone, names: Iterable[str]) -> tuple[Backbon
         names: of part and parameter, as `unet.conv_in.weight`.
     """
     parameters = collect_parameters(backbone)
-    trained = {name: nn.Parameter(parameters[name].detach().clone()) for name in names}
+    # In the usual order of memory, as files have them.
+    trained = {
+        name: nn.Parameter(parameters[name].detach().clone(memory_format=torch.contiguous_format)) for name in names
+    }
     model = _copy_with_parameters(backbone, trained)
     for weight in trained.values():
         weight.requires_grad = True  # a Backbone freezes what it is made of

@@ -68,6 +68,7 @@ def trainings(images, words_tokenizer, crops):
     return locals()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["text", "detector", "recogniser", "reader"])
 def test_a_killed_training_goes_on_bit_for_bit(name, trainings, tmp_path):
     train, path = trainings[name], tmp_path / "kept.training.safetensors"

@@ -129,6 +129,7 @@ def test_the_parts_of_a_gpu_train_on_stored_series(tmp_path, monkeypatch):
     assert np.allclose(latents, encode_numbers(again, range(20), 1, SHIPPED), atol=2e-3)
 
 
+@pytest.mark.slow
 def test_all_parts_make_a_pipeline_that_generates_at_192_pixels(trained):
     pipeline = StableDiffusionPipeline.from_pretrained(trained / "tiny-portraits")
     pipeline.set_progress_bar_config(disable=True)
