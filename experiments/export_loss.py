@@ -1,4 +1,4 @@
-"""What an identity of the default preset loses when it is exported: likeness and obedience by what leaves in the file.
+"""What an identity of the default preset loses when it is exported: likeness and prompt score by what is in the file.
 
     python experiments/export_loss.py              # about an hour on two idle cores; goes on where it stopped
     python experiments/export_loss.py --quick      # two people, two prompts: whether it runs

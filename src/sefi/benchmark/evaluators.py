@@ -145,8 +145,9 @@ class Evaluators:
         return None if sentence is None or evaluation.clip is None else float(sentence @ evaluation.clip)
 
     def score_margin(self, evaluation: Evaluation, text: str, contrast: str) -> float | None:
-        """Return how much nearer the image is to its sentence than to another one, which a disobedient image shows.
+        """Return how much nearer the image is to its sentence than to another one.
 
+        The other one says what an image shows that does not follow its prompt.
         None where both sentences are the same: there is nothing to lead over.
         """
         wanted, other = self.encode_sentence(text), self.encode_sentence(contrast)

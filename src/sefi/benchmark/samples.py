@@ -161,7 +161,7 @@ def resize_to_square(rgb: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     return np.asarray(cv2.resize(cut, (side, side), interpolation=method), np.uint8)
 
 
-# What an image shows whose prompt was not obeyed; CLIP's margin is the prompt's lead over it.
+# What an image shows whose prompt was not followed; CLIP's margin is the prompt's lead over it.
 PLAIN = "a photo of {}"
 MOST_OTHERS = 23  # photos of other subjects that a background is compared with
 

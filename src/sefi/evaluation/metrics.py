@@ -83,7 +83,7 @@ def measure_id_prompt(ids: NDArray[np.floating], prompts: NDArray[np.floating], 
     Args:
         ids: likeness `[image]`, cosines.
         prompts: prompt score `[image]` of the same images, raw CLIP cosines.
-        tau: the lowest score that counts as obeyed.
+        tau: the lowest score that counts as followed.
 
     Raises:
         ValueError: the images do not pair up, or a score is nan.
@@ -112,8 +112,8 @@ def measure_id_prompt_curve(
     if not ids.size:
         return np.full(len(taus), np.nan)
     # In double precision throughout: numpy would round a threshold to the scores' single precision.
-    obeyed = prompts.astype(np.float64) >= taus.astype(np.float64)[:, None]
-    return (ids.astype(np.float64) * obeyed).mean(1)
+    followed = prompts.astype(np.float64) >= taus.astype(np.float64)[:, None]
+    return (ids.astype(np.float64) * followed).mean(1)
 
 
 def measure_id_prompt_area(ids: NDArray[np.floating], prompts: NDArray[np.floating], low: float, high: float) -> float:

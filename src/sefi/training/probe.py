@@ -50,7 +50,7 @@ class ProbeEvaluators:
 
 
 class ImageProbe:
-    """Score an identity by likeness where the prompt is still obeyed; higher is better, at most 1.
+    """Score an identity by likeness where the prompt is still followed; higher is better, at most 1.
 
     `score = mean over prompts of id * min(1, clip / clip of the class word's image)`: the likeness of the face to the
     photo's (0 without a face), weakened as far as the image agrees less with its prompt than the one with the class
@@ -89,10 +89,10 @@ class ImageProbe:
     def __call__(self, identity: Identity) -> float:
         """Return the score of an identity."""
         images = self.generate_images([identity])
-        obeyed = np.minimum(1.0, self.score_prompts(images) / np.maximum(self.plain, 1e-6))
+        followed = np.minimum(1.0, self.score_prompts(images) / np.maximum(self.plain, 1e-6))
         faces = [self.evaluators.face(image) for image in images]
         likeness = [0.0 if face is None else measure_similarity(self.photo_face, face) for face in faces]
-        return float(np.mean(np.array(likeness) * np.maximum(obeyed, 0.0)))
+        return float(np.mean(np.array(likeness) * np.maximum(followed, 0.0)))
 
     def generate_images(self, identities: Sequence[Identity]) -> list[NDArray[np.uint8]]:
         """Generate an image of every prompt of the probe, uint8 RGB, always from the same noise."""

@@ -161,11 +161,11 @@ def find_drawing_tau(folder: Path) -> float:
     )
     right, wrong = list[float](), list[float]()
     for row, wish in zip(scores, asked, strict=True):
-        obeys = np.array([shows_wanted(content, wish.wanted) for content in shown])
+        follows = np.array([shows_wanted(content, wish.wanted) for content in shown])
         # As many wrong ones as right ones: the rest of the drawings would only say how rare a thing is.
-        disobeying = np.flatnonzero(~obeys)[: obeys.sum()]
-        right += row[obeys].tolist()
-        wrong += row[disobeying].tolist()
+        failing = np.flatnonzero(~follows)[: follows.sum()]
+        right += row[follows].tolist()
+        wrong += row[failing].tolist()
     return find_separating_tau(np.array(right), np.array(wrong))
 
 

@@ -1,4 +1,4 @@
-"""Scores of how well the model obeys words: everything it can be asked for, seen by the evaluators."""
+"""Scores of how well the model follows words: everything it can be asked for, seen by the evaluators."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
 """Training of the text encoder on sentences alone: what they say must be readable from its states.
 
 Stable Diffusion's text encoder comes from CLIP and knows what words mean. Here the truth of every image is known, so
-instead of comparing with images the encoder is asked directly. Without this training the denoiser obeyed scenes and
+instead of comparing with images the encoder is asked directly. Without this training the denoiser followed scenes and
 styles after 42,000 images, but no attribute, no action and no name.
 """
 # diffusers and transformers annotate their constructors and outputs too narrowly.
