@@ -99,7 +99,7 @@ class Evaluators:
         self.detector = None if where.detector is None else YuNetDetector(where.detector)
         self.recogniser = None if where.recogniser is None else SFaceEncoder(where.recogniser)
         both = where.scene_reader is not None and where.head_reader is not None
-        self.classifier = ImageReader(where.scene_reader, where.head_reader) if both else None  # pyright: ignore[reportArgumentType]
+        self.reader = ImageReader(where.scene_reader, where.head_reader) if both else None  # pyright: ignore[reportArgumentType]
         self.clip = None if where.clip is None else ClipEncoder(where.clip)
         self.dino = None if where.dino is None else DinoEncoder(where.dino)
         self.second_recogniser = None if where.second_recogniser is None else SecondEncoder(where.second_recogniser)
@@ -126,7 +126,7 @@ class Evaluators:
         Raises:
             ConfigError: they do not know a kind or a label.
         """
-        strange = [pair for pair in wanted if self.classifier is not None and not self.classifier.knows(*pair)]
+        strange = [pair for pair in wanted if self.reader is not None and not self.reader.knows(*pair)]
         if strange:
             raise ConfigError(f"The readers know no {strange[0][0]} {strange[0][1]!r}.", "Mend `wanted` in the suite.")
 
@@ -134,9 +134,9 @@ class Evaluators:
         self, rgb: NDArray[np.uint8], evaluation: Evaluation, wanted: Sequence[tuple[str, str]]
     ) -> tuple[bool, ...] | None:
         """Return for each thing that is wanted whether it can be seen."""
-        if self.classifier is None or not wanted:
+        if self.reader is None or not wanted:
             return None
-        reading = self.classifier(enlarge_image(rgb), evaluation.faces[0] if evaluation.faces else None)
+        reading = self.reader(enlarge_image(rgb), evaluation.faces[0] if evaluation.faces else None)
         return tuple(reading.shows(kind, label) for kind, label in wanted)
 
     def score_prompt(self, evaluation: Evaluation, text: str) -> float | None:
