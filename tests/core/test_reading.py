@@ -174,6 +174,18 @@ def test_libraries_of_models_raise_anything():
         read_or_refuse(Path("x"), lambda: raise_error(IdentityError("whole", "as it is")))
 
 
+@pytest.mark.parametrize(
+    "fault", [MemoryError(), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried 9 GB.")]
+)
+def test_a_lack_of_memory_is_not_taken_for_a_damaged_file(fault):
+    with (
+        pytest.raises(IdentityError, match=r"a cannot be read: there is not enough memory") as refused,
+        translate_file_errors("a", IdentityError, "is damaged", "Copy it again."),
+    ):
+        raise fault
+    assert "Close other programs" in refused.value.remedy
+
+
 def test_the_length_of_the_header_changes_no_bit_of_what_is_computed(tmp_path):
     """A product with one row has other last bits where the matrix lies at another address within 32 bytes."""
     generator = torch.Generator().manual_seed(5)

@@ -248,8 +248,11 @@ class Backbone(ModelParts):
             BackboneError: there is no such device.
             ConfigError: there is no such dtype.
         """
+        before = self.device.type
         place = self.device if device is None else parse_device(str(device))
         place_networks(self, place, self.dtype if dtype is None else parse_dtype(dtype))
+        if before != place.type and "mps" in (before, place.type):
+            order_channels_last(self.unet, self.vae)
         return self
 
     def __repr__(self) -> str:
@@ -558,15 +561,16 @@ def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) 
         network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
-def order_channels_last(parts: ModelParts) -> None:
-    """Order the weights of UNet and autoencoder for convolutions whose channels are last in memory, in place.
+def order_channels_last(*networks: nn.Module) -> None:
+    """Order the weights of networks for convolutions whose channels are last in memory, in place.
 
-    Their values and shapes stay, the last bits of what they compute do not. It takes less time on processors and on
-    CUDA (`experiments/engine.py channels`); on Apple's GPUs it is left as it is.
+    Their values and shapes stay, the last bits of what they compute do not. It takes less time on processors
+    (`experiments/engine.py channels`). On Apple's GPUs they get the usual order, which their kernels are made for.
     """
-    for network in (parts.unet, parts.vae):
-        if network.device.type != "mps":
-            cast(nn.Module, network).to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    for network in networks:
+        on_mps = next(network.parameters()).device.type == "mps"
+        order = torch.contiguous_format if on_mps else torch.channels_last
+        nn.Module.to(network, memory_format=order)  # pyright: ignore[reportCallIssue]
 
 
 class ReplacedRows(threading.local):

@@ -275,5 +275,6 @@ def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: 
         resolution=parts.trained_resolution,
         source=source,
     )
-    order_channels_last(backbone)  # after it was signed, which reads the weights in their usual order
+    # After it was signed, which reads the weights in their usual order.
+    order_channels_last(backbone.unet, backbone.vae)
     return backbone

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from sefi.core.errors import SefiError, describe_first_fault
+from sefi.core.errors import SefiError, describe_first_fault, is_out_of_memory, shorten_reason
 from sefi.core.text import is_utf8
 
 if TYPE_CHECKING:  # `sefi verify` reads files without torch
@@ -86,6 +86,9 @@ def translate_file_errors(
     except BaseException as fault:
         if not is_fault(fault, also):
             raise
+        if is_out_of_memory(fault):
+            reason = f"there is not enough memory ({shorten_reason(fault)})"
+            raise error(f"{path} cannot be read: {reason}.", "Close other programs, and run it again.") from fault
         unread = isinstance(fault, OSError) and bool(fault.strerror)
         raise error(f"{path} {'cannot be read' if unread else problem}: {describe_fault(fault)}.", remedy) from fault
 
@@ -334,27 +337,38 @@ def read_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...
     return tuple(shape), (begin, end)
 
 
-def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt") -> dict[str, Any]:
+def load_tensors(path: Path, framework: Literal["pt", "numpy"] = "pt", *, as_views: bool = False) -> dict[str, Any]:
     """Return every tensor of a file whose layout was checked.
 
     PyTorch's tensors are copies in memory of their own. safetensors gives views of the mapped file, whose addresses
     depend on the length of the header, and a matrix product with one row has other last bits at another address: an
     identity would give other images after a header with one digit more.
 
+    Args:
+        framework: PyTorch's tensors or numpy's arrays.
+        as_views: of PyTorch's take the views: for those who copy them anyway, as they may be gigabytes.
+
     Raises:
         InvalidFileError: its name is not UTF-8, which safetensors cannot open.
     """
     if not is_utf8(str(path)):
         raise InvalidFileError("its name is not UTF-8")
+    copied = framework == "pt" and not as_views
     with safe_open(path, framework=framework) as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {name: tensor.clone() for name, tensor in tensors.items()} if framework == "pt" else tensors
+        views = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118
+        return {name: view.clone() if copied else view for name, view in views}
 
 
-def read_tensors(path: Path, limits: Limits = WEIGHTS) -> "tuple[Mapping[str, str], dict[str, torch.Tensor]]":
-    """Return metadata and tensors of a safetensors file; errors as in `read_layout`."""
+def read_tensors(
+    path: Path, limits: Limits = WEIGHTS, *, as_views: bool = False
+) -> "tuple[Mapping[str, str], dict[str, torch.Tensor]]":
+    """Return metadata and tensors of a safetensors file, errors as in `read_layout`.
+
+    Args:
+        as_views: as `load_tensors` takes it.
+    """
     layout = read_layout(path, limits)
-    return layout.metadata, load_tensors(path)
+    return layout.metadata, load_tensors(path, as_views=as_views)
 
 
 def check_shapes(

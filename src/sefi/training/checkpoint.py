@@ -107,7 +107,7 @@ def load_training(
         ConfigError: the file is damaged, no checkpoint, or of another training.
     """
     with translate_file_errors(path, ConfigError, "is no checkpoint of a training", REMOVE):
-        metadata, tensors = read_tensors(path, LIMITS)
+        metadata, tensors = read_tensors(path, LIMITS, as_views=True)  # `restore_state` copies them
         about = parse_object(metadata[KEY])
         if differences := describe_differences(about["settings"], training_key):
             raise make_other_training_error(path, differences)
@@ -115,7 +115,9 @@ def load_training(
         if type(step) is not int or step < 0:
             raise InvalidFileError("it states no step")
         numbers = dict(NUMBERS.validate_json(dump_json(about.get("numbers", []))))  # earlier versions saved none
-        best, good = select_group(tensors, "best."), select_group(tensors, "good.")
+        best, good = (
+            {name: view.clone() for name, view in select_group(tensors, group).items()} for group in ("best.", "good.")
+        )
         state = {name: value for name, value in tensors.items() if not name.startswith(("best.", "good."))}
         check_training_numbers(tensors)
         check_state(state, weights, optimiser)
