@@ -47,7 +47,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from sefi.backbone.bundle import Backbone, copy_part, order_channels_last
+from sefi.backbone.bundle import Backbone, copy_part, set_channel_order
 from sefi.backbone.open import MODELS
 from sefi.core.config import Config, choose_start, override
 from sefi.core.files import write_text
@@ -273,7 +273,7 @@ def make_large_backbone(device: str = "cpu", dtype: torch.dtype = torch.bfloat16
             parts = make_random_parts(tiny=False)
     finally:
         torch.set_default_dtype(torch.float32)
-    order_channels_last(parts.unet, parts.vae)  # as a model that is opened has them
+    set_channel_order(parts.unet, parts.vae)  # as a model that is opened has them
     return Backbone(**vars(parts), fingerprint="sd1:768:random", resolution=512, source="random weights")
 
 

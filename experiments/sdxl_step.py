@@ -25,7 +25,7 @@ from real_size import describe_machine, read_peak_gib
 from torch import nn
 
 from sefi.api import learn
-from sefi.backbone.bundle import Backbone, order_channels_last
+from sefi.backbone.bundle import Backbone, set_channel_order
 from sefi.backbone.open import create_empty_stable_diffusion
 from sefi.core.config import override
 from sefi.core.files import write_text
@@ -69,7 +69,7 @@ def create_random_sdxl() -> Backbone:
     empty = create_empty_stable_diffusion("sdxl")
     parts = {name: fill_with_noise(part, name) for name, part in empty.networks.items()}
     others = {name: getattr(empty, name) for name in ("tokenizer", "tokenizer_2", "scheduler", "family", "resolution")}
-    order_channels_last(parts["unet"], parts["vae"])  # as a model that is opened has them
+    set_channel_order(parts["unet"], parts["vae"])  # as a model that is opened has them
     return Backbone(**parts, **others, fingerprint=empty.fingerprint, source="random weights")
 
 

@@ -252,7 +252,7 @@ class Backbone(ModelParts):
         place = self.device if device is None else parse_device(str(device))
         place_networks(self, place, self.dtype if dtype is None else parse_dtype(dtype))
         if before != place.type and "mps" in (before, place.type):
-            order_channels_last(self.unet, self.vae)
+            set_channel_order(self.unet, self.vae)
         return self
 
     def __repr__(self) -> str:
@@ -561,8 +561,8 @@ def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) 
         network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
-def order_channels_last(*networks: nn.Module) -> None:
-    """Order the weights of networks for convolutions whose channels are last in memory, in place.
+def set_channel_order(*networks: nn.Module) -> None:
+    """Set the order of the weights of networks in memory for convolutions whose channels are last, in place.
 
     Their values and shapes stay, the last bits of what they compute do not. It takes less time on processors
     (`experiments/engine.py channels`). On Apple's GPUs they get the usual order, which their kernels are made for.

@@ -13,7 +13,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
-from sefi.backbone.bundle import Backbone, ModelParts, order_channels_last
+from sefi.backbone.bundle import Backbone, ModelParts, set_channel_order
 from sefi.backbone.files import is_regular, quiet_libraries, read_model_json, read_or_refuse
 from sefi.backbone.kinds import REMEDY, choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
@@ -261,7 +261,7 @@ def read_controlnet(folder: Path, backbone: Backbone) -> ControlNetModel:
     with quiet_libraries():
         network = load_part(ControlNetModel, folder, config.list_arguments(), backbone.dtype)
     torch.nn.Module.to(network, backbone.device, backbone.dtype)
-    order_channels_last(network)
+    set_channel_order(network)
     return network.eval().requires_grad_(requires_grad=False)
 
 

@@ -18,7 +18,7 @@ from sefi.backbone.bundle import (
     ModelParts,
     TextEncoding,
     compute_fingerprint,
-    order_channels_last,
+    set_channel_order,
     parse_device,
     parse_dtype,
     place_networks,
@@ -276,5 +276,5 @@ def _build_backbone(parts: ModelParts, source: str, dtype: torch.dtype, device: 
         source=source,
     )
     # After it was signed, which reads the weights in their usual order.
-    order_channels_last(backbone.unet, backbone.vae)
+    set_channel_order(backbone.unet, backbone.vae)
     return backbone
