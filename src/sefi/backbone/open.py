@@ -18,10 +18,10 @@ from sefi.backbone.bundle import (
     ModelParts,
     TextEncoding,
     compute_fingerprint,
-    set_channel_order,
     parse_device,
     parse_dtype,
     place_networks,
+    set_channel_order,
 )
 from sefi.backbone.checkpoint import CONFIGS, PAD_TOKENS, read_checkpoint
 from sefi.backbone.files import quiet_libraries, read_or_refuse
