@@ -102,6 +102,7 @@ def make_sample(subject, variant, prompt, draw, chance):
         shown=tuple(bool(chance.random() < sure) for _ in PROMPTS[prompt]["wanted"]),
         background=float(chance.uniform(0.3, 0.6)),
         background_others=0.4,
+        clip_image_others=0.5,
         embedding=tuple(float(v) for v in chance.normal(0, 1, WIDTH) + 3),
         learn_seconds=float(chance.uniform(30, 40)) if learned else None,
         class_seconds=0.0 if learned else None,

@@ -15,6 +15,8 @@ from sefi.benchmark.samples import (
     compare_embeddings,
     compare_with_other_photos,
     contains_file,
+    get_background,
+    get_clip,
     make_reference_image,
     make_samples,
     resize_to_square,
@@ -179,22 +181,25 @@ def test_subjects_in_twos(run):
     assert [s.key for s in run.list_others((SUBJECTS[2],), 1)] == ["rex"]
 
 
-def test_a_background_is_compared_with_those_of_the_photos_of_others(run):
+@pytest.mark.parametrize("get_embedding", [get_background, get_clip])
+def test_image_and_background_are_compared_with_the_photos_of_others(run, get_embedding):
     directions = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.6, 0.0, 0.8)]
     for subject, direction in zip(SUBJECTS, directions, strict=True):
-        run.evaluations[subject.key] = make_evaluation(direction), None
-    image = make_evaluation((0.0, 0.6, 0.8))
-    compared = [compare_with_other_photos(run, [subject], image) for subject in SUBJECTS]
+        run.evaluations[subject.key] = make_evaluation(get_embedding, direction), None
+    image = make_evaluation(get_embedding, (0.0, 0.6, 0.8))
+    compared = [compare_with_other_photos(run, [subject], image, get_embedding) for subject in SUBJECTS]
     assert compared == pytest.approx([(0.6 + 0.64) / 2, (0.0 + 0.64) / 2, (0.0 + 0.6) / 2])
     # An image that is the same for all has nothing of its own in the mean.
-    own = [compare_embeddings(image.background, run.evaluate_photos(subject)[0].background) for subject in SUBJECTS]
+    photos = [run.evaluate_photos(subject)[0] for subject in SUBJECTS]
+    own = [compare_embeddings(get_embedding(image), get_embedding(photo)) for photo in photos]
     assert np.mean(own) == pytest.approx(np.mean(compared))
     alone = replace(run, subjects=SUBJECTS[:1])
-    assert compare_with_other_photos(alone, [SUBJECTS[0]], image) is None
+    assert compare_with_other_photos(alone, [SUBJECTS[0]], image, get_embedding) is None
 
 
-def make_evaluation(background):
-    return Evaluation(None, None, None, np.array(background, np.float32))
+def make_evaluation(get_embedding, direction):
+    known = np.array(direction, np.float32)
+    return Evaluation(None, None, known, None) if get_embedding is get_clip else Evaluation(None, None, None, known)
 
 
 def test_reference_rows_show_photos():

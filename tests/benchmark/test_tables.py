@@ -158,6 +158,11 @@ def test_own_background_is_what_other_photos_do_not_have():
     assert value("background_own", [*samples, sample(background=0.9)]) == pytest.approx(0.0625)
 
 
+def test_own_likeness_is_what_other_photos_do_not_have():
+    samples = [sample(clip_image=0.75, clip_image_others=0.25), sample(clip_image=0.5, clip_image_others=0.25)]
+    assert value("clip_image_own", [*samples, sample(clip_image=0.9)]) == pytest.approx(0.375)
+
+
 @pytest.mark.parametrize("metric", METRICS, ids=lambda metric: metric.name)
 def test_nothing_that_was_not_computed_counts(metric):
     """Samples full of null next to whole ones change no figure, and alone give nan, not 0."""

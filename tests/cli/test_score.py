@@ -25,7 +25,7 @@ THRESHOLDS = ["--tau", "0.33", "--far-threshold", "0.6"]
 NUMBERS = (3, 4)
 SCORES = (
     "sha256", "faces", "id", "id_other_photo", "id_second", "id_second_other", "clip_image", "background",
-    "background_others", "prompt_score", "margin", "shown", "embedding", "kind", "text",
+    "background_others", "clip_image_others", "prompt_score", "margin", "shown", "embedding", "kind", "text",
 )  # fmt: skip
 
 

@@ -42,6 +42,7 @@ SCORES = {
     "id_second_other": 0.4,
     "dino": 0.4,
     "clip_image": 0.6,
+    "clip_image_others": 0.5,
     "background": 0.3,
     "background_others": 0.2,
     "prompt_score": 0.25,

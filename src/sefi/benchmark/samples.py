@@ -6,7 +6,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -184,6 +184,7 @@ class IdentityScores(TypedDict):
     id_second: float | None
     id_second_other: float | None
     clip_image: float | None
+    clip_image_others: float | None
     background: float | None
     background_others: float | None
     dino: float | None
@@ -237,7 +238,8 @@ def score_against_photos(
 ) -> IdentityScores:
     """Return faces, likeness to the learned photos, to other images and the wrong person, CLIP's likeness, leakage.
 
-    The background is also compared with other subjects' photos: what an image has of all of them is no leakage.
+    Image and background are also compared with other subjects' photos: what an image has of all of them is neither
+    likeness nor leakage.
     The face evaluators know people only: for an animal theirs are not computed. Where the image *is* the other image,
     its likeness to itself says nothing and is left out.
     """
@@ -257,8 +259,11 @@ def score_against_photos(
         id_second=drop_not_finite(second) if person else None,
         id_second_other=drop_not_finite(second_other) if person and not is_other else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
+        clip_image_others=compare_with_other_photos(run, group, evaluation, get_clip) if alone else None,
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
-        background_others=compare_with_other_photos(run, group, evaluation) if alone and person else None,
+        background_others=compare_with_other_photos(run, group, evaluation, get_background)
+        if alone and person
+        else None,
         dino=compare_embeddings(evaluation.dino, photos[0].dino) if alone else None,
     )
 
@@ -271,14 +276,29 @@ def get_first_face(evaluation: Evaluation | None, *, second: bool = False) -> ND
     return embeddings[0] if embeddings else None
 
 
-def compare_with_other_photos(run: OpenRun, group: Sequence[BenchmarkSubject], evaluation: Evaluation) -> float | None:
-    """Return the mean cosine of the background to those of other subjects' photos; None without any.
+def get_clip(evaluation: Evaluation) -> NDArray[np.float32] | None:
+    """Return CLIP's embedding of the whole image."""
+    return evaluation.clip
+
+
+def get_background(evaluation: Evaluation) -> NDArray[np.float32] | None:
+    """Return CLIP's embedding of the image without faces."""
+    return evaluation.background
+
+
+def compare_with_other_photos(
+    run: OpenRun,
+    group: Sequence[BenchmarkSubject],
+    evaluation: Evaluation,
+    get_embedding: Callable[[Evaluation], NDArray[np.float32] | None],
+) -> float | None:
+    """Return the mean cosine of an image's embedding to those of other subjects' photos; None without any.
 
     They are the next ones in turn, as many for each subject: an image that is the same for all has the same mean over
-    the subjects as `background`.
+    the subjects as its cosine to the own photo.
     """
     photos = [run.evaluate_photos(subject)[0] for subject in run.list_others(group, MOST_OTHERS)]
-    cosines = [compare_embeddings(evaluation.background, photo.background) for photo in photos]
+    cosines = [compare_embeddings(get_embedding(evaluation), get_embedding(photo)) for photo in photos]
     known = [cosine for cosine in cosines if cosine is not None]
     return float(np.mean(known)) if known else None
 

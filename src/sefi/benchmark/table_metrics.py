@@ -173,6 +173,12 @@ def score_own_background(samples: Sequence[Sample], _: Conditions) -> float:
     return compute_mean(collect_numbers(compared, "background") - collect_numbers(compared, "background_others"))
 
 
+def score_own_likeness(samples: Sequence[Sample], _: Conditions) -> float:
+    """Return the mean of how much nearer the image is to the own photo than to those of others, by CLIP."""
+    compared = select_with(samples, "clip_image", "clip_image_others")
+    return compute_mean(collect_numbers(compared, "clip_image") - collect_numbers(compared, "clip_image_others"))
+
+
 def make_maximum(key: str) -> Formula:
     """Return the formula of the highest value of one field."""
     return lambda samples, _: float(max(collect_numbers(samples, key), default=math.nan))
@@ -268,6 +274,9 @@ METRICS: tuple[Metric, ...] = (
            "Background leakage less its mean over other subjects' photos: what came along of this photo alone."),
     Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
+    Metric("clip_image_own", "own CLIP likeness", "cosine", "up", score_own_likeness,
+           (*CLIP, "clip_image_others"), "image",
+           "CLIP likeness less its mean over other subjects' photos: what it has of this subject alone."),
     Metric("dino", "DINO likeness", "cosine", "none", make_mean("dino"), ("dino",), "image",
            "DINOv2 cosine of the whole image and the photo: as CLIP likeness, by a network that knows no words."),
     Metric("diversity", "diversity", "cosine", "up", score_diversity, (*CLIP, "embedding"), "image",

@@ -23,6 +23,7 @@ NEEDS = {  # what a reader is shown for those whose name does not say it
     "id_other_photo": "other image of the subjects",
     "id_second_other": "other image of the subjects",
     "background_others": "photo of another subject",
+    "clip_image_others": "photo of another subject",
     "id_leaked": "image that two subjects share",
     "focus": "record of attention",
     "on_objects": "record of attention",

@@ -274,7 +274,8 @@ def load_benchmark(folder: Path) -> "Comparable":
 
 SCORES = {
     "faces", "id", "id_other_photo", "id_leaked", "id_second", "id_second_other", "clip_image", "background",
-    "background_others", "prompt_score", "margin", "shown", "focus", "on_objects", "focus_plain", "on_objects_plain",
+    "background_others", "clip_image_others", "prompt_score", "margin", "shown", "focus", "on_objects", "focus_plain",
+    "on_objects_plain",
 }  # fmt: skip
 
 
