@@ -13,10 +13,9 @@ from sefi.benchmark.records import parse_sample
 from sefi.benchmark.run import OpenRun, RunFolder, describe_run
 from sefi.benchmark.samples import (
     compare_embeddings,
-    compare_with_other_photos,
+    compare_with_each,
     contains_file,
-    get_background,
-    get_clip,
+    evaluate_strangers,
     make_reference_image,
     make_samples,
     resize_to_square,
@@ -181,25 +180,29 @@ def test_subjects_in_twos(run):
     assert [s.key for s in run.list_others((SUBJECTS[2],), 1)] == ["rex"]
 
 
-@pytest.mark.parametrize("get_embedding", [get_background, get_clip])
-def test_image_and_background_are_compared_with_the_photos_of_others(run, get_embedding):
+@pytest.mark.parametrize("name", ["background", "clip"])
+def test_image_and_background_are_compared_with_the_photos_of_others(run, name):
+    def compare(opened, subject):
+        return compare_with_each(
+            getattr(image, name), [getattr(one, name) for one in evaluate_strangers(opened, [subject])]
+        )
+
     directions = [(1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.6, 0.0, 0.8)]
     for subject, direction in zip(SUBJECTS, directions, strict=True):
-        run.evaluations[subject.key] = make_evaluation(get_embedding, direction), None
-    image = make_evaluation(get_embedding, (0.0, 0.6, 0.8))
-    compared = [compare_with_other_photos(run, [subject], image, get_embedding) for subject in SUBJECTS]
+        run.evaluations[subject.key] = make_evaluation(name, direction), None
+    image = make_evaluation(name, (0.0, 0.6, 0.8))
+    compared = [compare(run, subject) for subject in SUBJECTS]
     assert compared == pytest.approx([(0.6 + 0.64) / 2, (0.0 + 0.64) / 2, (0.0 + 0.6) / 2])
     # An image that is the same for all has nothing of its own in the mean.
     photos = [run.evaluate_photos(subject)[0] for subject in SUBJECTS]
-    own = [compare_embeddings(get_embedding(image), get_embedding(photo)) for photo in photos]
+    own = [compare_embeddings(getattr(image, name), getattr(photo, name)) for photo in photos]
     assert np.mean(own) == pytest.approx(np.mean(compared))
-    alone = replace(run, subjects=SUBJECTS[:1])
-    assert compare_with_other_photos(alone, [SUBJECTS[0]], image, get_embedding) is None
+    assert compare(replace(run, subjects=SUBJECTS[:1]), SUBJECTS[0]) is None
 
 
-def make_evaluation(get_embedding, direction):
-    known = np.array(direction, np.float32)
-    return Evaluation(None, None, known, None) if get_embedding is get_clip else Evaluation(None, None, None, known)
+def make_evaluation(name, direction):
+    nothing = Evaluation(None, None, None, None)
+    return replace(nothing, **{name: np.array(direction, np.float32)})
 
 
 def test_reference_rows_show_photos():

@@ -6,7 +6,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -251,6 +251,7 @@ def score_against_photos(
     second_other, _ = score_likeness(evaluation, [get_first_face(o, second=True) for o in others], second=True)
     person, alone = run.suite.class_word == "person", len(group) == 1
     is_other = variant.control == ANOTHER_PHOTO
+    strangers = evaluate_strangers(run, group) if alone else []
     return IdentityScores(
         faces=len(evaluation.faces) if person and evaluation.faces is not None else None,
         id=drop_not_finite(like) if person else None,
@@ -259,10 +260,10 @@ def score_against_photos(
         id_second=drop_not_finite(second) if person else None,
         id_second_other=drop_not_finite(second_other) if person and not is_other else None,
         clip_image=compare_embeddings(evaluation.clip, photos[0].clip) if alone else None,
-        clip_image_others=compare_with_other_photos(run, group, evaluation, get_clip) if alone else None,
+        clip_image_others=compare_with_each(evaluation.clip, [one.clip for one in strangers]),
         background=compare_embeddings(evaluation.background, photos[0].background) if alone and person else None,
-        background_others=compare_with_other_photos(run, group, evaluation, get_background)
-        if alone and person
+        background_others=compare_with_each(evaluation.background, [one.background for one in strangers])
+        if person
         else None,
         dino=compare_embeddings(evaluation.dino, photos[0].dino) if alone else None,
     )
@@ -276,30 +277,20 @@ def get_first_face(evaluation: Evaluation | None, *, second: bool = False) -> ND
     return embeddings[0] if embeddings else None
 
 
-def get_clip(evaluation: Evaluation) -> NDArray[np.float32] | None:
-    """Return CLIP's embedding of the whole image."""
-    return evaluation.clip
+def evaluate_strangers(run: OpenRun, group: Sequence[BenchmarkSubject]) -> list[Evaluation]:
+    """Return what the evaluators find in photos of other subjects.
 
-
-def get_background(evaluation: Evaluation) -> NDArray[np.float32] | None:
-    """Return CLIP's embedding of the image without faces."""
-    return evaluation.background
-
-
-def compare_with_other_photos(
-    run: OpenRun,
-    group: Sequence[BenchmarkSubject],
-    evaluation: Evaluation,
-    get_embedding: Callable[[Evaluation], NDArray[np.float32] | None],
-) -> float | None:
-    """Return the mean cosine of an image's embedding to those of other subjects' photos; None without any.
-
-    They are the next ones in turn, as many for each subject: an image that is the same for all has the same mean over
-    the subjects as its cosine to the own photo.
+    They are the next ones in turn, as many for each subject: an image that is the same for all has the same mean cosine
+    to them, over the subjects, as to the own photo.
     """
-    photos = [run.evaluate_photos(subject)[0] for subject in run.list_others(group, MOST_OTHERS)]
-    cosines = [compare_embeddings(get_embedding(evaluation), get_embedding(photo)) for photo in photos]
-    known = [cosine for cosine in cosines if cosine is not None]
+    return [run.evaluate_photos(subject)[0] for subject in run.list_others(group, MOST_OTHERS)]
+
+
+def compare_with_each(
+    embedding: NDArray[np.float32] | None, others: Iterable[NDArray[np.float32] | None]
+) -> float | None:
+    """Return the mean cosine of an embedding to others, over those that are known; None without any."""
+    known = [cosine for other in others if (cosine := compare_embeddings(embedding, other)) is not None]
     return float(np.mean(known)) if known else None
 
 

@@ -167,16 +167,18 @@ def score_diversity(samples: Sequence[Sample], _: Conditions) -> float:
     return compute_mean([measure_diversity(np.array(rows, np.float64)) for rows in by_prompt.values() if len(rows) > 1])
 
 
-def score_own_background(samples: Sequence[Sample], _: Conditions) -> float:
-    """Return the mean of how much nearer the background is to that of the own photo than to those of others."""
-    compared = select_with(samples, "background", "background_others")
-    return compute_mean(collect_numbers(compared, "background") - collect_numbers(compared, "background_others"))
+def make_own(key: str) -> Formula:
+    """Return the formula of how much nearer images are to the own photo than to those of others, mean over images.
 
+    Args:
+        key: field of the cosine to the own photo; `KEY_others` is its mean over other subjects' photos.
+    """
 
-def score_own_likeness(samples: Sequence[Sample], _: Conditions) -> float:
-    """Return the mean of how much nearer the image is to the own photo than to those of others, by CLIP."""
-    compared = select_with(samples, "clip_image", "clip_image_others")
-    return compute_mean(collect_numbers(compared, "clip_image") - collect_numbers(compared, "clip_image_others"))
+    def score_own(samples: Sequence[Sample], _: Conditions) -> float:
+        compared = select_with(samples, key, f"{key}_others")
+        return compute_mean(collect_numbers(compared, key) - collect_numbers(compared, f"{key}_others"))
+
+    return score_own
 
 
 def make_maximum(key: str) -> Formula:
@@ -269,12 +271,12 @@ METRICS: tuple[Metric, ...] = (
     Metric("background", "background leakage", "cosine", "down", make_mean("background"),
            (*FACES, *CLIP), "image",
            "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
-    Metric("background_own", "own background", "cosine", "down", score_own_background,
+    Metric("background_own", "own background", "cosine", "down", make_own("background"),
            (*FACES, *CLIP, "background_others"), "image",
            "Background leakage less its mean over other subjects' photos: what came along of this photo alone."),
     Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
-    Metric("clip_image_own", "own CLIP likeness", "cosine", "up", score_own_likeness,
+    Metric("clip_image_own", "own CLIP likeness", "cosine", "up", make_own("clip_image"),
            (*CLIP, "clip_image_others"), "image",
            "CLIP likeness less its mean over other subjects' photos: what it has of this subject alone."),
     Metric("dino", "DINO likeness", "cosine", "none", make_mean("dino"), ("dino",), "image",
