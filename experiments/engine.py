@@ -5,18 +5,22 @@
     python experiments/engine.py parts                  # where the time of a step goes, and docs/pictures/engine.png
     python experiments/engine.py sums                   # what the same sums would take
     python experiments/engine.py generation
+    python experiments/engine.py single                 # one image, as many steps as the preset takes
     python experiments/engine.py many                   # 16 identities in a batch, as many steps as the preset takes
     python experiments/engine.py together
     python experiments/engine.py channels               # channels last in memory against the order of the files
+    python experiments/engine.py memory                 # freed memory reused, against what the C library does
     python experiments/engine.py start
 
 Everything runs in one process with one thread, the variants in turn, so that whatever else the machine does meets all
-of them alike; ratios are of the medians. Each command writes its part of experiments/records/engine.json.
+of them alike; ratios are of the medians. Freed memory stays with the process, for all variants: how long the system
+takes to clear new pages depends on what else it does. Each command writes its part of experiments/records/engine.json.
 """
 # diffusers annotates optional arguments and parts of its pipelines as required.
 # pyright: reportArgumentType=false
 
 import argparse
+import ctypes
 import json
 import os
 import platform
@@ -25,7 +29,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -449,14 +453,14 @@ def generate(backbone: Backbone, names: list[int], steps: int) -> None:
     list(sample_images(backbone, conditioner, prompts, list(range(len(names))), settings, SilentProgress()))
 
 
-def make_stock_pipeline(backbone: Backbone) -> StableDiffusionPipeline:
+def make_stock_pipeline(backbone: Backbone, steps: int) -> StableDiffusionPipeline:
     """Return diffusers' own pipeline of the model, with the same sampler."""
     pipeline = StableDiffusionPipeline(
         vae=backbone.vae,
         text_encoder=backbone.text_encoder,
         tokenizer=backbone.tokenizer,
         unet=backbone.unet,
-        scheduler=create_scheduler(backbone, "ddim", IMAGE_STEPS),
+        scheduler=create_scheduler(backbone, "ddim", steps),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -472,20 +476,20 @@ GENERATION_PAIRS = {
 }
 
 
-def list_generation_variants(backbone: Backbone) -> dict[str, Step]:
-    """Return images with one identity and by the stock pipeline, and 16 in a batch of one identity and of as many."""
-    stock, guidance = make_stock_pipeline(backbone), PRESETS["default"].generate.guidance_scale
+def list_stock_variants(backbone: Backbone, steps: int, counts: Sequence[int] = (1, 8)) -> dict[str, Step]:
+    """Return batches of images with one identity, and by the stock pipeline."""
+    stock, guidance = make_stock_pipeline(backbone, steps), PRESETS["default"].generate.guidance_scale
 
     def draw_stock(count: int) -> None:
         random = [torch.Generator().manual_seed(number) for number in range(count)]
         text = [PROMPT.format("person")] * count
-        stock(text, num_inference_steps=IMAGE_STEPS, guidance_scale=guidance, generator=random)
+        stock(text, num_inference_steps=steps, guidance_scale=guidance, generator=random)
 
     variants: dict[str, Step] = {}
-    for count in (1, 8):
+    for count in counts:
         variants[f"stock, batch {count}"] = lambda _, count=count: draw_stock(count)
-        variants[f"sefi, batch {count}"] = lambda _, count=count: generate(backbone, [0] * count, IMAGE_STEPS)
-    return variants | list_many_variants(backbone, IMAGE_STEPS)
+        variants[f"sefi, batch {count}"] = lambda _, count=count: generate(backbone, [0] * count, steps)
+    return variants
 
 
 def list_many_variants(backbone: Backbone, steps: int) -> dict[str, Step]:
@@ -496,21 +500,37 @@ def list_many_variants(backbone: Backbone, steps: int) -> dict[str, Step]:
     }
 
 
+def list_generation_variants(backbone: Backbone) -> dict[str, Step]:
+    """Return images with one identity and by the stock pipeline, and 16 in a batch of one identity and of as many."""
+    return list_stock_variants(backbone, IMAGE_STEPS) | list_many_variants(backbone, IMAGE_STEPS)
+
+
+def measure_images(part: str, variants: Mapping[str, Step], steps: int, rounds: int) -> None:
+    """Measure images of so many steps, and write the ratios of the pairs among them."""
+    seconds = measure_in_turn(variants, rounds, 1)
+    pairs = {name: pair for name, pair in GENERATION_PAIRS.items() if set(pair) <= set(seconds)}
+    write_part(part, {"steps": steps, **compare(seconds, pairs)})
+
+
 def measure_generation(options: argparse.Namespace) -> None:
     """Measure images with one identity against the stock pipeline, and with 16 against one."""
-    seconds = measure_in_turn(list_generation_variants(sefi.open_backbone()), options.rounds, 1)
-    write_part("generation", {"steps": IMAGE_STEPS, **compare(seconds, GENERATION_PAIRS)})
+    variants = list_generation_variants(sefi.open_backbone())
+    measure_images("generation", variants, IMAGE_STEPS, options.rounds)
+
+
+def measure_single(options: argparse.Namespace) -> None:
+    """Measure one image against the stock pipeline, at the number of steps of the default preset.
+
+    What the texts of an identity's stages cost is paid once an image, so its share depends on the steps.
+    """
+    steps = PRESETS["default"].generate.steps
+    measure_images("single", list_stock_variants(sefi.open_backbone(), steps, [1]), steps, options.rounds)
 
 
 def measure_many(options: argparse.Namespace) -> None:
-    """Measure 16 identities in a batch against 16 images of one, at the number of steps of the default preset.
-
-    What the prompts of more identities cost is paid once, so its share depends on the steps.
-    """
+    """Measure 16 identities in a batch against 16 images of one, at the number of steps of the default preset."""
     steps = PRESETS["default"].generate.steps
-    seconds = measure_in_turn(list_many_variants(sefi.open_backbone(), steps), options.rounds, 1)
-    pairs = {name: pair for name, pair in GENERATION_PAIRS.items() if set(pair) <= set(seconds)}
-    write_part("many", {"steps": steps, **compare(seconds, pairs)})
+    measure_images("many", list_many_variants(sefi.open_backbone(), steps), steps, options.rounds)
 
 
 # ------------------------------------------------------------------ order of memory
@@ -538,6 +558,51 @@ def measure_channels(options: argparse.Namespace) -> None:
     write_part("channels", {"steps": IMAGE_STEPS, **compare(seconds, pairs)})
 
 
+# ------------------------------------------------------------------ memory
+
+# The variable of glibc, its number for `mallopt`, bytes.
+REUSE = (("MALLOC_MMAP_THRESHOLD_", -3, 32 << 20), ("MALLOC_TRIM_THRESHOLD_", -1, 512 << 20))
+
+
+def reuse_freed_memory() -> None:
+    """Let this process reuse the memory of freed tensors, where the C library is glibc."""
+    set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
+    for _, number, size in REUSE if set_parameter else ():
+        set_parameter(number, size)
+
+
+def time_process(command: list[str], environment: Mapping[str, str] | None = None) -> float:
+    """Return the CPU seconds of a process, in this process's environment if not in another."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, env=environment, check=True, capture_output=True)  # noqa: S603
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def measure_memory(options: argparse.Namespace) -> None:
+    """Measure `sefi generate` of a batch of eight with glibc's variables set to reuse freed memory, and without.
+
+    Each is a process of its own, so start and model count too.
+    """
+    program, count = str(Path(sys.executable).parent / "sefi"), 8
+    with tempfile.TemporaryDirectory() as folder:
+        command = [program, "generate", "a photo of a person at the beach", "--count", str(count)]
+        command += ["--set", f"generate.batch_size={count}", "--out", folder]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+        reuse = {name: str(size) for name, _, size in REUSE}
+        variants: dict[str, Callable[[], float]] = {
+            "reused": lambda: time_process(command, environment | reuse),
+            "given back": lambda: time_process(command, environment),
+        }
+        seconds: Seconds = {name: [] for name in variants}
+        for turn in range(options.rounds + 1):
+            for name, measure in variants.items():
+                found = measure()
+                if turn:
+                    seconds[name].append(found)
+    write_part("memory", compare(seconds, {"reused / given back": ("reused", "given back")}))
+
+
 # ------------------------------------------------------------------ start
 
 IMPORTS = """
@@ -545,14 +610,6 @@ import torch, PIL.Image, cv2, numpy, pydantic, safetensors.torch, typer
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from transformers import AutoTokenizer, CLIPTextModel
 """
-
-
-def time_process(command: list[str]) -> float:
-    """Return the CPU seconds of a process."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True)  # noqa: S603
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def measure_start(options: argparse.Namespace) -> None:
@@ -585,8 +642,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sums": count_sums,
     "together": measure_together,
     "generation": measure_generation,
+    "single": measure_single,
     "many": measure_many,
     "channels": measure_channels,
+    "memory": measure_memory,
     "start": measure_start,
 }
 
@@ -600,6 +659,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if options.what not in {"memory", "start"}:  # they measure processes of their own
+        reuse_freed_memory()
     COMMANDS[options.what](options)
 
 
