@@ -521,7 +521,7 @@ def measure_generation(options: argparse.Namespace) -> None:
 def measure_single(options: argparse.Namespace) -> None:
     """Measure one image against the stock pipeline, at the number of steps of the default preset.
 
-    What the texts of an identity's stages cost is paid once an image, so its share depends on the steps.
+    What the texts of an identity's stages cost is paid once a prompt, so its share depends on the steps.
     """
     steps = PRESETS["default"].generate.steps
     measure_images("single", list_stock_variants(sefi.open_backbone(), steps, [1]), steps, options.rounds)
@@ -571,12 +571,15 @@ def reuse_freed_memory() -> None:
         set_parameter(number, size)
 
 
-def time_process(command: list[str], environment: Mapping[str, str] | None = None) -> float:
-    """Return the CPU seconds of a process, in this process's environment if not in another."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+def run_process(command: list[str], environment: Mapping[str, str] | None = None) -> None:
+    """Run a program to its end, in this process's environment if not in another."""
     subprocess.run(command, env=environment, check=True, capture_output=True)  # noqa: S603
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def read_ended_processes_clock() -> float:
+    """Return the CPU seconds of all programs that this process started and that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def measure_memory(options: argparse.Namespace) -> None:
@@ -590,16 +593,11 @@ def measure_memory(options: argparse.Namespace) -> None:
         command += ["--set", f"generate.batch_size={count}", "--out", folder]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
         reuse = {name: str(size) for name, _, size in REUSE}
-        variants: dict[str, Callable[[], float]] = {
-            "reused": lambda: time_process(command, environment | reuse),
-            "given back": lambda: time_process(command, environment),
+        variants: dict[str, Step] = {
+            "reused": lambda _: run_process(command, environment | reuse),
+            "given back": lambda _: run_process(command, environment),
         }
-        seconds: Seconds = {name: [] for name in variants}
-        for turn in range(options.rounds + 1):
-            for name, measure in variants.items():
-                found = measure()
-                if turn:
-                    seconds[name].append(found)
+        seconds = measure_in_turn(variants, options.rounds, 1, read_ended_processes_clock)
     write_part("memory", compare(seconds, {"reused / given back": ("reused", "given back")}))
 
 
@@ -619,17 +617,12 @@ def measure_start(options: argparse.Namespace) -> None:
         learn = [program, "learn", str(PORTRAIT), "--name", "ada", "--steps", "1", "--out", f"{folder}/ada.safetensors"]
         few = [*learn, "--overwrite", "--set", "views.latent_pool=5"]
         variants: dict[str, Step] = {
-            "imports": lambda _: time_process([sys.executable, "-c", IMPORTS]),
-            "learn": lambda _: time_process([*learn, "--overwrite"]),
-            "learn, pool of 5": lambda _: time_process(few),
-            "help": lambda _: time_process([program, "--help"]),
+            "imports": lambda _: run_process([sys.executable, "-c", IMPORTS]),
+            "learn": lambda _: run_process([*learn, "--overwrite"]),
+            "learn, pool of 5": lambda _: run_process(few),
+            "help": lambda _: run_process([program, "--help"]),
         }
-        seconds: Seconds = {name: [] for name in variants}
-        for turn in range(options.rounds + 1):
-            for name, measure in variants.items():
-                found = measure(turn)
-                if turn:
-                    seconds[name].append(cast(float, found))
+        seconds = measure_in_turn(variants, options.rounds, 1, read_ended_processes_clock)
     pairs = {"learn / imports": ("learn", "imports"), "learn, pool of 5 / imports": ("learn, pool of 5", "imports")}
     write_part("start", compare(seconds, pairs))
 
