@@ -410,17 +410,24 @@ def count_sums(options: argparse.Namespace) -> None:
 
 
 def measure_together(options: argparse.Namespace) -> None:
-    """Measure a step of 16 identities in one pass against the same steps one by one."""
+    """Measure a step of 16 identities in one pass against the same steps one by one, and the floors of both.
+
+    What one pass of the bare denoiser saves of as many small ones is what the machine allows.
+    """
     backbone = sefi.open_backbone(dtype=getattr(torch, options.dtype))
     variants: dict[str, Step] = {}
     configs = {"default": DEFAULT_FROM_ENCODER, "one sample": override(DEFAULT_FROM_ENCODER, ONE_SAMPLE)}
     for name, config in configs.items():
         trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for _ in range(IDENTITIES)]
-        group = TrainingGroup(trainers, [None] * IDENTITIES)
+        group, samples = TrainingGroup(trainers, [None] * IDENTITIES), config.learn.batch
         variants[f"{name}, one by one"] = lambda _, some=trainers: [one.take_step(one.done) for one in some]
         variants[f"{name}, together"] = lambda _, one=group, some=trainers: one.take_step(some)
+        alone = make_floor(backbone, samples)
+        variants[f"{name}, floors one by one"] = lambda step, one=alone: [one(step) for _ in range(IDENTITIES)]
+        variants[f"{name}, floor together"] = make_floor(backbone, IDENTITIES * samples)
     seconds = measure_in_turn(variants, options.rounds, 1)
     pairs = {name: (f"{name}, together", f"{name}, one by one") for name in configs}
+    pairs |= {f"{name}, floor": (f"{name}, floor together", f"{name}, floors one by one") for name in configs}
     write_part(f"together {options.dtype}", {"identities": IDENTITIES, **compare(seconds, pairs)})
 
 
