@@ -190,7 +190,7 @@ def test_the_papers_figures_are_shown_with_the_measured_ones(results):
         "word": {},
     }
     ways = [{"label": "word", "control": "class word"}]
-    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": ways, "seeds": [0]}
+    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "variants": ways, "seeds": [0]}
     info = results.RunInfo.model_validate({"suite": suite, "subjects": [], "model": {}})
     rows = results.render_with_published(values, info, [results.BY_NAME["id"]], published).splitlines()
     assert rows[0] == "| variant | ID ↑ | paper |"

@@ -21,7 +21,7 @@ VARIANTS = [
 def run(photos, groups=None):
     together = 2 if groups else 1
     prompts = [{"text": " and ".join(["{}"] * together), "kind": "plain"}] * 3
-    suite = {"name": "s", "prompts": prompts, "seeds": [7, 11], "ways": VARIANTS, "together": together}
+    suite = {"name": "s", "prompts": prompts, "seeds": [7, 11], "variants": VARIANTS, "together": together}
     return RunInfo.model_validate({"suite": suite, "subjects": groups or list(photos), "photos": photos, "model": {}})
 
 

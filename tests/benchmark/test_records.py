@@ -12,7 +12,7 @@ from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError
 
 PROMPT, VARIANT = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
-SUITE = {"name": "s", "prompts": [PROMPT], "ways": [VARIANT], "seeds": [0]}
+SUITE = {"name": "s", "prompts": [PROMPT], "variants": [VARIANT], "seeds": [0]}
 RUN = {"suite": SUITE, "subjects": ["ada", "bob"], "model": {}}
 FILLED = {
     "schema": 0,
@@ -20,7 +20,7 @@ FILLED = {
         "name": "s",
         "about": "",
         "prompts": [{"text": "a photo of {}", "kind": "plain", "wanted": []}],
-        "ways": [
+        "variants": [
             {
                 "label": "ours",
                 "about": "",
@@ -39,7 +39,7 @@ FILLED = {
         "subjects": 4,
         "first": 0,
         "together": 1,
-        "kind": "person",
+        "class_word": "person",
         "photos": "plain",
         "attention": False,
     },
@@ -48,7 +48,7 @@ FILLED = {
     "model": {"name": "unknown", "fingerprint": "unknown"},
     "device": "",
     "dtype": "",
-    "judges": {},
+    "evaluators": {},
     "versions": {},
     "settings": {},
     "tau": None,
@@ -64,8 +64,8 @@ def with_suite(**changes):
 
 
 def cell(**changes):
-    known = {"subject": "ada", "way": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
-    return known | {"picture": "pictures/0.png", "sha256": "00"} | changes
+    known = {"subject": "ada", "variant": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
+    return known | {"image": "pictures/0.png", "sha256": "00"} | changes
 
 
 def fill_run(values):
@@ -83,12 +83,36 @@ def test_every_field_that_is_left_out_or_null_has_its_default():
     assert fill_run(RUN) == FILLED
     optional = [name for name in FILLED if name not in ("suite", "subjects", "model")]
     assert fill_run(RUN | dict.fromkeys(optional)) == FILLED
-    nulls = with_suite(about=None, together=None, kind=None, prompts=[PROMPT | {"wanted": None}])
+    nulls = with_suite(about=None, together=None, class_word=None, prompts=[PROMPT | {"wanted": None}])
     assert fill_run(nulls) == FILLED
-    assert fill_run(RUN | {"judges": {"clip": {}, "reader": None}})["judges"] == {
+    assert fill_run(RUN | {"evaluators": {"clip": {}, "reader": None}})["evaluators"] == {
         "clip": {"file": "unknown", "sha256": "unknown"},
         "reader": None,
     }
+
+
+def rename_keys(tree, names):
+    """Give keys at any depth their earlier names."""
+    if isinstance(tree, dict):
+        return {names.get(key, key): rename_keys(value, names) for key, value in tree.items()}
+    return [rename_keys(one, names) for one in tree] if isinstance(tree, list) else tree
+
+
+def test_runs_of_earlier_versions_are_read(tmp_path):
+    """Schema 2 had other keys; what is written again has the new ones."""
+    run = FILLED | {"evaluators": {"clip": {"file": "c", "sha256": "7"}}, "schema": 2}
+    earlier = rename_keys(run, {"variants": "ways", "evaluators": "judges"})
+    earlier["suite"]["kind"] = earlier["suite"].pop("class_word")
+    assert earlier != run
+    assert fill_run(earlier) == run
+    sample = rename_keys(cell(id=0.5), {"variant": "way", "image": "picture"})
+    assert sample["way"] == "ours"
+    samples = folder_of(tmp_path, earlier, [sample]).read_samples()
+    assert samples == folder_of(tmp_path, run, [cell(id=0.5)]).read_samples()
+    assert samples[0].image == "pictures/0.png"
+    both = json.dumps(cell(way="other"))
+    with pytest.raises(ValueError, match="way"):
+        Sample.parse(both)
 
 
 def test_stated_values_are_unchanged():
@@ -107,18 +131,21 @@ def without(values, name):
     [
         (without(RUN, "suite"), "suite: Field required"),
         (without(RUN, "subjects"), "subjects: Field required"),
-        (RUN | {"suite": without(SUITE, "ways")}, "suite.ways: Field required"),
-        (with_suite(ways=[{"about": "x"}]), "suite.ways.0.label: Field required"),
+        (RUN | {"suite": without(SUITE, "variants")}, "suite.variants: Field required"),
+        (with_suite(variants=[{"about": "x"}]), "suite.variants.0.label: Field required"),
         (RUN | {"tau": "0.25"}, "tau: Input should be a valid number"),
-        (with_suite(ways={}), "suite.ways: Input should be a valid"),
-        (with_suite(ways=[VARIANT | {"strength": "1"}]), "suite.ways.0.strength: Input should be a valid number"),
+        (with_suite(variants={}), "suite.variants: Input should be a valid"),
+        (
+            with_suite(variants=[VARIANT | {"strength": "1"}]),
+            "suite.variants.0.strength: Input should be a valid number",
+        ),
         (RUN | {"schema": "1"}, "schema: Input should be a valid integer"),
         (RUN | {"colour": 1}, "colour: Extra inputs are not permitted"),
         (with_suite(colour=1), "suite.colour: Extra inputs are not permitted"),
-        (with_suite(ways=[VARIANT | {"colour": 1}]), "suite.ways.0.colour: Extra inputs are not permitted"),
+        (with_suite(variants=[VARIANT | {"colour": 1}]), "suite.variants.0.colour: Extra inputs are not permitted"),
         (with_suite(prompts=[PROMPT | {"colour": 1}]), "suite.prompts.0.colour: Extra inputs are not permitted"),
         (RUN | {"model": {"year": 2031}}, "model.year: Extra inputs are not permitted"),
-        (RUN | {"evaluators": {}}, "evaluators: Extra inputs are not permitted"),  # the name here, not in the file
+        (RUN | {"schema_number": 1}, "schema_number: Extra inputs are not permitted"),  # the name here, not in the file
     ],
 )
 def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, message):
@@ -129,7 +156,7 @@ def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, messa
 @pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
 def test_a_run_of_a_newer_version_is_refused_by_its_number(tmp_path, changes):
     with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
-        folder_of(tmp_path, RUN | {"schema": 3} | changes).read_info()
+        folder_of(tmp_path, RUN | {"schema": 4} | changes).read_info()
     assert caught.value.remedy == "Update sefi."
 
 
@@ -141,7 +168,7 @@ def test_a_run_of_an_older_version_is_read(tmp_path, schema):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"way": None}, "way: Input should be a valid string"),
+        ({"variant": None}, "variant: Input should be a valid string"),
         ({"prompt": "0"}, "prompt: Input should be a valid integer"),
         ({"prompt": 0.5}, "prompt: Input should be a valid integer"),
         ({"prompt": -1}, "prompt: "),
@@ -152,7 +179,7 @@ def test_a_run_of_an_older_version_is_read(tmp_path, schema):
         ({"shown": "yes"}, "shown: Input should be a valid"),
         ({"embedding": []}, "embedding: "),
         ({"colour": 1}, "colour: Extra inputs are not permitted"),
-        ({"variant": "ours"}, "variant: Extra inputs are not permitted"),  # the name here, not in the file
+        ({"id_other_photo": 0.5}, "id_other_photo: Extra inputs are not permitted"),  # the name here, not in the file
         ({"text": "\ud800"}, "a text has half of a character"),
     ],
 )
@@ -161,7 +188,7 @@ def test_a_wrong_or_unknown_field_of_a_sample_is_named(tmp_path, change, message
         folder_of(tmp_path, RUN, [cell(**change)]).read_samples()
 
 
-@pytest.mark.parametrize("field", ["subject", "way", "kind", "prompt", "text", "seed", "picture", "sha256"])
+@pytest.mark.parametrize("field", ["subject", "variant", "kind", "prompt", "text", "seed", "image", "sha256"])
 def test_a_field_that_a_sample_lacks_is_named(tmp_path, field):
     with pytest.raises(ConfigError, match=f"line 1: {field}: Field required"):
         folder_of(tmp_path, RUN, [without(cell(), field)]).read_samples()
@@ -195,15 +222,15 @@ def test_a_sample_is_written_under_the_keys_of_the_files_and_read_again():
         (RUN | {"subjects": ["ada", "ada"]}, "subjects: 'ada' is given twice"),
         (RUN | {"photos": {"ada": ["1"]}}, "photos: there is none of the subject 'bob'"),
         (RUN | {"photos": {"ada": [], "bob": ["1"]}}, "photos.ada: "),
-        (with_suite(ways=[VARIANT, VARIANT]), "ways: 'ours' is given twice"),
-        (with_suite(ways=[{"label": "x" * 201}]), "suite.ways.0.label: "),
-        (with_suite(ways=[VARIANT | {"control": ""}]), "suite.ways.0.control: "),
+        (with_suite(variants=[VARIANT, VARIANT]), "variants: 'ours' is given twice"),
+        (with_suite(variants=[{"label": "x" * 201}]), "suite.variants.0.label: "),
+        (with_suite(variants=[VARIANT | {"control": ""}]), "suite.variants.0.control: "),
         (with_suite(seeds=[3, 3]), "seeds: '3' is given twice"),
         (with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * 51), "suite: it asks for 1,020,000 images"),
         (RUN | {"tau": 1e308}, "tau: "),
         (RUN | {"far_threshold": -1e308}, "far_threshold: "),
         (RUN | {"model": {"name": 7}}, "model.name: "),
-        (RUN | {"judges": {"clip": {"sha256": 7}}}, "judges.clip.sha256: "),
+        (RUN | {"evaluators": {"clip": {"sha256": 7}}}, "evaluators.clip.sha256: "),
     ],
 )
 def test_what_no_report_could_use_is_refused_by_its_field(tmp_path, run, message):
@@ -234,7 +261,7 @@ def test_a_score_is_no_larger_than_scores_can_be(tmp_path, field):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("peak_mb", 1e300), ("learn_seconds", -1), ("trained", 1e16), ("faces", 10**6), ("way", "x" * 256)],
+    [("peak_mb", 1e300), ("learn_seconds", -1), ("trained", 1e16), ("faces", 10**6), ("variant", "x" * 256)],
 )
 def test_costs_counts_and_names_have_bounds(tmp_path, field, value):
     with pytest.raises(ConfigError, match=rf"cells\.jsonl is damaged: line 1: {field}: "):
@@ -257,12 +284,12 @@ def test_a_control_character_is_refused_wherever_it_stands(tmp_path, control):
     text = f"a{control}b"
     runs = [
         with_suite(name=text),
-        with_suite(ways=[{"label": text}]),
+        with_suite(variants=[{"label": text}]),
         with_suite(prompts=[PROMPT | {"wanted": [["scene", text]]}]),
         RUN | {"subjects": [text]},
         RUN | {"model": {"name": text}},
         RUN | {"versions": {text: "1"}},
-        RUN | {"judges": {text: None}},
+        RUN | {"evaluators": {text: None}},
         RUN | {"settings": {text: {}}},
         RUN | {"settings": {"ours": {"learn": {"templates": [{"a": text}]}}}},
         RUN | {"settings": {"ours": {"learn": {text: 1}}}},
@@ -270,7 +297,7 @@ def test_a_control_character_is_refused_wherever_it_stands(tmp_path, control):
     for run in runs:
         with pytest.raises(ConfigError, match=r"run\.json is damaged: .*a text has a control character"):
             folder_of(tmp_path, run).read_info()
-    for field in ("subject", "way", "kind", "text", "picture", "sha256", "class_word", "maps"):
+    for field in ("subject", "variant", "kind", "text", "image", "sha256", "class_word", "maps"):
         with pytest.raises(ConfigError, match=rf"line 1: {field}: a text has a control character"):
             folder_of(tmp_path, RUN, [cell(**{field: text})]).read_samples()
     assert folder_of(tmp_path, with_suite(about="a\tb\nc")).read_info().suite.about == "a\tb\nc"

@@ -13,7 +13,7 @@ from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError, OutputError
 from sefi.provenance.run_record import RunRecord
 
-SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0, 1, 2]}
+SUITE = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "variants": [{"label": "ours"}], "seeds": [0, 1, 2]}
 VALUES = {
     "schema": 1,
     "suite": SUITE,
@@ -48,7 +48,7 @@ def test_cells_come_back_in_order(folder):
 def test_a_line_cut_by_a_kill_is_dropped_and_spoils_no_other(folder):
     folder.add(sample(0))
     whole = folder.samples_file.read_bytes()
-    folder.samples_file.write_bytes(whole + b'{"way": "ours", "se')
+    folder.samples_file.write_bytes(whole + b'{"variant": "ours", "se')
     folder.add(sample(2))
     assert [c.seed for c in folder.read_samples()] == [0, 2]
 
@@ -119,7 +119,7 @@ def test_another_run_is_refused_by_what_differs(folder):
 def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
     with pytest.raises(ConfigError, match="is no benchmark run"):
         RunFolder(tmp_path).read_info()
-    folder.info_file.write_text(json.dumps({"schema": 3}))
+    folder.info_file.write_text(json.dumps({"schema": 4}))
     with pytest.raises(ConfigError, match="newer sefi"):
         folder.read_info()
     folder.info_file.write_text("{")

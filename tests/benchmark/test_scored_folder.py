@@ -276,13 +276,13 @@ def test_only_folders_have_what_they_list_and_others_the_whole_suite():
     ways = [{"label": "theirs", "images": "theirs"}, {"label": "pasted", "control": "photo"}]
     prompts = [{"text": text, "kind": "x"} for text in ("nobody", "{}")]
     info = {"name": "tiny", "prompts": prompts, "seeds": [5, 6]}
-    alone = SuiteInfo.parse(json.dumps(info | {"ways": ways}))
+    alone = SuiteInfo.parse(json.dumps(info | {"variants": ways}))
     assert list_planned_keys(alone, ["ada", "bob"], {}, folders) == [
         ("ada", "theirs", 0, 5), ("ada", "theirs", 1, 6), ("ada", "pasted", 0, 5), ("ada", "pasted", 1, 5),
         ("bob", "theirs", 1, 5), ("bob", "pasted", 1, 5),
     ]  # fmt: skip
     prompts[0]["text"] = "a {}"
-    compared = SuiteInfo.parse(json.dumps(info | {"ways": [{"label": "ours"}, *ways]}))
+    compared = SuiteInfo.parse(json.dumps(info | {"variants": [{"label": "ours"}, *ways]}))
     keys = list_planned_keys(compared, ["ada", "bob"], {}, folders)
     assert sum(key[1] == "theirs" for key in keys) == sum(key[1] == "ours" for key in keys) == 8
 

@@ -157,7 +157,12 @@ def test_an_unknown_suite_or_preset_is_named():
 
 @pytest.mark.parametrize(("letters", "allowed"), [(80, True), (81, False), (200, False)])
 def test_a_label_fits_into_the_names_of_files(letters, allowed):
-    asked = {"name": "s", "about": "", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "x" * letters}]}
+    asked = {
+        "name": "s",
+        "about": "",
+        "prompts": [{"text": "{}", "kind": "plain"}],
+        "variants": [{"label": "x" * letters}],
+    }
     if allowed:
         Suite.model_validate(asked)
     else:
@@ -176,7 +181,7 @@ def test_a_suite_with_the_old_name_of_its_variants_still_opens(tmp_path):
 def test_a_suites_record_keeps_its_keys():
     known = json.loads(open_suite("quick").model_dump_json(by_alias=True))
     assert known.keys() == SuiteInfo.parse(json.dumps(known)).model_dump(by_alias=True).keys()
-    assert "ways" in known
+    assert "variants" in known
 
 
 def test_a_suite_may_call_the_class_word_by_its_old_name(tmp_path):

@@ -31,7 +31,7 @@ SUITE = {
         {"text": "a photo of {} at the beach", "kind": "scene", "wanted": [["scene", "beach"]]},
         {"text": "{} smiling in the snow", "kind": "both", "wanted": [["attribute", "smiling"], ["scene", "snow"]]},
     ],
-    "ways": [
+    "variants": [
         {"label": "photo", "about": "", "control": "photo"},
         {"label": "ours", "about": "", "control": None},
         {"label": "theirs", "about": "", "control": None},
@@ -42,7 +42,7 @@ SUITE = {
 
 def make_run(**changes):
     model = {"name": "m", "fingerprint": "f"}
-    values = {"schema": 1, "suite": SUITE, "subjects": [], "model": model, "tau": 0.25, "judges": {}}
+    values = {"schema": 1, "suite": SUITE, "subjects": [], "model": model, "tau": 0.25, "evaluators": {}}
     return RunInfo.model_validate(values | changes)
 
 
@@ -117,12 +117,12 @@ def test_the_second_recogniser_has_figures_of_its_own():
     assert value("id_other_second", samples) == pytest.approx(0.3)
     assert math.isnan(value("id_prompt_second", samples, make_run(tau=None)))
     info = {"file": "a.onnx", "sha256": "0"}
-    run = make_run(judges={"detector": info, "second_recogniser": info})
+    run = make_run(evaluators={"detector": info, "second_recogniser": info})
     missing = make_table([sample(faces=1)], run).missing
     assert missing["id"] == "the run has no recogniser"
     assert missing["id_second"] == "no image has it"
     assert (
-        make_table([sample(faces=1)], make_run(judges={"detector": info, "recogniser": info})).missing["id_second"]
+        make_table([sample(faces=1)], make_run(evaluators={"detector": info, "recogniser": info})).missing["id_second"]
         == "the run has no second recogniser"
     )
 
@@ -227,13 +227,13 @@ def test_a_metric_that_one_variant_lacks_is_not_computed_there():
 
 def test_reasons_name_what_is_missing():
     evaluators = {"detector": {"file": "d", "sha256": "0"}, "recogniser": None, "scene_reader": None, "clip": None}
-    missing = make_table([sample(faces=1)], make_run(judges=evaluators)).missing
+    missing = make_table([sample(faces=1)], make_run(evaluators=evaluators)).missing
     assert missing["id"] == "the run has no recogniser"
     assert missing["id_prompt"] == "the run has no recogniser and no CLIP"
     assert missing["shown"] == "the run has no reader"
     assert missing["verified"] == "the run has no recogniser and no false-accept threshold"
     evaluators["scene_reader"] = evaluators["recogniser"] = {"file": "r", "sha256": "1"}
-    missing = make_table([sample(faces=1)], make_run(judges=evaluators)).missing
+    missing = make_table([sample(faces=1)], make_run(evaluators=evaluators)).missing
     assert missing["shown"] == "no image has it"
     assert missing["copy"] == "the run has no other image of the subjects"
 
@@ -304,9 +304,9 @@ def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
     # Of two variants one has two subjects: it has nobody to lead.
     uneven = [*samples, *copy_for([one for one in samples if one.variant == "ours"], "bob")]
     assert make_table(uneven, make_run()).find_best(METRIC["id"]) == frozenset()
-    variants = [variant for variant in SUITE["ways"] if variant["control"] is None]
+    variants = [variant for variant in SUITE["variants"] if variant["control"] is None]
     both = make_run(
-        subjects=["ada", "bob"], suite={**SUITE, "ways": variants, "prompts": SUITE["prompts"][:1], "seeds": [0, 1]}
+        subjects=["ada", "bob"], suite={**SUITE, "variants": variants, "prompts": SUITE["prompts"][:1], "seeds": [0, 1]}
     )
     whole = make_table(of_two(samples), both)
     assert (whole.finished, whole.find_best(METRIC["id"])) == (True, {"theirs"})
@@ -323,7 +323,7 @@ def test_lower_is_better_where_the_arrow_says_so():
 
 
 def test_markdown_puts_the_interval_in_brackets_and_guards_its_bars():
-    run = make_run(suite={**SUITE, "ways": [{"label": "a|b", "about": "", "control": None}]})
+    run = make_run(suite={**SUITE, "variants": [{"label": "a|b", "about": "", "control": None}]})
     samples = [*scored((0.2, 0.3), variant="a|b"), *scored((0.4, 0.3), variant="a|b", subject="bob")]
     text = format_markdown(make_table(samples, run))
     assert "| a\\|b |" in text

@@ -80,7 +80,7 @@ def test_two_processes_make_the_same_images(sefi, asked, tmp_path):
 
     def images(folder):
         lines = (tmp_path / folder / "cells.jsonl").read_text().splitlines()
-        return {(c["subject"], c["way"]): c["sha256"] for c in map(json.loads, lines)}
+        return {(c["subject"], c["variant"]): c["sha256"] for c in map(json.loads, lines)}
 
     assert images("shared") == images("run")
 
@@ -134,7 +134,7 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     told = json.loads((tmp_path / "run" / "run.json").read_text())
     assert all(config["learn"]["steps"] == 1 for config in told["settings"].values())
     samples = RunFolder(tmp_path / "run").read_samples()
-    assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["ways"]}
+    assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["variants"]}
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)
 
 

@@ -136,13 +136,13 @@ def run_of(bench: Bench) -> Path:
     Image.new("RGB", (96, 96), (9, 9, 200)).save(folder / "photos" / "ada.png")
     ways = [{"label": label, "about": "", "control": None} for label in ("ours", "rival")]
     prompts = [{"text": "{} beach", "kind": "scene", "wanted": []}]
-    about = {"schema": 1, "suite": {"name": "tiny", "prompts": prompts, "ways": ways, "seeds": [7]}}
+    about = {"schema": 1, "suite": {"name": "tiny", "prompts": prompts, "variants": ways, "seeds": [7]}}
     (folder / "run.json").write_text(json.dumps(about | {"subjects": ["ada"], "model": {"name": "tiny"}}))
     lines = []
     for shade, way in enumerate(("ours", "rival")):
         file = f"pictures/{way}.png"
         Image.new("RGB", (96, 96), (90 * shade, 9, 9)).save(folder / file)
-        cell = {"subject": "ada", "way": way, "prompt": 0, "seed": 7, "kind": "scene", "picture": file}
+        cell = {"subject": "ada", "variant": way, "prompt": 0, "seed": 7, "kind": "scene", "image": file}
         lines.append(json.dumps(cell | {"text": "person beach", "sha256": way, "shown": None, "prompt_score": 0.2}))
     (folder / "cells.jsonl").write_text("\n".join(lines) + "\n")
     return folder
@@ -175,7 +175,7 @@ def answers(bench: Bench) -> Case:
     file = bench.place / "answers.json"
     answer = {"question": "quality", "order": ["B", "A"], "chosen": "A", "milliseconds": 900}
     questions = [answer | {"comparison": f"q{number}"} for number in range(9)]
-    key = {"ways": {"A": "ours", "B": "rival"}, "checks": {}}
+    key = {"variants": {"A": "ours", "B": "rival"}, "checks": {}}
     file.write_text(json.dumps({"schema": 1, "study": "s", "rater": "r", "answers": questions, "key": key}))
     return Case(("study", "analyse", file), file)
 
@@ -269,7 +269,7 @@ def bench_clip(name: str) -> Callable[[Bench], Case]:
 
 def probe_judge(name: str) -> Callable[[Bench], Case]:
     def build(bench: Bench) -> Case:
-        folder = bench.place / "judges"
+        folder = bench.place / "evaluators"
         for judge in ("face_detection.onnx", "face_recognition.onnx", "clip"):
             bench.copy(EMBEDDED_EVALUATORS / judge, f"judges/{judge}")
         words = bench.learn("--no-crop", "--judges", folder, "--set", "learn.probe_every=1")
@@ -519,9 +519,9 @@ def test_a_report_of_a_run_that_says_little(bench: Bench) -> None:
     run = run_of(bench)
     about = json.loads((run / "run.json").read_text())
     del about["model"]["name"]
-    for way in about["suite"]["ways"]:
+    for way in about["suite"]["variants"]:
         del way["about"]
-    (run / "run.json").write_text(json.dumps(about | {"judges": {"detector": {}, "clip": None}}))
+    (run / "run.json").write_text(json.dumps(about | {"evaluators": {"detector": {}, "clip": None}}))
     found = CliRunner().invoke(app, ["bench", "report", str(run), "--json"])
     assert found.exit_code == 0, found.output
     assert "Undefined" not in (run / "report" / "index.html").read_text()

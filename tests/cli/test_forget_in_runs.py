@@ -118,7 +118,7 @@ VARIANTS = [
     {"label": "again", "learned_by": "2"},
     {"label": "w", "control": "photo"},
 ]
-SUITE = {"name": "x", "prompts": [{"text": "{}"}] * 2, "seeds": [5, 7], "ways": VARIANTS}
+SUITE = {"name": "x", "prompts": [{"text": "{}"}] * 2, "seeds": [5, 7], "variants": VARIANTS}
 
 
 def make_benchmark(folder, groups, ada=None, suite=SUITE):
@@ -246,7 +246,7 @@ def test_the_names_are_those_that_a_benchmark_gives(label, prompt, seed):
 
 @settings(max_examples=150, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["prompts", "seeds", "ways"]), JSON),
+    st.dictionaries(st.sampled_from(["prompts", "seeds", "variants"]), JSON),
     st.dictionaries(st.sampled_from(["photos", "folders"]), JSON | st.dictionaries(st.just("x"), JSON)),
     st.lists(JSON, max_size=3),
 )

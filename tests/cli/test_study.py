@@ -39,7 +39,7 @@ def run_folder(tmp_path):
         Image.new("RGB", (96, 96), (0, shade, 200)).save(folder / f"photos/{subject}.png")
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
     variants = [{"label": label, "about": "", "control": None} for label in VARIANTS]
-    suite = {"name": "tiny", "prompts": prompts, "ways": variants, "seeds": SEEDS}
+    suite = {"name": "tiny", "prompts": prompts, "variants": variants, "seeds": SEEDS}
     about = {"schema": 1, "suite": suite, "subjects": list(SUBJECTS), "model": {"name": "tiny"}}
     (folder / "run.json").write_text(json.dumps(about))
     cells = [cell(folder, *one) for one in product(SUBJECTS, VARIANTS, range(3), SEEDS)]
@@ -51,7 +51,7 @@ def cell(folder, subject, variant, prompt, seed):
     file = f"pictures/{subject}-{variant}-{prompt}-{seed}.png"
     colour = (90 * VARIANTS.index(variant), 100 * prompt, seed + 90 * SUBJECTS.index(subject))
     Image.new("RGB", (96, 96), colour).save(folder / file)
-    known = {"subject": subject, "way": variant, "prompt": prompt, "seed": seed, "kind": "scene", "picture": file}
+    known = {"subject": subject, "variant": variant, "prompt": prompt, "seed": seed, "kind": "scene", "image": file}
     return {**known, "text": f"person {PROMPTS[prompt]}", "sha256": file, "shown": None, "prompt_score": 0.2}
 
 
@@ -61,7 +61,7 @@ def data_of(page):
 
 def choose(data, rater, prefer):
     """The answers of somebody who takes this variant wherever it is shown, and passes every check."""
-    code = next(code for code, variant in data["key"]["ways"].items() if variant == prefer)
+    code = next(code for code, variant in data["key"]["variants"].items() if variant == prefer)
     answers = []
     for one in data["comparisons"]:
         order = [shown["code"] for shown in one["shown"]]
@@ -102,7 +102,7 @@ def test_only_the_named_variants_are_shown(study, run_folder, tmp_path):
     out = tmp_path / "study.html"
     assert study("build", run_folder, "--out", out, "--variants", "third", "--ways", "ours").exit_code == 0
     data = data_of(out)
-    assert sorted(data["key"]["ways"].values()) == ["ours", "third"]
+    assert sorted(data["key"]["variants"].values()) == ["ours", "third"]
     assert {len(one["shown"]) for one in data["comparisons"]} == {2}
 
 
@@ -143,7 +143,7 @@ def test_analyse_counts_raters_of_thousands_of_answers(study, tmp_path):
         for n in range(1031)
     ]
     sheet = {"schema": 1, "study": "s", "rater": "r", "answers": answers}
-    sheet["key"] = {"ways": {"A": "ours", "B": "rival"}, "checks": {}}
+    sheet["key"] = {"variants": {"A": "ours", "B": "rival"}, "checks": {}}
     (tmp_path / "r.json").write_text(json.dumps(sheet))
     found = study("analyse", tmp_path / "r.json", "--draws", 100, "--json")
     assert found.exit_code == 0, found.output
@@ -211,7 +211,7 @@ def test_build_refuses_images_that_are_missing_damaged_or_outside_the_run(study,
 def put_picture(run_folder, name):
     """Let the record of one image name another file."""
     lines = (run_folder / "cells.jsonl").read_text().splitlines()
-    changed = json.loads(lines[-1]) | {"picture": name}
+    changed = json.loads(lines[-1]) | {"image": name}
     (run_folder / "cells.jsonl").write_text("\n".join([*lines[:-1], json.dumps(changed)]) + "\n")
 
 

@@ -109,8 +109,8 @@ def cells_of(run, scores):
     cells = []
     for n, (subject, variant, prompt, seed) in enumerate(keys_of(run)):
         asked = SUITE.prompts[prompt]
-        cell = {"subject": subject, "way": variant, "prompt": prompt, "seed": seed, "kind": asked.kind}
-        cell |= {"text": asked.text.format("person"), "picture": f"pictures/{n}.png", "sha256": f"{n:04}"}
+        cell = {"subject": subject, "variant": variant, "prompt": prompt, "seed": seed, "kind": asked.kind}
+        cell |= {"text": asked.text.format("person"), "image": f"pictures/{n}.png", "sha256": f"{n:04}"}
         known = {name: value + n / 97 if isinstance(value, float) else value for name, value in scores.items()}
         cells.append(cell | {"class_word": "person", "maps": None} | known)
     return cells
@@ -275,14 +275,14 @@ OPTIONAL = [
     ("suite", "together"),
     ("suite", "kind"),
     ("suite", "prompts", 0, "wanted"),
-    ("suite", "ways", 0, "about"),
-    ("suite", "ways", 1, "control"),
+    ("suite", "variants", 0, "about"),
+    ("suite", "variants", 1, "control"),
     ("photos",),
     ("model", "name"),
     ("model", "fingerprint"),
-    ("judges",),
-    ("judges", "clip", "file"),
-    ("judges", "clip", "sha256"),
+    ("evaluators",),
+    ("evaluators", "clip", "file"),
+    ("evaluators", "clip", "sha256"),
     ("versions",),
     ("settings",),
     ("tau",),

@@ -115,12 +115,12 @@ def weight_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
 
 def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     """Return records, suites, answers, labels and names."""
-    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0]}
+    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "variants": [{"label": "ours"}], "seeds": [0]}
     run = json.dumps({"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny"}}).encode()
-    cell = {"subject": "ada", "way": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
-    cells = json.dumps(cell | {"picture": "pictures/0.png", "sha256": "00", "id": 0.5}).encode() + b"\n"
+    cell = {"subject": "ada", "variant": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
+    cells = json.dumps(cell | {"image": "pictures/0.png", "sha256": "00", "id": 0.5}).encode() + b"\n"
     answer = {"question": "quality", "comparison": "q", "order": ["B", "A"], "chosen": "A", "milliseconds": 900}
-    key = {"ways": {"A": "ours", "B": "rival"}, "checks": {}}
+    key = {"variants": {"A": "ours", "B": "rival"}, "checks": {}}
     sheet = {"schema": 1, "study": "s", "rater": "r", "answers": [answer], "key": key}
     records = {"schema_version": 1, "runs": [{"images": [{"file": "a.png", "seed": 3, "prompt": "a dog"}]}]}
     plan = 'about = "b"\nseeds = [1, 2]\n[[prompts]]\ntext = "a {}"\n[[ways]]\nlabel = "ours"\nstrength = 0.5\n'

@@ -118,7 +118,7 @@ def test_a_checkpoint_with_renamed_tensors_changes_nothing(tmp_path, old):
 
 
 @pytest.mark.parametrize(
-    "change", [{"prompt": "0"}, {"prompt": 9}, {"subject": "eve"}, {"id": "high"}, {"shown": [True]}, {"picture": None}]
+    "change", [{"prompt": "0"}, {"prompt": 9}, {"subject": "eve"}, {"id": "high"}, {"shown": [True]}, {"image": None}]
 )
 def test_a_record_without_image(tmp_path, change):
     with pytest.raises(ConfigError, match=r"cells\.jsonl is damaged"):
@@ -126,12 +126,12 @@ def test_a_record_without_image(tmp_path, change):
 
 
 def write_run(folder, **change):
-    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "ways": [{"label": "ours"}], "seeds": [0]}
+    suite = {"name": "s", "prompts": [{"text": "{}", "kind": "plain"}], "variants": [{"label": "ours"}], "seeds": [0]}
     (folder / "run.json").write_text(
         json.dumps({"schema": 1, "suite": suite, "subjects": ["ada"], "model": {"name": "tiny"}})
     )
-    cell = {"subject": "ada", "way": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
-    cell |= {"picture": "pictures/0.png", "sha256": "00", "id": 0.5}
+    cell = {"subject": "ada", "variant": "ours", "prompt": 0, "seed": 0, "kind": "plain", "text": "person"}
+    cell |= {"image": "pictures/0.png", "sha256": "00", "id": 0.5}
     (folder / "cells.jsonl").write_text(json.dumps(cell | change) + "\n")
     return RunFolder(folder)
 

@@ -11,7 +11,7 @@ from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_s
 from sefi.provenance.run_record import record_image
 from sefi.provenance.save import encode_photo
 
-SUITE = {"prompts": [{"text": "{} here"}], "seeds": [5], "ways": [{"label": "ours"}]}
+SUITE = {"prompts": [{"text": "{} here"}], "seeds": [5], "variants": [{"label": "ours"}]}
 ADA, BOB = "a" * 64, "b" * 64
 
 

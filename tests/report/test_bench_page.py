@@ -149,7 +149,7 @@ def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
 
 
 def test_a_run_of_images_alone_still_has_a_page(synthetic, tmp_path):
-    run = synthetic.make_run(judges={}, tau=None, far_threshold=None, settings={})
+    run = synthetic.make_run(evaluators={}, tau=None, far_threshold=None, settings={})
     keys = ("faces", "id", "id_other_photo", "prompt_score", "shown", "background", "embedding")
     costs = ("learn_seconds", "class_seconds", "draw_seconds", "trained", "added", "peak_mb")
     samples = synthetic.change_all(synthetic.make_samples(), **dict.fromkeys(keys + costs))
@@ -228,7 +228,12 @@ def test_prompts_that_one_subject_has_are_shown_for_it(synthetic, made):
         for one in samples
         if one.variant == "ours"
     ]
-    suite = {"name": "score", "prompts": prompts, "ways": [{"label": "ours", "images": "x"}], "seeds": synthetic.SEEDS}
+    suite = {
+        "name": "score",
+        "prompts": prompts,
+        "variants": [{"label": "ours", "images": "x"}],
+        "seeds": synthetic.SEEDS,
+    }
     listed = [
         {"subject": one.subject, "prompt": one.prompt, "seed": one.seed, "file": "x.png", "sha256": "0"} for one in own
     ]
@@ -246,7 +251,7 @@ def test_two_subjects_of_one_image_show_both_photos(synthetic, made):
     _, samples, folder = made
     pair = synthetic.change_all(samples_of(samples, "ada"), subject="ada+bob")
     prompts = [{**p, "text": f"{p['text']} with {{}}"} for p in synthetic.PROMPTS]
-    suite = {"name": "two", "prompts": prompts, "ways": synthetic.VARIANTS, "seeds": synthetic.SEEDS, "together": 2}
+    suite = {"name": "two", "prompts": prompts, "variants": synthetic.VARIANTS, "seeds": synthetic.SEEDS, "together": 2}
     run = synthetic.make_run(subjects=["ada+bob"], suite=suite)
     sheet = make_sheets(pair, run, folder, np.random.default_rng(0))[0]
     assert [photo.caption for photo in sheet.photos] == ["ada", "bob"]

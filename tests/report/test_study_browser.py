@@ -32,7 +32,7 @@ def made_study():
     """Three variants, two prompts, two seeds of one subject, each image of its own colour."""
     prompts = [{"text": f"{{}} {word}", "kind": "scene", "wanted": [["scene", word]]} for word in PROMPTS]
     variants = [{"label": label, "control": None} for label in VARIANTS]
-    suite = {"name": "made", "about": "Made up.", "prompts": prompts, "ways": variants, "seeds": [0, 1]}
+    suite = {"name": "made", "about": "Made up.", "prompts": prompts, "variants": variants, "seeds": [0, 1]}
     run = RunInfo.model_validate({"suite": suite, "subjects": ["ada"], "model": {}})
     samples = [
         Sample(

@@ -95,7 +95,7 @@ def test_the_policy_allows_this_script_by_hash_and_nothing_else(page):
 def test_no_visible_text_and_no_file_name_reveals_a_variant(text, page):
     assert "secret" not in page.text
     data = json.loads(page.scripts["application/json"])
-    assert data["key"]["ways"] == VARIANTS
+    assert data["key"]["variants"] == VARIANTS
     assert text.count("secret") == len(VARIANTS)
 
 

@@ -28,7 +28,7 @@ def answer(comparison, chosen, order="ABC", question="quality", milliseconds=200
 
 def sheet(rater, answers, checks=(), study="s"):
     tree = {"schema": 1, "study": study, "rater": rater, "answers": [a.model_dump() for a in answers]}
-    return AnswerFile.model_validate({**tree, "key": {"ways": VARIANTS, "checks": dict(checks)}})
+    return AnswerFile.model_validate({**tree, "key": {"variants": VARIANTS, "checks": dict(checks)}})
 
 
 # ---------------------------------------------------------------- strengths
@@ -229,7 +229,7 @@ def write(path, tree):
 
 def tree(**changes):
     answers = [{"question": "quality", "comparison": "q", "order": ["B", "A"], "chosen": "A", "milliseconds": 900}]
-    key = {"ways": {"A": "ours", "B": "rival"}, "checks": {}}
+    key = {"variants": {"A": "ours", "B": "rival"}, "checks": {}}
     return {"schema": 1, "study": "s", "rater": "r", "answers": answers, "key": key} | changes
 
 
@@ -264,7 +264,7 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     one = write(tmp_path / "one.json", tree())
     for changes, message in (
         ({"study": "t", "rater": "s"}, "different studies"),
-        ({"key": {"ways": {"A": "rival", "B": "ours"}, "checks": {}}, "rater": "s"}, "different studies"),
+        ({"key": {"variants": {"A": "rival", "B": "ours"}, "checks": {}}, "rater": "s"}, "different studies"),
         ({}, "same rater"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -33,7 +33,7 @@ def sheet(chance, variants, choose, seconds, rater="r", checks=CHECKS):
         answers.append(
             Answer(question="prompt", comparison=f"c{n}", order=order, chosen=chosen, milliseconds=milliseconds)
         )
-    key = {"ways": {letter: f"variant {letter}" for letter in LETTERS[:variants]}, "checks": right}
+    key = {"variants": {letter: f"variant {letter}" for letter in LETTERS[:variants]}, "checks": right}
     content = {"schema": 1, "study": "s", "rater": rater, "answers": [a.model_dump() for a in answers], "key": key}
     return AnswerFile.model_validate(content)
 
@@ -181,10 +181,10 @@ def test_raters_of_ten_thousand_answers_are_separated():
     assert find_preferred_position(first) == "chose place 1 of 3 in 10000 of 10000 answers"
     right = {str(n): LETTERS[n % 3] if n % 3 else "B" for n in range(10_000)}  # two of three are passed
     content = {"schema": 1, "study": "s", "rater": "r", "answers": [one.model_dump() for one in many]}
-    attentive = AnswerFile.model_validate(content | {"key": {"ways": dict.fromkeys("ABC", "x"), "checks": right}})
+    attentive = AnswerFile.model_validate(content | {"key": {"variants": dict.fromkeys("ABC", "x"), "checks": right}})
     assert find_reason_to_exclude(attentive) == ""
     wrong = {str(n): LETTERS[(n // 3) % 3] for n in range(10_000)}  # one of three
-    blind_one = AnswerFile.model_validate(content | {"key": {"ways": dict.fromkeys("ABC", "x"), "checks": wrong}})
+    blind_one = AnswerFile.model_validate(content | {"key": {"variants": dict.fromkeys("ABC", "x"), "checks": wrong}})
     passed = sum(one.chosen == wrong[one.comparison] for one in many)
     expected = f"passed {passed} of 10000 attention checks, as a blind rater would with a probability of "
     assert find_reason_to_exclude(blind_one) == expected + f"{binom.sf(passed - 1, 10_000, 1 / 3):.2f}"

@@ -23,7 +23,12 @@ def run(*variants, **suite):
     prompts = [{"text": f"{place} {label}", "kind": kind, "wanted": [[kind, label]]} for kind, label in PROMPTS]
     labels = variants or ("ours", "rival", "third")
     references = [variant("the word", "class word"), variant("the photo", "photo")]
-    whole = {"name": "s", "prompts": prompts, "ways": [variant(label) for label in labels] + references, "seeds": SEEDS}
+    whole = {
+        "name": "s",
+        "prompts": prompts,
+        "variants": [variant(label) for label in labels] + references,
+        "seeds": SEEDS,
+    }
     return RunInfo.model_validate({"suite": whole | suite, "subjects": [], "model": {}})
 
 

@@ -1,14 +1,16 @@
 """The records of a benchmark run as types: `RunInfo` is `run.json`, a `Sample` is one line of `cells.jsonl`.
 
-The files keep the keys that they have always had. Keys of the files whose fields have another name here:
+Runs of earlier versions are read too. Keys that changed, or whose fields have another name here:
 
-| key | field |
-|---|---|
-| `schema` | `RunInfo.schema_number` |
-| `judges` | `RunInfo.evaluators` |
-| `ways` | `SuiteInfo.variants` |
-| `way` | `Sample.variant` |
-| `picture` | `Sample.image` |
+| key | before schema 3 | field |
+|---|---|---|
+| `schema` | | `RunInfo.schema_number` |
+| `evaluators` | `judges` | `RunInfo.evaluators` |
+| `variants` | `ways` | `SuiteInfo.variants` |
+| `class_word` | `kind` | `SuiteInfo.class_word` |
+| `variant` | `way` | `Sample.variant` |
+| `image` | `picture` | `Sample.image` |
+| `id_other` | | `Sample.id_other_photo` |
 """
 
 import json
@@ -19,6 +21,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
+    AliasChoices,
     BaseModel,
     ConfigDict,
     Field,
@@ -27,6 +30,7 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 
 from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
@@ -34,7 +38,7 @@ from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
 from sefi.provenance.run_record import RunRecord, shorten_source
 
-RUN_SCHEMA = 2  # 1 had no `record`
+RUN_SCHEMA = 3  # 1 had no `record`, 2 had other keys
 MACHINE = ("schema", "versions", "record")  # fields of a run that may change while it is under way
 PHOTOS_FOLDER = "photos"  # in the run's folder
 LARGEST_SCORE = 4.0  # twice what two cosines can differ by
@@ -60,6 +64,17 @@ def refuse_controls(text: str) -> str:
 def set_file_key(name: str) -> Any:  # noqa: ANN401  what `Field` returns is private to pydantic
     """Return the annotation of a field that has another name in the files."""
     return Field(validation_alias=name, serialization_alias=name)
+
+
+def read_earlier_key(name: str, earlier: str) -> Any:  # noqa: ANN401  as above
+    """Return the annotation of a field that had another name in the files of earlier versions."""
+    return Field(validation_alias=AliasChoices(name, earlier))
+
+
+def list_file_keys(name: str, field: FieldInfo) -> list[str]:
+    """Return the keys by which files have a field, those of earlier versions too."""
+    alias = field.validation_alias
+    return [str(key) for key in alias.choices] if isinstance(alias, AliasChoices) else [str(alias or name)]
 
 
 Clean = AfterValidator(refuse_controls)
@@ -127,7 +142,7 @@ class RunPart(RecordModel):
         """Return the values without the nulls of known fields, so that their defaults hold."""
         if not isinstance(values, dict):
             return values
-        names = {str(field.validation_alias or name) for name, field in cls.model_fields.items()}
+        names = {key for name, field in cls.model_fields.items() for key in list_file_keys(name, field)}
         return {name: value for name, value in values.items() if value is not None or name not in names}
 
 
@@ -176,13 +191,15 @@ class SuiteInfo(RunPart):
     name: Annotated[str, Field(min_length=1, max_length=300), Clean]
     about: Text = ""
     prompts: Annotated[tuple[PromptInfo, ...], Lax, Field(min_length=1, max_length=10_000)]
-    variants: Annotated[tuple[VariantInfo, ...], Lax, Field(min_length=1, max_length=500), set_file_key("ways")]
+    variants: Annotated[
+        tuple[VariantInfo, ...], Lax, Field(min_length=1, max_length=500), read_earlier_key("variants", "ways")
+    ]
     settings: Annotated[tuple[Text, ...], Lax, Field(max_length=1000)] = ()
     seeds: Annotated[tuple[Seed, ...], Lax, Field(min_length=1, max_length=10_000)]
     subjects: int = Field(4, ge=1, le=100_000)
     first: int = Field(0, ge=0, lt=2**63)
     together: int = Field(1, ge=1, le=2)
-    class_word: Annotated[Label, set_file_key("kind")] = "person"
+    class_word: Annotated[Label, read_earlier_key("class_word", "kind")] = "person"
     photos: Label = "plain"
     attention: bool = False
 
@@ -207,7 +224,7 @@ class SuiteInfo(RunPart):
     @model_validator(mode="after")
     def check_repeats(self) -> Self:
         """Refuse labels and seeds that are given twice."""
-        refuse_repeats("ways", [variant.label for variant in self.variants])
+        refuse_repeats("variants", [variant.label for variant in self.variants])
         refuse_repeats("seeds", self.seeds)
         return self
 
@@ -267,7 +284,7 @@ class RunInfo(RunPart):
     model: ModelInfo
     device: Text = ""
     dtype: Text = ""
-    evaluators: Annotated[dict[Text, EvaluatorInfo | None], set_file_key("judges")] = Field(
+    evaluators: Annotated[dict[Text, EvaluatorInfo | None], read_earlier_key("evaluators", "judges")] = Field(
         default_factory=dict[str, EvaluatorInfo | None]
     )
     versions: dict[Text, Text] = Field(default_factory=dict[str, str])
@@ -385,7 +402,7 @@ class Sample(RecordModel):
     """
 
     subject: Label
-    variant: Annotated[Label, set_file_key("way")]
+    variant: Annotated[Label, read_earlier_key("variant", "way")]
     kind: Label
     prompt: Number
     text: Text
@@ -412,7 +429,7 @@ class Sample(RecordModel):
     on_objects: Score = None
     focus_plain: Score = None
     on_objects_plain: Score = None
-    image: Annotated[FileName, set_file_key("picture")]
+    image: Annotated[FileName, read_earlier_key("image", "picture")]
     maps: FileName | None = None
     trained: Count = None
     added: Count = None

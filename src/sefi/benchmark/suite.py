@@ -125,7 +125,7 @@ class Suite(Section, frozen=True):
         seeds: of the images; each prompt is drawn once a seed.
         subjects: how many drawn ones, and the number of the first, where no photographs are given.
         together: how many subjects share an image.
-        class_word: what the subjects are: person; or cat, dog or bear, which are drawn. Files may call it `kind`.
+        class_word: what the subjects are: person; or cat, dog or bear, which are drawn.
         photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
             hand, compared with a second photo of the same person in another scene.
         attention: also measure the placeholder's attention; one image at a time, so slower.
@@ -138,7 +138,6 @@ class Suite(Section, frozen=True):
         min_length=1,
         max_length=200,
         validation_alias=AliasChoices("variants", "ways"),  # older suites have [[ways]]
-        serialization_alias="ways",  # as `run.json` has them
     )
     settings: tuple[Text, ...] = Field((), max_length=200)
     seeds: tuple[Seed, ...] = Field((100, 101), min_length=1, max_length=2000)
@@ -147,8 +146,7 @@ class Suite(Section, frozen=True):
     together: int = Field(1, ge=1, le=2)
     class_word: Label = Field(
         "person",
-        validation_alias=AliasChoices("class_word", "kind"),
-        serialization_alias="kind",  # as in `run.json`
+        validation_alias=AliasChoices("class_word", "kind"),  # as older suites call it
     )
     photos: Literal["plain", "scene"] = "plain"
     attention: bool = False

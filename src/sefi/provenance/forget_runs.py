@@ -74,7 +74,8 @@ class RunNames:
         """Read what a run's names are made of; errors as in `read_run_info`."""
         info = read_run_info(folder)
         suite = info.get("suite", {})
-        variants = {make_slug(one["label"]): one for one in list_mappings(suite.get("ways")) if has_label(one)}
+        listed_variants = suite.get("variants", suite.get("ways"))  # as earlier versions call them
+        variants = {make_slug(one["label"]): one for one in list_mappings(listed_variants) if has_label(one)}
         groups = list_groups(info)
         prompts, seeds = (one if isinstance(one, list) else [] for one in (suite.get("prompts"), suite.get("seeds")))
         listed = [(str(one.get("prompt")), str(one.get("seed"))) for _, one in list_listed_images(info)]
