@@ -8,6 +8,7 @@
     python experiments/engine.py single                 # one image, as many steps as the preset takes
     python experiments/engine.py many                   # 16 identities in a batch, as many steps as the preset takes
     python experiments/engine.py together
+    python experiments/engine.py compile                # steps by torch.compile, after its gradients are checked
     python experiments/engine.py channels               # channels last in memory against the order of the files
     python experiments/engine.py memory                 # freed memory reused, against what the C library does
     python experiments/engine.py start
@@ -406,6 +407,47 @@ def count_sums(options: argparse.Namespace) -> None:
     write_part("sums", found)
 
 
+def compute_gradient(trainer: IdentityTrainer, step: int) -> Tensor:
+    """Return the gradients of a step, all in one row, in the CPU's memory."""
+    trainer.compute_step(step)
+    return torch.cat([p.grad.flatten().cpu() for p in trainer.task.weights.parameters() if p.grad is not None])
+
+
+def compile_trainers(
+    backbone: Backbone, configs: Mapping[str, Config]
+) -> tuple[dict[str, Step], dict[str, tuple[str, str]], dict[str, dict[str, float]]]:
+    """Return steps with the denoiser compiled and as it is, their pairs, and of each setting what compiling did.
+
+    The first step of a compiled one, by the wall clock as the compiler has processes of its own, and how far the
+    gradient of the next is from that of the denoiser as it is.
+    """
+    variants, pairs, found = dict[str, Step](), dict[str, tuple[str, str]](), dict[str, dict[str, float]]()
+    for name, config in configs.items():
+        plain, compiled = (
+            make_trainer(backbone, override(config, [*FEW_VIEWS, f"learn.compile={value}"]))
+            for value in ("false", "true")
+        )
+        started = time.perf_counter()
+        compiled.compute_step(1)  # step 0 computes the gradient of each loss apart, by the denoiser as it is
+        seconds = time.perf_counter() - started
+        wanted = compute_gradient(plain, 2)
+        error = (compute_gradient(compiled, 2) - wanted).norm() / wanted.norm()
+        found[name] = {"first_step_seconds": round(seconds, 1), "gradient_error": float(f"{float(error):.2g}")}
+        pairs[name] = (f"{name}, compiled", f"{name}, as it is")
+        variants |= dict(zip(pairs[name], (compiled.take_step, plain.take_step), strict=True))
+    return variants, pairs, found
+
+
+def measure_compile(options: argparse.Namespace) -> None:
+    """Measure steps with the denoiser by torch.compile against those without, and what compiling costs at first."""
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = folder  # nothing of an earlier run
+        configs = {"default": DEFAULT_FROM_ENCODER, "scratch": PRESETS["scratch"]}
+        variants, pairs, found = compile_trainers(sefi.open_backbone(), configs)
+        seconds = measure_in_turn(variants, options.rounds)
+    write_part("compile", {"compiling": found, **compare(seconds, pairs)})
+
+
 # ------------------------------------------------------------------ many identities
 
 
@@ -574,8 +616,9 @@ REUSE = (("MALLOC_MMAP_THRESHOLD_", -3, 32 << 20), ("MALLOC_TRIM_THRESHOLD_", -1
 def reuse_freed_memory() -> None:
     """Let this process reuse the memory of freed tensors, where the C library is glibc."""
     set_parameter = getattr(ctypes.CDLL(None), "mallopt", None)
-    for _, number, size in REUSE if set_parameter else ():
-        set_parameter(number, size)
+    if set_parameter is not None:
+        for _, number, size in REUSE:
+            set_parameter(number, size)
 
 
 def run_process(command: list[str], environment: Mapping[str, str] | None = None) -> None:
@@ -641,6 +684,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "parts": measure_parts,
     "sums": count_sums,
     "together": measure_together,
+    "compile": measure_compile,
     "generation": measure_generation,
     "single": measure_single,
     "many": measure_many,

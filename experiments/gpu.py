@@ -1,12 +1,13 @@
 """Measure on a CUDA device what experiments/engine.py measures on a CPU, by the wall clock, in less than nine minutes.
 
-    python experiments/gpu.py                    # everything; writes experiments/records/gpu.json
+    python experiments/gpu.py                    # all but compile; writes experiments/records/gpu.json
     python experiments/gpu.py check learning     # these parts only; the others stay in the record
     python experiments/gpu.py --out FILE         # where the record goes, if it is another one
 
     check        gradients, images, a resumed training and two people learned together against the CPU
     learning     a step of the presets against the bare denoiser and diffusers' loop; embedded model, and 1.4's size
     together     16 identities in one pass against one by one
+    compile      steps by torch.compile with CUDA graphs against those without; compiling takes minutes
     generation   images against diffusers' pipeline, and 16 identities in one batch against one
     whole        `sefi.learn` with the default preset, from the photo to the identity
     profile      of a step: how long the device computes, how many kernels it is given, who waits for it
@@ -46,6 +47,8 @@ from engine import (
     Seconds,
     Step,
     compare,
+    compile_trainers,
+    compute_gradient,
     describe_machine,
     list_generation_variants,
     list_learning_variants,
@@ -106,11 +109,7 @@ def compare_with_cpu() -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, config in {"default": DEFAULT_FROM_ENCODER, "paper": PRESETS["paper"]}.items():
         trainers = [make_trainer(backbone, override(config, FEW_VIEWS)) for backbone in backbones]
-        gradients: list[torch.Tensor] = []
-        for trainer in trainers:
-            trainer.compute_step(0)
-            found_here = [p.grad for p in trainer.task.weights.parameters() if p.grad is not None]
-            gradients.append(torch.cat([gradient.flatten().cpu() for gradient in found_here]))
+        gradients = [compute_gradient(trainer, 0) for trainer in trainers]
         difference = (gradients[0] - gradients[1]).norm() / gradients[0].norm()
         found[f"{name}, gradient, relative difference"] = round(float(difference), 7)
     tokens = [learn_resumed_and_together(backbone) for backbone in backbones]
@@ -153,6 +152,21 @@ def measure_learning() -> dict[str, Any]:
         variants = list_learning_variants(open_model(), large=size.startswith("sd14"))
         found[size] = measure(variants, LEARNING_PAIRS)
         found[size]["peak_gib_of_all"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+        del variants
+        torch.cuda.empty_cache()
+    return found
+
+
+def measure_compile() -> dict[str, Any]:
+    """Measure steps with the denoiser compiled, with CUDA graphs, against those without."""
+    found: dict[str, Any] = {}
+    bank = override(PRESETS["paper"], ("views.pool_noise=fresh",))  # with few views, as all here
+    for size, open_model in MODELS.items():
+        configs = {"paper, view bank": bank}
+        if not size.startswith("sd14"):
+            configs["default"] = DEFAULT_FROM_ENCODER
+        variants, pairs, compiling = compile_trainers(open_model(), configs)
+        found[size] = {"compiling": compiling, **measure(variants, pairs)}
         del variants
         torch.cuda.empty_cache()
     return found
@@ -264,6 +278,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
     "check": compare_with_and_without_tf32,
     "learning": measure_learning,
     "together": measure_together,
+    "compile": measure_compile,
     "generation": measure_generation,
     "whole": measure_whole,
     "profile": measure_profiles,
@@ -282,7 +297,7 @@ def main() -> None:
         sys.exit("There is no CUDA device here; experiments/engine.py measures a CPU.")
     record = json.loads(options.out.read_text()) if options.out.exists() else {}
     failed: list[str] = []
-    for name in options.parts or PARTS:
+    for name in options.parts or [part for part in PARTS if part != "compile"]:
         started = time.perf_counter()
         try:
             part = PARTS[name]()

@@ -13,18 +13,18 @@ SCRIPTS = sorted((ROOT / "experiments").glob("*.py"))
 FILES = [*sorted(SOURCE.rglob("*.py")), *SCRIPTS]
 VERB_TEXT = """
 add advance align analyse answer append apply arrange assign attach average begin blank blend bring build caption
-capture change check choose chunk clean clear clip collect compare compress compute convert copy count create crop cut
-decode delay denoise describe design detach detect discard distil divide do download draw dress drop dump embed encode
-end enlarge escape estimate evaluate expand explain export extract fail fetch fill find finish fit flag flatten flush
-follow format freeze fuse generate get give group handle hash hide hold hook import interpolate invent invert join keep
-label learn leave let lighten limit list load locate lock make map mark measure merge mix move multiply name normalise
-note number observe open override overwrite pack pad paint pair parse pass paste place plan plot pop predict prepare
-print publish push quiet quote raise rank rate read receive recolour reconstruct record refresh refuse release remember
-remove rename render repair replace report require resample reset reshape resize restore restyle resume return roughen
-round run sample save say scale score select send set shorten show shrink shuffle sign silence skip sort space split
-spread start store strip subtract suggest summarise swap take time tint tokenise tokenize train translate try turn
-update upload use validate verify view wait watch weight word wrap write yield zero
-abandon ask bind close project replay reuse stop
+capture change check choose chunk clean clear clip collect compare compile compress compute convert copy count create
+crop cut decode delay denoise describe design detach detect discard distil divide do download draw dress drop dump embed
+encode end enlarge escape estimate evaluate expand explain export extract fail fetch fill find finish fit flag flatten
+flush follow format freeze fuse generate get give group handle hash hide hold hook import interpolate invent invert join
+keep label learn leave let lighten limit list load locate lock make map mark measure merge mix move multiply name
+normalise note number observe open override overwrite pack pad paint pair parse pass paste place plan plot pop predict
+prepare print publish push quiet quote raise rank rate read receive recolour reconstruct record refresh refuse release
+remember remove rename render repair replace report require resample reset reshape resize restore restyle resume return
+roughen round run sample save say scale score select send set shorten show shrink shuffle sign silence skip sort space
+split spread start store strip subtract suggest summarise swap take time tint tokenise tokenize train translate try turn
+update upload use validate verify view wait watch weight word wrap write yield zero abandon ask bind close project
+replay reuse stop
 """
 VERBS = frozenset(VERB_TEXT.split())
 STATES = frozenset(

@@ -21,6 +21,14 @@ from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, h
 
 OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
 TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
+TOKEN_SETTINGS = (
+    "learn.attention_loss=hinge",
+    "learn.attention_share=0.5",
+    "learn.context_weight=0.1",
+    "learn.photo_words=at the beach",
+    "learn.outside_weight=0.5",
+    "learn.compile=true",
+)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -45,6 +53,7 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
         *((name, "learn.stages=5") for name in METHODS if name not in OWN),
         *((name, "learn.token_norm_limit=1.5") for name in METHODS if name not in ("sefi", "prospect")),
         *((name, "learn.attention_weight=0.003") for name in TUNED),
+        *((name, setting) for name in ("fastcomposer", *TUNED) for setting in TOKEN_SETTINGS),
     ],
 )
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:

@@ -136,16 +136,22 @@ class LearnSettings(Section, frozen=True):
     encoder: str | None = make_option(
         None, "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one"
     )
+    compile: bool = make_option(
+        default=False,
+        description="the denoiser by torch.compile, where its gradients are right; compiling takes minutes",
+    )
 
     @model_validator(mode="after")
     def check_start(self) -> Self:
-        """Check that there is something to learn, or an encoder that gives the tokens."""
+        """Check that there is something to learn, or an encoder that gives the tokens; refuse what has no effect."""
         if self.steps == 0 and self.start == "class":
             raise ValueError("steps of 0 learn nothing; they need start=encoder or start=auto")
         if self.encoder is not None and self.start == "class":
             raise ValueError("encoder has no effect without start=encoder or start=auto")
         if self.noise_freedom != 1 and self.change_limit is None and self.start != "auto":
             raise ValueError("noise_freedom has no effect without change_limit")
+        if self.compile and self.attention_share is not None:
+            raise ValueError("compile has no effect with attention_share, which needs each loss's gradient")
         return self
 
     @field_validator("templates")

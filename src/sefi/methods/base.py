@@ -356,7 +356,7 @@ def refuse_stage_settings(title: str, config: Config, vectors: int = 1) -> None:
 
 # Options of the recipe that belong to tokens by stage, and those of everything that is learned by tokens.
 STAGE_OPTIONS = ("hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder")
-TOKEN_OPTIONS = ("attention_loss", "attention_share", "context_weight", "photo_words", "outside_weight")
+TOKEN_OPTIONS = ("attention_loss", "attention_share", "context_weight", "photo_words", "outside_weight", "compile")
 
 
 def refuse_options(title: str, config: Config, names: Sequence[str]) -> None:

@@ -25,11 +25,13 @@ from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import get_class_token_ids
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods.base import (
+    TOKEN_OPTIONS,
     MethodInfo,
     TrainingOptions,
     WeightCounts,
     check_person,
     create_header,
+    refuse_options,
     refuse_stage_settings,
     require_evaluators,
     require_learn_values,
@@ -96,6 +98,7 @@ class FastComposer:
         refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)
         get_class_token_ids(backbone, config.learn.class_word)
+        refuse_options(self.info.title, config, TOKEN_OPTIONS)
         require_learn_values(self.info.title, config, attention_weight=0.0, probe_every=0)
         require_evaluators(self.info.title, evaluators, "clip")
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)

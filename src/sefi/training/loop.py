@@ -30,6 +30,7 @@ from sefi.core.errors import (
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
+from sefi.training.compiling import compile_task
 from sefi.training.probe import BestSoFar
 
 SAVE_EVERY_SECONDS = 20.0
@@ -406,6 +407,8 @@ class IdentityTrainer(Trainer):
 
     def __init__(self, task: IdentityTask, config: Config, probe: Probe | None = None) -> None:
         learn, self.probe = config.learn, probe
+        if learn.compile:
+            compile_task(task)
         # Without decay AdamW is Adam, to the bit. One pass over all weights pays for the module, which has many; a few
         # rows of tokens, and the weights of a model, keep the bits that they have in earlier versions.
         optimiser = torch.optim.AdamW(

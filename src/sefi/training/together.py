@@ -31,13 +31,14 @@ from sefi.training.token_inversion import (
     TrainingModel,
     compute_denoising_loss,
     is_attention_steered,
+    needs_both_gradients,
     place_tokens,
     weight_by_gradients,
 )
 
 AT_ONCE = 16
 # What belongs to the one pass through the denoiser, which all share.
-SHARED = ("attention_loss", "attention_reduction", "attention_option", "detach_query")
+SHARED = ("attention_loss", "attention_reduction", "attention_option", "detach_query", "compile")
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,8 @@ def compute_losses_together(
     batch = join_training_batches([one for _, one in inputs])
     context = encode_texts_together(model, tasks, inputs)
     options = make_joint_options(tasks, [one for _, one in inputs], settings)
-    prediction, target, attention = model.predict(batch, context, options)
+    several = (needs_both_gradients(t.config.learn, measured=m) for t, m in zip(tasks, measured, strict=True))
+    prediction, target, attention = model.predict(batch, context, options, differentiated_once=not any(several))
     sizes = [len(one.latents) for _, one in inputs]
     denoise = [
         compute_denoising_loss(some, wanted, one.outside, task.config.learn.outside_weight)

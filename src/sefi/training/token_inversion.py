@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
 from sefi.photo.augment import PhotoViews
+from sefi.training.compiling import Gradients, compile_unet, has_right_gradients
 from sefi.training.loop import LossPart, Numbers
 
 
@@ -189,6 +190,9 @@ def predict_with_target(
     return prediction.float(), target.float()
 
 
+CHECKED_CHANGE = 0.1  # of the deviation of a text's numbers
+
+
 class TrainingModel:
     """A model as one training calls it: copies of its text encoders and of its denoiser, which share the weights.
 
@@ -199,23 +203,65 @@ class TrainingModel:
     """
 
     def __init__(self, backbone: Backbone, *, steered: bool) -> None:
-        self.backbone = backbone.copy_text_encoders()
+        self.backbone, self.owner = backbone.copy_text_encoders(), backbone.unet
         self.recorder = AttentionRecorder() if steered else None
         self.unet = copy_with_key_value_attention(backbone.unet, self.recorder)
+        self.compiled: UNet | None = None
 
     def predict(
-        self, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions
+        self, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions, *, differentiated_once: bool = True
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return prediction and target as `predict_with_target`, and the attention loss `[batch]` where it counts."""
+        """Return prediction and target as `predict_with_target`, and the attention loss `[batch]` where it counts.
+
+        Args:
+            differentiated_once: whether one backward pass follows; for several, what is compiled has freed too much.
+        """
+        may_compile = differentiated_once and torch.is_grad_enabled()
+        unet = self.choose_unet(batch, context, loss_options) if may_compile else self.unet
+        return self.predict_with(unet, batch, context, loss_options)
+
+    def predict_with(
+        self, unet: UNet, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return what `predict` does, of the denoiser or of its compiled form."""
         if self.recorder is None:
-            return *predict_with_target(self.backbone, batch, context, unet=self.unet), None
+            return *predict_with_target(self.backbone, batch, context, unet=unet), None
         self.recorder.loss_options = loss_options
         try:
-            prediction, target = predict_with_target(self.backbone, batch, context, unet=self.unet)
+            prediction, target = predict_with_target(self.backbone, batch, context, unet=unet)
             return prediction, target, self.recorder.pop_mean_loss()
         finally:  # a pass that failed for want of memory leaves nothing behind either
             self.recorder.clear()
             self.recorder.loss_options = None
+
+    def choose_unet(self, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions) -> UNet:
+        """Return the compiled denoiser where there is one with the right gradients for such a batch, else the denoiser.
+
+        Each loss is differentiated apart: the attention loss, a sum, would hide an error of the other. Texts are
+        changed a little, as at the class word the attention loss has no gradient.
+        """
+        if self.compiled is None:
+            return self.unet
+
+        def compute(unet: UNet) -> Gradients:
+            noise = torch.randn(context.states.shape, generator=create_generator(0, "compiled")).to(context.states)
+            texts, found = context.states.detach() + CHECKED_CHANGE * context.states.detach().std() * noise, {}
+            for name in ("denoising loss", "attention loss") if self.recorder is not None else ("denoising loss",):
+                states = texts.clone().requires_grad_()
+                given = replace(context, states=states)
+                prediction, target, attention = self.predict_with(unet, batch, given, loss_options)
+                loss = F.mse_loss(prediction, target)
+                if name == "attention loss" and attention is not None:
+                    loss = attention.mean()
+                # A copy, as the memory of a CUDA graph's results is used again.
+                found[name] = torch.autograd.grad(loss, states)[0].clone()
+            return found
+
+        differing = loss_options.detach_query, loss_options.hinge, loss_options.outside is None, loss_options.reduction
+        recomputing = self.unet.is_gradient_checkpointing
+        inputs = (batch.latents.shape, context.states.shape, self.recorder is not None, recomputing, *differing)
+        right = has_right_gradients(compute, self.unet, self.compiled, self.owner, inputs)
+        return self.compiled if right else self.unet
 
 
 @dataclass(frozen=True)
@@ -264,7 +310,8 @@ def compute_losses(
         hinge,
         batch.outside if hinge else None,
     )
-    prediction, target, attention = model.predict(batch, context, loss_options)
+    once = not needs_both_gradients(settings, measured=measure)
+    prediction, target, attention = model.predict(batch, context, loss_options, differentiated_once=once)
     denoise = compute_denoising_loss(prediction, target, batch.outside, settings.outside_weight)
     attention = denoise.new_zeros(()) if attention is None else attention.mean()
     return weight_losses(denoise, attention, tokens, settings, measure=measure)
@@ -273,6 +320,15 @@ def compute_losses(
 def is_attention_steered(settings: LearnSettings) -> bool:
     """Return whether the attention loss counts."""
     return settings.attention_share is not None or settings.attention_weight > 0
+
+
+def needs_both_gradients(settings: LearnSettings, *, measured: bool) -> bool:
+    """Return whether a step computes the gradient of each loss apart.
+
+    Args:
+        measured: the step measures the share of the gradient on the keys.
+    """
+    return is_attention_steered(settings) and (measured or settings.attention_share is not None)
 
 
 def compute_denoising_loss(prediction: Tensor, target: Tensor, outside: Tensor | None, weight: float) -> Tensor:
@@ -299,8 +355,7 @@ def weight_losses(
     Adam divides every coordinate by the size of its own gradient: what counts is the share of the gradients, not that
     of the losses.
     """
-    measure = (measure or settings.attention_share is not None) and is_attention_steered(settings)
-    if not (measure and tokens.requires_grad):
+    if not (needs_both_gradients(settings, measured=measure) and tokens.requires_grad):
         return Losses(denoise + settings.attention_weight * attention, denoise, attention)
     gradients = [torch.autograd.grad(loss, tokens, retain_graph=True)[0] for loss in (denoise, attention)]
     return weight_by_gradients(denoise, attention, tokens, (gradients[0], gradients[1]), settings, measured=True)
@@ -566,6 +621,10 @@ class TokenTask:
             # The shares add up to 1, so the loss on other words is counted once.
             total, numbers = self.add_context_loss(losses.total, self.list_numbers(losses, tokens), tokens, step)
             yield len(samples) / len(batch.latents), total, numbers
+
+    def compile_denoiser(self) -> None:
+        """Compile the task's own copy of the denoiser; its gradients are checked when a step first needs it."""
+        self.model.compiled = compile_unet(self.model.unet)
 
     def set_recomputing(self, *, enabled: bool) -> bool:
         """Set the denoiser's gradient checkpointing; return False where the attention loss is recorded.

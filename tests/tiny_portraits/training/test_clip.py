@@ -37,7 +37,7 @@ TINY = ClipRecipe(drawings=7, steps=6, batch=5)
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    folder, progress = tmp_path_factory.mktemp("judges"), Losses()
+    folder, progress = tmp_path_factory.mktemp("evaluators"), Losses()
     tokenizer = build_tokenizer(folder / CLIP, list_caption_words())
     clip = train_clip(tokenizer, TINY, 0, progress)
     save_clip(clip, folder / CLIP)
