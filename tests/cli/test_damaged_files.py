@@ -269,7 +269,7 @@ def bench_clip(name: str) -> Callable[[Bench], Case]:
 
 def probe_judge(name: str) -> Callable[[Bench], Case]:
     def build(bench: Bench) -> Case:
-        folder = bench.place / "evaluators"
+        folder = bench.place / "judges"
         for judge in ("face_detection.onnx", "face_recognition.onnx", "clip"):
             bench.copy(EMBEDDED_EVALUATORS / judge, f"judges/{judge}")
         words = bench.learn("--no-crop", "--judges", folder, "--set", "learn.probe_every=1")

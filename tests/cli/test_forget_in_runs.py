@@ -244,9 +244,19 @@ def test_the_names_are_those_that_a_benchmark_gives(label, prompt, seed):
     assert {names.find_owner(one) for one in files} == {"a"}
 
 
+def test_files_of_a_run_of_an_earlier_version_are_known(tmp_path):
+    """Its `run.json` calls the variants `ways`."""
+    earlier = {**{key: value for key, value in SUITE.items() if key != "variants"}, "ways": VARIANTS}
+    for name, suite in (("new", SUITE), ("old", earlier)):
+        make_benchmark(tmp_path / name, ["ada", "bob"], suite=suite)
+    new, old = (RunNames.read(tmp_path / name) for name in ("new", "old"))
+    assert old == new
+    assert old.variants == {"ours-v1.5", "2", "again", "w"}
+
+
 @settings(max_examples=150, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(["prompts", "seeds", "variants"]), JSON),
+    st.dictionaries(st.sampled_from(["prompts", "seeds", "variants", "ways"]), JSON),
     st.dictionaries(st.sampled_from(["photos", "folders"]), JSON | st.dictionaries(st.just("x"), JSON)),
     st.lists(JSON, max_size=3),
 )
