@@ -273,7 +273,7 @@ def test_hundreds_of_changed_cells_are_reported_or_refused(sefi, real, folder, c
 OPTIONAL = [
     ("suite", "about"),
     ("suite", "together"),
-    ("suite", "kind"),
+    ("suite", "class_word"),
     ("suite", "prompts", 0, "wanted"),
     ("suite", "variants", 0, "about"),
     ("suite", "variants", 1, "control"),

@@ -76,14 +76,16 @@ def has_right_gradients(
         if not all(bool(gradient.isfinite().all()) for gradient in wanted.values()):
             return False
         LOGGER.warning("compiling the denoiser, which may take minutes")
-        reason = find_fault(compute, compiled, wanted, LIMIT if plain.dtype == torch.float32 else LIMIT_16_BIT)
+        reason = find_gradient_fault(compute, compiled, wanted, LIMIT if plain.dtype == torch.float32 else LIMIT_16_BIT)
         if reason is not None:
             LOGGER.warning("%s Learning goes on without compiling.", reason)
         known[kind] = reason is None
     return known[kind]
 
 
-def find_fault(compute: Callable[[UNet], Gradients], compiled: UNet, wanted: Gradients, limit: float) -> str | None:
+def find_gradient_fault(
+    compute: Callable[[UNet], Gradients], compiled: UNet, wanted: Gradients, limit: float
+) -> str | None:
     """Return in a sentence what is wrong with a compiled UNet; None where nothing is.
 
     Args:
