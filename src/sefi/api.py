@@ -510,9 +510,10 @@ def find_evaluators(backbone: Backbone) -> Path | None:
 
 
 def list_training_remarks(backbone: Backbone, config: Config) -> list[str]:
-    """Return what a user should know of the class word and the sentences that are learned with."""
+    """Return what a user should know before learning: unknown words in its sentences, and a long wait."""
     # A full stop between sentences: words of two of them must not look like one phrase.
-    return describe_unknown_words(backbone, [" . ".join(list_training_sentences(config))])
+    remarks = describe_unknown_words(backbone, [" . ".join(list_training_sentences(config))])
+    return [*remarks, "the denoiser is compiled first, which may take minutes"] if config.learn.compile else remarks
 
 
 def list_training_sentences(config: Config) -> list[str]:

@@ -13,12 +13,12 @@ from tests.training.token_training import make_task
 from torch._dynamo.backends.common import aot_autograd
 
 from sefi.core.config import LearnSettings, dump_config, override
-from sefi.core.errors import ConfigError
+from sefi.core.errors import REMARKS, ConfigError
 from sefi.core.progress import SilentProgress
 from sefi.methods import PRESETS
 from sefi.training import token_inversion
 from sefi.training.compiling import CHECKED, LIMIT, compile_task, has_right_gradients
-from sefi.training.loop import train
+from sefi.training.loop import list_recovery_remarks, train
 from sefi.training.memory import plan_memory
 from sefi.training.together import JointTraining, train_together
 
@@ -30,7 +30,8 @@ STEERED = ("learn.attention_weight=0.003",)
 
 
 @pytest.fixture(autouse=True)
-def forget_what_is_compiled():
+def forget_what_is_compiled(caplog):
+    caplog.set_level("WARNING", logger=REMARKS)  # the command line raises it
     torch.compiler.reset()
     CHECKED.clear()
     yield
@@ -180,7 +181,10 @@ def test_each_step_is_compiled_and_each_size_apart(backbone, choose_backend):
 
 def test_with_wrong_gradients_learning_goes_on_without(backbone, choose_backend, caplog):
     choose_backend(scale_gradients(1 + 2 * LIMIT))
-    assert torch.equal(learn(backbone, COMPILED), learn(backbone, PLAIN))
+    task = make_task(backbone, views(backbone, COMPILED), COMPILED, 1)
+    tensors, numbers = train(task, COMPILED, SilentProgress())
+    assert torch.equal(tensors["tokens"], learn(backbone, PLAIN))
+    assert "learn.compile had no effect" in list_recovery_remarks(numbers)[0]
     assert "gradient of the denoising loss is wrong by 0.2%, and 0.1% are allowed. Learning goes on" in caplog.text
 
 
@@ -193,7 +197,10 @@ HINGE = (*STEERED, "learn.attention_loss=hinge", "learn.context_weight=0.1")
 @pytest.mark.parametrize("settings", [(), HINGE])
 def test_a_compiled_denoiser_teaches_the_same(backbone, choose_backend, settings):
     choose_backend("aot_eager")
-    found = learn(backbone, override(COMPILED, settings))
+    config = override(COMPILED, settings)
+    tensors, numbers = train(make_task(backbone, views(backbone, config), config, 1), config, SilentProgress())
+    found = tensors["tokens"]
+    assert "not_compiled" not in numbers
     assert list(CHECKED[backbone.unet].values()) == [True]
     torch.testing.assert_close(found, learn(backbone, override(PLAIN, settings)), rtol=1e-5, atol=1e-6)
 

@@ -31,6 +31,10 @@ class CompilableTask(Protocol):
         """Compile it; what is compiled is checked when a step first needs it."""
         ...
 
+    def is_left_uncompiled(self) -> bool:
+        """Return whether steps were computed without, as what was compiled has other gradients."""
+        ...
+
 
 def compile_task(task: object) -> None:
     """Let a task compute its steps with a compiled denoiser.

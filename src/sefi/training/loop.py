@@ -30,7 +30,7 @@ from sefi.core.errors import (
 from sefi.core.progress import Progress
 from sefi.identity.file import Tensors
 from sefi.training.checkpoint import STRIKES, Recovery, collect_state, load_training, restore_state, save_training
-from sefi.training.compiling import compile_task
+from sefi.training.compiling import CompilableTask, compile_task
 from sefi.training.probe import BestSoFar
 
 SAVE_EVERY_SECONDS = 20.0
@@ -448,11 +448,14 @@ class IdentityTrainer(Trainer):
 
         `strikes` is how many steps were not finite, `ended_at` the step of the state that is the result where there
         were too many, and `parts` the parts of a step's samples where there was no memory for all at once.
+        `not_compiled` is 1 where `learn.compile` had no effect on some steps.
         """
         strikes, parts = self.recovery.strikes, self.recovery.parts
         numbers: dict[str, float] = {"strikes": len(strikes)} if strikes else {}
         numbers |= {"ended_at": self.recovery.good_step} if len(strikes) >= STRIKES else {}
-        return numbers | ({"parts": parts} if parts > 1 else {})
+        numbers |= {"parts": parts} if parts > 1 else {}
+        refused = isinstance(self.task, CompilableTask) and self.task.is_left_uncompiled()
+        return numbers | ({"not_compiled": 1} if refused else {})
 
     def get_result(self) -> Tensors:
         """Return the best identity by the probe, or the last one without a probe.
@@ -544,4 +547,8 @@ def list_recovery_remarks(metrics: Mapping[str, float]) -> list[str]:
         remarks.append(remark)
     if parts := metrics.get("parts"):
         remarks.append(f"there was not enough memory for all samples of a step: it was taken in {parts:.0f} parts")
+    if metrics.get("not_compiled"):
+        remarks.append(
+            "learn.compile had no effect: torch could not compile the denoiser, or its gradients were others"
+        )
     return remarks

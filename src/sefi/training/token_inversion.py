@@ -198,6 +198,10 @@ class TrainingModel:
 
     Made once a training: to copy the modules and to install the processors costs a sixth of a step of one sample.
 
+    Attributes:
+        compiled: the denoiser as torch compiles it; None where that is not wanted.
+        left_uncompiled: steps were computed without it, as it has other gradients or could not be made.
+
     Args:
         steered: whether the denoiser records the attention loss. Where it does not, the cheaper fused attention runs.
     """
@@ -207,6 +211,7 @@ class TrainingModel:
         self.recorder = AttentionRecorder() if steered else None
         self.unet = copy_with_key_value_attention(backbone.unet, self.recorder)
         self.compiled: UNet | None = None
+        self.left_uncompiled = False
 
     def predict(
         self, batch: NoisyBatch, context: TextEncoding, loss_options: LossOptions, *, differentiated_once: bool = True
@@ -261,6 +266,7 @@ class TrainingModel:
         recomputing = self.unet.is_gradient_checkpointing
         inputs = (batch.latents.shape, context.states.shape, self.recorder is not None, recomputing, *differing)
         right = has_right_gradients(compute, self.unet, self.compiled, self.owner, inputs)
+        self.left_uncompiled |= not right
         return self.compiled if right else self.unet
 
 
@@ -625,6 +631,10 @@ class TokenTask:
     def compile_denoiser(self) -> None:
         """Compile the task's own copy of the denoiser; its gradients are checked when a step first needs it."""
         self.model.compiled = compile_unet(self.model.unet)
+
+    def is_left_uncompiled(self) -> bool:
+        """Return whether steps were computed without, as what was compiled has other gradients."""
+        return self.model.left_uncompiled
 
     def set_recomputing(self, *, enabled: bool) -> bool:
         """Set the denoiser's gradient checkpointing; return False where the attention loss is recorded.
