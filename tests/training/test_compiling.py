@@ -2,6 +2,7 @@
 
 import gc
 import subprocess
+from functools import partial
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from sefi.core.errors import REMARKS, ConfigError
 from sefi.core.progress import SilentProgress
 from sefi.methods import PRESETS
 from sefi.training import token_inversion
-from sefi.training.compiling import CHECKED, LIMIT, compile_task, has_right_gradients
+from sefi.training.compiling import CHECKED, LIMIT, compile_task, compile_unet, has_right_gradients
 from sefi.training.loop import list_recovery_remarks, train
 from sefi.training.memory import plan_memory
 from sefi.training.together import JointTraining, train_together
@@ -43,8 +44,7 @@ def choose_backend(monkeypatch):
     """Trace with torch, and run what was traced by another backend than the one that writes code."""
 
     def choose(backend):
-        compile_with = lambda unet: torch.compile(unet, backend=backend)  # noqa: E731
-        monkeypatch.setattr(token_inversion, "compile_unet", compile_with)
+        monkeypatch.setattr(token_inversion, "compile_unet", partial(compile_unet, backend=backend))
 
     return choose
 
@@ -92,7 +92,7 @@ def test_a_gradient_that_is_not_finite_says_nothing_of_the_compiler(backbone, ca
     assert compare(backbone, compute_scaled(1))
 
 
-def test_what_is_known_is_kept_as_long_as_the_network_lives(backbone, caplog):
+def test_a_comparison_is_known_as_long_as_the_network_lives(backbone, caplog):
     network = torch.nn.Linear(2, 3)
     assert compare(backbone, compute_scaled(1), owner=network)
     assert compare(backbone, compute_scaled(2), owner=network)  # not computed again
@@ -105,7 +105,7 @@ def test_what_is_known_is_kept_as_long_as_the_network_lives(backbone, caplog):
 
 
 @pytest.mark.parametrize("kind", [RuntimeError, OSError, subprocess.SubprocessError])
-def test_a_failure_of_the_compiler_is_told_in_a_line(backbone, caplog, kind):
+def test_a_failure_of_the_compiler_is_one_line(backbone, caplog, kind):
     def compute(unet):
         if unet is None:
             raise kind("no C++ compiler\n\nand a page of other words")
@@ -151,14 +151,14 @@ def test_what_cannot_be_compiled_and_what_is_not_with_what_is(backbone):
 
 
 def count_runs(counts):
-    """Return a backend that runs the operations as they are, and counts the samples of each run."""
+    """Return a backend that runs the operations as they are, and notes samples and graph of each run."""
 
     def compile_forward(graph, _):
         def run(*given):
             latents = (
                 one for one in given if isinstance(one, torch.Tensor) and one.shape[1:] == (CHANNELS, LATENT, LATENT)
             )
-            counts.append(len(next(latents)))
+            counts.append((len(next(latents)), id(graph)))
             return graph(*given)
 
         return make_boxed_func(run)
@@ -174,9 +174,11 @@ def test_each_step_is_compiled_and_each_size_apart(backbone, choose_backend):
     first = learn(backbone, COMPILED)
     learn(backbone, override(COMPILED, ["learn.batch=2"]))
     assert torch.equal(learn(backbone, COMPILED), first)
-    graphs = runs.index(2) // 4  # of a pass: torch cuts where diffusers looks at its settings
+    samples = [count for count, _ in runs]
+    graphs = samples.index(2) // 4  # of a pass: torch cuts where diffusers looks at its settings
     assert graphs > 0
-    assert runs == [5] * 4 * graphs + [2] * 4 * graphs + [5] * 3 * graphs
+    assert samples == [5] * 4 * graphs + [2] * 4 * graphs + [5] * 3 * graphs
+    assert runs[8 * graphs :] == runs[: 3 * graphs]  # nothing that was made for any size
 
 
 def test_with_wrong_gradients_learning_goes_on_without(backbone, choose_backend, caplog):

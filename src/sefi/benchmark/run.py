@@ -375,7 +375,7 @@ def describe_suite(suite: Suite) -> SuiteInfo:
         ConfigError: a text in it is one that no record holds.
     """
     with translate_record_errors():
-        return SuiteInfo.parse(suite.model_dump_json(by_alias=True))
+        return SuiteInfo.parse(suite.model_dump_json())
 
 
 def describe_run(

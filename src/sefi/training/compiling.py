@@ -49,14 +49,17 @@ def compile_task(task: object) -> None:
     task.compile_denoiser()
 
 
-def compile_unet(unet: UNet) -> UNet:
+def compile_unet(unet: UNet, backend: str | Callable[..., object] = "inductor") -> UNet:
     """Return a compiled form of a UNet, with CUDA graphs where it is on a CUDA device; the UNet is not changed.
 
     Nothing is compiled yet: that is done when it is called, for each size of its inputs apart, so that what runs for
     one does not depend on those that came before.
+
+    Args:
+        backend: of `torch.compile`.
     """
     mode = "reduce-overhead" if unet.device.type == "cuda" else "default"
-    return torch.compile(unet, mode=mode, dynamic=False)  # pyright: ignore[reportReturnType]
+    return torch.compile(unet, backend=backend, mode=mode, dynamic=False)  # pyright: ignore[reportReturnType]
 
 
 def has_right_gradients(
@@ -69,7 +72,7 @@ def has_right_gradients(
 
     Args:
         compute: returns the gradient of each loss, computed with one of the two.
-        owner: the network whose weights both have; what is known is kept as long as it lives.
+        owner: the network whose weights both have; what was found is known as long as it lives.
         inputs: sizes and whatever else decides what is compiled.
     """
     known = CHECKED.setdefault(owner, {})
@@ -79,7 +82,6 @@ def has_right_gradients(
         wanted = compute(plain)
         if not all(bool(gradient.isfinite().all()) for gradient in wanted.values()):
             return False
-        LOGGER.warning("compiling the denoiser, which may take minutes")
         reason = find_gradient_fault(compute, compiled, wanted, LIMIT if plain.dtype == torch.float32 else LIMIT_16_BIT)
         if reason is not None:
             LOGGER.warning("%s Learning goes on without compiling.", reason)

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sefi.benchmark.records import RunInfo, Sample, name_photo, split_group
+from sefi.benchmark.records import RunInfo, Sample, name_photo, read_earlier_key, split_group
 from sefi.core.errors import ConfigError
 from sefi.core.reading import read_json, translate_file_errors
 from sefi.core.text import dump_json
@@ -330,11 +330,7 @@ class Answer(AnswerPart):
 class AnswerKey(AnswerPart):
     """What the letters stand for, and the right letter of every attention check."""
 
-    variants: dict[Label, Label] = Field(
-        validation_alias=AliasChoices("variants", "ways"),  # pages of earlier versions have `ways`
-        min_length=2,
-        max_length=26,
-    )
+    variants: Annotated[dict[Label, Label], read_earlier_key("variants", "ways")] = Field(min_length=2, max_length=26)
     checks: dict[Label, Label] = Field(max_length=MOST_ANSWERS)
 
 
