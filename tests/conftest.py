@@ -1,5 +1,6 @@
 """One thread, and a tiny Stable Diffusion of the real classes with sizes that cannot be confused."""
 
+import collections
 import functools
 import gc
 import importlib.util
@@ -70,6 +71,19 @@ def spare_what_stays() -> None:
     """
     gc.freeze()
     gc.set_threshold(20_000, 20, 50)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark as slow the later cases of tests that are `slow_after` some, before pytest chooses by marks."""
+    cases: collections.Counter[tuple[Path, str]] = collections.Counter()
+    for item in items:
+        mark = item.get_closest_marker("slow_after")
+        if mark is not None and not item.get_closest_marker("slow"):
+            test = item.path, getattr(item, "originalname", item.name)
+            cases[test] += 1
+            if cases[test] > mark.args[0]:
+                item.add_marker(pytest.mark.slow)
 
 
 def pytest_collection_finish() -> None:

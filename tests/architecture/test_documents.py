@@ -123,9 +123,12 @@ def pages_to_run():
 # Whether a command runs shows after a few steps; the images of whole learning are looked at in `make demo`.
 SHORT_SEFI = """#!/bin/sh
 case "$*" in
-learn*dreambooth*|learn*custom-diffusion*) set -- "$@" --steps 26 --set tune.prior_images=2 ;;
-learn*|batch*) set -- "$@" --steps 26 ;;
-"bench run"*) set -- "$@" --set learn.steps=26 ;;
+learn*dreambooth*|learn*custom-diffusion*) set -- "$@" --steps 5 --set tune.prior_images=2 ;;
+learn*probe_every*) set -- "$@" --steps 26 ;;
+learn*|batch*) set -- "$@" --steps 5 ;;
+"bench run"*) set -- "$@" --set learn.steps=5 --set generate.steps=10 ;;
+*" --steps "*) ;;
+generate*|attend*) set -- "$@" --steps 10 ;;
 esac
 exec {run} "$@"
 """

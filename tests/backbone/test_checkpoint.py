@@ -45,6 +45,7 @@ def tensors(single: Path) -> dict[str, torch.Tensor]:
     return load_file(single)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_every_weight_comes_back(single: Path, sd1_parts: ModelParts) -> None:
     found = read_checkpoint(single, torch.float32)
@@ -56,6 +57,7 @@ def test_every_weight_comes_back(single: Path, sd1_parts: ModelParts) -> None:
     assert compute_fingerprint(found) == compute_fingerprint(sd1_parts)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_opened_like_a_folder(single: Path) -> None:
     backbone = open_backbone(str(single), dtype=torch.bfloat16)
@@ -69,6 +71,7 @@ def test_names_that_would_be_unpickled(single: Path, tmp_path: Path) -> None:
     assert "Rename it" in refusal(Path(renamed))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_the_header_says_what_is_predicted(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "v.safetensors"
@@ -90,6 +93,7 @@ def test_pickles_and_noise(tmp_path: Path, content: bytes) -> None:
     assert "not a safetensors file" in refusal(path)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.999])
 def test_truncated_files(single: Path, tmp_path: Path, share: float) -> None:
     content = single.read_bytes()
@@ -124,6 +128,7 @@ def test_other_widths_are_named(tensors: dict[str, torch.Tensor], tmp_path: Path
     assert "2048" in refusal(path)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.usefixtures("tiny_configs")
 @pytest.mark.parametrize(
     "prefix", ["first_stage_model.decoder.mid", "cond_stage_model.transformer.text_model.final",
@@ -187,6 +192,7 @@ def test_files_without_a_part_say_which(
     assert "whole checkpoint" in message
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_the_old_names_of_the_text_encoder_are_read(
     tensors: dict[str, torch.Tensor], tmp_path: Path, sd1_parts: ModelParts
@@ -202,6 +208,7 @@ def test_the_old_names_of_the_text_encoder_are_read(
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_half_precision_files_with_ema_and_counters(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     path = tmp_path / "half.safetensors"
@@ -217,6 +224,7 @@ def test_half_precision_files_with_ema_and_counters(tensors: dict[str, torch.Ten
     assert torch.equal(found.unet.conv_in.weight, halves[checkpoint.INPUT_KEY].float())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("tiny_configs")
 def test_weights_that_are_not_finite(tensors: dict[str, torch.Tensor], tmp_path: Path) -> None:
     tensors[checkpoint.INPUT_KEY].view(-1)[5] = float("nan")

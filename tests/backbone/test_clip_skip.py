@@ -90,6 +90,7 @@ def test_more_layers_than_there_are_are_refused(request, kind, deepest):
         sefi.generate(PROMPT, backbone=model, config=config)
 
 
+@pytest.mark.slow
 def test_images_and_maps_follow_the_setting_and_the_model_stays_as_it_was(deep):
     before = record_state(deep)
     ada = [make_identity(deep)]

@@ -35,6 +35,7 @@ def change(folder: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
+@pytest.mark.slow_after(1)
 def test_the_folder_is_the_network(model: Backbone, folder: Path) -> None:
     found, made = read_controlnet(folder, model), make_controlnet(model)
     for name, value in made.state_dict().items():

@@ -234,6 +234,7 @@ TRIED = QUICK | {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("family", "form", "sampler"),
     [
@@ -265,6 +266,7 @@ TRIED_SHAPES = QUICK_SHAPES | {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("family", "sampler", "shape"),
     [
@@ -310,6 +312,7 @@ def test_images_that_are_not_square(
     assert (found.maps - found.reference_maps).abs().max() > 0
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_weight_comes_back(
@@ -332,6 +335,7 @@ def test_every_weight_comes_back(
             assert torch.equal(weights[key], stored), (name, key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_identity_serves_every_form_of_its_model(
     open_model: Callable[..., Backbone], identity_of: Callable[[Backbone], Identity], family: str
@@ -418,6 +422,7 @@ def test_an_sdxl_folder_without_a_second_part_is_refused(sdxl_copy: Path, part: 
         open_backbone(str(sdxl_copy))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "pipeline", ["StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLControlNetPipeline", "StableDiffusionXLPipeline"]
 )
@@ -514,6 +519,7 @@ def test_tokens_at_odds_with_their_widths_are_refused(
         Identity.load(path)
 
 
+@pytest.mark.slow
 def test_several_identities_share_a_prompt_in_any_strength(
     open_model: Callable[..., Backbone], identity_of: Callable[[Backbone], Identity]
 ) -> None:
@@ -530,6 +536,7 @@ def test_several_identities_share_a_prompt_in_any_strength(
     assert images[0] == plain[0].pixels.tobytes()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("marks", "prediction", "zero_snr"),
     [((), "epsilon", False), (("v_pred",), "v_prediction", False), (("v_pred", "ztsnr"), "v_prediction", True)],
@@ -569,7 +576,8 @@ def test_an_sdxl_file_without_a_part_says_which(
 # ------------------------------------------------------------------ few steps
 
 
-@pytest.mark.parametrize("family", ["sd1", pytest.param("sdxl", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["sd1", "sdxl"])
 def test_latent_consistency_models_need_few_steps(
     tokenizer: CLIPTokenizer,
     tokenizer_2: CLIPTokenizer,
@@ -601,6 +609,7 @@ def test_latent_consistency_models_need_few_steps(
         assert max(high for _, high in difference.getextrema()) <= 1
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("family", "steps"),
     [("sd1", 4), ("sdxl", 1), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("sd1", 1), ("sdxl", 4)))],
@@ -674,6 +683,7 @@ def test_sdxls_real_names_are_those_that_diffusers_converts() -> None:
     assert {name: one.shape for name, one in converted.items()} == {name: one.shape for name, one in expected.items()}
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("preset", ["dreambooth", "dreambooth-official"])
 def test_dreambooth_of_sdxl_is_refused_at_once(preset: str) -> None:
     method, config = METHODS["dreambooth"], PRESETS[preset]

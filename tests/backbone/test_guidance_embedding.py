@@ -26,6 +26,7 @@ def lcm(learnable: Callable[..., Path], request: pytest.FixtureRequest) -> Backb
     return open_backbone(str(learnable(unet={"time_cond_proj_dim": request.param})))
 
 
+@pytest.mark.slow_after(1)
 def test_learns_saves_generates_and_attends(lcm: Backbone, photo_file: Path, few_steps: Config, tmp_path: Path) -> None:
     identity = sefi.learn(photo_file, name="ada", backbone=lcm, config=few_steps, crop=False)
     identity.save(tmp_path / "ada.safetensors")
@@ -43,6 +44,7 @@ def test_learns_saves_generates_and_attends(lcm: Backbone, photo_file: Path, few
     assert torch.isfinite(attention.maps).all()
 
 
+@pytest.mark.slow_after(1)
 def test_a_method_that_tunes_weights_learns(lcm: Backbone, photo_file: Path, few_steps: Config) -> None:
     few = ["learn.steps=1", "learn.batch=1", "views.latent_pool=2", "tune.prior_images=1", "generate.steps=2"]
     config = override(PRESETS["dreambooth"], few)

@@ -247,6 +247,7 @@ def test_fields_that_are_refused(copy: Path, part: str, change: dict) -> None:
         assert f"`{named}`" in message
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("variant", ["bf16", "fp16", "non_ema"])
 def test_folders_with_one_variant_only(copy: Path, photo_file: Path, few_steps: Config, variant: str) -> None:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(variant, torch.float32)

@@ -102,6 +102,7 @@ def test_an_opened_model_is_written_as_a_checkpoint_with_the_same_weights(folder
     assert torch.equal(stored, backbone.unet.conv_in.weight)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_fingerprint_does_not_depend_on_the_number_type(folder: Path, dtype: torch.dtype) -> None:
     backbone = open_backbone(str(folder), dtype=dtype)

@@ -44,6 +44,7 @@ def test_another_dtype_is_refused_before_anything_is_opened(backbone, dtype):
     assert backbone.dtype == torch.float32
 
 
+@pytest.mark.slow
 @pytest.mark.world
 def test_the_embedded_model_opens_in_a_dtype_by_its_name():
     assert open_backbone(dtype="bfloat16").dtype == torch.bfloat16

@@ -146,6 +146,7 @@ def test_tokenizers_that_divide_a_text_differently_are_refused(sdxl: Backbone, t
         tokenize_text(model, "person")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", METHODS_WITHOUT_EVALUATORS)
 def test_it_learns_travels_and_generates(sdxl: Backbone, photo_file: Path, tmp_path: Path, method: str) -> None:
     preset = PRESETS["default" if method == "sefi" else method]
@@ -163,6 +164,7 @@ def test_it_learns_travels_and_generates(sdxl: Backbone, photo_file: Path, tmp_p
     assert list_differences(before, record_state(sdxl)) == []
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["celeb-basis", "cross-init"])
 def test_methods_of_known_names_learn(sdxl: Backbone, tmp_path: Path, method: str) -> None:
     names = tmp_path / "names.txt"
@@ -184,6 +186,7 @@ def test_fastcomposer_is_refused_before_anything_is_learned(sdxl: Backbone) -> N
         METHODS["fastcomposer"].check(sdxl, PRESETS["fastcomposer"], EMBEDDED_EVALUATORS)
 
 
+@pytest.mark.slow
 def test_dreambooth_trains_both_text_encoders(sdxl: Backbone, photo_file: Path, tmp_path: Path) -> None:
     config = override(PRESETS["dreambooth"], FEW)
     made = sefi.learn(photo_file, name="ada", backbone=sdxl, config=config, crop=False)

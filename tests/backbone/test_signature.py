@@ -93,6 +93,7 @@ def test_other_weights_are_noted_or_refused(backbone, dtype, part, change):
     assert "another checkpoint" in note
 
 
+@pytest.mark.slow
 def test_the_figures_of_both_sides():
     """What the module's docstring says: tensors that rounding changes, and that one training step changes."""
     backbone = open_backbone()

@@ -62,6 +62,7 @@ class KillingProgress(SilentProgress):
         return SilentProgress()
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_in_the_middle_of_twenty_people_loses_and_repeats_nothing(settings):
     settings = replace(settings, preview=None)
     make_photos(settings.photos, [f"p{number}" for number in range(PEOPLE)])
@@ -79,6 +80,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_twenty_people_loses_and_repeat
     assert not sort_items(items, settings).pending
 
 
+@pytest.mark.slow
 def test_processes_learn_the_same_bytes_as_one_process(settings, work_off):
     work_off(settings)
     other = replace(settings, folder=settings.folder.with_name("other"))
@@ -89,6 +91,7 @@ def test_processes_learn_the_same_bytes_as_one_process(settings, work_off):
         assert (other.folder / file).read_bytes() == (settings.folder / file).read_bytes()
 
 
+@pytest.mark.slow
 def test_whoever_kills_each_worker_is_put_aside_and_the_others_are_learned(settings, monkeypatch):
     settings = replace(settings, preview=None, tries=2)
     make_photos(settings.photos, ("ada", "bob", "bad", "worse"))

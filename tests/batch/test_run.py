@@ -39,6 +39,7 @@ def state_of(settings, name):
     return read_item_record(settings.folder, name).state
 
 
+@pytest.mark.slow
 def test_a_batch_learns_the_same_bytes_as_learn_and_a_second_run_does_nothing(settings, work_off, backbone):
     plan, worked = work_off(settings)
     assert worked == ["ada", "bob"]
@@ -72,6 +73,7 @@ def test_a_preview_takes_no_more_steps_than_it_needs(wanted, taken):
     assert preview.model_copy(update={"generate": config.generate}) == config
 
 
+@pytest.mark.slow
 def test_what_changed_is_learned_again_and_nothing_else(settings, work_off):
     work_off(settings)
     before = read_states(settings.folder)
@@ -85,6 +87,7 @@ def test_what_changed_is_learned_again_and_nothing_else(settings, work_off):
     assert read_states(settings.folder)["ada.safetensors"][1] == before["ada.safetensors"][1]
 
 
+@pytest.mark.slow
 def test_another_preview_is_made_without_learning(settings, work_off, monkeypatch):
     work_off(settings)
     before = read_states(settings.folder)
@@ -96,6 +99,7 @@ def test_another_preview_is_made_without_learning(settings, work_off, monkeypatc
     assert work_off(settings, preview=None)[1] == []
 
 
+@pytest.mark.slow
 def test_photos_that_cannot_be_learned_stop_nothing(settings, work_off, tmp_path):
     (settings.photos / "damaged.jpg").write_bytes((settings.photos / "bob.png").read_bytes()[:300])
     (settings.photos / "huge.png").touch()
@@ -202,6 +206,7 @@ def test_an_item_that_kills_its_worker_waits_again_until_it_is_put_aside(setting
     assert queue.take() is None
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off):
     items = work_off(settings)[0].items
     queue, advanced = make_queue(settings, items)
@@ -260,6 +265,7 @@ def read_results(settings):
     return {name: state[1] for name, state in read_states(settings.folder).items() if not name.endswith(".json")}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [3, 5])
 def test_a_batch_that_is_killed_at_a_write_ends_with_the_same_files(settings, work_off, number):
     work_off(settings)
@@ -289,6 +295,7 @@ class StoppingProgress(SilentProgress):
                 raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_training_goes_on_from_its_checkpoint(settings, work_off, backbone):
     settings = replace(settings, preview=None)
     items = work_off(settings)[0].items[:1]

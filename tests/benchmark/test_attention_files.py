@@ -44,6 +44,7 @@ def test_another_file_is_refused(tmp_path, content):
         read_maps(path)
 
 
+@pytest.mark.slow
 def test_figures_of_all_variants_show_the_same_image(tmp_path):
     samples = []
     (tmp_path / "pictures").mkdir()

@@ -8,6 +8,7 @@ import torch
 from sefi.benchmark.identities import SELF, read_peak_megabytes, reset_peak
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (SELF / "clear_refs").exists(), reason="Linux tells the peak of a process")
 def test_memory_of_earlier_work_is_forgotten():
     cpu = SimpleNamespace(device=torch.device("cpu"))

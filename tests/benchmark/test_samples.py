@@ -69,6 +69,7 @@ def run(backbone, tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_every_sample_is_made_once(run):
     assert make_samples(run) == len(run.folder.read_samples())
     wanted = set(run.plan_keys())
@@ -92,6 +93,7 @@ def test_an_interrupted_run_redoes_nothing(run):
     assert {p: p.stat().st_mtime_ns for p in run.folder.identities.iterdir()} == files
 
 
+@pytest.mark.slow
 def test_class_word_images_are_shared_and_scored_for_every_subject(run):
     make_samples(run)
     word = [c for c in run.folder.read_samples() if c.variant == "word"]
@@ -100,6 +102,7 @@ def test_class_word_images_are_shared_and_scored_for_every_subject(run):
     assert len({c.sha256 for c in word}) <= 4
 
 
+@pytest.mark.slow
 def test_a_changed_variant_uses_the_identity_of_its_source(run):
     make_samples(run, REX)
     names = sorted(p.name for p in run.folder.identities.iterdir())
@@ -121,6 +124,7 @@ def test_a_changed_variant_uses_the_identity_of_its_source(run):
     assert sample.learn_seconds > sample.class_seconds == 0
 
 
+@pytest.mark.slow
 def test_a_variant_is_learned_with_its_own_seed(run):
     again = Variant(label="again", learning_seed=3)
     suite = SUITE.model_copy(update={"variants": (SUITE.variants[0], again)})
@@ -130,6 +134,7 @@ def test_a_variant_is_learned_with_its_own_seed(run):
     assert not torch.equal(first.tokens, other.tokens)
 
 
+@pytest.mark.slow
 def test_learning_costs_are_a_file_next_to_the_identity(run):
     make_samples(run, REX)
     file = run.folder.identities / "rex--ours.safetensors"
@@ -145,6 +150,7 @@ def test_learning_costs_are_a_file_next_to_the_identity(run):
             read_costs(file, identity)
 
 
+@pytest.mark.slow
 def test_the_checkpoint_of_an_identity_that_is_there_is_removed(run):
     make_samples(run, REX)
     left = run.folder.identities / "rex--ours.checkpoint"
@@ -154,6 +160,7 @@ def test_the_checkpoint_of_an_identity_that_is_there_is_removed(run):
     assert not left.exists()
 
 
+@pytest.mark.slow
 def test_a_missing_evaluator_gives_no_score(run):
     make_samples(run, [1])
     for sample in run.folder.read_samples():

@@ -33,6 +33,7 @@ def written(tmp_path, text):
     return path
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", list_bundled())
 def test_a_bundled_suite_is_whole(name):
     suite = open_suite(name)

@@ -374,6 +374,7 @@ def test_one_plain_loop_gives_the_same_means(synthetic):
         assert found.values[variant, "id_prompt"].mean == pytest.approx(np.mean(gated))
 
 
+@pytest.mark.slow
 def test_everything_in_one_file(synthetic):
     run, samples = synthetic.make_run(), synthetic.make_samples()
     found = json.loads(format_tables_json(samples, run))

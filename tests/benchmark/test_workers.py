@@ -152,6 +152,7 @@ def kill_starter_after(seconds, folder, function="make_images", *, at_work=False
     return lived_on, set(folder.glob("*.png")) - before
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_starter_killed_while_they_start(tmp_path):
     for number, seconds in enumerate(np.random.default_rng(16).uniform(0.05, 1.0, 3)):
         folder = tmp_path / str(number)

@@ -58,6 +58,7 @@ def test_a_folder_becomes_identities_and_a_second_run_does_nothing_and_says_so(b
     assert read_files(folder) == before
 
 
+@pytest.mark.slow
 def test_consent_is_needed_on_a_model_that_can_generate_real_people(batch, tmp_path):
     found = batch("--json", consent=())
     assert found.exit_code == 2
@@ -101,6 +102,7 @@ def test_two_batches_never_work_in_one_folder(batch, tmp_path):
     assert "is making" in json.loads(found.stdout)["error"]
 
 
+@pytest.mark.slow
 def test_forget_finds_all_that_a_batch_wrote_of_somebody_and_leaves_the_others(batch, sefi, tmp_path):
     batch()
     folder = tmp_path / "work" / "identities"
@@ -115,6 +117,7 @@ def test_forget_finds_all_that_a_batch_wrote_of_somebody_and_leaves_the_others(b
     assert "index.html" not in after  # `sefi batch` writes it again
 
 
+@pytest.mark.slow
 def test_forget_finds_the_record_of_somebody_whose_learning_was_killed(batch, sefi, tmp_path):
     batch()
     folder = tmp_path / "work" / "identities"

@@ -101,6 +101,7 @@ def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_fol
     assert "no folder" in refused("bench", "run", *asked[:3], "--photos", tmp_path / "none", "--out", tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
     found = sefi("bench", "run", *asked, "--json")
     assert found.exit_code == 0, found.output
@@ -138,6 +139,7 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["learning", "generating"])
 def test_sigterm_says_how_far_a_run_is_and_it_goes_on(sefi, asked, tmp_path, monkeypatch, where):
     owner, name = {"learning": (Trainer, "take_step"), "generating": (sampling, "decode_images")}[where]

@@ -118,6 +118,7 @@ def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_p
     assert "opening" not in found.stderr
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.world
 @pytest.mark.parametrize("option", ["--any-style", "--allow-photograph", "--anyway"])  # two are its names before
 def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch, option):
@@ -198,6 +199,7 @@ def two_faces(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.world
 @pytest.mark.parametrize("word", ["Person", "person ", "woman"])
 def test_the_chosen_face_is_learned_whatever_the_person_is_called(two_faces, monkeypatch, word):

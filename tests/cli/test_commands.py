@@ -129,6 +129,7 @@ def test_generate_needs_no_identity_for_a_plain_prompt(sefi, model_folder, tmp_p
     assert found.exit_code == 0, found.output
 
 
+@pytest.mark.slow
 def test_prompts_as_other_programs_write_them(sefi, ada, model_folder, tmp_path):
     long = "a (photo:1.2) of (<ada>:0.8) at the beach" + " and the dog" * 3
     words = ["-i", ada, "--model", model_folder, *QUICK, "--json"]
@@ -177,6 +178,7 @@ def test_inspect_needs_no_model(sefi, ada):
     assert "class_word" in sefi("inspect", ada).stdout
 
 
+@pytest.mark.slow
 def test_doctor_lists_what_is_missing(sefi):
     found = sefi("doctor", "--json")
     answer = json.loads(found.stdout)

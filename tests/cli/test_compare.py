@@ -115,6 +115,7 @@ LEARNED_CHANGES = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("change", LEARNED_CHANGES)
 def test_a_changed_option_of_learning_is_named_first(compare, learned, portrait, model_folder, tmp_path, change):
     words, expected = LEARNED_CHANGES[change]
@@ -126,6 +127,7 @@ def test_a_changed_option_of_learning_is_named_first(compare, learned, portrait,
     assert not found["unexplained"]
 
 
+@pytest.mark.slow
 def test_another_model_is_named_first(compare, learned, portrait, other_model, tmp_path):
     other = tmp_path / "other.safetensors"
     learn(other, portrait, other_model)
@@ -151,6 +153,7 @@ def test_another_photo_is_suggested_where_nothing_else_differs(
     assert "another photo" in sefi("compare", learned, other).stdout or not found["unexplained"]
 
 
+@pytest.mark.slow
 def test_what_learning_started_from_is_named_first(compare, sefi, learned, portrait, model_folder, tmp_path):
     words = ("--set", "learn.expansion=direct")
     plain, other = tmp_path / "plain.safetensors", tmp_path / "other.safetensors"
@@ -165,6 +168,7 @@ def test_what_learning_started_from_is_named_first(compare, sefi, learned, portr
     assert json.loads(sefi("inspect", other, "--json").stdout)["record"]["init"]["name"] == "ada"
 
 
+@pytest.mark.slow
 def test_threads_are_named_first(compare, learned, portrait, model_folder, tmp_path):
     threads = torch.get_num_threads()
     torch.set_num_threads(threads + 1)
@@ -333,6 +337,7 @@ def test_generating_again_is_equal_and_a_second_run_is_compared_with_the_first(
     assert "no two runs" in refused("compare", drawn, drawn, "--runs", "0,1")
 
 
+@pytest.mark.slow
 def test_another_prompt_identity_model_and_image_are_named_first(
     compare, drawn, learned, model_folder, other_model, files, portrait, tmp_path
 ):

@@ -134,6 +134,7 @@ def expired(portrait, model_folder, tmp_path):
     return out
 
 
+@pytest.mark.slow
 def test_an_expired_consent_is_refused_wherever_a_likeness_is_used(expired, model_folder, tmp_path):
     attend = ("attend", "a photo of <ada>", "-i", expired, "--model", model_folder, "--steps", 1)
     attend = (*attend, "--out", tmp_path / "maps.png")
@@ -183,6 +184,7 @@ def test_a_person_at_a_terminal_is_asked(portrait, model_folder, tmp_path, monke
     assert consent.expires == (date(2999, 12, 31) if last_day else None)
 
 
+@pytest.mark.slow
 def test_python_says_once_that_nobody_is_stated_to_have_agreed(model_folder, portrait, caplog):
     caplog.set_level("WARNING", logger=REMARKS)
     model = open_backbone(str(model_folder))

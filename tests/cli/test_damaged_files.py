@@ -484,6 +484,7 @@ def check_refusal(bench: Bench, kind: str, damage: str) -> None:
     assert list(entries(bench.place)) == before
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("kind", "damage"), SAMPLE)
 def test_a_damaged_file_is_refused(bench: Bench, kind: str, damage: str) -> None:
     check_refusal(bench, kind, damage)

@@ -27,6 +27,7 @@ def made(backbone, portrait, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_everything_is_written(made):
     assert sorted(path.name for path in made.iterdir()) == [
         ".sefi-files.json",
@@ -40,6 +41,7 @@ def test_everything_is_written(made):
     ]
 
 
+@pytest.mark.slow
 def test_the_commands_on_the_page_name_files_that_are_there(made):
     listed = re.search(r"<pre>(.*?)</pre>", (made / "index.html").read_text(encoding="utf-8"), re.DOTALL)
     commands = [shlex.split(html.unescape(line)) for line in listed[1].strip().splitlines()]
@@ -49,6 +51,7 @@ def test_the_commands_on_the_page_name_files_that_are_there(made):
     assert all(Path(file).is_file() for file in files)
 
 
+@pytest.mark.slow
 def test_the_control_is_one_token_without_attention_loss(made):
     control, learned = (Identity.load(made / f"{name}.safetensors") for name in ("one-token", "learned"))
     assert control.tokens.shape[0] == 1
@@ -58,6 +61,7 @@ def test_the_control_is_one_token_without_attention_loss(made):
     assert (learned.tokens[:, 0] != learned.tokens[:, 1]).any()
 
 
+@pytest.mark.slow
 def test_the_page_shows_every_prompt_four_times(made):
     page = (made / "index.html").read_text(encoding="utf-8")
     assert page.count('<figure class="card">') == len(PROMPTS)
@@ -65,6 +69,7 @@ def test_the_page_shows_every_prompt_four_times(made):
     assert "red curls" in page
 
 
+@pytest.mark.slow
 def test_the_sheet_has_a_row_for_each_variant(made):
     with Image.open(made / "sheet.png") as sheet:
         assert sheet.width > 3 * 160
@@ -86,6 +91,7 @@ def test_a_missing_portrait_is_said(refused, tmp_path, monkeypatch):
     assert "portrait" in refused("demo", "--out", tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_demo_can_be_made_again_where_it_was_made(made):
     demo.prepare_demo_files(made).check()
     page = made / "index.html"

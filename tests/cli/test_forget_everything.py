@@ -182,7 +182,8 @@ def find_patterns(folder, files, pixels):
     return found
 
 
-@pytest.mark.parametrize("benchmarks", [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("benchmarks", [False, True])
 def test_nothing_of_it_is_left_and_nothing_else_is_lost(sefi, model_folder, home, benchmarks):
     make_everything(sefi, model_folder, home)
     plant_leftovers(home)

@@ -95,6 +95,7 @@ def test_an_old_record_names_an_identity_only_from_its_own_folder(work, sefi, ad
     assert ours or (project / "records.json").read_bytes() == before
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.dictionaries(st.sampled_from(["images", "runs", "identities", "grid", "run"]), JSON), JSON)
 def test_a_record_of_any_shape_is_read_or_passed_over(tmp_path_factory, record, inner):
@@ -254,6 +255,7 @@ def test_files_of_a_run_of_an_earlier_version_are_known(tmp_path):
     assert old.variants == {"ours-v1.5", "2", "again", "w"}
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(
     st.dictionaries(st.sampled_from(["prompts", "seeds", "variants", "ways"]), JSON),

@@ -112,6 +112,7 @@ def test_what_cannot_be_is_refused_before_any_writing(refused, ada, model_folder
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.slow
 def test_maps_of_an_image_that_is_not_square(sefi, ada, model_folder, tmp_path):
     found = sefi("attend", PROMPT, "-i", ada, "--model", model_folder, "--device", "cpu", "--steps", 2, "--width", 56,
                  "--height", 24, "--out", tmp_path / "maps.png", "--json")  # fmt: skip

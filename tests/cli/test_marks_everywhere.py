@@ -101,6 +101,7 @@ def run_sefi(sefi, *words):
     return found
 
 
+@pytest.mark.slow
 def test_generate_and_attend_mark_every_file(sefi, tmp_path):
     words = ("--steps", 2, "--count", 2, "--out", tmp_path / "out", "--json")
     answer = json.loads(run_sefi(sefi, "generate", "a photo of a person at the beach", *words).stdout)
@@ -162,6 +163,7 @@ def test_a_grid_of_the_embedded_model_is_marked_in_a_palette_too(sefi, tmp_path)
     assert check_folder_of_marks(tmp_path, []) == ([], [])
 
 
+@pytest.mark.slow
 def test_generate_signs_where_that_is_asked_for(sefi, tmp_path, monkeypatch):
     pytest.importorskip("c2pa")
     monkeypatch.setenv("SEFI_KEY_FILE", str(tmp_path / "settings" / "installation.key"))

@@ -12,6 +12,7 @@ from sefi.methods import METHODS, PRESETS
 QUICK = ("--no-crop", "--steps", 2, "--device", "cpu")
 
 
+@pytest.mark.slow
 def test_every_method_is_listed_with_what_it_learns(sefi):
     found = sefi("methods", "--json")
     assert found.exit_code == 0, found.output
@@ -39,6 +40,7 @@ def test_every_setting_is_listed_with_its_value(sefi):
     assert sefi("settings", "--preset", "magic").exit_code == 2
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", ["textual-inversion", "custom-diffusion"])
 def test_another_method_learns_and_generates(sefi, portrait, model_folder, tmp_path, method):
     out = tmp_path / "bob.safetensors"

@@ -120,6 +120,7 @@ def test_the_same_is_said_without_json(folder, run):
     assert found.stderr.decode("utf-8").startswith("error: basis.names = 'n\\udce4mes': it is not UTF-8 text.\n  try: ")
 
 
+@pytest.mark.slow
 def test_a_folder_above_and_a_photo_need_not_be_utf8(sefi, folder, monkeypatch):
     inside = folder / os.fsdecode(BAD)
     inside.mkdir()

@@ -110,6 +110,7 @@ def test_the_same_identity_is_replaced_when_asked(refused, sefi, given):
     assert Identity.load(out).header.seed == 7
 
 
+@pytest.mark.slow
 def test_the_same_figure_is_replaced_when_asked(refused, sefi, given):
     out = given / "maps.png"
     Image.new("RGB", (3, 5)).save(out)
@@ -134,6 +135,7 @@ def generate(sefi, folder, *prompts, seed=5, code=0):
     return json.loads(found.stdout)
 
 
+@pytest.mark.slow
 def test_images_are_numbered_on_and_records_appended(sefi, given):
     answers = [generate(sefi, given, "a photo of person") for _ in range(3)]
     folder = given / "pictures"
@@ -361,6 +363,7 @@ WRITERS = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("command", WRITERS)
 def test_a_file_that_appears_while_a_command_works_stays(refused, given, bench_run, monkeypatch, command):
     """It is made in the last moment: when the temporary file is whole, before it takes its name."""
@@ -380,6 +383,7 @@ def test_a_file_that_appears_while_a_command_works_stays(refused, given, bench_r
     assert target.read_text() == "mine"
 
 
+@pytest.mark.slow
 def test_a_learning_that_must_not_be_saved_is_gone_on_with(refused, sefi, given, monkeypatch):
     from sefi.core import files
 
@@ -395,6 +399,7 @@ def test_a_learning_that_must_not_be_saved_is_gone_on_with(refused, sefi, given,
     assert Identity.load(target).name == "bob"
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("stem", ["x" * 243, "\u00e9" * 121])
 def test_the_longest_name_is_learned(sefi, given, stem):
     words, _ = words_of("learn", given, given / f"{stem}.safetensors")

@@ -77,6 +77,7 @@ def test_several_photos_are_learned_together(learn, tmp_path):
     assert not all(bool((both.tensors[name] == values).all()) for name, values in one.tensors.items())
 
 
+@pytest.mark.slow
 def test_the_crop_is_shown(learn, tmp_path):
     picture = tmp_path / "crop.png"
     answer = learn("astronaut.png", "camera.png", "--show-crop", picture)

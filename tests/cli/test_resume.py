@@ -50,6 +50,7 @@ def problem(found):
     return found.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [[], ["--resume"]])
 def test_an_interrupted_training_goes_on_with_the_same_bits(learn, tmp_path, words):
     assert learn(out="whole.safetensors").exit_code == 0
@@ -72,6 +73,7 @@ def test_resume_insists_on_an_unfinished_training(learn, tmp_path):
     assert not (tmp_path / "ada.safetensors").exists()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("words", "differences"),
     [
@@ -107,6 +109,7 @@ def test_another_photo_and_another_model_are_named(learn, tmp_path, backbone, mo
     assert "another training: it is on another model." in problem(learn("--resume"))
 
 
+@pytest.mark.slow
 def test_a_training_can_be_started_again(learn, tmp_path):
     assert learn(stop_at=3).exit_code == 130
     found = learn("--no-resume", "--json")
@@ -115,6 +118,7 @@ def test_a_training_can_be_started_again(learn, tmp_path):
     assert not unfinished(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_damaged_checkpoint_is_named_and_can_be_left(learn, tmp_path):
     assert learn(stop_at=3).exit_code == 130
     [file] = unfinished(tmp_path)
@@ -179,6 +183,7 @@ def step(learn, tmp_path, monkeypatch):
         os.close(handle)
 
 
+@pytest.mark.slow
 def test_of_two_processes_that_learn_the_same_name_the_second_is_refused(step, tmp_path):
     first = step.start()
     step.wait_until_reached()
@@ -192,6 +197,7 @@ def test_of_two_processes_that_learn_the_same_name_the_second_is_refused(step, t
     assert not list(tmp_path.glob(".*"))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_lets_the_step_finish_and_saves_it(step, learn, tmp_path, number, code):
     program = step.start()
@@ -230,6 +236,7 @@ def wait_until_handled(program):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_whose_crop_was_written_before(learn, tmp_path):
     crop = ("--show-crop", tmp_path / "crop.png")
     assert learn(*crop, stop_at=3).exit_code == 130

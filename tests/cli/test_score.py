@@ -65,6 +65,7 @@ def scored(sefi, people, named, tmp_path):
     return json.loads(found.stdout), tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_a_folder_gets_figures_page_and_tables(scored):
     answer, run = scored
     assert answer["schema"] == "score/1"
@@ -163,6 +164,7 @@ def test_a_folder_of_stock_diffusers_is_scored(sefi, backbone, people, tmp_path)
     )
 
 
+@pytest.mark.slow
 def test_dreambench_plus_needs_no_photos_of_its_own(sefi, tmp_path):
     subjects = [f"live_subject_human_{number:02}_person" for number in NUMBERS]
     for number, subject in zip(NUMBERS, subjects, strict=True):
@@ -289,6 +291,7 @@ def check_details(tree):
                 check_details(inner)
 
 
+@pytest.mark.slow
 def test_results_fit_the_schema_of_every_eval_ever(scored):
     answer, run = scored
     # The rules of eval.schema.json 0.2.1, written down here once more.
@@ -327,6 +330,7 @@ def test_results_fit_the_schema_of_every_eval_ever(scored):
     assert "copy" not in names  # neither direction is better
 
 
+@pytest.mark.slow
 def test_a_run_is_published_without_images_and_uploaded_only_when_asked(sefi, refused, scored, tmp_path, monkeypatch):
     _, run = scored
     calls = []
@@ -378,6 +382,7 @@ def test_what_cannot_be_scored_is_refused(sefi, refused, people, named, tmp_path
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_photographs_get_their_own_evaluators(sefi, people, named, tmp_path):
     model = Dinov2Model(Dinov2Config(hidden_size=15, num_attention_heads=3, num_hidden_layers=1, image_size=14))
     model.save_pretrained(tmp_path / "dino")
@@ -396,6 +401,7 @@ def test_photographs_get_their_own_evaluators(sefi, people, named, tmp_path):
     assert RunFolder(tmp_path / "run").read_info().evaluators["clip"] is None
 
 
+@pytest.mark.slow
 def test_evaluators_that_are_named_are_used(sefi, people, named, tmp_path):
     own = ["--detector", EMBEDDED_EVALUATORS / DETECTOR, "--recogniser", EMBEDDED_EVALUATORS / RECOGNISER]
     words = [*own, "--clip", EMBEDDED_EVALUATORS / "clip", "--photographs", "--out", tmp_path / "run", "--json"]

@@ -33,6 +33,7 @@ def run(*words, **environment):
     return subprocess.run(command, capture_output=True, text=True, check=False, env=environment or None)
 
 
+@pytest.mark.slow
 def test_the_package_is_a_program():
     found = run("--version")
     assert found.returncode == 0
@@ -89,6 +90,7 @@ def test_the_document_names_exactly_these_keys():
     assert documented() == {name: schema.keys for name, schema in schemas.items()}
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("command", ["methods", "settings", "doctor", "bench list", "world words"])
 def test_what_is_printed_has_the_documented_keys(sefi, command):
     import json

@@ -243,6 +243,7 @@ def test_a_whole_run_is_reported(sefi, real, folder, command):
     assert outcome(sefi, folder, real, cells_of(real, SCORES), command) == (0, "")
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_changed_run_or_cell_is_reported_or_refused(sefi, real, folder, command):
     for run in sample(changed_runs(real), 11):
@@ -320,6 +321,7 @@ NAMES = [text for text in TEXTS if 0 < len(text) <= 200 and text != "\0"]
 LONGEST = "\N{LATIN SMALL LETTER Z WITH CARON}" * 200
 
 
+@pytest.mark.slow
 def test_the_longest_name_is_reported(sefi, real, folder):
     check_name(sefi, folder, alone(real), "ours", LONGEST)
 

@@ -74,6 +74,7 @@ def test_the_program_takes_no_more_threads_than_the_quota_pays_for(tmp_path):
     assert fresh("program", quota) == (WAITING | {"OMP_NUM_THREADS": "1"}, 1)
 
 
+@pytest.mark.slow
 def test_without_a_lower_quota_the_libraries_choose(tmp_path):
     wide = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "800000 100000\n"})
     assert fresh("program", wide) == (WAITING, threads.count_affine_cores())

@@ -124,6 +124,7 @@ def generate(model, prompts, identities=(), **settings):
     return [np.asarray(one.pixels) for one in made]
 
 
+@pytest.mark.slow
 def test_images_of_prompts_and_negative_prompts_of_all_lengths(model):
     ada = [make_identity(model)]
     plain = generate(model, [LONG], ada)[0]

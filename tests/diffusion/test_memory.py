@@ -58,6 +58,7 @@ def limit(monkeypatch):
     return set_limit
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheduler", ["ddim", "euler_a"])
 @pytest.mark.parametrize(("most", "tried"), [(1, [7, 3, *[1] * 9]), (2, [7, 3, *[1] * 9]), (3, [7, 3, 3, 3])])
 def test_fewer_images_at_once_are_the_same_images(backbone, limit, most, tried, scheduler):

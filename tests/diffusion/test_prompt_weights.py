@@ -103,6 +103,7 @@ def test_a_word_is_weighted_after_its_image_is_fused_with_it(backbone):
     torch.testing.assert_close(weighted, move(plain, encode_empty(backbone), {4: 1.5}), **TOLERANCE)
 
 
+@pytest.mark.slow
 def test_images_change_with_a_weight_and_not_with_a_weight_of_one(backbone):
     config = parse_config({"generate": {"steps": 5, "guidance_scale": 4.0}}, Config)
     plain, one, more = (

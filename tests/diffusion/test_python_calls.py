@@ -59,6 +59,7 @@ def test_options_that_do_not_fit_are_refused(draw, ada, option):
     assert error.value.remedy
 
 
+@pytest.mark.slow
 def test_identities_alone_in_lists_and_as_files(draw, ada, tmp_path):
     ada.save(tmp_path / "ada.safetensors")
     expected = draw(PROMPT, [ada])
@@ -146,6 +147,7 @@ def test_a_checkpoint_may_be_named_by_a_text(backbone, tmp_path):
     assert torch.equal(made.tokens, sefi.learn(photo, **options).tokens)
 
 
+@pytest.mark.slow
 @pytest.mark.world
 def test_a_model_by_its_name():
     (named,) = sefi.generate("a photo of a person", backbone="tiny-portraits", steps=2, seed=3)
@@ -153,6 +155,7 @@ def test_a_model_by_its_name():
     assert named.pixels.tobytes() == given.pixels.tobytes()
 
 
+@pytest.mark.slow
 def test_masks_as_people_have_them(backbone, ada):
     start = Image.effect_noise((48, 48), 90).convert("RGB")
     half = np.zeros((48, 48), bool)

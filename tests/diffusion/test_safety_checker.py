@@ -58,6 +58,7 @@ def read_words(answer):
         return np.asarray(image.convert("RGB")), image.info[PARAMETERS_KEY]
 
 
+@pytest.mark.slow
 def test_a_flagged_image_is_black_reported_and_on_record(folder, tmp_path):
     answer, remarks = run(save_checker(folder, flags=True), tmp_path / "out", "--width", 192, "--height", 192)
     pixels, words = read_words(answer)
@@ -70,6 +71,7 @@ def test_a_flagged_image_is_black_reported_and_on_record(folder, tmp_path):
     assert (kept["safety_checker"], kept["images"][0]["flagged"]) == (True, True)
 
 
+@pytest.mark.slow
 def test_what_is_not_flagged_is_as_without_a_checker(folder, tmp_path):
     plain, _ = run(folder, tmp_path / "plain")
     checked, remarks = run(save_checker(folder, flags=False), tmp_path / "checked")
@@ -98,6 +100,7 @@ def test_the_same_in_python(folder, caplog):
     assert plain.record.settings["Safety checker"] == "off"
 
 
+@pytest.mark.slow
 def test_attention_maps_are_shown_over_black(folder, tmp_path):
     save_checker(folder, flags=True)
     for words, checked in (((), True), (("--no-safety-checker",), False)):
@@ -109,6 +112,7 @@ def test_attention_maps_are_shown_over_black(folder, tmp_path):
         assert ("flagged the image" in found.stderr) is checked
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("damage", ["pickled", "missing", "not finite", "too wide", "cut"])
 def test_a_checker_that_cannot_be_read_refuses_generation_before_it_begins(folder, damage):
     place = save_checker(folder, flags=True) / "safety_checker"
@@ -135,6 +139,7 @@ def test_a_checker_that_cannot_be_read_refuses_generation_before_it_begins(folde
     assert generate(PROMPT, backbone=model, steps=1, safety_checker=False)
 
 
+@pytest.mark.slow
 def test_another_class_is_not_looked_up(folder):
     index = json.loads((save_checker(folder, flags=True) / "model_index.json").read_text())
     index["safety_checker"] = ["evil", "Evil"]
@@ -167,6 +172,7 @@ def test_it_flags_as_diffusers_does(folder):
     assert sum(checker.find_flagged(images)) == 2
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("gone", ["safety_checker", "safety_checker/config.json"])
 def test_a_checker_that_is_named_and_not_there_is_not_passed_over(folder, tmp_path, gone):
     path = save_checker(folder, flags=True) / gone

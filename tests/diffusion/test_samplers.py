@@ -87,6 +87,7 @@ class StageConditioner(WordsConditioner):
         return replace(encoding, states=encoding.states + self.get_context_key(timestep))
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "dpm++_karras", "dpm++_sde", "euler", "euler_a", "lcm"])
 def test_each_step_reads_the_text_of_its_own_stage(
@@ -112,6 +113,7 @@ def test_each_step_reads_the_text_of_its_own_stage(
     assert [stage for _, stage in seen] == [get_stage(int(t), 7, 1000) for t, _ in seen]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["euler_a", "dpm++_sde", "lcm"])
 def test_each_image_has_its_own_noise_whatever_the_batch(backbone: Backbone, name: str) -> None:
     conditioner, found = WordsConditioner(backbone, {}), []

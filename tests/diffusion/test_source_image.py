@@ -179,6 +179,7 @@ SAMPLERS = [
 ]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("family", "name"), SAMPLERS)
 @pytest.mark.parametrize("strength", [0.3, 0.8, 1.0])
 def test_from_an_image_as_diffusers_does(models: dict[str, Backbone], family: str, name: str, strength: float) -> None:
@@ -190,6 +191,7 @@ def test_from_an_image_as_diffusers_does(models: dict[str, Backbone], family: st
     assert measure_difference(ours[0], ours[1]) > 5  # or the comparison says nothing
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("family", "name"), [case for case in SAMPLERS if case.values[0] != "three channels"])
 @pytest.mark.parametrize("strength", [0.3, 0.8])
 def test_inside_a_mask_as_diffusers_inpaints(
@@ -204,6 +206,7 @@ def test_inside_a_mask_as_diffusers_inpaints(
     assert measure_difference(ours[0], ours[1]) > 5
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", ["control", "control image", "control mask"])
 def test_a_controlnet_as_diffusers_has_it(models: dict[str, Backbone], family: str, kind: str) -> None:
@@ -223,6 +226,7 @@ def test_a_controlnet_as_diffusers_has_it(models: dict[str, Backbone], family: s
 # ------------------------------------------------------------------ stages
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("strength", [0.2, 0.55, 1.0])
 @pytest.mark.parametrize("name", ["ddim", "dpm++_karras", "euler_a", "lcm"])
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
@@ -276,6 +280,7 @@ def test_a_cell_is_repainted_where_its_first_pixel_is_light(width: int, height: 
     assert found.tolist() == (values[::factor, ::factor] >= 128).astype(float).tolist()
 
 
+@pytest.mark.slow
 def test_each_image_has_its_own_noise_whatever_the_batch(models: dict[str, Backbone]) -> None:
     source = SourceImages((make_image(),), 0.7, make_mask())
     found = [run_ours(models["sd1"], make_settings("euler_a", batch_size=batch), source) for batch in (1, 2, 3)]
@@ -283,6 +288,7 @@ def test_each_image_has_its_own_noise_whatever_the_batch(models: dict[str, Backb
         assert max(map(measure_difference, found[0], others)) <= 1
 
 
+@pytest.mark.slow
 def test_each_prompt_may_start_from_its_own_image(models: dict[str, Backbone]) -> None:
     starts = tuple(make_image(seed=seed) for seed in (1, 2, 3))
     settings = make_settings(batch_size=2)
@@ -324,6 +330,7 @@ def hash_network(network: torch.nn.Module) -> tuple[str, str]:
     return hashlib.sha256(values).hexdigest(), str({value.dtype for value in network.state_dict().values()})
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("kind", ["image", "mask", "control"])
 def test_an_autoencoder_in_single_precision_stays_so_in_a_half_precision_model(
     models: dict[str, Backbone], kind: str

@@ -25,6 +25,7 @@ def config(name, steps):
     return parse_config({"generate": {"scheduler": name, "steps": steps, "guidance_scale": 3.0}}, Config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_snr", [False, True])
 @pytest.mark.parametrize("name", ["ddim", "dpm++", "euler", "lcm"])
 def test_images_have_content(backbone, name, zero_snr):

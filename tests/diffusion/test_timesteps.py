@@ -21,6 +21,7 @@ NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_line
 DETERMINISTIC = ["ddim", "dpm++", "euler"]
 EVERY_TIMESTEP = [*DETERMINISTIC, "dpm++_sde", "euler_a"]  # those that take `compute_sampling_timesteps`
 KINDS = [("epsilon", False), ("v_prediction", False), ("v_prediction", True)]
+MANY = [pytest.param(steps, marks=pytest.mark.slow) for steps in (499, 601, 998, 999, 1000)]
 USUAL = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "steps_offset": 1}
 
 
@@ -46,6 +47,7 @@ def all_timesteps(model, name):
         yield steps, made[kind].timesteps.double().numpy()
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("prediction", "zero_snr"), KINDS)
 @pytest.mark.parametrize("total", [1000, 100, 97])
 @pytest.mark.parametrize("name", EVERY_TIMESTEP)
@@ -133,7 +135,7 @@ def test_fifty_and_twenty_five_steps_are_stable_diffusions(backbone):
 
 
 @pytest.mark.parametrize(("prediction", "zero_snr"), KINDS)
-@pytest.mark.parametrize("steps", [1, 2, 5, 7, 50, 251, 499, 601, 998, 999, 1000])
+@pytest.mark.parametrize("steps", [1, 2, 5, 7, 50, 251, *MANY])
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_a_perfect_model_gives_back_the_image(backbone, name, steps, prediction, zero_snr):
     """With the true noise predicted, each step must end at the noise of the next timestep, the last at the image."""

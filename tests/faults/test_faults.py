@@ -30,6 +30,7 @@ def join(found):
     return total
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("name", "kind", "error"),
     [
@@ -61,6 +62,7 @@ def test_many_operations_fail_once(undisturbed, name, error):
     assert counts.faults == []
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_before_the_largest_file_is_whole(undisturbed):
     run = undisturbed("learn over another")
     counts = try_size(run, list_sizes(run)[-1])
@@ -75,6 +77,7 @@ def test_a_disk_that_is_full_at_any_size(undisturbed, name):
     assert join(try_size(run, size) for size in list_sizes(run)).faults == []
 
 
+@pytest.mark.slow
 def test_a_tensor_for_which_there_is_no_memory(undisturbed):
     run = undisturbed("learn over another")
     counts = try_allocation(run, count_allocations(run) * 9 // 10)

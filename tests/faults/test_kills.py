@@ -14,11 +14,13 @@ def training(opened, tmp_path_factory):
     return Training.run(FEW, tmp_path_factory.mktemp("training"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("step", "saved"), [(1, False), (1, True), (4, True), (FEW, False), (FEW, True)])
 def test_a_training_that_is_killed_at_a_step_ends_with_the_same_file(training, tmp_path, step, saved):
     assert training.try_kill(tmp_path / "run", step, saved=saved) == ""
 
 
+@pytest.mark.slow
 def test_another_file_and_steps_that_are_taken_again_are_found(training, tmp_path):
     """What the trials rest on."""
     other = Training(FEW, b"")

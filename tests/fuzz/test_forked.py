@@ -49,6 +49,7 @@ def test_changed_files_are_read_or_refused(files, kind):
     assert found.refused > 0
 
 
+@pytest.mark.slow
 def test_a_whole_file_of_every_format_is_read(images):
     """What the test above rests on: the unchanged files have the first seeds."""
     for kind, whole in encode_all().items():

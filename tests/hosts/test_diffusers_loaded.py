@@ -72,6 +72,7 @@ def test_a_lora_loaded_before(host):
     assert np.array_equal(draw(pipe, prompt=PROMPTS[2], **FEW), bare)
 
 
+@pytest.mark.slow
 def test_a_lora_loaded_while_attached(host):
     """The LoRA replaces layers that have hooks already, and changes texts that were encoded before."""
     people, pipe = make_people(host), make_pipe(host)
@@ -130,6 +131,7 @@ def load_ip_adapter(pipe, width):
     pipe.load_ip_adapter({"image_proj": project, "ip_adapter": state}, subfolder="", weight_name="")
 
 
+@pytest.mark.slow
 def test_an_ip_adapter(host):
     people, pipe = make_people(host), make_pipe(host)
     load_ip_adapter(pipe, host.unet.config["cross_attention_dim"])
@@ -151,6 +153,7 @@ def load_words(pipe, backbone):
         pipe.load_textual_inversion(torch.randn(vectors, backbone.token_width, generator=generator), token=word)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("early", mark_slow([True, False], [False]))
 def test_a_textual_inversion(tokenizer, early):
     """The pipeline's own words mean in `encode` what they mean in the pipeline, several vectors included."""
@@ -232,6 +235,7 @@ def test_offloading_in_groups(host):
         sefi.attach(pipe, *people)
 
 
+@pytest.mark.slow
 def test_fused_projections_are_refused(host):
     people, pipe = make_people(host), make_pipe(host)
     for early in (True, False):
@@ -282,6 +286,7 @@ def test_a_compiled_unet(host, place, used):
 # ------------------------------------------------------------------ copies, and networks that do not fit
 
 
+@pytest.mark.slow
 def test_copies_of_an_attached_network_are_not_attached(host):
     people, pipe = make_people(host), make_pipe(host)
     before = draw(pipe, prompt=PROMPTS[2], **FEW)
@@ -297,6 +302,7 @@ def test_copies_of_an_attached_network_are_not_attached(host):
     assert np.array_equal(draw(other, prompt=PROMPTS[2], **FEW), before)
 
 
+@pytest.mark.slow
 def test_sefi_generates_as_before_while_its_model_is_attached(host):
     people, pipe = make_people(host), make_pipe(host)
     config = sefi.PRESETS["default"]

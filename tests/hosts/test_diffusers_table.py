@@ -66,6 +66,7 @@ def make_control(unet, seed):
     return control
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", mark_slow(SCHEDULERS, ["dpm++ 2m karras", "euler, timesteps between whole ones"]))
 def test_schedulers(host, name):
     kind, settings, steps = SCHEDULERS[name]
@@ -140,6 +141,7 @@ IMAGE = {"image": picture(), "strength": 0.5}
 MASKED = {**IMAGE, "mask_image": mask()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strength", mark_slow([0.4, 0.75], [0.4]))
 def test_image_to_image(host, strength):
     pipe = make_pipe(host, StableDiffusionImg2ImgPipeline)
@@ -188,6 +190,7 @@ def test_control(host, name):
     check_row(pipe, host, make_people(host), PROMPTS[:1], height=24, width=24, **call, **SMALL)
 
 
+@pytest.mark.slow
 def test_several_controls(host):
     nets = [make_control(host.unet, seed) for seed in (5, 6)]
     pipe = make_pipe(host, StableDiffusionControlNetPipeline, controlnet=nets)
@@ -216,6 +219,7 @@ XL = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", mark_slow(XL, ["inpainting"]))
 @pytest.mark.parametrize("guidance", mark_slow([0.0, 4.0], [4.0]))
 def test_sdxl(host_xl, name, guidance):
@@ -225,6 +229,7 @@ def test_sdxl(host_xl, name, guidance):
     check_row(pipe, host_xl, make_people(host_xl), batches=XL_BATCHES[name == "perturbed", guidance > 1], **call)
 
 
+@pytest.mark.slow
 def test_sdxl_with_control(host_xl):
     pipe = make_pipe(host_xl, StableDiffusionXLControlNetPipeline, controlnet=make_control(host_xl.unet, 5))
     check_row(pipe, host_xl, make_people(host_xl), PROMPTS[:1], image=picture(), height=24, width=24, **SMALL)

@@ -154,6 +154,7 @@ def test_names_and_class_words_are_checked(tmp_path, backbone):
         sefi.import_embedding(path, name="ada", backbone=backbone, class_word="q" * 60)
 
 
+@pytest.mark.slow
 def test_the_command_imports_and_the_result_generates(tmp_path):
     embedded = sefi.open_backbone()
     path = write(tmp_path / "it.safetensors", emb_params=embedded.get_token_row([5])[None].repeat(2, 1))
@@ -234,6 +235,7 @@ def test_equal_keys_and_values_fit_a_single_slot(backbone):
     assert torch.equal(first, choose_slot(init, "value")[:, None])
 
 
+@pytest.mark.slow
 def test_methods_that_start_from_nothing_else_say_so(photo_file):
     config = get_preset("dreambooth-lora", ["learn.steps=1"])
     init = sefi.open_backbone()
@@ -253,6 +255,7 @@ def test_a_checkpoint_of_another_start_is_none_of_this_training(tmp_path, backbo
     assert compute_tokens_digest(one) == compute_tokens_digest(make_identity(backbone, 5, keys=True))
 
 
+@pytest.mark.slow
 def test_the_command_goes_on_from_an_identity(tmp_path):
     common = [
         "learn",

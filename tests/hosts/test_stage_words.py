@@ -69,6 +69,7 @@ def test_a_plain_text_encoder_gives_our_texts_bit_for_bit(host, number):
     assert count_wrong(readings, together, named, NEGATIVE) == 0
 
 
+@pytest.mark.slow
 def test_without_weights_compels_texts_equal_sefis(host):
     pipe = make_pipe(host)
     with sefi.attach(pipe, *make_people(host)) as handle:
@@ -98,6 +99,7 @@ WEIGHTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", mark_slow(WEIGHTED, ["(<ada> and <bob>)1.4"]))
 def test_weights_change_the_texts_of_every_stage(host, text):
     plain, people, pipe = WEIGHTED[text], make_people(host), make_pipe(host)

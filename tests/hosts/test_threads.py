@@ -60,6 +60,7 @@ def attach_all(pipe, backbone, names):
     return people, {name: sefi.attach(pipe, person) for name, person in people.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("threads", "images", "shared", "scheduler"), CASES)
 def test_threads_generate_what_one_thread_generates(host, threads, images, shared, scheduler):
     names = NAMES[:threads]
@@ -146,6 +147,7 @@ def test_a_call_waits_for_another_with_its_scheduler(host, other, own_scheduler)
     assert order == ([2, 1] if own_scheduler else [1, 2])
 
 
+@pytest.mark.slow
 def test_an_error_in_one_thread_stops_no_other(host):
     pipe = make_pipe(host)
     _, handles = attach_all(pipe, host, NAMES[:2])
@@ -210,6 +212,7 @@ def test_a_pipeline_saved_while_attached_is_the_same(host, tmp_path):
             assert (tmp_path / "attached" / file).read_bytes() == (tmp_path / "before" / file).read_bytes(), file
 
 
+@pytest.mark.slow
 def test_nested_attachments_in_any_order(host):
     pipe = make_pipe(host)
     before = draw(pipe, prompt="a photo of a dog", num_inference_steps=3)

@@ -81,6 +81,7 @@ def compute_noise(unet, states, added=None):
 # ------------------------------------------------------------------ LoRA
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("host", ["diffusers", "kohya", "comfyui"])
 def test_a_lora_gives_the_same_noise_in_diffusers(backbone, tmp_path, host):
     identity = make_lora(backbone)
@@ -96,6 +97,7 @@ def test_a_lora_gives_the_same_noise_in_diffusers(backbone, tmp_path, host):
     torch.testing.assert_close(compute_noise(pipe.unet, states), wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("host", ["diffusers", "forge"])
 def test_a_lora_of_sdxl_gives_the_same_noise_in_diffusers(sdxl, tmp_path, host):
     identity = make_lora(sdxl, rank=2)

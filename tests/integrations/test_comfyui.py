@@ -131,6 +131,7 @@ def list_ranges(tools, counts):
     ]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("counts", [[], [1], [5], [3], [7], [5, 3], [10, 4, 7]])
 def test_every_timestep_belongs_to_one_range_whose_stages_are_right(tools, counts):
     ranges = list_ranges(tools, counts)
@@ -188,6 +189,7 @@ def embedded():
     return sefi.open_backbone("tiny-portraits")
 
 
+@pytest.mark.slow
 @pytest.mark.world
 @pytest.mark.parametrize(("schedule", "steps"), [s for s in SCHEDULES if s[1] <= 23])
 def test_the_embedded_unet_gives_what_sefi_gives(pack, models, embedded, schedule, steps):
@@ -210,6 +212,7 @@ def test_every_step_of_the_embedded_unet(pack, models, embedded, schedule, steps
     assert outputs <= 1e-5
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("vectors", "class_word"), [(1, "person"), (3, "person"), (2, "smiling dog")])
 @pytest.mark.parametrize(
     "options", [{}, {"strength": 0.0}, {"strength": 0.6}, {"strength": 1.3, "class_word_stages": 2}]
@@ -233,6 +236,7 @@ def test_two_people_on_sdxl(pack, models, sdxl):
     assert outputs <= 1e-5
 
 
+@pytest.mark.slow
 def test_at_every_timestep_the_text_is_sefis(pack, models, backbone):
     people = [make_identity(backbone, "ada", 5, seed=1), make_identity(backbone, "bob", 3, seed=2)]
     loaded = load(pack, models, *people)

@@ -45,9 +45,7 @@ def composer(embedded: Backbone, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return file
 
 
-# One method of each kind in the default run: tokens of stages, words, weights, a network that reads images.
-OFTEN = ("sefi", "textual-inversion", "custom-diffusion", "fastcomposer")
-EACH = [name if name in OFTEN else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
+EACH = [name if name == "sefi" else pytest.param(name, marks=pytest.mark.slow) for name in METHODS]
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +98,7 @@ def test_a_trace_is_noticed(inversion: Trial) -> None:
         check_learning_leaves_no_trace(replace(inversion, changes=tuple(changes)))
 
 
+@pytest.mark.slow
 def test_a_loss_that_rises_is_noticed(inversion: Trial) -> None:
     wrong = {name: -tensor for name, tensor in inversion.identity.tensors.items()}
     with pytest.raises(AssertionError, match="denoising error"):
@@ -119,6 +118,7 @@ def test_a_wrong_size_is_noticed(inversion: Trial, monkeypatch: pytest.MonkeyPat
         check_file_size(inversion)
 
 
+@pytest.mark.slow
 def test_a_subject_without_effect_is_noticed(inversion: Trial, monkeypatch: pytest.MonkeyPatch) -> None:
     apply = TextualInversion.apply
     monkeypatch.setattr(

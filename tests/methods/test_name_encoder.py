@@ -71,6 +71,7 @@ def encoder_file(backbone: Backbone, tmp_path_factory):
     return files
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("faces", [0, 13])
 def test_it_finds_people_it_was_not_fitted_on(faces: int) -> None:
     pairs, recipe = made_pairs((3, 5), faces, 11), EncoderRecipe(steps=100, batch=32)
@@ -80,6 +81,7 @@ def test_it_finds_people_it_was_not_fitted_on(faces: int) -> None:
     torch.testing.assert_close(norms, torch.full_like(norms, 0.7))
 
 
+@pytest.mark.slow
 def test_of_features_that_say_nothing_it_explains_nothing_and_the_seed_decides() -> None:
     pairs, recipe = made_pairs((3, 5), 13, 11), EncoderRecipe(steps=30, batch=32)
     nothing = HeadFeatures(random(*pairs.heads.latents.shape, seed=9), random(*pairs.heads.faces.shape, seed=10))
@@ -95,6 +97,7 @@ def test_people_are_held_out_whole_and_few_are_refused() -> None:
         fit_encoder(pairs, EncoderRecipe(steps=1), 1, SilentProgress())
 
 
+@pytest.mark.slow
 def test_it_travels_through_its_file(backbone: Backbone, encoder_file) -> None:
     read = load_encoder(encoder_file[2], backbone)
     assert read.words == 2
@@ -170,6 +173,7 @@ class StoppingProgress(SilentProgress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_where_the_photo_is_read_with_other_rounding(
     backbone: Backbone, encoder_file, tmp_path, monkeypatch
 ) -> None:

@@ -104,6 +104,7 @@ def test_a_copied_file_is_a_method_of_another_name(install: Install, tmp_path: P
     assert suite.make_config(suite.variants[0]).method == "mine"
 
 
+@pytest.mark.slow
 def test_the_program_lists_it(install: Install) -> None:
     install("sefi_mine")
     listed = json.loads(run("methods", "--json").stdout)["methods"]
@@ -114,6 +115,7 @@ def test_the_program_lists_it(install: Install) -> None:
     assert settings["settings"]["learn.vectors"]["value"] == 2
 
 
+@pytest.mark.slow
 def test_settings_of_its_own_are_set_saved_and_read_back(install: Install, tmp_path: Path) -> None:
     install("sefi_mine", SCALED, place="ScaledInversion")
     kind = get_method("mine").config_type
@@ -230,6 +232,7 @@ def test_a_name_that_cannot_be_used_is_refused(install: Install, method: str, re
     assert get_preset("default").method == "sefi"
 
 
+@pytest.mark.slow
 def test_the_program_lists_the_others_and_names_the_broken_one(install: Install) -> None:
     install("sefi_mine", "raise RuntimeError('too old')")
     found = run("methods", "--json")

@@ -24,11 +24,7 @@ from sefi.photo.read import convert_to_pixels
 PORTRAIT = MODELS / "demo" / "portrait.png"
 STEPS = 3
 FEW = [f"learn.steps={STEPS}", "learn.batch=1", "views.latent_pool=2", "tune.prior_images=1", "generate.steps=2"]
-# Those of the default run stand for tokens of one kind, tokens for each stage, and tuned weights.
-SLOW = ("celeb-basis", "cross-init", "dreambooth", "dreambooth-lora", "prospect")
-LEARNING = [
-    pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in METHODS if name != "fastcomposer"
-]
+LEARNING = [name for name in METHODS if name != "fastcomposer"]
 
 
 class StopAt(SilentProgress):
@@ -63,6 +59,7 @@ def same(one: Identity, other: Identity) -> bool:
     return all(torch.equal(tensor, other.tensors[name]) for name, tensor in one.tensors.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LEARNING)
 def test_stopped_or_scored_it_ends_the_same(embedded: Backbone, tmp_path: Path, name: str) -> None:
     config = settings(name)

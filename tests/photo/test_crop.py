@@ -38,6 +38,7 @@ def test_the_square_stays_inside_and_shows_the_face(
     assert square.side <= margin * max(side, 1) + 1
 
 
+@pytest.mark.slow
 @given(
     height=sides, width=sides, left=st.floats(-500, 500), top=st.floats(-500, 500),
     size=st.floats(0, 900), margin=st.floats(0.5, 5),

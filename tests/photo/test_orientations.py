@@ -52,6 +52,7 @@ def crop(file: Path, backbone: Backbone, config: Config = CONFIG) -> torch.Tenso
     return crop_photo(read_photo(file), backbone, config).pixels
 
 
+@pytest.mark.slow_after(1)
 def test_crops_and_views_are_the_same_to_the_bit(files: list[Path], backbone: Backbone) -> None:
     first, *others = [crop(file, backbone) for file in files]
     assert len(others) == 7
@@ -63,6 +64,7 @@ def test_crops_and_views_are_the_same_to_the_bit(files: list[Path], backbone: Ba
         assert all(torch.equal(one, two) for one, two in zip(drawn[0], other, strict=True))
 
 
+@pytest.mark.slow
 def test_the_learned_file_is_the_same_to_the_bit(files: list[Path], backbone: Backbone, tmp_path: Path) -> None:
     contents = set()
     for file in files:

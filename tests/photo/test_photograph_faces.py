@@ -67,6 +67,7 @@ def test_faces_of_25_pixels(detector):
     assert [number for number in range(100, 200) if found[number]] == [SHOWS_MOST_OF_A_FACE]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [30, 61, 240])
 @pytest.mark.parametrize("long_side", [1501, 4999])
 def test_a_far_face_in_a_large_photo_is_found_once(detector, long_side, side):

@@ -51,6 +51,7 @@ def test_other_models_take_photographs_and_refuse_the_packages_portrait(measured
         refuse_drawing(measured.crop_model_square(portrait))
 
 
+@pytest.mark.slow
 def test_few_drawings_are_refused(measured):
     squares = [square for *_, square in measured.yield_drawings(7)]
     assert len(squares) > 56

@@ -108,6 +108,7 @@ def test_scale_and_angle_are_measured(photos):
     assert find_mark(resize(photos[1], 0.71)).scale == pytest.approx(0.71, rel=0.004)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(192, 192), (131, 257), (640, 149), (1024, 1536)])
 def test_other_sizes(size):
     photo = np.asarray(Image.fromarray(data.astronaut()).resize(size[::-1], Image.Resampling.LANCZOS))

@@ -151,6 +151,7 @@ def test_damaged_files_are_refused_by_name(tmp_path, place, change, cut):
         verify_image(path)
 
 
+@pytest.mark.slow
 def test_neither_torch_nor_transformers_is_needed(tmp_path, marked):
     save_png(tmp_path / "a.png", marked[None])
     code = (

@@ -50,6 +50,7 @@ def test_maps_and_words_must_agree():
         draw_attention_figure([row(words=WORDS[:-1])])
 
 
+@pytest.mark.slow
 def test_equal_figures_are_equal_files(tmp_path):
     for name in ("one.png", "two.png"):
         encode_figure(draw_attention_figure([row()])).write(tmp_path / name)

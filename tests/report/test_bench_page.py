@@ -82,6 +82,7 @@ def test_nothing_is_loaded_from_anywhere_and_no_script_runs(page):
     assert "default-src 'none'; img-src data:; style-src 'unsafe-inline'" in page
 
 
+@pytest.mark.slow
 def test_equal_runs_give_equal_pages_whatever_the_order_of_the_records(made, page):
     run, samples, folder = made
     assert render_bench_page(run, samples[::-1], folder) == page
@@ -133,6 +134,7 @@ def test_less_of_what_should_be_low_is_better(made):
     assert (shown.metrics[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
 
 
+@pytest.mark.slow
 def test_what_was_not_computed_is_said_with_the_reason(synthetic, tmp_path):
     evaluators = {**synthetic.make_run().evaluators, "clip": None}
     run = synthetic.make_run(tau=None).model_copy(update={"evaluators": evaluators})
@@ -158,6 +160,7 @@ def test_a_run_of_images_alone_still_has_a_page(synthetic, tmp_path):
     assert "ID the run has no detector and no recogniser" in text
 
 
+@pytest.mark.slow
 def test_one_subject_has_numbers_and_no_interval(made):
     run, samples, folder = made
     one = [one for one in samples if one.subject == "bob" and one.variant in ("ours", "one token")]
@@ -171,6 +174,7 @@ def test_a_run_without_images_is_refused(synthetic, tmp_path):
         render_bench_page(synthetic.make_run(), [], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_missing_image_leaves_a_gap(made):
     run, samples, folder = made
     for file in (folder / "pictures").iterdir():
@@ -181,6 +185,7 @@ def test_a_missing_image_leaves_a_gap(made):
     assert read_small_image(folder, "photos/ada.png", 64) is None
 
 
+@pytest.mark.slow
 def test_foreign_text_is_escaped(made):
     run, samples, folder = made
     suite = run.suite.model_copy(update={"name": "<b>bold</b>", "about": "a & b"})
@@ -210,6 +215,7 @@ def test_a_sheet_has_a_row_for_each_variant_and_the_photo_first(made):
     assert sheet.photos[0].uri == encode_photo_jpeg_uri(read_small_image(folder, f"photos/{sheet.subject}.png", 192))
 
 
+@pytest.mark.slow
 def test_an_unfinished_image_is_a_gap_in_the_sheet(made):
     run, samples, folder = made
     fewer = [one for one in samples if (one.variant, one.prompt) != ("one token", 1)]
@@ -300,6 +306,7 @@ def test_failures_are_counted_by_variant(made):
     assert fewer["photo"].missing is None
 
 
+@pytest.mark.slow
 def test_attention_figures_are_shown_where_there_are_any(made, page):
     run, samples, folder = made
     assert "Where the words look" not in page
@@ -318,6 +325,7 @@ def test_differing_settings_are_listed_apart_from_shared_ones(made):
     assert list_shared_settings(run) == {"learn.steps": "200", "method": "sefi"}
 
 
+@pytest.mark.slow
 def test_evaluators_versions_and_hashes_are_listed(made):
     run, samples, folder = made
     run = run.model_copy(update={"evaluators": {**run.evaluators, "head_reader": None}})
@@ -338,6 +346,7 @@ def test_a_record_does_not_fetch_files_from_elsewhere(made, tmp_path):
         assert read_small_image(folder, name, 64) is None
 
 
+@pytest.mark.slow
 def test_likeness_of_reference_rows_only_has_numbers_and_no_bars(made):
     run, samples, folder = made
     plain = ("ours", "one token", "class word")
@@ -360,6 +369,7 @@ def unfinished(made):
     return run, [one for one in samples if one.subject != "eve" or one.prompt == 0], folder
 
 
+@pytest.mark.slow
 def test_an_unfinished_run_says_so_and_marks_nobody(made, page):
     part = render_bench_page(*unfinished(made))
     assert "not finished" not in page
@@ -372,6 +382,7 @@ def test_an_unfinished_run_says_so_and_marks_nobody(made, page):
         assert f'class="{mark}"' not in part
 
 
+@pytest.mark.slow
 def test_one_subject_has_no_winner(synthetic, made):
     _, samples, folder = made
     run = synthetic.make_run(subjects=["ada"])

@@ -66,6 +66,7 @@ def test_equal_runs_give_equal_plots_without_a_time_stamp(told):
     assert not any("date" in svg for svg in first.values())
 
 
+@pytest.mark.slow
 def test_text_stays_text_and_names_every_variant(told):
     labels = {variant.label for variant in told[2].variants}
     for svg in drawings(told).values():
@@ -74,6 +75,7 @@ def test_text_stays_text_and_names_every_variant(told):
         assert "DejaVuSans-" not in svg  # no letters drawn as outlines
 
 
+@pytest.mark.slow
 def test_a_variant_has_one_colour_in_all_plots(told):
     styles = told[3]
     for svg in drawings(told).values():
@@ -115,6 +117,7 @@ def test_names_can_be_read_on_light_and_dark(colour):
     assert contrast(THEME[colour], CARD[1]) >= 4.5
 
 
+@pytest.mark.slow
 def test_plots_follow_the_readers_light(told):
     for svg in drawings(told).values():
         assert "prefers-color-scheme: dark" in svg
@@ -122,6 +125,7 @@ def test_plots_follow_the_readers_light(told):
         assert "var(--c" in svg
 
 
+@pytest.mark.slow
 def test_the_address_holds_the_plot(told):
     svg = drawings(told)["tau"]
     kind, content = encode_svg_uri(svg).split(",")
@@ -143,6 +147,7 @@ def test_distant_reference_rows_are_named_and_not_plotted():
     assert find_distant(means, ["nobody"]) == {}
 
 
+@pytest.mark.slow
 def test_the_edge_names_distant_reference_rows(synthetic):
     samples = [
         c.model_copy(update={"id": c.id / 20}) if c.variant in ("ours", "one token") else c
@@ -168,6 +173,7 @@ def test_the_runs_tau_is_marked_and_left_out_without_one(told):
     assert not any(word.startswith("tau 0") for word in texts(plot_tau_curves(curves, styles, None)))
 
 
+@pytest.mark.slow
 def test_bars_show_their_numbers_and_kinds(told):
     run, samples, _, styles = told
     kinds = make_tables_by_kind(samples, run)
@@ -184,6 +190,7 @@ def test_all_kinds_share_one_scale_from_zero():
     assert compute_limits([Interval(0.0, 0.0, 0.0, 3)], METRIC["id"]) == (0.0, 1.0)
 
 
+@pytest.mark.slow
 def test_what_was_not_computed_has_no_bar(synthetic):
     samples = [c.model_copy(update={"shown": None}) if c.variant == "ours" else c for c in synthetic.make_samples()]
     kinds = make_tables_by_kind(samples, synthetic.make_run())

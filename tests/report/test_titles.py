@@ -79,6 +79,7 @@ def made_table(label, count, metrics):
     return Table("", tuple(variants), tuple(metrics), {}, values, finished=True)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("label", "count"), CASES)
 def test_the_trade_off_shows_all_that_it_says(drawn, label, count):
     found = made_table(LABELS[label], count, [METRIC["prompt"], METRIC["id"]])
@@ -88,6 +89,7 @@ def test_the_trade_off_shows_all_that_it_says(drawn, label, count):
     assert min(drawn[0].axes[0].get_window_extent().size) > 150
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(("label", "count"), CASES)
 def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
     taus = np.linspace(0.1, 0.4, 5)
@@ -106,6 +108,7 @@ def test_curves_over_tau_show_all_that_they_say(drawn, label, count):
     assert all(frame.contains(*box.min) and frame.contains(*box.max) for box in boxes)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     ("label", "count", "kinds"),
     [("short", 1, 1), ("short", 2, 17), ("long", 1, 1), ("long", 17, 2), ("endless", 2, 3), ("math", 2, 1)],
@@ -123,6 +126,7 @@ def test_bars_show_all_that_they_say(drawn, label, count, kinds):
     assert min(axis.get_window_extent().width for axis in drawn[0].axes) > 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "label"), [(1, "short"), (2, "endless"), (3, "math"), (17, "long")])
 def test_attention_figures_show_all_that_they_say(words, label):
     heat = np.full((words, 7, 7), 1 / words, np.float32)

@@ -80,6 +80,7 @@ def test_several_images_and_notes_come_as_json(make_client, backbone, people):
     assert len(single.json()["images"]) == 1
 
 
+@pytest.mark.slow
 def test_requests_at_once_share_batches_and_mix_no_people(make_client, backbone, people):
     client = make_client(batch=5, wait=1.0)
     answers = {}

@@ -68,6 +68,7 @@ def test_learning_stops_after_its_patience_and_returns_the_best_tokens(backbone)
     assert (numbers["best_step"], numbers["best_score"]) == (4, 0.5)
 
 
+@pytest.mark.slow
 def test_the_last_step_is_scored_too(backbone):
     probe = Scripted(0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
     tokens, numbers = learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress(), probe=probe)
@@ -76,6 +77,7 @@ def test_the_last_step_is_scored_too(backbone):
     assert torch.equal(tokens, plain)
 
 
+@pytest.mark.slow
 def test_a_run_killed_between_probes_goes_on_to_the_same_end(backbone, tmp_path):
     scores, checkpoint = (0.1, 0.5, 0.4, 0.3, 0.9), tmp_path / "run.safetensors"
     whole, _ = learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress(), probe=Scripted(*scores))
@@ -97,6 +99,7 @@ def test_a_run_killed_between_probes_goes_on_to_the_same_end(backbone, tmp_path)
     assert numbers["best_step"] == 4
 
 
+@pytest.mark.slow
 def test_a_probe_that_a_kill_prevented_is_made_up_for(backbone, tmp_path):
     scores, checkpoint = (0.1, 0.5, 0.4, 0.3, 0.9), tmp_path / "run.safetensors"
     whole, _ = learn_tokens(backbone, views(backbone), CONFIG, 1, SilentProgress(), probe=Scripted(*scores))

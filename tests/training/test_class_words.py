@@ -74,6 +74,7 @@ def test_learning_starts_from_their_row_and_compares_with_it(model, photo_file):
     assert begun.header.class_word == WORDS
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("name", ["textual-inversion", "dreambooth", "dreambooth-lora", "custom-diffusion", "prospect"])
 def test_the_methods_learn_and_generate(backbone, photo_file, name):
     few = ("tune.prior_images=1", "generate.steps=5")

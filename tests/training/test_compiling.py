@@ -181,6 +181,7 @@ def test_each_step_is_compiled_and_each_size_apart(backbone, choose_backend):
     assert runs[8 * graphs :] == runs[: 3 * graphs]  # nothing that was made for any size
 
 
+@pytest.mark.slow
 def test_with_wrong_gradients_learning_goes_on_without(backbone, choose_backend, caplog):
     choose_backend(scale_gradients(1 + 2 * LIMIT))
     task = make_task(backbone, views(backbone, COMPILED), COMPILED, 1)

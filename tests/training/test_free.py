@@ -250,6 +250,7 @@ def test_class_word_tokens_give_the_stock_pipelines_image(backbone: Backbone) ->
     assert max(high for _, high in ImageChops.difference(ours.pixels, theirs.images[0]).getextrema()) <= 1
 
 
+@pytest.mark.slow_after(1)
 def test_the_batch_changes_no_pixel_by_more_than_one_grey_level(backbone: Backbone) -> None:
     tokens = class_tokens(backbone) + torch.randn(STAGES, 2, backbone.token_width, generator=create_generator(5, "t"))
     prompts = ["a photo of <ada>", "a drawing of <ada>", "a photo of <ada> in the snow"]

@@ -52,6 +52,7 @@ def find_least_space(leave_free, trainer, folder):
     return high
 
 
+@pytest.mark.slow
 def test_too_little_space_is_refused_before_the_first_step(make, leave_free, tmp_path):
     least = find_least_space(leave_free, make(), tmp_path)
     leave_free(least - 1)
@@ -84,6 +85,7 @@ def test_what_cannot_be_measured_is_no_obstacle(make, tmp_path, monkeypatch):
     make().check_space(tmp_path)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.usefixtures("save_always")
 @pytest.mark.parametrize("saved", [1, 3])
 def test_a_disk_that_fills_up_leaves_the_last_checkpoint_to_go_on_from(make, tmp_path, monkeypatch, saved):

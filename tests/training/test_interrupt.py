@@ -45,6 +45,7 @@ def stop_in_update(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", step)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("answer_interrupts")
 def test_an_interrupt_within_an_update_resumes_with_the_same_bits(
     backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

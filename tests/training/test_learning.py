@@ -38,6 +38,7 @@ class StopAfter(SilentProgress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("preset", ["default", "paper"])
 def test_a_stopped_run_resumes_with_the_same_bits(backbone: Backbone, tmp_path: Path, preset: str) -> None:
     config = override(PRESETS[preset], SETTINGS)
@@ -58,6 +59,7 @@ def test_stopping_without_a_checkpoint_says_that_nothing_was_saved(backbone: Bac
         learn_tokens(backbone, views(backbone, config), config, 5, StopAfter(2))
 
 
+@pytest.mark.slow
 def test_the_loss_on_fixed_samples_falls(backbone: Backbone) -> None:
     from sefi.training.token_inversion import compute_losses, draw_batch
 

@@ -68,6 +68,7 @@ def make(backbone):
     return lambda config=CONFIG: make_trainer(backbone, views(backbone, config), config, 1)
 
 
+@pytest.mark.slow
 def test_gradients_of_parts_add_up_to_those_of_all(make):
     gradients = []
     for parts in (1, 2, 3, BATCH):
@@ -82,6 +83,7 @@ def test_gradients_of_parts_add_up_to_those_of_all(make):
         assert (split - whole).norm() <= 1e-5 * whole.norm()
 
 
+@pytest.mark.slow
 def test_learning_goes_on_in_parts_with_the_same_result(make, limit):
     whole, numbers = finish(make())
     sizes = limit(2)
@@ -99,6 +101,7 @@ def test_learning_goes_on_in_parts_with_the_same_result(make, limit):
     assert found_numbers["loss_denoise"] == pytest.approx(numbers["loss_denoise"], rel=1e-3)
 
 
+@pytest.mark.slow
 def test_the_same_parts_give_the_same_bits(make, limit, tmp_path):
     """Found by trying, set from the beginning, or gone on with after a stop."""
     checkpoint = tmp_path / "run"
@@ -125,14 +128,8 @@ def test_the_same_parts_give_the_same_bits(make, limit, tmp_path):
     assert set(sizes) == {1}
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "custom-diffusion",
-        pytest.param("dreambooth", marks=pytest.mark.slow),
-        pytest.param("prospect", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["custom-diffusion", "dreambooth", "prospect"])
 def test_other_methods_learn_in_parts_too(backbone, limit, name):
     few = ["learn.steps=2", "learn.batch=3", "views.latent_pool=2", "tune.prior_images=2", "generate.steps=2"]
     config = override(PRESETS[name], [one for one in few if not one.startswith("tune.") or name != "prospect"])

@@ -135,6 +135,7 @@ def test_a_plan_stays_within_its_limit_with_the_fewest_parts(samples, fixed, sam
     assert fewer == 0 or fixed + sample * -(-samples // fewer) > limit
 
 
+@pytest.mark.slow
 def test_learning_within_a_limit_gives_the_same_identity(make, backbone):
     task = make()
     some = find_fixed_size(task, backbone) + round(2.5 * GRADIENTS * measure(task, backbone))

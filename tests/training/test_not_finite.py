@@ -86,6 +86,7 @@ def test_learning_goes_back_to_the_last_good_state_at_half_the_rate(backbone, ma
     assert torch.equal(found, train_plainly(backbone, plan, config))
 
 
+@pytest.mark.slow
 def test_a_training_without_strikes_is_the_plain_one(backbone, make):
     found, numbers = finish(make())
     assert torch.equal(found, train_plainly(backbone, [(step, 1.0) for step in range(STEPS)]))
@@ -93,6 +94,7 @@ def test_a_training_without_strikes_is_the_plain_one(backbone, make):
     assert list_recovery_remarks(numbers) == []
 
 
+@pytest.mark.slow
 def test_three_strikes_end_with_the_last_good_state(backbone, make, spoil):
     found, numbers = finish(spoil(make(), {2, 9, 11}))
     assert (numbers["strikes"], numbers["ended_at"]) == (3, GOOD)
@@ -107,6 +109,7 @@ def test_where_nothing_was_learned_it_is_an_error(make, spoil):
         finish(spoil(make(), {0, 3, 4}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [8, 10, 12])
 def test_a_resumed_training_has_the_same_bits(make, spoil, tmp_path, stop):
     """Stopped before the first strike, after it, and after the second."""
@@ -131,6 +134,7 @@ def test_a_resumed_training_has_the_same_bits(make, spoil, tmp_path, stop):
     assert numbers["strikes"] == 2
 
 
+@pytest.mark.slow_after(1)
 def test_large_weights_are_not_copied(make, spoil, monkeypatch):
     monkeypatch.setattr(loop, "LARGEST_COPY", 1)
     trainer = spoil(make(), {5})

@@ -240,6 +240,7 @@ def test_the_context_loss_equals_a_loop_and_is_0_at_the_class_word(backbone: Bac
     assert float(compute_context_loss(backbone, texts, plain, create_generator(1, "c"))) < 1e-6
 
 
+@pytest.mark.slow
 def test_the_context_loss_keeps_the_other_words(backbone: Backbone) -> None:
     changes = []
     for weight in (0, 10):

@@ -164,6 +164,7 @@ ALL_TOGETHER = [
 ]
 
 
+@pytest.mark.slow
 def test_a_stopped_run_with_every_option_resumes_with_the_same_bits(backbone: Backbone, tmp_path) -> None:
     config = override(PRESETS["default"], [*SHORT, *ALL_TOGETHER])
     whole, _ = learn_tokens(backbone, views(backbone, config), config, 5, SilentProgress())
@@ -205,6 +206,7 @@ def test_steps_of_nothing_are_refused() -> None:
     assert (freer.noise_freedom, freer.change_limit) == (0.5, 0.5)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("held", [False, True])
 def test_two_vectors_of_keys_and_values_of_every_stage(backbone: Backbone, held: bool) -> None:
     options = ["learn.vectors=2", f"learn.hold_norm={held}", "learn.change_limit=0.5", "learn.noise_freedom=0.5"]

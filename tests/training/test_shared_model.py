@@ -56,6 +56,7 @@ def pixels(images) -> list[bytes]:
     return [image.pixels.tobytes() for image in images]
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", EACH)
 def test_interleaved_generators_yield_what_each_yields_alone(backbone: Backbone, folder: Path, method: str) -> None:
     ada, bob = couple(backbone, method, folder)
@@ -78,6 +79,7 @@ def test_generators_of_all_methods_at_once(backbone: Backbone, folder: Path) -> 
     assert list_differences(before, record_state(backbone)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
 def test_class_word_images_are_unchanged_while_a_subject_is_generated(
     backbone: Backbone, folder: Path, method: str
@@ -90,6 +92,7 @@ def test_class_word_images_are_unchanged_while_a_subject_is_generated(
     assert first + pixels(suspended) == person
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
 def test_an_image_generated_in_a_progress_callback_is_the_same(backbone: Backbone, folder: Path, method: str) -> None:
     ada, bob = couple(backbone, method, folder)
@@ -103,6 +106,7 @@ def test_an_image_generated_in_a_progress_callback_is_the_same(backbone: Backbon
     assert [outer, *inner] == alone
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", EACH)
 def test_abandoned_generators_leave_nothing(backbone: Backbone, folder: Path, method: str) -> None:
     ada, bob = couple(backbone, method, folder)
@@ -145,6 +149,7 @@ def interrupt() -> None:
     signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("answer_interrupts")
 @pytest.mark.parametrize("method", MOSTLY_SLOW)
 def test_an_error_or_ctrl_c_at_any_step_leaves_the_model_as_it_was(

@@ -76,6 +76,7 @@ class Meet(SilentProgress):
         assert self.other.wait(60)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("method", EACH)
 def test_staggered_calls_leave_the_model_as_it_was(backbone: Backbone, folder: Path, method: str) -> None:
     """The first to begin ends first, while the second is under way."""
@@ -123,6 +124,7 @@ def equal(one, other) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("preset", [*LEARNED, *(pytest.param(p, marks=pytest.mark.slow) for p in LEARNED_SLOWLY)])
 def test_two_people_learned_in_two_threads_are_those_learned_one_by_one(
     backbone: Backbone, folder: Path, preset: str
@@ -161,6 +163,7 @@ def test_generating_while_weights_are_learned_shows_the_frozen_model(
     assert equal(again, alone)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("preset", ["default", "custom-diffusion"])
 def test_learning_that_fails_leaves_the_model_as_it_was(backbone: Backbone, folder: Path, preset: str) -> None:
     def fail() -> None:
@@ -207,6 +210,7 @@ def test_dropout_drops_what_torch_drops() -> None:
     assert torch.equal(drop_out(x, 0.3, None), x)
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("preset", ["paper", "cross-init"])
 def test_another_default_number_type_changes_nothing(backbone: Backbone, folder: Path, preset: str) -> None:
     """Libraries change it for the whole process while they load a model in half precision."""
@@ -221,6 +225,7 @@ def test_another_default_number_type_changes_nothing(backbone: Backbone, folder:
     assert drawn == images
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize(
     "preset", ["paper", "custom-diffusion", pytest.param("dreambooth-lora", marks=pytest.mark.slow)]
 )

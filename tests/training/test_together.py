@@ -49,6 +49,7 @@ DIFFERENT = {
 }
 
 
+@pytest.mark.slow_after(1)
 @pytest.mark.parametrize("at_once", [2, 5])
 def test_each_is_what_it_is_alone(backbone, at_once):
     """Fewer at once than there are: the finished ones make room for the others."""
@@ -97,6 +98,7 @@ def test_a_probe_stops_one_and_not_the_others(backbone):
     assert other.task.latent_source is not probed.task.latent_source
 
 
+@pytest.mark.slow
 def test_without_memory_for_all_fewer_are_learned_together(backbone, monkeypatch):
     whole, sizes = together.compute_gradients_together, []
 
@@ -125,6 +127,7 @@ class StopAt(SilentProgress):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_an_interrupted_group_goes_on_with_the_same_bits(backbone, tmp_path):
     def make_all(folder):
         return [

@@ -168,6 +168,7 @@ def test_raters_are_resampled_where_there_are_two():
     assert alone.shares["ours"].low > 0.2
 
 
+@pytest.mark.slow
 def test_intervals_of_strengths_hold_the_truth_about_as_often_as_they_say():
     true = np.array([0.6, 0.0, -0.6])
     chance, p = np.random.default_rng(5), np.exp(true) / np.exp(true).sum()

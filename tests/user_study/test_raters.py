@@ -153,6 +153,7 @@ def test_the_tails_are_those_of_the_binomial(times, of, chance):
     assert compute_tail(times, [chance] * of) == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=50)
 @given(st.data(), st.integers(1, 10_000), st.sampled_from([1 / 2, 1 / 3, 1 / 5, 1 / 26]))
 def test_the_tails_of_thousands_of_answers_are_those_of_the_binomial(data, of, chance):
@@ -174,6 +175,7 @@ def test_a_tail_is_known_where_the_number_of_choices_is_above_the_largest_float(
     assert 0 <= compute_binomial_tail(0, of, 1 / 3) <= 1
 
 
+@pytest.mark.slow
 def test_raters_of_ten_thousand_answers_are_separated():
     many = answers([2300] * 10_000)
     assert find_preferred_position(many) == ""

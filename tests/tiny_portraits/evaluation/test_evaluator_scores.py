@@ -34,12 +34,14 @@ def test_company_does_not_obey():
     assert not shows_wanted(replace(picture, pets=(sample_pet(np.random.default_rng(5)),)), [("scene", "beach")])
 
 
+@pytest.mark.slow
 @pytest.mark.world
 def test_the_threshold_of_likeness_lets_at_most_one_stranger_in_a_thousand_pass(monkeypatch):
     monkeypatch.setattr(evaluator_scores, "STRANGERS", range(100_000, 100_047))
     assert 0.1 < find_drawing_far_threshold(MODELS / "evaluators") < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.world
 def test_tau_lies_between_right_and_wrong_drawings(monkeypatch):
     monkeypatch.setattr(evaluator_scores, "DRAWINGS", 97)

@@ -118,6 +118,7 @@ def test_labels_that_the_readers_do_not_know_do_not_count(judges):
     assert not knows(sight, "weather", "rain")
 
 
+@pytest.mark.slow
 def test_the_gate_needs_no_denoiser(tmp_path, monkeypatch):
     monkeypatch.setattr("tiny_portraits.evaluation.check.GATE_DRAWINGS", 5)
     (tmp_path / "vae").symlink_to(MODELS / EMBEDDED / "vae")
@@ -133,6 +134,7 @@ def test_every_figure_is_a_part():
     assert set(PARTS) == old | {"autoencoder", "identity", "tokens", "backgrounds", "second-recogniser"}
 
 
+@pytest.mark.slow
 def test_free_tokens_learn_from_drawings_of_the_models_own_side(backbone):
     side, cells = backbone.resolution, backbone.unet.config.sample_size
     drawings = draw_person_views(200, side)
@@ -153,6 +155,7 @@ def test_random_tokens_are_as_long_as_asked_and_differ(backbone):
     assert not torch.allclose(found[0], found[1])
 
 
+@pytest.mark.slow
 def test_names_and_random_tokens_are_scored(backbone, judges, monkeypatch):
     assert len(list_prompts()) == 19
     assert all(prompt.count("{}") == 1 for prompt in list_prompts())

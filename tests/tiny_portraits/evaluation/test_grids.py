@@ -116,6 +116,7 @@ def test_an_unknown_kind_lists_the_known_ones():
         get_kind("beauty")
 
 
+@pytest.mark.slow
 def test_the_command_writes_one_image(tmp_path, monkeypatch):
     # One row of the four is enough.
     monkeypatch.setitem(KINDS, "pets", replace(KINDS["pets"], prompts=partial(fill_templates, TEMPLATES["pets"][:4])))

@@ -72,6 +72,7 @@ def test_a_model_of_the_whole_language_knows_every_word(embedded):
     assert find_unknown_words(other, ["an astronaut, cyberpunk! zoë 日本"]) == []
 
 
+@pytest.mark.slow
 def test_unknown_words_are_named_at_the_command_line_and_in_python(embedded, tmp_path, caplog):
     from typer.testing import CliRunner
 

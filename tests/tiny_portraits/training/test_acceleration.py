@@ -98,6 +98,7 @@ def make_crops(series, crop, face_share, batch=64):
     return StoredCrops(images, faces, batch, crop, CELL, face_share)
 
 
+@pytest.mark.slow
 def test_a_drawn_series_holds_the_drawings_and_their_faces(series):
     assert (series.images == draw_numbers(range(7), MODEL_SEED, SHIPPED)).all()
     x, y, _, landmarks = locate_heads(get_content(MODEL_SEED, 5, SHIPPED))[0]

@@ -108,7 +108,8 @@ def test_batches_follow_from_their_numbers():
 
 
 # 3: exactly between two stages; 8: inside the last one, with the discriminator.
-@pytest.mark.parametrize("last", [pytest.param(3, marks=pytest.mark.slow), 8])
+@pytest.mark.slow
+@pytest.mark.parametrize("last", [3, 8])
 def test_a_killed_training_goes_on_bit_for_bit(last, tmp_path):
     whole = make(tmp_path / "whole")
     (tmp_path / "killed").mkdir()
@@ -123,6 +124,7 @@ def folders(tmp_path):
     (tmp_path / "whole").mkdir()
 
 
+@pytest.mark.slow
 def test_a_constant_stage_can_be_prolonged_and_a_falling_one_not(tmp_path):
     crops, whole, _ = TINY_STAGES
     make(tmp_path, stages=(crops,))
@@ -134,6 +136,7 @@ def test_a_constant_stage_can_be_prolonged_and_a_falling_one_not(tmp_path):
         make(tmp_path, stages=(replace(whole, steps=5),), resume=True)
 
 
+@pytest.mark.slow
 def test_the_decoders_stage_leaves_the_encoder_alone(tmp_path):
     before = make(tmp_path, stages=TINY_STAGES[:2])
     after = make(tmp_path, stages=TINY_STAGES, resume=True)

@@ -54,6 +54,7 @@ def test_the_loss_by_hand():
     assert float(compute_clip_loss(seen, seen.flip(0), 2.0)) == pytest.approx(math.log(1 + math.exp(2)), abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_few_steps_reduce_the_loss(trained):
     losses = trained[1]
     assert len(losses) == TINY.steps

@@ -75,6 +75,7 @@ def test_a_caption_gives_everybody_a_word():
         assert "lastname" not in text
 
 
+@pytest.mark.slow
 def test_a_caption_that_is_too_long_is_said_again(embedded):
     fits, asked = fits_in(embedded), []
 
@@ -189,6 +190,7 @@ def test_it_goes_on_from_the_clip_that_is_named(embedded, tmp_path):
         build_composer(embedded.token_width, 3, clip=tmp_path / "clip")
 
 
+@pytest.mark.slow
 def test_it_goes_on_from_finished_weights(embedded, tmp_path):
     file, width = tmp_path / "composer.safetensors", embedded.token_width
     train_composer(embedded, build_composer(width, 3), replace(RECIPE, images=2, steps=1), 3, SilentProgress(), file)
@@ -198,6 +200,7 @@ def test_it_goes_on_from_finished_weights(embedded, tmp_path):
         torch.testing.assert_close(weight.half(), finished[f"composer.{name}"])
 
 
+@pytest.mark.slow
 def test_weights_of_another_model_are_refused(embedded, tmp_path):
     file = tmp_path / "composer.safetensors"
     with pytest.raises(ConfigError, match="no weights"):

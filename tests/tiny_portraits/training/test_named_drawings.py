@@ -1,5 +1,6 @@
 """Pairs of drawings and tokens, which the name encoder of the embedded model is fitted on."""
 
+import pytest
 import torch
 
 import sefi
@@ -10,6 +11,7 @@ from tiny_portraits.text.words import list_characters
 from tiny_portraits.training.drawings import collect_vectors, fit_token_map, pair_drawings_with_names
 
 
+@pytest.mark.slow
 def test_tokens_of_names_left_out_are_found_by_the_person() -> None:
     embedded, characters = sefi.open_backbone(), list_characters()
     rows = find_name_tokens(embedded, [one.name for one in characters], 1)
@@ -19,6 +21,7 @@ def test_tokens_of_names_left_out_are_found_by_the_person() -> None:
     assert compute_explained_variance(token_map(vectors[out]), known[out], known[~out].mean(0)) > 0.9
 
 
+@pytest.mark.slow
 def test_every_drawing_has_the_token_of_its_person() -> None:
     embedded, people = sefi.open_backbone(), 3
     pairs = pair_drawings_with_names(embedded, open_detector(embedded, None), SilentProgress(), people, map_steps=2)

@@ -41,6 +41,7 @@ def test_the_state_asked_about_lies_behind_the_last_word():
         assert 2 <= second < LENGTH
 
 
+@pytest.mark.slow
 def test_a_few_steps_teach_something(tmp_path):
     torch.manual_seed(3)
     worded, losses = build_text_parts(build_tokenizer(tmp_path, list_caption_words())), Losses()
@@ -91,6 +92,7 @@ def test_a_word_belongs_to_the_noun_behind_it(kind, sentence, word, noun):
     assert found == (None if word is None else BoundWord(BOUND_WORDS[kind][1].index(word), noun))
 
 
+@pytest.mark.slow
 def test_a_few_steps_tell_colours_of_hair_apart(tmp_path):
     torch.manual_seed(3)
     parts = build_text_parts(build_tokenizer(tmp_path, list_caption_words()))

@@ -143,12 +143,14 @@ def test_all_parts_make_a_pipeline_that_generates_at_192_pixels(trained):
     assert (trained / "evaluators" / "second_recogniser.safetensors").stat().st_size > 1e6
 
 
+@pytest.mark.slow
 def test_the_latents_have_unit_spread(trained):
     latents = np.load(trained / "latents.npy")
     assert latents.shape == (20, SHIPPED.channels, 24, 24)
     assert latents.astype(np.float32).std() == pytest.approx(1, abs=0.2)
 
 
+@pytest.mark.slow
 def test_the_times_are_written_down(trained):
     found = read_times(trained / "times.json")
     assert {entry["part"] for entry in found} == set(PARTS) - {"tokenizer", "assembly"}
@@ -191,12 +193,14 @@ def test_a_training_that_is_killed_again_and_again_ends_bit_for_bit_the_same(tra
     assert scores[0] == scores[1]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_tokenizer(trained):
     before = (trained / "tokenizer" / "tokenizer.json").stat().st_mtime_ns
     train_part("tokenizer", run(trained, resume=True), TINY)
     assert (trained / "tokenizer" / "tokenizer.json").stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
 def test_the_best_average_is_saved_and_all_are_scored(trained):
     record = json.loads((trained / "denoiser-averages.json").read_text())
     assert [s["average"] for s in record["scores"]] == [*TINY.denoiser.averages, 0.0]
@@ -207,6 +211,7 @@ def test_the_best_average_is_saved_and_all_are_scored(trained):
     assert choose_average([{"velocity": 1.0, "reading": 0.0}, {"velocity": 0.9, "reading": 1.0}], heavy) == 0
 
 
+@pytest.mark.slow
 def test_scoring_leaves_the_weights_alone(trained):
     training = start_denoiser(run(trained), TINY, TINY.denoiser)
     before = {k: v.clone() for k, v in training.unet.state_dict().items()}
@@ -216,6 +221,7 @@ def test_scoring_leaves_the_weights_alone(trained):
     assert all(torch.equal(value, before[name]) for name, value in training.unet.state_dict().items())
 
 
+@pytest.mark.slow
 def test_predicted_clean_latents_are_the_clean_ones_for_a_perfect_denoiser(trained):
     training = start_denoiser(run(trained), TINY, TINY.denoiser)
     latents, noise, t = *torch.randn(2, 3, SHIPPED.channels, 24, 24), torch.tensor([20, 400, 640])
@@ -231,6 +237,7 @@ def test_predicted_clean_latents_are_the_clean_ones_for_a_perfect_denoiser(train
     assert float(found.errors.max()) < 1e-12  # rounding alone
 
 
+@pytest.mark.slow
 def test_the_auxiliary_losses_reach_the_denoiser_and_not_the_reader(trained):
     parts = {}
     for name, changes in (
@@ -250,6 +257,7 @@ def test_the_auxiliary_losses_reach_the_denoiser_and_not_the_reader(trained):
     assert late.projection.weight.grad is None
 
 
+@pytest.mark.slow
 def test_only_middle_and_low_noise_is_read(trained):
     training = start_denoiser(run(trained), TINY, TINY.denoiser)
     batch = training.make_step_batch(0)
@@ -382,6 +390,7 @@ def test_captions_say_which_scene_they_leave_out():
         assert caption.unsaid_scene == ("" if said.scene else content.scene)
 
 
+@pytest.mark.slow
 def test_latents_do_not_depend_on_their_company(tmp_path):
     torch.manual_seed(2)
     vae = build_autoencoder(AutoencoderShape((4, 4, 8, 8), 1)).eval().to(memory_format=torch.channels_last)
@@ -391,6 +400,7 @@ def test_latents_do_not_depend_on_their_company(tmp_path):
     assert (more[16:] == encode_numbers(vae, range(16, 32), 1, SHIPPED)[:4]).all()
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_from_a_finished_model_of_its_shape(trained):
     finished = trained / "tiny-portraits"
     wanted = UNet2DConditionModel.from_pretrained(finished / "unet", use_safetensors=True).float().state_dict()
@@ -474,6 +484,7 @@ def test_all_trains_every_part_in_order(tmp_path, monkeypatch):
     assert order.index("tokenizer") < order.index("text") < order.index("denoiser") < order.index("assembly")
 
 
+@pytest.mark.slow
 def test_files_of_a_run_load_again(trained):
     assert load_reader(run(trained), TINY).training is True
     assert load_words(run(trained)).names.first[0].in_features > 0
