@@ -4,6 +4,7 @@ import csv
 import io
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings as example_settings, strategies as st
@@ -62,6 +63,38 @@ def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
     }
     assert found.ignored == ("notes.txt",)
     assert not found.problems
+
+
+@pytest.fixture
+def forbid(monkeypatch):
+    """Let a folder refuse to be listed, as those of another user do; whoever runs the tests may read every one."""
+    listed = Path.iterdir
+
+    def forbid(folder):
+        def refuse_or_list(path):
+            if path == folder:
+                raise PermissionError(13, "Permission denied", str(path))
+            return listed(path)
+
+        monkeypatch.setattr(Path, "iterdir", refuse_or_list)
+
+    return forbid
+
+
+def test_a_folder_that_cannot_be_read_is_a_problem_and_stops_nothing(settings, forbid):
+    (settings.photos / "lost+found").mkdir()
+    forbid(settings.photos / "lost+found")
+    found = plan(settings)
+    assert [item.name for item in found.items] == ["ada", "bob"]
+    [problem] = found.problems
+    assert (problem.name, problem.photos) == ("lost-found", ("lost+found",))
+    assert problem.problem == f"'{settings.photos / 'lost+found'}' cannot be read: Permission denied."
+
+
+def test_a_folder_of_photos_that_cannot_be_read_is_refused(settings, forbid):
+    forbid(settings.photos)
+    with pytest.raises(PhotoError, match=r"cannot be read: Permission denied"):
+        plan(settings)
 
 
 def test_two_photos_of_one_name_are_one_item_and_one_problem(settings):

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import warnings
+from copy import copy
 from dataclasses import replace
 from datetime import date
 
@@ -11,13 +12,24 @@ import pytest
 from PIL import Image
 from tests.batch.conftest import CONSENT
 
+import sefi.batch.plan
 import sefi.batch.run
 import sefi.core.files
+import sefi.identity.file
 from sefi.api import learn
-from sefi.batch.plan import ItemState, read_item_record
-from sefi.batch.run import WorkQueue, begin_try, learn_alone, list_problems, locate_training, make_preview_config
+from sefi.batch.plan import ItemRecord, ItemState, make_plan, read_item_record, write_item_record
+from sefi.batch.run import (
+    WorkQueue,
+    begin_try,
+    learn_alone,
+    list_problems,
+    locate_training,
+    make_preview_config,
+    remove_partials,
+)
 from sefi.core.config import override
-from sefi.core.errors import Interrupted, OutputError
+from sefi.core.errors import ConfigError, IdentityError, Interrupted, OutputError, PhotoError, make_memory_error
+from sefi.core.files import name_partial
 from sefi.core.progress import SilentProgress
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
@@ -162,6 +174,63 @@ def test_an_interrupt_ends_the_batch_and_does_not_count(settings, work_off, fail
     assert (record.state, record.tries) == (ItemState.WAITING, 0)
 
 
+def test_an_interrupt_as_the_last_write_returns_is_an_interrupt(settings, work_off, monkeypatch):
+    write = sefi.batch.run.write_item_record
+
+    def write_and_stop(folder, record):
+        write(folder, record)
+        if record.state is ItemState.LEARNED:
+            raise KeyboardInterrupt
+        return record
+
+    monkeypatch.setattr(sefi.batch.run, "write_item_record", write_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        work_off(settings, preview=None)
+    record = read_item_record(settings.folder, "ada")
+    assert (record.state, record.tries) == (ItemState.LEARNED, 0)
+
+
+@pytest.mark.parametrize("kind", [ConfigError, PhotoError, IdentityError])
+def test_a_lack_of_memory_is_tried_again(settings, work_off, fail_for, kind):
+    error = copy(make_memory_error(kind, "There is not enough memory.", "Free some."))  # as another process sends it
+    tried = fail_for("ada", error)
+    work_off(settings, preview=None)
+    assert tried == ["ada", "bob", "ada", "ada"]
+    assert state_of(settings, "ada") is ItemState.FAILED
+    fail_for("ada", kind("It is damaged.", "Mend it."))
+    tried.clear()
+    work_off(settings, preview=None, tries=9)
+    assert tried == ["ada"]
+    assert state_of(settings, "ada") is ItemState.REFUSED
+
+
+def test_a_training_of_an_earlier_photo_is_removed(settings, work_off, fail_for):
+    fail_for("ada", RuntimeError("no such kernel"))
+    earlier = work_off(settings, tries=1, preview=None)[0].items[0]
+    unfinished = locate_training(settings.folder, earlier)
+    unfinished.write_bytes(b"a likeness")
+    shutil.copy(settings.photos / "bob.png", settings.photos / "ada.png")
+    work_off(settings, tries=1, preview=None)
+    assert not unfinished.exists()
+
+
+@pytest.mark.parametrize("length", [39, 40, 41])
+def test_files_that_are_written_of_a_longer_name_stay(settings, length):
+    name = "a" * length
+    longer = name_partial(settings.folder / f"{'a' * 50}.safetensors")
+    longer.touch()
+    remove_partials(settings.folder, name)
+    assert longer.exists()
+
+
+def test_a_large_identity_is_known_again(settings, work_off, monkeypatch):
+    monkeypatch.setattr(sefi.identity.file, "LARGEST_HASHED_FILE", 0)
+    monkeypatch.setattr(sefi.batch.plan, "SMALL_IDENTITY", 0)
+    assert work_off(settings, preview=None)[1] == ["ada", "bob"]
+    assert state_of(settings, "ada") is ItemState.LEARNED
+    assert work_off(settings, preview=None)[1] == []
+
+
 def test_a_file_of_somebody_else_is_not_replaced(settings, work_off, backbone):
     header = create_header("ada", backbone, settings.config, seed=0)
     foreign = Identity({"tokens": backbone.text_encoder.get_input_embeddings().weight[:10].view(5, 2, 1, -1)}, header)
@@ -208,10 +277,27 @@ def test_an_item_that_kills_its_worker_waits_again_until_it_is_put_aside(setting
 
 @pytest.mark.slow
 def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off):
-    items = work_off(settings)[0].items
-    queue, advanced = make_queue(settings, items)
-    queue.take_back(queue.take())
+    queue, advanced = make_queue(settings, make_plan(settings, None, SilentProgress()).items)
+    item = queue.take()
+    work_off(settings)
+    queue.take_back(item)
     assert (len(queue.waiting), len(advanced)) == (1, 1)
+
+
+@pytest.mark.parametrize("state", [None, *ItemState])
+def test_an_item_whose_worker_is_killed_before_it_begins_waits_as_before(settings, state):
+    [item, _] = make_plan(settings, None, SilentProgress()).items
+    if state is not None:  # of an earlier run; what was refused is tried again with --any-style
+        facts = {"key": item.key, "state": state, "tries": 1, "step": 0, "seconds": 0.0, "alone": True}
+        write_item_record(settings.folder, ItemRecord(name=item.name, **facts))
+    queue, advanced = make_queue(settings, [item])
+    queue.take_back(queue.take())
+    assert (list(queue.waiting), advanced) == ([item], [])
+    record = read_item_record(settings.folder, item.name)
+    assert record is None or record.tries == 1
+    begin_try(queue.take(), settings, alone=False)
+    queue.take_back(item)
+    assert read_item_record(settings.folder, item.name).state is ItemState.FAILED
 
 
 # ------------------------------------------------------------------ kills

@@ -7,6 +7,8 @@ import pytest
 from tests.batch.conftest import make_photos
 from tests.cli.conftest import CONSENT
 
+from sefi.cli.batch import PAGE_LOCK
+
 WORDS = ("--class-word", "dog", "--steps", 2, "--set", "learn.batch=1", "--set", "generate.steps=1", "--any-style")
 
 
@@ -96,10 +98,19 @@ def test_two_batches_never_work_in_one_folder(batch, tmp_path):
     from sefi.core.own_files import hold_output_lock
 
     (tmp_path / "work" / "identities").mkdir()
-    with hold_output_lock(tmp_path / "work" / "identities" / "index.html"):
+    page = tmp_path / "work" / "identities" / "index.html"
+    with hold_output_lock(page, page.with_name(PAGE_LOCK)):
         found = batch("--json")
     assert found.exit_code == 2
-    assert "is making" in json.loads(found.stdout)["error"]
+    assert f"is making '{page.relative_to(tmp_path / 'work')}'" in json.loads(found.stdout)["error"]
+
+
+@pytest.mark.slow
+def test_a_subject_may_be_called_as_the_batchs_own_files(batch, tmp_path):
+    names = ["failures", "identities", "index", "previews", "records"]
+    make_photos(tmp_path / "work" / "photos", names)
+    found = batch("--no-previews", "--json")
+    assert json.loads(found.stdout)["learned"] == sorted([*names, "ada", "bob"])
 
 
 @pytest.mark.slow

@@ -7,7 +7,15 @@ import torch
 
 from sefi.core.errors import IdentityError
 from sefi.core.rng import create_generator
-from sefi.identity.file import Identity, IdentityHeader, read_identity, write_identity
+import sefi.identity.file
+from sefi.identity.file import (
+    Identity,
+    IdentityHeader,
+    compute_identity_digest,
+    list_identity_digests,
+    read_identity,
+    write_identity,
+)
 
 SMALL = 100  # bytes of a file
 
@@ -85,3 +93,28 @@ def test_names_that_lead_elsewhere_are_refused(tmp_path: Path, name: str) -> Non
     write_whole(made.tensors, path, {HEADER_KEY: header.model_dump_json()})
     with pytest.raises(IdentityError, match="strange file"):
         read_identity(path)
+
+
+@pytest.mark.parametrize("largest_hashed", [0, 1 << 20])
+@pytest.mark.parametrize("largest", [SMALL, 1 << 20])
+def test_it_is_known_by_one_sha256_before_it_is_written_and_after_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int, largest_hashed: int
+) -> None:
+    monkeypatch.setattr(sefi.identity.file, "LARGEST_HASHED_FILE", largest_hashed)
+    one, path = identity(), tmp_path / "ada.safetensors"
+    assert list(one.tensors) != sorted(one.tensors), "the order of a network"
+    write_identity(one, path, largest)
+    assert compute_identity_digest(read_identity(path)) == compute_identity_digest(one)
+    assert compute_identity_digest(one) != compute_identity_digest(identity(1))
+
+
+def test_one_in_several_files_is_also_known_by_its_earlier_sha256(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sefi.identity.file, "LARGEST_HASHED_FILE", 0)
+    write_identity(identity(), tmp_path / "ada.safetensors", SMALL)
+    read = read_identity(tmp_path / "ada.safetensors")
+    today, earlier = list_identity_digests(read)
+    assert today == compute_identity_digest(read) != earlier
+    identity().save(tmp_path / "whole.safetensors")
+    assert list_identity_digests(read_identity(tmp_path / "whole.safetensors")) == [today]

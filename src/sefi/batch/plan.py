@@ -41,6 +41,7 @@ SMALL_IDENTITY = 32 << 20  # bytes of a file up to which an identity is known by
 # By its content a photo is recognised later; by its name it is taken from a folder.
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp")
 NO_PHOTOS = "Put photos into it: one file, or one folder of files, for each person."
+UNREADABLE = "Allow it to be read, or move it away."
 
 
 @dataclass(frozen=True)
@@ -143,12 +144,16 @@ class BatchPlan:
 
 @dataclass
 class NamedSubject:
-    """A subject as a table or a folder names it: texts, not checked yet."""
+    """A subject as a table or a folder names it: texts, not checked yet.
+
+    Attributes:
+        fault: what is wrong with what names it, and what to do.
+    """
 
     name: str
     photos: list[str] = field(default_factory=list[str])
     values: dict[str, str] = field(default_factory=dict[str, str])
-    fault: str = ""
+    fault: SefiError | None = None
 
 
 # ------------------------------------------------------------------ folder and table
@@ -187,19 +192,37 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
 
 
 def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
-    """Return a subject for each photo of a folder and for each folder of photos in it, and the files that are none."""
+    """Return a subject for each photo of a folder and for each folder of photos in it, and the files that are none.
+
+    A folder or a file that cannot be looked at is a subject with a fault: it stops no other.
+
+    Raises:
+        PhotoError: the folder itself cannot be read.
+    """
     subjects, ignored = list[NamedSubject](), list[str]()
-    for path in sorted(one for one in folder.iterdir() if one.name[0] != "."):
-        if path.is_dir():
-            inner = sorted(one for one in path.iterdir() if is_photo_file(one))
-            if inner:
-                photos = [escape_surrogates(f"{path.name}/{one.name}") for one in inner]
-                subjects.append(NamedSubject(make_item_name(path.name), photos))
-        elif is_photo_file(path):
-            subjects.append(NamedSubject(make_item_name(path.stem), [escape_surrogates(path.name)]))
-        else:
+    with translate_file_errors(f"'{folder}'", PhotoError, "cannot be read", NO_PHOTOS):
+        paths = sorted(one for one in folder.iterdir() if one.name[0] != ".")
+    for path in paths:
+        try:
+            with translate_file_errors(f"'{path}'", PhotoError, "cannot be read", UNREADABLE):
+                photos = list_photo_files(path)
+        except PhotoError as error:
+            subjects.append(NamedSubject(make_item_name(path.stem), [escape_surrogates(path.name)], fault=error))
+            continue
+        if photos is None:
             ignored.append(escape_surrogates(path.name))
+        elif photos:
+            name = path.stem if photos == [path] else path.name
+            listed = [escape_surrogates(str(photo.relative_to(folder))) for photo in photos]
+            subjects.append(NamedSubject(make_item_name(name), listed))
     return subjects, ignored
+
+
+def list_photo_files(path: Path) -> list[Path] | None:
+    """Return a photo, or the photos of a folder, which may be none; None where it is neither; `OSError`."""
+    if path.is_dir():
+        return sorted(one for one in path.iterdir() if is_photo_file(one))
+    return [path] if is_photo_file(path) else None
 
 
 def is_photo_file(path: Path) -> bool:
@@ -257,7 +280,8 @@ def add_row(subject: NamedSubject, cells: dict[str, str]) -> None:
     for column in COLUMNS[2:]:
         value = cells.get(column, "")
         if value and subject.values.setdefault(column, value) != value:
-            subject.fault = f"Rows of {subject.name!r} have a different {column}."
+            problem = f"Rows of {subject.name!r} have a different {column}."
+            subject.fault = ConfigError(problem, "Write it in one row only.")
 
 
 # ------------------------------------------------------------------ items
@@ -277,8 +301,8 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     if subject.name.lower() in names:  # as some disks do
         raise IdentityError(f"Another photo is called {subject.name!r} too.", "Rename one of the files or rows.")
     names.add(subject.name.lower())
-    if subject.fault:
-        raise ConfigError(subject.fault, "Write it in one row only.")
+    if subject.fault is not None:
+        raise subject.fault
     values = subject.values
     config = settings.config
     if "class_word" in values:

@@ -132,7 +132,8 @@ def learn_item(
             return write_item_record(folder, record.change(state=ItemState.LEARNED, tries=0))
         except (Interrupted, KeyboardInterrupt):
             record = read_item_record(folder, item.name) or record
-            write_item_record(folder, record.change(state=ItemState.WAITING, tries=record.tries - 1))
+            if record.state is not ItemState.LEARNED:  # stopped as its last write returned
+                write_item_record(folder, record.change(state=ItemState.WAITING, tries=record.tries - 1))
             raise
         except Exception as error:
             return record_failure(read_item_record(folder, item.name) or record, settings, error)
@@ -145,7 +146,8 @@ def record_failed_try(item: BatchItem, settings: BatchSettings, error: Exception
 
 def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception) -> ItemRecord:
     """Record how a try failed; return the record."""
-    state = ItemState.REFUSED if isinstance(error, LASTING) else ItemState.FAILED
+    lasting = isinstance(error, LASTING) and not error.lacks_memory
+    state = ItemState.REFUSED if lasting else ItemState.FAILED
     problem, remedy = describe_failure(error)
     return write_item_record(settings.folder, record.change(state=state, problem=problem, remedy=remedy))
 
@@ -172,9 +174,10 @@ def hold_item_lock(path: Path) -> Generator[None]:
 def remove_partials(folder: Path, name: str) -> None:
     """Remove what a killed try was writing of an item; its lock is held, so that nobody else writes it.
 
-    A name that is too long for its temporary files to show whose they are is left to `sefi forget --leftovers`.
+    A name that is too long for its temporary files to show whose they are is left to `sefi forget --leftovers`: theirs
+    begin with the same letters as those of every longer name.
     """
-    if len(name) > LONGEST_STEM:
+    if len(name) >= LONGEST_STEM:
         return
     for part in (folder, folder / PREVIEWS, folder / BATCH_RECORDS):
         for path in part.glob("*.partial*"):
@@ -193,6 +196,8 @@ def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemR
         tries = count_tries(before, step) if before.key == item.key else 0
         if has_identity_of(before, item, settings.folder):
             fresh = before
+        if before.key != item.key:  # nobody goes on with a training of the earlier photo or settings
+            remove_file(locate_training(settings.folder, before))
     record = fresh.change(
         state=ItemState.STARTED,
         tries=tries + 1,
@@ -219,8 +224,8 @@ def read_step(folder: Path, item: BatchItem) -> int:
     return 0
 
 
-def locate_training(folder: Path, item: BatchItem) -> Path:
-    """Return the checkpoint of an item's training, which `sefi forget` knows by its name."""
+def locate_training(folder: Path, item: BatchItem | ItemRecord) -> Path:
+    """Return the checkpoint of an item's training, which `sefi forget` knows by its name; of a record its last one."""
     return name_checkpoint(locate_identity_file(folder, item.name), [], [item.key])
 
 
@@ -448,6 +453,18 @@ def reset_tries(items: Sequence[BatchItem], settings: BatchSettings) -> None:
             write_item_record(settings.folder, record.change(state=ItemState.WAITING, tries=0))
 
 
+def close_killed_try(item: BatchItem, folder: Path) -> ItemRecord | None:
+    """Return the record of an item that nobody works on; a try that was killed waits from now on.
+
+    So the record of a try that is begun never equals the one before.
+    """
+    record = read_item_record(folder, item.name)
+    if record is None or record.state is not ItemState.STARTED:
+        return record
+    step = read_step(folder, item) if record.key == item.key else 0
+    return write_item_record(folder, record.change(state=ItemState.WAITING, tries=count_tries(record, step)))
+
+
 class WorkQueue:
     """Hands out the items that wait, to whoever has nothing to do; one that failed waits again at the end.
 
@@ -457,10 +474,15 @@ class WorkQueue:
 
     def __init__(self, items: Sequence[BatchItem], settings: BatchSettings, progress: RunProgress) -> None:
         self.waiting, self.settings, self.progress = deque(items), settings, progress
+        self.before: dict[str, ItemRecord | None] = {}  # the record of each item when it was handed out
 
     def take(self) -> BatchItem | None:
         """Return the next item; None if none waits."""
-        return self.waiting.popleft() if self.waiting else None
+        if not self.waiting:
+            return None
+        item = self.waiting.popleft()
+        self.before[item.name] = close_killed_try(item, self.settings.folder)
+        return item
 
     def finish(self, item: BatchItem) -> None:
         """Take back an item that was worked on: its record says how that ended."""
@@ -471,10 +493,6 @@ class WorkQueue:
         else:
             self.progress.advance()
 
-    def is_done(self, record: ItemRecord, item: BatchItem) -> bool:
-        """Return whether nothing is left to do of an item."""
-        return is_finished(record, item, self.settings)
-
     def fail(self, item: BatchItem, error: Exception) -> None:
         """Take back an item that failed before anybody could put it on record."""
         record_failed_try(item, self.settings, error, alone=False)
@@ -484,8 +502,7 @@ class WorkQueue:
         """Take back an item whose worker was killed, unless it was finished by then."""
         folder = self.settings.folder
         record = read_item_record(folder, item.name)
-        begun = record is not None and record.key == item.key and record.state is not ItemState.WAITING
-        if record is None or not begun or (record.state is ItemState.LEARNED and not self.is_done(record, item)):
+        if record is None or record == self.before.get(item.name):
             self.waiting.append(item)  # it was not even begun
             return
         if record.state is ItemState.STARTED:

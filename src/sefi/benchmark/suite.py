@@ -357,7 +357,8 @@ def group_image_files(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
-    groups += [images for inner in sorted(folder.iterdir()) if inner.is_dir() and (images := list_image_files(inner))]
+    inner = [list_image_files(one) for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "."]
+    groups += [images for images in inner if images]
     if not groups:
         raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
     refuse_namesakes([make_key(paths, folder) for paths in groups])
@@ -365,8 +366,13 @@ def group_image_files(folder: Path) -> dict[str, list[Path]]:
 
 
 def list_image_files(folder: Path) -> list[Path]:
-    """Return the image files of a folder, by name; hidden ones are left out."""
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != ".")
+    """Return the image files of a folder, by name; hidden ones are left out.
+
+    Raises:
+        PhotoError: it cannot be read.
+    """
+    with translate_file_errors(f"'{folder}'", PhotoError, "cannot be read", "Allow it to be read, or move it away."):
+        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != ".")
 
 
 def make_key(paths: list[Path], root: Path) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sefi.report.pages import BatchContent, BatchEntry
 
 PAGE, FAILURES = "index.html", "failures.csv"
+PAGE_LOCK = ".index.html.lock"  # by its stem alone it would be the lock of whoever is called index
 MOST_PREVIEWS = 400  # on the page; each takes some 20 KB of it
 NOT_LEARNED = 1
 
@@ -117,7 +118,7 @@ def run_batch(
     same = seed, consent, evaluators, detector, any_style, crop, shown, mark, tries
     batch = BatchSettings(photos, out, source, config, chosen, *same)
     check_batch_folders(photos, out)
-    with hold_output_lock(out / PAGE):
+    with hold_output_lock(out / PAGE, out / PAGE_LOCK):
         list_own_pages(out).check()
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)
         write_batch_pages(plan, batch, failed)

@@ -112,13 +112,13 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
 
     digests, shards = list[str](), set[str]()
     if file.is_file():
-        from sefi.identity.file import Identity, compute_identity_digest, list_named_shards, list_shards_of_others
+        from sefi.identity.file import Identity, list_identity_digests, list_named_shards, list_shards_of_others
 
         refuse_link(file)
         shards = list_named_shards(file)
         shards -= list_shards_of_others(file, shards)
         with suppress(SefiError):  # a damaged one is forgotten too, as far as it can be recognised
-            digests.append(compute_identity_digest(Identity.load(file)))
+            digests += list_identity_digests(Identity.load(file))
     sought = read_sought_identity(file, digests, shards, is_sound=bool(digests))
     with TerminalProgress() as progress:
         traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress)

@@ -24,15 +24,23 @@ class SefiError(Exception):
     """
 
     exit_code = 2
+    lacks_memory = False  # whether there was no memory: at another time, or with less beside it, it may succeed
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem} {remedy}")
         self.problem = problem
         self.remedy = remedy
 
-    def __reduce__(self) -> tuple[type["SefiError"], tuple[str, str]]:
+    def __reduce__(self) -> tuple[type["SefiError"], tuple[str, str], dict[str, bool]]:
         """Return what another process rebuilds this error from: problem and remedy, not the joined message."""
-        return type(self), (self.problem, self.remedy)
+        return type(self), (self.problem, self.remedy), {"lacks_memory": self.lacks_memory}
+
+
+def make_memory_error(kind: type[SefiError], problem: str, remedy: str) -> SefiError:
+    """Return an error that says that there was not enough memory."""
+    error = kind(problem, remedy)
+    error.lacks_memory = True
+    return error
 
 
 def check_type(value: object, kinds: type | tuple[type, ...], what: str, error: type[SefiError], remedy: str) -> None:

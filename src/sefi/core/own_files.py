@@ -197,16 +197,19 @@ LONGEST_NOTE = 200  # bytes of a lock file that are read
 
 
 @contextmanager
-def hold_output_lock(path: Path) -> Generator[None]:
+def hold_output_lock(path: Path, lock: Path | None = None) -> Generator[None]:
     """Hold the lock of a file that takes long to make, so that two processes never make it at once.
 
     The lock file beside it, `.STEM.lock`, says who has it. The system frees the lock of a process that ends however
     it ends; the file that it leaves is in nobody's way, and is gone after the next that holds it.
 
+    Args:
+        lock: the lock file, where another one is to be taken.
+
     Raises:
         OutputError: another process has it, named by its number and its machine; or nothing can be written there.
     """
-    lock = locate_lock(path)
+    lock = locate_lock(path) if lock is None else lock
     refuse_other_file(lock, path)
     handle = open_lock(lock, path)
     try:

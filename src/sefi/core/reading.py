@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
-from sefi.core.errors import SefiError, describe_first_fault, is_out_of_memory, shorten_reason
+from sefi.core.errors import (
+    SefiError,
+    describe_first_fault,
+    is_out_of_memory,
+    make_memory_error,
+    shorten_reason,
+)
 from sefi.core.text import is_utf8
 
 if TYPE_CHECKING:  # `sefi verify` reads files without torch
@@ -88,7 +94,8 @@ def translate_file_errors(
             raise
         if is_out_of_memory(fault):
             reason = f"there is not enough memory ({shorten_reason(fault)})"
-            raise error(f"{path} cannot be read: {reason}.", "Close other programs, and run it again.") from fault
+            remedy = "Close other programs, and run it again."
+            raise make_memory_error(error, f"{path} cannot be read: {reason}.", remedy) from fault
         unread = isinstance(fault, OSError) and bool(fault.strerror)
         raise error(f"{path} {'cannot be read' if unread else problem}: {describe_fault(fault)}.", remedy) from fault
 

@@ -24,6 +24,7 @@ from sefi.core.errors import (
     OutputError,
     check_type,
     is_out_of_memory,
+    make_memory_error,
     release_memory,
     shorten_reason,
 )
@@ -358,10 +359,9 @@ def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings, rea
     release_memory()
     if count == 1:
         height, width = get_image_size(backbone, settings)
-        raise GenerationError(
-            f"There is not enough memory for one image of {width} x {height} ({reason}).",
-            "Make it smaller with --width and --height, use --dtype bfloat16, or close other programs.",
-        )
+        problem = f"There is not enough memory for one image of {width} x {height} ({reason})."
+        remedy = "Make it smaller with --width and --height, use --dtype bfloat16, or close other programs."
+        raise make_memory_error(GenerationError, problem, remedy)
     LOGGER.warning("there is not enough memory for %d images at once: now %d are generated at once", count, count // 2)
     return count // 2
 

@@ -274,12 +274,33 @@ def list_saved_tensors(identity: Identity) -> Tensors:
 
 
 def compute_identity_digest(identity: Identity) -> str:
-    """Compute the SHA-256, in hex, of the file that `save` writes; of a large identity that of header and tensors."""
-    tensors, header = list_saved_tensors(identity), dump_header(identity.header)
+    """Compute the SHA-256, in hex, of the file that `save` writes; of a large identity that of header and tensors.
+
+    It is the same before the identity is written and after it was read: further files, and the order in which tensors
+    came from the network, are not in it.
+    """
+    tensors = list_saved_tensors(identity)
+    header = dump_header(identity.header.model_copy(update={"shards": ()}))
     if sum(tensor.nbytes for tensor in tensors.values()) <= LARGEST_HASHED_FILE:
         return hashlib.sha256(save(tensors, metadata={HEADER_KEY: header})).hexdigest()
+    return hash_header_and_tensors(header, tensors)
+
+
+def list_identity_digests(identity: Identity) -> list[str]:
+    """List the SHA-256 by which files may name an identity that was read.
+
+    Of one in several files there are two: earlier the names of its files were in it.
+    """
+    digests = [compute_identity_digest(identity)]
+    if identity.header.shards:
+        digests.append(hash_header_and_tensors(dump_header(identity.header), list_saved_tensors(identity)))
+    return digests
+
+
+def hash_header_and_tensors(header: str, tensors: Tensors) -> str:
+    """Compute the SHA-256, in hex, of a header and of tensors in the order of their names."""
     digest = hashlib.sha256(header.encode())
-    for name, tensor in tensors.items():
+    for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -23,6 +23,7 @@ from sefi.core.errors import (
     OutputError,
     delay_interrupts,
     is_out_of_memory,
+    make_memory_error,
     make_interrupted,
     release_memory,
     shorten_reason,
@@ -305,7 +306,7 @@ class Trainer:
         samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
         if self.recovery.parts >= samples:
             problem = f"There is not enough memory to learn from one sample at a time ({reason})."
-            raise ConfigError(problem, LESS_MEMORY)
+            raise make_memory_error(ConfigError, problem, LESS_MEMORY)
         self.recovery.parts = min(2 * self.recovery.parts, samples)
         LOGGER.warning("there is not enough memory: a step is now taken in %d parts", self.recovery.parts)
 
