@@ -45,7 +45,7 @@ def find_least_space(leave_free, trainer, folder):
         middle = (low + high) // 2
         leave_free(middle)
         try:
-            trainer.check_space(folder)
+            trainer.check_space(folder / "run")
             high = middle
         except OutputError:
             low = middle
@@ -74,7 +74,20 @@ def test_what_is_needed_is_what_is_written(make, leave_free, tmp_path):
     trainer.run(SilentProgress(), tmp_path / "run")
     size = (tmp_path / "run").stat().st_size
     least = find_least_space(leave_free, make(), tmp_path)
-    assert 2 * size - (1 << 15) <= least - (1 << 20) <= 4 * size
+    assert least == find_least_space(leave_free, make(), tmp_path / "elsewhere") - size
+    assert 2 * size - (1 << 15) <= least + size - (1 << 20) <= 4 * size
+
+
+@pytest.mark.usefixtures("save_always")
+def test_a_training_that_began_goes_on_with_the_space_that_is_left(make, leave_free, tmp_path):
+    leave_free(find_least_space(leave_free, make(), tmp_path))
+    trainer = make()
+    trainer.run(SilentProgress(), tmp_path / "run")
+    free = find_least_space(leave_free, make(), tmp_path / "elsewhere") - (tmp_path / "run").stat().st_size
+    leave_free(free)  # that of the beginning, less what was written
+    again = make()
+    again.resume(tmp_path / "run")
+    again.check_space(tmp_path / "run")
 
 
 def test_what_cannot_be_measured_is_no_obstacle(make, tmp_path, monkeypatch):
@@ -82,7 +95,7 @@ def test_what_cannot_be_measured_is_no_obstacle(make, tmp_path, monkeypatch):
         raise OSError(errno.ENOSYS, "no such call")
 
     monkeypatch.setattr(shutil, "disk_usage", fail)
-    make().check_space(tmp_path)
+    make().check_space(tmp_path / "run")
 
 
 @pytest.mark.slow_after(1)

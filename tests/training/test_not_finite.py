@@ -11,7 +11,7 @@ from tests.training.test_interrupt import views
 from tests.training.token_training import make_trainer
 
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.errors import ConfigError, GenerationError, IdentityError, Interrupted, make_memory_error
 from sefi.core.progress import SilentProgress
 from sefi.methods import PRESETS
 from sefi.training import loop
@@ -102,6 +102,42 @@ def test_three_strikes_end_with_the_last_good_state(backbone, make, spoil):
     assert "learning ended early, with the state of step 7" in list_recovery_remarks(numbers)[0]
     # Step 2 went back to the beginning, steps 9 and 11 to the copy that was made before step 7.
     assert torch.equal(found, train_plainly(backbone, [(step, 0.5) for step in range(3, GOOD)]))
+
+
+@pytest.mark.parametrize("error", [IdentityError, GenerationError, None])
+def test_a_probe_of_what_is_not_finite_is_no_end(make, error):
+    """An update leaves infinite tokens, or such that no image comes of them, and a score is due before the next step."""
+    trainer, scored = make(), []
+    update = trainer.task.after_step
+
+    def update_and_spoil():
+        update()
+        if trainer.done == 9 and not trainer.recovery.strikes:
+            for weight in trainer.task.weights.parameters():
+                weight.data.fill_(math.inf)
+
+    def probe(tensors):
+        scored.append(trainer.done)
+        assert tensors["tokens"].isfinite().all()
+        if error is not None and trainer.done == 5:
+            raise error("It is not finite.", "Learn again.")
+        return float(trainer.done)
+
+    trainer.task.after_step, trainer.probe, trainer.probe_every = update_and_spoil, probe, 1
+    numbers = finish(trainer)[1]
+    assert numbers["strikes"] == 1
+    assert scored == [step for step in range(1, STEPS + 1) if step != 10]
+    assert (trainer.best.step, trainer.best.worse) == (STEPS, 0)
+
+
+def test_a_probe_without_memory_is_an_error(make):
+    def probe(_):
+        raise make_memory_error(GenerationError, "There is not enough memory.", "Free some.")
+
+    trainer = make()
+    trainer.probe, trainer.probe_every = probe, 1
+    with pytest.raises(GenerationError, match="not enough memory"):
+        finish(trainer)
 
 
 def test_where_nothing_was_learned_it_is_an_error(make, spoil):

@@ -19,12 +19,14 @@ from sefi.core.config import Config
 from sefi.core.errors import (
     REMARKS,
     ConfigError,
+    GenerationError,
+    IdentityError,
     Interrupted,
     OutputError,
     delay_interrupts,
     is_out_of_memory,
-    make_memory_error,
     make_interrupted,
+    make_memory_error,
     release_memory,
     shorten_reason,
 )
@@ -196,7 +198,7 @@ class Trainer:
             OutputError: there is no space for the checkpoint; the last one stands.
         """
         if checkpoint is not None and not self.is_finished():
-            self.check_space(checkpoint.parent)
+            self.check_space(checkpoint)
         progress.start(self.options.steps - self.done, self.options.label)
         saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
         try:
@@ -356,11 +358,11 @@ class Trainer:
             self.best.restore(best)
         return self.done
 
-    def check_space(self, folder: Path) -> None:
+    def check_space(self, checkpoint: Path) -> None:
         """Refuse a folder in which there is no space for what a training writes, before it begins.
 
         A checkpoint has weights, moments, a copy of both and the best so far; while one is written the last one is
-        still there, and so is the result at the end.
+        still there, and so is the result at the end. One that is there already takes no more space.
 
         Raises:
             OutputError: says how much there is and how much is needed.
@@ -368,9 +370,10 @@ class Trainer:
         weights = sum(value.nbytes for value in self.task.weights.state_dict().values())
         moments = 2 * sum(p.nbytes for group in self.optimiser.param_groups for p in group["params"])
         state = (weights + moments) * (1 if self.is_large else 2) + weights
-        needed = 2 * state + weights + SPARE_BYTES
         with suppress(OSError):  # what cannot be measured may be enough
-            free = shutil.disk_usage(folder).free
+            there = checkpoint.stat().st_size if checkpoint.exists() else 0
+            needed = 2 * state + weights + SPARE_BYTES - min(there, state)
+            free, folder = shutil.disk_usage(checkpoint.parent).free, checkpoint.parent
             if free < needed:
                 problem = (
                     f"There are {free / 2**20:.1f} MiB free in '{folder}', and learning needs {needed / 2**20:.1f}."
@@ -435,7 +438,7 @@ class IdentityTrainer(Trainer):
         due = every > 0 and (self.done % every == 0 or self.done == self.options.steps)
         if self.probe is not None and due and self.best.asked_at < self.done:
             tensors = self.task.get_identity_tensors()
-            score = self.probe(tensors)
+            score = score_tensors(self.probe, tensors)
             with delay_interrupts():
                 self.best.update(tensors, self.done, score)
 
@@ -476,6 +479,24 @@ class IdentityTrainer(Trainer):
     def describe_best(self) -> dict[str, float]:
         """Return the best step and its score, where there is a probe."""
         return {} if self.best.tensors is None else {"best_step": self.best.step, "best_score": self.best.score}
+
+
+def score_tensors(probe: Probe, tensors: Tensors) -> float:
+    """Return the score of an identity; minus infinity where it is not made of numbers that generate an image.
+
+    Then the next step is not finite either, and learning goes back to the last good state.
+
+    Raises:
+        SefiError: there is no memory for the probe's images.
+    """
+    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
+        return -math.inf
+    try:
+        return probe(tensors)
+    except (IdentityError, GenerationError) as error:
+        if error.lacks_memory:
+            raise
+        return -math.inf
 
 
 def compute_cosine_rate(step: int, steps: int, first: float) -> float:
