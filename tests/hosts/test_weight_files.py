@@ -18,7 +18,6 @@ from sefi.cli.app import app
 from sefi.core.errors import ConfigError
 from sefi.hosts.export import HOSTS, get_host, write_exported
 from sefi.hosts.weight_files import (
-    CUSTOM_FILE,
     export_custom_diffusion,
     export_lora,
     is_custom_diffusion,
@@ -193,11 +192,23 @@ def test_custom_diffusion_gives_the_same_noise_in_diffusers(backbone, tmp_path, 
 
     pipe = build_pipeline(backbone)
     pipe.load_textual_inversion(str(tmp_path / "sefi-ada.safetensors"), token="<sefi-ada>")
-    pipe.unet.load_attn_procs(str(tmp_path), weight_name=f"{CUSTOM_FILE}.safetensors", _pipeline=pipe)
+    pipe.unet.load_attn_procs(str(tmp_path), weight_name="sefi-ada.weights.safetensors", _pipeline=pipe)
     states, _ = pipe.encode_prompt("a photo of <sefi-ada> dog at the beach", "cpu", 1, False)
     torch.testing.assert_close(states, key, rtol=1e-5, atol=1e-5)
     assert (wanted - compute_noise(backbone.unet, key)).abs().max() > 1e-2
     torch.testing.assert_close(compute_noise(pipe.unet, states), wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_two_people_of_custom_diffusion_share_a_folder(backbone, tmp_path):
+    ada = make_custom_diffusion(backbone, "key_value")
+    tensors = {name: tensor + 1 for name, tensor in ada.tensors.items()}
+    bob = Identity(tensors, ada.header.model_copy(update={"name": "bob"}))
+    for one in (ada, bob):
+        write_exported(export_custom_diffusion(one, get_host("diffusers")).files, tmp_path)
+    files = {path.stem: load_file(path) for path in tmp_path.iterdir()}
+    assert len(files) == 4
+    for name in files["sefi-ada.weights"]:
+        assert torch.equal(files["sefi-ada.weights"][name] + (".attn2." in name), files["sefi-bob.weights"][name])
 
 
 @pytest.mark.parametrize("host", [name for name in HOSTS if name != "diffusers"])
@@ -270,4 +281,4 @@ def test_every_method_leaves_in_a_file_or_is_refused(backbone, tmp_path, method,
             assert len(first) == len(identity.tensors) * (2 if host == "diffusers" else 3) / 2
         case "custom":
             assert list(first) == ["<sefi-ada>"]
-            assert sum(len(one) > 0 for one in files[CUSTOM_FILE].values()) == len(identity.tensors) - 1
+            assert sum(len(one) > 0 for one in files["sefi-ada.weights"].values()) == len(identity.tensors) - 1

@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import sefi.identity.file
 from sefi.core.errors import IdentityError
 from sefi.core.rng import create_generator
-import sefi.identity.file
 from sefi.identity.file import (
     Identity,
     IdentityHeader,

@@ -106,7 +106,7 @@ def test_three_strikes_end_with_the_last_good_state(backbone, make, spoil):
 
 @pytest.mark.parametrize("error", [IdentityError, GenerationError, None])
 def test_a_probe_of_what_is_not_finite_is_no_end(make, error):
-    """An update leaves infinite tokens, or such that no image comes of them, and a score is due before the next step."""
+    """An update leaves infinite tokens, or some that make no image, and a score is due before the next step."""
     trainer, scored = make(), []
     update = trainer.task.after_step
 

@@ -12,7 +12,6 @@ from sefi.identity.file import Identity, Tensors
 
 DOWN, UP = "lora_A", "lora_B"
 CROSS = ".attn2."
-CUSTOM_FILE = "pytorch_custom_diffusion_weights"
 CUSTOM_TOKENS = 2  # the new word, and the class word behind it
 
 
@@ -89,13 +88,15 @@ def export_custom_diffusion(identity: Identity, host: Host) -> Exported:
     if tokens.shape[:3] != (1, 2, CUSTOM_TOKENS):
         raise IdentityError(f"{identity.name!r} has tokens that are no new word and class word.", "Learn it again.")
     metadata, word = make_model_metadata(identity, stem, "custom-diffusion"), f"<{stem}>"
+    # Two people may share a folder, which diffusers' own name for this file would not allow; no name has a dot.
+    weights = f"{stem}.weights"
     files = (
-        ExportedFile(CUSTOM_FILE, make_custom_diffusion_weights(identity), metadata),
+        ExportedFile(weights, make_custom_diffusion_weights(identity), metadata),
         ExportedFile(stem, {word: convert_matrix(tokens[0, 0, :1])}, metadata | {"modelspec.trigger_phrase": word}),
     )
     lines = [
         # Without the last argument diffusers 0.42 reads the file and leaves the model as it was.
-        f'pipe.unet.load_attn_procs(FOLDER, weight_name="{CUSTOM_FILE}.safetensors", _pipeline=pipe)',
+        f'pipe.unet.load_attn_procs(FOLDER, weight_name="{weights}.safetensors", _pipeline=pipe)',
         f'pipe.load_textual_inversion(f"{{FOLDER}}/{stem}.safetensors", token="{word}")',
         f"# a photo of {word} {identity.header.class_word} at the beach",
     ]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
@@ -21,9 +22,9 @@ from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
 from sefi.training.loop import LossPart, Numbers
 from sefi.training.token_inversion import (
+    ENCODE_AT_ONCE,
     ViewLatents,
     draw_noise,
-    encode_in_batches,
     predict_with_target,
     split_samples,
 )
@@ -180,7 +181,10 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
     settings = config.generate.model_copy(update={"width": None, "height": None})
     reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
     images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
-    return encode_in_batches(backbone, torch.stack([convert_to_pixels(one.pixels) for one in images]))
+    latents = list[Tensor]()
+    while some := list(islice(images, ENCODE_AT_ONCE)):  # pixels of all of them may take gigabytes
+        latents.append(backbone.encode_image(torch.stack([convert_to_pixels(one.pixels) for one in some])))
+    return torch.cat(latents)
 
 
 def make_prior_drawer(
