@@ -5,12 +5,12 @@ import torch
 from tests.training.token_training import make_task
 
 from sefi.core.config import Config, override
-from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.errors import ConfigError, Interrupted, OutputError, SefiError
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.photo.augment import PhotoViews
-from sefi.training import together
-from sefi.training.loop import IdentityTrainer, train
+from sefi.training import together, token_inversion
+from sefi.training.loop import IdentityTrainer, PeriodicSaver, train
 from sefi.training.together import JointTraining, compute_gradients_together, train_together
 
 # As far as a different number of samples in a batch changes the last bits: of the change from the start.
@@ -96,6 +96,57 @@ def test_a_probe_stops_one_and_not_the_others(backbone):
     assert numbers["best_step"] == 1
     assert len(scored) == 3
     assert other.task.latent_source is not probed.task.latent_source
+
+
+def fail_to_score(_):
+    raise ConfigError("The probe fails.", "Mend it.")
+
+
+@pytest.mark.parametrize("what", ["probe", "checkpoint that is there", "checkpoint that cannot be written", "space"])
+def test_an_error_of_one_leaves_the_others_alone(backbone, tmp_path, monkeypatch, what):
+    alone, _ = learn_alone(backbone, "learn.steps=3", number=1)
+    settings, more = ("learn.steps=3", "learn.probe_every=1"), {"checkpoint": tmp_path / "two"}
+    if what == "probe":
+        more["probe"] = fail_to_score
+    elif what == "checkpoint that is there":
+        more["checkpoint"].write_bytes(b"damaged")
+    else:
+        name = "save" if what == "checkpoint that cannot be written" else "check_space"
+        whole = getattr(IdentityTrainer, name)
+
+        def fail(trainer, path):
+            if path.name == "two":
+                raise OutputError("The disk is full.", "Free some.")
+            return whole(trainer, path)
+
+        monkeypatch.setattr(IdentityTrainer, name, fail)
+        monkeypatch.setattr(PeriodicSaver, "save_if_due", lambda saver: saver.trainer.save(saver.checkpoint))
+    first = make(backbone, "learn.steps=3", number=1, checkpoint=tmp_path / "one")
+    found, error = train_together([first, make(backbone, *settings, number=2, **more)], SilentProgress())
+    assert isinstance(error, SefiError)
+    assert_near(found[0]["tokens"], alone["tokens"], first.task.tokens.class_token)
+
+
+def test_what_can_be_saved_is_saved_when_it_is_stopped(backbone, tmp_path, monkeypatch):
+    whole = IdentityTrainer.save
+
+    def fail(trainer, path):
+        if path.name == "1":
+            raise OutputError("The disk is full.", "Free some.")
+        whole(trainer, path)
+
+    monkeypatch.setattr(IdentityTrainer, "save", fail)
+    learners = [make(backbone, "learn.steps=4", number=n, checkpoint=tmp_path / str(n)) for n in (1, 2, 3)]
+    with pytest.raises(Interrupted, match="1 of 3 could not be saved"):
+        train_together(learners, StopAt(4))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "3"]
+
+
+def test_all_note_that_a_pass_was_not_compiled(backbone, monkeypatch):
+    monkeypatch.setattr(token_inversion, "has_right_gradients", lambda *_: False)
+    settings = ("learn.attention_weight=0", "learn.compile=true")
+    learners = [make(backbone, "learn.steps=2", *settings, number=number) for number in (1, 2)]
+    assert [numbers["not_compiled"] for _, numbers in train_together(learners, SilentProgress())] == [1, 1]
 
 
 @pytest.mark.slow

@@ -1,7 +1,8 @@
 """Learn several identities in one pass of the model: samples of all in one batch, everything else apart."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -66,8 +67,9 @@ def train_together(learners: Sequence[JointTraining], progress: Progress, at_onc
 
     The loss of a pass is the sum over its identities, so the gradient of each is what it is alone, but for rounding:
     how many samples are in a batch changes the last bits. Steps, random streams, optimiser, limits, stopping and what
-    is done where a loss is not finite are each identity's own. One that is finished makes room for the next. Where
-    there is no memory for so many, half as many are learned together from then on.
+    is done where a loss is not finite are each identity's own, and so is an error: of a probe, of a checkpoint that is
+    damaged or cannot be written. One that is finished makes room for the next. Where there is no memory for so many,
+    half as many are learned together from then on. The tasks share one copy of the model from now on.
 
     Args:
         at_once: most identities in a pass.
@@ -77,11 +79,12 @@ def train_together(learners: Sequence[JointTraining], progress: Progress, at_onc
         Interrupted: the user stopped it; the checkpoints, where they were asked for, are saved.
     """
     check_learners(learners)
+    for one in learners:
+        one.task.model = learners[0].task.model
     trainers = [IdentityTrainer(one.task, one.config, one.probe) for one in learners]
-    for trainer, learner in zip(trainers, learners, strict=True):
-        trainer.resume(learner.checkpoint)
-    progress.start(sum(one.options.steps - one.done for one in trainers), f"learning {len(trainers)} identities")
     group = TrainingGroup(trainers, [one.checkpoint for one in learners], at_once)
+    group.resume()
+    progress.start(sum(one.options.steps - one.done for one in trainers), f"learning {len(trainers)} identities")
     try:
         for advanced in group.take_steps():
             for trainer in advanced:
@@ -89,7 +92,7 @@ def train_together(learners: Sequence[JointTraining], progress: Progress, at_onc
     except KeyboardInterrupt as stop:
         raise save_all(group, stop) from None
     progress.finish()
-    return [collect_outcome(trainer) for trainer in trainers]
+    return [group.failed.get(trainer) or collect_outcome(trainer) for trainer in trainers]
 
 
 def check_learners(learners: Sequence[JointTraining]) -> None:
@@ -117,6 +120,9 @@ def check_learners(learners: Sequence[JointTraining]) -> None:
 class TrainingGroup:
     """Trainers that take their steps together, as many at once as there is room for.
 
+    Attributes:
+        failed: the error of each that cannot go on.
+
     Args:
         trainers: in the order in which they begin.
         checkpoints: of each; None saves nothing.
@@ -127,15 +133,31 @@ class TrainingGroup:
     ) -> None:
         self.trainers, self.checkpoints, self.at_once = trainers, checkpoints, at_once
         self.savers = [PeriodicSaver(one, path) for one, path in zip(trainers, checkpoints, strict=True)]
+        self.failed: dict[IdentityTrainer, SefiError] = {}
+
+    def do_for(self, trainer: IdentityTrainer, work: Callable[[], object]) -> None:
+        """Do what concerns one identity; where it fails, that one is left out from now on."""
+        if trainer not in self.failed:
+            try:
+                work()
+            except SefiError as error:
+                self.failed[trainer] = error
+
+    def resume(self) -> None:
+        """Restore the checkpoints that are there, and see whether there is space for those to come."""
+        for trainer, checkpoint in zip(self.trainers, self.checkpoints, strict=True):
+            self.do_for(trainer, partial(trainer.resume, checkpoint))
+            if checkpoint is not None and not trainer.is_finished():
+                self.do_for(trainer, partial(trainer.check_space, checkpoint))
 
     def take_steps(self) -> Iterator[list[IdentityTrainer]]:
         """Take steps until all are finished; yield those that have taken one after each pass."""
         while active := self.find_active():
             with delay_interrupts(second_stops=True):
                 self.take_step(active)
-                for saver in self.savers:
-                    if saver.trainer in active:
-                        saver.save_if_due()
+                for trainer, saver in zip(self.trainers, self.savers, strict=True):
+                    if trainer in active:
+                        self.do_for(trainer, saver.save_if_due)
             yield active
 
     def find_active(self) -> list[IdentityTrainer]:
@@ -144,15 +166,15 @@ class TrainingGroup:
         for trainer in self.trainers:
             if len(active) == self.at_once:
                 break
-            trainer.score_if_due()
-            if not trainer.is_finished():
+            self.do_for(trainer, trainer.score_if_due)
+            if trainer not in self.failed and not trainer.is_finished():
                 active.append(trainer)
         return active
 
     def take_step(self, trainers: Sequence[IdentityTrainer]) -> None:
         """Take a step of each in one pass; in two where there is no memory for it."""
         if len(trainers) == 1:  # alone it may also split its samples
-            trainers[0].numbers = trainers[0].take_step(trainers[0].done)
+            self.do_for(trainers[0], partial(take_step_alone, trainers[0]))
             return
         try:
             parts = compute_gradients_together(trainers)
@@ -172,6 +194,11 @@ class TrainingGroup:
             trainer.set_step_rate(trainer.done)
             numbers = summarise_step([part], [next(read) for _ in some])
             trainer.numbers = trainer.apply_step(trainer.done, numbers)
+
+
+def take_step_alone(trainer: IdentityTrainer) -> None:
+    """Take a step of one identity."""
+    trainer.numbers = trainer.take_step(trainer.done)
 
 
 def compute_gradients_together(trainers: Sequence[IdentityTrainer]) -> list[LossPart]:
@@ -322,10 +349,14 @@ def collect_outcome(trainer: IdentityTrainer) -> Outcome:
 
 def save_all(group: TrainingGroup, stop: KeyboardInterrupt) -> Interrupted:
     """Save every training that has a checkpoint after Ctrl-C or SIGTERM; return the error that says so."""
-    saved = [(one, path) for one, path in zip(group.trainers, group.checkpoints, strict=True) if path is not None]
-    for trainer, checkpoint in saved:
-        trainer.save(checkpoint)
+    before, count = len(group.failed), 0
+    for trainer, checkpoint in zip(group.trainers, group.checkpoints, strict=True):
+        if checkpoint is not None and trainer not in group.failed:
+            group.do_for(trainer, partial(trainer.save, checkpoint))
+            count += 1
     done = f"Stopped with {sum(one.is_finished() for one in group.trainers)} of {len(group.trainers)} learned"
-    if not saved:
+    lost = len(group.failed) - before
+    if count == lost:
         return make_interrupted(stop, f"{done}; nothing was saved.", "Run it again.")
-    return make_interrupted(stop, f"{done}; what was begun is saved.", "Run the same again to go on from there.")
+    saved = f"{lost} of {count} could not be saved" if lost else "what was begun is saved"
+    return make_interrupted(stop, f"{done}; {saved}.", "Run the same again to go on from there.")
