@@ -366,7 +366,7 @@ def render_page() -> str:
         f"{len(reporting['people'])} people, {len(reporting['prompts'])} prompts, tau {reporting['tau']:.3f}. "
         f"The defaults were chosen on {len(choosing['people'])} other people with {len(choosing['prompts'])} prompts:",
         format_table(choosing),
-        f"By ID(Prompt) there, {compare_best(choosing, 'flat', FLAT_DEFAULT)}; "
+        f"By ID(Prompt) there, of single files {compare_best(choosing, 'flat', FLAT_DEFAULT)}; of files for each stage "
         f"{compare_best(choosing, 'stage files', STAGE_DEFAULT)}.",
     ]
     text = "\n\n".join(parts)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sefi.backbone.open import open_backbone as open_backbone
     from sefi.core.config import Config as Config
     from sefi.core.errors import SefiError as SefiError
+    from sefi.diffusion.sampling import GeneratedImage as GeneratedImage
     from sefi.hosts.attach import attach as attach
     from sefi.identity.file import Identity as Identity
     from sefi.methods.registry import PRESETS as PRESETS
@@ -30,6 +31,7 @@ DEFINED_IN = {
     "open_backbone": "sefi.backbone.open",
     "attach": "sefi.hosts.attach",
     "Identity": "sefi.identity.file",
+    "GeneratedImage": "sefi.diffusion.sampling",
     "Config": "sefi.core.config",
     "PRESETS": "sefi.methods.registry",
     "SefiError": "sefi.core.errors",
@@ -40,6 +42,7 @@ __all__ = [
     "PRESETS",
     "Config",
     "Consent",
+    "GeneratedImage",
     "Identity",
     "SefiError",
     "attach",
