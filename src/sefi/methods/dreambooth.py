@@ -46,7 +46,7 @@ class DreamBoothConfig(FinetuningConfig, frozen=True):
 
 PRESETS = {
     "": make_embedded_preset(
-        TRAINED_WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 5e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        TRAINED_WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 2e-5, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet+text", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, with text encoder and prior preservation.

@@ -55,7 +55,7 @@ class DreamBoothLoraConfig(FinetuningConfig, frozen=True):
 
 PRESETS = {
     "": make_embedded_preset(
-        TRAINED_WEIGHTS | {"steps": 500, "batch": 2, "learning_rate": 3e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
+        TRAINED_WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 1e-3, "weight_decay": 1e-2, "gradient_clip": 1.0},
         tune={"parts": "unet", "prior_images": 32},
     ),
     # diffusers, examples/dreambooth, train_dreambooth_lora.py.

@@ -57,7 +57,7 @@ class FastComposerConfig(Config, frozen=True):
 
 ONE_STEP = ONE_TOKEN | {"steps": 1}
 PRESETS = {
-    "": make_embedded_preset(ONE_STEP, compose={"alpha": 0.85}),
+    "": make_embedded_preset(ONE_STEP, compose={"alpha": 1.0}),
     # mit-han-lab/fastcomposer, run_evaluation.sh.
     "official": {"learn": ONE_STEP, "compose": {"alpha": 0.5}, "generate": {"guidance_scale": 5.0}},
 }
