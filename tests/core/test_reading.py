@@ -2,6 +2,7 @@
 
 import json
 import struct
+from copy import copy
 from pathlib import Path
 
 import pytest
@@ -184,6 +185,7 @@ def test_a_lack_of_memory_is_not_taken_for_a_damaged_file(fault):
     ):
         raise fault
     assert "Close other programs" in refused.value.remedy
+    assert copy(refused.value).lacks_memory  # as another process rebuilds it
 
 
 def test_the_length_of_the_header_changes_no_bit_of_what_is_computed(tmp_path):

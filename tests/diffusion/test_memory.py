@@ -76,8 +76,9 @@ def test_fewer_images_at_once_are_the_same_images(backbone, limit, most, tried, 
 
 def test_no_memory_for_one_image_is_an_error(backbone, limit):
     limit(0)
-    with pytest.raises(GenerationError, match="not enough memory for one image of 24 x 24"):
+    with pytest.raises(GenerationError, match="not enough memory for one image of 24 x 24") as error:
         draw(backbone, 4)
+    assert error.value.lacks_memory
 
 
 def test_another_error_is_raised_as_it_is(backbone, monkeypatch):

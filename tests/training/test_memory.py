@@ -150,8 +150,9 @@ def test_other_methods_learn_in_parts_too(backbone, limit, name):
 
 def test_no_memory_for_one_sample_is_an_error(make, limit):
     limit(0)
-    with pytest.raises(ConfigError, match=r"one sample at a time \(.*allocate"):
+    with pytest.raises(ConfigError, match=r"one sample at a time \(.*allocate") as error:
         finish(make())
+    assert error.value.lacks_memory
 
 
 def test_another_error_is_raised_as_it_is(make, monkeypatch):
