@@ -83,9 +83,10 @@ def forbid(monkeypatch):
 
 def test_a_folder_that_cannot_be_read_is_a_problem_and_stops_nothing(settings, forbid):
     (settings.photos / "lost+found").mkdir()
+    make_photos(settings.photos, ["lost-found"])
     forbid(settings.photos / "lost+found")
     found = plan(settings)
-    assert [item.name for item in found.items] == ["ada", "bob"]
+    assert [item.name for item in found.items] == ["ada", "bob", "lost-found"]
     [problem] = found.problems
     assert (problem.name, problem.photos) == ("lost-found", ("lost+found",))
     assert problem.problem == f"'{settings.photos / 'lost+found'}' cannot be read: Permission denied."

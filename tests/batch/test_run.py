@@ -223,9 +223,12 @@ def test_files_that_are_written_of_a_longer_name_stay(settings, length):
     assert longer.exists()
 
 
+@pytest.mark.slow
 def test_a_large_identity_is_known_again(settings, work_off, monkeypatch):
     monkeypatch.setattr(sefi.identity.file, "LARGEST_HASHED_FILE", 0)
     monkeypatch.setattr(sefi.batch.plan, "SMALL_IDENTITY", 0)
+    few = ["learn.steps=1", "learn.batch=1", "learn.class_word=dog", "generate.steps=1", "tune.prior_images=1"]
+    settings = replace(settings, config=override(PRESETS["custom-diffusion"], few))
     assert work_off(settings, preview=None)[1] == ["ada", "bob"]
     assert state_of(settings, "ada") is ItemState.LEARNED
     assert work_off(settings, preview=None)[1] == []
@@ -282,6 +285,21 @@ def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off
     work_off(settings)
     queue.take_back(item)
     assert (len(queue.waiting), len(advanced)) == (1, 1)
+
+
+@pytest.mark.parametrize("state", [None, *ItemState])
+def test_an_item_whose_workers_are_killed_before_they_begin_is_put_aside(settings, state):
+    [item, _] = make_plan(settings, None, SilentProgress()).items
+    if state is not None:
+        facts = {"key": item.key, "state": state, "tries": 0, "step": 0, "seconds": 0.0}
+        write_item_record(settings.folder, ItemRecord(name=item.name, **facts))
+    queue, advanced = make_queue(settings, [item])
+    for left in (1, 1, 0):
+        queue.take_back(queue.take())
+        assert len(queue.waiting) == left
+    assert len(advanced) == 1
+    [problem] = list_problems([item], settings)
+    assert (problem.tries, problem.put_aside) == (settings.tries, True)
 
 
 @pytest.mark.parametrize("state", [None, *ItemState])

@@ -207,7 +207,7 @@ def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
             with translate_file_errors(f"'{path}'", PhotoError, "cannot be read", UNREADABLE):
                 photos = list_photo_files(path)
         except PhotoError as error:
-            subjects.append(NamedSubject(make_item_name(path.stem), [escape_surrogates(path.name)], fault=error))
+            subjects.append(NamedSubject(make_item_name(path.name), [escape_surrogates(path.name)], fault=error))
             continue
         if photos is None:
             ignored.append(escape_surrogates(path.name))
@@ -297,12 +297,12 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     Raises:
         SefiError: what is wrong with its name, photos, settings or consent.
     """
+    if subject.fault is not None:
+        raise subject.fault
     check_name(subject.name)
     if subject.name.lower() in names:  # as some disks do
         raise IdentityError(f"Another photo is called {subject.name!r} too.", "Rename one of the files or rows.")
     names.add(subject.name.lower())
-    if subject.fault is not None:
-        raise subject.fault
     values = subject.values
     config = settings.config
     if "class_word" in values:
@@ -526,7 +526,7 @@ def find_problem(record: ItemRecord | None, item: BatchItem, settings: BatchSett
 def count_tries(record: ItemRecord, step: int) -> int:
     """Return how many tries of an item count, of which the last may have been killed."""
     excused = record.state is ItemState.STARTED and (step > record.step or not record.alone)
-    return record.tries - excused
+    return max(0, record.tries - excused)
 
 
 def describe_problem(record: ItemRecord, *, put_aside: bool) -> ItemProblem:

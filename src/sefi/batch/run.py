@@ -6,7 +6,7 @@ on: a training at its last checkpoint, an identity that is there is not learned 
 
 import hashlib
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -125,6 +125,9 @@ def learn_item(
         except OutputError as error:  # somebody else learns it
             return record_failed_try(item, settings, error, alone=alone)
         remove_partials(folder, item.name)
+        before = read_item_record(folder, item.name)
+        if before is not None and before.key != item.key:  # nobody goes on with one of the earlier photo or settings
+            remove_file(locate_training(folder, before))
         record = begin_try(item, settings, alone=alone)
         try:
             record, crops = learn_item_identity(item, record, settings, backbone, progress, prepared)
@@ -196,8 +199,6 @@ def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemR
         tries = count_tries(before, step) if before.key == item.key else 0
         if has_identity_of(before, item, settings.folder):
             fresh = before
-        if before.key != item.key:  # nobody goes on with a training of the earlier photo or settings
-            remove_file(locate_training(settings.folder, before))
     record = fresh.change(
         state=ItemState.STARTED,
         tries=tries + 1,
@@ -475,6 +476,7 @@ class WorkQueue:
     def __init__(self, items: Sequence[BatchItem], settings: BatchSettings, progress: RunProgress) -> None:
         self.waiting, self.settings, self.progress = deque(items), settings, progress
         self.before: dict[str, ItemRecord | None] = {}  # the record of each item when it was handed out
+        self.not_begun = Counter[str]()  # how often the worker of each item was killed before it began
 
     def take(self) -> BatchItem | None:
         """Return the next item; None if none waits."""
@@ -503,8 +505,11 @@ class WorkQueue:
         folder = self.settings.folder
         record = read_item_record(folder, item.name)
         if record is None or record == self.before.get(item.name):
-            self.waiting.append(item)  # it was not even begun
-            return
+            self.not_begun[item.name] += 1
+            if self.not_begun[item.name] < self.settings.tries:
+                self.waiting.append(item)
+                return
+            record = begin_try(item, self.settings, alone=False).change(tries=self.settings.tries)
         if record.state is ItemState.STARTED:
             # One that came further than the try before is not to blame.
             tries = record.tries - (read_step(folder, item) > record.step)

@@ -283,13 +283,14 @@ def compute_identity_digest(identity: Identity) -> str:
     header = dump_header(identity.header.model_copy(update={"shards": ()}))
     if sum(tensor.nbytes for tensor in tensors.values()) <= LARGEST_HASHED_FILE:
         return hashlib.sha256(save(tensors, metadata={HEADER_KEY: header})).hexdigest()
-    return hash_header_and_tensors(header, tensors)
+    return hash_header_and_tensors(header, dict(sorted(tensors.items())))
 
 
 def list_identity_digests(identity: Identity) -> list[str]:
     """List the SHA-256 by which files may name an identity that was read.
 
-    Of one in several files there are two: earlier the names of its files were in it.
+    Of one in several files there are two: earlier the names of its files were in it, and the tensors in their order
+    there.
     """
     digests = [compute_identity_digest(identity)]
     if identity.header.shards:
@@ -298,9 +299,9 @@ def list_identity_digests(identity: Identity) -> list[str]:
 
 
 def hash_header_and_tensors(header: str, tensors: Tensors) -> str:
-    """Compute the SHA-256, in hex, of a header and of tensors in the order of their names."""
+    """Compute the SHA-256, in hex, of a header and of tensors in their order."""
     digest = hashlib.sha256(header.encode())
-    for name, tensor in sorted(tensors.items()):
+    for name, tensor in tensors.items():
         digest.update(name.encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()

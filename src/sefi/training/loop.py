@@ -19,8 +19,6 @@ from sefi.core.config import Config
 from sefi.core.errors import (
     REMARKS,
     ConfigError,
-    GenerationError,
-    IdentityError,
     Interrupted,
     OutputError,
     delay_interrupts,
@@ -440,7 +438,10 @@ class IdentityTrainer(Trainer):
             tensors = self.task.get_identity_tensors()
             score = score_tensors(self.probe, tensors)
             with delay_interrupts():
-                self.best.update(tensors, self.done, score)
+                if score is None:
+                    self.best.asked_at = self.done
+                else:
+                    self.best.update(tensors, self.done, score)
 
     def check_strikes(self) -> None:
         """Let a training that ended early have its result, if it had learned anything; see `Trainer`."""
@@ -481,22 +482,11 @@ class IdentityTrainer(Trainer):
         return {} if self.best.tensors is None else {"best_step": self.best.step, "best_score": self.best.score}
 
 
-def score_tensors(probe: Probe, tensors: Tensors) -> float:
-    """Return the score of an identity; minus infinity where it is not made of numbers that generate an image.
-
-    Then the next step is not finite either, and learning goes back to the last good state.
-
-    Raises:
-        SefiError: there is no memory for the probe's images.
-    """
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
-        return -math.inf
-    try:
+def score_tensors(probe: Probe, tensors: Tensors) -> float | None:
+    """Return the score of an identity; None where its numbers are not finite, which the next step finds too."""
+    if all(bool(tensor.isfinite().all()) for tensor in tensors.values() if tensor.is_floating_point()):
         return probe(tensors)
-    except (IdentityError, GenerationError) as error:
-        if error.lacks_memory:
-            raise
-        return -math.inf
+    return None
 
 
 def compute_cosine_rate(step: int, steps: int, first: float) -> float:

@@ -144,7 +144,7 @@ class TrainingGroup:
                 self.failed[trainer] = error
 
     def resume(self) -> None:
-        """Restore the checkpoints that are there, and see whether there is space for those to come."""
+        """Restore the checkpoints that are there, and see whether there is space for that of each by itself."""
         for trainer, checkpoint in zip(self.trainers, self.checkpoints, strict=True):
             self.do_for(trainer, partial(trainer.resume, checkpoint))
             if checkpoint is not None and not trainer.is_finished():
@@ -349,14 +349,16 @@ def collect_outcome(trainer: IdentityTrainer) -> Outcome:
 
 def save_all(group: TrainingGroup, stop: KeyboardInterrupt) -> Interrupted:
     """Save every training that has a checkpoint after Ctrl-C or SIGTERM; return the error that says so."""
-    before, count = len(group.failed), 0
+    before, count = set(group.failed), 0
     for trainer, checkpoint in zip(group.trainers, group.checkpoints, strict=True):
         if checkpoint is not None and trainer not in group.failed:
             group.do_for(trainer, partial(trainer.save, checkpoint))
             count += 1
     done = f"Stopped with {sum(one.is_finished() for one in group.trainers)} of {len(group.trainers)} learned"
-    lost = len(group.failed) - before
-    if count == lost:
+    lost = [error for trainer, error in group.failed.items() if trainer not in before]
+    if lost:
+        problem = f"{done}; {len(lost)} of {count} could not be saved: {lost[0].problem}"
+        return make_interrupted(stop, problem, lost[0].remedy)
+    if not count:
         return make_interrupted(stop, f"{done}; nothing was saved.", "Run it again.")
-    saved = f"{lost} of {count} could not be saved" if lost else "what was begun is saved"
-    return make_interrupted(stop, f"{done}; {saved}.", "Run the same again to go on from there.")
+    return make_interrupted(stop, f"{done}; what was begun is saved.", "Run the same again to go on from there.")
