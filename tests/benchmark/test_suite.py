@@ -1,12 +1,21 @@
 """Suites: every bundled one is whole, and a wrong one is refused by what is wrong in it."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from sefi.benchmark.records import SuiteInfo
-from sefi.benchmark.suite import Suite, SuitePrompt, Variant, list_bundled, open_suite, read_prompt_list
-from sefi.core.errors import ConfigError
+from sefi.benchmark.suite import (
+    Suite,
+    SuitePrompt,
+    Variant,
+    group_image_files,
+    list_bundled,
+    open_suite,
+    read_prompt_list,
+)
+from sefi.core.errors import ConfigError, PhotoError
 
 WHOLE = """
 about = "Two variants."
@@ -189,3 +198,17 @@ def test_a_suite_may_call_the_class_word_by_its_old_name(tmp_path):
     now, before = (open_suite(written(tmp_path, f'{key} = "cat"\n{WHOLE}')) for key in ("class_word", "kind"))
     assert now == before
     assert before.class_word == "cat"
+
+
+def test_a_folder_of_photos_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    inner, listed = tmp_path / "ada", Path.iterdir
+    inner.mkdir()
+
+    def refuse_or_list(path):
+        if path == inner:
+            raise PermissionError(13, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse_or_list)
+    with pytest.raises(PhotoError, match="ada' cannot be read: Permission denied"):
+        group_image_files(tmp_path)

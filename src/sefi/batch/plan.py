@@ -194,7 +194,7 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
 def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
     """Return a subject for each photo of a folder and for each folder of photos in it, and the files that are none.
 
-    A folder or a file that cannot be looked at is a subject with a fault: it stops no other.
+    A folder or a file that cannot be read is a subject with a fault: it stops no other.
 
     Raises:
         PhotoError: the folder itself cannot be read.

@@ -217,7 +217,7 @@ def list_photo_names(item: BatchItem, settings: BatchSettings) -> tuple[str, ...
     return tuple(str(photo.relative_to(settings.photos)) for photo in item.photos)
 
 
-def read_step(folder: Path, item: BatchItem) -> int:
+def read_step(folder: Path, item: BatchItem | ItemRecord) -> int:
     """Return the step that the training of an item goes on at; 0 for a new one, and for one that cannot be read."""
     with suppress(ConfigError):
         checkpoint = locate_training(folder, item)
@@ -462,8 +462,8 @@ def close_killed_try(item: BatchItem, folder: Path) -> ItemRecord | None:
     record = read_item_record(folder, item.name)
     if record is None or record.state is not ItemState.STARTED:
         return record
-    step = read_step(folder, item) if record.key == item.key else 0
-    return write_item_record(folder, record.change(state=ItemState.WAITING, tries=count_tries(record, step)))
+    tries = count_tries(record, read_step(folder, record))
+    return write_item_record(folder, record.change(state=ItemState.WAITING, tries=tries))
 
 
 class WorkQueue:

@@ -357,8 +357,7 @@ def group_image_files(folder: Path) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
-    inner = [list_image_files(one) for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "."]
-    groups += [images for images in inner if images]
+    groups += [images for inner in sorted(folder.iterdir()) if inner.is_dir() and (images := list_image_files(inner))]
     if not groups:
         raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
     refuse_namesakes([make_key(paths, folder) for paths in groups])

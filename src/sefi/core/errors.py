@@ -24,7 +24,7 @@ class SefiError(Exception):
     """
 
     exit_code = 2
-    lacks_memory = False  # whether there was no memory: at another time, or with less beside it, it may succeed
+    lacks_memory = False  # whether there was no memory, so that another try may succeed
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(f"{problem} {remedy}")

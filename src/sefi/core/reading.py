@@ -94,8 +94,8 @@ def translate_file_errors(
             raise
         if is_out_of_memory(fault):
             reason = f"there is not enough memory ({shorten_reason(fault)})"
-            remedy = "Close other programs, and run it again."
-            raise make_memory_error(error, f"{path} cannot be read: {reason}.", remedy) from fault
+            problem = f"{path} cannot be read: {reason}."
+            raise make_memory_error(error, problem, "Close other programs, and run it again.") from fault
         unread = isinstance(fault, OSError) and bool(fault.strerror)
         raise error(f"{path} {'cannot be read' if unread else problem}: {describe_fault(fault)}.", remedy) from fault
 

@@ -371,7 +371,8 @@ class Trainer:
         with suppress(OSError):  # what cannot be measured may be enough
             there = checkpoint.stat().st_size if checkpoint.exists() else 0
             needed = 2 * state + weights + SPARE_BYTES - min(there, state)
-            free, folder = shutil.disk_usage(checkpoint.parent).free, checkpoint.parent
+            folder = checkpoint.parent
+            free = shutil.disk_usage(folder).free
             if free < needed:
                 problem = (
                     f"There are {free / 2**20:.1f} MiB free in '{folder}', and learning needs {needed / 2**20:.1f}."

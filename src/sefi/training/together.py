@@ -349,16 +349,15 @@ def collect_outcome(trainer: IdentityTrainer) -> Outcome:
 
 def save_all(group: TrainingGroup, stop: KeyboardInterrupt) -> Interrupted:
     """Save every training that has a checkpoint after Ctrl-C or SIGTERM; return the error that says so."""
-    before, count = set(group.failed), 0
-    for trainer, checkpoint in zip(group.trainers, group.checkpoints, strict=True):
-        if checkpoint is not None and trainer not in group.failed:
-            group.do_for(trainer, partial(trainer.save, checkpoint))
-            count += 1
+    pairs = zip(group.trainers, group.checkpoints, strict=True)
+    saved = [(one, path) for one, path in pairs if path is not None and one not in group.failed]
+    for trainer, checkpoint in saved:
+        group.do_for(trainer, partial(trainer.save, checkpoint))
     done = f"Stopped with {sum(one.is_finished() for one in group.trainers)} of {len(group.trainers)} learned"
-    lost = [error for trainer, error in group.failed.items() if trainer not in before]
+    lost = [group.failed[trainer] for trainer, _ in saved if trainer in group.failed]
     if lost:
-        problem = f"{done}; {len(lost)} of {count} could not be saved: {lost[0].problem}"
+        problem = f"{done}; {len(lost)} of {len(saved)} could not be saved: {lost[0].problem}"
         return make_interrupted(stop, problem, lost[0].remedy)
-    if not count:
+    if not saved:
         return make_interrupted(stop, f"{done}; nothing was saved.", "Run it again.")
     return make_interrupted(stop, f"{done}; what was begun is saved.", "Run the same again to go on from there.")
