@@ -128,6 +128,15 @@ def test_those_that_were_asked_for_last_are_held(make_service, folder):
     assert opened.loaded == 4
 
 
+@pytest.mark.parametrize(("fit", "held"), [(3, ["p1", "p2", "p0"]), (2, ["p2", "p0"]), (0, ["p0"])])
+def test_what_is_held_is_bounded_by_its_bytes(make_service, folder, fit, held):
+    opened = make_service().folder
+    opened.most_bytes = fit * opened.get("p0").size
+    for name in ("p0", "p1", "p2", "p0"):
+        opened.get(name)
+    assert list(opened._held) == held
+
+
 def test_a_file_of_the_same_time_and_size_is_another_by_its_number(opened, folder, backbone):
     path = folder / "p0.safetensors"
     before, status = opened.get("p0"), path.stat()

@@ -19,7 +19,7 @@ from sefi.serve.limits import ServeError
 
 SUFFIX = ".safetensors"
 LARGEST_FILE = 16 << 20  # bytes; tokens take 30 KB, and what is larger has weights
-MOST_HELD = 4096  # identities; of Stable Diffusion's width 130 MB
+MOST_HELD, MOST_BYTES = 4096, 512 << 20  # identities, and their tensors; of Stable Diffusion's width 130 MB
 MOST_LISTED = 10_000
 
 
@@ -36,6 +36,11 @@ class ServedIdentity:
     digest: str
     version: tuple[int, int, int]
 
+    @property
+    def size(self) -> int:
+        """Bytes of its tensors."""
+        return sum(tensor.nbytes for tensor in self.identity.tensors.values())
+
 
 class IdentityFolder:
     """Reads identities of one folder, and holds those that were asked for last.
@@ -44,12 +49,15 @@ class IdentityFolder:
         folder: with a file `NAME.safetensors` for each; files may come, change and go.
         check: raises `SefiError` for an identity that cannot be used on the model.
         most: how many are held.
+        most_bytes: what the tensors of those may take; the one that was asked for last is held whatever it takes.
     """
 
-    def __init__(self, folder: Path, check: Callable[[Identity], None], most: int = MOST_HELD) -> None:
+    def __init__(
+        self, folder: Path, check: Callable[[Identity], None], most: int = MOST_HELD, most_bytes: int = MOST_BYTES
+    ) -> None:
         if not folder.is_dir():
             raise ConfigError(f"There is no folder {folder}.", "Name the folder of identity files with --identities.")
-        self.folder, self.check, self.most = folder, check, most
+        self.folder, self.check, self.most, self.most_bytes = folder, check, most, most_bytes
         self.loaded = 0
         self._held: OrderedDict[str, ServedIdentity] = OrderedDict()
         self._lock = threading.Lock()
@@ -77,11 +85,16 @@ class IdentityFolder:
             if served is None or served.version != version:
                 served = self.read(path, name, version)
                 self._held[name] = served
+                self._held.move_to_end(name)
+                self._drop_oldest()
             self._held.move_to_end(name)
-            while len(self._held) > self.most:
-                self._held.popitem(last=False)
         check_expiry(served.identity)
         return served
+
+    def _drop_oldest(self) -> None:
+        taken = sum(one.size for one in self._held.values())
+        while len(self._held) > 1 and (len(self._held) > self.most or taken > self.most_bytes):
+            taken -= self._held.popitem(last=False)[1].size
 
     def find_file(self, name: str) -> Path:
         """Return the file of a name; `ServeError` 404 for what is no name, or leads out of the folder."""
