@@ -175,6 +175,39 @@ def test_a_prompt_that_wants_the_same_thing_too_is_no_wrong_answer():
     assert not checks(design_study(info, samples(), StudyOptions()), "prompt")
 
 
+def give_texts(some, texts):
+    """Samples as they are, with the texts of these prompts."""
+    return [one.model_copy(update={"text": texts[one.prompt].replace("{}", "person")}) for one in some]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "possible"),
+    [
+        # Every image fits "a photo of {}": it is never what a check asks for.
+        ([[], ["scene", "beach"], ["scene", "beach"], ["scene", "snow"], ["style", "oil"]], {1, 2, 3, 4}),
+        ([[]] * 5, {1, 2, 3, 4}),  # nobody knows what to look for: prompts of one's own
+    ],
+)
+def test_a_check_asks_for_what_only_its_own_images_show(wanted, possible):
+    texts = ["a photo of {}", "a photo of {} at the beach", "a picture of {} on the Beach", "{} in snow", "{} in oil"]
+    prompts = [{"text": t, "kind": "k", "wanted": [w] if w else []} for t, w in zip(texts, wanted, strict=True)]
+    asked = set()
+    for seed in range(20):
+        options = StudyOptions(count=1, checks=6, seed=seed)
+        for check in checks(design_study(run(prompts=prompts), give_texts(samples(), texts), options), "prompt"):
+            shown = {one.code: int(parts(one.file)[2]) for one in check.shown}
+            right = shown.pop(check.right)
+            asked.add(right)
+            assert {right, *shown.values()} != {1, 2}  # both sentences mean the beach
+    assert asked == possible
+
+
+def test_prompts_that_differ_in_no_word_have_no_check():
+    texts = ["a photo of {}", "photo of {}", "the picture of {}", "a portrait of {}", "an image of {}"]
+    prompts = [{"text": text, "kind": "k"} for text in texts]
+    assert not checks(design_study(run(prompts=prompts), give_texts(samples(), texts), StudyOptions()), "prompt")
+
+
 def test_two_subjects_in_an_image_have_two_photos_and_no_identity_check():
     study = design_study(run(together=2, kind="cat"), samples(subjects=("ada+bob",)), StudyOptions(count=2))
     assert study.questions["identity"] == "Which image shows the cat of each photo?"

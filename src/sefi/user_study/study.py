@@ -1,6 +1,7 @@
 """Design a study: comparisons and attention checks, drawn from a run with a seed; read the answers of its raters."""
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -11,7 +12,7 @@ from typing import Annotated, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from sefi.benchmark.records import RunInfo, Sample, name_photo, read_earlier_key, split_group
+from sefi.benchmark.records import PromptInfo, RunInfo, Sample, name_photo, read_earlier_key, split_group
 from sefi.core.errors import ConfigError
 from sefi.core.reading import read_json, translate_file_errors
 from sefi.core.text import dump_json
@@ -22,6 +23,8 @@ QUESTIONS = {  # the paper's three (section 4.1), in the order in which they are
     "quality": "Which image looks best?",
 }
 CODES = "ABCDEF"  # a variant's letter in the page and in the answers
+# Prompts that differ in nothing else ask for the same.
+WORDS_OF_ANY_PROMPT = {"a", "an", "the", "photo", "picture", "image", "portrait", "of", "in", "on", "at", "with", "and"}
 PHOTO = "X"  # the letter of the photo itself, where a check puts it among the images
 
 Case = tuple[str, int, int]  # subject, prompt, seed
@@ -81,11 +84,23 @@ class StudyComparison:
 
 @dataclass(frozen=True)
 class SamplePool:
-    """What comparisons are drawn from: samples by case and variant, the variants' letters, what each prompt wants."""
+    """What comparisons are drawn from: samples by case and variant, the variants' letters, the suite's prompts."""
 
     cases: Mapping[Case, Mapping[str, Sample]]
     codes: Mapping[str, str]
-    wanted: Sequence[frozenset[tuple[str, str]]]
+    prompts: Sequence[PromptInfo]
+
+    def is_unrelated(self, prompt: int, other: int) -> bool:
+        """Return whether images of another prompt are surely wrong answers to this one.
+
+        They are where readers look for something here that the other does not want. "A photo of {}" wants nothing that
+        its own images alone show. Where no prompt says what readers look for, as with prompts of one's own, the words
+        decide: this one has a word of its own.
+        """
+        here, there = self.prompts[prompt], self.prompts[other]
+        if any(one.wanted for one in self.prompts):
+            return bool(here.wanted) and not set(here.wanted) & set(there.wanted)
+        return bool(list_words(here.text) - list_words(there.text))
 
 
 @dataclass(frozen=True)
@@ -129,11 +144,20 @@ def design_study(run: RunInfo, samples: Sequence[Sample], study_options: StudyOp
     variants = choose_variants(run, study_options.variants)
     chance = np.random.default_rng([study_options.seed, len(QUESTIONS)])
     letters = {code: variants[int(n)] for code, n in zip(CODES, chance.permutation(len(variants)), strict=False)}
-    wanted = [frozenset(prompt.wanted) for prompt in run.suite.prompts]
-    pool = SamplePool(group_samples(samples, variants), {variant: code for code, variant in letters.items()}, wanted)
+    codes = {variant: code for code, variant in letters.items()}
+    pool = SamplePool(group_samples(samples, variants), codes, run.suite.prompts)
     blocks = [draw_comparisons(pool, study_options, question) for question in QUESTIONS]
     comparisons = tuple(comparison for part in blocks for comparison in part)
     return Study(hash_study(pool, comparisons), word_questions(run), letters, comparisons)
+
+
+def list_words(text: str) -> set[str]:
+    """Return the words of a prompt that say what an image shows.
+
+    >>> sorted(list_words("A photo of {}, at the beach"))
+    ['beach']
+    """
+    return set(re.findall(r"[^\W_]+", text.casefold())) - WORDS_OF_ANY_PROMPT
 
 
 def choose_variants(run: RunInfo, labels: Sequence[str]) -> tuple[str, ...]:
@@ -246,7 +270,7 @@ def make_prompt_check(pool: SamplePool, case: Case, chance: np.random.Generator)
     samples = pool.cases[case]
     subject, prompt, _ = case
     others = [other for other in pool.cases if other[0] == subject and other[1] != prompt]
-    unrelated_cases = [other for other in others if not pool.wanted[other[1]] & pool.wanted[prompt]]
+    unrelated_cases = [other for other in others if pool.is_unrelated(prompt, other[1])]
     if not unrelated_cases:
         return None
     other_samples = pool.cases[unrelated_cases[int(chance.integers(len(unrelated_cases)))]]
