@@ -75,9 +75,11 @@ def spare_what_stays() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark as slow the later cases of tests that are `slow_after` some, before pytest chooses by marks."""
+    """Mark as slow what is thorough, and the later cases of tests that are `slow_after` some, before pytest chooses."""
     cases: collections.Counter[tuple[Path, str]] = collections.Counter()
     for item in items:
+        if item.get_closest_marker("thorough"):
+            item.add_marker(pytest.mark.slow)
         mark = item.get_closest_marker("slow_after")
         if mark is not None and not item.get_closest_marker("slow"):
             test = item.path, getattr(item, "originalname", item.name)

@@ -252,7 +252,7 @@ def test_a_changed_run_or_cell_is_reported_or_refused(sefi, real, folder, comman
         outcome(sefi, folder, alone(real), cells, command)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, command):
@@ -262,7 +262,7 @@ def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, co
     assert min(codes[0], codes[2]) > 50
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_cells_are_reported_or_refused(sefi, real, folder, command):

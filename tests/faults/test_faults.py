@@ -15,6 +15,7 @@ from tests.faults.scenarios import (
 )
 
 OFTEN = ("write", "fsync", "rename", "link", "open to write")
+FIRST_ERROR, *OTHER_ERRORS = ERRORS
 PARTS = 5  # tensors that are tried of a scenario's some ten thousand
 
 
@@ -50,7 +51,9 @@ def test_an_operation_fails(undisturbed, name, kind, error):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("error", ERRORS)
+@pytest.mark.parametrize(
+    "error", [FIRST_ERROR, *(pytest.param(error, marks=pytest.mark.thorough) for error in OTHER_ERRORS)]
+)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_many_operations_fail_once(undisturbed, name, error):
     """About a dozen of each; `experiments/faults.py` lets every one fail."""

@@ -30,7 +30,7 @@ def test_another_file_and_steps_that_are_taken_again_are_found(training, tmp_pat
     assert ending_words.startswith("not killed at step 8")
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_a_training_of_sixty_steps_is_killed_at_some(opened, tmp_path):
     """In turns before and after the save of a step; `experiments/kill.py` does both at each of the sixty."""
@@ -53,7 +53,7 @@ def test_a_benchmark_run_that_is_killed_ends_with_the_same_files(benchmark_run, 
     assert killed or benchmark_run.seconds  # on a machine that got faster meanwhile it may have ended
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_a_benchmark_run_is_killed_at_many_moments(benchmark_run, tmp_path):
     moments = islice(draw_moments(1, benchmark_run.seconds), MOMENTS)

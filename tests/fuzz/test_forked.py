@@ -109,7 +109,7 @@ def test_outcomes_add_up():
     assert sum(share_out(20_000, list(SHARES), SHARES).values()) == 20_000
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_other_seeds_than_the_recorded_ones(images, files):
     """A thousand of each, of seeds that the record has not."""

@@ -272,7 +272,7 @@ def test_a_life_of_a_few_steps(life):
     run_state_machine_as_test(life, settings=few)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_long_lives(life):
     many = settings(max_examples=30, stateful_step_count=25, deadline=None, suppress_health_check=CALM)

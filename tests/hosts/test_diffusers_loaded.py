@@ -256,8 +256,14 @@ def test_fused_projections_are_refused(host):
         assert np.array_equal(draw(pipe, prompt=PROMPTS[2], **FEW), before)
 
 
+COMPILED = product(["wrapped before", "wrapped after", "in place"], [False, True])
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("place", "used"), product(["wrapped before", "wrapped after", "in place"], [False, True]))
+@pytest.mark.parametrize(
+    ("place", "used"),
+    [pytest.param(*case, marks=[] if all(case[1:]) else pytest.mark.thorough) for case in COMPILED],
+)
 def test_a_compiled_unet(host, place, used):
     """With dynamo alone, which traces and guards; what a backend makes of the graphs is not looked at."""
     torch._dynamo.reset()

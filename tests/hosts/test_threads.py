@@ -23,15 +23,15 @@ import sefi
 from sefi.diffusion.conditioning import IdentityConditioner
 
 NAMES = ["ada", "bob", "cyd", "dan", "eve", "fay", "gus", "hal"]
-# Threads and images of each; all of the specification's images are drawn by the slow test.
-SLOW = [pytest.mark.slow, pytest.mark.timeout(1500)]
+# Threads and images of each; all of the specification's images are drawn by the thorough ones.
+MANY = [pytest.mark.thorough, pytest.mark.timeout(1500)]
 CASES = [
     pytest.param(4, 6, True, DPMSolverMultistepScheduler, id="one pipeline"),
     pytest.param(4, 6, False, DDIMScheduler, id="a pipeline each"),
-    pytest.param(8, 50, True, DDIMScheduler, marks=SLOW, id="one pipeline, 8 x 50, ddim"),
-    pytest.param(8, 50, True, DPMSolverMultistepScheduler, marks=SLOW, id="one pipeline, 8 x 50, dpm++"),
-    pytest.param(8, 50, False, DDIMScheduler, marks=SLOW, id="a pipeline each, 8 x 50, ddim"),
-    pytest.param(8, 50, False, DPMSolverMultistepScheduler, marks=SLOW, id="a pipeline each, 8 x 50, dpm++"),
+    pytest.param(8, 50, True, DDIMScheduler, marks=MANY, id="one pipeline, 8 x 50, ddim"),
+    pytest.param(8, 50, True, DPMSolverMultistepScheduler, marks=MANY, id="one pipeline, 8 x 50, dpm++"),
+    pytest.param(8, 50, False, DDIMScheduler, marks=MANY, id="a pipeline each, 8 x 50, ddim"),
+    pytest.param(8, 50, False, DPMSolverMultistepScheduler, marks=MANY, id="a pipeline each, 8 x 50, dpm++"),
 ]
 FEW = {"guidance_scale": 4.0, "output_type": "np"}
 

@@ -201,7 +201,7 @@ def test_the_embedded_unet_gives_what_sefi_gives(pack, models, embedded, schedul
     assert outputs <= 1e-5
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.world
 @pytest.mark.parametrize(("schedule", "steps"), [s for s in SCHEDULES if s[1] <= 23])
 def test_every_step_of_the_embedded_unet(pack, models, embedded, schedule, steps):

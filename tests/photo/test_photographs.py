@@ -58,7 +58,7 @@ def test_few_drawings_are_refused(measured):
     assert share_above(squares) <= 0.02  # one of them at the most
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 def test_error_rates(measured):
     drawings = [square for *_, square in measured.yield_drawings(120)]
     photographs = [square for *_, square in measured.yield_photographs()]
