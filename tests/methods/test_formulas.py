@@ -14,9 +14,16 @@ from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 from sefi.methods.base import create_header
 from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, compute_principal_components, count_dimensions
-from sefi.methods.custom_diffusion import encode_common_sentences, encode_subject, mark_cells_inside, merge_weights
+from sefi.methods.custom_diffusion import (
+    RIDGE,
+    encode_common_sentences,
+    encode_subject,
+    mark_cells_inside,
+    merge_weights,
+)
 from sefi.methods.dreambooth_lora import copy_with_matrices, draw_first, is_adapted
 from sefi.photo.augment import ResizedView, draw_resized_view
+from sefi.training.finetuning import average_error
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -120,6 +127,16 @@ def test_only_cells_within_the_pasted_image_count() -> None:
     assert tiny.sum() == 1
 
 
+def test_a_mask_counts_cells_and_no_channels() -> None:
+    error, mask = random(3, 5, 7, 7).square(), (random(3, 1, 7, 7, seed=1) > 0.3).float()
+    sums = [sum(float(error[n, :, y, x].sum()) for _, y, x in mask[n].nonzero().tolist()) for n in range(3)]
+    wanted = np.mean([total / float(mask[n].sum()) for n, total in enumerate(sums)])
+    assert float(average_error(error, mask)) == pytest.approx(wanted, rel=1e-5)
+    assert float(average_error(error, torch.ones(3, 1, 7, 7))) == pytest.approx(5 * float(error.mean()), rel=1e-5)
+    assert average_error(error, None) == error.mean()
+    assert average_error(error, torch.zeros(3, 1, 7, 7)) == 0
+
+
 def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: Backbone) -> None:
     config = override(PRESETS["custom-diffusion"], ["learn.class_word=person"])
     there = dict(backbone.unet.named_parameters())
@@ -143,6 +160,52 @@ def test_merged_weights_serve_both_subjects_and_change_the_rest_least(backbone: 
     for seed in range(5):
         other = found + 0.01 * random(*found.shape, seed=seed).double() @ free
         assert ((other - before) @ common.T).norm() > least
+
+
+def prepare_merge(backbone: Backbone, *seeds: tuple[int, int]) -> tuple:
+    """Return what `merge_weights` takes of subjects whose weights and tokens have these seeds."""
+    config = override(PRESETS["custom-diffusion"], ["learn.class_word=person"])
+    there = dict(backbone.unet.named_parameters())
+    name = next(n for n in there if n.endswith("attn2.to_v.weight"))
+    sets = [{name: there[name].data + 0.1 * random(*there[name].shape, seed=n)} for n, _ in seeds]
+    people = [
+        Identity(
+            {"tokens": random(1, 2, 2, backbone.token_width, seed=n)}, create_header(f"ada-{k}", backbone, config, 0)
+        )
+        for k, (_, n) in enumerate(seeds)
+    ]
+    return backbone, people, sets, IdentityConditioner(backbone, people, separate_names=False)
+
+
+def test_a_subject_that_was_learned_twice_merges_to_its_own_weights(backbone: Backbone) -> None:
+    once, twice = (prepare_merge(backbone, *[(1, 3)] * times) for times in (1, 2))
+    (alone,), (found,) = (merge_weights(*one).values() for one in (once, twice))
+    torch.testing.assert_close(found, alone)
+    (states,) = (encode_subject(backbone, one, once[3]) for one in once[1])
+    wanted = next(iter(once[2][0].values())).double() @ states.T
+    torch.testing.assert_close(found.double() @ states.T, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_equal_words_of_subjects_with_other_weights_get_their_mean(backbone: Backbone) -> None:
+    _, people, sets, conditioner = prepare_merge(backbone, (1, 3), (2, 3))
+    (found,) = merge_weights(backbone, people, sets, conditioner).values()
+    states = encode_subject(backbone, people[0], conditioner)
+    mean = sum(next(iter(one.values())).double() for one in sets) / 2 @ states.T
+    torch.testing.assert_close(found.double() @ states.T, mean, atol=1e-4, rtol=1e-4)
+
+
+def test_words_that_differ_merge_as_the_inverse_says(backbone: Backbone) -> None:
+    _, people, sets, conditioner = prepare_merge(backbone, (1, 3), (2, 4), (5, 6))
+    ((name, found),) = merge_weights(backbone, people, sets, conditioner).items()
+    before = dict(backbone.unet.named_parameters())[name].data.double()
+    own = [encode_subject(backbone, one, conditioner) for one in people]
+    states, common = torch.cat(own).T, encode_common_sentences(backbone)
+    gram = common.T @ common
+    gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.double)
+    solved = torch.linalg.solve(gram, states)
+    wanted = torch.cat([one[name].double() @ some.T for one, some in zip(sets, own, strict=True)], dim=1)
+    by_inverse = before + (wanted - before @ states) @ torch.linalg.solve(states.T @ solved, solved.T)
+    torch.testing.assert_close(found, by_inverse.float(), atol=1e-6, rtol=1e-6)
 
 
 def test_weights_of_different_parts_do_not_merge(backbone: Backbone) -> None:

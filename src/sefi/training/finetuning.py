@@ -151,14 +151,10 @@ class WeightTask:
                 yield len(samples) / count, weight * loss, {name: loss.detach()}
 
     def compute_denoising_loss(self, batch: FinetuningBatch) -> Tensor:
-        """Return the mean squared error over the cells of the mask, each sample's mean first."""
+        """Return the mean squared error over the samples, as `average_error` takes a mask."""
         context, detach_start = join_texts(batch.context, batch.context), self.inputs.detach_start
         prediction, target = predict_with_target(self.backbone, batch, context, detach_start=detach_start)
-        error = (prediction - target).pow(2)
-        if batch.cell_mask is None:
-            return error.mean()
-        mask = batch.cell_mask.expand_as(error)
-        return ((error * mask).sum((1, 2, 3)) / mask.sum((1, 2, 3)).clamp(min=1)).mean()
+        return average_error((prediction - target).pow(2), batch.cell_mask)
 
     def after_step(self) -> None:
         """Do nothing: no limits, no averages."""
@@ -168,6 +164,20 @@ class WeightTask:
         return {
             name: value.detach().to("cpu", copy=True).contiguous() for name, value in self.inputs.get_tensors().items()
         }
+
+
+def average_error(error: Tensor, cell_mask: Tensor | None) -> Tensor:
+    """Return the mean of an error `[batch, channel, h, w]`; with a mask the mean over samples of their sum by cell.
+
+    A mask has one channel, so with it a subject weighs as many times more than its class as there are channels.
+    Source: `src/diffusers_training.py` of adobe-research/custom-diffusion.
+
+    Args:
+        cell_mask: 1 for the cells that count, 0 for the others, `[batch, 1, h, w]`; None takes all.
+    """
+    if cell_mask is None:
+        return error.mean()
+    return ((error * cell_mask).sum((1, 2, 3)) / cell_mask.sum((1, 2, 3)).clamp(min=1)).mean()
 
 
 def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progress: Progress) -> Tensor | None:
