@@ -1,4 +1,4 @@
-"""How long the embedded model takes: learning with the default preset, a batch of eight images, the program's help.
+"""How long the embedded model takes: learning with the preset `scratch`, a batch of eight images, the program's help.
 
 Run it as `python experiments/embedded_times.py`.
 """

@@ -1,7 +1,7 @@
 """What an identity of the default preset loses when it is exported: likeness and prompt score by what is in the file.
 
     python experiments/export_loss.py              # about an hour on two idle cores; goes on where it stopped
-    python experiments/export_loss.py --quick      # two people, two prompts: whether it runs
+    python experiments/export_loss.py --quick      # one person of each group, two prompts: whether it runs
     python experiments/export_loss.py --write      # the table of docs/hosts/export.md from the record
 
 The default of `sefi export` is chosen on one group of people and reported on another.
@@ -32,9 +32,11 @@ from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import PromptSeed, generate_images, score_against_photos
 from sefi.benchmark.statistics import estimate_difference, estimate_interval
 from sefi.benchmark.suite import BenchmarkSubject, Suite, Variant, read_prompt_list
-from sefi.cli.bench_setup import BenchOptions, Thresholds, find_thresholds, open_run
+from sefi.cli.bench_setup import BenchOptions, Thresholds, collect_run_info, find_thresholds, open_run
 from sefi.cli.options import EMBEDDED
+from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
+from sefi.core.reading import read_json, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.diffusion.text import get_class_token_ids
 from sefi.evaluation.metrics import measure_id_prompt
@@ -208,7 +210,7 @@ GROUPS = {"choosing": (300, 6, "short"), "reporting": (200, 8, "main")}
 def main() -> None:
     """Make what is missing, write the record; or fill in the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two people, two prompts, no record")
+    parser.add_argument("--quick", action="store_true", help="one person of each group, two prompts, no record")
     parser.add_argument("--only", choices=tuple(GROUPS), help="one group of people, and no record")
     parser.add_argument("--write", action="store_true", help="fill in the page from the record")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "export-loss", help="where scores are saved")
@@ -224,8 +226,8 @@ def main() -> None:
     sys.stdout.write("\n\n".join(format_table(group) for group in groups.values()) + "\n")
 
 
-def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
-    """Make and score the missing images of a group of people; return each form's figures by person."""
+def open_group(name: str, folder: Path, *, quick: bool) -> tuple[BenchOptions, OpenRun]:
+    """Open what a group of people is measured with: options and run."""
     first, people, prompts = GROUPS[name]
     suite = Suite(
         name=f"export-{name}",
@@ -240,7 +242,17 @@ def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
     options = BenchOptions(
         suite, folder, EMBEDDED, None, None, None, None, None, download=False, device="cpu", dtype="float32"
     )
-    run = open_run(options)
+    return options, open_run(options)
+
+
+def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
+    """Make and score the missing images of a group of people; return each form's figures by person.
+
+    Raises:
+        ConfigError: the folder has those of another model or other settings.
+    """
+    options, run = open_group(name, folder, quick=quick)
+    begin_work(folder, describe_work(options, run))
     for one in (run.folder.identities, run.folder.photos):
         one.mkdir(parents=True, exist_ok=True)
     thresholds = read_thresholds(options, folder / "thresholds.json")
@@ -257,7 +269,7 @@ def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
             sys.stderr.write(f"{name}: {number + 1} of {len(planned)}  {subject.key}  {form.label}  {found}\n")
     return {
         "people": [subject.key for subject in run.subjects],
-        "prompts": [prompt.text for prompt in suite.prompts],
+        "prompts": [prompt.text for prompt in run.suite.prompts],
         "tau": thresholds.tau,
         "forms": {
             form.label: {one.key: done[form.label, one.key] for other, one in planned if other is form}
@@ -265,6 +277,38 @@ def measure_group(name: str, folder: Path, *, quick: bool) -> dict[str, Any]:
             if any(other is form for other, _ in planned)
         },
     }
+
+
+def describe_work(options: BenchOptions, run: OpenRun) -> dict[str, Any]:
+    """Return what the scores and identities of a folder depend on: the program, model, evaluators and settings."""
+    info = collect_run_info(options, run, Thresholds(0.0, 0.0))  # those are found from the same evaluators
+    about = info.model_dump(
+        mode="json", include={"suite", "subjects", "photos", "model", "evaluators", "settings", "learning_files"}
+    )
+    about |= {"sefi": info.versions["sefi"], "seed": SEED, "distilling": [DISTILLING_STEPS, DISTILLING_RATE]}
+    signature = run.backbone.signature
+    return about | {"signature": signature.compute_digest() if signature else ""}
+
+
+def begin_work(folder: Path, about: dict[str, Any]) -> None:
+    """Write `about.json` into a folder, or check that its scores and identities are those that would be made now.
+
+    Raises:
+        ConfigError: they are others, or nobody knows.
+    """
+    file, remedy = folder / "about.json", "Choose another folder with --work, or remove this one."
+    if not file.is_file():
+        if folder.is_dir() and any(folder.iterdir()):
+            raise ConfigError(f"{folder} has no about.json: nobody knows what was measured in it.", remedy)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(file, dump_json(about, indent=1) + "\n")
+        return
+    with translate_file_errors(file, ConfigError, "does not say what was measured", remedy):
+        before = read_json(file)
+    now = json.loads(dump_json(about))
+    differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+    if differing:
+        raise ConfigError(f"{folder} has scores of another measurement: {', '.join(differing)} differ.", remedy)
 
 
 def needs_images(form: Form, group: str, place: int) -> bool:

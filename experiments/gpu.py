@@ -4,7 +4,8 @@
     python experiments/gpu.py check learning     # these parts only; the others stay in the record
     python experiments/gpu.py --out FILE         # where the record goes, if it is another one
 
-    check        gradients, images, a resumed training and two people learned together against the CPU
+    check        gradients, images, a resumed training and two people learned together against the CPU;
+                 and on the device a training that is resumed, and one that is repeated, against one that is not
     learning     a step of the presets against the bare denoiser and diffusers' loop; embedded model, and 1.4's size
     together     16 identities in one pass against one by one
     compile      steps by torch.compile with CUDA graphs against those without; compiling takes minutes
@@ -73,6 +74,7 @@ ROUNDS = 7
 WARM = 3  # steps before any is timed; the first measures the gradients' shares, which takes longer
 SYNCHRONISING = "called a synchronizing"  # torch's warning of an operation that waits
 PROMPT = "a photo of <ada> at the beach"
+FEW_STEPS = [*FEW_VIEWS, "learn.steps=4"]
 MODELS: dict[str, Callable[[], Backbone]] = {
     "embedded, float32": lambda: sefi.open_backbone(device=DEVICE),
     "embedded, bfloat16": lambda: sefi.open_backbone(device=DEVICE, dtype=torch.bfloat16),
@@ -126,9 +128,32 @@ def compare_with_cpu() -> dict[str, Any]:
     return found
 
 
-def learn_resumed_and_together(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """Return tokens of two steps, a checkpoint and two more, and of two steps together with somebody else."""
-    config = override(DEFAULT_FROM_ENCODER, [*FEW_VIEWS, "learn.steps=4"])
+def compare_all() -> dict[str, Any]:
+    """Compare the device's results with the CPU's, and trainings on the device with each other."""
+    return {**compare_with_and_without_tf32(), "on the device": compare_repeated(sefi.open_backbone(device=DEVICE))}
+
+
+def compare_repeated(backbone: Backbone) -> dict[str, float]:
+    """Compare the tokens of a resumed and of a repeated training with those of one; 0 says the same bits."""
+    found: dict[str, float] = {}
+    for name, config in {"default": DEFAULT_FROM_ENCODER, "paper": PRESETS["paper"]}.items():
+        short = override(config, FEW_STEPS)
+        whole, repeated = (learn_whole(backbone, short) for _ in range(2))
+        for kind, tokens in {"resumed": learn_resumed(backbone, short), "repeated": repeated}.items():
+            difference = (tokens - whole).norm() / whole.norm()
+            found[f"{name}, {kind}, relative difference"] = float(f"{float(difference):.2g}")
+    return found
+
+
+def learn_whole(backbone: Backbone, config: Config) -> torch.Tensor:
+    """Return the tokens of a training that nobody interrupts."""
+    trainer = make_trainer(backbone, config)
+    trainer.run(SilentProgress(), None)
+    return trainer.get_result()["tokens"]
+
+
+def learn_resumed(backbone: Backbone, config: Config) -> torch.Tensor:
+    """Return the tokens of two steps, a checkpoint and the other steps."""
     with tempfile.TemporaryDirectory() as folder:
         checkpoint, first = Path(folder) / "training", make_trainer(backbone, config)
         for step in range(2):
@@ -137,11 +162,17 @@ def learn_resumed_and_together(backbone: Backbone) -> dict[str, torch.Tensor]:
         again = make_trainer(backbone, config)
         again.resume(checkpoint)
         again.run(SilentProgress(), None)
+    return again.get_result()["tokens"]
+
+
+def learn_resumed_and_together(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """Return tokens of two steps, a checkpoint and two more, and of two steps together with somebody else."""
+    config = override(DEFAULT_FROM_ENCODER, FEW_STEPS)
     pair = [make_trainer(backbone, config) for _ in range(2)]
     group = TrainingGroup(pair, [None, None])
     for _ in range(2):
         group.take_step(pair)
-    return {"resumed": again.get_result()["tokens"], "together": pair[1].get_result()["tokens"]}
+    return {"resumed": learn_resumed(backbone, config), "together": pair[1].get_result()["tokens"]}
 
 
 def measure_learning() -> dict[str, Any]:
@@ -275,7 +306,7 @@ def list_longest(profiled: profile) -> dict[str, float]:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "check": compare_with_and_without_tf32,
+    "check": compare_all,
     "learning": measure_learning,
     "together": measure_together,
     "compile": measure_compile,

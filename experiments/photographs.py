@@ -1,6 +1,6 @@
 """Fit and measure what tells photographs from the drawings of the embedded model's world.
 
-    python experiments/photographs.py            # error rates, each source judged by a fit that has not seen it
+    python experiments/photographs.py            # the record: error rates, of each source by a fit that has not seen it
     python experiments/photographs.py --write    # also src/sefi/models/photographs.json, fitted on all of them
 
 Drawings are random images of the world in every style; photographs are those that come with scikit-image and
@@ -43,6 +43,7 @@ from tiny_portraits.drawing.content import SHIPPED
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import get_content
 
+RECORD = Path(__file__).parent / "records" / "photographs.json"
 DRAWINGS, SERIES, SIDE = 300, 71, 512
 CROPS, RECOLOURED, SMALLEST = 20, 60, 0.25  # random crops of a photograph, and the smallest's share of its side
 FOLDS = 5
@@ -185,28 +186,31 @@ def score_unseen(sources: list[str], labels: Tensor, statistics: Tensor) -> Tens
     return scores
 
 
-def print_errors(scores: Tensor, samples: list[Sample], threshold: float) -> None:
-    """Print both error rates, and what went wrong."""
+def count_errors(scores: Tensor, samples: list[Sample], threshold: float, *, photographs: bool) -> dict[str, object]:
+    """Count the samples of drawings, or of photographs, that are taken for the other, and name each."""
     labels = torch.tensor([label for _, label, _, _ in samples])
-    sizes = {False: f"{DRAWINGS} drawings", True: f"{len(read_photographs())} photographs"}
-    for kind, name in sizes.items():
-        wrong = ((scores > threshold) != labels) & (labels == kind)
-        cases = [f"{samples[i][0]} ({samples[i][2]})" for i in wrong.nonzero().flatten().tolist()]
-        share = len(cases) / int((labels == kind).sum())
-        print(f"{name}, {int((labels == kind).sum())} samples: {len(cases)} taken for the other ({share:.2%})")
-        print("  " + ", ".join(cases[:40]))
+    of_kind = labels == photographs
+    wrong = ((scores > threshold) != labels) & of_kind
+    cases = [f"{samples[i][0]} ({samples[i][2]})" for i in wrong.nonzero().flatten().tolist()]
+    return {
+        "sources": len({name for name, label, _, _ in samples if label == photographs}),
+        "samples": int(of_kind.sum()),
+        "taken_for_the_other": len(cases),
+        "share": round(len(cases) / int(of_kind.sum()), 4),
+        "surely_drawn_share": round(float((scores[of_kind] - threshold < DRAWING_SCORE).float().mean()), 4),
+        "cases": cases,
+    }
 
 
-def print_faces(refused: list[bool]) -> None:
-    """Print in how many of the photographs that are taken for drawings the detector of drawn faces finds a face."""
+def count_drawn_faces(refused: list[bool]) -> int:
+    """Count the photographs taken for drawings in which the detector of drawn faces finds a face."""
     detector = YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR)
     passed = [image for (*_, image), gone in zip(yield_photograph_images(), refused, strict=True) if not gone]
-    found = sum(bool(detector(np.asarray(image))) for image in passed)
-    print(f"of {len(passed)} photographs taken for drawings, the detector finds a drawn face in {found}")
+    return sum(bool(detector(np.asarray(image))) for image in passed)
 
 
 def main() -> None:
-    """Measure, and write the weights if asked to."""
+    """Measure and write the record, and write the weights if asked to."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--write", action="store_true", help="write the weights into the package")
     arguments = parser.parse_args()
@@ -215,13 +219,14 @@ def main() -> None:
     labels = torch.tensor([label for _, label, _, _ in samples])
     scores = score_unseen([source for source, *_ in samples], labels, statistics)
     threshold = float(scores[~labels].quantile(1 - FALSE_ALARMS))
-    print(f"threshold {threshold:.2f}")
-    print_errors(scores, samples, threshold)
-    below = [float((scores[labels == kind] - threshold < DRAWING_SCORE).float().mean()) for kind in (False, True)]
-    print(
-        f"surely drawn, so refused by other models: {below[0]:.1%} of the drawings, {below[1]:.2%} of the photographs"
-    )
-    print_faces((scores[labels] > threshold).tolist())
+    record = {
+        "threshold": round(threshold, 4),
+        "drawings": count_errors(scores, samples, threshold, photographs=False),
+        "photographs": count_errors(scores, samples, threshold, photographs=True)
+        | {"taken_with_a_drawn_face": count_drawn_faces((scores[labels] > threshold).tolist())},
+    }
+    write_text(RECORD, dump_json(record, indent=1) + "\n")
+    print(dump_json(record, indent=1))
     if arguments.write:
         made = fit_classifier(statistics, labels)
         rows = {name: [round(float(v), 6) for v in getattr(made, name)] for name in ("mean", "scale", "weights")}

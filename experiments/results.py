@@ -20,7 +20,6 @@ Comments name variants as the records do; tables and CSV files call the method o
 
 import argparse
 import csv
-import hashlib
 import io
 import math
 import re
@@ -34,6 +33,7 @@ from typing import Annotated
 from PIL import Image
 from scipy.stats import kendalltau
 
+from sefi.benchmark.plan import Completeness, list_planned_keys, measure_completeness
 from sefi.benchmark.records import RecordModel, RunInfo, set_file_key, split_group
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
@@ -44,6 +44,7 @@ from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.reading import LARGEST_JSON, read_text, translate_file_errors
 from sefi.core.text import dump_json
+from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
@@ -144,9 +145,14 @@ def make_display_label(label: str) -> str:
 
 
 def keep(folder: Path) -> None:
-    """Write the record of a run."""
+    """Write the record of a run.
+
+    Raises:
+        ConfigError: images of it are missing.
+    """
     run = RunFolder(folder)
     info, samples = run.read_info(), run.read_samples()
+    check_finished(str(folder), measure_completeness(info, samples))
     file = RECORDS / f"{info.suite.name}.json"
     labels = [variant.label for variant in list_variants(samples, info)]
     fixed = find_conditions(samples, info)
@@ -162,10 +168,22 @@ def keep(folder: Path) -> None:
         for kind in ("", *list_kinds(samples, info))
         if (chosen := [sample for sample in samples if kind in ("", sample.kind)])
     }
-    digest = hashlib.sha256(run.samples_file.read_bytes()).hexdigest()
+    digest = compute_file_digest(run.samples_file)
     record = RunRecord(info=info, images=len(samples), samples_sha256=digest, figures=figures)
     write_text(file, dump_json(record.model_dump(mode="json", by_alias=True), separators=(",", ":")) + "\n")
     print(f"{file.relative_to(ROOT)}: {len(samples)} images, {file.stat().st_size // 1024} KB")
+
+
+def check_finished(name: str, completeness: Completeness) -> None:
+    """Refuse a run with missing images: its variants have different subjects and prompts so far.
+
+    Raises:
+        ConfigError: it is not finished.
+    """
+    missing = completeness.planned - completeness.made
+    if missing > 0:
+        problem = f"{name} is not finished: {missing:,} of {completeness.planned:,} images are missing."
+        raise ConfigError(problem, "Make them with `sefi bench run`, and write the record again.")
 
 
 def drop_unknown(values: dict[str, float]) -> dict[str, float]:
@@ -204,16 +222,28 @@ class Best:
 
 
 def find_best(*names: str) -> dict[str, Best]:
-    """Return the best by mean ID(Prompt) of the variants in these records that start from the same preset."""
+    """Return the best by mean ID(Prompt) of the variants in these records that start from the same preset.
+
+    Raises:
+        ConfigError: images of one were missing when it was written.
+    """
     found: dict[str, Best] = {}
     for name in names:
         record = read_record(name)
+        check_finished(name, measure_record(record))
         for variant in record.info.suite.variants:
             if variant.control is None:
                 mean = estimate_interval(record.figures[ALL][variant.label]["id_prompt"]).mean
                 if variant.preset not in found or mean > found[variant.preset].id_prompt:
                     found[variant.preset] = Best(variant.label, variant.settings, mean)
     return found
+
+
+def measure_record(record: RunRecord) -> Completeness:
+    """Return how much of its run there was when a record was written."""
+    info = record.info
+    planned = list_planned_keys(info.suite, info.subjects, info.photos, info.folders)
+    return Completeness(record.images, len(planned))
 
 
 def read_record(name: str) -> RunRecord:

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,6 +46,7 @@ from sefi.core.prompts import (
     check_name,
     check_photo_count,
     check_prompts,
+    find_placeholders,
     is_person,
     needs_face,
 )
@@ -78,7 +79,7 @@ from sefi.identity.file import (
     compute_tokens_digest,
     make_photo_salt,
 )
-from sefi.methods import get_method, get_preset
+from sefi.methods import get_method, get_preset, is_of_tokens
 from sefi.methods.base import Method, TrainingOptions, create_header
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
@@ -94,6 +95,7 @@ from sefi.photo.augment import (
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
+    check_box,
     crop_square,
     find_square_around_box,
     find_square_in_middle,
@@ -170,7 +172,7 @@ def learn(  # noqa: PLR0913
     check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
-    check_learning_inputs(consent, evaluators, checkpoint)
+    check_learning_inputs(consent, evaluators, checkpoint, (face, box, detector))
     progress = choose_progress(progress)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
@@ -253,8 +255,30 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def check_learning_inputs(consent: object, evaluators: object, checkpoint: object) -> None:
-    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`."""
+def check_crop_types(face: object, box: object, detector: object) -> None:
+    """Refuse what says where the subject is and is of another type than those that are used.
+
+    Raises:
+        ConfigError: the face is no number.
+        PhotoError: the box is not four whole numbers.
+        FaceError: the detector is no path.
+    """
+    check_type(face, (int, type(None)), "The face", ConfigError, "Give its number, counted from the left from 1 on.")
+    if box is not None:
+        check_box(box)
+    remedy = "Give the path of a YuNet ONNX file."
+    check_type(detector, (str, Path, type(None)), "The face detector", FaceError, remedy)
+
+
+def check_learning_inputs(
+    consent: object, evaluators: object, checkpoint: object, place: tuple[object, object, object]
+) -> None:
+    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`.
+
+    Args:
+        place: face, box and detector; errors as of `check_crop_types`.
+    """
+    check_crop_types(*place)
     remedy = "Give consent=sefi.Consent(...), with who agrees, for whom and to what."
     check_type(consent, (Consent, type(None)), "The consent", ConfigError, remedy)
     for what, path in (("The folder of evaluators", evaluators), ("The checkpoint", checkpoint)):
@@ -413,6 +437,7 @@ def crop_photo(
     """
     if isinstance(photo, SubjectCrop):
         return photo
+    check_crop_types(face, box, detector)
     class_word = config.learn.class_word
     check_crop_options(class_word, crop=crop, face=face, box=box, detector=detector)
     height, width = photo.pixels.shape[-2:]
@@ -692,12 +717,12 @@ def generate_each(  # noqa: PLR0913
     shown = choose_progress(progress)
     model = apply_identities(method, identities, backbone, settings)
     check_safety_checker(backbone, wanted=safety_checker)
-    digests, sources = [compute_identity_digest(identity) for identity in identities], describe_sources(images)
+    digests, sources = {one.name: compute_identity_digest(one) for one in identities}, describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
         made = blank_flagged_image(backbone, made) if safety_checker else made
         said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
-        yield replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, digests, said))
+        yield add_image_record(backbone, made, settings, list_shown_digests(method, digests, made.prompt), said)
 
 
 def apply_identities(
@@ -707,6 +732,27 @@ def apply_identities(
     skipping = backbone.skip_layers(settings.clip_skip)
     model = get_method(method).apply(identities, skipping, settings.identity_strength)
     return replace(model, conditioner=apply_text_settings(model.conditioner, settings))
+
+
+def add_image_record(
+    backbone: Backbone,
+    image: GeneratedImage,
+    settings: GenerateSettings,
+    digests: Sequence[str],
+    said: Mapping[str, object],
+) -> GeneratedImage:
+    """Return an image with what its file says; the SHA-256 are of those whom it shows."""
+    return replace(image, record=make_image_record(backbone, image.prompt, image.seed, settings, digests, said))
+
+
+def list_shown_digests(method: str, digests: Mapping[str, str], prompt: str) -> list[str]:
+    """List the SHA-256 of those whom an image shows, so that forgetting somebody removes nobody else's images.
+
+    Args:
+        method: of all identities. One that changes the model has something of all of them in every image.
+        digests: SHA-256 of each identity, by its name.
+    """
+    return [digests[name] for name in find_placeholders(prompt)] if is_of_tokens(method) else list(digests.values())
 
 
 def check_safety_checker(backbone: Backbone, *, wanted: bool) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from sefi.core.config import override
+from sefi.core.errors import ConfigError
 from sefi.methods import BUILT_IN, PRESETS
 
 SWEEPS = ("sweep", "sweep-edges")  # on the fourth version of the embedded model
-LATER_SWEEPS = ("sweep-in-scenes", "sweep-weights", "sweep-weights-edges")
+LATER_SWEEPS = ("sweep-in-scenes", "sweep-weights", "sweep-weights-edges", "sweep-custom-diffusion")
 ROOT = Path(__file__).parents[2]
 RECORDS = ROOT / "experiments" / "records"
 FOURTH = RECORDS / "fourth-version"
@@ -208,3 +209,69 @@ def test_published_variants_are_those_of_the_suite(results):
     for suite, ways in published.items():
         assert ways.keys() <= {way.label for way in open_suite(suite).variants}
         assert all(names <= results.BY_NAME.keys() for names in map(dict.keys, ways.values()))
+
+
+@pytest.fixture
+def empty_records(results, tmp_path, monkeypatch):
+    """No records, and a place for those that are written."""
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    monkeypatch.setattr(results, "RECORDS", tmp_path / "bench")
+    monkeypatch.setattr(results, "FOURTH", tmp_path / "fourth")
+    (tmp_path / "bench").mkdir()
+    return tmp_path / "bench"
+
+
+def test_an_unfinished_run_is_not_kept(results, synthetic, tmp_path, empty_records):
+    samples = synthetic.make_samples()
+    photos = {name: ["1", "2"] for name in synthetic.SUBJECTS}
+    run = synthetic.write_run(tmp_path / "run", synthetic.make_run(photos=photos), samples)
+    lines = (run / "cells.jsonl").read_text().splitlines(keepends=True)
+    (run / "cells.jsonl").write_text("".join(lines[:-2]))
+    with pytest.raises(ConfigError, match=f"is not finished: 2 of {len(samples)} images are missing"):
+        results.keep(run)
+    assert not list(empty_records.iterdir())
+    (run / "cells.jsonl").write_text("".join(lines))
+    results.keep(run)
+    best = results.find_best("synthetic")
+    assert [one.label for one in best.values()] == ["ours"]
+    record = json.loads((empty_records / "synthetic.json").read_text())
+    (empty_records / "synthetic.json").write_text(json.dumps(record | {"pictures": len(samples) - 3}))
+    with pytest.raises(ConfigError, match=f"synthetic is not finished: 3 of {len(samples)} images are missing"):
+        results.find_best("synthetic")
+
+
+def test_every_record_is_of_a_finished_run(results):
+    for file in [*results.RECORDS.glob("*.json"), *results.FOURTH.glob("*.json")]:
+        results.check_finished(file.stem, results.measure_record(results.read_record(file.stem)))
+
+
+def test_what_exports_lose_is_not_measured_on_with_another_model_or_settings(tmp_path):
+    export_loss, about = load("export_loss"), {"sefi": "1", "model": {"fingerprint": "a"}, "seeds": (1,)}
+    folder = tmp_path / "work"
+    export_loss.begin_work(folder, about)
+    export_loss.begin_work(folder, about)
+    other = about | {"sefi": "2", "model": {"fingerprint": "b"}}
+    with pytest.raises(ConfigError, match="another measurement: model, sefi differ"):
+        export_loss.begin_work(folder, other)
+    (folder / "about.json").unlink()
+    export_loss.begin_work(folder, other)  # nothing was measured yet
+    (folder / "scores.jsonl").write_text("")
+    (folder / "about.json").unlink()
+    with pytest.raises(ConfigError, match="nobody knows what was measured"):
+        export_loss.begin_work(folder, about)
+    (folder / "about.json").write_text("{")
+    with pytest.raises(ConfigError, match="does not say what was measured"):
+        export_loss.begin_work(folder, about)
+
+
+@pytest.mark.slow
+def test_a_measurement_of_exports_says_what_it_depends_on(tmp_path):
+    export_loss = load("export_loss")
+    people = export_loss.GROUPS["choosing"][1]
+    described = [
+        export_loss.describe_work(*export_loss.open_group("choosing", tmp_path, quick=quick)) for quick in (True, False)
+    ]
+    assert [len(one["subjects"]) for one in described] == [1, people]
+    assert described[0]["settings"]["ours"]["learn"]["steps"] == 3
+    assert described[0]["model"]["fingerprint"] == described[1]["model"]["fingerprint"]
+    assert described[0]["signature"]

@@ -557,6 +557,37 @@ def test_an_sdxl_file_says_what_it_was_trained_with(
     assert found["timestep_spacing"] == ("trailing" if zero_snr else "leading")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("metadata", "side"),
+    [
+        ({}, 4 * LATENT),
+        ({"prediction_type": "v"}, 4 * LATENT),
+        ({"prediction_type": "epsilon"}, 4 * 64),
+        ({"prediction_type": "epsilon", "resolution": "768x768"}, 768),
+        ({"resolution": "512x512"}, 512),
+        *(({"resolution": size}, 4 * LATENT) for size in ("512x768", "500x500", "9984x9984", "large", "")),
+    ],
+)
+def test_a_file_says_the_size_that_it_was_trained_at(
+    open_model: Callable[..., Backbone],
+    write_model: Callable[[str, str], Path],
+    tmp_path: Path,
+    metadata: dict[str, str],
+    side: int,
+) -> None:
+    """Without a size a 2.x model that predicts noise is one of 64 cells, the other is that of its configuration."""
+    open_model("sd2", "single file")
+    path = tmp_path / "stated.safetensors"
+    tensors = load_file(write_model("sd2", "single file"))
+    save_file(tensors, path, {f"modelspec.{name}": value for name, value in metadata.items()})
+    found = checkpoint.read_checkpoint(path, torch.float32)
+    assert found.trained_resolution == side
+    assert found.scheduler.config["prediction_type"] == (
+        "epsilon" if metadata.get("prediction_type") == "epsilon" else "v_prediction"
+    )
+
+
 PREFIXES = {"VAE": "first_stage_model.", "text encoder": "conditioner.embedders.0.",
             "second text encoder": "conditioner.embedders.1."}  # fmt: skip
 

@@ -104,7 +104,12 @@ def test_another_preview_is_made_without_learning(settings, work_off, monkeypatc
     work_off(settings)
     before = read_states(settings.folder)
     monkeypatch.setattr(sefi.batch.run, "learn", None)
+    titles, draw = set(), sefi.batch.run.draw_contact_sheet
+    monkeypatch.setattr(
+        sefi.batch.run, "draw_contact_sheet", lambda rows, columns: (titles.update(columns), draw(rows, columns))[1]
+    )
     assert work_off(settings, preview="a {} at the beach")[1] == ["ada", "bob"]
+    assert titles == {"what was learned", "a <subject> at the beach"}  # nobody's name
     after = read_states(settings.folder)
     assert after["ada.safetensors"] == before["ada.safetensors"]
     assert after["ada.png"][1] != before["ada.png"][1]

@@ -1,22 +1,28 @@
 """Scores of an image: hand-computed assignments, and no evaluator gives no score."""
 
+import hashlib
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from sefi.backbone.weights import find_weights
 from sefi.benchmark.evaluators import (
     NO_FOCUS_SCORES,
     Evaluation,
     EvaluatorFiles,
     Evaluators,
     compute_face_box,
+    describe_file,
     drop_not_finite,
     round_embedding,
     score_attention,
     score_likeness,
 )
+from sefi.benchmark.records import EvaluatorInfo
 from sefi.diffusion.attention_maps import PromptAttention
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
 from sefi.evaluation.second_recogniser import SHIPPED_RECOGNISER
@@ -125,3 +131,36 @@ def test_what_is_not_finite_was_not_computed():
     assert [drop_not_finite(value) for value in (0.25, None, float("nan"), float("-inf"))] == [0.25, None, None, None]
     assert round_embedding(np.array([0.25, 0.5], np.float32)) == (0.25, 0.5)
     assert round_embedding(np.array([0.25, np.nan], np.float32)) is None
+
+
+def write_weights(path, value):
+    save_file({"weight": torch.full((2, 3), float(value))}, path)
+    return path.read_bytes()
+
+
+def hash_bytes(*parts):
+    return hashlib.sha256(b"".join(parts)).hexdigest()
+
+
+def test_the_digest_of_a_folder_is_that_of_the_weights_that_are_loaded(tmp_path):
+    loaded = write_weights(tmp_path / "model.safetensors", 1)
+    assert describe_file(tmp_path) == EvaluatorInfo(file=tmp_path.name, sha256=hash_bytes(loaded))
+    write_weights(tmp_path / "adapter.safetensors", 2)
+    write_weights(tmp_path / "._model.safetensors", 3)
+    assert find_weights(tmp_path).files == (tmp_path / "model.safetensors",)
+    assert describe_file(tmp_path).sha256 == hash_bytes(loaded)
+    assert describe_file(tmp_path / "adapter.safetensors").sha256 != hash_bytes(loaded)
+
+
+def test_the_digest_of_weights_in_several_files_is_of_all(tmp_path):
+    names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
+    parts = [write_weights(tmp_path / name, n) for n, name in enumerate(names)]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": names[1], "b": names[0]}}))
+    assert describe_file(tmp_path).sha256 == hash_bytes(*parts)
+    other = write_weights(tmp_path / names[1], 7)
+    assert describe_file(tmp_path).sha256 == hash_bytes(parts[0], other)
+
+
+def test_a_folder_without_weights_has_no_digest(tmp_path):
+    assert describe_file(tmp_path).sha256 == ""
+    assert describe_file(tmp_path / "nothing").sha256 == ""

@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from sefi.benchmark.records import LARGEST_SCORE, MOST_IMAGES, RunInfo, Sample
-from sefi.benchmark.run import RunFolder
+from sefi.benchmark import run as run_files
+from sefi.benchmark.records import LARGEST_SCORE, MOST_IMAGES, MOST_LISTED, RUN_SCHEMA, RunInfo, Sample
+from sefi.benchmark.run import LARGEST_RECORD, LONGEST_LINE, RunFolder
 from sefi.core.errors import ConfigError
 
 PROMPT, VARIANT = {"text": "a photo of {}", "kind": "plain"}, {"label": "ours"}
@@ -55,6 +56,7 @@ FILLED = {
     "far_threshold": None,
     "folders": {},
     "mark": False,
+    "learning_files": None,
     "record": None,
 }
 
@@ -156,11 +158,11 @@ def test_a_missing_unknown_or_wrong_field_of_a_run_is_named(tmp_path, run, messa
 @pytest.mark.parametrize("changes", [{}, {"colour": 1}, {"suite": None}, {"tau": "high"}])
 def test_a_run_of_a_newer_version_is_refused_by_its_number(tmp_path, changes):
     with pytest.raises(ConfigError, match=r"was written by a newer sefi\.") as caught:
-        folder_of(tmp_path, RUN | {"schema": 4} | changes).read_info()
+        folder_of(tmp_path, RUN | {"schema": RUN_SCHEMA + 1} | changes).read_info()
     assert caught.value.remedy == "Update sefi."
 
 
-@pytest.mark.parametrize("schema", [None, 0, 1, 2])
+@pytest.mark.parametrize("schema", [None, 0, 1, 2, 3])
 def test_a_run_of_an_older_version_is_read(tmp_path, schema):
     assert folder_of(tmp_path, RUN | {"schema": schema}).read_info().subjects == ("ada", "bob")
 
@@ -276,6 +278,55 @@ def test_an_embedding_has_squares_that_are_finite(tmp_path):
 def test_a_million_images_are_a_run():
     run = with_suite(seeds=list(range(10_000)), prompts=[PROMPT] * (MOST_IMAGES // 20_000))
     assert len(fill_run(run)["suite"]["seeds"]) == 10_000
+
+
+def test_the_record_of_a_million_images_can_be_read_whatever_their_vectors():
+    sample = Sample.model_validate(cell(text="\u20ac" * 2000, embedding=[-0.12345] * 8192))
+    assert 90_000 < len(sample.dump()) < LONGEST_LINE
+    assert MOST_IMAGES * len(sample.dump()) < LARGEST_RECORD
+
+
+def test_more_images_than_a_run_has_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_files, "MOST_IMAGES", 2)
+    cells = [cell(seed=seed) for seed in (0, 1, 1)]
+    assert len(folder_of(tmp_path, RUN, cells).read_samples()) == 2
+    with pytest.raises(ConfigError, match="more than 2 images"):
+        folder_of(tmp_path, RUN, [*cells, cell(seed=2)]).read_samples()
+
+
+def list_images(count):
+    """Images of one folder as `run.json` names them, each in as many bytes as usual."""
+    return [
+        {
+            "subject": "ada",
+            "prompt": 0,
+            "seed": n,
+            "file": f"subject-{n:06}/a-photo-of-a-person-at-the-beach-0000.png",
+            "sha256": "0123456789abcdef",
+        }
+        for n in range(count)
+    ]
+
+
+@pytest.mark.slow
+def test_a_run_of_two_large_folders_is_read_again(tmp_path):
+    prompts, images = [{"text": "a", "kind": "plain"}] * 10, list_images(MOST_LISTED)
+    suite = {"variants": [{"label": label, "images": label} for label in "ab"], "prompts": prompts}
+    info = RunInfo.model_validate(with_suite(**suite) | {"folders": {label: {"images": images} for label in "ab"}})
+    RunFolder(tmp_path).begin(info)
+    assert (tmp_path / "run.json").stat().st_size > 16 * 2**20
+    assert RunFolder(tmp_path).read_info() == info
+
+
+def test_a_run_whose_record_could_not_be_read_again_is_refused_before_it_begins(tmp_path, monkeypatch):
+    info = RunInfo.model_validate(RUN | {"folders": {"a": {"images": list_images(20)}}})
+    monkeypatch.setattr(run_files, "LARGEST_RUN_INFO", len(info.dump(indent=1)))
+    with pytest.raises(ConfigError, match=r"would have [\d,]+ bytes; at most [\d,]+ are read"):
+        RunFolder(tmp_path / "run").begin(info)
+    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(run_files, "LARGEST_RUN_INFO", len(info.dump(indent=1)) + 1)
+    RunFolder(tmp_path / "run").begin(info)
+    assert RunFolder(tmp_path / "run").read_info() == info
 
 
 @pytest.mark.parametrize("control", ["\0", "\x1b", "\x0b", "\uffff"])

@@ -8,7 +8,7 @@ from multiprocessing import get_context
 import pytest
 
 from sefi.benchmark import run
-from sefi.benchmark.records import RunInfo, Sample
+from sefi.benchmark.records import RUN_SCHEMA, RunInfo, Sample
 from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError, OutputError
 from sefi.provenance.run_record import RunRecord
@@ -116,10 +116,26 @@ def test_another_run_is_refused_by_what_differs(folder):
         folder.begin(RunInfo.model_validate({**VALUES, "suite": SUITE | {"name": "t"}, "tau": 0.5}))
 
 
+def test_a_run_does_not_go_on_with_other_files_to_learn_with(tmp_path):
+    files = {"settings": {"ours": {"basis.names": "aa"}}, "evaluators": {"clip": "bb", "face_detection.onnx": "cc"}}
+    known, unknown = VALUES | {"learning_files": files}, VALUES | {"learning_files": None}
+    for number, first in enumerate((known, unknown)):
+        folder = RunFolder(tmp_path / str(number))
+        folder.begin(RunInfo.model_validate(first))
+        for then in (known, unknown):
+            folder.begin(RunInfo.model_validate(then))
+    other = {"settings": {"ours": {"basis.names": "ab"}}, "evaluators": {"clip": "bb"}}
+    with pytest.raises(
+        ConfigError, match=r"another run: basis\.names of ours, evaluator face_detection\.onnx differ\."
+    ):
+        RunFolder(tmp_path / "0").begin(RunInfo.model_validate(VALUES | {"learning_files": other}))
+    RunFolder(tmp_path / "1").begin(RunInfo.model_validate(VALUES | {"learning_files": other}))
+
+
 def test_what_is_no_run_or_a_newer_one_is_refused(tmp_path, folder):
     with pytest.raises(ConfigError, match="is no benchmark run"):
         RunFolder(tmp_path).read_info()
-    folder.info_file.write_text(json.dumps({"schema": 4}))
+    folder.info_file.write_text(json.dumps({"schema": RUN_SCHEMA + 1}))
     with pytest.raises(ConfigError, match="newer sefi"):
         folder.read_info()
     folder.info_file.write_text("{")

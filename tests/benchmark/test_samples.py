@@ -19,6 +19,7 @@ from sefi.benchmark.samples import (
     make_reference_image,
     make_samples,
     resize_to_square,
+    score_against_photos,
 )
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
 from sefi.core.errors import ConfigError
@@ -67,6 +68,23 @@ def run(backbone, tmp_path):
     made = OpenRun(SUITE, SUBJECTS, backbone, Evaluators(EvaluatorFiles()), RunFolder(tmp_path / "run"), silent, silent)
     made.folder.begin(describe_run(made, EvaluatorFiles().describe(), None, None))
     return made
+
+
+@pytest.mark.parametrize(
+    ("class_word", "person"),
+    [("person", True), ("Person", True), ("woman", True), ("old man", True), ("dog", False), ("girl scout", False)],
+)
+def test_faces_count_for_every_word_that_means_people(tmp_path, class_word, person):
+    silent, unit = SilentProgress(), np.eye(3, dtype=np.float32)
+    suite = SUITE.model_copy(update={"class_word": class_word, "variants": VARIANTS[3:4]})
+    run = OpenRun(suite, SUBJECTS, None, Evaluators(EvaluatorFiles()), RunFolder(tmp_path), silent, silent)
+    found = Evaluation(faces=[], embeddings=[unit[0]], clip=unit[1], background=unit[2])
+    run.evaluations.update({subject.key: (found, found) for subject in SUBJECTS})
+    scores = score_against_photos(run, SUBJECTS[:1], VARIANTS[3], found)
+    faces = {name: scores[name] for name in ("faces", "id", "id_other_photo", "background", "background_others")}
+    values = (0, 1.0, 1.0, 1.0, 1.0) if person else (None,) * 5
+    assert faces == dict(zip(faces, values, strict=True))
+    assert scores["clip_image"] == 1.0  # of animals too
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Folders of other programs' images: each layout says subject, prompt and seed, and what says too little is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from sefi.benchmark.records import ListedFolder, ListedImage, SuiteInfo
 from sefi.benchmark.scored_folder import (
     FolderHints,
     assign_images,
+    change_strange_name,
+    check_names_agree,
     collect_prompts,
     collect_seeds,
     find_images,
@@ -24,6 +27,7 @@ from sefi.core.errors import ConfigError, PromptError
 from sefi.core.progress import SilentProgress
 from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError
+from sefi.core.text import make_file_name
 
 ADA = FolderHints(subjects=("ada",))
 BOTH = FolderHints(subjects=("ada", "bob"))
@@ -74,7 +78,64 @@ def test_a_list_says_what_each_image_is_of(tmp_path):
 def test_a_placeholder_names_the_subject_where_the_list_does_not(tmp_path):
     write_list(tmp_path, {"image": "a.png", "prompt": "<bob> and <bob>"}, {"image": "b.png", "prompt": "<ada>"})
     assert cases(find_images(tmp_path, BOTH)) == [("a.png", "bob", "{} and person", 0), ("b.png", "ada", "{}", 0)]
-    assert {one.subject for one in find_images(tmp_path, ADA).images} == {"ada"}  # the only one, whatever it is called
+    found = find_images(tmp_path, ADA)
+    assert (cases(found), found.other_subjects) == ([("b.png", "ada", "{}", 0)], ("bob",))
+    with pytest.raises(ConfigError, match="no image of a subject that was asked for; it has ada, bob"):
+        find_images(tmp_path, FolderHints(subjects=("eve",)))
+
+
+def test_the_only_subject_may_have_another_name_in_all_prompts(tmp_path):
+    write_list(tmp_path, {"image": "a.png", "prompt": "<sks> smiles"}, {"image": "b.png", "prompt": "a person"})
+    assert [case[:3] for case in cases(find_images(tmp_path, ADA))] == [
+        ("a.png", "ada", "{} smiles"),
+        ("b.png", "ada", "a {}"),
+    ]
+    more = [{"image": "c.png", "prompt": "<bob>"}, {"image": "d.png", "prompt": "<ada>"}]
+    write_list(tmp_path, {"image": "b.png", "prompt": "a person"}, *more)
+    with pytest.raises(ConfigError, match=r"b\.png does not say of whom it is; other images are of ada, bob"):
+        find_images(tmp_path, ADA)
+
+
+def test_a_folder_s_name_is_no_other_name_of_the_only_subject(tmp_path):
+    (tmp_path / "runs").mkdir()
+    entries = [{"image": "a.png", "prompt": "<ada>"}, {"image": "b.png", "prompt": "a photo", "subject": "bob"}]
+    write_list(tmp_path / "runs", *entries)
+    assert cases(find_images(tmp_path / "runs", ADA)) == [("a.png", "ada", "{}", 0)]
+    with pytest.raises(ConfigError, match="it has ada, bob"):
+        find_images(tmp_path / "runs", FolderHints(subjects=("eve",)))
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("王", "李"), ("a b", "a-b"), ("Ada", "ada"), ("Zoë", "Zoe"), ("x" * 64 + "a", "x" * 64 + "b")],
+)
+def test_two_people_of_one_key_are_not_mixed(tmp_path, one, other):
+    write_list(tmp_path, *({"image": f"{n}.png", "prompt": "x", "subject": who} for n, who in enumerate((one, other))))
+    with pytest.raises(ConfigError, match=f"has the subjects '{one}' and '{other}', which would both be"):
+        find_images(tmp_path, FolderHints())
+    for who in (one, other):
+        paint(tmp_path / "folders" / who / "smiling-1.png")
+    with pytest.raises(ConfigError, match="which would both be"):
+        find_images(tmp_path / "folders", FolderHints())
+
+
+def test_those_of_one_key_who_are_not_asked_for_do_no_harm(tmp_path):
+    write_list(tmp_path, *({"image": f"{who}.png", "prompt": "x", "subject": who} for who in ("ada", "王", "李")))
+    assert cases(find_images(tmp_path, ADA)) == [("ada.png", "ada", "x", 0)]
+
+
+@pytest.mark.parametrize(("one", "other", "agree"), [("a b", "A-b", True), ("Zoë", "zoe", True), ("王", "李", False)])
+def test_two_folders_of_different_people_are_not_compared(tmp_path, one, other, agree):
+    found = []
+    for name in (one, other):
+        (tmp_path / name).mkdir()
+        write_list(tmp_path / name, {"image": "a.png", "prompt": "x", "subject": name})
+        found.append(find_images(tmp_path / name, FolderHints()))
+    if agree:
+        check_names_agree(found)
+    else:
+        with pytest.raises(ConfigError, match=r"'王' of .* and '李' of .* would both be 'subject'"):
+            check_names_agree(found)
 
 
 def test_dreambench_plus_has_a_folder_for_each_subject(tmp_path):
@@ -114,6 +175,34 @@ def test_names_of_files_say_prompt_and_seed(tmp_path):
         find_images(tmp_path, FolderHints(subjects=("ada",), prompts=prompts[:1]))
 
 
+LONG = "a photo of {} standing at a quiet beach in front of a red sailing boat"
+CUT = ("a photo of <ada> standing at the quiet little beach in front of it all", LONG.format("<ada>"))
+
+
+@pytest.mark.parametrize("prompt", CUT)
+def test_a_name_that_was_cut_is_no_prompt(tmp_path, prompt):
+    name = f"{make_file_name(prompt)}-7.png"
+    assert len(name) - len("-7.png") in (59, 60)
+    paint(tmp_path / name)
+    with pytest.raises(ConfigError, match="cut after 60 letters") as refused:
+        find_images(tmp_path, ADA)
+    assert "--prompts" in refused.value.remedy
+    wanted = [(name, "ada", prompt.replace("<ada>", "{}"), 7)]
+    given = (prompt.replace("<ada>", "{}"), "{} at the beach")
+    assert cases(find_images(tmp_path, replace(ADA, prompts=given))) == wanted
+    images = [{"file": name, "prompt": prompt, "seed": 7}]
+    (tmp_path / "records.json").write_text(json.dumps({"images": images}))
+    assert cases(find_images(tmp_path, ADA)) == wanted
+
+
+@pytest.mark.parametrize("key", ["Ada-Lovelace", "ada_lovelace", "ADA", "ada-b", "_"])
+def test_the_subject_is_found_in_names_however_it_is_spelt(tmp_path, key):
+    name = f"{make_file_name(f'a photo of <{key}> and an image')}-3.png"
+    paint(tmp_path / name)
+    wanted = "a photo of {} and an image" if key != "_" else "a photo of and an image"
+    assert cases(find_images(tmp_path, FolderHints(subjects=(key,)))) == [(name, key, wanted, 3)]
+
+
 def test_a_record_of_sefi_generate_says_more_than_names(tmp_path):
     entries = [
         {"file": "elsewhere/x.png", "prompt": "a photo of <ada> (smiling:1.2)", "seed": 3},
@@ -147,6 +236,7 @@ def test_folders_of_subjects_may_hold_named_files(tmp_path):
         ("[1]", "no JSON object"),
         ('{"image": "a.png"}', "prompt: Field required"),
         ('{"prompt": "x"}', "image: Field required"),
+        ('{"image": "c\\u0001.png", "prompt": "x"}', "has a control character"),
         ('{"image": "a.png", "prompt": ""}', "at least 1 character"),
         ('{"image": "a.png", "prompt": "x", "seed": -1}', "greater than or equal to 0"),
         ('{"image": "a.png", "prompt": "x", "seed": "1"}', "valid integer"),
@@ -161,6 +251,7 @@ def test_folders_of_subjects_may_hold_named_files(tmp_path):
 def test_what_is_no_list_is_refused(tmp_path, line, message):
     folder = tmp_path / "images"
     paint(folder / "a.png")
+    paint(folder / "c\x01.png")
     paint(tmp_path / "outside.png")
     (folder / "images.jsonl").write_text(line + "\n")
     with pytest.raises(ConfigError, match=message) as refused:
@@ -210,6 +301,53 @@ def test_images_that_cannot_be_read_are_listed(tmp_path):
         (tmp_path / f"{n}.png").write_bytes(b"no image")
     with pytest.raises(ConfigError, match=r"No image of .* can be read"):
         assign_images(found, collect_prompts([found]), [0, 1, 2])
+
+
+STRANGE = {"a\x1b[2J-1.png": "a\\x1b[2J-1.png", "zo\udceb-1.png": "zo\\udceb-1.png", "x\uffff-1.png": "x\\uffff-1.png"}
+DEEP = "d" * 200  # a name of 200 letters is possible, and so is a file with another in it
+
+
+def test_files_with_names_that_no_record_holds_are_listed(tmp_path):
+    folder = tmp_path / "images"
+    paint(folder / "ada-1.png")
+    for name in STRANGE:
+        paint(folder / name)
+    paint(folder / DEEP / f"{DEEP}-1.png")
+    found = find_images(folder, ADA)
+    assert cases(found) == [("ada-1.png", "ada", "{}", 1)]
+    cut = f"{DEEP}/{DEEP}"[:296] + " ..."
+    assert sorted(found.unreadable) == sorted([*STRANGE.values(), cut])
+    described = assign_images(found, ["{}"], [1]).describe()
+    assert ListedFolder.parse(described.dump()) == described
+    assert set(described.unreadable) == set(found.unreadable)
+    (folder / "ada-1.png").unlink()
+    with pytest.raises(ConfigError, match=r"has no images .* with names that a record can hold, unlike 'a\\x1b"):
+        find_images(folder, ADA)
+
+
+def test_strange_names_in_the_folders_of_dreambench_are_listed(tmp_path):
+    for stem in ("0_0", "0_1\x01"):
+        paint(tmp_path / "tgt_image" / "ada" / f"{stem}.jpg")
+    (tmp_path / "text" / "ada").mkdir(parents=True)
+    (tmp_path / "text" / "ada" / "0_0.txt").write_text("a person")
+    found = find_images(tmp_path, FolderHints())
+    assert [one.file for one in found.images] == ["tgt_image/ada/0_0.jpg"]
+    assert found.unreadable == ("tgt_image/ada/0_1\\x01.jpg",)
+
+
+STRANGEST = [*STRANGE, "x" * 300, "x" * 301, "\x01" * 300]
+NAMES = strategies.text(min_size=1, max_size=12) | strategies.sampled_from(STRANGEST)
+
+
+@given(NAMES)
+def test_names_that_are_not_changed_are_those_of_records(name):
+    changed = change_strange_name(name)
+    try:
+        listed = ListedFolder(images=(), unreadable=(name,))
+    except ValueError:
+        assert ListedFolder(images=(), unreadable=(changed,)).unreadable == (changed,)
+    else:
+        assert (changed, listed.unreadable) == ("", (name,))
 
 
 def test_other_programs_seeds_are_numbered_where_they_differ(tmp_path):

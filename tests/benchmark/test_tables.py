@@ -12,10 +12,14 @@ from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import Interval
 from sefi.benchmark.table_files import (
     convert_table,
+    format_card_text,
     format_csv,
+    format_every_eval_ever,
     format_heading,
+    format_latex,
     format_markdown,
     format_range,
+    format_samples,
     format_tables_csv,
     format_tables_json,
     format_value,
@@ -85,6 +89,11 @@ IMAGES = scored((0.5, 0.3), (0.7, 0.2), (None, 0.4), (0.2, 0.25))
 )
 def test_figures_by_hand(name, expected):
     assert value(name, IMAGES, make_run(far_threshold=0.5)) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("threshold", "passed"), [(0.5, 2), (0.2, 3), (0.0, 3), (-0.5, 3), (0.8, 0)])
+def test_an_image_without_a_face_is_never_verified(threshold, passed):
+    assert value("verified", IMAGES, make_run(far_threshold=threshold)) == pytest.approx(passed / 4)
 
 
 def test_a_second_face_is_a_face_but_not_exactly_one():
@@ -391,3 +400,70 @@ def test_the_order_of_the_records_changes_no_bit(synthetic):
     """Several processes may write one record: lines come as they come."""
     run, samples = synthetic.make_run(), synthetic.make_samples()
     assert convert_table(make_table(samples, run)) == convert_table(make_table(list(reversed(samples)), run))
+
+
+@pytest.mark.parametrize("label", ["[4] ours", "*ours*", "*", "[", "ours"])
+def test_no_row_of_latex_begins_with_an_argument_of_the_row_above(label):
+    run = make_run(suite={**SUITE, "variants": [{"label": label, "about": "", "control": None}]})
+    text = format_latex(make_table(scored((0.2, 0.3), variant=label), run))
+    rows = text.split(r"\toprule")[1].split(r"\bottomrule")[0].replace(r"\midrule", "").strip().splitlines()
+    rows = [row for row in rows if row]
+    assert len(rows) == 2
+    assert all(row.startswith("{}") and row.endswith(r" \\") for row in rows)
+    assert rows[1].startswith(f"{{}}{label} & ")
+
+
+def read_evaluation(samples, run, variant="ours"):
+    """The text in the schema of Every Eval Ever, with its results by name."""
+    record = json.loads(format_every_eval_ever(samples, run, 7)[f"{variant}.json"])
+    return record, {result["evaluation_name"]: result for result in record["evaluation_results"]}
+
+
+@pytest.mark.parametrize("far", [-1.0, 1.0])
+def test_every_score_lies_within_the_bounds_that_are_declared(far):
+    cosines = ("id", "id_second", "prompt_score", "clip_image", "background", "dino", "id_leaked")
+    values = dict.fromkeys(cosines, far) | {"clip_image_others": -far, "background_others": -far}
+    shares = {"faces": 1, "shown": (True,), "focus": 1.0, "on_objects": 0.0, "margin": far}
+    samples = [sample(embedding=(sign, 0.0), seed=seed, **values, **shares) for seed, sign in ((1, 1.0), (2, -1.0))]
+    evaluators = dict.fromkeys(("detector", "recogniser", "second_recogniser", "scene_reader", "head_reader", "clip"))
+    known = {name: {"file": name, "sha256": "00"} for name in (*evaluators, "dino")}
+    _, results = read_evaluation(samples, make_run(evaluators=known, tau=-1.0))
+    assert {"id", "diversity", "background_own", "clip_image_own", "shown"} <= results.keys()
+    bounds = {name: one["metric_config"] for name, one in results.items()}
+    for name, one in results.items():
+        assert bounds[name]["min_score"] <= one["score_details"]["score"] <= bounds[name]["max_score"], name
+    assert results["diversity"]["score_details"]["score"] == 2.0
+    assert results["clip_image_own"]["score_details"]["score"] == 2 * far
+    expected = {
+        "id": (-1, 1),
+        "shown": (0, 1),
+        "diversity": (0, 2),
+        "background_own": (-2, 2),
+        "clip_image_own": (-2, 2),
+    }
+    assert expected == {name: (bounds[name]["min_score"], bounds[name]["max_score"]) for name in expected}
+
+
+@pytest.mark.parametrize("folder", ["/home/ada/secret/", "C:\\Users\\ada\\secret\\", "../secret/", ""])
+def test_nothing_that_is_published_says_where_a_file_lies(folder):
+    named = {"basis.names": "list.txt", "compose.weights": "w.safetensors", "learn.encoder": "e.safetensors"}
+    named["mine.table"] = "t.csv"  # of another package's method, on record by its bytes
+    settings = {"method": "x", "basis": {}, "compose": {"alpha": 0.5}, "learn": {"steps": 3}, "mine": {}}
+    for setting, file in named.items():
+        section, _, last = setting.partition(".")
+        settings[section][last] = folder + file
+    learning_files = {"settings": {"ours": {"basis.names": "aa", "mine.table": "bb"}}}
+    run = make_run(
+        settings={"ours": settings}, learning_files=learning_files, model={"name": "/secret/sd14", "fingerprint": "f"}
+    )
+    samples = scored((0.2, 0.3))
+    record, _ = read_evaluation(samples, run)
+    details = record["model_info"]["additional_details"]
+    shortened = json.loads(details["settings"])
+    assert {name: shortened[name.split(".")[0]][name.split(".")[1]] for name in named} == named
+    assert (shortened["compose"]["alpha"], shortened["learn"]["steps"]) == (0.5, 3)
+    assert (details["basis.names sha256"], details["mine.table sha256"]) == ("aa", "bb")
+    texts = [*format_every_eval_ever(samples, run, 7).values(), format_tables_json(samples, run)]
+    texts += [format_tables_csv(samples, run), format_latex(make_table(samples, run)), format_samples(samples)]
+    texts.append(format_card_text(samples, run, []))
+    assert not [text for text in texts if "secret" in text]

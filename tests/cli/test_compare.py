@@ -426,12 +426,15 @@ def test_a_record_of_before_is_compared_in_what_it_states(compare, drawn, tmp_pa
         ({"model": {"name": "/a/tiny", "fingerprint": "tiny:192:f"}}, ("model", "fingerprint")),
         ({"tau": 0.25}, ("settings", "tau")),
         ({"settings": {"ours": {"method": "sefi", "learn": {"steps": 3}}}}, ("settings", "ours.learn.steps")),
+        ({"learning_files": {"evaluators": {"clip": "1"}}}, ("inputs", "sha256.evaluator clip")),
+        ({"learning_files": None}, None),
         ({"photos": {name: ["1"] for name in ("ada", "bob", "eve")}}, ("photo", "hash.ada")),
     ],
-    ids=["equal", "versions", "device", "model", "tau", "settings", "photos"],
+    ids=["equal", "versions", "device", "model", "tau", "settings", "files", "files of before", "photos"],
 )
 def test_a_changed_fact_of_a_benchmark_run_is_named_first(compare, synthetic, tmp_path, changes, expected):
     base = {"device": "cpu", "photos": {name: ["0"] for name in ("ada", "bob", "eve")}}
+    base["learning_files"] = {"evaluators": {"clip": "0"}}
     samples = synthetic.make_samples()
     synthetic.write_run(tmp_path / "one", synthetic.make_run(**base), samples)
     slower = [sample.model_copy(update={"draw_seconds": 9.0, "learn_seconds": 9.0}) for sample in samples]

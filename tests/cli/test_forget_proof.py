@@ -1,5 +1,6 @@
 """`sefi forget` removes nothing for what a foreign identity claims, and nothing that took a listed file's place."""
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from sefi.core.files import IDENTITY_KEY
 from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
+from sefi.provenance.run_record import compute_file_digest
 
 
 @pytest.fixture
@@ -96,6 +98,24 @@ def test_a_link_is_refused_with_what_it_leads_to(work, sefi, ada):
     found = sefi("forget", "ada", "--yes", "--json")
     assert (found.exit_code, str(work / "real.safetensors") in json.loads(found.stdout)["error"]) == (2, True)
     assert (work / "real.safetensors").is_file()
+
+
+@pytest.mark.parametrize("name", ["{outside}/mine.csv", "../HOME/mine.csv", "sub/mine.csv", "sub/mine.safetensors"])
+def test_a_record_removes_nothing_outside_of_its_folder(work, sefi, ada, name):
+    shutil.copy(ada, "ada.safetensors")
+    outside = work.parent / "HOME"
+    (work / "sub").mkdir()
+    for folder in (outside, work / "sub"):
+        (folder / "mine.csv").write_text("a,b")
+    digest = hashlib.sha256(b"a,b").hexdigest()
+    (work / "index.html").write_text(f'<!doctype html><i data-identities="{compute_file_digest(ada)[:16]}">')
+    files = {name.format(outside=outside): [digest], "ada.safetensors": ["0" * 64]}
+    (work / ".sefi-files.json").write_text(json.dumps({"schema_version": 1, "files": files}))
+    found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert not (work / "index.html").exists()
+    assert (outside / "mine.csv").is_file()
+    assert (work / "sub" / "mine.csv").is_file()
 
 
 def test_another_identity_of_the_same_command_is_named(work, sefi, ada):

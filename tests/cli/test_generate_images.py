@@ -1,15 +1,23 @@
 """`sefi generate` with a size, an image to start from, a mask, a ControlNet and repaired faces, and its record."""
 
+import hashlib
 import json
 import shutil
 import signal
+import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from tests.diffusion.test_source_image import make_controlnet, make_image, make_mask
 
-from sefi.cli.image_files import shorten_names
+from sefi.cli.attend import make_figure_writer
+from sefi.cli.image_files import make_grid_image, save_grid, shorten_names
+from sefi.diffusion.sampling import GeneratedImage
+from sefi.report.attention_figure import MapRow
+from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
 PROMPT = "a photo of <ada> in snow"
 
@@ -112,6 +120,23 @@ def test_what_cannot_be_is_refused_before_any_writing(refused, ada, model_folder
     assert not (tmp_path / "out").exists() or not list((tmp_path / "out").iterdir())
 
 
+def draw_attention_of(name, path, **options):
+    words = ["<start>", "photo", "of", f"<{name}>", "<end>"]
+    heat = np.random.default_rng(0).random((len(words), 5, 5), dtype=np.float32)
+    image = Image.new("RGB", (24, 24))
+    rows = [MapRow("with the identity", words, heat, image, (3,), {}, {3: 0.5}), MapRow("b", words, heat, image, (3,))]
+    make_figure_writer(rows, f"photo of <{name}>", mark=False, **options)(path)
+    return path.read_bytes()
+
+
+@pytest.mark.slow
+def test_a_figure_of_attention_names_nobody_unless_it_is_asked_to(tmp_path):
+    path = tmp_path / "maps.png"
+    hidden = draw_attention_of("subject", path, names=True)
+    assert draw_attention_of("ada", path) == hidden
+    assert draw_attention_of("ada", path, names=True) != hidden
+
+
 @pytest.mark.slow
 def test_maps_of_an_image_that_is_not_square(sefi, ada, model_folder, tmp_path):
     found = sefi("attend", PROMPT, "-i", ada, "--model", model_folder, "--device", "cpu", "--steps", 2, "--width", 56,
@@ -148,3 +173,78 @@ def test_sigterm_keeps_the_images_so_far_and_their_record(generate, tmp_path, mo
     assert sorted(entry["file"] for entry in run["images"]) == images
     assert len(images) == 2
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+@pytest.fixture
+def saving(monkeypatch):
+    """Let a function see every image, and the file that it is written to, right after it was saved."""
+    import sefi.cli.image_files
+
+    whole, watch = sefi.cli.image_files.save_numbered_image, []
+
+    def save(image, *words, **options):
+        found = whole(image, *words, **options)
+        for see in watch:
+            see(image, found[0])
+        return found
+
+    monkeypatch.setattr(sefi.cli.image_files, "save_numbered_image", save)
+    return watch.append
+
+
+def test_an_image_that_is_deleted_meanwhile_takes_no_record_away(generate, saving, tmp_path):
+    contents = {}
+
+    def delete_the_first(_, path):
+        contents[path.name] = path.read_bytes()
+        if len(contents) == 2:
+            Path(path.parent, next(iter(contents))).unlink()
+
+    saving(delete_the_first)
+    found = generate("--count", 3, "--batch-size", 1)
+    assert found.exit_code == 0, found.output
+    out = tmp_path / "out"
+    assert len(list(out.glob("*.png"))) == 3  # two images and the grid
+    [run] = json.loads((out / "records.json").read_text())["runs"]
+    assert [entry["file"] for entry in run["images"]] == list(contents)
+    hashes = {one["file"]: one["sha256"] for one in run["run"]["images"]}
+    contents["grid.png"] = (out / "grid.png").read_bytes()
+    assert hashes == {name: hashlib.sha256(content).hexdigest() for name, content in contents.items()}
+
+
+def test_no_image_of_a_run_stays_in_memory_until_the_grid(generate, saving):
+    seen, alive = [], []
+
+    def count_images(image, _):
+        seen.append(weakref.ref(image.pixels))
+        alive.append(sum(one() is not None for one in seen))
+
+    saving(count_images)
+    found = generate("--count", 3, "--batch-size", 1)
+    assert found.exit_code == 0, found.output
+    assert len(seen) == 3
+    assert max(alive) <= 2  # the image, and the one before it that the loop still names
+
+
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(size=st.tuples(st.integers(16, 400), st.integers(16, 400)), seed=st.integers(0, 99))
+def test_the_grid_has_the_pixels_of_one_drawn_of_the_whole_images(tmp_path, size, seed):
+    noise = np.random.default_rng(seed).integers(0, 256, (2, size[1], size[0], 3), np.uint8)
+    images = [GeneratedImage(Image.fromarray(pixels), "a cat", seed, index) for index, pixels in enumerate(noise)]
+    path, encoded = save_grid([make_grid_image(image) for image in images], tmp_path, mark=False)
+    assert path.read_bytes() == encoded.content
+    wanted = draw_contact_sheet([SheetRow("a cat", [image.pixels for image in images])])
+    with Image.open(path) as grid:
+        assert np.array_equal(np.asarray(grid), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("names", [False, True])
+def test_the_grid_names_nobody_unless_it_is_asked_to(generate, saving, tmp_path, names):
+    paths = []
+    saving(lambda _, path: paths.append(path))
+    found = generate("--no-mark", *["--names"] * names)
+    assert found.exit_code == 0, found.output
+    label = PROMPT if names else "a photo of <subject> in snow"
+    with Image.open(tmp_path / "out" / "grid.png") as grid:
+        wanted = draw_contact_sheet([SheetRow(label, [Image.open(paths[0])])])
+        assert np.array_equal(np.asarray(grid), np.asarray(wanted))

@@ -119,6 +119,36 @@ def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named
 
 
 @pytest.mark.slow
+def test_any_word_for_people_has_faces(sefi, people, named, scored, tmp_path):
+    words = ["--photos", people, *THRESHOLDS, "--class-word", "woman", "--out", tmp_path / "women", "--json"]
+    found = sefi("score", named, *words)
+    assert found.exit_code == 0, found.output
+    values = json.loads(found.stdout)["values"]["named"]
+    for name in ("id", "face", "verified", "background"):
+        assert values[name] == scored[0]["values"]["named"][name]
+
+
+@pytest.mark.slow
+def test_folders_with_other_cases_are_not_compared_and_it_is_said(sefi, people, named, tmp_path):
+    shutil.copytree(named, tmp_path / "other")
+    for seed in (0, 1):
+        (tmp_path / "other" / "p4" / f"a-photo-of-p4-at-the-beach-{seed}.png").unlink()
+    shutil.copy(next((named / "p3").iterdir()), named / "p3" / "a\x1b-1.png")
+    words = ["score", named, f"theirs={tmp_path / 'other'}", "--photos", people, *THRESHOLDS, "--out", tmp_path / "run"]
+    found = sefi(*words, "--json")
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    reason = "theirs: no image of 1 of 4 cases, such as p4 with 'a photo of {} at the beach'."
+    assert answer["not_comparable"] == [reason]
+    assert answer["unreadable"] == {"named": ["p3/a\\x1b-1.png"], "theirs": []}
+    page = (tmp_path / "run" / "report" / "index.html").read_text()
+    assert reason.replace("'", "&#39;") in page
+    assert r"\textbf" not in (tmp_path / "run" / "report" / "tables.tex").read_text()
+    for again in (words, ["bench", "report", tmp_path / "run"]):
+        assert reason in sefi(*again).stdout
+
+
+@pytest.mark.slow
 def test_two_processes_score_the_same(sefi, people, named, tmp_path):
     for jobs in (1, 2):
         words = ["--photos", people, *THRESHOLDS, "--jobs", jobs, "--out", tmp_path / f"run{jobs}"]
@@ -371,6 +401,10 @@ def test_what_cannot_be_scored_is_refused(sefi, refused, people, named, tmp_path
     assert "There is no photo" in refused("score", named, "--subject", tmp_path / "none.png")
     assert "called 'p3'" in refused("score", named, *given, "--subject", f"p3={people / 'p4' / '0.png'}")
     assert "one name" in refused("score", named, named, *given)
+    for name in ("photo-pasted", "Other Subject"):
+        words = ["score", f"{name}={named}", *given, "--references"]
+        assert "two variants are called" in refused(*words)
+    assert "write NAME=IMAGES" in sefi("score", f"photo-pasted={named}", *given, "--references").stderr
     assert "no image of a subject" in refused("score", named, *given, "--only", "x*")
     assert "no list of prompts" in refused("score", named, *given, "--prompts", people)
     assert "one folder" in refused("score", named, "--photos", people, "--out", named)

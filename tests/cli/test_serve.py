@@ -14,6 +14,8 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from tests.conftest import save_model_folder
+from tests.diffusion.test_safety_checker import save_checker
 
 pytest.importorskip("fastapi", reason="needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
@@ -43,6 +45,28 @@ def test_what_is_refused_before_a_model_is_opened(refused, folder, tmp_path, mon
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         assert "Nothing can listen" in refused("serve", "--identities", folder, "--port", taken.getsockname()[1])
+
+
+@pytest.fixture
+def silent(monkeypatch):
+    """Fail where the program says that it listens."""
+    monkeypatch.delenv("SEFI_API_KEY", raising=False)
+    monkeypatch.setattr("sefi.cli.serve.report_start", lambda *_, **__: pytest.fail("it said that it listens"))
+
+
+def test_settings_are_refused_once_the_model_is_open(refused, folder, model_folder, silent):
+    serve = ("serve", "--port", 0, "--identities", folder, "--model")
+    assert "clip_skip 50" in refused(*serve, model_folder, "--set", "generate.clip_skip=50")
+    assert "500 steps" in refused(*serve, model_folder, "--set", "generate.steps=500")
+    assert "multiples" in refused(*serve, model_folder, "--set", "generate.width=65")
+    assert "names <ada>" in refused(*serve, model_folder, "--set", "generate.negative_prompt=<ada>")
+
+
+@pytest.mark.slow
+def test_a_damaged_safety_checker_is_refused_before_it_listens(refused, folder, backbone, tmp_path, silent):
+    damaged = save_checker(save_model_folder(backbone, tmp_path / "model"), flags=False)
+    (damaged / "safety_checker" / "config.json").write_text("{")
+    assert "safety_checker" in refused("serve", "--port", 0, "--identities", folder, "--model", damaged)
 
 
 def test_a_key_opens_other_addresses(tmp_path, monkeypatch):

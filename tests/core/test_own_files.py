@@ -10,6 +10,7 @@ from sefi.core.files import FileKind, make_text_writer
 from sefi.core.own_files import RECORD, OwnFiles
 
 KINDS = {"index.html": FileKind.HTML, "table.csv": FileKind.TEXT}
+STRANGE = ("../index.html", "/tmp/index.html", "sub/index.html", "index.html/", "./index.html", "..", ".", "", "a\0b")
 PAGE, OTHER = "<!doctype html>1", "<!doctype html>2"
 
 
@@ -119,7 +120,8 @@ def test_a_page_that_is_changed_meanwhile_stays(own):
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "{}", '{"schema_version": 2, "files": {}}', '{"schema_version": 1, "files": 3}',
-     '{"schema_version": 1, "files": {"index.html": 3}}', '{"schema_version": 1, "files": {"index.html": [3]}}'],
+     '{"schema_version": 1, "files": {"index.html": 3}}', '{"schema_version": 1, "files": {"index.html": [3]}}',
+     *(json.dumps({"schema_version": 1, "files": {name: ["0"]}}) for name in STRANGE)],
 )  # fmt: skip
 def test_a_damaged_record_is_refused(own, text):
     (own.folder / RECORD).write_text(text)

@@ -1,17 +1,22 @@
 """A batch mixes any identities and prompts: images as of each alone, texts encoded together, projected once a stage."""
 
+import re
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 from diffusers.models.attention_processor import Attention
+from hypothesis import given, strategies as st
 from tests.hosts.conftest import make_identity
 
 import sefi
 from sefi.core.config import DEFAULT, GenerateSettings, override
 from sefi.core.progress import SilentProgress
-from sefi.diffusion import conditioning
+from sefi.diffusion import conditioning, sampling
 from sefi.diffusion.attention import copy_with_key_value_attention, reuse_projections
-from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.diffusion.composer import ComposerConditioner, Fuse
+from sefi.diffusion.conditioning import MOST_ENCODED, IdentityConditioner, RecentEncodings, WordsConditioner
 from sefi.diffusion.sampling import sample_images
 from sefi.identity.file import Identity
 
@@ -81,6 +86,96 @@ def test_long_short_and_weighted_prompts_in_one_batch(backbone, people):
         assert torch.allclose(states[: len(alone)], alone, atol=1e-6)
     plain = conditioner.encode_prompts(["a photo of <p2> smiling"], 300).states[0]
     assert not torch.allclose(together[1, : len(plain)], plain, atol=1e-3)
+
+
+LONG = "a photo of <p1> " + "at the beach and in the snow " * 4  # 32 words, of which a chunk takes 15
+
+
+def generate_alone(prompts, backbone, people, **settings):
+    """Generate each prompt in a call of its own."""
+    named = [[people[int(n)] for n in re.findall(r"<p(\d+)>", prompt)] for prompt in prompts]
+    return read_pixels(
+        [
+            sefi.generate(prompt, who, backbone=backbone, config=QUICK, seed=11, **settings)[0]
+            for prompt, who in zip(prompts, named, strict=True)
+        ]
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("negative", ["", "a dog " * 12])
+def test_a_long_prompt_changes_no_image_of_the_others(backbone, people, negative):
+    prompts = ["a photo of <p2> smiling", "a dog in snow", LONG, f"<p4> {LONG}", "a photo of <p3>"]
+    settings = {"guidance_scale": 6.0, "negative_prompt": negative}
+    together = sefi.generate(prompts, people[1:5], backbone=backbone, config=QUICK, seed=11, **settings)
+    assert [image.prompt for image in together] == prompts
+    alone = generate_alone(prompts, backbone, people, **settings)
+    assert np.abs(read_pixels(together) - alone).max() <= 1
+
+
+def test_prompts_of_one_length_share_a_batch(backbone, people, monkeypatch):
+    sizes = []
+    sample = sampling.sample_batch
+
+    def note(model, pipeline, prompts, *rest):
+        sizes.append(len(prompts))
+        return sample(model, pipeline, prompts, *rest)
+
+    monkeypatch.setattr(sampling, "sample_batch", note)
+    prompts = ["<p1>", "a dog", LONG, "a cup", "a person", "a photo"]
+    settings = {"steps": 1, "batch_size": 2, "guidance_scale": 2.0, "backbone": backbone, "config": QUICK}
+    for negative, wanted in (("", [2, 1, 2, 1]), ("a dog " * 24, [2, 2, 2])):  # read with four chunks, all of them
+        sizes.clear()
+        sefi.generate(prompts, people[1], negative_prompt=negative, **settings)
+        assert sizes == wanted
+
+
+@given(chunks=st.lists(st.integers(1, 3), max_size=20), start=st.integers(0, 20), size=st.integers(1, 6))
+def test_batches_end_where_they_are_full_or_the_length_changes(chunks, start, size):
+    ends = list(sampling.list_batch_ends(chunks, start, size))
+    begins = [start, *ends][: len(ends)]
+    batches = [chunks[begin:end] for begin, end in zip(begins, ends, strict=True)]
+    assert [one for batch in batches for one in batch] == chunks[start:]
+    assert all(1 <= len(batch) <= size and len(set(batch)) == 1 for batch in batches)
+    for batch, following in pairwise(batches):  # none ends early
+        assert len(batch) == size or batch[-1] != following[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda backbone: IdentityConditioner(backbone, []),
+        lambda backbone: WordsConditioner(backbone, {}),
+        lambda backbone: ComposerConditioner(backbone, Fuse(backbone.token_width, 5), {}, {}, alpha=0.5),
+    ],
+    ids=["identities", "words", "composer"],
+)
+def test_many_prompts_do_not_fill_the_memory(backbone, make):
+    conditioner = make(backbone)
+    for n in range(MOST_ENCODED + 5):
+        conditioner.encode_prompts([f"a photo of a (cup:{1 + n / 1000})"], 0)
+    assert len(conditioner.encodings) == MOST_ENCODED
+
+
+def test_the_prompts_that_were_asked_for_last_are_held(backbone, people):
+    encodings = RecentEncodings(most=2)
+    first, *others = IdentityConditioner(backbone, people).encode_prompts(["a dog", "a cup", "snow"], 0).chunk(3)
+    encodings.add(first, "a dog", 0)
+    encodings.add(first, "a dog", 1)
+    encodings.add(others[0], "a cup", 0)
+    assert encodings.find("a dog", 1) is first  # of a prompt all stages are held
+    encodings.add(others[1], "snow", 0)
+    assert [encodings.find(one, 0) for one in ("a dog", "a cup", "snow")] == [first, None, others[1]]
+    assert encodings.find("a dog", 2) is None
+
+
+def test_more_prompts_at_once_than_are_held_are_encoded_all_the_same(backbone, people, prompts):
+    conditioner = IdentityConditioner(backbone, people)
+    wanted = conditioner.encode_prompts(prompts, 700)
+    conditioner.encodings = RecentEncodings(most=3)
+    for _ in range(2):
+        assert torch.allclose(conditioner.encode_prompts(prompts, 700).states, wanted.states, atol=1e-6)
 
 
 def count_projections(monkeypatch):

@@ -13,6 +13,8 @@ import sefi
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, IdentityError, OutputError, SefiError
 from sefi.core.progress import BarProgress, SilentProgress, choose_progress
+from sefi.diffusion.attention_maps import record_attention
+from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.methods import PRESETS
 
 QUICK = override(PRESETS["default"], ["generate.steps=3", "generate.guidance_scale=2", "learn.steps=1", "learn.batch=1",
@@ -47,6 +49,24 @@ def test_options_are_settings(draw, backbone, ada):
     assert len(set(found)) == 2
 
 
+@pytest.mark.slow
+def test_the_same_images_and_maps_within_inference_mode(draw, backbone, ada):
+    def record():
+        conditioner = IdentityConditioner(backbone, [ada])
+        return record_attention(backbone, conditioner, PROMPT, 7, QUICK.generate, SilentProgress()).maps
+
+    start = Image.radial_gradient("L").convert("RGB")
+    calls = [
+        lambda: draw([PROMPT, "a dog"], ada, seed=7, num_images=2),
+        lambda: draw(PROMPT, ada, scheduler="euler_a", init_image=start, mask=start),
+    ]
+    plain, maps = [call() for call in calls], record()
+    with torch.inference_mode():
+        assert [call() for call in calls] == plain
+        assert torch.equal(record(), maps)
+    assert calls[0]() == plain[0]  # nothing is left of it
+
+
 def test_a_size(backbone, ada):
     (made,) = sefi.generate(PROMPT, ada, backbone=backbone, config=QUICK, width=64, height=40)
     assert made.pixels.size == (64, 40)
@@ -77,7 +97,22 @@ LEARN_WRONGLY = {
     "config": [{"learn": {}}, "default"],
     "seed": ["3", 1.5],
     "init": ["ada.safetensors"],
+    "box": [(1, 2, 3), "abc", "abcd", (0, 0, "a", 3), (0, 0, 20.5, 20), 5, (0, 0, None, 3), [], {}],
+    "face": ["1", 1.5],
+    "detector": [5, ["a.onnx"]],
 }
+IMAGE = Image.effect_noise((40, 40), 90).convert("RGB")
+IMAGES_WRONGLY = [
+    ({"repair_faces": True, "detector": 5, "steps": 9}, "face detector is of the type int"),
+    ({"init_image": IMAGE, "strength": "0.5"}, "strength is of the type str"),
+    ({"init_image": IMAGE, "strength": [0.5]}, "strength is of the type list"),
+    ({"init_image": IMAGE, "strength": float("nan")}, "strength of nan"),
+    ({"init_image": IMAGE, "mask": 5}, "type int"),
+    ({"control": IMAGE, "controlnet": "nowhere", "control_scale": "1"}, "control scale is of the type str"),
+    ({"control": IMAGE, "controlnet": "nowhere", "control_scale": float("nan")}, "control scale of nan"),
+    ({"control": IMAGE, "controlnet": 5}, "ControlNet is of the type int"),
+    ({"control": IMAGE, "controlnet": ["nowhere"]}, "ControlNet is of the type list"),
+]
 GENERATE_WRONGLY = {
     "generator": [3, np.random.default_rng(3)],
     "progress": ["yes", 3],
@@ -101,8 +136,9 @@ def list_wrong(table):
 @pytest.mark.parametrize("given", list_wrong(LEARN_WRONGLY), ids=name_given)
 def test_learning_refuses_other_types(backbone, given):
     photo = Image.effect_noise((61, 53), 90).convert("RGB")
+    crop = {} if given.keys() & {"box", "face", "detector"} else {"crop": False}
     with pytest.raises(SefiError) as error:
-        sefi.learn(photo, **{"name": "ada", "backbone": backbone, "config": QUICK, "crop": False, **given})
+        sefi.learn(photo, **{"name": "ada", "backbone": backbone, "config": QUICK, **crop, **given})
     assert error.value.remedy
 
 
@@ -111,6 +147,25 @@ def test_generating_refuses_other_types(backbone, ada, given):
     with pytest.raises(SefiError) as error:
         sefi.generate(PROMPT, ada, **{"backbone": backbone, "config": QUICK, **given})
     assert error.value.remedy
+
+
+@pytest.mark.parametrize(("given", "words"), IMAGES_WRONGLY, ids=[words for _, words in IMAGES_WRONGLY])
+def test_generating_from_images_refuses_other_types(backbone, ada, given, words):
+    with pytest.raises(SefiError, match=words) as error:
+        sefi.generate(PROMPT, ada, **{"backbone": backbone, "config": QUICK, **given})
+    assert error.value.remedy
+
+
+@pytest.mark.slow
+def test_numbers_of_numpy_are_taken(draw, backbone, ada):
+    photo = Image.effect_noise((61, 53), 90).convert("RGB")
+    box = np.array([3, 5, 40, 41])
+    squares = [sefi.learn(photo, name="ada", backbone=backbone, config=QUICK, box=one).header.record.crops for one in (
+        box, tuple(box), [3, 5, 40, 41])]  # fmt: skip
+    assert squares[0] == squares[1] == squares[2]
+    assert draw(PROMPT, ada, init_image=IMAGE, strength=np.float32(0.5)) == draw(
+        PROMPT, ada, init_image=IMAGE, strength=0.5
+    )
 
 
 @pytest.mark.parametrize("given", [{"file": 3}, {"class_word": 3}, {"name": 3}], ids=name_given)

@@ -58,6 +58,27 @@ def read_words(answer):
         return np.asarray(image.convert("RGB")), image.info[PARAMETERS_KEY]
 
 
+def test_too_little_memory_for_it_is_said_and_may_be_tried_again(folder, monkeypatch):
+    checker = SafetyChecker(save_checker(folder, flags=False) / "safety_checker")
+    images, move = [Image.new("RGB", (30, 30))], torch.nn.Module.to
+    assert checker.find_flagged(images) == [False]
+
+    def fail(*_arguments, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.20 GiB.")
+
+    monkeypatch.setattr(torch.nn.Module, "to", fail)
+    with pytest.raises(BackboneError, match=r"not enough memory .* \(CUDA out of memory\)") as error:
+        checker.find_flagged(images)
+    assert error.value.lacks_memory
+    monkeypatch.setattr(torch.nn.Module, "to", move)
+    assert checker.find_flagged(images) == [False]
+
+    monkeypatch.setattr(StableDiffusionSafetyChecker, "from_pretrained", fail)
+    with pytest.raises(BackboneError, match="not enough memory") as error:
+        SafetyChecker(checker.folder).load()
+    assert error.value.lacks_memory
+
+
 @pytest.mark.slow
 def test_a_flagged_image_is_black_reported_and_on_record(folder, tmp_path):
     answer, remarks = run(save_checker(folder, flags=True), tmp_path / "out", "--width", 192, "--height", 192)

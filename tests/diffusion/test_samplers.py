@@ -17,7 +17,7 @@ from sefi.core.config import Config, parse_config
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.conditioning import WordsConditioner
 from sefi.diffusion.sampling import sample_images
-from sefi.diffusion.schedulers import create_scheduler
+from sefi.diffusion.schedulers import SCHEDULERS, create_scheduler
 from sefi.identity.tokens import get_stage
 
 STOCK = {
@@ -124,3 +124,22 @@ def test_each_image_has_its_own_noise_whatever_the_batch(backbone: Backbone, nam
     for one, other in zip(*found, strict=True):
         assert np.abs(one - other).max() <= 1
     assert np.abs(found[0][0] - found[0][1]).max() > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_torchs_default_dtype_changes_no_image(backbone: Backbone, name: str) -> None:
+    settings = parse_config({"generate": {"scheduler": name, "steps": 5}}, Config).generate
+
+    def draw() -> np.ndarray:
+        (image,) = sample_images(backbone, WordsConditioner(backbone, {}), ["a dog"], [3], settings, SilentProgress())
+        return np.asarray(image.pixels)
+
+    expected = draw()
+    for dtype in (torch.float16, torch.bfloat16, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            found = draw()
+        finally:
+            torch.set_default_dtype(torch.float32)
+        assert (found == expected).all(), dtype

@@ -18,10 +18,10 @@ PROMPT = "a photo of <ada> smiling"
 STAGES = 3
 
 
-def identity(backbone: Backbone, name: str = "ada", size: float = 0.8) -> Identity:
-    config = override(PRESETS["default"], [f"learn.stages={STAGES}"])
+def identity(backbone: Backbone, name: str = "ada", size: float = 0.8, stages: int = STAGES) -> Identity:
+    config = override(PRESETS["default"], [f"learn.stages={stages}"])
     row = get_class_row(backbone, config)
-    noise = torch.randn(STAGES, 2, len(row), generator=create_generator(len(name), name))
+    noise = torch.randn(stages, 2, len(row), generator=create_generator(len(name), name))
     tokens = row + size * row.norm() * noise / noise.norm(dim=-1, keepdim=True)
     return Identity({"tokens": tokens}, create_header(name, backbone, config, 1))
 
@@ -75,6 +75,17 @@ def test_each_prompt_has_the_highest_strength_that_its_limit_allows(backbone: Ba
     assert tight.measure_change(PROMPT, tight.mix_all(chosen)) <= 0.3 * whole
     assert tight.measure_change(PROMPT, tight.mix_all(chosen + 1 / 32)) > 0.3 * whole
     assert torch.equal(states(tight), states(IdentityConditioner(backbone, [identity(backbone)], chosen)))
+
+
+def test_a_prompts_strength_does_not_depend_on_who_else_is_there(backbone: Backbone) -> None:
+    ada, others = identity(backbone), [identity(backbone, "bob", stages=7), identity(backbone, "cy", stages=1)]
+    alone = IdentityConditioner(backbone, [ada])
+    change = alone.measure_change(PROMPT, alone.stage_tokens)
+    together = IdentityConditioner(backbone, [ada, *others])
+    assert together.measure_change(PROMPT, together.stage_tokens) == change
+    limited = [IdentityConditioner(backbone, who, context_limit=0.4 * change) for who in ([ada], [ada, *others])]
+    assert torch.equal(states(limited[0]), states(limited[1]))
+    assert limited[0].chosen_strengths == limited[1].chosen_strengths
 
 
 def test_the_change_equals_a_loop(backbone: Backbone) -> None:

@@ -61,6 +61,16 @@ def test_a_higher_threshold_accepts_no_more(found, threshold, rise):
     assert measure_verification_rate(found, -1) == 1
 
 
+@given(similarities, st.floats(-1, 1), st.data())
+def test_an_image_without_a_face_is_refused_by_every_threshold(found, threshold, data):
+    has_face = np.array(data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found))))
+    passed = sum(bool(face and cosine >= threshold) for cosine, face in zip(found, has_face, strict=True))
+    assert measure_verification_rate(found, threshold, has_face) == pytest.approx(passed / len(found))
+    assert measure_verification_rate(np.zeros(3), threshold, np.zeros(3, bool)) == 0
+    with pytest.raises(ValueError, match="has a face or not"):
+        measure_verification_rate(found, threshold, has_face[1:])
+
+
 def test_single_precision_does_not_let_an_impostor_pass():
     impostors = np.array([0.1, 0.2, 0.3, 0.7], np.float32)
     assert measure_verification_rate(impostors, find_threshold_at_far(impostors, 0.25)) == 0.25

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
-from tests.hosts.conftest import PROMPTS, list_layers, make_people, make_pipe
+from tests.hosts.conftest import PROMPTS, list_layers, make_identity, make_people, make_pipe
 
 import sefi
-from sefi.core.errors import BackboneError, PromptError
+from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import create_scheduler, draw_initial_noise
 
@@ -100,6 +100,67 @@ def test_what_cannot_be_attached_is_refused(backbone, pipe, people):
     pipe.vae = None
     with pytest.raises(BackboneError, match="without vae"):
         sefi.attach(pipe, *people)
+
+
+@pytest.mark.parametrize("strength", [float("nan"), float("inf"), -0.01, 2.01, -5, 1e30, "1", None])
+def test_a_strength_is_a_number_from_0_to_2(pipe, people, strength):
+    with pytest.raises(ConfigError, match="strength") as refused:
+        sefi.attach(pipe, *people, strength=strength)
+    assert "0 to 2" in refused.value.remedy
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+def test_the_borders_of_the_strength_are_taken(pipe, people):
+    for strength in (0, 2, 1.5):
+        with sefi.attach(pipe, *people, strength=strength) as handle:
+            assert handle.encode("<ada>")["prompt_embeds"].isfinite().all()
+
+
+def test_no_negative_prompt_is_the_empty_one_as_in_diffusers(pipe, people):
+    with sefi.attach(pipe, *people) as handle:
+        wanted = handle.encode(["<ada>", "a dog"])
+        for found in (handle.encode(["<ada>", "a dog"], None), handle.encode(("<ada>", "a dog"), ["", ""])):
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"),
+    [
+        ([], ""),
+        (5, ""),
+        ([5], ""),
+        (None, ""),
+        ([None], ""),
+        (b"a dog", ""),
+        ("a dog", 5),
+        ("a dog", [5]),
+        ("a dog", []),
+        ("a dog", ["snow", "cup"]),
+        (["a dog", "a cup", "snow"], ["snow"]),
+        (["a dog"], [None]),
+    ],
+)
+def test_what_is_no_text_and_lists_of_other_lengths_are_refused(pipe, people, prompt, negative):
+    with sefi.attach(pipe, *people) as handle:
+        with pytest.raises(PromptError) as refused:
+            handle.encode(prompt, negative)
+        with pytest.raises(PromptError):  # also where another program encodes
+            handle.encode(prompt, negative, encoder=lambda text: pytest.fail(f"{text!r} was encoded"))
+    assert refused.value.remedy
+
+
+def test_stages_that_would_take_all_memory_are_refused(backbone, pipe):
+    people = [make_identity(backbone, f"p{stages}", stages, stages) for stages in (97, 89, 83, 1)]
+    with pytest.raises(IdentityError, match=r"97.*89.*83") as refused:
+        sefi.attach(pipe, *people)
+    assert "'p97' has 97" in refused.value.problem
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+    fitting = [make_identity(backbone, f"p{stages}", stages, stages) for stages in (99, 10)]  # of 1000 timesteps
+    with sefi.attach(pipe, *fitting) as handle:
+        assert handle.stages == 990
+    with sefi.attach(pipe, people[0]) as handle:
+        assert handle.stages == 97
 
 
 def test_an_attachment_that_fails_leaves_no_hook(backbone, pipe, people):

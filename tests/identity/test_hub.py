@@ -89,6 +89,15 @@ def test_the_card_says_what_it_is(identity, local_hub):
     assert Identity.from_pretrained("ada/ada").header.consent == "Ada agreed on 2026-05-01."
 
 
+def test_the_card_does_not_say_where_files_lie(identity, local_hub):
+    settings = {"learn": {"steps": 3}, "basis": {"names": "/home/ada/secret/names.txt"}}
+    known = Identity(identity.tensors, identity.header.model_copy(update={"settings": settings}))
+    known.push_to_hub("ada/ada")
+    card = ModelCard.load(local_hub.folder("ada/ada") / "snapshots" / COMMIT / "README.md")
+    assert '"names": "names.txt"' in card.text
+    assert "secret" not in card.text
+
+
 def test_a_likeness_is_public_only_with_consent(identity, local_hub):
     with pytest.raises(IdentityError, match="agreed"):
         identity.push_to_hub("ada/ada", private=False)

@@ -45,6 +45,8 @@ def test_a_seed_gives_one_hash_and_two_identities_of_a_photo_have_two(backbone, 
     first, again, other = (learn_one(backbone, photo, seed) for seed in (0, 0, 1))
     assert get_hash(first) == get_hash(again)
     assert get_hash(first) != get_hash(other)
+    crops = [one.header.record.crops[0].model_copy(update={"photo_hash": None}) for one in (first, other)]
+    assert crops[0] == crops[1]  # only the hashes have nothing in common, as docs/privacy.md says
 
 
 def test_no_plain_hash_of_the_photo_is_in_the_file(backbone, photo, tmp_path):

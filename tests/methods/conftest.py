@@ -15,3 +15,8 @@ def embedded() -> Backbone:
 @pytest.fixture(scope="package")
 def half() -> Backbone:
     return sefi.open_backbone(dtype=torch.bfloat16)
+
+
+@pytest.fixture(scope="package")
+def narrow() -> Backbone:
+    return sefi.open_backbone(dtype=torch.float16)

@@ -8,6 +8,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from sefi.api import generate
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import override
 from sefi.core.errors import ConfigError, FaceError, Interrupted
@@ -17,6 +18,8 @@ from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS, sefi as sefi_method
 from sefi.methods.base import TrainingOptions, create_header, get_class_row
 from sefi.methods.name_encoder import (
+    FIRST_PAIR_SEED,
+    PAIR_PROMPT,
     EncoderRecipe,
     HeadFeatures,
     NamePairs,
@@ -25,9 +28,11 @@ from sefi.methods.name_encoder import (
     find_name_tokens,
     fit_encoder,
     load_encoder,
+    pair_heads_with_names,
     save_encoder,
 )
 from sefi.photo.augment import CropFace, PhotoViews
+from sefi.photo.read import convert_to_pixels
 
 BOX = (0.31, 0.23, 0.29, 0.37)
 FACE = CropFace(BOX, ((0.37, 0.37), (0.53, 0.37), (0.45, 0.43), (0.39, 0.51), (0.51, 0.51)))
@@ -262,3 +267,18 @@ def test_pairs_are_made_of_the_models_own_images(backbone: Backbone) -> None:
     for k, person in enumerate(pairs.person.tolist()):
         assert torch.equal(pairs.tokens[k], rows[names[person]])
     assert not torch.equal(pairs.heads.latents[0], pairs.heads.latents[1]), "each image has its own seed"
+
+
+def test_pairs_are_of_images_as_they_are_generated(backbone: Backbone) -> None:
+    """With another layer of the text encoder, too."""
+    found = []
+    for clip_skip in (1, 2):
+        config = override(PRESETS["default"], ["generate.steps=1", f"generate.clip_skip={clip_skip}"])
+        pairs = draw_name_pairs(backbone, ["ada"], 1, 1, config, EverywhereAFace(), SilentProgress())
+        prompt = PAIR_PROMPT.format("ada")
+        (image,) = generate(prompt, backbone=backbone, config=config, seed=FIRST_PAIR_SEED)
+        shown = [(0, convert_to_pixels(image.pixels), pairs.tokens[0])]
+        again = pair_heads_with_names(backbone, shown, EverywhereAFace())
+        assert torch.equal(pairs.heads.latents, again.heads.latents)
+        found.append(pairs.heads.latents)
+    assert not torch.equal(*found)

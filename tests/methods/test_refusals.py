@@ -14,11 +14,15 @@ from sefi.cli.loading import choose_preset
 from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.identity.file import Identity, read_saved_config
+from sefi.identity.tokens import FreeVectors
 from sefi.methods import METHODS, PRESETS, check_tokens_only
-from sefi.methods.base import create_header
+from sefi.methods.base import create_header, get_class_row
 from sefi.methods.celeb_basis import compute_bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
+from sefi.photo.augment import PhotoViews
+from sefi.training.token_inversion import TokenTask
 
+PORTRAIT = MODELS / "demo" / "portrait.png"
 OWN = {"textual-inversion", "sefi", "prospect"}  # have stages or vectors to choose
 TUNED = ("dreambooth", "dreambooth-lora", "custom-diffusion")
 TOKEN_SETTINGS = (
@@ -89,6 +93,33 @@ def test_half_precision_only_where_the_model_stays_as_it_is(half: Backbone, name
             METHODS[name].check(half, PRESETS[name], find_evaluators(half))
     else:
         METHODS[name].check(half, PRESETS[choose_preset(name, None)], find_evaluators(half))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_is_learned_in_float16_whose_small_gradients_become_0(narrow: Backbone, name: str) -> None:
+    config = PRESETS[choose_preset(name, None)]
+    if name == "fastcomposer":  # reads the photo, and learns nothing
+        METHODS[name].check(narrow, config, find_evaluators(narrow))
+        return
+    with pytest.raises(ConfigError, match=r"float16 is too (narrow|coarse)") as error:
+        METHODS[name].check(narrow, config, find_evaluators(narrow))
+    assert "float32" in error.value.remedy
+
+
+def test_what_the_encoder_reads_needs_no_gradient(narrow: Backbone) -> None:
+    config = override(PRESETS["default"], ["learn.start=encoder", "learn.steps=0"])
+    METHODS["sefi"].check(narrow, config, None)
+    with pytest.raises(ConfigError, match="float16 is too narrow"):
+        sefi.learn(PORTRAIT, name="ada", backbone=narrow, config=override(config, ["learn.steps=1"]))
+
+
+def test_a_task_of_tokens_asks_too(narrow: Backbone) -> None:
+    """For methods of other packages, and for identities that are learned together."""
+    config = override(PRESETS["textual-inversion"], ["learn.steps=1", "views.latent_pool=1"])
+    views = PhotoViews(torch.zeros(3, narrow.resolution, narrow.resolution), config.views)
+    row = get_class_row(narrow, config)
+    with pytest.raises(ConfigError, match="float16 is too narrow"):
+        TokenTask(narrow, views, config, 1, FreeVectors(row, row[None]))
 
 
 @pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])

@@ -8,7 +8,7 @@ import torch
 from safetensors import safe_open
 
 import sefi.identity.file
-from sefi.core.errors import IdentityError
+from sefi.core.errors import IdentityError, OutputError
 from sefi.core.rng import create_generator
 from sefi.identity.file import (
     Identity,
@@ -74,6 +74,71 @@ def test_what_breaks_off_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(Exception, match="No space left"):
         write_identity(identity(1), path, SMALL)
     assert equal(read_identity(path), identity())
+
+
+@pytest.mark.parametrize("fails_at", ["the second further file", "the header"])
+@pytest.mark.parametrize("there", [True, False])
+def test_what_breaks_off_leaves_no_file_that_nobody_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails_at: str, there: bool
+) -> None:
+    path = tmp_path / "ada.safetensors"
+    if there:
+        write_identity(identity(), path, SMALL)
+    before = sorted(tmp_path.iterdir())
+    whole = Path.replace
+
+    def full(self: Path, target: Path) -> Path:
+        if target == path or (".3." in target.name and fails_at != "the header"):
+            raise OSError(28, "No space left on device")
+        return whole(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OutputError, match="No space left"):
+        write_identity(identity(1), path, SMALL)
+    assert sorted(tmp_path.iterdir()) == before
+    with pytest.raises(OutputError, match="No space left"):
+        write_identity(identity(), path, SMALL)  # the same files as there are
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_what_breaks_off_leaves_the_files_of_a_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, copy = tmp_path / "ada.safetensors", tmp_path / "copy.safetensors"
+    write_identity(identity(), path, SMALL)
+    path.rename(copy)  # names the further files, which are called for the other
+    monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OutputError, match="No space left"):
+        write_identity(identity(), path, SMALL)
+    assert equal(read_identity(copy), identity())
+
+
+@pytest.mark.parametrize("folder", ["target", "here"])
+@pytest.mark.parametrize("name", ["ada.safetensors", "eve.safetensors"])
+def test_one_in_several_files_is_written_through_a_link(tmp_path: Path, folder: str, name: str) -> None:
+    link, target = tmp_path / "here" / "link.safetensors", tmp_path / folder / name
+    for each in (link, target):
+        each.parent.mkdir(exist_ok=True)
+    link.symlink_to(target)
+    for seed in (0, 1):
+        write_identity(identity(seed), link, SMALL)
+        assert link.is_symlink()
+        assert {one.name for one in link.parent.iterdir()} >= {link.name}
+        assert len(list(target.parent.glob(f"{target.stem}*.safetensors"))) == 3
+        assert not list(tmp_path.rglob("link.*.*"))
+        assert equal(read_identity(target), identity(seed))
+        assert equal(read_identity(link), identity(seed))
+
+
+def test_files_next_to_a_link_are_found_and_replaced(tmp_path: Path) -> None:
+    """As in the hub's cache, and as earlier versions wrote through a link."""
+    (tmp_path / "blobs").mkdir()
+    write_identity(identity(), path := tmp_path / "link.safetensors", SMALL)
+    blob = path.rename(tmp_path / "blobs" / "0123")
+    path.symlink_to(blob)
+    assert equal(read_identity(path), identity())
+    write_identity(identity(1), path, SMALL)
+    assert [one.name for one in tmp_path.iterdir() if one.is_file()] == [path.name]
+    assert equal(read_identity(path), identity(1))
+    assert len(list((tmp_path / "blobs").iterdir())) == 3
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -154,6 +154,13 @@ def test_large_files_are_refused_unread(tmp_path: Path, monkeypatch: pytest.Monk
     assert "64 MB" in refusal(tmp_path / "a.png")
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux")
+def test_a_file_that_is_longer_than_the_system_says_is_read_up_to_the_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As one that grows meanwhile; those of /proc have 0 bytes by their status."""
+    monkeypatch.setattr(read, "MAX_BYTES", 100)
+    assert "larger than 64 MB" in refusal(Path("/proc/self/smaps"))
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 5000), (31, 400)])
 def test_tiny_images(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("RGB", size).save(tmp_path / "a.png")
@@ -207,6 +214,36 @@ def test_images_and_arrays_are_read_as_files_are(tmp_path: Path) -> None:
     assert torch.equal(read_photo(np.asarray(gradient())).pixels, whole)
     with Image.open(tmp_path / "a.png") as lazy:
         assert torch.equal(read_photo(lazy).pixels, whole)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "MPO"])
+def test_a_large_image_of_the_callers_stays_as_it_is(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setattr(read, "WHOLE_PIXELS", WIDTH * HEIGHT // 4)
+    content = io.BytesIO()
+    gradient().save(content, kind, quality=100)
+    with Image.open(content) as image, Image.open(content) as same:
+        pixels = read_photo(image).pixels
+        assert image.size == (WIDTH, HEIGHT)
+        assert np.array_equal(np.asarray(image), np.asarray(same))
+    torch.testing.assert_close(pixels, expected(gradient().reduce(4)), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP"])  # of WebP Pillow opens whole files only
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.9])
+def test_a_truncated_image_of_the_callers_is_refused(kind: str, share: float) -> None:
+    noise = np.random.default_rng(3).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    content = encoded(kind, Image.fromarray(noise))
+    with pytest.raises(PhotoError) as caught:
+        read_photo(Image.open(io.BytesIO(content[: int(share * len(content))])))
+    assert caught.value.problem == "The image is damaged and cannot be decoded."
+
+
+def test_a_closed_image_is_refused(tmp_path: Path) -> None:
+    gradient().save(tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as image:
+        pass
+    with pytest.raises(PhotoError):
+        read_photo(image)
 
 
 @pytest.mark.parametrize("array", [np.zeros((40, 40)), np.zeros((40, 40, 3)), np.zeros((40, 40, 4), np.uint8)])

@@ -1,15 +1,20 @@
 """Content credentials are read back by the library of those who make them, and a changed image is found out."""
 
 import io
-from datetime import UTC, datetime
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
 from PIL import Image
 from skimage import data
 
-from sefi.core.errors import ConfigError, OutputError
+from sefi.core.errors import ConfigError, OutputError, PhotoError
+from sefi.provenance import content_credentials
 from sefi.provenance.content_credentials import (
+    LOCAL_CERTIFICATE,
+    LOCAL_KEY,
     Credentials,
     create_local_key,
     find_signing_key,
@@ -19,6 +24,7 @@ from sefi.provenance.content_credentials import (
     sign_image,
 )
 from sefi.provenance.metadata import SOURCE_TYPE, make_png_text
+from sefi.provenance.verify import verify_image
 
 c2pa = pytest.importorskip("c2pa")
 KINDS = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
@@ -65,6 +71,104 @@ def test_a_changed_image_is_not_valid(tmp_path, key):
 
 def test_an_unsigned_image_has_none(tmp_path):
     assert read_credentials(save(tmp_path / "a.png", "PNG").read_bytes()) == Credentials(False)
+
+
+def test_the_jpeg_of_many_phones_is_one(tmp_path, key):
+    """An MPO file is a JPEG, and further images follow it."""
+    path = tmp_path / "phone.jpg"
+    first, second = (Image.fromarray(data.astronaut()[top : top + 131, :193]) for top in (0, 200))
+    first.save(path, "MPO", save_all=True, append_images=[second])
+    with Image.open(path) as image:
+        assert image.format == "MPO"
+        before = np.asarray(image)
+    assert verify_image(path).credentials == Credentials(False)
+    sign_image(path, key, "1.0")
+    assert verify_image(path).credentials == Credentials(True, True, False, "images of this machine", True)
+    with Image.open(path) as image:
+        assert np.array_equal(np.asarray(image), before)
+        image.seek(1)
+        assert image.size == second.size
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF"])
+def test_other_formats_are_refused_with_an_error_of_ours(tmp_path, key, kind):
+    path = tmp_path / "a.image"
+    Image.fromarray(data.astronaut()[:40, :50]).save(path, kind)
+    with pytest.raises(PhotoError):
+        read_credentials(path.read_bytes())
+    with pytest.raises(OutputError):
+        sign_image(path, key, "1.0")
+
+
+def write_key(folder, certificates, private_key):
+    folder.mkdir()
+    (folder / LOCAL_CERTIFICATE).write_text(certificates, encoding="ascii")
+    if private_key is not None:
+        (folder / LOCAL_KEY).write_text(private_key, encoding="ascii")
+
+
+def make_keys():
+    """Those that cannot sign, and why."""
+    now = datetime.now(UTC)
+    good, other, old = (create_local_key(now - timedelta(days=days)) for days in (0, 1, 366 * 5))
+    early = create_local_key(now + timedelta(days=3))
+    return {
+        "has expired on": (old.certificates, old.private_key),
+        "is not valid yet": (early.certificates, early.private_key),
+        "do not belong together": (good.certificates, other.private_key),
+        "private key is missing": (good.certificates, None),
+        "private key is damaged": (good.certificates, good.private_key[:80]),
+    }
+
+
+def can_sign(key, path):
+    save(path, "PNG")
+    sign_image(path, key, "1.0")
+    return read_credentials(path.read_bytes()).valid
+
+
+def test_a_local_key_that_cannot_sign_any_more_is_replaced(tmp_path):
+    for number, (why, (certificates, private_key)) in enumerate(make_keys().items()):
+        folder, said = tmp_path / str(number), []
+        write_key(folder, certificates, private_key)
+        key = get_local_key(folder, said.append)
+        assert len(said) == 1
+        assert f"A new signing key was made in '{folder}'" in said[0]
+        assert why in said[0]
+        assert can_sign(key, tmp_path / "a.png"), why
+        assert get_local_key(folder, said.append) == key
+        assert len(said) == 1
+
+
+def test_somebody_elses_certificate_is_not_replaced(tmp_path, monkeypatch):
+    folder = tmp_path / "settings"
+    with monkeypatch.context() as patch:
+        patch.setattr(content_credentials, "LOCAL_ISSUER", "An Authority")
+        old, good = (create_local_key(datetime.now(UTC) - timedelta(days=days)) for days in (366 * 5, 0))
+    write_key(folder, old.certificates, old.private_key)
+    with pytest.raises(ConfigError, match="has expired on") as caught:
+        get_local_key(folder)
+    assert "Move" in caught.value.remedy
+    assert (folder / LOCAL_CERTIFICATE).read_text(encoding="ascii") == old.certificates
+    write_key(tmp_path / "good", good.certificates, good.private_key)
+    assert get_local_key(tmp_path / "good") == good
+    (folder / LOCAL_CERTIFICATE).write_text("hello", encoding="ascii")
+    with pytest.raises(ConfigError, match="is no certificate"):
+        get_local_key(folder)
+
+
+def test_two_runs_at_once_make_one_key(tmp_path, monkeypatch):
+    whole = content_credentials.create_local_key
+
+    def create_slowly(today):
+        made = whole(today)
+        time.sleep(0.05)
+        return made
+
+    monkeypatch.setattr(content_credentials, "create_local_key", create_slowly)
+    with ThreadPoolExecutor(4) as pool:
+        keys = set(pool.map(get_local_key, [tmp_path / "settings"] * 4))
+    assert keys == {read_signing_key(tmp_path / "settings" / LOCAL_CERTIFICATE, tmp_path / "settings" / LOCAL_KEY)}
 
 
 def test_the_key_of_a_machine_is_made_once(tmp_path, monkeypatch):

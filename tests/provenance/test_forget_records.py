@@ -2,12 +2,13 @@
 
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 from PIL import Image
 
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
-from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out
+from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out, write_other_lines
 from sefi.provenance.run_record import record_image
 from sefi.provenance.save import encode_photo
 
@@ -22,7 +23,7 @@ def save_image(path, colour):
 
 def make_run(folder, name, digest, colours):
     files = [save_image(folder / f"{name}-{number}.png", colour) for number, colour in enumerate(colours)]
-    images = [record_image(path).model_dump() for path in files]
+    images = [record_image(path.name, path.read_bytes()).model_dump() for path in files]
     return {
         "images": [{"file": path.name, "prompt": f"<{name}>"} for path in files],
         "grid": None,
@@ -92,6 +93,19 @@ def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
     assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
     rest = (folder / "cells.jsonl").read_text(encoding="utf-8")
     assert json.loads(rest) == {"subject": "cy+dora", "text": "line\u2028end"}
+
+
+def test_the_lines_of_a_subject_are_taken_out_of_a_record_of_any_size(tmp_path):
+    """The record of a large run has gigabytes: one line is in memory at a time."""
+    record = tmp_path / "cells.jsonl"
+    lines = [json.dumps({"subject": name, "text": "x" * 4000}) + "\n" for name in ("bob", "ada") * 1000]
+    record.write_text("".join(lines))
+    tracemalloc.start()
+    write_other_lines(record, ["ada"])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert record.read_text() == lines[0] * 1000
+    assert peak < 2**20
 
 
 def test_what_is_no_benchmark_is_left_alone(tmp_path):

@@ -87,7 +87,7 @@ def test_hashes_are_those_of_file_and_pixels(tmp_path):
     pixels = np.arange(7 * 5 * 3, dtype=np.uint8).reshape(7, 5, 3)
     path = tmp_path / "a.png"
     Image.fromarray(pixels).save(path)
-    found = record_image(path)
+    found = record_image(path.name, path.read_bytes())
     assert found.file == "a.png"
     assert found.sha256 == hashlib.sha256(path.read_bytes()).hexdigest() == compute_file_digest(path)
     assert found.pixels_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()

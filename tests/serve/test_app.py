@@ -4,8 +4,11 @@ import asyncio
 import base64
 import io
 import json
+import re
+import shutil
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +17,7 @@ from tests.serve.conftest import NAMES, QUICK
 
 import sefi
 from sefi.core.config import override
-from sefi.core.errors import GenerationError
+from sefi.core.errors import ConfigError, GenerationError, PromptError
 
 app_module = pytest.importorskip("sefi.serve.app")
 KEY = "a-key-of-many-letters"
@@ -163,10 +166,69 @@ def test_the_safety_checker_makes_images_black_unless_it_is_left_out(make_servic
         ("a dog", {"colour": "red"}, 422, "colour"),
         ("snow [red:blue]", {}, 422, "Brackets"),
         (7, {}, 422, "prompt"),
+        ("snow " * 150, {}, 422, "tokens"),
+        ("a dog", {"negative_prompt": "snow " * 150, "guidance_scale": 4}, 422, "tokens"),
     ],
 )
 def test_what_cannot_be_generated_is_refused_as_json(make_client, prompt, more, status, word):
     check_error(draw(make_client(), prompt, **more), status, word)
+
+
+def test_what_has_too_many_tokens_takes_no_room_in_the_queue(make_service):
+    service = make_service()
+    with pytest.raises(PromptError, match="150 tokens"):
+        service.prepare(app_module.GenerateRequest(prompt="snow " * 150))
+
+
+@pytest.mark.slow
+def test_a_long_prompt_shares_no_batch_with_short_ones(make_service, make_client, backbone, people):
+    client = make_client(make_service(batch=4, wait=1.0))
+    long = "a photo of <p1> " + "at the beach and in the snow " * 4
+    requests = {"a photo of <p0>": "p0", "a photo of <p2> smiling": "p2", long: "p1"}
+    answers = {}
+    threads = [
+        threading.Thread(target=lambda prompt=prompt: answers.update({prompt: draw(client, prompt, seed=3)}))
+        for prompt in requests
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    for prompt, name in requests.items():
+        (alone,) = sefi.generate(prompt, people[name], backbone=backbone, config=QUICK, seed=3)
+        pixels = np.asarray(Image.open(io.BytesIO(answers[prompt].content)), np.int16)
+        assert np.abs(pixels - np.asarray(alone.pixels, np.int16)).max() <= 1, name
+    assert read_metrics(client)["sefi_batch_images_count"] == 2
+
+
+def test_a_prompts_chunks_are_its_own_or_those_of_a_longer_negative_prompt(make_service):
+    service = make_service()
+    for prompt, avoided, chunks in (("a dog", "", 1), ("a dog " * 8, "", 2), ("a dog", "snow " * 31, 3)):
+        request = app_module.GenerateRequest(prompt=prompt, negative_prompt=avoided, guidance_scale=4)
+        assert [task.chunks for task in service.prepare(request)] == [chunks]
+
+
+@pytest.mark.parametrize(
+    ("settings", "limits", "words"),
+    [
+        (["generate.clip_skip=50"], {}, "clip_skip 50"),
+        (["generate.steps=500"], {}, "500 steps"),
+        (["generate.steps=2000"], {"steps": 5000}, "2000 denoising steps"),
+        (["generate.width=65"], {}, "multiples"),
+        (["generate.width=1600", "generate.height=1600"], {}, "pixels"),
+        (["generate.negative_prompt=<p0>"], {}, "names <p0>"),
+        (["generate.negative_prompt=snow [red:blue]"], {}, "Brackets"),
+        ([f"generate.negative_prompt={'snow ' * 150}"], {}, "tokens"),
+        (["generate.negative_prompt=snow", "generate.guidance_scale=1"], {}, "guidance"),
+    ],
+)
+def test_settings_that_no_request_can_use_are_refused_at_the_start(make_service, settings, limits, words):
+    service = make_service(**limits)
+    service.check()
+    object.__setattr__(service.options, "config", override(QUICK, settings))
+    with pytest.raises(ConfigError, match=words) as refused:
+        service.check()
+    assert "--set generate." in refused.value.remedy
 
 
 def test_bodies_that_are_no_request(make_client):
@@ -384,6 +446,37 @@ def test_metrics_count_and_name_nobody(make_client):
     assert not any(name in answer.text for name in (*NAMES, "nobody", "beach"))
 
 
+def test_every_request_to_generate_is_counted_whoever_answers_it(make_service, make_client):
+    client = make_client(make_service(options={"key": KEY}))
+    kind = {"content-type": "application/json", "authorization": f"Bearer {KEY}"}
+
+    def post(content, **changed):
+        return client.post("/v1/generate", content=content, headers={**kind, **changed}).status_code
+
+    asked = [
+        post(b'{"prompt": "a dog"}'),
+        post(b"{"),
+        post(b'{"prompt": "<nobody>"}'),
+        post(b'{"prompt": "a dog"}', authorization="Bearer no"),
+        post(b'{"prompt": "a dog"}', host="evil.example"),
+        post(b" " * (65 << 10)),
+    ]
+    assert asked == [200, 422, 404, 401, 421, 413]
+    client.get("/v1/identities", headers=kind)
+    client.get("/nothing", headers=kind)
+    figures = client.get("/metrics", headers=kind).text
+    counted = re.findall(r'sefi_requests_total\{status="(\d+)"\} (\S+)', figures)
+    assert sorted(counted) == [(str(status), "1.0") for status in sorted(asked)]
+    assert "sefi_request_seconds_count 6.0" in figures
+
+
+def test_a_folder_that_is_gone_is_503(make_client, folder):
+    client = make_client()
+    shutil.rmtree(folder)
+    error = check_error(client.get("/v1/identities"), 503, "folder of identities")
+    assert str(folder) not in error["error"] + error["try"]
+
+
 def test_the_names_are_listed(make_client, folder):
     client = make_client()
     (folder / "no name.safetensors").write_bytes(b"")
@@ -397,7 +490,10 @@ def test_openapi_describes_requests_answers_and_errors(make_client):
     assert set(described["paths"]) == {"/healthz", "/readyz", "/metrics", "/v1/identities", "/v1/generate"}
     generate = described["paths"]["/v1/generate"]["post"]
     assert {"image/png", "application/json"} <= set(generate["responses"]["200"]["content"])
-    assert set(generate["responses"]) == {"200", "401", "403", "404", "422", "429", "503", "504"}
+    failures = {"400", "401", "403", "404", "413", "421", "422", "429", "500", "503", "504"}
+    assert set(generate["responses"]) == {"200"} | failures
+    page = (Path(__file__).parents[2] / "docs" / "serve.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| (\d{3}) \|", page, re.MULTILINE)) == failures
     request = described["components"]["schemas"]["GenerateRequest"]
     assert request["required"] == ["prompt"]
     assert request["additionalProperties"] is False

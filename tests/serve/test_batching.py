@@ -30,14 +30,18 @@ def make_tasks(count, settings=SETTINGS, identities=()):
     return [batching.ImageTask("a photo", seed, settings, tuple(identities)) for seed in range(count)]
 
 
-def make_ticket(settings, *identities):
-    return batching.Ticket(batching.ImageTask("", 0, settings, tuple(identities)))
+def make_ticket(settings, chunks, *identities):
+    return batching.Ticket(batching.ImageTask("", 0, settings, tuple(identities), chunks))
 
 
 ADA, BOB, NEW_ADA = Named("ada"), Named("bob"), Named("ada")
 KINDS = [
-    (settings, people)
-    for settings in (GenerateSettings(steps=2), GenerateSettings(steps=3))
+    (settings, chunks, people)
+    for settings, chunks in (
+        (GenerateSettings(steps=2), 1),
+        (GenerateSettings(steps=2), 3),
+        (GenerateSettings(steps=3), 1),
+    )
     for people in ((), (ADA,), (BOB,), (NEW_ADA,), (ADA, BOB))
 ]
 
@@ -45,17 +49,17 @@ KINDS = [
 @given(st.lists(st.sampled_from(KINDS), min_size=1, max_size=13), st.integers(1, 5))
 @examples(max_examples=200)
 def test_a_batch_begins_with_the_oldest_and_has_one_identity_for_each_name(kinds, most):
-    waiting = [make_ticket(settings, *people) for settings, people in kinds]
+    waiting = [make_ticket(settings, chunks, *people) for settings, chunks, people in kinds]
     batch = batching.select_batch(waiting, most)
     assert batch[0] is waiting[0]
     assert 1 <= len(batch) <= most
     assert [one for one in waiting if one in batch] == batch  # in order
-    assert len({one.task.settings for one in batch}) == 1
+    assert len({(one.task.settings, one.task.chunks) for one in batch}) == 1
     named = [(one.name, one) for ticket in batch for one in ticket.task.identities]
     assert len({name for name, _ in named}) == len({id(one) for _, one in named})
     if len(batch) < most:  # nothing that would have fitted was passed over
         for ticket in waiting:
-            fits = ticket.task.settings == batch[0].task.settings
+            fits = (ticket.task.settings, ticket.task.chunks) == (batch[0].task.settings, batch[0].task.chunks)
             clash = any(
                 one.name == name and one is not other for one in ticket.task.identities for name, other in named
             )
@@ -132,7 +136,7 @@ def test_a_batch_of_people_is_the_images_of_each_alone(backbone, people, served)
     tickets = queue.add(tasks)
     queue.close()
     worker.run()
-    assert [count for count, _ in reported] == [7]
+    assert [counts for *counts, _ in reported] == [[7, 7]]
     for ticket in tickets:
         task, image = ticket.task, ticket.result.result(0)
         mine = [people[one.identity.name] for one in task.identities]
@@ -144,7 +148,7 @@ def test_a_batch_of_people_is_the_images_of_each_alone(backbone, people, served)
 
 
 def test_an_image_that_fails_fails_no_other(backbone, served, monkeypatch):
-    queue, worker, _ = make_worker(backbone, batch=5, wait=0)
+    queue, worker, reported = make_worker(backbone, batch=5, wait=0)
     draw = worker.draw
 
     def fail(batch):
@@ -165,6 +169,9 @@ def test_an_image_that_fails_fails_no_other(backbone, served, monkeypatch):
         "NoneType",
     ]
     assert queue.take() is None
+    ((size, count, seconds),) = reported
+    assert (size, count) == (5, 3)  # two of them nobody was given
+    assert queue.seconds_per_image == pytest.approx(1 + 0.2 * (seconds / 3 - 1))
 
 
 def test_what_runs_for_nobody_ends_at_its_next_step(backbone, served, monkeypatch):
@@ -185,7 +192,24 @@ def test_what_runs_for_nobody_ends_at_its_next_step(backbone, served, monkeypatc
     worker.run()
     assert len(steps) == 3  # one image was still wanted until then
     assert not any(ticket.result.done() for ticket in tickets)
-    assert len(reported) == 1
+    assert [counts for *counts, _ in reported] == [[3, 0]]
+    assert queue.seconds_per_image == 1.0  # nothing was measured
+
+
+def test_an_image_that_was_given_up_is_not_counted(backbone, served, monkeypatch):
+    queue, worker, reported = make_worker(backbone, batch=3, wait=0)
+    advance = batching.StepWatch.advance
+
+    def abandon(self, **numbers):
+        self.tickets[1].abandon()
+        advance(self, **numbers)
+
+    monkeypatch.setattr(batching.StepWatch, "advance", abandon)
+    tickets = queue.add(make_tasks(3))
+    queue.close()
+    worker.run()
+    assert [counts for *counts, _ in reported] == [[3, 2]]
+    assert [ticket.task.seed for ticket in tickets if not ticket.abandoned] == [0, 2]
 
 
 def test_the_time_of_images_is_a_running_mean():

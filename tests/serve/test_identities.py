@@ -104,6 +104,40 @@ def test_a_file_that_cannot_be_served_says_why(opened, folder, people, backbone)
     assert "another model" in refuse(opened, "foreign")[1].problem
 
 
+def test_only_regular_files_are_listed_and_read(opened, folder):
+    (folder / "directory.safetensors").mkdir()
+    os.mkfifo(folder / "pipe.safetensors")
+    (folder / "round.safetensors").symlink_to("round.safetensors")
+    (folder / "gone.safetensors").symlink_to("nowhere.safetensors")
+    (folder / "linked.safetensors").symlink_to("p0.safetensors")
+    assert opened.list_names() == sorted([*NAMES, "linked"])
+    for name in ("directory", "pipe", "round", "gone"):  # a pipe would be waited for
+        assert refuse(opened, name)[0] == HTTPStatus.NOT_FOUND
+
+
+def test_errors_do_not_say_where_the_folder_is(opened, folder, people):
+    header, end = b'{"__metadata__":{"name":"short"}}', b"rest"
+    contents = {
+        "broken": b"12345678",
+        "empty": b"",
+        "short": len(header).to_bytes(8, "little") + header + end,
+        "text": b"{}" * 40,
+    }
+    for name, content in contents.items():
+        (folder / f"{name}.safetensors").write_bytes(content)
+    save(people["p0"], folder, "other")
+    for name in (*contents, "other", "nobody"):
+        error = refuse(opened, name)[1]
+        assert name in error.problem
+        assert str(folder) not in error.problem + error.remedy
+    (folder / "p0.safetensors").unlink()
+    folder.rename(folder.with_name("elsewhere"))
+    with pytest.raises(limits.ServeError, match="cannot be read") as refused:
+        opened.list_names()
+    assert refused.value.status == HTTPStatus.SERVICE_UNAVAILABLE
+    assert str(folder) not in str(refused.value)
+
+
 def test_an_expired_consent_is_refused_on_the_day_after(opened, folder, people):
     for name, days in (("gone", -1), ("today", 0)):
         last = date.today() + timedelta(days)  # noqa: DTZ011  the day where the server is

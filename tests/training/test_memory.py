@@ -15,12 +15,16 @@ from tests.training.token_training import make_trainer
 
 from sefi.backbone.open import MODELS
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, Interrupted
+from sefi.core.errors import ConfigError, Interrupted, make_memory_error
 from sefi.core.progress import SilentProgress
+from sefi.core.rng import create_generator
 from sefi.methods import METHODS, PRESETS
-from sefi.methods.base import TrainingOptions
+from sefi.methods.base import TrainingOptions, get_class_row
+from sefi.methods.custom_diffusion import make_resized_view_drawer
 from sefi.training import finetuning, token_inversion
 from sefi.training.loop import list_recovery_remarks
+from sefi.training.together import TrainingGroup
+from sefi.training.token_inversion import BatchEncoder, ViewLatents, encode_in_batches
 
 PORTRAIT = MODELS / "demo" / "portrait.png"
 BATCH, STEPS = 5, 4
@@ -162,6 +166,113 @@ def test_another_error_is_raised_as_it_is(make, monkeypatch):
     monkeypatch.setattr(token_inversion, "predict_with_target", fail)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         finish(make())
+
+
+@pytest.fixture
+def room(backbone, monkeypatch):
+    """Let the autoencoder encode at most so many images at once, and fail as CUDA does with more."""
+    whole, sizes = backbone.vae.encode, []
+
+    def set_room(most):
+        def encode(pixels, *arguments, **options):
+            sizes.append(len(pixels))
+            if len(pixels) > most:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+            return whole(pixels, *arguments, **options)
+
+        monkeypatch.setattr(backbone.vae, "encode", encode)
+        return sizes
+
+    return set_room
+
+
+@pytest.mark.parametrize("seed", [None, 3])
+@pytest.mark.parametrize("most", [1, 2, 3])
+def test_images_are_encoded_in_fewer_at_once_with_the_same_noise(backbone, room, most, seed):
+    pixels = torch.rand((5, 3, backbone.resolution, backbone.resolution), generator=create_generator(1, "p")) * 2 - 1
+
+    def encode(encoder):
+        random = None if seed is None else create_generator(seed, "noise")
+        return encoder.encode(pixels, random), None if random is None else random.get_state()
+
+    whole, state = encode(BatchEncoder(backbone))
+    sizes, encoder = room(most), BatchEncoder(backbone)
+    found, found_state = encode(encoder)
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+    assert state is None or torch.equal(state, found_state)
+    assert sizes == {1: [5, 2, 1, 1, 1, 1, 1], 2: [5, 2, 2, 1], 3: [5, 2, 2, 1]}[most]
+    assert encoder.at_once == min(most, 2)
+
+
+def test_a_try_that_fails_after_noise_was_drawn_leaves_the_noise_as_it_was(backbone, monkeypatch):
+    pixels = torch.zeros(2, 3, backbone.resolution, backbone.resolution)
+    whole = BatchEncoder(backbone).encode(pixels, create_generator(3, "noise"))
+    encode_image = type(backbone).encode_image
+
+    def draw_and_fail(self, some, generator):
+        latents = encode_image(self, some, generator)
+        if len(some) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return latents
+
+    monkeypatch.setattr(type(backbone), "encode_image", draw_and_fail)
+    found = BatchEncoder(backbone).encode(pixels, create_generator(3, "noise"))
+    torch.testing.assert_close(found, whole, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("settings", [("latent_pool=5",), ("latent_pool=5", "pool_noise=fresh"), ("latent_pool=0",)])
+def test_views_are_encoded_in_fewer_at_once(backbone, room, settings):
+    config = override(PRESETS["paper"], [f"views.{one}" for one in settings])
+
+    def draw():
+        source = ViewLatents(backbone, views(backbone, config), config.views, 1)
+        return [source(3, step) for step in range(2)]
+
+    whole = draw()
+    sizes = room(1)
+    for one, other in zip(draw(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert set(sizes[3:]) == {1}, "what was found once is not tried again"
+
+
+@pytest.mark.slow
+def test_images_of_the_class_and_resized_views_are_encoded_in_fewer_at_once(backbone, room):
+    few = ["tune.prior_images=3", "generate.steps=1", "views.latent_pool=3", "learn.batch=2"]
+    config = override(PRESETS["custom-diffusion"], few)
+
+    def encode():
+        row = get_class_row(backbone, config)
+        draw = make_resized_view_drawer(backbone, views(backbone, config), config, 1, lambda: torch.stack([row, row]))
+        return finetuning.generate_class_latents(backbone, config, SilentProgress()), draw(0).latents
+
+    whole = encode()
+    sizes = room(1)
+    for one, other in zip(encode(), whole, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+    assert sizes == [3, 1, 1, 1] * 2
+
+
+def test_no_memory_for_one_image_is_an_error(backbone, room):
+    room(0)
+    with pytest.raises(ConfigError, match=r"encode one image \(CUDA out of memory\)") as error:
+        encode_in_batches(backbone, torch.zeros(3, 3, backbone.resolution, backbone.resolution))
+    assert error.value.lacks_memory
+
+
+def test_one_that_cannot_be_encoded_leaves_the_others_that_are_learned_together(backbone, monkeypatch):
+    config = override(CONFIG, ["views.latent_pool=0", "learn.steps=1", "learn.batch=1"])
+    pair = [make_trainer(backbone, views(backbone, config), config, seed) for seed in (1, 2)]
+
+    def fail(*_arguments):
+        raise make_memory_error(ConfigError, "There is not enough memory to encode one image.", "Close some.")
+
+    monkeypatch.setattr(pair[0].task, "draw_step", fail)
+    monkeypatch.setattr(pair[0].task, "compute_loss", fail)
+    group = TrainingGroup(pair, [None, None])
+    for _ in group.take_steps():
+        pass
+    assert set(group.failed) == {pair[0]}
+    assert pair[1].done == 1
 
 
 LIMITED = """

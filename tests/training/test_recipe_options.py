@@ -123,6 +123,27 @@ def test_no_token_is_farther_from_its_start_than_its_stage_allows(stages, freedo
     torch.testing.assert_close(way[far], limits[:, None].expand_as(way)[far], rtol=1e-3, atol=1e-3)
 
 
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-3, 0.3, 40.0, 1e25]), min_size=6, max_size=6),
+    st.sampled_from([0.0, 0.4]),
+    st.booleans(),
+    st.integers(0, 99),
+)
+@settings(max_examples=40)
+def test_a_limit_of_nothing_gives_numbers(sizes, freedom, held, seed) -> None:
+    """Without freedom in the noise, tokens that have not moved have no change to divide by."""
+    chosen = learn_settings("stages=3", "change_limit=0.5", f"noise_freedom={freedom}", f"hold_norm={held}")
+    tokens = IdentityTokens(word(), chosen, 1)
+    assert tokens.table is not None
+    moves = torch.randn(tokens.table.shape, generator=create_generator(seed, "t"))
+    tokens.table.data += moves * torch.tensor(sizes).view(3, 2, 1)
+    tokens.after_step()
+    way = (tokens().detach() - word()).norm(dim=-1) / word().norm()
+    limits = torch.tensor([0.5, 0.25 * (1 + freedom), 0.5 * freedom])
+    assert tokens().isfinite().all()
+    assert (way <= limits[:, None] + 1e-5).all()
+
+
 def test_limits_fall_with_the_noise() -> None:
     limits = compute_change_limits(learn_settings("change_limit=0.8", "noise_freedom=0.25"))
     assert limits is not None

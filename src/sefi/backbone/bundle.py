@@ -32,6 +32,7 @@ from PIL.Image import Image
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, PreTrainedTokenizerBase
 
+from sefi.backbone.files import translate_memory_errors
 from sefi.backbone.kinds import EMBEDDED, Family
 from sefi.backbone.part_configs import PIXEL_STEP
 from sefi.backbone.signature import ModelSignature, count_base_rows, get_token_table, sign_model
@@ -245,12 +246,14 @@ class Backbone(ModelParts):
             dtype: of all weights but those that need float32, or its name; None leaves them as they are.
 
         Raises:
-            BackboneError: there is no such device.
+            BackboneError: there is no such device, or not enough memory on it.
             ConfigError: there is no such dtype.
         """
         before = self.device.type
         place = self.device if device is None else parse_device(str(device))
-        place_networks(self, place, self.dtype if dtype is None else parse_dtype(dtype))
+        number = self.dtype if dtype is None else parse_dtype(dtype)
+        with translate_memory_errors(f"to move the model to {place}"):
+            place_networks(self, place, number)
         if before != place.type and "mps" in (before, place.type):
             set_channel_order(self.unet, self.vae)
         return self
@@ -521,17 +524,26 @@ def parse_device(device: str) -> torch.device:
     """Return a device of this machine.
 
     Raises:
-        BackboneError: it is unknown, or not there.
+        BackboneError: it is unknown, or not there; names the devices that are.
     """
+    there = list_model_devices()
     try:
         found = torch.device(device)
-    except (RuntimeError, TypeError) as error:
-        raise BackboneError(f"'{device}' is not a device.", "Use cpu, cuda, cuda:1 or mps.") from error
-    if found.type == "cuda" and not torch.cuda.is_available():
-        raise BackboneError("No CUDA device was found.", "Use --device cpu.")
-    if found.type == "mps" and not torch.backends.mps.is_available():
-        raise BackboneError("No Apple GPU (mps) was found.", "Use --device cpu.")
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or str(torch.device(found.type, found.index or 0)) not in there:
+        names = ", ".join("cpu" if name == "cpu:0" else name for name in there)
+        raise BackboneError(
+            f"This machine has no device '{device}' that can be used.", f"Name one of these with --device: {names}."
+        )
     return found
+
+
+def list_model_devices() -> list[str]:
+    """List the devices of this machine that models run on, each with its number, such as `cpu:0` and `cuda:1`."""
+    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    counts = {"cpu": 1, "cuda": cuda, "mps": int(torch.backends.mps.is_available())}
+    return [f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -24,6 +24,7 @@ from sefi.backbone.kinds import (
     detect_file_kind,
     is_sdxl_file,
 )
+from sefi.backbone.part_configs import MAX_LATENT_SIZE
 from sefi.backbone.tokenizer import END, create_clip_tokenizer
 from sefi.backbone.weights import check_finite, refuse_other_numbers
 from sefi.core.errors import BackboneError
@@ -193,14 +194,17 @@ SDXL_WIDTH = 2048
 PAD_TOKENS: dict[Family, tuple[str, ...]] = {"sd1": (END,), "sd2": ("!",), "sdxl": (END, "!")}
 # ModelSpec's words for what the UNet predicts; files without it follow their family's config.
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
+SQUARE = re.compile(r"(\d{3,4})x\1")  # a width and the same height, ModelSpec's base resolution
+DIVISIBLE = 8  # latent cells per side are multiples of it: the UNet halves them three times
+BASE_CELLS = 64  # of Stable Diffusion 2.x base, per side
 WHOLE = "Use a whole checkpoint: UNet, VAE and text encoder in one file."
 
 
 def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
     """Read one `.safetensors` file of SD 1.x, 2.x or SDXL; needs no network.
 
-    Configurations and the tokenizers come with the package. A 2.x file is taken to predict v at
-    768 pixels unless its header says otherwise (`modelspec.prediction_type`).
+    Configurations and the tokenizers come with the package. A 2.x file is taken to predict v at 768 pixels unless its
+    header says otherwise (`modelspec.prediction_type`, `modelspec.resolution`); one that predicts noise, at 512.
 
     Args:
         path: the file; both its content and its name must say safetensors.
@@ -221,7 +225,7 @@ def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
     if family == "sdxl":
         kind, name = CLIPTextModelWithProjection, "text_encoder_2"
         second = {"tokenizer_2": others[0], name: _build_text_encoder(kind, name, path, tensors, folder, dtype)}
-    return ModelParts(
+    parts = ModelParts(
         tokenizer=first,
         text_encoder=_build_text_encoder(CLIPTextModel, "text_encoder", path, tensors, folder, dtype),
         vae=_build_model(AutoencoderKL, "vae", path, tensors, folder, dtype),
@@ -230,6 +234,8 @@ def read_checkpoint(path: Path, dtype: torch.dtype) -> ModelParts:
         family=family,
         **second,
     )
+    _set_trained_size(parts, header)
+    return parts
 
 
 def _check_magic(path: Path) -> None:
@@ -341,6 +347,27 @@ def _check_complete(path: Path, name: str, model: nn.Module) -> None:
     check_finite(model, path)
 
 
+def _read_prediction(header: Layout) -> str | None:
+    """Return what the file says that its UNet predicts; None where it says nothing, or what is not known."""
+    if "v_pred" in header.shapes:
+        return "v_prediction"
+    return PREDICTION.get(header.metadata.get("modelspec.prediction_type", "").lower())
+
+
+def _set_trained_size(parts: ModelParts, header: Layout) -> None:
+    """Set the size that the file says it was trained at; what is no square, or no size for images, is passed over.
+
+    Without it a 2.x model that predicts noise is the base model; the shipped configuration is that of the other one.
+    """
+    cells = BASE_CELLS if parts.family == "sd2" and _read_prediction(header) == "epsilon" else None
+    if stated := SQUARE.fullmatch(header.metadata.get("modelspec.resolution", "").lower()):
+        side, rest = divmod(int(stated[1]), parts.latent_factor)
+        if not rest and side % DIVISIBLE == 0 and 0 < side <= MAX_LATENT_SIZE:
+            cells = side
+    if cells is not None:
+        parts.unet.register_to_config(sample_size=cells)
+
+
 def _build_scheduler(folder: Path, header: Layout) -> DDPMScheduler:
     """Build the family's noise schedule with what the file says of its own.
 
@@ -348,9 +375,7 @@ def _build_scheduler(folder: Path, header: Layout) -> DDPMScheduler:
     """
     scheduler = read_scheduler(folder)
     stated: dict[str, Any] = {}
-    prediction = PREDICTION.get(header.metadata.get("modelspec.prediction_type", "").lower())
-    if "v_pred" in header.shapes:
-        prediction = "v_prediction"
+    prediction = _read_prediction(header)
     if prediction is not None:
         stated["prediction_type"] = prediction
     if "ztsnr" in header.shapes and prediction == "v_prediction":

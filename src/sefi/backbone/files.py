@@ -11,7 +11,7 @@ from diffusers.utils import logging as diffusers_logging
 from transformers.utils import logging as transformers_logging
 
 from sefi.core import reading
-from sefi.core.errors import BackboneError
+from sefi.core.errors import LESS_MEMORY, BackboneError, is_out_of_memory, make_memory_error, shorten_reason
 from sefi.core.reading import DTYPE_BYTES, Layout, Limits, translate_file_errors
 
 # While a library loads a model, it changes the whole process: how much is logged, torch's default dtype, and what
@@ -67,6 +67,25 @@ def read_or_refuse(where: Path, read: Callable[[], Value], remedy: str = COPY_AG
     taken = f" as {kind}" if kind else ""
     with translate_file_errors(where, BackboneError, f"cannot be read{taken}", remedy, (Exception,)):
         return read()
+
+
+@contextmanager
+def translate_memory_errors(purpose: str) -> Generator[None]:
+    """Raise a typed error where there is no memory for the block; other errors pass as they are.
+
+    Args:
+        purpose: what it is for, such as "to move the model to cuda".
+
+    Raises:
+        BackboneError: there was none.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        problem = f"There is not enough memory {purpose} ({shorten_reason(error)})."
+        raise make_memory_error(BackboneError, problem, LESS_MEMORY) from error
 
 
 def is_regular(path: Path) -> bool:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from transformers import CLIPTextModel, CLIPTextModelWithProjection
 
 from sefi.backbone.bundle import Backbone, ModelParts, set_channel_order
-from sefi.backbone.files import is_regular, quiet_libraries, read_model_json, read_or_refuse
+from sefi.backbone.files import is_regular, quiet_libraries, read_model_json, read_or_refuse, translate_memory_errors
 from sefi.backbone.kinds import REMEDY, choose_article, detect_family, detect_pipeline_kind, is_sdxl_index
 from sefi.backbone.part_configs import (
     ADDITIONS,
@@ -244,7 +244,7 @@ def read_controlnet(folder: Path, backbone: Backbone) -> ControlNetModel:
     """Read a ControlNet's folder (`config.json` and safetensors weights), frozen, for this model.
 
     Raises:
-        BackboneError: no such folder, damaged or pickled weights, or a ControlNet of another model.
+        BackboneError: no such folder, damaged or pickled weights, a ControlNet of another model, or no memory for it.
     """
     path = folder / CONFIG
     if not is_regular(path):
@@ -260,8 +260,9 @@ def read_controlnet(folder: Path, backbone: Backbone) -> ControlNetModel:
     check_controlnet_fit(config.model_dump(), backbone, str(path))
     with quiet_libraries():
         network = load_part(ControlNetModel, folder, config.list_arguments(), backbone.dtype)
-    torch.nn.Module.to(network, backbone.device, backbone.dtype)
-    set_channel_order(network)
+    with translate_memory_errors("for the ControlNet"):
+        torch.nn.Module.to(network, backbone.device, backbone.dtype)
+        set_channel_order(network)
     return network.eval().requires_grad_(requires_grad=False)
 
 
@@ -324,13 +325,15 @@ class SafetyChecker:
         """Return the network, in float32: in half precision it could overflow, and then flags nothing.
 
         Raises:
-            BackboneError: its files are missing, damaged, pickled or too large.
+            BackboneError: its files are missing, damaged, pickled or too large, or there is no memory for it.
         """
         with self._lock:
             if self._network is None:
                 try:
                     self._network = self._read()
                 except BackboneError as error:
+                    if error.lacks_memory:
+                        raise
                     raise BackboneError(error.problem, WITHOUT_CHECKER) from error
             return self._network
 
@@ -344,11 +347,12 @@ class SafetyChecker:
         """Return for each image whether it is not to be shown.
 
         Raises:
-            BackboneError: the network cannot be read, or does not run.
+            BackboneError: the network cannot be read, does not run, or lacks memory.
         """
         network = self.load()
-        torch.nn.Module.to(network, device)
-        pixels = torch.stack([prepare_for_clip(one, network.config.vision_config.image_size) for one in images])
+        with translate_memory_errors("to look for images that are not to be shown"):
+            torch.nn.Module.to(network, device)
+            pixels = torch.stack([prepare_for_clip(one, network.config.vision_config.image_size) for one in images])
 
         def find() -> list[bool]:
             with torch.no_grad(), quiet_libraries():  # whoever reports the images makes its warning

@@ -24,7 +24,7 @@ from sefi.backbone.bundle import (
     set_channel_order,
 )
 from sefi.backbone.checkpoint import CONFIGS, PAD_TOKENS, read_checkpoint
-from sefi.backbone.files import quiet_libraries, read_or_refuse
+from sefi.backbone.files import quiet_libraries, read_or_refuse, translate_memory_errors
 from sefi.backbone.folder import read_folder
 from sefi.backbone.kinds import EMBEDDED, REMEDY
 from sefi.backbone.tokenizer import create_clip_tokenizer
@@ -76,14 +76,14 @@ def check_calls(backbone: Backbone) -> None:
     """Encode a prompt, predict noise, decode and encode; no gradient, a few latent cells.
 
     Raises:
-        BackboneError: a part fails, or answers in another shape or with numbers that are not finite.
+        BackboneError: a part fails, answers in another shape or with numbers that are not finite, or lacks memory.
     """
     side = 2 ** max(1, len(backbone.unet.config["block_out_channels"]) - 1)
     latents = torch.linspace(-1, 1, backbone.latent_channels * side * side, device=backbone.device)
     latents = latents.reshape(1, backbone.latent_channels, side, side).to(backbone.dtype)
     part = "text encoder"
     try:
-        with torch.no_grad():
+        with translate_memory_errors(f"to run '{backbone.source}'"), torch.no_grad():
             encoding = _encode_prompt(backbone)
             _check(backbone, part, encoding.states, (1, encoding.states.shape[1], backbone.token_width))
             part = "UNet"

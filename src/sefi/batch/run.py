@@ -68,6 +68,7 @@ from sefi.photo.read import read_photo
 from sefi.provenance.consent import parse_consent
 from sefi.provenance.forget_records import BATCH_RECORDS
 from sefi.provenance.leftovers import TEMPORARY
+from sefi.provenance.metadata import hide_names
 from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 from sefi.training.checkpoint import name_checkpoint, read_unfinished
@@ -328,7 +329,8 @@ def make_preview(
     images = generate(prompt, identity, backbone=backbone, config=make_preview_config(item.config), seed=item.seed)
     learned = [Image.fromarray(convert_to_bytes(crop.pixels)) for crop in crops[:1]]
     row = SheetRow("", [*learned, *(image.pixels for image in images)])
-    sheet = draw_contact_sheet([row], ["what was learned", *[prompt] * len(images)][-len(row.images) :])
+    titles = ["what was learned", *[hide_names(prompt)] * len(images)]
+    sheet = draw_contact_sheet([row], titles[-len(row.images) :])
     encoded = encode_image(sheet, mark=settings.mark, identities=[record.identity])
     digest = hash_content(encoded.content)
     record = record.change(

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -13,9 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from safetensors.numpy import save_file
 from torch import Tensor
 
+from sefi.backbone.weights import find_weights
 from sefi.benchmark.records import EvaluatorInfo
-from sefi.core.errors import ConfigError
-from sefi.core.files import write_file
+from sefi.core.errors import BackboneError, ConfigError
+from sefi.core.files import is_regular_file, write_file
 from sefi.core.reading import InvalidFileError, Limits, load_tensors, parse_object, read_layout, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.diffusion.attention_maps import PromptAttention
@@ -30,6 +32,7 @@ from sefi.evaluation.metrics import (
 from sefi.evaluation.second_recogniser import SecondEncoder
 from sefi.photo.detect import Face, FaceEncoder, YuNetDetector, enlarge_image
 
+CHUNK = 1 << 20  # bytes that are read at once
 LATER = ("dino", "second_recogniser")  # evaluators of which the first versions' records say nothing
 
 
@@ -61,10 +64,26 @@ class EvaluatorFiles:
 
 
 def describe_file(path: Path) -> EvaluatorInfo:
-    """Return name and SHA-256 of a file, or of the weights in a folder."""
-    weights = next(iter(sorted(path.glob("*.safetensors"))), None) if path.is_dir() else path
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights is not None and weights.is_file() else ""
-    return EvaluatorInfo(file=path.name, sha256=digest)
+    """Return name and SHA-256 of a file, or of the weights that are loaded from a folder; empty where there are none.
+
+    Of weights in several files it is that of all one after the other, in the order of their names.
+    """
+    files = list_loaded_files(path)
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while part := content.read(CHUNK):
+                digest.update(part)
+    return EvaluatorInfo(file=path.name, sha256=digest.hexdigest() if files else "")
+
+
+def list_loaded_files(path: Path) -> Sequence[Path]:
+    """List the files that a network is loaded from: a file itself, or the weights in a folder; it may be none."""
+    if is_regular_file(path):
+        return [path]
+    with suppress(BackboneError):
+        return find_weights(path).files
+    return []
 
 
 @dataclass(frozen=True)

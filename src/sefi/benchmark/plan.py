@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from statistics import fmean
 
 from sefi.benchmark.records import Key, ListedFolder, RunInfo, Sample, SuiteInfo, VariantInfo, split_group
@@ -141,6 +142,103 @@ def has_images(control: str | None, group: Sequence[str], images: Mapping[str, S
     if control == ANOTHER_PHOTO:
         return all(len(images[subject]) > 1 for subject in group)
     return control != ANOTHER_SUBJECT or len(images) >= 2 * len(group)
+
+
+# A case is a subject with a prompt. Where a variant generates, all have every case, or the run is not finished; folders
+# of other programs' images have what is in them, and means over different cases are not compared.
+Cases = Mapping[tuple[str, int], int]  # images by subject and number of the prompt
+UNEQUAL = (
+    "In a table in which variants have different subjects and prompts, or other shares of them, none is marked as the "
+    "best, and no difference as better or worse."
+)
+REMEDY = "Score folders that have the same subjects and prompts; --only leaves subjects out."
+EXAMPLE_LENGTH = 60  # letters of a prompt
+
+
+def count_cases(run: RunInfo, kind: str = "") -> dict[str, Cases]:
+    """Return how many images each variant has of each case; nothing where a variant generates.
+
+    Args:
+        run: As in `run.json`.
+        kind: Only of prompts of this kind; empty for all.
+    """
+    if run.suite.generates:
+        return {}
+    prompts = {number for number, prompt in enumerate(run.suite.prompts) if kind in ("", prompt.kind)}
+    counts: dict[str, Counter[tuple[str, int]]] = {}
+    for subject, label, prompt, _ in list_planned_keys(run.suite, run.subjects, run.photos, run.folders):
+        if prompt in prompts:
+            counts.setdefault(label, Counter())[subject, prompt] += 1
+    return dict(counts)
+
+
+def compute_shares(cases: Cases) -> dict[str, dict[int, Fraction]]:
+    """Return of each subject the share that each prompt has of its images, as it counts in the subject's mean.
+
+    >>> compute_shares({("ada", 0): 2, ("ada", 1): 2, ("bob", 0): 1})["ada"]
+    {0: Fraction(1, 2), 1: Fraction(1, 2)}
+    """
+    totals = Counter[str]()
+    for (subject, _), images in cases.items():
+        totals[subject] += images
+    shares: dict[str, dict[int, Fraction]] = {subject: {} for subject in totals}
+    for (subject, prompt), images in cases.items():
+        shares[subject][prompt] = Fraction(images, totals[subject])
+    return shares
+
+
+def fits_shares(first: Cases, other: Cases) -> bool:
+    """Return whether two variants have the same prompts, in the same shares, of each subject that both have."""
+    shares, other_shares = compute_shares(first), compute_shares(other)
+    return all(shares[subject] == other_shares[subject] for subject in shares.keys() & other_shares.keys())
+
+
+def describe_unequal_cases(run: RunInfo) -> list[str]:
+    """Return why figures of a run's folders cannot be compared, a sentence for each reason; none where they can."""
+    counts = count_cases(run)
+    folders = [variant.label for variant in run.suite.variants if variant.control is None and variant.label in counts]
+    everything = sorted({case for label in folders for case in counts[label]})
+    sentences: list[str] = []
+    for label in folders:
+        lacking = [case for case in everything if case not in counts[label]]
+        if lacking:
+            some = format_case(run, lacking[0])
+            sentences.append(f"{label}: no image of {len(lacking)} of {len(everything)} cases, such as {some}.")
+    if sentences or not folders:
+        return sentences
+    return [
+        describe_unequal_counts(run, {label: counts[label] for label in (folders[0], other)})
+        for other in counts
+        if not fits_shares(counts[folders[0]], counts[other])
+    ]
+
+
+def explain_unequal_cases(run: RunInfo) -> list[str]:
+    """Return what a reader must know where folders have different cases: what follows, each reason, what to do."""
+    reasons = describe_unequal_cases(run)
+    return [UNEQUAL, *reasons, REMEDY] if reasons else []
+
+
+def describe_unequal_counts(run: RunInfo, counts: Mapping[str, Cases]) -> str:
+    """Return of which subject and prompt two variants have another share of the subject's images, with the numbers."""
+    first, other = counts.values()
+    shares, other_shares = compute_shares(first), compute_shares(other)
+    case = next(
+        (subject, prompt)
+        for subject, prompt in first
+        if subject in other_shares and shares[subject][prompt] != other_shares[subject].get(prompt)
+    )
+    parts: list[str] = []
+    for label, cases in counts.items():
+        total = sum(images for (subject, _), images in cases.items() if subject == case[0])
+        parts.append(f"{label} {cases.get(case, 0)} of {total}")
+    return f"Of the images of {format_case(run, case)}: {', '.join(parts)} of the subject."
+
+
+def format_case(run: RunInfo, case: tuple[str, int]) -> str:
+    """Return subject and prompt, as a person reads them."""
+    subject, prompt = case
+    return f"{subject} with {run.suite.prompts[prompt].text[:EXAMPLE_LENGTH]!r}"
 
 
 SECONDS_OF_EVIDENCE = 20.0  # of work since the start, before its pace is believed

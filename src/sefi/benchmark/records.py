@@ -38,14 +38,14 @@ from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
 from sefi.provenance.run_record import RunRecord, shorten_source
 
-RUN_SCHEMA = 3  # 1 had no `record`, 2 had other keys
+RUN_SCHEMA = 4  # 1 had no `record`, 2 had other keys, 3 had no `learning_files`
 MACHINE = ("schema", "versions", "record")  # fields of a run that may change while it is under way
 PHOTOS_FOLDER = "photos"  # in the run's folder
 LARGEST_SCORE = 4.0  # twice what two cosines can differ by
 LARGEST_AMOUNT = 10**15  # seconds, megabytes and weights: far more than there are, and their squares are finite
 LARGEST_ENTRY = 1e6  # of an embedding
-MOST_IMAGES = 1_000_000  # that a suite may ask for; their record would be some 2 GB
-MOST_LISTED = 50_000  # of a folder that another program filled; `run.json` names each
+MOST_IMAGES = 1_000_000  # that a suite may ask for; with CLIP's vectors their record would have 6 GB or more
+MOST_LISTED = 50_000  # of a folder that another program filled; `run.json` names each, in some 200 bytes
 
 CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # what XML, and so a plot, cannot hold
 
@@ -260,6 +260,27 @@ class ListedFolder(RunPart):
     unreadable: Annotated[tuple[FileName, ...], Lax, Field(max_length=MOST_LISTED)] = ()
 
 
+class LearningFiles(RunPart):
+    """The files that methods learn with, each by its SHA-256.
+
+    Attributes:
+        settings: Of each variant that learns, the files that its settings name, by setting.
+        evaluators: The networks that methods are given, by their names in a folder of evaluators.
+    """
+
+    settings: dict[Text, dict[Text, Text]] = Field(default_factory=dict[str, dict[str, str]])
+    evaluators: dict[Text, Text] = Field(default_factory=dict[str, str])
+
+    def list_files(self) -> dict[str, str]:
+        """Return every file's SHA-256 by what a message calls it: `evaluator clip`, `basis.names of VARIANT`."""
+        named = {
+            f"{setting} of {label}": digest
+            for label, digests in self.settings.items()
+            for setting, digest in digests.items()
+        }
+        return named | {f"evaluator {name}": digest for name, digest in self.evaluators.items()}
+
+
 class RunInfo(RunPart):
     """What `run.json` says: everything that decides a run's figures.
 
@@ -272,6 +293,7 @@ class RunInfo(RunPart):
         far_threshold: Likeness from which two faces count as one person.
         folders: What is in the folder of each variant whose images another program made.
         mark: The generated images have the invisible mark; earlier versions wrote none.
+        learning_files: What methods learn with beside the model; None in the runs of earlier versions.
         record: The machine that began the run; suite, settings and model are in the other fields.
     """
 
@@ -293,6 +315,7 @@ class RunInfo(RunPart):
     far_threshold: Score = None
     folders: dict[Text, ListedFolder] = Field(default_factory=dict[str, ListedFolder])
     mark: bool = False
+    learning_files: LearningFiles | None = None
     record: Annotated[RunRecord | None, Lax] = None
 
     @field_serializer("record")
@@ -342,7 +365,8 @@ class RunInfo(RunPart):
         """Return the keys in which another run differs, in order.
 
         Versions of libraries, the machine and the version of the file may differ; settings that only this one has are
-        of methods that do not read them: earlier versions saved those of all methods.
+        of methods that do not read them: earlier versions saved those of all methods. Files that one of the runs does
+        not know are not compared.
         """
         values, other_values = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
         values["settings"] = {
@@ -350,7 +374,12 @@ class RunInfo(RunPart):
         }
         for one in (values, other_values):  # earlier versions recorded where the model's folder lies
             one["model"]["name"] = shorten_source(one["model"]["name"])
-        return sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
+            one.pop("learning_files")
+        keys = sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
+        if self.learning_files is None or other.learning_files is None:
+            return keys
+        files = self.learning_files.list_files().items() ^ other.learning_files.list_files().items()
+        return [*keys, *sorted({name for name, _ in files})]
 
 
 def list_inside(value: object) -> Iterable[Any]:

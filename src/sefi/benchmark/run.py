@@ -16,14 +16,17 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from sefi.api import find_evaluators
 from sefi.backbone.bundle import Backbone
-from sefi.benchmark.evaluators import Evaluation, Evaluators
+from sefi.benchmark.evaluators import Evaluation, Evaluators, describe_file
 from sefi.benchmark.plan import list_planned_keys
 from sefi.benchmark.records import (
+    MOST_IMAGES,
     PHOTOS_FOLDER,
     RUN_SCHEMA,
     EvaluatorInfo,
     Key,
+    LearningFiles,
     ListedFolder,
     ModelInfo,
     RunInfo,
@@ -37,18 +40,21 @@ from sefi.benchmark.records import (
 )
 from sefi.benchmark.scored_folder import ImageFolder
 from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels
-from sefi.core.config import Config, choose_start, dump_config
+from sefi.core.config import Config, choose_start, dump_config, find_named_files
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
-from sefi.core.files import take_lock, write_text
+from sefi.core.files import is_regular_file, take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
-from sefi.core.reading import InvalidFileError, measure_file, read_text, translate_file_errors
+from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, measure_file, read_text, translate_file_errors
 from sefi.core.text import dump_json, make_slug
+from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_face_networks
+from sefi.methods import get_method
 from sefi.methods.name_encoder import can_read_tokens
-from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, shorten_source
+from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, hash_input_files, shorten_source
 
-LARGEST_INFO = 16 * 2**20
-LARGEST_RECORD = 512 * 2**20  # an image has about 2 KB
+# An image has about 1 KB, and 10 bytes for each number of CLIP's vector: 6 KB where that has 512, 11 KB where 1,024.
 LONGEST_LINE = 2**18
+LARGEST_RECORD = MOST_IMAGES * LONGEST_LINE  # whatever is planned can be read: line by line, each bounded by itself
+CLIP = "clip"  # its folder in a folder of evaluators
 CHUNK = 2**20  # bytes that are read at once where lines are counted
 REMOVE_LINE = "Remove that line, and let `sefi bench run` make the image again."
 
@@ -96,10 +102,14 @@ class RunFolder:
         """Create the folders and `run.json`, or check that `run.json` describes the same run.
 
         Raises:
-            ConfigError: the folder holds another run.
+            ConfigError: the folder holds another run, or this one names more than could be read again.
             OutputError: the folder holds other files where a run would write.
         """
         self.check()
+        text = info.dump(indent=1) + "\n"
+        if len(text) > LARGEST_RUN_INFO:  # it is ASCII
+            problem = f"The record of this run would have {len(text):,} bytes; at most {LARGEST_RUN_INFO:,} are read."
+            raise ConfigError(problem, "Give fewer folders of images, or fewer subjects, in one run.")
         for folder in (self.images, self.photos, self.identities):
             folder.mkdir(parents=True, exist_ok=True)
         if self.info_file.is_file():
@@ -109,7 +119,7 @@ class RunFolder:
                     f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
                 )
             return
-        write_text(self.info_file, info.dump(indent=1) + "\n")
+        write_text(self.info_file, text)
 
     def check(self) -> None:
         """Refuse a folder without `run.json` that has files where a run writes its own.
@@ -129,12 +139,12 @@ class RunFolder:
         Raises:
             ConfigError: there is no `run.json`, it is damaged, or of a newer version.
         """
-        if not self.info_file.is_file():
+        if not is_regular_file(self.info_file):
             raise ConfigError(f"{self.path} is no benchmark run.", "Make one with `sefi bench run SUITE --out DIR`.")
         with translate_file_errors(
             self.info_file, ConfigError, "is damaged", "Run the benchmark again with another --out."
         ):
-            return parse_run_info(read_text(self.info_file, LARGEST_INFO), self.path)
+            return parse_run_info(read_text(self.info_file, LARGEST_RUN_INFO), self.path)
 
     def read_samples(self) -> list[Sample]:
         """Return every finished sample, once; a line that a kill cut short is not one.
@@ -154,6 +164,8 @@ class RunFolder:
                 sample = parse_at(self.samples_file, offset, line)
                 if sample is not None:
                     first.setdefault(sample.key, sample)
+                if len(first) > MOST_IMAGES:
+                    raise InvalidFileError(f"it has more than {MOST_IMAGES:,} images")
         samples = list(first.values())
         if self.info_file.is_file():
             info = self.read_info()
@@ -411,8 +423,46 @@ def describe_run(
             far_threshold=far_threshold,
             folders=run.describe_folders(),
             mark=run.mark,
+            learning_files=describe_learning_files(run),
             record=record_benchmark(model),
         )
+
+
+def describe_learning_files(run: OpenRun) -> LearningFiles:
+    """Return the SHA-256 of the files that methods learn with: another file of the same name is another run.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    if run.model is None:
+        return LearningFiles()
+    suite = run.suite
+    configs = {variant.label: suite.make_config(variant) for variant in suite.list_learning_variants()}
+    files = {
+        label: {setting: Path(named) for setting, named in find_named_files(config).items()}
+        for label, config in configs.items()
+    }
+    reads_faces = any(get_method(config.method).info.reads_faces for config in configs.values())
+    folder = run.evaluator_folder or find_evaluators(run.model)
+    networks = find_learning_networks(folder, reads_faces=reads_faces) if configs else {}
+    with translate_file_errors("A file to learn with", ConfigError, "cannot be read", "Make it readable."):
+        return LearningFiles(
+            settings={label: hash_input_files(named) for label, named in files.items() if named},
+            evaluators={name: describe_file(path).sha256 for name, path in networks.items()},
+        )
+
+
+def find_learning_networks(folder: Path | None, *, reads_faces: bool) -> dict[str, Path]:
+    """Return the networks that methods are given, by their names in a folder of evaluators.
+
+    Args:
+        folder: of evaluators; without one there are those of faces alone.
+        reads_faces: a method reads faces, which then are read without a folder too.
+    """
+    if folder is not None:
+        return {name: folder / name for name in (DETECTOR, RECOGNISER, CLIP) if (folder / name).exists()}
+    networks = find_face_networks(None) if reads_faces else None
+    return {} if networks is None else dict(zip((DETECTOR, RECOGNISER), networks, strict=True))
 
 
 def choose_learning_config(suite: Suite, variant: Variant, backbone: Backbone | None) -> Config:

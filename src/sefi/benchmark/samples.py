@@ -43,7 +43,7 @@ from sefi.core.config import Config
 from sefi.core.errors import PhotoError
 from sefi.core.files import write_file
 from sefi.core.progress import SilentProgress
-from sefi.core.prompts import strip_weights
+from sefi.core.prompts import is_person, strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
 from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
@@ -249,7 +249,7 @@ def score_against_photos(
     like_other, _ = score_likeness(evaluation, [get_first_face(o) for o in others])
     second, _ = score_likeness(evaluation, [get_first_face(p, second=True) for p in photos], second=True)
     second_other, _ = score_likeness(evaluation, [get_first_face(o, second=True) for o in others], second=True)
-    person, alone = run.suite.class_word == "person", len(group) == 1
+    person, alone = is_person(run.suite.class_word), len(group) == 1
     is_other = variant.control == ANOTHER_PHOTO
     strangers = evaluate_strangers(run, group) if alone else []
     return IdentityScores(

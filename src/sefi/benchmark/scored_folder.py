@@ -6,6 +6,7 @@ subject. Nothing is guessed: what does not say its subject and its prompt is ref
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,22 +18,28 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
-from sefi.benchmark.records import MOST_LISTED, ListedFolder, ListedImage
+from sefi.benchmark.records import CONTROLS, MOST_LISTED, ListedFolder, ListedImage
 from sefi.benchmark.suite import SUFFIXES, Suite, hash_pixels, list_image_files, make_subject_key
 from sefi.core.errors import ConfigError, PhotoError, PromptError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, strip_weights
 from sefi.core.reading import InvalidFileError, is_inside, parse_object, read_json, read_text, translate_file_errors
-from sefi.core.text import make_file_name
+from sefi.core.text import SLUG_LENGTH, escape_surrogates, is_utf8, make_file_name, make_slug
 from sefi.photo.augment import convert_to_bytes
 from sefi.photo.read import read_photo
 
 LARGEST_LIST = 64 * 2**20  # bytes
 LONGEST_PROMPT = 2000
+LONGEST_FILE_NAME = 300  # letters, from the folder, in a record
 RECORDS = "records.json"  # of `sefi generate`
 IMAGES, TEXTS, PHOTOS = "tgt_image", "text", "src_image"  # DreamBench++'s folders
 GRID = re.compile(r"grid(-\d+)?")  # what `sefi generate` adds to its images
 NUMBERED = re.compile(r"(.+)-(\d{1,18})")
+OTHER_NAMES = "Rename one of them: the first 64 of its letters a to z and digits must differ."
+CUT_LENGTHS = (SLUG_LENGTH - 1, SLUG_LENGTH)  # of a prompt's beginning: a dash at the end of it is left out
+GIVE_PROMPTS = (
+    "Give the sentences with --prompts FILE, or put the records.json of `sefi generate` back into the folder."
+)
 LAYOUTS = (
     "Name the files PROMPT-SEED.png (as `sefi generate` does), put a list images.jsonl with "
     '{"image": ..., "prompt": ..., "subject": ..., "seed": ...} lines beside them, or use DreamBench++\'s folders '
@@ -65,14 +72,17 @@ class FoundImage:
 
     Attributes:
         file: from the folder, with `/`.
+        subject: its key.
         prompt: the sentence, `{}` in the place of the subject; without one where it names none.
         seed: None where nothing says it.
+        name: what the layout calls the subject; None where it says nothing.
     """
 
     file: str
     subject: str
     prompt: str
     seed: int | None
+    name: str | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,7 @@ class FoundFolder:
         layout: which one was found, in words.
         photos: a photo of each subject, where the layout has them.
         other_subjects: whose images were left out, as they were not asked for.
+        unreadable: files with names that no record holds, which are escaped and cut here.
     """
 
     root: Path
@@ -90,6 +101,7 @@ class FoundFolder:
     images: tuple[FoundImage, ...]
     photos: Mapping[str, Path] = field(default_factory=dict[str, Path])
     other_subjects: tuple[str, ...] = ()
+    unreadable: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -119,18 +131,20 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
     """Find the images of a folder, or of a list in JSON lines, and what each is of.
 
     Raises:
-        ConfigError: there is no such folder, no layout is recognised, an image says no prompt or subject, or two say
-            the same prompt, subject and seed.
+        ConfigError: there is no such folder, no layout is recognised, an image says no prompt or subject, two say the
+            same prompt, subject and seed, or two names of subjects would be one.
     """
     found = read_layout_files(path, hints)
-    names = {one.subject for one in found.images}
+    of_subjects = name_only_subject(path, found.images, hints)
+    names = {one.subject for one in of_subjects}
     chosen = {name for name in hints.subjects or names if fnmatchcase(name, hints.only)} & names
-    wanted = [one for one in found.images if one.subject in chosen]
+    wanted = [one for one in of_subjects if one.subject in chosen]
     if not wanted:
         problem = f"'{path}' has no image of a subject that was asked for; it has {', '.join(sorted(names)[:5])}."
         raise ConfigError(problem, f"Name the subject as the folder does, such as --subject {min(names)}=photo.png.")
     if len(wanted) > MOST_LISTED:
         raise ConfigError(f"'{path}' has {len(wanted):,} images; at most {MOST_LISTED:,}.", "Score them in parts.")
+    check_namesakes(path, wanted)
     images = number_missing_seeds(wanted)
     [(first, count)] = Counter((one.subject, one.prompt, one.seed) for one in images).most_common(1)
     if count > 1:
@@ -138,6 +152,68 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
         problem = f"'{path}': {files[0]} and {files[1]} are both of {first[0]!r}, {first[1]!r} and seed {first[2]}."
         raise ConfigError(problem, "Put the images of each method into a folder of its own.")
     return replace(found, images=tuple(images), other_subjects=tuple(sorted(names - chosen)))
+
+
+def name_only_subject(path: Path, images: Sequence[FoundImage], hints: FolderHints) -> list[FoundImage]:
+    """Return the images with the only subject that is asked for where nothing says that they are of another.
+
+    All prompts may call it by another name, as `<sks>`; where they have several names, each is of its own subject.
+
+    Raises:
+        ConfigError: several subjects are named, and an image names none.
+    """
+    if len(hints.subjects) != 1:
+        return list(images)
+    names = sorted({one.subject for one in images if one.subject})
+    silent = [one.file for one in images if not one.subject]
+    if silent and len(names) > 1:
+        problem = f"'{path}': {silent[0]} does not say of whom it is; other images are of {', '.join(names[:5])}."
+        raise ConfigError(problem, LAYOUTS)
+    alone = len(names) == 1 and all(one.name is None for one in images)
+    return [replace(one, subject=hints.subjects[0]) if alone or not one.subject else one for one in images]
+
+
+def check_namesakes(path: Path, images: Iterable[FoundImage]) -> None:
+    """Refuse two names of subjects in a folder that would be one key: images of two people would be mixed.
+
+    Raises:
+        ConfigError: there are two such names.
+    """
+    names = dict[str, str]()
+    for one in images:
+        if one.name is None:
+            continue
+        before = names.setdefault(one.subject.lower(), one.name)  # case does not count, as on some disks
+        if before != one.name:
+            problem = f"'{path}' has the subjects {before!r} and {one.name!r}, which would both be {one.subject!r}."
+            raise ConfigError(problem, OTHER_NAMES)
+
+
+def check_names_agree(folders: Iterable[FoundFolder]) -> None:
+    """Refuse folders that give one key to subjects of different names; other marks, cases and accents are one name.
+
+    Raises:
+        ConfigError: two folders do.
+    """
+    names = dict[str, tuple[str, Path]]()
+    for found in folders:
+        for one in found.images:
+            if one.name is None:
+                continue
+            before, root = names.setdefault(one.subject, (one.name, found.root))
+            if normalise_name(before) != normalise_name(one.name):
+                problem = f"{before!r} of '{root}' and {one.name!r} of '{found.root}' would both be {one.subject!r}."
+                raise ConfigError(problem, OTHER_NAMES)
+
+
+def normalise_name(name: str) -> str:
+    """Return a name's letters and digits of any alphabet in small letters, without accents.
+
+    >>> normalise_name("Zoë_B"), normalise_name("zoe b")
+    ('zoe b', 'zoe b')
+    """
+    letters = (c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
+    return " ".join(re.findall(r"[^\W_]+", "".join(letters).casefold()))
 
 
 def read_layout_files(path: Path, hints: FolderHints) -> FoundFolder:
@@ -170,7 +246,9 @@ class ImageEntry(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True, strict=True)
 
-    image: Annotated[str, Field(min_length=1, max_length=300, validation_alias=AliasChoices("image", "file_name"))]
+    image: Annotated[
+        str, Field(min_length=1, max_length=LONGEST_FILE_NAME, validation_alias=AliasChoices("image", "file_name"))
+    ]
     prompt: Annotated[
         str, Field(min_length=1, max_length=LONGEST_PROMPT, validation_alias=AliasChoices("prompt", "text", "caption"))
     ]
@@ -191,11 +269,13 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
                 entry = ImageEntry.model_validate(parse_object(line, integers=2**63))
                 if not is_inside(path.parent / entry.image, path.parent) or not (path.parent / entry.image).is_file():
                     raise InvalidFileError(f"there is no file {entry.image!r} in its folder")
+                if change_strange_name(entry.image):
+                    raise InvalidFileError(f"the name {entry.image!r} has a control character")
                 subject, template = (
                     choose_subject(entry.subject, entry.prompt, hints),
                     make_template(entry.prompt, hints),
                 )
-                images.append(FoundImage(entry.image, subject, template, entry.seed))
+                images.append(FoundImage(entry.image, subject, template, entry.seed, entry.subject))
         if not images:
             raise InvalidFileError("it is empty")
     return FoundFolder(path.parent, f"the list {path.name}", tuple(images))
@@ -206,22 +286,26 @@ def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
 
     `src_image` has the subject's photo once for each image. The number counts the images of a prompt: their seed.
     """
-    images, photos = list[FoundImage](), dict[str, Path]()
+    images, photos, unreadable = list[FoundImage](), dict[str, Path](), list[str]()
     for inner in sorted(one for one in (folder / IMAGES).iterdir() if one.is_dir()):
         subject = choose_subject(inner.name, "", hints)
         for file in list_image_files(inner):
+            path = f"{IMAGES}/{inner.name}/{file.name}"
+            if strange := change_strange_name(path):
+                unreadable.append(strange)
+                continue
             sentence = folder / TEXTS / inner.name / f"{file.stem}.txt"
             with translate_file_errors(f"'{sentence}'", ConfigError, "is no prompt", LAYOUTS):
                 template = make_template(read_text(sentence, 4 * LONGEST_PROMPT), hints)
             name, _, number = file.stem.rpartition("_")
             seed = int(number) if name and number.isdecimal() and len(number) < 19 else None
-            images.append(FoundImage(f"{IMAGES}/{inner.name}/{file.name}", subject, template, seed))
+            images.append(FoundImage(path, subject, template, seed, inner.name))
         sources = list_image_files(folder / PHOTOS / inner.name) if (folder / PHOTOS / inner.name).is_dir() else []
         if sources:
             photos[subject] = sources[0]
     if not images:
-        raise InvalidFileError(f"its folder {IMAGES} has no images")
-    return FoundFolder(folder, "DreamBench++'s folders", tuple(images), photos)
+        raise InvalidFileError(f"its folder {IMAGES} has no images{name_unreadable(unreadable)}")
+    return FoundFolder(folder, "DreamBench++'s folders", tuple(images), photos, unreadable=tuple(unreadable))
 
 
 class GeneratedEntry(BaseModel):
@@ -237,21 +321,51 @@ class GeneratedEntry(BaseModel):
 def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
     """Return images by their names `PROMPT-SEED.png`, or by `records.json`, with or without a folder for a subject."""
     inner = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "." and list_image_files(one)]
-    images = list[FoundImage]()
+    images, unreadable = list[FoundImage](), list[str]()
     for place, named in [(folder, None), *((one, one.name) for one in inner)]:
         records = read_generation_records(place / RECORDS)
         for file in list_image_files(place):
+            path = file.relative_to(folder).as_posix()
             if GRID.fullmatch(file.stem):
+                continue
+            if strange := change_strange_name(path):
+                unreadable.append(strange)
                 continue
             text, seed = records.get(file.name) or read_name(file, hints)
             subject = choose_subject(named, text, hints)
-            # The name of a file has the placeholder's letters only.
-            spoken = () if file.name in records or hints.prompts else (subject,)
+            spoken = () if file.name in records or hints.prompts else list_spoken_names(subject or hints.subjects[0])
             template = make_template(text, replace(hints, subject_words=(*spoken, *hints.subject_words)))
-            images.append(FoundImage(file.relative_to(folder).as_posix(), subject, template, seed))
+            images.append(FoundImage(path, subject, template, seed, named))
     if not images:
-        raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)})")
-    return FoundFolder(folder, "names of files", tuple(images))
+        raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)}){name_unreadable(unreadable)}")
+    return FoundFolder(folder, "names of files", tuple(images), unreadable=tuple(unreadable))
+
+
+def change_strange_name(name: str) -> str:
+    r"""Return a name that no record holds as one that it holds, escaped and cut; nothing for every other name.
+
+    >>> change_strange_name("ada\x1b.png"), change_strange_name("ada.png")
+    ('ada\\x1b.png', '')
+    """
+    if is_utf8(name) and len(name) <= LONGEST_FILE_NAME and not CONTROLS.search(name):
+        return ""
+    escaped = CONTROLS.sub(lambda found: ascii(found[0])[1:-1], escape_surrogates(name))
+    return escaped if len(escaped) <= LONGEST_FILE_NAME else f"{escaped[: LONGEST_FILE_NAME - 4]} ..."
+
+
+def name_unreadable(unreadable: Sequence[str]) -> str:
+    """Return the end of a sentence on a folder that has no images but those with strange names."""
+    return f" with names that a record can hold, unlike '{unreadable[0]}'" if unreadable else ""
+
+
+def list_spoken_names(subject: str) -> tuple[str, ...]:
+    """Return a subject's key as names of files may have it: as it is, or the words of its slug.
+
+    >>> list_spoken_names("Ada_Lovelace")
+    ('Ada_Lovelace', 'ada lovelace')
+    """
+    words = make_slug(subject).replace("-", " ")
+    return (subject, words) if words else (subject,)
 
 
 def read_generation_records(path: Path) -> dict[str, tuple[str, int]]:
@@ -272,12 +386,16 @@ def read_name(file: Path, hints: FolderHints) -> tuple[str, int]:
 
     Raises:
         InvalidFileError: it has no seed, or none of the prompts.
+        ConfigError: no prompts are given, and the name may be the beginning of one only.
     """
     match = NUMBERED.fullmatch(file.stem)
     if match is None:
         raise InvalidFileError(f"the name {file.name!r} is not PROMPT-SEED")
     slug, seed = match[1], int(match[2])
     if not hints.prompts:
+        if len(slug) in CUT_LENGTHS:
+            problem = f"'{file.name}': names are cut after {SLUG_LENGTH} letters: the end of its prompt is not known."
+            raise ConfigError(problem, GIVE_PROMPTS)
         return slug.replace("-", " "), seed
     fitting = [text for text in hints.prompts if slug in name_with_subjects(text, hints)]
     if len(fitting) != 1:
@@ -292,25 +410,23 @@ def name_with_subjects(text: str, hints: FolderHints) -> set[str]:
 
 
 def choose_subject(named: str | None, text: str, hints: FolderHints) -> str:
-    """Return the key of an image's subject.
+    """Return the key of an image's subject; empty where nothing says it and only one is asked for.
 
     Args:
         named: what the layout says, if it says it.
         text: the prompt; its `<name>` counts where the layout says nothing.
 
     Raises:
-        InvalidFileError: nothing says it, or the prompt names two.
+        InvalidFileError: nothing says it and several may be meant, or the prompt names two.
     """
     names = list(dict.fromkeys(PLACEHOLDER.findall(text)))
     if len(names) > 1:
         raise InvalidFileError(f"the prompt {text[:80]!r} names two subjects; only images of one are scored")
     if named is not None:
         return make_subject_key(named)
-    if len(hints.subjects) == 1:
-        return hints.subjects[0]  # whatever the placeholder is called
-    if not names:
+    if not names and len(hints.subjects) != 1:
         raise InvalidFileError("an image does not say of which of the subjects it is")
-    return names[0]
+    return names[0] if names else ""
 
 
 def make_template(text: str, hints: FolderHints) -> str:
@@ -385,7 +501,8 @@ def assign_images(
     progress.finish()
     if not images:
         raise ConfigError(f"No image of '{found.root}' can be read, such as {unreadable[0]!r}.", "Copy them again.")
-    return ImageFolder(found.root, tuple(images), tuple(unreadable), len(found.images) - len(known))
+    listed = (*found.unreadable, *unreadable)[:MOST_LISTED]
+    return ImageFolder(found.root, tuple(images), listed, len(found.images) - len(known))
 
 
 def open_suite_folders(suite: Suite, subjects: Sequence[str], progress: Progress) -> dict[str, ImageFolder]:
@@ -399,11 +516,9 @@ def open_suite_folders(suite: Suite, subjects: Sequence[str], progress: Progress
     """
     texts = [prompt.text for prompt in suite.prompts]
     hints = FolderHints(tuple(subjects), tuple(texts), suite.class_word)
-    return {
-        variant.label: assign_images(find_images(Path(variant.images), hints), texts, suite.seeds, progress)
-        for variant in suite.variants
-        if variant.images is not None
-    }
+    found = {v.label: find_images(Path(v.images), hints) for v in suite.variants if v.images is not None}
+    check_names_agree(found.values())
+    return {label: assign_images(one, texts, suite.seeds, progress) for label, one in found.items()}
 
 
 def take_seeds(images: Iterable[FoundImage], seeds: Sequence[int]) -> Iterator[FoundImage]:

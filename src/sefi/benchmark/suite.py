@@ -18,9 +18,9 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sefi.core.config import Config, Section, check_guidance, select_settings
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
-from sefi.core.files import write_file
+from sefi.core.files import is_folder, write_file
 from sefi.core.hints import suggest
-from sefi.core.prompts import check_syntax, strip_weights
+from sefi.core.prompts import check_syntax, is_person, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
 from sefi.core.text import make_slug
 from sefi.methods import check_settings_exist, get_preset
@@ -125,7 +125,7 @@ class Suite(Section, frozen=True):
         seeds: of the images; each prompt is drawn once a seed.
         subjects: how many drawn ones, and the number of the first, where no photographs are given.
         together: how many subjects share an image.
-        class_word: what the subjects are: person; or cat, dog or bear, which are drawn.
+        class_word: what the subjects are: a word for people, such as person; or cat, dog or bear, which are drawn.
         photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
             hand, compared with a second photo of the same person in another scene.
         attention: also measure the placeholder's attention; one image at a time, so slower.
@@ -182,7 +182,7 @@ class Suite(Section, frozen=True):
     @model_validator(mode="after")
     def check_photos(self) -> Self:
         """Refuse photos in scenes of animals, as only people are drawn in them, and folders of images of two."""
-        if self.photos == "scene" and self.class_word != "person":
+        if self.photos == "scene" and not is_person(self.class_word):
             raise ValueError(f"photos in scenes are drawn of people only, not of a {self.class_word}")
         if self.together > 1 and any(variant.images is not None for variant in self.variants):
             raise ValueError(f"images of a folder show one subject, not {self.together}")
@@ -354,10 +354,10 @@ def read_subjects(folder: Path, detector: FaceDetector | None) -> list[Benchmark
 
 def group_image_files(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each subject by its key; errors as in `read_subjects`."""
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
-    groups += [images for inner in sorted(folder.iterdir()) if inner.is_dir() and (images := list_image_files(inner))]
+    groups += [images for inner in sorted(folder.iterdir()) if is_folder(inner) and (images := list_image_files(inner))]
     if not groups:
         raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
     refuse_namesakes([make_key(paths, folder) for paths in groups])

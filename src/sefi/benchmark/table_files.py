@@ -13,7 +13,9 @@ from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import CONFIDENCE, DRAWS, Interval
 from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
+from sefi.core.config import FILE_SETTINGS, shorten_file_settings
 from sefi.core.text import dump_json, make_slug
+from sefi.provenance.run_record import shorten_source
 
 TABLES_SCHEMA = 2
 ARROWS = {"up": "↑", "down": "↓", "none": ""}
@@ -149,7 +151,8 @@ def format_latex(table: Table) -> str:
         for variant in table.variants
     ]
     rows = [[cell.translate(LATEX) for cell in head], *body]
-    lines = [" & ".join(row) + r" \\" for row in rows]
+    # A row may begin as the arguments of the \\ and \midrule before it do, which {} ends.
+    lines = ["{}" + " & ".join(row) + r" \\" for row in rows]
     columns = "l" + "r" * len(metrics)
     parts = [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", lines[0], r"\midrule", *lines[1:], r"\bottomrule"]
     return "\n".join([*parts, r"\end{tabular}"]) + "\n"
@@ -177,7 +180,7 @@ def format_tables_json(samples: Sequence[Sample], run: RunInfo) -> str:
         "schema": TABLES_SCHEMA,
         "suite": run.suite.name,
         "images": {"made": completeness.made, "planned": completeness.planned, "finished": completeness.finished},
-        "model": run.model.model_dump(),
+        "model": {"name": shorten_source(run.model.name), "fingerprint": run.model.fingerprint},
         "all": convert_table(make_table(samples, run)),
         "kinds": {kind: convert_table(table) for kind, table in make_tables_by_kind(samples, run).items()},
         "differences": {
@@ -197,7 +200,6 @@ def format_tables_csv(samples: Sequence[Sample], run: RunInfo) -> str:
 
 
 EVERY_EVAL_EVER = "0.2.1"  # https://github.com/evaleval/every_eval_ever, eval.schema.json
-LOWEST = {"cosine": -1.0, "share": 0.0}  # of the metrics that are reported there; the highest is 1
 
 
 def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int) -> dict[str, str]:
@@ -212,7 +214,7 @@ def format_every_eval_ever(samples: Sequence[Sample], run: RunInfo, seconds: int
         seconds: When the run was made, since 1970; the schema wants it.
     """
     table = make_table(samples, run)
-    metrics = [metric for metric in table.metrics if metric.unit in LOWEST and metric.direction != "none"]
+    metrics = [metric for metric in table.metrics if metric.bounds is not None and metric.direction != "none"]
     texts: dict[str, str] = {}
     for variant in table.variants:
         if variant.control is not None:
@@ -228,7 +230,11 @@ def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict
     """Return what Every Eval Ever has to know of a variant beside its scores; details are texts there."""
     model, versions = f"sefi-bench/{make_slug(variant.label)}", run.versions
     evaluators = {name: f"{one.file} sha256:{one.sha256}" for name, one in run.evaluators.items() if one is not None}
-    details = {"base_model": run.model.name, "fingerprint": run.model.fingerprint, "about": variant.about}
+    model_name, settings = shorten_source(run.model.name), run.settings.get(variant.label, {})
+    details = {"base_model": model_name, "fingerprint": run.model.fingerprint, "about": variant.about}
+    files = {} if run.learning_files is None else run.learning_files.settings.get(variant.label, {})
+    details["settings"] = dump_json(shorten_file_settings(settings, {*FILE_SETTINGS, *files}))
+    details |= {f"{setting} sha256": digest for setting, digest in files.items()}
     return {
         "schema_version": EVERY_EVAL_EVER,
         "evaluation_id": f"{run.suite.name}/{model}/{seconds}",
@@ -248,13 +254,14 @@ def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict
         "model_info": {
             "name": variant.label,
             "id": model,
-            "additional_details": details | {"settings": dump_json(run.settings.get(variant.label, {}))},
+            "additional_details": details,
         },
     }
 
 
 def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str, object]:
     """Return one score in the schema of Every Eval Ever."""
+    assert metric.bounds is not None
     score: dict[str, object] = {"score": interval.mean}
     if not math.isnan(interval.low):
         bounds = {"lower": interval.low, "upper": interval.high, "confidence_level": CONFIDENCE}
@@ -272,8 +279,8 @@ def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str
             "evaluation_description": metric.about,
             "lower_is_better": metric.direction == "down",
             "score_type": "continuous",
-            "min_score": LOWEST[metric.unit],
-            "max_score": 1.0,
+            "min_score": metric.bounds[0],
+            "max_score": metric.bounds[1],
             "additional_details": {"label": metric.label, "unit": metric.unit},
         },
         "score_details": score,

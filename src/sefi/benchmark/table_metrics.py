@@ -120,11 +120,14 @@ def score_id_prompt_area(samples: Sequence[Sample], run: Conditions) -> float:
 def score_verified(samples: Sequence[Sample], run: Conditions) -> float:
     """Return the share of images on which a recogniser would take the person for the one of the photo.
 
-    Where two share an image, likeness is a mean over both, and the threshold belongs to one.
+    An image without a face, whose likeness counts 0, shows nobody, also where the threshold is 0 or less. Where two
+    share an image, likeness is a mean over both, and the threshold belongs to one.
     """
     if run.far_threshold is None or run.together > 1:
         return math.nan
-    return measure_verification_rate(collect_numbers(samples, "id"), run.far_threshold)
+    scored_samples = select_with(samples, "id")
+    has_face = np.array([sample.faces != 0 for sample in scored_samples], bool)
+    return measure_verification_rate(collect_numbers(scored_samples, "id"), run.far_threshold, has_face)
 
 
 def score_copying(samples: Sequence[Sample], run: Conditions) -> float:
@@ -187,6 +190,10 @@ def make_maximum(key: str) -> Formula:
 
 
 Unit = Literal["cosine", "share", "seconds", "count", "MB"]
+Bounds = tuple[float, float]
+BOUNDS: dict[Unit, Bounds] = {"cosine": (-1.0, 1.0), "share": (0.0, 1.0)}
+DIFFERENCE: Bounds = (-2.0, 2.0)  # of two cosines
+DISTANCE: Bounds = (0.0, 2.0)  # 1 less a cosine
 Direction = Literal["up", "down", "none"]
 Part = Literal["main", "person", "prompt", "image", "cost"]
 
@@ -198,12 +205,13 @@ class Metric:
     Attributes:
         name: Short name, for files.
         label: What a reader sees.
-        unit: `cosine` is raw, -1 to 1; `share` is 0 to 1.
+        unit: `cosine` is raw, -1 to 1, or a difference of such; `share` is 0 to 1.
         direction: Whether higher or lower is better; `none` where neither is.
         formula: From the images of one subject and one variant to the value; nan where it was not computed.
         needs: What a run must have for it: evaluators, `tau`, `far_threshold`, or a field of its samples.
         part: Which of the page's tables shows it.
         about: One sentence on what it says.
+        own_bounds: The lowest and highest value, where they are not the unit's.
     """
 
     name: str
@@ -214,6 +222,12 @@ class Metric:
     needs: tuple[str, ...]
     part: Part
     about: str
+    own_bounds: Bounds | None = None
+
+    @property
+    def bounds(self) -> Bounds | None:
+        """The lowest and highest value; None where there is no highest."""
+        return self.own_bounds or BOUNDS.get(self.unit)
 
 
 FACES, FACE_ID, CLIP, READERS = ("detector",), ("detector", "recogniser"), ("clip",), ("reader",)
@@ -238,7 +252,8 @@ METRICS: tuple[Metric, ...] = (
            (*FACE_ID, "id_other_photo"), "person",
            "Likeness to an image of the subject that was not learned; an image without a face counts 0."),
     Metric("copy", "copying", "cosine", "none", score_copying, (*FACE_ID, "id_other_photo"), "person",
-           "Likeness to the learned photo less that to another image, over faces: best near 0, above it is copied."),
+           "Likeness to the learned photo less that to another image, over faces: best near 0, above it is copied.",
+           DIFFERENCE),
     Metric("one_face", "exactly one face", "share", "up", score_one_face_each, FACES, "person",
            "Share of images with as many faces as subjects: one, or two where two share an image."),
     Metric("id_leaked", "ID of the wrong one", "cosine", "down", make_mean("id_leaked"),
@@ -273,16 +288,19 @@ METRICS: tuple[Metric, ...] = (
            "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
     Metric("background_own", "own background", "cosine", "down", make_own("background"),
            (*FACES, *CLIP, "background_others"), "image",
-           "Background leakage less its mean over other subjects' photos: what came along of this photo alone."),
+           "Background leakage less its mean over other subjects' photos: what came along of this photo alone.",
+           DIFFERENCE),
     Metric("clip_image", "CLIP likeness", "cosine", "none", make_mean("clip_image"), CLIP, "image",
            "CLIP cosine of the whole image and the photo: who it is, but also how the photo was taken."),
     Metric("clip_image_own", "own CLIP likeness", "cosine", "up", make_own("clip_image"),
            (*CLIP, "clip_image_others"), "image",
-           "CLIP likeness less its mean over other subjects' photos: what it has of this subject alone."),
+           "CLIP likeness less its mean over other subjects' photos: what it has of this subject alone.",
+           DIFFERENCE),
     Metric("dino", "DINO likeness", "cosine", "none", make_mean("dino"), ("dino",), "image",
            "DINOv2 cosine of the whole image and the photo: as CLIP likeness, by a network that knows no words."),
     Metric("diversity", "diversity", "cosine", "up", score_diversity, (*CLIP, "embedding"), "image",
-           "1 - CLIP cosine between the images of one prompt from different seeds, mean over prompts."),
+           "1 - CLIP cosine between the images of one prompt from different seeds, mean over prompts.",
+           DISTANCE),
     Metric("focus", "attention on the face", "share", "up", make_mean("focus"), ("focus",), "image",
            "Share of the learned word's attention that lies inside the face."),
     Metric("on_objects", "attention on objects", "share", "down", make_mean("on_objects"),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from sefi.benchmark.plan import measure_completeness
+from sefi.benchmark.plan import compute_shares, count_cases, fits_shares, measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
 from sefi.benchmark.table_metrics import METRICS, Conditions, Metric, collect_numbers, find_conditions, select_with
@@ -55,6 +55,8 @@ class Table:
         missing: Every other figure's name and why it was not computed.
         values: Variant's label and figure's name to mean and interval; `n` is 0 where it was not computed.
         finished: Whether the run has every image that was asked for.
+        equal: Whether all variants under test have the same subjects and prompts; folders of images may not.
+        unlike: Labels of the variants that have other prompts than the first of the subjects that both have.
     """
 
     kind: str
@@ -63,11 +65,18 @@ class Table:
     missing: Mapping[str, str]
     values: Mapping[tuple[str, str], Interval]
     finished: bool = True
+    equal: bool = True
+    unlike: frozenset[str] = frozenset()
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the means of its variants are of the same subjects and prompts."""
+        return self.finished and self.equal
 
     def find_best(self, metric: Metric) -> frozenset[str]:
         """Return the labels of the variants that lead a metric.
 
-        None leads an unfinished run, whose variants have different subjects and prompts. A variant with a single
+        None leads where variants have different subjects and prompts, as in an unfinished run. A variant with a single
         subject does not compete: nothing is known of its spread. Reference rows do not compete either, and none leads
         if all are equal.
         """
@@ -76,7 +85,7 @@ class Table:
             for variant in self.variants
             if variant.control is None
         ]
-        means = {label: value.mean for label, value in rivals if self.finished and value.n >= SUBJECTS_TO_LEAD}
+        means = {label: value.mean for label, value in rivals if self.comparable and value.n >= SUBJECTS_TO_LEAD}
         if metric.direction == "none" or len(set(means.values())) < 2:
             return frozenset()
         leading = (max if metric.direction == "up" else min)(means.values())
@@ -111,7 +120,17 @@ def make_table(samples: Sequence[Sample], run: RunInfo, kind: str = "") -> Table
         metric for metric in METRICS if any(values[variant.label, metric.name].computed for variant in variants)
     )
     missing = {metric.name: explain_missing(metric, samples, run) for metric in METRICS if metric not in metrics}
-    return Table(kind, variants, metrics, missing, values, measure_completeness(run, samples).finished)
+    finished = measure_completeness(run, samples).finished
+    return Table(kind, variants, metrics, missing, values, finished, *compare_cases(variants, run, kind))
+
+
+def compare_cases(variants: Sequence[VariantRow], run: RunInfo, kind: str) -> tuple[bool, frozenset[str]]:
+    """Return whether the variants under test have the same subjects and prompts, and which differ from the first."""
+    counts = count_cases(run, kind)
+    shares = [compute_shares(counts.get(variant.label, {})) for variant in variants if variant.control is None]
+    first = counts.get(variants[0].label, {})
+    unlike = {label for label, cases in counts.items() if not fits_shares(first, cases)}
+    return all(one == shares[0] for one in shares), frozenset(unlike)
 
 
 def format_kind(kind: str) -> str:

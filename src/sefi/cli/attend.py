@@ -163,14 +163,34 @@ def detect_face_boxes(image: "Image", backbone: "Backbone", detector: Path | Non
 
 
 def make_figure_writer(
-    rows: "Sequence[MapRow]", title: str, *, mark: bool = True, identities: "Sequence[Identity]" = ()
+    rows: "Sequence[MapRow]",
+    title: str,
+    *,
+    mark: bool = True,
+    identities: "Sequence[Identity]" = (),
+    names: bool = False,
 ) -> "Callable[[Path], None]":
-    """Draw the rows; return what writes them as one PNG, which names the SHA-256 of the identities."""
+    """Draw the rows; return what writes them as one PNG, which names the SHA-256 of the identities.
+
+    Args:
+        names: write the subjects' names in title and words, where `<subject>` stands otherwise.
+    """
     from sefi.identity.file import compute_identity_digest
+    from sefi.provenance.metadata import hide_names
     from sefi.report.attention_figure import draw_attention_figure, encode_figure
 
+    if not names:
+        title, rows = hide_names(title), [hide_names_of_row(row) for row in rows]
     digests = [compute_identity_digest(identity) for identity in identities]
     return encode_figure(draw_attention_figure(rows, title=title), mark=mark, identities=digests).write
+
+
+def hide_names_of_row(row: "MapRow") -> "MapRow":
+    """Return a row of the figure with `<subject>` for every name; other words in angle brackets stay, as `<start>`."""
+    from sefi.provenance.metadata import hide_names
+
+    words = [hide_names(word) if index in row.placeholders else word for index, word in enumerate(row.words)]
+    return replace(row, words=words)
 
 
 def make_attend_record(rows: "Sequence[MapRow]", path: Path) -> dict[str, object]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from sefi.cli.options import EMBEDDED
 from sefi.core.errors import ConfigError, OutputError
 from sefi.core.progress import RunProgress, SilentProgress
+from sefi.core.prompts import is_person
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,9 +98,8 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
     evaluators = Evaluators(find_evaluator_files(bench_options))
     evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
-    subjects = tuple(
-        load_subjects(bench_options, evaluators.detector if bench_options.suite.class_word == "person" else None)
-    )
+    detector = evaluators.detector if is_person(bench_options.suite.class_word) else None
+    subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:
         raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
     backbone = load_backbone(
@@ -190,7 +190,11 @@ def find_second_recogniser(run_folder: Path) -> Path | None:
 
 
 def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") -> "list[BenchmarkSubject]":
-    """Return the photographs, or as many drawn subjects as the suite says; people are cut out by their faces."""
+    """Return the photographs, or as many drawn subjects as the suite says; people are cut out by their faces.
+
+    Raises:
+        ConfigError: nothing is drawn of what the suite's class word says.
+    """
     from sefi.benchmark.suite import BenchmarkSubject, crop_drawing, read_subjects
 
     if bench_options.photos is not None:
@@ -200,17 +204,23 @@ def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") 
         return subjects
     from tiny_portraits.drawing.image import draw
     from tiny_portraits.drawing.sampling import make_pet_portrait, make_portrait, make_scene_photo, make_test_person
+    from tiny_portraits.drawing.traits import ANIMALS
 
     suite, drawings = bench_options.suite, list["BenchmarkSubject"]()
+    of_people, kind = is_person(suite.class_word), suite.class_word.strip().lower()
+    if not of_people and kind not in ANIMALS:
+        remedy = f"Take person, {', '.join(ANIMALS)}, or name a folder of photographs with --photos and their --model."
+        raise ConfigError(f"Nothing is drawn of the class word {suite.class_word!r}.", remedy)
+    letter = "p" if of_people else kind[0]
     for n in range(suite.first, suite.first + suite.subjects):
         person = make_scene_photo if suite.photos == "scene" else make_portrait
         views = (
             [person(make_test_person(n), n, view) for view in (0, 1)]
-            if suite.class_word == "person"
-            else [make_pet_portrait(suite.class_word, n, view) for view in (0, 1)]
+            if of_people
+            else [make_pet_portrait(kind, n, view) for view in (0, 1)]
         )
         squares = [crop_drawing(draw(view, PHOTO_SIDE), detector) for view in views]
-        drawings.append(BenchmarkSubject(f"{suite.class_word[0]}{n}", squares[0], squares[1]))
+        drawings.append(BenchmarkSubject(f"{letter}{n}", squares[0], squares[1]))
     return drawings
 
 
@@ -251,7 +261,7 @@ def find_thresholds(bench_options: BenchOptions, before: "RunInfo | None") -> Th
     """
     if before is not None:
         return Thresholds(before.tau, before.far_threshold)
-    if bench_options.suite.class_word != "person":
+    if not is_person(bench_options.suite.class_word):
         return Thresholds(None, None)
     if not bench_options.is_of_drawings():
         return Thresholds(PAPER_TAU, None)

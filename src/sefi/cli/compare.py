@@ -1,6 +1,7 @@
 """`sefi compare`: the first difference of two identities, runs, benchmark runs or images, and all others."""
 
 import hashlib
+import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -40,7 +41,7 @@ def run_compare(first: First, second: Second, runs: Runs = None, as_json: option
     from sefi.cli.progress import TerminalProgress
     from sefi.provenance.compare import compare_results
 
-    numbers = parse_run_numbers(runs, is_same=first.resolve() == second.resolve())
+    numbers = parse_run_numbers(runs, is_same=os.path.realpath(first) == os.path.realpath(second))
     one, other = load_comparable(first, numbers[0]), load_comparable(second, numbers[1])
     with TerminalProgress() as progress:
         comparison = compare_results(one, other, progress)
@@ -85,16 +86,16 @@ def load_comparable(path: Path, number: int) -> "Comparable":
         SefiError: it is none of these, or cannot be read.
     """
     from sefi.cli.image_files import RECORDS
-    from sefi.core.files import FileKind, read_content
+    from sefi.core.files import FileKind, is_folder, is_regular_file, read_content
     from sefi.provenance.compare import Comparable, ImageOnRecord, read_image_words
 
-    if path.is_dir():
-        if (path / "run.json").is_file():
+    if is_folder(path):
+        if is_regular_file(path / "run.json"):
             return load_benchmark(path)
-        if (path / RECORDS).is_file():
+        if is_regular_file(path / RECORDS):
             return load_generation(path / RECORDS, number)
         raise ConfigError(f"There is no run in the folder '{path}'.", NAMED)
-    if not path.is_file():
+    if not is_regular_file(path):
         raise ConfigError(f"There is no file '{path}'.", NAMED)
     match read_content(path).kind:
         case FileKind.IDENTITY:
@@ -268,6 +269,8 @@ def load_benchmark(folder: Path) -> "Comparable":
         "photo": {"subjects": list(info.subjects), "hash": {name: list(one) for name, one in info.photos.items()}},
         "scores": {names[one.key]: one.model_dump(mode="json", include=SCORES) for one in samples},
     }
+    if info.learning_files is not None:
+        facts["inputs"] = {"sha256": info.learning_files.list_files()}
     images = {names[one.key]: ImageOnRecord(one.sha256, folder / one.image) for one in samples}
     return Comparable("a benchmark run", facts, images=images)
 

@@ -258,7 +258,9 @@ def write_demo_attention(ada: "Identity", run: DemoRun, files: "OwnFiles") -> "I
     from sefi.cli.attend import compute_attention_rows, make_figure_writer
 
     rows = compute_attention_rows(ATTENTION_PROMPT, [ada], run.backbone, run.config, run.seed, run.progress)
-    path = files.write("attention.png", make_figure_writer(rows, ATTENTION_PROMPT, mark=run.mark, identities=[ada]))
+    # The name of nobody: the page shows the same prompts.
+    write = make_figure_writer(rows, ATTENTION_PROMPT, mark=run.mark, identities=[ada], names=True)
+    path = files.write("attention.png", write)
     return Image.open(path).convert("RGB")
 
 

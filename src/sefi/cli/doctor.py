@@ -36,8 +36,10 @@ PROBLEM = 1
 def run_doctor(as_json: options.AsJson = False) -> None:
     """Check versions, extras, devices, the embedded model, its face detector and the disk; exit code 1 if any fails."""
     from sefi.cli.output import print_answer
+    from sefi.core.files import get_current_folder
 
     problems: list[str] = []
+    folder = get_current_folder()
     record: dict[str, object] = {
         "sefi": __version__,
         "python": platform.python_version(),
@@ -47,8 +49,8 @@ def run_doctor(as_json: options.AsJson = False) -> None:
         "devices": list_devices(),
         "embedded_model": find_embedded_model(problems),
         "face_detector": try_detector(problems),
-        "leftovers": find_leftovers(),
-        "free_disk": f"{shutil.disk_usage(Path.cwd()).free / 2**30:.0f} GiB",
+        "leftovers": find_leftovers(folder),
+        "free_disk": f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB",
     }
     record["problems"] = problems
     print_answer(record, format_findings(record), as_json=as_json, command="doctor")
@@ -96,10 +98,10 @@ def try_detector(problems: list[str]) -> str | None:
     return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
 
 
-def find_leftovers() -> list[str]:
+def find_leftovers(here: Path) -> list[str]:
     """Return unfinished trainings and temporary files, here and below, in caches and the temporary folder.
 
-    They hold likenesses. Folders with very many files are not searched, and named.
+    They hold likenesses. Folders with very many files are not searched, those of others cannot be; they are named.
     """
     import tempfile
 
@@ -108,12 +110,14 @@ def find_leftovers() -> list[str]:
     from sefi.provenance.leftovers import find_leftovers_below, list_temporary_folders
 
     found: dict[str, None] = {}
-    for folder in (Path.cwd(), *list_own_caches()):
+    unread: list[Path] = []
+    for folder in (here, *list_own_caches()):
         try:
-            for path in find_leftovers_below(folder, MOST_SEARCHED):
+            for path in find_leftovers_below(folder, MOST_SEARCHED, unread):
                 found[str(path)] = None
         except OutputError as error:
             found[f"not searched to its end: {error.problem}"] = None
+    found |= dict.fromkeys(f"not searched: '{folder}' cannot be read" for folder in unread)
     return [*found, *map(str, list_temporary_folders(Path(tempfile.gettempdir())))]
 
 

@@ -53,7 +53,7 @@ def run_export(
 ) -> None:
     """Write an identity as files of another program, and say what to write in its prompt."""
     from sefi.cli.output import print_answer, print_remark
-    from sefi.core.files import FileKind, check_output, make_text_writer, write_output
+    from sefi.core.files import FileKind, check_output, is_folder, make_text_writer, write_output
     from sefi.hosts.export import Sampler, get_host, write_exported
     from sefi.identity.file import Identity, compute_identity_digest
     from sefi.provenance.consent import check_consents
@@ -65,7 +65,7 @@ def run_export(
     exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
     prompt_file = folder / f"sefi-{identity.name}-prompt.txt"  # before anything is written
-    if folder.is_dir():
+    if is_folder(folder):
         check_output(prompt_file, FileKind.TEXT, overwrite=overwrite)
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, exported)

@@ -39,17 +39,18 @@ def run_forget(
     """Remove an identity, its copies, exports, images, pages and records; exit code 1 if anything is left."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
+    from sefi.core.files import get_current_folder, is_folder
     from sefi.provenance.leftovers import Trace
 
     if (target is None) == (not leftovers):
         raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
-    places = [Path.cwd(), *(folders or [])]
-    missing = [folder for folder in places if not folder.is_dir()]
+    places = [get_current_folder(), *(folders or [])]
+    missing = [folder for folder in places if not is_folder(folder)]
     if missing:
         raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
-    file, unproven = find_target(target or "."), list[Trace]()
+    file, unproven, unread = find_target(target or "."), list[Trace](), list[Path]()
     if leftovers:
-        traces = [Trace(one, "a leftover") for one in find_all_leftovers(places)]
+        traces = [Trace(one, "a leftover") for one in find_all_leftovers(places, unread)]
     else:
         traces, unproven = find_traces(file, places)
     for trace in traces:
@@ -57,6 +58,7 @@ def run_forget(
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
     gone, left = remove_all(traces, None if leftovers else file, places)
+    left += [Trace(folder, "this folder cannot be read") for folder in dict.fromkeys(unread)]
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],
@@ -83,8 +85,10 @@ def remove_all(
 
 def find_target(target: str) -> Path:
     """Return the identity's file of a name or a path."""
+    from sefi.core.files import is_regular_file
+
     file = Path(target)
-    return file if file.is_file() or file.suffix == ".safetensors" else Path(f"{target}.safetensors")
+    return file if is_regular_file(file) or file.suffix == ".safetensors" else Path(f"{target}.safetensors")
 
 
 def refuse_link(file: Path) -> None:
@@ -107,31 +111,47 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     """
     from sefi.cli.progress import TerminalProgress
     from sefi.core.errors import IdentityError, SefiError
+    from sefi.core.files import is_folder, is_regular_file
     from sefi.core.own_files import remove_stale_lock
     from sefi.provenance.forget import list_traces, read_sought_identity
 
     digests, shards = list[str](), set[str]()
-    if file.is_file():
-        from sefi.identity.file import Identity, list_identity_digests, list_named_shards, list_shards_of_others
+    if is_folder(file.parent):
+        from sefi.identity.file import list_shard_files
+
+        shards = list_shard_files(file)
+    if is_regular_file(file):
+        from sefi.identity.file import Identity, list_identity_digests
 
         refuse_link(file)
-        shards = list_named_shards(file)
-        shards -= list_shards_of_others(file, shards)
         with suppress(SefiError):  # a damaged one is forgotten too, as far as it can be recognised
             digests += list_identity_digests(Identity.load(file))
     sought = read_sought_identity(file, digests, shards, is_sound=bool(digests))
     with TerminalProgress() as progress:
-        traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress)
-    if not traces and not file.is_file():
+        traces, unproven = list_traces(sought, [*places, *list_own_caches()], progress, knows_tokens_only)
+    if not traces and not is_regular_file(file):
         remove_stale_lock(file)  # all that a killed training may leave where the identity was removed by hand
         raise IdentityError(f"There is no identity '{file}'.", "Name the file that `sefi learn` wrote.")
     return traces, unproven
 
 
-def find_all_leftovers(places: "Sequence[Path]") -> "list[Path]":
+def knows_tokens_only(method: str) -> bool:
+    """Return whether a method is known whose identities are applied by their tokens alone."""
+    from sefi.core.errors import SefiError
+    from sefi.methods.registry import is_of_tokens
+
+    with suppress(SefiError):
+        return is_of_tokens(method)
+    return False  # it is another package's, which is not installed
+
+
+def find_all_leftovers(places: "Sequence[Path]", unread: list[Path]) -> "list[Path]":
     """Return unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
 
     A folder with very many files is not searched to its end, which is remarked on.
+
+    Args:
+        unread: gets the folders that cannot be read.
     """
     import tempfile
 
@@ -142,7 +162,7 @@ def find_all_leftovers(places: "Sequence[Path]") -> "list[Path]":
     whole, files = list_temporary_folders(Path(tempfile.gettempdir())), dict[Path, None]()
     for folder in (*places, *list_own_caches()):
         try:
-            for path in find_leftovers_below(folder):
+            for path in find_leftovers_below(folder, unread=unread):
                 files[path] = None
         except OutputError as error:
             print_remark(f"note: not searched to its end: {error.problem}")
@@ -154,12 +174,13 @@ def list_own_caches() -> list[Path]:
     import os
     import tempfile
 
+    from sefi.core.files import is_folder
     from sefi.provenance.leftovers import list_temporary_folders
 
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
     temporary = list_temporary_folders(Path(tempfile.gettempdir()))
-    return [folder for folder in [*temporary, cache / "sefi", hub] if folder.is_dir() and not folder.is_symlink()]
+    return [folder for folder in [*temporary, cache / "sefi", hub] if is_folder(folder) and not folder.is_symlink()]
 
 
 def format_removal(gone: "Sequence[Path]", left: "Sequence[Trace]", unproven: "Sequence[Trace]") -> str:

@@ -1,6 +1,6 @@
 """`sefi generate`: prompts and identity files to images, a grid and their records."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from sefi.backbone.bundle import Backbone
+    from sefi.cli.image_files import GridImage
     from sefi.core.config import Config
     from sefi.core.progress import Progress
-    from sefi.diffusion.sampling import GeneratedImage
     from sefi.diffusion.source_image import ImageArguments
     from sefi.identity.file import Identity
     from sefi.provenance.content_credentials import SigningKey
-    from sefi.provenance.run_record import RunRecord
+    from sefi.provenance.run_record import ImageFileRecord, RunRecord
 
 FileEntry = dict[str, object]
 """What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `flagged`, `repaired_faces` if so."""
@@ -126,10 +126,11 @@ def run_generate(
 
 def find_key(*, sign: bool) -> "SigningKey | None":
     """Return the key that images are signed with, if they are; `ConfigError` where there can be none."""
+    from sefi.cli.output import print_remark
     from sefi.provenance.content_credentials import find_signing_key
     from sefi.provenance.payload import find_key_file
 
-    return find_signing_key(find_key_file().parent) if sign else None
+    return find_signing_key(find_key_file().parent, lambda text: print_remark(f"note: {text}")) if sign else None
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,21 @@ class GenerateRun:
     names: bool = False
     key: "SigningKey | None" = None
     allowed: Allowed = Allowed()
+
+
+@dataclass
+class SavedImages:
+    """What a run has saved so far.
+
+    Attributes:
+        entries: what the record says of each image.
+        hashes: of each file, computed when it was written: somebody may move or delete it while others are generated.
+        shown: each image as the grid shows it.
+    """
+
+    entries: list[FileEntry] = field(default_factory=list[FileEntry])
+    hashes: "list[ImageFileRecord]" = field(default_factory=list)
+    shown: "list[GridImage]" = field(default_factory=list)
 
 
 def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") -> "ImageArguments":
@@ -272,45 +288,43 @@ def generate_and_record(run: GenerateRun, folder: Path, record: dict[str, object
     """
     from sefi.cli.image_files import RECORDS, append_record, save_grid
     from sefi.cli.progress import TerminalProgress
-    from sefi.provenance.run_record import RunRecord, record_images
+    from sefi.provenance.run_record import RunRecord, record_image
 
     run_record = record["run"]
     assert isinstance(run_record, RunRecord)
-    files: list[FileEntry] = []
+    saved = SavedImages()
     record |= run.allowed.describe(run.backbone)
     record |= {"seed": run.seed, "mark": run.mark, "records": str(folder / RECORDS)}
-    record |= {"images": files, "grid": None}  # an interrupted run has no grid
+    record |= {"images": saved.entries, "grid": None}  # an interrupted run has no grid
     try:
         with TerminalProgress() as progress:
-            images = generate_and_save(run, folder, files, progress)
-        record["grid"] = str(save_grid(images, folder, mark=run.mark, key=run.key))
+            generate_and_save(run, folder, saved, progress)
+        grid, encoded = save_grid(saved.shown, folder, mark=run.mark, names=run.names, key=run.key)
+        record["grid"] = str(grid)
+        saved.hashes.append(record_image(grid.name, encoded.content))
     finally:
-        written = [Path(str(entry["file"])) for entry in files]
-        written += [Path(str(record["grid"]))] if record["grid"] else []
-        record["run"] = run_record.add(seed=run.seed, images=record_images(written)).dump()
-        if files:
+        record["run"] = run_record.add(seed=run.seed, images=saved.hashes).dump()
+        if saved.entries:
             append_record(folder, record)
-    return "\n".join([*(str(entry["file"]) for entry in files), f"all of them: {record['grid']}"])
+    return "\n".join([*(str(entry["file"]) for entry in saved.entries), f"all of them: {record['grid']}"])
 
 
-def generate_and_save(
-    run: GenerateRun, folder: Path, files: "list[FileEntry]", progress: "Progress"
-) -> "list[GeneratedImage]":
+def generate_and_save(run: GenerateRun, folder: Path, saved: SavedImages, progress: "Progress") -> None:
     """Draw every image and write it at once.
 
     Args:
-        files: gets an entry for every file as soon as it is written.
+        saved: gets every image as soon as it is written.
 
     Raises:
         Interrupted: Ctrl-C or SIGTERM; it says how many images were saved.
     """
     from sefi.api import generate_each
-    from sefi.cli.image_files import save_numbered_image
+    from sefi.cli.image_files import make_grid_image, save_numbered_image
     from sefi.cli.output import print_remark
     from sefi.core.errors import delay_interrupts, make_interrupted
     from sefi.diffusion.sampling import FLAGGED
+    from sefi.provenance.run_record import record_image
 
-    images: list[GeneratedImage] = []
     inputs = run.inputs or {}
     try:
         for image in generate_each(
@@ -325,17 +339,19 @@ def generate_and_save(
             **inputs,
         ):
             with delay_interrupts():  # no image without its record
-                path, marked = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
-                images.append(image)
-                entry = FileEntry(file=str(path), prompt=image.prompt, seed=image.seed, invisible_mark=marked)
+                path, encoded = save_numbered_image(image, folder, mark=run.mark, names=run.names, key=run.key)
+                entry = FileEntry(
+                    file=str(path), prompt=image.prompt, seed=image.seed, invisible_mark=encoded.invisible_mark
+                )
                 if image.flagged:
                     entry["flagged"] = True
                     print_remark(f"note: {FLAGGED.format(image.prompt, image.seed)}")
                 if inputs.get("repair_faces"):
                     entry["repaired_faces"] = [list(box) for box in image.repaired]
-                files.append(entry)
+                saved.entries.append(entry)
+                saved.hashes.append(record_image(path.name, encoded.content))
+                saved.shown.append(make_grid_image(image))
     except KeyboardInterrupt as stop:
         total = len(run.prompts) * run.config.generate.count
-        problem = f"Interrupted: {len(files)} of {total} images are in '{folder}'."
+        problem = f"Interrupted: {len(saved.entries)} of {total} images are in '{folder}'."
         raise make_interrupted(stop, problem, "Run the same command again.") from None
-    return images

@@ -1,7 +1,7 @@
 """A folder of generated images: new names, and one record that every run adds to."""
 
 import sys
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from sefi.provenance.payload import read_installation_key
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from PIL.Image import Image
+
     from sefi.diffusion.sampling import GeneratedImage
     from sefi.provenance.content_credentials import SigningKey
     from sefi.provenance.save import EncodedImage
@@ -29,6 +31,20 @@ RECORDS = "records.json"
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, SCHEMA_VERSION)  # 1 had no `run`, and named files as they were typed
 LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
+
+
+@dataclass(frozen=True)
+class GridImage:
+    """An image of a run as the grid shows it: small, since a thousand whole ones would fill the memory.
+
+    Attributes:
+        pixels: scaled to the grid's cells.
+        identities: SHA-256 of each.
+    """
+
+    prompt: str
+    pixels: "Image"
+    identities: tuple[str, ...] = ()
 
 
 def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ()) -> None:
@@ -51,15 +67,11 @@ def save_numbered_image(
     mark: bool = True,
     names: bool = False,
     key: "SigningKey | None" = None,
-) -> tuple[Path, bool]:
-    """Write one image, named by its prompt and seed; a number follows where that name is taken.
-
-    Returns:
-        The file, and whether it has the invisible mark.
-    """
+) -> "tuple[Path, EncodedImage]":
+    """Write one image, named by its prompt and seed; a number follows where that name is taken."""
     encoded = sign_encoded(image.encode(mark=mark, names=names), key)
     path = write_numbered(folder, f"{make_file_name(image.prompt)}-{image.seed}", ".png", encoded.write)
-    return path, encoded.invisible_mark
+    return path, encoded
 
 
 def sign_encoded(encoded: "EncodedImage", key: "SigningKey | None") -> "EncodedImage":
@@ -70,18 +82,37 @@ def sign_encoded(encoded: "EncodedImage", key: "SigningKey | None") -> "EncodedI
     return encoded if key is None else replace(encoded, content=sign_content(encoded.content, key, __version__))
 
 
+def make_grid_image(image: "GeneratedImage") -> GridImage:
+    """Return what the grid shows of an image."""
+    from sefi.report.contact_sheet import CELL, fit_image
+
+    return GridImage(image.prompt, fit_image(image.pixels, CELL), image.record.identities if image.record else ())
+
+
 def save_grid(
-    images: "Sequence[GeneratedImage]", folder: Path, *, mark: bool = True, key: "SigningKey | None" = None
-) -> Path:
-    """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ..."""
+    images: "Sequence[GridImage]",
+    folder: Path,
+    *,
+    mark: bool = True,
+    names: bool = False,
+    key: "SigningKey | None" = None,
+) -> "tuple[Path, EncodedImage]":
+    """Write all images as one, a row per prompt, to `grid.png` or the first free `grid-2.png` ...
+
+    Args:
+        names: write the subjects' names in the prompts, where `<subject>` stands otherwise.
+    """
+    from sefi.provenance.metadata import hide_names
     from sefi.provenance.save import encode_image
     from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
-    prompts = dict.fromkeys(image.prompt for image in images)
-    rows = [SheetRow(text, [i.pixels for i in images if i.prompt == text]) for text in prompts]
-    digests = [digest for image in images if image.record for digest in image.record.identities]
+    rows = [
+        SheetRow(prompt if names else hide_names(prompt), [one.pixels for one in images if one.prompt == prompt])
+        for prompt in dict.fromkeys(one.prompt for one in images)
+    ]
+    digests = [digest for one in images for digest in one.identities]
     encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark, identities=digests), key)
-    return write_numbered(folder, "grid", ".png", encoded.write)
+    return write_numbered(folder, "grid", ".png", encoded.write), encoded
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

@@ -210,14 +210,14 @@ class Placement:
             ConfigError, FaceError, OutputError: what is wrong.
         """
         from sefi.cli.loading import check_detector
-        from sefi.core.files import FileKind, check_output
+        from sefi.core.files import FileKind, check_output, is_regular_file
         from sefi.core.prompts import check_crop_options, check_photo_count
 
         check_crop_options(class_word, crop=not self.no_crop, face=self.face, box=self.box, detector=self.detector)
         check_photo_count(photo_count, face=self.face, box=self.box)
         if self.show_crop is not None:
             # One of an interrupted training is compared once there is another.
-            again = self.show_crop.is_file() and is_of_unfinished_training(self.show_crop)
+            again = is_regular_file(self.show_crop) and is_of_unfinished_training(self.show_crop)
             check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite or again)
         check_detector(self.detector)
 
@@ -382,7 +382,9 @@ def is_of_unfinished_training(path: Path) -> bool:
 
 def is_same_content(path: Path, content: bytes) -> bool:
     """Return whether a regular file has these bytes."""
-    return path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content
+    from sefi.core.files import is_regular_file
+
+    return is_regular_file(path) and path.stat().st_size == len(content) and path.read_bytes() == content
 
 
 def name_crop_sheet(

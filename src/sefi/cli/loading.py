@@ -9,6 +9,7 @@ from sefi.cli.options import AUTO, EMBEDDED
 from sefi.cli.output import print_remark
 from sefi.core.config import Config, check_guidance
 from sefi.core.errors import ConfigError, FaceError
+from sefi.core.files import is_folder, is_regular_file
 from sefi.core.hints import DTYPE_ALIASES, suggest
 from sefi.core.prompts import check_prompts, check_syntax
 from sefi.methods import get_method, get_preset, name_default_preset
@@ -163,7 +164,7 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
 
 def check_detector(detector: Path | None) -> None:
     """Refuse a face detector that is not there, with `FaceError`, before a model is opened."""
-    if detector is not None and not detector.is_file():
+    if detector is not None and not is_regular_file(detector):
         raise FaceError(
             f"There is no face detector at {detector}.",
             "Name a YuNet ONNX file, or learn without a crop (--no-crop).",
@@ -172,7 +173,7 @@ def check_detector(detector: Path | None) -> None:
 
 def check_evaluators(evaluators: Path | None) -> None:
     """Refuse a folder of evaluators that is not there, with `ConfigError`, before a model is opened."""
-    if evaluators is not None and not evaluators.is_dir():
+    if evaluators is not None and not is_folder(evaluators):
         raise ConfigError(f"There is no folder {evaluators}.", "Name a folder of evaluators with --evaluators.")
 
 
@@ -185,7 +186,7 @@ def check_dtype(dtype: str) -> None:
 def check_device(device: str) -> None:
     """Refuse a device that no machine has, with `ConfigError`; whether this one has it shows when it is used."""
     kind, colon, number = device.partition(":")
-    if kind not in DEVICES or (colon and not number.isdigit()):
+    if kind not in DEVICES or (colon and not number.isdecimal()):
         raise ConfigError(
             f"There is no device '{device}'.", suggest(device, DEVICES, {"gpu": "cuda", "nvidia": "cuda"})
         )

@@ -26,7 +26,9 @@ Device = Annotated[str, typer.Option("--device", metavar="DEVICE", help="auto, c
 Precision = Annotated[
     str,
     typer.Option(
-        "--dtype", metavar="DTYPE", help="auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16."
+        "--dtype",
+        metavar="DTYPE",
+        help="auto (bfloat16 on CUDA, else float32), float32, bfloat16 or float16 (images only).",
     ),
 ]
 Preset = Annotated[

@@ -245,6 +245,7 @@ SCHEMAS: dict[str, Schema] = {
             "prompts": "read: how many prompts say what the readers know; clip_only: the others",
             "values": "by variant and figure mean, low, high and n (subjects); null where not computed",
             "not_computed": "by figure, why no variant has it",
+            "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",
             "files": "the files written",
         },
     ),

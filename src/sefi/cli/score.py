@@ -1,5 +1,6 @@
 """`sefi score`: the evaluators, tables and pages of `sefi bench` for images that any program made."""
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from sefi.cli import bench, options
 from sefi.cli.output import print_answer, print_remark
 from sefi.core.errors import ConfigError
+from sefi.core.prompts import is_person
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -97,15 +99,16 @@ def run_score(
     from sefi.benchmark.tables import make_table
     from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, collect_run_info
     from sefi.cli.progress import TerminalProgress
+    from sefi.core.files import is_folder
 
-    folders = {name or path.resolve().name: path for name, path in map(split_name, images)}
+    folders = {name or Path(os.path.realpath(path)).name: path for name, path in map(split_name, images)}
     if len(folders) < len(images):
         raise ConfigError("Two folders would have one name.", "Write NAME=IMAGES.")
     for folder in folders.values():
-        check_run_folder(out, folder if folder.is_dir() else folder.parent)
+        check_run_folder(out, folder if is_folder(folder) else folder.parent)
     named = list_subject_photos(subject or [], photos)
     hints = FolderHints(tuple(named), read_prompts(prompts), class_word, tuple(subject_word or ()), only)
-    suite = make_suite(folders, [], [0], hints)
+    suite = make_suite(folders, [], [0], hints, references=references)
     asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32", dino)
     score_options = ScoreOptions(folders, hints, named, drawings, references, asked)
     with TerminalProgress() as progress:
@@ -116,7 +119,7 @@ def run_score(
     info, samples = bench.read_run(run.folder)
     files = bench.write_report(run.folder, info, samples, None, overwrite=False)
     table = make_table(samples, info)
-    record = describe_scoring(run, bench_options, table) | {"images": len(samples), "files": files}
+    record = describe_scoring(run, info, bench_options, table) | {"images": len(samples), "files": files}
     text = format_scoring(run.folder, info, table, len(samples))
     print_answer(record, text, as_json=as_json, command="score")
 
@@ -127,8 +130,10 @@ def split_name(text: str) -> tuple[str, Path]:
     >>> split_name("ada=photos/ada.png")
     ('ada', PosixPath('photos/ada.png'))
     """
+    from sefi.core.files import is_there
+
     name, equals, path = text.partition("=")
-    if not equals or Path(text).exists() or "/" in name:
+    if not equals or is_there(Path(text)) or "/" in name:
         return "", Path(text)
     return name, Path(path)
 
@@ -142,12 +147,13 @@ def list_subject_photos(subjects: "Sequence[str]", photos: Path | None) -> dict[
     """
     from sefi.benchmark.suite import group_image_files, list_image_files, make_subject_key
     from sefi.core.errors import PhotoError
+    from sefi.core.files import is_folder, is_there
 
     named = {} if photos is None else group_image_files(photos)
     for text in subjects:
         name, path = split_name(text)
-        files = list_image_files(path) if path.is_dir() else [path]
-        if not files or not path.exists():
+        files = list_image_files(path) if is_folder(path) else [path]
+        if not files or not is_there(path):
             raise PhotoError(f"There is no photo '{path}'.", "Name a photo, or a folder of photos, of the subject.")
         key = make_subject_key(name or path.stem)
         if key in named:
@@ -184,23 +190,30 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     """
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
-    from sefi.benchmark.scored_folder import assign_images, collect_prompts, collect_seeds, find_images
+    from sefi.benchmark.scored_folder import (
+        assign_images,
+        check_names_agree,
+        collect_prompts,
+        collect_seeds,
+        find_images,
+    )
     from sefi.cli.bench_setup import find_evaluator_files
     from sefi.core.progress import SilentProgress
 
     hints, shown = score_options.hints, progress or SilentProgress()
     found = {label: find_images(path, hints) for label, path in score_options.folders.items()}
+    check_names_agree(found.values())
     photos = choose_photos(score_options, list(found.values()))
     bench_options = choose_evaluators(score_options, [files[0] for files in photos.values()])
     drawings = bench_options.is_of_drawings()
     templates, seeds = collect_prompts(found.values()), collect_seeds(list(found.values()))
-    suite = make_suite(found, describe_prompts(templates, drawings=drawings), seeds, hints)
-    suite = add_references(suite) if score_options.references else suite
+    prompts = describe_prompts(templates, drawings=drawings)
+    suite = make_suite(found, prompts, seeds, hints, references=score_options.references)
     folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
     if progress is not None:
         note_found(found, drawings=drawings)
     evaluators = Evaluators(find_evaluator_files(bench_options))
-    subjects = load_scored_subjects(photos, evaluators.detector if hints.class_word == "person" else None)
+    subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
     return run, bench_options
@@ -255,36 +268,37 @@ def load_scored_subjects(
 
 
 def make_suite(
-    folders: "Mapping[str, object]", prompts: "Sequence[SuitePrompt]", seeds: "Sequence[int]", hints: "FolderHints"
+    folders: "Mapping[str, object]",
+    prompts: "Sequence[SuitePrompt]",
+    seeds: "Sequence[int]",
+    hints: "FolderHints",
+    *,
+    references: bool = False,
 ) -> "Suite":
     """Return the suite that some folders are the result of.
 
+    Args:
+        references: also the reference rows that are photos; a row that no subject has stays empty.
+
     Raises:
-        ConfigError: they have more prompts or seeds than a suite, or names that are no names of files.
+        ConfigError: they have more prompts or seeds than a suite, or names that are no names of files, or that two
+            folders, or a folder and a reference row, would share.
     """
     from sefi.benchmark.suite import Suite
     from sefi.core.reading import translate_file_errors
 
+    rows = [{"label": label, "control": control} for label, control in REFERENCES.items()]
     values = {
         "name": "score",
         "about": "Images that other programs made.",
         "prompts": list(prompts) or [{"text": "{}", "kind": "plain"}],
-        "variants": [{"label": label, "images": label} for label in folders],
+        "variants": [{"label": label, "images": label} for label in folders] + (rows if references else []),
         "seeds": list(seeds),
         "class_word": hints.class_word,
     }
     remedy = "Score them in parts, or write NAME=IMAGES."
     with translate_file_errors("These images", ConfigError, "cannot be scored together", remedy):
         return Suite.model_validate(values)
-
-
-def add_references(suite: "Suite") -> "Suite":
-    """Return the suite with the reference rows that are photos; a row that no subject has stays empty."""
-    from sefi.benchmark.suite import Variant
-
-    taken = {variant.label for variant in suite.variants}
-    rows = [{"label": label, "control": control} for label, control in REFERENCES.items() if label not in taken]
-    return suite.model_copy(update={"variants": (*suite.variants, *map(Variant.model_validate, rows))})
 
 
 def describe_prompts(templates: "Sequence[str]", *, drawings: bool) -> "list[SuitePrompt]":
@@ -312,8 +326,11 @@ def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
             print_remark(f"note: {label}: left out, as not asked for: {', '.join(one.other_subjects[:MOST_NAMED])}")
 
 
-def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", table: "Table") -> dict[str, object]:
+def describe_scoring(
+    run: "OpenRun", info: "RunInfo", bench_options: "BenchOptions", table: "Table"
+) -> dict[str, object]:
     """Return the outcome as plain values."""
+    from sefi.benchmark.plan import describe_unequal_cases
     from sefi.benchmark.table_files import convert_table
 
     read = sum(bool(prompt.wanted) for prompt in run.suite.prompts)
@@ -326,17 +343,20 @@ def describe_scoring(run: "OpenRun", bench_options: "BenchOptions", table: "Tabl
         "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
         "values": converted["values"],
         "not_computed": converted["not_computed"],
+        "not_comparable": describe_unequal_cases(info),
     }
 
 
 def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images: int) -> str:
     """Return the outcome for people."""
+    from sefi.benchmark.plan import explain_unequal_cases
     from sefi.benchmark.table_files import format_text
     from sefi.benchmark.table_metrics import METRICS
 
     lines = [format_text(table), ""]
     if len(info.subjects) == 1:
         lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
+    lines += explain_unequal_cases(info)
     lines.append(format_prompt_measures(info.suite.prompts))
     missing = [metric for metric in METRICS if metric.part == "main" and metric.name in table.missing]
     lines += [f"{metric.label}: not computed, {table.missing[metric.name]}" for metric in missing]

@@ -137,7 +137,9 @@ def check_exposure(host: str, key: str | None) -> None:
 
 def check_identity_folder(folder: Path) -> None:
     """Refuse a folder of identities that is not there, with `ConfigError`, before a model is opened."""
-    if not folder.is_dir():
+    from sefi.core.files import is_folder
+
+    if not is_folder(folder):
         raise ConfigError(f"There is no folder {folder}.", "Name the folder of identity files with --identities.")
 
 
@@ -158,7 +160,7 @@ def bind_socket(host: str, port: int) -> socket.socket:
 
 
 def open_service(model: ServedModel, folder: Path, serve: "ServeOptions") -> "ImageService":
-    """Open the model on each device, and the folder; errors as of `load_backbone`."""
+    """Open the model on each device, and the folder; errors as of `load_backbone` and of `ImageService.check`."""
     from sefi.cli.loading import load_backbone
     from sefi.serve.app import ImageService, open_identities
 
@@ -166,7 +168,9 @@ def open_service(model: ServedModel, folder: Path, serve: "ServeOptions") -> "Im
         load_backbone(model.name, download=model.download, device=one.strip(), dtype=model.dtype)
         for one in model.devices.split(",")
     ]
-    return ImageService(backbones, open_identities(folder, backbones[0]), serve)
+    service = ImageService(backbones, open_identities(folder, backbones[0]), serve)
+    service.check()
+    return service
 
 
 def report_start(service: "ImageService", listener: socket.socket, folder: Path, *, as_json: bool) -> None:

@@ -28,9 +28,10 @@ def run_verify(images: Images, as_json: options.AsJson = False) -> None:
     from sefi.provenance.payload import read_installation_key
     from sefi.provenance.verify import list_images, verify_image
 
-    key, paths = read_installation_key(), list_images(images)
+    closed: list[Path] = []
+    key, paths = read_installation_key(), list_images(images, closed)
     checked: list[Verification] = []
-    unread: list[tuple[Path, SefiError]] = []
+    unread = [(folder, make_unread_error(folder)) for folder in dict.fromkeys(closed)]
     with TerminalProgress() as progress:
         progress.start(len(paths), "looking for marks")
         for path in paths:
@@ -49,6 +50,13 @@ def run_verify(images: Images, as_json: options.AsJson = False) -> None:
     print_answer(record, format_verifications(checked, unread), as_json=as_json, command="verify")
     if unread:
         raise typer.Exit(UNREADABLE)
+
+
+def make_unread_error(folder: Path) -> "SefiError":
+    """Return the error of a folder that cannot be read: nobody knows whether it has images."""
+    from sefi.core.errors import PhotoError
+
+    return PhotoError(f"The folder '{folder}' cannot be read.", "Make it readable, or name other folders.")
 
 
 def describe_verification(found: "Verification") -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, cast, get_args, get_origin
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     ValidationError,
     field_validator,
     model_validator,
@@ -51,6 +53,11 @@ def make_option(default: object, description: str, **limits: Any) -> Any:  # noq
         limits: as of pydantic's `Field`.
     """
     return Field(default, exclude_if=lambda value: value == default, description=description, **limits)
+
+
+# In a setting's `json_schema_extra`: its value names a file, which belongs to what explains a result.
+NAMES_FILE: dict[str, JsonValue] = {"names": "file"}
+FILE_SETTINGS = ("basis.names", "compose.weights", "learn.encoder")  # of all methods of this package
 
 
 class LearnSettings(Section, frozen=True):
@@ -134,7 +141,9 @@ class LearnSettings(Section, frozen=True):
         "where tokens start: the class word, or what a name encoder reads from the photo; auto: the latter if it can",
     )
     encoder: str | None = make_option(
-        None, "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one"
+        None,
+        "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one",
+        json_schema_extra=NAMES_FILE,
     )
     compile: bool = make_option(
         default=False,
@@ -297,6 +306,35 @@ def list_setting_names(kind: type[Config] = Config) -> list[str]:
     return list(list_setting_fields(kind))
 
 
+def list_file_settings(kind: type[Config]) -> list[str]:
+    """List the settings of a method whose value names a file, as `section.name`."""
+    return [name for name, field in list_setting_fields(kind).items() if field.json_schema_extra == NAMES_FILE]
+
+
+def find_named_files(config: Config) -> dict[str, str]:
+    """Return the file that each setting names, by `section.name`; those that name none are left out."""
+    tree = dump_config(config)
+    values = {
+        name: tree[name.partition(".")[0]].get(name.partition(".")[2]) for name in list_file_settings(type(config))
+    }
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def shorten_file_settings(tree: Mapping[str, Any], names: Iterable[str] = FILE_SETTINGS) -> dict[str, Any]:
+    """Return saved settings that name files without their folders: where they lie is nobody else's business.
+
+    >>> shorten_file_settings({"basis": {"names": "/home/ada/names.txt", "components": 64}})
+    {'basis': {'names': 'names.txt', 'components': 64}}
+    """
+    shortened = dict(tree)
+    for section, last in (name.split(".", 1) for name in names):
+        values = shortened.get(section)
+        if isinstance(values, dict) and isinstance(named := values.get(last), str):
+            # A path of Windows is cut at both kinds of slashes, wherever this runs.
+            shortened[section] = {**values, last: PureWindowsPath(named).name}
+    return shortened
+
+
 def describe_settings(kind: type[Config] = Config) -> dict[str, str]:
     """Describe every setting of a method, by `section.name`."""
     return {name: field.description or "" for name, field in list_setting_fields(kind).items()}
@@ -435,7 +473,7 @@ def parse_assigned_value(kind: object, value: str) -> object:
     inside = get_args(kind)
     if get_origin(kind) in (tuple, list):
         return value.split(";")
-    if get_origin(kind) is Literal and value.isdigit() and any(isinstance(one, int) for one in inside):
+    if get_origin(kind) is Literal and value.isdecimal() and any(isinstance(one, int) for one in inside):
         return int(value)
     return None if type(None) in inside and value.lower() in ("none", "null") else value
 

@@ -83,6 +83,7 @@ NO_MEMORY = (
     "could not create a primitive",  # oneDNN has no room for its scratch space
     "could not create a memory",
 )
+LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LONGEST_REASON = 80  # characters of a library's words in a message
 
 

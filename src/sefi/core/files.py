@@ -18,7 +18,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from sefi.core.errors import OutputError
+from sefi.core.errors import ConfigError, OutputError
 from sefi.core.text import is_utf8
 
 try:
@@ -32,6 +32,7 @@ KIND_BYTES = 1 << 12  # bytes from the beginning of a file that tell the other k
 LONGEST_STEM = 40  # bytes of a name that its temporary name repeats
 LONGEST_NAME = 255  # bytes of a file's name where the system does not say
 LOCK_SECONDS = 30.0
+OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 ANOTHER = "Choose another place with --out."
 # What a file system says that knows no hard links.
 NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
@@ -95,7 +96,7 @@ def check_output(
     check_utf8(path)
     check_utf8(follow_link(path))
     status = read_status(path)
-    if status is None and not path.parent.is_dir():
+    if status is None and not is_folder(path.parent):
         raise OutputError(f"There is no folder '{path.parent}'.", "Create it, or change --out.")
     if status is not None:
         check_regular(path, status)
@@ -135,13 +136,44 @@ def make_folder(path: Path) -> Path:
         OutputError: There is a file in its way, its name is not UTF-8, or it cannot be created.
     """
     check_utf8(path)
-    if path.is_file():
+    if is_regular_file(path):
         raise OutputError(f"'{path}' is a file; a folder is wanted.", ANOTHER)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise make_output_error(path, error) from error
     return path
+
+
+# A path that somebody types may be too long, a circle of links, or in a folder that is closed: until Python 3.14
+# `Path.is_file` and its siblings raise the system's error then, where there is merely nothing to be found.
+
+
+def is_regular_file(path: Path) -> bool:
+    """Return whether a path leads to a regular file; one that the system refuses leads nowhere."""
+    return os.path.isfile(path)  # noqa: PTH113  raises nothing
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path leads to a folder; one that the system refuses leads nowhere."""
+    return os.path.isdir(path)  # noqa: PTH112  raises nothing
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a path leads to anything; one that the system refuses leads nowhere."""
+    return os.path.exists(path)  # noqa: PTH110  raises nothing
+
+
+def get_current_folder() -> Path:
+    """Return the folder that the program runs in.
+
+    Raises:
+        ConfigError: it was deleted meanwhile.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise ConfigError("The folder that this runs in is gone.", "Change to another folder (cd).") from error
 
 
 def follow_link(path: Path) -> Path:
@@ -339,7 +371,7 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         write: gets the temporary path, with the same suffix.
         replace: take the place of an existing file, whose permissions are kept.
         mode: permissions, such as 0o600 for a secret, which is then never readable by others; None gives those of the
-            existing file, or of any new one.
+            existing file, which the new content never exceeds, or of any new file.
 
     Raises:
         OutputError: the disk is full, the place cannot be written, or what is there is no regular file.
@@ -350,13 +382,16 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
         check_regular(path, before)
     partial = name_partial(target)
     try:
-        create_file(partial, 0o666 if mode is None else mode)
+        if mode is None and before is not None:
+            mode = stat.S_IMODE(before.st_mode)
+        create_file(partial, 0o666 if mode is None else OWNER_ONLY)
         if mode is None:
-            mode = stat.S_IMODE((before or partial.stat()).st_mode)
+            mode = stat.S_IMODE(partial.stat().st_mode)
         write(partial)
-        # Whoever writes may put another file in the place of ours: safetensors does, which only its owner may read.
-        partial.chmod(mode)
         flush_file(partial)
+        # Last: it may forbid its owner to write, who has to open the file for all before. It has to be set in any
+        # case, as whoever writes may put another file in the place of ours: safetensors does.
+        partial.chmod(mode)
         publish_file(partial, target, replace=replace)
         flush_folder(target.parent)
     except FileExistsError:

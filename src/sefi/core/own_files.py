@@ -22,6 +22,8 @@ from sefi.core.files import (
     fit_stem,
     follow_link,
     hold_folder_lock,
+    is_regular_file,
+    is_there,
     make_output_error,
     read_status,
     take_lock,
@@ -104,7 +106,7 @@ def hash_own_file(path: Path) -> str | None:
     Raises:
         OutputError: it cannot be read, so nobody can tell what would be lost.
     """
-    if read_status(path) is None or not path.is_file():
+    if read_status(path) is None or not is_regular_file(path):
         return None
     with (
         translate_file_errors(f"'{path}'", OutputError, "cannot be read", "Choose another --out."),
@@ -130,7 +132,19 @@ def read_digests(folder: Path) -> dict[str, list[str]]:
         digests_by_name = record["files"]
         if not all(isinstance(digest, str) for digests in digests_by_name.values() for digest in digests):
             raise InvalidFileError("a SHA-256 is no text")
+        # Whoever reads this joins the folder and a name, and removes or replaces what is there.
+        if strange := [name for name in digests_by_name if not is_plain_name(name)]:
+            raise InvalidFileError(f"it names {strange[0][:80]!r}, which is no file of its folder")
         return {name: list(digests) for name, digests in digests_by_name.items()}
+
+
+def is_plain_name(name: str) -> bool:
+    """Return whether a text names a file in a folder, and nothing below or outside of it.
+
+    >>> [is_plain_name(name) for name in ("ada.png", "../ada.png", "/ada.png", "..", ".", "")]
+    [True, False, False, False, False, False]
+    """
+    return name not in ("", ".", "..") and Path(name).name == name and "\0" not in name
 
 
 def add_digest(folder: Path, file: str, partial: Path) -> None:
@@ -228,7 +242,7 @@ def hold_output_lock(path: Path, lock: Path | None = None) -> Generator[None]:
 
 def remove_stale_lock(path: Path) -> None:
     """Remove the lock file of an output that a killed process left; one that a process holds stays."""
-    if locate_lock(path).exists():
+    if is_there(locate_lock(path)):
         with suppress(OutputError), hold_output_lock(path):
             pass
 
@@ -280,7 +294,7 @@ def open_lock(lock: Path, path: Path) -> int:
 def create_lock(lock: Path, path: Path) -> int:
     """Return the handle of a lock file, created if it is missing; on Windows it is nobody else's then."""
     try:
-        if fcntl is None and lock.exists():
+        if fcntl is None and is_there(lock):
             lock.unlink()  # Windows refuses it as long as a process has the file open
         return os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:

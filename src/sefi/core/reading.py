@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # `sefi verify` reads files without torch
     import torch
 
 LARGEST_JSON = 4 * 2**20
+LARGEST_RUN_INFO = 32 * 2**20  # of a benchmark's `run.json`, which names every image of folders, in some 200 bytes
 LARGEST_HEADER = 2**20
 LARGEST_WEIGHTS = 8 * 2**30
 DEEPEST = 32  # levels of lists and mappings

@@ -161,7 +161,7 @@ class KeyValueProcessor:
     ) -> None:
         self.name, self.recorder, self.detach_start = name, recorder, detach_start
         self.reuses = False
-        self.projected: tuple[Tensor, int, Tensor, Tensor] | None = None  # context, its version, key and value
+        self.projected: tuple[Tensor, int | None, Tensor, Tensor] | None = None  # context, its version, key and value
 
     def __call__(
         self,
@@ -191,12 +191,12 @@ class KeyValueProcessor:
         """Return key and value `[batch, head, word, channel]`; within `reuse_projections` once for each context."""
         if self.projected is not None:
             known, version, key, value = self.projected
-            if known is context and version == context._version:  # noqa: SLF001  changed in place: another text
+            if known is context and version == get_change_number(context):  # changed in place: another text
                 return key, value
         key_text, value_text = context.split(attn.cross_attention_dim, dim=-1)[:2]
         key, value = split_heads(attn.to_k(key_text), attn.heads), split_heads(attn.to_v(value_text), attn.heads)
         if self.reuses:
-            self.projected = (context, context._version, key, value)  # noqa: SLF001
+            self.projected = (context, get_change_number(context), key, value)
         return key, value
 
     def record(
@@ -231,6 +231,11 @@ class KeyValueProcessor:
             recorder.maps[self.name] = maps if recorder.keep_gradient else maps.detach()
             if reference is not None:
                 recorder.reference_maps[self.name] = reference
+
+
+def get_change_number(tensor: Tensor) -> int | None:
+    """Return a number that changes with every change in place; None within `torch.inference_mode`, which has none."""
+    return None if tensor.is_inference() else tensor._version  # noqa: SLF001
 
 
 def get_map_size(positions: int, latent_size: tuple[int, int] | None = None) -> tuple[int, int]:

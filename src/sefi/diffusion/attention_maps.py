@@ -49,6 +49,10 @@ class ReferenceConditioner:
         """Return the inner conditioner's stage."""
         return self.inner.get_context_key(timestep)
 
+    def count_chunks(self, prompt: str) -> int:
+        """Return how many chunks a prompt has."""
+        return self.inner.count_chunks(prompt)
+
     def encode_prompts(self, prompts: list[str], timestep: int) -> TextEncoding:
         """Encode prompts and the reference, states `[batch, word, 3 * width]`."""
         context = self.inner.encode_prompts(prompts, timestep)

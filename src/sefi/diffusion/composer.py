@@ -25,8 +25,15 @@ from sefi.core.errors import ConfigError
 from sefi.core.prompts import refuse_names
 from sefi.core.reading import InvalidFileError, parse_object, read_tensors, translate_file_errors
 from sefi.core.text import dump_json
-from sefi.diffusion.conditioning import pad_texts
-from sefi.diffusion.text import ParsedPrompt, apply_weights, get_class_token_ids, join_texts, parse_prompt
+from sefi.diffusion.conditioning import RecentEncodings, pad_texts
+from sefi.diffusion.text import (
+    ParsedPrompt,
+    apply_weights,
+    count_chunks,
+    get_class_token_ids,
+    join_texts,
+    parse_prompt,
+)
 
 TRAINED_LAYERS = 2  # the last ones of the image encoder
 LARGEST_FEATURES = 8192
@@ -242,11 +249,15 @@ class ComposerConditioner:
         self.class_words = dict(class_words)
         for word in self.class_words.values():
             get_class_token_ids(backbone, word)  # the image is fused with the state of one token
-        self.encodings: dict[tuple[str, int], TextEncoding] = {}
+        self.encodings = RecentEncodings()
 
     def get_context_key(self, timestep: int) -> int:
         """Return 1 where the images are known, 0 before."""
         return int(timestep < self.alpha * self.backbone.num_train_timesteps)
+
+    def count_chunks(self, prompt: str) -> int:
+        """Return how many chunks a prompt has."""
+        return count_chunks(self.backbone, prompt, self.class_words)
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text, the same, states `[batch, word, 2 * width]`."""
@@ -261,14 +272,16 @@ class ComposerConditioner:
     @torch.no_grad()
     def encode_one(self, prompt: str, stage: int) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
-        if (prompt, stage) not in self.encodings:
+        encoding = self.encodings.find(prompt, stage)
+        if encoding is None:
             parsed = parse_prompt(self.backbone, prompt, self.class_words)
             text = self.backbone.encode_text(parsed.ids[None])
             if stage:
                 text = replace(text, states=fuse_images(text.states, [parsed], [self.features], self.fuse))
             text = apply_weights(self.backbone, text, parsed)
-            self.encodings[prompt, stage] = join_texts(text, text)
-        return self.encodings[prompt, stage]
+            encoding = join_texts(text, text)
+            self.encodings.add(encoding, prompt, stage)
+        return encoding
 
 
 def fuse_images(

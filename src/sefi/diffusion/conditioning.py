@@ -1,5 +1,6 @@
 """Prompts with identities, or with plain words, to the context that every denoising stage reads."""
 
+from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal, Protocol, TypeVar
@@ -17,6 +18,7 @@ from sefi.diffusion.text import (
     ParsedPrompt,
     apply_weights,
     compute_class_row,
+    count_chunks,
     join_texts,
     parse_prompt,
     parse_template,
@@ -33,6 +35,10 @@ class Conditioner(Protocol):
         """Return a number that changes exactly where the context does, from one timestep to the next."""
         ...
 
+    def count_chunks(self, prompt: str) -> int:
+        """Return how many chunks of the model's text length a prompt has; only equally many share a batch."""
+        ...
+
     def encode_prompts(self, prompts: list[str], timestep: int) -> TextEncoding:
         """Encode prompts to key text and value text on one axis, states `[batch, word, 2 * width]`."""
         ...
@@ -46,7 +52,11 @@ AnyConditioner = TypeVar("AnyConditioner", bound=Conditioner)
 
 
 def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> list[TextEncoding]:
-    """Return encodings of as many words each: shorter ones go on with the chunk of the empty prompt."""
+    """Return encodings of as many words each: shorter ones go on with the chunk of the empty prompt.
+
+    Cross-attention reads that chunk too, so a prompt that is padded gives another image than alone: `sample_images`
+    pads to the length of the prompt's own negative prompt only.
+    """
     lengths = [one.states.shape[1] for one in encodings]
     if len(set(lengths)) == 1:
         return list(encodings)
@@ -58,6 +68,39 @@ def pad_texts(conditioner: Conditioner, encodings: Sequence[TextEncoding]) -> li
     ]
 
 
+MOST_ENCODED = 64  # prompts; of Stable Diffusion XL one of five stages takes 6 MB
+
+
+class RecentEncodings:
+    """The encodings of the prompts that were asked for last, each with all its stages; older ones are dropped.
+
+    Args:
+        most: how many prompts; thousands would fill an accelerator's memory.
+    """
+
+    def __init__(self, most: int = MOST_ENCODED) -> None:
+        self.most = most
+        self._stages: OrderedDict[str, dict[int, TextEncoding]] = OrderedDict()
+
+    def __len__(self) -> int:
+        """Return how many prompts are held."""
+        return len(self._stages)
+
+    def find(self, prompt: str, stage: int = 0) -> TextEncoding | None:
+        """Return the encoding of a prompt in a stage; None where it is not held."""
+        if prompt not in self._stages:
+            return None
+        self._stages.move_to_end(prompt)
+        return self._stages[prompt].get(stage)
+
+    def add(self, encoding: TextEncoding, prompt: str, stage: int = 0) -> None:
+        """Hold the encoding of a prompt in a stage, and drop the prompt that nobody asked for the longest time."""
+        self._stages.setdefault(prompt, {})[stage] = encoding
+        self._stages.move_to_end(prompt)
+        while len(self._stages) > self.most:
+            self._stages.popitem(last=False)
+
+
 # Times the norm of the class word. Learning drifts far (the preset `paper` to 129); float32 overflows near 1e19.
 LONGEST_RELATIVE_TOKEN = 10_000.0
 Slot = tuple[int, Literal["K", "V"]]
@@ -66,7 +109,7 @@ ENCODED_AT_ONCE = 16  # key sentences and value sentences; of several names ther
 
 
 class IdentityConditioner:
-    """Contexts for prompts with any number of identities; each text is encoded once a stage.
+    """Contexts for prompts with any number of identities; a text that occurs again is encoded once a stage.
 
     Args:
         identities: each with its own stages; placeholders are their names.
@@ -106,8 +149,7 @@ class IdentityConditioner:
         self.class_words = {i.name: i.header.class_word for i in identities}
         self.stage_tokens = {i.name: self.build_stage_tokens(i, strength, class_slots) for i in identities}
         self.vector_counts = {name: tokens.shape[2] for name, tokens in self.stage_tokens.items()}
-        self.encodings: dict[tuple[str, int], TextEncoding] = {}
-        self.negative_encodings: dict[str, TextEncoding] = {}
+        self.encodings, self.negative_encodings = RecentEncodings(), RecentEncodings()
         self.chosen_strengths: dict[str, float] = {}
 
     def build_stage_tokens(self, identity: Identity, strength: float, class_slots: Collection[Slot]) -> Tensor:
@@ -175,7 +217,8 @@ class IdentityConditioner:
 
         The mean over words, keys and values, and stages (CoRe's embedding term).
         """
-        parsed, stages = self.parse(prompt), max(map(len, tokens.values()))
+        parsed = self.parse(prompt)
+        stages = max(len(tokens[name]) for name in parsed.places)  # of those who are named, whoever else is there
         behind = torch.ones(parsed.ids.shape[-1], dtype=torch.bool)
         behind[: min(min(places) for places in parsed.places.values())] = False
         behind[[place for places in parsed.places.values() for place in places]] = False
@@ -203,10 +246,16 @@ class IdentityConditioner:
         total = self.backbone.num_train_timesteps
         return sum(get_stage(timestep, len(t), total) for t in self.stage_tokens.values())
 
+    def count_chunks(self, prompt: str) -> int:
+        """Return how many chunks a prompt has."""
+        return count_chunks(self.backbone, prompt, self.class_words, self.vector_counts)
+
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to key and value text on one axis, states `[batch, word, 2 * width]`."""
         stage = self.get_context_key(timestep)
-        missing = {prompt: self.parse(prompt) for prompt in prompts if (prompt, stage) not in self.encodings}
+        found = {prompt: self.encodings.find(prompt, stage) for prompt in prompts}
+        missing = {prompt: self.parse(prompt) for prompt, encoding in found.items() if encoding is None}
+        encoded = {prompt: encoding for prompt, encoding in found.items() if encoding is not None}
         groups: dict[int, list[str]] = {}
         for prompt, parsed in missing.items():
             groups.setdefault(parsed.ids.shape[-1], []).append(prompt)
@@ -214,13 +263,14 @@ class IdentityConditioner:
             names = max(len(missing[prompt].places) for prompt in group)
             at_once = max(1, ENCODED_AT_ONCE // (names + 1 if self.separate_names and names > 1 else 1))
             for start in range(0, len(group), at_once):
-                self.encode_group({prompt: missing[prompt] for prompt in group[start : start + at_once]}, timestep)
-        return join_batches(pad_texts(self, [self.encodings[prompt, stage] for prompt in prompts]))
+                encoded |= self.encode_group({one: missing[one] for one in group[start : start + at_once]}, timestep)
+        for prompt in missing:
+            self.encodings.add(encoded[prompt], prompt, stage)
+        return join_batches(pad_texts(self, [encoded[prompt] for prompt in prompts]))
 
     @torch.no_grad()
-    def encode_group(self, group: Mapping[str, ParsedPrompt], timestep: int) -> None:
+    def encode_group(self, group: Mapping[str, ParsedPrompt], timestep: int) -> dict[str, TextEncoding]:
         """Encode prompts of as many words each in one call of the text encoder, whoever they name."""
-        stage = self.get_context_key(timestep)
         versions = {prompt: self.list_versions(one, self.choose_tokens(prompt)) for prompt, one in group.items()}
         built = [
             self.build_rows(group[prompt], timestep, tokens) for prompt, some in versions.items() for tokens in some
@@ -228,10 +278,12 @@ class IdentityConditioner:
         ids = torch.cat([group[prompt].ids.expand(2 * len(some), -1, -1) for prompt, some in versions.items()])
         rows, masks = torch.cat([rows for rows, _ in built]), torch.cat([mask.expand(2, -1) for _, mask in built])
         encoded = self.backbone.encode_text(ids, rows, masks).chunk(len(built))
+        texts: dict[str, TextEncoding] = {}
         for prompt, parsed in group.items():
             some, encoded = encoded[: len(versions[prompt])], encoded[len(versions[prompt]) :]
             both = apply_weights(self.backbone, take_own_words(parsed, some), parsed)
-            self.encodings[prompt, stage] = join_texts(*both.chunk(2))
+            texts[prompt] = join_texts(*both.chunk(2))
+        return texts
 
     def list_versions(self, parsed: ParsedPrompt, tokens: Mapping[str, Tensor]) -> list[Mapping[str, Tensor]]:
         """List the tokens that a prompt is encoded with: all of them at once, or, of several names, one set for each.
@@ -276,11 +328,13 @@ class IdentityConditioner:
             PromptError: it names an identity.
         """
         refuse_names(negative_prompt)
-        if negative_prompt not in self.negative_encodings:
+        encoding = self.negative_encodings.find(negative_prompt)
+        if encoding is None:
             parsed = self.parse(negative_prompt)
             text = apply_weights(self.backbone, self.backbone.encode_text(parsed.ids[None]), parsed)
-            self.negative_encodings[negative_prompt] = join_texts(text, text)
-        return self.negative_encodings[negative_prompt].expand(count)
+            encoding = join_texts(text, text)
+            self.negative_encodings.add(encoding, negative_prompt)
+        return encoding.expand(count)
 
 
 def take_own_words(parsed: ParsedPrompt, versions: Sequence[TextEncoding]) -> TextEncoding:
@@ -434,12 +488,16 @@ class WordsConditioner:
 
     def __init__(self, backbone: Backbone, words: Mapping[str, str]) -> None:
         self.backbone, self.words = backbone, dict(words)
-        self.encodings: dict[str, TextEncoding] = {}
+        self.encodings = RecentEncodings()
 
     def get_context_key(self, timestep: int) -> int:
         """Return 0: the context is the same at every timestep."""
         del timestep
         return 0
+
+    def count_chunks(self, prompt: str) -> int:
+        """Return how many chunks a prompt has."""
+        return count_chunks(self.backbone, self.replace_names(prompt), {})
 
     def encode_prompts(self, prompts: Sequence[str], timestep: int) -> TextEncoding:
         """Encode prompts to the same text twice, states `[batch, word, 2 * width]`."""
@@ -454,11 +512,13 @@ class WordsConditioner:
     @torch.no_grad()
     def encode_one(self, prompt: str) -> TextEncoding:
         """Encode one prompt, states `[1, word, 2 * width]`."""
-        if prompt not in self.encodings:
+        encoding = self.encodings.find(prompt)
+        if encoding is None:
             parsed = parse_prompt(self.backbone, self.replace_names(prompt), {})
             text = apply_weights(self.backbone, self.backbone.encode_text(parsed.ids[None]), parsed)
-            self.encodings[prompt] = join_texts(text, text)
-        return self.encodings[prompt]
+            encoding = join_texts(text, text)
+            self.encodings.add(encoding, prompt)
+        return encoding
 
     def replace_names(self, prompt: str) -> str:
         """Replace names in a prompt by words; `PromptError` for an unknown name."""

@@ -30,7 +30,7 @@ from sefi.core.errors import (
 )
 from sefi.core.files import FileKind, write_output
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.prompts import Box, find_placeholders
+from sefi.core.prompts import Box, find_placeholders, refuse_names
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention, reuse_projections
 from sefi.diffusion.conditioning import Conditioner, pad_texts
@@ -313,9 +313,11 @@ def sample_images(
     progress: Progress,
     source: SourceImages = NO_SOURCE,
 ) -> Iterator[GeneratedImage]:
-    """Yield an image for every prompt and its seed, in order; `settings.batch_size` are generated at once.
+    """Yield an image for every prompt and its seed, in order; up to `settings.batch_size` are generated at once.
 
-    Where there is no memory for so many, half as many are from then on. Each has its own noise all the same.
+    A batch ends where a prompt has more or fewer chunks than the one before it: no prompt is lengthened because another
+    one is long. Where there is no memory for so many, half as many are from then on. Each has its own noise all the
+    same.
 
     Args:
         source: images to start from or to follow: one for all, or one to start from for each prompt.
@@ -325,10 +327,12 @@ def sample_images(
     """
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
+    chunks = count_read_chunks(conditioner, prompts, settings.negative_prompt)
     steps, start = len(list_run_timesteps(pipeline, settings, source)), 0
-    progress.start(-(-len(prompts) // size) * steps, "generating")
+    progress.start(sum(1 for _ in list_batch_ends(chunks, start, size)) * steps, "generating")
     while start < len(prompts):
-        chosen, chosen_seeds = list(prompts[start : start + size]), seeds[start : start + size]
+        end = next(list_batch_ends(chunks, start, size))
+        chosen, chosen_seeds = list(prompts[start:end]), seeds[start:end]
         images, reason = list[Image](), ""
         try:
             part = source.select(start, len(chosen))
@@ -340,11 +344,35 @@ def sample_images(
         # Outside of the handler: what the failed try held is free by now.
         if not images:
             size = shrink_batch(backbone, len(chosen), settings, reason)
-            progress.start(-(-(len(prompts) - start) // size) * steps, "generating")
+            progress.start(sum(1 for _ in list_batch_ends(chunks, start, size)) * steps, "generating")
         for i, image in enumerate(images):
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
         start += len(images)
     progress.finish()
+
+
+def count_read_chunks(conditioner: Conditioner, prompts: Sequence[str], negative_prompt: str) -> list[int]:
+    """Return for each prompt how many chunks are read with it: its own, or those of a longer negative prompt.
+
+    Raises:
+        PromptError: one is too long, or names somebody who is unknown; the negative one names anybody.
+    """
+    refuse_names(negative_prompt)
+    counts = {prompt: conditioner.count_chunks(prompt) for prompt in dict.fromkeys(prompts)}
+    avoided = conditioner.count_chunks(negative_prompt)
+    return [max(counts[prompt], avoided) for prompt in prompts]
+
+
+def list_batch_ends(chunks: Sequence[int], start: int, size: int) -> Iterator[int]:
+    """Yield where each batch from `start` on ends: of at most `size` prompts, all of equally many chunks.
+
+    >>> list(list_batch_ends([1, 1, 1, 2, 2, 1], 0, 2))
+    [2, 3, 5, 6]
+    """
+    while start < len(chunks):
+        most = min(start + size, len(chunks))
+        start = next((place for place in range(start + 1, most) if chunks[place] != chunks[start]), most)
+        yield start
 
 
 def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings, reason: str) -> int:

@@ -112,6 +112,13 @@ class ConsistencyScheduler(LCMScheduler):
         # All timesteps are allowed: those of other T than 1000 are no multiples that diffusers knows.
         super().set_timesteps(device=device, timesteps=chosen.tolist(), original_inference_steps=total)
 
+    def get_scalings_for_boundary_condition_discrete(self, timestep: Any) -> tuple[Any, Any]:  # noqa: ANN401
+        """Return how much the sample and the prediction count at a timestep, in single precision.
+
+        Timesteps are whole numbers: diffusers takes torch's default dtype, and float16 has no room for their squares.
+        """
+        return super().get_scalings_for_boundary_condition_discrete(torch.as_tensor(timestep).to(torch.float32))
+
 
 SCHEDULERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "ddim": (DDIMScheduler, {"clip_sample": False, "set_alpha_to_one": False}),

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -17,7 +18,7 @@ from torch.nn import functional as F
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.folder import check_controlnet_fit, read_controlnet
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import BackboneError, ConfigError, PhotoError
+from sefi.core.errors import BackboneError, ConfigError, PhotoError, check_type
 from sefi.core.rng import create_generator
 from sefi.photo.detect import Square
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
@@ -111,18 +112,20 @@ def check_image_arguments(arguments: ImageArguments, steps: int) -> None:
             )
     strength = arguments.get("strength")
     if "init_image" in given:
-        check_strength(DEFAULT_STRENGTH if strength is None else strength, steps)
+        check_image_strength(DEFAULT_STRENGTH if strength is None else strength, steps)
     scale = arguments.get("control_scale")
+    check_type(scale, (Real, type(None)), "The control scale", ConfigError, "Give a number from 0 to 2.")
     if scale is not None and not 0 <= scale <= LARGEST_CONTROL_SCALE:
         raise ConfigError(f"A control scale of {scale:g} is out of range.", "Use 0 to 2; 1 is usual.")
 
 
-def check_strength(strength: float, steps: int) -> None:
+def check_image_strength(strength: float, steps: int) -> None:
     """Refuse a strength that is no share, or leaves no step.
 
     Raises:
         ConfigError: names the least that works.
     """
+    check_type(strength, Real, "The strength", ConfigError, "Give a number above 0 and up to 1.")
     if not 0 <= strength <= 1:
         raise ConfigError(f"A strength of {strength:g} is out of range.", "Use a number above 0 and up to 1.")
     if int(steps * strength) < 1:
@@ -182,10 +185,12 @@ def load_controlnet(given: str | Path | ControlNetModel | None, backbone: Backbo
     """Load the ControlNet that is named, or take the one that is given; None where there is none.
 
     Raises:
-        BackboneError: it is damaged, or was made for another model.
+        BackboneError: it is neither, is damaged, or was made for another model.
     """
     if given is None:
         return None
+    remedy = "Give its folder in the format of diffusers, or a ControlNetModel."
+    check_type(given, (str, Path, ControlNetModel), "The ControlNet", BackboneError, remedy)
     if isinstance(given, ControlNetModel):
         check_controlnet_fit(given.config, backbone, "This ControlNet")
         if (given.device, given.dtype) != (backbone.device, backbone.dtype):

@@ -177,6 +177,13 @@ def parse_prompt(
     return join_chunks(backbone, chunks)
 
 
+def count_chunks(
+    backbone: Backbone, prompt: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
+) -> int:
+    """Return how many chunks a prompt is divided into; arguments and errors are those of `parse_prompt`."""
+    return parse_prompt(backbone, prompt, class_words, vector_counts).ids.shape[-1] // backbone.text_length
+
+
 def parse_template(
     backbone: Backbone, sentence: str, class_words: Mapping[str, str], vector_counts: Mapping[str, int] | None = None
 ) -> ParsedPrompt:
@@ -399,7 +406,7 @@ def describe_long_prompts(
     for text in dict.fromkeys(texts):
         if not class_words.keys() >= set(find_placeholders(text)):
             continue
-        count = parse_prompt(backbone, text, class_words, vector_counts).ids.shape[-1] // backbone.text_length
+        count = count_chunks(backbone, text, class_words, vector_counts)
         if count > 1:
             remarks.append(f"longer than the {room} tokens that the model reads at once, so in {count} parts: {text!r}")
     return remarks

@@ -25,6 +25,7 @@ from sefi.backbone.part_configs import read_clip_config, read_dino_config
 from sefi.backbone.tokenizer import read_tokenizer
 from sefi.backbone.weights import load_part
 from sefi.core.errors import BackboneError, FaceError
+from sefi.core.files import is_regular_file
 from sefi.core.own_files import make_temporary_folder
 from sefi.core.reading import (
     InvalidFileError,
@@ -193,7 +194,7 @@ class ClipEncoder:
 
     def __init__(self, folder: str | Path) -> None:
         where = Path(folder)
-        if not (where / "config.json").is_file():
+        if not is_regular_file(where / "config.json"):
             raise BackboneError(
                 f"There is no CLIP at {where}.", "Name the folder of a CLIP model, or use a model that brings its own."
             )
@@ -254,7 +255,7 @@ class DinoEncoder:
 
     def __init__(self, folder: str | Path) -> None:
         where = Path(folder)
-        if not (where / "config.json").is_file():
+        if not is_regular_file(where / "config.json"):
             raise BackboneError(f"There is no DINOv2 at {where}.", "Name the folder of a DINOv2 model.")
         self._model, self._preprocess = read_or_refuse(where, partial(read_dino, where), DINO_REMEDY, kind="DINOv2")
 
@@ -343,7 +344,7 @@ def read_labels(path: Path) -> dict[str, list[str]]:
 def require_network(path: str | Path) -> Path:
     """Return the path of a network; `BackboneError` if there is no such file."""
     file = Path(path)
-    if not file.is_file():
+    if not is_regular_file(file):
         raise BackboneError(
             f"There is no network at {file}.", "Name an ONNX file, or use a model that brings its own evaluators."
         )

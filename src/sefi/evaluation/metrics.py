@@ -212,11 +212,14 @@ def find_threshold_at_far(impostor_similarities: NDArray[np.floating], far: floa
     return float(np.nextafter(ordered[-1 - accepted], np.inf))
 
 
-def measure_verification_rate(similarities: NDArray[np.floating], threshold: float) -> float:
+def measure_verification_rate(
+    similarities: NDArray[np.floating], threshold: float, has_face: NDArray[np.bool_] | None = None
+) -> float:
     """Return the share of images that pass as the person: similarity at or above the threshold.
 
     In [0, 1], higher is better; nan for no images. With `find_threshold_at_far` it is the true accept rate at that FAR
-    (ISO/IEC 19795-1). An image without a face, whose similarity is 0 by our convention, is refused.
+    (ISO/IEC 19795-1). An image without a face is refused, whatever the threshold: its similarity, 0 by our convention,
+    says nothing.
 
     >>> measure_verification_rate(np.array([0.2, 0.4, 0.6, 0.0]), 0.4)
     0.5
@@ -224,14 +227,19 @@ def measure_verification_rate(similarities: NDArray[np.floating], threshold: flo
     Args:
         similarities: cosines `[image]` to the photo that was learned.
         threshold: of the same recogniser.
+        has_face: whether the image has a face, `[image]`; None where all have.
 
     Raises:
-        ValueError: a similarity or the threshold is nan, which would count as refused.
+        ValueError: the images do not pair up, or a similarity or the threshold is nan, which would count as refused.
     """
+    if has_face is not None and similarities.shape != has_face.shape:
+        raise ValueError(f"every image has a face or not: {similarities.shape} against {has_face.shape}")
     if np.isnan(similarities).any() or np.isnan(threshold):
         raise ValueError("a similarity or the threshold is nan: leave out images that were not evaluated")
     # In double precision: numpy would round the threshold to single precision, down onto the impostor it is to refuse.
     passed = similarities.astype(np.float64) >= threshold
+    if has_face is not None:
+        passed &= has_face.astype(bool)
     return float(passed.mean()) if passed.size else float("nan")
 
 

@@ -1,7 +1,8 @@
 """The embedded model's second face recogniser, which methods may learn with: gradients flow through it.
 
-Who the evaluator's recogniser says it is, is what methods are compared by, so none of them may learn with that one.
-This one has another architecture and was trained from another seed on other people.
+Methods are compared by the evaluator's recogniser, so one that learns with it is favoured: Celeb Basis reads the photo
+with it, and `learn.probe_every` chooses by it. A loss or an encoder takes this one, of another architecture and trained
+from another seed on other people; likeness by it then favours them, and is independent evidence of the other two.
 """
 
 from pathlib import Path

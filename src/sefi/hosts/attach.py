@@ -9,7 +9,7 @@ or attention processor works as before. Calls with texts of the usual width pass
 import inspect
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from copy import copy
 from dataclasses import dataclass, replace
@@ -22,9 +22,9 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
-from sefi.core.errors import BackboneError, ConfigError, IdentityError, check_type
+from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError, check_type
 from sefi.core.prompts import refuse_names
-from sefi.diffusion.conditioning import IdentityConditioner, list_identity_remarks, pad_texts
+from sefi.diffusion.conditioning import IdentityConditioner, RecentEncodings, list_identity_remarks, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
 from sefi.hosts.pipeline import list_denoisers, lock_calls, read_text_width, release_calls, view_pipeline
@@ -42,6 +42,7 @@ from sefi.provenance.consent import check_consents
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
+LARGEST_STRENGTH = 2.0  # of `generate.identity_strength` too
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
 
@@ -57,30 +58,30 @@ def attach(
     Args:
         pipe: any pipeline with a UNet: text to image, image to image, inpainting, ControlNet ...
         identities: who the names in prompts are.
-        strength: 0 is the class word, 1 what was learned.
+        strength: 0 is the class word, 1 what was learned, 2 the most.
         clip_skip: the text encoder's layer as AUTOMATIC1111 counts: 1 or None the usual, 2 the one before (diffusers'
             `clip_skip=1`, which has no effect on texts that are given).
         expired_consent: go on although the consent that an identity states has expired.
 
     Raises:
-        ConfigError: such a consent has expired, or strength or clip_skip is no number.
+        ConfigError: such a consent has expired, or strength or clip_skip is no number or out of range.
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
-        IdentityError: an identity of another family of models, or two of one name.
+        IdentityError: an identity of another family of models, two of one name, or numbers of stages that have no small
+            common multiple.
 
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
     for one in identities:
         check_type(one, Identity, "The identity", IdentityError, "Give each one by itself, read with Identity.load.")
-    check_type(strength, (int, float), "The strength", ConfigError, "Give a number from 0 to 1.")
+    check_strength(strength)
     check_type(clip_skip, (int, type(None)), "clip_skip", ConfigError, "Give 1 or 2.")
     if not expired_consent:
         check_consents({one.name: one.header.consent for one in identities})
     backbone = view_pipeline(pipe).skip_layers(clip_skip)
     conditioner = IdentityConditioner(backbone, identities, strength)
     remarks = list_identity_remarks(backbone, identities)
-    counts = [len(tokens) for tokens in conditioner.stage_tokens.values()]
-    attachment = Attachment(pipe, conditioner, [], math.lcm(*counts), tuple(remarks))
+    attachment = Attachment(pipe, conditioner, [], count_packed_stages(conditioner), tuple(remarks))
     denoisers = list_denoisers(pipe)
     lock_calls(pipe)
     try:
@@ -90,6 +91,31 @@ def attach(
         attachment.detach()  # hooks of the modules before the one that failed
         raise
     return attachment
+
+
+def check_strength(strength: object) -> None:
+    """Refuse a strength that is no number from 0 to 2, with `ConfigError`."""
+    remedy = "Give a number from 0 to 2: 0 is the class word, 1 what was learned."
+    check_type(strength, (int, float), "The strength", ConfigError, remedy)
+    if not 0 <= cast(float, strength) <= LARGEST_STRENGTH:  # false for NaN too
+        raise ConfigError(f"A strength of {strength:g} is out of range.", remedy)
+
+
+def count_packed_stages(conditioner: IdentityConditioner) -> int:
+    """Return how many stages the texts of a call have: the least number that divides into those of every identity.
+
+    Raises:
+        IdentityError: it is larger than the model's number of timesteps; names the identities.
+    """
+    counts = {name: len(tokens) for name, tokens in conditioner.stage_tokens.items()}
+    packed, total = math.lcm(*counts.values()), conditioner.backbone.num_train_timesteps
+    if packed > total:
+        listed = ", ".join(f"{name!r} has {count}" for name, count in counts.items() if count > 1)
+        raise IdentityError(
+            f"The stages of these identities have no common multiple up to the model's {total} timesteps: {listed}.",
+            "Attach them one after the other, or learn them again with as many learn.stages each.",
+        )
+    return packed
 
 
 @dataclass
@@ -108,29 +134,34 @@ class Attachment(AbstractContextManager["Attachment"]):
     attached: bool = True
 
     def encode(
-        self, prompt: str | Sequence[str], negative: str | Sequence[str] = "", encoder: TextEncoder | None = None
+        self,
+        prompt: str | Sequence[str],
+        negative: str | Sequence[str] | None = "",
+        encoder: TextEncoder | None = None,
     ) -> dict[str, Tensor]:
         """Encode prompts for a pipeline's call: `prompt_embeds`, `negative_prompt_embeds`, and the pooled ones of SDXL.
 
-        Every embedding is `[prompt, word, stages * 2 * width]`. What the pipeline has loaded meanwhile (a textual
-        inversion, a LoRA of the text encoder) counts.
+        Every embedding is `[prompt, word, stages * 2 * width]`: one batch of one length. Prompts that are shorter than
+        the longest go on with the empty prompt, which the pipeline reads too: with a prompt of more than 75 tokens the
+        images of the others are not those that they have alone. Encode prompts of different lengths in calls of their
+        own. What the pipeline has loaded meanwhile (a textual inversion, a LoRA of the text encoder) counts.
 
         Args:
             prompt: one or several, with `<name>` for every identity.
-            negative: what to avoid, without names; one for all or one for each.
+            negative: what to avoid, without names; one for all or one for each. None is the empty text.
             encoder: encodes a text instead, as compel does, with the parts of `copy_text_parts`: text to states
                 `[1, word, width]`, of SDXL to states and pooled text.
 
         Raises:
-            PromptError: an unknown name, or a prompt that does not fit.
+            PromptError: an unknown name, a prompt that does not fit, what is no text, no prompt, or not as many
+                negative prompts.
             BackboneError: the identities are detached already.
         """
         self.check_attached()
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+        prompts, negatives = pair_texts(prompt, negative)
         # Texts encoded before are forgotten: the text encoder may have changed.
         conditioner = copy(self.conditioner)
-        conditioner.encodings, conditioner.negative_encodings = {}, {}
+        conditioner.encodings, conditioner.negative_encodings = RecentEncodings(), RecentEncodings()
         total = conditioner.backbone.num_train_timesteps
         # The middle of each stage: any of its timesteps would do.
         steps = [(2 * stage + 1) * total // (2 * self.stages) for stage in range(self.stages)]
@@ -184,6 +215,36 @@ class Attachment(AbstractContextManager["Attachment"]):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.detach()
+
+
+def pair_texts(prompt: object, negative: object) -> tuple[list[str], list[str]]:
+    """Return prompts, and the negative prompt of each.
+
+    Raises:
+        PromptError: one is no text, there is none, or there are not as many of both.
+    """
+    prompts = list_texts(prompt, "The prompt")
+    if not prompts:
+        raise PromptError("There is no prompt to encode.", "Give a text, or a list of texts.")
+    if negative is None or isinstance(negative, str):
+        return prompts, [negative or ""] * len(prompts)
+    negatives = list_texts(negative, "The negative prompt")
+    if len(negatives) != len(prompts):
+        raise PromptError(
+            f"There are {len(prompts)} prompts and {len(negatives)} negative prompts.",
+            "Give one negative prompt for all, or one for each.",
+        )
+    return prompts, negatives
+
+
+def list_texts(given: object, what: str) -> list[str]:
+    """Return a text, or several, as a list; `PromptError` for anything else."""
+    remedy = "Give a text, or a list of texts."
+    check_type(given, (str, Iterable), what, PromptError, remedy)
+    texts = [given] if isinstance(given, str) else list(cast(Iterable[object], given))
+    for text in texts:
+        check_type(text, str, what, PromptError, remedy)
+    return cast(list[str], texts)
 
 
 def encode_elsewhere(

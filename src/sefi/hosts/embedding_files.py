@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from sefi.core.errors import IdentityError
-from sefi.core.files import IDENTITY_KEY
+from sefi.core.files import IDENTITY_KEY, is_regular_file
 from sefi.core.reading import (
     FLOATS,
     InvalidFileError,
@@ -58,7 +58,7 @@ def refuse_unsafe_file(path: Path) -> None:
     Raises:
         IdentityError: it is one of these.
     """
-    if not path.is_file():
+    if not is_regular_file(path):
         raise IdentityError(f"There is no file {path}.", "Check the path.")
     with translate_file_errors(path, IdentityError, "cannot be imported", REMEDY), path.open("rb") as file:
         start = file.read(9)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,9 @@ from sefi.core.files import (
     check_replaceable,
     cut_to_bytes,
     fit_stem,
+    follow_link,
     make_output_error,
+    remove_file,
     translate_existing_file_error,
     write_file,
 )
@@ -215,8 +217,8 @@ def compute_tokens_digest(identity: Identity) -> str:
 def make_photo_salt(identity: Identity) -> bytes:
     """Make what the hashes of an identity's photos are salted with: a digest of its seed and of what was learned.
 
-    Equal trainings give equal salts, so that a seed gives one file; two identities have two, so that nothing in them
-    says that they are of one photo.
+    Equal trainings give equal salts, so that a seed gives one file. Two identities have two, so that their hashes do
+    not say that they are of one photo; the square that was learned, which the record has too, and the tokens may.
     """
     digest = hashlib.sha256(f"{identity.header.seed}/photo salt".encode())
     for name, tensor in sorted(identity.tensors.items()):
@@ -241,6 +243,7 @@ def write_identity(
     """Write atomically: whoever reads sees the old identity or the whole new one.
 
     Args:
+        path: a link stands for the file that it leads to; further files are written next to that file.
         largest: bytes of one file; the rest goes into further files of the same folder, which the header names.
         overwrite: also replace an identity of another name.
         replace: False refuses whatever is there, an identity of this name too.
@@ -249,21 +252,43 @@ def write_identity(
         OutputError: another identity, a file of another kind or a device is there, or it cannot be written.
     """
     check_replaceable(path, FileKind.IDENTITY, overwrite=replace, name=None if overwrite else identity.name)
+    path, given = follow_link(path), path
     first, *others = group_tensors(list_saved_tensors(identity), largest)
-    names = [format_shard_name(path, number, part) for number, part in enumerate(others, 2)]
-    header = identity.header.model_copy(update={"shards": tuple(names)})
+    parts = {format_shard_name(path, number, part): part for number, part in enumerate(others, 2)}
+    header = identity.header.model_copy(update={"shards": tuple(parts)})
     before = list_named_shards(path)
+    # Earlier versions wrote them next to a link, and named them for it.
+    before_by_link = set[str]() if given == path else list_named_shards(given)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise make_output_error(path, error) from error
-    for name, part in zip(names, others, strict=True):
-        write_whole(part, path.with_name(name), {})
-    # Last, so that a reader sees the old header and its files until now.
-    with translate_existing_file_error(path):
-        write_whole(first, path, {HEADER_KEY: dump_header(header)}, replace=replace)
-    for name in before - set(names) - list_shards_of_others(path, before):
-        path.with_name(name).unlink(missing_ok=True)
+    with remove_new_shards_on_failure(path, parts):
+        for name, part in parts.items():
+            write_whole(part, path.with_name(name), {})
+        # Last, so that a reader sees the old header and its files until now.
+        with translate_existing_file_error(path):
+            write_whole(first, path, {HEADER_KEY: dump_header(header)}, replace=replace)
+    remove_shards(path, before - parts.keys())
+    remove_shards(given, before_by_link - (parts.keys() if given.parent == path.parent else set()))
+
+
+@contextmanager
+def remove_new_shards_on_failure(path: Path, names: Iterable[str]) -> Generator[None]:
+    """Remove those further files of an identity that a block has written, if it fails: no header names them."""
+    new = {name for name in names if not path.with_name(name).exists()}
+    try:
+        yield
+    except BaseException:
+        with suppress(OSError, OutputError):  # the error that is raised counts
+            remove_shards(path, new - list_named_shards(path))  # another process may have written the same identity
+        raise
+
+
+def remove_shards(path: Path, names: set[str]) -> None:
+    """Remove further files of an identity, but for those that another identity of the folder names too."""
+    for name in names - list_shards_of_others(path, names):
+        remove_file(path.with_name(name))
 
 
 def list_saved_tensors(identity: Identity) -> Tensors:
@@ -386,8 +411,26 @@ def list_named_shards(path: Path) -> set[str]:
         named = read_identity_header(path).shards if path.is_file() else ()
     except IdentityError:
         return set()
-    made = re.compile(re.escape(get_shard_stem(path)) + r"\.\d+\.[0-9a-f]{12}\.safetensors")
+    made = compile_shard_name(path)
     return {name for name in named if made.fullmatch(name)}
+
+
+def compile_shard_name(path: Path) -> re.Pattern[str]:
+    """Return what the names that `format_shard_name` makes for an identity look like."""
+    return re.compile(re.escape(get_shard_stem(path)) + r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors")
+
+
+def list_shard_files(path: Path) -> set[str]:
+    """List the files in an identity's folder that are called as its further ones, named by it or by nobody.
+
+    A writing that was killed leaves some that nobody names. Where their names are cut, another identity's may be the
+    same: then only those count that this one names.
+    """
+    made, stem = compile_shard_name(path), get_shard_stem(path)
+    files = [one for one in path.parent.glob("*.safetensors") if one != path]
+    if stem != path.stem and any(one.name.startswith(stem) and not made.fullmatch(one.name) for one in files):
+        return list_named_shards(path)
+    return {one.name for one in files if made.fullmatch(one.name)}
 
 
 def list_shards_of_others(path: Path, names: set[str]) -> set[str]:
@@ -397,7 +440,7 @@ def list_shards_of_others(path: Path, names: set[str]) -> set[str]:
     found: set[str] = set()
     for other in path.parent.glob("*.safetensors"):
         with suppress(IdentityError, OSError):
-            if not other.samefile(path):
+            if not path.exists() or not other.samefile(path):
                 found |= names & set(read_identity_header(other).shards)
     return found
 
@@ -477,17 +520,19 @@ def check_layouts(layouts: Sequence[Layout]) -> None:
 
 
 def get_shard_path(path: Path, name: str) -> Path:
-    """Return the path of a further file of an identity.
+    """Return the path of a further file of an identity: next to it, or where it is a link next to its target.
+
+    The hub's cache has links to all files of a repository in one folder, and their contents elsewhere.
 
     Raises:
         IdentityError: it is missing, or its name is not one that `format_shard_name` gives.
     """
     if not re.fullmatch(SHARD_NAME, name):
         raise IdentityError(f"The header of {path} names a strange file {name!r}.", REMEDY)
-    file = path.with_name(name)
-    if not file.is_file():
-        raise IdentityError(f"{path} comes in several files, and {name!r} is missing.", "Copy all of them together.")
-    return file
+    for file in (path.with_name(name), follow_link(path).with_name(name)):
+        if file.is_file():
+            return file
+    raise IdentityError(f"{path} comes in several files, and {name!r} is missing.", "Copy all of them together.")
 
 
 def parse_header(path: Path, text: str) -> IdentityHeader:

@@ -220,7 +220,9 @@ class IdentityTokens(nn.Module):
         origin, longest = self.get_buffer("origin"), by_stage * self.class_token.norm()
         if not self.held:
             change = tokens - origin
-            return origin + change * (longest / change.norm(dim=-1, keepdim=True)).clamp(max=1)
+            # Where nothing may change and nothing did, 0 / 0 would be no number.
+            size = change.norm(dim=-1, keepdim=True).clamp(min=torch.finfo(change.dtype).tiny)
+            return origin + change * (longest / size).clamp(max=1)
         most = 2 * torch.asin((longest / (2 * self.compute_held_norm())).clamp(max=1))
         angle = compute_angle(origin, tokens)
         return self.hold_norm(interpolate_on_sphere(origin, tokens, (most / angle).clamp(max=1)))

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, LearnSettings, Section, SettingsTree, dump_config
+from sefi.core.config import NAMES_FILE, Config, LearnSettings, Section, SettingsTree, dump_config
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
@@ -175,7 +175,11 @@ class TokenMethod:
 class NameListSettings(Section, frozen=True):
     """Where a method takes known names from."""
 
-    names: str | None = Field(None, description="text file, a name a line; none: the embedded model's characters")
+    names: str | None = Field(
+        None,
+        description="text file, a name a line; none: the embedded model's characters",
+        json_schema_extra=NAMES_FILE,
+    )
 
 
 def read_name_list(backbone: Backbone, listed: str | None, setting: str = "basis.names") -> list[str]:

@@ -34,6 +34,7 @@ from sefi.methods.base import (
     require_face_networks,
 )
 from sefi.photo.augment import PhotoViews, convert_to_bytes
+from sefi.training.token_inversion import check_gradient_dtype
 
 FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
 MOMENTUM = 0.99
@@ -71,7 +72,8 @@ class CelebBasis(TokenMethod):
     the running mean of the coefficients starts at nothing and is used at unit length, as it is learned (the published
     one retains a rest of random numbers, and is shorter where the coefficients still turned); the basis is saved with
     the result, so that it depends on no list and no library; components that the names do not span, which the published
-    code fills with whatever its library gives, are left out.
+    code fills with whatever its library gives, are left out; the mapper's weights are divided by the root of the number
+    of a face's features when they are used, for which the presets were tuned.
     """
 
     info = MethodInfo(
@@ -96,6 +98,7 @@ class CelebBasis(TokenMethod):
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require a person, no stages, no keys of their own, a detector, a recogniser and names."""
+        check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)
         require_face_networks(self.info.title, evaluators)
@@ -162,7 +165,8 @@ def embed_views(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.
 class Mapper(nn.Module):
     """A face's embedding to the coefficients of both tokens: one equalised linear layer, then LeakyReLU.
 
-    Source: Celeb Basis, `meta_net.py`: weights from a standard normal, scaled when used.
+    Source: Celeb Basis, `meta_net.py`, `EqualLinear`: weights from a standard normal, there used as they are. Here they
+    are scaled by 1 / sqrt(features) when they are used.
     """
 
     def __init__(self, features: int, components: int, generator: torch.Generator | None = None) -> None:

@@ -25,6 +25,7 @@ from sefi.methods.base import (
     refuse_stage_settings,
 )
 from sefi.photo.augment import PhotoViews
+from sefi.training.token_inversion import check_gradient_dtype
 
 TWO_VECTORS = ONE_TOKEN | {"vectors": NAME_WORDS}
 PRESETS = {
@@ -69,6 +70,7 @@ class CrossInitialization(TokenMethod):
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require no stages, no keys of their own, and names."""
         del evaluators
+        check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config, NAME_WORDS)
         read_known_names(backbone, config)
 

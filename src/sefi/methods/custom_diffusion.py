@@ -46,9 +46,9 @@ from sefi.training.finetuning import (
     wrap_weights,
 )
 from sefi.training.token_inversion import (
+    BatchEncoder,
     TrainingTexts,
     collect_training_key,
-    encode_in_batches,
     encode_training_texts,
 )
 
@@ -63,6 +63,7 @@ PLACES = (
     "at night", "looking sad", "with a beard", "waving", "cooking", "holding a cup",
 )  # fmt: skip
 RIDGE = 1e-4
+EQUAL = 1e-12  # share of the largest: words that differ less, by 1e-6 of themselves, differ by rounding alone
 
 
 class CustomDiffusionSettings(FinetuningSettings, frozen=True):
@@ -81,7 +82,7 @@ class CustomDiffusionConfig(FinetuningConfig, frozen=True):
 
 PRESETS = {
     "": make_embedded_preset(
-        TRAINED_WEIGHTS | {"steps": 300, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
+        TRAINED_WEIGHTS | {"steps": 150, "batch": 2, "learning_rate": 3e-4, "weight_decay": 1e-2},
         tune={"parts": "key_value", "identifier": "ktn", "prior_images": 32},
     ),
     # adobe-research/custom-diffusion, its general recipe (for faces: half the rate, 750 steps; cross_attention where
@@ -203,13 +204,14 @@ def make_resized_view_drawer(
         if config.views.latent_pool
         else None
     )
-    encoded = None if pool is None else encode_resized_views(backbone, pool)
+    encoder = BatchEncoder(backbone)
+    encoded = None if pool is None else encode_resized_views(encoder, pool)
 
     def draw_batch(step: int) -> FinetuningBatch:
         random = create_generator(seed, "sample", step)
         if pool is None or encoded is None:
             chosen = draw_resized_views(views, learn.batch, random)
-            latents = encode_resized_views(backbone, chosen)
+            latents = encode_resized_views(encoder, chosen)
         else:
             picks = torch.randint(len(pool), (learn.batch,), generator=random)
             chosen, latents = [pool[int(n)] for n in picks], encoded[picks]
@@ -241,9 +243,9 @@ def draw_resized_views(views: PhotoViews, count: int, random: torch.Generator) -
     return [draw_resized_view(views.draw_crop(random), views.settings.flip, random) for _ in range(count)]
 
 
-def encode_resized_views(backbone: Backbone, chosen: Sequence[ResizedView]) -> Tensor:
+def encode_resized_views(encoder: BatchEncoder, chosen: Sequence[ResizedView]) -> Tensor:
     """Encode views to latents, the posterior's mean."""
-    return encode_in_batches(backbone, torch.stack([view.pixels for view in chosen]))
+    return encoder.encode(torch.stack([view.pixels for view in chosen]))
 
 
 def mark_cells_inside(view: ResizedView, cells: int) -> Tensor:
@@ -272,7 +274,8 @@ def merge_weights(
     """Merge weights: each subject's words are treated as its own weights do, other sentences change least.
 
     Minimises `||(W' - W) C||` over common sentences' states C, with `W' x = W_i x` for the states x of subject i's
-    words (the paper's section 3.3): `W' = W + R (X^T G^-1 X)^-1 X^T G^-1`, `G = C C^T`, `R = W_i X - W X`.
+    words (the paper's section 3.3): `W' = W + R (X^T G^-1 X)^-1 X^T G^-1`, `G = C C^T`, `R = W_i X - W X`. Words that
+    are equal get the mean of what their subjects' weights give.
 
     Raises:
         IdentityError: the sets are not of the same weights.
@@ -290,7 +293,8 @@ def merge_weights(
     gram += RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     states = torch.cat(subject_states).T
     solved = torch.linalg.solve(gram, states)
-    projection = torch.linalg.solve(states.T @ solved, solved.T)
+    # The pseudoinverse, as words that are equal (one photo learned twice) leave nothing to invert.
+    projection = torch.linalg.pinv(states.T @ solved, rtol=EQUAL, hermitian=True) @ solved.T
     parameters = dict(backbone.unet.named_parameters())
     weights: dict[str, Tensor] = {}
     for name in sets[0]:

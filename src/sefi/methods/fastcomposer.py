@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.weights import ATTENTION_LAYERS, copy_with_weights, list_cross_attention_weights, select_part_tensors
-from sefi.core.config import ONE_TOKEN, Config, Section, make_embedded_preset, require_config
+from sefi.core.config import NAMES_FILE, ONE_TOKEN, Config, Section, make_embedded_preset, require_config
 from sefi.core.errors import IdentityError
 from sefi.diffusion.composer import (
     ComposerConditioner,
@@ -45,7 +45,9 @@ SHIPPED = Path(__file__).parent.parent / "models" / "composer.safetensors"
 class ComposeSettings(Section, frozen=True):
     """What was learned once for all subjects, and when the subject comes in."""
 
-    weights: str | None = Field(None, description="its trained weights; none: the embedded model's")
+    weights: str | None = Field(
+        None, description="its trained weights; none: the embedded model's", json_schema_extra=NAMES_FILE
+    )
     alpha: float = Field(0.7, ge=0, le=1, description="share of the steps, the last ones, that know the subject")
 
 

@@ -458,6 +458,7 @@ def draw_name_pairs(
     prompts = [PAIR_PROMPT.format(name) for name in shown]
     seeds = range(FIRST_PAIR_SEED, FIRST_PAIR_SEED + len(prompts))
     settings = config.generate.model_copy(update={"width": None, "height": None})
-    images = sample_images(backbone, IdentityConditioner(backbone, []), prompts, list(seeds), settings, progress)
+    reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
+    images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
     shown_people = ((one.index // count, convert_to_pixels(one.pixels), rows[shown[one.index]]) for one in images)
     return pair_heads_with_names(backbone, shown_people, detector)

@@ -17,6 +17,7 @@ from sefi.methods.base import (
     require_learn_values,
 )
 from sefi.photo.augment import PhotoViews
+from sefi.training.token_inversion import check_gradient_dtype
 
 # A key-and-value token for each of ten stages, from the expansion module.
 TEN_STAGES = ONE_SLOT | {"stages": 10, "expansion": "module", "residual_init": False, "dropout": 0.1}
@@ -56,7 +57,8 @@ class ProSpect(TokenMethod):
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require one token for the placeholder, and no attention loss."""
-        del backbone, evaluators
+        del evaluators
+        check_gradient_dtype(backbone)
         refuse_vectors_and_limit(self.info.title, config)
         title = self.info.title
         require_learn_values(title, config, vectors=1, attention_weight=0.0, attention_share=None, start="class")

@@ -24,6 +24,7 @@ from sefi.methods.base import (
 )
 from sefi.methods.name_encoder import hash_encoder, load_chosen_encoder, read_tokens
 from sefi.photo.augment import PhotoViews
+from sefi.training.token_inversion import check_gradient_dtype
 
 
 class StagedKeyValue(TokenMethod):
@@ -49,6 +50,8 @@ class StagedKeyValue(TokenMethod):
         """Require one token for the placeholder where the module makes it, and an encoder where tokens start at one."""
         del evaluators
         refuse_vectors_and_limit(self.info.title, config)
+        if config.learn.steps or config.learn.start == "auto":  # else the encoder's tokens are taken as they are
+            check_gradient_dtype(backbone)
         if config.learn.start == "encoder":
             check_person(f"{self.info.title} with learn.start=encoder", config)
             load_chosen_encoder(backbone, config)

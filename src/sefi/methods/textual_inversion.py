@@ -18,6 +18,7 @@ from sefi.methods.base import (
     refuse_stage_settings,
 )
 from sefi.photo.augment import PhotoViews
+from sefi.training.token_inversion import check_gradient_dtype
 
 TWO_VECTORS = ONE_TOKEN | {"vectors": 2}
 PUBLISHED = TWO_VECTORS | {"templates": ALL_TEMPLATES, "weight_decay": 1e-2}
@@ -61,7 +62,8 @@ class TextualInversion(TokenMethod):
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require no stages, and no keys of their own."""
-        del backbone, evaluators
+        del evaluators
+        check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config, config.learn.vectors)
 
     def learn(

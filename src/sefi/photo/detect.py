@@ -4,9 +4,10 @@ import hashlib
 import subprocess
 import sys
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from numbers import Integral
 from pathlib import Path
 from typing import Literal, Protocol, cast
 
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.core.errors import FaceError, PhotoError
+from sefi.core.errors import FaceError, PhotoError, check_type
+from sefi.core.files import is_regular_file
 from sefi.core.prompts import Box
 from sefi.core.reading import InvalidFileError, read_bytes, translate_file_errors
 from sefi.photo.read import Photo
@@ -109,10 +111,11 @@ class YuNetDetector:
     """
 
     def __init__(self, onnx_path: str | Path, *, min_score: float | None = None) -> None:
+        check_type(onnx_path, (str, Path), "The face detector", FaceError, "Give the path of a YuNet ONNX file.")
         path = Path(onnx_path)
         if min_score is None:
             min_score = PHOTOGRAPH_SCORE if path == PHOTOGRAPH_DETECTOR else DEFAULT_SCORE
-        if not path.is_file():
+        if not is_regular_file(path):
             raise FaceError(
                 f"There is no face detector at {path}.",
                 "Name a YuNet ONNX file, or learn without a crop (--no-crop).",
@@ -281,17 +284,29 @@ def find_square_around(face: Face, height: int, width: int, margin: float) -> Sq
     )
 
 
+BOX_REMEDY = "Give left, top, width and height in pixels of the upright photo, as in --box 40,20,300,300."
+
+
+def check_box(box: object) -> None:
+    """Refuse what is not four whole numbers, with `PhotoError`."""
+    check_type(box, Iterable, "The box", PhotoError, BOX_REMEDY)
+    numbers = list(cast(Iterable[object], box))
+    if len(numbers) != 4 or not all(isinstance(one, Integral) for one in numbers):
+        raise PhotoError(f"{box!r} is no box: it is not four whole numbers.", BOX_REMEDY)
+
+
 def find_square_around_box(box: Box, height: int, width: int) -> Square:
     """Return the square with a box in its middle, of the box's longer side, inside the photo where it fits.
 
     Raises:
-        PhotoError: the box is empty or reaches outside the photo.
+        PhotoError: it is no box, is empty, or reaches outside the photo.
     """
-    left, top, across, down = box
+    check_box(box)
+    left, top, across, down = map(int, box)
     if min(across, down) < 1 or min(left, top) < 0 or left + across > width or top + down > height:
         raise PhotoError(
             f"The box of {across} x {down} pixels at {left}, {top} is not inside the photo ({width} x {height}).",
-            "Give left, top, width and height in pixels of the upright photo, as in --box 40,20,300,300.",
+            BOX_REMEDY,
         )
     side = max(across, down)
     start = _find_start(left + across / 2, side, width), _find_start(top + down / 2, side, height)

@@ -3,7 +3,8 @@
 import io
 import json
 import struct
-from contextlib import suppress
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sefi.core.errors import PhotoError, check_type
+from sefi.core.reading import InvalidFileError, read_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ DECODE_ERRORS = (
     OverflowError,
     struct.error,
     RuntimeError,  # of libheif
+    AssertionError,  # of Pillow, for an image that the caller has closed
     Warning,  # on damage, where warnings are errors
 )
 # A GIF's frame may make the image larger than its header says.
@@ -85,8 +88,8 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     """Read a photograph: turned upright (EXIF), in sRGB, transparency over white.
 
     Args:
-        photo: a JPEG, PNG, WebP, HEIC, AVIF, GIF or BMP file with one image; a Pillow image; or an RGB array
-            `[height, width, 3]`.
+        photo: a JPEG, PNG, WebP, HEIC, AVIF, GIF or BMP file with one image; a Pillow image, whose size and colours
+            stay; or an RGB array `[height, width, 3]`.
 
     Returns:
         Pixels `[3, height, width]`, float32 in [-1, 1], rows from the top. A photo of more than 25 megapixels is
@@ -99,22 +102,29 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, np.ndarray):
         photo = _make_image(photo)
     if isinstance(photo, Image.Image):
-        _check_header("The image", photo)
-        return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
+        with _translate_decode_errors("The image"):
+            _check_header("The image", photo)
+            return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
     check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)
-    try:
-        with _open(content) as image:
-            _check_header(path, image)
-            upright = ImageOps.exif_transpose(_convert_to_small_rgb(image))
-    except Image.UnidentifiedImageError as error:
-        raise PhotoError(f"{path} is not an image of a known format.", "Save it as JPEG or PNG.") from error
-    except BOMBS as error:
-        raise PhotoError(f"{path} has far more pixels than can be read.", "Save it smaller.") from error
-    except DECODE_ERRORS as error:
-        raise PhotoError(f"{path} is damaged and cannot be decoded.", "Save or copy the photo again.") from error
+    with _translate_decode_errors(path), _open(content) as image:
+        _check_header(path, image)
+        upright = ImageOps.exif_transpose(_convert_to_small_rgb(image, ours=True))
     return Photo(pixels=convert_to_pixels(upright), source=path.name)
+
+
+@contextmanager
+def _translate_decode_errors(photo: Path | str) -> Generator[None]:
+    """Raise `PhotoError` for whatever Pillow raises of an image that it cannot read."""
+    try:
+        yield
+    except Image.UnidentifiedImageError as error:
+        raise PhotoError(f"{photo} is not an image of a known format.", "Save it as JPEG or PNG.") from error
+    except BOMBS as error:
+        raise PhotoError(f"{photo} has far more pixels than can be read.", "Save it smaller.") from error
+    except DECODE_ERRORS as error:
+        raise PhotoError(f"{photo} is damaged and cannot be decoded.", "Save or copy the photo again.") from error
 
 
 def _make_image(array: NDArray[np.uint8]) -> Image.Image:
@@ -133,9 +143,9 @@ def _read_bytes(path: Path) -> bytes:
             raise PhotoError(f"There is no file {path}.", "Check the path.")
         if not path.is_file():
             raise PhotoError(f"{path} is not a file.", "Name one photo.")
-        if path.stat().st_size > MAX_BYTES:
-            raise PhotoError(f"{path} is larger than 64 MB.", "Save it smaller, as JPEG.")
-        content = path.read_bytes()
+        content = read_bytes(path, MAX_BYTES)
+    except InvalidFileError as error:
+        raise PhotoError(f"{path} is larger than 64 MB.", "Save it smaller, as JPEG.") from error
     except OSError as error:
         raise PhotoError(f"{path} cannot be read: {error.strerror}.", "Check its name and permissions.") from error
     if not content:
@@ -184,12 +194,17 @@ def _is_sequential_jpeg(image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO") and "progressive" not in image.info
 
 
-def _convert_to_small_rgb(image: Image.Image) -> Image.Image:
-    """Return eight-bit sRGB of at most 25 megapixels, in strips: one step's copies of a large photo fill the memory."""
+def _convert_to_small_rgb(image: Image.Image, *, ours: bool = False) -> Image.Image:
+    """Return eight-bit sRGB of at most 25 megapixels, in strips: one step's copies of a large photo fill the memory.
+
+    Args:
+        ours: it was opened here, so that a large JPEG may be decoded smaller, which changes the size of the image; a
+            caller's is decoded whole.
+    """
     width, height = image.size
     factor = next(one for one in (1, 2, 4, 8) if width * height <= WHOLE_PIXELS * one**2)
     raw_mode = _find_raw_mode(image)
-    if image.format in ("JPEG", "MPO"):
+    if ours and image.format in ("JPEG", "MPO"):
         image.draft(None, (width // factor, height // factor))
     image.load()
     factor = max(1, round(factor * image.width / width))

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from sefi.core.errors import PhotoError
+from sefi.core.files import is_regular_file
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import measure_file, translate_file_errors
 from sefi.provenance.metadata import PARAMETERS_KEY, read_source_type
@@ -269,7 +270,7 @@ def _compare_pixels(name: str, first: ImageOnRecord, second: ImageOnRecord) -> I
     def describe(detail: str) -> ComparedFact:
         return ComparedFact("images", name, first.pixels_sha256, second.pixels_sha256, detail)
 
-    if not (first.path.is_file() and second.path.is_file()):
+    if not (is_regular_file(first.path) and is_regular_file(second.path)):
         fact = describe("hashes of pixels differ; a file is missing" if stated else NOT_COMPARED)
         yield replace(fact, is_unknown=not stated)
         return

@@ -6,27 +6,36 @@ uses the network.
 """
 
 import io
+import logging
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
-from sefi.core.errors import ConfigError, OutputError, suggest_install
-from sefi.core.files import make_folder, make_text_writer, write_file
+from sefi.core.errors import REMARKS, ConfigError, OutputError, PhotoError, suggest_install
+from sefi.core.files import hold_folder_lock, make_text_writer, write_file
 from sefi.core.reading import read_bytes, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.provenance.metadata import SOURCE_TYPE
 
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+LOGGER = logging.getLogger(REMARKS)
 # What images are passed on as: by content, Pillow's name and the type.
 MIME_TYPES = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+# What Pillow calls the JPEG of many phones, which opens it as one: further images follow the first.
+JPEG_OF_SEVERAL_IMAGES = "MPO"
 LARGEST_IMAGE = 256 << 20  # bytes
 LARGEST_KEY = 64 << 10  # bytes of a certificate chain or a key
 YEARS = 5  # that a certificate of this machine holds
 LOCAL_CERTIFICATE, LOCAL_KEY = "signing-certificate.pem", "signing-key.pem"
+LOCAL_ISSUER = "sefi, local and untrusted"
 REMEDY = "Name a certificate chain and a private key (ECDSA P-256) as PEM files, or sign with a local key."
 
 
@@ -78,19 +87,79 @@ def read_signing_key(certificate: Path, private_key: Path) -> SigningKey:
     return SigningKey(*texts)
 
 
-def get_local_key(folder: Path) -> SigningKey:
+def get_local_key(folder: Path, say: Callable[[str], object] = LOGGER.warning) -> SigningKey:
     """Return the signing key of this machine, made if there is none; readers call its signatures untrusted.
 
+    One that cannot sign any more is replaced: what it signed stays signed, as every image has the certificate.
+
     Args:
-        folder: where certificate and key are kept, the key for its owner alone.
+        folder: where certificate and key are stored, for their owner alone.
+        say: gets the remark that a new key took the place of another.
+
+    Raises:
+        ConfigError: the library is missing, a file cannot be read, or somebody else's certificate is there that cannot
+            sign.
+        OutputError: the key cannot be written.
     """
+    require_library()
+    key, _ = read_local_key(folder, datetime.now(UTC))
+    if key is not None:
+        return key
+    with hold_folder_lock(folder):  # else two processes write the key of one and the certificate of the other
+        today = datetime.now(UTC)
+        key, fault = read_local_key(folder, today)
+        if key is None:
+            key = create_local_key(today)
+            write_file(folder / LOCAL_KEY, make_text_writer(key.private_key), mode=0o600)
+            write_file(folder / LOCAL_CERTIFICATE, make_text_writer(key.certificates), mode=0o600)
+            if fault:
+                say(f"A new signing key was made in '{folder}': {fault}.")
+    return key
+
+
+def read_local_key(folder: Path, today: datetime) -> tuple[SigningKey | None, str]:
+    """Return the signing key of this machine, or None and what is wrong with it; that is empty where there is none.
+
+    Raises:
+        ConfigError: a file cannot be read, or somebody else's certificate is there that cannot sign.
+    """
+    from cryptography import x509  # noqa: PLC0415  optional
+
     certificate, private_key = folder / LOCAL_CERTIFICATE, folder / LOCAL_KEY
-    if not certificate.exists():
-        made = create_local_key(datetime.now(UTC))
-        make_folder(folder)
-        write_file(private_key, make_text_writer(made.private_key), mode=0o600)
-        write_file(certificate, make_text_writer(made.certificates), mode=0o600)
-    return read_signing_key(certificate, private_key)
+    if not certificate.exists():  # it is written last: a key alone is of a process that was ended in between
+        return None, ""
+    remedy = f"Move '{certificate}' and '{private_key}' away, and run it again: new ones are made."
+    with translate_file_errors(f"'{certificate}'", ConfigError, "is no certificate", remedy):
+        chain = x509.load_pem_x509_certificates(read_bytes(certificate, LARGEST_KEY))
+        fault = find_key_fault(chain, private_key, today)
+        if not fault:
+            return read_signing_key(certificate, private_key), ""
+        issuers = [name.value for name in chain[0].issuer.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)]
+        if issuers != [LOCAL_ISSUER]:
+            raise ConfigError(f"Nothing can be signed by '{certificate}': {fault}.", remedy)
+    return None, fault
+
+
+def find_key_fault(chain: "list[Certificate]", private_key: Path, today: datetime) -> str:
+    """Return why a certificate chain and its private key cannot sign; empty if they can.
+
+    Raises:
+        OSError: the key is there and cannot be read.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  optional
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
+
+    if any(today >= one.not_valid_after_utc for one in chain):
+        return f"the certificate has expired on {min(one.not_valid_after_utc for one in chain):%Y-%m-%d}"
+    if any(today < one.not_valid_before_utc for one in chain):
+        return "the certificate is not valid yet, by this machine's clock"
+    try:
+        key = load_pem_private_key(read_bytes(private_key, LARGEST_KEY), None)
+    except FileNotFoundError:
+        return "the private key is missing"
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        return "the private key is damaged"
+    return "" if key.public_key() == chain[0].public_key() else "certificate and private key do not belong together"
 
 
 def create_local_key(today: datetime) -> SigningKey:
@@ -105,7 +174,7 @@ def create_local_key(today: datetime) -> SigningKey:
     from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID  # noqa: PLC0415
 
     def make_name(name: str) -> x509.Name:
-        parts = [(NameOID.ORGANIZATION_NAME, "sefi, local and untrusted"), (NameOID.COMMON_NAME, name)]
+        parts = [(NameOID.ORGANIZATION_NAME, LOCAL_ISSUER), (NameOID.COMMON_NAME, name)]
         return x509.Name([x509.NameAttribute(kind, value) for kind, value in parts])
 
     def start(subject: str, public: ec.EllipticCurvePublicKey) -> x509.CertificateBuilder:
@@ -186,7 +255,8 @@ def sign_image(path: Path, key: SigningKey, version: str) -> None:
         OutputError: it is another file, or cannot be written.
     """
     remedy = "Sign PNG, JPEG and WebP images."
-    with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, (SyntaxError,)):
+    also = (SyntaxError, Image.DecompressionBombError)
+    with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, also):
         content = sign_content(read_bytes(path, LARGEST_IMAGE), key, version)
     write_file(path, lambda partial: partial.write_bytes(content))
 
@@ -201,8 +271,7 @@ def sign_content(content: bytes, key: SigningKey, version: str) -> bytes:
     require_library()
     import c2pa  # noqa: PLC0415  optional
 
-    with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
-        mime = MIME_TYPES[str(image.format)]
+    mime = find_mime_type(content)
     signed = io.BytesIO()
     try:
         info = c2pa.C2paSignerInfo("es256", key.certificates.encode("ascii"), key.private_key.encode("ascii"), None)
@@ -220,14 +289,29 @@ def sign_content(content: bytes, key: SigningKey, version: str) -> bytes:
     return signed.getvalue()
 
 
+def find_mime_type(content: bytes) -> str:
+    """Find as what an image's bytes are passed on.
+
+    Raises:
+        UnidentifiedImageError: it is no PNG, JPEG or WebP image.
+    """
+    with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
+        return MIME_TYPES["JPEG" if image.format == JPEG_OF_SEVERAL_IMAGES else str(image.format)]
+
+
 def read_credentials(content: bytes) -> Credentials | None:
-    """Read the content credentials of an image's bytes; None where the library is not installed."""
+    """Read the content credentials of an image's bytes; None where the library is not installed.
+
+    Raises:
+        PhotoError: it is no PNG, JPEG or WebP image.
+    """
     if not has_library():
         return None
     import c2pa  # noqa: PLC0415  optional
 
-    with Image.open(io.BytesIO(content)) as image:
-        mime = MIME_TYPES[str(image.format)]
+    also, remedy = (SyntaxError, Image.DecompressionBombError), "Name a PNG, JPEG or WebP image."
+    with translate_file_errors("The image", PhotoError, "is no image whose credentials are read", remedy, also):
+        mime = find_mime_type(content)
     try:
         reader = c2pa.Reader.try_create(mime, io.BytesIO(content))
     except c2pa.C2paError:
@@ -255,11 +339,11 @@ def _is_made_by_model(manifest: dict[str, Any]) -> bool:
     return any(action.get("digitalSourceType") == SOURCE_TYPE for action in actions)
 
 
-def find_signing_key(settings: Path) -> SigningKey:
-    """Return the key that SEFI_C2PA_CERTIFICATE and SEFI_C2PA_KEY name, or this machine's."""
+def find_signing_key(settings: Path, say: Callable[[str], object] = LOGGER.warning) -> SigningKey:
+    """Return the key that SEFI_C2PA_CERTIFICATE and SEFI_C2PA_KEY name, or this machine's; errors as in those two."""
     named = os.environ.get("SEFI_C2PA_CERTIFICATE"), os.environ.get("SEFI_C2PA_KEY")
     if named[0] and named[1]:
         return read_signing_key(Path(named[0]), Path(named[1]))
     if named[0] or named[1]:
         raise ConfigError("SEFI_C2PA_CERTIFICATE and SEFI_C2PA_KEY belong together.", "Set both, or none.")
-    return get_local_key(settings)
+    return get_local_key(settings, say)

@@ -6,10 +6,11 @@ for it, it names the identity's SHA-256, or a record says that the identity made
 
 import filecmp
 import hashlib
+import json
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -22,6 +23,9 @@ from sefi.core.files import (
     FileKind,
     cut_to_bytes,
     fit_stem,
+    is_folder,
+    is_regular_file,
+    is_there,
     read_content,
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock, read_digests
@@ -29,9 +33,11 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     BATCH_RECORDS,
+    CHANGED_OTHERS,
     RECORDS,
     RunsOnRecord,
     is_batch_record,
+    is_plain_file,
     read_runs,
 )
 from sefi.provenance.forget_runs import (
@@ -52,9 +58,12 @@ MANY_FILES = 2000  # are searched in about two seconds
 LEAST_TOKEN_BYTES, LEAST_DIFFERENT_BYTES = 64, 16  # of tokens that tell whose a file is
 LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
 LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
+HEADERS = replace(LIMITS, size=8 << 30)  # of files whose header alone is read
+FURTHER = re.compile(r"(.+)\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", re.DOTALL)  # a very large identity's
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
 PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
 EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
+NAMES_DIGEST = "it names the identity's SHA-256"  # the reason of a trace
 TABLES = frozenset({".csv", ".json", ".jsonl", ".tex", ".md"})  # of a report
 
 
@@ -106,7 +115,8 @@ def read_sought_identity(
 
     Args:
         digests: further SHA-256 that files may name it by.
-        shards: names of its further files, that were made for it: its header may name any file.
+        shards: names of its further files, that were made for it: its header may name any file. Those that another
+            identity names too are left out where that one stays.
         is_sound: it has passed every check of a reader. Of another its tokens are not sought: they may be none, or
             numbers that are everywhere.
 
@@ -114,21 +124,21 @@ def read_sought_identity(
         IdentityError: there is another file in its place.
         OutputError: it cannot be read.
     """
-    path = path.resolve()
-    if not path.exists():
-        return SoughtIdentity(path, path.stem)
-    content = read_content(path) if path.is_file() else None
+    path = Path(os.path.realpath(path))
+    further = [path.with_name(name) for name in sorted(shards)]
+    files = [one for one in further if is_regular_file(one) and read_content(one).kind is FileKind.SAFETENSORS]
+    if not is_there(path):
+        return SoughtIdentity(path, path.stem, tuple(files))
+    content = read_content(path) if is_regular_file(path) else None
     if content is None or content.kind is not FileKind.IDENTITY:
         remedy = (
             "Name the file that `sefi learn` wrote. One that is damaged so far is yours to remove; then repeat this."
         )
         raise IdentityError(f"'{path}' is no identity.", remedy)
-    further = [path.with_name(name) for name in shards]
-    files = (path, *(one for one in further if one.is_file() and read_content(one).kind is FileKind.SAFETENSORS))
     numbers, tokens = read_token_bytes(path) if is_sound else ((), "")
     # A benchmark's variants learn one subject several times: whatever names one of them shows the same photo's subject.
     known = frozenset([*map(compute_file_digest, [path, *list_variants_of_subject(path)]), *digests])
-    return SoughtIdentity(path, content.name or path.stem, files, known, numbers, tokens)
+    return SoughtIdentity(path, content.name or path.stem, (path, *files), known, numbers, tokens)
 
 
 def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
@@ -147,7 +157,10 @@ def read_token_bytes(path: Path) -> tuple[tuple[bytes, ...], str]:
 
 
 def list_traces(
-    sought: SoughtIdentity, folders: Sequence[Path], progress: Progress | None = None
+    sought: SoughtIdentity,
+    folders: Sequence[Path],
+    progress: Progress | None = None,
+    is_of_tokens: Callable[[str], bool] | None = None,
 ) -> tuple[list[Trace], list[Trace]]:
     """List what is known to hold a likeness, the identity itself last, and what may hold it and is not removed.
 
@@ -155,6 +168,8 @@ def list_traces(
 
     Args:
         progress: is advanced after every file, where there are many.
+        is_of_tokens: says of a method, by its name, whether its identities are applied by their tokens alone; without
+            it each image of a command is taken to show all of its identities.
 
     Raises:
         OutputError: a process is learning the identity.
@@ -168,16 +183,19 @@ def list_traces(
         if path == sought.path:
             continue
         if path.name == RECORDS and (listed := read_runs(path)) is not None:
-            records.append(RunsOnRecord(path, sought.path, sought.digests, listed))
+            records.append(RunsOnRecord(path, sought.path, sought.digests, listed, is_of_tokens))
         elif path.name == RUN_INFO and is_run_folder(path.parent):
             runs.append(path.parent)
         try:
             add_file(path, sought, findings)
         except (OSError, OutputError) as error:
             findings.unproven.append(Trace(path, f"cannot be read: {error}"))
+    add_further_files(sought.path, findings)
+    drop_files_of_others(sought.path, findings)
+    drop_images_of_others(records, findings)
     add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
     add_tables(findings, sought, {one.parent for one in paths if one.name == OWN_RECORD})
-    identity = [Trace(sought.path, "the identity")] if sought.path.exists() else []
+    identity = [Trace(sought.path, "the identity")] if is_there(sought.path) else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
     ordered = [*sorted(traces, key=lambda one: one.clear is not None), *identity]
@@ -201,7 +219,7 @@ def note_state(trace: Trace) -> Trace | None:
 def collect_files(folders: Iterable[Path], findings: Findings) -> list[Path]:
     """Return the regular files below folders, each once; a folder with too many is named as not searched to its end."""
     found, unread = dict[Path, None](), list[Path]()
-    for folder in dict.fromkeys(one for one in folders if one.is_dir()):
+    for folder in dict.fromkeys(one for one in folders if is_folder(one)):
         try:
             for path in find_regular_files([folder], unread=unread):
                 found[path] = None
@@ -286,22 +304,55 @@ def explain_content(path: Path, sought: SoughtIdentity) -> str | None:
             found = any(digest[:DIGITS].encode() in content for digest in sought.digests)
         case _:
             return None
-    return "it names the identity's SHA-256" if found else None
+    return NAMES_DIGEST if found else None
 
 
 def explain_tensors(path: Path, sought: SoughtIdentity) -> str | None:
     """Return how a safetensors file shows that it is of an identity: it names it, or has its tokens."""
     if sought.is_named([read_metadata(path).get(EXPORT_KEY, "")]):
-        return "it names the identity's SHA-256"
+        return NAMES_DIGEST
     content = path.read_bytes()
     return "it has the identity's tokens" if any(one in content for one in sought.numbers) else None
 
 
-def read_metadata(path: Path) -> Mapping[str, str]:
+def read_metadata(path: Path, limits: Limits = LIMITS) -> Mapping[str, str]:
     """Return the metadata of a safetensors file; none where it cannot be read."""
     with suppress(InvalidFileError, ValueError, OSError, KeyError, TypeError):
-        return read_layout(path, LIMITS).metadata
+        return read_layout(path, limits).metadata
     return {}
+
+
+def list_further_names(identity: Path) -> frozenset[str]:
+    """Return the further files that an identity names; none where it is no identity."""
+    with suppress(ValueError, AttributeError, TypeError, RecursionError):
+        listed = json.loads(read_metadata(identity, HEADERS).get(IDENTITY_KEY, "")).get("shards", [])
+        return frozenset(one for one in listed if isinstance(one, str))
+    return frozenset()
+
+
+def add_further_files(identity: Path, findings: Findings) -> None:
+    """Add the further files of copies of the identity; those that were named for other identities as unproven."""
+    for path in [identity, *(one for one in findings.traces if one.suffix == ".safetensors")]:
+        for name in sorted(list_further_names(path)):
+            match, further = FURTHER.fullmatch(name), path.parent / Path(name).name
+            if match is None or further.name != name or not is_plain_file(further):
+                continue
+            if match[1] == path.stem:
+                findings.add(Trace(further, "a further file of a copy of the identity"))
+            else:
+                findings.unproven.append(Trace(further, f"'{path.name}' names it, but it was named for another"))
+
+
+def drop_files_of_others(identity: Path, findings: Findings) -> None:
+    """Leave out further files that another identity names too, which is not removed."""
+    further = [one for one in findings.traces if FURTHER.fullmatch(one.name)]
+    for folder in {one.parent for one in further}:
+        others = [one for one in sorted(folder.glob("*.safetensors")) if one != identity and one not in findings.traces]
+        named = {name: other for other in others for name in list_further_names(other)}
+        for path in (one for one in further if one.parent == folder and one.name in named):
+            del findings.traces[path]
+            reason = f"a further file of '{named[path.name]}' too: forget that by its own name"
+            findings.unproven.append(Trace(path, reason))
 
 
 def explain_doubt(path: Path, sought: SoughtIdentity) -> str | None:
@@ -324,6 +375,24 @@ def explain_doubt(path: Path, sought: SoughtIdentity) -> str | None:
     return None
 
 
+def drop_images_of_others(records: Iterable[RunsOnRecord], findings: Findings) -> None:
+    """Leave out images that name the identity and, as a record says, show somebody else alone.
+
+    Earlier versions wrote the SHA-256 of all identities of a command into each of its images, whoever it shows.
+    """
+    files = {path: hashes for runs in records for path, hashes in runs.list_files_of_others().items()}
+    hashes = {one for known in files.values() for one in known}
+    for path, trace in list(findings.traces.items()):
+        if trace.reason != NAMES_DIGEST or not hashes:
+            continue
+        with suppress(OSError):
+            if compute_file_digest(path) in hashes:
+                del findings.traces[path]
+            elif path in files:
+                del findings.traces[path]
+                findings.unproven.append(Trace(path, CHANGED_OTHERS))
+
+
 def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:
     """Add the images that records say an identity made, and the records; return the SHA-256 of their pixels."""
     pixels = set[str]()
@@ -334,7 +403,7 @@ def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity,
         pixels |= runs.list_pixel_digests(ours)
         findings.unproven += runs.list_unproven(ours)
         if ours:
-            findings.add(Trace(runs.path, "its runs with the identity are taken out", runs.take_out))
+            findings.add(Trace(runs.path, "the identity, its images and its runs are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):
             findings.unproven.append(
                 Trace(runs.path, "images of another identity of this name, perhaps an earlier one")
@@ -370,7 +439,7 @@ def add_tables(findings: Findings, sought: SoughtIdentity, folders: Iterable[Pat
             if folder / "index.html" in findings.traces:
                 for name, known in digests.items():
                     path = folder / name
-                    if path.suffix in TABLES and path.is_file() and compute_file_digest(path) in known:
+                    if path.suffix in TABLES and is_regular_file(path) and compute_file_digest(path) in known:
                         findings.add(Trace(path, "written together with a page that shows the identity"))
             if folder == sought.path.parent and sought.path.name in digests:
                 findings.unproven += list_siblings(sought.path, digests)
@@ -385,7 +454,7 @@ def list_siblings(path: Path, names: Iterable[str]) -> list[Trace]:
     """List the other identities that the command wrote which wrote one: `sefi demo` learns a photo twice."""
     others = [path.with_name(name) for name in names if name.endswith(".safetensors") and name != path.name]
     reason = "another identity of the same command, perhaps of the same photo: forget it by its own name"
-    return [Trace(other, reason) for other in others if other.is_file()]
+    return [Trace(other, reason) for other in others if is_regular_file(other)]
 
 
 def remove_traces(

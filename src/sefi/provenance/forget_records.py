@@ -1,7 +1,7 @@
 """What records of images, `records.json`, say of an identity: the runs of `sefi generate` with it, and their files."""
 
 import stat
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 from sefi.core.errors import OutputError
 from sefi.core.files import hold_folder_lock, write_text
+from sefi.core.prompts import find_placeholders
 from sefi.core.reading import InvalidFileError, read_json
 from sefi.core.text import dump_json
 from sefi.provenance.leftovers import Trace
@@ -22,6 +23,8 @@ LARGEST_RECORDS = 16 << 20  # bytes
 BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
+CHANGED_OTHERS = "it names the identity's SHA-256, its record says that it shows somebody else; it was changed since"
+STARTED_FROM_IMAGE = "it was made from an image by a command that had the identity; nobody knows whom that image shows"
 
 Run = dict[str, Any]
 
@@ -61,16 +64,52 @@ class RunsOnRecord:
         identity: the identity's file.
         digests: SHA-256 of it.
         runs: what the record lists.
+        is_of_tokens: says of a method whether its identities are applied by their tokens alone: then an image shows
+            nobody but those whom its prompt names. Of any other method, and where nobody says it, each image of a run
+            shows all identities.
     """
 
     path: Path
     identity: Path
     digests: frozenset[str]
     runs: Sequence[Run]
+    is_of_tokens: Callable[[str], bool] | None = None
 
     def list_ours(self) -> list[Run]:
         """List the runs with the identity."""
         return [run for run in self.runs if self.has_identity(run)]
+
+    def find_names(self, run: Run) -> set[str]:
+        """Return the names that a run's prompts had for the identity."""
+        named = read_identities(run)
+        return {name for name, digest in named.items() if str(digest) in self.digests}
+
+    def list_other_entries(self, run: Run) -> list[Mapping[str, object]]:
+        """List what a run with the identity says of images that do not show it: their prompts do not name it."""
+        record = run.get("run")
+        settings = record.get("settings") if isinstance(record, dict) else None
+        method = settings.get("method") if isinstance(settings, dict) else None
+        if self.is_of_tokens is None or not isinstance(method, str) or not self.is_of_tokens(method):
+            return []
+        names = self.find_names(run)
+        texts = [(entry, entry.get("prompt")) for entry in list_entries(run)]
+        return [entry for entry, text in texts if isinstance(text, str) and names.isdisjoint(find_placeholders(text))]
+
+    def find_others(self, run: Run) -> set[str]:
+        """Return the names of a run's image files that do not show the identity."""
+        others = self.list_other_entries(run)
+        own = {get_file_name(entry) for entry in list_entries(run) if entry not in others}
+        return {get_file_name(entry) for entry in others} - own - {""}
+
+    def list_files_of_others(self) -> dict[Path, set[str]]:
+        """List the images of the identity's runs that do not show it, each with the SHA-256 on record."""
+        found: dict[Path, set[str]] = {}
+        for run in self.list_ours():
+            others = self.find_others(run)
+            for path, hashes in self.list_files([run]).items():
+                if path.name in others:
+                    found.setdefault(path, set()).update(hashes)
+        return found
 
     def has_identity(self, run: Run) -> bool:
         """Return whether a run was made with the identity.
@@ -78,10 +117,8 @@ class RunsOnRecord:
         By its SHA-256; earlier versions recorded a path, which shows the identity only if it leads from the record's
         own folder to it: what it was typed in is not on record.
         """
-        record = run.get("run")
-        if isinstance(record, dict):
-            named = record.get("identities", {})
-            return isinstance(named, dict) and bool(self.digests & {str(one) for one in named.values()})
+        if is_mapping(run.get("run")):
+            return bool(self.find_names(run))
         return self.identity.is_file() and self.identity in map(self.find_named_file, list_named_paths(run))
 
     def find_named_file(self, name: str) -> Path | None:
@@ -105,55 +142,119 @@ class RunsOnRecord:
         """List the files of runs that are in the record's folder, each with the SHA-256 on record, if there are any."""
         found: dict[Path, set[str]] = {}
         for run in runs:
-            images = run.get("images")
-            listed = [one for one in images if isinstance(one, dict)] if isinstance(images, list) else []
-            files = [*listed, {"file": run.get("grid")}, *list_image_records(run)]
-            for name, sha256 in ((one.get("file"), one.get("sha256")) for one in files):
-                path = self.path.parent / Path(name).name if isinstance(name, str) and Path(name).suffix else None
-                if path is not None and is_plain_file(path):
+            files = [*list_entries(run), {"file": run.get("grid")}, *list_image_records(run)]
+            for name, sha256 in ((get_file_name(one), one.get("sha256")) for one in files):
+                path = self.path.parent / name
+                if name and is_plain_file(path):
                     found.setdefault(path, set()).update([sha256] if isinstance(sha256, str) else [])
+        return found
+
+    def list_own_files(self, runs: Iterable[Run]) -> dict[Path, set[str]]:
+        """List the files of runs with the identity that show it, as `list_files`."""
+        found: dict[Path, set[str]] = {}
+        for run in runs:
+            others = self.find_others(run)
+            for path, hashes in self.list_files([run]).items():
+                if path.name not in others:
+                    found.setdefault(path, set()).update(hashes)
         return found
 
     def is_proven(self, path: Path, hashes: Iterable[str]) -> bool:
         """Return whether a file is still what a run made, or says in its own words that it is of the identity."""
         named = {digest[:DIGITS] for digest in self.digests}
-        with suppress(OSError):
+        with suppress(OSError, OutputError):
             return compute_file_digest(path) in set(hashes) or bool(named & read_named_identities(path))
         return False
 
     def list_images(self, runs: Iterable[Run]) -> list[tuple[Path, str]]:
-        """List the images that are still those that the runs made, each with how that is known."""
+        """List the images of the identity that are still those that the runs made, each with how that is known."""
         reason = "a record says that the identity made it"
-        return [(path, reason) for path, hashes in self.list_files(runs).items() if self.is_proven(path, hashes)]
+        return [(path, reason) for path, hashes in self.list_own_files(runs).items() if self.is_proven(path, hashes)]
 
-    def list_unproven(self, runs: Iterable[Run]) -> Iterator[Trace]:
+    def list_unproven(self, runs: Sequence[Run]) -> Iterator[Trace]:
         """Yield files that runs name and that nothing else shows to be what they made.
 
-        Besides the files of these runs, those of an earlier version's runs that may have been the identity's.
+        Besides the files of these runs, those of an earlier version's runs that may have been the identity's, and
+        images of others that were made from an image.
         """
-        for path, hashes in self.list_files(runs).items():
+        for path, hashes in self.list_own_files(runs).items():
             if not self.is_proven(path, hashes):
                 yield Trace(path, CHANGED if hashes else WITHOUT_HASH)
+        for run in (one for one in runs if has_source_image(one)):
+            for path in (self.path.parent / name for name in sorted(self.find_others(run))):
+                if is_plain_file(path):
+                    yield Trace(path, STARTED_FROM_IMAGE)
         for path in self.list_files(run for run in self.runs if self.is_doubtful(run)):
             yield Trace(path, "its record names a file that is called as this identity's, perhaps another's")
 
     def list_pixel_digests(self, runs: Iterable[Run]) -> set[str]:
-        """List the SHA-256 of the pixels of the runs' images, as far as they are on record."""
-        return {str(one.get("pixels_sha256")) for run in runs for one in list_image_records(run)}
+        """List the SHA-256 of the pixels of the runs' images that show the identity, as far as they are on record."""
+        others = [(run, self.find_others(run)) for run in runs]
+        listed = [one for run, names in others for one in list_image_records(run) if get_file_name(one) not in names]
+        return {str(one.get("pixels_sha256")) for one in listed}
 
     def take_out(self) -> None:
-        """Take the identity's runs out of the record as it is by now; one that is then empty is removed.
+        """Take the identity out of the record as it is by now; one without runs is then removed.
 
         Raises:
             OutputError: it cannot be written.
         """
         with hold_folder_lock(self.path.parent):
-            runs = [run for run in read_runs(self.path) or [] if not self.has_identity(run)]
+            rest = [self.drop_identity(run) for run in read_runs(self.path) or []]
+            runs = [run for run in rest if run is not None]
             if not runs:
                 self.path.unlink()
                 return
             whole = read_json(self.path, LARGEST_RECORDS)
-            write_text(self.path, dump_json({**whole, "runs": runs}, indent=2) + "\n")
+            changed = runs[0] if "images" in whole else {**whole, "runs": runs}  # at first a file had one run alone
+            write_text(self.path, dump_json(changed, indent=2) + "\n")
+
+    def drop_identity(self, run: Run) -> Run | None:
+        """Return a run without the identity and its images; None where no image of somebody else is left.
+
+        The image of all images shows the identity too, and is no longer there.
+        """
+        if not self.has_identity(run):
+            return run
+        entries = self.list_other_entries(run)
+        if not entries:
+            return None
+        names, gone = {get_file_name(entry) for entry in entries}, self.find_names(run)
+        named, typed = read_identities(run), list_named_paths(run)
+        record = {
+            **run["run"],
+            "identities": {name: digest for name, digest in named.items() if name not in gone},
+            "images": [one for one in list_image_records(run) if get_file_name(one) in names],
+        }
+        # The files are listed in the order of the names; where that is not so, nobody knows which is the identity's.
+        pairs = zip(named, typed, strict=True) if len(named) == len(typed) else ()
+        files = [file for name, file in pairs if name not in gone]
+        return {**run, "images": entries, "grid": None, "identities": files, "run": record}
+
+
+def list_entries(run: Run) -> list[Mapping[str, object]]:
+    """List what a run says of its images: file, prompt and seed."""
+    images = run.get("images")
+    return [one for one in images if isinstance(one, dict)] if isinstance(images, list) else []
+
+
+def get_file_name(entry: Mapping[str, object]) -> str:
+    """Return the last part of the file's name that a record says something of; nothing where it names none."""
+    name = entry.get("file")
+    return Path(name).name if isinstance(name, str) and Path(name).suffix else ""
+
+
+def read_identities(run: Run) -> Mapping[str, object]:
+    """Return the SHA-256 of each identity of a run, by its name in prompts; earlier versions had none."""
+    record = run.get("run")
+    named = record.get("identities") if isinstance(record, dict) else None
+    return named if isinstance(named, dict) else {}
+
+
+def has_source_image(run: Run) -> bool:
+    """Return whether a run's images were made from an image."""
+    inputs = run.get("inputs")
+    return isinstance(inputs, dict) and inputs.get("init_image") is not None
 
 
 def list_image_records(run: Run) -> list[Mapping[str, object]]:

@@ -12,13 +12,12 @@ from pathlib import Path
 from sefi.core.errors import OutputError
 from sefi.core.files import LONGEST_STEM, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
-from sefi.core.reading import InvalidFileError, read_json
+from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
-from sefi.provenance.forget_records import LARGEST_RECORDS, Run, is_mapping, translate_unread
+from sefi.provenance.forget_records import Run, is_mapping, translate_unread
 from sefi.provenance.leftovers import TEMPORARY, Trace
 
 RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
-LARGEST_SAMPLES = 512 << 20  # bytes
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
 # The identity, a further file of a large one, what it cost, and its unfinished training.
@@ -45,7 +44,7 @@ def read_run_info(folder: Path) -> Run:
     """
     path = folder / RUN_INFO
     with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
-        info = read_json(path, LARGEST_RECORDS)
+        info = read_json(path, LARGEST_RUN_INFO)
         if is_mapping(info.get("suite")) and isinstance(info.get("subjects"), list):
             return info
     return {}
@@ -289,17 +288,33 @@ def drop_subjects(listed: object, groups: Iterable[str]) -> object:
 
 
 def write_other_lines(path: Path, groups: Iterable[str]) -> None:
-    """Write a run's samples again without those of some groups; a line that was cut short goes if it names one."""
-    if not path.is_file() or path.stat().st_size > LARGEST_SAMPLES:
-        return
-    groups = set(groups)
+    """Write a run's samples again without those of some groups; a line that was cut short goes if it names one.
 
-    def is_of_others(line: bytes) -> bool:
-        with suppress(ValueError, RecursionError):
-            values = json.loads(line)  # the types of these records are above this room
-            return not (isinstance(values, dict) and str(values.get("subject")) in groups)
-        return not any(f'"{one}"'.encode() in line for one in groups)
+    They are read line by line: the record of a large run does not fit into memory.
 
-    lines = path.read_bytes().split(b"\n")
-    if len(rest := [line for line in lines if is_of_others(line)]) < len(lines):
-        write_file(path, lambda partial: partial.write_bytes(b"\n".join(rest)))
+    Raises:
+        OutputError: the record cannot be read or written.
+    """
+    gone = frozenset(groups)
+
+    def write_rest(partial: Path) -> None:
+        with path.open("rb") as before, partial.open("wb") as after:
+            after.writelines(line for line in before if not is_of_group(line, gone))
+
+    with translate_unread(path):
+        if path.is_file() and has_line_of(path, gone):
+            write_file(path, write_rest)
+
+
+def has_line_of(path: Path, groups: frozenset[str]) -> bool:
+    """Return whether a line of a run's samples is of one of some groups."""
+    with path.open("rb") as file:
+        return any(is_of_group(line, groups) for line in file)
+
+
+def is_of_group(line: bytes, groups: frozenset[str]) -> bool:
+    """Return whether a line of a run's samples is of one of some groups; one that was cut short is where it may be."""
+    with suppress(ValueError, RecursionError):
+        values = json.loads(line)  # the types of these records are above this room
+        return isinstance(values, dict) and str(values.get("subject")) in groups
+    return any(f'"{one}"'.encode() in line for one in groups)

@@ -3,13 +3,14 @@
 import os
 import re
 import shutil
+import stat
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from sefi.core.errors import OutputError
-from sefi.core.files import take_lock
+from sefi.core.files import is_folder, is_regular_file, take_lock
 from sefi.core.own_files import TEMPORARY_MARK
 
 # As `sefi.core.files.name_partial` and `sefi.cli.learn.name_checkpoint` name them.
@@ -45,7 +46,7 @@ def find_regular_files(
     """Yield the regular files below folders, each once; no link is followed.
 
     Args:
-        unread: gets the folders that cannot be read.
+        unread: gets the folders that cannot be read, or whose files nobody may look at.
 
     Raises:
         OutputError: there are more than `most`.
@@ -57,10 +58,10 @@ def find_regular_files(
             unread.append(Path(os.fsdecode(error.filename)))
 
     for folder in folders:
-        for parent, below, names in os.walk(folder.resolve(), onerror=note, followlinks=False):
+        for parent, below, names in os.walk(os.path.realpath(folder), onerror=note, followlinks=False):
             below.sort()
-            for path in (Path(parent, name) for name in sorted(names)):
-                if path in seen or path.is_symlink() or not path.is_file():
+            for path in list_regular_files(Path(parent), sorted(names), note):
+                if path in seen:
                     continue
                 seen.add(path)
                 if len(seen) > most:
@@ -68,22 +69,45 @@ def find_regular_files(
                 yield path
 
 
-def find_leftovers_below(folder: Path, most: int = MOST_FILES) -> Iterator[Path]:
+def list_regular_files(folder: Path, names: Iterable[str], note: Callable[[OSError], object]) -> list[Path]:
+    """List the regular files of these names; no link is followed.
+
+    Args:
+        note: gets the error of a folder that may be listed and not entered, once.
+    """
+    found: list[Path] = []
+    for path in (folder / name for name in names):
+        try:
+            if stat.S_ISREG(path.lstat().st_mode):
+                found.append(path)
+        except PermissionError as error:
+            note(PermissionError(error.errno, error.strerror, str(folder)))
+            return found
+        except OSError:  # it is gone by now
+            continue
+    return found
+
+
+def find_leftovers_below(folder: Path, most: int = MOST_FILES, unread: list[Path] | None = None) -> Iterator[Path]:
     """Yield unfinished trainings and temporary files below a folder, by the names that this package gives them.
+
+    Args:
+        unread: gets the folders that cannot be read.
 
     Raises:
         OutputError: there are more than `most` files.
     """
-    yield from (path for path in find_regular_files([folder], most) if TEMPORARY.fullmatch(path.name))
+    yield from (path for path in find_regular_files([folder], most, unread) if TEMPORARY.fullmatch(path.name))
 
 
 def list_temporary_folders(folder: Path) -> list[Path]:
     """List what killed programs of this package left in the system's folder for temporary files.
 
     Those folders hold an identity on its way to the hub, or links to a model's weights; a file in them says that they
-    are ours, and its lock whether the process is alive.
+    are ours, and its lock whether the process is alive. Those of other users are closed, and left alone.
     """
-    return [one for one in sorted(folder.glob("sefi-*")) if (one / TEMPORARY_MARK).is_file() and not one.is_symlink()]
+    found = sorted(folder.glob("sefi-*"))
+    return [one for one in found if is_regular_file(one / TEMPORARY_MARK) and not one.is_symlink()]
 
 
 def locate_output_lock(path: Path) -> Path | None:
@@ -128,7 +152,7 @@ def remove_leftovers(paths: Iterable[Path], now: float | None = None) -> tuple[l
     left: list[Trace] = []
     for path in paths:
         try:
-            lock = path / TEMPORARY_MARK if path.is_dir() else locate_output_lock(path)
+            lock = path / TEMPORARY_MARK if is_folder(path) else locate_output_lock(path)
             held = None if lock is None else is_lock_held(lock)
             if held or (held is None and now - path.stat().st_mtime < IDLE_SECONDS):
                 reason = "a process is at work" if held else "written within the last hour; a process may be at work"

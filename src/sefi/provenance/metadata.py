@@ -59,7 +59,16 @@ class ImageRecord:
 
     def hide_names(self, text: str) -> str:
         """Return a prompt with `<subject>` for every name, unless names are to be said."""
-        return text if self.names else PLACEHOLDER.sub("<subject>", text)
+        return text if self.names else hide_names(text)
+
+
+def hide_names(text: str) -> str:
+    """Return a text with `<subject>` for the name of every subject.
+
+    >>> hide_names("a photo of <ada> and <bob>")
+    'a photo of <subject> and <subject>'
+    """
+    return PLACEHOLDER.sub("<subject>", text)
 
 
 def format_xmp(version: str, *, unmarked: bool = False, identities: Sequence[str] = (), generated: bool = True) -> str:

@@ -2,13 +2,16 @@
 
 import hashlib
 import hmac
+import io
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from sefi.core.files import is_regular_file, is_there
 
 # Names in a record, and the distributions that may bring each; the first one that is installed counts.
 LIBRARIES = {
@@ -53,7 +56,8 @@ class CropRecord(RecordPart):
 
     Attributes:
         photo_hash: of the photo's pixels, by `hash_with_salt`: whoever has the photo can tell that it is the one;
-            nobody finds the photo by it, or that another identity is of the same. None where the photo was not at hand.
+            nobody finds the photo by it, or that another identity is of the same; the square may show that. None where
+            the photo was not at hand.
     """
 
     left: int
@@ -192,7 +196,7 @@ def shorten_source(source: str) -> str:
     ('tiny-portraits', 'owner/model', 'sd14')
     """
     path = Path(source)
-    is_path = path.is_absolute() or source.count("/") > 1 or source.startswith((".", "~")) or path.exists()
+    is_path = path.is_absolute() or source.count("/") > 1 or source.startswith((".", "~")) or is_there(path)
     return path.name or path.resolve().name if is_path else source
 
 
@@ -216,22 +220,22 @@ def hash_with_salt(digest: str, salt: bytes) -> str:
 
 def hash_input_files(inputs: Mapping[str, Path | None]) -> dict[str, str]:
     """Return the SHA-256 of every file that is there, by name; folders have none."""
-    return {name: compute_file_digest(path) for name, path in inputs.items() if path is not None and path.is_file()}
+    return {
+        name: compute_file_digest(path) for name, path in inputs.items() if path is not None and is_regular_file(path)
+    }
 
 
-def record_image(path: Path) -> ImageFileRecord:
-    """Return the hashes of an image file that was written, read back from the disk.
+def record_image(name: str, content: bytes) -> ImageFileRecord:
+    """Return the hashes of an image file by the bytes that were written: the file may be moved or deleted by now.
+
+    Args:
+        name: of the file in its folder.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it is no image.
     """
     from PIL import Image  # noqa: PLC0415  reading a record needs no images
 
-    with Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+    with Image.open(io.BytesIO(content), formats=("PNG", "JPEG", "WEBP")) as image:
         pixels = hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
-    return ImageFileRecord(file=path.name, sha256=compute_file_digest(path), pixels_sha256=pixels)
-
-
-def record_images(paths: Iterable[Path]) -> tuple[ImageFileRecord, ...]:
-    """Return the hashes of image files, in order."""
-    return tuple(record_image(path) for path in paths)
+    return ImageFileRecord(file=name, sha256=hashlib.sha256(content).hexdigest(), pixels_sha256=pixels)

@@ -5,15 +5,18 @@ or are not saved; from 128 pixels on it is tried; smaller ones have the words al
 """
 
 import io
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
 
 from sefi.core import __version__
 from sefi.core.errors import OutputError, check_type
@@ -37,6 +40,7 @@ SMALLEST_PROMISED = 192  # pixels of the shorter side, from which on an image ca
 SMALLEST_TRIED = 128  # one tile of the mark
 STRONGER = 4.0  # decibels, of the second try
 JPEG_QUALITY = 90
+IMAGE_TYPES = {b"\x89PNG": PngImageFile, b"\xff\xd8\xff": JpegImageFile, b"RIFF": WebPImageFile}  # by their first bytes
 
 
 @dataclass(frozen=True)
@@ -171,16 +175,47 @@ def save_image(
     write_output(Path(path), FileKind.PNG, encode_image(image, record, mark=mark).write)
 
 
+@contextmanager
+def open_words(path: Path) -> Generator[Image.Image]:
+    """Open a PNG, JPEG or WebP image to read its words, whatever its size: no pixel is decoded.
+
+    `Image.open` refuses images of many pixels, and they may name somebody too.
+
+    Yields:
+        The image; its pixels must not be loaded.
+
+    Raises:
+        OutputError: it is a WebP image of so many pixels that its decoder refuses to begin.
+        OSError, ValueError, SyntaxError: it cannot be read, or is another file.
+    """
+    with path.open("rb") as file:
+        head = file.read(max(map(len, IMAGE_TYPES)))
+        file.seek(0)
+        kind = next((kind for start, kind in IMAGE_TYPES.items() if head.startswith(start)), None)
+        if kind is None:
+            raise UnidentifiedImageError(f"'{path}' is no PNG, JPEG or WebP image.")
+        try:
+            image = kind(file)
+        except Image.DecompressionBombError as error:
+            raise OutputError(f"'{path}' has too many pixels for its words to be read.", "Look at it.") from error
+        with image:
+            yield image
+
+
 def read_named_identities(path: Path) -> frozenset[str]:
-    """Read the first digits of the SHA-256 of each identity that a saved image names; none if it cannot be read."""
-    with suppress(OSError, ValueError, SyntaxError), Image.open(path, formats=("PNG", "JPEG", "WEBP")) as image:
+    """Read the first digits of the SHA-256 of each identity that a saved image names; none if it cannot be read.
+
+    Raises:
+        OutputError: it is a WebP image of so many pixels that nobody knows whom it names.
+    """
+    with suppress(OSError, ValueError, SyntaxError), open_words(path) as image:
         return read_identity_digests(image)
     return frozenset()
 
 
 def read_marking(path: Path) -> bool | None:
     """Read whether a saved image was to be marked; None if its file does not say that a machine made it."""
-    with Image.open(path, formats=("PNG", "JPEG")) as image:
+    with open_words(path) as image:
         if read_source_type(image) != SOURCE_TYPE:
             return None
         return UNMARKED not in (read_xmp(image) or "")

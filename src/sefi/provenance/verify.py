@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from sefi.core.errors import PhotoError
+from sefi.core.files import is_folder, is_there
 from sefi.core.reading import read_bytes, translate_file_errors
 from sefi.provenance.content_credentials import MIME_TYPES, Credentials, read_credentials
 from sefi.provenance.mark import FoundMark, find_mark
@@ -64,29 +65,38 @@ class Verification:
         return self.is_declared or self.mark is not None or signed
 
 
-def list_images(paths: list[Path]) -> list[Path]:
+def list_images(paths: list[Path], unread: list[Path] | None = None) -> list[Path]:
     """List the images among files and in folders, those inside included; links are not followed into folders.
+
+    Args:
+        unread: gets the folders that cannot be read.
 
     Raises:
         PhotoError: there is no such file, or a folder has no images.
     """
     found: list[Path] = []
+    closed = list[Path]() if unread is None else unread
     for path in paths:
-        if path.is_dir():
-            inside = sorted(_yield_images(path))
-            if not inside:
+        if is_folder(path):
+            before = len(closed)
+            inside = sorted(_yield_images(path, closed))
+            if not inside and len(closed) == before:
                 raise PhotoError(f"'{path}' holds no images.", "Name a folder with PNG, JPEG or WebP files.")
             found += inside
-        elif path.exists():
+        elif is_there(path):
             found.append(path)
         else:
             raise PhotoError(f"There is no file '{path}'.", "Check the path.")
     return list(dict.fromkeys(found))
 
 
-def _yield_images(folder: Path) -> Iterator[Path]:
-    """Yield the files of a folder whose names are those of images."""
-    for number, (where, _, names) in enumerate(os.walk(folder)):
+def _yield_images(folder: Path, unread: list[Path]) -> Iterator[Path]:
+    """Yield the files of a folder whose names are those of images; `unread` gets the folders that cannot be read."""
+
+    def note(error: OSError) -> None:
+        unread.append(Path(os.fsdecode(error.filename)))
+
+    for number, (where, _, names) in enumerate(os.walk(folder, onerror=note)):
         if number > MOST_FOLDERS:
             raise PhotoError(f"'{folder}' has more than {MOST_FOLDERS:,} folders.", "Name a part of it.")
         yield from (Path(where) / name for name in names if name.lower().endswith(SUFFIXES))

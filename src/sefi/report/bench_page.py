@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 
-from sefi.benchmark.plan import list_planned_keys, measure_completeness
+from sefi.benchmark.plan import explain_unequal_cases, list_planned_keys, measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import NO_INTERVAL, Interval
 from sefi.benchmark.suite import ANOTHER_PHOTO, ANOTHER_SUBJECT
@@ -130,7 +130,7 @@ def list_folder_notes(run: RunInfo) -> list[str]:
         if folder.unreadable:
             some = ", ".join(folder.unreadable[:5])
             notes.append(f"{label}: {len(folder.unreadable)} files cannot be read and are left out, such as {some}.")
-    return notes if run.folders else []
+    return [*notes, *explain_unequal_cases(run)] if run.folders else []
 
 
 def describe_references(run: RunInfo) -> dict[str, str]:
@@ -280,7 +280,12 @@ def make_difference_view(
             f"less {label}",
             "",
             controls[label],
-            tuple(make_difference_entry(row.get(f.name, NO_INTERVAL), f, marked=table.finished) for f in metrics),
+            tuple(
+                make_difference_entry(
+                    row.get(f.name, NO_INTERVAL), f, marked=table.finished and label not in table.unlike
+                )
+                for f in metrics
+            ),
         )
         for label, row in others.items()
     ]
@@ -293,7 +298,7 @@ def make_difference_entry(value: Interval, metric: Metric, *, marked: bool = Tru
     Args:
         value: The difference.
         metric: What differs.
-        marked: Whether it may be marked; an unfinished run's may compare other prompts.
+        marked: Whether it may be marked; not where other prompts may be compared, as in an unfinished run.
     """
     if not value.computed:
         return Entry("not computed", "", "none")
@@ -352,6 +357,7 @@ def collect_content(run: RunInfo, samples: Sequence[Sample], folder: Path) -> di
         "arrows": ARROWS,
         "counts": count_parts(run, samples),
         "banner": measure_completeness(run, samples).banner,
+        "unequal": explain_unequal_cases(run),
         "first": first,
         "views": [each for part, title in PARTS.items() if (each := make_view(table, title, part)).metrics],
         "costs": make_view(table, "Cost", "cost", references=False),
@@ -403,7 +409,8 @@ def draw_plots(table: Table, samples: Sequence[Sample], run: RunInfo) -> list[Pl
     styles, curves = choose_styles(table.variants), compute_tau_curves(samples, run)
     plots: list[Plot] = []
     if any(all(table.values[w.label, name].computed for name in ("prompt", "id")) for w in table.variants):
-        about = "Likeness and prompt score, bars are 95 % intervals. Whatever lies in the shade is beaten in both."
+        about = "Likeness and prompt score, bars are 95 % intervals."
+        about += " Whatever lies in the shade is beaten in both." if table.comparable else ""
         plots.append(Plot(encode_svg_uri(plot_trade_off(table, styles)), about))
     if curves:
         about = "ID(Prompt) for every threshold: the variants under test with their 95 % bands, reference rows dashed."

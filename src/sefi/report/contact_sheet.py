@@ -48,6 +48,7 @@ def split_word(word: str, width: float, measure: Callable[[str], float]) -> Iter
 
 PAPER = (250, 249, 246)
 TEXT_COLOUR = (32, 32, 36)
+CELL = 160  # side of the square that every image is scaled to fit, in pixels
 GAP = 6  # pixels between two images
 SPACING = 2  # pixels between two lines
 TITLE_LINES = 12
@@ -64,7 +65,7 @@ class SheetRow:
     images: Sequence[Image.Image | None]
 
 
-def draw_contact_sheet(rows: Sequence[SheetRow], columns: Sequence[str] = (), *, cell: int = 160) -> Image.Image:
+def draw_contact_sheet(rows: Sequence[SheetRow], columns: Sequence[str] = (), *, cell: int = CELL) -> Image.Image:
     """Draw rows of images under column titles.
 
     Args:

@@ -42,6 +42,8 @@ REACH = 1.5  # a reference row more spans than this away from the variants is na
 def plot_trade_off(table: Table, styles: Mapping[str, Style]) -> str:
     """Plot ID against prompt score: a point with 95 % bars for each variant, the Pareto frontier of those under test.
 
+    Without it where the variants have different subjects and prompts.
+
     Args:
         table: A table that has the figures `prompt` and `id`.
         styles: From `choose_styles`.
@@ -69,7 +71,8 @@ def plot_trade_off(table: Table, styles: Mapping[str, Style]) -> str:
         figure.suptitle(title, x=0.98, ha="right", fontsize=9, color=SOFT)
     for label in near:
         draw_point(axis, *points[label], styles[label])
-    draw_frontier(axis, find_pareto_front([mean for label, mean in means.items() if not styles[label].reference]))
+    if table.comparable:
+        draw_frontier(axis, find_pareto_front([mean for label, mean in means.items() if not styles[label].reference]))
     axis.set_xlabel("prompt score (CLIP cosine): follows the prompt better to the right", color=SOFT)
     axis.set_ylabel("ID (cosine to the photo): more alike upwards", color=SOFT)
     bars = [bar for label in near for bar in make_error_bars(*points[label])]

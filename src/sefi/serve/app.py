@@ -3,7 +3,6 @@
 import asyncio
 import base64
 import re
-import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -22,16 +21,18 @@ from sefi.api import list_prompt_remarks
 from sefi.backbone.bundle import Backbone
 from sefi.core import __version__
 from sefi.core.config import Config, check_guidance, dump_config, parse_config
-from sefi.core.errors import SefiError
+from sefi.core.errors import ConfigError, SefiError
 from sefi.core.prompts import check_prompts, check_syntax, find_placeholders
 from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit
 from sefi.diffusion.sampling import GeneratedImage, check_size, get_image_size
 from sefi.diffusion.schedulers import check_steps
+from sefi.diffusion.text import count_chunks
 from sefi.identity.file import Identity
 from sefi.provenance.save import EncodedImage
 from sefi.serve.batching import BatchWorker, ImageQueue, ImageTask, Ticket, make_closed_error
 from sefi.serve.identities import IdentityFolder, ServedIdentity
 from sefi.serve.limits import (
+    GENERATE_PATH,
     ErrorAnswer,
     GenerateAnswer,
     GenerateRequest,
@@ -44,12 +45,16 @@ from sefi.serve.limits import (
 
 PNG, JSON = "image/png", "application/json"
 FAILURES: dict[int | str, dict[str, Any]] = {
+    400: {"model": ErrorAnswer, "description": "the request cannot be read"},
     401: {"model": ErrorAnswer, "description": "the API key is missing or wrong"},
     403: {"model": ErrorAnswer, "description": "the consent of an identity has expired"},
     404: {"model": ErrorAnswer, "description": "there is no such identity"},
+    413: {"model": ErrorAnswer, "description": "more than 64 KiB were sent"},
+    421: {"model": ErrorAnswer, "description": "a server of one machine was asked by another name"},
     422: {"model": ErrorAnswer, "description": "the prompt, the settings or an identity cannot be used"},
     429: {"model": ErrorAnswer, "description": "too many images wait; Retry-After says when to ask again"},
-    503: {"model": ErrorAnswer, "description": "the server is being stopped"},
+    500: {"model": ErrorAnswer, "description": "an image could not be generated"},
+    503: {"model": ErrorAnswer, "description": "the server is being stopped, or its identities cannot be read"},
     504: {"model": ErrorAnswer, "description": "the image was not ready in time"},
 }
 IMAGES: dict[int | str, dict[str, Any]] = {
@@ -70,17 +75,17 @@ class ServerMetrics:
         registry = self.registry
         self.requests = Counter("sefi_requests", "Requests to generate, by status.", ["status"], registry=registry)
         self.seconds = Histogram("sefi_request_seconds", "From a request to its answer.", registry=registry)
-        self.images = Counter("sefi_images", "Images generated.", registry=registry)
+        self.images = Counter("sefi_images", "Images generated and handed out.", registry=registry)
         sizes = (1, 2, 4, 8, 16, 32, 64)
         self.batches = Histogram("sefi_batch_images", "Images generated at once.", buckets=sizes, registry=registry)
         self.batch_seconds = Histogram("sefi_batch_seconds", "Time of a batch.", registry=registry)
         self.waiting = Gauge("sefi_waiting_images", "Images that wait.", registry=registry)
         self.identities = Gauge("sefi_identity_loads", "Identity files read since the start.", registry=registry)
 
-    def count_batch(self, images: int, seconds: float) -> None:
-        """Count a batch."""
+    def count_batch(self, size: int, images: int, seconds: float) -> None:
+        """Count a batch of a size, and those of its images that somebody was given."""
         self.images.inc(images)
-        self.batches.observe(images)
+        self.batches.observe(size)
         self.batch_seconds.observe(seconds)
 
     def count_request(self, status: int, seconds: float) -> None:
@@ -124,11 +129,35 @@ class ImageService:
         ]
         self.started = False
 
-    def start(self) -> None:
-        """Start the workers; the safety checker is read before the first image, if the model brings one."""
+    def check(self) -> None:
+        """Refuse to start with what could answer no request that leaves the settings as they are.
+
+        Raises:
+            ConfigError: the settings of the server do not fit the model or the limits.
+            BackboneError: the model's safety checker cannot be read.
+        """
+        try:
+            self.prepare(GenerateRequest(prompt="a"))
+            self.backbone.skip_layers(self.options.config.generate.clip_skip)
+        except SefiError as error:
+            raise_limit = "Raise the limit (--max-steps, --max-pixels), or lower the setting."
+            remedy = raise_limit if isinstance(error, ServeError) else error.remedy
+            raise ConfigError(
+                f"The settings of this server could not generate an image: {error.problem}",
+                f"{remedy} Settings are given as --set generate.NAME=VALUE.",
+            ) from error
+        self.load_checkers()
+
+    def load_checkers(self) -> None:
+        """Read the safety checker of each model, if it brings one; `BackboneError` where that fails."""
         for worker in self.workers:
             if self.options.use_checker and worker.backbone.safety_checker is not None:
                 worker.backbone.safety_checker.load()
+
+    def start(self) -> None:
+        """Start the workers; the safety checker is read before the first image."""
+        self.load_checkers()
+        for worker in self.workers:
             worker.thread.start()
         self.started = True
 
@@ -156,7 +185,12 @@ class ImageService:
         class_words = {one.identity.name: one.identity.header.class_word for one in served}
         check_prompts([request.prompt], class_words, settings.negative_prompt)
         named: tuple[ServedIdentity, ...] = tuple(served)
-        return [ImageTask(request.prompt, request.seed + k, settings, named) for k in range(request.count)]
+        vector_counts = {one.identity.name: one.identity.stage_tokens.shape[2] for one in served}
+        chunks = max(
+            count_chunks(self.backbone, request.prompt, class_words, vector_counts),
+            count_chunks(self.backbone, settings.negative_prompt, {}),
+        )
+        return [ImageTask(request.prompt, request.seed + k, settings, named, chunks) for k in range(request.count)]
 
     def parse_settings(self, request: GenerateRequest) -> Config:
         """Return the server's settings with those of a request; `ConfigError` for a value that does not fit."""
@@ -203,7 +237,9 @@ def create_app(service: ImageService) -> FastAPI:
 
     # No pages of documentation: they would load their scripts from another server.
     app = FastAPI(title="sefi", version=__version__, docs_url=None, redoc_url=None, lifespan=run_workers)
-    app.add_middleware(RequestGuard, key=service.options.key, local=service.options.local)
+    app.add_middleware(
+        RequestGuard, report=service.metrics.count_request, key=service.options.key, local=service.options.local
+    )
     add_routes(app, service)
     app.add_exception_handler(SefiError, answer_error)
     app.add_exception_handler(RequestValidationError, answer_invalid)
@@ -227,7 +263,7 @@ def add_routes(app: FastAPI, service: ImageService) -> None:
         return await answer_generate(service, body, request)
 
     app.post(
-        "/v1/generate",
+        GENERATE_PATH,
         operation_id="generate",
         summary="Generate images of a prompt",
         response_class=Response,
@@ -260,21 +296,7 @@ def answer_identities(service: ImageService) -> Response:
 
 
 async def answer_generate(service: ImageService, body: GenerateRequest, request: Request) -> Response:
-    """Draw the images of a request, and count its answer."""
-    started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
-    try:
-        response = await generate_response(service, body, request)
-        status = response.status_code
-    except SefiError as error:
-        status = int(describe_error(error)[0])
-        raise
-    finally:
-        service.metrics.count_request(status, time.monotonic() - started)
-    return response
-
-
-async def generate_response(service: ImageService, body: GenerateRequest, request: Request) -> Response:
-    """Return the answer of a request, or an empty one where the client is gone.
+    """Draw the images of a request and return its answer, or an empty one where the client is gone.
 
     Raises:
         SefiError: why there are no images.

@@ -35,12 +35,14 @@ class ImageTask:
     Attributes:
         settings: of one image; tasks with equal ones share a batch.
         identities: those that the prompt names, in the order of their names.
+        chunks: of the prompt, or of a longer negative prompt; tasks with equally many share a batch.
     """
 
     prompt: str
     seed: int
     settings: GenerateSettings
     identities: tuple[ServedIdentity, ...]
+    chunks: int = 1
 
 
 @dataclass(eq=False)
@@ -141,8 +143,9 @@ class ImageQueue:
             self._changed.notify_all()
 
     def note_speed(self, images: int, seconds: float) -> None:
-        """Take the time of a batch into the mean."""
-        self.seconds_per_image += 0.2 * (seconds / images - self.seconds_per_image)
+        """Take the time of a batch into the mean; one of no image says nothing."""
+        if images:
+            self.seconds_per_image += 0.2 * (seconds / images - self.seconds_per_image)
 
     def _remove(self, batch: Sequence[Ticket]) -> list[Ticket]:
         """Remove a batch from those that wait; return what of it is still wanted, as running."""
@@ -166,13 +169,14 @@ def make_closed_error() -> ServeError:
 def select_batch(waiting: Sequence[Ticket] | deque[Ticket], most: int) -> list[Ticket]:
     """Select the oldest image, and the oldest others that can be drawn with it.
 
-    Equal settings, and no name that stands for two identities: a file may have changed between two requests.
+    Equal settings, texts of one length, as a longer one would change the images of the others, and no name that stands
+    for two identities: a file may have changed between two requests.
     """
     batch: list[Ticket] = []
     named: dict[str, ServedIdentity] = {}
     for ticket in waiting:
         task = ticket.task
-        if batch and task.settings != batch[0].task.settings:
+        if batch and (task.settings, task.chunks) != (batch[0].task.settings, batch[0].task.chunks):
             continue
         if any(named.get(one.identity.name, one) is not one for one in task.identities):
             continue
@@ -189,14 +193,14 @@ class BatchWorker:
     Args:
         backbone: of one device; no other worker has it.
         use_checker: make black what the model's own safety checker flags.
-        report: called after every batch with its number of images and its seconds.
+        report: called after every batch with its number of images, how many of them were handed out, and its seconds.
     """
 
     def __init__(
         self,
         queue: ImageQueue,
         backbone: Backbone,
-        report: Callable[[int, float], None],
+        report: Callable[[int, int, float], None],
         *,
         use_checker: bool = True,
     ) -> None:
@@ -208,28 +212,32 @@ class BatchWorker:
         while (batch := self.queue.take()) is not None:
             if batch:
                 started = time.monotonic()
-                self.answer(batch)
+                count = self.answer(batch)
                 seconds = time.monotonic() - started
-                self.queue.note_speed(len(batch), seconds)
-                self.report(len(batch), seconds)
+                self.queue.note_speed(count, seconds)
+                self.report(len(batch), count, seconds)
 
-    def answer(self, batch: Sequence[Ticket]) -> None:
-        """Draw a batch and hand out its images; where it fails, each alone, so that one request fails no other."""
+    def answer(self, batch: Sequence[Ticket]) -> int:
+        """Draw a batch and hand out its images; where it fails, each alone, so that one request fails no other.
+
+        Returns:
+            How many images somebody was given: neither those that failed nor those that were given up.
+        """
         try:
             images = self.draw(batch)
         except BatchAbandoned:
-            return
+            return 0
         except Exception as error:
             if len(batch) > 1:
-                for ticket in batch:
-                    self.answer([ticket])
-                return
+                return sum(self.answer([ticket]) for ticket in batch)
             if not isinstance(error, SefiError):
                 LOGGER.exception("an image could not be drawn")
             batch[0].result.set_exception(error)
-            return
+            return 0
+        wanted = sum(not ticket.abandoned for ticket in batch)  # who has their image gives the ticket up
         for ticket, image in zip(batch, images, strict=True):
             ticket.result.set_result(image)
+        return wanted
 
     def draw(self, batch: Sequence[Ticket]) -> list[GeneratedImage]:
         """Draw the images of tasks with equal settings, each with the record that `sefi generate` writes.

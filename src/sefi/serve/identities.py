@@ -2,6 +2,7 @@
 
 import os
 import re
+import stat
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from sefi.core.errors import ConfigError, IdentityError, SefiError
 from sefi.core.prompts import NAME
-from sefi.core.reading import is_inside
+from sefi.core.reading import describe_fault, is_inside
 from sefi.identity.file import Identity, compute_identity_digest
 from sefi.methods.registry import is_of_tokens
 from sefi.provenance.consent import check_consents
@@ -63,9 +64,21 @@ class IdentityFolder:
         self._lock = threading.Lock()
 
     def list_names(self) -> list[str]:
-        """List the names that there are files for; whether they can be used shows when they are."""
-        with os.scandir(self.folder) as entries:
-            stems = [entry.name.removesuffix(SUFFIX) for entry in entries if entry.name.endswith(SUFFIX)]
+        """List the names that there are files for; whether they can be used shows when they are.
+
+        Raises:
+            ServeError: 503 where the folder cannot be read.
+        """
+        try:
+            with os.scandir(self.folder) as entries:
+                files = [entry.name for entry in entries if entry.name.endswith(SUFFIX) and is_file(entry)]
+        except OSError as error:
+            raise ServeError(
+                f"The folder of identities cannot be read: {describe_fault(error)}.",
+                "Tell whoever runs this server.",
+                HTTPStatus.SERVICE_UNAVAILABLE,
+            ) from None
+        stems = [name.removesuffix(SUFFIX) for name in files]
         return sorted(stem for stem in stems if re.fullmatch(NAME, stem))[:MOST_LISTED]
 
     def get(self, name: str) -> ServedIdentity:
@@ -107,7 +120,7 @@ class IdentityFolder:
         """Read and check a file; errors as of `get`."""
         if version[1] > LARGEST_FILE:
             raise make_weights_error(name)
-        identity = Identity.load(path)
+        identity = load_without_folder(path)
         if identity.name != name:
             raise ServeError(
                 f"{path.name} holds the identity {identity.name!r}.",
@@ -121,11 +134,34 @@ class IdentityFolder:
         return ServedIdentity(identity, compute_identity_digest(identity), version)
 
 
+def is_file(entry: os.DirEntry[str]) -> bool:
+    """Return whether an entry of a folder is a regular file, or a link to one; a link to itself is none."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
+
+
+def load_without_folder(path: Path) -> Identity:
+    """Read an identity; an error names the file alone: where it lies is nothing for who asks over the network.
+
+    Raises:
+        IdentityError: it is damaged, or cannot be read.
+    """
+    try:
+        return Identity.load(path)
+    except SefiError as error:
+        folder = f"{path.parent}{os.sep}"
+        raise IdentityError(error.problem.replace(folder, ""), error.remedy.replace(folder, "")) from None
+
+
 def read_version(path: Path) -> tuple[int, int, int] | None:
-    """Return what changes when a file does; None where there is none."""
+    """Return what changes when a file does; None where there is no regular file."""
     try:
         status = path.stat()
     except OSError:
+        return None
+    if not stat.S_ISREG(status.st_mode):
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino
 

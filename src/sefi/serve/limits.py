@@ -1,7 +1,8 @@
 """What a request may ask for, what it is answered where it asks for more, and the guard before every handler."""
 
 import hmac
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from types import MappingProxyType
@@ -16,6 +17,7 @@ from sefi.core.text import dump_json
 
 LARGEST_BODY = 64 << 10  # bytes; the longest prompts take 10 KB
 LONGEST_TEXT = 4000  # characters of a prompt, whatever a server allows
+GENERATE_PATH = "/v1/generate"
 OPEN_PATHS = frozenset({"/healthz", "/readyz"})
 LOCAL_NAMES = frozenset({"127.0.0.1", "localhost", "::1"})
 
@@ -147,25 +149,45 @@ def describe_error(error: SefiError) -> tuple[HTTPStatus, dict[str, str], dict[s
 
 
 class RequestGuard:
-    """Stands before an application: refuses other hosts' names, missing keys and large bodies.
+    """Stands before an application: refuses other hosts' names, missing keys and large bodies, and counts the answers.
 
     A browser on this machine would send what any page asks it to: pages of other sites are told apart by the host's
     name, which they cannot choose freely, so a server of this machine answers to its own names only.
 
     Args:
         app: the application.
+        report: called after every request to generate, whoever answered it, with its status and its seconds.
         key: what every request but /healthz and /readyz must bring; None: nothing.
         local: the server listens to this machine only, and answers to its names only.
     """
 
-    def __init__(self, app: ASGIApp, key: str | None = None, *, local: bool = True) -> None:
-        self.app, self.key, self.local = app, key, local
+    def __init__(
+        self, app: ASGIApp, report: Callable[[int, float], None], key: str | None = None, *, local: bool = True
+    ) -> None:
+        self.app, self.report, self.key, self.local = app, report, key, local
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that is refused, or pass it on."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        if (scope["method"], scope["path"]) != ("POST", GENERATE_PATH):
+            await self.answer(scope, receive, send)
+            return
+        started, status = time.monotonic(), int(HTTPStatus.INTERNAL_SERVER_ERROR)
+
+        async def send_and_note(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        try:
+            await self.answer(scope, receive, send_and_note)
+        finally:
+            self.report(status, time.monotonic() - started)
+
+    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request of HTTP."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         try:
             self.check_headers(scope["path"], headers)

@@ -22,7 +22,7 @@ from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
 from sefi.training.loop import LossPart, Numbers
 from sefi.training.token_inversion import (
-    ENCODE_AT_ONCE,
+    BatchEncoder,
     ViewLatents,
     draw_noise,
     predict_with_target,
@@ -191,9 +191,9 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
     settings = config.generate.model_copy(update={"width": None, "height": None})
     reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
     images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
-    latents = list[Tensor]()
-    while some := list(islice(images, ENCODE_AT_ONCE)):  # pixels of all of them may take gigabytes
-        latents.append(backbone.encode_image(torch.stack([convert_to_pixels(one.pixels) for one in some])))
+    latents, encoder = list[Tensor](), BatchEncoder(backbone)
+    while some := list(islice(images, encoder.at_once)):  # pixels of all of them may take gigabytes
+        latents.append(encoder.encode(torch.stack([convert_to_pixels(one.pixels) for one in some])))
     return torch.cat(latents)
 
 

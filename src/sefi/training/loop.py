@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from sefi.core.config import Config
 from sefi.core.errors import (
+    LESS_MEMORY,
     REMARKS,
     ConfigError,
     Interrupted,
@@ -39,7 +40,6 @@ GOOD_EVERY = 25  # steps between two copies of a good state
 LARGEST_COPY = 64 << 20  # bytes of weights of which such copies are made
 SPARE_BYTES = 1 << 20  # for headers, and for what the file system needs itself
 GO_ON_WITH_SPACE = "Free some space and run the same command again: it goes on from where it was last saved."
-LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LOGGER = logging.getLogger(REMARKS)
 SAVE_COST = 20.0  # train for so many times as long as saving took: all of Stable Diffusion is 12 GB
 

@@ -178,8 +178,8 @@ class TrainingGroup:
             return
         try:
             parts = compute_gradients_together(trainers)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+        except (RuntimeError, MemoryError, SefiError) as error:
+            if not (is_out_of_memory(error) or (isinstance(error, SefiError) and error.lacks_memory)):
                 raise
             parts = None
         if parts is None:  # outside of the handler: what the failed try held is free by now

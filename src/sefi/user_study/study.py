@@ -100,7 +100,7 @@ class SamplePool:
         here, there = self.prompts[prompt], self.prompts[other]
         if any(one.wanted for one in self.prompts):
             return bool(here.wanted) and not set(here.wanted) & set(there.wanted)
-        return bool(list_words(here.text) - list_words(there.text))
+        return bool(find_content_words(here.text) - find_content_words(there.text))
 
 
 @dataclass(frozen=True)
@@ -151,10 +151,10 @@ def design_study(run: RunInfo, samples: Sequence[Sample], study_options: StudyOp
     return Study(hash_study(pool, comparisons), word_questions(run), letters, comparisons)
 
 
-def list_words(text: str) -> set[str]:
+def find_content_words(text: str) -> set[str]:
     """Return the words of a prompt that say what an image shows.
 
-    >>> sorted(list_words("A photo of {}, at the beach"))
+    >>> sorted(find_content_words("A photo of {}, at the beach"))
     ['beach']
     """
     return set(re.findall(r"[^\W_]+", text.casefold())) - WORDS_OF_ANY_PROMPT

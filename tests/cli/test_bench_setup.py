@@ -1,0 +1,53 @@
+"""What `sefi bench run` opens: who is drawn for a class word."""
+
+import numpy as np
+import pytest
+
+from sefi.benchmark.suite import Suite
+from sefi.cli.bench_setup import BenchOptions, Thresholds, find_thresholds, load_subjects
+from sefi.cli.options import EMBEDDED
+from sefi.core.errors import ConfigError
+
+SUITE = Suite.model_validate(
+    {
+        "name": "tiny",
+        "about": "One subject.",
+        "prompts": [{"text": "a photo of {}", "kind": "plain"}],
+        "variants": [{"label": "pasted", "control": "photo"}],
+        "subjects": 1,
+        "first": 3,
+    }
+)
+
+
+def open_options(folder, class_word, model=EMBEDDED, **changes):
+    suite = SUITE.model_copy(update={"class_word": class_word, **changes})
+    return BenchOptions(suite, folder, model, None, None, None, None, None, False, "cpu", "float32")
+
+
+@pytest.mark.slow_after(1)
+@pytest.mark.parametrize(
+    ("class_word", "usual", "key"),
+    [("woman", "person", "p3"), ("Person", "person", "p3"), ("old man", "person", "p3"), (" Cat", "cat", "c3")],
+)
+def test_a_word_for_people_draws_people_and_its_spelling_changes_nothing(tmp_path, class_word, usual, key):
+    [found], [wanted] = (load_subjects(open_options(tmp_path, word), None) for word in (class_word, usual))
+    assert found.key == wanted.key == key
+    assert np.array_equal(found.photo, wanted.photo)
+    assert np.array_equal(found.other_photo, wanted.other_photo)
+
+
+@pytest.mark.parametrize("class_word", ["horse", "teapot", "black cat", ""])
+def test_what_is_not_drawn_is_refused(tmp_path, class_word):
+    with pytest.raises(ConfigError, match=f"Nothing is drawn of the class word '{class_word}'") as refused:
+        load_subjects(open_options(tmp_path, class_word), None)
+    assert "person, cat, dog, bear" in refused.value.remedy
+
+
+def test_words_for_people_have_thresholds_and_photos_in_scenes(tmp_path):
+    for class_word, tau in (("woman", 0.23), ("Person", 0.23), ("dog", None)):
+        assert find_thresholds(open_options(tmp_path, class_word, model="none"), None) == Thresholds(tau, None)
+    scenes = SUITE.model_dump() | {"photos": "scene"}
+    assert Suite.model_validate(scenes | {"class_word": "woman"}).photos == "scene"
+    with pytest.raises(ValueError, match="people only, not of a dog"):
+        Suite.model_validate(scenes | {"class_word": "dog"})

@@ -1,0 +1,85 @@
+"""Folders that cannot be read are named, and nothing in them is taken for searched."""
+
+import json
+import shutil
+
+import pytest
+from tests.cli.closed_folders import obey_permissions
+
+from sefi.core.own_files import TEMPORARY_MARK
+from sefi.provenance.leftovers import find_regular_files, list_temporary_folders
+
+CLOSED, LISTED = 0o000, 0o400  # nobody reads it; its names may be read, and it may not be entered
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch, ada):
+    """A home, cache and temporary folder of the test's own; the work is in `work`."""
+    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR")):
+        (tmp_path / name).mkdir()
+        monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.copy(ada, "ada.safetensors")
+    yield tmp_path
+    for folder in tmp_path.rglob("*"):
+        if folder.is_dir():
+            folder.chmod(0o700)
+
+
+def close(folder, mode, content=b"x", name=".ada.0123456789ab.unfinished"):
+    """Make a folder with a leftover that only its owner, who is somebody else, may enter."""
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    folder.chmod(mode)
+    return folder
+
+
+@pytest.mark.parametrize("mode", [CLOSED, LISTED])
+def test_temporary_folders_of_other_users_stop_nothing(home, sefi, mode):
+    close(home / "tmp" / "sefi-other", mode, name=TEMPORARY_MARK)
+    with obey_permissions():
+        assert list_temporary_folders(home / "tmp") == []
+        assert sefi("doctor", "--json").exit_code in (0, 1)  # a problem of this machine, and no crash
+        answer = json.loads(sefi("doctor", "--json").stdout)
+        assert answer["leftovers"] == []
+        assert sefi("forget", "--leftovers", "--yes", "--json").exit_code == 0
+        found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["unproven"] == []
+
+
+@pytest.mark.parametrize("mode", [CLOSED, LISTED])
+def test_a_closed_folder_in_a_searched_one_is_named(home, sefi, mode):
+    folder = close(home / "work" / "closed", mode)
+    with obey_permissions():
+        unread = []
+        assert folder not in {path.parent for path in find_regular_files([home / "work"], unread=unread)}
+        assert unread == [folder]
+        assert f"not searched: '{folder}' cannot be read" in json.loads(sefi("doctor", "--json").stdout)["leftovers"]
+        found = sefi("forget", "--leftovers", "--yes", "--json")
+        assert found.exit_code == 1, found.output
+        assert [one["file"] for one in json.loads(found.stdout)["left"]] == [str(folder)]
+        found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(folder)]
+    assert not (home / "work" / "ada.safetensors").exists()
+
+
+@pytest.mark.parametrize("mode", [CLOSED, LISTED])
+def test_images_in_a_closed_folder_are_not_passed_over(home, sefi, portrait, mode):
+    images = home / "work" / "images"
+    images.mkdir()
+    shutil.copy(portrait, images / "a.png")
+    folder = close(images / "closed", mode, name="b.png")
+    unread = folder if mode == CLOSED else folder / "b.png"
+    with obey_permissions():
+        found = sefi("verify", "images", "--json")
+        assert found.exit_code == 1, found.output
+        answer = json.loads(found.stdout)
+        assert [one["file"] for one in answer["images"]] == ["images/a.png"]
+        assert [home / "work" / one["file"] for one in answer["unreadable"]] == [unread]
+        found = sefi("verify", "images/closed")
+        assert found.exit_code == 1
+        assert "cannot be read" in found.output
