@@ -202,7 +202,7 @@ def count_errors(scores: Tensor, samples: list[Sample], threshold: float, *, pho
     }
 
 
-def count_drawn_faces(refused: list[bool]) -> int:
+def count_found_faces(refused: list[bool]) -> int:
     """Count the photographs taken for drawings in which the detector of drawn faces finds a face."""
     detector = YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR)
     passed = [image for (*_, image), gone in zip(yield_photograph_images(), refused, strict=True) if not gone]
@@ -223,7 +223,7 @@ def main() -> None:
         "threshold": round(threshold, 4),
         "drawings": count_errors(scores, samples, threshold, photographs=False),
         "photographs": count_errors(scores, samples, threshold, photographs=True)
-        | {"taken_with_a_drawn_face": count_drawn_faces((scores[labels] > threshold).tolist())},
+        | {"taken_with_a_drawn_face": count_found_faces((scores[labels] > threshold).tolist())},
     }
     write_text(RECORD, dump_json(record, indent=1) + "\n")
     print(dump_json(record, indent=1))

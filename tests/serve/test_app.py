@@ -247,6 +247,9 @@ def test_bodies_that_are_no_request(make_client):
             yield b" " * 1024
 
     check_error(post("/v1/generate", content=stream(), headers=kind), 413, "bytes")
+    for length in ("\xb2", "9" * 5000, "-1"):  # digits for Python's `isdigit`, or more than `int` reads
+        stated = kind | {"content-length": length.encode("latin-1")}
+        check_error(post("/v1/generate", content=b"{}", headers=stated), 413, "bytes")
     check_error(client.get("/v1/generate"), 405)
     check_error(client.get("/v1/../etc"), 404)
 

@@ -1,6 +1,7 @@
 """What a request may ask for, what it is answered where it asks for more, and the guard before every handler."""
 
 import hmac
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -216,7 +217,7 @@ class RequestGuard:
                 HTTPStatus.UNAUTHORIZED,
             )
         length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > LARGEST_BODY:
+        if not re.fullmatch(r"[0-9]{1,12}", length) or int(length) > LARGEST_BODY:
             raise make_body_error()
 
 
