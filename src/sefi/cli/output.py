@@ -166,7 +166,8 @@ SCHEMAS: dict[str, Schema] = {
         1,
         {
             "removed": "the files removed or cleared of the identity",
-            "left": "a list of objects with file and reason; the exit code is 1 if there are any",
+            "left": "what could not be removed, and with `--leftovers` folders that cannot be read: a list of objects "
+            "with file and reason; the exit code is 1 if there are any",
             "unproven": "files that may be of the identity and stay: a list of objects with file and reason",
         },
     ),
@@ -191,7 +192,7 @@ SCHEMAS: dict[str, Schema] = {
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
             "leftovers": "unfinished trainings and temporary files, here and below, in caches and the system's "
-            "temporary folder; `sefi forget --leftovers` removes them",
+            "temporary folder, which `sefi forget --leftovers` removes; and which folders were not searched",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },
@@ -203,7 +204,7 @@ SCHEMAS: dict[str, Schema] = {
             "(strength, false_alarm, scale, angle, payload), installation, this_installation, words_fit and "
             "content_credentials; null where there is none, or where it is not known",
             "marked": "how many of them say in any way that a trained model made them",
-            "unreadable": "files that cannot be read, each with its error; the exit code is 1 if there are any",
+            "unreadable": "files and folders that cannot be read, each with its error; the exit code is 1 if there are any",
             "false_alarm_bound": "an unmarked image seems to bear the invisible mark at most so often",
         },
     ),
