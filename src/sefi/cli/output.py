@@ -204,7 +204,8 @@ SCHEMAS: dict[str, Schema] = {
             "(strength, false_alarm, scale, angle, payload), installation, this_installation, words_fit and "
             "content_credentials; null where there is none, or where it is not known",
             "marked": "how many of them say in any way that a trained model made them",
-            "unreadable": "files and folders that cannot be read, each with its error; the exit code is 1 if there are any",
+            "unreadable": "files and folders that cannot be read, each with its error; the exit code is 1 if there "
+            "are any",
             "false_alarm_bound": "an unmarked image seems to bear the invisible mark at most so often",
         },
     ),
