@@ -54,6 +54,19 @@ def sefi():
 
 
 @pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """The folders `home`, `cache` and `tmp`, which a command takes for the user's own, and `work`, where it starts."""
+    for name, variables in (("home", ("HOME",)), ("cache", ("XDG_CACHE_HOME",)), ("tmp", ("TMPDIR", "TEMP"))):
+        (tmp_path / name).mkdir()
+        for variable in variables:
+            monkeypatch.setenv(variable, str(tmp_path / name))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path
+
+
+@pytest.fixture
 def refused(sefi):
     """Run the program with --json and return the error that it must end with."""
 

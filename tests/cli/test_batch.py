@@ -13,16 +13,9 @@ WORDS = ("--class-word", "dog", "--steps", 2, "--set", "learn.batch=1", "--set",
 
 
 @pytest.fixture
-def batch(sefi, model_folder, tmp_path, monkeypatch):
+def batch(sefi, model_folder, home):
     """Run a batch in a folder of its own; its caches and temporary files are nobody else's."""
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
-    make_photos(work / "photos")
+    make_photos(home / "work" / "photos")
 
     def run(*words, consent=CONSENT):
         return sefi("batch", "photos", "--model", model_folder, *WORDS, *consent, *words)

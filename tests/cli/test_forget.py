@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 
-import pytest
 from PIL import Image
 
 from sefi.core.own_files import TEMPORARY_MARK, make_temporary_folder
@@ -15,18 +14,6 @@ from sefi.identity.file import Identity
 from sefi.provenance.leftovers import find_regular_files, is_lock_held, list_temporary_folders
 from sefi.provenance.metadata import NOT_LEARNED_YET
 from sefi.provenance.save import encode_photo
-
-
-@pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home, cache and temporary folder of the test's own; the work is in `work`."""
-    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR")):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / name))
-    (tmp_path / "work").mkdir()
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path
 
 
 def test_no_byte_of_a_forgotten_identity_is_left(home, sefi, ada, model_folder):

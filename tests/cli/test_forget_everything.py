@@ -46,19 +46,13 @@ DATA_URI = re.compile(rb"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch):
-    """A home, cache and temporary folder of the test's own; the work is in `work`."""
-    for name, variables in (("home", ("HOME",)), ("cache", ("XDG_CACHE_HOME",)), ("tmp", ("TMPDIR", "TEMP"))):
-        (tmp_path / name).mkdir()
-        for variable in variables:
-            monkeypatch.setenv(variable, str(tmp_path / name))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    (tmp_path / "work" / "photos").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "work")
+def home(home):
+    """Those of every test here, with a photo of each of the two in `work`."""
+    (home / "work" / "photos").mkdir()
     for number, name in enumerate((NAME, OTHER)):
         pixels = np.random.default_rng(number).integers(0, 255, (61, 53, 3)).astype(np.uint8)
         Image.fromarray(pixels).save(f"photos/{name}.png")
-    return tmp_path
+    return home
 
 
 def call(sefi, *words):

@@ -54,14 +54,8 @@ def test_the_words_of_an_image_of_any_size_are_read(tmp_path, kind, side):
     assert read_marking(path) is (None if kind == "PNG" else True)
 
 
-def test_it_is_forgotten_or_named(tmp_path, sefi, ada, monkeypatch):
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    work = tmp_path / "work"
-    work.mkdir()
-    monkeypatch.chdir(work)
+def test_it_is_forgotten_or_named(home, sefi, ada):
+    work = home / "work"
     shutil.copy(ada, "ada.safetensors")
     digest = hashlib.sha256(ada.read_bytes()).hexdigest()
     for name, kind, named in (("a", "PNG", digest), ("b", "JPEG", digest), ("c", "PNG", ADA), ("d", "WEBP", digest)):

@@ -42,14 +42,10 @@ JSON = st.recursive(
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch):
-    """A folder to work in, with a home, cache and temporary folder of the test's own beside it."""
-    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR"), ("work", "PWD")):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / name))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "work"
+def work(home, monkeypatch):
+    """The folder to work in."""
+    monkeypatch.setenv("PWD", str(home / "work"))
+    return home / "work"
 
 
 def forget(sefi, *words):

@@ -16,15 +16,9 @@ from sefi.provenance.run_record import compute_file_digest
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, ada):
-    """A folder with an identity, a model's weights and a text; home, caches and temporary folder are elsewhere."""
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def work(home, ada):
+    """A folder with an identity, a model's weights and a text."""
+    folder = home / "work"
     shutil.copy(ada, "bea.safetensors")
     save_file({"weight": torch.arange(300.0)}, "model.safetensors")
     (folder / "thesis.txt").write_text("of my own")
@@ -100,10 +94,10 @@ def test_a_link_is_refused_with_what_it_leads_to(work, sefi, ada):
     assert (work / "real.safetensors").is_file()
 
 
-@pytest.mark.parametrize("name", ["{outside}/mine.csv", "../HOME/mine.csv", "sub/mine.csv", "sub/mine.safetensors"])
+@pytest.mark.parametrize("name", ["{outside}/mine.csv", "../home/mine.csv", "sub/mine.csv", "sub/mine.safetensors"])
 def test_a_record_removes_nothing_outside_of_its_folder(work, sefi, ada, name):
     shutil.copy(ada, "ada.safetensors")
-    outside = work.parent / "HOME"
+    outside = work.parent / "home"
     (work / "sub").mkdir()
     for folder in (outside, work / "sub"):
         (folder / "mine.csv").write_text("a,b")

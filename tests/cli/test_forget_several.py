@@ -15,20 +15,13 @@ from sefi.provenance.save import encode_photo, read_named_identities
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, ada):
-    """A folder with two identities of different tokens; home, caches and temporary folder are elsewhere."""
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def work(home, ada):
+    """A folder with two identities of different tokens."""
     shutil.copy(ada, "ada.safetensors")
     known = Identity.load(ada)
     tokens = known.tokens + torch.linspace(-0.1, 0.1, known.tokens.numel()).view_as(known.tokens)
     Identity({"tokens": tokens}, known.header.model_copy(update={"name": "bob"})).save("bob.safetensors")
-    return folder
+    return home / "work"
 
 
 def generate(sefi, model_folder, *prompts):

@@ -11,15 +11,9 @@ from sefi.identity.file import Identity, write_identity
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, ada):
-    """A folder with `ada.safetensors` and two further files of it; home, caches and temporary folder are elsewhere."""
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "work"
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+def work(home, ada):
+    """A folder with `ada.safetensors` and two further files of it."""
+    folder = home / "work"
     write_large(ada, "ada")
     assert len(list_names(folder)) == 3
     return folder

@@ -7,14 +7,10 @@ import pytest
 
 
 @pytest.mark.parametrize("record", ["images/records.json", "bench/run.json"])
-def test_nothing_is_removed_where_a_record_of_images_cannot_be_read(tmp_path, sefi, ada, monkeypatch, record):
-    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR")):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / name))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.chdir(tmp_path)
+def test_nothing_is_removed_where_a_record_of_images_cannot_be_read(home, sefi, ada, monkeypatch, record):
+    monkeypatch.chdir(home)
     shutil.copy(ada, "ada.safetensors")
-    path = tmp_path / record
+    path = home / record
     path.parent.mkdir()
     path.write_text('{"runs": []}')
     whole = Path.open
@@ -29,6 +25,6 @@ def test_nothing_is_removed_where_a_record_of_images_cannot_be_read(tmp_path, se
         found = sefi("forget", "ada", "--yes")
     assert found.exit_code == 2
     assert "cannot be read" in found.stderr
-    assert (tmp_path / "ada.safetensors").is_file()
+    assert (home / "ada.safetensors").is_file()
     assert sefi("forget", "ada", "--yes").exit_code == 0
-    assert not (tmp_path / "ada.safetensors").exists()
+    assert not (home / "ada.safetensors").exists()

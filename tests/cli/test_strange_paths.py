@@ -77,15 +77,10 @@ COMMANDS = [
 
 
 @pytest.fixture
-def work(tmp_path, monkeypatch, ada, portrait):
+def work(home, ada, portrait):
     """A folder with an identity, photos, a circle of links and a folder that nobody enters."""
-    for variable in ("HOME", "XDG_CACHE_HOME", "TMPDIR"):
-        (tmp_path / variable).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / variable))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    folder = tmp_path / "work"
-    (folder / "photos").mkdir(parents=True)
-    monkeypatch.chdir(folder)
+    folder = home / "work"
+    (folder / "photos").mkdir()
     shutil.copy(ada, "ada.safetensors")
     shutil.copy(portrait, folder / "photos" / "a.png")
     (folder / "circle").symlink_to("circle")

@@ -13,17 +13,11 @@ CLOSED, LISTED = 0o000, 0o400  # nobody reads it; its names may be read, and it 
 
 
 @pytest.fixture
-def home(tmp_path, monkeypatch, ada):
-    """A home, cache and temporary folder of the test's own; the work is in `work`."""
-    for name, variable in (("home", "HOME"), ("cache", "XDG_CACHE_HOME"), ("tmp", "TMPDIR")):
-        (tmp_path / name).mkdir()
-        monkeypatch.setenv(variable, str(tmp_path / name))
-    monkeypatch.setattr("tempfile.tempdir", None)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+def home(home, ada):
+    """Those of every test here, with an identity, and with folders that can be removed again in the end."""
     shutil.copy(ada, "ada.safetensors")
-    yield tmp_path
-    for folder in tmp_path.rglob("*"):
+    yield home
+    for folder in home.rglob("*"):
         if folder.is_dir():
             folder.chmod(0o700)
 
