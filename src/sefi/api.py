@@ -169,10 +169,10 @@ def learn(  # noqa: PLR0913
     check_name(name)
     seed = require_seed(seed)
     check_config_type(config)
-    check_crop_options(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
+    check_crop(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
-    check_learning_inputs(consent, evaluators, checkpoint, (face, box, detector))
+    check_learning_inputs(consent, evaluators, checkpoint)
     progress = choose_progress(progress)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
@@ -255,11 +255,11 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def check_crop_types(face: object, box: object, detector: object) -> None:
-    """Refuse what says where the subject is and is of another type than those that are used.
+def check_crop(class_word: str, *, crop: bool, face: int | None, box: Box | None, detector: str | Path | None) -> None:
+    """Refuse what says where the subject is and is of another type, or contradicts itself.
 
     Raises:
-        ConfigError: the face is no number.
+        ConfigError: the face is no number, or options contradict each other.
         PhotoError: the box is not four whole numbers.
         FaceError: the detector is no path.
     """
@@ -268,17 +268,11 @@ def check_crop_types(face: object, box: object, detector: object) -> None:
         check_box(box)
     remedy = "Give the path of a YuNet ONNX file."
     check_type(detector, (str, Path, type(None)), "The face detector", FaceError, remedy)
+    check_crop_options(class_word, crop=crop, face=face, box=box, detector=detector)
 
 
-def check_learning_inputs(
-    consent: object, evaluators: object, checkpoint: object, place: tuple[object, object, object]
-) -> None:
-    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`.
-
-    Args:
-        place: face, box and detector; errors as of `check_crop_types`.
-    """
-    check_crop_types(*place)
+def check_learning_inputs(consent: object, evaluators: object, checkpoint: object) -> None:
+    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`."""
     remedy = "Give consent=sefi.Consent(...), with who agrees, for whom and to what."
     check_type(consent, (Consent, type(None)), "The consent", ConfigError, remedy)
     for what, path in (("The folder of evaluators", evaluators), ("The checkpoint", checkpoint)):
@@ -437,9 +431,8 @@ def crop_photo(
     """
     if isinstance(photo, SubjectCrop):
         return photo
-    check_crop_types(face, box, detector)
     class_word = config.learn.class_word
-    check_crop_options(class_word, crop=crop, face=face, box=box, detector=detector)
+    check_crop(class_word, crop=crop, face=face, box=box, detector=detector)
     height, width = photo.pixels.shape[-2:]
     remark = None
     if box is not None:

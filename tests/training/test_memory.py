@@ -24,7 +24,7 @@ from sefi.methods.custom_diffusion import make_resized_view_drawer
 from sefi.training import finetuning, token_inversion
 from sefi.training.loop import list_recovery_remarks
 from sefi.training.together import TrainingGroup
-from sefi.training.token_inversion import BatchEncoder, ViewLatents, encode_in_batches
+from sefi.training.token_inversion import BatchEncoder, ViewLatents
 
 PORTRAIT = MODELS / "demo" / "portrait.png"
 BATCH, STEPS = 5, 4
@@ -255,7 +255,7 @@ def test_images_of_the_class_and_resized_views_are_encoded_in_fewer_at_once(back
 def test_no_memory_for_one_image_is_an_error(backbone, room):
     room(0)
     with pytest.raises(ConfigError, match=r"encode one image \(CUDA out of memory\)") as error:
-        encode_in_batches(backbone, torch.zeros(3, 3, backbone.resolution, backbone.resolution))
+        BatchEncoder(backbone).encode(torch.zeros(3, 3, backbone.resolution, backbone.resolution))
     assert error.value.lacks_memory
 
 

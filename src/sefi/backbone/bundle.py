@@ -251,9 +251,7 @@ class Backbone(ModelParts):
         """
         before = self.device.type
         place = self.device if device is None else parse_device(str(device))
-        number = self.dtype if dtype is None else parse_dtype(dtype)
-        with translate_memory_errors(f"to move the model to {place}"):
-            place_networks(self, place, number)
+        place_networks(self, place, self.dtype if dtype is None else parse_dtype(dtype))
         if before != place.type and "mps" in (before, place.type):
             set_channel_order(self.unet, self.vae)
         return self
@@ -526,24 +524,24 @@ def parse_device(device: str) -> torch.device:
     Raises:
         BackboneError: it is unknown, or not there; names the devices that are.
     """
-    there = list_model_devices()
     try:
         found = torch.device(device)
     except (RuntimeError, TypeError):
         found = None
-    if found is None or str(torch.device(found.type, found.index or 0)) not in there:
-        names = ", ".join("cpu" if name == "cpu:0" else name for name in there)
+    if found is None or (found.index or 0) >= count_devices(found.type):
+        there = ["cpu", *(f"{kind}:{number}" for kind in ("cuda", "mps") for number in range(count_devices(kind)))]
         raise BackboneError(
-            f"This machine has no device '{device}' that can be used.", f"Name one of these with --device: {names}."
+            f"This machine has no device '{device}' that can be used.",
+            f"Name one of these with --device: {', '.join(there)}.",
         )
     return found
 
 
-def list_model_devices() -> list[str]:
-    """List the devices of this machine that models run on, each with its number, such as `cpu:0` and `cuda:1`."""
-    cuda = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    counts = {"cpu": 1, "cuda": cuda, "mps": int(torch.backends.mps.is_available())}
-    return [f"{kind}:{number}" for kind, count in counts.items() for number in range(count)]
+def count_devices(kind: str) -> int:
+    """Count the devices of a kind on this machine that models run on."""
+    if kind == "cuda":
+        return torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return int(kind == "cpu" or (kind == "mps" and torch.backends.mps.is_available()))
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -567,10 +565,14 @@ def place_networks(parts: ModelParts, device: torch.device, dtype: torch.dtype) 
     """Move every network to a device and a dtype, in place.
 
     SDXL's autoencoder stays in float32 in a float16 model: it overflows, and its file says so.
+
+    Raises:
+        BackboneError: there is not enough memory on the device.
     """
     overflows = parts.family == "sdxl" and dtype == torch.float16 and bool(parts.vae.config["force_upcast"])
-    for name, network in parts.networks.items():
-        network.to(device, torch.float32 if name == "vae" and overflows else dtype)
+    with translate_memory_errors(f"to move the model to {device}"):
+        for name, network in parts.networks.items():
+            network.to(device, torch.float32 if name == "vae" and overflows else dtype)
 
 
 def set_channel_order(*networks: nn.Module) -> None:

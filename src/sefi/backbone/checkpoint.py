@@ -195,7 +195,7 @@ PAD_TOKENS: dict[Family, tuple[str, ...]] = {"sd1": (END,), "sd2": ("!",), "sdxl
 # ModelSpec's words for what the UNet predicts; files without it follow their family's config.
 PREDICTION = {"epsilon": "epsilon", "v": "v_prediction", "v_prediction": "v_prediction"}
 SQUARE = re.compile(r"(\d{3,4})x\1")  # a width and the same height, ModelSpec's base resolution
-DIVISIBLE = 8  # latent cells per side are multiples of it: the UNet halves them three times
+DIVISIBLE = 8  # latent cells per side are multiples of it: the UNet halves them three times at the most
 BASE_CELLS = 64  # of Stable Diffusion 2.x base, per side
 WHOLE = "Use a whole checkpoint: UNet, VAE and text encoder in one file."
 

@@ -350,12 +350,14 @@ class SafetyChecker:
             BackboneError: the network cannot be read, does not run, or lacks memory.
         """
         network = self.load()
-        with translate_memory_errors("to look for images that are not to be shown"):
+        purpose = "to look for images that are not to be shown"
+        with translate_memory_errors(purpose):
             torch.nn.Module.to(network, device)
             pixels = torch.stack([prepare_for_clip(one, network.config.vision_config.image_size) for one in images])
 
         def find() -> list[bool]:
-            with torch.no_grad(), quiet_libraries():  # whoever reports the images makes its warning
+            # Whoever reports the images makes the network's warning.
+            with translate_memory_errors(purpose), torch.no_grad(), quiet_libraries():
                 return network(pixels.to(device), [np.zeros(1) for _ in images])[1]
 
         return [bool(one) for one in read_or_refuse(self.folder, find, "Copy or download the model again.")]

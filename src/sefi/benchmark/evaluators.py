@@ -32,7 +32,6 @@ from sefi.evaluation.metrics import (
 from sefi.evaluation.second_recogniser import SecondEncoder
 from sefi.photo.detect import Face, FaceEncoder, YuNetDetector, enlarge_image
 
-CHUNK = 1 << 20  # bytes that are read at once
 LATER = ("dino", "second_recogniser")  # evaluators of which the first versions' records say nothing
 
 
@@ -72,8 +71,7 @@ def describe_file(path: Path) -> EvaluatorInfo:
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:
-            while part := content.read(CHUNK):
-                digest.update(part)
+            hashlib.file_digest(content, lambda: digest)
     return EvaluatorInfo(file=path.name, sha256=digest.hexdigest() if files else "")
 
 

@@ -33,7 +33,7 @@ from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import Box, find_placeholders, refuse_names
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import AttentionRecorder, copy_with_key_value_attention, reuse_projections
-from sefi.diffusion.conditioning import Conditioner, pad_texts
+from sefi.diffusion.conditioning import Conditioner, IdentityConditioner, pad_texts
 from sefi.diffusion.schedulers import create_scheduler
 from sefi.diffusion.source_image import (
     NO_SOURCE,
@@ -302,6 +302,19 @@ def draw_initial_noise(backbone: Backbone, seeds: Sequence[int], size: tuple[int
         [torch.randn(shape, generator=create_generator(s, "picture"), dtype=torch.float32) for s in seeds]
     )
     return noise.to(backbone.device, backbone.dtype)
+
+
+def sample_plain_images(
+    backbone: Backbone, prompts: Sequence[str], seeds: Sequence[int], settings: GenerateSettings, progress: Progress
+) -> Iterator[GeneratedImage]:
+    """Yield the model's own images of prompts without identities, to learn from.
+
+    They are of the trained size, as photos are learned in, whatever size images shall have later; errors and order are
+    as of `sample_images`.
+    """
+    conditioner = IdentityConditioner(backbone.skip_layers(settings.clip_skip), [])
+    settings = settings.model_copy(update={"width": None, "height": None})
+    return sample_images(backbone, conditioner, prompts, seeds, settings, progress)
 
 
 def sample_images(

@@ -30,8 +30,7 @@ from sefi.core.reading import (
 from sefi.core.rng import create_generator
 from sefi.core.text import dump_json
 from sefi.diffusion.composer import is_trained_for
-from sefi.diffusion.conditioning import IdentityConditioner
-from sefi.diffusion.sampling import sample_images
+from sefi.diffusion.sampling import sample_plain_images
 from sefi.diffusion.text import tokenize_text
 from sefi.evaluation.second_recogniser import (
     ResidualTrunk,
@@ -46,7 +45,7 @@ from sefi.photo.augment import CropFace, PhotoViews, convert_to_bytes, cut_head,
 from sefi.photo.detect import FaceDetector, enlarge_image
 from sefi.photo.read import convert_to_pixels
 from sefi.training.loop import compute_cosine_rate, set_rate
-from sefi.training.token_inversion import encode_in_batches
+from sefi.training.token_inversion import BatchEncoder
 
 SHIPPED_ENCODER = Path(__file__).parents[1] / "models" / "name_encoder.safetensors"
 ENCODER_KEY, ENCODER_SIGNATURE = "sefi-name-encoder", "sefi-model-signature"
@@ -149,7 +148,7 @@ def compute_head_features(
         FaceError: the landmarks of a face lie in one point.
     """
     heads = torch.stack([cut_head(crop, face.box) for crop, face in zip(crops, faces, strict=True)])
-    latents = encode_in_batches(backbone, heads).float().cpu()
+    latents = BatchEncoder(backbone).encode(heads).float().cpu()
     latents = F.adaptive_avg_pool2d(latents, min(CELLS, latents.shape[-1]))
     if recogniser is None:
         return HeadFeatures(latents, latents.new_zeros((len(latents), 0)))
@@ -457,8 +456,6 @@ def draw_name_pairs(
     shown = [name for name in rows for _ in range(count)]
     prompts = [PAIR_PROMPT.format(name) for name in shown]
     seeds = range(FIRST_PAIR_SEED, FIRST_PAIR_SEED + len(prompts))
-    settings = config.generate.model_copy(update={"width": None, "height": None})
-    reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
-    images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
+    images = sample_plain_images(backbone, prompts, seeds, config.generate, progress)
     shown_people = ((one.index // count, convert_to_pixels(one.pixels), rows[shown[one.index]]) for one in images)
     return pair_heads_with_names(backbone, shown_people, detector)

@@ -50,7 +50,7 @@ class StagedKeyValue(TokenMethod):
         """Require one token for the placeholder where the module makes it, and an encoder where tokens start at one."""
         del evaluators
         refuse_vectors_and_limit(self.info.title, config)
-        if config.learn.steps or config.learn.start == "auto":  # else the encoder's tokens are taken as they are
+        if config.learn.steps or config.learn.start == "auto":  # else the tokens are taken as they come
             check_gradient_dtype(backbone)
         if config.learn.start == "encoder":
             check_person(f"{self.info.title} with learn.start=encoder", config)

@@ -14,8 +14,8 @@ from sefi.backbone.files import LOADING
 from sefi.core.config import Config, Section
 from sefi.core.progress import Progress
 from sefi.core.rng import create_generator
-from sefi.diffusion.conditioning import IdentityConditioner, tokenize_sentence
-from sefi.diffusion.sampling import sample_images
+from sefi.diffusion.conditioning import tokenize_sentence
+from sefi.diffusion.sampling import sample_plain_images
 from sefi.diffusion.text import join_texts
 from sefi.identity.file import IdentityHeader, read_saved_config
 from sefi.photo.augment import PhotoViews
@@ -187,10 +187,7 @@ def generate_class_latents(backbone: Backbone, config: FinetuningConfig, progres
         return None
     prompts = [config.learn.templates[0].format(config.learn.class_word)] * count
     seeds = range(FIRST_PRIOR_SEED, FIRST_PRIOR_SEED + count)
-    # They are learned together with the photo: of the trained size, whatever size images shall have later.
-    settings = config.generate.model_copy(update={"width": None, "height": None})
-    reading = IdentityConditioner(backbone.skip_layers(config.generate.clip_skip), [])
-    images = sample_images(backbone, reading, prompts, list(seeds), settings, progress)
+    images = sample_plain_images(backbone, prompts, seeds, config.generate, progress)
     latents, encoder = list[Tensor](), BatchEncoder(backbone)
     while some := list(islice(images, encoder.at_once)):  # pixels of all of them may take gigabytes
         latents.append(encoder.encode(torch.stack([convert_to_pixels(one.pixels) for one in some])))

@@ -179,7 +179,7 @@ class TrainingGroup:
         try:
             parts = compute_gradients_together(trainers)
         except (RuntimeError, MemoryError, SefiError) as error:
-            if not (is_out_of_memory(error) or (isinstance(error, SefiError) and error.lacks_memory)):
+            if not is_out_of_memory(error):
                 raise
             parts = None
         if parts is None:  # outside of the handler: what the failed try held is free by now

@@ -442,19 +442,19 @@ class BatchEncoder:
         while start < len(pixels):
             some = pixels[start : start + self.at_once]
             # A try that fails may have drawn noise, which the same images get when they are fewer at once.
-            state, reason = None if random is None else random.get_state(), ""
+            state = None if random is None else random.get_state()
             try:
                 parts.append(encode(some))
                 start += len(some)
+                continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = shorten_reason(error)
             # Outside of the handler: what the failed try held is free by now.
-            if reason:
-                if random is not None and state is not None:
-                    random.set_state(state)
-                self.take_fewer(len(some), reason)
+            if random is not None and state is not None:
+                random.set_state(state)
+            self.take_fewer(len(some), reason)
         return tuple(torch.cat(one) for one in zip(*parts, strict=True))
 
     def take_fewer(self, count: int, reason: str) -> None:
@@ -473,11 +473,6 @@ class BatchEncoder:
             raise make_memory_error(ConfigError, problem, LESS_MEMORY)
         self.at_once = count // 2
         LOGGER.warning("there is not enough memory: now at most %d images are encoded at once", self.at_once)
-
-
-def encode_in_batches(backbone: Backbone, pixels: Tensor) -> Tensor:
-    """Encode images `[image, 3, side, side]` to latents `[image, channel, h, w]`, the posterior's mean."""
-    return BatchEncoder(backbone).encode(pixels)
 
 
 class ViewLatents:
