@@ -4,9 +4,11 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 from PIL import Image
 
 from sefi.cli.attend import average_shares
+from sefi.cli.doctor import list_devices
 from sefi.cli.image_files import shorten_names
 from sefi.identity.file import Identity
 
@@ -185,6 +187,13 @@ def test_doctor_lists_what_is_missing(sefi):
     assert found.exit_code == (1 if answer["problems"] else 0)
     assert answer["libraries"]["torch"]
     assert "python" in sefi("doctor").stdout
+
+
+def test_devices_are_named_as_commands_take_them(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_name", "card {}".format)
+    assert list_devices()[:2] == ["cuda:0 (card 0)", "cuda:1 (card 1)"]
+    assert list_devices()[-1].startswith("cpu (")
 
 
 def test_version_and_help(sefi):

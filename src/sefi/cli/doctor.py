@@ -122,10 +122,10 @@ def find_leftovers(here: Path) -> list[str]:
 
 
 def list_devices() -> list[str]:
-    """Return where models can run, best first."""
+    """Return where models can run, best first, each as `--device` takes it and with what it is."""
     import torch
 
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    devices = [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("mps")
     return [*devices, f"cpu ({torch.get_num_threads()} threads)"]

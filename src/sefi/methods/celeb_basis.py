@@ -97,7 +97,10 @@ class CelebBasis(TokenMethod):
             )
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require a person, no stages, no keys of their own, a detector, a recogniser and names."""
+        """Require a person, no stages, no keys of their own, a detector, a recogniser and names.
+
+        The model must not be in float16.
+        """
         check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config)
         check_person(self.info.title, config)

@@ -68,7 +68,7 @@ class CrossInitialization(TokenMethod):
         return WeightCounts(NAME_WORDS * backbone.token_width, 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no keys of their own, and names."""
+        """Require no stages, no keys of their own, names, and a model that is not in float16."""
         del evaluators
         check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config, NAME_WORDS)

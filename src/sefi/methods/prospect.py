@@ -56,7 +56,7 @@ class ProSpect(TokenMethod):
         )
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require one token for the placeholder, and no attention loss."""
+        """Require one token for the placeholder, no attention loss, and a model that is not in float16."""
         del evaluators
         check_gradient_dtype(backbone)
         refuse_vectors_and_limit(self.info.title, config)

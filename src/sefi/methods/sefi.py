@@ -47,7 +47,10 @@ class StagedKeyValue(TokenMethod):
         return WeightCounts(trained, count_module_weights(backbone.token_width, config.learn))
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require one token for the placeholder where the module makes it, and an encoder where tokens start at one."""
+        """Require one token for the placeholder where the module makes it, and an encoder where tokens start at one.
+
+        What is learned needs a model that is not in float16.
+        """
         del evaluators
         refuse_vectors_and_limit(self.info.title, config)
         if config.learn.steps or config.learn.start == "auto":  # else the tokens are taken as they come

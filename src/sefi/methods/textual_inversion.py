@@ -61,7 +61,7 @@ class TextualInversion(TokenMethod):
         return WeightCounts(config.learn.vectors * backbone.token_width, 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, and no keys of their own."""
+        """Require no stages, no keys of their own, and a model that is not in float16."""
         del evaluators
         check_gradient_dtype(backbone)
         refuse_stage_settings(self.info.title, config, config.learn.vectors)
