@@ -1,4 +1,4 @@
-"""What methods learn with beside the model is on record by its bytes: other bytes under the same name are refused."""
+"""What methods learn with besides the model is on record by its bytes: other bytes under the same name are refused."""
 
 import hashlib
 from dataclasses import replace
@@ -91,6 +91,15 @@ def test_a_run_does_not_go_on_with_other_evaluators_to_learn_with(run, evaluator
     save_file({"weight": zeros(3)}, other / "clip" / "model.safetensors")
     with pytest.raises(ConfigError, match=rf"another run: evaluator clip, evaluator {RECOGNISER} differ\."):
         run.folder.begin(describe(replace(run, evaluator_folder=other)))
+
+
+def test_a_variant_that_draws_what_another_learned_has_its_files_too(run, names):
+    first = run.suite.variants[0]
+    again = first.model_copy(update={"label": "again", "learned_by": first.label})
+    suite = run.suite.model_copy(update={"variants": (*run.suite.variants, again)})
+    found = describe(replace(run, suite=suite)).learning_files.settings
+    assert found["again"] == found[first.label]
+    assert found["again"]
 
 
 def test_a_run_that_learns_nothing_has_none(run, names):

@@ -290,7 +290,7 @@ def test_more_images_than_a_run_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run_files, "MOST_IMAGES", 2)
     cells = [cell(seed=seed) for seed in (0, 1, 1)]
     assert len(folder_of(tmp_path, RUN, cells).read_samples()) == 2
-    with pytest.raises(ConfigError, match="more than 2 images"):
+    with pytest.raises(ConfigError, match=r"more than 2 images\. Make another run"):
         folder_of(tmp_path, RUN, [*cells, cell(seed=2)]).read_samples()
 
 

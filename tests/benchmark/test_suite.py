@@ -212,3 +212,10 @@ def test_a_folder_of_photos_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "iterdir", refuse_or_list)
     with pytest.raises(PhotoError, match="ada' cannot be read: Permission denied"):
         group_image_files(tmp_path)
+
+
+def test_a_hidden_folder_is_nobody(tmp_path):
+    for file in (tmp_path / "ada.png", tmp_path / ".ipynb_checkpoints" / "ada-checkpoint.png", tmp_path / ".x.png"):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    assert group_image_files(tmp_path) == {"ada": [tmp_path / "ada.png"]}

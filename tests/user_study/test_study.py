@@ -186,10 +186,13 @@ def give_texts(some, texts):
         # Every image fits "a photo of {}": it is never what a check asks for.
         ([[], ["scene", "beach"], ["scene", "beach"], ["scene", "snow"], ["style", "oil"]], {1, 2, 3, 4}),
         ([[]] * 5, {1, 2, 3, 4}),  # nobody knows what to look for: prompts of one's own
+        # Nobody knows what to look for in the second sentence on the beach, which is never what a check asks for.
+        ([[], ["scene", "beach"], [], ["scene", "snow"], ["style", "oil"]], {1, 3, 4}),
     ],
 )
 def test_a_check_asks_for_what_only_its_own_images_show(wanted, possible):
-    texts = ["a photo of {}", "a photo of {} at the beach", "a picture of {} on the Beach", "{} in snow", "{} in oil"]
+    beaches = ["a photo of {} at the beach", "a picture of {} on the Sunny Beach by the sea"]
+    texts = ["a photo of {}", *beaches, "{} in snow", "{} in oil"]
     prompts = [{"text": t, "kind": "k", "wanted": [w] if w else []} for t, w in zip(texts, wanted, strict=True)]
     asked = set()
     for seed in range(20):

@@ -149,9 +149,13 @@ def has_images(control: str | None, group: Sequence[str], images: Mapping[str, S
 Cases = Mapping[tuple[str, int], int]  # images by subject and number of the prompt
 UNEQUAL = (
     "In a table in which variants have different subjects and prompts, or other shares of them, none is marked as the "
-    "best, and no difference as better or worse."
+    "best; a difference is marked only where both have the same prompts, in the same shares, of the subjects that both "
+    "have."
 )
-REMEDY = "Score folders that have the same subjects and prompts; --only leaves subjects out."
+REMEDY = (
+    "Score folders that have the same subjects and prompts, and of a subject as many images of each prompt; --only "
+    "leaves subjects out."
+)
 EXAMPLE_LENGTH = 60  # letters of a prompt
 
 

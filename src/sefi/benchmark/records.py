@@ -293,7 +293,7 @@ class RunInfo(RunPart):
         far_threshold: Likeness from which two faces count as one person.
         folders: What is in the folder of each variant whose images another program made.
         mark: The generated images have the invisible mark; earlier versions wrote none.
-        learning_files: What methods learn with beside the model; None in the runs of earlier versions.
+        learning_files: What methods learn with besides the model; None in the runs of earlier versions.
         record: The machine that began the run; suite, settings and model are in the other fields.
     """
 

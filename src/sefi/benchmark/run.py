@@ -165,7 +165,8 @@ class RunFolder:
                 if sample is not None:
                     first.setdefault(sample.key, sample)
                 if len(first) > MOST_IMAGES:
-                    raise InvalidFileError(f"it has more than {MOST_IMAGES:,} images")
+                    problem = f"{self.samples_file} has more than {MOST_IMAGES:,} images."
+                    raise ConfigError(problem, "Make another run with `sefi bench run`.")
         samples = list(first.values())
         if self.info_file.is_file():
             info = self.read_info()
@@ -437,7 +438,7 @@ def describe_learning_files(run: OpenRun) -> LearningFiles:
     if run.model is None:
         return LearningFiles()
     suite = run.suite
-    configs = {variant.label: suite.make_config(variant) for variant in suite.list_learning_variants()}
+    configs = {variant.label: suite.make_config(variant) for variant in suite.list_method_variants()}
     files = {
         label: {setting: Path(named) for setting, named in find_named_files(config).items()}
         for label, config in configs.items()

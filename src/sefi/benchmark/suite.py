@@ -353,11 +353,12 @@ def read_subjects(folder: Path, detector: FaceDetector | None) -> list[Benchmark
 
 
 def group_image_files(folder: Path) -> dict[str, list[Path]]:
-    """Return the images of each subject by its key; errors as in `read_subjects`."""
+    """Return the images of each subject by its key, hidden folders left out; errors as in `read_subjects`."""
     if not is_folder(folder):
         raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
-    groups += [images for inner in sorted(folder.iterdir()) if is_folder(inner) and (images := list_image_files(inner))]
+    inside = [inner for inner in sorted(folder.iterdir()) if inner.name[0] != "." and is_folder(inner)]
+    groups += [images for inner in inside if (images := list_image_files(inner))]
     if not groups:
         raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
     refuse_namesakes([make_key(paths, folder) for paths in groups])

@@ -5,10 +5,9 @@ import io
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import PurePath
 from typing import Any
 
-from sefi.benchmark.plan import measure_completeness
+from sefi.benchmark.plan import describe_unequal_cases, measure_completeness
 from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.statistics import CONFIDENCE, DRAWS, Interval
 from sefi.benchmark.table_metrics import Metric, Unit
@@ -180,6 +179,7 @@ def format_tables_json(samples: Sequence[Sample], run: RunInfo) -> str:
         "schema": TABLES_SCHEMA,
         "suite": run.suite.name,
         "images": {"made": completeness.made, "planned": completeness.planned, "finished": completeness.finished},
+        "not_comparable": describe_unequal_cases(run),
         "model": {"name": shorten_source(run.model.name), "fingerprint": run.model.fingerprint},
         "all": convert_table(make_table(samples, run)),
         "kinds": {kind: convert_table(table) for kind, table in make_tables_by_kind(samples, run).items()},
@@ -232,9 +232,10 @@ def describe_evaluation(variant: VariantRow, run: RunInfo, seconds: int) -> dict
     evaluators = {name: f"{one.file} sha256:{one.sha256}" for name, one in run.evaluators.items() if one is not None}
     model_name, settings = shorten_source(run.model.name), run.settings.get(variant.label, {})
     details = {"base_model": model_name, "fingerprint": run.model.fingerprint, "about": variant.about}
-    files = {} if run.learning_files is None else run.learning_files.settings.get(variant.label, {})
-    details["settings"] = dump_json(shorten_file_settings(settings, {*FILE_SETTINGS, *files}))
-    details |= {f"{setting} sha256": digest for setting, digest in files.items()}
+    files = {} if run.learning_files is None else run.learning_files.settings
+    file_settings = {*FILE_SETTINGS, *(setting for named in files.values() for setting in named)}
+    details["settings"] = dump_json(shorten_file_settings(settings, file_settings))
+    details |= {f"{setting} sha256": digest for setting, digest in files.get(variant.label, {}).items()}
     return {
         "schema_version": EVERY_EVAL_EVER,
         "evaluation_id": f"{run.suite.name}/{model}/{seconds}",
@@ -305,7 +306,7 @@ def format_card_text(samples: Sequence[Sample], run: RunInfo, conventions: Seque
     table, suite = make_table(samples, run), run.suite
     main = replace(table, metrics=tuple(metric for metric in table.metrics if metric.part == "main"))
     completeness = measure_completeness(run, samples)
-    model = PurePath(run.model.name).name or "unknown"  # no folder of somebody's machine
+    model = shorten_source(run.model.name) or "unknown"  # no folder of somebody's machine
     evaluators = [f"- {name}: `{one.file}`, SHA-256 `{one.sha256}`" for name, one in run.evaluators.items() if one]
     parts = [
         f"{suite.about} {len(run.subjects)} subjects, {len(suite.prompts)} prompts, {len(suite.seeds)} seeds, "

@@ -125,7 +125,7 @@ def report_bench(
     as_json: options.AsJson = False,
 ) -> None:
     """Write a page and tables (CSV, JSON, LaTeX, Every Eval Ever) of a RUN; one in RUN/report is replaced."""
-    from sefi.benchmark.plan import explain_unequal_cases, measure_completeness
+    from sefi.benchmark.plan import describe_unequal_cases, explain_unequal_cases, measure_completeness
     from sefi.benchmark.run import RunFolder
     from sefi.cli.output import print_answer
 
@@ -138,6 +138,7 @@ def report_bench(
         "images": len(samples),
         "planned": completeness.planned,
         "finished": completeness.finished,
+        "not_comparable": describe_unequal_cases(info),
     }
     lines = [completeness.banner, *explain_unequal_cases(info), *files]
     print_answer(record, "\n".join(filter(None, lines)), as_json=as_json, command="bench report")

@@ -103,22 +103,12 @@ def find_leftovers(here: Path) -> list[str]:
 
     They hold likenesses. Folders with very many files are not searched, those of others cannot be; they are named.
     """
-    import tempfile
+    from sefi.provenance.leftovers import find_all_leftovers
 
-    from sefi.cli.forget import list_own_caches
-    from sefi.core.errors import OutputError
-    from sefi.provenance.leftovers import find_leftovers_below, list_temporary_folders
-
-    found: dict[str, None] = {}
-    unread: list[Path] = []
-    for folder in (here, *list_own_caches()):
-        try:
-            for path in find_leftovers_below(folder, MOST_SEARCHED, unread):
-                found[str(path)] = None
-        except OutputError as error:
-            found[f"not searched to its end: {error.problem}"] = None
-    found |= dict.fromkeys(f"not searched: '{folder}' cannot be read" for folder in unread)
-    return [*found, *map(str, list_temporary_folders(Path(tempfile.gettempdir())))]
+    found = find_all_leftovers([here], MOST_SEARCHED)
+    notes = [f"not searched to its end: {problem}" for problem in found.cut_short]
+    notes += [f"not searched: '{folder}' cannot be read" for folder in found.unread]
+    return [*map(str, found.paths), *notes]
 
 
 def list_devices() -> list[str]:

@@ -40,7 +40,7 @@ def run_forget(
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
     from sefi.core.files import get_current_folder, is_folder
-    from sefi.provenance.leftovers import Trace
+    from sefi.provenance.leftovers import Trace, find_all_leftovers
 
     if (target is None) == (not leftovers):
         raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
@@ -50,7 +50,10 @@ def run_forget(
         raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
     file, unproven, unread = find_target(target or "."), list[Trace](), list[Path]()
     if leftovers:
-        traces = [Trace(one, "a leftover") for one in find_all_leftovers(places, unread)]
+        found = find_all_leftovers(places)
+        traces, unread = [Trace(one, "a leftover") for one in found.paths], found.unread
+        for problem in found.cut_short:
+            print_remark(f"note: not searched to its end: {problem}")
     else:
         traces, unproven = find_traces(file, places)
     for trace in traces:
@@ -58,7 +61,7 @@ def run_forget(
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
     gone, left = remove_all(traces, None if leftovers else file, places)
-    left += [Trace(folder, "this folder cannot be read") for folder in dict.fromkeys(unread)]
+    left += [Trace(folder, "this folder cannot be read") for folder in unread]
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],
@@ -114,6 +117,7 @@ def find_traces(file: Path, places: "Sequence[Path]") -> "tuple[list[Trace], lis
     from sefi.core.files import is_folder, is_regular_file
     from sefi.core.own_files import remove_stale_lock
     from sefi.provenance.forget import list_traces, read_sought_identity
+    from sefi.provenance.leftovers import list_own_caches
 
     digests, shards = list[str](), set[str]()
     if is_folder(file.parent):
@@ -143,44 +147,6 @@ def knows_tokens_only(method: str) -> bool:
     with suppress(SefiError):
         return is_of_tokens(method)
     return False  # it is another package's, which is not installed
-
-
-def find_all_leftovers(places: "Sequence[Path]", unread: list[Path]) -> "list[Path]":
-    """Return unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
-
-    A folder with very many files is not searched to its end, which is remarked on.
-
-    Args:
-        unread: gets the folders that cannot be read.
-    """
-    import tempfile
-
-    from sefi.cli.output import print_remark
-    from sefi.core.errors import OutputError
-    from sefi.provenance.leftovers import find_leftovers_below, list_temporary_folders
-
-    whole, files = list_temporary_folders(Path(tempfile.gettempdir())), dict[Path, None]()
-    for folder in (*places, *list_own_caches()):
-        try:
-            for path in find_leftovers_below(folder, unread=unread):
-                files[path] = None
-        except OutputError as error:
-            print_remark(f"note: not searched to its end: {error.problem}")
-    return [*(one for one in files if not any(folder in one.parents for folder in whole)), *whole]
-
-
-def list_own_caches() -> list[Path]:
-    """List the folders in temporary and cache folders that this package fills: its own, and the hub's downloads."""
-    import os
-    import tempfile
-
-    from sefi.core.files import is_folder
-    from sefi.provenance.leftovers import list_temporary_folders
-
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    temporary = list_temporary_folders(Path(tempfile.gettempdir()))
-    return [folder for folder in [*temporary, cache / "sefi", hub] if is_folder(folder) and not folder.is_symlink()]
 
 
 def format_removal(gone: "Sequence[Path]", left: "Sequence[Trace]", unproven: "Sequence[Trace]") -> str:

@@ -226,6 +226,7 @@ SCHEMAS: dict[str, Schema] = {
             "images": "images on record",
             "planned": "images that the suite asks for",
             "finished": "whether all of them are on record",
+            "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",
         },
     ),
     "bench publish": Schema(

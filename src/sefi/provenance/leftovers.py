@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -98,6 +99,47 @@ def find_leftovers_below(folder: Path, most: int = MOST_FILES, unread: list[Path
         OutputError: there are more than `most` files.
     """
     yield from (path for path in find_regular_files([folder], most, unread) if TEMPORARY.fullmatch(path.name))
+
+
+@dataclass(frozen=True)
+class Leftovers:
+    """What killed programs of this package left.
+
+    Attributes:
+        paths: unfinished trainings and temporary files, and folders for temporary files that are left as a whole.
+        unread: folders that cannot be read.
+        cut_short: a sentence for each folder with too many files to search it to its end.
+    """
+
+    paths: list[Path]
+    unread: list[Path]
+    cut_short: list[str]
+
+
+def find_all_leftovers(places: Iterable[Path], most: int = MOST_FILES) -> Leftovers:
+    """Find unfinished trainings and temporary files below some folders, in caches and in the temporary folder.
+
+    Args:
+        most: files below one folder, of which no more are searched.
+    """
+    whole, files = list_temporary_folders(Path(tempfile.gettempdir())), dict[Path, None]()
+    unread, cut_short = list[Path](), list[str]()
+    for folder in (*places, *list_own_caches()):
+        try:
+            for path in find_leftovers_below(folder, most, unread):
+                files[path] = None
+        except OutputError as error:
+            cut_short.append(error.problem)
+    inside = [one for one in files if not any(folder in one.parents for folder in whole)]
+    return Leftovers([*inside, *whole], list(dict.fromkeys(unread)), list(dict.fromkeys(cut_short)))
+
+
+def list_own_caches() -> list[Path]:
+    """List the folders in temporary and cache folders that this package fills: its own, and the hub's downloads."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
+    temporary = list_temporary_folders(Path(tempfile.gettempdir()))
+    return [folder for folder in [*temporary, cache / "sefi", hub] if is_folder(folder) and not folder.is_symlink()]
 
 
 def list_temporary_folders(folder: Path) -> list[Path]:

@@ -93,14 +93,18 @@ class SamplePool:
     def is_unrelated(self, prompt: int, other: int) -> bool:
         """Return whether images of another prompt are surely wrong answers to this one.
 
-        They are where readers look for something here that the other does not want. "A photo of {}" wants nothing that
-        its own images alone show. Where no prompt says what readers look for, as with prompts of one's own, the words
-        decide: this one has a word of its own.
+        They are where readers look for something here, and for nothing of it in the other. "A photo of {}" wants
+        nothing that its own images alone show. Where nothing says what readers look for, as with prompts of one's own
+        and with sentences that readers do not understand, the words decide: the two share none.
         """
         here, there = self.prompts[prompt], self.prompts[other]
         if any(one.wanted for one in self.prompts):
-            return bool(here.wanted) and not set(here.wanted) & set(there.wanted)
-        return bool(find_content_words(here.text) - find_content_words(there.text))
+            if not here.wanted or set(here.wanted) & set(there.wanted):
+                return False
+            if there.wanted:
+                return True
+        words = find_content_words(here.text)
+        return bool(words) and not words & find_content_words(there.text)
 
 
 @dataclass(frozen=True)
