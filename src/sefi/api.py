@@ -52,17 +52,15 @@ from sefi.core.prompts import (
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
 from sefi.core.text import dump_json, parse_memory
-from sefi.diffusion.conditioning import apply_text_settings, list_identity_remarks
+from sefi.diffusion.conditioning import apply_text_settings, count_vectors, list_identity_remarks
 from sefi.diffusion.sampling import (
     ConditionedModel,
     GeneratedImage,
-    blank_flagged_image,
     check_repair_steps,
     check_size,
-    describe_safety,
+    finish_image,
     get_image_size,
     list_repair_remarks,
-    make_image_record,
     repair_faces,
     sample_images,
 )
@@ -546,7 +544,11 @@ def list_prompt_remarks(
     guidance = explain_guidance(settings)
     remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     class_words = {one.name: one.header.class_word for one in identities}
-    vectors = {one.name: one.stage_tokens.shape[2] for one in identities if "tokens" in one.tensors}
+    vectors = {
+        one.name: count_vectors(backbone, one, settings.identity_strength)
+        for one in identities
+        if "tokens" in one.tensors
+    }
     if not all(prompt.strip() for prompt in prompts):
         remarks.append("a prompt is empty: nothing says what its images show")
     remarks += describe_long_prompts(backbone, [*prompts, settings.negative_prompt], class_words, vectors)
@@ -713,9 +715,8 @@ def generate_each(  # noqa: PLR0913
     digests, sources = {one.name: compute_identity_digest(one) for one in identities}, describe_sources(images)
     for image in sample_images(model.backbone, model.conditioner, repeated, seeds, settings, shown, source):
         made = repair_faces(model, image, detector, settings, source) if detector else image
-        made = blank_flagged_image(backbone, made) if safety_checker else made
-        said = sources | describe_safety(backbone, wanted=safety_checker, flagged=made.flagged)
-        yield add_image_record(backbone, made, settings, list_shown_digests(method, digests, made.prompt), said)
+        shown_digests = list_shown_digests(method, digests, made.prompt)
+        yield finish_image(backbone, made, settings, shown_digests, sources, use_checker=safety_checker)
 
 
 def apply_identities(
@@ -725,17 +726,6 @@ def apply_identities(
     skipping = backbone.skip_layers(settings.clip_skip)
     model = get_method(method).apply(identities, skipping, settings.identity_strength)
     return replace(model, conditioner=apply_text_settings(model.conditioner, settings))
-
-
-def add_image_record(
-    backbone: Backbone,
-    image: GeneratedImage,
-    settings: GenerateSettings,
-    digests: Sequence[str],
-    said: Mapping[str, object],
-) -> GeneratedImage:
-    """Return an image with what its file says; the SHA-256 are of those whom it shows."""
-    return replace(image, record=make_image_record(backbone, image.prompt, image.seed, settings, digests, said))
 
 
 def list_shown_digests(method: str, digests: Mapping[str, str], prompt: str) -> list[str]:

@@ -9,7 +9,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError
 from sefi.core.rng import create_generator
-from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner, apply_text_settings
+from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner, apply_text_settings, count_vectors
 from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 from sefi.methods.base import create_header, get_class_row
@@ -40,6 +40,15 @@ def test_both_strength_paths_lead_from_the_class_word_to_the_tokens(backbone: Ba
     near = [IdentityConditioner(backbone, [ada], s, on_sphere=on_sphere) for s in (1e-4, 1 - 1e-4)]
     for found, wanted in zip(near, plain, strict=True):
         torch.testing.assert_close(states(found), states(wanted), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("strength", [0, 0.5, 1, 2])
+def test_a_name_stands_for_as_many_tokens_as_are_counted(backbone: Backbone, strength: float) -> None:
+    ada = identity(backbone)
+    seven = Identity({"tokens": ada.tokens.unsqueeze(2).repeat(1, 1, 7, 1)}, ada.header)
+    counted = {"ada": count_vectors(backbone, seven, strength)}
+    assert counted == IdentityConditioner(backbone, [seven], strength).vector_counts
+    assert counted["ada"] == (7 if strength else 1)
 
 
 @given(st.floats(0.01, 1.99))

@@ -89,13 +89,16 @@ def test_the_card_says_what_it_is(identity, local_hub):
     assert Identity.from_pretrained("ada/ada").header.consent == "Ada agreed on 2026-05-01."
 
 
-def test_the_card_does_not_say_where_files_lie(identity, local_hub):
+def test_what_is_uploaded_does_not_say_where_files_lie(identity, local_hub):
     settings = {"learn": {"steps": 3}, "basis": {"names": "/home/ada/secret/names.txt"}}
     known = Identity(identity.tensors, identity.header.model_copy(update={"settings": settings}))
     known.push_to_hub("ada/ada")
     card = ModelCard.load(local_hub.folder("ada/ada") / "snapshots" / COMMIT / "README.md")
     assert '"names": "names.txt"' in card.text
-    assert "secret" not in card.text
+    files = [file for file in local_hub.folder("ada/ada").rglob("*") if file.is_file()]
+    assert len(files) >= 2
+    assert not [file.name for file in files if b"secret" in file.read_bytes()]
+    assert Identity.from_pretrained("ada/ada").header.settings["basis"] == {"names": "names.txt"}
 
 
 def test_a_likeness_is_public_only_with_consent(identity, local_hub):

@@ -315,3 +315,16 @@ def test_a_refusal_for_size_does_not_contradict_itself(tmp_path: Path, monkeypat
     monkeypatch.setattr(read, "MAX_PIXELS", 50_000_000)
     (tmp_path / "a.png").write_bytes(bomb(8160, 6144))
     assert "8160 x 6144 pixels (50.1 megapixels); at most 50 megapixels" in refusal(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize("as_file", [False, True])
+def test_lack_of_memory_is_no_damaged_image(tmp_path, monkeypatch, as_file):
+    def refuse(image):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 300000000 bytes")
+
+    monkeypatch.setattr(read, "convert_to_pixels", refuse)
+    photo = gradient()
+    if as_file:
+        photo.save(tmp_path / "ada.png")
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        read_photo(tmp_path / "ada.png" if as_file else photo)

@@ -209,6 +209,8 @@ def test_an_image_that_was_given_up_is_not_counted(backbone, served, monkeypatch
     queue.close()
     worker.run()
     assert [counts for *counts, _ in reported] == [[3, 2]]
+    # The one that was given up took its time too.
+    assert queue.seconds_per_image == pytest.approx(1 + 0.2 * (reported[0][-1] / 3 - 1))
     assert [ticket.task.seed for ticket in tickets if not ticket.abandoned] == [0, 2]
 
 

@@ -113,14 +113,14 @@ def test_no_token_is_farther_from_its_start_than_its_stage_allows(stages, freedo
     tokens.table.data += moves
     before = tokens().detach().clone()
     tokens.after_step()
-    way = (tokens().detach() - word()).norm(dim=-1) / word().norm()
+    change = (tokens().detach() - word()).norm(dim=-1) / word().norm()
     limits = torch.tensor([limit * (1 - (1 - freedom) * (s / max(1, stages - 1))) for s in range(stages)])
-    assert (way <= limits[:, None] + 1e-4).all()
+    assert (change <= limits[:, None] + 1e-4).all()
     free_way = (before - word()).norm(dim=-1) / word().norm()
     kept = free_way < limits[:, None] - 1e-4
     torch.testing.assert_close(tokens()[kept], before[kept], rtol=1e-4, atol=1e-5)
     far = free_way > limits[:, None] + 1e-4
-    torch.testing.assert_close(way[far], limits[:, None].expand_as(way)[far], rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(change[far], limits[:, None].expand_as(change)[far], rtol=1e-3, atol=1e-3)
 
 
 @given(
@@ -138,10 +138,10 @@ def test_a_limit_of_nothing_gives_numbers(sizes, freedom, held, seed) -> None:
     moves = torch.randn(tokens.table.shape, generator=create_generator(seed, "t"))
     tokens.table.data += moves * torch.tensor(sizes).view(3, 2, 1)
     tokens.after_step()
-    way = (tokens().detach() - word()).norm(dim=-1) / word().norm()
+    change = (tokens().detach() - word()).norm(dim=-1) / word().norm()
     limits = torch.tensor([0.5, 0.25 * (1 + freedom), 0.5 * freedom])
     assert tokens().isfinite().all()
-    assert (way <= limits[:, None] + 1e-5).all()
+    assert (change <= limits[:, None] + 1e-5).all()
 
 
 def test_limits_fall_with_the_noise() -> None:

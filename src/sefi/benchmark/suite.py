@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AliasChoices, Field, model_validator
 
-from sefi.core.config import Config, Section, check_guidance, select_settings
+from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance, select_settings
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
 from sefi.core.files import is_folder, write_file
 from sefi.core.hints import suggest
@@ -103,7 +103,7 @@ class Variant(Section, frozen=True):
     settings: tuple[Text, ...] = Field((), max_length=200)
     learned_by: Label | None = None
     class_slots: tuple[Label, ...] = Field((), max_length=400)
-    strength: float = Field(1.0, ge=0, le=2)
+    strength: float = Field(1.0, ge=0, le=LARGEST_STRENGTH)
     learning_seed: Seed = 0
     control: Control | None = None
     images: Text | None = None

@@ -231,6 +231,9 @@ class ViewSettings(Section, frozen=True):
         return self
 
 
+LARGEST_STRENGTH = 2.0  # of an identity
+
+
 class GenerateSettings(Section, frozen=True):
     """How images are generated: those of prompts, those that a probe scores, and class images."""
 
@@ -243,7 +246,9 @@ class GenerateSettings(Section, frozen=True):
     )
     count: int = Field(1, ge=1, le=100_000, description="images per prompt")
     batch_size: int = Field(8, ge=1, le=1024, description="images at once; may change a pixel by one grey level")
-    identity_strength: float = Field(1.0, ge=0, le=2, description="0 is the class word, 1 what was learned")
+    identity_strength: float = Field(
+        1.0, ge=0, le=LARGEST_STRENGTH, description="0 is the class word, 1 what was learned"
+    )
     negative_prompt: str = Field("", description="what to avoid, in plain words")
     # Saved where they are given: settings of before there were these stay as they are, runs and trainings too.
     width: int | None = make_option(None, "of an image in pixels; none is the trained size", ge=8, le=4096)
@@ -503,7 +508,7 @@ def make_embedded_preset(learn: SettingsTree, **sections: SettingsTree) -> Setti
     """Make a preset for the embedded model: these settings, with the views and the guidance that suit it.
 
     Rate and steps of the methods that learn tokens are from docs/results/sweep-in-scenes.md, of the others, with alpha,
-    from docs/results/sweep.md and sweep-edges.md.
+    from docs/results/sweep-weights.md, its edges, and sweep-custom-diffusion.md.
     """
     views = EMBEDDED_VIEWS | sections.pop("views", {})
     generate = EMBEDDED_GENERATION | sections.pop("generate", {})

@@ -108,8 +108,17 @@ HALVINGS = 5  # to 1/32 of the strength
 ENCODED_AT_ONCE = 16  # key sentences and value sentences; of several names there are as many more
 
 
+def count_vectors(backbone: Backbone, identity: Identity, strength: float) -> int:
+    """Return for how many tokens of a prompt an identity's name stands: at strength 0 for those of its class word."""
+    if strength == 0:
+        return len(tokenize_class_word(backbone, identity.header.class_word))
+    return identity.stage_tokens.shape[2]
+
+
 class IdentityConditioner:
-    """Contexts for prompts with any number of identities; a text that occurs again is encoded once a stage.
+    """Contexts for prompts with any number of identities.
+
+    A text is encoded once a stage while it is among the last `MOST_ENCODED`.
 
     Args:
         identities: each with its own stages; placeholders are their names.

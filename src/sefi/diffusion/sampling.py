@@ -164,6 +164,30 @@ def describe_safety(backbone: Backbone, *, wanted: bool, flagged: bool = False) 
     return {"Safety checker": "flagged" if flagged else "off"}
 
 
+def finish_image(
+    backbone: Backbone,
+    image: GeneratedImage,
+    settings: GenerateSettings,
+    identities: Sequence[str],
+    sources: Mapping[str, object] = MappingProxyType({}),
+    *,
+    use_checker: bool = True,
+) -> GeneratedImage:
+    """Return an image with what its file says, black where the model's own safety checker flags it.
+
+    Args:
+        identities: the SHA-256 of each whom it shows.
+        sources: what is said of images that it was generated from.
+        use_checker: False leaves a flagged image as it is, and its file says so.
+
+    Raises:
+        BackboneError: the checker cannot be read.
+    """
+    made = blank_flagged_image(backbone, image) if use_checker else image
+    said = {**sources, **describe_safety(backbone, wanted=use_checker, flagged=made.flagged)}
+    return replace(made, record=make_image_record(backbone, made.prompt, made.seed, settings, identities, said))
+
+
 FLAGGED = "{!r}, seed {}: the model's safety checker flagged the image, which is black"  # as diffusers does
 STRONG_GUIDANCE = 20.0
 

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
+from sefi.core.config import LARGEST_STRENGTH
 from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError, check_type
 from sefi.core.prompts import refuse_names
 from sefi.diffusion.conditioning import IdentityConditioner, RecentEncodings, list_identity_remarks, pad_texts
@@ -42,7 +43,6 @@ from sefi.provenance.consent import check_consents
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
-LARGEST_STRENGTH = 2.0  # of `generate.identity_strength` too
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
 
@@ -102,7 +102,7 @@ def check_strength(strength: object) -> None:
 
 
 def count_packed_stages(conditioner: IdentityConditioner) -> int:
-    """Return how many stages the texts of a call have: the least number that divides into those of every identity.
+    """Return how many stages the texts of a call have: the least common multiple of the identities' numbers of stages.
 
     Raises:
         IdentityError: it is larger than the model's number of timesteps; names the identities.

@@ -16,7 +16,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, field_serializer
 from safetensors.torch import save, save_file
 
-from sefi.core.config import AnyConfig, Config, parse_saved_config
+from sefi.core.config import AnyConfig, Config, parse_saved_config, shorten_file_settings
 from sefi.core.errors import ConfigError, IdentityError, OutputError, check_type
 from sefi.core.files import (
     IDENTITY_KEY as HEADER_KEY,
@@ -161,6 +161,8 @@ class Identity:
     ) -> str:
         """Upload it to the Hugging Face hub, with a card that states consent, scores and settings.
 
+        Settings that name a file have its name there, without the folder.
+
         Args:
             repository: `owner/name`; created if it does not exist.
             private: only you see it. A public one needs `consent`.
@@ -174,7 +176,9 @@ class Identity:
             IdentityError: no connection, no right to write there, or a likeness would be public without consent.
             ConfigError: the consent has expired.
         """
-        header = self.header.model_copy(update={"consent": consent or self.header.consent})
+        # Where files lie on the own machine is nobody else's business; learning is over, and reads them no more.
+        shortened = shorten_file_settings(self.header.settings)
+        header = self.header.model_copy(update={"consent": consent or self.header.consent, "settings": shortened})
         check_consents({self.name: header.consent})
         if not private and not (header.consent or "").strip():
             raise IdentityError(
@@ -421,10 +425,10 @@ def compile_shard_name(path: Path) -> re.Pattern[str]:
 
 
 def list_shard_files(path: Path) -> set[str]:
-    """List the files in an identity's folder that are called as its further ones, named by it or by nobody.
+    """List the files in an identity's folder that are called as its further ones, whoever names them.
 
-    A writing that was killed leaves some that nobody names. Where their names are cut, another identity's may be the
-    same: then only those count that this one names.
+    A copy of the identity may name some, and a writing that was killed leaves some that nobody names. Where their names
+    are cut, another identity's may be the same: then only those count that this one names.
     """
     made, stem = compile_shard_name(path), get_shard_stem(path)
     files = [one for one in path.parent.glob("*.safetensors") if one != path]

@@ -9,7 +9,6 @@ from typing import Any
 from huggingface_hub import DatasetCardData, HfApi, ModelCard, ModelCardData, snapshot_download
 from huggingface_hub.hf_api import ModelInfo
 
-from sefi.core.config import shorten_file_settings
 from sefi.core.errors import IdentityError, OutputError, SefiError
 from sefi.core.reading import describe_fault
 from sefi.core.text import dump_json
@@ -86,7 +85,7 @@ def make_card(header: Mapping[str, Any], repository: str) -> str:
         repository=repository,
         consent=header["consent"] or "Nothing is stated. Do not use a likeness without the person's consent.",
         scores="\n".join(scores) or "None were measured.",
-        settings=dump_json(shorten_file_settings(header["settings"]), indent=2),
+        settings=dump_json(header["settings"], indent=2),
     )
     return str(card)
 

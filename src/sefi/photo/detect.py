@@ -299,9 +299,8 @@ def find_square_around_box(box: Box, height: int, width: int) -> Square:
     """Return the square with a box in its middle, of the box's longer side, inside the photo where it fits.
 
     Raises:
-        PhotoError: it is no box, is empty, or reaches outside the photo.
+        PhotoError: it is empty, or reaches outside the photo.
     """
-    check_box(box)
     left, top, across, down = map(int, box)
     if min(across, down) < 1 or min(left, top) < 0 or left + across > width or top + down > height:
         raise PhotoError(

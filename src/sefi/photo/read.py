@@ -104,7 +104,8 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, Image.Image):
         with _translate_decode_errors("The image"):
             _check_header("The image", photo)
-            return Photo(convert_to_pixels(ImageOps.exif_transpose(_convert_to_small_rgb(photo))), "image")
+            upright = ImageOps.exif_transpose(_convert_to_small_rgb(photo))
+        return Photo(convert_to_pixels(upright), "image")
     check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)

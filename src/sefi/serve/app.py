@@ -23,7 +23,7 @@ from sefi.core import __version__
 from sefi.core.config import Config, check_guidance, dump_config, parse_config
 from sefi.core.errors import ConfigError, SefiError
 from sefi.core.prompts import check_prompts, check_syntax, find_placeholders
-from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit
+from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit, count_vectors
 from sefi.diffusion.sampling import GeneratedImage, check_size, get_image_size
 from sefi.diffusion.schedulers import check_steps
 from sefi.diffusion.text import count_chunks
@@ -75,7 +75,7 @@ class ServerMetrics:
         registry = self.registry
         self.requests = Counter("sefi_requests", "Requests to generate, by status.", ["status"], registry=registry)
         self.seconds = Histogram("sefi_request_seconds", "From a request to its answer.", registry=registry)
-        self.images = Counter("sefi_images", "Images generated and handed out.", registry=registry)
+        self.images = Counter("sefi_images", "Images generated that were still wanted.", registry=registry)
         sizes = (1, 2, 4, 8, 16, 32, 64)
         self.batches = Histogram("sefi_batch_images", "Images generated at once.", buckets=sizes, registry=registry)
         self.batch_seconds = Histogram("sefi_batch_seconds", "Time of a batch.", registry=registry)
@@ -83,7 +83,7 @@ class ServerMetrics:
         self.identities = Gauge("sefi_identity_loads", "Identity files read since the start.", registry=registry)
 
     def count_batch(self, size: int, images: int, seconds: float) -> None:
-        """Count a batch of a size, and those of its images that somebody was given."""
+        """Count a batch of a size, and those of its images that were still wanted."""
         self.images.inc(images)
         self.batches.observe(size)
         self.batch_seconds.observe(seconds)
@@ -185,7 +185,8 @@ class ImageService:
         class_words = {one.identity.name: one.identity.header.class_word for one in served}
         check_prompts([request.prompt], class_words, settings.negative_prompt)
         named: tuple[ServedIdentity, ...] = tuple(served)
-        vector_counts = {one.identity.name: one.identity.stage_tokens.shape[2] for one in served}
+        strength = settings.identity_strength
+        vector_counts = {one.identity.name: count_vectors(self.backbone, one.identity, strength) for one in served}
         chunks = max(
             count_chunks(self.backbone, request.prompt, class_words, vector_counts),
             count_chunks(self.backbone, settings.negative_prompt, {}),

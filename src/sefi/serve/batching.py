@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from sefi.backbone.bundle import Backbone
@@ -16,9 +16,7 @@ from sefi.core.progress import SilentProgress
 from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
 from sefi.diffusion.sampling import (
     GeneratedImage,
-    blank_flagged_image,
-    describe_safety,
-    make_image_record,
+    finish_image,
     sample_images,
 )
 from sefi.identity.file import Identity
@@ -169,8 +167,8 @@ def make_closed_error() -> ServeError:
 def select_batch(waiting: Sequence[Ticket] | deque[Ticket], most: int) -> list[Ticket]:
     """Select the oldest image, and the oldest others that can be drawn with it.
 
-    Equal settings, texts of one length, as a longer one would change the images of the others, and no name that stands
-    for two identities: a file may have changed between two requests.
+    Equal settings, texts of one length, which would otherwise be generated one length after the other, and no name that
+    stands for two identities: a file may have changed between two requests.
     """
     batch: list[Ticket] = []
     named: dict[str, ServedIdentity] = {}
@@ -193,7 +191,8 @@ class BatchWorker:
     Args:
         backbone: of one device; no other worker has it.
         use_checker: make black what the model's own safety checker flags.
-        report: called after every batch with its number of images, how many of them were handed out, and its seconds.
+        report: called after every batch with its number of images, how many of them were drawn and still wanted, and
+            its seconds.
     """
 
     def __init__(
@@ -212,16 +211,18 @@ class BatchWorker:
         while (batch := self.queue.take()) is not None:
             if batch:
                 started = time.monotonic()
-                count = self.answer(batch)
+                wanted = self.answer(batch)
                 seconds = time.monotonic() - started
-                self.queue.note_speed(count, seconds)
-                self.report(len(batch), count, seconds)
+                # What was given up meanwhile took its time too.
+                drawn = sum(one.result.done() and one.result.exception() is None for one in batch)
+                self.queue.note_speed(drawn, seconds)
+                self.report(len(batch), wanted, seconds)
 
     def answer(self, batch: Sequence[Ticket]) -> int:
         """Draw a batch and hand out its images; where it fails, each alone, so that one request fails no other.
 
         Returns:
-            How many images somebody was given: neither those that failed nor those that were given up.
+            How many drawn images somebody wants: neither those that failed nor those that were given up.
         """
         try:
             images = self.draw(batch)
@@ -257,7 +258,11 @@ class BatchWorker:
             settings,
             StepWatch(batch),
         )
-        return [self.finish(image, task) for image, task in zip(images, tasks, strict=True)]
+        finished: list[GeneratedImage] = []
+        for image, task in zip(images, tasks, strict=True):
+            digests = [one.digest for one in task.identities]
+            finished.append(finish_image(self.backbone, image, task.settings, digests, use_checker=self.use_checker))
+        return finished
 
     def build_conditioner(self, tasks: Sequence[ImageTask], settings: GenerateSettings) -> IdentityConditioner:
         """Build what writes the people of all tasks into their prompts; the model itself is not changed."""
@@ -265,12 +270,3 @@ class BatchWorker:
         backbone = self.backbone.skip_layers(settings.clip_skip)
         conditioner = IdentityConditioner(backbone, list(named.values()), settings.identity_strength)
         return apply_text_settings(conditioner, settings)
-
-    def finish(self, image: GeneratedImage, task: ImageTask) -> GeneratedImage:
-        """Return an image with what its file says, black where the safety checker flags it."""
-        made = blank_flagged_image(self.backbone, image) if self.use_checker else image
-        said = describe_safety(self.backbone, wanted=self.use_checker, flagged=made.flagged)
-        digests = [one.digest for one in task.identities]
-        return replace(
-            made, record=make_image_record(self.backbone, made.prompt, made.seed, task.settings, digests, said)
-        )

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sefi.core.config import LARGEST_STRENGTH
 from sefi.core.errors import BackboneError, GenerationError, OutputError, SefiError
 from sefi.core.rng import LARGEST_SEED
 from sefi.core.text import dump_json
@@ -53,7 +54,7 @@ class GenerateRequest(BaseModel):
     )
     width: Annotated[int | None, Field(ge=8, le=4096, description="pixels; the trained size if left out")] = None
     height: Annotated[int | None, Field(ge=8, le=4096)] = None
-    identity_strength: Annotated[float | None, Field(ge=0, le=2)] = None
+    identity_strength: Annotated[float | None, Field(ge=0, le=LARGEST_STRENGTH)] = None
 
 
 class ImageAnswer(BaseModel):
