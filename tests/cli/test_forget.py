@@ -5,13 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import time
 
 from PIL import Image
 
 from sefi.core.own_files import TEMPORARY_MARK, make_temporary_folder
 from sefi.identity.file import Identity
-from sefi.provenance.leftovers import find_regular_files, is_lock_held, list_temporary_folders
+from sefi.provenance.leftovers import find_all_leftovers, find_regular_files, is_lock_held, list_temporary_folders
 from sefi.provenance.metadata import NOT_LEARNED_YET
 from sefi.provenance.save import encode_photo
 
@@ -159,9 +160,20 @@ def test_what_a_killed_program_left_is_removed_and_other_folders_stay(home, sefi
     assert len(list(theirs.rglob("*.*"))) == 2
 
 
+def test_a_temporary_folder_that_a_link_leads_to_is_listed_once(home, sefi, monkeypatch):
+    folder, link = home / "tmp" / "sefi-ab12_x9z", home / "link"
+    (folder / "content").mkdir(parents=True)
+    (folder / "content" / ".ada.0123456789ab.partial").touch()
+    (folder / TEMPORARY_MARK).touch()
+    link.symlink_to(home / "tmp")
+    monkeypatch.setattr(tempfile, "tempdir", str(link))
+    assert json.loads(sefi("doctor", "--json").stdout)["leftovers"] == [str(folder)]
+    assert [one.path for one in find_all_leftovers([home], most=1).unsearched] == [home]
+
+
 def test_temporary_folders_are_marked_and_locked_while_they_are_used(home):
     with make_temporary_folder() as folder:
-        assert list_temporary_folders(home / "tmp") == [folder.parent]
+        assert list_temporary_folders() == [folder.parent]
         assert is_lock_held(folder.parent / TEMPORARY_MARK)
         assert list(folder.iterdir()) == []
     assert list((home / "tmp").iterdir()) == []

@@ -138,6 +138,40 @@ def test_a_local_key_that_cannot_sign_any_more_is_replaced(tmp_path):
         assert can_sign(key, tmp_path / "a.png"), why
         assert get_local_key(folder, said.append) == key
         assert len(said) == 1
+        aside = {file.name.split(".pem.")[0]: file for file in folder.glob("*.replaced")}
+        assert aside["signing-certificate"].read_text(encoding="ascii") == certificates
+        assert ("signing-key" in aside) == (private_key is not None)
+        assert all(f"'{file.name}'" in said[0] for file in aside.values())
+
+
+def test_a_private_key_is_never_lost(tmp_path):
+    """Somebody puts an authority's key there before its certificate, twice on a day."""
+    (tmp_path / LOCAL_KEY).write_text("of an authority", encoding="ascii")
+    said = []
+    get_local_key(tmp_path, said.append)
+    (tmp_path / LOCAL_CERTIFICATE).unlink()
+    (tmp_path / LOCAL_KEY).write_text("of another", encoding="ascii")
+    get_local_key(tmp_path, said.append)
+    assert {file.read_text(encoding="ascii") for file in tmp_path.glob("*.replaced")} == {
+        "of an authority",
+        "of another",
+    }
+    assert ["a private key without a certificate" in one for one in said] == [True, True]
+
+
+def test_a_key_that_cannot_be_read_is_named_and_stays(tmp_path, monkeypatch):
+    key, read = get_local_key(tmp_path), content_credentials.read_bytes
+
+    def refuse_key(path, most):
+        if path.name == LOCAL_KEY:
+            raise PermissionError(13, "Permission denied", str(path))
+        return read(path, most)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(content_credentials, "read_bytes", refuse_key)
+        with pytest.raises(ConfigError, match=f"{LOCAL_KEY}' cannot be read: Permission denied"):
+            get_local_key(tmp_path)
+    assert get_local_key(tmp_path) == key
 
 
 def test_somebody_elses_certificate_is_not_replaced(tmp_path, monkeypatch):

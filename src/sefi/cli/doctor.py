@@ -5,7 +5,6 @@ import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
-from pathlib import Path
 
 import typer
 
@@ -30,6 +29,7 @@ EXTRAS = {
 }
 MODEL_PARTS = ("tiny-portraits", "evaluators", "demo")
 MOST_SEARCHED = 20_000  # files below a folder: about a second
+UNLIKE_LINES = ("problems", "extras", "leftovers", "not_searched")  # findings that are shown in lines of their own
 PROBLEM = 1
 
 
@@ -37,9 +37,11 @@ def run_doctor(as_json: options.AsJson = False) -> None:
     """Check versions, extras, devices, the embedded model, its face detector and the disk; exit code 1 if any fails."""
     from sefi.cli.output import print_answer
     from sefi.core.files import get_current_folder
+    from sefi.provenance.leftovers import find_all_leftovers
 
     problems: list[str] = []
     folder = get_current_folder()
+    found = find_all_leftovers([folder], MOST_SEARCHED)
     record: dict[str, object] = {
         "sefi": __version__,
         "python": platform.python_version(),
@@ -49,7 +51,8 @@ def run_doctor(as_json: options.AsJson = False) -> None:
         "devices": list_devices(),
         "embedded_model": find_embedded_model(problems),
         "face_detector": try_detector(problems),
-        "leftovers": find_leftovers(folder),
+        "leftovers": [str(path) for path in found.paths],
+        "not_searched": [f"'{one.path}': {one.reason}" for one in found.unsearched],
         "free_disk": f"{shutil.disk_usage(folder).free / 2**30:.0f} GiB",
     }
     record["problems"] = problems
@@ -98,19 +101,6 @@ def try_detector(problems: list[str]) -> str | None:
     return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
 
 
-def find_leftovers(here: Path) -> list[str]:
-    """Return unfinished trainings and temporary files, here and below, in caches and the temporary folder.
-
-    They hold likenesses. Folders with very many files are not searched, those of others cannot be; they are named.
-    """
-    from sefi.provenance.leftovers import find_all_leftovers
-
-    found = find_all_leftovers([here], MOST_SEARCHED)
-    notes = [f"not searched to its end: {problem}" for problem in found.cut_short]
-    notes += [f"not searched: '{folder}' cannot be read" for folder in found.unread]
-    return [*map(str, found.paths), *notes]
-
-
 def list_devices() -> list[str]:
     """Return where models can run, best first, each as `--device` takes it and with what it is."""
     import torch
@@ -135,7 +125,7 @@ def format_findings(record: dict[str, object]) -> str:
     """Return the findings, one line each, problems last."""
     from sefi.cli.describe import flatten_record
 
-    shown = {name: value for name, value in record.items() if name not in ("problems", "extras", "leftovers")}
+    shown = {name: value for name, value in record.items() if name not in UNLIKE_LINES}
     lines = [f"{name:<34} {value}" for name, value in flatten_record("", shown)]
     extras = record["extras"]
     assert isinstance(extras, dict)
@@ -145,8 +135,10 @@ def format_findings(record: dict[str, object]) -> str:
     lines += [f"{'leftover':<34} {path}" for path in leftovers]
     if leftovers:
         lines.append(f"{'':<34} they hold likenesses; remove those that no process holds: sefi forget --leftovers")
-    problems = record["problems"]
+    not_searched, problems = record["not_searched"], record["problems"]
+    assert isinstance(not_searched, list)
     assert isinstance(problems, list)
+    lines += [f"{'not searched for leftovers':<34} {text}" for text in not_searched]
     return "\n".join([*lines, *(f"problem: {text}" for text in problems), format_problem_count(len(problems))])
 
 

@@ -48,12 +48,10 @@ def run_forget(
     missing = [folder for folder in places if not is_folder(folder)]
     if missing:
         raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
-    file, unproven, unread = find_target(target or "."), list[Trace](), list[Path]()
+    file, unproven, unsearched = find_target(target or "."), list[Trace](), list[Trace]()
     if leftovers:
         found = find_all_leftovers(places)
-        traces, unread = [Trace(one, "a leftover") for one in found.paths], found.unread
-        for problem in found.cut_short:
-            print_remark(f"note: not searched to its end: {problem}")
+        traces, unsearched = [Trace(one, "a leftover") for one in found.paths], found.unsearched
     else:
         traces, unproven = find_traces(file, places)
     for trace in traces:
@@ -61,7 +59,7 @@ def run_forget(
     if traces and not yes and (as_json or not typer.confirm(f"Remove these {len(traces)}?", err=True)):
         raise ConfigError("Nothing was removed.", "Add --yes to remove what is listed.")
     gone, left = remove_all(traces, None if leftovers else file, places)
-    left += [Trace(folder, "this folder cannot be read") for folder in unread]
+    left += unsearched
     record: dict[str, object] = {
         "removed": [str(path) for path in gone],
         "left": [{"file": str(trace.path), "reason": trace.reason} for trace in left],

@@ -181,7 +181,7 @@ SCHEMAS: dict[str, Schema] = {
         },
     ),
     "doctor": Schema(
-        1,
+        2,
         {
             "sefi": "version of the program",
             "python": "version of Python",
@@ -192,7 +192,8 @@ SCHEMAS: dict[str, Schema] = {
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
             "leftovers": "unfinished trainings and temporary files, here and below, in caches and the system's "
-            "temporary folder, which `sefi forget --leftovers` removes; and which folders were not searched",
+            "temporary folder, which `sefi forget --leftovers` removes",
+            "not_searched": "folders that were not searched for them, or not to their end, each with the reason",
             "free_disk": "free space where the command was started",
             "problems": "what is wrong, one sentence each; the exit code is 1 if there are any",
         },

@@ -6,6 +6,7 @@ uses the network.
 """
 
 import io
+import itertools
 import logging
 import os
 from collections.abc import Callable
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sefi.core.errors import REMARKS, ConfigError, OutputError, PhotoError, suggest_install
-from sefi.core.files import hold_folder_lock, make_text_writer, write_file
+from sefi.core.files import hold_folder_lock, is_there, make_text_writer, write_file
 from sefi.core.reading import read_bytes, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.provenance.metadata import SOURCE_TYPE
@@ -90,7 +91,8 @@ def read_signing_key(certificate: Path, private_key: Path) -> SigningKey:
 def get_local_key(folder: Path, say: Callable[[str], object] = LOGGER.warning) -> SigningKey:
     """Return the signing key of this machine, made if there is none; readers call its signatures untrusted.
 
-    One that cannot sign any more is replaced: what it signed stays signed, as every image has the certificate.
+    One that cannot sign any more is replaced and set aside: what it signed stays signed, as every image has the
+    certificate.
 
     Args:
         folder: where certificate and key are stored, for their owner alone.
@@ -99,7 +101,7 @@ def get_local_key(folder: Path, say: Callable[[str], object] = LOGGER.warning) -
     Raises:
         ConfigError: the library is missing, a file cannot be read, or somebody else's certificate is there that cannot
             sign.
-        OutputError: the key cannot be written.
+        OutputError: the key cannot be written, or what is in its place cannot be renamed.
     """
     require_library()
     key, _ = read_local_key(folder, datetime.now(UTC))
@@ -110,11 +112,27 @@ def get_local_key(folder: Path, say: Callable[[str], object] = LOGGER.warning) -
         key, fault = read_local_key(folder, today)
         if key is None:
             key = create_local_key(today)
+            aside = [set_aside(folder / name, today) for name in (LOCAL_KEY, LOCAL_CERTIFICATE)]
             write_file(folder / LOCAL_KEY, make_text_writer(key.private_key), mode=0o600)
             write_file(folder / LOCAL_CERTIFICATE, make_text_writer(key.certificates), mode=0o600)
-            if fault:
-                say(f"A new signing key was made in '{folder}': {fault}.")
+            if names := [f"'{one.name}'" for one in aside if one is not None]:
+                fault = fault or "there was a private key without a certificate"
+                say(f"A new signing key was made in '{folder}': {fault}. What was there is in {' and '.join(names)}.")
     return key
+
+
+def set_aside(path: Path, today: datetime) -> Path | None:
+    """Rename a file whose place another takes, as it may be somebody's only copy; None where there is none.
+
+    Raises:
+        OutputError: it cannot be renamed.
+    """
+    if not os.path.lexists(path):
+        return None
+    names = (path.with_name(f"{path.name}.{today:%Y-%m-%d}.{number}.replaced") for number in itertools.count(1))
+    free = next(name for name in names if not os.path.lexists(name))
+    with translate_file_errors(f"'{path}'", OutputError, "cannot be renamed", "Move it away, and run it again."):
+        return path.rename(free)
 
 
 def read_local_key(folder: Path, today: datetime) -> tuple[SigningKey | None, str]:
@@ -126,12 +144,12 @@ def read_local_key(folder: Path, today: datetime) -> tuple[SigningKey | None, st
     from cryptography import x509  # noqa: PLC0415  optional
 
     certificate, private_key = folder / LOCAL_CERTIFICATE, folder / LOCAL_KEY
-    if not certificate.exists():  # it is written last: a key alone is of a process that was ended in between
+    if not is_there(certificate):  # it is written last: a key alone may be of a process that was ended in between
         return None, ""
     remedy = f"Move '{certificate}' and '{private_key}' away, and run it again: new ones are made."
     with translate_file_errors(f"'{certificate}'", ConfigError, "is no certificate", remedy):
         chain = x509.load_pem_x509_certificates(read_bytes(certificate, LARGEST_KEY))
-        fault = find_key_fault(chain, private_key, today)
+        fault = find_key_fault(chain, private_key, today, remedy)
         if not fault:
             return read_signing_key(certificate, private_key), ""
         issuers = [name.value for name in chain[0].issuer.get_attributes_for_oid(x509.NameOID.ORGANIZATION_NAME)]
@@ -140,11 +158,11 @@ def read_local_key(folder: Path, today: datetime) -> tuple[SigningKey | None, st
     return None, fault
 
 
-def find_key_fault(chain: "list[Certificate]", private_key: Path, today: datetime) -> str:
+def find_key_fault(chain: "list[Certificate]", private_key: Path, today: datetime, remedy: str) -> str:
     """Return why a certificate chain and its private key cannot sign; empty if they can.
 
     Raises:
-        OSError: the key is there and cannot be read.
+        ConfigError: the key is there and cannot be read; with this remedy.
     """
     from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  optional
     from cryptography.hazmat.primitives.serialization import load_pem_private_key  # noqa: PLC0415
@@ -153,12 +171,13 @@ def find_key_fault(chain: "list[Certificate]", private_key: Path, today: datetim
         return f"the certificate has expired on {min(one.not_valid_after_utc for one in chain):%Y-%m-%d}"
     if any(today < one.not_valid_before_utc for one in chain):
         return "the certificate is not valid yet, by this machine's clock"
-    try:
-        key = load_pem_private_key(read_bytes(private_key, LARGEST_KEY), None)
-    except FileNotFoundError:
-        return "the private key is missing"
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        return "the private key is damaged"
+    with translate_file_errors(f"'{private_key}'", ConfigError, "is no private key", remedy):
+        try:
+            key = load_pem_private_key(read_bytes(private_key, LARGEST_KEY), None)
+        except FileNotFoundError:
+            return "the private key is missing"
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            return "the private key is damaged"
     return "" if key.public_key() == chain[0].public_key() else "certificate and private key do not belong together"
 
 

@@ -107,13 +107,11 @@ class Leftovers:
 
     Attributes:
         paths: unfinished trainings and temporary files, and folders for temporary files that are left as a whole.
-        unread: folders that cannot be read.
-        cut_short: a sentence for each folder with too many files to search it to its end.
+        unsearched: folders that cannot be read, or hold too many files to search them to their end.
     """
 
     paths: list[Path]
-    unread: list[Path]
-    cut_short: list[str]
+    unsearched: list[Trace]
 
 
 def find_all_leftovers(places: Iterable[Path], most: int = MOST_FILES) -> Leftovers:
@@ -122,33 +120,38 @@ def find_all_leftovers(places: Iterable[Path], most: int = MOST_FILES) -> Leftov
     Args:
         most: files below one folder, of which no more are searched.
     """
-    whole, files = list_temporary_folders(Path(tempfile.gettempdir())), dict[Path, None]()
-    unread, cut_short = list[Path](), list[str]()
-    for folder in (*places, *list_own_caches()):
+    whole, files = list_temporary_folders(), dict[Path, None]()
+    unread, unsearched = list[Path](), dict[Path, str]()
+    for folder in (*places, *(cache for cache in list_own_caches() if cache not in whole)):
         try:
             for path in find_leftovers_below(folder, most, unread):
                 files[path] = None
         except OutputError as error:
-            cut_short.append(error.problem)
+            unsearched[folder] = f"not searched to its end: {error.problem}"
+    unsearched |= dict.fromkeys(unread, "this folder cannot be read")
     inside = [one for one in files if not any(folder in one.parents for folder in whole)]
-    return Leftovers([*inside, *whole], list(dict.fromkeys(unread)), list(dict.fromkeys(cut_short)))
+    return Leftovers([*inside, *whole], [Trace(folder, reason) for folder, reason in unsearched.items()])
 
 
 def list_own_caches() -> list[Path]:
     """List the folders in temporary and cache folders that this package fills: its own, and the hub's downloads."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    temporary = list_temporary_folders(Path(tempfile.gettempdir()))
-    return [folder for folder in [*temporary, cache / "sefi", hub] if is_folder(folder) and not folder.is_symlink()]
+    return [
+        folder
+        for folder in [*list_temporary_folders(), cache / "sefi", hub]
+        if is_folder(folder) and not folder.is_symlink()
+    ]
 
 
-def list_temporary_folders(folder: Path) -> list[Path]:
+def list_temporary_folders() -> list[Path]:
     """List what killed programs of this package left in the system's folder for temporary files.
 
     Those folders hold an identity on its way to the hub, or links to a model's weights; a file in them says that they
     are ours, and its lock whether the process is alive. Those of other users are closed, and left alone.
     """
-    found = sorted(folder.glob("sefi-*"))
+    # Where a link leads to it, as on macOS: a search below names files by their real places.
+    found = sorted(Path(os.path.realpath(tempfile.gettempdir())).glob("sefi-*"))
     return [one for one in found if is_regular_file(one / TEMPORARY_MARK) and not one.is_symlink()]
 
 

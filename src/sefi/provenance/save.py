@@ -197,7 +197,8 @@ def open_words(path: Path) -> Generator[Image.Image]:
         try:
             image = kind(file)
         except Image.DecompressionBombError as error:
-            raise OutputError(f"'{path}' has too many pixels for its words to be read.", "Look at it.") from error
+            problem = f"'{path}' has too many pixels for its metadata to be read."
+            raise OutputError(problem, "Choose another file, or remove it if it is yours.") from error
         with image:
             yield image
 

@@ -214,8 +214,8 @@ class BatchWorker:
                 wanted = self.answer(batch)
                 seconds = time.monotonic() - started
                 # What was given up meanwhile took its time too.
-                drawn = sum(one.result.done() and one.result.exception() is None for one in batch)
-                self.queue.note_speed(drawn, seconds)
+                generated = sum(one.result.done() and one.result.exception() is None for one in batch)
+                self.queue.note_speed(generated, seconds)
                 self.report(len(batch), wanted, seconds)
 
     def answer(self, batch: Sequence[Ticket]) -> int:
