@@ -4,7 +4,7 @@ import json
 import shutil
 
 import pytest
-from tests.cli.closed_folders import obey_permissions
+from tests.closed_folders import obey_permissions
 
 from sefi.core.own_files import TEMPORARY_MARK
 from sefi.provenance.leftovers import find_regular_files, list_temporary_folders
@@ -35,7 +35,6 @@ def test_temporary_folders_of_other_users_stop_nothing(home, sefi, mode):
     close(home / "tmp" / "sefi-other", mode, name=TEMPORARY_MARK)
     with obey_permissions():
         assert list_temporary_folders(home / "tmp") == []
-        assert sefi("doctor", "--json").exit_code in (0, 1)  # a problem of this machine, and no crash
         answer = json.loads(sefi("doctor", "--json").stdout)
         assert answer["leftovers"] == []
         assert sefi("forget", "--leftovers", "--yes", "--json").exit_code == 0

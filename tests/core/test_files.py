@@ -8,16 +8,15 @@ import shutil
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.closed_folders import obey_permissions
 
 from sefi.cli.image_files import append_record, read_records
 from sefi.core import files
@@ -174,24 +173,10 @@ def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
 
 
-@contextmanager
-def act_as_nobody():
-    """Give a folder, and be a user whom permissions bind; root is not bound by them, whose folders are closed."""
-    before = os.geteuid()
-    with TemporaryDirectory() as folder:
-        if before == 0:
-            os.chown(folder, 65534, 65534)
-            os.seteuid(65534)
-        try:
-            yield Path(folder)
-        finally:
-            os.seteuid(before)
-
-
 @pytest.mark.parametrize("mode", [0o444, 0o400, 0o600, 0o640])
-def test_a_result_is_replaced_with_the_permissions_that_it_has(mode):
-    with act_as_nobody() as folder:
-        path = folder / "ada.safetensors"
+def test_a_result_is_replaced_with_the_permissions_that_it_has(tmp_path, mode):
+    path = tmp_path / "ada.safetensors"
+    with obey_permissions():
         identity(value=1.0).save(path)
         path.chmod(mode)
         seen = []
@@ -208,7 +193,7 @@ def test_a_result_is_replaced_with_the_permissions_that_it_has(mode):
         assert path.read_text(encoding="utf-8") == "new"
         assert stat.S_IMODE(path.stat().st_mode) == mode
         assert seen == [0]  # meanwhile nobody else may read the new content
-        assert list(folder.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_made_for_a_folder_but_not_for_a_file(tmp_path):
