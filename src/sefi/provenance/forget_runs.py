@@ -15,7 +15,7 @@ from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
 from sefi.provenance.forget_records import Run, is_mapping, translate_unread
-from sefi.provenance.leftovers import TEMPORARY, Trace
+from sefi.provenance.leftovers import TEMPORARY, Trace, list_regular_files
 
 RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
@@ -248,10 +248,11 @@ def list_report_files(folder: Path) -> list[Path]:
 
 
 def list_plain_files(folder: Path) -> list[Path]:
-    """List the regular files in a folder, no links and none below; none where there is no folder."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    """List the regular files in a folder, no links and none below; none where there is no folder or it is closed."""
+    with suppress(OSError):  # the search names a folder that is closed
+        if not folder.is_symlink():
+            return list_regular_files(folder, sorted(one.name for one in folder.iterdir()), lambda _: None)
+    return []
 
 
 def take_subjects_out(folder: Path, subjects: Sequence[str]) -> None:
