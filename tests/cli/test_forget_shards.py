@@ -77,3 +77,15 @@ def test_of_a_copy_in_another_folder_the_further_files_go_too(work, forget):
     shutil.copytree(work, other)
     forget("ada", "--in", other)
     assert (list_names(work), list_names(other)) == ([], [])
+
+
+def test_the_other_weights_of_a_copy_with_a_very_long_name_go_too(work, forget, ada):
+    """The names of further files repeat at most 200 bytes of a stem."""
+    path = work.parent / "other" / f"{'a' * 230}.safetensors"
+    path.parent.mkdir()
+    known = Identity.load(ada)
+    weights = {f"weight-{number}": torch.linspace(-1, 1, 900) * (number + 7) for number in range(2)}
+    write_identity(Identity({"tokens": known.tokens, **weights}, known.header), path, 4000)
+    assert len(list_names(path.parent)) == 3
+    answer = forget("ada", "--in", path.parent)
+    assert (list_names(path.parent), answer["unproven"]) == ([], [])

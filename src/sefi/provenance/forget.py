@@ -20,9 +20,11 @@ from sefi.core.errors import IdentityError, OutputError
 from sefi.core.files import (
     IDENTITY_KEY,
     LONGEST_STEM,
+    SHARD_NAME,
     FileKind,
     cut_to_bytes,
     fit_stem,
+    get_shard_stem,
     is_folder,
     is_regular_file,
     is_there,
@@ -30,7 +32,7 @@ from sefi.core.files import (
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock, read_digests
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
+from sefi.core.reading import FLOATS, LARGEST_WEIGHTS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     BATCH_RECORDS,
     CHANGED_OTHERS,
@@ -58,8 +60,7 @@ MANY_FILES = 2000  # are searched in about two seconds
 LEAST_TOKEN_BYTES, LEAST_DIFFERENT_BYTES = 64, 16  # of tokens that tell whose a file is
 LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
 LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
-HEADERS = replace(LIMITS, size=8 << 30)  # of files whose header alone is read
-FURTHER = re.compile(r"(.+)\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", re.DOTALL)  # a very large identity's
+HEADERS = replace(LIMITS, size=LARGEST_WEIGHTS)  # of files whose header alone is read
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
 PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
 EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
@@ -334,10 +335,10 @@ def add_further_files(identity: Path, findings: Findings) -> None:
     """Add the further files of copies of the identity; those that were named for other identities as unproven."""
     for path in [identity, *(one for one in findings.traces if one.suffix == ".safetensors")]:
         for name in sorted(list_further_names(path)):
-            match, further = FURTHER.fullmatch(name), path.parent / Path(name).name
+            match, further = SHARD_NAME.fullmatch(name), path.parent / Path(name).name
             if match is None or further.name != name or not is_plain_file(further):
                 continue
-            if match[1] == path.stem:
+            if match[1] == get_shard_stem(path):
                 findings.add(Trace(further, "a further file of a copy of the identity"))
             else:
                 findings.unproven.append(Trace(further, f"'{path.name}' names it, but it was named for another"))
@@ -345,7 +346,7 @@ def add_further_files(identity: Path, findings: Findings) -> None:
 
 def drop_files_of_others(identity: Path, findings: Findings) -> None:
     """Leave out further files that another identity names too, which is not removed."""
-    further = [one for one in findings.traces if FURTHER.fullmatch(one.name)]
+    further = [one for one in findings.traces if SHARD_NAME.fullmatch(one.name)]
     for folder in {one.parent for one in further}:
         others = [one for one in sorted(folder.glob("*.safetensors")) if one != identity and one not in findings.traces]
         named = {name: other for other in others for name in list_further_names(other)}

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sefi.core.errors import OutputError
-from sefi.core.files import LONGEST_STEM, take_lock, write_file, write_text
+from sefi.core.files import LONGEST_STEM, SHARD_END, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
@@ -22,8 +22,7 @@ PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
 # The identity, a further file of a large one, what it cost, and its unfinished training.
 IDENTITY_FILES = tuple(
-    re.compile(rf"(.+){end}", re.DOTALL)
-    for end in (r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
+    re.compile(rf"(.+){end}", re.DOTALL) for end in (SHARD_END, r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
 )
 MOST_CUT = 3  # bytes that a name is cut by too much, so that no letter is halved
 RUN_FOLDERS = ("photos", "identities", "pictures", "attention")
