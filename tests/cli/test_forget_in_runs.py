@@ -16,6 +16,7 @@ from sefi.core.files import FileKind, name_partial
 from sefi.core.own_files import OwnFiles
 from sefi.core.text import make_slug
 from sefi.identity.file import Identity, format_shard_name
+from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import (
     RunNames,
@@ -25,6 +26,7 @@ from sefi.provenance.forget_runs import (
     list_run_traces,
     list_variants_of_subject,
     read_run_info,
+    take_lines_out,
     take_subjects_out,
 )
 from sefi.provenance.run_record import compute_file_digest
@@ -183,6 +185,21 @@ def test_the_second_of_a_group_is_found_when_the_group_is_gone(work, forget, ada
     assert json.loads((folder / "run.json").read_text())["photos"] == {}
 
 
+def test_what_a_kill_between_the_records_of_a_run_left_is_forgotten_by_the_next_command(work, forget, ada):
+    folder = work / "run"
+    files = make_benchmark(folder, ["ada+bob", "ada", "cy"], ada)
+    identity = folder / "identities/ada--2.safetensors"
+    traces, _ = list_traces(read_sought_identity(identity, is_sound=True), [work])
+    assert [one.path.name for one in traces[-3:]] == ["cells.jsonl", "run.json", identity.name]
+    gone, _ = remove_traces(traces[:-2], identity)
+    assert "cells.jsonl" in {one.name for one in gone}
+    assert json.loads((folder / "cells.jsonl").read_text()) == {"subject": "cy"}
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["ada+bob", "ada", "cy"]
+    forget("run/identities/ada--2.safetensors")
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["cy"]
+    assert not set(files["ada"]) & set(list_files(folder))
+
+
 def test_the_users_own_files_in_a_run_stay_and_are_named(work, forget, ada):
     folder = work / "run"
     make_benchmark(folder, ["ada"], ada)
@@ -265,11 +282,13 @@ def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info
     assert find_run_subjects(folder, [folder / "pictures" / "mine.txt"], "ada", frozenset([ADA])) == []
     assert explain_namesake(folder, "eve") is None
     if not read_run_info(folder):  # it is no run
+        take_lines_out(folder, ["eve"])
         take_subjects_out(folder, ["eve"])
         return
     assert [one.path.name for one in list_run_traces(folder, ["eve"])] == ["cells.jsonl", "run.json"]
     assert [one.path.name for one in list_run_doubts(folder, ["eve"])] == ["mine.txt"]
     before = json.loads((folder / "run.json").read_text())
+    take_lines_out(folder, ["eve"])
     take_subjects_out(folder, ["eve"])
     assert json.loads((folder / "run.json").read_text()) == before
 
@@ -287,5 +306,6 @@ def test_another_file_in_the_place_of_a_run_is_not_written_over(work):
     for content in ('{"subjects": ["ada"]}', "{"):
         (work / "run.json").write_text(content)
         (work / "cells.jsonl").write_text('{"subject": "ada"}\n')
+        take_lines_out(work, ["ada"])
         take_subjects_out(work, ["ada"])
         assert ((work / "run.json").read_text(), len((work / "cells.jsonl").read_text())) == (content, 19)

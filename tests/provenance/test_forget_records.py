@@ -7,8 +7,17 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from sefi.core.errors import OutputError
+from sefi.provenance import forget_runs
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
-from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out, write_other_lines
+from sefi.provenance.forget_runs import (
+    find_run_subjects,
+    is_run_folder,
+    list_run_traces,
+    take_lines_out,
+    take_subjects_out,
+    write_other_lines,
+)
 from sefi.provenance.run_record import record_image
 from sefi.provenance.save import encode_photo
 
@@ -88,6 +97,7 @@ def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
     assert is_run_folder(folder)
     assert find_run_subjects(folder, [folder / "identities" / "ada--ours.safetensors"], "x", frozenset()) == ["ada"]
     assert find_run_subjects(folder, [folder / "pictures" / "ada+bob--ours--0--5.png"], "bob", frozenset()) == ["bob"]
+    take_lines_out(folder, ["ada"])
     take_subjects_out(folder, ["ada"])
     info = json.loads((folder / "run.json").read_text())
     assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
@@ -106,6 +116,34 @@ def test_the_lines_of_a_subject_are_taken_out_of_a_record_of_any_size(tmp_path):
     tracemalloc.stop()
     assert record.read_text() == lines[0] * 1000
     assert peak < 2**20
+
+
+def test_each_record_of_a_benchmark_is_cleared_by_itself_and_its_lines_are_parsed_once(tmp_path, monkeypatch):
+    folder = make_benchmark(tmp_path / "run", ["cy+dora", "ada+bob", "bob"])
+    samples, info = list(list_run_traces(folder, ["ada"]))
+    assert [one.path.name for one in (samples, info)] == ["cells.jsonl", "run.json"]
+    before, parsed, whole = (folder / "run.json").read_bytes(), [], forget_runs.is_of_group
+    monkeypatch.setattr(forget_runs, "is_of_group", lambda line, groups: parsed.append(line) or whole(line, groups))
+    samples.clear()
+    lines = (folder / "cells.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["subject"] for line in lines] == ["cy+dora", "bob"]
+    assert (folder / "run.json").read_bytes() == before
+    assert len(parsed) == len(set(parsed)) + 1  # the first of its lines is found, and then left out
+    parsed.clear()
+    info.clear()
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["cy+dora", "bob"]
+    assert parsed == []
+
+
+def test_samples_that_cannot_be_read_are_named_as_what_they_are(tmp_path, monkeypatch):
+    folder = make_benchmark(tmp_path / "run", ["ada"])
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(forget_runs, "find_line_of", fail)
+    with pytest.raises(OutputError, match=r"cells.jsonl' cannot be read: Input/output error. It may have lines"):
+        take_lines_out(folder, ["ada"])
 
 
 def test_what_is_no_benchmark_is_left_alone(tmp_path):

@@ -21,6 +21,7 @@ RECORDS = "records.json"
 LARGEST_RECORDS = 16 << 20  # bytes
 # What `sefi batch` knows of an identity: `records/ada.json` in the folder of `ada.safetensors`.
 BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
+SAYS_WHOSE = "It says whose images are in its folder."
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
 CHANGED_OTHERS = "it names the identity's SHA-256, its record says that it shows somebody else; it was changed since"
@@ -30,24 +31,28 @@ Run = dict[str, Any]
 
 
 @contextmanager
-def translate_unread(path: Path) -> Generator[None]:
-    """Raise `OutputError` for a record that is there and cannot be read; pass over one that is not there."""
+def translate_unread(path: Path, content: str) -> Generator[None]:
+    """Raise `OutputError` for a record that is there and cannot be read; pass over one that is not there.
+
+    Args:
+        content: what it says, one sentence for the message.
+    """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        problem = f"'{path}' cannot be read: {error.strerror}. It says whose images are beside it."
-        raise OutputError(problem, "Make it readable, or move it away and look at the images yourself.") from error
+        problem = f"'{path}' cannot be read: {error.strerror}. {content}"
+        raise OutputError(problem, "Make it readable, or move it away and look at what is left yourself.") from error
 
 
 def read_runs(path: Path) -> list[Run] | None:
     """Return the runs in a record of images; None where it is none that `sefi generate` wrote.
 
     Raises:
-        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+        OutputError: the disk does not give it, and nobody knows whose images are in its folder.
     """
-    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path, SAYS_WHOSE):
         record = read_json(path, LARGEST_RECORDS)
         runs = [record] if "images" in record else record.get("runs")  # at first a file had one run alone
         if isinstance(runs, list) and all(isinstance(run, dict) for run in runs):
