@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from sefi.core.errors import OutputError
-from sefi.provenance import forget_runs
+from sefi.provenance import forget_records, forget_runs
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import (
     find_run_subjects,
@@ -47,7 +47,7 @@ def test_runs_are_found_by_the_hash_and_not_by_the_name(tmp_path):
     runs.append({**make_run(tmp_path, "cy", BOB, []), "identities": ["ada.safetensors"]})
     record.write_text(json.dumps({"schema_version": 2, "runs": runs, "more": 1}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
-    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["ada-0.png", "ada-1.png"]
+    assert [one.path.name for one in found.list_images(found.list_ours())[0]] == ["ada-0.png", "ada-1.png"]
     found.take_out()
     assert json.loads(record.read_text()) == {"schema_version": 2, "runs": runs[1:], "more": 1}
 
@@ -58,10 +58,36 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
     save_image(tmp_path / "ada-1.png", "green")
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     ours = found.list_ours()
-    assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
-    assert [one.path.name for one in found.list_unproven(ours)] == ["ada-1.png"]
+    assert [[one.path.name for one in traces] for traces in found.list_images(ours)] == [["ada-0.png"], ["ada-1.png"]]
     red = hashlib.sha256(bytes([255, 0, 0]) * (19 * 23)).hexdigest()
     assert red in found.list_pixel_digests(ours)
+
+
+class CountingEntry(dict):
+    """What a record says of an image; counts how often it is compared with another."""
+
+    comparisons = 0
+
+    def __eq__(self, other):
+        CountingEntry.comparisons += 1
+        return super().__eq__(other)
+
+    __hash__ = None
+
+
+def test_images_of_a_long_run_are_split_without_comparing_them_and_read_once(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "ada", ADA, ["red", "blue"])
+    run["run"]["settings"] = {"method": "sefi"}
+    others = [{"file": f"bob-{number}.png", "prompt": "<bob>"} for number in range(200)]
+    run["images"] = [CountingEntry(one) for one in [*others, *run["images"]]]
+    save_image(tmp_path / "ada-1.png", "green")
+    digests, whole = [], forget_records.compute_file_digest
+    monkeypatch.setattr(forget_records, "compute_file_digest", lambda path: digests.append(path.name) or whole(path))
+    found = RunsOnRecord(tmp_path / "records.json", tmp_path / "a", frozenset([ADA]), [run], lambda _: True)
+    assert found.find_others(run) == {one["file"] for one in others}
+    assert [[one.path.name for one in traces] for traces in found.list_images([run])] == [["ada-0.png"], ["ada-1.png"]]
+    assert CountingEntry.comparisons == 0
+    assert digests == ["ada-0.png", "ada-1.png"]
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -74,7 +100,7 @@ def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     record = tmp_path / "out" / "records.json"
     record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
-    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["x.png"]
+    assert [one.path.name for one in found.list_images(found.list_ours())[0]] == ["x.png"]
     found.take_out()
     assert not record.exists()
     record.write_text(json.dumps({"schema_version": 1, "runs": [{**run, "identities": ["bob.safetensors"]}]}))

@@ -381,7 +381,11 @@ def drop_images_of_others(records: Iterable[RunsOnRecord], findings: Findings) -
 
     Earlier versions wrote the SHA-256 of all identities of a command into each of its images, whoever it shows.
     """
-    files = {path: hashes for runs in records for path, hashes in runs.list_files_of_others().items()}
+    files = {
+        path: hashes
+        for runs in records
+        for path, hashes in runs.list_files_by_owner(runs.list_ours(), others=True).items()
+    }
     hashes = {one for known in files.values() for one in known}
     for path, trace in list(findings.traces.items()):
         if trace.reason != NAMES_DIGEST or not hashes:
@@ -399,10 +403,11 @@ def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity,
     pixels = set[str]()
     for runs in records:
         ours = runs.list_ours()
-        for file, reason in runs.list_images(ours):
-            findings.add(Trace(file, reason))
+        proven, unproven = runs.list_images(ours)
+        for trace in proven:
+            findings.add(trace)
         pixels |= runs.list_pixel_digests(ours)
-        findings.unproven += runs.list_unproven(ours)
+        findings.unproven += [*unproven, *runs.list_doubts(ours)]
         if ours:
             findings.add(Trace(runs.path, "the identity, its images and its runs are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):

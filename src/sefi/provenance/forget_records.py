@@ -22,6 +22,7 @@ LARGEST_RECORDS = 16 << 20  # bytes
 # What `sefi batch` knows of an identity: `records/ada.json` in the folder of `ada.safetensors`.
 BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
 SAYS_WHOSE = "It says whose images are in its folder."
+ON_RECORD = "a record says that the identity made it"
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
 CHANGED_OTHERS = "it names the identity's SHA-256, its record says that it shows somebody else; it was changed since"
@@ -89,32 +90,27 @@ class RunsOnRecord:
         named = read_identities(run)
         return {name for name, digest in named.items() if str(digest) in self.digests}
 
-    def list_other_entries(self, run: Run) -> list[Mapping[str, object]]:
-        """List what a run with the identity says of images that do not show it: their prompts do not name it."""
-        record = run.get("run")
+    def split_entries(self, run: Run) -> tuple[list[Mapping[str, object]], list[Mapping[str, object]]]:
+        """Split what a run with the identity says of its images: of those that show it, and of those that do not.
+
+        The prompts of the second do not name it.
+        """
+        entries, record = list_entries(run), run.get("run")
         settings = record.get("settings") if isinstance(record, dict) else None
         method = settings.get("method") if isinstance(settings, dict) else None
         if self.is_of_tokens is None or not isinstance(method, str) or not self.is_of_tokens(method):
-            return []
-        names = self.find_names(run)
-        texts = [(entry, entry.get("prompt")) for entry in list_entries(run)]
-        return [entry for entry, text in texts if isinstance(text, str) and names.isdisjoint(find_placeholders(text))]
+            return entries, []
+        names, own, others = self.find_names(run), list[Mapping[str, object]](), list[Mapping[str, object]]()
+        for entry in entries:
+            text = entry.get("prompt")
+            is_other = isinstance(text, str) and names.isdisjoint(find_placeholders(text))
+            (others if is_other else own).append(entry)
+        return own, others
 
     def find_others(self, run: Run) -> set[str]:
         """Return the names of a run's image files that do not show the identity."""
-        others = self.list_other_entries(run)
-        own = {get_file_name(entry) for entry in list_entries(run) if entry not in others}
-        return {get_file_name(entry) for entry in others} - own - {""}
-
-    def list_files_of_others(self) -> dict[Path, set[str]]:
-        """List the images of the identity's runs that do not show it, each with the SHA-256 on record."""
-        found: dict[Path, set[str]] = {}
-        for run in self.list_ours():
-            others = self.find_others(run)
-            for path, hashes in self.list_files([run]).items():
-                if path.name in others:
-                    found.setdefault(path, set()).update(hashes)
-        return found
+        own, others = self.split_entries(run)
+        return {get_file_name(entry) for entry in others} - {get_file_name(entry) for entry in own} - {""}
 
     def has_identity(self, run: Run) -> bool:
         """Return whether a run was made with the identity.
@@ -154,13 +150,13 @@ class RunsOnRecord:
                     found.setdefault(path, set()).update([sha256] if isinstance(sha256, str) else [])
         return found
 
-    def list_own_files(self, runs: Iterable[Run]) -> dict[Path, set[str]]:
-        """List the files of runs with the identity that show it, as `list_files`."""
+    def list_files_by_owner(self, runs: Iterable[Run], *, others: bool = False) -> dict[Path, set[str]]:
+        """List the files of runs with the identity that show it, or those that do not, as `list_files`."""
         found: dict[Path, set[str]] = {}
         for run in runs:
-            others = self.find_others(run)
+            names = self.find_others(run)
             for path, hashes in self.list_files([run]).items():
-                if path.name not in others:
+                if (path.name in names) == others:
                     found.setdefault(path, set()).update(hashes)
         return found
 
@@ -171,25 +167,26 @@ class RunsOnRecord:
             return compute_file_digest(path) in set(hashes) or bool(named & read_named_identities(path))
         return False
 
-    def list_images(self, runs: Iterable[Run]) -> list[tuple[Path, str]]:
-        """List the images of the identity that are still those that the runs made, each with how that is known."""
-        reason = "a record says that the identity made it"
-        return [(path, reason) for path, hashes in self.list_own_files(runs).items() if self.is_proven(path, hashes)]
+    def list_images(self, runs: Iterable[Run]) -> tuple[list[Trace], list[Trace]]:
+        """List the images of the identity that are still those that the runs made, and those that nothing shows to be.
 
-    def list_unproven(self, runs: Sequence[Run]) -> Iterator[Trace]:
-        """Yield files that runs name and that nothing else shows to be what they made.
-
-        Besides the files of these runs, those of an earlier version's runs that may have been the identity's, and
-        images of others that were made from an image.
+        Each file is read once.
         """
-        for path, hashes in self.list_own_files(runs).items():
-            if not self.is_proven(path, hashes):
-                yield Trace(path, CHANGED if hashes else WITHOUT_HASH)
-        for run in (one for one in runs if has_source_image(one)):
+        proven, unproven = list[Trace](), list[Trace]()
+        for path, hashes in self.list_files_by_owner(runs).items():
+            if self.is_proven(path, hashes):
+                proven.append(Trace(path, ON_RECORD))
+            else:
+                unproven.append(Trace(path, CHANGED if hashes else WITHOUT_HASH))
+        return proven, unproven
+
+    def list_doubts(self, runs: Iterable[Run]) -> Iterator[Trace]:
+        """Yield images of others that were made from an image, and files of runs that may have been the identity's."""
+        for run in filter(has_source_image, runs):
             for path in (self.path.parent / name for name in sorted(self.find_others(run))):
                 if is_plain_file(path):
                     yield Trace(path, STARTED_FROM_IMAGE)
-        for path in self.list_files(run for run in self.runs if self.is_doubtful(run)):
+        for path in self.list_files(filter(self.is_doubtful, self.runs)):
             yield Trace(path, "its record names a file that is called as this identity's, perhaps another's")
 
     def list_pixel_digests(self, runs: Iterable[Run]) -> set[str]:
@@ -221,7 +218,7 @@ class RunsOnRecord:
         """
         if not self.has_identity(run):
             return run
-        entries = self.list_other_entries(run)
+        _, entries = self.split_entries(run)
         if not entries:
             return None
         names, gone = {get_file_name(entry) for entry in entries}, self.find_names(run)
