@@ -9,6 +9,7 @@ from PIL import Image
 from tests.cli.conftest import list_names
 
 from sefi.api import list_shown_digests
+from sefi.core.errors import OutputError
 from sefi.identity.file import Identity
 from sefi.provenance.forget import list_traces, read_sought_identity
 from sefi.provenance.run_record import compute_file_digest
@@ -118,6 +119,36 @@ def test_without_a_record_an_image_goes_that_names_the_identity(work, forget):
     (work / "pics" / "records.json").unlink()
     forget("ada")
     assert not (work / "pics").exists()
+
+
+def test_images_that_somebody_else_may_own_stay_where_their_record_is_too_large(work, forget):
+    digests = write_earlier_images(work, "sefi")
+    record = work / "pics" / "records.json"
+    record.write_text(record.read_text() + " " * (16 << 20))
+    before = record.read_bytes()
+    shutil.copy(work / "pics" / "two.png", work / "copy.png")
+    encode_photo(Image.new("RGB", (19, 23), "red"), [digests["ada"]]).write(work / "pics" / "alone.png")
+    shown = {one["file"]: one["reason"] for one in forget("ada")["unproven"]}
+    shared = {str(work / name) for name in ("copy.png", "pics/one.png", "pics/two.png", "pics/grid.png")}
+    assert set(shown) == {str(record), *shared}
+    assert shown[str(record)] == "too large to be read: it may name the identity and its images"
+    assert {shown[name] for name in shared} == {
+        "it names somebody else too, and the record of its folder is too large to say whom it shows"
+    }
+    assert list_names(work) == ["bob.safetensors", "copy.png", "pics"]
+    assert list_names(work / "pics") == ["grid.png", "one.png", "records.json", "two.png"]
+    assert record.read_bytes() == before
+
+
+def test_a_record_that_cannot_be_read_any_more_is_not_removed(work):
+    write_earlier_images(work, "dreambooth")
+    traces, _ = list_traces(read_sought_identity(work / "ada.safetensors", is_sound=True), [work])
+    record = work / "pics" / "records.json"
+    (clear,) = [one.clear for one in traces if one.path == record]
+    record.write_text("{")
+    with pytest.raises(OutputError, match="changed since it was listed"):
+        clear()
+    assert record.read_text() == "{"
 
 
 def test_what_was_made_from_an_image_is_named(work, forget):

@@ -32,14 +32,16 @@ from sefi.core.files import (
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock, read_digests
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.reading import FLOATS, LARGEST_WEIGHTS, InvalidFileError, Limits, load_tensors, read_layout
+from sefi.core.reading import FLOATS, LARGEST_WEIGHTS, RECORDS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     BATCH_RECORDS,
     CHANGED_OTHERS,
-    RECORDS,
+    SHARED,
+    TOO_LARGE,
     RunsOnRecord,
     is_batch_record,
     is_plain_file,
+    is_too_large,
     read_runs,
 )
 from sefi.provenance.forget_runs import (
@@ -177,15 +179,14 @@ def list_traces(
     """
     if is_lock_held(locate_lock(sought.path)):
         raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
-    findings, records, runs = Findings(), list[RunsOnRecord](), list[Path]()
+    findings, runs = Findings(), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
     paths = collect_files([*around, *folders], findings)
+    records = read_records(paths, sought, findings, is_of_tokens)
     for path in show_progress(paths, progress):
         if path == sought.path:
             continue
-        if path.name == RECORDS and (listed := read_runs(path)) is not None:
-            records.append(RunsOnRecord(path, sought.path, sought.digests, listed, is_of_tokens))
-        elif path.name == RUN_INFO and is_run_folder(path.parent):
+        if path.name == RUN_INFO and is_run_folder(path.parent):
             runs.append(path.parent)
         try:
             add_file(path, sought, findings)
@@ -194,6 +195,7 @@ def list_traces(
     add_further_files(sought.path, findings)
     drop_files_of_others(sought.path, findings)
     drop_images_of_others(records, findings)
+    drop_shared_images(sought, findings)
     add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
     add_tables(findings, sought, {one.parent for one in paths if one.name == OWN_RECORD})
     identity = [Trace(sought.path, "the identity")] if is_there(sought.path) else []
@@ -201,6 +203,23 @@ def list_traces(
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
     ordered = [*sorted(traces, key=lambda one: one.clear is not None), *identity]
     return list(filter(None, map(note_state, ordered))), unproven
+
+
+def read_records(
+    paths: Iterable[Path], sought: SoughtIdentity, findings: Findings, is_of_tokens: Callable[[str], bool] | None
+) -> list[RunsOnRecord]:
+    """Read the records of images among some files; one that is too large is named as unproven.
+
+    Raises:
+        OutputError: the disk does not give one, and nobody knows whose images are in its folder.
+    """
+    records = list[RunsOnRecord]()
+    for path in (one for one in paths if one.name == RECORDS and one != sought.path):
+        if is_too_large(path):
+            findings.unproven.append(Trace(path, TOO_LARGE))
+        elif (runs := read_runs(path)) is not None:
+            records.append(RunsOnRecord(path, sought.path, sought.digests, runs, is_of_tokens))
+    return records
 
 
 def note_state(trace: Trace) -> Trace | None:
@@ -396,6 +415,25 @@ def drop_images_of_others(records: Iterable[RunsOnRecord], findings: Findings) -
             elif path in files:
                 del findings.traces[path]
                 findings.unproven.append(Trace(path, CHANGED_OTHERS))
+
+
+def drop_shared_images(sought: SoughtIdentity, findings: Findings) -> None:
+    """Leave out images that name somebody else too where the record is too large to say whom they show; copies too.
+
+    What names the identity alone shows nobody else, and goes.
+    """
+    folders = {one.path.parent for one in findings.unproven if one.reason == TOO_LARGE}
+    named = [path for path, trace in findings.traces.items() if trace.reason == NAMES_DIGEST] if folders else []
+    shared = set[str]()
+    for path in (one for one in named if one.parent in folders):
+        with suppress(OSError, OutputError):
+            if not all(sought.is_named([one]) for one in read_named_identities(path)):
+                shared.add(compute_file_digest(path))
+    for path in named if shared else ():
+        with suppress(OSError):
+            if compute_file_digest(path) in shared:
+                del findings.traces[path]
+                findings.unproven.append(Trace(path, SHARED))
 
 
 def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:

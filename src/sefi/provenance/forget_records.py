@@ -10,18 +10,18 @@ from typing import Any
 from sefi.core.errors import OutputError
 from sefi.core.files import hold_folder_lock, write_text
 from sefi.core.prompts import find_placeholders
-from sefi.core.reading import InvalidFileError, read_json
+from sefi.core.reading import LARGEST_RECORDS, InvalidFileError, read_json
 from sefi.core.text import dump_json
 from sefi.provenance.leftovers import Trace
 from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
 
-RECORDS = "records.json"
-LARGEST_RECORDS = 16 << 20  # bytes
 # What `sefi batch` knows of an identity: `records/ada.json` in the folder of `ada.safetensors`.
 BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
 SAYS_WHOSE = "It says whose images are in its folder."
+TOO_LARGE = "too large to be read: it may name the identity and its images"
+SHARED = "it names somebody else too, and the record of its folder is too large to say whom it shows"
 ON_RECORD = "a record says that the identity made it"
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
@@ -59,6 +59,13 @@ def read_runs(path: Path) -> list[Run] | None:
         if isinstance(runs, list) and all(isinstance(run, dict) for run in runs):
             return runs
     return None
+
+
+def is_too_large(path: Path) -> bool:
+    """Return whether a record of images is larger than what is read; earlier versions wrote such ones."""
+    with suppress(OSError):
+        return path.stat().st_size > LARGEST_RECORDS
+    return False
 
 
 @dataclass(frozen=True)
@@ -199,11 +206,12 @@ class RunsOnRecord:
         """Take the identity out of the record as it is by now; one without runs is then removed.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or is none that can be read by now.
         """
         with hold_folder_lock(self.path.parent):
-            rest = [self.drop_identity(run) for run in read_runs(self.path) or []]
-            runs = [run for run in rest if run is not None]
+            if (present := read_runs(self.path)) is None:
+                raise OutputError("It was changed since it was listed.", "Repeat the command.")
+            runs = [run for run in map(self.drop_identity, present) if run is not None]
             if not runs:
                 self.path.unlink()
                 return
