@@ -54,6 +54,23 @@ def sefi():
 
 
 @pytest.fixture
+def forget(sefi):
+    """Run `sefi forget`, which must leave nothing that it found, and return its answer."""
+
+    def run(*words):
+        found = sefi("forget", *words, "--yes", "--json")
+        assert found.exit_code == 0, found.output
+        return json.loads(found.stdout)
+
+    return run
+
+
+def list_names(folder: Path) -> list[str]:
+    """List the names of what is in a folder."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.fixture
 def home(tmp_path, monkeypatch) -> Path:
     """The folders `home`, `cache` and `tmp`, which a command takes for the user's own, and `work`, where it starts."""
     for name, variables in (("home", ("HOME",)), ("cache", ("XDG_CACHE_HOME",)), ("tmp", ("TMPDIR", "TEMP"))):

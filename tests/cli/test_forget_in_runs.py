@@ -16,6 +16,7 @@ from sefi.core.files import FileKind, name_partial
 from sefi.core.own_files import OwnFiles
 from sefi.core.text import make_slug
 from sefi.identity.file import Identity, format_shard_name
+from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import (
     RunNames,
@@ -25,6 +26,7 @@ from sefi.provenance.forget_runs import (
     list_run_traces,
     list_variants_of_subject,
     read_run_info,
+    take_lines_out,
     take_subjects_out,
 )
 from sefi.provenance.run_record import compute_file_digest
@@ -48,17 +50,13 @@ def work(home, monkeypatch):
     return home / "work"
 
 
-def forget(sefi, *words):
-    """Forget, and return what was removed, left and not proven, by the names of the files."""
-    found = sefi("forget", *words, "--yes", "--json")
-    assert found.exit_code == 0, found.output
-    answer = json.loads(found.stdout)
-    assert answer["left"] == []
+def list_file_names(answer):
+    """List the names of the files that were removed, and of those that are not proven."""
     files = answer["removed"], [one["file"] for one in answer["unproven"]]
-    return [sorted({one.rpartition("/")[2] for one in listed}) for listed in files]
+    return [sorted({Path(one).name for one in listed}) for listed in files]
 
 
-def test_a_record_without_hashes_removes_only_what_names_the_identity(work, sefi, ada):
+def test_a_record_without_hashes_removes_only_what_names_the_identity(work, forget, ada):
     shutil.copy(ada, "ada.safetensors")
     digest = compute_file_digest(ada)
     named = {"identities": ["ada.safetensors"], "run": {"identities": {"ada": digest}}}
@@ -68,14 +66,14 @@ def test_a_record_without_hashes_removes_only_what_names_the_identity(work, sefi
         Image.new("RGB", (19, 23), "red").save(name)
     (work / "thesis.docx").write_text("years of work")
     encode_photo(Image.new("RGB", (19, 23)), [digest]).write(work / "ours.png")
-    removed, unproven = forget(sefi, "ada")
+    removed, unproven = list_file_names(forget("ada"))
     assert removed == ["ada.safetensors", "ours.png", "records.json"]
     assert unproven == ["own.png", "photo.png", "thesis.docx"]
     assert sorted(path.name for path in work.iterdir()) == unproven
 
 
 @pytest.mark.parametrize("named", ["ada.safetensors", "work/ada.safetensors", "../ada.safetensors"])
-def test_an_old_record_names_an_identity_only_from_its_own_folder(work, sefi, ada, named):
+def test_an_old_record_names_an_identity_only_from_its_own_folder(work, forget, ada, named):
     shutil.copy(ada, "ada.safetensors")
     project = work / "project"
     project.mkdir()
@@ -83,7 +81,7 @@ def test_an_old_record_names_an_identity_only_from_its_own_folder(work, sefi, ad
     run = {"images": [{"file": "photo.png"}], "identities": [named]}
     (project / "records.json").write_text(json.dumps({"runs": [run]}))
     before = (project / "records.json").read_bytes()
-    removed, unproven = forget(sefi, "ada")
+    removed, unproven = list_file_names(forget("ada"))
     ours = named.startswith("..")
     assert removed == ["ada.safetensors", *["records.json"] * ours]
     assert unproven == ["photo.png", *["records.json"] * (not ours)]
@@ -102,9 +100,10 @@ def test_a_record_of_any_shape_is_read_or_passed_over(tmp_path_factory, record, 
         (folder / "records.json").write_text(json.dumps(content))
         runs = read_runs(folder / "records.json") or []
         found = RunsOnRecord(folder / "records.json", identity, frozenset([ADA]), runs)
-        assert found.list_images(runs) == []
+        proven, unproven = found.list_images(runs)
         assert found.list_pixel_digests(runs) is not None
-        assert [one.path for one in found.list_unproven(runs) if one.path != identity] == []
+        doubts = [*unproven, *found.list_doubts(runs)]
+        assert (proven, [one.path for one in doubts if one.path != identity]) == ([], [])
         assert not found.list_ours()
         assert not found.has_namesake("bob")
 
@@ -153,10 +152,10 @@ def list_files(folder):
 
 
 @pytest.mark.parametrize("first", ["ada", "ada--2"])
-def test_a_subject_does_not_take_another_with_it_whose_name_begins_alike(work, sefi, ada, first):
+def test_a_subject_does_not_take_another_with_it_whose_name_begins_alike(work, forget, ada, first):
     other = {"ada": "ada--2", "ada--2": "ada"}[first]
     files = make_benchmark(work / "run", [other, first], ada)
-    forget(sefi, f"run/identities/{first}--2.safetensors")
+    forget(f"run/identities/{first}--2.safetensors")
     rest = [one for one in list_files(work / "run") if one != ".lock"]
     assert rest == sorted([*files[other], "run.json", "cells.jsonl"])
     assert json.loads((work / "run" / "run.json").read_text())["subjects"] == [other]
@@ -176,18 +175,33 @@ def test_two_subjects_of_one_run_are_both_taken_out(work):
     assert not [one for one in list_files(folder) if "ada" in one or "bob" in one]
 
 
-def test_the_second_of_a_group_is_found_when_the_group_is_gone(work, sefi, ada):
+def test_the_second_of_a_group_is_found_when_the_group_is_gone(work, forget, ada):
     folder = work / "run"
     files = make_benchmark(folder, ["ada+bob"], ada)
     (folder / "identities/ada--2.safetensors").unlink()
     take_subjects_out(folder, ["ada"])
     assert json.loads((folder / "run.json").read_text())["subjects"] == []
-    forget(sefi, "run/identities/bob--2.safetensors")
+    forget("run/identities/bob--2.safetensors")
     assert not set(files["bob"]) & set(list_files(folder))
     assert json.loads((folder / "run.json").read_text())["photos"] == {}
 
 
-def test_the_users_own_files_in_a_run_stay_and_are_named(work, sefi, ada):
+def test_what_a_kill_between_the_records_of_a_run_left_is_forgotten_by_the_next_command(work, forget, ada):
+    folder = work / "run"
+    files = make_benchmark(folder, ["ada+bob", "ada", "cy"], ada)
+    identity = folder / "identities/ada--2.safetensors"
+    traces, _ = list_traces(read_sought_identity(identity, is_sound=True), [work])
+    assert [one.path.name for one in traces[-3:]] == ["cells.jsonl", "run.json", identity.name]
+    gone, _ = remove_traces(traces[:-2], identity)
+    assert "cells.jsonl" in {one.name for one in gone}
+    assert json.loads((folder / "cells.jsonl").read_text()) == {"subject": "cy"}
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["ada+bob", "ada", "cy"]
+    forget("run/identities/ada--2.safetensors")
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["cy"]
+    assert not set(files["ada"]) & set(list_files(folder))
+
+
+def test_the_users_own_files_in_a_run_stay_and_are_named(work, forget, ada):
     folder = work / "run"
     make_benchmark(folder, ["ada"], ada)
     own = ["attention/mine.png", "pictures/ada--mine.png", "pictures/ada--2--0--6.png", "report/notes.txt"]
@@ -200,7 +214,7 @@ def test_the_users_own_files_in_a_run_stay_and_are_named(work, sefi, ada):
     for name in own:
         (folder / name).write_text("mine")
     (folder / "attention/ours-v1.5.png").touch()  # as `sefi bench report` names a figure
-    _, unproven = forget(sefi, "run/identities/ada--2.safetensors")
+    _, unproven = list_file_names(forget("run/identities/ada--2.safetensors"))
     rest = set(list_files(folder)) - {".lock", "run.json", "cells.jsonl", "report/.sefi-files.json"}
     assert rest == set(own)
     assert {one.rpartition("/")[2] for one in own} - set(unproven) == {"ada.jpg"}
@@ -216,10 +230,10 @@ def test_a_cut_temporary_name_is_removed_only_if_one_subject_can_be_meant(work):
     assert names.find_owner(pictures / f".{'c' * 40}.0123456789ab.partial.png") is None
 
 
-def test_a_run_that_was_killed_at_once_is_forgotten_at_once(work, sefi, ada):
+def test_a_run_that_was_killed_at_once_is_forgotten_at_once(work, forget, ada):
     make_benchmark(work / "run", ["ada"], ada)
     (work / "run" / "cells.jsonl").unlink()
-    removed, _ = forget(sefi, "run/identities/ada--2.safetensors")
+    removed, _ = list_file_names(forget("run/identities/ada--2.safetensors"))
     assert "cells.jsonl" not in removed
     assert json.loads((work / "run" / "run.json").read_text())["subjects"] == []
 
@@ -269,11 +283,13 @@ def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info
     assert find_run_subjects(folder, [folder / "pictures" / "mine.txt"], "ada", frozenset([ADA])) == []
     assert explain_namesake(folder, "eve") is None
     if not read_run_info(folder):  # it is no run
+        take_lines_out(folder, ["eve"])
         take_subjects_out(folder, ["eve"])
         return
     assert [one.path.name for one in list_run_traces(folder, ["eve"])] == ["cells.jsonl", "run.json"]
     assert [one.path.name for one in list_run_doubts(folder, ["eve"])] == ["mine.txt"]
     before = json.loads((folder / "run.json").read_text())
+    take_lines_out(folder, ["eve"])
     take_subjects_out(folder, ["eve"])
     assert json.loads((folder / "run.json").read_text()) == before
 
@@ -291,5 +307,6 @@ def test_another_file_in_the_place_of_a_run_is_not_written_over(work):
     for content in ('{"subjects": ["ada"]}', "{"):
         (work / "run.json").write_text(content)
         (work / "cells.jsonl").write_text('{"subject": "ada"}\n')
+        take_lines_out(work, ["ada"])
         take_subjects_out(work, ["ada"])
         assert ((work / "run.json").read_text(), len((work / "cells.jsonl").read_text())) == (content, 19)

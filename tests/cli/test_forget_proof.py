@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tests.cli.conftest import list_names
 
 from sefi.core.files import IDENTITY_KEY
 from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
@@ -33,32 +34,24 @@ def write_foreign(ada, tensors=None, **header):
     save_file({**load_file(ada), **(tensors or {})}, "gift.safetensors", metadata=about)
 
 
-def list_names(folder):
-    return sorted(path.name for path in folder.iterdir())
-
-
 @pytest.mark.parametrize(
     "tokens", [torch.zeros(0, 2, 7), torch.zeros(1, 1, 1), torch.zeros(5, 2, 7), torch.ones(1, 2, 7)]
 )
-def test_tokens_that_are_everywhere_remove_nothing_else(work, sefi, ada, tokens):
+def test_tokens_that_are_everywhere_remove_nothing_else(work, forget, ada, tokens):
     before = list_names(work)
     write_foreign(ada, {"tokens": tokens})
-    found = sefi("forget", "gift", "--yes", "--json")
-    assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["removed"] == [str(work / "gift.safetensors")]
+    assert forget("gift")["removed"] == [str(work / "gift.safetensors")]
     assert list_names(work) == before
 
 
 @pytest.mark.parametrize(
     "shards", [["thesis.txt", "model.safetensors", "bea.safetensors"], ["bea.1.0123456789ab.safetensors"]]
 )
-def test_files_that_a_header_names_are_not_further_files_of_it(work, sefi, ada, shards):
+def test_files_that_a_header_names_are_not_further_files_of_it(work, forget, ada, shards):
     shutil.copy("model.safetensors", "bea.1.0123456789ab.safetensors")
     before = list_names(work)
     write_foreign(ada, {"tokens": torch.linspace(-1, 1, 70).reshape(5, 2, 7)}, shards=shards)
-    found = sefi("forget", "gift", "--yes", "--json")
-    assert found.exit_code == 0, found.output
-    assert json.loads(found.stdout)["removed"] == [str(work / "gift.safetensors")]
+    assert forget("gift")["removed"] == [str(work / "gift.safetensors")]
     assert list_names(work) == before
 
 
@@ -75,13 +68,12 @@ def test_what_takes_a_listed_files_place_stays(work, ada):
     assert (work / "ada.safetensors").is_file()
 
 
-def test_a_name_that_is_not_utf8_stops_nothing(work, sefi, ada):
+def test_a_name_that_is_not_utf8_stops_nothing(work, forget, ada):
     shutil.copy(ada, "ada.safetensors")
     strange = os.fsencode(work) + b"/.a\xff.0123456789ab.unfinished"
     with open(strange, "wb") as file:  # noqa: PTH123  a name of bytes
         file.write(b"x")
-    found = sefi("forget", "ada", "--yes", "--json")
-    assert found.exit_code == 0, found.output
+    forget("ada")
     assert not (work / "ada.safetensors").exists()
     assert os.path.exists(strange)  # noqa: PTH110
 
@@ -95,7 +87,7 @@ def test_a_link_is_refused_with_what_it_leads_to(work, sefi, ada):
 
 
 @pytest.mark.parametrize("name", ["{outside}/mine.csv", "../home/mine.csv", "sub/mine.csv", "sub/mine.safetensors"])
-def test_a_record_removes_nothing_outside_of_its_folder(work, sefi, ada, name):
+def test_a_record_removes_nothing_outside_of_its_folder(work, forget, ada, name):
     shutil.copy(ada, "ada.safetensors")
     outside = work.parent / "home"
     (work / "sub").mkdir()
@@ -105,14 +97,13 @@ def test_a_record_removes_nothing_outside_of_its_folder(work, sefi, ada, name):
     (work / "index.html").write_text(f'<!doctype html><i data-identities="{compute_file_digest(ada)[:16]}">')
     files = {name.format(outside=outside): [digest], "ada.safetensors": ["0" * 64]}
     (work / ".sefi-files.json").write_text(json.dumps({"schema_version": 1, "files": files}))
-    found = sefi("forget", "ada", "--yes", "--json")
-    assert found.exit_code == 0, found.output
+    forget("ada")
     assert not (work / "index.html").exists()
     assert (outside / "mine.csv").is_file()
     assert (work / "sub" / "mine.csv").is_file()
 
 
-def test_another_identity_of_the_same_command_is_named(work, sefi, ada):
+def test_another_identity_of_the_same_command_is_named(work, forget, ada):
     for name in ("ada", "control"):
         shutil.copy(ada, f"{name}.safetensors")
     with safe_open(ada, framework="pt") as file:
@@ -122,6 +113,4 @@ def test_another_identity_of_the_same_command_is_named(work, sefi, ada):
     )
     record = {"schema_version": 1, "files": {name: ["0" * 64] for name in ("ada.safetensors", "control.safetensors")}}
     (work / ".sefi-files.json").write_text(json.dumps(record))
-    found = sefi("forget", "ada", "--yes", "--json")
-    assert found.exit_code == 0, found.output
-    assert [one["file"] for one in json.loads(found.stdout)["unproven"]] == [str(work / "control.safetensors")]
+    assert [one["file"] for one in forget("ada")["unproven"]] == [str(work / "control.safetensors")]

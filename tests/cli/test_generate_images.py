@@ -130,6 +130,12 @@ def draw_attention_of(name, path, **options):
 
 
 @pytest.mark.slow
+def test_more_images_than_a_record_has_room_for_are_refused_before_a_model_is_opened(refused, tmp_path):
+    words = ("a dog", "--count", 50_000, "--model", tmp_path / "none", "--out", tmp_path / "out")
+    assert "no room for these images" in refused("generate", *words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_figure_of_attention_names_nobody_unless_it_is_asked_to(tmp_path):
     path = tmp_path / "maps.png"
     hidden = draw_attention_of("subject", path, names=True)

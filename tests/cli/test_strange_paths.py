@@ -5,7 +5,7 @@ import os
 import shutil
 
 import pytest
-from tests.cli.closed_folders import obey_permissions
+from tests.closed_folders import obey_permissions
 
 LONG = "n" * 300  # more than a file's name may have
 MODEL = ("--model", "{model}", "--device", "cpu")

@@ -8,18 +8,17 @@ import shutil
 import socket
 import stat
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
+from tests.closed_folders import obey_permissions
 
-from sefi.cli.image_files import append_record, read_records
+from sefi.cli.image_files import BYTES_ON_RECORD, append_record, check_room_on_record, read_records
 from sefi.core import files
 from sefi.core.errors import OutputError
 from sefi.core.files import (
@@ -174,24 +173,10 @@ def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):
     assert stat.S_IMODE((tmp_path / "new").stat().st_mode) == 0o600
 
 
-@contextmanager
-def act_as_nobody():
-    """Give a folder, and be a user whom permissions bind; root is not bound by them, whose folders are closed."""
-    before = os.geteuid()
-    with TemporaryDirectory() as folder:
-        if before == 0:
-            os.chown(folder, 65534, 65534)
-            os.seteuid(65534)
-        try:
-            yield Path(folder)
-        finally:
-            os.seteuid(before)
-
-
 @pytest.mark.parametrize("mode", [0o444, 0o400, 0o600, 0o640])
-def test_a_result_is_replaced_with_the_permissions_that_it_has(mode):
-    with act_as_nobody() as folder:
-        path = folder / "ada.safetensors"
+def test_a_result_is_replaced_with_the_permissions_that_it_has(tmp_path, mode):
+    path = tmp_path / "ada.safetensors"
+    with obey_permissions():
         identity(value=1.0).save(path)
         path.chmod(mode)
         seen = []
@@ -208,7 +193,7 @@ def test_a_result_is_replaced_with_the_permissions_that_it_has(mode):
         assert path.read_text(encoding="utf-8") == "new"
         assert stat.S_IMODE(path.stat().st_mode) == mode
         assert seen == [0]  # meanwhile nobody else may read the new content
-        assert list(folder.iterdir()) == [path]
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_missing_folder_is_made_for_a_folder_but_not_for_a_file(tmp_path):
@@ -520,7 +505,34 @@ def test_a_record_that_is_too_long_says_what_to_do(tmp_path):
         file.truncate(17 << 20)
     with pytest.raises(OutputError, match="17 MB of records; at most 16 MB") as caught:
         append_record(tmp_path, {})
-    assert caught.value.remedy == "Rename it to begin another, or choose another folder with --out."
+    assert caught.value.remedy == "Choose another folder with --out."
+
+
+def test_a_run_that_has_no_room_on_record_is_refused_before_and_after(tmp_path, monkeypatch):
+    append_record(tmp_path, {"images": [{"file": "a.png", "prompt": "a"}]})
+    before = (tmp_path / "records.json").read_bytes()
+    check_room_on_record(tmp_path, ["a", "b"], 10)
+    check_room_on_record(tmp_path / "new", ["a", "b"], 10)
+    with pytest.raises(OutputError, match="no room for these images: it has at most 16 MB") as caught:
+        check_room_on_record(tmp_path, ["a", "b"], 20_000)
+    assert caught.value.remedy == "Generate fewer at once, or choose another folder with --out."
+    entries = [{"file": f"{number}.png", "prompt": "\u2603" * 60} for number in range(40)]
+    monkeypatch.setattr("sefi.cli.image_files.LARGEST_RECORDS", 5000)
+    with pytest.raises(OutputError, match="no room for this run") as caught:
+        append_record(tmp_path, {"images": entries})
+    assert "Its images stay, without a record" in caught.value.remedy
+    assert (tmp_path / "records.json").read_bytes() == before
+
+
+def test_an_image_takes_no_more_bytes_of_a_record_than_are_counted(tmp_path):
+    prompt = "\u2603 a very long prompt " * 9
+    image = {"file": f"{make_file_name(prompt)}-{2**62}-99999.png", "prompt": prompt, "seed": 2**62}
+    entry, hashes = {**image, "invisible_mark": False}, {"file": image["file"], "sha256": "a" * 64}
+    for count in (1, 2):
+        record = {"images": [entry] * count, "run": {"images": [{**hashes, "pixels_sha256": "a" * 64}] * count}}
+        append_record(tmp_path / str(count), record)
+    one, two = ((tmp_path / str(count) / "records.json").stat().st_size for count in (1, 2))
+    assert 400 < two - one - len(json.dumps(prompt)) <= BYTES_ON_RECORD
 
 
 def test_a_secret_is_at_no_moment_readable_by_others(tmp_path, monkeypatch):

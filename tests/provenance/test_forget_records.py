@@ -7,8 +7,17 @@ import tracemalloc
 import pytest
 from PIL import Image
 
+from sefi.core.errors import OutputError
+from sefi.provenance import forget_records, forget_runs
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
-from sefi.provenance.forget_runs import find_run_subjects, is_run_folder, take_subjects_out, write_other_lines
+from sefi.provenance.forget_runs import (
+    find_run_subjects,
+    is_run_folder,
+    list_run_traces,
+    take_lines_out,
+    take_subjects_out,
+    write_other_lines,
+)
 from sefi.provenance.run_record import record_image
 from sefi.provenance.save import encode_photo
 
@@ -38,7 +47,7 @@ def test_runs_are_found_by_the_hash_and_not_by_the_name(tmp_path):
     runs.append({**make_run(tmp_path, "cy", BOB, []), "identities": ["ada.safetensors"]})
     record.write_text(json.dumps({"schema_version": 2, "runs": runs, "more": 1}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
-    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["ada-0.png", "ada-1.png"]
+    assert [one.path.name for one in found.list_images(found.list_ours())[0]] == ["ada-0.png", "ada-1.png"]
     found.take_out()
     assert json.loads(record.read_text()) == {"schema_version": 2, "runs": runs[1:], "more": 1}
 
@@ -49,10 +58,36 @@ def test_an_image_that_was_changed_since_is_not_the_identitys(tmp_path):
     save_image(tmp_path / "ada-1.png", "green")
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
     ours = found.list_ours()
-    assert [path.name for path, _ in found.list_images(ours)] == ["ada-0.png"]
-    assert [one.path.name for one in found.list_unproven(ours)] == ["ada-1.png"]
+    assert [[one.path.name for one in traces] for traces in found.list_images(ours)] == [["ada-0.png"], ["ada-1.png"]]
     red = hashlib.sha256(bytes([255, 0, 0]) * (19 * 23)).hexdigest()
     assert red in found.list_pixel_digests(ours)
+
+
+class CountingEntry(dict):
+    """What a record says of an image; counts how often it is compared with another."""
+
+    comparisons = 0
+
+    def __eq__(self, other):
+        CountingEntry.comparisons += 1
+        return super().__eq__(other)
+
+    __hash__ = None
+
+
+def test_images_of_a_long_run_are_split_without_comparing_them_and_read_once(tmp_path, monkeypatch):
+    run = make_run(tmp_path, "ada", ADA, ["red", "blue"])
+    run["run"]["settings"] = {"method": "sefi"}
+    others = [{"file": f"bob-{number}.png", "prompt": "<bob>"} for number in range(200)]
+    run["images"] = [CountingEntry(one) for one in [*others, *run["images"]]]
+    save_image(tmp_path / "ada-1.png", "green")
+    digests, whole = [], forget_records.compute_file_digest
+    monkeypatch.setattr(forget_records, "compute_file_digest", lambda path: digests.append(path.name) or whole(path))
+    found = RunsOnRecord(tmp_path / "records.json", tmp_path / "a", frozenset([ADA]), [run], lambda _: True)
+    assert found.find_others(run) == {one["file"] for one in others}
+    assert [[one.path.name for one in traces] for traces in found.list_images([run])] == [["ada-0.png"], ["ada-1.png"]]
+    assert CountingEntry.comparisons == 0
+    assert digests == ["ada-0.png", "ada-1.png"]
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -65,7 +100,7 @@ def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     record = tmp_path / "out" / "records.json"
     record.write_text(json.dumps(run if alone else {"schema_version": 1, "runs": [run]}))
     found = RunsOnRecord(record, tmp_path / "ada.safetensors", frozenset([ADA]), read_runs(record) or [])
-    assert [path.name for path, _ in found.list_images(found.list_ours())] == ["x.png"]
+    assert [one.path.name for one in found.list_images(found.list_ours())[0]] == ["x.png"]
     found.take_out()
     assert not record.exists()
     record.write_text(json.dumps({"schema_version": 1, "runs": [{**run, "identities": ["bob.safetensors"]}]}))
@@ -88,6 +123,7 @@ def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
     assert is_run_folder(folder)
     assert find_run_subjects(folder, [folder / "identities" / "ada--ours.safetensors"], "x", frozenset()) == ["ada"]
     assert find_run_subjects(folder, [folder / "pictures" / "ada+bob--ours--0--5.png"], "bob", frozenset()) == ["bob"]
+    take_lines_out(folder, ["ada"])
     take_subjects_out(folder, ["ada"])
     info = json.loads((folder / "run.json").read_text())
     assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
@@ -106,6 +142,34 @@ def test_the_lines_of_a_subject_are_taken_out_of_a_record_of_any_size(tmp_path):
     tracemalloc.stop()
     assert record.read_text() == lines[0] * 1000
     assert peak < 2**20
+
+
+def test_each_record_of_a_benchmark_is_cleared_by_itself_and_its_lines_are_parsed_once(tmp_path, monkeypatch):
+    folder = make_benchmark(tmp_path / "run", ["cy+dora", "ada+bob", "bob"])
+    samples, info = list(list_run_traces(folder, ["ada"]))
+    assert [one.path.name for one in (samples, info)] == ["cells.jsonl", "run.json"]
+    before, parsed, whole = (folder / "run.json").read_bytes(), [], forget_runs.is_of_group
+    monkeypatch.setattr(forget_runs, "is_of_group", lambda line, groups: parsed.append(line) or whole(line, groups))
+    samples.clear()
+    lines = (folder / "cells.jsonl").read_bytes().splitlines()
+    assert [json.loads(line)["subject"] for line in lines] == ["cy+dora", "bob"]
+    assert (folder / "run.json").read_bytes() == before
+    assert len(parsed) == len(set(parsed)) + 1  # the first of its lines is found, and then left out
+    parsed.clear()
+    info.clear()
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["cy+dora", "bob"]
+    assert parsed == []
+
+
+def test_samples_that_cannot_be_read_are_named_as_what_they_are(tmp_path, monkeypatch):
+    folder = make_benchmark(tmp_path / "run", ["ada"])
+
+    def fail(*_):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(forget_runs, "find_line_of", fail)
+    with pytest.raises(OutputError, match=r"cells.jsonl' cannot be read: Input/output error. It may have lines"):
+        take_lines_out(folder, ["ada"])
 
 
 def test_what_is_no_benchmark_is_left_alone(tmp_path):

@@ -23,7 +23,15 @@ from sefi.benchmark.suite import SUFFIXES, Suite, hash_pixels, list_image_files,
 from sefi.core.errors import ConfigError, PhotoError, PromptError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, strip_weights
-from sefi.core.reading import InvalidFileError, is_inside, parse_object, read_json, read_text, translate_file_errors
+from sefi.core.reading import (
+    RECORDS,
+    InvalidFileError,
+    is_inside,
+    parse_object,
+    read_json,
+    read_text,
+    translate_file_errors,
+)
 from sefi.core.text import SLUG_LENGTH, escape_surrogates, is_utf8, make_file_name, make_slug
 from sefi.photo.augment import convert_to_bytes
 from sefi.photo.read import read_photo
@@ -31,7 +39,6 @@ from sefi.photo.read import read_photo
 LARGEST_LIST = 64 * 2**20  # bytes
 LONGEST_PROMPT = 2000
 LONGEST_FILE_NAME = 300  # letters, from the folder, in a record
-RECORDS = "records.json"  # of `sefi generate`
 IMAGES, TEXTS, PHOTOS = "tgt_image", "text", "src_image"  # DreamBench++'s folders
 GRID = re.compile(r"grid(-\d+)?")  # what `sefi generate` adds to its images
 NUMBERED = re.compile(r"(.+)-(\d{1,18})")

@@ -85,8 +85,8 @@ def load_comparable(path: Path, number: int) -> "Comparable":
     Raises:
         SefiError: it is none of these, or cannot be read.
     """
-    from sefi.cli.image_files import RECORDS
     from sefi.core.files import FileKind, is_folder, is_regular_file, read_content
+    from sefi.core.reading import RECORDS
     from sefi.provenance.compare import Comparable, ImageOnRecord, read_image_words
 
     if is_folder(path):

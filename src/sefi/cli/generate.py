@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
-from sefi.cli.image_files import check_image_folder
+from sefi.cli.image_files import check_image_folder, check_room_on_record
 from sefi.cli.output import print_answer
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ def run_generate(
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
     config = load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
+    check_room_on_record(out, prompts, config.generate.count)
     identities = load_identities(prompts, identity or [], config, expired_consent=expired_consent)
     read = read_inputs(inputs, config, prompts)
     key = find_key(sign=sign)
@@ -286,8 +287,9 @@ def generate_and_record(run: GenerateRun, folder: Path, record: dict[str, object
     Args:
         record: what else is recorded, a `RunRecord` as `run`; gets the files.
     """
-    from sefi.cli.image_files import RECORDS, append_record, save_grid
+    from sefi.cli.image_files import append_record, save_grid
     from sefi.cli.progress import TerminalProgress
+    from sefi.core.reading import RECORDS
     from sefi.provenance.run_record import RunRecord, record_image
 
     run_record = record["run"]

@@ -14,7 +14,14 @@ from sefi.core.files import (
     write_numbered,
     write_text,
 )
-from sefi.core.reading import InvalidFileError, measure_file, read_json, translate_file_errors
+from sefi.core.reading import (
+    LARGEST_RECORDS,
+    RECORDS,
+    InvalidFileError,
+    measure_file,
+    read_json,
+    translate_file_errors,
+)
 from sefi.core.text import dump_json, make_file_name
 from sefi.provenance.payload import read_installation_key
 
@@ -27,10 +34,9 @@ if TYPE_CHECKING:
     from sefi.provenance.content_credentials import SigningKey
     from sefi.provenance.save import EncodedImage
 
-RECORDS = "records.json"
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, SCHEMA_VERSION)  # 1 had no `run`, and named files as they were typed
-LARGEST_RECORDS = 16 << 20  # bytes; a run of a hundred images takes 20 KB, and parsed JSON 40 times its bytes
+BYTES_ON_RECORD = 600  # that an image takes in a record at most, but for its prompt and the boxes of its faces
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,22 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
     check_no_input(folder / RECORDS, inputs)
     read_records(folder / RECORDS)
     read_installation_key()
+
+
+def check_room_on_record(folder: Path, prompts: "Iterable[str]", count: int) -> None:
+    """Refuse more images than a folder's record has room for, before they are generated.
+
+    Args:
+        count: of images for each prompt.
+
+    Raises:
+        OutputError: no program would read the record any more.
+    """
+    status = read_status(folder / RECORDS)
+    expected = count * sum(BYTES_ON_RECORD + len(dump_json(prompt)) for prompt in prompts)
+    if (status.st_size if status else 0) + expected > LARGEST_RECORDS:
+        problem = f"'{folder / RECORDS}' has no room for these images: it has at most {LARGEST_RECORDS >> 20} MB."
+        raise OutputError(problem, "Generate fewer at once, or choose another folder with --out.")
 
 
 def save_numbered_image(
@@ -121,12 +143,17 @@ def append_record(folder: Path, record: dict[str, object]) -> None:
     Files are named without their folders, so that a record says nothing of whose disk it was made on.
 
     Raises:
-        OutputError: the file is not ours, or cannot be written.
+        OutputError: the file is not ours, has no room for the run, or cannot be written.
     """
     path = folder / RECORDS
     with hold_folder_lock(folder):
         records = {"schema_version": SCHEMA_VERSION, "runs": [*read_records(path), shorten_names(record)]}
-        write_text(path, dump_json(records, indent=2) + "\n")
+        text = dump_json(records, indent=2) + "\n"  # in ASCII
+        if len(text) > LARGEST_RECORDS:  # no program would read it any more, and its images would be nobody's
+            problem = f"'{path}' has no room for this run: it has at most {LARGEST_RECORDS >> 20} MB."
+            remedy = "Its images stay, without a record; generate them into another folder with --out to have one."
+            raise OutputError(problem, remedy)
+        write_text(path, text)
 
 
 def shorten_names(record: "Mapping[str, object]") -> dict[str, object]:
@@ -179,5 +206,6 @@ def measure_records(path: Path) -> int:
     size = measure_file(path, sys.maxsize)
     if size > LARGEST_RECORDS:
         problem = f"'{path}' has {size >> 20} MB of records; at most {LARGEST_RECORDS >> 20} MB are added to."
-        raise OutputError(problem, "Rename it to begin another, or choose another folder with --out.")
+        # Not to rename it: `sefi forget` knows a record by its name.
+        raise OutputError(problem, "Choose another folder with --out.")
     return size

@@ -7,6 +7,7 @@ the disk and then renamed, so a crash or a second process never leaves or shows 
 import errno
 import json
 import os
+import re
 import secrets
 import stat
 import time
@@ -31,6 +32,10 @@ LARGEST_HEADER = 1 << 20  # bytes of a safetensors header that are looked into
 KIND_BYTES = 1 << 12  # bytes from the beginning of a file that tell the other kinds apart
 LONGEST_STEM = 40  # bytes of a name that its temporary name repeats
 LONGEST_NAME = 255  # bytes of a file's name where the system does not say
+LONGEST_SHARD_STEM = 200  # bytes
+# A further file of a very large identity, such as `ada.2.1f0c9a7b3d5e.safetensors`, and what follows its stem.
+SHARD_END = r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
+SHARD_NAME = re.compile(rf"([^/\\\0]{{1,{LONGEST_SHARD_STEM}}}){SHARD_END}")
 LOCK_SECONDS = 30.0
 OWNER_ONLY = stat.S_IRUSR | stat.S_IWUSR
 ANOTHER = "Choose another place with --out."
@@ -263,6 +268,11 @@ def fit_stem(path: Path, extra_bytes: int) -> str:
     with suppress(OSError, ValueError, AttributeError):  # no such folder, no such limit, Windows
         longest = os.pathconf(path.parent, "PC_NAME_MAX")
     return cut_to_bytes(path.stem, max(1, longest - extra_bytes))
+
+
+def get_shard_stem(path: Path) -> str:
+    """Return what the names of an identity's further files begin with: its stem, cut where the names get too long."""
+    return cut_to_bytes(fit_stem(path, len(".9999.123456789abc.safetensors")), LONGEST_SHARD_STEM)
 
 
 def cut_to_bytes(text: str, longest: int) -> str:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # `sefi verify` reads files without torch
 
 LARGEST_JSON = 4 * 2**20
 LARGEST_RUN_INFO = 32 * 2**20  # of a benchmark's `run.json`, which names every image of folders, in some 200 bytes
+RECORDS = "records.json"  # in a folder of images: the runs of `sefi generate` that made them
+LARGEST_RECORDS = 16 * 2**20  # of that file; a run of a hundred images takes 60 KB, and parsed JSON 40 times its bytes
 LARGEST_HEADER = 2**20
 LARGEST_WEIGHTS = 8 * 2**30
 DEEPEST = 32  # levels of lists and mappings

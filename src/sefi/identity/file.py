@@ -20,11 +20,12 @@ from sefi.core.config import AnyConfig, Config, parse_saved_config, shorten_file
 from sefi.core.errors import ConfigError, IdentityError, OutputError, check_type
 from sefi.core.files import (
     IDENTITY_KEY as HEADER_KEY,
+    SHARD_END,
+    SHARD_NAME,
     FileKind,
     check_replaceable,
-    cut_to_bytes,
-    fit_stem,
     follow_link,
+    get_shard_stem,
     make_output_error,
     remove_file,
     translate_existing_file_error,
@@ -50,8 +51,6 @@ from sefi.provenance.run_record import RunRecord
 # Ours take 30 KB; baselines that store weights take more, and no identity needs 8 GB.
 LIMITS = Limits(size=8 * 2**30, dtypes=FLOATS | {"U8"})
 LARGEST_SHARD = 2 * 2**30
-LONGEST_SHARD_STEM = 200  # bytes
-SHARD_NAME = r"[^/\\\0]{1,200}\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors"
 LARGEST_HASHED_FILE = 64 << 20  # bytes of tensors; a file of so many is made in memory to be hashed
 SALT_NUMBERS = 1 << 18  # of each tensor: weights have more, and need not all be read
 MOST_VECTORS = 33  # the most of `learn.vectors`, and the class word behind them
@@ -401,11 +400,6 @@ def format_shard_name(path: Path, number: int, tensors: Tensors) -> str:
     return f"{get_shard_stem(path)}.{number}.{digest.hexdigest()[:12]}.safetensors"
 
 
-def get_shard_stem(path: Path) -> str:
-    """Return what the names of an identity's further files begin with: its stem, cut where the names get too long."""
-    return cut_to_bytes(fit_stem(path, len(".9999.123456789abc.safetensors")), LONGEST_SHARD_STEM)
-
-
 def list_named_shards(path: Path) -> set[str]:
     """Return the further files that an identity names and `format_shard_name` made; none if there is no identity yet.
 
@@ -421,7 +415,7 @@ def list_named_shards(path: Path) -> set[str]:
 
 def compile_shard_name(path: Path) -> re.Pattern[str]:
     """Return what the names that `format_shard_name` makes for an identity look like."""
-    return re.compile(re.escape(get_shard_stem(path)) + r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors")
+    return re.compile(re.escape(get_shard_stem(path)) + SHARD_END)
 
 
 def list_shard_files(path: Path) -> set[str]:
@@ -531,7 +525,7 @@ def get_shard_path(path: Path, name: str) -> Path:
     Raises:
         IdentityError: it is missing, or its name is not one that `format_shard_name` gives.
     """
-    if not re.fullmatch(SHARD_NAME, name):
+    if not SHARD_NAME.fullmatch(name):
         raise IdentityError(f"The header of {path} names a strange file {name!r}.", REMEDY)
     for file in (path.with_name(name), follow_link(path).with_name(name)):
         if file.is_file():

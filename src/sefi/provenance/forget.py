@@ -20,9 +20,11 @@ from sefi.core.errors import IdentityError, OutputError
 from sefi.core.files import (
     IDENTITY_KEY,
     LONGEST_STEM,
+    SHARD_NAME,
     FileKind,
     cut_to_bytes,
     fit_stem,
+    get_shard_stem,
     is_folder,
     is_regular_file,
     is_there,
@@ -30,14 +32,16 @@ from sefi.core.files import (
 )
 from sefi.core.own_files import RECORD as OWN_RECORD, drop_digests, locate_lock, read_digests
 from sefi.core.progress import Progress, SilentProgress
-from sefi.core.reading import FLOATS, InvalidFileError, Limits, load_tensors, read_layout
+from sefi.core.reading import FLOATS, LARGEST_WEIGHTS, RECORDS, InvalidFileError, Limits, load_tensors, read_layout
 from sefi.provenance.forget_records import (
     BATCH_RECORDS,
     CHANGED_OTHERS,
-    RECORDS,
+    SHARED,
+    TOO_LARGE,
     RunsOnRecord,
     is_batch_record,
     is_plain_file,
+    is_too_large,
     read_runs,
 )
 from sefi.provenance.forget_runs import (
@@ -58,8 +62,7 @@ MANY_FILES = 2000  # are searched in about two seconds
 LEAST_TOKEN_BYTES, LEAST_DIFFERENT_BYTES = 64, 16  # of tokens that tell whose a file is
 LARGEST_SEARCHED = 256 << 20  # bytes of a file whose content is searched
 LIMITS = Limits(size=LARGEST_SEARCHED, dtypes=FLOATS | {"U8", "I64"}, empty=True)
-HEADERS = replace(LIMITS, size=8 << 30)  # of files whose header alone is read
-FURTHER = re.compile(r"(.+)\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", re.DOTALL)  # a very large identity's
+HEADERS = replace(LIMITS, size=LARGEST_WEIGHTS)  # of files whose header alone is read
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
 PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
 EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
@@ -176,15 +179,14 @@ def list_traces(
     """
     if is_lock_held(locate_lock(sought.path)):
         raise OutputError(f"A process is making '{sought.path}'.", "Wait until it has ended.")
-    findings, records, runs = Findings(), list[RunsOnRecord](), list[Path]()
+    findings, runs = Findings(), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
     paths = collect_files([*around, *folders], findings)
+    records = read_records(paths, sought, findings, is_of_tokens)
     for path in show_progress(paths, progress):
         if path == sought.path:
             continue
-        if path.name == RECORDS and (listed := read_runs(path)) is not None:
-            records.append(RunsOnRecord(path, sought.path, sought.digests, listed, is_of_tokens))
-        elif path.name == RUN_INFO and is_run_folder(path.parent):
+        if path.name == RUN_INFO and is_run_folder(path.parent):
             runs.append(path.parent)
         try:
             add_file(path, sought, findings)
@@ -193,6 +195,7 @@ def list_traces(
     add_further_files(sought.path, findings)
     drop_files_of_others(sought.path, findings)
     drop_images_of_others(records, findings)
+    drop_shared_images(sought, findings)
     add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
     add_tables(findings, sought, {one.parent for one in paths if one.name == OWN_RECORD})
     identity = [Trace(sought.path, "the identity")] if is_there(sought.path) else []
@@ -200,6 +203,23 @@ def list_traces(
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
     ordered = [*sorted(traces, key=lambda one: one.clear is not None), *identity]
     return list(filter(None, map(note_state, ordered))), unproven
+
+
+def read_records(
+    paths: Iterable[Path], sought: SoughtIdentity, findings: Findings, is_of_tokens: Callable[[str], bool] | None
+) -> list[RunsOnRecord]:
+    """Read the records of images among some files; one that is too large is named as unproven.
+
+    Raises:
+        OutputError: the disk does not give one, and nobody knows whose images are in its folder.
+    """
+    records = list[RunsOnRecord]()
+    for path in (one for one in paths if one.name == RECORDS and one != sought.path):
+        if is_too_large(path):
+            findings.unproven.append(Trace(path, TOO_LARGE))
+        elif (runs := read_runs(path)) is not None:
+            records.append(RunsOnRecord(path, sought.path, sought.digests, runs, is_of_tokens))
+    return records
 
 
 def note_state(trace: Trace) -> Trace | None:
@@ -334,10 +354,10 @@ def add_further_files(identity: Path, findings: Findings) -> None:
     """Add the further files of copies of the identity; those that were named for other identities as unproven."""
     for path in [identity, *(one for one in findings.traces if one.suffix == ".safetensors")]:
         for name in sorted(list_further_names(path)):
-            match, further = FURTHER.fullmatch(name), path.parent / Path(name).name
+            match, further = SHARD_NAME.fullmatch(name), path.parent / Path(name).name
             if match is None or further.name != name or not is_plain_file(further):
                 continue
-            if match[1] == path.stem:
+            if match[1] == get_shard_stem(path):
                 findings.add(Trace(further, "a further file of a copy of the identity"))
             else:
                 findings.unproven.append(Trace(further, f"'{path.name}' names it, but it was named for another"))
@@ -345,7 +365,7 @@ def add_further_files(identity: Path, findings: Findings) -> None:
 
 def drop_files_of_others(identity: Path, findings: Findings) -> None:
     """Leave out further files that another identity names too, which is not removed."""
-    further = [one for one in findings.traces if FURTHER.fullmatch(one.name)]
+    further = [one for one in findings.traces if SHARD_NAME.fullmatch(one.name)]
     for folder in {one.parent for one in further}:
         others = [one for one in sorted(folder.glob("*.safetensors")) if one != identity and one not in findings.traces]
         named = {name: other for other in others for name in list_further_names(other)}
@@ -380,7 +400,11 @@ def drop_images_of_others(records: Iterable[RunsOnRecord], findings: Findings) -
 
     Earlier versions wrote the SHA-256 of all identities of a command into each of its images, whoever it shows.
     """
-    files = {path: hashes for runs in records for path, hashes in runs.list_files_of_others().items()}
+    files = {
+        path: hashes
+        for runs in records
+        for path, hashes in runs.list_files_by_owner(runs.list_ours(), others=True).items()
+    }
     hashes = {one for known in files.values() for one in known}
     for path, trace in list(findings.traces.items()):
         if trace.reason != NAMES_DIGEST or not hashes:
@@ -393,15 +417,35 @@ def drop_images_of_others(records: Iterable[RunsOnRecord], findings: Findings) -
                 findings.unproven.append(Trace(path, CHANGED_OTHERS))
 
 
+def drop_shared_images(sought: SoughtIdentity, findings: Findings) -> None:
+    """Leave out images that name somebody else too where the record is too large to say whom they show; copies too.
+
+    What names the identity alone shows nobody else, and goes.
+    """
+    folders = {one.path.parent for one in findings.unproven if one.reason == TOO_LARGE}
+    named = [path for path, trace in findings.traces.items() if trace.reason == NAMES_DIGEST] if folders else []
+    shared = set[str]()
+    for path in (one for one in named if one.parent in folders):
+        with suppress(OSError, OutputError):
+            if not all(sought.is_named([one]) for one in read_named_identities(path)):
+                shared.add(compute_file_digest(path))
+    for path in named if shared else ():
+        with suppress(OSError):
+            if compute_file_digest(path) in shared:
+                del findings.traces[path]
+                findings.unproven.append(Trace(path, SHARED))
+
+
 def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity, findings: Findings) -> frozenset[str]:
     """Add the images that records say an identity made, and the records; return the SHA-256 of their pixels."""
     pixels = set[str]()
     for runs in records:
         ours = runs.list_ours()
-        for file, reason in runs.list_images(ours):
-            findings.add(Trace(file, reason))
+        proven, unproven = runs.list_images(ours)
+        for trace in proven:
+            findings.add(trace)
         pixels |= runs.list_pixel_digests(ours)
-        findings.unproven += runs.list_unproven(ours)
+        findings.unproven += [*unproven, *runs.list_doubts(ours)]
         if ours:
             findings.add(Trace(runs.path, "the identity, its images and its runs are taken out", runs.take_out))
         elif runs.has_namesake(sought.name):

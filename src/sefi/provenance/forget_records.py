@@ -10,17 +10,19 @@ from typing import Any
 from sefi.core.errors import OutputError
 from sefi.core.files import hold_folder_lock, write_text
 from sefi.core.prompts import find_placeholders
-from sefi.core.reading import InvalidFileError, read_json
+from sefi.core.reading import LARGEST_RECORDS, InvalidFileError, read_json
 from sefi.core.text import dump_json
 from sefi.provenance.leftovers import Trace
 from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import read_named_identities
 
-RECORDS = "records.json"
-LARGEST_RECORDS = 16 << 20  # bytes
 # What `sefi batch` knows of an identity: `records/ada.json` in the folder of `ada.safetensors`.
 BATCH_RECORDS, BATCH_SCHEMA = "records", "sefi-batch-item/1"
+SAYS_WHOSE = "It says whose images are in its folder."
+TOO_LARGE = "too large to be read: it may name the identity and its images"
+SHARED = "it names somebody else too, and the record of its folder is too large to say whom it shows"
+ON_RECORD = "a record says that the identity made it"
 CHANGED = "its record says that the identity made it, but it was changed since"
 WITHOUT_HASH = "its record names it without a SHA-256, and the file says nothing of the identity"
 CHANGED_OTHERS = "it names the identity's SHA-256, its record says that it shows somebody else; it was changed since"
@@ -30,29 +32,40 @@ Run = dict[str, Any]
 
 
 @contextmanager
-def translate_unread(path: Path) -> Generator[None]:
-    """Raise `OutputError` for a record that is there and cannot be read; pass over one that is not there."""
+def translate_unread(path: Path, content: str) -> Generator[None]:
+    """Raise `OutputError` for a record that is there and cannot be read; pass over one that is not there.
+
+    Args:
+        content: what it says, one sentence for the message.
+    """
     try:
         yield
     except (FileNotFoundError, NotADirectoryError):
         return
     except OSError as error:
-        problem = f"'{path}' cannot be read: {error.strerror}. It says whose images are beside it."
-        raise OutputError(problem, "Make it readable, or move it away and look at the images yourself.") from error
+        problem = f"'{path}' cannot be read: {error.strerror}. {content}"
+        raise OutputError(problem, "Make it readable, or move it away and look at what is left yourself.") from error
 
 
 def read_runs(path: Path) -> list[Run] | None:
     """Return the runs in a record of images; None where it is none that `sefi generate` wrote.
 
     Raises:
-        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+        OutputError: the disk does not give it, and nobody knows whose images are in its folder.
     """
-    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path, SAYS_WHOSE):
         record = read_json(path, LARGEST_RECORDS)
         runs = [record] if "images" in record else record.get("runs")  # at first a file had one run alone
         if isinstance(runs, list) and all(isinstance(run, dict) for run in runs):
             return runs
     return None
+
+
+def is_too_large(path: Path) -> bool:
+    """Return whether a record of images is larger than what is read; earlier versions wrote such ones."""
+    with suppress(OSError):
+        return path.stat().st_size > LARGEST_RECORDS
+    return False
 
 
 @dataclass(frozen=True)
@@ -84,32 +97,27 @@ class RunsOnRecord:
         named = read_identities(run)
         return {name for name, digest in named.items() if str(digest) in self.digests}
 
-    def list_other_entries(self, run: Run) -> list[Mapping[str, object]]:
-        """List what a run with the identity says of images that do not show it: their prompts do not name it."""
-        record = run.get("run")
+    def split_entries(self, run: Run) -> tuple[list[Mapping[str, object]], list[Mapping[str, object]]]:
+        """Split what a run with the identity says of its images: of those that show it, and of those that do not.
+
+        The prompts of the second do not name it.
+        """
+        entries, record = list_entries(run), run.get("run")
         settings = record.get("settings") if isinstance(record, dict) else None
         method = settings.get("method") if isinstance(settings, dict) else None
         if self.is_of_tokens is None or not isinstance(method, str) or not self.is_of_tokens(method):
-            return []
-        names = self.find_names(run)
-        texts = [(entry, entry.get("prompt")) for entry in list_entries(run)]
-        return [entry for entry, text in texts if isinstance(text, str) and names.isdisjoint(find_placeholders(text))]
+            return entries, []
+        names, own, others = self.find_names(run), list[Mapping[str, object]](), list[Mapping[str, object]]()
+        for entry in entries:
+            text = entry.get("prompt")
+            is_other = isinstance(text, str) and names.isdisjoint(find_placeholders(text))
+            (others if is_other else own).append(entry)
+        return own, others
 
     def find_others(self, run: Run) -> set[str]:
         """Return the names of a run's image files that do not show the identity."""
-        others = self.list_other_entries(run)
-        own = {get_file_name(entry) for entry in list_entries(run) if entry not in others}
-        return {get_file_name(entry) for entry in others} - own - {""}
-
-    def list_files_of_others(self) -> dict[Path, set[str]]:
-        """List the images of the identity's runs that do not show it, each with the SHA-256 on record."""
-        found: dict[Path, set[str]] = {}
-        for run in self.list_ours():
-            others = self.find_others(run)
-            for path, hashes in self.list_files([run]).items():
-                if path.name in others:
-                    found.setdefault(path, set()).update(hashes)
-        return found
+        own, others = self.split_entries(run)
+        return {get_file_name(entry) for entry in others} - {get_file_name(entry) for entry in own} - {""}
 
     def has_identity(self, run: Run) -> bool:
         """Return whether a run was made with the identity.
@@ -149,13 +157,13 @@ class RunsOnRecord:
                     found.setdefault(path, set()).update([sha256] if isinstance(sha256, str) else [])
         return found
 
-    def list_own_files(self, runs: Iterable[Run]) -> dict[Path, set[str]]:
-        """List the files of runs with the identity that show it, as `list_files`."""
+    def list_files_by_owner(self, runs: Iterable[Run], *, others: bool = False) -> dict[Path, set[str]]:
+        """List the files of runs with the identity that show it, or those that do not, as `list_files`."""
         found: dict[Path, set[str]] = {}
         for run in runs:
-            others = self.find_others(run)
+            names = self.find_others(run)
             for path, hashes in self.list_files([run]).items():
-                if path.name not in others:
+                if (path.name in names) == others:
                     found.setdefault(path, set()).update(hashes)
         return found
 
@@ -166,25 +174,26 @@ class RunsOnRecord:
             return compute_file_digest(path) in set(hashes) or bool(named & read_named_identities(path))
         return False
 
-    def list_images(self, runs: Iterable[Run]) -> list[tuple[Path, str]]:
-        """List the images of the identity that are still those that the runs made, each with how that is known."""
-        reason = "a record says that the identity made it"
-        return [(path, reason) for path, hashes in self.list_own_files(runs).items() if self.is_proven(path, hashes)]
+    def list_images(self, runs: Iterable[Run]) -> tuple[list[Trace], list[Trace]]:
+        """List the images of the identity that are still those that the runs made, and those that nothing shows to be.
 
-    def list_unproven(self, runs: Sequence[Run]) -> Iterator[Trace]:
-        """Yield files that runs name and that nothing else shows to be what they made.
-
-        Besides the files of these runs, those of an earlier version's runs that may have been the identity's, and
-        images of others that were made from an image.
+        Each file is read once.
         """
-        for path, hashes in self.list_own_files(runs).items():
-            if not self.is_proven(path, hashes):
-                yield Trace(path, CHANGED if hashes else WITHOUT_HASH)
-        for run in (one for one in runs if has_source_image(one)):
+        proven, unproven = list[Trace](), list[Trace]()
+        for path, hashes in self.list_files_by_owner(runs).items():
+            if self.is_proven(path, hashes):
+                proven.append(Trace(path, ON_RECORD))
+            else:
+                unproven.append(Trace(path, CHANGED if hashes else WITHOUT_HASH))
+        return proven, unproven
+
+    def list_doubts(self, runs: Iterable[Run]) -> Iterator[Trace]:
+        """Yield images of others that were made from an image, and files of runs that may have been the identity's."""
+        for run in filter(has_source_image, runs):
             for path in (self.path.parent / name for name in sorted(self.find_others(run))):
                 if is_plain_file(path):
                     yield Trace(path, STARTED_FROM_IMAGE)
-        for path in self.list_files(run for run in self.runs if self.is_doubtful(run)):
+        for path in self.list_files(filter(self.is_doubtful, self.runs)):
             yield Trace(path, "its record names a file that is called as this identity's, perhaps another's")
 
     def list_pixel_digests(self, runs: Iterable[Run]) -> set[str]:
@@ -197,11 +206,12 @@ class RunsOnRecord:
         """Take the identity out of the record as it is by now; one without runs is then removed.
 
         Raises:
-            OutputError: it cannot be written.
+            OutputError: it cannot be written, or is none that can be read by now.
         """
         with hold_folder_lock(self.path.parent):
-            rest = [self.drop_identity(run) for run in read_runs(self.path) or []]
-            runs = [run for run in rest if run is not None]
+            if (present := read_runs(self.path)) is None:
+                raise OutputError("It was changed since it was listed.", "Repeat the command.")
+            runs = [run for run in map(self.drop_identity, present) if run is not None]
             if not runs:
                 self.path.unlink()
                 return
@@ -216,7 +226,7 @@ class RunsOnRecord:
         """
         if not self.has_identity(run):
             return run
-        entries = self.list_other_entries(run)
+        _, entries = self.split_entries(run)
         if not entries:
             return None
         names, gone = {get_file_name(entry) for entry in entries}, self.find_names(run)

@@ -3,27 +3,26 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from sefi.core.errors import OutputError
-from sefi.core.files import LONGEST_STEM, take_lock, write_file, write_text
+from sefi.core.files import LONGEST_STEM, SHARD_END, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
-from sefi.provenance.forget_records import Run, is_mapping, translate_unread
-from sefi.provenance.leftovers import TEMPORARY, Trace
+from sefi.provenance.forget_records import SAYS_WHOSE, Run, is_mapping, translate_unread
+from sefi.provenance.leftovers import TEMPORARY, Trace, list_regular_files
 
 RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
 # The identity, a further file of a large one, what it cost, and its unfinished training.
 IDENTITY_FILES = tuple(
-    re.compile(rf"(.+){end}", re.DOTALL)
-    for end in (r"\.[0-9]{1,4}\.[0-9a-f]{12}\.safetensors", r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
+    re.compile(rf"(.+){end}", re.DOTALL) for end in (SHARD_END, r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
 )
 MOST_CUT = 3  # bytes that a name is cut by too much, so that no letter is halved
 RUN_FOLDERS = ("photos", "identities", "pictures", "attention")
@@ -40,10 +39,10 @@ def read_run_info(folder: Path) -> Run:
     """Return what a benchmark's `run.json` says; nothing where it is no run that this package wrote.
 
     Raises:
-        OutputError: the disk does not give it, and nobody knows whose images are beside it.
+        OutputError: the disk does not give it, and nobody knows whose images are in its folder.
     """
     path = folder / RUN_INFO
-    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path):
+    with suppress(InvalidFileError, ValueError, RecursionError), translate_unread(path, SAYS_WHOSE):
         info = read_json(path, LARGEST_RUN_INFO)
         if is_mapping(info.get("suite")) and isinstance(info.get("subjects"), list):
             return info
@@ -218,10 +217,11 @@ def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
         elif names.is_figure(path):
             yield Trace(path, REDRAWN)
     yield from (Trace(path, REDRAWN) for path in list_report_files(folder / "report"))
-    take_out = partial(take_subjects_out, folder, subjects)
+    # `run.json` is last: it says which groups the subjects are in, also to the command that follows a killed one.
     if (folder / RUN_SAMPLES).is_file():  # a run that was killed at once has none
+        take_out = partial(take_lines_out, folder, subjects)
         yield Trace(folder / RUN_SAMPLES, "its lines of the subject are taken out", take_out)
-    yield Trace(folder / RUN_INFO, "the subject is taken out", take_out)
+    yield Trace(folder / RUN_INFO, "the subject is taken out", partial(take_subjects_out, folder, subjects))
 
 
 def list_run_doubts(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
@@ -248,27 +248,50 @@ def list_report_files(folder: Path) -> list[Path]:
 
 
 def list_plain_files(folder: Path) -> list[Path]:
-    """List the regular files in a folder, no links and none below; none where there is no folder."""
-    if folder.is_symlink() or not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not path.is_symlink())
+    """List the regular files in a folder, no links and none below; none where there is no folder or it is closed."""
+    with suppress(OSError):  # the search names a folder that is closed
+        if not folder.is_symlink():
+            return list_regular_files(folder, sorted(one.name for one in folder.iterdir()), lambda _: None)
+    return []
 
 
-def take_subjects_out(folder: Path, subjects: Sequence[str]) -> None:
-    """Take subjects out of a benchmark's records; groups that they are in go with them.
+@contextmanager
+def hold_run_lock(folder: Path) -> Generator[None]:
+    """Hold the lock of a benchmark's folder, so that no run works there meanwhile.
 
     Raises:
-        OutputError: a run is at work in the folder, or a record cannot be written.
+        OutputError: a run is at work in the folder.
     """
     with (folder / ".lock").open("a") as lock:
         try:
             take_lock(lock.fileno(), wait=False)
         except BlockingIOError:
             raise OutputError("a benchmark is at work in this folder", "Wait for it.") from None
+        yield
+
+
+def take_lines_out(folder: Path, subjects: Sequence[str]) -> None:
+    """Take the lines of subjects, and of groups that they are in, out of a benchmark's samples.
+
+    Raises:
+        OutputError: a run is at work in the folder, or a record cannot be read or written.
+    """
+    with hold_run_lock(folder):
+        if read_run_info(folder):  # else it is another file by now
+            groups = RunNames.read(folder).list_groups_of(subjects)
+            write_other_lines(folder / RUN_SAMPLES, [*subjects, *groups])
+
+
+def take_subjects_out(folder: Path, subjects: Sequence[str]) -> None:
+    """Take subjects, and groups that they are in, out of what a benchmark says of its run.
+
+    Raises:
+        OutputError: a run is at work in the folder, or the record cannot be read or written.
+    """
+    with hold_run_lock(folder):
         info, groups = read_run_info(folder), RunNames.read(folder).list_groups_of(subjects)
         if not info:  # by now it is another file
             return
-        write_other_lines(folder / RUN_SAMPLES, [*subjects, *groups])
         changed = {**info, "subjects": [one for one in info.get("subjects", []) if one not in groups]}
         if photos := read_mapping(info, "photos"):
             changed["photos"] = {name: one for name, one in photos.items() if name not in subjects}
@@ -290,26 +313,42 @@ def drop_subjects(listed: object, groups: Iterable[str]) -> object:
 def write_other_lines(path: Path, groups: Iterable[str]) -> None:
     """Write a run's samples again without those of some groups; a line that was cut short goes if it names one.
 
-    They are read line by line: the record of a large run does not fit into memory.
+    They are read line by line, each of them once: the record of a large run does not fit into memory.
 
     Raises:
         OutputError: the record cannot be read or written.
     """
     gone = frozenset(groups)
-
-    def write_rest(partial: Path) -> None:
-        with path.open("rb") as before, partial.open("wb") as after:
-            after.writelines(line for line in before if not is_of_group(line, gone))
-
-    with translate_unread(path):
-        if path.is_file() and has_line_of(path, gone):
-            write_file(path, write_rest)
+    with translate_unread(path, "It may have lines of the subject."):
+        first = find_line_of(path, gone) if path.is_file() else None
+        if first is not None:
+            write_file(path, partial(write_rest, path, gone, first))
 
 
-def has_line_of(path: Path, groups: frozenset[str]) -> bool:
-    """Return whether a line of a run's samples is of one of some groups."""
+def find_line_of(path: Path, groups: frozenset[str]) -> int | None:
+    """Find where the first line of some groups begins in a run's samples, in bytes; None where there is none."""
+    position = 0
     with path.open("rb") as file:
-        return any(is_of_group(line, groups) for line in file)
+        for line in file:
+            if is_of_group(line, groups):
+                return position
+            position += len(line)
+    return None
+
+
+def write_rest(path: Path, groups: frozenset[str], first: int, output: Path) -> None:
+    """Write the lines of a run's samples that are not of some groups.
+
+    Args:
+        first: where the first line of the groups begins.
+        output: the file to write.
+    """
+    position = 0
+    with path.open("rb") as before, output.open("wb") as after:
+        for line in before:
+            if position < first or not is_of_group(line, groups):
+                after.write(line)
+            position += len(line)
 
 
 def is_of_group(line: bytes, groups: frozenset[str]) -> bool:
