@@ -26,7 +26,7 @@ from sefi.benchmark.suite import Suite, hash_pixels
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.progress import SilentProgress
 from sefi.core.prompts import strip_weights
-from sefi.core.reading import InvalidFileError
+from sefi.core.reading import LARGEST_JSON, LARGEST_RECORDS, InvalidFileError
 from sefi.core.text import make_file_name
 
 ADA = FolderHints(subjects=("ada",))
@@ -201,6 +201,15 @@ def test_the_subject_is_found_in_names_however_it_is_spelt(tmp_path, key):
     paint(tmp_path / name)
     wanted = "a photo of {} and an image" if key != "_" else "a photo of and an image"
     assert cases(find_images(tmp_path, FolderHints(subjects=(key,)))) == [(name, key, wanted, 3)]
+
+
+def test_as_long_a_record_is_read_as_sefi_generate_writes(tmp_path):
+    prompt = "a photo of <ada> " + "smiling " * 200
+    entries = [{"file": f"{n}.png", "prompt": prompt, "seed": n} for n in range(3001)]
+    (tmp_path / "records.json").write_text(json.dumps({"images": entries}))
+    assert LARGEST_JSON < (tmp_path / "records.json").stat().st_size < LARGEST_RECORDS
+    paint(tmp_path / "3000.png")
+    assert [seed for *_, seed in cases(find_images(tmp_path, BOTH))] == [3000]
 
 
 def test_a_record_of_sefi_generate_says_more_than_names(tmp_path):

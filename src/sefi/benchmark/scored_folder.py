@@ -24,6 +24,7 @@ from sefi.core.errors import ConfigError, PhotoError, PromptError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, strip_weights
 from sefi.core.reading import (
+    LARGEST_RECORDS,
     RECORDS,
     InvalidFileError,
     is_inside,
@@ -380,7 +381,7 @@ def read_generation_records(path: Path) -> dict[str, tuple[str, int]]:
     if not path.is_file():
         return {}
     with translate_file_errors(f"'{path}'", ConfigError, "is no record of generated images", "Remove it."):
-        tree = read_json(path, integers=2**63)
+        tree = read_json(path, LARGEST_RECORDS, integers=2**63)
         runs = tree.get("runs", [tree])
         if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
             raise InvalidFileError("it has no list of runs")
