@@ -96,7 +96,7 @@ def test_a_file_that_cannot_be_served_says_why(opened, folder, people, backbone)
         file.truncate((16 << 20) + 1)
     assert "more than tokens" in refuse(opened, "large")[1].problem
     opened.get("p0")  # the model is known from now on; what is of another one, or too long, is refused all the same
-    long = Identity({"tokens": people["p0"].tokens * 1e5}, people["p0"].header.model_copy(update={"name": "long"}))
+    long = Identity({"tokens": people["p0"].tokens * 1e7}, people["p0"].header.model_copy(update={"name": "long"}))
     save(long, folder)
     assert "norm" in refuse(opened, "long")[1].problem
     foreign = people["p0"].header.model_copy(update={"name": "foreign", "base_model": "sd1:24:0123456789abcdef"})
