@@ -188,7 +188,7 @@ SCHEMAS: dict[str, Schema] = {
             "system": "operating system, processor and number of cores",
             "libraries": "version of every library that is always needed; null where it is missing",
             "extras": "for every extra: whether it is installed, what it is for, how to install it",
-            "devices": "where models can run",
+            "devices": "where models can run, as `--device` takes it, with what it is",
             "embedded_model": "folder of tiny-portraits, or null",
             "face_detector": "what the embedded model's face detector found in the package's portrait",
             "leftovers": "unfinished trainings and temporary files, here and below, in caches and the system's "

@@ -182,7 +182,7 @@ def list_traces(
     findings, runs = Findings(), list[Path]()
     around = [sought.path.parent, *(one for one in sought.path.parents[1:2] if is_run_folder(one))]
     paths = collect_files([*around, *folders], findings)
-    records = read_records(paths, sought, findings, is_of_tokens)
+    records = read_all_records(paths, sought, findings, is_of_tokens)
     for path in show_progress(paths, progress):
         if path == sought.path:
             continue
@@ -205,7 +205,7 @@ def list_traces(
     return list(filter(None, map(note_state, ordered))), unproven
 
 
-def read_records(
+def read_all_records(
     paths: Iterable[Path], sought: SoughtIdentity, findings: Findings, is_of_tokens: Callable[[str], bool] | None
 ) -> list[RunsOnRecord]:
     """Read the records of images among some files; one that is too large is named as unproven.
