@@ -25,7 +25,6 @@ from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 from sefi.photo.detect import Face, YuNetDetector, enlarge_image
 
 RECORD = Path(__file__).parent / "records" / "layout.json"
-FOURTH = RECORD.parent / "fourth-version" / RECORD.name  # of the embedded model's fourth version
 STEPS = ("0 of 10 tokens", *(f"{k} of 10 tokens" for k in range(1, 10)), "ours")
 CELLS = 8
 FIGURES = {"moved": "face moved, in its widths", "coarse": "coarse image changed", "id": "likeness gained"}
@@ -40,7 +39,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.run is not None:
         write_text(RECORD, dump_json(measure_changes(given.run), separators=(",", ":")) + "\n")
-    print(format_layout(read_json(RECORD if RECORD.is_file() else FOURTH)))
+    print(format_layout(read_json(RECORD)))
 
 
 def measure_changes(folder: Path) -> dict[str, dict[str, dict[str, float]]]:

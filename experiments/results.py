@@ -1,17 +1,17 @@
 """Make records of benchmark runs, and the tables of the documents from the records.
 
-    python experiments/results.py keep runs/main runs/pilot   # experiments/records/bench/main.json, pilot.json
+    python experiments/results.py keep runs/table1 runs/lambda   # experiments/records/bench/table1.json, lambda.json
     python experiments/results.py write                       # fills in tables, writes docs/results/SUITE.csv
     python experiments/results.py check                       # names pages and CSV files that differ from the records
-    python experiments/results.py best sweep                  # of the variants of each preset, the best by ID(Prompt)
+    python experiments/results.py best sweep-in-scenes        # of the variants of each preset, the best by ID(Prompt)
     python experiments/results.py sheet runs/slots --out slots.png --prompts 0 4   # images of it, not picked
 
 A record has every figure of every variant, subject and kind of prompts, so that means, intervals and paired differences
 follow from it; images and embeddings stay in the run. A table stands in a page between two comments:
 
-    <!-- bench main: id_prompt, id, shown -->            <!-- bench main / attribute: shown -->
-    <!-- bench main; ours - paper; ours - one token: id_prompt, shown -->
-    <!-- bench table1; ours; plain word: id_prompt -->   these rows only
+    <!-- bench lambda: id_prompt, id, shown -->          <!-- bench lambda / attribute: shown -->
+    <!-- bench table1; SeFi-IDE - ProSpect; SeFi-IDE - plain word: id_prompt, shown -->
+    <!-- bench table1; SeFi-IDE; plain word: id_prompt -->   these rows only
     <!-- bench table1 + paper: id_prompt, prompt -->     the paper's beside each, from experiments/published.toml
     <!-- end -->
 
@@ -50,8 +50,8 @@ from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 
 ROOT = Path(__file__).parent.parent
 RECORDS = ROOT / "experiments" / "records" / "bench"
-# Of runs on the fourth version of the embedded model; a table takes them where there is no later run of the suite.
-FOURTH = ROOT / "experiments" / "records" / "fourth-version" / "bench"
+# Of runs on an earlier version of the embedded model, on which a preset was chosen.
+EARLIER = ROOT / "experiments" / "records" / "earlier"
 PUBLISHED = ROOT / "experiments" / "published.toml"
 SUITES = ROOT / "docs" / "results"
 PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md", *sorted(SUITES.glob("*.md")))
@@ -112,7 +112,7 @@ def main() -> None:
 def render_files() -> dict[Path, str]:
     """Return every page and CSV file with the text that the records give."""
     pages = {page: fill_tables(page.read_text(encoding="utf-8")) for page in PAGES}
-    names = {file.stem for folder in (RECORDS, FOURTH) for file in folder.glob("*.json")}
+    names = {file.stem for folder in (RECORDS, EARLIER) for file in folder.glob("*.json")}
     return pages | {SUITES / f"{name}.csv": render_csv(name) for name in sorted(names)}
 
 
@@ -253,7 +253,7 @@ def read_record(name: str) -> RunRecord:
         ConfigError: it is damaged.
     """
     file = RECORDS / f"{name}.json"
-    file = file if file.is_file() else FOURTH / file.name
+    file = file if file.is_file() else EARLIER / file.name
     with translate_file_errors(file, ConfigError, "is no record of a run", "Write it again with `keep`."):
         return RunRecord.parse(read_text(file, LARGEST_JSON))
 
@@ -311,7 +311,8 @@ def render_with_published(
             cells += [*make_cells([mean], [metric]), format_value(there, metric.unit)]
         rows.append(cells)
     head = ["variant", *(text for metric in metrics for text in (format_heading(metric), "paper"))]
-    agreement = [text for metric in metrics for text in (f"{measure_order(values, published, metric):.2f}", "")]
+    orders = [measure_order(values, published, metric) for metric in metrics]
+    agreement = [text for order in orders for text in ("-" if math.isnan(order) else f"{order:.2f}", "")]
     return render_markdown(head, [*rows, ["*agreement of the orders*", *agreement]])
 
 

@@ -490,7 +490,7 @@ def test_a_damaged_file_is_refused(bench: Bench, kind: str, damage: str) -> None
     check_refusal(bench, kind, damage)
 
 
-@pytest.mark.slow
+@pytest.mark.thorough
 @pytest.mark.parametrize(("kind", "damage"), sorted(set(ALL) - set(SAMPLE)))
 def test_every_damaged_file_is_refused(bench: Bench, kind: str, damage: str) -> None:
     check_refusal(bench, kind, damage)
