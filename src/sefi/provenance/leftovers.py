@@ -122,7 +122,7 @@ def find_all_leftovers(places: Iterable[Path], most: int = MOST_FILES) -> Leftov
     """
     whole, files = list_temporary_folders(), dict[Path, None]()
     unread, unsearched = list[Path](), dict[Path, str]()
-    for folder in (*places, *(cache for cache in list_own_caches() if cache not in whole)):
+    for folder in (*places, *list_caches()):
         try:
             for path in find_leftovers_below(folder, most, unread):
                 files[path] = None
@@ -134,14 +134,15 @@ def find_all_leftovers(places: Iterable[Path], most: int = MOST_FILES) -> Leftov
 
 
 def list_own_caches() -> list[Path]:
-    """List the folders in temporary and cache folders that this package fills: its own, and the hub's downloads."""
+    """List the folders in temporary and cache folders that this package fills."""
+    return [*list_temporary_folders(), *list_caches()]
+
+
+def list_caches() -> list[Path]:
+    """List the folders in cache folders that this package fills: its own, and the hub's downloads."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     hub = Path(os.environ.get("HF_HUB_CACHE") or Path(os.environ.get("HF_HOME") or cache / "huggingface") / "hub")
-    return [
-        folder
-        for folder in [*list_temporary_folders(), cache / "sefi", hub]
-        if is_folder(folder) and not folder.is_symlink()
-    ]
+    return [folder for folder in (cache / "sefi", hub) if is_folder(folder) and not folder.is_symlink()]
 
 
 def list_temporary_folders() -> list[Path]:

@@ -14,11 +14,7 @@ from sefi.core.config import GenerateSettings
 from sefi.core.errors import SefiError
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
-from sefi.diffusion.sampling import (
-    GeneratedImage,
-    finish_image,
-    sample_images,
-)
+from sefi.diffusion.sampling import GeneratedImage, finish_image, sample_images
 from sefi.identity.file import Identity
 from sefi.serve.identities import ServedIdentity
 from sefi.serve.limits import RequestLimits, ServeError
@@ -258,11 +254,11 @@ class BatchWorker:
             settings,
             StepWatch(batch),
         )
-        finished: list[GeneratedImage] = []
-        for image, task in zip(images, tasks, strict=True):
-            digests = [one.digest for one in task.identities]
-            finished.append(finish_image(self.backbone, image, task.settings, digests, use_checker=self.use_checker))
-        return finished
+        digests = [[one.digest for one in task.identities] for task in tasks]
+        return [
+            finish_image(self.backbone, image, task.settings, shown, use_checker=self.use_checker)
+            for image, task, shown in zip(images, tasks, digests, strict=True)
+        ]
 
     def build_conditioner(self, tasks: Sequence[ImageTask], settings: GenerateSettings) -> IdentityConditioner:
         """Build what writes the people of all tasks into their prompts; the model itself is not changed."""
