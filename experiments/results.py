@@ -13,6 +13,7 @@ follow from it; images and embeddings stay in the run. A table stands in a page 
     <!-- bench table1; SeFi-IDE - ProSpect; SeFi-IDE - plain word: id_prompt, shown -->
     <!-- bench table1; SeFi-IDE; plain word: id_prompt -->   these rows only
     <!-- bench table1 + paper: id_prompt, prompt -->     the paper's beside each, from experiments/published.toml
+    <!-- bench dreambooth [600-611]: id_prompt -->       these subjects only, by their numbers
     <!-- end -->
 
 Comments name variants as the records do; tables and CSV files call the method of this package SeFi-IDE, not "ours".
@@ -264,15 +265,18 @@ def fill_tables(text: str) -> str:
 
 
 def render_block(asked: str) -> str:
-    """Return a table: `SUITE [/ KIND] [+ paper] [; VARIANT - VARIANT]... [; VARIANT]...: FIGURE, ...`."""
+    """Return a table: `SUITE [/ KIND] [[FIRST-LAST]] [+ paper] [; VARIANT - VARIANT]... [; VARIANT]...: FIGURE, ...`."""
     what, _, columns = asked.rpartition(":")
     suite, *chosen = (part.strip() for part in what.split(";"))
     pairs, rows = [part for part in chosen if " - " in part], [part for part in chosen if " - " not in part]
     suite, with_paper, _ = (part.strip() for part in suite.partition("+ paper"))
+    suite, _, subjects = (part.strip() for part in suite.partition("["))
     name, _, kind = (part.strip() for part in suite.partition("/"))
     record = read_record(name)
     metrics = [BY_NAME[column.strip()] for column in columns.split(",")]
     values = record.figures[kind or ALL]
+    if subjects:
+        values = select_subjects(values, subjects.removesuffix("]"))
     if rows:
         values = {label: values[label] for label in rows}
     if pairs:
@@ -281,6 +285,18 @@ def render_block(asked: str) -> str:
         published = tomllib.loads(PUBLISHED.read_text(encoding="utf-8"))[name]
         return render_with_published(values, record.info, metrics, published)
     return render_means(values, record.info, metrics)
+
+
+def select_subjects(values: VariantFigures, numbers: str) -> VariantFigures:
+    """Return the figures of the drawn subjects from FIRST to LAST, by a text such as `600-611`."""
+    first, last = (int(part) for part in numbers.split("-"))
+    return {
+        label: {
+            figure: {subject: value for subject, value in of_figure.items() if first <= int(subject[1:]) <= last}
+            for figure, of_figure in own.items()
+        }
+        for label, own in values.items()
+    }
 
 
 def render_means(values: VariantFigures, info: RunInfo, metrics: Sequence[Metric]) -> str:

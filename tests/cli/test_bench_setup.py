@@ -49,5 +49,19 @@ def test_words_for_people_have_thresholds_and_photos_in_scenes(tmp_path):
         assert find_thresholds(open_options(tmp_path, class_word, model="none"), None) == Thresholds(tau, None)
     scenes = SUITE.model_dump() | {"photos": "scene"}
     assert Suite.model_validate(scenes | {"class_word": "woman"}).photos == "scene"
-    with pytest.raises(ValueError, match="people only, not of a dog"):
-        Suite.model_validate(scenes | {"class_word": "dog"})
+    for photos in ("scene", "both"):
+        with pytest.raises(ValueError, match="people only, not of a dog"):
+            Suite.model_validate(scenes | {"class_word": "dog", "photos": photos})
+
+
+def test_half_of_the_people_are_learned_from_portraits_and_half_from_scenes(tmp_path):
+    """Who has an odd place in the middle has a portrait."""
+    found = load_subjects(open_options(tmp_path, "person", subjects=3, photos="both"), None)
+    plain, scene = (
+        load_subjects(open_options(tmp_path, "person", subjects=3, photos=one), None) for one in ("plain", "scene")
+    )
+    for subject, wanted, not_wanted in zip(found, (*plain[:2], scene[2]), (*scene[:2], plain[2]), strict=True):
+        assert subject.key == wanted.key
+        assert np.array_equal(subject.photo, wanted.photo)
+        assert np.array_equal(subject.other_photo, wanted.other_photo)
+        assert not np.array_equal(subject.photo, not_wanted.photo)

@@ -127,7 +127,8 @@ class Suite(Section, frozen=True):
         together: how many subjects share an image.
         class_word: what the subjects are: a word for people, such as person; or cat, dog or bear, which are drawn.
         photos: what the drawn people are learned from: a plain portrait, or a photo in a scene with something in the
-            hand, compared with a second photo of the same person in another scene.
+            hand, compared with a second photo of the same person in another scene; with `both`, the first half from
+            portraits (one more where the number is odd) and the others from photos in scenes.
         attention: also measure the placeholder's attention; one image at a time, so slower.
     """
 
@@ -148,7 +149,7 @@ class Suite(Section, frozen=True):
         "person",
         validation_alias=AliasChoices("class_word", "kind"),  # as older suites call it
     )
-    photos: Literal["plain", "scene"] = "plain"
+    photos: Literal["plain", "scene", "both"] = "plain"
     attention: bool = False
 
     @model_validator(mode="after")
@@ -182,7 +183,7 @@ class Suite(Section, frozen=True):
     @model_validator(mode="after")
     def check_photos(self) -> Self:
         """Refuse photos in scenes of animals, as only people are drawn in them, and folders of images of two."""
-        if self.photos == "scene" and not is_person(self.class_word):
+        if self.photos != "plain" and not is_person(self.class_word):
             raise ValueError(f"photos in scenes are drawn of people only, not of a {self.class_word}")
         if self.together > 1 and any(variant.images is not None for variant in self.variants):
             raise ValueError(f"images of a folder show one subject, not {self.together}")
@@ -206,6 +207,13 @@ class Suite(Section, frozen=True):
             except PromptError as error:
                 raise ValueError(error.problem.rstrip(".")) from None
         return self
+
+    def list_photo_kinds(self) -> tuple[Literal["plain", "scene"], ...]:
+        """Return what each drawn subject is learned from, in their order."""
+        if self.photos != "both":
+            return (self.photos,) * self.subjects
+        plain = (self.subjects + 1) // 2
+        return ("plain",) * plain + ("scene",) * (self.subjects - plain)
 
     def make_config(self, variant: Variant) -> Config:
         """Return the settings of one variant."""

@@ -212,8 +212,8 @@ def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") 
         remedy = f"Take person, {', '.join(ANIMALS)}, or name a folder of photographs with --photos and their --model."
         raise ConfigError(f"Nothing is drawn of the class word {suite.class_word!r}.", remedy)
     letter = "p" if of_people else kind[0]
-    for n in range(suite.first, suite.first + suite.subjects):
-        person = make_scene_photo if suite.photos == "scene" else make_portrait
+    for n, kind_of_photo in enumerate(suite.list_photo_kinds(), suite.first):
+        person = make_scene_photo if kind_of_photo == "scene" else make_portrait
         views = (
             [person(make_test_person(n), n, view) for view in (0, 1)]
             if of_people
