@@ -265,7 +265,7 @@ def fill_tables(text: str) -> str:
 
 
 def render_block(asked: str) -> str:
-    """Return a table: `SUITE [/ KIND] [[FIRST-LAST]] [+ paper] [; VARIANT - VARIANT]... [; VARIANT]...: FIGURE, ...`."""
+    """Return a table: `SUITE [/ KIND] [[N-N]] [+ paper] [; VARIANT - VARIANT]... [; VARIANT]...: FIGURE, ...`."""
     what, _, columns = asked.rpartition(":")
     suite, *chosen = (part.strip() for part in what.split(";"))
     pairs, rows = [part for part in chosen if " - " in part], [part for part in chosen if " - " not in part]
