@@ -1,15 +1,21 @@
 """Content credentials are read back by the library of those who make them, and a changed image is found out."""
 
+import contextlib
 import io
+import json
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from skimage import data
 
+from sefi.cli.verify import format_signature
 from sefi.core.errors import ConfigError, OutputError, PhotoError
 from sefi.provenance import content_credentials
 from sefi.provenance.content_credentials import (
@@ -19,8 +25,10 @@ from sefi.provenance.content_credentials import (
     create_local_key,
     find_signing_key,
     get_local_key,
+    make_manifest,
     read_credentials,
     read_signing_key,
+    sign_content,
     sign_image,
 )
 from sefi.provenance.metadata import SOURCE_TYPE, make_png_text
@@ -67,6 +75,121 @@ def test_a_changed_image_is_not_valid(tmp_path, key):
     found = read_credentials(bytes(content))
     assert found.present
     assert not found.valid
+
+
+@pytest.fixture
+def requests_of_a_server():
+    """The paths that a server of this machine is asked for, after its address."""
+    asked = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            self.send_error(404)
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/of-ada.c2pa", asked
+        server.shutdown()
+
+
+REMOTE_XMP = (
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:dcterms="http://purl.org/dc/terms/" dcterms:provenance="URL"/>'
+    "</rdf:RDF></x:xmpmeta>"
+)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_address_of_a_manifest_elsewhere_is_not_asked(tmp_path, kind, requests_of_a_server):
+    """Whoever made the image would learn when and where it is verified, and could let the program wait for ever."""
+    address, asked = requests_of_a_server
+    packet, text, path = REMOTE_XMP.replace("URL", address), PngInfo(), tmp_path / "a.image"
+    text.add_itxt("XML:com.adobe.xmp", packet)
+    extra = {"pnginfo": text} if kind == "PNG" else {"xmp": packet.encode()}
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(path, kind, **extra)
+    found = verify_image(path)
+    assert found.credentials == Credentials(present=True, remote=True)
+    assert not found.is_marked
+    assert format_signature(found) == "elsewhere, not fetched"
+    assert asked == []
+
+
+def sign_as_stranger(key, manifest):
+    content, signed = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (64, 64), (9, 9, 9)).save(content, "PNG")
+    info = c2pa.C2paSignerInfo("es256", key.certificates.encode(), key.private_key.encode(), None)
+    with c2pa.Signer.from_info(info) as signer, c2pa.Builder(json.dumps(manifest)) as builder:
+        builder.sign(signer, "image/png", io.BytesIO(content.getvalue()), signed)
+    return signed.getvalue()
+
+
+@pytest.mark.parametrize("value", [["x", "y"], "hello", 7, {"actions": None}, {"actions": ["x"]}, {"actions": "x"}])
+def test_any_assertion_of_strangers_is_read(key, value):
+    manifest = make_manifest("1")
+    manifest["assertions"].append({"label": "org.example.of_a_stranger", "data": value})
+    expected = Credentials(True, True, False, "images of this machine", True)
+    assert read_credentials(sign_as_stranger(key, manifest)) == expected
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    [None, [], "x", {"assertions": 3, "signature_info": []}, {"assertions": [None, 3, {"data": []}]},
+     {"signature_info": {"common_name": ["x"]}}],
+)  # fmt: skip
+def test_a_manifest_of_any_shape_says_nothing_of_a_model(monkeypatch, tmp_path, key, manifest):
+    content = sign_content(save(tmp_path / "a.png", "PNG").read_bytes(), key, "1.0")
+    monkeypatch.setattr(c2pa.Reader, "get_active_manifest", lambda _: manifest)
+    found = read_credentials(content)
+    assert found.present
+    assert not found.is_generated
+
+
+@pytest.mark.parametrize("error", [KeyError("Active manifest not found"), ValueError("no JSON"), RecursionError()])
+def test_a_manifest_that_the_library_cannot_give_is_damaged(monkeypatch, tmp_path, key, error):
+    def fail(_):
+        raise error
+
+    content = sign_content(save(tmp_path / "a.png", "PNG").read_bytes(), key, "1.0")
+    monkeypatch.setattr(c2pa.Reader, "get_active_manifest", fail)
+    assert read_credentials(content) == Credentials(present=True)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("seed", range(40))
+def test_random_damage_of_a_signed_image_ends_typed(tmp_path, key, kind, seed):
+    random = np.random.default_rng([seed, *kind.encode()])
+    content = bytearray(sign_content(save(tmp_path / "a.image", kind).read_bytes(), key, "1"))
+    for place in random.integers(12, len(content), 1 + int(random.integers(16))):
+        content[place] = random.integers(256)
+    with contextlib.suppress(PhotoError):
+        assert isinstance(read_credentials(bytes(content)), Credentials)
+
+
+def test_the_signature_of_another_image_is_no_mark(tmp_path, key):
+    """Its words say "generated", but not of this image, as the program itself finds."""
+
+    def list_chunks(content):
+        place = 8
+        while place < len(content):
+            end = place + 12 + int.from_bytes(content[place : place + 4])
+            yield content[place + 4 : place + 8], content[place:end]
+            place = end
+
+    photo = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 150, 120)).save(photo, "PNG")
+    signed = sign_content(save(tmp_path / "a.png", "PNG").read_bytes(), key, "1")
+    manifest = next(chunk for name, chunk in list_chunks(signed) if name == b"caBX")
+    head, *rest = (chunk for _, chunk in list_chunks(photo.getvalue()))
+    path = tmp_path / "photo.png"
+    path.write_bytes(photo.getvalue()[:8] + head + manifest + b"".join(rest))
+    found = verify_image(path)
+    assert found.credentials.is_generated
+    assert not found.credentials.valid
+    assert not found.is_marked
 
 
 def test_an_unsigned_image_has_none(tmp_path):

@@ -133,6 +133,8 @@ def format_signature(found: "Verification") -> str:
         return "not checked (pip install 'sefi[provenance]')"
     if not signed.present:
         return "none"
+    if signed.remote:
+        return "elsewhere, not fetched"
     if not signed.valid:
         return "DAMAGED"
     return f"{'trusted' if signed.trusted else 'valid, untrusted'}: {signed.signer}"

@@ -9,12 +9,12 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from PIL import Image
 
@@ -37,6 +37,9 @@ LARGEST_KEY = 64 << 10  # bytes of a certificate chain or a key
 YEARS = 5  # that a certificate of this machine holds
 LOCAL_CERTIFICATE, LOCAL_KEY = "signing-certificate.pem", "signing-key.pem"
 LOCAL_ISSUER = "sefi, local and untrusted"
+# What the library raises of damaged manifests, besides its own error.
+MANIFEST_ERRORS = (KeyError, ValueError, RecursionError)
+REMOTE = "Remote"  # how the library's error begins where it would have to ask an address for the manifest
 REMEDY = "Name a certificate chain and a private key (ECDSA P-256) as PEM files, or sign with a local key."
 
 
@@ -50,6 +53,8 @@ class Credentials:
         trusted: the signer's certificate is from an authority that the reader trusts.
         signer: who the certificate was issued to.
         is_generated: the manifest says that a trained model made the image.
+        remote: the image only names an address of its manifest, which is not asked for: whoever made the image would
+            learn when and where it is verified.
     """
 
     present: bool
@@ -57,6 +62,7 @@ class Credentials:
     trusted: bool = False
     signer: str = ""
     is_generated: bool = False
+    remote: bool = False
 
 
 @dataclass(frozen=True)
@@ -321,6 +327,8 @@ def find_mime_type(content: bytes) -> str:
 def read_credentials(content: bytes) -> Credentials | None:
     """Read the content credentials of an image's bytes; None where the library is not installed.
 
+    A manifest elsewhere, whose address the image names, is not asked for.
+
     Raises:
         PhotoError: it is no PNG, JPEG or WebP image.
     """
@@ -331,31 +339,46 @@ def read_credentials(content: bytes) -> Credentials | None:
     also, remedy = (SyntaxError, Image.DecompressionBombError), "Name a PNG, JPEG or WebP image."
     with translate_file_errors("The image", PhotoError, "is no image whose credentials are read", remedy, also):
         mime = find_mime_type(content)
+    settings = c2pa.Settings.from_dict({"verify": {"remote_manifest_fetch": False, "ocsp_fetch": False}})
     try:
-        reader = c2pa.Reader.try_create(mime, io.BytesIO(content))
-    except c2pa.C2paError:
-        return Credentials(present=True)  # damaged
-    if reader is None:
-        return Credentials(present=False)
-    with reader:
-        state, manifest = str(reader.get_validation_state()), reader.get_active_manifest() or {}
-    signature: dict[str, Any] = manifest.get("signature_info", {})
-    signer = signature.get("common_name") or signature.get("issuer") or ""
+        with c2pa.Context(settings) as context:
+            reader = c2pa.Reader.try_create(mime, io.BytesIO(content), context=context)
+        if reader is None:
+            return Credentials(present=False)
+        with reader:
+            return _read_manifest(str(reader.get_validation_state()), reader.get_active_manifest())
+    except (c2pa.C2paError, *MANIFEST_ERRORS) as error:
+        return Credentials(present=True, remote=str(error).startswith(REMOTE))
+
+
+def _read_manifest(state: str, manifest: object) -> Credentials:
+    """Return what a manifest says, which strangers write: any value may be of another type than the standard's."""
+    signature = _get_mapping(_get_mapping(manifest).get("signature_info"))
     return Credentials(
         present=True,
         valid=state in ("Valid", "Trusted"),
         trusted=state == "Trusted",
-        signer=str(signer),
+        signer=str(signature.get("common_name") or signature.get("issuer") or ""),
         is_generated=_is_made_by_model(manifest),
     )
 
 
-def _is_made_by_model(manifest: dict[str, Any]) -> bool:
+def _is_made_by_model(manifest: object) -> bool:
     """Return whether an action of a manifest created the image by a trained model."""
-    actions = [
-        action for one in manifest.get("assertions", []) for action in (one.get("data") or {}).get("actions", [])
-    ]
+    assertions = _get_list(_get_mapping(manifest).get("assertions"))
+    data = [_get_mapping(_get_mapping(one).get("data")) for one in assertions]
+    actions = [_get_mapping(action) for one in data for action in _get_list(one.get("actions"))]
     return any(action.get("digitalSourceType") == SOURCE_TYPE for action in actions)
+
+
+def _get_mapping(value: object) -> Mapping[str, object]:
+    """Return a value that is a JSON object; an empty one for any other."""
+    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
+
+
+def _get_list(value: object) -> Sequence[object]:
+    """Return a value that is a JSON array; an empty one for any other."""
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def find_signing_key(settings: Path, say: Callable[[str], object] = LOGGER.warning) -> SigningKey:

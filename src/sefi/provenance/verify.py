@@ -60,8 +60,8 @@ class Verification:
 
     @property
     def is_marked(self) -> bool:
-        """Whether any of the three says that a trained model made it."""
-        signed = self.credentials is not None and self.credentials.is_generated
+        """Whether any of the three says that a trained model made it; a damaged signature says nothing of it."""
+        signed = self.credentials is not None and self.credentials.valid and self.credentials.is_generated
         return self.is_declared or self.mark is not None or signed
 
 
