@@ -47,7 +47,11 @@ def test_missing_photo(learn_refused, tmp_path):
 
 
 def test_a_folder_as_photo(learn_refused, tmp_path):
-    learn_refused("--no-crop", photo=tmp_path)
+    assert f"{tmp_path} is a folder." in learn_refused("--no-crop", photo=tmp_path)
+
+
+def test_a_photo_as_a_folder_of_photos(refused, portrait):
+    assert f"'{portrait}' is a file, not a folder." in refused("batch", portrait)
 
 
 def test_corrupt_photo(learn_refused, portrait, tmp_path):
@@ -232,6 +236,15 @@ def test_a_truncated_identity_file(generate_refused, refused, ada, tmp_path, len
     half.write_bytes(ada.read_bytes()[:length])
     generate_refused(PROMPT, "-i", half)
     refused("inspect", half)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+def test_a_photo_as_an_identity(refused, sefi, tmp_path, kind):
+    photo = tmp_path / "ada.image"
+    Image.new("RGB", (40, 30)).save(photo, kind)
+    for command in (("generate", PROMPT, "-i"), ("attend", PROMPT, "-i"), ("inspect",)):
+        assert f"{photo} is an image, not an identity." in refused(*command, photo)
+    assert f"sefi learn {photo} --name NAME" in " ".join(sefi("inspect", photo).stderr.split())
 
 
 def test_a_foreign_safetensors_file(generate_refused, model_folder):

@@ -186,7 +186,11 @@ def test_doctor_lists_what_is_missing(sefi):
     answer = json.loads(found.stdout)
     assert found.exit_code == (1 if answer["problems"] else 0)
     assert answer["libraries"]["torch"]
-    assert "python" in sefi("doctor").stdout
+    text = sefi("doctor").stdout
+    assert "python" in text
+    assert (
+        "knows drawn faces (1 found in the package's portrait); the package's YuNet, for photographs, runs too" in text
+    )
 
 
 def test_devices_are_named_as_commands_take_them(monkeypatch):

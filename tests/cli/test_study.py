@@ -87,7 +87,14 @@ def test_build_writes_one_page_and_reports_its_questions(study, run_folder, tmp_
     assert (told["checks"], sorted(told["variants"])) == (2, sorted(VARIANTS))
     assert (told["page"], told["bytes"], told["study"]) == (str(out), out.stat().st_size, data["study"])
     assert len(data["comparisons"]) == 14
+    assert "note:" not in found.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["run", "study.html"]
+
+
+def test_build_says_that_a_run_has_too_few_images_for_the_checks(study, run_folder, tmp_path):
+    found = study("build", run_folder, "--out", tmp_path / "study.html", "--count", 4, "--checks", 400, "--json")
+    assert found.exit_code == 0, found.output
+    assert f"note: {json.loads(found.stdout)['checks']} attention checks, not 800" in found.stderr
 
 
 def test_the_same_seed_builds_the_same_bytes(study, run_folder, tmp_path):

@@ -150,6 +150,17 @@ def test_a_device_stays_a_device():
     assert stat.S_ISCHR(Path("/dev/null").stat().st_mode)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".gif", ".tiff", ".pdf"])
+def test_a_png_gets_no_name_of_another_format(tmp_path, suffix):
+    path = tmp_path / f"maps{suffix}"
+    with pytest.raises(OutputError, match="name of another format") as refused:
+        write_output(path, FileKind.PNG, lambda partial: partial.write_bytes(b""))
+    assert refused.value.remedy == "Name it maps.png."
+    assert list(tmp_path.iterdir()) == []
+    for kind, name in ((FileKind.PNG, "maps.PNG"), (FileKind.PNG, "maps"), (FileKind.IMAGE, f"photo{suffix}")):
+        check_output(tmp_path / name, kind)
+
+
 def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
     with pytest.raises(OutputError, match="Cannot write"):
         check_output(tmp_path / ("x" * 300), FileKind.PNG)

@@ -20,7 +20,7 @@ from pydantic import Field
 
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, IdentityError, OutputError, PhotoError, SefiError
-from sefi.core.files import write_text
+from sefi.core.files import describe_missing_folder, write_text
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
@@ -40,7 +40,7 @@ PREVIEWS = "previews"
 SMALL_IDENTITY = 32 << 20  # bytes of a file up to which an identity is known by the file's SHA-256
 # By its content a photo is recognised later; by its name it is taken from a folder.
 PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp")
-NO_PHOTOS = "Put photos into it: one file, or one folder of files, for each person."
+NO_PHOTOS = "Name a folder of photos: one file, or one folder of files, for each person."
 UNREADABLE = "Allow it to be read, or move it away."
 
 
@@ -171,7 +171,7 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
         ConfigError: the table cannot be read, has a column that is not known or lacks one, or there are too many items.
     """
     if not settings.photos.is_dir():
-        raise PhotoError(f"There is no folder '{settings.photos}'.", NO_PHOTOS)
+        raise PhotoError(describe_missing_folder(settings.photos), NO_PHOTOS)
     subjects, ignored = (read_people(table), ()) if table is not None else find_subjects(settings.photos)
     if not subjects:
         where = f"'{settings.photos}' has no photos" if table is None else f"'{table}' names nobody"

@@ -18,7 +18,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance, select_settings
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
-from sefi.core.files import is_folder, write_file
+from sefi.core.files import describe_missing_folder, is_folder, write_file
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, is_person, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
@@ -363,7 +363,7 @@ def read_subjects(folder: Path, detector: FaceDetector | None) -> list[Benchmark
 def group_image_files(folder: Path) -> dict[str, list[Path]]:
     """Return the images of each subject by its key, hidden folders left out; errors as in `read_subjects`."""
     if not is_folder(folder):
-        raise PhotoError(f"There is no folder {folder}.", "Name a folder with a photo or a folder for every person.")
+        raise PhotoError(describe_missing_folder(folder), "Name a folder with a photo or a folder for every person.")
     groups = [[path] for path in list_image_files(folder)]
     inside = [inner for inner in sorted(folder.iterdir()) if inner.name[0] != "." and is_folder(inner)]
     groups += [images for inner in inside if (images := list_image_files(inner))]

@@ -34,7 +34,7 @@ def run_attend(
     steps: Steps = None,
     width: options.Width = None,
     height: options.Height = None,
-    settings: options.Settings = None,
+    settings: options.GenerationSettings = None,
     seed: options.Seed = 0,
     out: Out = Path("maps.png"),
     overwrite: options.Overwrite = False,

@@ -172,12 +172,12 @@ def check_batch_folders(photos: Path, out: Path) -> None:
     """
     from sefi.batch.plan import NO_PHOTOS, PREVIEWS
     from sefi.core.errors import OutputError, PhotoError
-    from sefi.core.files import is_folder, prepare_folder
+    from sefi.core.files import describe_missing_folder, is_folder, prepare_folder
     from sefi.core.reading import is_inside
     from sefi.provenance.forget_records import BATCH_RECORDS
 
     if not is_folder(photos):
-        raise PhotoError(f"There is no folder '{photos}'.", NO_PHOTOS)
+        raise PhotoError(describe_missing_folder(photos), NO_PHOTOS)
     if is_inside(out, photos):
         raise OutputError(f"'{out}' is in the folder of photos.", "Choose another folder with -o.")
     for folder in (out, out / PREVIEWS, out / BATCH_RECORDS):

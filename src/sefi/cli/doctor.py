@@ -78,19 +78,21 @@ def describe_extra(name: str) -> dict[str, object]:
 
 
 def try_detector(problems: list[str]) -> str | None:
-    """Return what the embedded model's face detector finds in the package's portrait; finding no face is a problem."""
+    """Return what the embedded model's face detector finds in the package's portrait, and try that for photographs."""
     import numpy as np
     from PIL import Image
 
     from sefi.backbone.open import MODELS
     from sefi.core.errors import FaceError
     from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
-    from sefi.photo.detect import YuNetDetector
+    from sefi.photo.detect import PHOTOGRAPH_DETECTOR, YuNetDetector
 
     portrait = MODELS / "demo" / "portrait.png"
     try:
         with Image.open(portrait) as image:
-            faces = YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR)(np.asarray(image.convert("RGB")))
+            pixels = np.asarray(image.convert("RGB"))
+        faces = YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR)(pixels)
+        YuNetDetector(PHOTOGRAPH_DETECTOR)(pixels)  # finds no drawn face; that it runs is what is tried
     except (FaceError, OSError) as error:
         problems.append(f"the face detector does not run: {error}")
         return None
@@ -98,7 +100,8 @@ def try_detector(problems: list[str]) -> str | None:
         problems.append(
             f"the face detector finds {len(faces)} faces in the package's portrait of one: install sefi again"
         )
-    return f"runs; knows drawn faces ({len(faces)} found in the package's portrait); photographs need --detector FILE"
+    found = f"runs; knows drawn faces ({len(faces)} found in the package's portrait)"
+    return f"{found}; the package's YuNet, for photographs, runs too"
 
 
 def list_devices() -> list[str]:

@@ -39,7 +39,7 @@ def run_forget(
     """Remove an identity, its copies, exports, images, pages and records; exit code 1 if anything is left."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.errors import ConfigError
-    from sefi.core.files import get_current_folder, is_folder
+    from sefi.core.files import describe_missing_folder, get_current_folder, is_folder
     from sefi.provenance.leftovers import Trace, find_all_leftovers
 
     if (target is None) == (not leftovers):
@@ -47,7 +47,7 @@ def run_forget(
     places = [get_current_folder(), *(folders or [])]
     missing = [folder for folder in places if not is_folder(folder)]
     if missing:
-        raise ConfigError(f"There is no folder '{missing[0]}'.", "Change --in.")
+        raise ConfigError(describe_missing_folder(missing[0]), "Change --in.")
     file, unproven, unsearched = find_target(target or "."), list[Trace](), list[Trace]()
     if leftovers:
         found = find_all_leftovers(places)

@@ -88,7 +88,7 @@ def run_generate(
     clip_skip: ClipSkip = None,
     expired_consent: options.ExpiredConsent = False,
     no_safety_checker: options.NoSafetyChecker = False,
-    settings: options.Settings = None,
+    settings: options.GenerationSettings = None,
     seed: options.Seed = 0,
     out: Folder = Path("pictures"),
     no_mark: options.NoMark = False,

@@ -40,7 +40,9 @@ FaceIndex = Annotated[
 SubjectBox = Annotated[
     str | None,
     typer.Option(
-        "--box", metavar="LEFT,TOP,WIDTH,HEIGHT", help="Where the subject is, in pixels: for pets and things."
+        "--box",
+        metavar="LEFT,TOP,WIDTH,HEIGHT",
+        help="Where the subject is, in pixels: for pets, things, and a face that is not found.",
     ),
 ]
 ShowCrop = Annotated[

@@ -9,7 +9,7 @@ from sefi.cli.options import AUTO, EMBEDDED
 from sefi.cli.output import print_remark
 from sefi.core.config import Config, check_guidance
 from sefi.core.errors import ConfigError, FaceError
-from sefi.core.files import is_folder, is_regular_file
+from sefi.core.files import describe_missing_folder, is_folder, is_regular_file
 from sefi.core.hints import DTYPE_ALIASES, suggest
 from sefi.core.prompts import check_prompts, check_syntax
 from sefi.methods import get_method, get_preset, name_default_preset
@@ -174,7 +174,7 @@ def check_detector(detector: Path | None) -> None:
 def check_evaluators(evaluators: Path | None) -> None:
     """Refuse a folder of evaluators that is not there, with `ConfigError`, before a model is opened."""
     if evaluators is not None and not is_folder(evaluators):
-        raise ConfigError(f"There is no folder {evaluators}.", "Name a folder of evaluators with --evaluators.")
+        raise ConfigError(describe_missing_folder(evaluators), "Name a folder of evaluators with --evaluators.")
 
 
 def check_dtype(dtype: str) -> None:

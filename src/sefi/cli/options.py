@@ -45,6 +45,14 @@ Settings = Annotated[
         help="Change one setting, e.g. learn.attention_weight=0.001; repeatable.",
     ),
 ]
+GenerationSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Change one setting, e.g. generate.sampler=euler; repeatable.",
+    ),
+]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="The same seed gives the same result.")]
 Identities = Annotated[
     list[Path] | None,

@@ -48,7 +48,7 @@ def run_serve(
     host: Host = LOCAL,
     port: Port = 8000,
     preset: options.Preset = "default",
-    settings: options.Settings = None,
+    settings: options.GenerationSettings = None,
     max_batch: MaxBatch = 8,
     max_wait: MaxWait = 0.02,
     max_queue: MaxQueue = 64,
@@ -137,10 +137,10 @@ def check_exposure(host: str, key: str | None) -> None:
 
 def check_identity_folder(folder: Path) -> None:
     """Refuse a folder of identities that is not there, with `ConfigError`, before a model is opened."""
-    from sefi.core.files import is_folder
+    from sefi.core.files import describe_missing_folder, is_folder
 
     if not is_folder(folder):
-        raise ConfigError(f"There is no folder {folder}.", "Name the folder of identity files with --identities.")
+        raise ConfigError(describe_missing_folder(folder), "Name the folder of identity files with --identities.")
 
 
 def bind_socket(host: str, port: int) -> socket.socket:

@@ -48,11 +48,11 @@ def build_study(
 ) -> None:
     """Write a page that asks for the best image by prompt, by likeness and by looks, and saves the answers."""
     from sefi.benchmark.run import RunFolder
-    from sefi.cli.output import print_answer
+    from sefi.cli.output import print_answer, print_remark
     from sefi.core.files import FileKind, check_output, make_text_writer, write_output
     from sefi.provenance.save import read_marking, read_named_identities
     from sefi.report.pages import render_study_page
-    from sefi.user_study.study import StudyOptions, design_study
+    from sefi.user_study.study import CHECK_MAKERS, StudyOptions, design_study
 
     folder = RunFolder(run)
     study = design_study(
@@ -77,6 +77,10 @@ def build_study(
         "bytes": out.stat().st_size,
     }
     counts = ", ".join(f"{number} of {name}" for name, number in comparison_counts.items())
+    wanted = checks * sum(name in CHECK_MAKERS for name in study.questions)
+    if len(study.checks) < wanted:
+        few = f"note: {len(study.checks)} attention checks, not {wanted}: the run has no images for more."
+        print_remark(f"{few} Fewer tell blind raters from honest ones less surely.")
     text = f"{counts}; {len(study.checks)} of them are attention checks\n{out} ({out.stat().st_size / 1e6:.1f} MB)"
     print_answer(record, text, as_json=as_json, command="study build")
 

@@ -133,7 +133,7 @@ def run_grid(
     kind: Kind,
     out: Sheet,
     model: options.Model = options.EMBEDDED,
-    settings: options.Settings = None,
+    settings: options.GenerationSettings = None,
     seed: options.Seed = 0,
     overwrite: options.Overwrite = False,
     no_mark: options.NoMark = False,

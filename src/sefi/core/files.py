@@ -46,6 +46,11 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share o
 NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
 
 
+OTHER_IMAGE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".svg", ".pdf"}
+)
+
+
 class FileKind(StrEnum):
     """What a file holds, by its content and never by its name; the value is what messages call it."""
 
@@ -95,11 +100,12 @@ def check_output(
 
     Raises:
         OutputError: it is an input, by whatever name; it is a folder or a device; a file of another kind, of another
-            identity, or of the same one without `overwrite` is there; its name is too long or not UTF-8; or nothing
-            can be written there.
+            identity, or of the same one without `overwrite` is there; its name is too long, not UTF-8 or that of
+            another image format; or nothing can be written there.
     """
     check_utf8(path)
     check_utf8(follow_link(path))
+    check_suffix(path, kind)
     status = read_status(path)
     if status is None and not is_folder(path.parent):
         raise OutputError(f"There is no folder '{path.parent}'.", "Create it, or change --out.")
@@ -108,6 +114,24 @@ def check_output(
         check_no_input(path, inputs)
         check_replaceable(path, kind, overwrite=overwrite, name=name)
     try_writing(follow_link(path), path)
+
+
+def check_suffix(path: Path, kind: FileKind) -> None:
+    """Refuse the name of another image format for a PNG: programs that go by names would not open it.
+
+    Raises:
+        OutputError: it ends so.
+    """
+    if kind is FileKind.PNG and path.suffix.lower() in OTHER_IMAGE_SUFFIXES:
+        problem = f"A PNG is written, and '{path.name}' is the name of another format."
+        raise OutputError(problem, f"Name it {path.with_suffix('.png').name}.")
+
+
+def describe_missing_folder(path: Path) -> str:
+    """Return the problem of a path where a folder should be: there is nothing, or a file."""
+    if is_there(path):
+        return f"'{path}' is a file, not a folder."
+    return f"There is no folder '{path}'."
 
 
 def check_folder(path: Path) -> None:

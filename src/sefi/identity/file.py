@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Generator, Iterable, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +26,9 @@ from sefi.core.files import (
     check_replaceable,
     follow_link,
     get_shard_stem,
+    is_regular_file,
     make_output_error,
+    read_content,
     remove_file,
     translate_existing_file_error,
     write_file,
@@ -486,10 +488,19 @@ def read_shard_layout(path: Path) -> Layout:
         return read_layout(path, LIMITS)
 
 
-def translate_identity_errors(path: Path) -> AbstractContextManager[None]:
-    """Raise `IdentityError` for whatever goes wrong while an identity is read."""
+@contextmanager
+def translate_identity_errors(path: Path) -> Generator[None]:
+    """Raise `IdentityError` for whatever goes wrong while an identity is read; an image is called one."""
     problem = "is damaged or no safetensors file of an identity"
-    return translate_file_errors(path, IdentityError, problem, "Copy it again, or learn it again.")
+    try:
+        with translate_file_errors(path, IdentityError, problem, "Copy it again, or learn it again."):
+            yield
+    except IdentityError:
+        with suppress(OutputError):
+            if is_regular_file(path) and read_content(path).kind in (FileKind.PNG, FileKind.IMAGE):
+                remedy = f"Learn it first: sefi learn {path} --name NAME, then -i NAME.safetensors."
+                raise IdentityError(f"{path} is an image, not an identity.", remedy) from None
+        raise
 
 
 def parse_layout_header(path: Path, layout: Layout) -> IdentityHeader:

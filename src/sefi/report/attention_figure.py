@@ -99,7 +99,7 @@ def format_row_title(row: MapRow) -> str:
     """Return the label of a row and how much of each placeholder's attention lies in the face."""
     if not row.shares:
         return f"{row.label} (no face found)"
-    shares = ", ".join(f"{share:.0%} of '{row.words[i]}'" for i, share in row.shares.items())
+    shares = ", ".join(f"{share:.0%} of the attention of '{row.words[i]}'" for i, share in row.shares.items())
     return f"{row.label}: {shares} lies inside the face"
 
 

@@ -11,6 +11,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from sefi.core.errors import ConfigError, IdentityError, SefiError
+from sefi.core.files import describe_missing_folder
 from sefi.core.prompts import NAME
 from sefi.core.reading import describe_fault, is_inside
 from sefi.identity.file import Identity, compute_identity_digest
@@ -57,7 +58,7 @@ class IdentityFolder:
         self, folder: Path, check: Callable[[Identity], None], most: int = MOST_HELD, most_bytes: int = MOST_BYTES
     ) -> None:
         if not folder.is_dir():
-            raise ConfigError(f"There is no folder {folder}.", "Name the folder of identity files with --identities.")
+            raise ConfigError(describe_missing_folder(folder), "Name the folder of identity files with --identities.")
         self.folder, self.check, self.most, self.most_bytes = folder, check, most, most_bytes
         self.loaded = 0
         self._held: OrderedDict[str, ServedIdentity] = OrderedDict()
