@@ -214,7 +214,11 @@ def collect_page_data(study: Study, images: Mapping[str, Image.Image], generated
             }
             for one in study.comparisons
         ],
-        "key": {"variants": dict(study.variants), "checks": study.checks},
+        "key": {
+            "variants": dict(study.variants),
+            "checks": study.checks,
+            "comparisons": [one.name for one in study.comparisons],
+        },
         "pictures": [
             encode_generated_uri(images[file], mark=generated[file])
             if file in generated
