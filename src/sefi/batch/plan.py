@@ -27,7 +27,7 @@ from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
 from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
 from sefi.core.rng import require_seed
-from sefi.core.text import dump_json, escape_controls, escape_surrogates
+from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates
 from sefi.provenance.consent import require_consent
 from sefi.provenance.forget_records import BATCH_RECORDS, BATCH_SCHEMA
 from sefi.provenance.run_record import Digest, RecordPart, compute_file_digest, shorten_source
@@ -588,4 +588,4 @@ def list_failure_cells(problems: Iterable[ItemProblem]) -> Iterator[list[str]]:
     for one in sorted(problems, key=lambda problem: (problem.name, problem.photos)):
         cells = [one.name, ";".join(one.photos), str(one.tries), "yes" if one.put_aside else "no"]
         plain = [escape_controls(text) for text in (*cells, one.problem, one.remedy)]
-        yield [f"'{text}" if text[:1] in ("=", "+", "-", "@") else text for text in plain]
+        yield [escape_formula(text) for text in plain]
