@@ -44,7 +44,7 @@ from sefi.benchmark.tables import compute_by_subject, list_kinds, list_variants
 from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
 from sefi.core.reading import LARGEST_JSON, read_text, translate_file_errors
-from sefi.core.text import dump_json
+from sefi.core.text import dump_json, escape_formula
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
@@ -132,7 +132,8 @@ def render_csv(name: str) -> str:
         for figure, values in own.items():
             found, unit = estimate_interval(values), BY_NAME[figure].unit
             numbers = ["" if math.isnan(x) else f"{x:.{DIGITS}g}" for x in (found.mean, found.low, found.high)]
-            writer.writerow([make_display_label(label), references[label], figure, unit, found.n, *numbers])
+            shown = escape_formula(make_display_label(label))
+            writer.writerow([shown, references[label], figure, unit, found.n, *numbers])
     return text.getvalue()
 
 

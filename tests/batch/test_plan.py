@@ -92,6 +92,14 @@ def test_a_folder_that_cannot_be_read_is_a_problem_and_stops_nothing(settings, f
     assert problem.problem == f"'{settings.photos / 'lost+found'}' cannot be read: Permission denied."
 
 
+def test_an_error_that_names_a_file_of_no_utf8_can_be_written(settings, forbid):
+    closed = settings.photos / "zo\udceb"
+    closed.mkdir()
+    forbid(closed)
+    [problem] = plan(settings).problems
+    assert problem.problem == f"'{settings.photos}/zo\\udceb' cannot be read: Permission denied."
+
+
 def test_a_folder_of_photos_that_cannot_be_read_is_refused(settings, forbid):
     forbid(settings.photos)
     with pytest.raises(PhotoError, match=r"cannot be read: Permission denied"):
@@ -208,6 +216,19 @@ def test_a_row_that_cannot_be_is_a_problem_and_the_others_are_items(settings, tm
     assert [one.name for one in found.problems] == [row.split(",")[0]]
 
 
+def test_a_photo_of_the_folder_may_be_named_by_its_whole_path(settings, tmp_path, monkeypatch):
+    make_photos(settings.photos / "more", ["cy"])
+    (tmp_path / "link").symlink_to(settings.photos)
+    whole, linked = settings.photos / "ada.png", tmp_path / "link" / "more" / "cy.png"
+    table = write_table(tmp_path, f"ada,{whole};{linked},,,,", "bob,more/../bob.png,,,,")
+    monkeypatch.chdir(tmp_path)
+    for folder in (settings.photos, Path("photos"), tmp_path / "link"):
+        ada, bob = plan(settings, table, photos=folder).items
+        assert ada.photo_names == ("ada.png", str(Path("more") / "cy.png"))
+        assert bob.photo_names == ("more/../bob.png",)
+        assert all(photo.is_file() for photo in (*ada.photos, *bob.photos))
+
+
 def test_consent_is_needed_in_each_row_or_for_all_but_on_the_embedded_model(settings, tmp_path):
     table = write_table(tmp_path, f'ada,ada.png,,"{CONSENT}",,', "bob,bob.png,,,,")
     assert [one.name for one in plan(settings, table, consent=None).problems] == ["bob"]
@@ -278,6 +299,16 @@ def test_a_record_is_read_back_and_a_damaged_one_is_an_error(settings):
         path.write_text(text)
         with pytest.raises(OutputError):
             read_item_record(settings.folder, "ada")
+
+
+def test_a_record_holds_any_error_and_says_that_it_is_cut(settings):
+    record = make_record().change(
+        problem="x" * 20_000, remedy="zo\udceb", photos=("y" * 20_000,), state=ItemState.FAILED
+    )
+    write_item_record(settings.folder, record)
+    found = read_item_record(settings.folder, "ada")
+    assert (len(found.problem), found.problem[-2:], found.remedy) == (10_000, "x…", "zo\\udceb")
+    assert (len(found.photos[0]), found.state) == (10_000, ItemState.FAILED)
 
 
 def test_the_table_of_failures_is_no_formula_and_no_control_code():

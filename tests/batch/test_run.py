@@ -170,6 +170,50 @@ def test_what_keeps_failing_is_tried_last_and_put_aside(settings, work_off, fail
     assert work_off(settings, tries=4)[1] == ["ada"]
 
 
+def test_an_error_of_any_length_is_on_record_and_stops_nobody(settings, work_off, tmp_path):
+    table = tmp_path / "people.csv"
+    table.write_text(f"name,photo,class_word\nada,ada.png,{'x' * 20_000}\nbob,bob.png,\n")
+    plan, _ = work_off(settings, table, preview=None)
+    assert state_of(settings, "bob") is ItemState.LEARNED
+    [problem] = list_problems(plan.items, replace(settings, preview=None))
+    assert (problem.name, problem.put_aside) == ("ada", True)
+    assert problem.problem.startswith("The class word 'xxx")
+    assert len(problem.problem) == 10_000
+
+
+def test_a_photo_named_by_its_whole_path_is_learned_through_a_link_to_the_folder(settings, work_off, tmp_path):
+    (tmp_path / "link").symlink_to(settings.photos)
+    table = tmp_path / "people.csv"
+    table.write_text(f"name,photo\nada,{settings.photos / 'ada.png'}\nbob,bob.png\n")
+    work_off(settings, table, photos=tmp_path / "link", preview=None)
+    for name in ("ada", "bob"):
+        record = read_item_record(settings.folder, name)
+        assert (record.state, record.photos) == (ItemState.LEARNED, (f"{name}.png",))
+
+
+@pytest.fixture
+def unbegun(monkeypatch):
+    """Let no try of ada begin, by an error that nobody foresaw."""
+    begin = sefi.batch.run.begin_try
+
+    def begin_or_fail(item, settings, *, alone):
+        if item.name == "ada":
+            raise ValueError("no such path")
+        return begin(item, settings, alone=alone)
+
+    monkeypatch.setattr(sefi.batch.run, "begin_try", begin_or_fail)
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_a_try_that_cannot_begin_counts_and_stops_nobody(settings, work_off):
+    plan, _ = work_off(settings, preview=None)
+    assert state_of(settings, "bob") is ItemState.LEARNED
+    [problem] = list_problems(plan.items, replace(settings, preview=None))
+    assert (problem.name, problem.photos, problem.tries, problem.put_aside) == ("ada", ("ada.png",), 3, True)
+    assert problem.problem == "Unexpected ValueError: no such path"
+    assert work_off(settings, preview=None)[1] == []
+
+
 def test_an_interrupt_ends_the_batch_and_does_not_count(settings, work_off, fail_for):
     fail_for("bob", Interrupted("Stopped.", "Go on."))
     with pytest.raises(Interrupted):
@@ -290,6 +334,15 @@ def test_a_worker_that_is_killed_after_its_work_loses_nothing(settings, work_off
     work_off(settings)
     queue.take_back(item)
     assert (len(queue.waiting), len(advanced)) == (1, 1)
+
+
+@pytest.mark.usefixtures("unbegun")
+def test_what_fails_on_ray_before_it_begins_is_put_aside(settings):
+    queue, advanced = make_queue(settings, make_plan(settings, None, SilentProgress()).items[:1])
+    for left in (1, 1, 0):
+        queue.fail(queue.take(), RuntimeError("no such actor"))
+        assert len(queue.waiting) == left
+    assert (len(advanced), state_of(settings, "ada")) == (1, ItemState.FAILED)
 
 
 @pytest.mark.parametrize("state", [None, *ItemState])

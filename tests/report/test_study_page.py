@@ -103,6 +103,7 @@ def test_the_script_finds_everything_that_is_asked(page):
     data = json.loads(page.scripts["application/json"])
     assert (data["schema"], data["study"], len(data["pictures"])) == (1, "0123456789ab", 3)
     assert data["key"]["checks"] == {"identity-1": PHOTO}
+    assert data["key"]["comparisons"] == [one["name"] for one in data["comparisons"]]
     first, second, third = data["comparisons"]
     assert first["prompt"] == 'a "photo" </script><b>of</b> person'
     assert second["photos"] == [second["shown"][1]["picture"]]

@@ -79,6 +79,8 @@ def test_links_that_leave_the_folder_are_none(opened, folder, people):
     save(people["p0"], folder.parent, "outside")
     (folder / "linked.safetensors").symlink_to(outside)
     assert refuse(opened, "linked")[0] == HTTPStatus.NOT_FOUND
+    (folder / "again.safetensors").symlink_to("p0.safetensors")
+    assert opened.list_names() == ["again", *NAMES]
     (folder / "round.safetensors").symlink_to("round.safetensors")
     assert refuse(opened, "round")[0] == HTTPStatus.NOT_FOUND
 

@@ -168,6 +168,20 @@ def test_raters_are_resampled_where_there_are_two():
     assert alone.shares["ours"].low > 0.2
 
 
+def test_a_rater_of_many_answers_counts_as_one_rater():
+    few = [(f"r{rater}", answer(str(n), "A", order="AB")) for rater in range(5) for n in range(4)]
+    many = [("many", answer(f"x{n}", "B", order="AB")) for n in range(400)]
+    two = {"A": "ours", "B": "rival"}
+    found = analyse_question([*few, *many], two, 200)
+    assert found.shares["ours"].mean == pytest.approx(5 / 6)
+    each = 6 / (5 / 4 + 1 / 400)  # answers, in effect
+    assert found.strengths["ours"].mean == pytest.approx(math.log((5 * each + 0.5) / (each + 0.5)) / 2)
+    same = [(f"r{rater}", answer(str(n), "AB"[rater % 2], order="AB")) for rater in range(3) for n in range(49)]
+    assert analyse_question(same, two, 200).strengths["ours"].mean == pytest.approx(
+        math.log(98.5 / 49.5) / 2, rel=1e-12
+    )
+
+
 @pytest.mark.slow
 def test_intervals_of_strengths_hold_the_truth_about_as_often_as_they_say():
     true = np.array([0.6, 0.0, -0.6])
@@ -250,6 +264,9 @@ def first(**changes):
         (tree(answers=first(chosen="C")), "'C' was not shown"),
         (tree(answers=first() * 2), "answered twice"),
         (tree(answers=first(order=["A", "X"])), "no variant's"),
+        (tree(answers=first(order=["A", "B", "B"])), "q shows a letter twice"),
+        (tree(key={"variants": {"A": "ours", "B": "rival", "C": "third"}, "checks": {}}), "q does not show every"),
+        (tree(key={"variants": {"A": "ours", "B": "rival"}, "checks": {}, "comparisons": []}), "answers 'q'"),
         (tree(answers=first(milliseconds=-1)), "milliseconds"),
         (tree(answers=first(question="taste")), "question"),
         (tree(more=1), "more"),
@@ -270,6 +287,21 @@ def test_files_that_do_not_belong_together_are_refused(tmp_path):
     ):
         with pytest.raises(ConfigError, match=message):
             read_answer_files([one, write(tmp_path / "two.json", tree(**changes))])
+
+
+def test_answers_to_what_is_not_asked_are_refused_also_of_a_file_that_does_not_say_what_is(tmp_path):
+    earlier = tree()["key"]
+    named = write(tmp_path / "named.json", tree(key=earlier | {"comparisons": ["p", "q"]}))
+    older = write(tmp_path / "older.json", tree(rater="s"))
+    assert [one.rater for one in read_answer_files([older, named])] == ["s", "r"]
+    strange = write(tmp_path / "strange.json", tree(rater="t", answers=first(comparison="x7")))
+    assert [one.rater for one in read_answer_files([older, strange])] == ["s", "t"]  # nobody knows
+    for files in ([named, strange], [strange, older, named]):
+        with pytest.raises(ConfigError, match=r"strange.json answers 'x7', which the study does not ask"):
+            read_answer_files(files)
+    other = write(tmp_path / "other.json", tree(rater="t", key=earlier | {"comparisons": ["q"]}))
+    with pytest.raises(ConfigError, match="different studies"):
+        read_answer_files([named, other])
 
 
 def test_files_that_are_no_json_or_not_there_are_refused(tmp_path):

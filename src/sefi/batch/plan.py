@@ -7,6 +7,7 @@ killed at any moment knows what is finished; what it knows of an item is found b
 import csv
 import hashlib
 import io
+import os
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import Field
 
@@ -26,7 +27,7 @@ from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
 from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
 from sefi.core.rng import require_seed
-from sefi.core.text import dump_json, escape_controls, escape_surrogates
+from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates
 from sefi.provenance.consent import require_consent
 from sefi.provenance.forget_records import BATCH_RECORDS, BATCH_SCHEMA
 from sefi.provenance.run_record import Digest, RecordPart, compute_file_digest, shorten_source
@@ -98,6 +99,7 @@ class BatchItem:
         config: with the item's own class word.
         consent: as typed.
         key: SHA-256 of everything that decides what is learned, the photos' content included.
+        photo_names: of the photos in the folder of photos, for people to read.
     """
 
     name: str
@@ -107,6 +109,7 @@ class BatchItem:
     face: int | None = None
     consent: str | None = None
     key: str = ""
+    photo_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
         try:
             items.append(make_item(subject, settings, source, names))
         except SefiError as error:
-            problems.append(ItemProblem(subject.name, tuple(subject.photos), error.problem, error.remedy))
+            words = fit_line(error.problem), fit_line(error.remedy)
+            problems.append(ItemProblem(subject.name, tuple(subject.photos), *words))
         progress.advance()
     progress.finish()
     return BatchPlan(tuple(items), tuple(problems), tuple(ignored))
@@ -321,7 +325,8 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     check_photo_count(len(photos), face=face, box=None)
     digests = [hash_photo(photo) for photo in photos]
     key = hash_values([subject.name, digests, config.model_dump(mode="json"), seed, face, consent, source])
-    return BatchItem(subject.name, photos, config, seed, face, consent, key)
+    photo_names = tuple(shorten_photo_name(settings.photos, name) for name in subject.photos)
+    return BatchItem(subject.name, photos, config, seed, face, consent, key, photo_names)
 
 
 def parse_whole_number(column: str, text: str, least: int) -> int:
@@ -344,6 +349,16 @@ def locate_photo_file(folder: Path, name: str) -> Path:
         if path.is_file():
             return path
     raise PhotoError(f"There is no photo '{name}' in the folder of photos.", "Correct the name, or copy it there.")
+
+
+def shorten_photo_name(folder: Path, name: str) -> str:
+    """Return the name of a photo of the folder as given; of a whole path what follows the folder, both without links.
+
+    The folder itself may be typed from the current folder, or be a link: then no whole path begins with it.
+    """
+    if not Path(name).is_absolute():
+        return name
+    return escape_surrogates(os.path.relpath(os.path.realpath(name), os.path.realpath(folder)))
 
 
 def hash_photo(photo: Path) -> str:
@@ -393,7 +408,20 @@ class ItemState(StrEnum):
     FAILED = "failed"
 
 
-Line = Annotated[str, Field(max_length=10_000)]
+LONGEST_LINE = 10_000  # letters
+Line = Annotated[str, Field(max_length=LONGEST_LINE)]
+
+
+def fit_line(text: str) -> str:
+    r"""Return a text that a record can hold: one that can be written, and not too long.
+
+    An error quotes what a table or a library gave, at any length; it must not keep itself from being recorded.
+
+    >>> fit_line("zo\udceb"), len(fit_line("x" * 20_000))
+    ('zo\\udceb', 10000)
+    """
+    plain = escape_surrogates(text)
+    return plain if len(plain) <= LONGEST_LINE else f"{plain[: LONGEST_LINE - 1]}…"
 
 
 class ItemRecord(RecordPart):
@@ -433,8 +461,18 @@ class ItemRecord(RecordPart):
     run: dict[str, Any] = Field(default_factory=dict[str, Any])
 
     def change(self, **facts: object) -> "ItemRecord":
-        """Return the record with other facts, which are checked."""
-        return type(self).model_validate({**{name: getattr(self, name) for name in FACTS}, **facts})
+        """Return the record with other facts, which are checked; texts are cut to the length of a line."""
+        fitted = {name: fit_fact(value) for name, value in facts.items()}
+        return type(self).model_validate({**{name: getattr(self, name) for name in FACTS}, **fitted})
+
+
+def fit_fact(value: object) -> object:
+    """Return a fact of a record, its text or texts as of `fit_line`."""
+    if isinstance(value, ItemState):
+        return value
+    if isinstance(value, str):
+        return fit_line(value)
+    return tuple(map(fit_fact, cast(tuple[object, ...], value))) if isinstance(value, tuple) else value
 
 
 FACTS = tuple(name for name in ItemRecord.model_fields if name != "schema_name")
@@ -550,4 +588,4 @@ def list_failure_cells(problems: Iterable[ItemProblem]) -> Iterator[list[str]]:
     for one in sorted(problems, key=lambda problem: (problem.name, problem.photos)):
         cells = [one.name, ";".join(one.photos), str(one.tries), "yes" if one.put_aside else "no"]
         plain = [escape_controls(text) for text in (*cells, one.problem, one.remedy)]
-        yield [f"'{text}" if text[:1] in ("=", "+", "-", "@") else text for text in plain]
+        yield [escape_formula(text) for text in plain]

@@ -129,23 +129,40 @@ def learn_item(
         before = read_item_record(folder, item.name)
         if before is not None and before.key != item.key:  # nobody goes on with one of the earlier photo or settings
             remove_file(locate_training(folder, before))
-        record = begin_try(item, settings, alone=alone)
+        record = None
         try:
+            record = begin_try(item, settings, alone=alone)
             record, crops = learn_item_identity(item, record, settings, backbone, progress, prepared)
             record = make_preview(item, record, settings, backbone, crops)
             return write_item_record(folder, record.change(state=ItemState.LEARNED, tries=0))
         except (Interrupted, KeyboardInterrupt):
-            record = read_item_record(folder, item.name) or record
-            if record.state is not ItemState.LEARNED:  # stopped as its last write returned
-                write_item_record(folder, record.change(state=ItemState.WAITING, tries=record.tries - 1))
+            if record is not None:
+                release_try(read_item_record(folder, item.name) or record, settings)
             raise
         except Exception as error:
+            if record is None:
+                return record_failed_try(item, settings, error, alone=alone)
             return record_failure(read_item_record(folder, item.name) or record, settings, error)
 
 
+def release_try(record: ItemRecord, settings: BatchSettings) -> None:
+    """Record that a try was stopped on purpose and does not count, unless it had ended as its last write returned."""
+    if record.state is not ItemState.LEARNED:
+        write_item_record(settings.folder, record.change(state=ItemState.WAITING, tries=record.tries - 1))
+
+
 def record_failed_try(item: BatchItem, settings: BatchSettings, error: Exception, *, alone: bool) -> ItemRecord:
-    """Record a try that failed before it was begun; return the record."""
-    return record_failure(begin_try(item, settings, alone=alone), settings, error)
+    """Record a try that failed before it was begun; return the record.
+
+    Nothing but the last record is read: what keeps a try from beginning does not keep it from being recorded, and
+    from counting, or it would end the batch each time.
+    """
+    before, tries = read_item_record(settings.folder, item.name), 0
+    record = start_record(item, before)
+    if before is not None and before.key == item.key:
+        record, tries = before, count_tries(before, before.step)
+    facts = {"any_style": settings.any_style, "photos": item.photo_names}
+    return record_failure(record.change(tries=tries + 1, alone=alone, **facts), settings, error)
 
 
 def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception) -> ItemRecord:
@@ -193,10 +210,8 @@ def remove_partials(folder: Path, name: str) -> None:
 def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemRecord:
     """Record a try before it begins; what is finished of the item stays on record."""
     before, step = read_item_record(settings.folder, item.name), read_step(settings.folder, item)
-    fresh = ItemRecord(name=item.name, key=item.key, state=ItemState.STARTED, tries=0, step=0, seconds=0.0)
-    tries = 0
+    fresh, tries = start_record(item, before), 0
     if before is not None:
-        fresh = fresh.change(written=before.written)
         tries = count_tries(before, step) if before.key == item.key else 0
         if has_identity_of(before, item, settings.folder):
             fresh = before
@@ -206,16 +221,17 @@ def begin_try(item: BatchItem, settings: BatchSettings, *, alone: bool) -> ItemR
         step=step,
         alone=alone,
         any_style=settings.any_style,
-        photos=list_photo_names(item, settings),
+        photos=item.photo_names,
         problem="",
         remedy="",
     )
     return write_item_record(settings.folder, record)
 
 
-def list_photo_names(item: BatchItem, settings: BatchSettings) -> tuple[str, ...]:
-    """List the photos of an item by their names in the folder of photos."""
-    return tuple(str(photo.relative_to(settings.photos)) for photo in item.photos)
+def start_record(item: BatchItem, before: ItemRecord | None) -> ItemRecord:
+    """Return a record of an item of which nothing is done; of the one before it has the files that are the item's."""
+    fresh = ItemRecord(name=item.name, key=item.key, state=ItemState.STARTED, tries=0, step=0, seconds=0.0)
+    return fresh if before is None else fresh.change(written=before.written)
 
 
 def read_step(folder: Path, item: BatchItem | ItemRecord) -> int:

@@ -13,7 +13,7 @@ from sefi.benchmark.statistics import CONFIDENCE, DRAWS, Interval
 from sefi.benchmark.table_metrics import Metric, Unit
 from sefi.benchmark.tables import Table, VariantRow, compute_all_differences, make_table, make_tables_by_kind
 from sefi.core.config import FILE_SETTINGS, shorten_file_settings
-from sefi.core.text import dump_json, make_slug
+from sefi.core.text import dump_json, escape_formula, make_slug
 from sefi.provenance.run_record import shorten_source
 
 TABLES_SCHEMA = 2
@@ -90,10 +90,11 @@ def format_csv(*tables: Table) -> str:
 
 
 def make_csv_row(table: Table, variant: VariantRow, metric: Metric) -> list[str | float | int | None]:
-    """Return one line of the CSV file, in the order of `CSV_COLUMNS`."""
+    """Return one line of the CSV file, in the order of `CSV_COLUMNS`; texts that are no formulas, then numbers."""
     interval = convert_interval(table.values[variant.label, metric.name]) or {}
     names = (metric.name, metric.label, metric.unit, metric.direction)
-    return [table.kind, variant.label, variant.control, *names, *(interval.get(name) for name in CSV_COLUMNS[-4:])]
+    texts = [escape_formula(text or "") for text in (table.kind, variant.label, variant.control, *names)]
+    return [*texts, *(interval.get(name) for name in CSV_COLUMNS[-4:])]
 
 
 def format_markdown(table: Table) -> str:

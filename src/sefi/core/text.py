@@ -44,6 +44,19 @@ def escape_controls(text: str, *, allowed: str = "") -> str:
     return CONTROL.sub(lambda found: found[0] if found[0] in allowed else ascii(found[0])[1:-1], text)
 
 
+# How a cell begins that a spreadsheet computes; the wide forms (=, +, -, @) in East Asian ones.
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+
+
+def escape_formula(text: str) -> str:
+    """Return the text of a table's cell so that no spreadsheet computes it, or asks a server for it.
+
+    >>> escape_formula("=1+1"), escape_formula("ours")
+    ("'=1+1", 'ours')
+    """
+    return f"'{text}" if text.startswith(FORMULA) else text
+
+
 def make_file_name(prompt: str) -> str:
     """Return a prompt as a short file name.
 

@@ -10,7 +10,7 @@ from importlib.resources import files
 from types import MappingProxyType
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
+from jinja2 import Environment, FunctionLoader, StrictUndefined
 from PIL import Image
 
 from sefi.provenance.metadata import shorten_digests
@@ -147,13 +147,10 @@ class BatchContent:
 
 def render_batch_page(content: BatchContent) -> str:
     """Render what a batch learned and what it could not; HTML as of `render_demo_page`."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, loader=FunctionLoader(read_template))
     environment.filters["sheet_uri"] = partial(encode_sheet_uri, mark=content.mark)
     digests = [one.identity for one in content.entries]
-    style = read_template("style.css.j2")
-    return environment.from_string(read_template("batch.html.j2")).render(
-        content=content, style=style, identities=shorten_digests(digests)
-    )
+    return environment.get_template("batch.html.j2").render(content=content, identities=shorten_digests(digests))
 
 
 def encode_sheet_uri(image: Image.Image, *, mark: bool = True) -> str:
@@ -214,7 +211,11 @@ def collect_page_data(study: Study, images: Mapping[str, Image.Image], generated
             }
             for one in study.comparisons
         ],
-        "key": {"variants": dict(study.variants), "checks": study.checks},
+        "key": {
+            "variants": dict(study.variants),
+            "checks": study.checks,
+            "comparisons": [one.name for one in study.comparisons],
+        },
         "pictures": [
             encode_generated_uri(images[file], mark=generated[file])
             if file in generated

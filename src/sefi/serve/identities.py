@@ -65,14 +65,14 @@ class IdentityFolder:
         self._lock = threading.Lock()
 
     def list_names(self) -> list[str]:
-        """List the names that there are files for; whether they can be used shows when they are.
+        """List the names that `find_file` has files for; whether they can be used shows when they are.
 
         Raises:
             ServeError: 503 where the folder cannot be read.
         """
         try:
             with os.scandir(self.folder) as entries:
-                files = [entry.name for entry in entries if entry.name.endswith(SUFFIX) and is_file(entry)]
+                files = [entry.name for entry in entries if entry.name.endswith(SUFFIX) and self.has_file(entry)]
         except OSError as error:
             raise ServeError(
                 f"The folder of identities cannot be read: {describe_fault(error)}.",
@@ -116,6 +116,10 @@ class IdentityFolder:
         if not re.fullmatch(NAME, name) or not is_inside(path, self.folder):
             raise make_missing_error(name)
         return path
+
+    def has_file(self, entry: os.DirEntry[str]) -> bool:
+        """Return whether an entry is a regular file, or a link to one that does not leave the folder."""
+        return is_file(entry) and (not entry.is_symlink() or is_inside(Path(entry.path), self.folder))
 
     def read(self, path: Path, name: str, version: tuple[int, int, int]) -> ServedIdentity:
         """Read and check a file; errors as of `get`."""

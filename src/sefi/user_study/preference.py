@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from math import exp, fsum, lgamma, log, log1p
 from typing import Literal
 
@@ -26,7 +27,8 @@ class Preference:
 
     Attributes:
         answers: How many there are, attention checks not counted.
-        shares: Label to the share of answers that chose it, in [0, 1]; they sum to 1.
+        shares: Label to the share of answers that chose it, in [0, 1]; they sum to 1. Each rater counts alike, however
+            many answers they gave; in strengths too.
         strengths: Label to log strength; 0 is the mean of the variants, and a difference of 1 is odds of 2.72 to 1.
         alpha: Krippendorff's alpha, None where fewer than two raters answered the same comparison.
         seconds: Median time of an answer.
@@ -130,8 +132,14 @@ def estimate_share(clusters: Mapping[str, Sequence[Answer]], code: str, draws: i
 def estimate_strength_intervals(
     clusters: Mapping[str, Sequence[Answer]], codes: Sequence[str], draws: int, seed: int
 ) -> list[Interval]:
-    """Return the log strength of every letter with its interval from drawing clusters with replacement."""
-    by_cluster = np.stack([count_wins(clusters[name], codes) for name in sorted(clusters)])
+    """Return the log strength of every letter with its interval from drawing clusters with replacement.
+
+    Clusters count alike, as in shares: they are the sample, and what is drawn again. Counted by answers, a single
+    rater of many could turn the strengths against the shares.
+    """
+    names = sorted(clusters)
+    weights = weight_clusters([len(clusters[name]) for name in names])
+    by_cluster = np.stack([w * count_wins(clusters[name], codes) for w, name in zip(weights, names, strict=True)])
     estimates = estimate_strengths(by_cluster.sum(0))
     n = len(by_cluster)
     if n == 1:
@@ -140,6 +148,20 @@ def estimate_strength_intervals(
     resampled = estimate_strengths(np.tensordot(times.astype(np.float64), by_cluster, 1))
     low, high = np.quantile(resampled, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
     return [Interval(float(e), float(a), float(b), n) for e, a, b in zip(estimates, low, high, strict=True)]
+
+
+def weight_clusters(sizes: Sequence[int]) -> list[float]:
+    """Return the weight of an answer in each cluster, of so many answers, so that all clusters weigh the same.
+
+    Clusters of one size have the weight 1. In all the answers weigh what their effective number is, `(sum w)^2 /
+    sum w^2`, or the prior would be of nothing next to a cluster of thousands.
+    Source: Kish 1965, "Survey Sampling", section 11.7.
+
+    >>> weight_clusters([20, 20]), weight_clusters([2, 6])  # 2 * 1.5 + 6 * 0.5 are 6 answers
+    ([1.0, 1.0], [1.5, 0.5])
+    """
+    of_each = len(sizes) / sum(Fraction(1, size) for size in sizes)
+    return [float(of_each / size) for size in sizes]
 
 
 def count_wins(answers: Sequence[Answer], codes: Sequence[str]) -> NDArray[np.float64]:

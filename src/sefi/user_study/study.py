@@ -349,17 +349,24 @@ class Answer(AnswerPart):
 
     @model_validator(mode="after")
     def check_chosen(self) -> Self:
-        """Check that what was chosen was shown."""
+        """Check that what was chosen was shown, and that nothing was shown twice: each place is a win over it."""
         if self.chosen not in self.order:
             raise ValueError(f"{self.comparison}: {self.chosen!r} was not shown")
+        if len(set(self.order)) < len(self.order):
+            raise ValueError(f"{self.comparison} shows a letter twice")
         return self
 
 
 class AnswerKey(AnswerPart):
-    """What the letters stand for, and the right letter of every attention check."""
+    """What the letters stand for, the right letter of every attention check, and what is asked.
+
+    Attributes:
+        comparisons: Names of all, checks included; None in files of earlier versions.
+    """
 
     variants: Annotated[dict[Label, Label], read_earlier_key("variants", "ways")] = Field(min_length=2, max_length=26)
     checks: dict[Label, Label] = Field(max_length=MOST_ANSWERS)
+    comparisons: list[Label] | None = Field(None, max_length=MOST_ANSWERS)
 
 
 class AnswerFile(AnswerPart):
@@ -373,13 +380,17 @@ class AnswerFile(AnswerPart):
 
     @model_validator(mode="after")
     def check_answers(self) -> Self:
-        """Check that nothing is answered twice, and that only checks show a letter that is no variant's."""
+        """Check that nothing is answered twice, and that all but checks show every variant and nothing else."""
         counts = Counter(one.comparison for one in self.answers)
         for one in self.answers:
             if counts[one.comparison] > 1:
                 raise ValueError(f"{one.comparison} is answered twice")
-            if one.comparison not in self.key.checks and not set(one.order) <= self.key.variants.keys():
+            if one.comparison in self.key.checks:
+                continue
+            if not set(one.order) <= self.key.variants.keys():
                 raise ValueError(f"{one.comparison} shows a letter that is no variant's")
+            if len(one.order) < len(self.key.variants):
+                raise ValueError(f"{one.comparison} does not show every variant")
         return self
 
 
@@ -387,18 +398,37 @@ def read_answer_files(paths: Sequence[Path]) -> list[AnswerFile]:
     """Return the answers of one study, one file a rater.
 
     Raises:
-        ConfigError: A file is none of a study's page, they are of different studies, or a rater comes twice.
+        ConfigError: A file is none of a study's page, they are of different studies, a rater comes twice, or an answer
+            is to nothing that the study asks.
     """
     sheets = [read_answer_file(path) for path in paths]
+    # Pages of earlier versions named no comparisons; their raters were asked the same as those of a page that does.
+    asked = next((sheet.key.comparisons for sheet in sheets if sheet.key.comparisons is not None), None)
     raters: dict[str, Path] = {}
     for path, sheet in zip(paths, sheets, strict=True):
-        if (sheet.study, sheet.key) != (sheets[0].study, sheets[0].key):
+        if not is_same_study(sheet, sheets[0]) or sheet.key.comparisons not in (None, asked):
             raise ConfigError(f"{path} and {paths[0]} are of different studies.", "Analyse each study by itself.")
+        check_comparisons(path, sheet, asked)
         if sheet.rater in raters:
             problem = f"{path} and {raters[sheet.rater]} are of the same rater."
             raise ConfigError(problem, "Name one file for every rater.")
         raters[sheet.rater] = path
     return sheets
+
+
+def is_same_study(sheet: AnswerFile, other: AnswerFile) -> bool:
+    """Return whether two files are of one study, by its name, its letters and its checks."""
+    facts, others = ((one.study, one.key.variants, one.key.checks) for one in (sheet, other))
+    return facts == others
+
+
+def check_comparisons(path: Path, sheet: AnswerFile, asked: Sequence[str] | None) -> None:
+    """Refuse answers to what the study does not ask, where that is known; `ConfigError`."""
+    if asked is None:
+        return
+    strange = {one.comparison for one in sheet.answers} - set(asked)
+    if strange:
+        raise ConfigError(f"{path} answers {min(strange)!r}, which the study does not ask.", REMEDY)
 
 
 def read_answer_file(path: Path) -> AnswerFile:
