@@ -23,6 +23,7 @@ from sefi.provenance.forget_runs import (
     explain_namesake,
     find_run_subjects,
     list_run_doubts,
+    list_run_samples,
     list_run_traces,
     list_variants_of_subject,
     read_run_info,
@@ -321,6 +322,7 @@ def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info
     (folder / "report" / ".sefi-files.json").write_text(json.dumps({"schema_version": 1, "files": subjects}))
     assert find_run_subjects(folder, [folder / "pictures" / "mine.txt"], "ada", frozenset([ADA])) == []
     assert explain_namesake(folder, "eve") is None
+    assert list_run_samples(folder, ["eve"]) == frozenset()
     if not read_run_info(folder):  # it is no run
         take_lines_out(folder, ["eve"])
         take_subjects_out(folder, ["eve"])

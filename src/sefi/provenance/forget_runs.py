@@ -15,12 +15,14 @@ from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
 from sefi.provenance.forget_records import SAYS_WHOSE, Run, is_mapping, translate_unread
+from sefi.provenance.forget_tables import SampleKey, read_label, read_sample_keys
 from sefi.provenance.leftovers import TEMPORARY, Trace, list_regular_files
 
 RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
-ANOTHER_PERSON = "other"  # the control of a row that shows another subject's photo under each subject's name
+# Controls of rows whose images do not show the subject of their name: one image for all, and another subject's photo.
+PLAIN_WORD, ANOTHER_PERSON = "class word", "other"
 # The identity, a further file of a large one, what it cost, and its unfinished training.
 IDENTITY_FILES = tuple(
     re.compile(rf"(.+){end}", re.DOTALL) for end in (SHARD_END, r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
@@ -243,6 +245,20 @@ def explain_namesake(folder: Path, name: str) -> str | None:
     return f"this benchmark has a subject of this name; if it is the same, {how}"
 
 
+def list_run_samples(folder: Path, subjects: Sequence[str]) -> frozenset[SampleKey]:
+    """List what a benchmark's samples say of the images that show some subjects; nothing where they cannot be read.
+
+    An image of the plain word is the same in every run with its prompt and seed: it shows nobody.
+    """
+    names, listed = RunNames.read(folder), list_variants_on_record(read_run_info(folder))
+    labels = {one["label"] for one in listed if one.get("control") not in (PLAIN_WORD, ANOTHER_PERSON)}
+    groups = {*subjects, *names.list_groups_of(subjects)}
+    with suppress(OSError):  # what takes the lines out says so
+        keys = read_sample_keys(folder / RUN_SAMPLES)
+        return frozenset(one for one in keys if one.subject in groups and one.variant in labels)
+    return frozenset()
+
+
 def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
     """Yield what a benchmark's folder has of some subjects, its records last.
 
@@ -393,11 +409,6 @@ class GoneLines:
                 return False
             return str(values.get("subject")) in self.groups or make_slug(read_label(values)) in self.variants
         return bool(self.variants) or any(f'"{one}"'.encode() in line for one in self.groups)
-
-
-def read_label(line: Run) -> str:
-    """Return the label of the variant that a line of a run's samples is of; earlier versions have another key."""
-    return str(line.get("variant", line.get("way", "")))
 
 
 def find_gone_line(path: Path, gone: GoneLines) -> int | None:
