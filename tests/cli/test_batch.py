@@ -134,6 +134,38 @@ def test_forget_finds_the_record_of_somebody_whose_learning_was_killed(batch, se
     assert (folder / "records" / "bob.json").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("tried", ["refused", "put aside", "no consent"])
+def test_forget_finds_somebody_whom_a_batch_could_not_learn(batch, sefi, tmp_path, tried):
+    folder, words, consent = tmp_path / "work" / "identities", (), CONSENT
+    if tried == "refused":
+        (tmp_path / "work" / "photos" / "eve-miller.jpg").write_bytes(b"no photo")
+    else:
+        make_photos(tmp_path / "work" / "photos", ["eve-miller"])
+    if tried == "no consent":  # there is no record then
+        table = tmp_path / "people.csv"
+        table.write_text(f'name,photo,consent\nada,ada.png,"{CONSENT[1]}"\neve-miller,eve-miller.png,\n')
+        words, consent = ("--from", table), ()
+    batch(*words, consent=consent)
+    if tried == "put aside":
+        (folder / "eve-miller.safetensors").unlink()
+        record = json.loads((folder / "records" / "eve-miller.json").read_text())
+        record |= {"state": "started", "identity": "", "tries": 3, "alone": True, "problem": ""}
+        (folder / "records" / "eve-miller.json").write_text(json.dumps(record))
+        (folder / "previews" / "eve-miller.png").unlink()
+        batch(*words, consent=consent)
+    assert "eve-miller" in (folder / "failures.csv").read_text()
+    before = read_files(folder)
+    found = sefi("forget", "identities/eve-miller.safetensors", "--yes", "--json")
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert (answer["left"], answer["unproven"]) == ([], [])
+    after = read_files(folder)
+    assert not [name for name, (_, content) in after.items() if b"eve-miller" in name.encode() + content]
+    assert {name for name in before if "ada" in name} <= after.keys()
+    assert {"index.html", "failures.csv"}.isdisjoint(after)  # `sefi batch` writes them again
+
+
 def test_a_page_of_somebody_else_is_not_replaced(batch, tmp_path):
     folder = tmp_path / "work" / "identities"
     folder.mkdir()

@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,7 +42,12 @@ control = "class word"
 [[variants]]
 label = "photo"
 control = "photo"
+
+[[variants]]
+label = "floor"
+control = "other"
 """
+FLOOR = f"{OTHER}--floor--0--5.png"  # the other's file of the row that shows another subject's photo: hers
 DATA_URI = re.compile(rb"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)")
 
 
@@ -98,6 +104,7 @@ def make_benchmarks(sefi, model_folder, home):
     call(sefi, "bench", "run", "dogs.toml", *on, "--photos", "photos", "--out", "run")
     call(sefi, "bench", "report", "run")
     call(sefi, "bench", "report", "run", "--out", "report")
+    call(sefi, "bench", "publish", "run", "--out", "card")
     call(sefi, "study", "build", "run", "--out", "study.html", "--count", 2, "--checks", 0)
     subject = ("--subject", f"{NAME}=photos/{NAME}.png", "--class-word", "dog", "--drawings")
     call(sefi, "score", "out-0", *subject, "--out", "scored")
@@ -138,7 +145,8 @@ def collect_patterns(home):
         "tokens, float16": tokens.astype(np.float16).tobytes()[:64],
         "one embedding": make_flat_embedding(identity).vectors.numpy().tobytes()[:64],
     }
-    pixels, others = {}, [path for path in home.rglob("*.png") if OTHER in path.name or path.name.startswith("word")]
+    images = [path for path in home.rglob("*.png") if OTHER in path.name or path.name.startswith("word")]
+    pixels, others = {}, [path for path in images if path.name != FLOOR]
     decoded = [np.asarray(Image.open(path).convert("RGB")).tobytes() for path in others]
     for path in list_ours(home):
         one = find_own_pixels(np.asarray(Image.open(path).convert("RGB")), decoded)
@@ -206,18 +214,20 @@ def test_nothing_of_it_is_left_and_nothing_else_is_lost(sefi, model_folder, home
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
     assert answer["left"] == []
-    assert ["run.json" in one["file"] for one in answer["unproven"]] == [True] * benchmarks
+    named = [Path(one["file"]).relative_to(work).as_posix() for one in answer["unproven"]]
+    assert sorted(named) == ["card/samples.jsonl", "run/run.json"] * benchmarks
     if benchmarks:  # learned of the same photo, but another identity
         call(sefi, "forget", f"run/identities/{NAME}--ours.safetensors", "--in", home, "--yes")
     photo = work / "photos" / f"{NAME}.png"
     assert photo.read_bytes() == before[photo]  # the user's own
     photo.unlink()
     assert not find_patterns(home, files, pixels)
+    assert not benchmarks or '"floor"' not in (work / "run" / "cells.jsonl").read_text()
 
     shared = {"records.json", "run.json", "cells.jsonl", ".sefi-files.json"}
     lost = {path for path, content in before.items() if not path.is_file() or path.read_bytes() != content}
     of_other = {path for path in lost if OTHER in path.name and NAME not in path.name}
-    assert {path.name for path in of_other} <= {"grid.png"}
+    assert {path.name for path in of_other} <= {FLOOR}
     assert all(path.is_file() for path in before if path.parent == work and OTHER in path.name)
     assert {path.name for path in lost if path.is_file()} <= shared
     records = json.loads((work / "images" / "records.json").read_text())
@@ -237,6 +247,30 @@ def test_a_run_without_the_subject_is_still_a_run(sefi, model_folder, home):
     assert OTHER in page
     assert NAME not in page
     assert not [path for path in (home / "work" / "run").rglob("*") if NAME in path.name]
+
+
+@pytest.mark.slow
+def test_the_row_of_another_subject_is_made_again_of_those_who_are_there(sefi, model_folder, home):
+    work = home / "work"
+    (work / "dogs.toml").write_text(SUITE)
+    pixels = np.random.default_rng(7).integers(0, 255, (61, 53, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save("photos/cy.png")  # the order is bob, cy, zephyrine
+    run = ("bench", "run", "dogs.toml", "--model", model_folder, "--photos", "photos", "--out", "run")
+    call(sefi, *run)
+    shown = {key: (work / "run" / "pictures" / f"{key}--photo--0--5.png") for key in (NAME, OTHER, "cy")}
+    floor = {key: path.with_name(f"{key}--floor--0--5.png") for key, path in shown.items()}
+    assert [compare(floor[key], shown[other]) for key, other in (("cy", NAME), (NAME, OTHER))] == [True, True]
+    call(sefi, "forget", f"run/identities/{NAME}--ours.safetensors", "--yes")
+    assert not [path for path in floor.values() if path.exists()]
+    assert {path.name for path in shown.values() if path.exists()} == {shown[OTHER].name, shown["cy"].name}
+    (work / "photos" / f"{NAME}.png").unlink()
+    made = json.loads(call(sefi, *run, "--json").stdout)["made"]
+    assert (made, compare(floor["cy"], shown[OTHER]), compare(floor[OTHER], shown["cy"])) == (2, True, True)
+
+
+def compare(first, second):
+    """Return whether two images have the same pixels."""
+    return np.array_equal(np.asarray(Image.open(first)), np.asarray(Image.open(second)))
 
 
 def test_the_search_finds_what_is_planted(home):

@@ -23,6 +23,7 @@ from sefi.provenance.forget_runs import (
     explain_namesake,
     find_run_subjects,
     list_run_doubts,
+    list_run_samples,
     list_run_traces,
     list_variants_of_subject,
     read_run_info,
@@ -149,6 +150,45 @@ def make_benchmark(folder, groups, ada=None, suite=SUITE):
 
 def list_files(folder):
     return sorted(one.relative_to(folder).as_posix() for one in folder.rglob("*") if one.is_file())
+
+
+FLOOR = {**SUITE, "variants": [*VARIANTS, {"label": "The floor", "control": "other"}]}
+
+
+@pytest.mark.parametrize("groups", [["ada", "bob", "cy"], ["ada+bob", "cy+dan"]])
+def test_a_row_of_another_subjects_photo_goes_with_each_subject_whoever_it_is_named_for(work, forget, ada, groups):
+    folder = work / "run"
+    make_benchmark(folder, groups, ada, FLOOR)
+    rows = {f"pictures/{group}--the-floor--{number}.png" for group in groups for number in ("0--5", "1--7")}
+    rows |= {f"pictures/.{group}--the-floor--0--5.0123456789ab.partial.png" for group in groups}
+    cut = f"pictures/.{groups[-1]}--ours-v1.5--0--5.0123456789ab.partial.png"
+    mine = f"pictures/{groups[-1]}--the-floor--mine.png"
+    for name in [*rows, cut, mine]:
+        (folder / name).write_text(name)
+    lines = [{"subject": group, "variant": label} for group in groups for label in ("2", "The floor")]
+    lines += [{"subject": groups[-1], "way": "The floor"}]  # as earlier versions call a variant
+    with (folder / "cells.jsonl").open("a") as file:
+        file.writelines(json.dumps(line) + "\n" for line in lines)
+        file.write(f'{{"subject": "{groups[-1]}", "variant": "The fl')  # a kill ended it here
+    before = set(list_files(folder))
+    answer = forget("run/identities/ada--2.safetensors")
+    rest = set(list_files(folder))
+    gone = {name for name in before - rest if groups[-1] in name}
+    assert (gone, rows & rest, {cut, mine} <= rest) == ({name for name in rows if groups[-1] in name}, set(), True)
+    assert {Path(cut).name, Path(mine).name} <= {Path(one["file"]).name for one in answer["unproven"]}
+    found = [json.loads(line) for line in (folder / "cells.jsonl").read_text().splitlines()]
+    left = [group for group in groups if "ada" not in group]
+    assert found == [*({"subject": one} for one in left), *({"subject": one, "variant": "2"} for one in left)]
+
+
+def test_a_cut_temporary_name_is_of_a_row_of_others_photos_only_if_no_other_variant_can_be_meant(work):
+    long = "b" * 20
+    make_benchmark(work / "run", ["ada", long], suite=FLOOR)
+    names, pictures = RunNames.read(work / "run"), work / "run" / "pictures"
+    long_label = f"{long}--the-floor--0--5"[:40]
+    assert names.shows_another(pictures / f".{long_label}.0123456789ab.partial.png")
+    assert not names.shows_another(pictures / f".{'b' * 40}.0123456789ab.partial.png")
+    assert not names.shows_another(work / "run" / "attention" / f"{long}--the-floor--0--5.png")
 
 
 @pytest.mark.parametrize("first", ["ada", "ada--2"])
@@ -282,6 +322,7 @@ def test_a_run_of_any_shape_is_read_or_passed_over(tmp_path_factory, suite, info
     (folder / "report" / ".sefi-files.json").write_text(json.dumps({"schema_version": 1, "files": subjects}))
     assert find_run_subjects(folder, [folder / "pictures" / "mine.txt"], "ada", frozenset([ADA])) == []
     assert explain_namesake(folder, "eve") is None
+    assert list_run_samples(folder, ["eve"]) == frozenset()
     if not read_run_info(folder):  # it is no run
         take_lines_out(folder, ["eve"])
         take_subjects_out(folder, ["eve"])

@@ -11,6 +11,7 @@ from sefi.core.errors import OutputError
 from sefi.provenance import forget_records, forget_runs
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import (
+    GoneLines,
     find_run_subjects,
     is_run_folder,
     list_run_traces,
@@ -148,8 +149,8 @@ def test_each_record_of_a_benchmark_is_cleared_by_itself_and_its_lines_are_parse
     folder = make_benchmark(tmp_path / "run", ["cy+dora", "ada+bob", "bob"])
     samples, info = list(list_run_traces(folder, ["ada"]))
     assert [one.path.name for one in (samples, info)] == ["cells.jsonl", "run.json"]
-    before, parsed, whole = (folder / "run.json").read_bytes(), [], forget_runs.is_of_group
-    monkeypatch.setattr(forget_runs, "is_of_group", lambda line, groups: parsed.append(line) or whole(line, groups))
+    before, parsed, whole = (folder / "run.json").read_bytes(), [], GoneLines.has_line
+    monkeypatch.setattr(GoneLines, "has_line", lambda gone, line: parsed.append(line) or whole(gone, line))
     samples.clear()
     lines = (folder / "cells.jsonl").read_bytes().splitlines()
     assert [json.loads(line)["subject"] for line in lines] == ["cy+dora", "bob"]
@@ -167,7 +168,7 @@ def test_samples_that_cannot_be_read_are_named_as_what_they_are(tmp_path, monkey
     def fail(*_):
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(forget_runs, "find_line_of", fail)
+    monkeypatch.setattr(forget_runs, "find_gone_line", fail)
     with pytest.raises(OutputError, match=r"cells.jsonl' cannot be read: Input/output error. It may have lines"):
         take_lines_out(folder, ["ada"])
 

@@ -50,8 +50,19 @@ from sefi.provenance.forget_runs import (
     find_run_subjects,
     is_run_folder,
     list_run_doubts,
+    list_run_samples,
     list_run_traces,
     list_variants_of_subject,
+)
+from sefi.provenance.forget_tables import (
+    BATCH_FAILURES,
+    CARD_SAMPLES,
+    SampleKey,
+    SubjectSamples,
+    find_namesake_failures,
+    list_card_traces,
+    list_failure_traces,
+    list_own_tables,
 )
 from sefi.provenance.leftovers import TEMPORARY, Trace, compute_file_state, find_regular_files, is_lock_held
 from sefi.provenance.metadata import DIGITS, NOT_LEARNED_YET, shorten_digests
@@ -67,7 +78,6 @@ PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([
 PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
 EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
 NAMES_DIGEST = "it names the identity's SHA-256"  # the reason of a trace
-TABLES = frozenset({".csv", ".json", ".jsonl", ".tex", ".md"})  # of a report
 
 
 @dataclass(frozen=True)
@@ -196,8 +206,11 @@ def list_traces(
     drop_files_of_others(sought.path, findings)
     drop_images_of_others(records, findings)
     drop_shared_images(sought, findings)
-    add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
-    add_tables(findings, sought, {one.parent for one in paths if one.name == OWN_RECORD})
+    digests = read_own_digests(paths)
+    samples = add_run_traces(runs, add_recorded_images(records, sought, findings), sought, findings)
+    add_cards((one for one in paths if one.name == CARD_SAMPLES), samples, digests, findings)
+    add_failures([one for one in paths if one.name == BATCH_FAILURES], sought, digests, findings)
+    add_tables(findings, sought, digests)
     identity = [Trace(sought.path, "the identity")] if is_there(sought.path) else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
@@ -455,36 +468,87 @@ def add_recorded_images(records: Iterable[RunsOnRecord], sought: SoughtIdentity,
     return frozenset(pixels)
 
 
-def add_run_traces(runs: Iterable[Path], pixels: frozenset[str], sought: SoughtIdentity, findings: Findings) -> None:
+def add_run_traces(
+    runs: Iterable[Path], pixels: frozenset[str], sought: SoughtIdentity, findings: Findings
+) -> SubjectSamples:
     """Add what benchmarks' folders have of the identity's subject, and those that have another of its name.
 
     Args:
         pixels: SHA-256 of the pixels of images that the identity made.
+
+    Returns:
+        The subject as cards of data sets have it that were made of those benchmarks.
     """
+    named, keys = {sought.name}, set[SampleKey]()
     for run in runs:
         subjects = find_run_subjects(run, [*findings.traces, sought.path], sought.name, pixels)
         if subjects:
+            named |= set(subjects)
+            keys |= list_run_samples(run, subjects)
             for trace in list_run_traces(run, subjects):
                 findings.add(trace)
             findings.unproven += list_run_doubts(run, subjects)
         elif namesake := explain_namesake(run, sought.name):
             findings.unproven.append(Trace(run / RUN_INFO, namesake))
+    return SubjectSamples(frozenset(named), frozenset(keys))
 
 
-def add_tables(findings: Findings, sought: SoughtIdentity, folders: Iterable[Path]) -> None:
-    """Add the tables that were written together with a page that shows the identity, and clear records of own files.
+OwnDigests = Mapping[Path, Mapping[str, Sequence[str]]]  # of each folder with a record of own files, what it says
+
+
+def read_own_digests(paths: Iterable[Path]) -> OwnDigests:
+    """Read the records of own files among some files; one that cannot be read says of no file that it is one."""
+    found: dict[Path, Mapping[str, Sequence[str]]] = {}
+    for folder in sorted({one.parent for one in paths if one.name == OWN_RECORD}):
+        with suppress(OutputError):
+            found[folder] = read_digests(folder)
+    return found
+
+
+def add_cards(tables: Iterable[Path], samples: SubjectSamples, digests: OwnDigests, findings: Findings) -> None:
+    """Add the cards of data sets that have scores of the subject's images.
 
     Args:
-        folders: that have such a record.
+        tables: their samples.
     """
-    for folder in sorted(folders):
+    for path in tables:
+        try:
+            proven, unproven = list_card_traces(path, samples, digests.get(path.parent, {}))
+        except (OSError, OutputError) as error:
+            proven, unproven = [], [Trace(path, f"cannot be read: {error}")]
+        for trace in proven:
+            findings.add(trace)
+        findings.unproven += [one for one in unproven if one not in findings.unproven]
+
+
+def add_failures(tables: Sequence[Path], sought: SoughtIdentity, digests: OwnDigests, findings: Findings) -> None:
+    """Add a batch's page and table that name the identity as one that could not be learned.
+
+    Nothing of it was made then that could name it: it is known by its folder and its file's name, as its record is.
+
+    Args:
+        tables: of all batches.
+    """
+    folder, name = sought.path.parent, sought.path.stem
+    is_record_there = folder / BATCH_RECORDS / f"{name}.json" in findings.traces
+    others = [one for one in tables if one.parent != folder and one.name in digests.get(one.parent, {})]
+    try:
+        known = digests.get(folder, {})
+        proven, unproven = list_failure_traces(folder, name, known, is_record_there=is_record_there)
+        for trace in proven:
+            findings.add(trace)
+        findings.unproven += [*unproven, *find_namesake_failures(others, name)]
+    except (OSError, OutputError) as error:
+        findings.unproven.append(Trace(folder, f"a table or a page of a batch cannot be read: {error}"))
+
+
+def add_tables(findings: Findings, sought: SoughtIdentity, all_digests: OwnDigests) -> None:
+    """Add the tables that were written together with a page that shows the identity, and clear records of own files."""
+    for folder, digests in all_digests.items():
         with suppress(OutputError, OSError):
-            digests = read_digests(folder)
             if folder / "index.html" in findings.traces:
-                for name, known in digests.items():
-                    path = folder / name
-                    if path.suffix in TABLES and is_regular_file(path) and compute_file_digest(path) in known:
-                        findings.add(Trace(path, "written together with a page that shows the identity"))
+                for trace in list_own_tables(folder, digests, "written together with a page that shows the identity"):
+                    findings.add(trace)
             if folder == sought.path.parent and sought.path.name in digests:
                 findings.unproven += list_siblings(sought.path, digests)
             gone = {name for name in digests if folder / name in findings.traces or folder / name == sought.path}

@@ -15,11 +15,14 @@ from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
 from sefi.core.text import dump_json, make_slug
 from sefi.provenance.forget_records import SAYS_WHOSE, Run, is_mapping, translate_unread
+from sefi.provenance.forget_tables import SampleKey, read_label, read_sample_keys
 from sefi.provenance.leftovers import TEMPORARY, Trace, list_regular_files
 
 RUN_INFO, RUN_SAMPLES = "run.json", "cells.jsonl"
 PIXEL_DIGITS = 16  # of the SHA-256 of pixels, as a benchmark's records have it
 WITHOUT_IDENTITY = ("control", "images", "learned_by")  # of a variant that learns none
+# Controls of rows whose images do not show the subject of their name: one image for all, and another subject's photo.
+PLAIN_WORD, ANOTHER_PERSON = "class word", "other"
 # The identity, a further file of a large one, what it cost, and its unfinished training.
 IDENTITY_FILES = tuple(
     re.compile(rf"(.+){end}", re.DOTALL) for end in (SHARD_END, r"\.safetensors", r"\.costs\.json", r"\.checkpoint")
@@ -28,6 +31,7 @@ MOST_CUT = 3  # bytes that a name is cut by too much, so that no letter is halve
 RUN_FOLDERS = ("photos", "identities", "pictures", "attention")
 OF_RUN = "of the same subject in this benchmark's folder"
 REDRAWN = "may show the subject; `sefi bench report` writes it again"
+MADE_AGAIN = "shows another subject's photo, perhaps this one's; `sefi bench run` makes it again"
 
 
 def is_run_folder(folder: Path) -> bool:
@@ -59,6 +63,8 @@ class RunNames:
         variants: labels of all variants, as names of files have them.
         learning: of those that learn an identity.
         numbers: prompt and seed of each image, as names of files have them.
+        showing_others: labels of the variants whose images show another subject's photo. Whose it is depends on the
+            order of the subjects when it was made, which changes with each that is taken out.
     """
 
     groups: frozenset[str]
@@ -66,14 +72,14 @@ class RunNames:
     variants: frozenset[str]
     learning: frozenset[str]
     numbers: frozenset[tuple[str, str]]
+    showing_others: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, folder: Path) -> "RunNames":
         """Read what a run's names are made of; errors as in `read_run_info`."""
         info = read_run_info(folder)
         suite = info.get("suite", {})
-        listed_variants = suite.get("variants", suite.get("ways"))  # as earlier versions call them
-        variants = {make_slug(one["label"]): one for one in list_mappings(listed_variants) if has_label(one)}
+        variants = {make_slug(one["label"]): one for one in list_variants_on_record(info)}
         groups = list_groups(info)
         prompts, seeds = (one if isinstance(one, list) else [] for one in (suite.get("prompts"), suite.get("seeds")))
         listed = [(str(one.get("prompt")), str(one.get("seed"))) for _, one in list_listed_images(info)]
@@ -83,6 +89,7 @@ class RunNames:
             frozenset(variants),
             frozenset(name for name, one in variants.items() if not any(map(one.get, WITHOUT_IDENTITY))),
             frozenset([*((str(n), str(seed)) for n in range(len(prompts)) for seed in seeds), *listed]),
+            frozenset(name for name, one in variants.items() if one.get("control") == ANOTHER_PERSON),
         )
 
     def find_owner(self, path: Path) -> str | None:
@@ -112,12 +119,37 @@ class RunNames:
             stems = [match[1] for one in IDENTITY_FILES if (match := one.fullmatch(name))]
             parts = [stem.rpartition("--") for stem in stems]
             return next((one for one, _, label in parts if one in self.subjects and label in self.learning), None)
+        parts = self.split_image_name(folder, name)
+        return None if parts is None else parts[0]
+
+    def split_image_name(self, folder: str, name: str) -> tuple[str, str] | None:
+        """Return group and variant of an image or its attention maps; None where a name is none that a run gives."""
         suffix = {"pictures": ".png", "attention": ".safetensors"}.get(folder, "/")
         match name.removesuffix(suffix).rsplit("--", 3):
             case group, label, prompt, seed if name.endswith(suffix) and group in self.groups:
-                return group if label in self.variants and (prompt, seed) in self.numbers else None
+                return (group, label) if label in self.variants and (prompt, seed) in self.numbers else None
             case _:
                 return None
+
+    def shows_another(self, path: Path) -> bool:
+        """Return whether a file is an image of a row that shows another subject's photo.
+
+        A temporary file is what the whole one would be. Where its name is cut, all that may have been meant are.
+        """
+        match = TEMPORARY.fullmatch(path.name)
+        if path.parent.name != "pictures" or (match is not None and match["kind"] != "partial"):
+            return False
+        if match is not None and len(os.fsencode(match["stem"])) > LONGEST_STEM - MOST_CUT:
+            labels = self.list_labels_of(match["stem"])
+            return bool(labels) and labels <= self.showing_others
+        name = path.name if match is None else match["stem"] + (match["suffix"] or "")
+        parts = self.split_image_name("pictures", name)
+        return parts is not None and parts[1] in self.showing_others
+
+    def list_labels_of(self, stem: str) -> set[str]:
+        """Return the variants whose images may have a name that was cut to a stem."""
+        names = ((label, f"{group}--{label}--") for group in self.groups for label in self.variants)
+        return {label for label, one in names if one.startswith(stem) or stem.startswith(one)}
 
     def is_figure(self, path: Path) -> bool:
         """Return whether a file is a variant's attention figure, which shows one or another subject."""
@@ -135,6 +167,12 @@ class RunNames:
         """List the groups that subjects are in, or that are named themselves."""
         named = set(subjects)
         return sorted(group for group in self.groups if named & {group, *group.split("+")})
+
+
+def list_variants_on_record(info: Run) -> list[Run]:
+    """List what a run says of its variants, of those with a label."""
+    suite = info.get("suite", {})
+    return list(filter(has_label, list_mappings(suite.get("variants", suite.get("ways")))))  # as earlier versions say
 
 
 def has_label(variant: Run) -> bool:
@@ -207,13 +245,32 @@ def explain_namesake(folder: Path, name: str) -> str | None:
     return f"this benchmark has a subject of this name; if it is the same, {how}"
 
 
+def list_run_samples(folder: Path, subjects: Sequence[str]) -> frozenset[SampleKey]:
+    """List what a benchmark's samples say of the images that show some subjects; nothing where they cannot be read.
+
+    An image of the plain word is the same in every run with its prompt and seed: it shows nobody.
+    """
+    names, listed = RunNames.read(folder), list_variants_on_record(read_run_info(folder))
+    labels = {one["label"] for one in listed if one.get("control") not in (PLAIN_WORD, ANOTHER_PERSON)}
+    groups = {*subjects, *names.list_groups_of(subjects)}
+    with suppress(OSError):  # what takes the lines out says so
+        keys = read_sample_keys(folder / RUN_SAMPLES)
+        return frozenset(one for one in keys if one.subject in groups and one.variant in labels)
+    return frozenset()
+
+
 def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
-    """Yield what a benchmark's folder has of some subjects, its records last."""
+    """Yield what a benchmark's folder has of some subjects, its records last.
+
+    Images of rows that show another subject's photo are all among it: nothing says whose photo each of them shows.
+    """
     names = RunNames.read(folder)
     owners = {*subjects, *names.list_groups_of(subjects)}
     for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
         if names.find_owner(path) in owners:
             yield Trace(path, OF_RUN)
+        elif names.shows_another(path):
+            yield Trace(path, MADE_AGAIN)
         elif names.is_figure(path):
             yield Trace(path, REDRAWN)
     yield from (Trace(path, REDRAWN) for path in list_report_files(folder / "report"))
@@ -227,7 +284,8 @@ def list_run_traces(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
 def list_run_doubts(folder: Path, subjects: Sequence[str]) -> Iterator[Trace]:
     """Yield files in a benchmark's folder that may show some subjects, and that the benchmark did not make."""
     names = RunNames.read(folder)
-    beginnings = tuple(f"{one}--" for one in [*subjects, *names.list_groups_of(subjects)])
+    of_others = [f"{group}--{label}--" for group in names.groups for label in names.showing_others]
+    beginnings = (*(f"{one}--" for one in [*subjects, *names.list_groups_of(subjects)]), *of_others)
     for path in (one for name in RUN_FOLDERS for one in list_plain_files(folder / name)):
         if names.find_owner(path) is None and path.name.lstrip(".").startswith(beginnings):
             yield Trace(path, "its name begins as the subject's files do, but the benchmark did not make it")
@@ -273,13 +331,16 @@ def hold_run_lock(folder: Path) -> Generator[None]:
 def take_lines_out(folder: Path, subjects: Sequence[str]) -> None:
     """Take the lines of subjects, and of groups that they are in, out of a benchmark's samples.
 
+    The lines of rows that show another subject's photo go too: they have CLIP's vector of it.
+
     Raises:
         OutputError: a run is at work in the folder, or a record cannot be read or written.
     """
     with hold_run_lock(folder):
         if read_run_info(folder):  # else it is another file by now
-            groups = RunNames.read(folder).list_groups_of(subjects)
-            write_other_lines(folder / RUN_SAMPLES, [*subjects, *groups])
+            names = RunNames.read(folder)
+            groups = [*subjects, *names.list_groups_of(subjects)]
+            write_other_lines(folder / RUN_SAMPLES, groups, names.showing_others)
 
 
 def take_subjects_out(folder: Path, subjects: Sequence[str]) -> None:
@@ -310,50 +371,67 @@ def drop_subjects(listed: object, groups: Iterable[str]) -> object:
     return {**listed, "images": rest}
 
 
-def write_other_lines(path: Path, groups: Iterable[str]) -> None:
-    """Write a run's samples again without those of some groups; a line that was cut short goes if it names one.
+def write_other_lines(path: Path, groups: Iterable[str], variants: Iterable[str] = ()) -> None:
+    """Write a run's samples again without those of some groups and variants; a line that was cut short may go too.
 
     They are read line by line, each of them once: the record of a large run does not fit into memory.
+
+    Args:
+        path: the record.
+        groups: keys of subjects, and of those who share an image.
+        variants: labels as names of files have them.
 
     Raises:
         OutputError: the record cannot be read or written.
     """
-    gone = frozenset(groups)
+    gone = GoneLines(frozenset(groups), frozenset(variants))
     with translate_unread(path, "It may have lines of the subject."):
-        first = find_line_of(path, gone) if path.is_file() else None
+        first = find_gone_line(path, gone) if path.is_file() else None
         if first is not None:
             write_file(path, partial(write_rest, path, gone, first))
 
 
-def find_line_of(path: Path, groups: frozenset[str]) -> int | None:
-    """Find where the first line of some groups begins in a run's samples, in bytes; None where there is none."""
+@dataclass(frozen=True)
+class GoneLines:
+    """Which lines of a run's samples are taken out: those of some groups, and those of some variants."""
+
+    groups: frozenset[str]
+    variants: frozenset[str]
+
+    def has_line(self, line: bytes) -> bool:
+        """Return whether a line is one of them.
+
+        One that was cut short, which no run reads, is where it names a group, or where it may be of a variant.
+        """
+        with suppress(ValueError, RecursionError):
+            values = json.loads(line)  # the types of these records are above this room
+            if not isinstance(values, dict):
+                return False
+            return str(values.get("subject")) in self.groups or make_slug(read_label(values)) in self.variants
+        return bool(self.variants) or any(f'"{one}"'.encode() in line for one in self.groups)
+
+
+def find_gone_line(path: Path, gone: GoneLines) -> int | None:
+    """Find where the first line to be taken out of a run's samples begins, in bytes; None where there is none."""
     position = 0
     with path.open("rb") as file:
         for line in file:
-            if is_of_group(line, groups):
+            if gone.has_line(line):
                 return position
             position += len(line)
     return None
 
 
-def write_rest(path: Path, groups: frozenset[str], first: int, output: Path) -> None:
-    """Write the lines of a run's samples that are not of some groups.
+def write_rest(path: Path, gone: GoneLines, first: int, output: Path) -> None:
+    """Write the lines of a run's samples that stay.
 
     Args:
-        first: where the first line of the groups begins.
+        first: where the first line that does not begins.
         output: the file to write.
     """
     position = 0
     with path.open("rb") as before, output.open("wb") as after:
         for line in before:
-            if position < first or not is_of_group(line, groups):
+            if position < first or not gone.has_line(line):
                 after.write(line)
             position += len(line)
-
-
-def is_of_group(line: bytes, groups: frozenset[str]) -> bool:
-    """Return whether a line of a run's samples is of one of some groups; one that was cut short is where it may be."""
-    with suppress(ValueError, RecursionError):
-        values = json.loads(line)  # the types of these records are above this room
-        return isinstance(values, dict) and str(values.get("subject")) in groups
-    return any(f'"{one}"'.encode() in line for one in groups)
