@@ -8,7 +8,7 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.hosts.loading_rules import READERS, read_switching
+from tests.hosts.loading_rules import READERS, list_sdnext_texts, read_switching
 from typer.testing import CliRunner
 
 from sefi.backbone.tokenizer import create_clip_tokenizer
@@ -110,20 +110,41 @@ def test_one_stage_is_no_stages():
 def test_whole_steps_of_known_samplers(sampler, ends):
     embeddings = make_stage_embeddings(make_identity())
     assert count_steps_before(embeddings, sampler)[:-1] == ends
-    a, b, c, d = ends
-    switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
-    assert format_prompt(embeddings, HOSTS["a1111"], sampler) == f"a photo of {switching} at the beach"
+    # A1111 and Forge count steps from 0, SD.Next from 1; a word is read at the step of its number too.
+    for host, less in (("a1111", 1), ("forge", 1), ("sdnext", 0)):
+        a, b, c, d = (end - less for end in ends)
+        switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
+        assert format_prompt(embeddings, HOSTS[host], sampler) == f"a photo of {switching} at the beach"
 
 
-@pytest.mark.parametrize("stages", [2, 5, 10])
-@pytest.mark.parametrize("schedule", ["karras", "uniform"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 17, 20, 25, 50, 149])
+STAGES = pytest.mark.parametrize("stages", [2, 5, 10])
+SCHEDULES = pytest.mark.parametrize("schedule", ["karras", "uniform"])
+STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 17, 20, 25, 50, 149])
+
+
+def format_words(stages, host, sampler):
+    """Return the part of a prompt that switches, and the word that each step should read."""
+    prompt = format_prompt(make_stage_embeddings(make_identity(stages)), HOSTS[host], sampler)
+    wanted = [f"sefi-ada-s{int(stages * timestep // 1000) + 1}" for timestep in list_timesteps(sampler)]
+    return prompt.removeprefix("a photo of ").removesuffix(" at the beach"), wanted
+
+
+@STAGES
+@SCHEDULES
+@STEPS
 def test_every_step_reads_the_word_of_its_stage(stages, schedule, steps):
-    embeddings = make_stage_embeddings(make_identity(stages))
-    sampler = Sampler(schedule, steps)
-    text = format_prompt(embeddings, HOSTS["forge"], sampler).removeprefix("a photo of ").removesuffix(" at the beach")
-    for step, timestep in enumerate(list_timesteps(sampler)):
-        assert read_switching(text, step) == f"sefi-ada-s{int(stages * timestep // 1000) + 1}"
+    text, wanted = format_words(stages, "forge", Sampler(schedule, steps))
+    if steps > 1 and wanted[0] != wanted[1]:  # which these programs have no number for
+        wanted[0] = wanted[1]
+    assert [read_switching(text, step, steps) for step in range(steps)] == wanted
+
+
+@STAGES
+@SCHEDULES
+@STEPS
+def test_every_step_in_sdnext_reads_the_word_of_its_stage(stages, schedule, steps):
+    text, wanted = format_words(stages, "sdnext", Sampler(schedule, steps))
+    assert list_sdnext_texts(text, steps) == wanted
 
 
 @pytest.mark.parametrize("steps", [5, 20, 31])

@@ -142,9 +142,13 @@ def test_every_step_in_a_host_reads_our_text_of_its_stage(backbone, host_and_ide
     prompt = export_tokens(identity, HOSTS["a1111"], "mean", Sampler(schedule, steps)).prompt
     conditioner = IdentityConditioner(backbone, [identity])
     list_timesteps = list_karras_timesteps if schedule == "karras" else list_uniform_timesteps
-    for step, timestep in enumerate(list_timesteps(steps)):
+    timesteps = list_timesteps(steps)
+    stage_numbers = [int(timestep * stages // 1000) for timestep in timesteps]
+    if steps > 1 and stage_numbers[0] != stage_numbers[1]:
+        timesteps[0] = timesteps[1]  # a word for the first step alone cannot be written: it reads the next one
+    for step, timestep in enumerate(timesteps):
         with torch.no_grad():
-            theirs, _ = pipe.encode_prompt(read_switching(prompt, step), "cpu", 1, False)
+            theirs, _ = pipe.encode_prompt(read_switching(prompt, step, steps), "cpu", 1, False)
         ours = conditioner.encode_prompts([PROMPT.format(f"<{identity.name}>")], int(timestep))
         key, value = ours.states.chunk(2, dim=-1)
         torch.testing.assert_close(theirs, key, rtol=1e-5, atol=1e-5)

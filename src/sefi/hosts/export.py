@@ -224,10 +224,13 @@ def count_steps_before(embeddings: Sequence[Embedding], sampler: Sampler) -> lis
     return [sum(timestep >= one.first for timestep in timesteps) for one in reversed(embeddings)]
 
 
-def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
-    """Format a prompt's part that changes words after whole numbers of steps: `[s5:[s4:s3:8]:4]`.
+def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sampler, first_step: int) -> str:
+    """Format a prompt's part that changes words after whole numbers of steps: `[s5:[s4:s3:7]:4]`.
 
-    A stage that the sampler never visits is left out.
+    A word is read up to the step of its number, that step included. A stage that the sampler never visits is left out.
+
+    Args:
+        first_step: the number that the program gives the first step.
     """
     ends = count_steps_before(embeddings, sampler)
     visited: list[tuple[str, int]] = []
@@ -236,13 +239,20 @@ def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sample
             visited.append((word.format(one.stem), end))
     text = visited[-1][0]
     for before, end in reversed(visited[:-1]):
-        text = f"[{before}:{text}:{end}]"
+        last = first_step + end - 1
+        if last > 0:  # programs take no notice of a number 0, so that a word for step 0 alone cannot be written
+            text = f"[{before}:{text}:{last}]"
     return text
 
 
-def format_switching_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
-    """Format a whole prompt that changes words after whole numbers of steps."""
-    return PROMPT.format(format_switching(embeddings, word, sampler))
+def format_webui_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a whole prompt for A1111 and Forge, which count steps from 0."""
+    return PROMPT.format(format_switching(embeddings, word, sampler, first_step=0))
+
+
+def format_sdnext_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a whole prompt for SD.Next, which counts steps from 1."""
+    return PROMPT.format(format_switching(embeddings, word, sampler, first_step=1))
 
 
 def describe_comfyui_ranges(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
@@ -311,9 +321,9 @@ CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last 
 IMPORT = "its model manager (import the file)"
 PLAIN_LORA = "a photo of {words} at the beach"
 HOSTS: dict[str, Host] = {
-    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
-    "forge": Host("Forge and reForge", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
-    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
+    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP),
+    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP),
+    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, CLIP_SKIP),
     "comfyui": Host(
         "ComfyUI",
         "models/embeddings/",
