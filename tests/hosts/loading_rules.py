@@ -182,16 +182,40 @@ def list_sdnext_texts(text, steps):
 
 
 def list_karras_timesteps(steps):
-    """k-diffusion's `get_sigmas_karras` (rho 7), each noise level as a timestep by `sigma_to_t`."""
-    log_sigmas = np.log(make_sigmas())
+    """k-diffusion's `get_sigmas_karras` (rho 7)."""
     low, high = make_sigmas()[[0, -1]] ** (1 / 7)
-    sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** 7
-    return np.interp(np.log(sigmas), log_sigmas, np.arange(1000))
+    return find_timesteps((high + np.linspace(0, 1, steps) * (low - high)) ** 7)
+
+
+def list_exponential_timesteps(steps):
+    """k-diffusion's `get_sigmas_exponential`; `get_sigmas_polyexponential` with its own rho 1 is the same."""
+    low, high = np.log(make_sigmas()[[0, -1]])
+    return find_timesteps(np.exp(np.linspace(high, low, steps)))
 
 
 def list_uniform_timesteps(steps):
     """k-diffusion's `get_sigmas`: evenly from the last timestep to the first."""
     return np.linspace(999, 0, steps)
+
+
+def list_sgm_timesteps(steps):
+    """`sgm_uniform`: evenly from the last timestep, without the first."""
+    return np.linspace(999, 0, steps + 1)[:-1]
+
+
+def list_simple_timesteps(steps):
+    """`simple_scheduler`: every so many of the noise levels."""
+    return np.array([999 - int(step * 1000 / steps) for step in range(steps)])
+
+
+def list_turbo_timesteps(steps):
+    """`turbo_scheduler`: the ends of equal parts."""
+    return (np.arange(steps, 0, -1) * (1000 / steps) - 1).round().clip(0, 999)
+
+
+def find_timesteps(sigmas):
+    """Noise levels as timesteps, by `sigma_to_t`."""
+    return np.interp(np.log(sigmas), np.log(make_sigmas()), np.arange(1000))
 
 
 def make_sigmas():

@@ -12,6 +12,7 @@ from tests.hosts.loading_rules import (
     WIDTHS,
     Refused,
     create_tokenizer,
+    list_exponential_timesteps,
     list_karras_timesteps,
     list_uniform_timesteps,
     read_switching,
@@ -109,6 +110,9 @@ def test_exports_of_every_family_are_read(tmp_path, host, family, vectors):
 
 # ------------------------------------------------------------------ stage files in a host
 
+TIMESTEPS = {
+    "karras": list_karras_timesteps, "uniform": list_uniform_timesteps, "exponential": list_exponential_timesteps
+}  # fmt: skip
 PROMPT = "a photo of {} at the beach"
 
 
@@ -135,14 +139,13 @@ def host_and_identities(backbone, tmp_path_factory):
 
 @pytest.mark.parametrize("stages", [2, 5, 7])
 @pytest.mark.parametrize("steps", [1, 4, 7, 20, 31])
-@pytest.mark.parametrize("schedule", ["karras", "uniform"])
+@pytest.mark.parametrize("schedule", TIMESTEPS)
 def test_every_step_in_a_host_reads_our_text_of_its_stage(backbone, host_and_identities, stages, steps, schedule):
     pipe, identities = host_and_identities
     identity = identities[stages]
     prompt = export_tokens(identity, HOSTS["a1111"], "mean", Sampler(schedule, steps)).prompt
     conditioner = IdentityConditioner(backbone, [identity])
-    list_timesteps = list_karras_timesteps if schedule == "karras" else list_uniform_timesteps
-    timesteps = list_timesteps(steps)
+    timesteps = TIMESTEPS[schedule](steps)
     stage_numbers = [int(timestep * stages // 1000) for timestep in timesteps]
     if steps > 1 and stage_numbers[0] != stage_numbers[1]:
         timesteps[0] = timesteps[1]  # a word for the first step alone cannot be written: it reads the next one

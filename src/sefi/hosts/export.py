@@ -144,12 +144,14 @@ class Exported:
         prompt: what its user writes in the program's prompt, or how.
         folder: where the program looks for such files.
         advice: what else its user needs to know.
+        stage_advice: the same of the prompt of a file for each stage.
     """
 
     files: tuple[ExportedFile, ...]
     prompt: str
     folder: str
     advice: str = ""
+    stage_advice: str = ""
 
 
 def list_embedding_files(identity: Identity, embeddings: Sequence[Embedding], slot: Slot) -> tuple[ExportedFile, ...]:
@@ -181,7 +183,7 @@ def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bo
 
 # ------------------------------------------------------------------ prompts
 
-StepSchedule = Literal["uniform", "karras"]
+StepSchedule = Literal["uniform", "karras", "exponential"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,7 @@ def list_timesteps(sampler: Sampler) -> list[float]:
     """List the timesteps of a program's sampler, noisiest first, for Stable Diffusion's noise schedule.
 
     Uniform: A1111's "normal" and "uniform", linear from the last timestep to 0. Karras et al. 2022, equation 5.
+    Exponential: noise levels whose logarithms are evenly spaced.
     """
     scheduler = EulerDiscreteScheduler(
         num_train_timesteps=TIMESTEPS,
@@ -208,6 +211,7 @@ def list_timesteps(sampler: Sampler) -> list[float]:
         beta_schedule="scaled_linear",
         timestep_spacing="linspace",
         use_karras_sigmas=sampler.schedule == "karras",
+        use_exponential_sigmas=sampler.schedule == "exponential",
     )
     if sampler.steps == 1:  # programs make it from noise; diffusers' linspace would begin at 0
         return [float(TIMESTEPS - 1)]
@@ -298,6 +302,7 @@ class Host:
         word: the words of an embedding in a prompt, `{}` for its file's stem.
         format_stages: what to write for an embedding of each stage; None where it cannot change words as it denoises.
         advice: what else its users need to know.
+        stage_advice: the same of an embedding of each stage.
         lora_folder: where it looks for LoRA files.
         lora_prompt: what to write for a LoRA, `{stem}` for its file's stem, `{words}` for the subject.
         lora_advice: how to load one, where its prompt does not.
@@ -310,6 +315,7 @@ class Host:
     word: str
     format_stages: StageFormat | None = None
     advice: str = ""
+    stage_advice: str = ""
     lora_folder: str = "models/Lora/"
     lora_prompt: str = "a photo of {words} at the beach <lora:{stem}:1>"
     lora_advice: str = ""
@@ -318,24 +324,35 @@ class Host:
 
 
 CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last layer."
+FIRST_ORDER = "The prompt is for one pass of a sampler that calls the model once a step."
+SECOND_ORDER = "DPM++ SDE, DPM++ 2S a, Heun, DPM2 and DPM2 a call it twice: double each number and add 1."
+OTHER_RUNS = "Hires. fix and image to image need other numbers (docs/hosts/a1111-forge.md), or a single file."
+WEBUI_STAGES = f"{FIRST_ORDER} {SECOND_ORDER} {OTHER_RUNS}"
+SDNEXT_STAGES = f"{FIRST_ORDER} Export a single file for others."
 IMPORT = "its model manager (import the file)"
 PLAIN_LORA = "a photo of {words} at the beach"
 HOSTS: dict[str, Host] = {
-    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP),
-    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP),
-    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, CLIP_SKIP),
+    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP, WEBUI_STAGES),
+    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP, WEBUI_STAGES),
+    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, CLIP_SKIP, SDNEXT_STAGES),
     "comfyui": Host(
         "ComfyUI",
         "models/embeddings/",
         "embedding:{}",
         describe_comfyui_ranges,
         "Put a space before `embedding:`.",
-        "models/loras/",
-        PLAIN_LORA,
-        "Load the file with a Load LoRA node, strength_model 1.",
+        lora_folder="models/loras/",
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Load the file with a Load LoRA node, strength_model 1.",
     ),
     "invokeai": Host(
-        "InvokeAI", IMPORT, "<{}>", describe_invokeai_ranges, "", IMPORT, PLAIN_LORA, "Add the LoRA with weight 1."
+        "InvokeAI",
+        IMPORT,
+        "<{}>",
+        describe_invokeai_ranges,
+        lora_folder=IMPORT,
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Add the LoRA with weight 1.",
     ),
     "diffusers": Host(
         "diffusers",
@@ -410,4 +427,5 @@ def export_tokens(identity: Identity, host: Host, slot: Slot | None, sampler: Sa
     slot = slot or (STAGE_SLOT if sampler else FLAT_SLOT)
     embeddings = make_stage_embeddings(identity, slot) if sampler else [make_flat_embedding(identity, slot)]
     prompt = format_prompt(embeddings, host, sampler or Sampler())
-    return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice)
+    stage_advice = host.stage_advice if sampler else ""
+    return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice, stage_advice)
