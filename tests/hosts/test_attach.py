@@ -168,3 +168,30 @@ def test_an_attachment_that_fails_leaves_no_hook(backbone, pipe, people):
     with pytest.raises(BackboneError, match="Linear"):
         sefi.attach(pipe, *people)
     assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("method", "shapes"),
+    [
+        ("custom-diffusion", {"tokens": (1, 2, 2), "unet.block.attn2.to_k.weight": (2,)}),
+        ("dreambooth", {"unet.conv_in.weight": (2,), "text_encoder.a": (2,)}),
+        ("dreambooth-lora", {"unet.block.attn1.to_q.lora_A": (2,)}),
+        ("fastcomposer", {"image": (1,), "composer": (1,)}),
+        ("of another package", {"tokens": (1, 2, 1), "text_encoder_2.a": (2,)}),
+    ],
+)
+def test_identities_that_are_more_than_tokens_are_refused(pipe, people, method, shapes):
+    header = people[0].header.model_copy(update={"method": method, "stages": 1})
+    more = {"tokens": (people[0].header.width,)}
+    tensors = {name: torch.zeros(*shape, *more.get(name, (3,))) for name, shape in shapes.items()}
+    with pytest.raises(IdentityError, match=f"{method}, which is more than tokens") as refused:
+        sefi.attach(pipe, sefi.Identity(tensors, header))
+    assert "sefi.generate" in refused.value.remedy
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+def test_what_a_method_saved_of_its_tokens_attaches(pipe, people):
+    """Celeb Basis keeps the basis and its coefficients for a reader; the tokens are all there is."""
+    tensors = {**people[0].tensors, "coefficients": torch.zeros(2, 3), "basis": torch.zeros(2, 4, 5)}
+    with sefi.attach(pipe, replace(people[0], tensors=tensors)) as handle:
+        assert handle.encode("<ada>")["prompt_embeds"].isfinite().all()

@@ -66,14 +66,15 @@ def attach(
     Raises:
         ConfigError: such a consent has expired, or strength or clip_skip is no number or out of range.
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
-        IdentityError: an identity of another family of models, two of one name, or numbers of stages that have no small
-            common multiple.
+        IdentityError: an identity of another family of models, one that is more than tokens, two of one name, or
+            numbers of stages that have no small common multiple.
 
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
     for one in identities:
         check_type(one, Identity, "The identity", IdentityError, "Give each one by itself, read with Identity.load.")
+        check_tokens_alone(one)
     check_strength(strength)
     check_type(clip_skip, (int, type(None)), "clip_skip", ConfigError, "Give 1 or 2.")
     if not expired_consent:
@@ -91,6 +92,19 @@ def attach(
         attachment.detach()  # hooks of the modules before the one that failed
         raise
     return attachment
+
+
+def check_tokens_alone(identity: Identity) -> None:
+    """Refuse an identity of which a pipeline would get a part only.
+
+    Raises:
+        IdentityError: it has weights of the model, or no tokens.
+    """
+    if identity.has_weights or "tokens" not in identity.tensors:
+        raise IdentityError(
+            f"{identity.name!r} was learned with {identity.method}, which is more than tokens; only tokens attach.",
+            "Use sefi.generate; pipelines load what `sefi export --to diffusers` makes of a LoRA or Custom Diffusion.",
+        )
 
 
 def check_strength(strength: object) -> None:
