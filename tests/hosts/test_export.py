@@ -287,6 +287,15 @@ def test_stages_where_the_program_can_switch(file, tmp_path, host):
         assert not HOSTS[host].stage_advice or HOSTS[host].stage_advice in record["notes"]
 
 
+def test_a_name_with_capitals_is_noted(file, tmp_path):
+    make_identity(name="Ada").save(tmp_path / "capital.safetensors")
+    tokenizer = create_clip_tokenizer()
+    assert tokenizer("sefi-Ada").input_ids == tokenizer("sefi-ada").input_ids
+    for path, noted in ((file, False), (tmp_path / "capital.safetensors", True)):
+        answer = export(path, "--to", "forge", "--out", tmp_path / path.stem)
+        assert ("nobody else there may be 'ada'" in answer.stdout) == noted
+
+
 def test_nothing_is_replaced_unless_asked(file, tmp_path):
     first = export(file, "--to", "a1111", "--out", tmp_path / "out")
     assert first.exit_code == 0

@@ -153,6 +153,17 @@ def test_words_after_a_textual_inversion(host):
         torch.testing.assert_close(theirs, ours, **NEAR)
 
 
+@pytest.mark.parametrize("names", mark_slow([("Ada", "ada"), ("ada", "Ada")], [("Ada", "ada")]))
+def test_names_that_differ_in_case_are_two_people(host, names):
+    pipe = make_pipe(host)
+    with sefi.attach(pipe, *(make_identity(host, name, 5, seed) for seed, name in enumerate(names))) as handle:
+        encoder = make_encoder(handle)
+        for name in names:
+            text = f"a photo of <{name}> at the beach"
+            ours, theirs = (handle.encode(text, encoder=one)["prompt_embeds"] for one in (None, encoder))
+            torch.testing.assert_close(theirs, ours, **NEAR)
+
+
 def test_unknown_names_and_unequal_lengths_are_refused(host):
     with sefi.attach(make_pipe(host), *make_people(host)) as handle:
         encoder = make_encoder(handle)

@@ -131,6 +131,8 @@ def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
     notes = [exported.advice] if exported.advice and (family != "sdxl" or exported.advice != CLIP_SKIP) else []
     if exported.stage_advice:
         notes.append(exported.stage_advice)
+    if identity.name != identity.name.lower():
+        notes.append(f"most programs read words in lower case: nobody else there may be {identity.name.lower()!r}.")
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
     of_tokens = "sefi.slot" in exported.files[0].metadata

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import TextEncoding, copy_part
+from sefi.backbone.tokenizer import add_exact_words
 from sefi.core.errors import PromptError
 from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error
 from sefi.core.text import is_utf8
@@ -72,7 +73,7 @@ def add_words(tokenizer: Any, words: list[str]) -> Any:  # noqa: ANN401
     """Return a copy of a tokenizer that knows new words."""
     with TOKENIZING:
         copied = deepcopy(tokenizer)
-    copied.add_tokens(words)
+    add_exact_words(copied, words)
     return copied
 
 
