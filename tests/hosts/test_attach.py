@@ -1,5 +1,8 @@
 """Identities attached to a user's own diffusers pipeline: every layer reads its stage's text, and nothing is left."""
 
+import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 from tests.hosts.conftest import PROMPTS, list_layers, make_identity, make_people, make_pipe
 
 import sefi
+from sefi.backbone.bundle import copy_part
 from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import create_scheduler, draw_initial_noise
@@ -161,6 +165,36 @@ def test_stages_that_would_take_all_memory_are_refused(backbone, pipe):
         assert handle.stages == 990
     with sefi.attach(pipe, people[0]) as handle:
         assert handle.stages == 97
+
+
+@pytest.mark.parametrize("detaches", [True, False])
+def test_a_pipeline_that_nobody_holds_is_freed(backbone, people, detaches):
+    pipe = make_pipe(replace(backbone, unet=copy.deepcopy(backbone.unet)))
+    handle = sefi.attach(pipe, *people)
+    pipe(**handle.encode("a photo of <ada>"), num_inference_steps=1, output_type="np")
+    if detaches:
+        handle.detach()
+    watched = [weakref.ref(pipe), weakref.ref(pipe.unet)]
+    del pipe, handle
+    gc.collect()
+    assert [one() for one in watched] == [None, None]
+
+
+@pytest.mark.parametrize("duplicate", [copy_part, copy.deepcopy])
+def test_a_copy_of_an_attached_unet_is_attached_by_itself(pipe, people, duplicate):
+    def draw(one, texts):
+        noise = torch.Generator().manual_seed(1)
+        return one(**texts, generator=noise, num_inference_steps=2, output_type="np").images
+
+    with sefi.attach(pipe, people[0]) as handle:
+        texts = handle.encode("a photo of <ada>")
+        other = make_pipe(replace(handle.conditioner.backbone, unet=duplicate(pipe.unet)))
+        with pytest.raises(RuntimeError):  # of the text's width: nothing is attached to the copy
+            draw(other, texts)
+        with sefi.attach(other, people[0]):
+            assert np.array_equal(draw(other, texts), draw(pipe, texts))
+        assert draw(pipe, texts).size
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
 
 
 def test_an_attachment_that_fails_leaves_no_hook(backbone, pipe, people):
