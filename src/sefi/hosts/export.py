@@ -44,12 +44,25 @@ class Embedding:
         stem: the file's name without its ending, which is the word in prompts.
         vectors: `[vector, width]`, float32.
         first, last: timesteps that it is for.
+        widths: of the parts of a vector for each text encoder, where there are two.
     """
 
     stem: str
     vectors: Tensor
     first: int
     last: int
+    widths: tuple[int, ...] = ()
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors of its file by their names there, each `[vector, width]` of one text encoder."""
+        return split_vectors(self.vectors, self.widths) or {KEY: self.vectors}
+
+
+def split_vectors(vectors: Tensor, widths: Sequence[int]) -> Tensors:
+    """Split vectors `[vector, width]` into those of each text encoder, by SDXL's names; none where there is but one."""
+    parts = vectors.split(list(widths), dim=-1) if widths else ()
+    return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=False)}
 
 
 def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
@@ -59,7 +72,7 @@ def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
         IdentityError: the identity has no tokens.
     """
     vectors = choose_slot(identity, slot).mean(0)
-    return Embedding(make_stem(identity), vectors, 0, TIMESTEPS - 1)
+    return Embedding(make_stem(identity), vectors, 0, TIMESTEPS - 1, identity.header.widths)
 
 
 def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embedding]:
@@ -74,7 +87,9 @@ def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embe
     # Stage s has the timesteps t with s = floor(stages * t / T).
     starts = [-(-stage * TIMESTEPS // len(tokens)) for stage in range(len(tokens) + 1)]
     return [
-        Embedding(f"{make_stem(identity)}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
+        Embedding(
+            f"{make_stem(identity)}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1, identity.header.widths
+        )
         for stage, vectors in enumerate(tokens)
     ]
 
@@ -117,15 +132,6 @@ def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, s
     }
 
 
-def list_embedding_tensors(identity: Identity, embedding: Embedding) -> dict[str, Tensor]:
-    """List the tensors of an embedding's file by their names there, each `[vector, width]` of one text encoder."""
-    widths = identity.header.widths
-    if not widths:
-        return {KEY: embedding.vectors}
-    parts = embedding.vectors.split(list(widths), dim=-1)
-    return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=True)}
-
-
 @dataclass(frozen=True)
 class ExportedFile:
     """One safetensors file: its name without the ending, its tensors by name, and what it says about itself."""
@@ -156,10 +162,7 @@ class Exported:
 
 def list_embedding_files(identity: Identity, embeddings: Sequence[Embedding], slot: Slot) -> tuple[ExportedFile, ...]:
     """List the files of embeddings."""
-    return tuple(
-        ExportedFile(one.stem, list_embedding_tensors(identity, one), make_metadata(identity, one, slot))
-        for one in embeddings
-    )
+    return tuple(ExportedFile(one.stem, one.tensors, make_metadata(identity, one, slot)) for one in embeddings)
 
 
 def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bool = False) -> list[Path]:
@@ -286,10 +289,31 @@ def describe_invokeai_ranges(embeddings: Sequence[Embedding], word: str, _sample
 
 def describe_diffusers_calls(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
     """Describe the calls of diffusers for stages: a token for each, encoded beforehand and swapped at step ends."""
-    lines = [f'pipe.load_textual_inversion("{one.stem}.safetensors", token="{word.format(one.stem)}")'
-             for one in embeddings]  # fmt: skip
     ranges = ", ".join(f"({one.first}, {one.last}): {word.format(one.stem)}" for one in reversed(embeddings))
-    return "\n".join([*lines, f"# timesteps and words: {ranges}"])
+    return f"{describe_diffusers_loading(embeddings, word)}\n# timesteps and words: {ranges}"
+
+
+def describe_diffusers_loading(embeddings: Sequence[Embedding], word: str) -> str:
+    """Describe the calls of diffusers that load embeddings."""
+    imports = ["from safetensors.torch import load_file"] if embeddings[0].widths else []
+    calls = [format_diffusers_loading(one.stem, word.format(one.stem), one.widths) for one in embeddings]
+    return "\n".join([*imports, *calls])
+
+
+def format_diffusers_loading(stem: str, token: str, widths: Sequence[int]) -> str:
+    """Format the calls that load one file; one of two text encoders is loaded for each by itself."""
+    path = f'f"{{FOLDER}}/{stem}.safetensors"'
+    if not widths:
+        return f'pipe.load_textual_inversion({path}, token="{token}")'
+    first, second = SDXL_KEYS
+    call = 'pipe.load_textual_inversion(state["{}"], token="{}", text_encoder=pipe.{}, tokenizer=pipe.{})'
+    return "\n".join(
+        [
+            f"state = load_file({path})",
+            call.format(first, token, "text_encoder", "tokenizer"),
+            call.format(second, token, "text_encoder_2", "tokenizer_2"),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -301,6 +325,7 @@ class Host:
         folder: where it looks for embeddings.
         word: the words of an embedding in a prompt, `{}` for its file's stem.
         format_stages: what to write for an embedding of each stage; None where it cannot change words as it denoises.
+        describe_loading: the calls that load embeddings, where its users write them.
         advice: what else its users need to know.
         stage_advice: the same of an embedding of each stage.
         lora_folder: where it looks for LoRA files.
@@ -314,6 +339,7 @@ class Host:
     folder: str
     word: str
     format_stages: StageFormat | None = None
+    describe_loading: Callable[[Sequence[Embedding], str], str] | None = None
     advice: str = ""
     stage_advice: str = ""
     lora_folder: str = "models/Lora/"
@@ -332,15 +358,15 @@ SDNEXT_STAGES = f"{FIRST_ORDER} Export a single file for others."
 IMPORT = "its model manager (import the file)"
 PLAIN_LORA = "a photo of {words} at the beach"
 HOSTS: dict[str, Host] = {
-    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP, WEBUI_STAGES),
-    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, CLIP_SKIP, WEBUI_STAGES),
-    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, CLIP_SKIP, SDNEXT_STAGES),
+    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, None, CLIP_SKIP, WEBUI_STAGES),
+    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, None, CLIP_SKIP, WEBUI_STAGES),
+    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, None, CLIP_SKIP, SDNEXT_STAGES),
     "comfyui": Host(
         "ComfyUI",
         "models/embeddings/",
         "embedding:{}",
         describe_comfyui_ranges,
-        "Put a space before `embedding:`.",
+        advice="Put a space before `embedding:`.",
         lora_folder="models/loras/",
         lora_prompt=PLAIN_LORA,
         lora_advice="Load the file with a Load LoRA node, strength_model 1.",
@@ -359,6 +385,7 @@ HOSTS: dict[str, Host] = {
         "any folder",
         "<{}>",
         describe_diffusers_calls,
+        describe_diffusers_loading,
         lora_folder="any folder",
         lora_prompt='pipe.load_lora_weights(FOLDER, weight_name="{stem}.safetensors")\n# ' + PLAIN_LORA,
         reads_diffusers_lora=True,
@@ -405,7 +432,9 @@ def format_prompt(embeddings: Sequence[Embedding], host: Host, sampler: Sampler)
         ConfigError: the program cannot change words while it denoises, and there are stages.
     """
     if len(embeddings) == 1:
-        return PROMPT.format(host.word.format(embeddings[0].stem))
+        prompt = PROMPT.format(host.word.format(embeddings[0].stem))
+        loading = host.describe_loading and host.describe_loading(embeddings, host.word)
+        return f"{loading}\n# {prompt}" if loading else prompt
     if host.format_stages is None:
         raise ConfigError(
             f"{host.title} cannot change words while it denoises.", "Export a single file: leave out --stages."
