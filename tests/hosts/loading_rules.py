@@ -141,25 +141,81 @@ READERS = {
 # ------------------------------------------------------------------ A1111's prompts and steps
 
 
-def read_switching(text, step):
-    """A1111's rule for `[before:after:number]`, innermost first: `after` from step `number` on, counted from 0."""
-    innermost = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):(\d+)\]")
+def list_scheduled_texts(text, steps, first_pass=0):
+    """`get_learned_conditioning_prompt_schedules` of Forge and A1111, of whole numbers: each text with its number.
+
+    Numbers below 1 are no end of a text. A second pass subtracts the calls of the first one.
+    """
+    numbers = [min(steps, int(number) - first_pass) for number in re.findall(r":(-?\d+)\]", text)]
+    ends = sorted({steps, *(number for number in numbers if number >= 1)})
+    return [(end, read_at_number(text, end, steps, first_pass)) for end in ends]
+
+
+def read_at_number(text, end, steps, first_pass):
+    """`at_step`, innermost first: of `[before:after:number]` the first, as long as `end <= number`."""
+    innermost = re.compile(r"\[([^\[\]:]*):([^\[\]:]*):(-?\d+)\]")
     while found := innermost.search(text):
-        text = text[: found.start()] + found[1 if step < int(found[3]) else 2] + text[found.end() :]
+        number = min(steps, int(found[3]) - first_pass)
+        text = text[: found.start()] + found[1 if end <= number else 2] + text[found.end() :]
     return text
 
 
+def read_switching(text, call, steps, first_pass=0):
+    """`reconstruct_multicond_batch` of Forge and A1111: the text that a call of the denoiser reads, counted from 0.
+
+    Args:
+        steps: calls of the denoiser in this pass: of some samplers two for each step.
+        first_pass: those of the pass before, where this is the second one.
+    """
+    texts = list_scheduled_texts(text, steps, first_pass)
+    return next((one for end, one in texts if call <= end), texts[0][1])
+
+
+def list_sdnext_texts(text, steps):
+    """`get_prompt_schedule` of SD.Next: the text of every step."""
+    found = []
+    for end, one in list_scheduled_texts(text, steps):
+        for step in range(steps):
+            if len(found) < step + 1 <= end:
+                found.append(one)
+    return found
+
+
 def list_karras_timesteps(steps):
-    """k-diffusion's `get_sigmas_karras` (rho 7), each noise level as a timestep by `sigma_to_t`."""
-    log_sigmas = np.log(make_sigmas())
+    """k-diffusion's `get_sigmas_karras` (rho 7)."""
     low, high = make_sigmas()[[0, -1]] ** (1 / 7)
-    sigmas = (high + np.linspace(0, 1, steps) * (low - high)) ** 7
-    return np.interp(np.log(sigmas), log_sigmas, np.arange(1000))
+    return find_timesteps((high + np.linspace(0, 1, steps) * (low - high)) ** 7)
+
+
+def list_exponential_timesteps(steps):
+    """k-diffusion's `get_sigmas_exponential`; `get_sigmas_polyexponential` with its own rho 1 is the same."""
+    low, high = np.log(make_sigmas()[[0, -1]])
+    return find_timesteps(np.exp(np.linspace(high, low, steps)))
 
 
 def list_uniform_timesteps(steps):
     """k-diffusion's `get_sigmas`: evenly from the last timestep to the first."""
     return np.linspace(999, 0, steps)
+
+
+def list_sgm_timesteps(steps):
+    """`sgm_uniform`: evenly from the last timestep, without the first."""
+    return np.linspace(999, 0, steps + 1)[:-1]
+
+
+def list_simple_timesteps(steps):
+    """`simple_scheduler`: every so many of the noise levels."""
+    return np.array([999 - int(step * 1000 / steps) for step in range(steps)])
+
+
+def list_turbo_timesteps(steps):
+    """`turbo_scheduler`: the ends of equal parts."""
+    return (np.arange(steps, 0, -1) * (1000 / steps) - 1).round().clip(0, 999)
+
+
+def find_timesteps(sigmas):
+    """Noise levels as timesteps, by `sigma_to_t`."""
+    return np.interp(np.log(sigmas), np.log(make_sigmas()), np.arange(1000))
 
 
 def make_sigmas():

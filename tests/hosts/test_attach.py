@@ -1,5 +1,8 @@
 """Identities attached to a user's own diffusers pipeline: every layer reads its stage's text, and nothing is left."""
 
+import copy
+import gc
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +12,7 @@ from hypothesis import example, given, settings, strategies as st
 from tests.hosts.conftest import PROMPTS, list_layers, make_identity, make_people, make_pipe
 
 import sefi
+from sefi.backbone.bundle import copy_part
 from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import create_scheduler, draw_initial_noise
@@ -163,8 +167,65 @@ def test_stages_that_would_take_all_memory_are_refused(backbone, pipe):
         assert handle.stages == 97
 
 
+@pytest.mark.parametrize("detaches", [True, False])
+def test_a_pipeline_that_nobody_holds_is_freed(backbone, people, detaches):
+    pipe = make_pipe(replace(backbone, unet=copy.deepcopy(backbone.unet)))
+    handle = sefi.attach(pipe, *people)
+    pipe(**handle.encode("a photo of <ada>"), num_inference_steps=1, output_type="np")
+    if detaches:
+        handle.detach()
+    watched = [weakref.ref(pipe), weakref.ref(pipe.unet)]
+    del pipe, handle
+    gc.collect()
+    assert [one() for one in watched] == [None, None]
+
+
+@pytest.mark.parametrize("duplicate", [copy_part, copy.deepcopy])
+def test_a_copy_of_an_attached_unet_is_attached_by_itself(pipe, people, duplicate):
+    def draw(one, texts):
+        noise = torch.Generator().manual_seed(1)
+        return one(**texts, generator=noise, num_inference_steps=2, output_type="np").images
+
+    with sefi.attach(pipe, people[0]) as handle:
+        texts = handle.encode("a photo of <ada>")
+        other = make_pipe(replace(handle.conditioner.backbone, unet=duplicate(pipe.unet)))
+        with pytest.raises(RuntimeError):  # of the text's width: nothing is attached to the copy
+            draw(other, texts)
+        with sefi.attach(other, people[0]):
+            assert np.array_equal(draw(other, texts), draw(pipe, texts))
+        assert draw(pipe, texts).size
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
 def test_an_attachment_that_fails_leaves_no_hook(backbone, pipe, people):
     pipe.controlnet = torch.nn.Linear(1, 1)  # no network of diffusers
     with pytest.raises(BackboneError, match="Linear"):
         sefi.attach(pipe, *people)
     assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+@pytest.mark.parametrize(
+    ("method", "shapes"),
+    [
+        ("custom-diffusion", {"tokens": (1, 2, 2), "unet.block.attn2.to_k.weight": (2,)}),
+        ("dreambooth", {"unet.conv_in.weight": (2,), "text_encoder.a": (2,)}),
+        ("dreambooth-lora", {"unet.block.attn1.to_q.lora_A": (2,)}),
+        ("fastcomposer", {"image": (1,), "composer": (1,)}),
+        ("of another package", {"tokens": (1, 2, 1), "text_encoder_2.a": (2,)}),
+    ],
+)
+def test_identities_that_are_more_than_tokens_are_refused(pipe, people, method, shapes):
+    header = people[0].header.model_copy(update={"method": method, "stages": 1})
+    more = {"tokens": (people[0].header.width,)}
+    tensors = {name: torch.zeros(*shape, *more.get(name, (3,))) for name, shape in shapes.items()}
+    with pytest.raises(IdentityError, match=f"{method}, which is more than tokens") as refused:
+        sefi.attach(pipe, sefi.Identity(tensors, header))
+    assert "sefi.generate" in refused.value.remedy
+    assert not any(module._forward_pre_hooks for module in pipe.unet.modules())
+
+
+def test_what_a_method_saved_of_its_tokens_attaches(pipe, people):
+    """Celeb Basis keeps the basis and its coefficients for a reader; the tokens are all there is."""
+    tensors = {**people[0].tensors, "coefficients": torch.zeros(2, 3), "basis": torch.zeros(2, 4, 5)}
+    with sefi.attach(pipe, replace(people[0], tensors=tensors)) as handle:
+        assert handle.encode("<ada>")["prompt_embeds"].isfinite().all()

@@ -223,6 +223,48 @@ def test_weights_stored_in_another_type(host):
     assert count_wrong(readings, IdentityConditioner(host, people), PROMPTS, NEGATIVE) == 0
 
 
+@pytest.mark.parametrize("storage", [torch.float8_e4m3fn, torch.float16])
+def test_texts_are_as_fine_as_the_text_encoder_where_the_unet_is_stored_coarser(host, storage):
+    pipe = make_pipe(host)
+    with sefi.attach(pipe, *make_people(host)) as handle:
+        wanted = handle.encode(PROMPTS[:1], NEGATIVE)
+        pipe.unet.enable_layerwise_casting(storage_dtype=storage, compute_dtype=torch.float32)
+        found = handle.encode(PROMPTS[:1], NEGATIVE)
+        assert found.keys() == wanted.keys()
+        assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+        plain, _ = pipe.encode_prompt("a photo of a dog", "cpu", 1, False)
+        assert {one.dtype for one in found.values()} == {plain.dtype} == {torch.float32}
+        draw(pipe, **found, **FEW)
+
+
+def test_texts_are_made_where_the_text_encoder_is(host):
+    """The meta device stands for an accelerator that only the UNet is on."""
+    pipe = make_pipe(host)
+    with sefi.attach(pipe, *make_people(host)) as handle:
+        wanted = handle.encode(PROMPTS, NEGATIVE)
+        pipe.unet = pipe.unet.to("meta")
+        found = handle.encode(PROMPTS, NEGATIVE)
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+
+
+def test_texts_of_sdxl_are_made_where_each_text_encoder_is(host_xl):
+    ids = torch.zeros(1, 2, host_xl.text_length, dtype=torch.long)
+    rows, mask = torch.zeros(1, host_xl.text_length, host_xl.token_width), torch.ones_like(ids[:, 0], dtype=torch.bool)
+    seen = []
+    for encoder in host_xl.text_encoders:
+        encoder.get_input_embeddings().register_forward_hook(
+            lambda _module, args, out: seen.append((args[0].device.type, out.device.type))
+        )
+    host_xl.unet.to("meta")
+    assert host_xl.encode_text(ids, rows, mask).states.device.type == "cpu"
+    assert seen == [("cpu", "cpu")] * 2
+    seen.clear()
+    host_xl.text_encoder_2.to("meta")
+    with pytest.raises(NotImplementedError, match="meta tensor"):  # where its states are moved: they have no values
+        host_xl.encode_text(ids, rows, mask)
+    assert seen == [("cpu", "cpu"), ("meta", "meta")]
+
+
 def test_offloading_in_groups(host):
     """Of the UNet it works; of the text encoder it is refused, since a copy of it would run the original's hooks."""
     people, pipe = make_people(host), make_pipe(host)

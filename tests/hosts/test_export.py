@@ -1,6 +1,7 @@
 """Exported embeddings load by the rules of the programs, and prompts switch at the right steps."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -8,7 +9,17 @@ import torch
 from diffusers import DPMSolverMultistepScheduler, EulerDiscreteScheduler
 from safetensors import safe_open
 from safetensors.torch import load_file
-from tests.hosts.loading_rules import READERS, read_switching
+from tests.hosts.loading_rules import (
+    READERS,
+    list_exponential_timesteps,
+    list_karras_timesteps,
+    list_sdnext_texts,
+    list_sgm_timesteps,
+    list_simple_timesteps,
+    list_turbo_timesteps,
+    list_uniform_timesteps,
+    read_switching,
+)
 from typer.testing import CliRunner
 
 from sefi.backbone.tokenizer import create_clip_tokenizer
@@ -104,26 +115,110 @@ def test_one_stage_is_no_stages():
         (Sampler("karras", 17), [4, 7, 9, 11]),
         (Sampler("karras", 20), [5, 8, 10, 12]),
         (Sampler("karras", 25), [6, 10, 13, 16]),
+        (Sampler("exponential", 20), [4, 6, 8, 10]),
         (Sampler("uniform", 20), [4, 8, 12, 16]),
     ],
 )
 def test_whole_steps_of_known_samplers(sampler, ends):
     embeddings = make_stage_embeddings(make_identity())
     assert count_steps_before(embeddings, sampler)[:-1] == ends
-    a, b, c, d = ends
-    switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
-    assert format_prompt(embeddings, HOSTS["a1111"], sampler) == f"a photo of {switching} at the beach"
+    # A1111 and Forge count steps from 0, SD.Next from 1; a word is read at the step of its number too.
+    for host, less in (("a1111", 1), ("forge", 1), ("sdnext", 0)):
+        a, b, c, d = (end - less for end in ends)
+        switching = f"[sefi-ada-s5:[sefi-ada-s4:[sefi-ada-s3:[sefi-ada-s2:sefi-ada-s1:{d}]:{c}]:{b}]:{a}]"
+        assert format_prompt(embeddings, HOSTS[host], sampler) == f"a photo of {switching} at the beach"
 
 
-@pytest.mark.parametrize("stages", [2, 5, 10])
-@pytest.mark.parametrize("schedule", ["karras", "uniform"])
-@pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 17, 20, 25, 50, 149])
+STAGES = pytest.mark.parametrize("stages", [2, 5, 10])
+SCHEDULES = pytest.mark.parametrize("schedule", ["karras", "exponential", "uniform"])
+STEPS = pytest.mark.parametrize("steps", [1, 2, 3, 4, 5, 7, 17, 20, 25, 50, 149])
+
+
+def format_words(stages, host, sampler):
+    """Return the part of a prompt that switches, and the word that each step should read."""
+    prompt = format_prompt(make_stage_embeddings(make_identity(stages)), HOSTS[host], sampler)
+    wanted = [f"sefi-ada-s{int(stages * timestep // 1000) + 1}" for timestep in list_timesteps(sampler)]
+    return prompt.removeprefix("a photo of ").removesuffix(" at the beach"), wanted
+
+
+@STAGES
+@SCHEDULES
+@STEPS
 def test_every_step_reads_the_word_of_its_stage(stages, schedule, steps):
-    embeddings = make_stage_embeddings(make_identity(stages))
-    sampler = Sampler(schedule, steps)
-    text = format_prompt(embeddings, HOSTS["forge"], sampler).removeprefix("a photo of ").removesuffix(" at the beach")
-    for step, timestep in enumerate(list_timesteps(sampler)):
-        assert read_switching(text, step) == f"sefi-ada-s{int(stages * timestep // 1000) + 1}"
+    text, wanted = format_words(stages, "forge", Sampler(schedule, steps))
+    if steps > 1 and wanted[0] != wanted[1]:  # which these programs have no number for
+        wanted[0] = wanted[1]
+    assert [read_switching(text, step, steps) for step in range(steps)] == wanted
+
+
+@STAGES
+@SCHEDULES
+@STEPS
+def test_every_step_in_sdnext_reads_the_word_of_its_stage(stages, schedule, steps):
+    text, wanted = format_words(stages, "sdnext", Sampler(schedule, steps))
+    assert list_sdnext_texts(text, steps) == wanted
+
+
+@pytest.mark.parametrize(
+    ("schedule", "list_theirs", "numbers"),
+    [
+        ("karras", list_karras_timesteps, range(2, 60)),
+        ("exponential", list_exponential_timesteps, range(2, 60)),
+        ("uniform", list_uniform_timesteps, range(2, 60)),
+        # The schedules that the documents name for `uniform` with a multiple of the stages.
+        ("uniform", list_sgm_timesteps, range(5, 60, 5)),
+        ("uniform", list_simple_timesteps, range(5, 60, 5)),
+        ("uniform", list_turbo_timesteps, range(5, 60, 5)),
+    ],
+)
+def test_schedules_have_the_programs_stages(schedule, list_theirs, numbers):
+    for steps in numbers:
+        ours = [int(timestep) // 200 for timestep in list_timesteps(Sampler(schedule, steps))]
+        assert ours == [int(timestep) // 200 for timestep in list_theirs(steps)]
+
+
+def change_numbers(text, change):
+    """Return a prompt with other numbers, as a user changes them by hand."""
+    return re.sub(r":(\d+)\]", lambda found: f":{change(int(found[1]))}]", text)
+
+
+@SCHEDULES
+@pytest.mark.parametrize("steps", [15, 20, 30])
+def test_samplers_of_two_calls_a_step_need_numbers_as_the_note_says(schedule, steps):
+    text, wanted = format_words(5, "forge", Sampler(schedule, steps))
+    assert "double each number and add 1" in HOSTS["forge"].stage_advice
+    doubled = change_numbers(text, lambda number: 2 * number + 1)
+    assert [read_switching(doubled, call, 2 * steps) for call in range(2 * steps)] == [w for w in wanted for _ in "ab"]
+    assert read_switching(text, 2 * steps // 3, 2 * steps) != wanted[steps // 3]  # which as printed they would not be
+
+
+@SCHEDULES
+@pytest.mark.parametrize(("steps", "strength"), [(10, 0.5), (15, 0.75), (20, 0.4)])
+@pytest.mark.parametrize("calls", [1, 2])
+def test_a_second_pass_needs_numbers_as_the_page_says(schedule, steps, strength, calls):
+    """`setup_img2img_steps` with a number of steps: the last of a schedule of steps / strength."""
+    first_pass, whole = 20 * calls, int(steps / strength)
+    text, wanted = format_words(5, "forge", Sampler(schedule, whole))
+    left_out = whole - steps
+    text = change_numbers(text, lambda number: calls * (number + 1) - 1 + first_pass - calls * left_out)
+    read = [read_switching(text, call, calls * steps, first_pass) for call in range(calls * steps)]
+    wanted = [word for word in wanted[left_out:] for _ in range(calls)]
+    if calls == 1 and wanted[0] != wanted[1]:
+        wanted[0] = wanted[1]
+    assert read == wanted
+
+
+@SCHEDULES
+@pytest.mark.parametrize(("steps", "strength"), [(20, 0.75), (30, 0.5), (25, 0.3)])
+def test_image_to_image_needs_numbers_as_the_page_says(schedule, steps, strength):
+    """`setup_img2img_steps` and `sigmas[steps - t_enc - 1:]`."""
+    text, wanted = format_words(5, "forge", Sampler(schedule, steps))
+    run = int(steps * strength) + 1
+    text = change_numbers(text, lambda number: number - (steps - run))
+    wanted = wanted[steps - run :]
+    if wanted[0] != wanted[1]:
+        wanted[0] = wanted[1]
+    assert [read_switching(text, step, steps) for step in range(run)] == wanted
 
 
 @pytest.mark.parametrize("steps", [5, 20, 31])
@@ -187,7 +282,18 @@ def test_stages_where_the_program_can_switch(file, tmp_path, host):
         assert "cannot change words" in json.loads(answer.stdout)["error"]
         assert not (tmp_path / "out").exists()
     else:
-        assert len(json.loads(answer.stdout)["files"]) == 5
+        record = json.loads(answer.stdout)
+        assert len(record["files"]) == 5
+        assert not HOSTS[host].stage_advice or HOSTS[host].stage_advice in record["notes"]
+
+
+def test_a_name_with_capitals_is_noted(file, tmp_path):
+    make_identity(name="Ada").save(tmp_path / "capital.safetensors")
+    tokenizer = create_clip_tokenizer()
+    assert tokenizer("sefi-Ada").input_ids == tokenizer("sefi-ada").input_ids
+    for path, noted in ((file, False), (tmp_path / "capital.safetensors", True)):
+        answer = export(path, "--to", "forge", "--out", tmp_path / path.stem)
+        assert ("nobody else there may be 'ada'" in answer.stdout) == noted
 
 
 def test_nothing_is_replaced_unless_asked(file, tmp_path):

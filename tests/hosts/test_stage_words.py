@@ -18,7 +18,7 @@ from tests.hosts.conftest import (
 )
 
 import sefi
-from sefi.core.errors import BackboneError, PromptError
+from sefi.core.errors import BackboneError, ConfigError, PromptError
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.hosts.stage_words import format_stage_word, replace_names_by_words
 
@@ -153,6 +153,17 @@ def test_words_after_a_textual_inversion(host):
         torch.testing.assert_close(theirs, ours, **NEAR)
 
 
+@pytest.mark.parametrize("names", mark_slow([("Ada", "ada"), ("ada", "Ada")], [("Ada", "ada")]))
+def test_names_that_differ_in_case_are_two_people(host, names):
+    pipe = make_pipe(host)
+    with sefi.attach(pipe, *(make_identity(host, name, 5, seed) for seed, name in enumerate(names))) as handle:
+        encoder = make_encoder(handle)
+        for name in names:
+            text = f"a photo of <{name}> at the beach"
+            ours, theirs = (handle.encode(text, encoder=one)["prompt_embeds"] for one in (None, encoder))
+            torch.testing.assert_close(theirs, ours, **NEAR)
+
+
 def test_unknown_names_and_unequal_lengths_are_refused(host):
     with sefi.attach(make_pipe(host), *make_people(host)) as handle:
         encoder = make_encoder(handle)
@@ -160,8 +171,34 @@ def test_unknown_names_and_unequal_lengths_are_refused(host):
             handle.encode("a photo of <eve>", encoder=encoder)
         with pytest.raises(PromptError):
             handle.encode("a photo of <ada>", "<bob>", encoder=encoder)
-        with pytest.raises(PromptError, match="16 states, the negative prompt 17"):
+        with pytest.raises(PromptError, match="have 16 states, negative prompts 17"):
             handle.encode("a photo", "snow", encoder=lambda text: encoder(text)[:, : 16 if "photo" in text else 17])
+
+
+def test_texts_of_any_other_length_are_refused(host):
+    lengths = {"short": 17, "long": 34}
+
+    def encode(text):
+        return torch.zeros(1, lengths[text], host.token_width)
+
+    with sefi.attach(make_pipe(host), *make_people(host)) as handle:
+        cases = {
+            "have 17 states, negative prompts 17 and 34": (["short", "short"], ["short", "long"]),
+            "have 17 and 34 states, negative prompts 17": (["short", "long"], "short"),
+            "have 17 states, negative prompts 34": ("short", "long"),
+        }
+        for message, texts in cases.items():
+            with pytest.raises(PromptError, match=message):
+                handle.encode(*texts, encoder=encode)
+        assert handle.encode(["long", "long"], "long", encoder=encode)["prompt_embeds"].shape[:2] == (2, 34)
+
+
+def test_an_earlier_layer_and_an_encoder_are_refused_together(host):
+    with sefi.attach(make_pipe(host), *make_people(host), clip_skip=2) as handle:
+        with pytest.raises(ConfigError, match="clip_skip=2") as refused:
+            handle.encode("a photo of <ada>", encoder=lambda text: pytest.fail(f"{text!r} was encoded"))
+        assert "Attach without clip_skip" in refused.value.remedy
+        handle.encode("a photo of <ada>")
 
 
 def test_words_have_names_that_no_identity_has():

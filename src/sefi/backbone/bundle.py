@@ -338,7 +338,9 @@ class Backbone(ModelParts):
         """
         if ids.shape[-1] > self.text_length:
             return self._encode_chunks(ids, rows, mask)
-        ids, encoders = ids.to(self.device), self.text_encoders
+        encoders = self.text_encoders
+        place = get_token_table(encoders[0]).device  # a pipeline's UNet may be elsewhere
+        ids = ids.to(place)
         if rows is None or mask is None:
             return self._run_text_encoders(encoders, ids)
         own = self.replaced_rows
@@ -346,7 +348,7 @@ class Backbone(ModelParts):
             # On copies: a hook on the model's own token table would write these rows into other threads' texts.
             own, encoders = ReplacedRows(), tuple(copy_part(encoder) for encoder in encoders)
             own.hook(encoders)
-        with own.replace(rows.to(self.device).split(list(self.token_widths), dim=-1), mask.to(self.device)):
+        with own.replace(rows.to(place).split(list(self.token_widths), dim=-1), mask.to(place)):
             return self._run_text_encoders(encoders, ids)
 
     def copy_text_encoders(self) -> "Backbone":
@@ -360,17 +362,23 @@ class Backbone(ModelParts):
         return replace(self, replaced_rows=rows, **dict(zip(names, copies, strict=True)))
 
     def _run_text_encoders(self, encoders: Sequence[Any], ids: Tensor) -> TextEncoding:
-        """Run the text encoders on ids `[batch, encoder, word]`."""
+        """Run the text encoders on ids `[batch, encoder, word]`, each where it lives.
+
+        What comes out is where the first one lives.
+        """
+        each = [ids[:, number].to(get_token_table(one).device) for number, one in enumerate(encoders)]
         if self.family != "sdxl":
-            return TextEncoding(self._encode_words(encoders[0], ids[:, 0]))
+            return TextEncoding(self._encode_words(encoders[0], each[0]))
         # Copies: transformers leaves hooks in the modules whose hidden states it returns.
         own = self.replaced_rows is not None
         answers = [
-            (one if own else copy_part(one))(ids[:, n], output_hidden_states=True) for n, one in enumerate(encoders)
+            (one if own else copy_part(one))(some, output_hidden_states=True)
+            for one, some in zip(encoders, each, strict=True)
         ]
-        states = torch.cat([answer.hidden_states[-1 - self.clip_skip] for answer in answers], dim=-1)
+        place = each[0].device
+        states = torch.cat([answer.hidden_states[-1 - self.clip_skip].to(place) for answer in answers], dim=-1)
         sizes = states.new_tensor([self.resolution, self.resolution, 0, 0, self.resolution, self.resolution])
-        return TextEncoding(states, answers[-1].text_embeds, {"time_ids": sizes.expand(len(ids), -1)})
+        return TextEncoding(states, answers[-1].text_embeds.to(place), {"time_ids": sizes.expand(len(ids), -1)})
 
     def _encode_words(self, encoder: Any, ids: Tensor) -> Tensor:  # noqa: ANN401
         """Encode texts `[batch, word]` by one encoder; states of an earlier layer are normalised as the last one's."""
@@ -614,7 +622,7 @@ class ReplacedRows(threading.local):
     def _overwrite(self, number: int, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
         if self.mask is None:
             return output
-        return torch.where(self.mask[..., None], self.rows[number].to(output.dtype), output)
+        return torch.where(self.mask.to(output.device)[..., None], self.rows[number].to(output), output)
 
 
 def _copy_vae_of_fixed_dtype(vae: AutoencoderKL) -> AutoencoderKL:

@@ -2,7 +2,7 @@
 
 import gzip
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -224,3 +224,8 @@ def _check_special(where: Path, tokenizer: CLIPTokenizer, rows: int) -> None:
         number = getattr(tokenizer, f"{name}_id")
         if number is None or not 0 <= number < rows:
             raise BackboneError(f"{where}: `{name}` has no row in the text encoder's table of {rows}.", REMEDY)
+
+
+def add_exact_words(tokenizer: Any, words: Sequence[str]) -> None:  # noqa: ANN401
+    """Add words to a tokenizer, in place, that are found letter by letter: CLIP's own words are of no case."""
+    tokenizer.add_tokens([AddedToken(word, normalized=False) for word in words])

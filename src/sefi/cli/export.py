@@ -31,8 +31,8 @@ SlotName = Annotated[
     typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean of both."),
 ]
 Sampling = Annotated[
-    Literal["karras", "uniform"],
-    typer.Option("--schedule", help="The noise schedule of your sampler, for --stages: karras or uniform."),
+    Literal["karras", "exponential", "uniform"],
+    typer.Option("--schedule", help="The noise schedule of your sampler, for --stages: karras, exponential, uniform."),
 ]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Your sampler's steps, for --stages.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: NAME-HOST.")]
@@ -129,6 +129,10 @@ def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
     family, header = identity.header.base_model.partition(":")[0], identity.header
     # SDXL reads the layer before the last anyway.
     notes = [exported.advice] if exported.advice and (family != "sdxl" or exported.advice != CLIP_SKIP) else []
+    if exported.stage_advice:
+        notes.append(exported.stage_advice)
+    if identity.name != identity.name.lower():
+        notes.append(f"most programs read words in lower case: nobody else there may be {identity.name.lower()!r}.")
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
     of_tokens = "sefi.slot" in exported.files[0].metadata

@@ -457,8 +457,7 @@ def _describe_difference(signature: ModelSignature, identity: Identity, other_mo
         raise IdentityError(
             f"The model signature of {identity.name!r} is damaged.", "Copy the file again, or learn it again."
         ) from error
-    own_weights = any(name.startswith(("unet.", "text_encoder.", "text_encoder_2.")) for name in identity.tensors)
-    if difference.tokenizer or (difference.structure and own_weights):
+    if difference.tokenizer or (difference.structure and identity.has_weights):
         raise other_model
     parts = [*difference.structure, *difference.weights]
     return f"in the {' and the '.join(parts)}" if parts else None

@@ -43,6 +43,7 @@ from sefi.provenance.consent import check_consents
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
+HOOKED = "_sefi_hooked_denoiser"  # the attribute of a hooked module; no table outside, which would keep it for ever
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
 
@@ -66,14 +67,15 @@ def attach(
     Raises:
         ConfigError: such a consent has expired, or strength or clip_skip is no number or out of range.
         BackboneError: the pipeline is of another kind, or its parts are wrapped (offloading).
-        IdentityError: an identity of another family of models, two of one name, or numbers of stages that have no small
-            common multiple.
+        IdentityError: an identity of another family of models, one that is more than tokens, two of one name, or
+            numbers of stages that have no small common multiple.
 
     >>> with attach(pipe, ada) as handle:  # doctest: +SKIP
     ...     image = pipe(**handle.encode("a photo of <ada> at the beach")).images[0]
     """
     for one in identities:
         check_type(one, Identity, "The identity", IdentityError, "Give each one by itself, read with Identity.load.")
+        check_tokens_alone(one)
     check_strength(strength)
     check_type(clip_skip, (int, type(None)), "clip_skip", ConfigError, "Give 1 or 2.")
     if not expired_consent:
@@ -91,6 +93,19 @@ def attach(
         attachment.detach()  # hooks of the modules before the one that failed
         raise
     return attachment
+
+
+def check_tokens_alone(identity: Identity) -> None:
+    """Refuse an identity of which a pipeline would get a part only.
+
+    Raises:
+        IdentityError: it has weights of the model, or no tokens.
+    """
+    if identity.has_weights or "tokens" not in identity.tensors:
+        raise IdentityError(
+            f"{identity.name!r} was learned with {identity.method}, which is more than tokens; only tokens attach.",
+            "Use sefi.generate; pipelines load what `sefi export --to diffusers` makes of a LoRA or Custom Diffusion.",
+        )
 
 
 def check_strength(strength: object) -> None:
@@ -155,6 +170,7 @@ class Attachment(AbstractContextManager["Attachment"]):
         Raises:
             PromptError: an unknown name, a prompt that does not fit, what is no text, no prompt, or not as many
                 negative prompts.
+            ConfigError: an encoder is given, and `clip_skip` was.
             BackboneError: the identities are detached already.
         """
         self.check_attached()
@@ -175,7 +191,8 @@ class Attachment(AbstractContextManager["Attachment"]):
             null, *positive = pad_texts(conditioner, [null, *positive])
         else:
             null, positive = encode_elsewhere(conditioner, encoder, prompts, negatives, steps)
-        dtype = conditioner.backbone.dtype
+        # The text encoder's, as pipelines cast texts; a UNet's weights may be stored in a coarser one (float8).
+        dtype = conditioner.backbone.token_tables[-1].dtype
         negative_arguments = list_text_arguments(join_stages([null] * len(steps)).to(dtype))
         return {
             **list_text_arguments(join_stages(positive).to(dtype)),
@@ -258,17 +275,34 @@ def encode_elsewhere(
 
     Raises:
         PromptError: an unknown name, or texts of different lengths.
+        ConfigError: the identities are attached with an earlier layer of the text encoder.
     """
     for text in negatives:
         refuse_names(text)
-    null = join_batches([encode_stage(conditioner, encoder, text, 0) for text in negatives])
+    check_usual_layer(conditioner)
+    avoided = [encode_stage(conditioner, encoder, text, 0) for text in negatives]
     encoded: dict[tuple[str, int], TextEncoding] = {}  # neighbouring steps of few stages have one text
     for step, prompt in product(steps, prompts):
         key = (prompt, conditioner.get_context_key(step))
         if key not in encoded:
             encoded[key] = encode_stage(conditioner, encoder, prompt, step)
-            check_equal_lengths(encoded[key], null)
+    check_equal_lengths(list(encoded.values()), avoided)
+    null = join_batches(avoided)
     return null, [join_batches([encoded[prompt, conditioner.get_context_key(s)] for prompt in prompts]) for s in steps]
+
+
+def check_usual_layer(conditioner: IdentityConditioner) -> None:
+    """Refuse an earlier layer of the text encoder, which only the program that encodes can choose.
+
+    Raises:
+        ConfigError: it is not the usual one.
+    """
+    clip_skip = conditioner.backbone.clip_skip
+    if clip_skip != 1:
+        raise ConfigError(
+            f"The identities are attached with clip_skip={clip_skip}, which an encoder of your own does not know.",
+            "Attach without clip_skip, and let the encoder read that layer.",
+        )
 
 
 def join_stages(encodings: Sequence[TextEncoding]) -> TextEncoding:
@@ -294,7 +328,8 @@ class HookedDenoiser:
     def hook(module: nn.Module, backbone: Backbone) -> "HookedDenoiser":
         """Return the hooked module; hooks are added where there are none yet."""
         with _lock:
-            if module not in _hooked:
+            denoiser = HookedDenoiser.find(module)
+            if denoiser is None:
                 second = backbone.text_encoder_2
                 denoiser = HookedDenoiser(
                     module,
@@ -306,9 +341,19 @@ class HookedDenoiser:
                     hooks={},
                 )
                 denoiser.hooks[module] = module.register_forward_pre_hook(denoiser.choose_stage, with_kwargs=True)
-                _hooked[module] = denoiser
-            _hooked[module].users += 1
-            return _hooked[module]
+                setattr(module, HOOKED, denoiser)
+            denoiser.users += 1
+            return denoiser
+
+    @staticmethod
+    def find(module: nn.Module) -> "HookedDenoiser | None":
+        """Return what hooks this very module; None where nothing does, as for a copy that took the hooks along."""
+        found = vars(module).get(HOOKED)
+        return found if isinstance(found, HookedDenoiser) and found.module is module else None
+
+    def __deepcopy__(self, _memo: object) -> "HookedDenoiser":
+        """Return itself: nothing is attached to the copy of a module."""
+        return self
 
     def release(self) -> None:
         """Remove the hooks when nobody uses them any more."""
@@ -317,13 +362,13 @@ class HookedDenoiser:
             if not self.users:
                 for handle in self.hooks.values():
                     handle.remove()
-                _hooked.pop(self.module, None)
+                vars(self.module).pop(HOOKED, None)
 
     def choose_stage(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
         """Replace the texts of all stages by those of the timestep's."""
-        if _hooked.get(module) is not self:
+        if self.find(module) is not self:
             return None  # a copy that took the hooks along: nothing was attached to it
         values = dict(zip(self.names, args, strict=False)) | kwargs
         texts = values.get("encoder_hidden_states")
@@ -348,7 +393,7 @@ class HookedDenoiser:
         for kind, layer in missing:
             hook = make_half_hook(HALVES[kind], self.width) if kind in HALVES else make_refusal(self.width)
             with _lock:
-                if layer not in self.hooks and _hooked.get(self.module) is self:
+                if layer not in self.hooks and self.find(self.module) is self:
                     self.hooks[layer] = layer.register_forward_pre_hook(hook)
 
 
@@ -382,6 +427,3 @@ def make_refusal(width: int) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
             )
 
     return refuse_both
-
-
-_hooked: dict[nn.Module, HookedDenoiser] = {}

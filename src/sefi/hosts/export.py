@@ -44,12 +44,25 @@ class Embedding:
         stem: the file's name without its ending, which is the word in prompts.
         vectors: `[vector, width]`, float32.
         first, last: timesteps that it is for.
+        widths: of the parts of a vector for each text encoder, where there are two.
     """
 
     stem: str
     vectors: Tensor
     first: int
     last: int
+    widths: tuple[int, ...] = ()
+
+    @property
+    def tensors(self) -> Tensors:
+        """The tensors of its file by their names there, each `[vector, width]` of one text encoder."""
+        return split_vectors(self.vectors, self.widths) or {KEY: self.vectors}
+
+
+def split_vectors(vectors: Tensor, widths: Sequence[int]) -> Tensors:
+    """Split vectors `[vector, width]` into those of each text encoder, by SDXL's names; none where there is but one."""
+    parts = vectors.split(list(widths), dim=-1) if widths else ()
+    return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=False)}
 
 
 def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
@@ -59,7 +72,7 @@ def make_flat_embedding(identity: Identity, slot: Slot = "value") -> Embedding:
         IdentityError: the identity has no tokens.
     """
     vectors = choose_slot(identity, slot).mean(0)
-    return Embedding(make_stem(identity), vectors, 0, TIMESTEPS - 1)
+    return Embedding(make_stem(identity), vectors, 0, TIMESTEPS - 1, identity.header.widths)
 
 
 def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embedding]:
@@ -74,7 +87,9 @@ def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embe
     # Stage s has the timesteps t with s = floor(stages * t / T).
     starts = [-(-stage * TIMESTEPS // len(tokens)) for stage in range(len(tokens) + 1)]
     return [
-        Embedding(f"{make_stem(identity)}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1)
+        Embedding(
+            f"{make_stem(identity)}-s{stage + 1}", vectors, starts[stage], starts[stage + 1] - 1, identity.header.widths
+        )
         for stage, vectors in enumerate(tokens)
     ]
 
@@ -117,15 +132,6 @@ def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, s
     }
 
 
-def list_embedding_tensors(identity: Identity, embedding: Embedding) -> dict[str, Tensor]:
-    """List the tensors of an embedding's file by their names there, each `[vector, width]` of one text encoder."""
-    widths = identity.header.widths
-    if not widths:
-        return {KEY: embedding.vectors}
-    parts = embedding.vectors.split(list(widths), dim=-1)
-    return {name: part.contiguous() for name, part in zip(SDXL_KEYS, parts, strict=True)}
-
-
 @dataclass(frozen=True)
 class ExportedFile:
     """One safetensors file: its name without the ending, its tensors by name, and what it says about itself."""
@@ -144,20 +150,19 @@ class Exported:
         prompt: what its user writes in the program's prompt, or how.
         folder: where the program looks for such files.
         advice: what else its user needs to know.
+        stage_advice: the same of the prompt of a file for each stage.
     """
 
     files: tuple[ExportedFile, ...]
     prompt: str
     folder: str
     advice: str = ""
+    stage_advice: str = ""
 
 
 def list_embedding_files(identity: Identity, embeddings: Sequence[Embedding], slot: Slot) -> tuple[ExportedFile, ...]:
     """List the files of embeddings."""
-    return tuple(
-        ExportedFile(one.stem, list_embedding_tensors(identity, one), make_metadata(identity, one, slot))
-        for one in embeddings
-    )
+    return tuple(ExportedFile(one.stem, one.tensors, make_metadata(identity, one, slot)) for one in embeddings)
 
 
 def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bool = False) -> list[Path]:
@@ -181,7 +186,7 @@ def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bo
 
 # ------------------------------------------------------------------ prompts
 
-StepSchedule = Literal["uniform", "karras"]
+StepSchedule = Literal["uniform", "karras", "exponential"]
 
 
 @dataclass(frozen=True)
@@ -200,6 +205,7 @@ def list_timesteps(sampler: Sampler) -> list[float]:
     """List the timesteps of a program's sampler, noisiest first, for Stable Diffusion's noise schedule.
 
     Uniform: A1111's "normal" and "uniform", linear from the last timestep to 0. Karras et al. 2022, equation 5.
+    Exponential: noise levels whose logarithms are evenly spaced.
     """
     scheduler = EulerDiscreteScheduler(
         num_train_timesteps=TIMESTEPS,
@@ -208,6 +214,7 @@ def list_timesteps(sampler: Sampler) -> list[float]:
         beta_schedule="scaled_linear",
         timestep_spacing="linspace",
         use_karras_sigmas=sampler.schedule == "karras",
+        use_exponential_sigmas=sampler.schedule == "exponential",
     )
     if sampler.steps == 1:  # programs make it from noise; diffusers' linspace would begin at 0
         return [float(TIMESTEPS - 1)]
@@ -224,10 +231,13 @@ def count_steps_before(embeddings: Sequence[Embedding], sampler: Sampler) -> lis
     return [sum(timestep >= one.first for timestep in timesteps) for one in reversed(embeddings)]
 
 
-def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
-    """Format a prompt's part that changes words after whole numbers of steps: `[s5:[s4:s3:8]:4]`.
+def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sampler, first_step: int) -> str:
+    """Format a prompt's part that changes words after whole numbers of steps: `[s5:[s4:s3:7]:4]`.
 
-    A stage that the sampler never visits is left out.
+    A word is read up to the step of its number, that step included. A stage that the sampler never visits is left out.
+
+    Args:
+        first_step: the number that the program gives the first step.
     """
     ends = count_steps_before(embeddings, sampler)
     visited: list[tuple[str, int]] = []
@@ -236,13 +246,20 @@ def format_switching(embeddings: Sequence[Embedding], word: str, sampler: Sample
             visited.append((word.format(one.stem), end))
     text = visited[-1][0]
     for before, end in reversed(visited[:-1]):
-        text = f"[{before}:{text}:{end}]"
+        last = first_step + end - 1
+        if last > 0:  # programs take no notice of a number 0, so that a word for step 0 alone cannot be written
+            text = f"[{before}:{text}:{last}]"
     return text
 
 
-def format_switching_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
-    """Format a whole prompt that changes words after whole numbers of steps."""
-    return PROMPT.format(format_switching(embeddings, word, sampler))
+def format_webui_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a whole prompt for A1111 and Forge, which count steps from 0."""
+    return PROMPT.format(format_switching(embeddings, word, sampler, first_step=0))
+
+
+def format_sdnext_prompt(embeddings: Sequence[Embedding], word: str, sampler: Sampler) -> str:
+    """Format a whole prompt for SD.Next, which counts steps from 1."""
+    return PROMPT.format(format_switching(embeddings, word, sampler, first_step=1))
 
 
 def describe_comfyui_ranges(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
@@ -272,10 +289,31 @@ def describe_invokeai_ranges(embeddings: Sequence[Embedding], word: str, _sample
 
 def describe_diffusers_calls(embeddings: Sequence[Embedding], word: str, _sampler: Sampler) -> str:
     """Describe the calls of diffusers for stages: a token for each, encoded beforehand and swapped at step ends."""
-    lines = [f'pipe.load_textual_inversion("{one.stem}.safetensors", token="{word.format(one.stem)}")'
-             for one in embeddings]  # fmt: skip
     ranges = ", ".join(f"({one.first}, {one.last}): {word.format(one.stem)}" for one in reversed(embeddings))
-    return "\n".join([*lines, f"# timesteps and words: {ranges}"])
+    return f"{describe_diffusers_loading(embeddings, word)}\n# timesteps and words: {ranges}"
+
+
+def describe_diffusers_loading(embeddings: Sequence[Embedding], word: str) -> str:
+    """Describe the calls of diffusers that load embeddings."""
+    imports = ["from safetensors.torch import load_file"] if embeddings[0].widths else []
+    calls = [format_diffusers_loading(one.stem, word.format(one.stem), one.widths) for one in embeddings]
+    return "\n".join([*imports, *calls])
+
+
+def format_diffusers_loading(stem: str, token: str, widths: Sequence[int]) -> str:
+    """Format the calls that load one file; one of two text encoders is loaded for each by itself."""
+    path = f'f"{{FOLDER}}/{stem}.safetensors"'
+    if not widths:
+        return f'pipe.load_textual_inversion({path}, token="{token}")'
+    first, second = SDXL_KEYS
+    call = 'pipe.load_textual_inversion(state["{}"], token="{}", text_encoder=pipe.{}, tokenizer=pipe.{})'
+    return "\n".join(
+        [
+            f"state = load_file({path})",
+            call.format(first, token, "text_encoder", "tokenizer"),
+            call.format(second, token, "text_encoder_2", "tokenizer_2"),
+        ]
+    )
 
 
 @dataclass(frozen=True)
@@ -287,7 +325,9 @@ class Host:
         folder: where it looks for embeddings.
         word: the words of an embedding in a prompt, `{}` for its file's stem.
         format_stages: what to write for an embedding of each stage; None where it cannot change words as it denoises.
+        describe_loading: the calls that load embeddings, where its users write them.
         advice: what else its users need to know.
+        stage_advice: the same of an embedding of each stage.
         lora_folder: where it looks for LoRA files.
         lora_prompt: what to write for a LoRA, `{stem}` for its file's stem, `{words}` for the subject.
         lora_advice: how to load one, where its prompt does not.
@@ -299,7 +339,9 @@ class Host:
     folder: str
     word: str
     format_stages: StageFormat | None = None
+    describe_loading: Callable[[Sequence[Embedding], str], str] | None = None
     advice: str = ""
+    stage_advice: str = ""
     lora_folder: str = "models/Lora/"
     lora_prompt: str = "a photo of {words} at the beach <lora:{stem}:1>"
     lora_advice: str = ""
@@ -308,30 +350,42 @@ class Host:
 
 
 CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last layer."
+FIRST_ORDER = "The prompt is for one pass of a sampler that calls the model once a step."
+SECOND_ORDER = "DPM++ SDE, DPM++ 2S a, Heun, DPM2 and DPM2 a call it twice: double each number and add 1."
+OTHER_RUNS = "Hires. fix and image to image need other numbers (docs/hosts/a1111-forge.md), or a single file."
+WEBUI_STAGES = f"{FIRST_ORDER} {SECOND_ORDER} {OTHER_RUNS}"
+SDNEXT_STAGES = f"{FIRST_ORDER} Export a single file for others."
 IMPORT = "its model manager (import the file)"
 PLAIN_LORA = "a photo of {words} at the beach"
 HOSTS: dict[str, Host] = {
-    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
-    "forge": Host("Forge and reForge", "embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
-    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_switching_prompt, CLIP_SKIP),
+    "a1111": Host("AUTOMATIC1111 web UI", "embeddings/", "{}", format_webui_prompt, None, CLIP_SKIP, WEBUI_STAGES),
+    "forge": Host("Forge and reForge", "embeddings/", "{}", format_webui_prompt, None, CLIP_SKIP, WEBUI_STAGES),
+    "sdnext": Host("SD.Next", "models/embeddings/", "{}", format_sdnext_prompt, None, CLIP_SKIP, SDNEXT_STAGES),
     "comfyui": Host(
         "ComfyUI",
         "models/embeddings/",
         "embedding:{}",
         describe_comfyui_ranges,
-        "Put a space before `embedding:`.",
-        "models/loras/",
-        PLAIN_LORA,
-        "Load the file with a Load LoRA node, strength_model 1.",
+        advice="Put a space before `embedding:`.",
+        lora_folder="models/loras/",
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Load the file with a Load LoRA node, strength_model 1.",
     ),
     "invokeai": Host(
-        "InvokeAI", IMPORT, "<{}>", describe_invokeai_ranges, "", IMPORT, PLAIN_LORA, "Add the LoRA with weight 1."
+        "InvokeAI",
+        IMPORT,
+        "<{}>",
+        describe_invokeai_ranges,
+        lora_folder=IMPORT,
+        lora_prompt=PLAIN_LORA,
+        lora_advice="Add the LoRA with weight 1.",
     ),
     "diffusers": Host(
         "diffusers",
         "any folder",
         "<{}>",
         describe_diffusers_calls,
+        describe_diffusers_loading,
         lora_folder="any folder",
         lora_prompt='pipe.load_lora_weights(FOLDER, weight_name="{stem}.safetensors")\n# ' + PLAIN_LORA,
         reads_diffusers_lora=True,
@@ -378,7 +432,9 @@ def format_prompt(embeddings: Sequence[Embedding], host: Host, sampler: Sampler)
         ConfigError: the program cannot change words while it denoises, and there are stages.
     """
     if len(embeddings) == 1:
-        return PROMPT.format(host.word.format(embeddings[0].stem))
+        prompt = PROMPT.format(host.word.format(embeddings[0].stem))
+        loading = host.describe_loading and host.describe_loading(embeddings, host.word)
+        return f"{loading}\n# {prompt}" if loading else prompt
     if host.format_stages is None:
         raise ConfigError(
             f"{host.title} cannot change words while it denoises.", "Export a single file: leave out --stages."
@@ -400,4 +456,5 @@ def export_tokens(identity: Identity, host: Host, slot: Slot | None, sampler: Sa
     slot = slot or (STAGE_SLOT if sampler else FLAT_SLOT)
     embeddings = make_stage_embeddings(identity, slot) if sampler else [make_flat_embedding(identity, slot)]
     prompt = format_prompt(embeddings, host, sampler or Sampler())
-    return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice)
+    stage_advice = host.stage_advice if sampler else ""
+    return Exported(list_embedding_files(identity, embeddings, slot), prompt, host.folder, host.advice, stage_advice)

@@ -1,6 +1,6 @@
 """A word for every stage's key and value vectors, in copies of the text encoders, for programs that encode prompts."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, cast
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import TextEncoding, copy_part
+from sefi.backbone.tokenizer import add_exact_words
 from sefi.core.errors import PromptError
 from sefi.core.prompts import PLACEHOLDER, make_unknown_placeholder_error
 from sefi.core.text import is_utf8
@@ -72,7 +73,7 @@ def add_words(tokenizer: Any, words: list[str]) -> Any:  # noqa: ANN401
     """Return a copy of a tokenizer that knows new words."""
     with TOKENIZING:
         copied = deepcopy(tokenizer)
-    copied.add_tokens(words)
+    add_exact_words(copied, words)
     return copied
 
 
@@ -123,17 +124,23 @@ def read_encoding(answer: Tensor | tuple[Tensor, Tensor]) -> TextEncoding:
     return TextEncoding(states, pooled)
 
 
-def check_equal_lengths(positive: TextEncoding, negative: TextEncoding) -> None:
+def check_equal_lengths(positive: Sequence[TextEncoding], negative: Sequence[TextEncoding]) -> None:
     """Refuse texts of different lengths, which no pipeline takes together.
 
     Raises:
-        PromptError: the prompt is longer or shorter than the negative prompt.
+        PromptError: a prompt or a negative prompt is longer or shorter than the others.
     """
-    if positive.states.shape[1] != negative.states.shape[1]:
+    prompts, negatives = ({one.states.shape[1] for one in some} for some in (positive, negative))
+    if len(prompts | negatives) > 1:
         raise PromptError(
-            f"The prompt has {positive.states.shape[1]} states, the negative prompt {negative.states.shape[1]}.",
-            "Let the encoder cut or pad both to one length.",
+            f"Prompts have {format_lengths(prompts)} states, negative prompts {format_lengths(negatives)}.",
+            "Let the encoder cut or pad all to one length.",
         )
+
+
+def format_lengths(lengths: Set[int]) -> str:
+    """Format different lengths, the shortest first."""
+    return " and ".join(map(str, sorted(lengths)))
 
 
 def expand_loaded_words(pipe: Any, prompt: str) -> str:  # noqa: ANN401

@@ -7,7 +7,17 @@ A LoRA leaves with the names of diffusers (`unet.LAYER.lora_A.weight`) or with k
 import torch
 
 from sefi.core.errors import ConfigError, IdentityError
-from sefi.hosts.export import Exported, ExportedFile, Host, make_model_metadata, make_stem
+from sefi.hosts.export import (
+    TIMESTEPS,
+    Embedding,
+    Exported,
+    ExportedFile,
+    Host,
+    describe_diffusers_loading,
+    make_model_metadata,
+    make_stem,
+    split_vectors,
+)
 from sefi.identity.file import Identity, Tensors
 
 DOWN, UP = "lora_A", "lora_B"
@@ -84,20 +94,22 @@ def export_custom_diffusion(identity: Identity, host: Host) -> Exported:
             f"{host.title} reads no weights of Custom Diffusion.",
             "Export with --to diffusers, or learn with --method dreambooth-lora, whose files every program reads.",
         )
-    tokens, stem = identity.stage_tokens, make_stem(identity)
+    tokens, stem, widths = identity.stage_tokens, make_stem(identity), identity.header.widths
     if tokens.shape[:3] != (1, 2, CUSTOM_TOKENS):
         raise IdentityError(f"{identity.name!r} has tokens that are no new word and class word.", "Learn it again.")
     metadata, word = make_model_metadata(identity, stem, "custom-diffusion"), f"<{stem}>"
     # Two people may share a folder, which diffusers' own name for this file would not allow; no name has a dot.
     weights = f"{stem}.weights"
+    vectors = convert_matrix(tokens[0, 0, :1])
+    new_word = split_vectors(vectors, widths) or {word: vectors}
     files = (
         ExportedFile(weights, make_custom_diffusion_weights(identity), metadata),
-        ExportedFile(stem, {word: convert_matrix(tokens[0, 0, :1])}, metadata | {"modelspec.trigger_phrase": word}),
+        ExportedFile(stem, new_word, metadata | {"modelspec.trigger_phrase": word}),
     )
     lines = [
         # Without the last argument diffusers 0.42 reads the file and leaves the model as it was.
         f'pipe.unet.load_attn_procs(FOLDER, weight_name="{weights}.safetensors", _pipeline=pipe)',
-        f'pipe.load_textual_inversion(f"{{FOLDER}}/{stem}.safetensors", token="{word}")',
+        describe_diffusers_loading([Embedding(stem, vectors, 0, TIMESTEPS - 1, widths)], "<{}>"),
         f"# a photo of {word} {identity.header.class_word} at the beach",
     ]
     return Exported(files, "\n".join(lines), host.folder)

@@ -62,6 +62,7 @@ MARK = "AN IDENTITY OF SEFI: sefi export makes textual inversions of it"
 DIGEST = "composer"  # SHA-256 of FastComposer's weights, as bytes
 LONGEST_TOKEN = 1e6  # rows of token tables are shorter than 100; the model that is opened sets a closer limit
 RELEARN = "Learn it again with a lower learning rate."
+OWN_WEIGHTS = ("unet.", "text_encoder.", "text_encoder_2.")  # begin the names of a method's weights for the model
 REMEDY = "Use a file that `sefi learn` wrote."
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
@@ -130,7 +131,7 @@ class Identity:
         if "tokens" not in self.tensors:
             raise IdentityError(
                 f"{self.name!r} was learned with {self.method} and has no tokens.",
-                "Use a file that `sefi learn` wrote.",
+                "Use one of a method that learns tokens, such as the default one (`sefi methods`).",
             )
         return self.tensors["tokens"]
 
@@ -138,6 +139,11 @@ class Identity:
     def stage_tokens(self) -> torch.Tensor:
         """The tokens as `[stage, 2, vector, width]`, one or more tokens in the place of the placeholder."""
         return add_vector_axis(self.tokens)
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether it has weights of the model's networks, instead of tokens or with them."""
+        return any(name.startswith(OWN_WEIGHTS) for name in self.tensors)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write one safetensors file, atomically; an earlier identity of the same name is replaced.
