@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
@@ -87,14 +86,17 @@ from sefi.photo.augment import (
     compute_photo_digest,
     convert_to_bytes,
     crop_middle,
-    find_face_in,
     find_face_square,
+    find_subject_face,
+    locate_box_in_square,
+    locate_in_square,
 )
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
     check_box,
     crop_square,
+    describe_small_face,
     find_square_around_box,
     find_square_in_middle,
 )
@@ -189,8 +191,8 @@ def learn(  # noqa: PLR0913
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
     config, faces = find_start(crops, backbone, config, detector, init)
-    views = PhotoViews(first, config.views, tuple(others), faces)
-    probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
+    views = PhotoViews(first, config.views, tuple(others), faces, tuple(one.place for one in crops))
+    probe = build_image_probe(method, backbone, crops[0], config, folder) if config.learn.probe_every else None
     options = TrainingOptions(
         progress,
         None if checkpoint is None else Path(checkpoint),
@@ -432,19 +434,21 @@ def crop_photo(
     class_word = config.learn.class_word
     check_crop(class_word, crop=crop, face=face, box=box, detector=detector)
     height, width = photo.pixels.shape[-2:]
-    remark = None
+    remark, chosen, given = None, None, None
     if box is not None:
         square = find_square_around_box(box, height, width)
+        given = locate_box_in_square(box, square)
     elif needs_face(class_word, crop=crop):
         finder = open_detector(backbone, detector)
-        square, remark = find_face_square(photo, finder, number=face, margin=config.views.crop_margin)
+        square, found = find_face_square(photo, finder, number=face, margin=config.views.crop_margin)
+        remark, chosen = describe_small_face(found), locate_in_square(found, square)
     else:
         square = find_square_in_middle(height, width)
     if remark is not None:
         LOGGER.warning(remark)
     pixels = crop_square(photo, square, backbone.resolution)
     remarks = () if remark is None else (remark,)
-    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
+    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels), chosen, given)
 
 
 def find_start(
@@ -495,7 +499,7 @@ def find_faces_in(
     if not person or not (any(asking.values()) or learn.attention_loss == "hinge"):
         return ()
     finder = open_detector(backbone, detector)
-    return tuple(find_face_in(crop.pixels, finder, crop.source) for crop in crops)
+    return tuple(find_subject_face(crop, finder) for crop in crops)
 
 
 def open_detector(backbone: CropModel, detector: str | Path | None) -> YuNetDetector:
@@ -564,7 +568,7 @@ def list_prompt_remarks(
 
 
 def build_image_probe(
-    method: Method, backbone: Backbone, crop: Tensor, config: Config, folder: Path | None
+    method: Method, backbone: Backbone, crop: SubjectCrop, config: Config, folder: Path | None
 ) -> ImageProbe:
     """Build what scores an identity while it is learned.
 
@@ -577,7 +581,7 @@ def build_image_probe(
             "Name a folder of them with --evaluators, or set learn.probe_every=0.",
         )
     apply = partial(method.apply, backbone=backbone.skip_layers(config.generate.clip_skip))
-    return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
+    return ImageProbe(apply, convert_to_bytes(crop.pixels), config, ProbeEvaluators.open(folder), crop.place)
 
 
 IdentityInput = Identity | str | Path

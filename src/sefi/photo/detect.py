@@ -85,6 +85,10 @@ class Face:
     score: float
 
 
+FaceBox = tuple[float, float, float, float]
+"""Where a face is in a square: left, top, width and height as shares of the side."""
+
+
 def enlarge_image(rgb: NDArray[np.uint8], side: int = LOOKING_SIDE) -> NDArray[np.uint8]:
     """Return `[height, width, 3]` with a shorter side of at least `side` pixels; larger images are left as they are."""
     height, width = rgb.shape[:2]
@@ -217,6 +221,28 @@ def choose_face(faces: Sequence[Face], number: int | None = None) -> Face:
             "Count from the left, starting at 1.",
         )
     return ordered[(number or 1) - 1]
+
+
+def choose_overlapping(boxes: Sequence[FaceBox], place: FaceBox, least: float) -> int | None:
+    """Return the number of the box that overlaps a place the most; None if none does by more than `least`.
+
+    Args:
+        least: intersection over union.
+    """
+    overlaps = [compute_overlap(box, place) for box in boxes]
+    best = max(range(len(boxes)), key=overlaps.__getitem__, default=None)
+    return best if best is not None and overlaps[best] > least else None
+
+
+def compute_overlap(one: FaceBox, other: FaceBox) -> float:
+    """Compute the intersection over union of two boxes.
+
+    >>> compute_overlap((0, 0, 2, 2), (1, 0, 2, 2)) == 2 / 6
+    True
+    """
+    across, down = (max(0.0, min(one[k] + one[k + 2], other[k] + other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
+    union = one[2] * one[3] + other[2] * other[3] - across * down
+    return across * down / union if union > 0 else 0.0
 
 
 def describe_small_face(face: Face) -> str | None:
