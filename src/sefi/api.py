@@ -148,7 +148,8 @@ def learn(  # noqa: PLR0913
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         face: which face, from the left, if a single photo shows several; refused where no face is looked for.
-        box: what to cut out of a single photo instead: left, top, width and height in its pixels.
+        box: what to cut out of a single photo instead: left, top, width and height in its pixels, upright and
+            as large as it is stored.
         crop: cut the face out, where the class word means a person; False learns the photo's middle square.
         detector: a YuNet ONNX file; None takes the package's own, for drawings or photographs as the model is.
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
@@ -214,9 +215,9 @@ def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Iden
     """
     squares = [
         CropRecord(
-            left=one.square.left,
-            top=one.square.top,
-            side=one.square.side,
+            left=one.original_square.left,
+            top=one.original_square.top,
+            side=one.original_square.side,
             photo_hash=hash_with_salt(one.photo_digest, salt) if one.photo_digest else None,
         )
         for one in crops
@@ -436,19 +437,21 @@ def crop_photo(
     height, width = photo.pixels.shape[-2:]
     remark, chosen, given = None, None, None
     if box is not None:
-        square = find_square_around_box(box, height, width)
-        given = locate_box_in_square(box, square)
+        original = find_square_around_box(box, *photo.size)
+        square, given = original.shrink(photo.reduction), locate_box_in_square(box, original)
     elif needs_face(class_word, crop=crop):
         finder = open_detector(backbone, detector)
         square, found = find_face_square(photo, finder, number=face, margin=config.views.crop_margin)
-        remark, chosen = describe_small_face(found), locate_in_square(found, square)
+        remark, chosen = describe_small_face(found, photo.reduction), locate_in_square(found, square)
     else:
         square = find_square_in_middle(height, width)
     if remark is not None:
         LOGGER.warning(remark)
     pixels = crop_square(photo, square, backbone.resolution)
     remarks = () if remark is None else (remark,)
-    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels), chosen, given)
+    return SubjectCrop(
+        pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels), chosen, given, photo.reduction
+    )
 
 
 def find_start(

@@ -17,7 +17,7 @@ from sefi.photo.read import read_photo
 
 READING = override(DEFAULT, ["learn.start=encoder"])
 # Cheek to cheek: the red face is smaller than the blue one, and whoever finds faces is surer of the blue one.
-SMALL, LARGE = (60, 100, 80, 80), (140, 80, 110, 110)
+SMALL, LARGE = (60, 100, 60, 80), (120, 60, 110, 160)
 
 
 def find_coloured(rgb: NDArray[np.uint8]) -> list[Face]:
@@ -79,7 +79,7 @@ def test_of_a_box_the_face_that_fills_it_best_is_read(backbone):
     assert read_colour(crop_of(backbone, rgb, box=(50, 60, 95, 200)), backbone) == "red"
     assert read_colour(crop_of(backbone, rgb, box=(20, 20, 260, 260)), backbone) == "blue"
     # Nobody is in the box itself: the square around it shows one.
-    assert read_colour(crop_of(backbone, paint(blue=LARGE), box=(100, 200, 200, 60)), backbone) == "blue"
+    assert read_colour(crop_of(backbone, paint(blue=LARGE), box=(100, 225, 200, 60)), backbone) == "blue"
 
 
 def test_without_a_choice_the_largest_is_read(backbone):

@@ -257,12 +257,13 @@ class SubjectCrop:
 
     Attributes:
         pixels: `[3, resolution, resolution]` in [-1, 1].
-        square: where it lies, in pixels of the photo as it was read.
+        square: where it lies, in pixels of the photo as it was read, which may be smaller than its original.
         source: where the photo came from, for messages.
         remarks: what a user should know of it.
         photo_digest: SHA-256 of the whole photo's pixels, in hex; empty where it is not known. No file has it as it is.
         face: the face that was chosen in the photo; the square may show others too.
         box: what the user said to cut out; the square may reach beyond it.
+        reduction: how many pixels of the original one pixel of the photo is, on each side.
     """
 
     pixels: Tensor
@@ -272,6 +273,12 @@ class SubjectCrop:
     photo_digest: str = ""
     face: CropFace | None = None
     box: FaceBox | None = None
+    reduction: int = 1
+
+    @property
+    def original_square(self) -> Square:
+        """Where the square lies in the pixels of the original photo."""
+        return self.square.enlarge(self.reduction)
 
     @property
     def place(self) -> FaceBox | None:
@@ -441,7 +448,7 @@ def find_face_square(
     Raises:
         FaceError: no face, several without a number, or no such number.
     """
-    face = choose_face(detector(convert_to_bytes(photo.pixels)), number)
+    face = choose_face(detector(convert_to_bytes(photo.pixels)), number, photo.reduction)
     height, width = photo.pixels.shape[-2:]
     return find_square_around(face, height, width, margin), face
 

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 from pillow_heif import HeifImageFile, get_file_mimetype
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,10 +29,22 @@ class Photo:
     Attributes:
         pixels: RGB float32 `[3, height, width]` in [-1, 1], rows from the top.
         source: where it came from, for messages.
+        original_size: height and width of the upright photo before it was made smaller; None where it was not.
     """
 
     pixels: Tensor
     source: str
+    original_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright photo as its owner knows it."""
+        return self.original_size or (self.pixels.shape[-2], self.pixels.shape[-1])
+
+    @property
+    def reduction(self) -> int:
+        """How many pixels of the original one pixel is, on each side; 1 for a photo that was read as it is."""
+        return round(max(self.size) / max(self.pixels.shape[-2:]))  # the smaller side was rounded up
 
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -45,6 +57,7 @@ MAX_JPEG_PIXELS = 205_000_000
 WHOLE_PIXELS = 25_000_000
 ROWS = 1024  # converted at a time: only the decoded file and the result exist at full size
 MIN_SIDE = 32
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
 # Recognised by content, never by name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 HEIF_TYPES = ("image/heic", "image/heif")  # of phones; pillow-heif reads them
@@ -93,7 +106,7 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
 
     Returns:
         Pixels `[3, height, width]`, float32 in [-1, 1], rows from the top. A photo of more than 25 megapixels is
-        halved, quartered or divided by eight on both sides.
+        halved, quartered or divided by eight on both sides, and says how large its original was.
 
     Raises:
         PhotoError: missing, not a file, over 64 MB, over 64 megapixels (205 for a JPEG that is not progressive; both
@@ -104,15 +117,28 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, Image.Image):
         with _translate_decode_errors("The image"):
             _check_header("The image", photo)
-            upright = ImageOps.exif_transpose(_convert_to_small_rgb(photo))
-        return Photo(convert_to_pixels(upright), "image")
+            upright, original_size = _turn_upright(_convert_to_small_rgb(photo), photo.size)
+        return Photo(convert_to_pixels(upright), "image", original_size)
     check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)
     with _translate_decode_errors(path), _open(content) as image:
         _check_header(path, image)
-        upright = ImageOps.exif_transpose(_convert_to_small_rgb(image, ours=True))
-    return Photo(pixels=convert_to_pixels(upright), source=path.name)
+        size = image.size  # decoding may change it
+        upright, original_size = _turn_upright(_convert_to_small_rgb(image, ours=True), size)
+    return Photo(convert_to_pixels(upright), path.name, original_size)
+
+
+def _turn_upright(rgb: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int] | None]:
+    """Turn an image upright; return it, and height and width of its upright original where that was larger.
+
+    Args:
+        size: width and height of the original, as stored.
+    """
+    width, height = size
+    if rgb.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+        width, height = height, width
+    return ImageOps.exif_transpose(rgb), None if rgb.size == size else (height, width)
 
 
 @contextmanager
