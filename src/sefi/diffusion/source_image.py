@@ -313,14 +313,19 @@ def cut_and_enlarge(image: Image.Image, square: Square, side: int) -> Image.Imag
     return image.crop(box).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def paste_feathered(image: Image.Image, crop: Image.Image, square: Square) -> Image.Image:
+def paste_feathered(
+    image: Image.Image, crop: Image.Image, square: Square, share: NDArray[np.float64] | float = 1.0
+) -> Image.Image:
     """Return an image with a crop pasted into a square of it; the crop's border fades into the image.
 
     Pixels outside the square stay what they were.
+
+    Args:
+        share: how much of each pixel may change, `[side, side]` in [0, 1].
     """
     from_border = np.minimum(np.arange(square.side), np.arange(square.side)[::-1])
     ramp = np.clip(from_border / max(1, round(FEATHER * square.side)), 0, 1)
-    opacity = Image.fromarray((255 * np.outer(ramp, ramp)).round().astype(np.uint8))
+    opacity = Image.fromarray((255 * np.outer(ramp, ramp) * share).round().astype(np.uint8))
     pasted = image.copy()
     resized = crop.resize((square.side, square.side), Image.Resampling.LANCZOS)
     pasted.paste(resized, (square.left, square.top), opacity)

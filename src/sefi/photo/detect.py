@@ -294,6 +294,13 @@ class Square:
     top: int
     side: int
 
+    def shows_part_of(self, other: "Square") -> bool:
+        """Return whether two squares share a pixel."""
+        return all(
+            one < after + other.side and after < one + self.side
+            for one, after in ((self.left, other.left), (self.top, other.top))
+        )
+
     def enlarge(self, factor: int) -> "Square":
         """Return the same square in the pixels of a photo that is so many times as large."""
         return Square(self.left * factor, self.top * factor, self.side * factor)
