@@ -548,7 +548,7 @@ def list_prompt_remarks(
     backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings, identities: Sequence[Identity] = ()
 ) -> list[str]:
     """Return what a user should know before generating: unknown words, long prompts, settings without their effect."""
-    guidance = explain_guidance(settings)
+    guidance = explain_guidance(settings, embeds_guidance=backbone.embeds_guidance)
     remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     class_words = {one.name: one.header.class_word for one in identities}
     vectors = {
@@ -704,6 +704,7 @@ def generate_each(  # noqa: PLR0913
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
     backbone = open_model(backbone)
+    check_guidance(settings, embeds_guidance=backbone.embeds_guidance)
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)

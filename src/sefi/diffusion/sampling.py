@@ -365,7 +365,7 @@ def sample_images(
     """
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
-    chunks = count_read_chunks(conditioner, prompts, settings.negative_prompt)
+    chunks = count_read_chunks(conditioner, prompts, get_read_negative(backbone, settings))
     steps, start = len(list_run_timesteps(pipeline, settings, source)), 0
     progress.start(sum(1 for _ in list_batch_ends(chunks, start, size)) * steps, "generating")
     while start < len(prompts):
@@ -387,6 +387,11 @@ def sample_images(
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
         start += len(images)
     progress.finish()
+
+
+def get_read_negative(backbone: Backbone, settings: GenerateSettings) -> str:
+    """Return the negative prompt as far as the model reads it: one that embeds the guidance scale reads none."""
+    return "" if backbone.embeds_guidance else settings.negative_prompt
 
 
 def count_read_chunks(conditioner: Conditioner, prompts: Sequence[str], negative_prompt: str) -> list[int]:
@@ -462,7 +467,7 @@ def sample_batch(
     backbone, conditioner = model.backbone, model.conditioner
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
-    null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
+    null = conditioner.encode_negative(len(prompts), get_read_negative(backbone, settings)).to(backbone.dtype)
     first = int(list_run_timesteps(pipeline, settings, source)[0])
     # A new one for each batch: multistep samplers remember the batch before.
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
