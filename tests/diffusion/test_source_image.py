@@ -436,6 +436,12 @@ def test_images_that_cannot_be_used_are_named(models: dict[str, Backbone], tmp_p
     refuse(model, PhotoError, "The mask has 48 x 64 pixels, and the image 64 x 48", init_image=image,
            mask=make_mask(48, 64))  # fmt: skip
     refuse(model, PhotoError, "black everywhere", init_image=image, mask=Image.new("L", (64, 48), 127))
+    wide, left, speck = make_image(112, 40), np.zeros((40, 112), bool), np.zeros((HEIGHT, WIDTH), bool)
+    left[:, :20], speck[1, 1] = True, True
+    # Of the middle that is generated the left fifth is no part; one pixel is no cell.
+    named = r"In an image of 56 x 40 the mask leaves nothing .* proportions of the image, 112 x 40, or .* 2 x 2 pixels"
+    refuse(model, PhotoError, named, init_image=wide, mask=left)
+    refuse(model, PhotoError, "is too small", init_image=make_image(), mask=speck)
     (tmp_path / "text.png").write_text("no image")
     refuse(model, PhotoError, "not an image of a known format", init_image=tmp_path / "text.png")
 

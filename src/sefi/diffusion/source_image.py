@@ -163,8 +163,11 @@ def read_source_images(
         for given in (arguments.get("init_image"), arguments.get("mask"), arguments.get("control"))
     )
     strength, scale = arguments.get("strength"), arguments.get("control_scale")
+    fitted = None
     if init is not None and mask is not None:
         check_mask(mask, init)
+        fitted = crop_to_size(mask.convert("L"), size)
+        check_repainted_cells(fitted, init, backbone.latent_factor)
     if init is not None and control is not None and backbone.embeds_guidance:
         raise ConfigError(
             "A ControlNet with an image to start from does not work on a model that takes the guidance scale as an "
@@ -174,7 +177,7 @@ def read_source_images(
     return SourceImages(
         () if init is None else (crop_to_size(init, size),),
         DEFAULT_STRENGTH if strength is None else strength,
-        None if mask is None else crop_to_size(mask.convert("L"), size),
+        fitted,
         None if control is None else crop_to_size(control, size),
         load_controlnet(arguments.get("controlnet"), backbone),
         1.0 if scale is None else scale,
@@ -238,7 +241,30 @@ def check_mask(mask: Image.Image, image: Image.Image) -> None:
             "Draw the mask on the image itself.",
         )
     if np.asarray(mask.convert("L")).max() < 128:
-        raise PhotoError("The mask is black everywhere: nothing would be repainted.", "Paint white what shall change.")
+        raise PhotoError(
+            "The mask is black everywhere: nothing would be repainted.",
+            "Paint white what shall change; in an array of whole numbers white is 255.",
+        )
+
+
+def check_repainted_cells(mask: Image.Image, image: Image.Image, factor: int) -> None:
+    """Refuse a mask that repaints nothing of the output, because its white part is cut away or too small.
+
+    Args:
+        mask: of the output's size.
+        image: what is repainted, as it was given.
+        factor: pixels a latent cell, on each side.
+
+    Raises:
+        PhotoError: names the proportions that show all of the image.
+    """
+    if not make_latent_mask(mask, factor).any():
+        raise PhotoError(
+            f"In an image of {mask.width} x {mask.height} the mask leaves nothing to repaint: its white part is cut "
+            "away, or is too small.",
+            f"Name --width and --height in the proportions of the image, {image.width} x {image.height}, or paint at "
+            f"least {factor} x {factor} pixels white.",
+        )
 
 
 # ------------------------------------------------------------------ what a mask leaves as it was
