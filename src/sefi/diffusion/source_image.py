@@ -211,12 +211,27 @@ def read_upright_image(image: ImageInput) -> Image.Image:
     Raises:
         PhotoError: it cannot be read.
     """
-    if isinstance(image, np.ndarray) and image.ndim == GREY_DIMS:  # a mask: true or false, 0 to 1 or 0 to 255
-        grey = image if image.dtype == np.uint8 else (np.clip(image.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-        image = np.repeat(grey[..., None], 3, axis=-1)
+    if isinstance(image, np.ndarray) and image.ndim == GREY_DIMS:
+        image = np.repeat(convert_to_grey(image)[..., None], 3, axis=-1)
     photo = image if isinstance(image, Photo) else read_photo(image)
     values = ((photo.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def convert_to_grey(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert a grey array to bytes: true or false, whole numbers from 0 to 255, or fractions from 0 to 1.
+
+    Raises:
+        PhotoError: its values are of another range or kind; nobody says what they mean.
+    """
+    factor = {"b": 255, "u": 1, "i": 1, "f": 255}.get(array.dtype.kind)
+    if factor is None or (array.size and not (array.min() >= 0 and array.max() <= 255 / factor)):  # NaN is neither
+        values = "" if factor is None or not array.size else f" from {array.min():g} to {array.max():g}"
+        raise PhotoError(
+            f"An array of {array.dtype}{values} is no grey image.",
+            "Give true and false, whole numbers from 0 to 255, or fractions from 0 to 1.",
+        )
+    return (array.astype(np.float64) * factor).round().astype(np.uint8)
 
 
 def crop_to_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:

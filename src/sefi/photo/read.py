@@ -83,6 +83,8 @@ BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryErr
 OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error, Warning)
 # How Pillow scales a PNG's values up, by the raw mode that it reads them in; it leaves a transparent colour as it is.
 PNG_SCALES = {"L;2": 85, "L;4": 17}
+PNG_GREY_16 = ("I;16B", "I;16")  # the raw modes of grey of 16 bits
+GREY_REMEDY = "Give grey from 0 to 255 (mode L), or of 16 bits (mode I;16)."
 # What a colour profile calls the colours that it is for, by Pillow's mode.
 PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 SPACE_IN_PROFILE = slice(16, 20)
@@ -234,6 +236,7 @@ def _convert_to_small_rgb(image: Image.Image, *, ours: bool = False) -> Image.Im
     if ours and image.format in ("JPEG", "MPO"):
         image.draft(None, (width // factor, height // factor))
     image.load()
+    _check_grey_values(image, raw_mode)
     factor = max(1, round(factor * image.width / width))
     whole = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     for top in range(0, image.height, ROWS):
@@ -243,11 +246,30 @@ def _convert_to_small_rgb(image: Image.Image, *, ours: bool = False) -> Image.Im
     return whole
 
 
+def _check_grey_values(image: Image.Image, raw_mode: str) -> None:
+    """Refuse grey of more than eight bits whose white is not known."""
+    if image.mode == "F":
+        raise PhotoError("A Pillow image of mode F is read as no colours: its white is not known.", GREY_REMEDY)
+    if image.mode == "I" and raw_mode not in PNG_GREY_16:
+        least, most = cast(tuple[int, int], image.getextrema())
+        if least < 0 or most > 255:
+            raise PhotoError(f"A Pillow image of mode I has values from {least} to {most}.", GREY_REMEDY)
+
+
 def _find_raw_mode(image: Image.Image) -> str:
-    """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats."""
-    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    arguments = tile[0].args if image.format == "PNG" and tile else ""
-    return arguments if isinstance(arguments, str) else ""
+    """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats.
+
+    Of an image that its caller has loaded Pillow has forgotten it; what shows that it has 16 bits is enough then.
+    """
+    if image.format != "PNG" or not isinstance(image, ImageFile.ImageFile):
+        return ""
+    if image.tile:
+        arguments = image.tile[0].args
+        return arguments if isinstance(arguments, str) else ""
+    if image.mode == "I":
+        return "I;16B"
+    key = image.info.get("transparency")
+    return "RGB;16B" if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255 else ""
 
 
 def _convert_to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
@@ -276,9 +298,9 @@ def _extract_alpha(image: Image.Image, raw_mode: str) -> Image.Image | None:
 
 def _extract_colours(image: Image.Image, raw_mode: str) -> Image.Image:
     """Return the image without transparency, in the mode L, RGB or CMYK that its colour profile is for."""
-    if image.mode.startswith("I") or image.mode == "F":
-        high_bytes = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high_bytes.clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        shift = 8 if image.mode != "I" or raw_mode in PNG_GREY_16 else 0
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> shift).clip(0, 255).astype(np.uint8))
     if raw_mode == "LA;16B":  # grey that Pillow reads as RGBA
         return image.getchannel("R")
     if image.mode in ("1", "LA"):
