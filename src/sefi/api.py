@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
@@ -87,14 +86,17 @@ from sefi.photo.augment import (
     compute_photo_digest,
     convert_to_bytes,
     crop_middle,
-    find_face_in,
     find_face_square,
+    find_subject_face,
+    locate_box_in_square,
+    locate_in_square,
 )
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     YuNetDetector,
     check_box,
     crop_square,
+    describe_small_face,
     find_square_around_box,
     find_square_in_middle,
 )
@@ -146,7 +148,8 @@ def learn(  # noqa: PLR0913
         config: settings; `PRESETS` has some.
         seed: 0 to 2^62.
         face: which face, from the left, if a single photo shows several; refused where no face is looked for.
-        box: what to cut out of a single photo instead: left, top, width and height in its pixels.
+        box: what to cut out of a single photo instead: left, top, width and height in its pixels, upright and
+            as large as it is stored.
         crop: cut the face out, where the class word means a person; False learns the photo's middle square.
         detector: a YuNet ONNX file; None takes the package's own, for drawings or photographs as the model is.
         evaluators: folder of the networks that score images, where `learn.probe_every` is set or a method reads faces:
@@ -189,8 +192,8 @@ def learn(  # noqa: PLR0913
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
     config, faces = find_start(crops, backbone, config, detector, init)
-    views = PhotoViews(first, config.views, tuple(others), faces)
-    probe = build_image_probe(method, backbone, first, config, folder) if config.learn.probe_every else None
+    views = PhotoViews(first, config.views, tuple(others), faces, tuple(one.place for one in crops))
+    probe = build_image_probe(method, backbone, crops[0], config, folder) if config.learn.probe_every else None
     options = TrainingOptions(
         progress,
         None if checkpoint is None else Path(checkpoint),
@@ -212,9 +215,9 @@ def record_learning(backbone: Backbone, crops: Sequence[SubjectCrop], init: Iden
     """
     squares = [
         CropRecord(
-            left=one.square.left,
-            top=one.square.top,
-            side=one.square.side,
+            left=one.original_square.left,
+            top=one.original_square.top,
+            side=one.original_square.side,
             photo_hash=hash_with_salt(one.photo_digest, salt) if one.photo_digest else None,
         )
         for one in crops
@@ -432,19 +435,23 @@ def crop_photo(
     class_word = config.learn.class_word
     check_crop(class_word, crop=crop, face=face, box=box, detector=detector)
     height, width = photo.pixels.shape[-2:]
-    remark = None
+    remark, chosen, given = None, None, None
     if box is not None:
-        square = find_square_around_box(box, height, width)
+        original = find_square_around_box(box, *photo.size)
+        square, given = original.shrink(photo.reduction), locate_box_in_square(box, original)
     elif needs_face(class_word, crop=crop):
         finder = open_detector(backbone, detector)
-        square, remark = find_face_square(photo, finder, number=face, margin=config.views.crop_margin)
+        square, found = find_face_square(photo, finder, number=face, margin=config.views.crop_margin)
+        remark, chosen = describe_small_face(found, photo.reduction), locate_in_square(found, square)
     else:
         square = find_square_in_middle(height, width)
     if remark is not None:
         LOGGER.warning(remark)
     pixels = crop_square(photo, square, backbone.resolution)
     remarks = () if remark is None else (remark,)
-    return SubjectCrop(pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels))
+    return SubjectCrop(
+        pixels, square, photo.source, remarks, compute_photo_digest(photo.pixels), chosen, given, photo.reduction
+    )
 
 
 def find_start(
@@ -495,7 +502,7 @@ def find_faces_in(
     if not person or not (any(asking.values()) or learn.attention_loss == "hinge"):
         return ()
     finder = open_detector(backbone, detector)
-    return tuple(find_face_in(crop.pixels, finder, crop.source) for crop in crops)
+    return tuple(find_subject_face(crop, finder) for crop in crops)
 
 
 def open_detector(backbone: CropModel, detector: str | Path | None) -> YuNetDetector:
@@ -541,7 +548,7 @@ def list_prompt_remarks(
     backbone: Backbone, prompts: Sequence[str], settings: GenerateSettings, identities: Sequence[Identity] = ()
 ) -> list[str]:
     """Return what a user should know before generating: unknown words, long prompts, settings without their effect."""
-    guidance = explain_guidance(settings)
+    guidance = explain_guidance(settings, embeds_guidance=backbone.embeds_guidance)
     remarks = describe_unknown_words(backbone, prompts, settings.negative_prompt)
     class_words = {one.name: one.header.class_word for one in identities}
     vectors = {
@@ -564,7 +571,7 @@ def list_prompt_remarks(
 
 
 def build_image_probe(
-    method: Method, backbone: Backbone, crop: Tensor, config: Config, folder: Path | None
+    method: Method, backbone: Backbone, crop: SubjectCrop, config: Config, folder: Path | None
 ) -> ImageProbe:
     """Build what scores an identity while it is learned.
 
@@ -577,7 +584,7 @@ def build_image_probe(
             "Name a folder of them with --evaluators, or set learn.probe_every=0.",
         )
     apply = partial(method.apply, backbone=backbone.skip_layers(config.generate.clip_skip))
-    return ImageProbe(apply, convert_to_bytes(crop), config, ProbeEvaluators.open(folder))
+    return ImageProbe(apply, convert_to_bytes(crop.pixels), config, ProbeEvaluators.open(folder), crop.place)
 
 
 IdentityInput = Identity | str | Path
@@ -697,6 +704,7 @@ def generate_each(  # noqa: PLR0913
     # Of one method, which was checked; without identities the settings' own, as it changes the model for plain words.
     method = identities[0].method if identities else config.method
     backbone = open_model(backbone)
+    check_guidance(settings, embeds_guidance=backbone.embeds_guidance)
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)

@@ -6,14 +6,19 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from typer.testing import CliRunner
 
 import sefi
+from sefi.api import list_prompt_remarks
 from sefi.backbone.bundle import LEARNING_GUIDANCE, Backbone, TextEncoding
 from sefi.backbone.open import open_backbone
+from sefi.cli.app import app
 from sefi.core.config import Config, override
+from sefi.core.errors import ConfigError
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.attention_maps import record_attention
 from sefi.diffusion.conditioning import IdentityConditioner
+from sefi.diffusion.sampling import sample_images
 from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 
@@ -73,3 +78,38 @@ def test_other_unets_get_no_guidance(learnable: Callable[..., Path]) -> None:
     context = torch.randn(1, backbone.text_length, backbone.token_width)
     assert not backbone.embeds_guidance
     assert torch.equal(backbone.predict(latents, t, TextEncoding(context)), backbone.unet(latents, t, context).sample)
+
+
+@pytest.mark.slow_after(1)
+def test_a_negative_prompt_which_it_does_not_read_is_refused(
+    lcm: Backbone, few_steps: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = override(few_steps, ["generate.negative_prompt=beach"])
+    with pytest.raises(ConfigError, match="A negative prompt has no effect on this model"):
+        sefi.generate("a photo", backbone=lcm, config=config)
+    with pytest.raises(ConfigError, match="A negative prompt has no effect on this model"):
+        record_attention(lcm, IdentityConditioner(lcm, []), "a photo", 0, config.generate, SilentProgress())
+    for command in (["generate", "a photo", "--negative-prompt", "beach"],
+                    ["attend", "a photo", "--set", "generate.negative_prompt=beach"]):  # fmt: skip
+        result = CliRunner().invoke(app, [*command, "--model", str(lcm.source)])
+        assert result.exit_code == 2, result.output
+        assert "A negative prompt has no effect on this model" in " ".join(result.output.split())
+    assert not list(tmp_path.glob("pictures/*"))
+
+
+def test_its_length_changes_no_image(lcm: Backbone, few_steps: Config) -> None:
+    conditioner = IdentityConditioner(lcm, [])
+
+    def draw(negative: str) -> bytes:
+        settings = override(few_steps, [f"generate.negative_prompt={negative}"]).generate
+        (image,) = sample_images(lcm, conditioner, ["a photo of a person"], [3], settings, SilentProgress())
+        return image.pixels.tobytes()
+
+    assert draw("beach " * 3 * lcm.text_length) == draw("")
+
+
+def test_a_scale_below_1_is_not_said_to_be_1(lcm: Backbone, backbone: Backbone, few_steps: Config) -> None:
+    settings = override(few_steps, ["generate.guidance_scale=0.5", "generate.scheduler=lcm"]).generate
+    assert not any("without guidance" in remark for remark in list_prompt_remarks(lcm, ["a photo"], settings))
+    assert any("without guidance" in remark for remark in list_prompt_remarks(backbone, ["a photo"], settings))

@@ -155,3 +155,60 @@ def test_the_embedded_model_repairs_the_faces_that_its_detector_finds() -> None:
             assert any(left <= face.left and face.left + face.width <= left + width for face in detect(
                 np.asarray(after.pixels)))  # fmt: skip
         assert not changed.any()
+
+
+def paint_over(monkeypatch: pytest.MonkeyPatch) -> list[list[Image.Image]]:
+    """Let each face that is generated again be of one colour, another for each; return what they were made from."""
+    started: list[list[Image.Image]] = []
+
+    def sample(backbone, conditioner, prompts, seeds, settings, progress, source):
+        done = sum(map(len, started))
+        started.append(list(source.start))
+        for number, prompt in enumerate(prompts):
+            image = Image.new("RGB", (24, 24), COLOURS[done + number])
+            yield GeneratedImage(image, prompt, seeds[number], number)
+
+    monkeypatch.setattr("sefi.diffusion.sampling.sample_images", sample)
+    return started
+
+
+COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+LARGE, NEXT, APART = (20, 15, 10, 10), (30, 16, 8, 8), (58, 30, 7, 7)
+
+
+def test_a_face_that_was_repaired_is_not_written_over(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    started = paint_over(monkeypatch)
+    _, alone = repair(backbone, "a photo of a person", LARGE)
+    started.clear()
+    _, both = repair(backbone, "a photo of a person", NEXT, LARGE)
+    assert both.repaired == ((15, 10, 20, 20), (26, 12, 16, 16))
+    pixels = np.asarray(both.pixels)
+    left, top, width, height = LARGE
+    inside = np.s_[top : top + height, left : left + width]
+    assert (pixels[inside] == np.asarray(alone.pixels)[inside]).all()
+    assert pixels[20, 34].tolist() == list(COLOURS[1])  # the middle of the other one is its own repair
+    # It was made from what the first repair left.
+    ((_,), (second,)) = started
+    assert second.getpixel((1, 12)) == pytest.approx(COLOURS[0], abs=40)
+
+
+def test_a_face_that_is_left_alone_is_not_written_over(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    paint_over(monkeypatch)
+    before, after = repair(backbone, "a photo of <ada>", LARGE, NEXT)  # of an identity only the largest is repaired
+    changed = list_changed(before, after)
+    left, top, width, height = NEXT
+    assert not changed[top : top + height, left : left + width].any()
+    assert changed[15:25, 20:27].all()
+    large = (10, 5, 30, 30)  # as large as the model's images
+    before, after = repair(backbone, "a photo of a person", large, (41, 20, 8, 8))
+    assert after.repaired == ((37, 16, 16, 16),)
+    assert not list_changed(before, after)[5:35, 10:40].any()
+
+
+def test_faces_whose_squares_do_not_overlap_are_generated_together(
+    backbone: Backbone, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = paint_over(monkeypatch)
+    _, after = repair(backbone, "a photo of a person", LARGE, APART, NEXT)
+    assert [len(group) for group in started] == [2, 1]
+    assert len(after.repaired) == 3

@@ -26,6 +26,7 @@ from diffusers import (
     UNet2DConditionModel,
 )
 from hypothesis import given, strategies as st
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from tests.conftest import make_schedule
 from tests.diffusion.test_samplers import StageConditioner
@@ -436,8 +437,40 @@ def test_images_that_cannot_be_used_are_named(models: dict[str, Backbone], tmp_p
     refuse(model, PhotoError, "The mask has 48 x 64 pixels, and the image 64 x 48", init_image=image,
            mask=make_mask(48, 64))  # fmt: skip
     refuse(model, PhotoError, "black everywhere", init_image=image, mask=Image.new("L", (64, 48), 127))
+    wide, left, speck = make_image(112, 40), np.zeros((40, 112), bool), np.zeros((HEIGHT, WIDTH), bool)
+    left[:, :20], speck[1, 1] = True, True
+    # Of the middle that is generated the left fifth is no part; one pixel is no cell.
+    named = r"In an image of 56 x 40 the mask leaves nothing .* proportions of the image, 112 x 40, or .* 2 x 2 pixels"
+    refuse(model, PhotoError, named, init_image=wide, mask=left)
+    refuse(model, PhotoError, "is too small", init_image=make_image(), mask=speck)
     (tmp_path / "text.png").write_text("no image")
     refuse(model, PhotoError, "not an image of a known format", init_image=tmp_path / "text.png")
+
+
+@pytest.mark.parametrize(("kind", "white", "grey"), [
+    ("bool", True, None), ("uint8", 255, 100), ("int64", 255, 100), ("uint16", 255, 100), ("float16", 1, 100 / 255),
+    ("float32", 1, 100 / 255), ("float64", 1, 100 / 255),
+])  # fmt: skip
+def test_a_mask_of_numbers_is_read_by_their_kind(kind: str, white: float, grey: float | None) -> None:
+    values = np.zeros((32, 32), kind)
+    values[:8], values[8:16] = white, 0 if grey is None else grey
+    found = np.asarray(read_upright_image(values))
+    assert [found[row, 0].tolist() for row in (0, 8, 16)] == [[255] * 3, [0 if grey is None else 100] * 3, [0] * 3]
+
+
+@pytest.mark.parametrize("values", [
+    np.full((32, 32), 256, np.uint16), np.full((32, 32), -1), np.full((32, 32), 255.0), np.full((32, 32), -0.1),
+    np.full((32, 32), np.nan), np.full((32, 32), np.inf), np.ones((32, 32), complex), np.full((32, 32), "1"),
+    np.full((32, 32), None), np.full((32, 32), np.datetime64("2026-01-01")),
+])  # fmt: skip
+def test_a_mask_of_other_numbers_is_refused(values: NDArray[Any]) -> None:
+    with pytest.raises(PhotoError, match=r"is no grey image\. Give true and false, whole numbers from 0 to 255"):
+        read_upright_image(values)
+
+
+def test_a_mask_of_a_few_numbers_is_too_small() -> None:
+    with pytest.raises(PhotoError, match="only 0 x 0 pixels"):
+        read_upright_image(np.zeros((0, 0)))
 
 
 def test_a_guidance_embedding_does_not_go_through_a_controlnet_from_an_image(models: dict[str, Backbone]) -> None:

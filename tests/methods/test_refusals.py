@@ -212,6 +212,16 @@ def test_features_of_other_weights_are_refused(embedded: Backbone, tmp_path: Pat
         check_weights([ada], changed)
 
 
+@pytest.mark.parametrize(("alpha", "most", "more"), [(1.0, 1.0, 1.01), (0.7, 1 / 0.7, 1.43), (0.5, 2.0, 2.1)])
+def test_a_strength_that_does_no_more_is_refused(embedded: Backbone, alpha: float, most: float, more: float) -> None:
+    ada = embed_photo(embedded, "ada", f"compose.alpha={alpha}")
+    apply = METHODS["fastcomposer"].apply
+    assert apply([ada], embedded, most).conditioner.alpha == pytest.approx(1)
+    with pytest.raises(ConfigError, match=rf"in all steps at a strength of {most:.3g}: {more:g} does no more"):
+        apply([ada], embedded, more)
+    apply([], embedded, more)
+
+
 # ---------------------------------------------------------------- in use
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from sefi.core.errors import PhotoError
 from sefi.photo.read import read_photo
 
 SIDE = 40
@@ -176,6 +177,39 @@ def test_png(tmp_path: Path, kind: str, profile: str) -> None:
     (tmp_path / "a.png").write_bytes(content)
     for found, colour, alpha in zip(halves(tmp_path / "a.png"), one.colours, one.alphas, strict=True):
         assert np.abs(found - reference(colour, alpha, profile)).max() <= 1
+
+
+def test_a_transparent_colour_of_16_bits_is_one_also_where_the_caller_has_loaded_the_image() -> None:
+    key = (0x1234, 0x5678, 0x9ABC)
+    samples = np.empty((SIDE, SIDE, 3), np.int64)
+    samples[:, : SIDE // 2], samples[:, SIDE // 2 :] = key, (20 * 257, 90 * 257, 230 * 257)
+    content = png(16, 2, samples, profile=None, trns=struct.pack(">3H", *key), palette=b"")
+    for loaded in (False, True):
+        image = Image.open(io.BytesIO(content))
+        if loaded:
+            image.load()
+        pixels = ((read_photo(image).pixels + 1) * 127.5).round()
+        assert pixels[:, 0, 0].tolist() == [255, 255, 255]
+        assert pixels[:, 0, -1].tolist() == [20, 90, 230]
+
+
+@pytest.mark.parametrize("mode", ["L", "I", "I;16"])
+def test_grey_of_more_bits_is_as_bright_as_its_mode_says(mode: str) -> None:
+    values = np.full((SIDE, SIDE), 200 * 256 if mode == "I;16" else 200)
+    image = Image.fromarray(values.astype({"L": np.uint8, "I": np.int32, "I;16": np.uint16}[mode]))
+    assert image.mode == mode
+    assert ((read_photo(image).pixels + 1) * 127.5).round().unique().tolist() == [200]
+
+
+@pytest.mark.parametrize(("value", "kind", "named"), [
+    (256, np.int32, "mode I has values from 0 to 256"), (-1, np.int32, "mode I has values from -1 to 0"),
+    (200, np.float32, "mode F"), (0.5, np.float32, "mode F"), (np.nan, np.float32, "mode F"),
+])  # fmt: skip
+def test_grey_whose_white_is_not_known_is_refused(value: float, kind: type, named: str) -> None:
+    values = np.zeros((SIDE, 2 * SIDE), kind)
+    values[-1, -1] = value
+    with pytest.raises(PhotoError, match=named):
+        read_photo(Image.fromarray(values))
 
 
 @pytest.mark.parametrize("profile", PROFILES)

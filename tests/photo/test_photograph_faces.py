@@ -18,6 +18,7 @@ from sefi.photo.detect import (
     TILE,
     YuNetDetector,
     _list_tile_starts,
+    describe_small_face,
     find_square_around_box,
 )
 from sefi.photo.read import read_photo
@@ -92,7 +93,8 @@ def test_tiles_cover_a_side_and_overlap(length):
 
 
 def test_a_small_face_is_remarked_on(detector):
-    square, remark = find_face_square(read_photo(read("camera")), detector)
+    square, face = find_face_square(read_photo(read("camera")), detector)
+    remark = describe_small_face(face)
     assert square.side == pytest.approx(150, abs=20)
     assert remark is not None
     assert "x 7" in remark

@@ -92,6 +92,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import open_suite_folders
     from sefi.cli.loading import load_backbone, note_remarks
+    from sefi.core.config import check_guidance
     from sefi.methods import get_method
 
     if bench_options.photos is None and bench_options.model != EMBEDDED:
@@ -108,6 +109,9 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     for variant in bench_options.suite.list_learning_variants():
         config = bench_options.suite.make_config(variant)
         get_method(config.method).check(backbone, config, bench_options.evaluator_folder or find_evaluators(backbone))
+    for variant in bench_options.suite.variants:
+        generate = bench_options.suite.make_config(variant).generate
+        check_guidance(generate, embeds_guidance=backbone.embeds_guidance)
     if progress is not None:  # the first process says it for all
         sentences = [
             prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts

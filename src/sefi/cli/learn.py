@@ -411,8 +411,8 @@ def name_crop_sheet(
 
 
 def make_crop_record(crop: "SubjectCrop") -> dict[str, object]:
-    """Return what of a photo was learned: the square in its pixels."""
-    square = crop.square
+    """Return what of a photo was learned: the square in the pixels of its original."""
+    square = crop.original_square
     return {"photo": crop.source, "left": square.left, "top": square.top, "side": square.side, "notes": crop.remarks}
 
 

@@ -97,10 +97,12 @@ def note_remarks(
 
     Raises:
         IdentityError: An identity cannot be used on this model.
+        ConfigError: The model reads no negative prompt, and there is one.
     """
     from sefi.api import list_prompt_remarks
     from sefi.diffusion.conditioning import list_identity_remarks
 
+    check_guidance(config.generate, embeds_guidance=backbone.embeds_guidance)
     remarks = list_identity_remarks(backbone, identities)
     for remark in [*remarks, *list_prompt_remarks(backbone, prompts, config.generate, identities)]:
         print_remark(f"note: {remark}")

@@ -441,12 +441,20 @@ def make_unknown_setting_error(name: str, names: Sequence[str]) -> ConfigError:
     return ConfigError(f"There is no setting {name!r}.", suggest_setting(name, names))
 
 
-def check_guidance(settings: GenerateSettings) -> None:
+def check_guidance(settings: GenerateSettings, *, embeds_guidance: bool = False) -> None:
     """Refuse a negative prompt that has no effect.
 
+    Args:
+        embeds_guidance: the model takes the guidance scale as an input and makes one pass, without a negative text.
+
     Raises:
-        ConfigError: with guidance of 1 or less nothing uses the negative prompt.
+        ConfigError: with guidance of 1 or less, or on such a model, nothing uses the negative prompt.
     """
+    if settings.negative_prompt.strip() and embeds_guidance:
+        raise ConfigError(
+            "A negative prompt has no effect on this model, which takes the guidance scale as an input.",
+            "Leave the negative prompt out, or use the base model of this one.",
+        )
     if settings.negative_prompt.strip() and settings.guidance_scale <= 1:
         raise ConfigError(
             f"A negative prompt has no effect at a guidance scale of {settings.guidance_scale:g}.",
@@ -454,9 +462,13 @@ def check_guidance(settings: GenerateSettings) -> None:
         )
 
 
-def explain_guidance(settings: GenerateSettings) -> str | None:
-    """Return a remark on a guidance scale that does not do what its number says, or None."""
-    if settings.guidance_scale >= 1:
+def explain_guidance(settings: GenerateSettings, *, embeds_guidance: bool = False) -> str | None:
+    """Return a remark on a guidance scale that does not do what its number says, or None.
+
+    Args:
+        embeds_guidance: the model takes the guidance scale as an input, whatever it is.
+    """
+    if settings.guidance_scale >= 1 or embeds_guidance:
         return None
     return f"a guidance scale of {settings.guidance_scale:g} generates without guidance, exactly as 1 does"
 

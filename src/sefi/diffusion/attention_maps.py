@@ -7,7 +7,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from sefi.backbone.bundle import Backbone, TextEncoding
-from sefi.core.config import GenerateSettings
+from sefi.core.config import GenerateSettings, check_guidance
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import AttentionRecorder, average_word_maps
 from sefi.diffusion.conditioning import IdentityConditioner
@@ -91,8 +91,10 @@ def record_attention(
     """Generate one image and record the attention of its words.
 
     Raises:
-        ConfigError: more steps than the model has timesteps, or a size that it does not generate.
+        ConfigError: more steps than the model has timesteps, a size that it does not generate, or a negative prompt
+            that nothing uses.
     """
+    check_guidance(settings, embeds_guidance=backbone.embeds_guidance)
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     latent_size = get_latent_size(backbone, settings)

@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL.Image import Image, new as new_image
 from torch import Tensor
 
@@ -44,7 +45,7 @@ from sefi.diffusion.source_image import (
     paste_feathered,
     restore_outside_mask,
 )
-from sefi.photo.detect import FaceDetector, find_square_around
+from sefi.photo.detect import Face, FaceDetector, Square, find_square_around
 from sefi.provenance.metadata import ImageRecord
 from sefi.provenance.save import EncodedImage, encode_image
 
@@ -364,7 +365,7 @@ def sample_images(
     """
     pipeline = build_pipeline(backbone, settings, source=source)
     model, size = ConditionedModel(backbone, conditioner), settings.batch_size
-    chunks = count_read_chunks(conditioner, prompts, settings.negative_prompt)
+    chunks = count_read_chunks(conditioner, prompts, get_read_negative(backbone, settings))
     steps, start = len(list_run_timesteps(pipeline, settings, source)), 0
     progress.start(sum(1 for _ in list_batch_ends(chunks, start, size)) * steps, "generating")
     while start < len(prompts):
@@ -386,6 +387,11 @@ def sample_images(
             yield GeneratedImage(image, prompts[start + i], seeds[start + i], start + i)
         start += len(images)
     progress.finish()
+
+
+def get_read_negative(backbone: Backbone, settings: GenerateSettings) -> str:
+    """Return the negative prompt as far as the model reads it: one that embeds the guidance scale reads none."""
+    return "" if backbone.embeds_guidance else settings.negative_prompt
 
 
 def count_read_chunks(conditioner: Conditioner, prompts: Sequence[str], negative_prompt: str) -> list[int]:
@@ -461,7 +467,7 @@ def sample_batch(
     backbone, conditioner = model.backbone, model.conditioner
     # A UNet that takes the guidance scale as an input is called once a step, without the negative text.
     guided = settings.guidance_scale > 1 and not backbone.embeds_guidance
-    null = conditioner.encode_negative(len(prompts), settings.negative_prompt).to(backbone.dtype)
+    null = conditioner.encode_negative(len(prompts), get_read_negative(backbone, settings)).to(backbone.dtype)
     first = int(list_run_timesteps(pipeline, settings, source)[0])
     # A new one for each batch: multistep samplers remember the batch before.
     pipeline.scheduler = type(pipeline.scheduler).from_config(pipeline.scheduler.config)
@@ -539,6 +545,7 @@ def list_swapped_inputs(encoding: TextEncoding) -> dict[str, Tensor]:
 # ------------------------------------------------------------------ faces
 
 REPAIR_STRENGTH = 0.4
+FACE_BORDER = 0.25  # in half the size of a face: over how much two faces' repairs fade into each other
 REPAIR_MARGIN = 2.0  # side of what is generated again, times the face's longer side; as the photos that are learned
 
 
@@ -555,6 +562,9 @@ def repair_faces(
     The prompt is the image's own, which keeps its style. Where it names an identity only the largest face is generated
     again, as the others would become the identity's too.
 
+    Where squares overlap, one follows the other, the largest face first, each cut out of what the one before left; what
+    is nearer to a face that is finished, or that is left alone, is not changed again.
+
     Args:
         given: what the image was generated from; outside its mask nothing is repaired.
 
@@ -566,19 +576,38 @@ def repair_faces(
         return image
     rgb = np.asarray(image.pixels.convert("RGB"))
     faces = sorted(detector(rgb), key=lambda face: -face.width * face.height)
-    if len(names) == 1:
-        faces = faces[:1]
     side = model.backbone.resolution
     height, width = rgb.shape[:2]
-    squares = [find_square_around(face, height, width, REPAIR_MARGIN) for face in faces]
-    squares = [square for square in squares if square.side < side and square.side <= min(height, width)]
-    squares = [square for square in squares if is_repainted(given.mask, square)]
-    if not squares:
+    squares = {face: find_square_around(face, height, width, REPAIR_MARGIN) for face in faces}
+    chosen = [
+        face
+        for face in (faces[:1] if len(names) == 1 else faces)
+        if squares[face].side < side and squares[face].side <= min(height, width)
+        if is_repainted(given.mask, squares[face])
+    ]
+    if not chosen:
         return image
+    pixels, finished = image.pixels, [face for face in faces if face not in chosen]
+    for group in group_apart([squares[face] for face in chosen]):
+        together = [chosen[number] for number in group]
+        made = generate_again(model, replace(image, pixels=pixels), [squares[face] for face in together], settings)
+        for face, repaired in zip(together, made, strict=True):
+            share = compute_share_of_face(face, squares[face], finished)
+            pixels = paste_feathered(pixels, repaired, squares[face], share)
+        finished += together
+    (pixels,) = restore_outside_mask([pixels], given.select(image.index, 1))
+    boxes = tuple((square.left, square.top, square.side, square.side) for square in map(squares.__getitem__, chosen))
+    return replace(image, pixels=pixels, repaired=boxes)
+
+
+def generate_again(
+    model: ConditionedModel, image: GeneratedImage, squares: Sequence[Square], settings: GenerateSettings
+) -> list[Image]:
+    """Generate squares of an image again, each as an image of the trained size."""
+    side, count = model.backbone.resolution, len(squares)
     source = SourceImages(
         tuple(cut_and_enlarge(image.pixels, square, side) for square in squares), strength=REPAIR_STRENGTH
     )
-    count = len(squares)
     made = sample_images(
         model.backbone,
         model.conditioner,
@@ -588,12 +617,39 @@ def repair_faces(
         SilentProgress(),
         source,
     )
-    pixels = image.pixels
-    for square, face in zip(squares, made, strict=True):
-        pixels = paste_feathered(pixels, face.pixels, square)
-    (pixels,) = restore_outside_mask([pixels], given.select(image.index, 1))
-    boxes = tuple((square.left, square.top, square.side, square.side) for square in squares)
-    return replace(image, pixels=pixels, repaired=boxes)
+    return [one.pixels for one in made]
+
+
+def group_apart(squares: Sequence[Square]) -> list[list[int]]:
+    """Group the numbers of squares so that none overlaps another of its group, or one before it in a later group.
+
+    >>> group_apart([Square(0, 0, 4), Square(9, 0, 4), Square(2, 0, 4), Square(4, 1, 4)])
+    [[0, 1], [2], [3]]
+    """
+    rounds: list[int] = []
+    for number, square in enumerate(squares):
+        rounds.append(max((rounds[k] + 1 for k in range(number) if squares[k].shows_part_of(square)), default=0))
+    return [[k for k, of in enumerate(rounds) if of == one] for one in range(max(rounds, default=-1) + 1)]
+
+
+def compute_share_of_face(face: Face, square: Square, others: Sequence[Face]) -> NDArray[np.float64]:
+    """Compute how much of each pixel of a face's square is the face's, `[side, side]`: 0 where another is nearer.
+
+    What is nearer is measured in the size of each face, so that a face's box is its own where no other overlaps it.
+    """
+    own = measure_distance(face, square)
+    others_own = [measure_distance(other, square) for other in others]
+    # A face whose own surroundings do not reach this square has no part of it.
+    near = [distance for distance in others_own if (distance < REPAIR_MARGIN).any()]
+    shares = [np.clip((distance - own) / FACE_BORDER, 0, 1) for distance in near]
+    return np.minimum.reduce([np.ones_like(own), *shares])
+
+
+def measure_distance(face: Face, square: Square) -> NDArray[np.float64]:
+    """Measure how far each pixel of a square is from a face's middle, `[side, side]`; 1 at the edges of its box."""
+    across = square.left + np.arange(square.side) + 0.5 - (face.left + face.width / 2)
+    down = square.top + np.arange(square.side) + 0.5 - (face.top + face.height / 2)
+    return np.maximum(abs(across)[None] / (max(face.width, 1.0) / 2), abs(down)[:, None] / (max(face.height, 1.0) / 2))
 
 
 def check_repair_steps(settings: GenerateSettings) -> None:

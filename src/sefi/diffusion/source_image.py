@@ -163,8 +163,11 @@ def read_source_images(
         for given in (arguments.get("init_image"), arguments.get("mask"), arguments.get("control"))
     )
     strength, scale = arguments.get("strength"), arguments.get("control_scale")
+    fitted = None
     if init is not None and mask is not None:
         check_mask(mask, init)
+        fitted = crop_to_size(mask.convert("L"), size)
+        check_repainted_cells(fitted, init, backbone.latent_factor)
     if init is not None and control is not None and backbone.embeds_guidance:
         raise ConfigError(
             "A ControlNet with an image to start from does not work on a model that takes the guidance scale as an "
@@ -174,7 +177,7 @@ def read_source_images(
     return SourceImages(
         () if init is None else (crop_to_size(init, size),),
         DEFAULT_STRENGTH if strength is None else strength,
-        None if mask is None else crop_to_size(mask.convert("L"), size),
+        fitted,
         None if control is None else crop_to_size(control, size),
         load_controlnet(arguments.get("controlnet"), backbone),
         1.0 if scale is None else scale,
@@ -208,12 +211,27 @@ def read_upright_image(image: ImageInput) -> Image.Image:
     Raises:
         PhotoError: it cannot be read.
     """
-    if isinstance(image, np.ndarray) and image.ndim == GREY_DIMS:  # a mask: true or false, 0 to 1 or 0 to 255
-        grey = image if image.dtype == np.uint8 else (np.clip(image.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-        image = np.repeat(grey[..., None], 3, axis=-1)
+    if isinstance(image, np.ndarray) and image.ndim == GREY_DIMS:
+        image = np.repeat(convert_to_grey(image)[..., None], 3, axis=-1)
     photo = image if isinstance(image, Photo) else read_photo(image)
     values = ((photo.pixels + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
     return Image.fromarray(values.permute(1, 2, 0).numpy())
+
+
+def convert_to_grey(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """Convert a grey array to bytes: true or false, whole numbers from 0 to 255, or fractions from 0 to 1.
+
+    Raises:
+        PhotoError: its values are of another range or kind; nobody says what they mean.
+    """
+    factor = {"b": 255, "u": 1, "i": 1, "f": 255}.get(array.dtype.kind)
+    if factor is None or (array.size and not (array.min() >= 0 and array.max() <= 255 / factor)):  # NaN is neither
+        values = "" if factor is None or not array.size else f" from {array.min():g} to {array.max():g}"
+        raise PhotoError(
+            f"An array of {array.dtype}{values} is no grey image.",
+            "Give true and false, whole numbers from 0 to 255, or fractions from 0 to 1.",
+        )
+    return (array.astype(np.float64) * factor).round().astype(np.uint8)
 
 
 def crop_to_size(image: Image.Image, size: tuple[int, int]) -> Image.Image:
@@ -238,7 +256,30 @@ def check_mask(mask: Image.Image, image: Image.Image) -> None:
             "Draw the mask on the image itself.",
         )
     if np.asarray(mask.convert("L")).max() < 128:
-        raise PhotoError("The mask is black everywhere: nothing would be repainted.", "Paint white what shall change.")
+        raise PhotoError(
+            "The mask is black everywhere: nothing would be repainted.",
+            "Paint white what shall change; in an array of whole numbers white is 255.",
+        )
+
+
+def check_repainted_cells(mask: Image.Image, image: Image.Image, factor: int) -> None:
+    """Refuse a mask that repaints nothing of the output, because its white part is cut away or too small.
+
+    Args:
+        mask: of the output's size.
+        image: what is repainted, as it was given.
+        factor: pixels a latent cell, on each side.
+
+    Raises:
+        PhotoError: names the proportions that show all of the image.
+    """
+    if not make_latent_mask(mask, factor).any():
+        raise PhotoError(
+            f"In an image of {mask.width} x {mask.height} the mask leaves nothing to repaint: its white part is cut "
+            "away, or is too small.",
+            f"Name --width and --height in the proportions of the image, {image.width} x {image.height}, or paint at "
+            f"least {factor} x {factor} pixels white.",
+        )
 
 
 # ------------------------------------------------------------------ what a mask leaves as it was
@@ -313,14 +354,19 @@ def cut_and_enlarge(image: Image.Image, square: Square, side: int) -> Image.Imag
     return image.crop(box).resize((side, side), Image.Resampling.LANCZOS)
 
 
-def paste_feathered(image: Image.Image, crop: Image.Image, square: Square) -> Image.Image:
+def paste_feathered(
+    image: Image.Image, crop: Image.Image, square: Square, share: NDArray[np.float64] | float = 1.0
+) -> Image.Image:
     """Return an image with a crop pasted into a square of it; the crop's border fades into the image.
 
     Pixels outside the square stay what they were.
+
+    Args:
+        share: how much of each pixel may change, `[side, side]` in [0, 1].
     """
     from_border = np.minimum(np.arange(square.side), np.arange(square.side)[::-1])
     ramp = np.clip(from_border / max(1, round(FEATHER * square.side)), 0, 1)
-    opacity = Image.fromarray((255 * np.outer(ramp, ramp)).round().astype(np.uint8))
+    opacity = Image.fromarray((255 * np.outer(ramp, ramp) * share).round().astype(np.uint8))
     pasted = image.copy()
     resized = crop.resize((square.side, square.side), Image.Resampling.LANCZOS)
     pasted.paste(resized, (square.left, square.top), opacity)

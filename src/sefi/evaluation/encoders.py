@@ -38,9 +38,11 @@ from sefi.core.text import dump_json
 from sefi.photo.detect import (
     PHOTOGRAPH_DETECTOR,
     Face,
+    FaceBox,
     FaceDetector,
     FaceEncoder,
     YuNetDetector,
+    choose_overlapping,
     enlarge_image,
     quiet_opencv,
     try_network,
@@ -467,8 +469,18 @@ class SurestFace:
             raise BackboneError("There is no face recogniser.", "Download it with --download, or name --evaluators.")
         return SurestFace(YuNetDetector(networks[0]), SFaceEncoder(networks[1]))
 
-    def __call__(self, rgb: NDArray[np.uint8]) -> NDArray[np.float32] | None:
-        """Return the unit vector of the surest face of an image `[height, width, 3]`; None without one."""
+    def __call__(self, rgb: NDArray[np.uint8], place: FaceBox | None = None) -> NDArray[np.float32] | None:
+        """Return the unit vector of the surest face of an image `[height, width, 3]`; None without one.
+
+        Args:
+            place: where the face is to be found, if it is known, in a square image: the one that overlaps it most is
+                taken, and the surest only where none does.
+        """
         large = enlarge_image(rgb)
         faces = self.detect(large)
-        return np.asarray(self.encode(large, faces[0]), np.float32) if faces else None
+        if not faces:
+            return None
+        side = len(large)
+        boxes = [(one.left / side, one.top / side, one.width / side, one.height / side) for one in faces]
+        number = None if place is None else choose_overlapping(boxes, place, 0.0)
+        return np.asarray(self.encode(large, faces[number or 0]), np.float32)

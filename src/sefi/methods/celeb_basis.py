@@ -33,7 +33,7 @@ from sefi.methods.base import (
     refuse_stage_settings,
     require_face_networks,
 )
-from sefi.photo.augment import PhotoViews, convert_to_bytes
+from sefi.photo.augment import PhotoViews, convert_to_bytes, swap_box_sides
 from sefi.training.token_inversion import check_gradient_dtype
 
 FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
@@ -151,14 +151,19 @@ def compute_principal_components(rows: Tensor, count: int) -> Tensor:
 
 
 def embed_views(views: PhotoViews, options: TrainingOptions) -> list[NDArray[np.float32]]:
-    """Embed the face of every photo and its mirror image, at unit length.
+    """Embed the subject's face in every photo and its mirror image, at unit length.
 
     Raises:
         FaceError: there is none.
     """
     embed = SurestFace.load(options.evaluators)
-    sides = [side for crop in views.crops for side in (crop, crop.flip(-1))]
-    embeddings = [embed(convert_to_bytes(side)) for side in sides]
+    places = views.places or (None,) * len(views.crops)
+    sides = [
+        side
+        for crop, place in zip(views.crops, places, strict=True)
+        for side in ((crop, place), (crop.flip(-1), None if place is None else swap_box_sides(place)))
+    ]
+    embeddings = [embed(convert_to_bytes(pixels), place) for pixels, place in sides]
     faces = [one for one in embeddings if one is not None]
     if not faces:
         raise FaceError("The recogniser's detector finds no face in the photo.", "Use a photo from the front.")

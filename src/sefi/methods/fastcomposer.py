@@ -1,6 +1,7 @@
 """FastComposer: nothing is learned of a subject but how CLIP sees it; the model was tuned once to read that."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.weights import ATTENTION_LAYERS, copy_with_weights, list_cross_attention_weights, select_part_tensors
 from sefi.core.config import NAMES_FILE, ONE_TOKEN, Config, Section, make_embedded_preset, require_config
-from sefi.core.errors import IdentityError
+from sefi.core.errors import ConfigError, IdentityError
 from sefi.diffusion.composer import (
     ComposerConditioner,
     Fuse,
@@ -127,9 +128,12 @@ class FastComposer:
 
         Raises:
             IdentityError: they were learned with other weights than there are, or with different settings.
+            ConfigError: a strength beyond the one that is in all steps.
         """
         check_identities(backbone, identities)
         chosen = choose_settings(identities)
+        if identities:
+            check_share(strength, chosen.alpha)
         file = get_weights_file(chosen.weights)
         weights = read_composer(file, backbone)
         check_weights(identities, file)
@@ -143,6 +147,19 @@ class FastComposer:
         )
         tuned = {name: value for name, value in weights.items() if name.startswith("unet.")}
         return ConditionedModel(copy_with_weights(backbone, tuned if conditioner.alpha else {}), conditioner)
+
+
+def check_share(strength: float, alpha: float) -> None:
+    """Refuse a strength that cannot do more than another one: at `1 / alpha` the subject is in all steps.
+
+    Raises:
+        ConfigError: names the most that has an effect.
+    """
+    if strength * alpha > 1 + 1e-9:  # 1 / alpha is rounded
+        raise ConfigError(
+            f"FastComposer's subject is in all steps at a strength of {1 / alpha:.3g}: {strength:g} does no more.",
+            f"Set generate.identity_strength={math.floor(100 / alpha) / 100:g} or less.",
+        )
 
 
 def choose_settings(identities: Sequence[Identity]) -> ComposeSettings:

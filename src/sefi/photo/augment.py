@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -14,11 +15,14 @@ from torch.nn import functional as F
 from sefi.core.config import ViewSettings
 from sefi.core.errors import FaceError
 from sefi.photo.detect import (
+    SAME_FACE,
+    Face,
+    FaceBox,
     FaceDetector,
     Square,
     choose_face,
+    choose_overlapping,
     crop_square,
-    describe_small_face,
     find_square_around,
     find_square_in_middle,
 )
@@ -235,29 +239,6 @@ ROWS = 256  # converted at a time: the floats of a whole large photo would fill 
 
 
 @dataclass(frozen=True)
-class SubjectCrop:
-    """The square of a photo that is learned.
-
-    Attributes:
-        pixels: `[3, resolution, resolution]` in [-1, 1].
-        square: where it lies, in pixels of the photo as it was read.
-        source: where the photo came from, for messages.
-        remarks: what a user should know of it.
-        photo_digest: SHA-256 of the whole photo's pixels, in hex; empty where it is not known. No file has it as it is.
-    """
-
-    pixels: Tensor
-    square: Square
-    source: str
-    remarks: tuple[str, ...] = ()
-    photo_digest: str = ""
-
-
-FaceBox = tuple[float, float, float, float]
-"""Where a face is in a square: left, top, width and height as shares of the side."""
-
-
-@dataclass(frozen=True)
 class CropFace:
     """A face in a square.
 
@@ -270,8 +251,61 @@ class CropFace:
     landmarks: tuple[tuple[float, float], ...] = ()
 
 
+@dataclass(frozen=True)
+class SubjectCrop:
+    """The square of a photo that is learned.
+
+    Attributes:
+        pixels: `[3, resolution, resolution]` in [-1, 1].
+        square: where it lies, in pixels of the photo as it was read, which may be smaller than its original.
+        source: where the photo came from, for messages.
+        remarks: what a user should know of it.
+        photo_digest: SHA-256 of the whole photo's pixels, in hex; empty where it is not known. No file has it as it is.
+        face: the face that was chosen in the photo; the square may show others too.
+        box: what the user said to cut out; the square may reach beyond it.
+        reduction: how many pixels of the original one pixel of the photo is, on each side.
+    """
+
+    pixels: Tensor
+    square: Square
+    source: str
+    remarks: tuple[str, ...] = ()
+    photo_digest: str = ""
+    face: CropFace | None = None
+    box: FaceBox | None = None
+    reduction: int = 1
+
+    @property
+    def original_square(self) -> Square:
+        """Where the square lies in the pixels of the original photo."""
+        return self.square.enlarge(self.reduction)
+
+    @property
+    def place(self) -> FaceBox | None:
+        """Where the subject's face is to be found in the square; None where nothing is known of it."""
+        return self.box if self.face is None else self.face.box
+
+
 # Hair, ears and chin belong to the subject too: half as large again as the box, and a little above its middle.
 HEAD_SIZE, HEAD_MIDDLE = 1.5, 0.42
+
+
+def find_subject_face(crop: SubjectCrop, detector: FaceDetector) -> CropFace:
+    """Find the subject's face in its square: the one that was chosen in the photo, whoever else is in the square.
+
+    Where a box was given, it is the face that fills it best, and without any choice the largest one.
+
+    Raises:
+        FaceError: the square shows none.
+    """
+    faces = find_faces_of_square(crop.pixels, detector, crop.source)
+    if crop.place is None:
+        return choose_largest(faces)
+    found = choose_overlapping([face.box for face in faces], crop.place, SAME_FACE if crop.face else 0.0)
+    if found is not None:
+        return faces[found]
+    # A detector may find the neighbour only; the chosen face is where it was found in the photo.
+    return crop.face or choose_largest(faces)
 
 
 def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> CropFace:
@@ -283,15 +317,46 @@ def find_face_in(crop: Tensor, detector: FaceDetector, source: str) -> CropFace:
     Raises:
         FaceError: it shows none.
     """
+    return choose_largest(find_faces_of_square(crop, detector, source))
+
+
+def choose_largest(faces: Sequence[CropFace]) -> CropFace:
+    """Return the largest of several faces."""
+    return max(faces, key=lambda one: one.box[2] * one.box[3])
+
+
+def find_faces_of_square(crop: Tensor, detector: FaceDetector, source: str) -> list[CropFace]:
+    """Find the faces of a square `[3, R, R]`, the surest first; errors as of `find_face_in`."""
     faces = detector(convert_to_bytes(crop))
     if not faces:
         raise FaceError(
             f"No face was found in what is learned of {source}.",
             "Choose a photo in which the face is larger, or leave out the setting that asks where it is.",
         )
-    face, side = max(faces, key=lambda one: one.width * one.height), crop.shape[-1]
-    box = face.left / side, face.top / side, face.width / side, face.height / side
-    return CropFace(box, tuple((float(x) / side, float(y) / side) for x, y in face.landmarks))
+    whole = Square(0, 0, crop.shape[-1])
+    return [locate_in_square(face, whole) for face in faces]
+
+
+def locate_in_square(face: Face, square: Square) -> CropFace:
+    """Return a face of an image as shares of a square of it."""
+    left, top, side = square.left, square.top, square.side
+    return CropFace(
+        locate_box_in_square((face.left, face.top, face.width, face.height), square),
+        tuple(((float(x) - left) / side, (float(y) - top) / side) for x, y in face.landmarks),
+    )
+
+
+def locate_box_in_square(box: FaceBox, square: Square) -> FaceBox:
+    """Return a box of an image, left, top, width and height, as shares of a square of it."""
+    left, top, width, height = box
+    side = square.side
+    return (left - square.left) / side, (top - square.top) / side, width / side, height / side
+
+
+def swap_box_sides(box: FaceBox) -> FaceBox:
+    """Return where a box is in the mirror image of its square."""
+    left, top, width, height = box
+    return 1 - left - width, top, width, height
 
 
 def draw_head_mask(face: FaceBox, side: int) -> Tensor:
@@ -327,12 +392,15 @@ class PhotoViews:
         settings: ranges of the random views.
         other_crops: those of the further photos; every view is of one of all, equally often.
         faces: where the face is in each of the crops; empty where nobody looked for one.
+        places: where the subject's face is to be found in each of the crops, as far as it is known; empty where it is
+            not known of any.
     """
 
     crop: Tensor
     settings: ViewSettings
     other_crops: tuple[Tensor, ...] = ()
     faces: tuple[CropFace, ...] = ()
+    places: tuple[FaceBox | None, ...] = ()
 
     @property
     def crops(self) -> tuple[Tensor, ...]:
@@ -368,8 +436,8 @@ class PhotoViews:
 
 def find_face_square(
     photo: Photo, detector: FaceDetector, *, number: int | None = None, margin: float = 2.0
-) -> tuple[Square, str | None]:
-    """Return the square around a photo's face, in its pixels, and a remark where the face is small.
+) -> tuple[Square, Face]:
+    """Return the square around a photo's face, and the face, both in its pixels.
 
     Args:
         photo: the photo, as read.
@@ -380,9 +448,9 @@ def find_face_square(
     Raises:
         FaceError: no face, several without a number, or no such number.
     """
-    face = choose_face(detector(convert_to_bytes(photo.pixels)), number)
+    face = choose_face(detector(convert_to_bytes(photo.pixels)), number, photo.reduction)
     height, width = photo.pixels.shape[-2:]
-    return find_square_around(face, height, width, margin), describe_small_face(face)
+    return find_square_around(face, height, width, margin), face
 
 
 def crop_face(

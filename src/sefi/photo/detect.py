@@ -85,6 +85,10 @@ class Face:
     score: float
 
 
+FaceBox = tuple[float, float, float, float]
+"""Where a face is in a square: left, top, width and height as shares of the side."""
+
+
 def enlarge_image(rgb: NDArray[np.uint8], side: int = LOOKING_SIDE) -> NDArray[np.uint8]:
     """Return `[height, width, 3]` with a shorter side of at least `side` pixels; larger images are left as they are."""
     height, width = rgb.shape[:2]
@@ -190,12 +194,13 @@ def _move_face(face: Face, left: int, top: int) -> Face:
     return replace(face, left=face.left + left, top=face.top + top, landmarks=points)
 
 
-def choose_face(faces: Sequence[Face], number: int | None = None) -> Face:
+def choose_face(faces: Sequence[Face], number: int | None = None, reduction: int = 1) -> Face:
     """Return the face to learn.
 
     Args:
         faces: what the detector found.
         number: which one, counted from the left, 1 the first; None if there is but one.
+        reduction: the photo's, as messages have places and sizes in its original.
 
     Raises:
         FaceError: none found, several and no number, or no such number.
@@ -208,30 +213,57 @@ def choose_face(faces: Sequence[Face], number: int | None = None) -> Face:
         )
     if number is None and len(ordered) > 1:
         raise FaceError(
-            f"The photo shows {len(ordered)} faces: {_list_faces(ordered)}.",
+            f"The photo shows {len(ordered)} faces: {_list_faces(ordered, reduction)}.",
             f"Choose one with --face 1 to --face {len(ordered)}, counted from the left.",
         )
     if number is not None and not 1 <= number <= len(ordered):
         raise FaceError(
-            f"There is no face {number}: the photo shows {len(ordered)} ({_list_faces(ordered)}).",
+            f"There is no face {number}: the photo shows {len(ordered)} ({_list_faces(ordered, reduction)}).",
             "Count from the left, starting at 1.",
         )
     return ordered[(number or 1) - 1]
 
 
-def describe_small_face(face: Face) -> str | None:
-    """Return a remark on a face of so few pixels that the identity will be as coarse; None if it is large enough."""
+def choose_overlapping(boxes: Sequence[FaceBox], place: FaceBox, least: float) -> int | None:
+    """Return the number of the box that overlaps a place the most; None if none does by more than `least`.
+
+    Args:
+        least: intersection over union.
+    """
+    overlaps = [compute_overlap(box, place) for box in boxes]
+    best = max(range(len(boxes)), key=overlaps.__getitem__, default=None)
+    return best if best is not None and overlaps[best] > least else None
+
+
+def compute_overlap(one: FaceBox, other: FaceBox) -> float:
+    """Compute the intersection over union of two boxes.
+
+    >>> compute_overlap((0, 0, 2, 2), (1, 0, 2, 2)) == 2 / 6
+    True
+    """
+    across, down = (max(0.0, min(one[k] + one[k + 2], other[k] + other[k + 2]) - max(one[k], other[k])) for k in (0, 1))
+    union = one[2] * one[3] + other[2] * other[3] - across * down
+    return across * down / union if union > 0 else 0.0
+
+
+def describe_small_face(face: Face, reduction: int = 1) -> str | None:
+    """Return a remark on a face of so few pixels that the identity will be as coarse; None if it is large enough.
+
+    Args:
+        reduction: the photo's: the remark is in pixels of its original.
+    """
     if min(face.width, face.height) >= SMALL_FACE:
         return None
+    width, height, least = (value * reduction for value in (face.width, face.height, SMALL_FACE))
     return (
-        f"the face is only {face.width:.0f} x {face.height:.0f} pixels; a closer photo, with {SMALL_FACE:.0f} or more, "
+        f"the face is only {width:.0f} x {height:.0f} pixels; a closer photo, with {least:.0f} or more, "
         "gives a better likeness"
     )
 
 
-def _list_faces(faces: Sequence[Face]) -> str:
+def _list_faces(faces: Sequence[Face], reduction: int) -> str:
     return ", ".join(
-        f"{number} at x = {face.left + face.width / 2:.0f} ({face.width:.0f} pixels wide)"
+        f"{number} at x = {(face.left + face.width / 2) * reduction:.0f} ({face.width * reduction:.0f} pixels wide)"
         for number, face in enumerate(faces, start=1)
     )
 
@@ -262,6 +294,22 @@ class Square:
     top: int
     side: int
 
+    def shows_part_of(self, other: "Square") -> bool:
+        """Return whether two squares share a pixel."""
+        return all(
+            one < after + other.side and after < one + self.side
+            for one, after in ((self.left, other.left), (self.top, other.top))
+        )
+
+    def enlarge(self, factor: int) -> "Square":
+        """Return the same square in the pixels of a photo that is so many times as large."""
+        return Square(self.left * factor, self.top * factor, self.side * factor)
+
+    def shrink(self, factor: int) -> "Square":
+        """Return the same square in the pixels of a photo that is so many times as small, of one at least."""
+        side = max(1, round(self.side / factor))
+        return Square(round(self.left / factor), round(self.top / factor), side)
+
 
 def find_square_around(face: Face, height: int, width: int, margin: float) -> Square:
     """Return the square with the face in its middle, `margin` times the face's longer side.
@@ -284,7 +332,9 @@ def find_square_around(face: Face, height: int, width: int, margin: float) -> Sq
     )
 
 
-BOX_REMEDY = "Give left, top, width and height in pixels of the upright photo, as in --box 40,20,300,300."
+BOX_REMEDY = (
+    "Give left, top, width and height in pixels of the upright photo as it is stored, as in --box 40,20,300,300."
+)
 
 
 def check_box(box: object) -> None:

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
 from pillow_heif import HeifImageFile, get_file_mimetype
 from torch import Tensor
 from torch.nn import functional as F
@@ -29,10 +29,22 @@ class Photo:
     Attributes:
         pixels: RGB float32 `[3, height, width]` in [-1, 1], rows from the top.
         source: where it came from, for messages.
+        original_size: height and width of the upright photo before it was made smaller; None where it was not.
     """
 
     pixels: Tensor
     source: str
+    original_size: tuple[int, int] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the upright photo as its owner knows it."""
+        return self.original_size or (self.pixels.shape[-2], self.pixels.shape[-1])
+
+    @property
+    def reduction(self) -> int:
+        """How many pixels of the original one pixel is, on each side; 1 for a photo that was read as it is."""
+        return round(max(self.size) / max(self.pixels.shape[-2:]))  # the smaller side was rounded up
 
 
 MAX_BYTES = 64 * 1024 * 1024
@@ -45,6 +57,7 @@ MAX_JPEG_PIXELS = 205_000_000
 WHOLE_PIXELS = 25_000_000
 ROWS = 1024  # converted at a time: only the decoded file and the result exist at full size
 MIN_SIDE = 32
+SIDEWAYS = (5, 6, 7, 8)  # EXIF's orientations that swap width and height
 # Recognised by content, never by name.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 HEIF_TYPES = ("image/heic", "image/heif")  # of phones; pillow-heif reads them
@@ -70,6 +83,8 @@ BOMBS = (Image.DecompressionBombError, Image.DecompressionBombWarning, MemoryErr
 OPEN_ERRORS = (SyntaxError, IndexError, TypeError, struct.error, Warning)
 # How Pillow scales a PNG's values up, by the raw mode that it reads them in; it leaves a transparent colour as it is.
 PNG_SCALES = {"L;2": 85, "L;4": 17}
+PNG_GREY_16 = ("I;16B", "I;16")  # the raw modes of grey of 16 bits
+GREY_REMEDY = "Give grey from 0 to 255 (mode L), or of 16 bits (mode I;16)."
 # What a colour profile calls the colours that it is for, by Pillow's mode.
 PROFILE_SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 SPACE_IN_PROFILE = slice(16, 20)
@@ -93,7 +108,7 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
 
     Returns:
         Pixels `[3, height, width]`, float32 in [-1, 1], rows from the top. A photo of more than 25 megapixels is
-        halved, quartered or divided by eight on both sides.
+        halved, quartered or divided by eight on both sides, and says how large its original was.
 
     Raises:
         PhotoError: missing, not a file, over 64 MB, over 64 megapixels (205 for a JPEG that is not progressive; both
@@ -104,15 +119,28 @@ def read_photo(photo: str | Path | Image.Image | NDArray[np.uint8]) -> Photo:
     if isinstance(photo, Image.Image):
         with _translate_decode_errors("The image"):
             _check_header("The image", photo)
-            upright = ImageOps.exif_transpose(_convert_to_small_rgb(photo))
-        return Photo(convert_to_pixels(upright), "image")
+            upright, original_size = _turn_upright(_convert_to_small_rgb(photo), photo.size)
+        return Photo(convert_to_pixels(upright), "image", original_size)
     check_type(photo, (str, Path), "The photo", PhotoError, "Give a file, a Pillow image or an RGB array.")
     path = Path(photo)
     content = _read_bytes(path)
     with _translate_decode_errors(path), _open(content) as image:
         _check_header(path, image)
-        upright = ImageOps.exif_transpose(_convert_to_small_rgb(image, ours=True))
-    return Photo(pixels=convert_to_pixels(upright), source=path.name)
+        size = image.size  # decoding may change it
+        upright, original_size = _turn_upright(_convert_to_small_rgb(image, ours=True), size)
+    return Photo(convert_to_pixels(upright), path.name, original_size)
+
+
+def _turn_upright(rgb: Image.Image, size: tuple[int, int]) -> tuple[Image.Image, tuple[int, int] | None]:
+    """Turn an image upright; return it, and height and width of its upright original where that was larger.
+
+    Args:
+        size: width and height of the original, as stored.
+    """
+    width, height = size
+    if rgb.getexif().get(ExifTags.Base.Orientation) in SIDEWAYS:
+        width, height = height, width
+    return ImageOps.exif_transpose(rgb), None if rgb.size == size else (height, width)
 
 
 @contextmanager
@@ -209,6 +237,7 @@ def _convert_to_small_rgb(image: Image.Image, *, ours: bool = False) -> Image.Im
     if ours and image.format in ("JPEG", "MPO"):
         image.draft(None, (width // factor, height // factor))
     image.load()
+    _check_grey_values(image, raw_mode)
     factor = max(1, round(factor * image.width / width))
     whole = Image.new("RGB", (-(-image.width // factor), -(-image.height // factor)))
     for top in range(0, image.height, ROWS):
@@ -218,11 +247,30 @@ def _convert_to_small_rgb(image: Image.Image, *, ours: bool = False) -> Image.Im
     return whole
 
 
+def _check_grey_values(image: Image.Image, raw_mode: str) -> None:
+    """Refuse grey of more than eight bits whose white is not known."""
+    if image.mode == "F":
+        raise PhotoError("A Pillow image of mode F is read as no colours: its white is not known.", GREY_REMEDY)
+    if image.mode == "I" and raw_mode not in PNG_GREY_16:
+        least, most = cast(tuple[int, int], image.getextrema())
+        if least < 0 or most > 255:
+            raise PhotoError(f"A Pillow image of mode I has values from {least} to {most}.", GREY_REMEDY)
+
+
 def _find_raw_mode(image: Image.Image) -> str:
-    """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats."""
-    tile = image.tile if isinstance(image, ImageFile.ImageFile) else []
-    arguments = tile[0].args if image.format == "PNG" and tile else ""
-    return arguments if isinstance(arguments, str) else ""
+    """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats.
+
+    Of an image that its caller has loaded Pillow has forgotten it; what shows that it has 16 bits is enough then.
+    """
+    if image.format != "PNG" or not isinstance(image, ImageFile.ImageFile):
+        return ""
+    if image.tile:
+        arguments = image.tile[0].args
+        return arguments if isinstance(arguments, str) else ""
+    if image.mode == "I":
+        return "I;16B"
+    key = image.info.get("transparency")
+    return "RGB;16B" if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255 else ""
 
 
 def _convert_to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
@@ -251,9 +299,9 @@ def _extract_alpha(image: Image.Image, raw_mode: str) -> Image.Image | None:
 
 def _extract_colours(image: Image.Image, raw_mode: str) -> Image.Image:
     """Return the image without transparency, in the mode L, RGB or CMYK that its colour profile is for."""
-    if image.mode.startswith("I") or image.mode == "F":
-        high_bytes = np.asarray(image).astype(np.int64) >> 8
-        return Image.fromarray(high_bytes.clip(0, 255).astype(np.uint8))
+    if image.mode.startswith("I"):
+        shift = 8 if image.mode != "I" or raw_mode in PNG_GREY_16 else 0
+        return Image.fromarray((np.asarray(image).astype(np.int64) >> shift).clip(0, 255).astype(np.uint8))
     if raw_mode == "LA;16B":  # grey that Pillow reads as RGBA
         return image.getchannel("R")
     if image.mode in ("1", "LA"):

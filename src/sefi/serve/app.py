@@ -177,7 +177,7 @@ class ImageService:
         """
         settings = self.parse_settings(request).generate
         self.options.limits.check(request, get_image_size(self.backbone, settings), settings.steps)
-        check_guidance(settings)
+        check_guidance(settings, embeds_guidance=self.backbone.embeds_guidance)
         check_steps(self.backbone, settings.steps)
         check_size(self.backbone, settings)
         check_syntax(request.prompt)

@@ -17,6 +17,7 @@ from sefi.diffusion.sampling import ConditionedModel, sample_images
 from sefi.evaluation.encoders import ClipEncoder, SurestFace
 from sefi.evaluation.metrics import measure_similarity
 from sefi.identity.file import Identity
+from sefi.photo.detect import FaceBox
 
 # None of these is a prompt of a bundled suite: what stops training should not be what evaluates it.
 PROBE_PROMPTS = (
@@ -60,6 +61,7 @@ class ImageProbe:
     Args:
         apply: a method's, for this model.
         crop: the photo as it is learned, uint8 RGB `[side, side, 3]`.
+        place: where the subject's face is to be found in it, if that is known.
 
     Raises:
         ConfigError: the evaluators find no face in the photo.
@@ -71,8 +73,9 @@ class ImageProbe:
         crop: NDArray[np.uint8],
         config: Config,
         evaluators: ProbeEvaluators,
+        place: FaceBox | None = None,
     ) -> None:
-        photo_face = evaluators.face(crop)
+        photo_face = evaluators.face(crop, place)
         if photo_face is None:
             raise ConfigError(
                 "The probe's evaluators find no face in the photo.",
