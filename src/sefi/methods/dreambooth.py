@@ -63,6 +63,7 @@ class DreamBooth:
 
     The name in a prompt becomes the rare word and the class word. An identity holds every changed weight, so only one
     can be used at a time, and it has no strength in between.
+    Differs: images of the class are encoded once, by the posterior's mean; diffusers draws from it in every step.
     """
 
     info = MethodInfo(

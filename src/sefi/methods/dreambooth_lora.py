@@ -68,7 +68,10 @@ PRESETS = {
 
 
 class DreamBoothLora:
-    """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
+    """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is.
+
+    Differs: images of the class are encoded once, by the posterior's mean; diffusers draws from it in every step.
+    """
 
     info = MethodInfo(
         "DreamBooth, LoRA",
