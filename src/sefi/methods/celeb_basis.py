@@ -1,6 +1,7 @@
 """Celeb Basis: two tokens within the space of known names, their coefficients read from the face itself."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, make_optio
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import FACE_TEMPLATES_81
 from sefi.core.rng import create_generator
-from sefi.evaluation.encoders import SurestFace
+from sefi.evaluation.encoders import SurestFace, hash_face_networks
 from sefi.identity.file import Identity
 from sefi.methods.base import (
     NAME_WORDS,
@@ -127,6 +128,7 @@ class CelebBasis(TokenMethod):
         basis = compute_bases(backbone, settings)
         faces = torch.tensor(np.stack(embed_views(views, options)))
         tokens = BasisTokens(get_class_row(backbone, config), basis, faces, seed, settings.average_decay)
+        options = replace(options, networks_digest=hash_face_networks(options.evaluators))
         return learn_tokens(tokens, name, views, backbone, config, seed, options)
 
 
