@@ -16,12 +16,19 @@ from sefi.backbone.weights import (
     list_cross_attention_weights,
     select_part_tensors,
 )
-from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded_preset, require_config
+from sefi.core.config import (
+    PLAIN_VIEWS,
+    TRAINED_WEIGHTS,
+    Config,
+    LearnSettings,
+    make_embedded_preset,
+    require_config,
+)
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import IdentityConditioner, tokenize_sentence
 from sefi.diffusion.sampling import ConditionedModel
-from sefi.diffusion.text import parse_prompt, tokenize_text
+from sefi.diffusion.text import parse_prompt, parse_template, tokenize_text
 from sefi.identity.file import Identity
 from sefi.methods.base import (
     MethodInfo,
@@ -62,6 +69,7 @@ PLACES = (
     "smiling", "with a hat", "reading a book", "with an umbrella", "in front of the tower", "playing the guitar",
     "at night", "looking sad", "with a beard", "waving", "cooking", "holding a cup",
 )  # fmt: skip
+WORDS = 2  # of a subject in a sentence: the new one and the class word
 RIDGE = 1e-4
 EQUAL = 1e-12  # share of the largest: words that differ less, by 1e-6 of themselves, differ by rounding alone
 
@@ -130,10 +138,13 @@ class CustomDiffusion:
         return WeightCounts(changed + tables + backbone.token_width, 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, and weights in single precision."""
+        """Require no stages, no attention loss, and weights in single precision.
+
+        Sentences that cannot be learned with are refused here, before images of the class are generated.
+        """
         del evaluators
         check_tuned_weights(self.info.title, config, backbone)
-        require_config(config, CustomDiffusionConfig)
+        check_sentences(backbone, require_config(config, CustomDiffusionConfig))
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
@@ -172,6 +183,28 @@ class CustomDiffusion:
         return ConditionedModel(copy_with_weights(backbone, named), conditioner)
 
 
+def check_sentences(backbone: Backbone, config: CustomDiffusionConfig) -> None:
+    """Refuse a rare word without tokens, and sentences that do not fit or have weights.
+
+    Raises:
+        ConfigError, PromptError: what is wrong.
+    """
+    get_first_word(backbone, config.tune.identifier)
+    tokenize_sentences(backbone, config, config.learn.class_word)
+    counts, classes = {"subject": WORDS}, {"subject": config.learn.class_word}
+    for template in (template for group in group_templates(backbone, config.learn).values() for template in group):
+        parse_template(backbone, template.replace("{}", "<subject>"), classes, counts)
+
+
+def group_templates(backbone: Backbone, learn: LearnSettings) -> dict[str, tuple[str, ...]]:
+    """Return the sentences of each distance that a view is seen from."""
+    return {
+        "plain": learn.templates,
+        "far": select_whole_words(backbone, FAR),
+        "near": select_whole_words(backbone, NEAR),
+    }
+
+
 def get_first_word(backbone: Backbone, identifier: str) -> Tensor:
     """Return where the new word starts, `[width]`: a rare word's row; the mean of its pieces where it has several."""
     tokens = tokenize_text(backbone, identifier)
@@ -193,13 +226,9 @@ def make_resized_view_drawer(
 ) -> DrawBatch:
     """Return what draws the subject's batch of a step: views of many sizes, which captions state, without padding."""
     learn = config.learn
-    said = {
-        "plain": learn.templates,
-        "far": select_whole_words(backbone, FAR),
-        "near": select_whole_words(backbone, NEAR),
-    }
+    said = group_templates(backbone, learn)
     all_templates = tuple(template for group in said.values() for template in group)
-    texts = encode_training_texts(backbone, learn.model_copy(update={"templates": all_templates, "vectors": 2}))
+    texts = encode_training_texts(backbone, learn.model_copy(update={"templates": all_templates, "vectors": WORDS}))
     numbers = iter(range(len(all_templates)))
     groups = {seen: [next(numbers) for _ in group] for seen, group in said.items()}
     pool = (
