@@ -19,6 +19,8 @@ from sefi.batch.plan import (
     ModelSource,
     find_problem,
     format_failures,
+    hash_photo,
+    hash_values,
     make_item_name,
     make_plan,
     read_item_record,
@@ -29,6 +31,7 @@ from sefi.core.config import override
 from sefi.core.errors import ConfigError, OutputError, PhotoError
 from sefi.core.progress import SilentProgress
 from sefi.core.prompts import check_name
+from sefi.methods import PRESETS
 
 TEXT = st.text(st.characters(blacklist_categories=("Cs", "Cc"), blacklist_characters=";"), max_size=12).map(str.strip)
 
@@ -265,6 +268,28 @@ def test_another_model_in_a_folder_is_noticed_by_its_files(settings, tmp_path):
     before = key_of(settings, model=source)
     (model / "unet.safetensors").write_bytes(b"12345")
     assert key_of(settings, model=source) != before
+
+
+def test_another_content_of_a_named_file_makes_another_item(settings, tmp_path):
+    names, detector = tmp_path / "names.txt", tmp_path / "faces.onnx"
+    detector.write_bytes(b"1234")
+    names.write_text("ada lane\n")
+    for changes, file in (
+        ({"config": override(PRESETS["cross-init"], [f"basis.names={names}"])}, names),
+        ({"detector": detector, "config": override(settings.config, ["learn.class_word=person"])}, detector),
+    ):
+        before = key_of(settings, **changes)
+        assert key_of(settings, **changes) == before
+        file.write_bytes(file.read_bytes()[::-1])  # of the same size
+        assert key_of(settings, **changes) != before
+
+
+def test_what_names_no_file_has_the_key_of_earlier_versions(settings):
+    """So nobody is learned again."""
+    source = ["test", [], "auto", True, [None, None]]
+    digest = hash_photo(settings.photos / "ada.png")
+    values = ["ada", [digest], settings.config.model_dump(mode="json"), 0, None, CONSENT, source]
+    assert key_of(settings) == hash_values(values)
 
 
 def make_record(**facts):

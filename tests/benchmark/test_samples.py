@@ -192,6 +192,14 @@ def test_another_suite_does_not_go_into_the_same_folder(run):
         run.folder.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
 
 
+def test_a_run_whose_descriptions_were_worded_differently_goes_on(run):
+    variants = tuple(one.model_copy(update={"about": "Said better."}) for one in SUITE.variants)
+    for other in (SUITE.model_copy(update={"about": "Dogs."}), SUITE.model_copy(update={"variants": variants})):
+        described = describe_run(replace(run, suite=other), EvaluatorFiles().describe(), None, None)
+        run.folder.begin(described)
+        assert run.folder.read_info().suite.about == SUITE.about
+
+
 def test_what_no_record_holds_is_refused_before_anything_is_made(run):
     other = replace(run, suite=SUITE.model_copy(update={"about": "a\0b"}))
     with pytest.raises(ConfigError, match="cannot be put on record: about: a text has a control character"):

@@ -109,6 +109,22 @@ def test_another_photo_and_another_model_are_named(learn, tmp_path, backbone, mo
     assert "another training: it is on another model." in problem(learn("--resume"))
 
 
+def test_another_list_of_names_is_named(learn, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_text("dog cup\nbeach photo\n")
+    words = ("--method", "cross-init", "--set", f"basis.names={names}", "--set", "views.latent_pool=2")
+    assert learn(*words, stop_at=2).exit_code == 130
+    [file] = unfinished(tmp_path)
+    names.write_text("dog beach\ncup photo\n")
+    assert "another training: the file of basis.names was another." in problem(learn(*words, "--resume"))
+    found = learn(*words, "--json")
+    assert f"'{file}' stays, which belongs to another training: the file of basis.names was another" in found.stderr
+    assert json.loads(found.stdout)["resumed_at"] == 0
+    (tmp_path / "ada.safetensors").unlink()
+    names.write_text("dog cup\nbeach photo\n")
+    assert json.loads(learn(*words, "--resume", "--json").stdout)["resumed_at"] == 2
+
+
 @pytest.mark.slow
 def test_a_training_can_be_started_again(learn, tmp_path):
     assert learn(stop_at=3).exit_code == 130

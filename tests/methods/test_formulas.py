@@ -5,15 +5,15 @@ import pytest
 import torch
 
 from sefi.backbone.bundle import Backbone, copy_part
-from sefi.core.config import override
-from sefi.core.errors import IdentityError
+from sefi.core.config import dump_config, override
+from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import copy_with_key_value_attention
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 from sefi.methods.base import create_header
-from sefi.methods.celeb_basis import MOMENTUM, BasisTokens, Mapper, compute_principal_components, count_dimensions
+from sefi.methods.celeb_basis import BasisTokens, Mapper, compute_principal_components, count_dimensions
 from sefi.methods.custom_diffusion import (
     RIDGE,
     encode_common_sentences,
@@ -63,15 +63,16 @@ def test_the_mapper_is_a_scaled_layer_to_unit_coefficients() -> None:
     assert mapper(face).detach().numpy() == pytest.approx(wanted, abs=1e-6)
 
 
-def test_the_running_mean_is_used_at_unit_length() -> None:
-    tokens = BasisTokens(random(7), random(2, 4, 7, seed=1), random(2, 13, seed=2), seed=3)
+@pytest.mark.parametrize("decay", [0.99, 0.9801])
+def test_the_running_mean_is_used_at_unit_length(decay: float) -> None:
+    tokens = BasisTokens(random(7), random(2, 4, 7, seed=1), random(2, 13, seed=2), 3, decay)
     seen = []
     for _ in range(3):
         tokens.train()
         with torch.no_grad():
             seen.append(tokens.compute_coefficients().clone())
         tokens.after_step()
-    weights = np.array([MOMENTUM**2, MOMENTUM, 1.0])
+    weights = np.array([decay**2, decay, 1.0])
     wanted = sum(w * s for w, s in zip(weights, seen, strict=True))
     wanted = wanted / wanted.norm(dim=-1, keepdim=True)
     torch.testing.assert_close(tokens.eval().compute_coefficients(), wanted, atol=1e-5, rtol=1e-5)
@@ -82,7 +83,25 @@ def test_the_running_mean_is_used_at_unit_length() -> None:
     torch.testing.assert_close(made[0, 1, 2], tokens.class_token)
 
 
+def test_the_published_mean_decays_once_for_each_sample_of_a_step() -> None:
+    """Of the published code, which makes an update for every sample; the embedded preset was tuned with one a step."""
+    published, embedded = PRESETS["celeb-basis-official"], PRESETS["celeb-basis"]
+    assert published.basis.average_decay == pytest.approx(0.99**published.learn.batch, abs=1e-12)
+    assert embedded.basis.average_decay == 0.99
+    # So the settings of earlier versions are those that are saved now.
+    assert dump_config(embedded)["basis"] == {"names": None, "components": 64}
+    for wrong in ("0", "1"):
+        with pytest.raises(ConfigError, match=r"basis\.average_decay"):
+            override(published, [f"basis.average_decay={wrong}"])
+
+
 # ---------------------------------------------------------------- Custom Diffusion
+
+
+def test_the_published_limit_of_the_gradient_is_the_official_presets_alone() -> None:
+    """`--max_grad_norm` of diffusers_training.py; the embedded preset was tuned without."""
+    assert PRESETS["custom-diffusion-official"].learn.gradient_clip == 1.0
+    assert PRESETS["custom-diffusion"].learn.gradient_clip is None
 
 
 def test_no_gradient_flows_through_the_start_word(backbone: Backbone) -> None:
@@ -279,7 +298,7 @@ def test_a_sentence_has_as_many_words_as_the_table_has_tokens(backbone: Backbone
 
     config = override(PRESETS["celeb-basis"], ["views.latent_pool=1", "learn.templates=a photo of {}"])
     width, side = backbone.token_width, backbone.resolution
-    tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), seed=3)
+    tokens = BasisTokens(random(width), random(2, 4, width, seed=1), random(1, 5, seed=2), 3, 0.99)
     views = PhotoViews(random(3, side, side, seed=4).clamp(-1, 1), config.views)
     task = TokenTask(backbone, views, config, 0, tokens)
     assert task.texts.vector_index[0].tolist()[4:7] == [0, 1, 2]

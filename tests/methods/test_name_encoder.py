@@ -219,6 +219,26 @@ def test_two_words_need_two_vectors(backbone: Backbone, encoder_file) -> None:
     assert made.tokens.shape == (5, 2, 2, backbone.token_width)
 
 
+@pytest.mark.parametrize("steps", [0, 1])
+@pytest.mark.parametrize("vectors", [1, 2])
+@pytest.mark.parametrize("split", ["true", "false"])
+def test_what_is_learned_from_there_is_saved_loaded_and_used(
+    backbone: Backbone, encoder_file, tmp_path, split: str, vectors: int, steps: int
+) -> None:
+    chosen = [f"learn.split_key_value={split}", f"learn.vectors={vectors}", f"learn.steps={steps}"]
+    config = override(PRESETS["default"], [*START, *chosen, f"learn.encoder={encoder_file[vectors]}"])
+    METHODS["sefi"].check(backbone, config, None)
+    made = METHODS["sefi"].learn("ada", make_views(backbone, config), backbone, config, 1, TrainingOptions())
+    several = (vectors,) if vectors > 1 else ()
+    assert made.tokens.shape == (5, 2, *several, backbone.token_width)
+    made.save(tmp_path / "ada.safetensors")
+    loaded = Identity.load(tmp_path / "ada.safetensors")
+    assert torch.equal(loaded.tokens, made.tokens)
+    few = override(config, ["generate.steps=1"])
+    (image,) = generate("a photo of <ada>", loaded, backbone=backbone, config=few)
+    assert image.pixels.size == (backbone.resolution,) * 2
+
+
 def test_what_is_missing_is_said(backbone: Backbone, encoder_file) -> None:
     config = override(PRESETS["default"], START)
     with pytest.raises(ConfigError, match="brings no name encoder"):

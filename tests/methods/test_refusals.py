@@ -66,6 +66,23 @@ def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setti
         METHODS[name].check(embedded, config, find_evaluators(embedded))
 
 
+@pytest.mark.parametrize("name", TUNED)
+def test_a_sentence_that_cannot_be_learned_with_costs_no_class_images(
+    embedded: Backbone, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A weight's bracket in the rare word, and more words than the model reads."""
+    monkeypatch.setattr(f"sefi.methods.{METHODS[name].__module__.rpartition('.')[2]}.generate_class_latents", None)
+    settings = ["learn.templates=" + "a photo of " * 60 + "{}"]
+    if name != "custom-diffusion":  # its rare word is a token's row, and in no sentence
+        settings.append("tune.identifier=(sks")
+    for setting in settings:
+        config = override(PRESETS[name], [setting])
+        with pytest.raises((ConfigError, PromptError)):
+            METHODS[name].check(embedded, config, None)
+        with pytest.raises((ConfigError, PromptError)):
+            sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=config)
+
+
 @pytest.mark.parametrize("setting", ["token_norm_limit=1.5", "vectors=2", "change_limit=0.5"])
 def test_limits_and_several_vectors_are_for_tokens_that_the_module_does_not_give(
     embedded: Backbone, setting: str

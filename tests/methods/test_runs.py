@@ -15,8 +15,9 @@ from sefi.core.config import Config, override, select_settings
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.diffusion.sampling import sample_images
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER, hash_face_networks
 from sefi.identity.file import Identity
-from sefi.methods import METHODS, PRESETS
+from sefi.methods import METHODS, PRESETS, celeb_basis
 from sefi.methods.base import TrainingOptions
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import convert_to_pixels
@@ -92,6 +93,27 @@ def test_further_photos_are_learned(embedded: Backbone, name: str) -> None:
     config = settings(name)
     one, three = (learn(embedded, config, TrainingOptions(), photos=n) for n in (1, 3))
     assert not same(one, three)
+
+
+def test_a_checkpoint_belongs_to_the_networks_that_its_photo_is_read_with(
+    embedded: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, checkpoint = settings("celeb-basis"), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        learn(embedded, config, TrainingOptions(StopAt(2), checkpoint))
+    with monkeypatch.context() as patch:
+        patch.setattr(celeb_basis, "hash_face_networks", lambda folder: f"others than in {folder}")
+        with pytest.raises(ConfigError, match="its photo was read with other networks"):
+            learn(embedded, config, TrainingOptions(checkpoint=checkpoint))
+    learn(embedded, config, TrainingOptions(checkpoint=checkpoint))
+
+
+def test_networks_of_faces_are_known_by_their_content(tmp_path: Path) -> None:
+    for name in (DETECTOR, RECOGNISER):
+        (tmp_path / name).write_bytes((EMBEDDED_EVALUATORS / name).read_bytes())
+    assert hash_face_networks(tmp_path) == hash_face_networks(EMBEDDED_EVALUATORS)
+    (tmp_path / RECOGNISER).write_bytes(b"another")
+    assert hash_face_networks(tmp_path) != hash_face_networks(EMBEDDED_EVALUATORS)
 
 
 def test_a_checkpoint_belongs_to_all_of_its_photos(embedded: Backbone, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def make_token_modules():
         "module": IdentityTokens(row, learn, 1),
         "direct": IdentityTokens(row, override(Config(), held).learn, 1),
         "free": FreeVectors(row, torch.randn(2, 24), then_class=True),
-        "basis": BasisTokens(row, torch.randn(2, 8, 24), torch.randn(1, 5), 1),
+        "basis": BasisTokens(row, torch.randn(2, 8, 24), torch.randn(1, 5), 1, 0.99),
     }
 
 

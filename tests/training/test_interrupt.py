@@ -18,7 +18,7 @@ from sefi.core.errors import ConfigError, Interrupted, OutputError, delay_interr
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.methods import PRESETS
-from sefi.photo.augment import PhotoViews
+from sefi.photo.augment import CropFace, PhotoViews
 from sefi.training.checkpoint import KEY, copy_layout
 from sefi.training.loop import LoopOptions, PeriodicSaver
 
@@ -184,3 +184,42 @@ def test_a_checkpoint_that_has_no_signature_yet_is_resumed(backbone: Backbone, t
     del trainer.task.training_key["signature"]  # as earlier versions saved it
     trainer.save(checkpoint)
     assert make_trainer(backbone, views(backbone), CONFIG, 1).resume(checkpoint) == 1
+
+
+def save_one_step(backbone: Backbone, photo: PhotoViews, config: Config, checkpoint: Path, *unsaid: str) -> None:
+    """Save a training after its first step, its key without what earlier versions did not state."""
+    trainer = make_trainer(backbone, photo, config, 1)
+    trainer.take_step(0)
+    for name in unsaid:
+        del trainer.task.training_key[name]
+    trainer.save(checkpoint)
+
+
+def test_a_checkpoint_of_another_face_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    config = override(CONFIG, ["learn.outside_weight=0.5"])
+    checkpoint, marks = tmp_path / "run.safetensors", ((0.4, 0.4), (0.6, 0.4))
+
+    def look(left: float) -> PhotoViews:
+        return dataclasses.replace(views(backbone), faces=(CropFace((left, 0.3, 0.4, 0.4), marks),))
+
+    save_one_step(backbone, look(0.3), config, checkpoint)
+    # The detector's last digits are other ones on another machine.
+    assert make_trainer(backbone, look(0.3 + 1e-6), config, 1).resume(checkpoint) == 1
+    with pytest.raises(ConfigError, match=r"another training: the face is in another place of its photo\."):
+        make_trainer(backbone, look(0.05), config, 1).resume(checkpoint)
+    save_one_step(backbone, look(0.3), config, checkpoint, "faces")
+    assert make_trainer(backbone, look(0.3), config, 1).resume(checkpoint) == 1
+
+
+def test_a_checkpoint_of_another_list_of_names_is_refused(backbone: Backbone, tmp_path: Path) -> None:
+    checkpoint, names = tmp_path / "run.safetensors", tmp_path / "names.txt"
+    few = ["learn.steps=4", "views.latent_pool=3", f"basis.names={names}"]
+    config = override(PRESETS["cross-init"], few)
+    names.write_text("ada lane\nbob hill\n")
+    save_one_step(backbone, views(backbone), config, checkpoint)
+    assert make_trainer(backbone, views(backbone), config, 1).resume(checkpoint) == 1
+    names.write_text("ada lane\nbob wood\n")
+    with pytest.raises(ConfigError, match=r"another training: the file of basis\.names was another\."):
+        make_trainer(backbone, views(backbone), config, 1).resume(checkpoint)
+    save_one_step(backbone, views(backbone), config, checkpoint, "file of basis.names")
+    assert make_trainer(backbone, views(backbone), config, 1).resume(checkpoint) == 1

@@ -28,9 +28,18 @@ from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_
 from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
 from sefi.core.rng import require_seed
 from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates
+from sefi.evaluation.encoders import hash_face_networks
+from sefi.methods import get_method
 from sefi.provenance.consent import require_consent
 from sefi.provenance.forget_records import BATCH_RECORDS, BATCH_SCHEMA
-from sefi.provenance.run_record import Digest, RecordPart, compute_file_digest, shorten_source
+from sefi.provenance.run_record import (
+    Digest,
+    RecordPart,
+    compute_file_digest,
+    hash_input_files,
+    hash_named_files,
+    shorten_source,
+)
 
 COLUMNS = ("name", "photo", "class_word", "consent", "seed", "face")
 NEEDED = ("name", "photo")
@@ -372,12 +381,19 @@ def hash_photo(photo: Path) -> str:
 def describe_source(settings: BatchSettings) -> list[object]:
     """Return what stands in every key for the model, the other files and the way of cutting out.
 
-    Of a folder its files' names and sizes, so that another model in its place is noticed without being read.
+    Of a model's folder its files' names and sizes, so that another one in its place is noticed without being read; of
+    what settings name, and of networks, the contents too. Without such files the keys are those of earlier versions.
+
+    Raises:
+        ConfigError, BackboneError: one of them cannot be read.
     """
     model = settings.model
     networks = [None if one is None else list_file_sizes(one) for one in (settings.detector, settings.evaluators)]
     files = [] if model.is_embedded else list_file_sizes(Path(model.name))
-    return [shorten_source(model.name), files, model.dtype, settings.crop, networks]
+    read = hash_named_files(settings.config) | hash_input_files({"detector": settings.detector})
+    if settings.evaluators is not None and get_method(settings.config.method).info.reads_faces:
+        read["networks"] = hash_face_networks(settings.evaluators)
+    return [shorten_source(model.name), files, model.dtype, settings.crop, networks, *([read] if read else [])]
 
 
 def list_file_sizes(path: Path) -> list[tuple[str, int]]:

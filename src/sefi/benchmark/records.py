@@ -364,9 +364,9 @@ class RunInfo(RunPart):
     def list_differences(self, other: "RunInfo") -> list[str]:
         """Return the keys in which another run differs, in order.
 
-        Versions of libraries, the machine and the version of the file may differ; settings that only this one has are
-        of methods that do not read them: earlier versions saved those of all methods. Files that one of the runs does
-        not know are not compared.
+        Versions of libraries, the machine, the version of the file and descriptions may differ; settings that only this
+        one has are of methods that do not read them: earlier versions saved those of all methods. Files that one of the
+        runs does not know are not compared.
         """
         values, other_values = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
         values["settings"] = {
@@ -375,6 +375,8 @@ class RunInfo(RunPart):
         for one in (values, other_values):  # earlier versions recorded where the model's folder lies
             one["model"]["name"] = shorten_source(one["model"]["name"])
             one.pop("learning_files")
+            for described in (one["suite"], *one["suite"]["variants"]):
+                described.pop("about")
         keys = sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
         if self.learning_files is None or other.learning_files is None:
             return keys

@@ -445,6 +445,24 @@ def make_learn_record(identity: "Identity", path: Path) -> dict[str, object]:
     }
 
 
+def describe_start(backbone: "Backbone", learn_options: LearnOptions) -> dict[str, str]:
+    """Return what a method adds to the key of such a training, as `describe_training_start` says it."""
+    from sefi.api import find_evaluators
+    from sefi.evaluation.encoders import hash_face_networks
+    from sefi.methods import get_method
+    from sefi.methods.base import TrainingOptions, describe_training_start
+    from sefi.methods.name_encoder import hash_encoder
+
+    config, folder = learn_options.config, learn_options.evaluator_folder or find_evaluators(backbone)
+    reads_faces = get_method(config.method).info.reads_faces
+    options = TrainingOptions(
+        init=learn_options.init,
+        encoder_digest=hash_encoder(config) if config.learn.start == "encoder" else None,
+        networks_digest=hash_face_networks(folder) if reads_faces else None,
+    )
+    return describe_training_start(options)
+
+
 def find_checkpoint(
     path: Path,
     crops: "Sequence[SubjectCrop]",
@@ -459,19 +477,15 @@ def find_checkpoint(
         learn_options: with `learn.start` as `find_start` resolves it.
     """
     from sefi.cli.output import print_remark
-    from sefi.methods.base import describe_training_start
-    from sefi.methods.name_encoder import hash_encoder
     from sefi.photo.augment import PhotoViews
-    from sefi.training.checkpoint import find_unfinished, name_checkpoint
+    from sefi.training.checkpoint import find_unfinished, list_read_files, name_checkpoint
     from sefi.training.token_inversion import collect_training_key
 
-    config, seed, init = learn_options.config, learn_options.seed, learn_options.init
+    config, seed = learn_options.config, learn_options.seed
     first, *rest = [crop.pixels for crop in crops]
     views = PhotoViews(first, config.views, tuple(rest), faces)
-    key = collect_training_key(backbone, views, config, seed)
-    start = describe_training_start(init, hash_encoder(config) if config.learn.start == "encoder" else None)
-    training = [config.model_dump_json(), key["model"], key["signature"], seed, *start.values()]
-    key |= start
+    key = collect_training_key(backbone, views, config, seed) | describe_start(backbone, learn_options)
+    training = [config.model_dump_json(), key["model"], key["signature"], seed, *list_read_files(key)]
     checkpoint = name_checkpoint(path, [first, *rest], training)
     step, remarks = find_unfinished(path, checkpoint, key, resume=learn_options.resume)
     for remark in remarks:

@@ -47,6 +47,7 @@ from sefi.photo.detect import (
     quiet_opencv,
     try_network,
 )
+from sefi.provenance.run_record import compute_file_digest
 
 MAX_EVALUATOR_BYTES = 512 * 2**20  # SFace has 39 MB
 MOST_LABELS = 4096
@@ -448,6 +449,18 @@ def find_face_networks(folder: Path | None) -> tuple[Path, Path] | None:
         return folder / DETECTOR, folder / RECOGNISER
     recogniser = find_sface()
     return None if recogniser is None else (PHOTOGRAPH_DETECTOR, recogniser)
+
+
+def hash_face_networks(folder: Path | None) -> str:
+    """Return the SHA-256 of the networks of `find_face_networks`, one after the other; empty where there are none.
+
+    Raises:
+        BackboneError: one cannot be read.
+    """
+    networks = find_face_networks(folder) or ()
+    remedy = "Name a folder of networks with --evaluators."
+    with translate_file_errors("A network of faces", BackboneError, "cannot be read", remedy):
+        return "".join(compute_file_digest(path) for path in networks)
 
 
 @dataclass(frozen=True)

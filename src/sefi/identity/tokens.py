@@ -144,11 +144,7 @@ class IdentityTokens(nn.Module):
         super().__init__()
         self.register_buffer("class_token", class_token.detach().float().clone())
         self.residual, self.norm_limit = settings.residual_init, settings.token_norm_limit
-        self.split, self.held, self.decay = (
-            settings.split_key_value,
-            settings.hold_norm,
-            settings.token_average,
-        )
+        self.held, self.decay = settings.hold_norm, settings.token_average
         self.register_buffer("limits", compute_change_limits(settings), persistent=False)
         self.module: ExpansionModule | None = None
         self.table: nn.Parameter | None = None
@@ -176,7 +172,7 @@ class IdentityTokens(nn.Module):
         """
         use_average = self.decay > 0 and not self.training
         tokens = self.hold_norm(self.get_buffer("average")) if use_average else self.compute_tokens(random)
-        return tokens if self.split else tokens.expand(-1, 2, *tokens.shape[2:])
+        return expand_slots(tokens)
 
     def compute_tokens(self, random: torch.Generator | None = None) -> Tensor:
         """Compute the tokens of this step, `[stages, slots, width]` or `[stages, slots, vector, width]`."""
@@ -240,6 +236,11 @@ class IdentityTokens(nn.Module):
         tokens = self.table + base
         longest = limit * self.class_token.norm()
         self.table.copy_(tokens * (longest / tokens.norm(dim=-1, keepdim=True)).clamp(max=1) - base)
+
+
+def expand_slots(tokens: Tensor) -> Tensor:
+    """Return tokens `[stage, 1 or 2, ...]` as an identity has them, `[stage, 2, ...]`: one slot is both."""
+    return tokens.expand(-1, 2, *tokens.shape[2:])
 
 
 def compute_change_limits(settings: LearnSettings) -> Tensor | None:

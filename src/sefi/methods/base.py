@@ -50,6 +50,7 @@ class TrainingOptions:
         evaluators: folder of the evaluators, for methods that need a recogniser; None: there is none.
         init: an identity whose tokens are where learning starts, for methods that say `starts_from_tokens`.
         encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
+        networks_digest: of the networks that the method reads the photo with, which sets it (`hash_face_networks`).
         memory: bytes that learning may take; see `sefi.training.memory.plan_memory`. None: whatever there is.
     """
 
@@ -59,6 +60,7 @@ class TrainingOptions:
     evaluators: Path | None = None
     init: Identity | None = None
     encoder_digest: str | None = None
+    networks_digest: str | None = None
     memory: int | None = None
 
 
@@ -286,21 +288,19 @@ def learn_tokens(
     """Train a module of tokens by denoising views, and by the attention loss where that has a weight."""
     at_once = ENCODE_AT_ONCE if options.memory is None else 1
     task = TokenTask(backbone, views, config, seed, tokens, at_once)
-    task.training_key |= describe_training_start(options.init, options.encoder_digest)
+    task.training_key |= describe_training_start(options)
     return learn_identity(task, name, backbone, config, seed, options)
 
 
-def describe_training_start(init: Identity | None, encoder_digest: str | None) -> dict[str, str]:
-    """Return what a training key says of where tokens start; nothing where that is the class word.
+def describe_training_start(options: TrainingOptions) -> dict[str, str]:
+    """Return what a training key says of where tokens start, and of the networks that the photo is read with.
 
-    A checkpoint that started elsewhere is none of this training.
-
-    Args:
-        encoder_digest: of the name encoder's file, where the start is what that reads; `init` is then ignored.
+    Nothing of the class word, and where there are none. A checkpoint that started elsewhere is none of this training.
     """
-    if encoder_digest is not None:
-        return {"encoder": encoder_digest}
-    return {} if init is None else {"init": compute_tokens_digest(init)}
+    networks = {} if options.networks_digest is None else {"networks": options.networks_digest}
+    if options.encoder_digest is not None:  # the start is what the encoder reads, which is rounded otherwise elsewhere
+        return {"encoder": options.encoder_digest, **networks}
+    return networks if options.init is None else {"init": compute_tokens_digest(options.init), **networks}
 
 
 def fit_first_tokens(init: Identity | None, settings: LearnSettings) -> Tensor | None:

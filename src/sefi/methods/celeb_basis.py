@@ -1,6 +1,7 @@
 """Celeb Basis: two tokens within the space of known names, their coefficients read from the face itself."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,11 @@ from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.files import LOADING
-from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, require_config
+from sefi.core.config import ONE_TOKEN, Config, make_embedded_preset, make_option, require_config
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.prompts import FACE_TEMPLATES_81
 from sefi.core.rng import create_generator
-from sefi.evaluation.encoders import SurestFace
+from sefi.evaluation.encoders import SurestFace, hash_face_networks
 from sefi.identity.file import Identity
 from sefi.methods.base import (
     NAME_WORDS,
@@ -37,14 +38,20 @@ from sefi.photo.augment import PhotoViews, convert_to_bytes, swap_box_sides
 from sefi.training.token_inversion import check_gradient_dtype
 
 FEATURES = 128  # length of an SFace embedding; the published method reads 512 numbers of an IResNet100
-MOMENTUM = 0.99
 
 
 class BasisSettings(NameListSettings, frozen=True):
-    """The space of names that tokens are learned in."""
+    """The space of names that tokens are learned in, and the mean of what is learned there.
+
+    `average_decay` is the d of m <- d m + (1 - d) c after every step, c its coefficients. The published code
+    (`EmbeddingManagerId.forward`) makes an update of 0.99 for each sample of a batch: d = 0.99 ** `learn.batch`.
+    """
 
     components: int = Field(
         512, ge=1, le=100_000, description="most principal components; fewer where the names span fewer"
+    )
+    average_decay: float = make_option(
+        0.99, "decay a step of the coefficients' running mean; as published 0.99 ** learn.batch", gt=0, lt=1
     )
 
 
@@ -56,10 +63,11 @@ class CelebBasisConfig(Config, frozen=True):
 
 PRESETS = {
     "": make_embedded_preset(ONE_TOKEN | {"steps": 200, "batch": 5, "learning_rate": 3e-2}, basis={"components": 64}),
-    # ygtxr1997/CelebBasis, aigc_id.yaml: base rate 5e-3 times a batch of 2.
+    # ygtxr1997/CelebBasis, aigc_id.yaml: base rate 5e-3 times a batch of 2; a decay of 0.99 for each of its samples.
     "official": {
         "learn": ONE_TOKEN
         | {"templates": FACE_TEMPLATES_81, "steps": 400, "batch": 2, "learning_rate": 1e-2, "weight_decay": 1e-2},
+        "basis": {"average_decay": 0.9801},
         "generate": {"guidance_scale": 10.0},
     },
 }
@@ -70,7 +78,8 @@ class CelebBasis(TokenMethod):
 
     Differs: the recogniser is SFace instead of InsightFace's; it sees the photo and its mirror image, not every view;
     the running mean of the coefficients starts at nothing and is used at unit length, as it is learned (the published
-    one retains a rest of random numbers, and is shorter where the coefficients still turned); the basis is saved with
+    one retains a rest of random numbers, and is shorter where the coefficients still turned); in the preset for the
+    embedded model, which was tuned so, it decays once a step and not once for each sample; the basis is saved with
     the result, so that it depends on no list and no library; components that the names do not span, which the published
     code fills with whatever its library gives, are left out; the mapper's weights are divided by the root of the number
     of a face's features when they are used, for which the presets were tuned.
@@ -115,9 +124,11 @@ class CelebBasis(TokenMethod):
         Raises:
             FaceError: no face in the photo.
         """
-        basis = compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
+        settings = require_config(config, CelebBasisConfig).basis
+        basis = compute_bases(backbone, settings)
         faces = torch.tensor(np.stack(embed_views(views, options)))
-        tokens = BasisTokens(get_class_row(backbone, config), basis, faces, seed)
+        tokens = BasisTokens(get_class_row(backbone, config), basis, faces, seed, settings.average_decay)
+        options = replace(options, networks_digest=hash_face_networks(options.evaluators))
         return learn_tokens(tokens, name, views, backbone, config, seed, options)
 
 
@@ -198,6 +209,7 @@ class BasisTokens(nn.Module):
         basis: `[2, 1 + component, width]`, mean first.
         faces: embeddings of the photo, `[face, features]`.
         seed: of the mapper's first weights.
+        decay: of the running mean, a step.
     """
 
     class_token: Tensor
@@ -206,8 +218,9 @@ class BasisTokens(nn.Module):
     running: Tensor
     updates: Tensor
 
-    def __init__(self, class_token: Tensor, basis: Tensor, faces: Tensor, seed: int) -> None:
+    def __init__(self, class_token: Tensor, basis: Tensor, faces: Tensor, seed: int, decay: float) -> None:
         super().__init__()
+        self.decay = decay
         for name, value in {"class_token": class_token, "basis": basis, "faces": faces}.items():
             self.register_buffer(name, value.detach().float().clone())
         components = basis.shape[1] - 1
@@ -230,7 +243,7 @@ class BasisTokens(nn.Module):
     def after_step(self) -> None:
         """Take this step into the running mean."""
         now = self.mapper(self.faces[int(self.updates) % len(self.faces)])
-        self.running.mul_(MOMENTUM).add_((1 - MOMENTUM) * now)
+        self.running.mul_(self.decay).add_((1 - self.decay) * now)
         self.updates += 1
 
     def get_extra_tensors(self) -> dict[str, Tensor]:

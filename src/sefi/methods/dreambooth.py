@@ -63,6 +63,7 @@ class DreamBooth:
 
     The name in a prompt becomes the rare word and the class word. An identity holds every changed weight, so only one
     can be used at a time, and it has no strength in between.
+    Differs: images of the class are encoded once, by the posterior's mean; diffusers draws from it in every step.
     """
 
     info = MethodInfo(
@@ -84,9 +85,13 @@ class DreamBooth:
         return WeightCounts(sum(parameters[name].numel() for name in list_trained(backbone, config)), 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, weights in single precision, and a model that fits into an identity."""
+        """Require no stages, no attention loss, weights in single precision, and a model that fits into an identity.
+
+        Sentences that cannot be learned with are refused here, before images of the class are generated.
+        """
         del evaluators
         check_tuned_weights(self.info.title, config, backbone)
+        tokenize_rare_and_plain(backbone, require_config(config, DreamBoothConfig))
         size = 4 * self.count_weights(backbone, require_config(config, DreamBoothConfig)).trained
         if size > LIMITS.size:
             raise ConfigError(

@@ -68,7 +68,10 @@ PRESETS = {
 
 
 class DreamBoothLora:
-    """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is."""
+    """DreamBooth with LoRA (Hu et al. 2021, arXiv 2106.09685), through `peft`; the text encoder stays as it is.
+
+    Differs: images of the class are encoded once, by the posterior's mean; diffusers draws from it in every step.
+    """
 
     info = MethodInfo(
         "DreamBooth, LoRA",
@@ -91,10 +94,13 @@ class DreamBoothLora:
         return WeightCounts(sum(rank * (out + into) for out, into in sides), 0)
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, weights in single precision, and `peft`."""
+        """Require no stages, no attention loss, weights in single precision, and `peft`.
+
+        Sentences that cannot be learned with are refused here, before images of the class are generated.
+        """
         del evaluators
         check_tuned_weights(self.info.title, config, backbone)
-        require_config(config, DreamBoothLoraConfig)
+        tokenize_rare_and_plain(backbone, require_config(config, DreamBoothLoraConfig))
         if importlib.util.find_spec("peft") is None:
             raise create_peft_error()
 

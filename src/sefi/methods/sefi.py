@@ -9,7 +9,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, SettingsTree
 from sefi.core.errors import ConfigError
 from sefi.identity.file import Identity
-from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
+from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots, expand_slots
 from sefi.methods.base import (
     MethodInfo,
     TokenMethod,
@@ -79,6 +79,7 @@ class StagedKeyValue(TokenMethod):
         if first is not None and config.learn.vectors == 1:
             first = first[:, :, 0]
         if first is not None and config.learn.steps == 0:
-            return Identity({"tokens": first.contiguous()}, create_header(name, backbone, config, seed))
+            tokens = expand_slots(first).contiguous()
+            return Identity({"tokens": tokens}, create_header(name, backbone, config, seed))
         tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)

@@ -11,7 +11,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sefi.core.config import Config, find_named_files
+from sefi.core.errors import ConfigError
 from sefi.core.files import is_regular_file, is_there
+from sefi.core.reading import translate_file_errors
 
 # Names in a record, and the distributions that may bring each; the first one that is installed counts.
 LIBRARIES = {
@@ -223,6 +226,17 @@ def hash_input_files(inputs: Mapping[str, Path | None]) -> dict[str, str]:
     return {
         name: compute_file_digest(path) for name, path in inputs.items() if path is not None and is_regular_file(path)
     }
+
+
+def hash_named_files(config: Config) -> dict[str, str]:
+    """Return the SHA-256 of every file that a setting names, by the setting; those that are not there are left out.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    files = {setting: Path(named) for setting, named in find_named_files(config).items()}
+    with translate_file_errors("A file to learn with", ConfigError, "cannot be read", "Make it readable."):
+        return hash_input_files(files)
 
 
 def record_image(name: str, content: bytes) -> ImageFileRecord:

@@ -212,8 +212,9 @@ def find_unfinished(
             differences = describe_differences(read_unfinished(other)[1], training_key)
         except ConfigError:
             differences = ["it cannot be read"]
+        differences = differences or ["another version of the program saved it"]
         if resume:
-            raise make_other_training_error(other, differences or ["another version of the program saved it"])
+            raise make_other_training_error(other, differences)
         remarks.append(f"'{other}' stays, which belongs to another training: {'; '.join(differences)}")
     if resume:
         problem = f"There is no unfinished training of '{path}'."
@@ -252,13 +253,34 @@ OTHERS = {
     "signature": "it is on another model",
     "init": "it started from another identity",
     "encoder": "it started from what another name encoder reads",
+    "faces": "the face is in another place of its photo",
+    "networks": "its photo was read with other networks",
 }
+FILE_OF = "file of "  # begins what stands for the content of a file that a setting names
+# What every training has; the rest of what identifies it is there only where it reads more.
+COMMON = ("config", "seed", "model", "signature", "photo")
+
+
+def list_read_files(training_key: Mapping[str, Any]) -> list[object]:
+    """List what stands in a training's key for the files and identities that it reads, for the checkpoint's name.
+
+    Faces are in no name: their last digits differ between machines, and a checkpoint of other faces is refused.
+    """
+    return [value for name, value in training_key.items() if name not in (*COMMON, "faces")]
+
+
+def describe_difference(name: str, value: object, was: object) -> str:
+    """Describe what is otherwise than in a saved training."""
+    if name.startswith(FILE_OF):
+        return f"the file of {name.removeprefix(FILE_OF)} was another"
+    return OTHERS.get(name) or f"{name} is {shorten_setting(value)} and was {shorten_setting(was)}"
 
 
 def describe_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
     """List in words what identifies this training and was otherwise in a saved one; empty where it is the same.
 
-    Earlier versions saved the settings of all methods, and no signature of the model.
+    Earlier versions saved the settings of all methods, and stated no signature of the model, no faces, networks or
+    contents of files: what is not stated is not compared.
 
     >>> describe_differences({"config": {"learn": {"steps": 3}}}, {"config": {"learn": {"steps": 4}}})
     ['learn.steps is 4 and was 3']
@@ -272,13 +294,14 @@ def describe_differences(saved: object, wanted: Mapping[str, Any]) -> list[str]:
         for section, kind in list_sections(Config).items():
             known[section] = dict.fromkeys(kind.model_fields) | known.get(section, {})
         saved = {**saved, "config": drop_other_names(saved["config"], known)}
-    before = flatten_key({"signature": wanted.get("signature"), **saved})
+    later = {name for name in wanted if name in ("signature", "faces", "networks") or name.startswith(FILE_OF)}
+    before = flatten_key({"signature": None, **{name: wanted[name] for name in later}, **saved})
     now = flatten_key({"signature": None, **wanted})
     found: dict[str, None] = {}
     for name in dict.fromkeys([*now, *before]):
         was, value = before.get(name, "nothing"), now.get(name, "nothing")
         if was != value:
-            found[OTHERS.get(name) or f"{name} is {shorten_setting(value)} and was {shorten_setting(was)}"] = None
+            found[describe_difference(name, value, was)] = None
     return list(found)
 
 

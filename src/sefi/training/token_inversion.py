@@ -2,9 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, Protocol
 
 import torch
@@ -25,11 +25,14 @@ from sefi.core.errors import (
 )
 from sefi.core.prompts import CONTEXT_TEMPLATES
 from sefi.core.rng import create_generator
+from sefi.core.text import dump_json
 from sefi.diffusion.attention import AttentionRecorder, LossOptions, UNet, copy_with_key_value_attention
 from sefi.diffusion.text import encode_reference, join_texts, parse_template
 from sefi.identity.file import add_vector_axis
 from sefi.identity.tokens import get_stages
-from sefi.photo.augment import PhotoViews
+from sefi.photo.augment import CropFace, PhotoViews
+from sefi.provenance.run_record import hash_named_files
+from sefi.training.checkpoint import FILE_OF
 from sefi.training.compiling import Gradients, compile_unet, has_right_gradients
 from sefi.training.loop import LossPart, Numbers
 
@@ -765,10 +768,23 @@ def collect_training_key(backbone: Backbone, views: PhotoViews, config: Config, 
     photos = hashlib.sha256()
     for crop in views.crops:
         photos.update(crop.cpu().numpy().tobytes())
-    return {
+    key = {
         "config": dump_config(config),
         "seed": seed,
         "model": backbone.fingerprint,
         "signature": backbone.signature.compute_digest() if backbone.signature else "",
         "photo": photos.hexdigest(),
     }
+    files = hash_named_files(config)
+    files.pop("learn.encoder", None)  # `describe_training_start` has the one that is read, named or the package's own
+    key |= {f"{FILE_OF}{setting}": digest for setting, digest in files.items()}
+    return key | ({"faces": hash_faces(views.faces)} if views.faces else {})
+
+
+def hash_faces(faces: Sequence[CropFace]) -> str:
+    """Return what stands for faces in a training's key: the SHA-256 of their places, to a hundredth of the side.
+
+    The detector's last digits differ with the number of threads.
+    """
+    places = [[round(share, 2) for share in (*face.box, *chain(*face.landmarks))] for face in faces]
+    return hashlib.sha256(dump_json(places).encode()).hexdigest()
