@@ -1,6 +1,7 @@
 """Reading photos: every mode comes out the same, every bad file is refused in our words."""
 
 import io
+import os
 import struct
 import zlib
 from pathlib import Path
@@ -126,7 +127,9 @@ def test_animations_are_refused(tmp_path: Path, kind: str) -> None:
 def test_missing_directory_and_empty(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     assert "no file" in refusal(tmp_path / "missing.jpg")
-    assert "not a file" in refusal(tmp_path)
+    assert "is a folder" in refusal(tmp_path)
+    os.mkfifo(tmp_path / "pipe")
+    assert "not a file" in refusal(tmp_path / "pipe")
     assert "empty" in refusal(tmp_path / "empty.jpg")
 
 

@@ -171,8 +171,10 @@ def _read_bytes(path: Path) -> bytes:
         if not path.exists():
             raise PhotoError(f"There is no file {path}.", "Check the path.")
         if not path.is_file():
-            remedy = "Name its photos, or give the folder to sefi batch, which learns everybody in it."
-            raise PhotoError(f"{path} is a folder." if path.is_dir() else f"{path} is not a file.", remedy)
+            if path.is_dir():
+                remedy = "Name its photos, or give the folder to sefi batch, which learns everybody in it."
+                raise PhotoError(f"{path} is a folder.", remedy)
+            raise PhotoError(f"{path} is not a file.", "Name one photo.")
         content = read_bytes(path, MAX_BYTES)
     except InvalidFileError as error:
         raise PhotoError(f"{path} is larger than 64 MB.", "Save it smaller, as JPEG.") from error
