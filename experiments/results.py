@@ -35,7 +35,7 @@ from PIL import Image
 from scipy.stats import kendalltau
 
 from sefi.benchmark.plan import Completeness, list_planned_keys, measure_completeness
-from sefi.benchmark.records import RecordModel, RunInfo, set_file_key, split_group
+from sefi.benchmark.records import RecordModel, RunInfo, name_photo, set_file_key, split_group
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
 from sefi.benchmark.table_files import format_heading, format_range, format_value
@@ -88,9 +88,12 @@ def main() -> None:
         "--variants", "--ways", nargs="*", help="labels of the sheet's variants; all that are drawn if left out"
     )
     parser.add_argument("--across", action="store_true", help="variants side by side, prompts one below the other")
+    parser.add_argument("--subject", help="the sheet's subject; the run's first one if left out")
+    parser.add_argument("--photo", action="store_true", help="the photo that was learned at the head of each row")
     given = parser.parse_args()
     if given.command == "sheet":
-        sheet = draw_run_sheet(given.runs[0], given.prompts, given.variants, across=given.across)
+        choice = {"across": given.across, "of": given.subject, "photo": given.photo}
+        sheet = draw_run_sheet(given.runs[0], given.prompts, given.variants, **choice)
         encode_image(sheet, kind="PNG" if given.out.suffix == ".png" else "JPEG").write(given.out)
         return
     if given.command == "best":
@@ -194,12 +197,23 @@ def drop_unknown(values: dict[str, float]) -> dict[str, float]:
 
 
 def draw_run_sheet(
-    folder: Path, prompts: Sequence[int], variants: Sequence[str] | None, *, across: bool
+    folder: Path,
+    prompts: Sequence[int],
+    variants: Sequence[str] | None,
+    *,
+    across: bool,
+    of: str | None = None,
+    photo: bool = False,
 ) -> Image.Image:
-    """Draw the images of a run's first subject and seed: a row for each variant, a column for each prompt."""
+    """Draw a run's images of its first seed: a row for each variant, a column for each prompt.
+
+    Args:
+        of: the subject; the run's first one if left out.
+        photo: also show what was learned, at the head of each row.
+    """
     run = RunFolder(folder)
     info, samples = run.read_info(), run.read_samples()
-    first = info.subjects[0]
+    first = info.subjects[0] if of is None else of
     subject = next(c.subject for c in samples if first in (c.subject, split_group(c.subject)[0]))
     seed = info.suite.seeds[0]
     labels = variants or [variant.label for variant in info.suite.variants if variant.is_generated]
@@ -211,6 +225,9 @@ def draw_run_sheet(
     if across:
         places, titles, columns = [list(row) for row in zip(*places, strict=True)], columns, titles
     rows = [SheetRow(t, [Image.open(folder / files[p]) for p in row]) for t, row in zip(titles, places, strict=True)]
+    if photo:
+        learned = Image.open(folder / name_photo(split_group(subject)[0]))
+        rows, columns = [SheetRow(row.label, [learned, *row.images]) for row in rows], ["the photo", *columns]
     return draw_contact_sheet(rows, columns, cell=128)
 
 
