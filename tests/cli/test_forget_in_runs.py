@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import example, given, settings, strategies as st
 from PIL import Image
 
 from sefi.benchmark.identities import locate_checkpoint, locate_costs
@@ -279,6 +279,7 @@ def test_a_run_that_was_killed_at_once_is_forgotten_at_once(work, forget, ada):
 
 
 @given(st.text(max_size=12), st.integers(0, 3), st.integers(0, 2**63 - 1))
+@example(".PNG", 0, 0)
 def test_the_names_are_those_that_a_benchmark_gives(label, prompt, seed):
     variant = Variant(label=label + "x")
     names = RunNames(

@@ -92,7 +92,7 @@ class RunFolder:
 
     def locate_maps(self, image: Path) -> Path:
         """Return the file of an image's attention maps."""
-        return self.attention / image.name.replace(".png", ".safetensors")
+        return self.attention / f"{image.name.removesuffix('.png')}.safetensors"
 
     def shorten(self, path: Path) -> str:
         """Return a file of the run as the records name it: from the run's folder."""

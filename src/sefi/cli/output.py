@@ -203,7 +203,8 @@ SCHEMAS: dict[str, Schema] = {
         {
             "images": "for every image its file, size, source_type and parameters (its words), invisible_mark "
             "(strength, false_alarm, scale, angle, payload), installation, this_installation, words_fit and "
-            "content_credentials; null where there is none, or where it is not known",
+            "content_credentials (present, valid, trusted, signer, is_generated, and remote: the image only names an "
+            "address of its manifest, which is not asked for); null where there is none, or where it is not known",
             "marked": "how many of them say in any way that a trained model made them",
             "unreadable": "files and folders that cannot be read, each with its error; the exit code is 1 if there "
             "are any",
