@@ -2,6 +2,7 @@
 
     python experiments/engine.py learning               # minutes; the embedded model
     python experiments/engine.py learning --size sd14   # Stable Diffusion 1.4's size, random weights, bfloat16
+    python experiments/engine.py peak                   # what a process holds that learns at that size
     python experiments/engine.py parts                  # where the time of a step goes, and docs/pictures/engine.png
     python experiments/engine.py sums                   # what the same sums would take
     python experiments/engine.py generation
@@ -12,6 +13,7 @@
     python experiments/engine.py channels               # channels last in memory against the order of the files
     python experiments/engine.py memory                 # freed memory reused, against what the C library does
     python experiments/engine.py start
+    python experiments/engine.py command                # how long a user waits for `sefi learn`
 
 Everything runs in one process with one thread, the variants in turn, so that whatever else the machine does meets all
 of them alike; ratios are of the medians. Freed memory stays with the process, for all variants: how long the system
@@ -291,6 +293,17 @@ def measure_learning(options: argparse.Namespace) -> None:
     pairs = {name: pair for name, pair in LEARNING_PAIRS.items() if set(pair) <= set(variants)}
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
     write_part("learning" + " sd14" * large, {**compare(seconds, pairs), "peak_gib": peak})
+
+
+def measure_peak(_: argparse.Namespace) -> None:
+    """Measure what a process holds at the most that only learns at the real size: the weights and steps of `paper`."""
+    backbone = make_large_backbone()
+    bank = ("views.latent_pool=4", "views.pool_noise=fresh")
+    trainer = make_trainer(backbone, override(PRESETS["paper"], bank))
+    for step in range(STEPS):
+        trainer.take_step(step)
+    peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
+    write_part("peak sd14", {"peak_gib": peak, "steps": STEPS})
 
 
 # ------------------------------------------------------------------ parts of a step
@@ -677,10 +690,26 @@ def measure_start(options: argparse.Namespace) -> None:
     write_part("start", compare(seconds, pairs))
 
 
+def measure_command(options: argparse.Namespace) -> None:
+    """Measure how long a user waits for `sefi learn` with the default preset, and for the imports alone: wall clock."""
+    program = str(Path(sys.executable).parent / "sefi")
+    with tempfile.TemporaryDirectory() as folder:
+        learn = [program, "learn", str(PORTRAIT), "--name", "ada", "--out", f"{folder}/ada.safetensors", "--overwrite"]
+        environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+        variants: dict[str, Step] = {
+            "imports": lambda _: run_process([sys.executable, "-c", IMPORTS], environment),
+            "learn": lambda _: run_process(learn, environment),
+        }
+        seconds = measure_in_turn(variants, options.rounds, 1, time.perf_counter)
+    wall = {name: [round(one, 2) for one in (median(found), min(found), max(found))] for name, found in seconds.items()}
+    write_part("command", {"wall_seconds_median_least_most": wall, "rounds": options.rounds})
+
+
 # ------------------------------------------------------------------ the command
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "learning": measure_learning,
+    "peak": measure_peak,
     "parts": measure_parts,
     "sums": count_sums,
     "together": measure_together,
@@ -691,6 +720,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "channels": measure_channels,
     "memory": measure_memory,
     "start": measure_start,
+    "command": measure_command,
 }
 
 
@@ -703,7 +733,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what not in {"memory", "start"}:  # they measure processes of their own
+    if options.what not in {"memory", "start", "command"}:  # they measure processes of their own
         reuse_freed_memory()
     COMMANDS[options.what](options)
 

@@ -189,7 +189,7 @@ def check_sentences(backbone: Backbone, config: CustomDiffusionConfig) -> None:
     Raises:
         ConfigError, PromptError: what is wrong.
     """
-    get_first_word(backbone, config.tune.identifier)
+    tokenize_identifier(backbone, config.tune.identifier)
     tokenize_sentences(backbone, config, config.learn.class_word)
     counts, classes = {"subject": WORDS}, {"subject": config.learn.class_word}
     for template in (template for group in group_templates(backbone, config.learn).values() for template in group):
@@ -205,12 +205,17 @@ def group_templates(backbone: Backbone, learn: LearnSettings) -> dict[str, tuple
     }
 
 
-def get_first_word(backbone: Backbone, identifier: str) -> Tensor:
-    """Return where the new word starts, `[width]`: a rare word's row; the mean of its pieces where it has several."""
+def tokenize_identifier(backbone: Backbone, identifier: str) -> list[tuple[int, ...]]:
+    """Return a rare word's tokens; `ConfigError` for a word that has none."""
     tokens = tokenize_text(backbone, identifier)
     if not tokens:
         raise ConfigError(f"The identifier {identifier!r} has no token.", "Set tune.identifier to a rare word.")
-    return torch.stack([backbone.get_token_row(token) for token in tokens]).mean(0)
+    return tokens
+
+
+def get_first_word(backbone: Backbone, identifier: str) -> Tensor:
+    """Return where the new word starts, `[width]`: a rare word's row; the mean of its pieces where it has several."""
+    return torch.stack([backbone.get_token_row(one) for one in tokenize_identifier(backbone, identifier)]).mean(0)
 
 
 def select_unet_weights(identity: Identity, parameters: dict[str, nn.Parameter], strength: float) -> dict[str, Tensor]:
