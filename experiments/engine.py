@@ -251,6 +251,8 @@ LEARNING_PAIRS = {
 # What the default does from where the name encoder starts; where that is changes no step's time.
 DEFAULT_FROM_ENCODER = override(choose_start(PRESETS["default"], encoder=True), ["learn.start=class"])
 BANK = ("views.latent_pool=64", "views.pool_noise=fresh")
+# How many views are in the bank changes no step; at the real size encoding them takes minutes.
+SMALL_BANK = ("views.latent_pool=4", "views.pool_noise=fresh")
 
 
 def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step]:
@@ -262,8 +264,7 @@ def list_learning_variants(backbone: Backbone, *, large: bool) -> dict[str, Step
         variants |= {"default": make_trainer(backbone, DEFAULT_FROM_ENCODER).take_step}
         variants |= {"scratch": make_trainer(backbone, PRESETS["scratch"]).take_step}
         variants |= {"diffusers' loop of 5": DiffusersLoop(backbone, 5)}
-    # How many views are in the bank changes no step; at the real size encoding them takes minutes.
-    bank = ("views.latent_pool=4", "views.pool_noise=fresh") if large else BANK
+    bank = SMALL_BANK if large else BANK
     variants |= {"paper": make_trainer(backbone, paper).take_step}
     variants |= {"paper, view bank": make_trainer(backbone, override(paper, bank)).take_step}
     variants |= {"diffusers' loop of 1": DiffusersLoop(backbone, 1)}
@@ -298,8 +299,7 @@ def measure_learning(options: argparse.Namespace) -> None:
 def measure_peak(_: argparse.Namespace) -> None:
     """Measure what a process holds at the most that only learns at the real size: the weights and steps of `paper`."""
     backbone = make_large_backbone()
-    bank = ("views.latent_pool=4", "views.pool_noise=fresh")
-    trainer = make_trainer(backbone, override(PRESETS["paper"], bank))
+    trainer = make_trainer(backbone, override(PRESETS["paper"], SMALL_BANK))
     for step in range(STEPS):
         trainer.take_step(step)
     peak = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)

@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+from sefi.cli import options
 from sefi.cli.attend import average_shares
 from sefi.cli.doctor import list_devices
 from sefi.cli.image_files import shorten_names
+from sefi.cli.loading import load_generation_config
+from sefi.core.config import override
 from sefi.identity.file import Identity
+from sefi.methods import PRESETS
 
 QUICK = ("--steps", 2, "--device", "cpu")
 
@@ -191,6 +195,11 @@ def test_doctor_lists_what_is_missing(sefi):
     assert (
         "knows drawn faces (1 found in the package's portrait); the package's YuNet, for photographs, runs too" in text
     )
+
+
+def test_the_settings_that_help_shows_are_taken():
+    assert override(PRESETS["default"], [options.LEARNING_EXAMPLE]).learn.batch == 8
+    assert load_generation_config("default", [options.GENERATION_EXAMPLE]).generate.clip_skip == 2
 
 
 def test_devices_are_named_as_commands_take_them(monkeypatch):

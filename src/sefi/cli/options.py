@@ -1,7 +1,7 @@
 """Options that several commands share, each with one meaning everywhere."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -37,22 +37,16 @@ Preset = Annotated[
         "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or see `sefi methods`."
     ),
 ]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one setting, e.g. learn.attention_weight=0.001; repeatable.",
-    ),
-]
-GenerationSettings = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="KEY=VALUE",
-        help="Change one setting, e.g. generate.sampler=euler; repeatable.",
-    ),
-]
+
+
+def make_settings_option(example: str) -> Any:  # noqa: ANN401  typer's own type is private
+    """Make the option that changes settings; its help shows an example that the command takes."""
+    return typer.Option("--set", metavar="KEY=VALUE", help=f"Change one setting, e.g. {example}; repeatable.")
+
+
+LEARNING_EXAMPLE, GENERATION_EXAMPLE = "learn.batch=8", "generate.clip_skip=2"  # short: helps cut long words
+Settings = Annotated[list[str] | None, make_settings_option(LEARNING_EXAMPLE)]
+GenerationSettings = Annotated[list[str] | None, make_settings_option(GENERATION_EXAMPLE)]
 Seed = Annotated[int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="The same seed gives the same result.")]
 Identities = Annotated[
     list[Path] | None,

@@ -235,6 +235,17 @@ def check_leaves(values: Sequence[object], integers: int) -> None:
         raise InvalidFileError("a whole number is too large")
 
 
+def list_mappings(value: object) -> list[dict[str, Any]]:
+    """List the objects in a list of JSON; none where it is no list."""
+    return [one for one in cast("list[object]", value) if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def read_mapping(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object in an object of JSON; an empty one where it is none."""
+    value = record.get(name)
+    return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+
+
 def list_children(value: dict[Any, Any] | list[Any]) -> Iterable[object]:
     """Return what a mapping or a list holds."""
     return (*value.keys(), *value.values()) if isinstance(value, dict) else value

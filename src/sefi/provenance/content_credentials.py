@@ -9,18 +9,18 @@ import io
 import itertools
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from sefi.core.errors import REMARKS, ConfigError, OutputError, PhotoError, suggest_install
 from sefi.core.files import hold_folder_lock, is_there, make_text_writer, write_file
-from sefi.core.reading import read_bytes, translate_file_errors
+from sefi.core.reading import list_mappings, read_bytes, read_mapping, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.provenance.metadata import SOURCE_TYPE
 
@@ -353,32 +353,22 @@ def read_credentials(content: bytes) -> Credentials | None:
 
 def _read_manifest(state: str, manifest: object) -> Credentials:
     """Return what a manifest says, which strangers write: any value may be of another type than the standard's."""
-    signature = _get_mapping(_get_mapping(manifest).get("signature_info"))
+    said = read_mapping({"manifest": manifest}, "manifest")
+    signature = read_mapping(said, "signature_info")
     return Credentials(
         present=True,
         valid=state in ("Valid", "Trusted"),
         trusted=state == "Trusted",
         signer=str(signature.get("common_name") or signature.get("issuer") or ""),
-        is_generated=_is_made_by_model(manifest),
+        is_generated=_is_made_by_model(said),
     )
 
 
-def _is_made_by_model(manifest: object) -> bool:
+def _is_made_by_model(manifest: dict[str, Any]) -> bool:
     """Return whether an action of a manifest created the image by a trained model."""
-    assertions = _get_list(_get_mapping(manifest).get("assertions"))
-    data = [_get_mapping(_get_mapping(one).get("data")) for one in assertions]
-    actions = [_get_mapping(action) for one in data for action in _get_list(one.get("actions"))]
+    data = [read_mapping(one, "data") for one in list_mappings(manifest.get("assertions"))]
+    actions = [action for one in data for action in list_mappings(one.get("actions"))]
     return any(action.get("digitalSourceType") == SOURCE_TYPE for action in actions)
-
-
-def _get_mapping(value: object) -> Mapping[str, object]:
-    """Return a value that is a JSON object; an empty one for any other."""
-    return cast("dict[str, object]", value) if isinstance(value, dict) else {}
-
-
-def _get_list(value: object) -> Sequence[object]:
-    """Return a value that is a JSON array; an empty one for any other."""
-    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def find_signing_key(settings: Path, say: Callable[[str], object] = LOGGER.warning) -> SigningKey:

@@ -12,7 +12,7 @@ from pathlib import Path
 from sefi.core.errors import OutputError
 from sefi.core.files import LONGEST_STEM, SHARD_END, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
-from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, read_json
+from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, list_mappings, read_json, read_mapping
 from sefi.core.text import dump_json, make_slug
 from sefi.provenance.forget_records import SAYS_WHOSE, Run, is_mapping, translate_unread
 from sefi.provenance.forget_tables import SampleKey, read_label, read_sample_keys
@@ -190,17 +190,6 @@ def list_listed_images(info: Run) -> list[tuple[str, Run]]:
     folders = list_mappings(list(read_mapping(info, "folders").values()))
     images = [one for folder in folders for one in list_mappings(folder.get("images"))]
     return [(one["subject"], one) for one in images if isinstance(one.get("subject"), str)]
-
-
-def list_mappings(value: object) -> list[Run]:
-    """List the objects in a list of JSON; none where it is no list."""
-    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
-
-
-def read_mapping(record: Run, name: str) -> Run:
-    """Return an object in an object of JSON; an empty one where it is none."""
-    value = record.get(name)
-    return value if isinstance(value, dict) else {}
 
 
 def find_run_subjects(folder: Path, traced: Iterable[Path], name: str, pixels: frozenset[str]) -> list[str]:
