@@ -175,14 +175,17 @@ def main() -> None:
     parser.add_argument("--photos", type=int, default=2, help="how many people are learned; 100 for the whole")
     parser.add_argument("--preset", choices=("default", "scratch"), default="default", help="how they are learned")
     parser.add_argument("--steps", type=int, default=None, help="of each training; the preset's without")
+    parser.add_argument("--no-previews", action="store_true", help="as with `sefi batch --no-previews`")
     parser.add_argument("--kill", choices=("processes", "ray"), default=None, help="kill a worker of this engine")
     parser.add_argument("--people", type=int, default=20, help="with --kill")
     parser.add_argument("--record", type=Path, nargs="?", const=RECORD, default=None, help="where the record goes")
     options = parser.parse_args()
     if options.kill is None:
         steps = [] if options.steps is None else ["--steps", str(options.steps)]
+        steps += ["--no-previews"] if options.no_previews else []
         found = measure_costs(options.photos, options.preset, steps)
         name = "cost" if options.preset == "scratch" else f"cost_{options.preset}"
+        name += "_no_previews" if options.no_previews else ""
     else:
         with tempfile.TemporaryDirectory() as folder:
             found, name = try_kill(options.kill, options.people, Path(folder)), f"kill_{options.kill}"

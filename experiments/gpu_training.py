@@ -35,9 +35,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
 from sefi.core.files import write_text
+from sefi.core.process import count_usable_cores
 from sefi.core.progress import SilentProgress
 from sefi.core.text import dump_json
-from sefi.core.threads import count_usable_cores
 from tiny_portraits.drawing.content import WorldVersion
 from tiny_portraits.drawing.sampling import MODEL_SEED, draw_numbers
 from tiny_portraits.text.text_encoder import load_earlier_words

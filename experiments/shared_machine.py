@@ -60,7 +60,7 @@ def learn_in_turns() -> None:
     import sefi  # noqa: PLC0415  OpenMP's settings are in place before torch is loaded
     from sefi.backbone.open import MODELS  # noqa: PLC0415
     from sefi.core.config import override  # noqa: PLC0415
-    from sefi.core.threads import limit_threads  # noqa: PLC0415
+    from sefi.core.process import limit_threads  # noqa: PLC0415
     from sefi.methods import PRESETS  # noqa: PLC0415
 
     limit_threads()

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from sefi.core import __version__ as __version__
-from sefi.core.threads import limit_spinning
+from sefi.core.process import limit_spinning
 
 if TYPE_CHECKING:
     from sefi.api import generate as generate, import_embedding as import_embedding, learn as learn

@@ -33,6 +33,7 @@ from sefi.core.errors import (
     answer_termination,
     make_interrupted,
 )
+from sefi.core.process import import_quickly
 
 if TYPE_CHECKING:
     from sefi.batch.plan import BatchItem, BatchSettings
@@ -233,6 +234,7 @@ def learn_received_items(options: WorkerOptions, pipe: Connection) -> None:
     failed once refuses everything after it.
     """
     # Late on purpose: see the head of this file.
+    import_quickly("sefi.api")
     import torch  # noqa: PLC0415
 
     from sefi.batch.plan import ItemState  # noqa: PLC0415

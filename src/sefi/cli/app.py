@@ -28,7 +28,7 @@ from sefi.cli import (
     world,
 )
 from sefi.cli.error_reporting import TRACE, ReportingGroup
-from sefi.core.threads import limit_threads
+from sefi.core.process import limit_threads
 
 app = typer.Typer(
     name="sefi",

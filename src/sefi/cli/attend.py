@@ -66,11 +66,12 @@ def run_attend(
     check_detector(detector)
     identities = load_identities([prompt], identity or [], config, expired_consent=expired_consent)
     from sefi.cli.progress import TerminalProgress
-    from sefi.diffusion.text import find_unknown_words
     from sefi.methods import check_tokens_only
 
     check_tokens_only(identities)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
+    from sefi.diffusion.text import find_unknown_words
+
     note_remarks(backbone, [prompt], config, identities)
     with TerminalProgress() as progress:
         shown = replace(backbone, safety_checker=None) if no_safety_checker else backbone

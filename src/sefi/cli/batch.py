@@ -251,7 +251,7 @@ def check_consent_of_anybody(plan: "BatchPlan") -> None:
 def run_engine(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str | None) -> None:
     """Let an engine learn what waits in a queue."""
     from sefi.batch.run import assign_devices, learn_alone, load_model
-    from sefi.core.threads import count_usable_cores
+    from sefi.core.process import count_usable_cores
 
     model = queue.settings.model
     if engine is Engine.RAY:

@@ -87,11 +87,13 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
             method cannot learn with what it is given.
     """
+    from sefi.cli.loading import import_libraries, load_backbone, note_remarks
+
+    import_libraries()
     from sefi.api import find_evaluators
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import open_suite_folders
-    from sefi.cli.loading import load_backbone, note_remarks
     from sefi.core.config import check_guidance
     from sefi.methods import get_method
 

@@ -96,7 +96,7 @@ def run_demo(
     as_json: options.AsJson = False,
 ) -> None:
     """Learn a drawn person from one portrait and write a page that shows what came of it."""
-    from sefi.cli.loading import load_backbone, load_config
+    from sefi.cli.loading import import_libraries, load_backbone, load_config
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
 
@@ -106,6 +106,7 @@ def run_demo(
     config = load_config(PRESET, list(QUICK if quick else STEPS))
     # Half the steps: on two cores all of `make demo` shall take less than four minutes.
     learning_config = load_config(LEARNING_PRESET, list(QUICK if quick else ()))
+    import_libraries()
     portrait = load_portrait()
     backbone = load_backbone(options.EMBEDDED, download=False, device="auto", dtype="float32")
     with TerminalProgress() as progress:

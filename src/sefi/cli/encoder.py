@@ -51,7 +51,6 @@ def train_encoder(
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import FileKind, check_output, write_output
-    from sefi.methods.name_encoder import EncoderRecipe, fit_encoder, save_encoder
 
     if names is None and model != options.EMBEDDED:
         raise ConfigError("This model needs a list of the names that it knows.", "Give a file with --names.")
@@ -60,6 +59,8 @@ def train_encoder(
     check_detector(detector)
     config = load_config(preset, settings or [])
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
+    from sefi.methods.name_encoder import EncoderRecipe, fit_encoder, save_encoder
+
     with TerminalProgress() as progress:
         pairs = collect_pairs(backbone, names, count, words, config, detector, progress)
         encoder, explained = fit_encoder(pairs, EncoderRecipe(steps=steps), seed, progress)

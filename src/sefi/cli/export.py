@@ -166,7 +166,6 @@ def run_import(
     as_json: options.AsJson = False,
 ) -> None:
     """Make an identity of a textual inversion, for `sefi generate -i` or as a start for `sefi learn --init`."""
-    from sefi.api import import_embedding
     from sefi.cli.loading import ModelOptions, load_backbone
     from sefi.cli.output import print_answer
     from sefi.core.files import FileKind, check_output
@@ -179,6 +178,8 @@ def run_import(
     check_output(path, FileKind.IDENTITY, inputs=(file, model), overwrite=overwrite, name=name)
     refuse_unsafe_file(file)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
+    from sefi.api import import_embedding
+
     identity = import_embedding(file, name=name, class_word=class_word, backbone=backbone)
     write_identity(identity, path, replace=overwrite)
     vectors = identity.stage_tokens.shape[2]

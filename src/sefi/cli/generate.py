@@ -212,8 +212,10 @@ def read_inputs(inputs: InputFiles, config: "Config", prompts: "Sequence[str]") 
         PhotoError: An image cannot be read.
         FaceError: The detector is missing.
     """
-    from sefi.cli.loading import check_detector
+    from sefi.cli.loading import check_detector, import_libraries
     from sefi.cli.output import print_remark
+
+    import_libraries()
     from sefi.diffusion.sampling import check_repair_steps, list_repair_remarks
     from sefi.diffusion.source_image import ImageArguments, check_image_arguments
     from sefi.photo.read import read_photo

@@ -134,7 +134,6 @@ def run_learn(
     from sefi.core.files import FileKind, check_output
     from sefi.core.own_files import hold_output_lock
     from sefi.core.prompts import check_name
-    from sefi.identity.file import Identity
 
     check_name(name)
     path = out or Path(f"{name}.safetensors")
@@ -147,7 +146,7 @@ def run_learn(
     placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
     loading.check_evaluators(evaluators)
     check_consent_text(consent)
-    start = None if init is None else Identity.load(init)
+    start = None if init is None else load_start(init)
     wanted = LearnOptions(
         name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume, memory
     )
@@ -163,12 +162,25 @@ def run_learn(
     print_answer(record, text, as_json=as_json, command="learn")
 
 
+def load_start(file: Path) -> "Identity":
+    """Return the identity that learning goes on from; `IdentityError` where the file holds none."""
+    from sefi.core.process import import_quickly
+
+    import_quickly("torch")
+    from sefi.identity.file import Identity
+
+    return Identity.load(file)
+
+
 def prepare_method(config: "Config", model_options: "ModelOptions", evaluators: Path | None) -> "ModelOptions":
     """Return the model's options as the method needs them; fetch the face recogniser of one that reads faces.
 
     Methods that train the model's own weights do so in float32, where no dtype is named. OpenCV's recogniser is fetched
     with `--download` only, and where no folder of evaluators is named.
     """
+    from sefi.cli.loading import import_libraries
+
+    import_libraries()
     from sefi.evaluation.encoders import find_sface
     from sefi.methods import get_method
 

@@ -11,6 +11,7 @@ from sefi.core.config import Config, check_guidance
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.files import describe_missing_folder, is_folder, is_regular_file
 from sefi.core.hints import DTYPE_ALIASES, suggest
+from sefi.core.process import import_quickly
 from sefi.core.prompts import check_prompts, check_syntax
 from sefi.methods import get_method, get_preset, name_default_preset
 
@@ -79,6 +80,7 @@ def load_identities(
     """
     for prompt in prompts:
         check_syntax(prompt)
+    import_quickly("torch")  # the rest once these files are good
     from sefi.identity.file import Identity, check_together
     from sefi.provenance.consent import check_consents
 
@@ -136,6 +138,11 @@ def format_settings(**values: object) -> list[str]:
     return [f"{name.replace('__', '.')}={value}" for name, value in settings.items()]
 
 
+def import_libraries() -> None:
+    """Import torch, diffusers and transformers quickly; called where a command would import them for the first time."""
+    import_quickly("sefi.api")
+
+
 def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Backbone":
     """Open the model that a command works on, and say how long it took.
 
@@ -147,6 +154,7 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
     check_device(device)
     print_remark(f"opening {model} ...")
     started = time.monotonic()
+    import_libraries()
     import torch
 
     from sefi.backbone.open import is_emulated, open_backbone

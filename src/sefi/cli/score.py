@@ -188,6 +188,9 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     Raises:
         SefiError: a folder has no known layout, a subject no photo, or a file cannot be read.
     """
+    from sefi.cli.loading import import_libraries
+
+    import_libraries()
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import (

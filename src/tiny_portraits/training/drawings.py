@@ -18,8 +18,8 @@ from torch.nn import functional as F
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.errors import FaceError
+from sefi.core.process import count_usable_cores
 from sefi.core.progress import Progress
-from sefi.core.threads import count_usable_cores
 from sefi.evaluation.encoders import FACE_LANDMARKS, HEAD_LANDMARKS, align_face
 from sefi.evaluation.second_recogniser import load_second_recogniser
 from sefi.methods.name_encoder import NamePairs, find_name_tokens, pair_heads_with_names

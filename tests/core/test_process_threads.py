@@ -10,18 +10,18 @@ from pathlib import Path
 import pytest
 
 import sefi
-from sefi.core import threads
+from sefi.core import process
 
-VARIABLES = {*threads.WAIT_VARIABLES, *threads.COUNT_VARIABLES}
+VARIABLES = {*process.WAIT_VARIABLES, *process.COUNT_VARIABLES}
 # What a fresh process has once torch is loaded, in a tree of cgroup files and on as many cores as it is told.
 REPORT = """
 import json, os, sys
 from pathlib import Path
 system, cores, entry = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 assert "torch" not in sys.modules
-from sefi.core import threads
-threads.SYSTEM = Path(system)
-threads.count_affine_cores = lambda: cores
+from sefi.core import process
+process.SYSTEM = Path(system)
+process.count_affine_cores = lambda: cores
 if entry == "program":
     sys.argv = ["sefi", "bench", "list", "--json"]
     sys.stdout = open(os.devnull, "w")
@@ -65,7 +65,7 @@ def test_importing_sefi_limits_spinning_and_chooses_no_number(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
     variables, count = fresh("library", quota)
     assert variables == WAITING
-    assert count == threads.count_affine_cores()
+    assert count == process.count_affine_cores()
 
 
 @pytest.mark.slow
@@ -77,13 +77,13 @@ def test_the_program_takes_no_more_threads_than_the_quota_pays_for(tmp_path):
 @pytest.mark.slow
 def test_without_a_lower_quota_the_libraries_choose(tmp_path):
     wide = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "800000 100000\n"})
-    assert fresh("program", wide) == (WAITING, threads.count_affine_cores())
+    assert fresh("program", wide) == (WAITING, process.count_affine_cores())
 
 
 @pytest.mark.slow
 def test_what_the_user_has_set_stays(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
-    everything = min(2, threads.count_affine_cores())  # torch takes no more than there are cores
+    everything = min(2, process.count_affine_cores())  # torch takes no more than there are cores
     chosen = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "2"}
     assert fresh("program", quota, **chosen) == (chosen, everything)
     assert fresh("program", quota, KMP_BLOCKTIME="200") == ({"KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "1"}, 1)
@@ -92,17 +92,17 @@ def test_what_the_user_has_set_stays(tmp_path):
 def test_a_torch_that_is_loaded_keeps_its_settings(monkeypatch):
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(threads, "count_usable_cores", lambda: 1)
-    monkeypatch.setattr(threads, "count_affine_cores", lambda: 8)
+    monkeypatch.setattr(process, "count_usable_cores", lambda: 1)
+    monkeypatch.setattr(process, "count_affine_cores", lambda: 8)
     assert "torch" in sys.modules
-    threads.limit_spinning()
-    threads.limit_threads()
+    process.limit_spinning()
+    process.limit_threads()
     assert not VARIABLES & os.environ.keys()
 
 
 def test_spinning_is_short_in_this_test_run():
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert int(os.environ["GOMP_SPINCOUNT"]) <= int(threads.SPINS)
+    assert int(os.environ["GOMP_SPINCOUNT"]) <= int(process.SPINS)
 
 
 V1 = "4:memory:/a\n3:cpuset:/\n2:cpu,cpuacct:/docker/abc\n1:name=systemd:/\n0::/\n"
@@ -143,18 +143,18 @@ NESTED = {
     ],
 )
 def test_usable_cores_are_the_least_of_affinity_and_every_quota(monkeypatch, tmp_path, files, cores):
-    monkeypatch.setattr(threads, "SYSTEM", write(tmp_path, files))
+    monkeypatch.setattr(process, "SYSTEM", write(tmp_path, files))
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(7)), raising=False)
-    assert threads.count_usable_cores() == cores
+    assert process.count_usable_cores() == cores
 
 
 def test_affinity_counts_where_there_is_no_quota(monkeypatch, tmp_path):
-    monkeypatch.setattr(threads, "SYSTEM", tmp_path)
+    monkeypatch.setattr(process, "SYSTEM", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3, 5, 11}, raising=False)
-    assert threads.count_usable_cores() == 3
+    assert process.count_usable_cores() == 3
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)  # macOS, Windows
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert threads.count_usable_cores() == 1
+    assert process.count_usable_cores() == 1
 
 
 LOADS_TORCH = {"torch", "diffusers", "transformers"}
