@@ -138,6 +138,11 @@ def test_perfect_images_have_the_background_that_was_measured():
     assert load("background_floor").format_floor(record) in (SUITES / "background.md").read_text(encoding="utf-8")
 
 
+def test_known_names_have_the_figures_that_were_measured():
+    figures = json.loads((RECORDS / "known_names.json").read_text())["figures"]
+    assert load("known_names").format_figures(figures) in (SUITES / "background.md").read_text(encoding="utf-8")
+
+
 def test_figures_of_the_training_on_a_gpu_are_what_was_measured():
     text = " ".join((ROOT / "docs" / "world.md").read_text(encoding="utf-8").split())
     record = json.loads((ROOT / "experiments" / "records" / "gpu_training.json").read_text())
