@@ -34,8 +34,10 @@ def make_host(tokenizer: CLIPTokenizer, unet_channels: int = LATENTS, **unet: An
     """Make a tiny Stable Diffusion with latents of 4 channels."""
     parts = make_backbone(tokenizer)
     vae = type(parts.vae).from_config({**make_vae().config, "latent_channels": LATENTS})
-    config = {**make_unet(WIDTH).config, "in_channels": unet_channels, "out_channels": LATENTS, **unet}
-    return replace(parts, vae=vae, unet=UNet2DConditionModel.from_config(config), signature=None)
+    # As arguments, not in the configuration: from that diffusers leaves out what it knows as a default.
+    channels = {"in_channels": unet_channels, "out_channels": LATENTS}
+    made = UNet2DConditionModel.from_config(make_unet(WIDTH).config, **channels, **unet)
+    return replace(parts, vae=vae, unet=made, signature=None)
 
 
 @pytest.fixture
@@ -184,6 +186,7 @@ def check_row(
     people: list[Identity],
     prompts: list[str] = PROMPTS,
     batches: tuple[str, ...] = BATCHES,
+    negative: str = NEGATIVE,
     **call: Any,
 ) -> list[Reading]:
     """Check one row of the table: no wrong context while attached, and the same bits as before afterwards."""
@@ -194,11 +197,11 @@ def check_row(
     plain = {name: value for name, value in call.items() if name != "num_images_per_prompt"}
     before = draw(pipe, prompt="a photo of a dog", **plain)
     with sefi.attach(pipe, *people) as handle, record_contexts(*denoisers) as readings:
-        images = draw(pipe, **handle.encode(prompts, NEGATIVE), **call)
+        images = draw(pipe, **handle.encode(prompts, negative), **call)
     assert len(images) == len(prompts) * copies
     assert {reading.denoiser for reading in readings} == set(range(len(denoisers)))
     conditioner = IdentityConditioner(backbone, people)
-    assert count_wrong(readings, conditioner, prompts, NEGATIVE, copies=copies, batches=batches) == 0
+    assert count_wrong(readings, conditioner, prompts, negative, copies=copies, batches=batches) == 0
     assert count_hooks(*denoisers) == hooks
     assert type(pipe) is kind
     after = draw(pipe, prompt="a photo of a dog", **plain)

@@ -11,16 +11,25 @@ from diffusers import (
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     HeunDiscreteScheduler,
+    LatentConsistencyModelImg2ImgPipeline,
+    LatentConsistencyModelPipeline,
     LCMScheduler,
     PNDMScheduler,
     StableDiffusionAdapterPipeline,
     StableDiffusionControlNetImg2ImgPipeline,
     StableDiffusionControlNetInpaintPipeline,
+    StableDiffusionControlNetPAGPipeline,
     StableDiffusionControlNetPipeline,
     StableDiffusionImg2ImgPipeline,
     StableDiffusionInpaintPipeline,
     StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGImg2ImgPipeline,
+    StableDiffusionPAGInpaintPipeline,
     StableDiffusionPAGPipeline,
+    StableDiffusionPanoramaPipeline,
+    StableDiffusionSAGPipeline,
+    StableDiffusionXLControlNetImg2ImgPipeline,
+    StableDiffusionXLControlNetInpaintPipeline,
     StableDiffusionXLControlNetPipeline,
     StableDiffusionXLImg2ImgPipeline,
     StableDiffusionXLInpaintPipeline,
@@ -28,11 +37,13 @@ from diffusers import (
     T2IAdapter,
     UniPCMultistepScheduler,
 )
+from diffusers.callbacks import SDCFGCutoffCallback
 from diffusers.models.attention_processor import AttnProcessor
 from PIL import Image
 from tests.hosts.conftest import PROMPTS, check_row, make_host, make_people, make_pipe, mark_slow
 
 import sefi
+from sefi.core.errors import ConfigError
 from sefi.diffusion.conditioning import IdentityConditioner
 
 KARRAS: dict[str, Any] = {"use_karras_sigmas": True}
@@ -104,10 +115,52 @@ def test_timesteps_of_the_callers_choice(host):
 
 @pytest.mark.parametrize("size", mark_slow([8, 5], [5]))
 def test_guidance_as_an_input(tokenizer, size):
+    pipe, model = make_consistency_pipe(tokenizer, size=size)
+    call = {"num_inference_steps": 4, "guidance_scale": 8.0}
+    check_row(pipe, model, make_people(model), batches=("p",), negative="", **call)
+
+
+def make_consistency_pipe(tokenizer, kind=None, size=8, *, controlled=False):
+    """A pipeline around a UNet that takes the guidance scale as an input, and its parts."""
     model = make_host(tokenizer, time_cond_proj_dim=size)
-    pipe = make_pipe(model)
+    assert model.embeds_guidance
+    control = {"controlnet": make_control(make_host(tokenizer).unet, 5)} if controlled else {}
+    pipe = make_pipe(model, kind, **control)
     pipe.scheduler = LCMScheduler.from_config(model.scheduler.config)
-    check_row(pipe, model, make_people(model), num_inference_steps=4, guidance_scale=8.0)
+    return pipe, model
+
+
+CONSISTENCY = {
+    "text": (LatentConsistencyModelPipeline, {"height": 24, "width": 24}),
+    "image": (LatentConsistencyModelImg2ImgPipeline, {"image": picture(), "strength": 0.8}),
+}
+
+
+@pytest.mark.parametrize("name", mark_slow(CONSISTENCY, ["text"]))
+def test_pipelines_of_latent_consistency(tokenizer, name):
+    """Their calls have no argument for encoded negative texts."""
+    kind, call = CONSISTENCY[name]
+    pipe, model = make_consistency_pipe(tokenizer, kind)
+    call = {"num_inference_steps": 4, "original_inference_steps": 50, **call}
+    check_row(pipe, model, make_people(model), PROMPTS[:1], batches=("p",), negative="", **call)
+
+
+@pytest.mark.parametrize("kind", [None, StableDiffusionImg2ImgPipeline, LatentConsistencyModelPipeline])
+def test_a_negative_prompt_that_a_pipeline_never_reads_is_refused(tokenizer, kind):
+    pipe, model = make_consistency_pipe(tokenizer, kind)
+    with sefi.attach(pipe, *make_people(model)) as handle:
+        for prompts, negative in ((PROMPTS[0], "snow"), (PROMPTS, ["", " ", "snow"])):
+            with pytest.raises(ConfigError, match="A negative prompt has no effect on this model"):
+                handle.encode(prompts, negative)
+        assert ("negative_prompt_embeds" in handle.encode(PROMPTS, " ")) == (kind is not LatentConsistencyModelPipeline)
+
+
+@pytest.mark.slow
+def test_a_negative_prompt_that_a_pipeline_reads_of_such_a_unet_is_taken(tokenizer):
+    """`StableDiffusionControlNetImg2ImgPipeline` does not pass the scale on, and calls the UNet for both texts."""
+    pipe, model = make_consistency_pipe(tokenizer, StableDiffusionControlNetImg2ImgPipeline, controlled=True)
+    call = {**SMALL, **IMAGE, "control_image": picture()}
+    check_row(pipe, model, make_people(model), PROMPTS[:1], batches=("np",), **call)
 
 
 @pytest.mark.parametrize("dtype", mark_slow([torch.bfloat16, torch.float64], [torch.bfloat16]))
@@ -208,6 +261,41 @@ def test_perturbed_attention(host, guidance):
     pipe = make_pipe(host, StableDiffusionPAGPipeline, pag_applied_layers=["mid"])
     call = {"num_inference_steps": 3, "guidance_scale": guidance, "pag_scale": 2.0}
     check_row(pipe, host, make_people(host), batches=("npp",) if guidance else ("pp",), **call)
+
+
+MORE = {
+    "perturbed, image": (StableDiffusionPAGImg2ImgPipeline, {**IMAGE, "pag_scale": 2.0}),
+    "perturbed, inpainting": (StableDiffusionPAGInpaintPipeline, {**MASKED, "pag_scale": 2.0}),
+    "perturbed, control": (StableDiffusionControlNetPAGPipeline, {"image": picture(), "pag_scale": 2.0}),
+    "panorama": (StableDiffusionPanoramaPipeline, {"height": 24, "width": 24}),
+    "self-attention guidance": (StableDiffusionSAGPipeline, {}),
+    "sdxl, control, image": (StableDiffusionXLControlNetImg2ImgPipeline, {**IMAGE, "control_image": picture()}),
+    "sdxl, control, inpainting": (StableDiffusionXLControlNetInpaintPipeline, {**MASKED, "control_image": picture()}),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MORE)
+def test_more_pipelines(host, host_xl, name):
+    kind, call = MORE[name]
+    model = host_xl if name.startswith("sdxl") else host
+    more = {"pag_applied_layers": ["mid"]} if "perturbed" in name else {}
+    more |= {"controlnet": make_control(model.unet, 5)} if "control" in name else {}
+    size = {"height": 24, "width": 24} if "inpainting" in name or name.startswith("sdxl") else {}
+    # Self-attention guidance calls the UNet for the negative text alone too; PAG's ControlNet for both.
+    batches = {"perturbed": ("npp", "np"), "self-attention guidance": ("n", "p", "np")}.get(
+        name.partition(",")[0], ("np",)
+    )
+    check_row(make_pipe(model, kind, **more), model, make_people(model), PROMPTS[:1], batches, **size, **call, **SMALL)
+
+
+@pytest.mark.slow
+def test_a_callback_that_drops_the_negative_text(host):
+    """Diffusers' own callback ends guidance after some of the steps, by the tensors that it is given."""
+    call = {"num_inference_steps": 6, "guidance_scale": 4.0}
+    callback = {"callback_on_step_end": SDCFGCutoffCallback(cutoff_step_ratio=0.5)}
+    readings = check_row(make_pipe(host), host, make_people(host), PROMPTS[:1], **call, **callback)
+    assert {len(reading.texts) for reading in readings} == {1, 2}
 
 
 XL_BATCHES = {(False, False): ("p",), (False, True): ("np",), (True, False): ("pp",), (True, True): ("npp",)}

@@ -24,6 +24,7 @@ from typer.testing import CliRunner
 
 from sefi.backbone.tokenizer import create_clip_tokenizer
 from sefi.cli.app import app
+from sefi.cli.export import TokenOptions, export_identity
 from sefi.core.errors import IdentityError
 from sefi.hosts.export import (
     HOSTS,
@@ -89,6 +90,7 @@ def test_metadata_is_modelspec(tmp_path):
         metadata = file.metadata()
     assert metadata["modelspec.sai_model_spec"] == "1.0.1"
     assert metadata["modelspec.architecture"] == "stable-diffusion-v1/textual-inversion"
+    assert metadata["modelspec.implementation"] == "diffusers"
     assert metadata["modelspec.trigger_phrase"] == path.stem == "sefi-ada-s5"
     assert metadata["modelspec.timestep_range"] == "800,999"
 
@@ -315,6 +317,14 @@ def test_weights_that_no_program_reads_are_refused(tmp_path):
     assert answer.exit_code == 2
     assert "read by no other program" in json.loads(answer.stdout)["error"]
     assert not (tmp_path / "out").exists()
+
+
+def test_tokens_with_weights_of_any_network_are_not_exported_in_part(tmp_path):
+    made = make_identity(1)
+    header = made.header.model_copy(update={"method": "of another package"})
+    identity = Identity({**made.tensors, "text_encoder.a": torch.zeros(2)}, header)
+    with pytest.raises(IdentityError, match="read by no other program"):
+        export_identity(identity, HOSTS["a1111"], TokenOptions(stages=False, slot=None, sampler=Sampler()))
 
 
 def test_slots_are_rows_of_the_tokens():

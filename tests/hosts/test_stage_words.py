@@ -142,6 +142,14 @@ def test_the_pipelines_own_parts_stay_as_they_are(host):
         handle.copy_text_parts()
 
 
+def test_without_identities_the_copies_are_the_pipelines_own(host):
+    with sefi.attach(make_pipe(host)) as handle:
+        parts = handle.copy_text_parts()
+        assert parts.tokenizer.get_vocab() == host.tokenizer.get_vocab()
+        assert torch.equal(parts.text_encoder.get_input_embeddings().weight, host.token_tables[0])
+        assert handle.encode("a photo of a dog")["prompt_embeds"].shape[-1] == 2 * host.token_width
+
+
 def test_words_after_a_textual_inversion(host):
     """The pipeline's own words have the first new rows; ours come after them."""
     pipe = make_pipe(host)

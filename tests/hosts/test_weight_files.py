@@ -154,6 +154,44 @@ def test_every_layer_of_stable_diffusion_is_found_by_every_program():
     assert {convert_as_a1111(key) for key in keys} == wanted
 
 
+def test_layers_of_sdxl_have_the_names_of_its_published_code():
+    """`SdxlUNet2DConditionModel` of sd-scripts; `network_layer_mapping` of A1111, `model_lora_keys_unet` of ComfyUI."""
+    wanted = {
+        f"lora_unet_{block}_1_transformer_blocks_{number}_attn1_to_q"
+        for block, depth in (
+            *((f"input_blocks_{n}", 2) for n in (4, 5)),
+            *((f"input_blocks_{n}", 10) for n in (7, 8)),
+            ("middle_block", 10),
+            *((f"output_blocks_{n}", 10) for n in (0, 1, 2)),
+            *((f"output_blocks_{n}", 2) for n in (3, 4, 5)),
+        )
+        for number in range(depth)
+    }
+    blocks = [("down_blocks.1", 2, 2), ("down_blocks.2", 2, 10), ("mid_block", 1, 10)]
+    blocks += [("up_blocks.0", 3, 10), ("up_blocks.1", 3, 2)]
+    layers = [
+        f"{block}.attentions.{attention}.transformer_blocks.{number}.attn1.to_q"
+        for block, attentions, depth in blocks
+        for attention in range(attentions)
+        for number in range(depth)
+    ]
+    tensors = {f"unet.{layer}.{kind}": torch.zeros(1, 1) for layer in layers for kind in ("lora_A", "lora_B")}
+    made = make_kohya_lora(Identity(tensors, None), of_sdxl=True)
+    assert {name.partition(".")[0] for name in made} == wanted
+    assert len(made) == 3 * len(layers)
+
+
+@pytest.mark.parametrize(("family", "version"), [("sd1", "SD1"), ("sd2", "SD2"), ("sdxl", "SDXL")])
+def test_a1111_lists_a_lora_with_the_models_that_it_is_for(backbone, sdxl, family, version):
+    made = make_lora(sdxl if family == "sdxl" else backbone)
+    header = made.header.model_copy(update={"base_model": f"{family}:9:0123456789abcdef"})
+    (file,) = export_lora(Identity(made.tensors, header), get_host("a1111"), "snow dog").files
+    found = file.metadata
+    # `NetworkOnDisk.detect_version` of A1111 and Forge, which list no LoRA of another version.
+    of_sd2 = "SD2" if found.get("ss_v2") == "True" else "SD1"
+    assert ("SDXL" if found.get("ss_base_model_version", "").startswith("sdxl_") else of_sd2) == version
+
+
 def test_a_lora_says_what_it_is_and_how_it_is_used(backbone, tmp_path):
     make_lora(backbone).save(tmp_path / "ada.safetensors")
     for host, entry in HOSTS.items():

@@ -10,12 +10,13 @@ import sefi
 from sefi.api import find_evaluators
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
+from sefi.cli.attend import TOKENS_REMEDY
 from sefi.cli.loading import choose_preset
 from sefi.core.config import Config, dump_config, override
 from sefi.core.errors import ConfigError, IdentityError, PromptError
-from sefi.identity.file import Identity, read_saved_config
+from sefi.identity.file import Identity, check_tokens_alone, read_saved_config
 from sefi.identity.tokens import FreeVectors
-from sefi.methods import METHODS, PRESETS, check_tokens_only
+from sefi.methods import METHODS, PRESETS, is_of_tokens
 from sefi.methods.base import create_header, get_class_row
 from sefi.methods.celeb_basis import compute_bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
@@ -251,9 +252,16 @@ def test_negative_texts_name_nobody(embedded: Backbone, name: str) -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_attention_is_shown_for_tokens_alone(embedded: Backbone, name: str) -> None:
-    identity = Identity({}, create_header("ada", embedded, PRESETS[choose_preset(name, None)], 0))
-    if name in (*TUNED, "fastcomposer"):
-        with pytest.raises(IdentityError, match="changes the model itself"):
-            check_tokens_only([identity])
+    """What a file of each method holds decides, as for `sefi.attach` and `sefi export`."""
+    width = embedded.token_width
+    tensors = {} if name in (*TUNED, "fastcomposer") else {"tokens": torch.zeros(1, 2, width)}
+    tensors |= {"custom-diffusion": {"tokens": torch.zeros(1, 2, 2, width)}}.get(name, {})
+    tensors |= {"unet.conv_in.weight": torch.zeros(1)} if name in TUNED else {}
+    identity = Identity(tensors, create_header("ada", embedded, PRESETS[choose_preset(name, None)], 0))
+    assert identity.is_tokens_alone == is_of_tokens(name)
+    if identity.is_tokens_alone:
+        check_tokens_alone([identity], TOKENS_REMEDY)
     else:
-        check_tokens_only([identity])
+        with pytest.raises(IdentityError, match=f"{name}, which is more than tokens") as refused:
+            check_tokens_alone([identity], TOKENS_REMEDY)
+        assert "Attention is shown for tokens" in refused.value.remedy

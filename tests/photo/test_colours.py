@@ -3,6 +3,7 @@
 import io
 import struct
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,26 +158,96 @@ def reference(colour: tuple[int, ...], alpha: float, profile: str) -> np.ndarray
     return np.array(one.convert("RGB").getpixel((0, 0))) * alpha + 255 * (1 - alpha)
 
 
-def halves(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def halves(photo: Path | Image.Image) -> tuple[np.ndarray, np.ndarray]:
     """What is read in the left and the right half, in 0..255."""
-    pixels = (read_photo(path).pixels + 1) * 127.5
+    pixels = (read_photo(photo).pixels + 1) * 127.5
     assert pixels.shape == (3, SIDE, SIDE)
     found = tuple(pixels[:, :, part].reshape(3, -1) for part in (slice(0, 16), slice(24, SIDE)))
     assert all((half == half[:, :1]).all() for half in found)
     return found[0][:, 0].numpy(), found[1][:, 0].numpy()
 
 
+def png_of(one: Kind, profile: str) -> bytes:
+    samples = np.empty((SIDE, SIDE, PNG_CHANNELS[one.type]), np.int64)
+    samples[:, : SIDE // 2], samples[:, SIDE // 2 :] = one.left, one.right
+    palette = bytes(LEFT + RIGHT) if one.type == 3 else b""
+    return png(one.depth, one.type, samples, profile=PROFILES[profile][0], trns=one.trns, palette=palette)
+
+
 @pytest.mark.parametrize("profile", PROFILES)
 @pytest.mark.parametrize("kind", KINDS)
 def test_png(tmp_path: Path, kind: str, profile: str) -> None:
     one = KINDS[kind]
-    samples = np.empty((SIDE, SIDE, PNG_CHANNELS[one.type]), np.int64)
-    samples[:, : SIDE // 2], samples[:, SIDE // 2 :] = one.left, one.right
-    palette = bytes(LEFT + RIGHT) if one.type == 3 else b""
-    content = png(one.depth, one.type, samples, profile=PROFILES[profile][0], trns=one.trns, palette=palette)
-    (tmp_path / "a.png").write_bytes(content)
+    (tmp_path / "a.png").write_bytes(png_of(one, profile))
     for found, colour, alpha in zip(halves(tmp_path / "a.png"), one.colours, one.alphas, strict=True):
         assert np.abs(found - reference(colour, alpha, profile)).max() <= 1
+
+
+TOUCHES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "loaded": lambda image: image,
+    "copied": lambda image: image.copy(),
+    "cut": lambda image: image.crop((0, 0, SIDE, SIDE)),
+}
+
+
+@pytest.mark.parametrize("profile", ["none", "swapped", "grey"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_png_that_its_caller_has_touched_is_read_as_its_file_is(kind: str, profile: str) -> None:
+    """Pillow forgets then how many bits a value had, but keeps the transparent one as it was stored."""
+    one = KINDS[kind]
+    for name, touch in TOUCHES.items():
+        image = Image.open(io.BytesIO(png_of(one, profile)))
+        image.load()
+        image = touch(image)
+        for found, colour, alpha in zip(halves(image), one.colours, one.alphas, strict=True):
+            assert np.abs(found - reference(colour, alpha, profile)).max() <= 1, name
+
+
+def test_a_transparent_grey_that_eight_bits_mean_is_no_other() -> None:
+    values = np.full((SIDE, SIDE), 11, np.uint8)
+    values[:, SIDE // 2 :] = 187  # 11 of 4 bits
+    image = Image.fromarray(values)
+    image.info["transparency"] = 11
+    left, right = halves(image)
+    assert left.round().tolist() == [255] * 3
+    assert right.round().tolist() == [187] * 3
+
+
+def convert_to_lab(image: Image.Image) -> Image.Image:
+    to_lab = ImageCms.buildTransform(ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), "RGB", "LAB")
+    made = ImageCms.applyTransform(image, to_lab)
+    assert made is not None
+    return made
+
+
+MODES = ("RGB", "RGBX", "CMYK", "YCbCr", "HSV", "LAB", "RGBA", "RGBa", "PA", "L", "I", "LA", "La", "1", "P")
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_mode_of_pillow_is_read(mode: str) -> None:
+    left, right = {"1": ((255,) * 3, (0,) * 3), "P": ((255, 0, 0), (0, 0, 255))}.get(mode, (LEFT, RIGHT))
+    image = Image.new("RGB", (SIDE, SIDE), left)
+    image.paste(right, (SIDE // 2, 0, SIDE, SIDE))
+    opacity = Image.new("L", image.size, 102)
+    opacity.paste(255, (SIDE // 2, 0, SIDE, SIDE))
+    grey = mode in ("L", "I", "LA", "La")
+    if mode == "LAB":
+        image = convert_to_lab(image)
+    elif mode == "PA":
+        image = image.quantize(4).convert("PA")
+        image.putalpha(opacity)
+    elif mode in ("RGBA", "RGBa", "LA", "La"):
+        image.putalpha(opacity)
+        image = image.convert("LA" if grey else "RGBA").convert(mode)
+    else:
+        image = image.convert(mode)
+    assert image.mode == mode
+    shares = (0.4, 1) if mode in ("RGBA", "RGBa", "PA", "LA", "La") else (1, 1)
+    for found, colour, share in zip(halves(image), (left, right), shares, strict=True):
+        shown = np.full(3, np.dot(colour, (0.299, 0.587, 0.114))) if grey else np.array(colour)
+        assert np.abs(found - (shown * share + 255 * (1 - share))).max() <= (
+            5 if mode == "HSV" else 2.5
+        )  # hue in bytes
 
 
 def test_a_transparent_colour_of_16_bits_is_one_also_where_the_caller_has_loaded_the_image() -> None:

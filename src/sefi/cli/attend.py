@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 Prompt = Annotated[str, typer.Argument(metavar="PROMPT", help='E.g. "a photo of <ada> smiling".')]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
 Out = Annotated[Path, typer.Option("--out", metavar="FILE", help="Where the figure goes (PNG).")]
+TOKENS_REMEDY = "Attention is shown for tokens: learn it with another method (`sefi methods`), or leave it out."
 
 
 def run_attend(
@@ -66,9 +67,9 @@ def run_attend(
     check_detector(detector)
     identities = load_identities([prompt], identity or [], config, expired_consent=expired_consent)
     from sefi.cli.progress import TerminalProgress
-    from sefi.methods import check_tokens_only
+    from sefi.identity.file import check_tokens_alone
 
-    check_tokens_only(identities)
+    check_tokens_alone(identities, TOKENS_REMEDY)
     backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     from sefi.diffusion.text import find_unknown_words
 
@@ -112,9 +113,9 @@ def compute_attention_rows(
     from sefi.diffusion.attention_maps import record_attention
     from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
     from sefi.diffusion.sampling import FLAGGED, is_flagged
-    from sefi.methods import check_tokens_only
+    from sefi.identity.file import check_tokens_alone
 
-    check_tokens_only(identities)
+    check_tokens_alone(identities, TOKENS_REMEDY)
     check_used([prompt], [one.name for one in identities])
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)

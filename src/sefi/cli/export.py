@@ -114,7 +114,7 @@ def export_identity(identity: "Identity", host: "Host", token_options: TokenOpti
         return export_lora(identity, host, format_subject_words(identity.header, 1.0))
     if is_custom_diffusion(identity):
         return export_custom_diffusion(identity, host)
-    if "tokens" not in identity.tensors or any(name.startswith("unet.") for name in identity.tensors):
+    if not identity.is_tokens_alone:
         raise IdentityError(
             f"What {identity.method} keeps of {identity.name!r} is read by no other program.",
             "Learn it with the default method, whose tokens become embeddings, or with --method dreambooth-lora.",

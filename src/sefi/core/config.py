@@ -450,15 +450,21 @@ def check_guidance(settings: GenerateSettings, *, embeds_guidance: bool = False)
     Raises:
         ConfigError: with guidance of 1 or less, or on such a model, nothing uses the negative prompt.
     """
-    if settings.negative_prompt.strip() and embeds_guidance:
-        raise ConfigError(
-            "A negative prompt has no effect on this model, which takes the guidance scale as an input.",
-            "Leave the negative prompt out, or use the base model of this one.",
-        )
+    if embeds_guidance:
+        refuse_negative_prompt(settings.negative_prompt)
     if settings.negative_prompt.strip() and settings.guidance_scale <= 1:
         raise ConfigError(
             f"A negative prompt has no effect at a guidance scale of {settings.guidance_scale:g}.",
             "Use a guidance scale above 1, or leave the negative prompt out.",
+        )
+
+
+def refuse_negative_prompt(negative_prompt: str) -> None:
+    """Refuse a negative prompt on a model that takes the guidance scale as an input, with `ConfigError`."""
+    if negative_prompt.strip():
+        raise ConfigError(
+            "A negative prompt has no effect on this model, which takes the guidance scale as an input.",
+            "Leave the negative prompt out, or use the base model of this one.",
         )
 
 

@@ -22,13 +22,21 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sefi.backbone.bundle import Backbone, TextEncoding, join_batches
-from sefi.core.config import LARGEST_STRENGTH
+from sefi.core.config import LARGEST_STRENGTH, refuse_negative_prompt
 from sefi.core.errors import BackboneError, ConfigError, IdentityError, PromptError, check_type
 from sefi.core.prompts import refuse_names
 from sefi.diffusion.conditioning import IdentityConditioner, RecentEncodings, list_identity_remarks, pad_texts
 from sefi.diffusion.sampling import list_text_arguments
 from sefi.diffusion.text import join_texts
-from sefi.hosts.pipeline import list_denoisers, lock_calls, read_text_width, release_calls, view_pipeline
+from sefi.hosts.pipeline import (
+    has_negative_argument,
+    is_negative_read,
+    list_denoisers,
+    lock_calls,
+    read_text_width,
+    release_calls,
+    view_pipeline,
+)
 from sefi.hosts.stage_words import (
     StageTextParts,
     TextEncoder,
@@ -37,12 +45,15 @@ from sefi.hosts.stage_words import (
     encode_stage,
     expand_loaded_words,
 )
-from sefi.identity.file import Identity
+from sefi.identity.file import Identity, check_tokens_alone
 from sefi.identity.tokens import get_stages
 from sefi.provenance.consent import check_consents
 
 HALVES = {"to_k": 0, "to_v": 1}
 LAYERS = (*HALVES, "to_kv")  # the last one makes both, where projections are fused
+TOKENS_REMEDY = (
+    "Use sefi.generate; pipelines load what `sefi export --to diffusers` makes of a LoRA or Custom Diffusion."
+)
 HOOKED = "_sefi_hooked_denoiser"  # the attribute of a hooked module; no table outside, which would keep it for ever
 _lock = threading.RLock()  # hooks are added and removed by one thread at a time
 
@@ -75,7 +86,7 @@ def attach(
     """
     for one in identities:
         check_type(one, Identity, "The identity", IdentityError, "Give each one by itself, read with Identity.load.")
-        check_tokens_alone(one)
+    check_tokens_alone(identities, TOKENS_REMEDY)
     check_strength(strength)
     check_type(clip_skip, (int, type(None)), "clip_skip", ConfigError, "Give 1 or 2.")
     if not expired_consent:
@@ -93,19 +104,6 @@ def attach(
         attachment.detach()  # hooks of the modules before the one that failed
         raise
     return attachment
-
-
-def check_tokens_alone(identity: Identity) -> None:
-    """Refuse an identity of which a pipeline would get a part only.
-
-    Raises:
-        IdentityError: it has weights of the model, or no tokens.
-    """
-    if identity.has_weights or "tokens" not in identity.tensors:
-        raise IdentityError(
-            f"{identity.name!r} was learned with {identity.method}, which is more than tokens; only tokens attach.",
-            "Use sefi.generate; pipelines load what `sefi export --to diffusers` makes of a LoRA or Custom Diffusion.",
-        )
 
 
 def check_strength(strength: object) -> None:
@@ -156,6 +154,8 @@ class Attachment(AbstractContextManager["Attachment"]):
     ) -> dict[str, Tensor]:
         """Encode prompts for a pipeline's call: `prompt_embeds`, `negative_prompt_embeds`, and the pooled ones of SDXL.
 
+        Negative ones are left out where the call has no argument for them (`LatentConsistencyModelPipeline`).
+
         Every embedding is `[prompt, word, stages * 2 * width]`: one batch of one length. Prompts that are shorter than
         the longest go on with the empty prompt, which the pipeline reads too: with a prompt of more than 75 tokens the
         images of the others are not those that they have alone. Encode prompts of different lengths in calls of their
@@ -170,11 +170,13 @@ class Attachment(AbstractContextManager["Attachment"]):
         Raises:
             PromptError: an unknown name, a prompt that does not fit, what is no text, no prompt, or not as many
                 negative prompts.
-            ConfigError: an encoder is given, and `clip_skip` was.
+            ConfigError: an encoder is given, and `clip_skip` was; or a negative prompt that this pipeline never reads.
             BackboneError: the identities are detached already.
         """
         self.check_attached()
         prompts, negatives = pair_texts(prompt, negative)
+        if self.conditioner.backbone.embeds_guidance and not is_negative_read(self.pipe):
+            refuse_negative_prompt("".join(negatives))
         # Texts encoded before are forgotten: the text encoder may have changed.
         conditioner = copy(self.conditioner)
         conditioner.encodings, conditioner.negative_encodings = RecentEncodings(), RecentEncodings()
@@ -193,11 +195,11 @@ class Attachment(AbstractContextManager["Attachment"]):
             null, positive = encode_elsewhere(conditioner, encoder, prompts, negatives, steps)
         # The text encoder's, as pipelines cast texts; a UNet's weights may be stored in a coarser one (float8).
         dtype = conditioner.backbone.token_tables[-1].dtype
-        negative_arguments = list_text_arguments(join_stages([null] * len(steps)).to(dtype))
-        return {
-            **list_text_arguments(join_stages(positive).to(dtype)),
-            **{f"negative_{name}": value for name, value in negative_arguments.items()},
-        }
+        arguments = list_text_arguments(join_stages(positive).to(dtype))
+        if has_negative_argument(self.pipe):
+            negative_arguments = list_text_arguments(join_stages([null] * len(steps)).to(dtype))
+            arguments |= {f"negative_{name}": value for name, value in negative_arguments.items()}
+        return arguments
 
     def copy_text_parts(self) -> StageTextParts:
         """Copy the pipeline's tokenizers and text encoders, with words for the identities' vectors, for an `encoder`.

@@ -123,6 +123,7 @@ def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, s
         "format": "pt",
         "modelspec.sai_model_spec": MODEL_SPEC,
         "modelspec.architecture": f"{architecture}/{kind}",
+        "modelspec.implementation": "diffusers",
         "modelspec.title": stem,
         "sefi.base_model": header.base_model,
         "sefi.identity": compute_identity_digest(identity),

@@ -1,6 +1,8 @@
 """A diffusers pipeline of the user's own: its parts as a model, its networks that read texts, its calls one by one."""
 
 import functools
+import inspect
+import math
 import threading
 from copy import copy
 from typing import Any
@@ -125,6 +127,21 @@ def list_denoisers(pipe: Any) -> list[nn.Module]:  # noqa: ANN401
             "Use ControlNets that were made for this model.",
         )
     return denoisers
+
+
+def has_negative_argument(pipe: Any) -> bool:  # noqa: ANN401
+    """Return whether a pipeline's call has an argument for encoded negative texts; latent consistency's has none."""
+    return "negative_prompt_embeds" in inspect.signature(type(pipe).__call__).parameters
+
+
+def is_negative_read(pipe: Any) -> bool:  # noqa: ANN401
+    """Return whether a pipeline around a UNet that takes the guidance scale as an input reads negative texts.
+
+    Most never do, and some with a ControlNet do at a scale above 1: each answers by its own rule.
+    """
+    asked = copy(pipe)
+    vars(asked)["_guidance_scale"] = math.inf  # where a pipeline keeps the scale of its call
+    return has_negative_argument(pipe) and bool(getattr(asked, "do_classifier_free_guidance", True))
 
 
 def lock_calls(pipe: Any) -> None:  # noqa: ANN401

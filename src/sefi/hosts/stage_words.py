@@ -57,7 +57,9 @@ def copy_text_parts(conditioner: IdentityConditioner) -> StageTextParts:
         for name, tokens in conditioner.stage_tokens.items()
         for stage, half, vector in torch.cartesian_prod(*map(torch.arange, tokens.shape[:3])).tolist()
     }
-    rows = torch.stack(list(vectors.values())).split(list(backbone.token_widths), dim=-1)
+    nobody = torch.zeros(0, backbone.token_width)  # a pipeline may be attached to without identities
+    stacked = torch.cat([nobody, *(vector.cpu()[None] for vector in vectors.values())])
+    rows = stacked.split(list(backbone.token_widths), dim=-1)
     tokenizers = [add_words(tokenizer, list(vectors)) for tokenizer in backbone.tokenizers]
     encoders = [
         add_rows(encoder, table, tokenizer.convert_tokens_to_ids(list(vectors)), some)
@@ -83,7 +85,7 @@ def add_rows(encoder: nn.Module, table: Tensor, places: list[int], rows: Tensor)
     Args:
         places: where they go, in the table or after its end.
     """
-    longer = table.new_zeros(max(len(table), max(places) + 1), table.shape[1])
+    longer = table.new_zeros(max([len(table), *(place + 1 for place in places)]), table.shape[1])
     longer[: len(table)] = table.detach()
     longer[places] = rows.to(longer)
     copied: Any = copy_part(encoder)

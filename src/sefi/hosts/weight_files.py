@@ -1,8 +1,11 @@
 """Write the weights that an identity changes as files of other programs: LoRA, and Custom Diffusion for diffusers.
 
 A LoRA leaves with the names of diffusers (`unet.LAYER.lora_A.weight`) or with kohya's
-(`lora_unet_LAYER.lora_down.weight`), which every other program reads. Nothing is lost in either.
+(`lora_unet_LAYER.lora_down.weight`), which every other program reads; layers of SDXL have the names of its published
+code there. Nothing is lost in either.
 """
+
+import re
 
 import torch
 
@@ -22,6 +25,13 @@ from sefi.identity.file import Identity, Tensors
 
 DOWN, UP = "lora_A", "lora_B"
 CROSS = ".attn2."
+UP_BLOCK = re.compile(r"unet\.up_blocks\.\d+\.attentions\.(\d+)\.")
+# What kohya's trainers write of the model: A1111 and Forge hide a LoRA of SDXL or 2.x that does not say so.
+KOHYA_VERSIONS = {
+    "sd1": {"ss_base_model_version": "sd_v1", "ss_v2": "False"},
+    "sd2": {"ss_base_model_version": "sd_v2", "ss_v2": "True"},
+    "sdxl": {"ss_base_model_version": "sdxl_base_v1-0", "ss_v2": "False"},
+}
 CUSTOM_TOKENS = 2  # the new word, and the class word behind it
 
 
@@ -48,13 +58,18 @@ def export_lora(identity: Identity, host: Host, words: str) -> Exported:
         words: what its name stands for in prompts: the rare word and the class word.
     """
     stem = make_stem(identity)
-    tensors = make_diffusers_lora(identity) if host.reads_diffusers_lora else make_kohya_lora(identity)
+    family = identity.header.base_model.partition(":")[0]
+    if host.reads_diffusers_lora:
+        tensors = make_diffusers_lora(identity)
+    else:
+        tensors = make_kohya_lora(identity, of_sdxl=len(identity.header.widths) > 1)
     rank = min(tensor.shape[0] for name, tensor in identity.tensors.items() if name.endswith(DOWN))
     metadata = make_model_metadata(identity, stem, "lora") | {
         "modelspec.trigger_phrase": words,
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
+        **KOHYA_VERSIONS.get(family, {}),
     }
     prompt = host.lora_prompt.format(stem=stem, words=words)
     return Exported((ExportedFile(stem, tensors, metadata),), prompt, host.lora_folder, host.lora_advice)
@@ -65,16 +80,38 @@ def make_diffusers_lora(identity: Identity) -> Tensors:
     return {f"{name}.weight": convert_matrix(tensor) for name, tensor in identity.tensors.items()}
 
 
-def make_kohya_lora(identity: Identity) -> Tensors:
-    """Return LoRA's matrices by kohya's names, with `alpha` of each layer: its rank, so that nothing is scaled."""
+def make_kohya_lora(identity: Identity, *, of_sdxl: bool = False) -> Tensors:
+    """Return LoRA's matrices by kohya's names, with `alpha` of each layer: its rank, so that nothing is scaled.
+
+    Args:
+        of_sdxl: name layers as SDXL's published code does: sd-scripts finds no others there.
+    """
+    found = [UP_BLOCK.match(name) for name in identity.tensors if of_sdxl]
+    layers_per_block = max((int(one[1]) for one in found if one), default=0) + 1
     tensors: Tensors = {}
     for name, tensor in identity.tensors.items():
         layer, _, kind = name.removeprefix("unet.").rpartition(".")
-        prefix = f"lora_unet_{layer.replace('.', '_')}"
+        prefix = f"lora_unet_{(rename_block(layer, layers_per_block) if of_sdxl else layer).replace('.', '_')}"
         tensors[f"{prefix}.{'lora_down' if kind == DOWN else 'lora_up'}.weight"] = convert_matrix(tensor)
         if kind == DOWN:
             tensors[f"{prefix}.alpha"] = torch.tensor(float(tensor.shape[0]))
     return tensors
+
+
+def rename_block(layer: str, layers_per_block: int) -> str:
+    """Rename an attention layer of diffusers' UNet as the published code of Stable Diffusion does.
+
+    Args:
+        layers_per_block: of the up blocks, which have one for each of the numbers that a block takes there.
+
+    >>> rename_block("down_blocks.1.attentions.0.transformer_blocks.1.attn1.to_q", 3)
+    'input_blocks.4.1.transformer_blocks.1.attn1.to_q'
+    """
+    if layer.startswith("mid_block.attentions.0."):
+        return layer.replace("mid_block.attentions.0", "middle_block.1", 1)
+    side, block, _, number, rest = layer.split(".", 4)
+    place = int(block) * layers_per_block + int(number)
+    return f"input_blocks.{place + 1}.1.{rest}" if side == "down_blocks" else f"output_blocks.{place}.1.{rest}"
 
 
 def convert_matrix(tensor: torch.Tensor) -> torch.Tensor:

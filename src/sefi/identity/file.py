@@ -145,6 +145,11 @@ class Identity:
         """Whether it has weights of the model's networks, instead of tokens or with them."""
         return any(name.startswith(OWN_WEIGHTS) for name in self.tensors)
 
+    @property
+    def is_tokens_alone(self) -> bool:
+        """Whether its tokens are all that is applied; what a method keeps for readers beside them does not count."""
+        return "tokens" in self.tensors and not self.has_weights
+
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write one safetensors file, atomically; an earlier identity of the same name is replaced.
 
@@ -657,6 +662,20 @@ def check_together(identities: Sequence[Identity]) -> None:
             "its texts in ways that do not fit together.",
             "Learn all of them with one method.",
         )
+
+
+def check_tokens_alone(identities: Iterable[Identity], remedy: str) -> None:
+    """Refuse identities of which a part only would be used, where tokens are used and nothing else.
+
+    Raises:
+        IdentityError: one has weights of the model, or no tokens.
+    """
+    for one in identities:
+        if not one.is_tokens_alone:
+            raise IdentityError(
+                f"{one.name!r} was learned with {one.method}, which is more than tokens; only tokens are used here.",
+                remedy,
+            )
 
 
 def check_names_differ(identities: Sequence[Identity]) -> None:

@@ -21,12 +21,11 @@ from sefi.core.config import (
     parse_config,
     split_assignment,
 )
-from sefi.core.errors import ConfigError, IdentityError, MethodError, SefiError
+from sefi.core.errors import ConfigError, MethodError, SefiError
 from sefi.core.hints import METHOD_ALIASES, find_settings, suggest
 from sefi.core.prompts import NAME
 
 if TYPE_CHECKING:  # listing names and reading the starting presets loads no torch
-    from sefi.identity.file import Identity
     from sefi.methods.base import Method
 
 GROUP = "sefi.methods"
@@ -295,18 +294,3 @@ def is_of_tokens(name: str) -> bool:
     from sefi.methods.base import TokenMethod  # noqa: PLC0415  loads torch
 
     return isinstance(get_method(name), TokenMethod)
-
-
-def check_tokens_only(identities: Sequence["Identity"]) -> None:
-    """Refuse identities that are not applied by their tokens alone, where only tokens are used.
-
-    Raises:
-        IdentityError: a method that changes the model learned one.
-    """
-    for identity in identities:
-        if not is_of_tokens(identity.method):
-            raise IdentityError(
-                f"{identity.name!r} was learned with {identity.method}, which changes the model itself; attention is "
-                "shown for tokens.",
-                "Learn it with another method (`sefi methods`), or leave it out.",
-            )

@@ -13,7 +13,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageCms, ImageFile, ImageOps
+from PIL import ExifTags, Image, ImageChops, ImageCms, ImageFile, ImageOps
 from pillow_heif import HeifImageFile, get_file_mimetype
 from torch import Tensor
 from torch.nn import functional as F
@@ -262,21 +262,51 @@ def _check_grey_values(image: Image.Image, raw_mode: str) -> None:
 def _find_raw_mode(image: Image.Image) -> str:
     """Return how Pillow unpacks a PNG's values, which tells their bits; empty for other formats.
 
-    Of an image that its caller has loaded Pillow has forgotten it; what shows that it has 16 bits is enough then.
+    Of an image that its caller has loaded or copied Pillow has forgotten it: what its pixels show is enough then.
     """
-    if image.format != "PNG" or not isinstance(image, ImageFile.ImageFile):
-        return ""
-    if image.tile:
-        arguments = image.tile[0].args
-        return arguments if isinstance(arguments, str) else ""
-    if image.mode == "I":
-        return "I;16B"
+    if image.format == "PNG" and isinstance(image, ImageFile.ImageFile):
+        if image.tile:
+            arguments = image.tile[0].args
+            return arguments if isinstance(arguments, str) else ""
+        if image.mode == "I":
+            return "I;16B"
+    return _find_raw_mode_by_pixels(image) if image.format in ("PNG", None) else ""  # a copy has no format
+
+
+def _find_raw_mode_by_pixels(image: Image.Image) -> str:
+    """Return how Pillow has unpacked a PNG's values as far as its pixels show it, otherwise empty."""
     key = image.info.get("transparency")
-    return "RGB;16B" if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255 else ""
+    if image.mode == "RGB" and isinstance(key, tuple) and max(key) > 255:
+        return "RGB;16B"
+    if image.mode == "L" and isinstance(key, int):
+        return _find_grey_scale(image, key)
+    profile = image.info.get("icc_profile")
+    if image.mode == "RGBA" and profile and profile[SPACE_IN_PROFILE] == PROFILE_SPACES["L"] and _is_grey(image):
+        return "LA;16B"
+    return ""
+
+
+def _find_grey_scale(image: Image.Image, key: int) -> str:
+    """Return the raw mode of grey of 2 or 4 bits: its few values were scaled up, which the transparent one was not."""
+    colours = [cast(int, colour) for _, colour in image.getcolors(16) or []]
+    scaled = (
+        mode
+        for mode, scale in PNG_SCALES.items()
+        if key * scale <= 255 and all(colour % scale == 0 for colour in colours)
+    )
+    return next(scaled, "") if colours else ""
+
+
+def _is_grey(image: Image.Image) -> bool:
+    """Return whether red, green and blue are the same everywhere."""
+    red, green, blue, _ = image.split()
+    return all(ImageChops.difference(red, band).getbbox() is None for band in (green, blue))
 
 
 def _convert_to_rgb(image: Image.Image, raw_mode: str) -> Image.Image:
     """Return eight-bit sRGB from any mode: the colour profile first, then transparency over white."""
+    if image.mode == "La":  # grey times its opacity, which Pillow converts to nothing else
+        image = image.convert("LA")
     alpha = _extract_alpha(image, raw_mode)
     image.info.pop("transparency", None)  # conversions would look for its colour
     rgb = _apply_profile(_extract_colours(image, raw_mode), image.info.get("icc_profile"))
