@@ -518,10 +518,10 @@ def check_samples(run: RunInfo, samples: Sequence[Sample]) -> None:
     """Check samples, each valid by itself, against their run and each other.
 
     Raises:
-        InvalidFileError: one is of a subject or prompt that the run does not have, says of more or fewer things whether
-            they are shown than its prompt wants, or has an embedding of another length.
+        InvalidFileError: one is of a subject, prompt or seed that the run does not have, says of more or fewer things
+            whether they are shown than its prompt wants, or has an embedding of another length.
     """
-    prompts, subjects = run.suite.prompts, set(run.subjects)
+    prompts, subjects, seeds = run.suite.prompts, set(run.subjects), set(run.suite.seeds)
     lengths = {len(sample.embedding) for sample in samples if sample.embedding is not None}
     if len(lengths) > 1:
         raise InvalidFileError(f"embeddings have {len(lengths)} different lengths")
@@ -530,6 +530,8 @@ def check_samples(run: RunInfo, samples: Sequence[Sample]) -> None:
             raise InvalidFileError(f"there is no subject {sample.subject[:80]!r} in run.json")
         if sample.prompt >= len(prompts):
             raise InvalidFileError(f"there is no prompt {sample.prompt} in run.json")
+        if sample.seed not in seeds:
+            raise InvalidFileError(f"there is no seed {sample.seed} in run.json")
         wanted = prompts[sample.prompt].wanted
         if sample.shown is not None and len(sample.shown) != len(wanted):
             raise InvalidFileError(
