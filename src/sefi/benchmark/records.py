@@ -420,8 +420,8 @@ class Sample(RecordModel):
         id: Likeness to the photo that was learned; `id_other_photo` to another image of the subject,
             `id_leaked` of each face to the other of two subjects. `id_second` and `id_second_other` are `id` and
             `id_other_photo` by the second recogniser.
-        clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both; `clip_image_others`
-            and `background_others` their means over the photos of other subjects of the run; `dino` DINOv2's.
+        clip_image: CLIP cosine of image and photo; `background` with the surest face of each blanked;
+            `clip_image_others` and `background_others` their means over the photos of other subjects; `dino` DINOv2's.
         prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
         shown: For everything that the prompt wants, whether readers found it.
         embedding: CLIP's unit vector of the image.

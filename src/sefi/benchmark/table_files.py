@@ -53,7 +53,7 @@ def format_range(interval: Interval, unit: Unit, *, sign: bool = False) -> str:
 def format_ends(table: Table, label: str, metric: Metric) -> str:
     """Return an interval's ends, and how many subjects there are where another figure of the variant has more."""
     value = table.values[label, metric.name]
-    some = f"(n = {value.n})" if table.lacks_subjects(label, metric) else ""
+    some = f"(n = {value.n})" if table.has_fewer_subjects(label, metric) else ""
     return f"{format_range(value, metric.unit)} {some}".strip()
 
 

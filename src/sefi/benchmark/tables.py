@@ -97,7 +97,7 @@ class Table:
         leading = (max if metric.direction == "up" else min)(means.values())
         return frozenset(label for label, value in means.items() if value == leading)
 
-    def lacks_subjects(self, label: str, metric: Metric) -> bool:
+    def has_fewer_subjects(self, label: str, metric: Metric) -> bool:
         """Return whether a variant has this figure of fewer subjects than another of its figures."""
         counts = [value.n for (variant, _), value in self.values.items() if variant == label]
         return 0 < self.values[label, metric.name].n < max(counts)
