@@ -5,6 +5,7 @@ import itertools
 import pytest
 from hypothesis import given, strategies
 
+from sefi.benchmark import statistics
 from sefi.benchmark.plan import count_cases, describe_unequal_cases, explain_unequal_cases, list_planned_keys
 from sefi.benchmark.records import ListedFolder, ListedImage, RunInfo, Sample
 from sefi.benchmark.table_metrics import METRICS
@@ -22,6 +23,12 @@ PROMPTS = [{"text": "a photo of {}", "kind": "plain"}, {"text": "{} at the sea",
 PEOPLE = ("ada", "bob")
 EVERY_CASE = [(subject, prompt, seed) for subject in PEOPLE for prompt in (0, 1) for seed in (0, 1)]
 LIKENESS = {"ours": 0.8, "theirs": 0.3, "pasted": 1.0}
+
+
+@pytest.fixture(autouse=True)
+def two_people_suffice(monkeypatch):
+    """What is compared is tested here, not of how many people a difference is believed."""
+    monkeypatch.setattr(statistics, "FEWEST_TO_TELL", 2)
 
 
 def make_run(references=(), **cases):

@@ -289,9 +289,10 @@ def test_the_record_of_a_million_images_can_be_read_whatever_their_vectors():
 def test_more_images_than_a_run_has_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(run_files, "MOST_IMAGES", 2)
     cells = [cell(seed=seed) for seed in (0, 1, 1)]
-    assert len(folder_of(tmp_path, RUN, cells).read_samples()) == 2
+    run = with_suite(seeds=[0, 1, 2])
+    assert len(folder_of(tmp_path, run, cells).read_samples()) == 2
     with pytest.raises(ConfigError, match=r"more than 2 images\. Make another run"):
-        folder_of(tmp_path, RUN, [*cells, cell(seed=2)]).read_samples()
+        folder_of(tmp_path, run, [*cells, cell(seed=2)]).read_samples()
 
 
 def list_images(count):

@@ -215,6 +215,13 @@ def test_an_image_of_another_run_has_its_own_remedy(folder):
     assert "lines of such images" in caught.value.remedy
 
 
+def test_an_image_of_a_seed_that_was_not_asked_for_changes_no_mean(folder):
+    for seed in (0, 1, 2, 3):
+        folder.add(sample(seed, id=0.5 if seed < 3 else 1.0))
+    with pytest.raises(ConfigError, match=r"no seed 3 in run\.json"):
+        folder.read_samples()
+
+
 def test_a_file_system_without_locks_is_no_other_run(folder, monkeypatch):
     def none(*_, **__):
         raise OSError(37, "No locks available")

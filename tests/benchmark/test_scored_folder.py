@@ -316,6 +316,38 @@ STRANGE = {"a\x1b[2J-1.png": "a\\x1b[2J-1.png", "zo\udceb-1.png": "zo\\udceb-1.p
 DEEP = "d" * 200  # a name of 200 letters is possible, and so is a file with another in it
 
 
+def test_links_to_images_that_are_gone_are_listed(tmp_path):
+    paint(tmp_path / "names" / "a-photo-of-ada-0.png")
+    (tmp_path / "names" / "a-photo-of-ada-1.png").symlink_to(tmp_path / "gone.png")
+    paint(tmp_path / "folders" / "ada" / "a-photo-of-ada-0.png")
+    (tmp_path / "folders" / "ada" / "a-photo-of-ada-1.png").symlink_to(tmp_path / "gone.png")
+    bench = tmp_path / "bench"
+    paint(bench / "tgt_image" / "ada" / "0_0.png")
+    (bench / "tgt_image" / "ada" / "0_1.png").symlink_to(tmp_path / "gone.png")
+    (bench / "text" / "ada").mkdir(parents=True)
+    (bench / "text" / "ada" / "0_0.txt").write_text("a photo of a person")
+    lost = {"names": "a-photo-of-ada-1.png", "folders": "ada/a-photo-of-ada-1.png", "bench": "tgt_image/ada/0_1.png"}
+    for name, file in lost.items():
+        found = find_images(tmp_path / name, ADA)
+        assert (len(found.images), found.unreadable) == (1, (file,))
+        assert assign_images(found, collect_prompts([found]), [0]).unreadable == (file,)
+
+
+def test_an_image_that_a_list_names_twice_is_refused(tmp_path):
+    line = {"image": "a.png", "prompt": "a photo of <ada>"}
+    write_list(tmp_path, line, {"image": "b.png", "prompt": "a photo of <ada>"}, line)
+    with pytest.raises(ConfigError, match=r"it names 'a\.png' 2 times with one prompt"):
+        find_images(tmp_path, ADA)
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\x85"])
+def test_a_prompt_of_a_list_may_have_what_ends_a_line_elsewhere(tmp_path, mark):
+    paint(tmp_path / "a.png")
+    entry = {"image": "a.png", "prompt": f"a photo of <ada>{mark}in space"}
+    (tmp_path / "list.jsonl").write_text(json.dumps(entry, ensure_ascii=False) + "\r\n", encoding="utf-8", newline="")
+    assert cases(find_images(tmp_path, ADA)) == [("a.png", "ada", "a photo of {} in space", 0)]
+
+
 def test_files_with_names_that_no_record_holds_are_listed(tmp_path):
     folder = tmp_path / "images"
     paint(folder / "ada-1.png")

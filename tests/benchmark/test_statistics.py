@@ -124,6 +124,23 @@ def test_an_interval_around_zero_is_no_difference():
     assert Interval(-0.1, -0.3, -0.05, 5).excludes_zero
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("subjects", "share"), [(4, 0.20), (6, 0.14), (12, 0.09), (24, 0.07)])
+def test_without_a_difference_intervals_leave_out_zero_as_often_as_pages_say(subjects, share):
+    chance, runs = np.random.default_rng(1), 2000
+    found = [
+        estimate_interval({f"s{n:02}": float(value) for n, value in enumerate(row)}, 1000)
+        for row in chance.standard_normal((runs, subjects))
+    ]
+    assert sum(one.excludes_zero for one in found) / runs == pytest.approx(share, abs=0.02)
+
+
+@pytest.mark.parametrize(("count", "told"), [(2, False), (5, False), (6, True)])
+def test_a_direction_is_told_of_six_subjects_or_more(count, told):
+    assert Interval(0.1, 0.05, 0.3, count).tells_direction == told
+    assert not Interval(0.1, -0.05, 0.3, count).tells_direction
+
+
 @settings(max_examples=40)
 @given(st.dictionaries(st.text(max_size=3), finite, min_size=2, max_size=9), finite)
 def test_the_interval_holds_the_mean_and_moves_with_the_values(values, shift):

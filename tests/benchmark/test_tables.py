@@ -22,6 +22,7 @@ from sefi.benchmark.table_files import (
     format_samples,
     format_tables_csv,
     format_tables_json,
+    format_text,
     format_value,
 )
 from sefi.benchmark.table_metrics import METRICS, find_conditions
@@ -330,6 +331,29 @@ def test_nobody_leads_with_one_subject_or_in_an_unfinished_run():
     assert (part.finished, part.find_best(METRIC["id"])) == (False, frozenset())
     told = json.loads(format_tables_json(of_two(samples)[:-1], both))
     assert told["images"] == {"made": 7, "planned": 8, "finished": False}
+
+
+def test_nobody_leads_a_figure_that_variants_have_of_different_subjects():
+    # In no image of theirs bob has a face: their likeness over faces is ada's alone, who is the easier one for both.
+    ours = [*scored((0.6, 0.3), (0.6, 0.3)), *scored((0.2, 0.3), (0.2, 0.3), subject="bob")]
+    theirs = [*scored((0.5, 0.2), (0.5, 0.2)), *scored((None, 0.2), (None, 0.2), subject="bob")]
+    theirs += scored((0.5, 0.2), subject="eve")  # who makes it two: a single one never leads
+    samples = [
+        *ours,
+        *scored((None, 0.3), subject="eve"),
+        *(c.model_copy(update={"variant": "theirs"}) for c in theirs),
+    ]
+    found = make_table(samples, make_run())
+    assert found.values["ours", "id_detected"].mean == pytest.approx(0.4)
+    assert found.values["theirs", "id_detected"].mean == pytest.approx(0.5)
+    assert [found.values[label, "id_detected"].n for label in ("ours", "theirs")] == [2, 2]
+    assert found.uneven == {"id_detected"}
+    assert found.find_best(METRIC["id_detected"]) == frozenset()
+    assert found.find_best(METRIC["prompt"]) == {"ours"}
+    text = format_markdown(found)
+    assert "0.400 [0.200, 0.600] (n = 2)" in text
+    assert text.count("(n = 2)") == 2
+    assert format_text(found).count("(n = 2)") == 2
 
 
 def test_lower_is_better_where_the_arrow_says_so():

@@ -138,6 +138,9 @@ def test_analyse_says_who_won(study, run_folder, tmp_path):
     ]
     text = study("analyse", *files).stdout
     assert "3 raters" in text
+    assert text.count("; intervals over 3 raters\n") == 3
+    assert text.endswith("Intervals of fewer than 10 raters are too narrow.\n")
+    assert quality["shares"]["ours"]["n"] == quality["strengths"]["ours"]["n"] == 3
     assert re.search(r"  ours   share 0\.67 \[\d\.\d\d, 1\.00\]  strength \+\d\.\d\d \[", text)
 
 
@@ -174,7 +177,7 @@ def test_analyse_says_how_many_were_left_out_and_null_for_what_it_cannot_know(st
     reason = "passed 0 of 12 attention checks, as a blind rater would with a probability of 1.00"
     assert told["excluded"] == [{"rater": "s", "reason": reason}]
     quality = told["questions"]["quality"]
-    assert quality["shares"]["rival"] == {"value": 1, "low": None, "high": None}
+    assert quality["shares"]["rival"] == {"value": 1, "low": None, "high": None, "n": 1}
     assert (quality["alpha"], quality["resampled"]) == (None, "comparisons")
     text = study("analyse", *files).stdout
     assert f"1 rater; 1 left out\n  s: {reason}" in text

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from sefi.benchmark.records import Sample
+from sefi.benchmark.statistics import estimate_interval
 from sefi.benchmark.table_files import format_value
 from sefi.benchmark.tables import compute_differences, make_table, make_tables_by_kind
 from sefi.core.errors import ConfigError
@@ -113,8 +114,14 @@ def test_numbers_are_the_tables_and_their_directions_are_shown(made, page):
     assert "background leakage ↓" in text
 
 
+def repeat_subjects(samples):
+    """The samples of three subjects and of three more with the same scores."""
+    return [*samples, *(one.model_copy(update={"subject": f"{one.subject}-2"}) for one in samples)]
+
+
 def test_differences_say_better_and_worse_only_where_the_interval_leaves_out_zero(made):
     run, samples, _ = made
+    samples = repeat_subjects(samples)
     others = {"one token": compute_differences(samples, run, "ours", "one token")}
     shown = make_difference_view(make_table(samples, run), "t", others, ("main", "image"))
     marks = {metric.name: entry.mark for metric, entry in zip(shown.metrics, shown.lines[0].entries, strict=True)}
@@ -128,10 +135,21 @@ def test_differences_say_better_and_worse_only_where_the_interval_leaves_out_zer
 def test_less_of_what_should_be_low_is_better(made):
     run, samples, _ = made
     leaks = {"ours": 0.2, "one token": 0.6}
-    samples = [c.model_copy(update={"background": leaks.get(c.variant)}) for c in samples]
+    samples = repeat_subjects([c.model_copy(update={"background": leaks.get(c.variant)}) for c in samples])
     others = {"one token": compute_differences(samples, run, "ours", "one token")}
     shown = make_difference_view(make_table(samples, run), "t", others, ("image",))
     assert (shown.metrics[0].name, shown.lines[0].entries[0].mark) == ("background", "better")
+
+
+@pytest.mark.parametrize(("subjects", "mark"), [(2, ""), (4, ""), (5, ""), (6, "better"), (12, "better")])
+def test_no_difference_of_fewer_than_six_subjects_is_called_better(made, subjects, mark):
+    # Of five equal variants' differences all have one sign in 6 % of runs, and then no resample has another.
+    run, samples, _ = made
+    found = estimate_interval({f"s{n}": 0.5 + n / 100 for n in range(subjects)})
+    others = {"one token": {"id": found}}
+    shown = make_difference_view(make_table(samples, run), "t", others, ("main",))
+    assert found.excludes_zero
+    assert [entry.mark for entry in shown.lines[0].entries] == [mark]
 
 
 @pytest.mark.slow

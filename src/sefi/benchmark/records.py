@@ -420,8 +420,8 @@ class Sample(RecordModel):
         id: Likeness to the photo that was learned; `id_other_photo` to another image of the subject,
             `id_leaked` of each face to the other of two subjects. `id_second` and `id_second_other` are `id` and
             `id_other_photo` by the second recogniser.
-        clip_image: CLIP cosine of image and photo; `background` with the faces blanked in both; `clip_image_others`
-            and `background_others` their means over the photos of other subjects of the run; `dino` DINOv2's.
+        clip_image: CLIP cosine of image and photo; `background` with the surest face of each blanked;
+            `clip_image_others` and `background_others` their means over the photos of other subjects; `dino` DINOv2's.
         prompt_score: CLIP cosine of image and prompt; `margin` its lead over that of a plain photo.
         shown: For everything that the prompt wants, whether readers found it.
         embedding: CLIP's unit vector of the image.
@@ -518,10 +518,10 @@ def check_samples(run: RunInfo, samples: Sequence[Sample]) -> None:
     """Check samples, each valid by itself, against their run and each other.
 
     Raises:
-        InvalidFileError: one is of a subject or prompt that the run does not have, says of more or fewer things whether
-            they are shown than its prompt wants, or has an embedding of another length.
+        InvalidFileError: one is of a subject, prompt or seed that the run does not have, says of more or fewer things
+            whether they are shown than its prompt wants, or has an embedding of another length.
     """
-    prompts, subjects = run.suite.prompts, set(run.subjects)
+    prompts, subjects, seeds = run.suite.prompts, set(run.subjects), set(run.suite.seeds)
     lengths = {len(sample.embedding) for sample in samples if sample.embedding is not None}
     if len(lengths) > 1:
         raise InvalidFileError(f"embeddings have {len(lengths)} different lengths")
@@ -530,6 +530,8 @@ def check_samples(run: RunInfo, samples: Sequence[Sample]) -> None:
             raise InvalidFileError(f"there is no subject {sample.subject[:80]!r} in run.json")
         if sample.prompt >= len(prompts):
             raise InvalidFileError(f"there is no prompt {sample.prompt} in run.json")
+        if sample.seed not in seeds:
+            raise InvalidFileError(f"there is no seed {sample.seed} in run.json")
         wanted = prompts[sample.prompt].wanted
         if sample.shown is not None and len(sample.shown) != len(wanted):
             raise InvalidFileError(

@@ -270,7 +270,8 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
         raise ConfigError(f"'{path}' is no folder and no .jsonl list of images.", LAYOUTS)
     images = list[FoundImage]()
     with translate_file_errors(path, ConfigError, "is no list of images", LAYOUTS):
-        for number, line in enumerate(read_text(path, LARGEST_LIST).splitlines(), start=1):
+        # JSON may hold what `splitlines` takes for the end of a line, as U+2028.
+        for number, line in enumerate(read_text(path, LARGEST_LIST).split("\n"), start=1):
             if not line.strip():
                 continue
             with translate_file_errors(f"Line {number} of {path}", ConfigError, "is no image", LAYOUTS):
@@ -286,6 +287,9 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
                 images.append(FoundImage(entry.image, subject, template, entry.seed, entry.subject))
         if not images:
             raise InvalidFileError("it is empty")
+        [((file, *_), count)] = Counter((one.file, one.subject, one.prompt) for one in images).most_common(1)
+        if count > 1:  # it would count twice in the means
+            raise InvalidFileError(f"it names {file!r} {count} times with one prompt")
     return FoundFolder(path.parent, f"the list {path.name}", tuple(images))
 
 
@@ -297,6 +301,7 @@ def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
     images, photos, unreadable = list[FoundImage](), dict[str, Path](), list[str]()
     for inner in sorted(one for one in (folder / IMAGES).iterdir() if one.is_dir()):
         subject = choose_subject(inner.name, "", hints)
+        unreadable += list_lost_files(inner, folder)
         for file in list_image_files(inner):
             path = f"{IMAGES}/{inner.name}/{file.name}"
             if strange := change_strange_name(path):
@@ -331,6 +336,7 @@ def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
     inner = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "." and list_image_files(one)]
     images, unreadable = list[FoundImage](), list[str]()
     for place, named in [(folder, None), *((one, one.name) for one in inner)]:
+        unreadable += list_lost_files(place, folder)
         records = read_generation_records(place / RECORDS)
         for file in list_image_files(place):
             path = file.relative_to(folder).as_posix()
@@ -347,6 +353,13 @@ def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
     if not images:
         raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)}){name_unreadable(unreadable)}")
     return FoundFolder(folder, "names of files", tuple(images), unreadable=tuple(unreadable))
+
+
+def list_lost_files(place: Path, root: Path) -> list[str]:
+    """Return what has the name of an image and is none, as a link to a file that is gone; as records name them."""
+    names = [one for one in place.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
+    paths = [one.relative_to(root).as_posix() for one in names if not one.is_file() and not one.is_dir()]
+    return sorted(change_strange_name(path) or path for path in paths)
 
 
 def change_strange_name(name: str) -> str:

@@ -8,6 +8,9 @@ import numpy as np
 
 CONFIDENCE = 0.95
 DRAWS = 10_000  # of the bootstrap
+# Where all values have one sign, an interval leaves out 0; of five values without a direction that is so in 2 of 2^5
+# cases, more than 5 %. What the intervals of more do is measured in tests/benchmark/test_statistics.py.
+FEWEST_TO_TELL = 6
 AT_ONCE = 1_000_000  # numbers drawn in one piece, so that many clusters do not fill the memory
 
 
@@ -36,6 +39,11 @@ class Interval:
     def excludes_zero(self) -> bool:
         """Whether 0 lies outside the interval; False where there is no interval."""
         return self.low > 0 or self.high < 0
+
+    @property
+    def tells_direction(self) -> bool:
+        """Whether 0 lies outside the interval of so many clusters that this is seldom chance."""
+        return self.excludes_zero and self.n >= FEWEST_TO_TELL
 
 
 NO_INTERVAL = Interval(math.nan, math.nan, math.nan, 0)

@@ -50,6 +50,13 @@ def format_range(interval: Interval, unit: Unit, *, sign: bool = False) -> str:
     return "" if math.isnan(interval.low) or low == high == mean else f"[{low}, {high}]"
 
 
+def format_ends(table: Table, label: str, metric: Metric) -> str:
+    """Return an interval's ends, and how many subjects there are where another figure of the variant has more."""
+    value = table.values[label, metric.name]
+    some = f"(n = {value.n})" if table.has_fewer_subjects(label, metric) else ""
+    return f"{format_range(value, metric.unit)} {some}".strip()
+
+
 def format_heading(metric: Metric) -> str:
     """Return a metric's label with an arrow for the better direction."""
     return f"{metric.label} {ARROWS[metric.direction]}".strip()
@@ -113,7 +120,7 @@ def format_cell(table: Table, variant: VariantRow, metric: Metric) -> str:
     interval = table.values[variant.label, metric.name]
     shown = format_value(interval.mean, metric.unit)
     best = f"**{shown}**" if variant.label in table.find_best(metric) else shown
-    return f"{best} {format_range(interval, metric.unit)}".strip()
+    return f"{best} {format_ends(table, variant.label, metric)}".strip()
 
 
 def format_text(table: Table) -> str:
@@ -132,7 +139,7 @@ def format_text(table: Table) -> str:
 def format_plain(table: Table, variant: VariantRow, metric: Metric) -> str:
     """Return mean and interval of one variant and metric, unmarked."""
     interval = table.values[variant.label, metric.name]
-    return f"{format_value(interval.mean, metric.unit)} {format_range(interval, metric.unit)}".strip()
+    return f"{format_value(interval.mean, metric.unit)} {format_ends(table, variant.label, metric)}".strip()
 
 
 LATEX = str.maketrans(
@@ -163,7 +170,7 @@ def format_latex_cell(table: Table, variant: VariantRow, metric: Metric) -> str:
     interval = table.values[variant.label, metric.name]
     shown = format_value(interval.mean, metric.unit).translate(LATEX)
     best = rf"\textbf{{{shown}}}" if variant.label in table.find_best(metric) else shown
-    ends = format_range(interval, metric.unit).translate(LATEX)
+    ends = format_ends(table, variant.label, metric).translate(LATEX)
     return rf"{best} {{\scriptsize {ends}}}" if ends else best
 
 
@@ -302,7 +309,7 @@ def format_card_text(samples: Sequence[Sample], run: RunInfo, conventions: Seque
     """Return the Markdown text of a data set's card: what was compared, the table of main metrics, how to read it.
 
     Args:
-        conventions: sentences on how the figures are to be read.
+        conventions: sentences on how the figures are to be read, and what they do not show.
     """
     table, suite = make_table(samples, run), run.suite
     main = replace(table, metrics=tuple(metric for metric in table.metrics if metric.part == "main"))

@@ -285,7 +285,7 @@ METRICS: tuple[Metric, ...] = (
 
     Metric("background", "background leakage", "cosine", "down", make_mean("background"),
            (*FACES, *CLIP), "image",
-           "CLIP cosine of image and photo, faces blanked in both: how much of the photo's background came along."),
+           "CLIP cosine of image and photo, the surest face of each blanked: how much of the photo's background came."),
     Metric("background_own", "own background", "cosine", "down", make_own("background"),
            (*FACES, *CLIP, "background_others"), "image",
            "Background leakage less its mean over other subjects' photos: what came along of this photo alone.",

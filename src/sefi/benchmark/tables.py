@@ -1,6 +1,7 @@
 """Tables of a run: means with intervals, differences between variants, curves over the threshold."""
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -57,6 +58,8 @@ class Table:
         finished: Whether the run has every image that was asked for.
         equal: Whether all variants under test have the same subjects and prompts; folders of images may not.
         unlike: Labels of the variants that have other prompts than the first of the subjects that both have.
+        uneven: Names of the figures that variants under test have of different subjects, as the likeness over faces of
+            those of whom some image has a face.
     """
 
     kind: str
@@ -67,6 +70,7 @@ class Table:
     finished: bool = True
     equal: bool = True
     unlike: frozenset[str] = frozenset()
+    uneven: frozenset[str] = frozenset()
 
     @property
     def comparable(self) -> bool:
@@ -76,20 +80,27 @@ class Table:
     def find_best(self, metric: Metric) -> frozenset[str]:
         """Return the labels of the variants that lead a metric.
 
-        None leads where variants have different subjects and prompts, as in an unfinished run. A variant with a single
-        subject does not compete: nothing is known of its spread. Reference rows do not compete either, and none leads
-        if all are equal.
+        None leads where variants have different subjects and prompts, as in an unfinished run, or the figure is of
+        different subjects. A variant with a single subject does not compete: nothing is known of its spread. Reference
+        rows do not compete either, and none leads if all are equal.
         """
+        if not self.comparable or metric.name in self.uneven:
+            return frozenset()
         rivals = [
             (variant.label, self.values[variant.label, metric.name])
             for variant in self.variants
             if variant.control is None
         ]
-        means = {label: value.mean for label, value in rivals if self.comparable and value.n >= SUBJECTS_TO_LEAD}
+        means = {label: value.mean for label, value in rivals if value.n >= SUBJECTS_TO_LEAD}
         if metric.direction == "none" or len(set(means.values())) < 2:
             return frozenset()
         leading = (max if metric.direction == "up" else min)(means.values())
         return frozenset(label for label, value in means.items() if value == leading)
+
+    def has_fewer_subjects(self, label: str, metric: Metric) -> bool:
+        """Return whether a variant has this figure of fewer subjects than another of its figures."""
+        counts = [value.n for (variant, _), value in self.values.items() if variant == label]
+        return 0 < self.values[label, metric.name].n < max(counts)
 
 
 def make_table(samples: Sequence[Sample], run: RunInfo, kind: str = "") -> Table:
@@ -111,17 +122,34 @@ def make_table(samples: Sequence[Sample], run: RunInfo, kind: str = "") -> Table
     variants = tuple(variant for variant in list_variants(samples, run) if variant.label in labels_with_images)
     if not variants:
         raise ConfigError(f"The run has no images{format_kind(kind)}.", "Run the benchmark first.")
-    values = {
-        (variant.label, metric.name): estimate_interval(compute_by_subject(chosen, fixed, variant.label, metric))
+    by_subject = {
+        (variant.label, metric.name): compute_by_subject(chosen, fixed, variant.label, metric)
         for variant in variants
         for metric in METRICS
     }
+    values = {key: estimate_interval(figures) for key, figures in by_subject.items()}
+    compared = [variant.label for variant in variants if variant.control is None]
+    uneven = find_uneven({key: figures for key, figures in by_subject.items() if key[0] in compared})
     metrics = tuple(
         metric for metric in METRICS if any(values[variant.label, metric.name].computed for variant in variants)
     )
     missing = {metric.name: explain_missing(metric, samples, run) for metric in METRICS if metric not in metrics}
     finished = measure_completeness(run, samples).finished
-    return Table(kind, variants, metrics, missing, values, finished, *compare_cases(variants, run, kind))
+    return Table(kind, variants, metrics, missing, values, finished, *compare_cases(variants, run, kind), uneven)
+
+
+def find_uneven(by_subject: Mapping[tuple[str, str], Mapping[str, float]]) -> frozenset[str]:
+    """Return the names of the figures that variants have of different subjects; who has none of it does not count.
+
+    Args:
+        by_subject: Variant's label and figure's name to the figure of each subject, nan where it was not computed.
+    """
+    known: dict[str, set[frozenset[str]]] = {}
+    for (_, name), figures in by_subject.items():
+        subjects = frozenset(subject for subject, value in figures.items() if not math.isnan(value))
+        if subjects:
+            known.setdefault(name, set()).add(subjects)
+    return frozenset(name for name, sets in known.items() if len(sets) > 1)
 
 
 def compare_cases(variants: Sequence[VariantRow], run: RunInfo, kind: str) -> tuple[bool, frozenset[str]]:

@@ -163,15 +163,16 @@ def publish_bench(
     from sefi.core.errors import ConfigError
     from sefi.core.files import prepare_folder
     from sefi.identity.hub import make_dataset_card, upload_dataset
-    from sefi.report.bench_page import list_conventions
+    from sefi.report.bench_page import list_conventions, list_limits
 
     if public and push is None:
         raise ConfigError("--public says who may see an upload.", "Name the data set with --push OWNER/NAME.")
     folder = RunFolder(run_folder)
     info, samples = read_run(folder)
     heading = " ".join((title or f"Results of the suite {info.suite.name}").split())
+    sentences = [*list_conventions(info), *list_limits(samples)]
     texts = {
-        "README.md": make_dataset_card(heading, format_card_text(samples, info, list_conventions(info))),
+        "README.md": make_dataset_card(heading, format_card_text(samples, info, sentences)),
         "samples.jsonl": format_samples(samples),
         **format_tables(folder, info, samples),
     }

@@ -142,7 +142,7 @@ def describe_preference(one: "Preference") -> dict[str, object]:
 def describe_intervals(by_variant: "Mapping[str, Interval]") -> dict[str, dict[str, float | None]]:
     """Return values with their 95 % intervals as plain numbers."""
     return {
-        variant: {"value": x.mean, "low": replace_nan(x.low), "high": replace_nan(x.high)}
+        variant: {"value": x.mean, "low": replace_nan(x.low), "high": replace_nan(x.high), "n": x.n}
         for variant, x in by_variant.items()
     }
 
@@ -157,15 +157,22 @@ def format_result(result: "StudyResult") -> str:
     raters = "1 rater" if len(result.raters) == 1 else f"{len(result.raters)} raters"
     head = f"study {result.study}: {raters}" + (f"; {len(result.excluded)} left out" if result.excluded else "")
     reasons = [f"  {rater}: {reason}" for rater, reason in result.excluded.items()]
-    return "\n".join(
-        [head, *reasons, *(line for name, one in result.questions.items() for line in format_preference(name, one))]
-    )
+    lines = [head, *reasons]
+    lines += [line for name, one in result.questions.items() for line in format_preference(name, one)]
+    if 1 < len(result.raters) < FEW:
+        lines += ["", f"Intervals of fewer than {FEW} raters are too narrow."]
+    return "\n".join(lines)
+
+
+FEW = 10  # raters below which the text says that intervals are too narrow
 
 
 def format_preference(name: str, one: "Preference") -> list[str]:
     """Return one question: a head line and a line for every variant, the most chosen first."""
     agreement = "no agreement can be computed" if one.alpha is None else f"agreement (alpha) {one.alpha:.2f}"
-    head = f"{name}: {one.answers} answers, {one.seconds:.1f} s each; {agreement}; intervals over {one.resampled}"
+    resampled = next(iter(one.shares.values())).n
+    head = f"{name}: {one.answers} answers, {one.seconds:.1f} s each; {agreement}; "
+    head += f"intervals over {resampled} {one.resampled if resampled > 1 else one.resampled.removesuffix('s')}"
     width = max(map(len, one.shares))
     variants = sorted(one.shares, key=lambda variant: -one.shares[variant].mean)
     rows = [
