@@ -275,7 +275,7 @@ def convert_result(metric: Metric, interval: Interval, run: RunInfo) -> dict[str
     if not math.isnan(interval.low):
         bounds = {"lower": interval.low, "upper": interval.high, "confidence_level": CONFIDENCE}
         score["uncertainty"] = {
-            "confidence_interval": bounds | {"method": "percentile bootstrap over subjects"},
+            "confidence_interval": bounds | {"method": "expanded percentile bootstrap over subjects"},
             "num_samples": interval.n,
             "num_bootstrap_samples": DRAWS,
         }

@@ -112,8 +112,8 @@ def list_conventions(run: RunInfo) -> list[str]:
         tau_text,
         far_text,
         "The prompt score is that of the sentence with the class word in place of the person.",
-        "A figure is taken within each subject first, then over subjects. In brackets: 95 % interval, percentile "
-        "bootstrap over subjects, 10 000 resamples. Differences are paired by subject.",
+        "A figure is taken within each subject first, then over subjects. In brackets: 95 % interval, bootstrap "
+        "over subjects with expanded percentiles, 10 000 resamples. Differences are paired by subject.",
         "No interval is written where it has no width, or for a single subject.",
         "Bold: the best mean of a column, of variants with two subjects or more; nothing is bold in an unfinished run. "
         "It says which mean leads, not that the lead is sure: see the differences. Grey rows are reference rows, which "
@@ -189,9 +189,9 @@ def list_limits(samples: Sequence[Sample]) -> list[str]:
     """Return what the figures do not show, one sentence each."""
     subjects = len({sample.subject for sample in samples})
     few = (
-        f"Few subjects ({subjects}): bootstrap intervals are too narrow. Without any difference they leave out 0 in "
-        "20 % of comparisons of 4 subjects, 14 % of 6, 9 % of 12 and 7 % of 24, not in 5 %."
-        if subjects < FEW
+        f"Few subjects ({subjects}): no interval goes beyond what single subjects have, so it is too narrow. Without "
+        "any difference it leaves out 0 in 26 % of comparisons of 3 subjects, 13 % of 4 and 8 % of 5, not in 5 %."
+        if subjects < FEWEST_TO_TELL
         else ""
     )
     sentences = [

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from sefi.benchmark.statistics import CONFIDENCE, Interval, estimate_interval
+from sefi.benchmark.statistics import Interval, estimate_interval, find_tail
 from sefi.core.errors import ConfigError
 from sefi.user_study.study import Answer, AnswerFile
 
@@ -96,7 +96,7 @@ def analyse_question(
 ) -> Preference:
     """Return shares, strengths and agreement of one question's answers.
 
-    Intervals (95 %, percentile) come from resampling raters, who judge alike again and again; of a single rater,
+    Intervals (95 %, `find_tail`) come from resampling raters, who judge alike again and again; of a single rater,
     comparisons. With few raters they are too narrow: two raters have only three different resamples.
 
     Args:
@@ -146,7 +146,8 @@ def estimate_strength_intervals(
         return [Interval(float(estimate), np.nan, np.nan, 1) for estimate in estimates]
     times = np.random.default_rng(seed).multinomial(n, [1 / n] * n, size=draws)  # how often each is drawn
     resampled = estimate_strengths(np.tensordot(times.astype(np.float64), by_cluster, 1))
-    low, high = np.quantile(resampled, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2), axis=0)
+    tail = find_tail(n)
+    low, high = np.quantile(resampled, (tail, 1 - tail), axis=0)
     return [Interval(float(e), float(a), float(b), n) for e, a, b in zip(estimates, low, high, strict=True)]
 
 
