@@ -62,14 +62,14 @@ def format_record(record: dict[str, object]) -> str:
     """Return one line for each entry; nested settings one line each, under their own names."""
     lines: list[str] = []
     for name, value in flatten_record("", record):
-        lines.append(f"{escape_controls(name):<34} {escape_controls(format_value(value))}")
+        lines.append(f"{escape_controls(name):<34} {escape_controls(format_entry(value))}")
     return "\n".join(lines)
 
 
-def format_value(value: object) -> str:
+def format_entry(value: object) -> str:
     """Return a value as people write it, not as Python does.
 
-    >>> [format_value(one) for one in (None, [], ["a", "b"], [[0.5, 1.0], [2.0, 3.0]], True)]
+    >>> [format_entry(one) for one in (None, [], ["a", "b"], [[0.5, 1.0], [2.0, 3.0]], True)]
     ['none', 'none', 'a, b', '0.5 1.0, 2.0 3.0', 'True']
     """
     if isinstance(value, list | tuple) and value:
