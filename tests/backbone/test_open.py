@@ -152,6 +152,9 @@ def refusal(source: Path | str, **options: object) -> str:
 
 def test_nothing_there(tmp_path: Path) -> None:
     assert "no model at" in refusal(tmp_path / "nowhere")
+    # As mistyped as `models/sd15.safetensors` from a wrong folder: it looks like a hub id, and is none.
+    assert "no model at" in refusal("nowhere/sd15.safetensors")
+    assert "no model at" in refusal("nowhere/sd15.CKPT")
 
 
 def test_an_unrelated_folder(tmp_path: Path) -> None:

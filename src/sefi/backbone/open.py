@@ -118,6 +118,7 @@ def _check(backbone: Backbone, part: str, answer: Tensor, shape: tuple[int, ...]
 
 MODELS = Path(__file__).parents[1] / "models"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")  # a path that is no hub id
 # Configurations, tokenizer and full-precision safetensors; never pickled weights.
 HUB_FILES = ["*.json", "*.txt", "*/*.json", "*/*.txt", "*/*.safetensors"]
 HUB_NEVER = ["vae_1_0/*", "*flax*"]
@@ -186,11 +187,11 @@ def _locate(source: str, *, allow_download: bool) -> Path:
     path = _find_existing(source)
     if path is not None:
         return path
-    if HUB_ID.fullmatch(source) and not source.startswith("."):
+    if HUB_ID.fullmatch(source) and not source.startswith(".") and not source.lower().endswith(WEIGHT_SUFFIXES):
         return _fetch_from_hub(source, allow_download=allow_download)
     raise BackboneError(
         f"There is no model at '{source}'.",
-        f"Name a model folder, a .safetensors checkpoint, a hub id (owner/name) or '{EMBEDDED}'.",
+        f"Check the path. Name a model folder, a .safetensors checkpoint, a hub id (owner/name) or '{EMBEDDED}'.",
     )
 
 
@@ -249,7 +250,7 @@ def _make_missing_error(source: str, *, allow_download: bool) -> BackboneError:
         )
     return BackboneError(
         f"'{source}' is neither a local path nor in the local model cache.",
-        "Allow the download (`--download`, or allow_download=True), or name a local folder.",
+        "Check the path; if it is a hub id, allow the download (`--download`, or allow_download=True).",
     )
 
 

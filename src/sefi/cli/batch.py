@@ -44,16 +44,31 @@ Table = Annotated[
         help="A table (CSV) instead: name, photo; class_word, consent, seed, face. Several photos with ; or in rows.",
     ),
 ]
-ClassWord = Annotated[str | None, typer.Option("--class-word", help="Of everybody whose row says nothing else.")]
-Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Optimiser steps.")]
-MethodName = Annotated[str | None, typer.Option("--method", metavar="NAME", help="See `sefi methods`.")]
-MethodPreset = Annotated[str | None, typer.Option("--preset", metavar="NAME", help="Settings to start from.")]
+ClassWord = Annotated[
+    str | None, typer.Option("--class-word", help="What everybody is whose row says nothing else: person, dog ...")
+]
+Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
+MethodName = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help="Another method to learn with: see `sefi methods`.")
+]
+MethodPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
+    ),
+]
 ConsentText = Annotated[
     str | None,
-    typer.Option("--consent", metavar="TEXT", help="Of everybody whose row states none; as of `sefi learn`."),
+    typer.Option(
+        "--consent",
+        metavar="TEXT",
+        help='Who allows those whose row states nothing: "by=Jane Doe; for=permission; scope=calendar".',
+    ),
 ]
 NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use each photo's middle square, face or not.")]
-AnyStyle = Annotated[bool, typer.Option("--any-style", help="As of `sefi learn`.")]
+AnyStyle = Annotated[
+    bool, typer.Option("--any-style", help="Learn photographs on the embedded model, or drawings on another.")
+]
 Preview = Annotated[
     str, typer.Option("--preview", metavar="PROMPT", help="What each preview shows; {} is the subject.")
 ]
@@ -62,12 +77,13 @@ EngineName = Annotated[
     Engine, typer.Option("--engine", help="Who does the work; auto: one process, or --jobs processes.")
 ]
 Address = Annotated[
-    str | None, typer.Option("--address", help="Of a Ray cluster; else one is started on this machine alone.")
+    str | None,
+    typer.Option("--address", help="Address of a Ray cluster, or auto; else one is started on this machine alone."),
 ]
 Jobs = Annotated[
     int | None, typer.Option("--jobs", min=1, max=1024, help="Workers, each with a model; GPUs are taken in turn.")
 ]
-Tries = Annotated[int, typer.Option("--tries", min=1, max=100, help="After so many, an item is put aside.")]
+Tries = Annotated[int, typer.Option("--tries", min=1, max=100, help="Tries of a subject before it is put aside.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try again what was put aside or refused.")]
 
 

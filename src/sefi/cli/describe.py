@@ -62,16 +62,29 @@ def format_record(record: dict[str, object]) -> str:
     """Return one line for each entry; nested settings one line each, under their own names."""
     lines: list[str] = []
     for name, value in flatten_record("", record):
-        lines.append(f"{escape_controls(name):<34} {escape_controls(str(value))}")
+        lines.append(f"{escape_controls(name):<34} {escape_controls(format_entry(value))}")
     return "\n".join(lines)
 
 
-def flatten_record(prefix: str, value: object) -> list[tuple[str, object]]:
-    """Return nested values as dotted names.
+def format_entry(value: object) -> str:
+    """Return a value as people write it, not as Python does.
 
-    >>> flatten_record("", {"a": {"b": 1}, "c": 2})
-    [('a.b', 1), ('c', 2)]
+    >>> [format_entry(one) for one in (None, [], ["a", "b"], [[0.5, 1.0], [2.0, 3.0]], True)]
+    ['none', 'none', 'a, b', '0.5 1.0, 2.0 3.0', 'True']
     """
+    if isinstance(value, list | tuple) and value:
+        return ", ".join(" ".join(map(str, one)) if isinstance(one, list | tuple) else str(one) for one in value)
+    return "none" if value is None or value in ([], (), {}) else str(value)
+
+
+def flatten_record(prefix: str, value: object) -> list[tuple[str, object]]:
+    """Return nested values as dotted names; objects of a list are counted from 1.
+
+    >>> flatten_record("", {"a": {"b": 1}, "c": [{"d": 2}], "e": [3]})
+    [('a.b', 1), ('c.1.d', 2), ('e', [3])]
+    """
+    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+        value = {str(place): one for place, one in enumerate(value, start=1)}
     if not isinstance(value, dict) or not value:
         return [(prefix, value)]
     entries: list[tuple[str, object]] = []

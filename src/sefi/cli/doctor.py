@@ -126,10 +126,10 @@ def find_embedded_model(problems: list[str]) -> str | None:
 
 def format_findings(record: dict[str, object]) -> str:
     """Return the findings, one line each, problems last."""
-    from sefi.cli.describe import flatten_record
+    from sefi.cli.describe import flatten_record, format_entry
 
     shown = {name: value for name, value in record.items() if name not in UNLIKE_LINES}
-    lines = [f"{name:<34} {value}" for name, value in flatten_record("", shown)]
+    lines = [f"{name:<34} {format_entry(value)}" for name, value in flatten_record("", shown)]
     extras = record["extras"]
     assert isinstance(extras, dict)
     lines += [f"{f'extras.{name}':<34} {format_extra(extra)}" for name, extra in extras.items()]

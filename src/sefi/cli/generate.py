@@ -33,7 +33,7 @@ Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", he
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the image.")]
 Strength = Annotated[
     float | None,
-    typer.Option("--identity-strength", help="1 is what was learned, 0 leaves it out and keeps the class word."),
+    typer.Option("--identity-strength", help="0 is the class word, 1 what was learned, 2 the most."),
 ]
 ClipSkip = Annotated[
     int | None, typer.Option("--clip-skip", min=1, help="Text encoder's layer: 1 the usual, 2 the one before.")
@@ -44,7 +44,8 @@ InitImage = Annotated[
     typer.Option("--init-image", metavar="FILE", help="Start from this image; its middle is cut to the size."),
 ]
 InitStrength = Annotated[
-    float | None, typer.Option("--strength", help="Share of the steps that change --init-image, up to 1; 0.75.")
+    float | None,
+    typer.Option("--strength", help="Share of the steps that change --init-image, up to 1; 0.75 if left out."),
 ]
 Mask = Annotated[
     Path | None, typer.Option("--mask", metavar="FILE", help="Repaint --init-image only where this is white.")
@@ -53,7 +54,9 @@ Control = Annotated[Path | None, typer.Option("--control", metavar="FILE", help=
 ControlNetFolder = Annotated[
     Path | None, typer.Option("--controlnet", metavar="DIR", help="A ControlNet in the format of diffusers.")
 ]
-ControlScale = Annotated[float | None, typer.Option("--control-scale", help="How much --control counts, 0 to 2; 1.")]
+ControlScale = Annotated[
+    float | None, typer.Option("--control-scale", help="How much --control counts, 0 to 2; 1 if left out.")
+]
 RepairFaces = Annotated[
     bool, typer.Option("--repair-faces", help="Generate small faces again, larger, and paste them back.")
 ]

@@ -33,7 +33,7 @@ ClassWord = Annotated[
     str | None,
     typer.Option("--class-word", help="What it is, in a word or a few: person, woman, dog, golden retriever ..."),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Optimiser steps; 0 with learn.start=encoder.")]
+Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
 FaceIndex = Annotated[
     int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left; for people only.")
 ]
@@ -84,7 +84,7 @@ Resume = Annotated[
     typer.Option(
         "--resume/--no-resume",
         show_default=False,
-        help="Insist on going on with the unfinished training, or remove it; by default it is gone on with if there "
+        help="Refuse to begin anew, or remove the unfinished training; by default learning goes on from it if there "
         "is one.",
     ),
 ]

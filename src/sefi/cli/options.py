@@ -56,8 +56,10 @@ Detector = Annotated[
     Path | None,
     typer.Option("--detector", metavar="FILE", help="A YuNet face detector (ONNX) to use."),
 ]
-Width = Annotated[int | None, typer.Option("--width", help="Of an image in pixels; the trained size if left out.")]
-Height = Annotated[int | None, typer.Option("--height", help="As --width.")]
+Width = Annotated[int | None, typer.Option("--width", help="Width of an image in pixels; the model's own if left out.")]
+Height = Annotated[
+    int | None, typer.Option("--height", help="Height of an image in pixels; the model's own if left out.")
+]
 Evaluators = Annotated[
     Path | None,
     typer.Option(
@@ -72,7 +74,9 @@ ExpiredConsent = Annotated[
 ]
 NoSafetyChecker = Annotated[
     bool,
-    typer.Option("--no-safety-checker", help="Show what the model's own safety checker would make black; on record."),
+    typer.Option(
+        "--no-safety-checker", help="Show what the model's own safety checker would make black; its record says so."
+    ),
 ]
 NoMark = Annotated[
     bool, typer.Option("--no-mark", help="Leave out the invisible mark of generated images; their files say so.")

@@ -38,7 +38,8 @@ Subjects = Annotated[
     typer.Option("--subject", metavar="[NAME=]PHOTO", help="A photo of a subject; repeatable, with its name."),
 ]
 Prompts = Annotated[
-    Path | None, typer.Option("--prompts", metavar="FILE", help="Prompts, one a line, that names of files begin with.")
+    Path | None,
+    typer.Option("--prompts", metavar="FILE", help="The prompts, one a line, where names of files are made of them."),
 ]
 ClassWord = Annotated[str, typer.Option("--class-word", metavar="WORD", help="What the subjects are: person, dog ...")]
 SubjectWords = Annotated[

@@ -23,7 +23,10 @@ BACKLOG = 2048  # connections, as uvicorn has it
 GRACE = 5  # seconds beyond the time of a request, until a stop no longer waits for it
 
 Folder = Annotated[Path, typer.Option("--identities", metavar="DIR", help="Identity files, each NAME.safetensors.")]
-Host = Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Where it listens; others need an API key.")]
+Host = Annotated[
+    str,
+    typer.Option("--host", metavar="ADDRESS", help="Where it listens; any but this machine's own needs an API key."),
+]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
 Devices = Annotated[
     str, typer.Option("--device", metavar="DEVICES", help="auto, cpu, cuda, mps; several as cuda:0,cuda:1.")

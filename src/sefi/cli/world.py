@@ -22,7 +22,7 @@ CAPTION = 11  # font size under an image, in pixels
 Count = Annotated[int, typer.Option("--count", min=1, max=1_000_000, help="How many drawings.")]
 Folder = Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the files go.")]
 Part = Annotated[str, typer.Argument(metavar="PART", help="What to train; a wrong name lists them.")]
-Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this; may be given again.")]
+Parts = Annotated[list[str] | None, typer.Option("--part", help="Only this part of the figures; repeatable.")]
 Images = Annotated[
     int, typer.Option("--count", min=1, max=1000, help="Images of each attribute, action, scene, style.")
 ]
