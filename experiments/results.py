@@ -368,11 +368,11 @@ def render_differences(values: VariantFigures, pairs: Sequence[str], metrics: Se
 
 
 def make_cells(row: Sequence[Interval], metrics: Sequence[Metric], *, sign: bool = False) -> list[str]:
-    """Return means with intervals as a table's cells; a difference whose interval leaves out 0 is bold."""
+    """Return means with intervals as a table's cells; a difference that tells a direction is bold."""
     texts: list[str] = []
     for found, metric in zip(row, metrics, strict=True):
         mean = format_value(found.mean, metric.unit, sign=sign)
-        shown = f"**{mean}**" if sign and found.excludes_zero else mean
+        shown = f"**{mean}**" if sign and found.tells_direction else mean
         texts.append(f"{shown} {format_range(found, metric.unit, sign=sign)}".strip())
     return texts
 

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
-from scipy.stats import bootstrap
+from scipy import stats
 
 from sefi.benchmark import statistics
 from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
@@ -26,22 +26,30 @@ def looped_interval(values, draws, seed):
         chosen = [values[chance.integers(len(values))] for _ in values]
         means.append(sum(chosen) / len(chosen))
     means.sort()
-    return means[round(0.025 * (draws - 1))], means[round(0.975 * (draws - 1))]
+    student = stats.t.ppf(0.975, len(values) - 1) * math.sqrt(len(values) / (len(values) - 1))
+    return [means[round(share * (draws - 1))] for share in (stats.norm.cdf(-student), stats.norm.cdf(student))]
 
 
 @pytest.mark.parametrize("count", [5, 13, 31])
-def test_intervals_agree_with_scipys_percentile_bootstrap(count):
+def test_intervals_agree_with_scipys_percentile_bootstrap_at_expanded_percentiles(count):
     values = sample(count)
     found = estimate_interval(values, draws=20_000)
-    theirs = bootstrap(
-        (list(values.values()),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(99)
+    student = stats.t.ppf(0.975, count - 1) * math.sqrt(count / (count - 1))
+    tail = stats.norm.cdf(-student)
+    theirs = stats.bootstrap(
+        (list(values.values()),),
+        np.mean,
+        n_resamples=20_000,
+        confidence_level=1 - 2 * tail,
+        method="percentile",
+        rng=np.random.default_rng(99),
     ).confidence_interval
     spread = np.std(list(values.values())) / math.sqrt(count)
-    # Four standard errors of the difference of two 2.5 % quantiles: a normal has density 0.058 / spread there.
-    error = 4 * math.sqrt(2 * 0.025 * 0.975 / 20_000) * spread / 0.058
+    # Four standard errors of the difference of two quantiles so far out, of a normal distribution.
+    error = 4 * math.sqrt(2 * tail * (1 - tail) / 20_000) * spread / stats.norm.pdf(student)
     assert found.low == pytest.approx(theirs.low, abs=error)
     assert found.high == pytest.approx(theirs.high, abs=error)
-    assert found.high - found.low > 10 * error
+    assert found.high - found.low > 5 * error
 
 
 def test_intervals_agree_with_a_plain_loop():
@@ -125,11 +133,13 @@ def test_an_interval_around_zero_is_no_difference():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("subjects", "share"), [(4, 0.20), (6, 0.14), (12, 0.09), (24, 0.07)])
+@pytest.mark.parametrize(
+    ("subjects", "share"), [(3, 0.26), (4, 0.13), (5, 0.08), (6, 0.06), (8, 0.05), (12, 0.05), (24, 0.05)]
+)
 def test_without_a_difference_intervals_leave_out_zero_as_often_as_pages_say(subjects, share):
     chance, runs = np.random.default_rng(1), 2000
     found = [
-        estimate_interval({f"s{n:02}": float(value) for n, value in enumerate(row)}, 1000)
+        estimate_interval({f"s{n:02}": float(value) for n, value in enumerate(row)}, 4000)
         for row in chance.standard_normal((runs, subjects))
     ]
     assert sum(one.excludes_zero for one in found) / runs == pytest.approx(share, abs=0.02)

@@ -2,6 +2,7 @@
 
 import html
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -392,12 +393,20 @@ def test_an_unfinished_run_says_so_and_marks_nobody(made, page):
     part = render_bench_page(*unfinished(made))
     assert "not finished" not in page
     assert 'class="best"' in page
-    assert 'class="better"' in page or 'class="worse"' in page
     planned, there = len(made[1]), len(unfinished(made)[1])
     assert f"{there} of {planned} images, not finished." in Reading(part).text
     assert Reading(part).text.index("not finished") < Reading(part).text.index("Figures")
-    for mark in ("best", "better", "worse"):
-        assert f'class="{mark}"' not in part
+    assert 'class="best"' not in part
+
+
+def test_no_difference_of_an_unfinished_run_is_marked(made):
+    run, samples, _ = made
+    samples = repeat_subjects(samples)
+    others = {"one token": compute_differences(samples, run, "ours", "one token")}
+    whole = make_table(samples, run)
+    for finished in (True, False):
+        shown = make_difference_view(replace(whole, finished=finished), "t", others, ("main", "image"))
+        assert any(entry.mark for entry in shown.lines[0].entries) == finished
 
 
 @pytest.mark.slow

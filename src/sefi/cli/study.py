@@ -154,17 +154,16 @@ def replace_nan(value: float) -> float | None:
 
 def format_result(result: "StudyResult") -> str:
     """Return the outcome for people."""
+    from sefi.benchmark.statistics import FEWEST_TO_TELL
+
     raters = "1 rater" if len(result.raters) == 1 else f"{len(result.raters)} raters"
     head = f"study {result.study}: {raters}" + (f"; {len(result.excluded)} left out" if result.excluded else "")
     reasons = [f"  {rater}: {reason}" for rater, reason in result.excluded.items()]
     lines = [head, *reasons]
     lines += [line for name, one in result.questions.items() for line in format_preference(name, one)]
-    if 1 < len(result.raters) < FEW:
-        lines += ["", f"Intervals of fewer than {FEW} raters are too narrow."]
+    if 1 < len(result.raters) < FEWEST_TO_TELL:
+        lines += ["", f"Intervals of fewer than {FEWEST_TO_TELL} raters are too narrow."]
     return "\n".join(lines)
-
-
-FEW = 10  # raters below which the text says that intervals are too narrow
 
 
 def format_preference(name: str, one: "Preference") -> list[str]:

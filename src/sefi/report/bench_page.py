@@ -30,7 +30,6 @@ from sefi.report.pages import read_template
 from sefi.report.plot_style import choose_styles, encode_svg_uri
 from sefi.report.plots import plot_kind_bars, plot_tau_curves, plot_trade_off
 
-FEW = 30  # subjects below which a percentile interval is too narrow to be passed over
 REFERENCES = {
     "class word": "the plain class word, what the model does unasked; its images are the same for every subject",
     "photo": "the learned photo pasted as the image: all of the person, none of the prompt",
