@@ -325,6 +325,7 @@ def make_samples(
     done = {sample.key for sample in samples}
     missing, left = [key for key in planned if key not in done], TimeLeft(run.suite, planned, samples)
     wanted, all_planned = group_keys(missing), group_keys(planned)
+    del samples  # with CLIP's vectors 18 KB each: room that learning needs
     run.progress.start(len(missing), "images")
     made, group_names = 0, run.list_group_keys()
     for unit in units if numbers is None else (units[number] for number in numbers):

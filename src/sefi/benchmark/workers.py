@@ -106,7 +106,8 @@ def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: i
     if jobs <= 1:
         return failures.finish(make_samples(run, on_failure=failures.add))
     before = run.folder.read_samples()
-    left = TimeLeft(run.suite, run.plan_keys(), before)
+    left, recorded = TimeLeft(run.suite, run.plan_keys(), before), len(before)
+    del before  # as in `make_samples`
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     numbers = SharedNumbers(units)
     shares = [Share(os.getpid(), open_run, numbers, threads) for _ in range(jobs)]
@@ -114,7 +115,7 @@ def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: i
     with start_workers(shares, lock) as workers:
         watch_workers(run, workers, left, failures)
     run.progress.finish()
-    return failures.finish(len(run.folder.read_samples()) - len(before))
+    return failures.finish(len(run.folder.read_samples()) - recorded)
 
 
 def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left: TimeLeft, failures: Failures) -> None:
