@@ -82,13 +82,15 @@ def test_what_fails_for_one_subject_stops_no_other_and_is_made_by_the_next_run(s
     assert failed["try"]
     assert json.loads(sefi("bench", "report", tmp_path / "run", "--json").stdout)["finished"] is False
     assert "3 of 4 images, not finished" in sefi("bench", "report", tmp_path / "run").stdout
-    found = sefi("bench", "run", *asked, "--jobs", jobs)
+    found = sefi("bench", "run", *asked)
     assert found.exit_code == 1, found.output
     assert f"0 images made, 3 of 4 in '{tmp_path / 'run'}'\nnot made: rex, ours: " in found.stdout
     identity.write_bytes(whole)
-    found = sefi("bench", "run", *asked, "--jobs", jobs, "--json")
+    found = sefi("bench", "run", *asked, "--json")
     assert (found.exit_code, json.loads(found.stdout)["made"]) == (0, 1), found.output
-    hashes = [{json.loads(line)["sha256"] for line in some} for some in (lines, run.samples_file.open())]
+    hashes = [
+        {json.loads(line)["sha256"] for line in some} for some in (lines, run.samples_file.read_text().splitlines())
+    ]
     assert hashes[0] == hashes[1]
 
 
