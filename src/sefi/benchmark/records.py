@@ -394,13 +394,13 @@ def drop_others_settings(tree: dict[str, Any], other: Mapping[str, Any]) -> dict
     Args:
         other: the settings that the method has by now.
     """
-    owners, kept = find_setting_owners(), drop_other_names(tree, other)
-    for name, section in kept.items():
+    owners, shared = find_setting_owners(), drop_other_names(tree, other)
+    for name, section in shared.items():
         whole = tree[name]
         if isinstance(section, dict) and isinstance(whole, dict):
             gone = {key: value for key, value in whole.items() if f"{name}.{key}" not in owners}
-            kept[name] = {**gone, **section}
-    return kept
+            shared[name] = {**gone, **section}
+    return shared
 
 
 def list_inside(value: object) -> Iterable[Any]:

@@ -596,7 +596,7 @@ def remove_traces(
     # A kill between the two halves of a write leaves one file under two names, both of which are listed.
     names = Counter[tuple[int, ...] | None](one.seen for one in traces if one.seen is not None)
     for trace in traces:
-        if left and shows_way(trace, left, shown):
+        if left and is_needed_again(trace, left, shown):
             left.append(Trace(trace.path, STAYS))
             continue
         try:
@@ -615,7 +615,7 @@ def remove_traces(
     return gone, left
 
 
-def shows_way(trace: Trace, left: Iterable[Trace], identities: AbstractSet[Path]) -> bool:
+def is_needed_again(trace: Trace, left: Iterable[Trace], identities: AbstractSet[Path]) -> bool:
     """Return whether a file is needed to find what is left again.
 
     Args:
