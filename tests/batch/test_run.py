@@ -17,7 +17,15 @@ import sefi.batch.run
 import sefi.core.files
 import sefi.identity.file
 from sefi.api import learn
-from sefi.batch.plan import ItemRecord, ItemState, make_plan, read_item_record, write_item_record
+from sefi.batch.plan import (
+    ItemRecord,
+    ItemState,
+    locate_identity_file,
+    locate_item_record,
+    make_plan,
+    read_item_record,
+    write_item_record,
+)
 from sefi.batch.run import (
     WorkQueue,
     begin_try,
@@ -471,3 +479,26 @@ def test_an_interrupted_training_goes_on_from_its_checkpoint(settings, work_off,
     learn_alone(WorkQueue(items, settings, progress), backbone)
     assert progress.steps < 3
     assert read_results(settings) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("retry", [False, True])
+def test_a_damaged_record_stops_nobody_and_its_identity_stays(settings, work_off, retry):
+    settings = replace(settings, preview=None)
+    work_off(settings)
+    locate_item_record(settings.folder, "ada").write_text("{")
+    identity, other = (locate_identity_file(settings.folder, name) for name in ("ada", "bob"))
+    other.unlink()
+    before = identity.read_bytes()
+    plan, tried = work_off(settings, retry=retry)
+    assert tried == ["bob"]
+    assert other.is_file()
+    [problem] = list_problems(plan.items, settings)
+    assert (problem.name, problem.photos, problem.put_aside) == ("ada", ("ada.png",), True)
+    assert "is no record of a batch" in problem.problem
+    locate_item_record(settings.folder, "ada").unlink()
+    plan, _ = work_off(settings)
+    assert [one.problem for one in list_problems(plan.items, settings)] == [
+        f"'{identity}' exists and was not written by this batch, or was changed since."
+    ]
+    assert identity.read_bytes() == before

@@ -3,6 +3,7 @@
 import json
 import resource
 import signal
+from contextlib import nullcontext
 from multiprocessing import get_context
 
 import pytest
@@ -109,6 +110,16 @@ def test_a_run_goes_on_whose_record_has_the_settings_of_all_methods(folder, tmp_
     earlier.info_file.write_text(RunInfo.model_validate({**VALUES, "settings": before}).dump())
     with pytest.raises(ConfigError, match="settings differ"):
         earlier.begin(now)
+
+
+def test_a_run_does_not_go_on_without_a_setting_that_it_was_begun_with(tmp_path):
+    now = {"method": "dreambooth", "learn": {"steps": 3}, "tune": {"rank": 4}}
+    of_others = {**now, "learn": {"steps": 3, "residual_init": True}}  # which methods that learn tokens have
+    for number, (gone, goes_on) in enumerate([(of_others, True), ({**now, "learn": {"steps": 3, "gone": 1}}, False)]):
+        folder = RunFolder(tmp_path / str(number))
+        folder.begin(RunInfo.model_validate({**VALUES, "settings": {"ours": gone}}))
+        with nullcontext() if goes_on else pytest.raises(ConfigError, match="settings differ"):
+            folder.begin(RunInfo.model_validate({**VALUES, "settings": {"ours": now}}))
 
 
 def test_another_run_is_refused_by_what_differs(folder):

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 
+from sefi.benchmark import identities
 from sefi.benchmark.evaluators import Evaluation, EvaluatorFiles, Evaluators
 from sefi.benchmark.identities import Learner, Stopwatch, change_identity, locate_costs, read_costs
 from sefi.benchmark.records import parse_sample
@@ -22,7 +23,8 @@ from sefi.benchmark.samples import (
     score_against_photos,
 )
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
-from sefi.core.errors import ConfigError
+from sefi.benchmark.workers import run_shared
+from sefi.core.errors import BackboneError, ConfigError, FaceError, Interrupted, OutputError, SefiError
 from sefi.core.progress import SilentProgress
 from sefi.identity.file import Identity
 from sefi.provenance.compare import MEASURED
@@ -293,3 +295,54 @@ def test_prompts_have_weights_and_samples_the_words(run):
     made = [c for c in weighted.folder.read_samples() if c.variant == "ours"]
     assert [c.text for c in made] == ["a photo of dog"] * 2
     assert made[0].sha256 != made[1].sha256
+
+
+MANY = tuple(BenchmarkSubject(f"dog{n}", image(n)) for n in range(6))
+
+
+@pytest.fixture
+def fruitless(run, monkeypatch):
+    """A run of six subjects, and what is called for each of them, with an error that learning each raises."""
+
+    def make(error):
+        tried = []
+
+        def refuse(*_, name, **options):
+            tried.append(name)
+            raise error
+
+        monkeypatch.setattr(identities, "learn", refuse)
+        suite = SUITE.model_copy(update={"variants": (VARIANTS[0], VARIANTS[1], VARIANTS[3])})
+        other = replace(run, suite=suite, subjects=MANY, folder=RunFolder(run.folder.path.with_name("many")))
+        other.folder.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
+        return other, tried
+
+    return make
+
+
+@pytest.mark.parametrize("error", [BackboneError("It is broken.", "Mend it."), RuntimeError("CUDA out of memory")])
+def test_what_every_subject_fails_of_is_not_tried_for_all(fruitless, error):
+    run, tried = fruitless(error)
+    with pytest.raises(SefiError, match=r"Nothing could be made in 3 tries; dog0, ours: .*(broken|enough memory)"):
+        run_shared(lambda: run, run, 1)
+    assert tried == ["dog0", "dog1", "dog2"]
+
+
+def test_photos_that_are_refused_say_nothing_of_the_others(fruitless):
+    run, tried = fruitless(FaceError("No face was found.", "Take another photo."))
+    outcome = run_shared(lambda: run, run, 1)
+    assert tried == [subject.key for subject in MANY]
+    assert [(one.subject, one.variant) for one in outcome.failures] == [(name, "ours") for name in tried]
+    assert {sample.variant for sample in run.folder.read_samples()} == {"pasted"}
+    assert outcome.made == 6 * 4 // 2  # a photo has one seed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [LookupError("no such name"), OutputError("The disk is full.", "Free it."), Interrupted("Stopped.", "Go on.")],
+)
+def test_errors_that_say_nothing_of_one_subject_end_a_run(fruitless, error):
+    run, tried = fruitless(error)
+    with pytest.raises(type(error), match=str(error)):
+        run_shared(lambda: run, run, 1)
+    assert tried == ["dog0"]

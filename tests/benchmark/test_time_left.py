@@ -107,3 +107,14 @@ def test_nothing_is_left_of_a_finished_run(clock):
         clock.now += 20
         left.record(sample(keys(subject)[place]))
     assert (left.missing, left.estimate_seconds()) == (0, 0)
+
+
+def test_what_failed_is_not_waited_for(clock):
+    left = TimeLeft(SUITE, PLANNED, [])
+    for key in keys("ada"):
+        left.record(sample(key))
+    clock.now += 124
+    before = left.estimate_seconds()
+    left.give_up([("bob", "ours"), ("bob", "values")])
+    assert left.missing == 21 - 7 - 4
+    assert left.estimate_seconds() == pytest.approx(before - 110 * 124 / 120)

@@ -17,7 +17,7 @@ import sefi
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.worker_process import ORPHANED, TERMINATED, Share, SharedNumbers, WorkerReport, start_workers
-from sefi.benchmark.workers import watch_workers
+from sefi.benchmark.workers import Failures, watch_workers
 from sefi.core.errors import ConfigError, SefiError, TerminationSignal
 from sefi.core.progress import SilentProgress
 
@@ -110,10 +110,11 @@ def shares(function, count=2):
 
 def watched(tmp_path, function, count=2, progress=None):
     # What watching needs of a run: where its images are counted, and whom to tell.
-    run = SimpleNamespace(folder=RunFolder(tmp_path), progress=progress or SilentProgress())
+    suite = SimpleNamespace(variants=())
+    run = SimpleNamespace(folder=RunFolder(tmp_path), progress=progress or SilentProgress(), suite=suite)
     with start_workers(shares(function, count), None) as workers:
         try:
-            watch_workers(run, workers, TimeLeft(SimpleNamespace(variants=()), [], []))
+            watch_workers(run, workers, TimeLeft(suite, [], []), Failures(run))
         finally:
             pids = [process.pid for process in workers.values()]
     return pids
@@ -297,9 +298,10 @@ def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
     writing.close()
     folder = RunFolder(tmp_path)
     watch_workers(
-        SimpleNamespace(folder=folder, progress=progress),
+        run := SimpleNamespace(folder=folder, progress=progress, suite=SimpleNamespace(variants=())),
         {reading: process},
-        TimeLeft(SimpleNamespace(variants=()), [], []),
+        TimeLeft(run.suite, [], []),
+        Failures(run),
     )
     process.join()
     assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]

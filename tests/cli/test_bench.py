@@ -43,6 +43,7 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
         found = sefi("bench", "run", *asked, "--json")
         assert found.exit_code == 0, found.output
         record = {"schema": "bench run/2", "run": str(tmp_path / "run"), "made": made, "images": 4, "mark": True}
+        record |= {"planned": 4, "failed": []}
         assert json.loads(found.stdout) == record
     text = (tmp_path / "run" / "run.json").read_text()
     assert str(tmp_path) not in text
@@ -58,6 +59,39 @@ def test_a_run_is_made_once_and_reported(sefi, asked, tmp_path):
     assert "rex" in page
     assert json.loads((tmp_path / "run" / "report" / "tables.json").read_text())
     assert (tmp_path / "run" / "report" / "tables.csv").read_text().count("\n") > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_what_fails_for_one_subject_stops_no_other_and_is_made_by_the_next_run(sefi, asked, tmp_path, jobs):
+    found = sefi("bench", "run", *asked, "--json")
+    assert found.exit_code == 0, found.output
+    run = RunFolder(tmp_path / "run")
+    lines = run.samples_file.read_text().splitlines(keepends=True)
+    run.samples_file.write_text("".join(line for line in lines if json.loads(line)["variant"] == "word"))
+    identity = run.identities / "rex--ours.safetensors"
+    whole = identity.read_bytes()
+    identity.write_bytes(whole[:100])
+    found = sefi("bench", "run", *asked, "--jobs", jobs, "--json")
+    assert found.exit_code == 1, found.output
+    answer = json.loads(found.stdout)
+    assert (answer["made"], answer["images"], answer["planned"]) == (1, 3, 4)
+    [failed] = answer["failed"]
+    assert (failed["subject"], failed["variant"]) == ("rex", "ours")
+    assert str(identity) in failed["problem"]
+    assert failed["try"]
+    assert json.loads(sefi("bench", "report", tmp_path / "run", "--json").stdout)["finished"] is False
+    assert "3 of 4 images, not finished" in sefi("bench", "report", tmp_path / "run").stdout
+    found = sefi("bench", "run", *asked)
+    assert found.exit_code == 1, found.output
+    assert f"0 images made, 3 of 4 in '{tmp_path / 'run'}'\nnot made: rex, ours: " in found.stdout
+    identity.write_bytes(whole)
+    found = sefi("bench", "run", *asked, "--json")
+    assert (found.exit_code, json.loads(found.stdout)["made"]) == (0, 1), found.output
+    hashes = [
+        {json.loads(line)["sha256"] for line in some} for some in (lines, run.samples_file.read_text().splitlines())
+    ]
+    assert hashes[0] == hashes[1]
 
 
 def test_a_variant_that_cannot_learn_is_refused_before_anything_is_made(sefi, asked, tmp_path):

@@ -426,11 +426,12 @@ def test_a_record_of_before_is_compared_in_what_it_states(compare, drawn, tmp_pa
         ({"model": {"name": "/a/tiny", "fingerprint": "tiny:192:f"}}, ("model", "fingerprint")),
         ({"tau": 0.25}, ("settings", "tau")),
         ({"settings": {"ours": {"method": "sefi", "learn": {"steps": 3}}}}, ("settings", "ours.learn.steps")),
-        ({"learning_files": {"evaluators": {"clip": "1"}}}, ("inputs", "sha256.evaluator clip")),
+        ({"learning_files": {"evaluators": {"clip": "1"}}}, ("inputs", "evaluator clip")),
+        ({"learning_files": {"evaluators": {}}}, ("inputs", "evaluator clip")),
         ({"learning_files": None}, None),
         ({"photos": {name: ["1"] for name in ("ada", "bob", "eve")}}, ("photo", "hash.ada")),
     ],
-    ids=["equal", "versions", "device", "model", "tau", "settings", "files", "files of before", "photos"],
+    ids=["equal", "versions", "device", "model", "tau", "settings", "files", "file", "former", "photos"],
 )
 def test_a_changed_fact_of_a_benchmark_run_is_named_first(compare, synthetic, tmp_path, changes, expected):
     base = {"device": "cpu", "photos": {name: ["0"] for name in ("ada", "bob", "eve")}}

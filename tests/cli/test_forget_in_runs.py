@@ -2,12 +2,14 @@
 
 import json
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from PIL import Image
+from tests.closed_folders import obey_permissions
 
 from sefi.benchmark.identities import locate_checkpoint, locate_costs
 from sefi.benchmark.run import RunFolder
@@ -16,7 +18,7 @@ from sefi.core.files import FileKind, name_partial
 from sefi.core.own_files import OwnFiles
 from sefi.core.text import make_slug
 from sefi.identity.file import Identity, format_shard_name
-from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
+from sefi.provenance.forget import STAYS, list_traces, read_sought_identity, remove_traces
 from sefi.provenance.forget_records import RunsOnRecord, read_runs
 from sefi.provenance.forget_runs import (
     RunNames,
@@ -30,6 +32,7 @@ from sefi.provenance.forget_runs import (
     take_lines_out,
     take_subjects_out,
 )
+from sefi.provenance.metadata import DIGITS
 from sefi.provenance.run_record import compute_file_digest
 from sefi.provenance.save import encode_photo
 
@@ -239,6 +242,73 @@ def test_what_a_kill_between_the_records_of_a_run_left_is_forgotten_by_the_next_
     forget("run/identities/ada--2.safetensors")
     assert json.loads((folder / "run.json").read_text())["subjects"] == ["cy"]
     assert not set(files["ada"]) & set(list_files(folder))
+
+
+@pytest.fixture
+def closed(work):
+    """Let nothing be removed from a folder for a block."""
+
+    @contextmanager
+    def close(folder):
+        folder.chmod(0o500)
+        try:
+            with obey_permissions():
+                yield
+        finally:
+            folder.chmod(0o700)
+
+    return close
+
+
+def test_what_could_not_be_removed_from_a_run_is_found_by_the_next_command(work, sefi, forget, ada, closed):
+    folder = work / "run"
+    files = make_benchmark(folder, ["ada", "bob"], ada)
+    shutil.copy(folder / "identities/ada--2.safetensors", folder / "identities/ada--ours-v1.5.safetensors")
+    records = [(folder / name).read_text() for name in ("run.json", "cells.jsonl")]
+    with closed(folder / "pictures"):
+        found = sefi("forget", "run/identities/ada--2.safetensors", "--yes", "--json")
+    assert found.exit_code == 1, found.output
+    left = {Path(one["file"]).relative_to(folder).as_posix(): one["reason"] for one in json.loads(found.stdout)["left"]}
+    labels = ("2", "ours-v1.5")
+    stay = {f"identities/ada--{label}{end}.safetensors" for label in labels for end in ("", ".1.0123456789ab")}
+    stay |= {"run.json", "cells.jsonl"}
+    assert {name for name, reason in left.items() if reason == STAYS} == stay
+    assert set(left) - stay == {name for name in files["ada"] if name.startswith("pictures/")}
+    assert {name for name in files["ada"] if (folder / name).exists()} == set(left) - {"run.json", "cells.jsonl"}
+    assert [(folder / name).read_text() for name in ("run.json", "cells.jsonl")] == records
+    forget("run/identities/ada--2.safetensors")
+    assert [one for one in list_files(folder) if one != ".lock"] == sorted([*files["bob"], "run.json", "cells.jsonl"])
+    assert json.loads((folder / "run.json").read_text())["subjects"] == ["bob"]
+
+
+@pytest.mark.parametrize(
+    ("name", "stay"),
+    [
+        ("pics", ["pics/a.png", "pics/records.json"]),
+        ("page", ["page/.sefi-files.json", "page/index.html", "page/tables.csv", "pics/records.json"]),
+    ],
+)
+def test_what_could_not_be_removed_beside_a_record_or_a_page_is_found_by_the_next_command(
+    work, sefi, forget, ada, closed, name, stay
+):
+    shutil.copy(ada, "ada.safetensors")
+    digest = compute_file_digest(ada)
+    (work / "pics").mkdir()
+    Image.new("RGB", (19, 23), "red").save(work / "pics" / "a.png")
+    image = {"file": "a.png", "sha256": compute_file_digest(work / "pics" / "a.png")}
+    run = {"images": [image], "run": {"identities": {"ada": digest}, "images": [image]}}
+    (work / "pics" / "records.json").write_text(json.dumps({"schema_version": 2, "runs": [run]}))
+    page = OwnFiles(work / "page", {"index.html": FileKind.HTML, "tables.csv": FileKind.TEXT})
+    (work / "page").mkdir()
+    text = f'<!DOCTYPE html><html><meta name="sefi-identities" content="{digest[:DIGITS]}">'
+    page.write("index.html", lambda partial: partial.write_text(text))
+    page.write("tables.csv", lambda partial: partial.write_text("1,2"))
+    with closed(work / name):
+        found = sefi("forget", "ada", "--yes", "--json")
+    assert found.exit_code == 1, found.output
+    assert list_files(work) == ["ada.safetensors", *stay]
+    forget("ada")
+    assert list(work.iterdir()) == []
 
 
 def test_the_users_own_files_in_a_run_stay_and_are_named(work, forget, ada):

@@ -239,3 +239,10 @@ def test_text_that_unpacks_to_too_much_is_refused(tmp_path):
     path = save_png(tmp_path / "a.png", np.zeros((3, 5, 3), np.uint8), text)
     with pytest.raises(PhotoError):
         read_image_words(path)
+
+
+def test_a_setting_of_a_variant_that_one_run_alone_has_is_a_difference_whatever_the_variant_is_called():
+    facts = {"settings": {"method 2": {"method": "sefi", "learn": {"steps": 3}}}}
+    other = {"settings": {"method 2": {"method": "sefi", "learn": {}}}}
+    found = compare_results(Comparable("a benchmark run", facts), Comparable("a benchmark run", other))
+    assert ("method 2.learn.steps", 3, None) in [(one.name, one.first, one.second) for one in found.differences]

@@ -410,17 +410,18 @@ class Standing:
 
 
 def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bool = False) -> Standing:
-    """Return how items stand by what is on record of them.
+    """Return how items stand by what is on record of them; one whose record cannot be read is a problem.
 
     Args:
         retry: try again what was put aside or refused.
-
-    Raises:
-        OutputError: a record cannot be read.
     """
     pending, finished, problems = list[BatchItem](), list[BatchItem](), list[ItemProblem]()
     for item in items:
-        record = read_item_record(settings.folder, item.name)
+        try:
+            record = read_item_record(settings.folder, item.name)
+        except OutputError as error:
+            problems.append(describe_unread_record(item, error))
+            continue
         problem = None if retry else find_problem(record, item, settings, read_step(settings.folder, item))
         if is_finished(record, item, settings):
             finished.append(item)
@@ -429,6 +430,15 @@ def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bo
         else:
             pending.append(item)
     return Standing(tuple(pending), tuple(finished), tuple(problems))
+
+
+def describe_unread_record(item: BatchItem, error: OutputError) -> ItemProblem:
+    """Return why an item is not tried whose record cannot be read.
+
+    Nobody knows then what its identity was learned from, so that nothing of it is written again.
+    """
+    remedy = f"Remove it to learn {item.name!r} again; an identity that is there has to be moved away first."
+    return ItemProblem(item.name, item.photo_names, error.problem, remedy)
 
 
 def remove_stale_files(items: Sequence[BatchItem], settings: BatchSettings) -> None:
@@ -444,7 +454,7 @@ def begin_batch(items: Sequence[BatchItem], settings: BatchSettings, *, retry: b
     """Return how items stand, remove what a kill left of finished ones, and count tries anew if asked to.
 
     Raises:
-        OutputError: a record cannot be read or written.
+        OutputError: a record cannot be written.
     """
     standing = sort_items(items, settings, retry=retry)
     remove_stale_files(standing.finished, settings)
@@ -454,10 +464,14 @@ def begin_batch(items: Sequence[BatchItem], settings: BatchSettings, *, retry: b
 
 
 def list_problems(items: Sequence[BatchItem], settings: BatchSettings) -> list[ItemProblem]:
-    """List why items that were tried are not learned; errors as of `read_item_record`."""
+    """List why items are not learned that were tried, or whose record cannot be read."""
     problems = list[ItemProblem]()
     for item in items:
-        record = read_item_record(settings.folder, item.name)
+        try:
+            record = read_item_record(settings.folder, item.name)
+        except OutputError as error:
+            problems.append(describe_unread_record(item, error))
+            continue
         if record is not None and record.key == item.key and not is_finished(record, item, settings):
             lasting = record.state is ItemState.REFUSED or record.tries >= settings.tries
             problems.append(describe_problem(record, put_aside=lasting))

@@ -105,6 +105,25 @@ def list_work_units(suite: Suite, groups: int) -> list[WorkUnit]:
     return units
 
 
+@dataclass(frozen=True)
+class UnitFailure:
+    """Why a unit of work was not finished; the images that it had made are on record.
+
+    Attributes:
+        subject: key of the subjects at whose image it ended.
+        variant: label of the variant at whose image it ended.
+        places: subjects and variant of every image of the unit.
+        of_photo: the subject's photo is to blame, so that it says nothing of other subjects.
+    """
+
+    subject: str
+    variant: str
+    problem: str
+    remedy: str
+    places: tuple[tuple[str, str], ...] = ()
+    of_photo: bool = False
+
+
 def group_listed_images(folders: Mapping[str, ListedFolder]) -> dict[tuple[str, str], list[tuple[int, int]]]:
     """Return prompt and seed of every image in the folders, in order, by variant and subject."""
     grouped: dict[tuple[str, str], list[tuple[int, int]]] = {}
@@ -313,6 +332,13 @@ class TimeLeft:
             seconds = sample.draw_seconds if work[0] == "draw" else sample.learn_seconds
             if work[0] == "draw" or seconds is not None:  # learned in pieces: not timed
                 self.costs.setdefault(work, []).append(seconds or 0.0)
+
+    def give_up(self, places: Iterable[tuple[str, str]]) -> None:
+        """Take the images of some subjects and variants off the list: a unit of work failed."""
+        gone = set(places)
+        for key in [key for key in self.images if key[:2] in gone]:
+            self.images.discard(key)
+            self.remaining.difference_update(self.list_jobs(key))
 
     def estimate_seconds(self) -> float | None:
         """Return the seconds left; None while a kind of work has never been timed, or too little was done."""

@@ -16,7 +16,7 @@ Runs of earlier versions are read too. Keys that changed, or whose fields have a
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Self
 
 from pydantic import (
@@ -36,6 +36,7 @@ from sefi.core.config import drop_other_names
 from sefi.core.errors import ConfigError
 from sefi.core.reading import InvalidFileError, describe_fault, parse_object
 from sefi.core.text import dump_json
+from sefi.methods.registry import find_setting_owners
 from sefi.provenance.run_record import RunRecord, shorten_source
 
 RUN_SCHEMA = 4  # 1 had no `record`, 2 had other keys, 3 had no `learning_files`
@@ -364,13 +365,13 @@ class RunInfo(RunPart):
     def list_differences(self, other: "RunInfo") -> list[str]:
         """Return the keys in which another run differs, in order.
 
-        Versions of libraries, the machine, the version of the file and descriptions may differ; settings that only this
-        one has are of methods that do not read them: earlier versions saved those of all methods. Files that one of the
-        runs does not know are not compared.
+        Versions of libraries, the machine, the version of the file and descriptions may differ, and this one may have
+        settings of other methods: earlier versions saved those of all. Files that one of the runs does not know are not
+        compared.
         """
         values, other_values = self.model_dump(by_alias=True), other.model_dump(by_alias=True)
         values["settings"] = {
-            label: drop_other_names(tree, other.settings.get(label, tree)) for label, tree in self.settings.items()
+            label: drop_others_settings(tree, other.settings.get(label, tree)) for label, tree in self.settings.items()
         }
         for one in (values, other_values):  # earlier versions recorded where the model's folder lies
             one["model"]["name"] = shorten_source(one["model"]["name"])
@@ -382,6 +383,24 @@ class RunInfo(RunPart):
             return keys
         files = self.learning_files.list_files().items() ^ other.learning_files.list_files().items()
         return [*keys, *sorted({name for name, _ in files})]
+
+
+def drop_others_settings(tree: dict[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recorded settings of a method without those of other methods.
+
+    A name that no method has by now, in a section that this one has, was its own: the identities were learned with it,
+    and no more can be.
+
+    Args:
+        other: the settings that the method has by now.
+    """
+    owners, shared = find_setting_owners(), drop_other_names(tree, other)
+    for name, section in shared.items():
+        whole = tree[name]
+        if isinstance(section, dict) and isinstance(whole, dict):
+            gone = {key: value for key, value in whole.items() if f"{name}.{key}" not in owners}
+            shared[name] = {**gone, **section}
+    return shared
 
 
 def list_inside(value: object) -> Iterable[Any]:

@@ -6,7 +6,7 @@ An identity is learned, or read from the run's folder, before the first missing 
 import os
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypedDict
@@ -26,7 +26,7 @@ from sefi.benchmark.evaluators import (
     write_maps,
 )
 from sefi.benchmark.identities import Costs, Learner
-from sefi.benchmark.plan import TimeLeft, list_work_units
+from sefi.benchmark.plan import TimeLeft, UnitFailure, list_work_units
 from sefi.benchmark.records import Key, Sample, make_group_key
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.scored_folder import ImageFolder, read_scored_image
@@ -40,7 +40,15 @@ from sefi.benchmark.suite import (
     save_photo,
 )
 from sefi.core.config import Config
-from sefi.core.errors import PhotoError
+from sefi.core.errors import (
+    FaceError,
+    Interrupted,
+    OutputError,
+    PhotoError,
+    SefiError,
+    is_out_of_memory,
+    release_memory,
+)
 from sefi.core.files import write_file
 from sefi.core.progress import SilentProgress
 from sefi.core.prompts import is_person, strip_weights
@@ -299,32 +307,73 @@ def compare_embeddings(first: NDArray[np.float32] | None, second: NDArray[np.flo
     return None if first is None or second is None else drop_not_finite(measure_similarity(first, second))
 
 
-def make_samples(run: OpenRun, numbers: Iterable[int] | None = None) -> int:
+LESS_AT_ONCE = "Close other programs, or use fewer --jobs, and run the same command again."
+
+
+def make_samples(
+    run: OpenRun, numbers: Iterable[int] | None = None, on_failure: Callable[[UnitFailure], None] | None = None
+) -> int:
     """Make whatever is missing of these units (None: all); returns how many images were made.
 
     Args:
         numbers: of `list_work_units`; they may become known one after another, while others are made.
+        on_failure: is called with each unit that failed in a way of `describe_unit_failure`; then the next one is made.
+            Without it such an error is raised, as all others are.
     """
     groups, samples, planned = run.list_groups(), run.folder.read_samples(), run.plan_keys()
     units, variants = list_work_units(run.suite, len(groups)), {one.label: one for one in run.suite.variants}
     done = {sample.key for sample in samples}
     missing, left = [key for key in planned if key not in done], TimeLeft(run.suite, planned, samples)
     wanted, all_planned = group_keys(missing), group_keys(planned)
+    del samples  # with CLIP's vectors 18 KB each: room that learning needs
     run.progress.start(len(missing), "images")
-    made = 0
+    made, group_names = 0, run.list_group_keys()
     for unit in units if numbers is None else (units[number] for number in numbers):
-        for number, label in unit:
-            group, variant = groups[number], variants[label]
-            place = (make_group_key(s.key for s in group), label)
-            for sample in make_variant_samples(run, group, variant, wanted[place], all_planned[place]):
-                run.folder.add(sample)
-                left.record(sample)
-                if left.costs_differ:  # else the pace of the steps says it
-                    run.progress.estimate(left.estimate_seconds())
-                run.progress.advance()
-                made += 1
+        places, failure = [(group_names[number], label) for number, label in unit], None
+        place = places[0]
+        try:
+            for (number, label), place in zip(unit, places, strict=True):
+                group, variant = groups[number], variants[label]
+                for sample in make_variant_samples(run, group, variant, wanted[place], all_planned[place]):
+                    run.folder.add(sample)
+                    left.record(sample)
+                    if left.costs_differ:  # else the pace of the steps says it
+                        run.progress.estimate(left.estimate_seconds())
+                    run.progress.advance()
+                    made += 1
+        except Exception as error:
+            failure = describe_unit_failure(error, place, places)
+            if failure is None or on_failure is None:
+                raise
+        if failure is not None and on_failure is not None:
+            release_memory()  # that the frames of the error held
+            left.give_up(places)
+            on_failure(failure)
     run.progress.finish()
     return made
+
+
+def describe_unit_failure(
+    error: Exception, place: tuple[str, str], places: Sequence[tuple[str, str]]
+) -> UnitFailure | None:
+    """Return the failure of a unit of work that says nothing of the others; None for what must end the run.
+
+    That is what would come again with every unit, a disk that takes no files, and errors that nobody foresaw.
+
+    Args:
+        place: subjects and variant at which it came.
+        places: all of the unit.
+    """
+    match error:
+        case Interrupted() | OutputError():
+            return None
+        case SefiError():
+            of_photo = isinstance(error, PhotoError | FaceError) and not error.lacks_memory
+            return UnitFailure(*place, error.problem, error.remedy, tuple(places), of_photo)
+        case _ if is_out_of_memory(error):
+            return UnitFailure(*place, "There is not enough memory.", LESS_AT_ONCE, tuple(places))
+        case _:
+            return None
 
 
 def group_keys(keys: Iterable[Key]) -> Mapping[tuple[str, str], list[PromptSeed]]:

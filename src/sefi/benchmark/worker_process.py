@@ -171,7 +171,7 @@ def make_share(share: Share, messages: Connection) -> None:
 
     torch.set_num_threads(share.threads)  # of a torch that the main module had loaded before
     cv2.setNumThreads(share.threads)
-    make_samples(run, share.numbers)
+    make_samples(run, share.numbers, on_failure=messages.send)
 
 
 def fail(messages: Connection, problem: SefiError | str) -> None:

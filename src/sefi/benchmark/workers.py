@@ -1,13 +1,14 @@
 """Make a run in one process, or in several that take its units of work in turn."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
 import torch
 
-from sefi.benchmark.plan import TimeLeft, list_work_units
+from sefi.benchmark.plan import TimeLeft, UnitFailure, list_work_units
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import make_samples
 from sefi.benchmark.worker_process import (
@@ -23,10 +24,71 @@ from sefi.core.errors import SefiError, TerminationSignal
 from sefi.core.progress import Progress
 
 POLL_SECONDS = 1.0
+LEAST_FAILURES = 3  # after so many without an image a run may end
 
 
-def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: int | None = None) -> int:
-    """Make what is missing in `jobs` processes; returns how many images were made.
+@dataclass(frozen=True)
+class RunOutcome:
+    """How far a call came: how many images it made, and why others are missing."""
+
+    made: int
+    failures: tuple[UnitFailure, ...] = ()
+
+
+class Failures:
+    """The units that failed in this call.
+
+    Args:
+        run: whose record says what was made meanwhile.
+    """
+
+    def __init__(self, run: OpenRun) -> None:
+        self.folder, self.offset, self.works = run.folder, run.folder.measure_size(), False
+        self.listed: list[UnitFailure] = []
+        tested = [variant for variant in run.suite.variants if variant.control is None]
+        self.labels = {variant.label for variant in tested}
+        learned = {run.suite.find_learning_variant(variant).label for variant in tested}
+        self.most = max(LEAST_FAILURES, len(learned) + 1)  # of two subjects: what is wrong is not the one
+
+    def add(self, failure: UnitFailure) -> None:
+        """Add a unit that failed.
+
+        Raises:
+            SefiError: nothing was made of any variant under test, and more units failed than one subject has: what is
+                wrong is the model or the settings, and every unit would fail.
+        """
+        self.listed.append(failure)
+        made, self.offset = self.folder.read_samples_after(self.offset)
+        self.works = self.works or any(sample.variant in self.labels for sample in made)
+        alike = [one for one in self.listed if one.variant in self.labels and not one.of_photo]
+        if not self.works and len(alike) >= self.most:
+            raise make_fruitless_error(alike)
+
+    def finish(self, made: int) -> RunOutcome:
+        """Return the outcome of a call that made so many images.
+
+        Raises:
+            SefiError: units failed, and the run has no image at all.
+        """
+        if self.listed and not self.folder.read_samples():
+            raise make_fruitless_error(self.listed)
+        return RunOutcome(made, tuple(self.listed))
+
+
+def make_fruitless_error(failures: Sequence[UnitFailure]) -> SefiError:
+    """Return the error for a run in which all that was tried failed: the first says what is wrong."""
+    first = failures[0]
+    problem = f"Nothing could be made in {len(failures)} tries; {format_place(first)}: {first.problem}"
+    return SefiError(problem, first.remedy)
+
+
+def format_place(failure: UnitFailure) -> str:
+    """Return where a unit failed, as a person reads it."""
+    return f"{failure.subject}, {failure.variant}"
+
+
+def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: int | None = None) -> RunOutcome:
+    """Make what is missing in `jobs` processes; what one unit of work fails of stops no other.
 
     Args:
         open_run: opens the run again in another process; must be importable from there.
@@ -35,35 +97,38 @@ def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: i
         lock: the file descriptor of `RunFolder.lock`, which the workers hold too.
 
     Raises:
-        SefiError: a worker's, once the others were stopped.
+        SefiError: what must end the run (`describe_unit_failure`), or what all units fail of; no worker is left.
         KeyboardInterrupt: a worker was interrupted.
     """
+    failures = Failures(run)
     units = len(list_work_units(run.suite, len(run.list_groups())))
     jobs = min(jobs, units)
     if jobs <= 1:
-        return make_samples(run)
+        return failures.finish(make_samples(run, on_failure=failures.add))
     before = run.folder.read_samples()
-    left = TimeLeft(run.suite, run.plan_keys(), before)
+    left, recorded = TimeLeft(run.suite, run.plan_keys(), before), len(before)
+    del before  # as in `make_samples`
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     numbers = SharedNumbers(units)
     shares = [Share(os.getpid(), open_run, numbers, threads) for _ in range(jobs)]
     run.progress.start(left.missing, "images")
     with start_workers(shares, lock) as workers:
-        watch_workers(run, workers, left)
+        watch_workers(run, workers, left, failures)
     run.progress.finish()
-    return len(run.folder.read_samples()) - len(before)
+    return failures.finish(len(run.folder.read_samples()) - recorded)
 
 
-def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left: TimeLeft) -> None:
+def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left: TimeLeft, failures: Failures) -> None:
     """Show what the workers do until all have ended well.
 
     Args:
         run: its folder is read, its progress advanced.
         workers: started processes by the reading end of their messages.
         left: the time that the run still takes.
+        failures: gets the units that fail.
 
     Raises:
-        SefiError: a worker failed, or ended without its share.
+        SefiError: a worker failed, or ended without its share; or every unit fails.
         KeyboardInterrupt: a worker was interrupted.
     """
     lines = {reading: WorkerLine(run.progress.nested()) for reading in workers}
@@ -75,6 +140,9 @@ def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left:
             message = receive_message(reading)
             if message is None:
                 pipes.discard(reading)
+            elif isinstance(message, UnitFailure):
+                left.give_up(message.places)
+                failures.add(message)
             else:
                 lines[reading].handle(message)
         offset = show_new_images(run, left, offset)
@@ -86,7 +154,7 @@ def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left:
             return
 
 
-def receive_message(reading: Connection) -> Message | None:
+def receive_message(reading: Connection) -> Message | UnitFailure | None:
     """Return the next message; None once the worker is gone."""
     try:
         return reading.recv()

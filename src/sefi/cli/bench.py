@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
     from sefi.benchmark.records import RunInfo, Sample
     from sefi.benchmark.run import OpenRun, RunFolder
+    from sefi.benchmark.workers import RunOutcome
     from sefi.core.own_files import OwnFiles
+
+NOT_FINISHED = 1
+MOST_SHOWN = 20  # failures in the answer for people
 
 app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subject; report it on one page.")
 
@@ -78,7 +82,8 @@ def run_bench(
     no_mark: options.NoMark = False,
     as_json: options.AsJson = False,
 ) -> None:
-    """Make and score every image of a SUITE; kill it at any time, the same command goes on."""
+    """Make and score each image of a SUITE; kill it at any time, the same command goes on. Exit code 1 if one fails."""
+    from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.suite import open_suite
     from sefi.cli.bench_setup import BenchOptions, Thresholds, check_run_folder, collect_run_info, open_run
     from sefi.cli.output import print_answer
@@ -96,15 +101,40 @@ def run_bench(
         run = open_run(bench_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
-            made = make_missing(partial(open_run, bench_options), run, jobs, lock)
-    images = len(run.folder.read_samples())
-    record: dict[str, object] = {"run": str(out), "made": made, "images": images, "mark": not no_mark}
-    text = f"{made} images made, {record['images']} in '{out}'\nnext: sefi bench report {out}"
-    print_answer(record, text, as_json=as_json, command="bench run")
+            outcome = make_missing(partial(open_run, bench_options), run, jobs, lock)
+    samples = run.folder.read_samples()
+    completeness = measure_completeness(run.folder.read_info(), samples)
+    record: dict[str, object] = {"run": str(out), "made": outcome.made, "images": len(samples)}
+    record |= {"planned": completeness.planned, "failed": describe_unit_failures(outcome), "mark": not no_mark}
+    of_all = "" if completeness.finished else f" of {completeness.planned}"
+    lines = [f"{outcome.made} images made, {len(samples)}{of_all} in '{out}'", *format_unit_failures(outcome)]
+    print_answer(record, "\n".join([*lines, f"next: sefi bench report {out}"]), as_json=as_json, command="bench run")
+    if outcome.failures:
+        raise typer.Exit(NOT_FINISHED)
 
 
-def make_missing(open_again: "Callable[[], OpenRun]", run: "OpenRun", jobs: int, lock: int) -> int:
-    """Make what is missing; Ctrl-C and SIGTERM say how far the run is."""
+def describe_unit_failures(outcome: "RunOutcome") -> list[dict[str, str]]:
+    """Return why images are missing, for JSON."""
+    return [
+        {"subject": one.subject, "variant": one.variant, "problem": one.problem, "try": one.remedy}
+        for one in outcome.failures
+    ]
+
+
+def format_unit_failures(outcome: "RunOutcome") -> list[str]:
+    """Return why images are missing and what to do, a line each; nothing where none is."""
+    from sefi.benchmark.workers import format_place
+
+    if not outcome.failures:
+        return []
+    shown, rest = outcome.failures[:MOST_SHOWN], len(outcome.failures) - MOST_SHOWN
+    lines = [f"not made: {format_place(one)}: {one.problem} {one.remedy}" for one in shown]
+    more = [f"... {rest} more: --json has all"] if rest > 0 else []
+    return [*lines, *more, "The same command tries again what is missing, and nothing else."]
+
+
+def make_missing(open_again: "Callable[[], OpenRun]", run: "OpenRun", jobs: int, lock: int) -> "RunOutcome":
+    """Make what is missing, as far as it can be; Ctrl-C and SIGTERM say how far the run is."""
     from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.workers import run_shared
     from sefi.core.errors import make_interrupted

@@ -270,7 +270,7 @@ def load_benchmark(folder: Path) -> "Comparable":
         "scores": {names[one.key]: one.model_dump(mode="json", include=SCORES) for one in samples},
     }
     if info.learning_files is not None:
-        facts["inputs"] = {"sha256": info.learning_files.list_files()}
+        facts["inputs"] = dict(info.learning_files.list_files())  # both runs that have the key name all of them
     images = {names[one.key]: ImageOnRecord(one.sha256, folder / one.image) for one in samples}
     return Comparable("a benchmark run", facts, images=images)
 

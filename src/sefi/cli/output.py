@@ -219,6 +219,9 @@ SCHEMAS: dict[str, Schema] = {
             "made": "images made by this call",
             "mark": "false where --no-mark was given",
             "images": "images on record",
+            "planned": "images that the suite asks for",
+            "failed": "why images are missing: a list of objects with subject, variant, problem and try; the exit code "
+            "is 1 if there are any",
         },
     ),
     "bench report": Schema(
@@ -252,6 +255,7 @@ SCHEMAS: dict[str, Schema] = {
             "not_computed": "by figure, why no variant has it",
             "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",
             "files": "the files written",
+            "failed": "why images are missing, as of `bench run`; the exit code is 1 if there are any",
         },
     ),
     "serve": Schema(

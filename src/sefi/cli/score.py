@@ -116,13 +116,16 @@ def run_score(
         run, bench_options = open_scoring(score_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
-            bench.make_missing(partial(restore_scoring, score_options), run, jobs, lock)
+            outcome = bench.make_missing(partial(restore_scoring, score_options), run, jobs, lock)
     info, samples = bench.read_run(run.folder)
     files = bench.write_report(run.folder, info, samples, None, overwrite=False)
     table = make_table(samples, info)
     record = describe_scoring(run, info, bench_options, table) | {"images": len(samples), "files": files}
-    text = format_scoring(run.folder, info, table, len(samples))
+    record["failed"] = bench.describe_unit_failures(outcome)
+    text = "\n".join([*bench.format_unit_failures(outcome), format_scoring(run.folder, info, table, len(samples))])
     print_answer(record, text, as_json=as_json, command="score")
+    if outcome.failures:
+        raise typer.Exit(bench.NOT_FINISHED)
 
 
 def split_name(text: str) -> tuple[str, Path]:

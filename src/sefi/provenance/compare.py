@@ -23,7 +23,8 @@ CAUSES = (
 EFFECTS = frozenset({"tensors", "metrics", "images", "words", "scores"})
 # Facts that earlier versions did not state: where one side has none, nobody knows whether they differ.
 PARTLY_STATED = frozenset({"versions", "machine", "model", "photo"})
-PARTLY_NAMED = ("sha256", "file", "method")  # beginnings of names of such facts
+# Such facts of other causes, by the first part of their names.
+PARTLY_NAMED = frozenset({("inputs", "sha256"), ("inputs", "file"), ("identities", "sha256"), ("settings", "method")})
 SALTED = frozenset({("photo", "hash")})  # two identities of one photo have two: where they differ, nobody knows
 MEASURED = frozenset({"learn_seconds", "class_seconds", "peak_mb"})  # of a training: never the same twice
 NOT_COMPARED = "not compared: a file is missing"
@@ -161,7 +162,8 @@ def _compare_facts(
 ) -> Iterator[ComparedFact]:
     """Yield the facts that differ, or that only one side states."""
     for fact in _pair_facts(cause, first or {}, second or {}):
-        silent = None in (fact.first, fact.second) and (cause in PARTLY_STATED or fact.name.startswith(PARTLY_NAMED))
+        named = (cause, fact.name.partition(".")[0]) in PARTLY_NAMED
+        silent = None in (fact.first, fact.second) and (cause in PARTLY_STATED or named)
         if not _is_same(fact.first, fact.second):
             salted = (cause, fact.name) in SALTED
             yield replace(fact, is_unknown=first is None or second is None or silent or salted)

@@ -10,7 +10,7 @@ import json
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set as AbstractSet
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -77,6 +77,8 @@ HEADERS = replace(LIMITS, size=LARGEST_WEIGHTS)  # of files whose header alone i
 PAGE_NAMES = re.compile(r'(?:name="sefi-identities" content|data-identities)="([0-9a-f ]*)"')
 PROMPT_FILE = re.compile(r"sefi-.+-prompt\.txt")  # of `sefi export`
 EXPORT_KEY, TITLE_KEY = "sefi.identity", "modelspec.title"  # in the metadata of exported files
+STAYS = "stays until the rest is gone, which it shows the way to"
+LISTS_FOLDER = ("index.html", CARD_SAMPLES, BATCH_FAILURES, OWN_RECORD)  # show which others of a folder go
 NAMES_DIGEST = "it names the identity's SHA-256"  # the reason of a trace
 
 
@@ -177,7 +179,7 @@ def list_traces(
 ) -> tuple[list[Trace], list[Trace]]:
     """List what is known to hold a likeness, the identity itself last, and what may hold it and is not removed.
 
-    The order lets a removal that is cut short be repeated: the file that shows what belongs to it goes last.
+    The order lets a removal that is cut short be repeated: what shows which others belong to the identity goes last.
 
     Args:
         progress: is advanced after every file, where there are many.
@@ -214,8 +216,20 @@ def list_traces(
     identity = [Trace(sought.path, "the identity")] if is_there(sought.path) else []
     traces = [one for one in findings.traces.values() if one.path != sought.path]
     unproven = [one for one in findings.unproven if one.path not in findings.traces]
-    ordered = [*sorted(traces, key=lambda one: one.clear is not None), *identity]
+    variants = set(list_variants_of_subject(sought.path))
+    ordered = [*sorted(traces, key=lambda one: rank_trace(one, variants)), *identity]
     return list(filter(None, map(note_state, ordered))), unproven
+
+
+def rank_trace(trace: Trace, variants: AbstractSet[Path]) -> tuple[int, int]:
+    """Return where a file stands in the order of removal: after those that are known to be of the identity by it.
+
+    Args:
+        variants: other identities of the same subject, whose SHA-256 files may name.
+    """
+    name = trace.path.name
+    in_folder = LISTS_FOLDER.index(name) + 1 if name in LISTS_FOLDER else 0
+    return (2 if trace.clear is not None else 1 if trace.path in variants else 0), in_folder
 
 
 def read_all_records(
@@ -570,18 +584,20 @@ def remove_traces(
 ) -> tuple[list[Path], list[Trace]]:
     """Remove files; return those that are gone or cleared, and those that are not with the reason.
 
-    The identity stays where anything else does, so that the command can be repeated. Folders that are then empty go.
+    The identity, its subject's others and what records say of it stay where anything else does, and a page or a table
+    where a file of its folder does, so that the command can be repeated. Folders that are then empty go.
 
     Args:
         folders: that stay though they are empty, as the identity's does.
     """
     gone: list[Path] = []
     left: list[Trace] = []
+    shown = {identity.resolve(), *list_variants_of_subject(identity.resolve())}
     # A kill between the two halves of a write leaves one file under two names, both of which are listed.
     names = Counter[tuple[int, ...] | None](one.seen for one in traces if one.seen is not None)
     for trace in traces:
-        if left and trace.path == identity.resolve():
-            left.append(Trace(trace.path, "stays until the rest is gone, which it shows the way to"))
+        if left and is_needed_again(trace, left, shown):
+            left.append(Trace(trace.path, STAYS))
             continue
         try:
             links = remove_trace(trace)
@@ -597,6 +613,20 @@ def remove_traces(
             with suppress(OSError):  # it holds something else
                 folder.rmdir()
     return gone, left
+
+
+def is_needed_again(trace: Trace, left: Iterable[Trace], identities: AbstractSet[Path]) -> bool:
+    """Return whether a file is needed to find what is left again.
+
+    Args:
+        identities: of the subject.
+    """
+    folders = {one.path.parent for one in left}
+    if trace.path.name == OWN_RECORD:
+        return trace.path.parent in folders | {one.parent for one in identities}
+    if trace.path.name in LISTS_FOLDER:
+        return trace.path.parent in folders
+    return trace.clear is not None or trace.path in identities
 
 
 def remove_trace(trace: Trace) -> int:
