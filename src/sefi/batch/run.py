@@ -271,8 +271,13 @@ def read_crops(item: BatchItem, settings: BatchSettings, model: CropModel) -> li
     photos = [read_photo(photo) for photo in item.photos]
     if not settings.any_style:
         check_photo_styles(photos, for_drawings=model.is_embedded)
-    detector = settings.detector if needs_face(item.config.learn.class_word, crop=settings.crop) else None
-    return [crop_photo(photo, model, item.config, item.face, crop=settings.crop, detector=detector) for photo in photos]
+    detector, crop = choose_detector(item, settings), settings.crop
+    return [crop_photo(photo, model, item.config, item.face, crop=crop, detector=detector) for photo in photos]
+
+
+def choose_detector(item: BatchItem, settings: BatchSettings) -> Path | None:
+    """Return the face detector that is named, for an item in whose photos a face is looked for."""
+    return settings.detector if needs_face(item.config.learn.class_word, crop=settings.crop) else None
 
 
 def learn_item_identity(
@@ -303,6 +308,7 @@ def learn_item_identity(
         backbone=backbone,
         config=item.config,
         seed=item.seed,
+        detector=choose_detector(item, settings),
         evaluators=settings.evaluators,
         consent=None if item.consent is None else parse_consent(item.consent, date.today()),  # noqa: DTZ011
         progress=progress,
