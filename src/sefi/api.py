@@ -77,7 +77,7 @@ from sefi.identity.file import (
     make_photo_salt,
 )
 from sefi.methods import get_method, get_preset, is_of_tokens
-from sefi.methods.base import Method, TrainingOptions, create_header
+from sefi.methods.base import Method, TrainingOptions, check_method, create_header
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
     CropFace,
@@ -182,7 +182,7 @@ def learn(  # noqa: PLR0913
     backbone = open_model(backbone)
     folder = Path(evaluators) if evaluators else find_evaluators(backbone)
     check_class_word(backbone, config.learn.class_word)
-    method.check(backbone, config, folder)
+    check_method(method, backbone, config, folder)
     if init is not None:
         check_init(init, method, backbone)
     if consent is None and not backbone.is_embedded:

@@ -16,7 +16,7 @@ from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.identity.file import Identity, read_saved_config
 from sefi.identity.tokens import FreeVectors
 from sefi.methods import METHODS, PRESETS, check_tokens_only
-from sefi.methods.base import create_header, get_class_row
+from sefi.methods.base import check_method, create_header, get_class_row
 from sefi.methods.celeb_basis import compute_bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
 from sefi.photo.augment import PhotoViews
@@ -38,7 +38,7 @@ TOKEN_SETTINGS = (
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     config = PRESETS[name]
-    METHODS[config.method].check(embedded, config, find_evaluators(embedded))
+    check_method(METHODS[config.method], embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
     config = override(PRESETS[choose_preset(name, None)], [setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
-        METHODS[name].check(embedded, config, find_evaluators(embedded))
+        check_method(METHODS[name], embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize("name", TUNED)

@@ -11,6 +11,7 @@ from sefi.methods.registry import (
     is_of_tokens,
     name_default_preset,
     name_published_preset,
+    select_read_settings,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
     "is_of_tokens",
     "name_default_preset",
     "name_published_preset",
+    "select_read_settings",
 ]

@@ -13,7 +13,14 @@ from sefi.core.errors import ConfigError, IdentityError
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import LIMITS, Identity
-from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import (
+    UNREAD_BY_WEIGHTS,
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -75,6 +82,7 @@ class DreamBooth:
         kilobytes=59_000,
         needs="class images",
         trains_model=True,
+        unread=UNREAD_BY_WEIGHTS,
     )
     presets = PRESETS
     config_type = DreamBoothConfig

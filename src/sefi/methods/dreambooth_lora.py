@@ -21,7 +21,14 @@ from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, read_saved_config
-from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import (
+    UNREAD_BY_WEIGHTS,
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -82,6 +89,7 @@ class DreamBoothLora:
         kilobytes=330,
         needs='class images; `pip install ".[lora]"`',
         trains_model=True,
+        unread=UNREAD_BY_WEIGHTS,
     )
     presets = PRESETS
     config_type = DreamBoothLoraConfig
