@@ -111,6 +111,7 @@ from sefi.provenance.run_record import (
     hash_with_salt,
     shorten_source,
 )
+from sefi.training.finetuning import ClassImages
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -138,6 +139,7 @@ def learn(  # noqa: PLR0913
     progress: Progress | bool | None = None,
     checkpoint: str | Path | None = None,
     memory: int | str | None = None,
+    class_images: ClassImages | None = None,
 ) -> Identity:
     """Learn the subject of one photo, or of several photos of it.
 
@@ -163,6 +165,8 @@ def learn(  # noqa: PLR0913
         checkpoint: file that an unfinished training is saved to and resumed from.
         memory: what learning may take, in bytes or as `6GB`: samples are taken in parts, and activations computed again
             where that is not enough. An estimate from one sample; the same result but for rounding.
+        class_images: `sefi.training.finetuning.ClassImages()`, given to each of several calls: methods that draw images
+            of the class draw them once for the calls with the same model and settings. None draws them anew.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
@@ -201,6 +205,7 @@ def learn(  # noqa: PLR0913
         folder,
         init,
         memory=None if memory is None else parse_memory(memory),
+        class_images=class_images or ClassImages(),
     )
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))

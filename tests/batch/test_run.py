@@ -39,6 +39,7 @@ from sefi.photo.detect import Face
 from sefi.photo.read import MAX_BYTES
 from sefi.provenance.consent import parse_consent
 from sefi.provenance.save import read_named_identities
+from sefi.training import finetuning
 
 PORTRAIT = EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png"
 
@@ -76,6 +77,17 @@ def test_a_batch_learns_the_same_bytes_as_learn_and_a_second_run_does_nothing(se
     assert work_off(settings)[1] == []
     assert read_states(settings.folder) == before
     assert not list(settings.folder.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_images_of_the_class_are_drawn_once(settings, work_off, monkeypatch):
+    drawn, draw = [], finetuning.generate_class_latents
+    monkeypatch.setattr(finetuning, "generate_class_latents", lambda *given: drawn.append(given) or draw(*given))
+    few = ["learn.steps=1", "learn.class_word=dog", "tune.prior_images=1", "generate.steps=1", "views.latent_pool=1"]
+    config = override(PRESETS["dreambooth-lora"], [*few, "learn.templates=a photo of {}"])
+    _, done = work_off(settings, config=config, preview=None)
+    assert [state_of(settings, name) for name in done] == [ItemState.LEARNED] * 2
+    assert len(drawn) == 1
 
 
 @pytest.mark.slow

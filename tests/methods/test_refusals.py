@@ -71,7 +71,7 @@ def test_a_sentence_that_cannot_be_learned_with_costs_no_class_images(
     embedded: Backbone, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A weight's bracket in the rare word, and more words than the model reads."""
-    monkeypatch.setattr(f"sefi.methods.{METHODS[name].__module__.rpartition('.')[2]}.generate_class_latents", None)
+    monkeypatch.setattr("sefi.training.finetuning.generate_class_latents", None)
     settings = ["learn.templates=" + "a photo of " * 60 + "{}"]
     if name != "custom-diffusion":  # its rare word is a token's row, and in no sentence
         settings.append("tune.identifier=(sks")

@@ -38,6 +38,7 @@ from sefi.identity.file import (
 )
 from sefi.photo.augment import PhotoViews
 from sefi.provenance.run_record import collect_versions
+from sefi.training.finetuning import ClassImages
 from sefi.training.loop import IdentityTask, train
 from sefi.training.memory import plan_memory
 from sefi.training.token_inversion import ENCODE_AT_ONCE, TokenTask
@@ -61,6 +62,7 @@ class TrainingOptions:
         encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
         networks_digest: of the networks that the method reads the photo with, which sets it (`hash_face_networks`).
         memory: bytes that learning may take; see `sefi.training.memory.plan_memory`. None: whatever there is.
+        class_images: that earlier trainings drew, for methods that draw any.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -71,6 +73,7 @@ class TrainingOptions:
     encoder_digest: str | None = None
     networks_digest: str | None = None
     memory: int | None = None
+    class_images: ClassImages = field(default_factory=ClassImages)
 
 
 @dataclass(frozen=True)

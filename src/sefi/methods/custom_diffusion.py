@@ -1,6 +1,7 @@
 """Custom Diffusion: a new word and the keys and values that cross-attention makes of text; two subjects merge."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -49,7 +50,6 @@ from sefi.training.finetuning import (
     WeightTask,
     WeightTaskInputs,
     draw_noise_and_timesteps,
-    generate_class_latents,
     make_prior_drawer,
     tokenize_sentences,
     wrap_weights,
@@ -154,7 +154,6 @@ class CustomDiffusion:
     ) -> Identity:
         """Learn weights named `unet....`, and tokens `[1, 2, 2, width]`: the new word, then the class word."""
         config = require_config(config, CustomDiffusionConfig)
-        latents = generate_class_latents(backbone, config, options.progress)
         word = nn.Parameter(get_first_word(backbone, config.tune.identifier).to(backbone.device))
         row = get_class_row(backbone, config).to(backbone.device)
         plain = backbone.encode_text(tokenize_sentences(backbone, config, config.learn.class_word))
@@ -167,7 +166,7 @@ class CustomDiffusion:
         inputs = WeightTaskInputs(
             wrap_weights({**weights, "word": word}),
             make_resized_view_drawer(backbone, views, config, seed, get_tokens),
-            make_prior_drawer(backbone, config, seed, latents, plain.select),
+            partial(make_prior_drawer, backbone, config, seed, options.class_images, plain.select),
             lambda: {"tokens": get_tokens().expand(1, 2, -1, -1), **weights},
             detach_start=True,
         )

@@ -5,6 +5,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,7 +37,6 @@ from sefi.training.finetuning import (
     WeightTask,
     WeightTaskInputs,
     format_subject_words,
-    generate_class_latents,
     make_prior_drawer,
     make_subject_drawer,
     tokenize_rare_and_plain,
@@ -117,7 +117,6 @@ class DreamBoothLora:
     ) -> Identity:
         """Learn matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         config = require_config(config, DreamBoothLoraConfig)
-        latents = generate_class_latents(backbone, config, options.progress)
         sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
@@ -125,7 +124,7 @@ class DreamBoothLora:
         inputs = WeightTaskInputs(
             wrap_weights(matrices),
             make_subject_drawer(backbone, views, config, seed, rare.select),
-            make_prior_drawer(backbone, config, seed, latents, plain.select),
+            partial(make_prior_drawer, backbone, config, seed, options.class_images, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
         task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))
