@@ -217,22 +217,22 @@ class ClassImages:
 
     def __init__(self) -> None:
         self.seconds_spared = 0.0
-        self.drawn: dict[tuple[object, ...], tuple[Backbone, Tensor | None, float]] = {}
+        self.entries: dict[tuple[object, ...], tuple[Backbone, Tensor | None, float]] = {}
 
     def collect(self, backbone: Backbone, config: FinetuningConfig, progress: Progress) -> Tensor | None:
         """Return what `generate_class_latents` returns, the same bits: of an earlier call where there was one."""
         # A model is never changed, and is held here: no other one gets its id. The number of threads decides on bits.
         count = config.tune.prior_images if config.tune.prior_weight else 0
         key = (id(backbone), torch.get_num_threads(), format_class_prompt(config), count, config.generate)
-        if key in self.drawn:
-            self.drawn[key] = self.drawn.pop(key)  # the one that was used last comes last
-            self.seconds_spared += self.drawn[key][2]
-            return self.drawn[key][1]
+        if key in self.entries:
+            self.entries[key] = self.entries.pop(key)  # the one that was used last comes last
+            self.seconds_spared += self.entries[key][2]
+            return self.entries[key][1]
         started = time.monotonic()
         latents = generate_class_latents(backbone, config, progress)
-        self.drawn[key] = backbone, latents, time.monotonic() - started
-        if len(self.drawn) > MOST_CLASSES:
-            del self.drawn[next(iter(self.drawn))]
+        self.entries[key] = backbone, latents, time.monotonic() - started
+        if len(self.entries) > MOST_CLASSES:
+            del self.entries[next(iter(self.entries))]
         return latents
 
 
