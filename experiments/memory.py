@@ -10,10 +10,9 @@ import tempfile
 from pathlib import Path
 
 from sefi.backbone.open import MODELS
-from sefi.core.config import select_settings
 from sefi.core.files import write_text
 from sefi.core.text import dump_json
-from sefi.methods import BUILT_IN, get_preset, name_default_preset
+from sefi.methods import BUILT_IN, get_preset, name_default_preset, select_read_settings
 
 RECORD = Path(__file__).parent / "records" / "memory.json"
 FEW = ("learn.steps=4", "tune.prior_images=8")
@@ -38,7 +37,7 @@ def measure_peak(*options: str) -> int:
 def list_options(method: str) -> list[str]:
     """List the options that learn a few steps with a method, few images of the class where it has those."""
     preset = name_default_preset(method)
-    few = select_settings(type(get_preset(preset)), FEW)
+    few = select_read_settings(get_preset(preset), FEW)
     return ["--preset", preset, *(word for setting in few for word in ("--set", setting))]
 
 

@@ -77,7 +77,7 @@ from sefi.identity.file import (
     make_photo_salt,
 )
 from sefi.methods import get_method, get_preset, is_of_tokens
-from sefi.methods.base import Method, TrainingOptions, create_header
+from sefi.methods.base import Method, TrainingOptions, check_method, create_header
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
     CropFace,
@@ -111,6 +111,7 @@ from sefi.provenance.run_record import (
     hash_with_salt,
     shorten_source,
 )
+from sefi.training.finetuning import ClassImages
 from sefi.training.probe import ImageProbe, ProbeEvaluators
 
 LOGGER = logging.getLogger(REMARKS)
@@ -138,6 +139,7 @@ def learn(  # noqa: PLR0913
     progress: Progress | bool | None = None,
     checkpoint: str | Path | None = None,
     memory: int | str | None = None,
+    class_images: ClassImages | None = None,
 ) -> Identity:
     """Learn the subject of one photo, or of several photos of it.
 
@@ -163,6 +165,8 @@ def learn(  # noqa: PLR0913
         checkpoint: file that an unfinished training is saved to and resumed from.
         memory: what learning may take, in bytes or as `6GB`: samples are taken in parts, and activations computed again
             where that is not enough. An estimate from one sample; the same result but for rounding.
+        class_images: `sefi.training.finetuning.ClassImages()`, given to each of several calls: methods that draw images
+            of the class draw them once for the calls with the same model and settings. None draws them anew.
 
     Raises:
         SefiError: what was wrong with the photo, the name, the settings, the seed or the model.
@@ -182,7 +186,7 @@ def learn(  # noqa: PLR0913
     backbone = open_model(backbone)
     folder = Path(evaluators) if evaluators else find_evaluators(backbone)
     check_class_word(backbone, config.learn.class_word)
-    method.check(backbone, config, folder)
+    check_method(method, backbone, config, folder)
     if init is not None:
         check_init(init, method, backbone)
     if consent is None and not backbone.is_embedded:
@@ -201,6 +205,7 @@ def learn(  # noqa: PLR0913
         folder,
         init,
         memory=None if memory is None else parse_memory(memory),
+        class_images=class_images or ClassImages(),
     )
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))

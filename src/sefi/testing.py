@@ -30,13 +30,22 @@ from torch import Tensor
 from sefi.api import find_evaluators, generate, learn
 from sefi.backbone.bundle import Backbone, add_noise, compute_target
 from sefi.backbone.open import MODELS, create_empty_stable_diffusion, open_backbone
-from sefi.core.config import Config, choose_start, override, parse_saved_config, select_settings
+from sefi.core.config import Config, choose_start, override, parse_saved_config
 from sefi.core.errors import IdentityError
 from sefi.core.rng import create_generator
 from sefi.diffusion.attention import copy_with_key_value_attention
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity
-from sefi.methods import METHODS, PRESETS, get_method, get_preset, name_default_preset, name_published_preset
+from sefi.methods import (
+    METHODS,
+    PRESETS,
+    get_method,
+    get_preset,
+    name_default_preset,
+    name_published_preset,
+    select_read_settings,
+)
+from sefi.methods.base import check_method
 from sefi.photo.read import convert_to_pixels
 
 PORTRAIT = MODELS / "demo" / "portrait.png"
@@ -92,7 +101,7 @@ def try_method(
     """
     get_method(name)
     preset = name_default_preset(name)
-    config = get_preset(preset, [*select_settings(METHODS[name].config_type, FEW), *settings])
+    config = get_preset(preset, [*select_read_settings(get_preset(preset), FEW), *settings])
     backbone = backbone or open_backbone()
     before = record_state(backbone)
     identity = learn(PORTRAIT, name="ada", backbone=backbone, config=config, seed=1)
@@ -105,7 +114,7 @@ def check_presets(trial: Trial) -> None:
     presets = [config for config in PRESETS.values() if config.method == trial.name]
     require(bool(presets), f"{trial.name} has no presets.")
     for config in presets:
-        METHODS[trial.name].check(trial.backbone, config, find_evaluators(trial.backbone))
+        check_method(METHODS[trial.name], trial.backbone, config, find_evaluators(trial.backbone))
 
 
 def check_settings_are_saved(trial: Trial) -> None:
@@ -132,7 +141,7 @@ def check_loss_falls(trial: Trial) -> None:
     """Check that the loss is lower than before learning, where the method learns anything of a subject."""
     if not METHODS[trial.name].count_weights(trial.backbone, trial.config).trained:
         return
-    config = override(trial.config, select_settings(type(trial.config), UNTRAINED))
+    config = override(trial.config, select_read_settings(trial.config, UNTRAINED))
     untrained = learn(PORTRAIT, name="ada", backbone=trial.backbone, config=config, seed=1)
     before, after = (compute_error(trial, identity) for identity in (untrained, trial.identity))
     require(after < before, f"The denoising error is {after:.4f} after learning and {before:.4f} before.")

@@ -43,9 +43,11 @@ from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
 from sefi.methods import PRESETS
 from sefi.methods.base import create_header
+from sefi.photo.detect import Face
 from sefi.photo.read import MAX_BYTES
 from sefi.provenance.consent import parse_consent
 from sefi.provenance.save import read_named_identities
+from sefi.training import finetuning
 
 PORTRAIT = EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png"
 
@@ -83,6 +85,30 @@ def test_a_batch_learns_the_same_bytes_as_learn_and_a_second_run_does_nothing(se
     assert work_off(settings)[1] == []
     assert read_states(settings.folder) == before
     assert not list(settings.folder.rglob(".*"))
+
+
+@pytest.mark.slow
+def test_images_of_the_class_are_drawn_once(settings, work_off, monkeypatch):
+    drawn, draw = [], finetuning.generate_class_latents
+    monkeypatch.setattr(finetuning, "generate_class_latents", lambda *given: drawn.append(given) or draw(*given))
+    few = ["learn.steps=1", "learn.class_word=dog", "tune.prior_images=1", "generate.steps=1", "views.latent_pool=1"]
+    config = override(PRESETS["dreambooth-lora"], [*few, "learn.templates=a photo of {}"])
+    _, done = work_off(settings, config=config, preview=None)
+    assert [state_of(settings, name) for name in done] == [ItemState.LEARNED] * 2
+    assert len(drawn) == 1
+
+
+@pytest.mark.slow
+def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tmp_path):
+    """Also the face that settings ask for, in the square that is learned."""
+    opened, detector = [], tmp_path / "detector.onnx"
+    detector.touch()
+    face = Face(0.0, 0.0, 8.0, 8.0, ((0.0, 0.0),) * 5, 0.9)
+    monkeypatch.setattr("sefi.api.YuNetDetector", lambda path: opened.append(path) or (lambda _rgb: [face]))
+    config = override(settings.config, ["learn.class_word=person", "learn.outside_weight=0.5"])
+    _, done = work_off(settings, config=config, detector=detector, preview=None)
+    assert [state_of(settings, name) for name in done] == [ItemState.LEARNED] * 2
+    assert opened == [detector] * 4  # a crop and a face in it for each
 
 
 @pytest.mark.parametrize(("wanted", "taken"), [(2, 2), (25, 25), (50, 25)])

@@ -155,6 +155,18 @@ def test_a_variant_is_learned_with_its_own_seed(run):
 
 
 @pytest.mark.slow
+def test_images_of_the_class_are_drawn_once_and_count_for_every_subject(run):
+    few = ("learn.templates=a photo of {}", "tune.prior_images=2", "views.latent_pool=1")
+    variant = Variant(label="lora", preset="dreambooth-lora", settings=few)
+    learner = Learner(replace(run, suite=SUITE.model_copy(update={"variants": (variant,)})))
+    files = [run.folder.locate_identity(subject.key, variant) for subject in SUBJECTS[:2]]
+    costs = [read_costs(file, learner.load_or_learn(variant, s)) for s, file in zip(SUBJECTS, files, strict=False)]
+    assert run.class_images.seconds_spared > 0
+    assert costs[0]["class_seconds"] == pytest.approx(costs[1]["class_seconds"], rel=0.5)
+    assert all(one["learn_seconds"] > one["class_seconds"] > 0 for one in costs)
+
+
+@pytest.mark.slow
 def test_learning_costs_are_a_file_next_to_the_identity(run):
     make_samples(run, REX)
     file = run.folder.identities / "rex--ours.safetensors"

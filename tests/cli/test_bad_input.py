@@ -1,6 +1,7 @@
 """Bad input ends with exit code 2, what is wrong, what to do, and no half-written file."""
 
 import json
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -144,6 +145,19 @@ def test_no_face(learn_refused, faces):
 
 def test_three_faces_need_a_choice(learn_refused, faces):
     assert "3 faces" in learn_refused(*faces(0.0, 100.0, 200.0))
+
+
+@pytest.mark.slow
+def test_the_named_detector_finds_every_face(sefi, model_folder, photo_file, faces, monkeypatch, tmp_path):
+    """Also the face that settings ask for, in the square that is learned."""
+    words, opened = faces(0.0), []
+    finder = Found(0.0, side=8.0)
+    monkeypatch.setattr("sefi.api.YuNetDetector", lambda path: opened.append(Path(path)) or finder.faces)
+    recipe = ("--steps", 1, "--set", "learn.outside_weight=0.5", "--any-style", "--out", tmp_path / "ada.safetensors")
+    found = sefi("learn", photo_file, "--name", "ada", "--model", model_folder, *words, *recipe)
+    assert found.exit_code == 0, found.output
+    assert len(opened) == 3  # the crop, the key of the checkpoint, and what is learned
+    assert set(opened) == {words[1]}
 
 
 def test_a_choice_that_does_not_exist(learn_refused, faces):

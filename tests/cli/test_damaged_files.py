@@ -281,7 +281,7 @@ def probe_judge(name: str) -> Callable[[Bench], Case]:
 def composer(bench: Bench) -> Case:
     file = bench.place / "composer.safetensors"
     save_file({"composer.fuse.join.first.weight": torch.ones(24, 31)}, file, {"sefi-composer": "tiny:7:00"})
-    words = ("--no-crop", "--method", "fastcomposer", "--set", f"compose.weights={file}")
+    words = ("--no-crop", "--method", "fastcomposer", "--steps", 1, "--set", f"compose.weights={file}")
     return Case(bench.learn(*words, "--judges", EMBEDDED_EVALUATORS), file)
 
 
@@ -290,7 +290,7 @@ def composer_clip(name: str) -> Callable[[Bench], Case]:
 
     def build(bench: Bench) -> Case:
         folder = bench.copy(EMBEDDED_EVALUATORS / "clip", "judges/clip")
-        words = bench.learn("--method", "fastcomposer", "--no-crop", "--judges", folder.parent)
+        words = bench.learn("--method", "fastcomposer", "--steps", 1, "--no-crop", "--judges", folder.parent)
         drawn = Path(EMBEDDED_EVALUATORS).parent / "demo" / "portrait.png"
         changed = {bench.model: "tiny-portraits", bench.portrait: drawn}
         return Case(tuple(changed.get(word, word) for word in words), folder / name, str(folder))

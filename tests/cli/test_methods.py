@@ -73,7 +73,8 @@ def test_another_method_learns_and_generates(sefi, portrait, model_folder, tmp_p
         (("--method", "cross-init"), "list of the names"),
         (("--method", "textual-inversion", "--set", "learn.stages=5"), "knows only learn.stages=1"),
         (("--method", "custom-diffusion", "--dtype", "bfloat16"), "bfloat16 is too coarse"),
-        (("--method", "fastcomposer"), "clip"),
+        (("--method", "fastcomposer", "--steps", 1), "clip"),
+        (("--method", "fastcomposer"), "FastComposer does not read learn.steps, which is 2"),
     ],
 )
 def test_what_a_method_lacks_is_said_before_anything_is_learned(sefi, portrait, model_folder, tmp_path, given, said):

@@ -17,7 +17,7 @@ from sefi.core.errors import ConfigError, IdentityError, PromptError
 from sefi.identity.file import Identity, check_tokens_alone, read_saved_config
 from sefi.identity.tokens import FreeVectors
 from sefi.methods import METHODS, PRESETS, is_of_tokens
-from sefi.methods.base import create_header, get_class_row
+from sefi.methods.base import check_method, create_header, get_class_row
 from sefi.methods.celeb_basis import compute_bases
 from sefi.methods.fastcomposer import SHIPPED, check_weights, choose_settings, hash_file
 from sefi.photo.augment import PhotoViews
@@ -39,7 +39,7 @@ TOKEN_SETTINGS = (
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
     config = PRESETS[name]
-    METHODS[config.method].check(embedded, config, find_evaluators(embedded))
+    check_method(METHODS[config.method], embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_every_preset_is_allowed(embedded: Backbone, name: str) -> None:
 def test_settings_that_would_be_passed_over(embedded: Backbone, name: str, setting: str) -> None:
     config = override(PRESETS[choose_preset(name, None)], [setting])
     with pytest.raises(ConfigError, match=setting.partition("=")[0]):
-        METHODS[name].check(embedded, config, find_evaluators(embedded))
+        check_method(METHODS[name], embedded, config, find_evaluators(embedded))
 
 
 @pytest.mark.parametrize("name", TUNED)
@@ -72,7 +72,7 @@ def test_a_sentence_that_cannot_be_learned_with_costs_no_class_images(
     embedded: Backbone, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """A weight's bracket in the rare word, and more words than the model reads."""
-    monkeypatch.setattr(f"sefi.methods.{METHODS[name].__module__.rpartition('.')[2]}.generate_class_latents", None)
+    monkeypatch.setattr("sefi.training.finetuning.generate_class_latents", None)
     settings = ["learn.templates=" + "a photo of " * 60 + "{}"]
     if name != "custom-diffusion":  # its rare word is a token's row, and in no sentence
         settings.append("tune.identifier=(sks")

@@ -14,7 +14,7 @@ from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.identity.tokens import IdentityTokens, compute_change_limits, interpolate_on_sphere
 from sefi.methods import METHODS, PRESETS
-from sefi.methods.base import TrainingOptions, get_class_row
+from sefi.methods.base import TrainingOptions, check_method, get_class_row
 from sefi.photo.augment import PhotoViews
 from sefi.training.checkpoint import describe_differences
 from sefi.training.loop import IdentityTrainer
@@ -213,7 +213,7 @@ def test_the_rate_falls_by_a_cosine(backbone: Backbone) -> None:
 def test_methods_refuse_options_that_they_would_pass_over(backbone: Backbone, method: str, option: str) -> None:
     config = override(PRESETS[method], [f"learn.{option}"])
     with pytest.raises(ConfigError, match=option.partition("=")[0]):
-        METHODS[method].check(backbone, config, None)
+        check_method(METHODS[method], backbone, config, None)
 
 
 def test_steps_of_nothing_are_refused() -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from sefi.batch.plan import BatchItem, BatchSettings
 from sefi.batch.run import PreparedPhotos, WorkQueue, learn_item, load_model, prepare_photos
 from sefi.core.errors import ConfigError, SefiError, suggest_install
+from sefi.training.finetuning import ClassImages
 
 if TYPE_CHECKING:
     from sefi.backbone.bundle import Backbone
@@ -37,6 +38,7 @@ class RayWorker:
     def __init__(self, settings: BatchSettings, device: str) -> None:
         self.settings = settings
         self.backbone: Backbone = load_model(settings.model, device)
+        self.class_images = ClassImages()
 
     def describe(self) -> ModelFacts:
         """Return what cutting photos needs to know; by then the model is open."""
@@ -44,7 +46,7 @@ class RayWorker:
 
     def learn(self, item: BatchItem, prepared: PreparedPhotos) -> None:
         """Learn an item; its record says how that ended."""
-        learn_item(item, self.settings, self.backbone, prepared=prepared)
+        learn_item(item, self.settings, self.backbone, prepared=prepared, class_images=self.class_images)
 
 
 @dataclass

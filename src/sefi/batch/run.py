@@ -72,6 +72,7 @@ from sefi.provenance.metadata import hide_names
 from sefi.provenance.save import encode_image
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
 from sefi.training.checkpoint import name_checkpoint, read_unfinished
+from sefi.training.finetuning import ClassImages
 from sefi.training.loop import list_recovery_remarks
 
 # What fails in the same way each time: another try would only cost time.
@@ -107,12 +108,14 @@ def learn_item(
     progress: Progress | None = None,
     prepared: PreparedPhotos | None = None,
     *,
+    class_images: ClassImages | None = None,
     alone: bool = False,
 ) -> ItemRecord:
     """Do what is left of an item, and return its record, which says how that ended.
 
     Args:
         prepared: its photos, where somebody else has read them.
+        class_images: that this process drew for other items.
         alone: this is the process of the batch itself.
 
     Raises:
@@ -132,7 +135,7 @@ def learn_item(
         record = None
         try:
             record = begin_try(item, settings, alone=alone)
-            record, crops = learn_item_identity(item, record, settings, backbone, progress, prepared)
+            record, crops = learn_item_identity(item, record, settings, backbone, progress, prepared, class_images)
             record = make_preview(item, record, settings, backbone, crops)
             return write_item_record(folder, record.change(state=ItemState.LEARNED, tries=0))
         except (Interrupted, KeyboardInterrupt):
@@ -271,8 +274,13 @@ def read_crops(item: BatchItem, settings: BatchSettings, model: CropModel) -> li
     photos = [read_photo(photo) for photo in item.photos]
     if not settings.any_style:
         check_photo_styles(photos, for_drawings=model.is_embedded)
-    detector = settings.detector if needs_face(item.config.learn.class_word, crop=settings.crop) else None
-    return [crop_photo(photo, model, item.config, item.face, crop=settings.crop, detector=detector) for photo in photos]
+    detector, crop = choose_detector(item, settings), settings.crop
+    return [crop_photo(photo, model, item.config, item.face, crop=crop, detector=detector) for photo in photos]
+
+
+def choose_detector(item: BatchItem, settings: BatchSettings) -> Path | None:
+    """Return the face detector that is named, for an item in whose photos a face is looked for."""
+    return settings.detector if needs_face(item.config.learn.class_word, crop=settings.crop) else None
 
 
 def learn_item_identity(
@@ -282,6 +290,7 @@ def learn_item_identity(
     backbone: Backbone,
     progress: Progress | None,
     prepared: PreparedPhotos | None,
+    class_images: ClassImages | None,
 ) -> tuple[ItemRecord, Sequence[SubjectCrop]]:
     """Learn and write the identity of an item, unless that is done; return its record and what was cut of the photos.
 
@@ -303,10 +312,12 @@ def learn_item_identity(
         backbone=backbone,
         config=item.config,
         seed=item.seed,
+        detector=choose_detector(item, settings),
         evaluators=settings.evaluators,
         consent=None if item.consent is None else parse_consent(item.consent, date.today()),  # noqa: DTZ011
         progress=progress,
         checkpoint=locate_training(settings.folder, item),
+        class_images=class_images,
     )
     digest = compute_identity_digest(identity)
     record = record.change(
@@ -556,9 +567,10 @@ def learn_alone(queue: WorkQueue, backbone: Backbone) -> None:
     Raises:
         Interrupted, KeyboardInterrupt, OutputError: as of `learn_item`.
     """
+    class_images = ClassImages()
     while (item := queue.take()) is not None:
         steps = Stopwatch(queue.progress.nested(), f"{item.name}: ")
-        learn_item(item, queue.settings, backbone, steps, alone=True)
+        learn_item(item, queue.settings, backbone, steps, class_images=class_images, alone=True)
         queue.finish(item)
 
 

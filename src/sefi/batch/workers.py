@@ -240,12 +240,14 @@ def learn_received_items(options: WorkerOptions, pipe: Connection) -> None:
     from sefi.batch.plan import ItemState  # noqa: PLC0415
     from sefi.batch.run import learn_item, load_model  # noqa: PLC0415
     from sefi.benchmark.identities import Stopwatch  # noqa: PLC0415
+    from sefi.training.finetuning import ClassImages  # noqa: PLC0415
 
     torch.set_num_threads(options.threads)
-    backbone = load_model(options.settings.model, options.device)
+    backbone, class_images = load_model(options.settings.model, options.device), ClassImages()
     while True:
         pipe.send(ReadyForWork())
         item: BatchItem = pipe.recv()
-        record = learn_item(item, options.settings, backbone, Stopwatch(PipeProgress(pipe), f"{item.name}: "))
+        steps = Stopwatch(PipeProgress(pipe), f"{item.name}: ")
+        record = learn_item(item, options.settings, backbone, steps, class_images=class_images)
         if record.state is ItemState.FAILED and record.problem.startswith("Unexpected"):
             sys.exit(FAILED)

@@ -137,6 +137,7 @@ class Learner:
         """
         run, checkpoint = self.run, locate_checkpoint(file)
         resumed, started = checkpoint.is_file(), time.monotonic()
+        spared = run.class_images.seconds_spared
         reset_peak(run.backbone)
         watch = Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: ")
         made = learn(
@@ -150,10 +151,15 @@ class Learner:
             any_style=True,  # they are refused when the run is opened
             progress=watch,
             checkpoint=checkpoint,
+            class_images=run.class_images,
         )
+        ended = time.monotonic()
         peak = read_peak_megabytes(run.backbone)
-        # Images that a method draws before it learns are those of the class: the same for every subject.
-        spent = {"learn_seconds": time.monotonic() - started, "class_seconds": watch.seconds.get("generating", 0.0)}
+        # Images that a method draws before it learns are those of the class: the same for every subject. What they took
+        # counts for each, as if it were the only one.
+        spared = run.class_images.seconds_spared - spared
+        drawing = watch.seconds.get("generating", 0.0) + spared
+        spent = {"learn_seconds": ended - started + spared, "class_seconds": drawing}
         cost = {} if resumed else spent
         cost |= {} if peak is None else {"peak_mb": peak}
         write_text(locate_costs(file), dump_json(cost) + "\n")

@@ -50,6 +50,7 @@ from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_face_networks
 from sefi.methods import get_method
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.provenance.run_record import ModelRecord, RunRecord, collect_versions, hash_input_files, shorten_source
+from sefi.training.finetuning import ClassImages
 
 # An image has about 1 KB, and 10 bytes for each number of CLIP's vector: 6 KB where that has 512, 11 KB where 1,024.
 LONGEST_LINE = 2**18
@@ -310,6 +311,7 @@ class OpenRun:
         evaluator_folder: folder of networks that methods learn with; None takes the model's own.
         folders: by the label of their variant, the images that other programs made.
         mark: generated images get the invisible mark.
+        class_images: that methods draw to learn with, once for all subjects that this process learns.
     """
 
     suite: Suite
@@ -325,6 +327,7 @@ class OpenRun:
         default_factory=dict[str, tuple[Evaluation, "Evaluation | None"]]
     )
     folders: Mapping[str, ImageFolder] = field(default_factory=dict[str, ImageFolder])
+    class_images: ClassImages = field(default_factory=ClassImages)
 
     @property
     def backbone(self) -> Backbone:

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from pydantic import AliasChoices, Field, model_validator
 
-from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance, select_settings
+from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
 from sefi.core.files import describe_missing_folder, is_folder, write_file
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, is_person, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
 from sefi.core.text import make_slug
-from sefi.methods import check_settings_exist, get_preset
+from sefi.methods import check_settings_exist, get_preset, select_read_settings
 from sefi.photo.augment import convert_to_bytes, crop_face, crop_middle
 from sefi.photo.detect import FaceDetector
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
@@ -121,7 +121,7 @@ class Suite(Section, frozen=True):
     """A whole comparison.
 
     Attributes:
-        settings: what every variant whose method has the setting gets on top of its preset and below its own settings.
+        settings: what a variant whose method reads the setting gets on top of its preset and below its own settings.
         seeds: of the images; each prompt is drawn once a seed.
         subjects: how many drawn ones, and the number of the first, where no photographs are given.
         together: how many subjects share an image.
@@ -217,13 +217,13 @@ class Suite(Section, frozen=True):
 
     def make_config(self, variant: Variant) -> Config:
         """Return the settings of one variant."""
-        shared = select_settings(type(get_preset(variant.preset)), self.settings)
+        shared = select_read_settings(get_preset(variant.preset), self.settings)
         return get_preset(variant.preset, [f"learn.class_word={self.class_word}", *shared, *variant.settings])
 
     def add_settings(self, settings: Sequence[str]) -> "Suite":
         """Return this suite with more settings: above those of the suite, below the variant's own.
 
-        Each is for the variants whose method has it.
+        Each is for the variants whose method has and reads it.
 
         Raises:
             ConfigError: as `check`.
@@ -241,7 +241,14 @@ class Suite(Section, frozen=True):
         from sefi.methods import get_method, is_of_tokens  # noqa: PLC0415  listing suites loads no torch
 
         variants = [variant for variant in self.variants if variant.images is None]
-        check_settings_exist(self.settings, [get_preset(variant.preset) for variant in variants])
+        presets = [get_preset(variant.preset) for variant in variants]
+        check_settings_exist(self.settings, presets)
+        learned = [get_preset(variant.preset) for variant in self.list_method_variants()]
+        for setting in self.settings:
+            if not any(select_read_settings(preset, [setting]) for preset in learned or presets):
+                raise ConfigError(
+                    f"No variant's method reads {setting.partition('=')[0]}: it would have no effect.", "Leave it out."
+                )
         for variant in variants:
             method = self.make_config(self.find_learning_variant(variant)).method
             if not is_of_tokens(method) and (variant.class_slots or variant.strength != 1.0 or self.attention):

@@ -13,6 +13,7 @@ from sefi.core.prompts import is_person
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from sefi.backbone.bundle import Backbone
     from sefi.benchmark.evaluators import EvaluatorFiles
     from sefi.benchmark.records import RunInfo
     from sefi.benchmark.run import OpenRun
@@ -90,12 +91,9 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     from sefi.cli.loading import import_libraries, load_backbone, note_remarks
 
     import_libraries()
-    from sefi.api import find_evaluators
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import open_suite_folders
-    from sefi.core.config import check_guidance
-    from sefi.methods import get_method
 
     if bench_options.photos is None and bench_options.model != EMBEDDED:
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
@@ -108,12 +106,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     backbone = load_backbone(
         bench_options.model, download=bench_options.download, device=bench_options.device, dtype=bench_options.dtype
     )
-    for variant in bench_options.suite.list_learning_variants():
-        config = bench_options.suite.make_config(variant)
-        get_method(config.method).check(backbone, config, bench_options.evaluator_folder or find_evaluators(backbone))
-    for variant in bench_options.suite.variants:
-        generate = bench_options.suite.make_config(variant).generate
-        check_guidance(generate, embeds_guidance=backbone.embeds_guidance)
+    check_variants(bench_options, backbone)
     if progress is not None:  # the first process says it for all
         sentences = [
             prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts
@@ -137,6 +130,25 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         folders=folders,
         mark=bench_options.mark,
     )
+
+
+def check_variants(bench_options: BenchOptions, backbone: "Backbone") -> None:
+    """Refuse a variant whose method cannot learn with what it is given, or whose images cannot be generated so.
+
+    Raises:
+        SefiError: the first fault.
+    """
+    from sefi.api import find_evaluators
+    from sefi.core.config import check_guidance
+    from sefi.methods import get_method
+    from sefi.methods.base import check_method
+
+    suite, folder = bench_options.suite, bench_options.evaluator_folder or find_evaluators(backbone)
+    for variant in suite.list_learning_variants():
+        config = suite.make_config(variant)
+        check_method(get_method(config.method), backbone, config, folder)
+    for variant in suite.variants:
+        check_guidance(suite.make_config(variant).generate, embeds_guidance=backbone.embeds_guidance)
 
 
 def note_folders(suite: "Suite", folders: "Mapping[str, ImageFolder]", subjects: int) -> None:

@@ -321,7 +321,9 @@ def learn_and_save(
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    config, faces = find_start(crops, backbone, learn_options.config, None, learn_options.init)
+    config, faces = find_start(
+        crops, backbone, learn_options.config, learn_options.placement.detector, learn_options.init
+    )
     unfinished, resumed_at = find_checkpoint(path, crops, faces, backbone, replace(learn_options, config=config))
     started = time.monotonic()
     with TerminalProgress() as progress:
@@ -331,6 +333,7 @@ def learn_and_save(
             backbone=backbone,
             config=config,
             seed=learn_options.seed,
+            detector=learn_options.placement.detector,
             evaluators=learn_options.evaluator_folder,
             init=learn_options.init,
             consent=consent,

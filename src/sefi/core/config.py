@@ -340,6 +340,12 @@ def shorten_file_settings(tree: Mapping[str, Any], names: Iterable[str] = FILE_S
     return shortened
 
 
+def read_setting(config: Config, name: str) -> object:
+    """Return the value of a setting by `section.name`."""
+    section, _, last = name.partition(".")
+    return getattr(getattr(config, section), last)
+
+
 def describe_settings(kind: type[Config] = Config) -> dict[str, str]:
     """Describe every setting of a method, by `section.name`."""
     return {name: field.description or "" for name, field in list_setting_fields(kind).items()}

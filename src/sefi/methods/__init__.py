@@ -10,6 +10,7 @@ from sefi.methods.registry import (
     is_of_tokens,
     name_default_preset,
     name_published_preset,
+    select_read_settings,
 )
 
 __all__ = [
@@ -22,4 +23,5 @@ __all__ = [
     "is_of_tokens",
     "name_default_preset",
     "name_published_preset",
+    "select_read_settings",
 ]

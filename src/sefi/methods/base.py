@@ -10,7 +10,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import NAMES_FILE, Config, LearnSettings, Section, SettingsTree, dump_config
+from sefi.core.config import (
+    NAMES_FILE,
+    Config,
+    LearnSettings,
+    Section,
+    SettingsTree,
+    dump_config,
+    parse_config,
+    read_setting,
+)
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
@@ -29,6 +38,7 @@ from sefi.identity.file import (
 )
 from sefi.photo.augment import PhotoViews
 from sefi.provenance.run_record import collect_versions
+from sefi.training.finetuning import ClassImages
 from sefi.training.loop import IdentityTask, train
 from sefi.training.memory import plan_memory
 from sefi.training.token_inversion import ENCODE_AT_ONCE, TokenTask
@@ -52,6 +62,7 @@ class TrainingOptions:
         encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
         networks_digest: of the networks that the method reads the photo with, which sets it (`hash_face_networks`).
         memory: bytes that learning may take; see `sefi.training.memory.plan_memory`. None: whatever there is.
+        class_images: that earlier trainings drew, for methods that draw any.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -62,6 +73,7 @@ class TrainingOptions:
     encoder_digest: str | None = None
     networks_digest: str | None = None
     memory: int | None = None
+    class_images: ClassImages = field(default_factory=ClassImages)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class MethodInfo:
         reads_faces: it reads the photo with a face recogniser.
         trains_model: it trains weights of the model itself, in float32 only.
         starts_from_tokens: it goes on from `TrainingOptions.init`; the others are never given one.
+        unread: settings that nothing of it depends on, as `learn.batch`; `check_method` refuses them.
     """
 
     title: str
@@ -92,6 +105,32 @@ class MethodInfo:
     reads_faces: bool = False
     trains_model: bool = False
     starts_from_tokens: bool = False
+    unread: tuple[str, ...] = ()
+
+
+# What `MethodInfo.unread` is put together from: settings of the module; of the attention loss, where a method has none;
+# of tokens by stage, where it has one token for all; of everything that is learned by tokens; of views that change more
+# than size and side.
+MODULE_SETTINGS = ("learn.residual_init", "learn.dropout")
+ATTENTION_SETTINGS = tuple(
+    f"learn.{name}"
+    for name in ("attention_option", "attention_reduction", "attention_loss", "attention_share", "detach_query")
+)
+STAGE_SETTINGS = tuple(
+    f"learn.{name}"
+    for name in (
+        "token_norm_limit", "hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder"
+    )
+)  # fmt: skip
+TOKEN_SETTINGS = tuple(
+    f"learn.{name}" for name in ("stage_sampling", "context_weight", "photo_words", "outside_weight", "compile")
+)
+VIEW_SETTINGS = tuple(
+    f"views.{name}"
+    for name in (
+        "brightness", "contrast", "saturation", "hue", "min_scale", "max_scale", "aspect", "canvas", "pool_noise"
+    )
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,6 +201,33 @@ class Method(Protocol):
         The settings are those that the identities were saved with; without identities a method's defaults.
         """
         ...
+
+
+def check_method(method: Method, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+    """Refuse what a method cannot learn with, and settings that it would pass over, before anything is learned.
+
+    Raises:
+        ConfigError: as `refuse_unread_settings` and `Method.check`.
+    """
+    refuse_unread_settings(method, config)
+    method.check(backbone, config, evaluators)
+
+
+def refuse_unread_settings(method: Method, config: Config) -> None:
+    """Refuse settings that a method does not read, unless they are the default or what one of its presets has.
+
+    Raises:
+        ConfigError: names the setting and the method.
+    """
+    trees = [{}, *method.presets.values()]
+    known = [parse_config({**tree, "method": config.method}, method.config_type) for tree in trees]
+    for name in method.info.unread:
+        value, *usual = (read_setting(one, name) for one in (config, *known))
+        if value not in usual:
+            raise ConfigError(
+                f"{method.info.title} does not read {name}, which is {value}: it would have no effect.",
+                "Leave this setting out, or use another method.",
+            )
 
 
 class TokenMethod:
@@ -346,31 +412,13 @@ def require_learn_values(title: str, config: Config, **values: object) -> None:
             )
 
 
-def refuse_stage_settings(title: str, config: Config, vectors: int = 1) -> None:
-    """Refuse what is made for tokens by stage: stages, keys that differ from values, the module, the limit of norms.
+def refuse_stages(title: str, config: Config, vectors: int = 1) -> None:
+    """Refuse stages, keys that differ from values, and the module; `STAGE_SETTINGS` are the options of these.
 
     Raises:
         ConfigError: a setting has another value than the method knows.
     """
-    require_learn_values(
-        title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct", token_norm_limit=None
-    )
-    refuse_options(title, config, STAGE_OPTIONS)
-
-
-# Options of the recipe that belong to tokens by stage, and those of everything that is learned by tokens.
-STAGE_OPTIONS = ("hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder")
-TOKEN_OPTIONS = ("attention_loss", "attention_share", "context_weight", "photo_words", "outside_weight", "compile")
-
-
-def refuse_options(title: str, config: Config, names: Sequence[str]) -> None:
-    """Refuse options of the recipe that a method would pass over.
-
-    Raises:
-        ConfigError: one is not at its default.
-    """
-    fields = LearnSettings.model_fields
-    require_learn_values(title, config, **{name: fields[name].default for name in names})
+    require_learn_values(title, config, stages=1, split_key_value=False, vectors=vectors, expansion="direct")
 
 
 def refuse_vectors_and_limit(title: str, config: Config) -> None:
@@ -399,14 +447,17 @@ def check_person(title: str, config: Config) -> None:
         )
 
 
+# Of methods that train the model's own weights.
+UNREAD_BY_WEIGHTS = (*MODULE_SETTINGS, *ATTENTION_SETTINGS, *STAGE_SETTINGS, *TOKEN_SETTINGS)
+
+
 def check_tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
     """Refuse what no method that trains the model's own weights has: stages, the attention loss, half precision.
 
     Raises:
         ConfigError: a setting has another value than the method knows.
     """
-    refuse_stage_settings(title, config)
-    refuse_options(title, config, TOKEN_OPTIONS)
+    refuse_stages(title, config)
     require_learn_values(title, config, attention_weight=0.0)
     check_single_precision(title, backbone)
 

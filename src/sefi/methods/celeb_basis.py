@@ -20,7 +20,9 @@ from sefi.core.rng import create_generator
 from sefi.evaluation.encoders import SurestFace, hash_face_networks
 from sefi.identity.file import Identity
 from sefi.methods.base import (
+    MODULE_SETTINGS,
     NAME_WORDS,
+    STAGE_SETTINGS,
     MethodInfo,
     NameListSettings,
     TokenMethod,
@@ -31,7 +33,7 @@ from sefi.methods.base import (
     get_class_row,
     learn_tokens,
     read_name_list,
-    refuse_stage_settings,
+    refuse_stages,
     require_face_networks,
 )
 from sefi.photo.augment import PhotoViews, convert_to_bytes, swap_box_sides
@@ -93,6 +95,7 @@ class CelebBasis(TokenMethod):
         kilobytes=110,
         needs="a list of names, face detector and recogniser",
         reads_faces=True,
+        unread=(*MODULE_SETTINGS, *STAGE_SETTINGS),
     )
     presets = PRESETS
     config_type = CelebBasisConfig
@@ -111,7 +114,7 @@ class CelebBasis(TokenMethod):
         The model must not be in float16.
         """
         check_gradient_dtype(backbone)
-        refuse_stage_settings(self.info.title, config)
+        refuse_stages(self.info.title, config)
         check_person(self.info.title, config)
         require_face_networks(self.info.title, evaluators)
         compute_bases(backbone, require_config(config, CelebBasisConfig).basis)

@@ -12,7 +12,9 @@ from sefi.diffusion.text import parse_prompt
 from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import (
+    MODULE_SETTINGS,
     NAME_WORDS,
+    STAGE_SETTINGS,
     MethodInfo,
     NameListSettings,
     TokenMethod,
@@ -22,7 +24,7 @@ from sefi.methods.base import (
     get_class_row,
     learn_tokens,
     read_name_list,
-    refuse_stage_settings,
+    refuse_stages,
 )
 from sefi.photo.augment import PhotoViews
 from sefi.training.token_inversion import check_gradient_dtype
@@ -59,6 +61,7 @@ class CrossInitialization(TokenMethod):
         keeps="two tokens, then the class word",
         kilobytes=9,
         needs="a list of names",
+        unread=(*MODULE_SETTINGS, *STAGE_SETTINGS),
     )
     presets = PRESETS
     config_type = CrossInitializationConfig
@@ -71,7 +74,7 @@ class CrossInitialization(TokenMethod):
         """Require no stages, no keys of their own, names, and a model that is not in float16."""
         del evaluators
         check_gradient_dtype(backbone)
-        refuse_stage_settings(self.info.title, config, NAME_WORDS)
+        refuse_stages(self.info.title, config, NAME_WORDS)
         read_known_names(backbone, config)
 
     def learn(

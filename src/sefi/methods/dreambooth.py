@@ -1,19 +1,28 @@
 """DreamBooth: the whole model learns a rare word, and images of the plain class preserve the class."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
+from torch import Tensor
 
-from sefi.backbone.bundle import Backbone
+from sefi.backbone.bundle import Backbone, TextEncoding
 from sefi.backbone.weights import collect_parameters, copy_for_training, copy_with_weights
 from sefi.core.config import PLAIN_VIEWS, TRAINED_WEIGHTS, Config, make_embedded_preset, require_config
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import LIMITS, Identity
-from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import (
+    UNREAD_BY_WEIGHTS,
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -21,7 +30,6 @@ from sefi.training.finetuning import (
     WeightTask,
     WeightTaskInputs,
     format_subject_words,
-    generate_class_latents,
     make_prior_drawer,
     make_subject_drawer,
     tokenize_rare_and_plain,
@@ -75,6 +83,7 @@ class DreamBooth:
         kilobytes=59_000,
         needs="class images",
         trains_model=True,
+        unread=UNREAD_BY_WEIGHTS,
     )
     presets = PRESETS
     config_type = DreamBoothConfig
@@ -105,13 +114,16 @@ class DreamBooth:
     ) -> Identity:
         """Learn all weights of UNet and text encoders, named `unet....`, `text_encoder....`, `text_encoder_2....`."""
         config = require_config(config, DreamBoothConfig)
-        latents = generate_class_latents(backbone, config, options.progress)
         model, weights = copy_for_training(backbone, list_trained(backbone, config))
         rare, plain = tokenize_rare_and_plain(backbone, config)
+
+        def encode_plain(which: Tensor) -> TextEncoding:
+            return model.encode_text(plain[which])
+
         inputs = WeightTaskInputs(
             wrap_weights(weights),
             make_subject_drawer(backbone, views, config, seed, lambda which: model.encode_text(rare[which])),
-            make_prior_drawer(backbone, config, seed, latents, lambda which: model.encode_text(plain[which])),
+            partial(make_prior_drawer, backbone, config, seed, options.class_images, encode_plain),
             lambda: weights,
         )
         task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))

@@ -5,6 +5,7 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -21,7 +22,14 @@ from sefi.core.rng import create_generator
 from sefi.diffusion.conditioning import WordsConditioner, check_identities
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, read_saved_config
-from sefi.methods.base import MethodInfo, TrainingOptions, WeightCounts, check_tuned_weights, learn_identity
+from sefi.methods.base import (
+    UNREAD_BY_WEIGHTS,
+    MethodInfo,
+    TrainingOptions,
+    WeightCounts,
+    check_tuned_weights,
+    learn_identity,
+)
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
     FinetuningConfig,
@@ -29,7 +37,6 @@ from sefi.training.finetuning import (
     WeightTask,
     WeightTaskInputs,
     format_subject_words,
-    generate_class_latents,
     make_prior_drawer,
     make_subject_drawer,
     tokenize_rare_and_plain,
@@ -82,6 +89,7 @@ class DreamBoothLora:
         kilobytes=330,
         needs='class images; `pip install ".[lora]"`',
         trains_model=True,
+        unread=UNREAD_BY_WEIGHTS,
     )
     presets = PRESETS
     config_type = DreamBoothLoraConfig
@@ -109,7 +117,6 @@ class DreamBoothLora:
     ) -> Identity:
         """Learn matrices named `unet.LAYER.lora_A` and `unet.LAYER.lora_B`."""
         config = require_config(config, DreamBoothLoraConfig)
-        latents = generate_class_latents(backbone, config, options.progress)
         sentences = tokenize_rare_and_plain(backbone, config)
         model, matrices = copy_with_matrices(backbone, config.tune.rank)
         draw_first(matrices, config.tune.rank, create_generator(seed, "lora"))
@@ -117,7 +124,7 @@ class DreamBoothLora:
         inputs = WeightTaskInputs(
             wrap_weights(matrices),
             make_subject_drawer(backbone, views, config, seed, rare.select),
-            make_prior_drawer(backbone, config, seed, latents, plain.select),
+            partial(make_prior_drawer, backbone, config, seed, options.class_images, plain.select),
             lambda: {f"unet.{key}": value for key, value in matrices.items()},
         )
         task = WeightTask(model, config, inputs, collect_training_key(backbone, views, config, seed))

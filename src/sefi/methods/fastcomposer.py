@@ -26,20 +26,31 @@ from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import get_class_token_ids
 from sefi.identity.file import Identity, read_saved_config
 from sefi.methods.base import (
-    TOKEN_OPTIONS,
+    UNREAD_BY_WEIGHTS,
+    VIEW_SETTINGS,
     MethodInfo,
     TrainingOptions,
     WeightCounts,
     check_person,
     create_header,
-    refuse_options,
-    refuse_stage_settings,
+    refuse_stages,
     require_evaluators,
     require_learn_values,
 )
 from sefi.photo.augment import PhotoViews, convert_to_bytes
 
 FEATURES = {"tiny": 128}  # length of the image encoder's; else as wide as the text, as for Stable Diffusion 1.x
+# Nothing is learned, from one square that is as `views.crop_margin` cuts it.
+TRAINING_SETTINGS = (
+    "steps", "batch", "learning_rate", "weight_decay", "gradient_clip", "rate_schedule", "patience", "templates"
+)  # fmt: skip
+UNREAD = (
+    *UNREAD_BY_WEIGHTS,
+    *(f"learn.{name}" for name in TRAINING_SETTINGS),
+    *VIEW_SETTINGS,
+    "views.flip",
+    "views.latent_pool",
+)
 SHIPPED = Path(__file__).parent.parent / "models" / "composer.safetensors"
 
 
@@ -83,6 +94,7 @@ class FastComposer:
         keeps="the photo as an image encoder sees it; nothing is learned of it",
         kilobytes=5.2,
         needs="weights trained once; the embedded model only",
+        unread=UNREAD,
     )
     presets = PRESETS
     config_type = FastComposerConfig
@@ -98,10 +110,9 @@ class FastComposer:
 
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Require a person in one token, no stages, no keys of their own, CLIP, and weights trained for this model."""
-        refuse_stage_settings(self.info.title, config)
+        refuse_stages(self.info.title, config)
         check_person(self.info.title, config)
         get_class_token_ids(backbone, config.learn.class_word)
-        refuse_options(self.info.title, config, TOKEN_OPTIONS)
         require_learn_values(self.info.title, config, attention_weight=0.0, probe_every=0)
         require_evaluators(self.info.title, evaluators, "clip")
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)

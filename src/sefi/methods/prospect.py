@@ -7,6 +7,7 @@ from sefi.core.config import ONE_SLOT, PLAIN_VIEWS, Config, make_embedded_preset
 from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots
 from sefi.methods.base import (
+    ATTENTION_SETTINGS,
     MethodInfo,
     TokenMethod,
     TrainingOptions,
@@ -45,6 +46,7 @@ class ProSpect(TokenMethod):
         "Apache-2.0; own implementation",
         keeps="a token for each of ten stages",
         kilobytes=20,
+        unread=ATTENTION_SETTINGS,
     )
     presets = PRESETS
 
@@ -61,7 +63,7 @@ class ProSpect(TokenMethod):
         check_gradient_dtype(backbone)
         refuse_vectors_and_limit(self.info.title, config)
         title = self.info.title
-        require_learn_values(title, config, vectors=1, attention_weight=0.0, attention_share=None, start="class")
+        require_learn_values(title, config, vectors=1, attention_weight=0.0, start="class")
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions

@@ -19,6 +19,7 @@ from sefi.core.config import (
     make_unknown_setting_error,
     override,
     parse_config,
+    select_settings,
     split_assignment,
 )
 from sefi.core.errors import ConfigError, MethodError, SefiError
@@ -246,6 +247,13 @@ def check_settings_exist(assignments: Iterable[str], presets: Sequence[Config]) 
     for name, _ in map(split_assignment, assignments):
         if name not in names:
             raise make_missing_setting_error(name, presets)
+
+
+def select_read_settings(preset: Config, assignments: Iterable[str]) -> list[str]:
+    """Select the assignments `section.name=value` whose setting the method of a preset has and reads."""
+    own = select_settings(type(preset), assignments)
+    unread = get_method(preset.method).info.unread if own else ()
+    return [assignment for assignment in own if split_assignment(assignment)[0] not in unread]
 
 
 def make_missing_setting_error(name: str, presets: Sequence[Config]) -> ConfigError:

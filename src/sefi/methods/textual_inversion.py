@@ -8,6 +8,8 @@ from sefi.core.prompts import ALL_TEMPLATES, CLASS_TEMPLATES
 from sefi.identity.file import Identity
 from sefi.identity.tokens import FreeVectors
 from sefi.methods.base import (
+    MODULE_SETTINGS,
+    STAGE_SETTINGS,
     MethodInfo,
     TokenMethod,
     TrainingOptions,
@@ -15,7 +17,7 @@ from sefi.methods.base import (
     fit_first_tokens,
     get_class_row,
     learn_tokens,
-    refuse_stage_settings,
+    refuse_stages,
 )
 from sefi.photo.augment import PhotoViews
 from sefi.training.token_inversion import check_gradient_dtype
@@ -53,6 +55,7 @@ class TextualInversion(TokenMethod):
         keeps="two tokens",
         kilobytes=8,
         starts_from_tokens=True,
+        unread=(*MODULE_SETTINGS, *STAGE_SETTINGS),
     )
     presets = PRESETS
 
@@ -64,7 +67,7 @@ class TextualInversion(TokenMethod):
         """Require no stages, no keys of their own, and a model that is not in float16."""
         del evaluators
         check_gradient_dtype(backbone)
-        refuse_stage_settings(self.info.title, config, config.learn.vectors)
+        refuse_stages(self.info.title, config, config.learn.vectors)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions

@@ -87,6 +87,15 @@ class DivisibleTask(Task, Protocol):
         ...
 
 
+@runtime_checkable
+class PreparedTask(Task, Protocol):
+    """A task that makes something long before its first step, such as images of the class."""
+
+    def prepare(self, progress: Progress) -> None:
+        """Make it; `Trainer.run` asks once, after space was looked at."""
+        ...
+
+
 class IdentityTask(Task, Protocol):
     """A task that makes an identity: `TokenTask` one of tokens, `WeightTask` one with weights of the model.
 
@@ -197,6 +206,8 @@ class Trainer:
         """
         if checkpoint is not None and not self.is_finished():
             self.check_space(checkpoint)
+        if isinstance(self.task, PreparedTask) and not self.is_finished():
+            self.task.prepare(progress)
         progress.start(self.options.steps - self.done, self.options.label)
         saver, arrived = PeriodicSaver(self, checkpoint), list[int]()
         try:
