@@ -139,7 +139,7 @@ def test_analyse_says_who_won(study, run_folder, tmp_path):
     text = study("analyse", *files).stdout
     assert "3 raters" in text
     assert text.count("; intervals over 3 raters\n") == 3
-    assert text.endswith("Intervals of fewer than 10 raters are too narrow.\n")
+    assert text.endswith("Intervals of fewer than 6 raters are too narrow.\n")
     assert quality["shares"]["ours"]["n"] == quality["strengths"]["ours"]["n"] == 3
     assert re.search(r"  ours   share 0\.67 \[\d\.\d\d, 1\.00\]  strength \+\d\.\d\d \[", text)
 

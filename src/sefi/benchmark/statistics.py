@@ -94,7 +94,7 @@ def find_tail(count: int) -> float:
     t of Student's distribution of n - 1 degrees of freedom.
 
     >>> [round(find_tail(count), 4) for count in (4, 6, 12, 24, 1000)]
-    [0.0001, 0.0024, 0.0108, 0.0173, 0.0249]
+    [0.0001, 0.0024, 0.0108, 0.0173, 0.0248]
     """
     student = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return float(ndtr(-math.sqrt(count / (count - 1)) * student))

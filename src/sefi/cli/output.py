@@ -171,7 +171,14 @@ SCHEMAS: dict[str, Schema] = {
             "unproven": "files that may be of the identity and stay: a list of objects with file and reason",
         },
     ),
-    "methods": Schema(1, {"model": "whose size the counts are for", "methods": "an object for every method, by name"}),
+    "methods": Schema(
+        1,
+        {
+            "model": "whose size the counts are for",
+            "methods": "an object for every method, by name; its `unread` are the settings that it refuses, because it "
+            "does not read them",
+        },
+    ),
     "settings": Schema(
         1,
         {
@@ -288,7 +295,8 @@ SCHEMAS: dict[str, Schema] = {
             "raters": "raters counted",
             "left_out": "how many raters are not counted",
             "excluded": "a list of objects with rater and reason",
-            "questions": "shares, strengths and agreement of every question, by its name",
+            "questions": "shares, strengths and agreement of every question, by its name; `n` is of how many raters, "
+            "or comparisons of a single one, an interval is",
         },
     ),
     "encoder train": Schema(
