@@ -97,6 +97,10 @@ def test_a_file_that_cannot_be_served_says_why(opened, folder, people, backbone)
     with (folder / "large.safetensors").open("wb") as file:
         file.truncate((16 << 20) + 1)
     assert "more than tokens" in refuse(opened, "large")[1].problem
+    kept = {**people["p0"].tensors, "basis.coefficients": torch.zeros(3)}
+    header = people["p0"].header.model_copy(update={"name": "celeb", "method": "celeb-basis"})
+    save(Identity(kept, header), folder)  # what a method keeps for readers beside its tokens is no weight of the model
+    assert set(opened.get("celeb").identity.tensors) == set(kept)
     opened.get("p0")  # the model is known from now on; what is of another one, or too long, is refused all the same
     long = Identity({"tokens": people["p0"].tokens * 1e7}, people["p0"].header.model_copy(update={"name": "long"}))
     save(long, folder)

@@ -209,6 +209,15 @@ def test_careless_raters_are_left_out_and_counted():
     assert found.questions["quality"].shares["ours"].mean == 1
 
 
+def test_a_rater_who_answered_no_check_is_left_out():
+    right = {"1": "A", "2": "B"}
+    silent = sheet("silent", [answer("x", "B"), answer("y", "B")], right)
+    attentive = sheet("good", [answer("x", "A"), answer("1", "A"), answer("2", "B")], right)
+    found = analyse_study([silent, attentive])
+    assert (found.raters, found.excluded) == (("good",), {"silent": "answered none of 2 attention checks"})
+    assert analyse_study([sheet("silent", [answer("x", "B")])]).raters == ("silent",)  # a study without checks
+
+
 def test_half_of_the_checks_is_enough():
     half = sheet("r", [answer("x", "A"), answer("1", "A"), answer("2", "A")], {"1": "A", "2": "B"})
     assert analyse_study([half]).raters == ("r",)

@@ -132,7 +132,7 @@ class IdentityFolder:
                 f"Call the file {identity.name}{SUFFIX}.",
                 HTTPStatus.UNPROCESSABLE_ENTITY,
             )
-        if set(identity.tensors) != {"tokens"} or not is_of_tokens(identity.method):
+        if not identity.is_tokens_alone or not is_of_tokens(identity.method):
             raise make_weights_error(name)
         self.check(identity)
         self.loaded += 1

@@ -253,10 +253,13 @@ def find_reason_to_exclude(sheet: AnswerFile) -> str:
 def find_checks_at_chance(sheet: AnswerFile) -> str:
     """Return the reason of a rater whose attention checks a blind one may have passed as well.
 
-    Where there are so few checks that even passing all of them could be chance, more than half must have failed.
+    Where there are so few checks that even passing all of them could be chance, more than half must have failed. Who
+    has answered none of a study's checks is not counted: nothing says that the images were looked at.
     """
     right = sheet.key.checks
     checks = [one for one in sheet.answers if one.comparison in right]
+    if right and not checks:
+        return f"answered none of {len(right)} attention checks"
     passed = sum(one.chosen == right[one.comparison] for one in checks)
     chances = [1 / len(one.order) for one in checks]
     result = f"passed {passed} of {len(checks)} attention checks"
