@@ -205,7 +205,7 @@ def learn(  # noqa: PLR0913
         folder,
         init,
         memory=None if memory is None else parse_memory(memory),
-        class_images=class_images or ClassImages(),
+        class_images=class_images,
     )
     learned = method.learn(name, views, backbone, config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))

@@ -377,7 +377,7 @@ def test_a_run_is_published_without_images_and_uploaded_only_when_asked(sefi, re
     assert card.data.to_dict()["configs"] == [{"config_name": "samples", "data_files": "samples.jsonl"}]
     likeness = json.loads((run / "report" / "tables.json").read_text())["all"]["values"]["named"]["id"]["mean"]
     assert f"{likeness:.3f}" in card.text
-    assert "bootstrap intervals are too narrow" in card.text
+    assert "no interval goes beyond what single subjects have" in card.text
     lines = [json.loads(line) for line in (out / "samples.jsonl").read_text().splitlines()]
     assert len(lines) == 8
     assert not {"embedding", "image", "maps"} & set(lines[0])

@@ -62,7 +62,7 @@ class TrainingOptions:
         encoder_digest: of the name encoder's file, where `init` is what that reads in the photo.
         networks_digest: of the networks that the method reads the photo with, which sets it (`hash_face_networks`).
         memory: bytes that learning may take; see `sefi.training.memory.plan_memory`. None: whatever there is.
-        class_images: that earlier trainings drew, for methods that draw any.
+        class_images: that earlier trainings drew, for methods that draw any; None: none are kept for later ones.
     """
 
     progress: Progress = field(default_factory=SilentProgress)
@@ -73,7 +73,7 @@ class TrainingOptions:
     encoder_digest: str | None = None
     networks_digest: str | None = None
     memory: int | None = None
-    class_images: ClassImages = field(default_factory=ClassImages)
+    class_images: ClassImages | None = None
 
 
 @dataclass(frozen=True)

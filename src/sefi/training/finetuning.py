@@ -240,12 +240,12 @@ def make_prior_drawer(
     backbone: Backbone,
     config: FinetuningConfig,
     seed: int,
-    images: ClassImages,
+    images: ClassImages | None,
     context: EncodeSentences,
     progress: Progress,
 ) -> DrawBatch | None:
     """Return what draws the batch of the class: some of its images with fresh noise; None where there are none."""
-    latents = images.collect(backbone, config, progress)
+    latents = (images or ClassImages()).collect(backbone, config, progress)
     if latents is None:
         return None
 
