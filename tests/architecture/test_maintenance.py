@@ -1,7 +1,10 @@
 """What maintainers rely on: workflows, hooks, citation and package data are valid and agree with each other."""
 
+import ast
 import re
+import sys
 import tomllib
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -88,3 +91,31 @@ def test_every_dependency_is_pinned_to_a_version_that_the_project_allows():
     extras = [line for lines in PROJECT["optional-dependencies"].values() for line in lines]
     for one in map(Requirement, PROJECT["dependencies"] + extras):
         assert one.specifier.contains(pinned[canonicalize_name(one.name)]), f"{one}: run `make lock`"
+
+
+# ------------------------------------------------------------------ what the program imports
+
+# Files that are imported where an extra is asked for, and the packages of it that they import.
+OF_EXTRAS = {
+    "serve/app.py": {"fastapi", "prometheus_client", "starlette"},
+    "serve/limits.py": {"starlette"},
+    "batch/ray_engine.py": {"ray"},
+}
+
+
+def list_imports_at_start(tree):
+    """The first names of all modules that a file imports when it is imported itself."""
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield (node.module or "").partition(".")[0]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "src" / "sefi").rglob("*.py")), ids=lambda path: path.name)
+def test_files_import_dependencies_only_when_they_are_imported(path):
+    needed = {canonicalize_name(Requirement(line).name) for line in PROJECT["dependencies"]}
+    known = {name for name, owners in packages_distributions().items() if needed & {*map(canonicalize_name, owners)}}
+    allowed = known | sys.stdlib_module_names | OF_EXTRAS.get(str(path.relative_to(ROOT / "src" / "sefi")), set())
+    found = set(list_imports_at_start(ast.parse(path.read_text(encoding="utf-8"))))
+    assert found - allowed <= {"sefi", "huggingface_hub", "pydantic_core"}  # they come with diffusers and pydantic

@@ -8,7 +8,7 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 
 from sefi.benchmark import statistics
-from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval
+from sefi.benchmark.statistics import Interval, estimate_difference, estimate_interval, find_student_limit
 
 NAN = math.nan
 finite = st.floats(-5, 5, allow_nan=False, width=32)
@@ -130,6 +130,11 @@ def test_an_interval_around_zero_is_no_difference():
     assert not Interval(0.1, -0.1, 0.3, 5).excludes_zero
     assert Interval(0.1, 0.05, 0.3, 5).excludes_zero
     assert Interval(-0.1, -0.3, -0.05, 5).excludes_zero
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 5, 6, 11, 12, 23, 29, 101, 1009])
+def test_students_limit_is_scipys(freedom):
+    assert find_student_limit(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), abs=1e-7)
 
 
 @pytest.mark.slow
