@@ -23,7 +23,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
 from sefi.backbone.open import open_backbone
 from sefi.benchmark.evaluators import Evaluation, Evaluators, score_likeness
-from sefi.benchmark.samples import PromptSeed, compare_embeddings, generate_images, get_first_face
+from sefi.benchmark.samples import PromptSeed, compare_embeddings, compare_with_each, generate_images, get_first_face
 from sefi.benchmark.statistics import estimate_difference
 from sefi.benchmark.suite import Suite, open_suite
 from sefi.cli.bench_setup import BenchOptions, find_evaluator_files
@@ -102,12 +102,11 @@ def score_image(
     evaluators: Evaluators, image: Evaluation, text: str, photos: Sequence[Evaluation], place: int
 ) -> dict[str, float]:
     """Return the figures of an image that are known, compared with the photo in its place and with the others."""
-    cosines = [compare_embeddings(image.background, photo.background) for photo in photos]
-    others = [one for number, one in enumerate(cosines) if number != place and one is not None]
-    own = cosines[place]
+    own = compare_embeddings(image.background, photos[place].background)
+    others = compare_with_each(image.background, [one.background for one in photos if one is not photos[place]])
     found = {
         "background": own,
-        "own background": None if own is None or not others else own - float(np.mean(others)),
+        "own background": None if own is None or others is None else own - others,
         "ID": score_likeness(image, [get_first_face(photos[place])])[0],
         "prompt score": evaluators.score_prompt(image, text),
     }

@@ -428,10 +428,9 @@ def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bo
     """
     pending, finished, problems = list[BatchItem](), list[BatchItem](), list[ItemProblem]()
     for item in items:
-        try:
-            record = read_item_record(settings.folder, item.name)
-        except OutputError as error:
-            problems.append(describe_unread_record(item, error))
+        record = find_record(item, settings)
+        if isinstance(record, ItemProblem):
+            problems.append(record)
             continue
         problem = None if retry else find_problem(record, item, settings, read_step(settings.folder, item))
         if is_finished(record, item, settings):
@@ -443,13 +442,16 @@ def sort_items(items: Sequence[BatchItem], settings: BatchSettings, *, retry: bo
     return Standing(tuple(pending), tuple(finished), tuple(problems))
 
 
-def describe_unread_record(item: BatchItem, error: OutputError) -> ItemProblem:
-    """Return why an item is not tried whose record cannot be read.
+def find_record(item: BatchItem, settings: BatchSettings) -> ItemRecord | ItemProblem | None:
+    """Return the record of an item, None where there is none, or why it is not tried: its record cannot be read.
 
     Nobody knows then what its identity was learned from, so that nothing of it is written again.
     """
-    remedy = f"Remove it to learn {item.name!r} again; an identity that is there has to be moved away first."
-    return ItemProblem(item.name, item.photo_names, error.problem, remedy)
+    try:
+        return read_item_record(settings.folder, item.name)
+    except OutputError as error:
+        remedy = f"Remove it to learn {item.name!r} again; an identity that is there has to be moved away first."
+        return ItemProblem(item.name, item.photo_names, error.problem, remedy)
 
 
 def remove_stale_files(items: Sequence[BatchItem], settings: BatchSettings) -> None:
@@ -478,12 +480,10 @@ def list_problems(items: Sequence[BatchItem], settings: BatchSettings) -> list[I
     """List why items are not learned that were tried, or whose record cannot be read."""
     problems = list[ItemProblem]()
     for item in items:
-        try:
-            record = read_item_record(settings.folder, item.name)
-        except OutputError as error:
-            problems.append(describe_unread_record(item, error))
-            continue
-        if record is not None and record.key == item.key and not is_finished(record, item, settings):
+        record = find_record(item, settings)
+        if isinstance(record, ItemProblem):
+            problems.append(record)
+        elif record is not None and record.key == item.key and not is_finished(record, item, settings):
             lasting = record.state is ItemState.REFUSED or record.tries >= settings.tries
             problems.append(describe_problem(record, put_aside=lasting))
     return problems

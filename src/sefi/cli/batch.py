@@ -47,16 +47,6 @@ Table = Annotated[
 ClassWord = Annotated[
     str | None, typer.Option("--class-word", help="What everybody is whose row says nothing else: person, dog ...")
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
-MethodName = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="Another method to learn with: see `sefi methods`.")
-]
-MethodPreset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
-    ),
-]
 ConsentText = Annotated[
     str | None,
     typer.Option(
@@ -92,10 +82,10 @@ def run_batch(
     out: Out = Path("identities"),
     table: Table = None,
     model: options.Model = options.EMBEDDED,
-    method: MethodName = None,
-    preset: MethodPreset = None,
+    method: options.MethodName = None,
+    preset: options.MethodPreset = None,
     class_word: ClassWord = None,
-    steps: Steps = None,
+    steps: options.LearningSteps = None,
     settings: options.Settings = None,
     consent: ConsentText = None,
     seed: options.Seed = 0,

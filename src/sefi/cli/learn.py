@@ -33,7 +33,6 @@ ClassWord = Annotated[
     str | None,
     typer.Option("--class-word", help="What it is, in a word or a few: person, woman, dog, golden retriever ..."),
 ]
-Steps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
 FaceIndex = Annotated[
     int | None, typer.Option("--face", min=1, metavar="N", help="Which face, from the left; for people only.")
 ]
@@ -49,15 +48,6 @@ ShowCrop = Annotated[
     Path | None, typer.Option("--show-crop", metavar="FILE", help="Write what is learned to this PNG before learning.")
 ]
 NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use the photo's middle square, face or not.")]
-MethodName = Annotated[
-    str | None, typer.Option("--method", metavar="NAME", help="Another method to learn with: see `sefi methods`.")
-]
-MethodPreset = Annotated[
-    str | None,
-    typer.Option(
-        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
-    ),
-]
 AnyStyle = Annotated[
     bool,
     typer.Option(
@@ -104,10 +94,10 @@ def run_learn(
     photos: PhotoFiles,
     name: Name,
     model: options.Model = options.EMBEDDED,
-    method: MethodName = None,
-    preset: MethodPreset = None,
+    method: options.MethodName = None,
+    preset: options.MethodPreset = None,
     class_word: ClassWord = None,
-    steps: Steps = None,
+    steps: options.LearningSteps = None,
     settings: options.Settings = None,
     face: FaceIndex = None,
     box: SubjectBox = None,

@@ -38,6 +38,17 @@ Preset = Annotated[
     ),
 ]
 
+MethodName = Annotated[
+    str | None, typer.Option("--method", metavar="NAME", help="Another method to learn with: see `sefi methods`.")
+]
+MethodPreset = Annotated[
+    str | None,
+    typer.Option(
+        "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
+    ),
+]
+LearningSteps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
+
 
 def make_settings_option(example: str) -> Any:  # noqa: ANN401  typer's own type is private
     """Make the option that changes settings; its help shows an example that the command takes."""

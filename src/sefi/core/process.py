@@ -1,6 +1,6 @@
 """How this process starts: the cores it may use, OpenMP threads that free them while they wait, and quick imports.
 
-Nothing is imported by this file itself: OpenMP reads its settings once, when torch is loaded.
+This file loads no torch by itself: OpenMP reads its settings once, when torch is loaded.
 """
 
 import gc

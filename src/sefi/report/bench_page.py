@@ -196,8 +196,7 @@ def list_limits(samples: Sequence[Sample]) -> list[str]:
     sentences = [
         few,
         "The intervals cover the choice of subjects only: prompts and seeds are those of the suite.",
-        "Differences are not corrected for their number: of twenty comparisons of equal variants, one or two will look "
-        "clear.",
+        "Differences are not corrected for their number: of twenty comparisons of equal variants, one will look clear.",
         "Evaluators err, and not evenly: a recogniser knows some faces better than others, and CLIP also rewards a "
         "style. Look at the images too.",
         "Cosines of other evaluators, models or crops cannot be compared with these; differences within one run can.",
