@@ -206,10 +206,8 @@ def choose_engine(engine: Engine, jobs: int | None, address: str | None) -> Engi
 def make_model_source(model_options: "ModelOptions") -> "ModelSource":
     """Return the model as workers open it."""
     from sefi.batch.plan import ModelSource
-    from sefi.cli.loading import check_device, check_dtype, choose_device
+    from sefi.cli.loading import choose_device
 
-    check_dtype(model_options.dtype)
-    check_device(model_options.device)
     device = choose_device() if model_options.device == "auto" else model_options.device
     name = model_options.name
     return ModelSource(name, name == options.EMBEDDED, model_options.download, device, model_options.dtype)

@@ -88,17 +88,30 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
             method cannot learn with what it is given.
     """
-    from sefi.cli.loading import import_libraries, load_backbone, note_remarks
+    from sefi.cli.loading import (
+        ModelOptions,
+        check_evaluators,
+        check_model,
+        import_libraries,
+        load_backbone,
+        note_remarks,
+    )
 
     import_libraries()
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import open_suite_folders
+    from sefi.benchmark.suite import group_image_files
 
+    model_options = ModelOptions(bench_options.model, bench_options.download, bench_options.device, bench_options.dtype)
     if bench_options.photos is None and bench_options.model != EMBEDDED:
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
     evaluators = Evaluators(find_evaluator_files(bench_options))
     evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
+    check_evaluators(bench_options.evaluator_folder)
+    if bench_options.photos is not None:
+        group_image_files(bench_options.photos)
+    check_model(model_options)
     detector = evaluators.detector if is_person(bench_options.suite.class_word) else None
     subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:

@@ -133,6 +133,7 @@ SCHEMAS: dict[str, Schema] = {
             "signature": "samples of that model's tensors, by part",
             "width": "width of a token",
             "widths": "widths of the tokens of each text encoder, where there are two",
+            "prediction_type": "what that model predicts, where its family does not say it",
             "class_word": "what the subject is",
             "settings": "every setting it was learned with",
             "seed": "seed of the training",
@@ -147,7 +148,7 @@ SCHEMAS: dict[str, Schema] = {
             "of_photo": "with --photo: whether it was learned from that photo; null where the file does not say",
             "tokens_sha256": "of the tokens, as `record.init.tokens` of an identity that started from these",
         },
-        frozenset({"of_photo", "record", "token_norms", "tokens_sha256", "widths"}),
+        frozenset({"of_photo", "prediction_type", "record", "token_norms", "tokens_sha256", "widths"}),
     ),
     "compare": Schema(
         1,

@@ -216,10 +216,10 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     templates, seeds = collect_prompts(found.values()), collect_seeds(list(found.values()))
     prompts = describe_prompts(templates, drawings=drawings)
     suite = make_suite(found, prompts, seeds, hints, references=score_options.references)
+    evaluators = Evaluators(find_evaluator_files(bench_options))  # before all images are read
     folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
     if progress is not None:
         note_found(found, drawings=drawings)
-    evaluators = Evaluators(find_evaluator_files(bench_options))
     subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
