@@ -53,6 +53,7 @@ def drawings(tmp_path_factory):
     portrait = Image.open(EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png").convert("RGB")
     portrait.save(folder / "ada.png")
     (folder / "cats.toml").write_text(CATS)
+    (folder / "torn.png").write_bytes(b"torn")
     return folder
 
 

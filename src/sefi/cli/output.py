@@ -51,7 +51,7 @@ SCHEMAS: dict[str, Schema] = {
             "finished": "identities that were there already: of the same photos, settings and model",
             "failed": "a list of objects with name, photos, problem, try, tries and put_aside; the exit code is 1 if "
             "there are any",
-            "ignored": "files in the folder of photos that are none",
+            "ignored": "files in the folder of photos, and in those in it, that are none",
             "page": "the page of all",
             "failures": "the table of what failed, CSV",
             "engine": "in-process, processes or ray",
@@ -259,6 +259,7 @@ SCHEMAS: dict[str, Schema] = {
             "unreadable": "by variant the files that cannot be read, which are left out",
             "evaluators": "drawings or photographs: what the evaluators are for",
             "prompts": "read: how many prompts say what the readers know; clip_only: the others",
+            "cut_prompts": "the prompts that CLIP reads, and so scores, the beginning of",
             "values": "by variant and figure mean, low, high and n (subjects); null where not computed",
             "not_computed": "by figure, why no variant has it",
             "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",
