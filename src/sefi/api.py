@@ -15,7 +15,7 @@ from PIL import Image
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
-from sefi.backbone.open import open_backbone
+from sefi.backbone.open import check_source, open_backbone
 from sefi.core.config import (
     DEFAULT,
     AnyConfig,
@@ -177,7 +177,7 @@ def learn(  # noqa: PLR0913
     check_crop(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
-    check_learning_inputs(consent, evaluators, checkpoint)
+    check_learning_inputs(backbone, consent, evaluators, checkpoint)
     progress = choose_progress(progress)
     photos = read_photos(photo)
     check_photo_count(len(photos), face=face, box=box)
@@ -277,8 +277,16 @@ def check_crop(class_word: str, *, crop: bool, face: int | None, box: Box | None
     check_crop_options(class_word, crop=crop, face=face, box=box, detector=detector)
 
 
-def check_learning_inputs(consent: object, evaluators: object, checkpoint: object) -> None:
-    """Refuse a consent that is no `Consent`, and what is no path, with `ConfigError`."""
+def check_learning_inputs(
+    backbone: Backbone | str | None, consent: object, evaluators: object, checkpoint: object
+) -> None:
+    """Refuse a model that is not there, a consent that is no `Consent`, and what is no path.
+
+    Raises:
+        BackboneError, ConfigError: what is wrong.
+    """
+    if not isinstance(backbone, Backbone):
+        check_source(require_model_name(backbone))
     remedy = "Give consent=sefi.Consent(...), with who agrees, for whom and to what."
     check_type(consent, (Consent, type(None)), "The consent", ConfigError, remedy)
     for what, path in (("The folder of evaluators", evaluators), ("The checkpoint", checkpoint)):
@@ -353,11 +361,14 @@ def is_embedded_model(backbone: Backbone | str | None) -> bool:
 
 def open_model(backbone: Backbone | str | None) -> Backbone:
     """Return a model: the one that is given, the one of that name (nothing is downloaded), or the embedded one."""
-    if isinstance(backbone, Backbone):
-        return backbone
+    return backbone if isinstance(backbone, Backbone) else open_backbone(require_model_name(backbone))
+
+
+def require_model_name(backbone: str | None) -> str:
+    """Return what `open_backbone` opens, the embedded model for None; `BackboneError` for a value of another type."""
     remedy = "Give a model of `open_backbone`, or its name."
     check_type(backbone, (str, Path, type(None)), "The model", BackboneError, remedy)
-    return open_backbone() if backbone is None else open_backbone(backbone)
+    return EMBEDDED if backbone is None else str(backbone)
 
 
 def read_photos(photo: PhotoInput | Sequence[PhotoInput]) -> list[Photo | SubjectCrop]:

@@ -58,13 +58,15 @@ def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
     (settings.photos / "empty").mkdir()
     (settings.photos / "notes.txt").write_text("of my own")
     (settings.photos / ".hidden.png").write_bytes(b"")
+    for name in ("cy & co/3.tif", "empty/1.tif", "empty/.hidden", "dora.tiff"):
+        (settings.photos / name).write_bytes(b"")
     found = plan(settings)
     assert {item.name: [photo.name for photo in item.photos] for item in found.items} == {
         "ada": ["ada.png"],
         "bob": ["bob.png"],
         "cy-co": ["10.png", "2.png"],
     }
-    assert found.ignored == ("notes.txt",)
+    assert found.ignored == ("cy & co/3.tif", "dora.tiff", "empty/1.tif", "notes.txt")
     assert not found.problems
 
 

@@ -296,6 +296,38 @@ def test_two_images_of_one_case_and_unknown_subjects_are_refused(tmp_path):
         find_images(tmp_path, ADA)
 
 
+@pytest.mark.parametrize("suffix", [".bmp", ".gif", ".jfif", ".avif"])
+@pytest.mark.parametrize("place", ["", "ada"])
+def test_every_format_that_photos_have_is_read(tmp_path, place, suffix):
+    (tmp_path / place).mkdir(exist_ok=True)
+    kind = {".jfif": "JPEG"}.get(suffix, suffix[1:].upper())
+    file = tmp_path / place / f"a-photo-of-ada-1{suffix}"
+    Image.fromarray(np.full((40, 48, 3), 99, np.uint8)).save(file, kind)
+    found = find_images(tmp_path, ADA)
+    folder = assign_images(found, collect_prompts([found]), collect_seeds([found]))
+    assert [(one.file, one.seed) for one in folder.images] == [(file.relative_to(tmp_path).as_posix(), 1)]
+    assert folder.unreadable == ()
+
+
+@pytest.mark.parametrize("layout", ["", "ada", "tgt_image/ada"])
+def test_images_of_other_formats_are_listed_and_not_passed_over(tmp_path, layout):
+    place = tmp_path / layout
+    place.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "notes.txt").write_text("of mine")
+    image = Image.fromarray(np.full((40, 48, 3), 99, np.uint8))
+    image.save(place / "a-photo-of-ada-2.TIF", "TIFF")
+    lost = (place / "a-photo-of-ada-2.TIF").relative_to(tmp_path).as_posix()
+    with pytest.raises(ConfigError, match=f"has no images.* that can be read, .*unlike '{lost}'"):
+        find_images(tmp_path, ADA)
+    name = "0_1.png" if "/" in layout else "a-photo-of-ada-1.png"
+    image.save(place / name)
+    if "/" in layout:
+        (tmp_path / "text" / "ada").mkdir(parents=True)
+        (tmp_path / "text" / "ada" / "0_1.txt").write_text("a photo of a person")
+    found = find_images(tmp_path, ADA)
+    assert ([one.file.rpartition("/")[2] for one in found.images], found.unreadable) == ([name], (lost,))
+
+
 def test_images_that_cannot_be_read_are_listed(tmp_path):
     write_list(tmp_path, *({"image": f"{n}.png", "prompt": "x", "subject": "ada"} for n in range(3)))
     (tmp_path / "1.png").write_bytes((tmp_path / "1.png").read_bytes()[:200])

@@ -12,6 +12,7 @@ from sefi.benchmark.suite import (
     Variant,
     group_image_files,
     list_bundled,
+    list_unread_files,
     open_suite,
     read_prompt_list,
 )
@@ -219,3 +220,11 @@ def test_a_hidden_folder_is_nobody(tmp_path):
         file.parent.mkdir(exist_ok=True)
         file.touch()
     assert group_image_files(tmp_path) == {"ada": [tmp_path / "ada.png"]}
+
+
+def test_photos_of_formats_that_are_not_read_are_listed(tmp_path):
+    (tmp_path / "bob").mkdir()
+    for name in ("ada.png", "ada.tiff", ".hidden.tif", "notes.txt", "bob/1.TIF", "bob/2.heic"):
+        (tmp_path / name).touch()
+    assert list_unread_files(tmp_path) == ["ada.tiff", "bob/1.TIF"]
+    assert group_image_files(tmp_path) == {"ada": [tmp_path / "ada.png"], "bob": [tmp_path / "bob" / "2.heic"]}

@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 
+from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
 from sefi.benchmark.suite import Suite
-from sefi.cli.bench_setup import BenchOptions, Thresholds, find_thresholds, load_subjects
+from sefi.cli.bench_setup import BenchOptions, Thresholds, find_thresholds, load_subjects, note_scored
 from sefi.cli.options import EMBEDDED
 from sefi.core.errors import ConfigError
+from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
 
 SUITE = Suite.model_validate(
     {
@@ -65,3 +67,18 @@ def test_half_of_the_people_are_learned_from_portraits_and_half_from_scenes(tmp_
         assert np.array_equal(subject.photo, wanted.photo)
         assert np.array_equal(subject.other_photo, wanted.other_photo)
         assert not np.array_equal(subject.photo, not_wanted.photo)
+
+
+def test_what_is_scored_in_part_or_not_at_all_is_said(tmp_path, capsys):
+    """The embedded model's CLIP reads 32 tokens: start, end and 30 between them."""
+    fits, long = ("a photo of {} " + " ".join(["snow"] * count) for count in (26, 27))
+    prompts = [SUITE.prompts[0].model_copy(update={"text": text.strip()}) for text in (fits, f"({long}:1.2)", "{}")]
+    (tmp_path / "ada.tif").touch()
+    clip = Evaluators(EvaluatorFiles(clip=EMBEDDED_EVALUATORS / "clip"))
+    suite = SUITE.model_copy(update={"prompts": tuple(prompts)})
+    assert note_scored(clip, suite, [None, tmp_path]) == [f"({long}:1.2)"]
+    said = capsys.readouterr().err
+    assert f"longer than the 30 tokens that CLIP reads, so scored by its beginning: '({long}:1.2)'" in said
+    assert "of formats that are not read: ada.tif" in said
+    assert note_scored(Evaluators(EvaluatorFiles()), suite, []) == []
+    assert capsys.readouterr().err == ""

@@ -40,9 +40,61 @@ def test_learn_looks_at_cheap_things_first(refused, portrait, tmp_path, monkeypa
     assert "no model" not in found
 
 
-def test_learn_reads_the_photo_first(refused, tmp_path, monkeypatch):
+def test_learn_reads_the_photo_before_it_opens_the_model(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no file" in refused("learn", "nowhere.png", "--name", "ada", *NOWHERE)
+    (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
+    assert "no file" in refused("learn", "nowhere.png", "--name", "ada", "--model", "empty")
+
+
+@pytest.fixture(scope="module")
+def drawings(tmp_path_factory):
+    """A folder with a drawing, which no model for photographs learns, and an identity of another."""
+    folder = tmp_path_factory.mktemp("drawings")
+    portrait = Image.open(EMBEDDED_EVALUATORS.parent / "demo" / "portrait.png").convert("RGB")
+    portrait.save(folder / "ada.png")
+    (folder / "cats.toml").write_text(CATS)
+    (folder / "torn.png").write_bytes(b"torn")
+    return folder
+
+
+CATS = 'about = "x"\nclass_word = "cat"\nprompt_lists = ["animals"]\n[[variants]]\nlabel = "ours"\n'
+# What a command reads of a folder `drawings`, after which it would open a model.
+READS = {
+    "learn": ("{}/ada.png", "--name", "bob", "--consent", "by=Ada; for=self; scope=tests"),
+    "batch": ("{}", "-o", "out", "--consent", "by=Ada; for=self; scope=tests"),
+    "generate": ("a photo", "--init-image", "{}/nowhere.png"),
+    "attend": ("a photo",),
+    "bench run": ("{}/cats.toml", "--photos", "{}", "--out", "run"),
+    "encoder train": ("--names", "{}/nowhere.txt"),
+    "serve": ("--identities", "{}", "--port", "0"),
+    "import": ("{}/ada.png", "--name", "bob"),
+}
+
+
+@pytest.mark.parametrize("model", ["/nowhere/model", "nowhere.safetensors", "models/nowhere"])
+@pytest.mark.parametrize("command", READS)
+def test_a_model_that_is_not_there_is_refused_before_photos_are_read(
+    refused, drawings, tmp_path, monkeypatch, command, model
+):
+    monkeypatch.chdir(tmp_path)
+    found = refused(*command.split(), *(word.format(drawings) for word in READS[command]), "--model", model)
+    assert f"'{model}'" in found
+    assert "no model" in found or "neither a local path" in found
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_that_may_be_downloaded_counts_as_there(drawings, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--name", "bob", "--model", "models/nowhere", "--download")
+    assert "looks like a drawing" in refused("learn", drawings / "ada.png", *words)
+
+
+def test_the_library_refuses_a_model_that_is_not_there_before_it_reads_photos(drawings):
+    import sefi
+    from sefi.core.errors import BackboneError
+
+    with pytest.raises(BackboneError, match="no model at"):
+        sefi.learn(drawings / "nowhere.png", name="ada", backbone="/nowhere/model")
 
 
 @pytest.mark.parametrize(

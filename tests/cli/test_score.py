@@ -175,6 +175,9 @@ def test_a_folder_of_stock_diffusers_is_scored(sefi, backbone, people, tmp_path)
         image.save(folder / f"image_{number}.jpg")
         lines.append({"image": f"image_{number}.jpg", "prompt": prompt, "seed": 7})
     (folder / "metadata.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    long, _ = " ".join(["a photo of sks person in the snow", *["and more snow"] * 30]), image.save(folder / "long.bmp")
+    with (folder / "metadata.jsonl").open("a") as file:
+        file.write("\n" + json.dumps({"image": "long.bmp", "prompt": long, "seed": 7}))
     (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 cut")
     broken = json.dumps({"image": "broken.jpg", "prompt": prompts[0], "seed": 8})
     with (folder / "metadata.jsonl").open("a") as file:
@@ -184,9 +187,14 @@ def test_a_folder_of_stock_diffusers_is_scored(sefi, backbone, people, tmp_path)
     assert found.exit_code == 0, found.output
     answer = json.loads(found.stdout)
     assert answer["unreadable"] == {"stock": ["broken.jpg"]}
-    assert (answer["images"], answer["prompts"]) == (2, {"read": 2, "clip_only": 0})
+    assert (answer["images"], answer["prompts"]) == (3, {"read": 2, "clip_only": 1})
+    # The embedded model's CLIP reads 32 tokens, which is told before it scores.
+    assert answer["cut_prompts"] == [long.replace("sks person", "{}")]
+    assert found.stderr.count("that CLIP reads, so scored by its beginning") == 1
+    assert long.replace("sks person", "{}") in found.stderr
     samples = RunFolder(tmp_path / "run").read_samples()
-    assert [one.text for one in samples] == ["a photo of person in the snow", "a drawing of person, smiling"]
+    texts = ["a photo of person in the snow", "a drawing of person, smiling", long.replace("sks ", "")]
+    assert [one.text for one in samples] == texts
     assert all(one.id == 0 and one.faces == 0 and one.prompt_score is not None for one in samples)  # noise
     assert (
         "1 files cannot be read and are left out, such as broken.jpg"

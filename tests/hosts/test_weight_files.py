@@ -3,10 +3,11 @@
 import copy
 import json
 import re
+from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
+from diffusers import DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, StableDiffusionXLPipeline
 from diffusers.utils import convert_state_dict_to_kohya
 from safetensors import safe_open
 from safetensors.torch import load_file
@@ -190,6 +191,34 @@ def test_a1111_lists_a_lora_with_the_models_that_it_is_for(backbone, sdxl, famil
     # `NetworkOnDisk.detect_version` of A1111 and Forge, which list no LoRA of another version.
     of_sd2 = "SD2" if found.get("ss_v2") == "True" else "SD1"
     assert ("SDXL" if found.get("ss_base_model_version", "").startswith("sdxl_") else of_sd2) == version
+
+
+@pytest.mark.parametrize(
+    ("family", "width", "prediction", "architecture", "version"),
+    [
+        ("sd1", 768, "epsilon", "stable-diffusion-v1", "sd_v1"),
+        ("sd1", 768, "v_prediction", "stable-diffusion-v1", "sd_v1_v"),
+        ("sd2", 1024, "epsilon", "stable-diffusion-v2-512", "sd_v2"),
+        ("sd2", 1024, "v_prediction", "stable-diffusion-v2-768-v", "sd_v2_v"),
+        ("sdxl", 2048, "epsilon", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+        ("sdxl", 2048, "v_prediction", "stable-diffusion-xl-v1-base", "sdxl_base_v1-0"),
+    ],
+)
+def test_files_say_what_the_model_predicts_as_sd_scripts_does(
+    backbone, sdxl, tmp_path, family, width, prediction, architecture, version
+):
+    """`determine_architecture` of sd-scripts' `sai_model_spec.py`; `get_model_version_str_for_sd1_sd2`."""
+    opened = sdxl if family == "sdxl" else replace(backbone, family=family)
+    schedule = DDPMScheduler.from_config(opened.scheduler.config, prediction_type=prediction)
+    made = make_lora(replace(opened, scheduler=schedule))
+    # The width and the name of a published model, in the place of the tiny one's.
+    named = made.header.model_copy(update={"base_model": f"{family}:{width}:0123456789abcdef", "width": width})
+    Identity(made.tensors, named.model_copy(update={"widths": ()})).save(tmp_path / "ada.safetensors")
+    (file,) = export_lora(Identity.load(tmp_path / "ada.safetensors"), get_host("forge"), "snow dog").files
+    assert file.metadata["modelspec.architecture"] == f"{architecture}/lora"
+    assert file.metadata["modelspec.prediction_type"] == {"epsilon": "epsilon", "v_prediction": "v"}[prediction]
+    assert file.metadata["ss_base_model_version"] == version
+    assert file.metadata["ss_v2"] == str(family == "sd2")
 
 
 def test_a_lora_says_what_it_is_and_how_it_is_used(backbone, tmp_path):

@@ -111,7 +111,7 @@ def test_an_image_is_turned_upright_before_it_is_searched(tmp_path, marked):
 
 def test_files_and_folders_are_listed_once(tmp_path):
     (tmp_path / "inside").mkdir()
-    names = ["a.png", "b.JPG", "inside/c.webp"]
+    names = ["a.png", "b.JPG", "c.gif", "d.tif", "inside/c.webp"]  # those that are not read are told then
     for name in names:
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "notes.txt").write_bytes(b"")

@@ -9,6 +9,8 @@ REMEDY = "Use a Stable Diffusion 1.x, 2.x or XL model."  # what to do with a mod
 
 # How wide the text is that the UNets of the published families read.
 TEXT_WIDTHS: dict[int, Family] = {768: "sd1", 1024: "sd2"}
+# What the models of a family predict; those of SD 2.x predict either.
+USUAL_PREDICTIONS: dict[str, str] = {"sd1": "epsilon", "sdxl": "epsilon", "tiny": "v_prediction"}
 
 # Starts of pipeline classes in `model_index.json`; the longest that fits names the kind.
 PIPELINES = {

@@ -163,6 +163,16 @@ def open_backbone(
     return backbone
 
 
+def check_source(source: str, *, allow_download: bool = False) -> None:
+    """Refuse a model that is not there, without opening it; one that may be downloaded counts as there.
+
+    Raises:
+        BackboneError: there is no such path, nor a model of that name in the local cache.
+    """
+    if not (allow_download and _find_existing(source) is None and _is_hub_id(source)):
+        _locate(source, allow_download=False)
+
+
 def choose_dtype(device: torch.device) -> torch.dtype:
     """Return what a device calculates in fast and without overflow: bfloat16 on CUDA, float32 elsewhere."""
     return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -187,12 +197,17 @@ def _locate(source: str, *, allow_download: bool) -> Path:
     path = _find_existing(source)
     if path is not None:
         return path
-    if HUB_ID.fullmatch(source) and not source.startswith(".") and not source.lower().endswith(WEIGHT_SUFFIXES):
+    if _is_hub_id(source):
         return _fetch_from_hub(source, allow_download=allow_download)
     raise BackboneError(
         f"There is no model at '{source}'.",
         f"Check the path. Name a model folder, a .safetensors checkpoint, a hub id (owner/name) or '{EMBEDDED}'.",
     )
+
+
+def _is_hub_id(source: str) -> bool:
+    is_file = source.startswith(".") or source.lower().endswith(WEIGHT_SUFFIXES)
+    return HUB_ID.fullmatch(source) is not None and not is_file
 
 
 def _find_existing(source: str) -> Path | None:

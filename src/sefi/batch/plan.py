@@ -21,7 +21,7 @@ from pydantic import Field
 
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, IdentityError, OutputError, PhotoError, SefiError
-from sefi.core.files import describe_missing_folder, write_text
+from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, write_text
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
@@ -48,8 +48,6 @@ MOST_ITEMS = 100_000
 MOST_FILES_OF_MODEL = 1000
 PREVIEWS = "previews"
 SMALL_IDENTITY = 32 << 20  # bytes of a file up to which an identity is known by the file's SHA-256
-# By its content a photo is recognised later; by its name it is taken from a folder.
-PHOTO_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp")
 NO_PHOTOS = "Name a folder of photos: one file, or one folder of files, for each person."
 UNREADABLE = "Allow it to be read, or move it away."
 
@@ -146,7 +144,7 @@ class BatchPlan:
     Attributes:
         items: what can be tried.
         problems: what cannot.
-        ignored: names of files that are no photos.
+        ignored: files that are no photos, from the folder.
     """
 
     items: tuple[BatchItem, ...]
@@ -218,29 +216,32 @@ def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
     for path in paths:
         try:
             with translate_file_errors(f"'{path}'", PhotoError, "cannot be read", UNREADABLE):
-                photos = list_photo_files(path)
+                photos, others = list_photo_files(path), list_other_files(path)
         except PhotoError as error:
             subjects.append(NamedSubject(make_item_name(path.name), [escape_surrogates(path.name)], fault=error))
             continue
-        if photos is None:
-            ignored.append(escape_surrogates(path.name))
-        elif photos:
+        ignored += [escape_surrogates(str(other.relative_to(folder))) for other in others]
+        if photos:
             name = path.stem if photos == [path] else path.name
             listed = [escape_surrogates(str(photo.relative_to(folder))) for photo in photos]
             subjects.append(NamedSubject(make_item_name(name), listed))
     return subjects, ignored
 
 
-def list_photo_files(path: Path) -> list[Path] | None:
-    """Return a photo, or the photos of a folder, which may be none; None where it is neither; `OSError`."""
-    if path.is_dir():
-        return sorted(one for one in path.iterdir() if is_photo_file(one))
-    return [path] if is_photo_file(path) else None
+def list_photo_files(path: Path) -> list[Path]:
+    """Return a photo, or the photos of a folder, which may be none; `OSError`."""
+    return sorted(one for one in (path.iterdir() if path.is_dir() else [path]) if is_photo_file(one))
+
+
+def list_other_files(path: Path) -> list[Path]:
+    """Return a file that is no photo, or those of a folder, hidden ones left out; `OSError`."""
+    files = [one for one in path.iterdir() if not one.is_dir()] if path.is_dir() else [path]
+    return sorted(one for one in files if one.name[0] != "." and not is_photo_file(one))
 
 
 def is_photo_file(path: Path) -> bool:
     """Return whether a file is called as photos are, and is none of a system's hidden files."""
-    return path.suffix.lower() in PHOTO_SUFFIXES and path.name[0] != "." and path.is_file()
+    return path.suffix.lower() in IMAGE_SUFFIXES and path.name[0] != "." and path.is_file()
 
 
 def make_item_name(text: str) -> str:

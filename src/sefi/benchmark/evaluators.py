@@ -18,6 +18,7 @@ from sefi.backbone.weights import find_weights
 from sefi.benchmark.records import EvaluatorInfo
 from sefi.core.errors import BackboneError, ConfigError
 from sefi.core.files import is_regular_file, write_file
+from sefi.core.prompts import strip_weights
 from sefi.core.reading import InvalidFileError, Limits, load_tensors, parse_object, read_layout, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.diffusion.attention_maps import PromptAttention
@@ -172,11 +173,22 @@ class Evaluators:
             return None
         return float(measure_margins(evaluation.clip[None], wanted, other)[0])
 
+    def find_cut_prompts(self, prompts: Iterable[str], class_word: str) -> list[str]:
+        """Return the prompts of a suite that CLIP reads the beginning of; none without CLIP."""
+        sentences = {prompt: make_sentence(prompt, class_word) for prompt in prompts}
+        cut = set(self.clip.find_cut(sentences.values())) if self.clip is not None else set[str]()
+        return [prompt for prompt, sentence in sentences.items() if sentence in cut]
+
     def encode_sentence(self, text: str) -> NDArray[np.float32] | None:
         """Return CLIP's unit vector of a sentence; each is encoded once, as a run needs the same few many times."""
         if self.clip is not None and text not in self.sentences:
             self.sentences[text] = self.clip.encode_texts([text])[0]
         return self.sentences.get(text)
+
+
+def make_sentence(prompt: str, class_word: str) -> str:
+    """Return the sentence that CLIP scores images by: a suite's prompt with the class word, without weights."""
+    return strip_weights(prompt).replace("{}", class_word)
 
 
 def embed_all(

@@ -20,6 +20,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.benchmark.evaluators import (
     Evaluation,
     drop_not_finite,
+    make_sentence,
     round_embedding,
     score_attention,
     score_likeness,
@@ -51,7 +52,7 @@ from sefi.core.errors import (
 )
 from sefi.core.files import write_file
 from sefi.core.progress import SilentProgress
-from sefi.core.prompts import is_person, strip_weights
+from sefi.core.prompts import is_person
 from sefi.core.reading import InvalidFileError, is_inside, translate_file_errors
 from sefi.diffusion.attention_maps import PromptAttention, record_attention
 from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
@@ -213,7 +214,7 @@ def score_sample(
         run.suite.class_word,
     )
     evaluation = evaluators.evaluate(image.rgb)
-    text = strip_weights(prompt.text).format(*[class_word] * len(group))
+    text = make_sentence(prompt.text, class_word)
     plain = PLAIN.format(" and ".join([class_word] * len(group)))
     return Sample(
         subject=make_group_key(s.key for s in group),

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from sefi.benchmark.records import CONTROLS, MOST_LISTED, ListedFolder, ListedImage
-from sefi.benchmark.suite import SUFFIXES, Suite, hash_pixels, list_image_files, make_subject_key
+from sefi.benchmark.suite import Suite, hash_pixels, list_image_files, make_subject_key
 from sefi.core.errors import ConfigError, PhotoError, PromptError
+from sefi.core.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import PLACEHOLDER, strip_weights
 from sefi.core.reading import (
@@ -333,7 +334,8 @@ class GeneratedEntry(BaseModel):
 
 def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
     """Return images by their names `PROMPT-SEED.png`, or by `records.json`, with or without a folder for a subject."""
-    inner = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "." and list_image_files(one)]
+    folders = [one for one in sorted(folder.iterdir()) if one.is_dir() and one.name[0] != "."]
+    inner = [one for one in folders if list_image_files(one) or list_lost_files(one, folder)]
     images, unreadable = list[FoundImage](), list[str]()
     for place, named in [(folder, None), *((one, one.name) for one in inner)]:
         unreadable += list_lost_files(place, folder)
@@ -351,14 +353,18 @@ def read_named_images(folder: Path, hints: FolderHints) -> FoundFolder:
             template = make_template(text, replace(hints, subject_words=(*spoken, *hints.subject_words)))
             images.append(FoundImage(path, subject, template, seed, named))
     if not images:
-        raise InvalidFileError(f"it has no images ({', '.join(SUFFIXES)}){name_unreadable(unreadable)}")
+        raise InvalidFileError(f"it has no images ({', '.join(IMAGE_SUFFIXES)}){name_unreadable(unreadable)}")
     return FoundFolder(folder, "names of files", tuple(images), unreadable=tuple(unreadable))
 
 
 def list_lost_files(place: Path, root: Path) -> list[str]:
-    """Return what has the name of an image and is none, as a link to a file that is gone; as records name them."""
-    names = [one for one in place.iterdir() if one.suffix.lower() in SUFFIXES and one.name[0] != "."]
-    paths = [one.relative_to(root).as_posix() for one in names if not one.is_file() and not one.is_dir()]
+    """Return what has the name of an image and cannot be read, as records name it.
+
+    It is a link to a file that is gone, or a file of a format that is not read.
+    """
+    names = [one for one in place.iterdir() if one.name[0] != "." and not one.is_dir()]
+    lost = [one for one in names if one.suffix.lower() in (UNREAD_SUFFIXES if one.is_file() else IMAGE_SUFFIXES)]
+    paths = [one.relative_to(root).as_posix() for one in lost]
     return sorted(change_strange_name(path) or path for path in paths)
 
 
@@ -375,8 +381,8 @@ def change_strange_name(name: str) -> str:
 
 
 def name_unreadable(unreadable: Sequence[str]) -> str:
-    """Return the end of a sentence on a folder that has no images but those with strange names."""
-    return f" with names that a record can hold, unlike '{unreadable[0]}'" if unreadable else ""
+    """Return the end of a sentence on a folder that has no images but those of other formats or strange names."""
+    return f" that can be read, with names that a record can hold, unlike '{unreadable[0]}'" if unreadable else ""
 
 
 def list_spoken_names(subject: str) -> tuple[str, ...]:

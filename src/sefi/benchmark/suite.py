@@ -18,7 +18,7 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
-from sefi.core.files import describe_missing_folder, is_folder, write_file
+from sefi.core.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, describe_missing_folder, is_folder, write_file
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, is_person, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
@@ -334,7 +334,6 @@ def read_toml(path: Path | Traversable) -> dict[str, Any]:
         return tree
 
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 SIDE = 512
 LONGEST_KEY = 64
 
@@ -375,7 +374,9 @@ def group_image_files(folder: Path) -> dict[str, list[Path]]:
     inside = [inner for inner in sorted(folder.iterdir()) if inner.name[0] != "." and is_folder(inner)]
     groups += [images for inner in inside if (images := list_image_files(inner))]
     if not groups:
-        raise PhotoError(f"{folder} has no images.", f"Put {', '.join(SUFFIXES)} files or folders of them into it.")
+        raise PhotoError(
+            f"{folder} has no images.", f"Put {', '.join(IMAGE_SUFFIXES)} files or folders of them into it."
+        )
     refuse_namesakes([make_key(paths, folder) for paths in groups])
     return {make_key(paths, folder): paths for paths in groups}
 
@@ -387,7 +388,17 @@ def list_image_files(folder: Path) -> list[Path]:
         PhotoError: it cannot be read.
     """
     with translate_file_errors(f"'{folder}'", PhotoError, "cannot be read", "Allow it to be read, or move it away."):
-        return sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file() and p.name[0] != ".")
+        return sorted(
+            p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file() and p.name[0] != "."
+        )
+
+
+def list_unread_files(folder: Path) -> list[str]:
+    """Return what in a folder, and in the folders in it, has the name of an image of a format that is not read."""
+    places = [folder, *(one for one in folder.iterdir() if one.name[0] != "." and is_folder(one))]
+    with translate_file_errors(f"'{folder}'", PhotoError, "cannot be read", "Allow it to be read, or move it away."):
+        files = [one for place in places for one in place.iterdir() if one.suffix.lower() in UNREAD_SUFFIXES]
+    return sorted(one.relative_to(folder).as_posix() for one in files if one.name[0] != "." and one.is_file())
 
 
 def make_key(paths: list[Path], root: Path) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 PAGE, FAILURES = "index.html", "failures.csv"
 PAGE_LOCK = ".index.html.lock"  # by its stem alone it would be the lock of whoever is called index
 MOST_PREVIEWS = 400  # on the page; each takes some 20 KB of it
+MOST_NAMED = 10  # files that are no photos that are named on the terminal
 NOT_LEARNED = 1
 
 
@@ -206,10 +207,8 @@ def choose_engine(engine: Engine, jobs: int | None, address: str | None) -> Engi
 def make_model_source(model_options: "ModelOptions") -> "ModelSource":
     """Return the model as workers open it."""
     from sefi.batch.plan import ModelSource
-    from sefi.cli.loading import check_device, check_dtype, choose_device
+    from sefi.cli.loading import choose_device
 
-    check_dtype(model_options.dtype)
-    check_device(model_options.device)
     device = choose_device() if model_options.device == "auto" else model_options.device
     name = model_options.name
     return ModelSource(name, name == options.EMBEDDED, model_options.download, device, model_options.dtype)
@@ -355,6 +354,10 @@ def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> 
         else f"nothing to do: {len(finished)} are there"
     )
     lines = [f"{done}: {record['page']}"]
+    ignored = record["ignored"]
+    assert isinstance(ignored, list)
+    more = ", ..." if len(ignored) > MOST_NAMED else ""
+    lines += [f"no photos that can be read: {', '.join(ignored[:MOST_NAMED])}{more}" for _ in ignored[:1]]
     lines += [f"not learned: {one.name or ', '.join(one.photos)}: {one.problem}" for one in failed[:20]]
     lines += [f"... {len(failed) - 20} more" for _ in failed[20:21]]
     return "\n".join([*lines, *([f"all of them: {record['failures']}"] if failed else [])])

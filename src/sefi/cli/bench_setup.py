@@ -11,10 +11,10 @@ from sefi.core.progress import RunProgress, SilentProgress
 from sefi.core.prompts import is_person
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from sefi.backbone.bundle import Backbone
-    from sefi.benchmark.evaluators import EvaluatorFiles
+    from sefi.benchmark.evaluators import EvaluatorFiles, Evaluators
     from sefi.benchmark.records import RunInfo
     from sefi.benchmark.run import OpenRun
     from sefi.benchmark.scored_folder import ImageFolder
@@ -88,17 +88,30 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
             method cannot learn with what it is given.
     """
-    from sefi.cli.loading import import_libraries, load_backbone, note_remarks
+    from sefi.cli.loading import (
+        ModelOptions,
+        check_evaluators,
+        check_model,
+        import_libraries,
+        load_backbone,
+        note_remarks,
+    )
 
     import_libraries()
     from sefi.benchmark.evaluators import Evaluators
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import open_suite_folders
+    from sefi.benchmark.suite import group_image_files
 
+    model_options = ModelOptions(bench_options.model, bench_options.download, bench_options.device, bench_options.dtype)
     if bench_options.photos is None and bench_options.model != EMBEDDED:
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
     evaluators = Evaluators(find_evaluator_files(bench_options))
     evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
+    check_evaluators(bench_options.evaluator_folder)
+    if bench_options.photos is not None:
+        group_image_files(bench_options.photos)
+    check_model(model_options)
     detector = evaluators.detector if is_person(bench_options.suite.class_word) else None
     subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:
@@ -112,6 +125,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
             prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts
         ]
         note_remarks(backbone, sentences, bench_options.suite.make_config(bench_options.suite.variants[0]))
+        note_scored(evaluators, bench_options.suite, [bench_options.photos])
     folders = open_suite_folders(
         bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
     )
@@ -130,6 +144,23 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         folders=folders,
         mark=bench_options.mark,
     )
+
+
+def note_scored(evaluators: "Evaluators", suite: "Suite", photos: "Iterable[Path | None]") -> list[str]:
+    """Say on stderr which prompts CLIP reads the beginning of, and which photos are not read; return the prompts."""
+    from sefi.benchmark.suite import list_unread_files
+    from sefi.cli.output import print_remark
+    from sefi.core.files import is_folder
+
+    cut = evaluators.find_cut_prompts((prompt.text for prompt in suite.prompts), suite.class_word)
+    for prompt in cut:
+        length = evaluators.clip.text_length - 2 if evaluators.clip is not None else 0
+        print_remark(f"note: longer than the {length} tokens that CLIP reads, so scored by its beginning: {prompt!r}")
+    for folder in photos:
+        unread = list_unread_files(folder) if folder is not None and is_folder(folder) else []
+        if unread:
+            print_remark(f"note: '{folder}': of formats that are not read: {', '.join(unread[:10])}; save them as PNG")
+    return cut
 
 
 def check_variants(bench_options: BenchOptions, backbone: "Backbone") -> None:

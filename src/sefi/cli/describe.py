@@ -25,10 +25,10 @@ def run_inspect(file: File, photo: PhotoFile = None, as_json: options.AsJson = F
 
     identity = Identity.load(file)
     record: dict[str, object] = identity.header.model_dump(mode="json")
-    if not identity.header.widths:  # one text encoder
-        del record["widths"]
-    if identity.header.record is None:  # of before, or imported
-        del record["record"]
+    # One text encoder; of before, or imported; said by the model's family.
+    for name in ("widths", "record", "prediction_type"):
+        if not record[name]:
+            del record[name]
     record["tensors"] = {name: list(tensor.shape) for name, tensor in identity.tensors.items()}
     record["bytes"] = file.stat().st_size
     if "tokens" in identity.tensors:

@@ -103,23 +103,24 @@ def run_generate(
     as_json: options.AsJson = False,
 ) -> None:
     """Generate an image of every PROMPT; <name> in a prompt stands for the identity file of that name."""
-    from sefi.cli.loading import format_settings, load_backbone, load_generation_config, load_identities, note_remarks
+    from sefi.cli import loading
 
-    overrides = format_settings(
+    overrides = loading.format_settings(
         generate__count=count, generate__steps=steps, generate__guidance_scale=guidance_scale,
         generate__scheduler=scheduler, generate__negative_prompt=negative_prompt,
         generate__identity_strength=identity_strength, generate__batch_size=batch_size, generate__width=width,
         generate__height=height, generate__clip_skip=clip_skip,
     )  # fmt: skip
     inputs = InputFiles(init_image, strength, mask, control, controlnet, control_scale, repair_faces, detector)
-    config = load_generation_config(preset, [*(settings or []), *overrides])
+    config = loading.load_generation_config(preset, [*(settings or []), *overrides])
     check_image_folder(out, [*(identity or []), model, init_image, mask, control, controlnet, detector])
     check_room_on_record(out, prompts, config.generate.count)
-    identities = load_identities(prompts, identity or [], config, expired_consent=expired_consent)
+    identities = loading.load_identities(prompts, identity or [], config, expired_consent=expired_consent)
+    loading.check_model(loading.ModelOptions(model, download, device, dtype))
     read = read_inputs(inputs, config, prompts)
     key = find_key(sign=sign)
-    backbone = load_backbone(model, download=download, device=device, dtype=dtype)
-    note_remarks(backbone, prompts, config, identities)
+    backbone = loading.load_backbone(model, download=download, device=device, dtype=dtype)
+    loading.note_remarks(backbone, prompts, config, identities)
     record = describe_generation(backbone, config, prompts, inputs) | {"identities": [*map(str, identity or [])]}
     record["run"] = record_generation(backbone, config, inputs, identities, identity or []).add(preset=preset)
     allowed = Allowed(expired_consent=expired_consent, unchecked=no_safety_checker)

@@ -165,11 +165,12 @@ def load_start(file: Path) -> "Identity":
 def prepare_method(config: "Config", model_options: "ModelOptions", evaluators: Path | None) -> "ModelOptions":
     """Return the model's options as the method needs them; fetch the face recogniser of one that reads faces.
 
-    Methods that train the model's own weights do so in float32, where no dtype is named. OpenCV's recogniser is fetched
-    with `--download` only, and where no folder of evaluators is named.
+    A model that is not there is refused first. Methods that train the model's own weights do so in float32, where no
+    dtype is named. OpenCV's recogniser is fetched with `--download` only, and where no folder of evaluators is named.
     """
-    from sefi.cli.loading import import_libraries
+    from sefi.cli.loading import check_model, import_libraries
 
+    check_model(model_options)
     import_libraries()
     from sefi.evaluation.encoders import find_sface
     from sefi.methods import get_method

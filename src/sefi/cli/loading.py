@@ -172,6 +172,22 @@ def load_backbone(model: str, *, download: bool, device: str, dtype: str) -> "Ba
     return backbone
 
 
+def check_model(model_options: ModelOptions) -> None:
+    """Refuse a model that is not there, and options that none is opened with, before photos are read.
+
+    Raises:
+        BackboneError: There is no such model.
+        ConfigError: The dtype or the device is unknown.
+    """
+    check_dtype(model_options.dtype)
+    check_device(model_options.device)
+    if model_options.name != EMBEDDED:
+        import_libraries()
+        from sefi.backbone.open import check_source
+
+        check_source(model_options.name, allow_download=model_options.download)
+
+
 def check_detector(detector: Path | None) -> None:
     """Refuse a face detector that is not there, with `FaceError`, before a model is opened."""
     if detector is not None and not is_regular_file(detector):

@@ -51,7 +51,7 @@ SCHEMAS: dict[str, Schema] = {
             "finished": "identities that were there already: of the same photos, settings and model",
             "failed": "a list of objects with name, photos, problem, try, tries and put_aside; the exit code is 1 if "
             "there are any",
-            "ignored": "files in the folder of photos that are none",
+            "ignored": "files in the folder of photos, and in those in it, that are none",
             "page": "the page of all",
             "failures": "the table of what failed, CSV",
             "engine": "in-process, processes or ray",
@@ -133,6 +133,7 @@ SCHEMAS: dict[str, Schema] = {
             "signature": "samples of that model's tensors, by part",
             "width": "width of a token",
             "widths": "widths of the tokens of each text encoder, where there are two",
+            "prediction_type": "what that model predicts, where its family does not say it",
             "class_word": "what the subject is",
             "settings": "every setting it was learned with",
             "seed": "seed of the training",
@@ -147,7 +148,7 @@ SCHEMAS: dict[str, Schema] = {
             "of_photo": "with --photo: whether it was learned from that photo; null where the file does not say",
             "tokens_sha256": "of the tokens, as `record.init.tokens` of an identity that started from these",
         },
-        frozenset({"of_photo", "record", "token_norms", "tokens_sha256", "widths"}),
+        frozenset({"of_photo", "prediction_type", "record", "token_norms", "tokens_sha256", "widths"}),
     ),
     "compare": Schema(
         1,
@@ -258,6 +259,7 @@ SCHEMAS: dict[str, Schema] = {
             "unreadable": "by variant the files that cannot be read, which are left out",
             "evaluators": "drawings or photographs: what the evaluators are for",
             "prompts": "read: how many prompts say what the readers know; clip_only: the others",
+            "cut_prompts": "the prompts that CLIP reads, and so scores, the beginning of",
             "values": "by variant and figure mean, low, high and n (subjects); null where not computed",
             "not_computed": "by figure, why no variant has it",
             "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",

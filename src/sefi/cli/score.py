@@ -64,6 +64,7 @@ class ScoreOptions:
     Attributes:
         folders: of each variant the folder or list of its images.
         photos: of each subject its photos, the first of which is compared with.
+        photo_folders: where photos were looked for.
     """
 
     folders: "Mapping[str, Path]"
@@ -72,6 +73,7 @@ class ScoreOptions:
     drawings: bool | None
     references: bool
     bench: "BenchOptions"
+    photo_folders: "tuple[Path | None, ...]" = ()
 
 
 def run_score(
@@ -111,7 +113,8 @@ def run_score(
     hints = FolderHints(tuple(named), read_prompts(prompts), class_word, tuple(subject_word or ()), only)
     suite = make_suite(folders, [], [0], hints, references=references)
     asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32", dino)
-    score_options = ScoreOptions(folders, hints, named, drawings, references, asked)
+    places = (photos, *(split_name(text)[1] for text in subject or []))
+    score_options = ScoreOptions(folders, hints, named, drawings, references, asked, places)
     with TerminalProgress() as progress:
         run, bench_options = open_scoring(score_options, progress)
         with run.folder.lock() as lock:
@@ -204,7 +207,7 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
         collect_seeds,
         find_images,
     )
-    from sefi.cli.bench_setup import find_evaluator_files
+    from sefi.cli.bench_setup import find_evaluator_files, note_scored
     from sefi.core.progress import SilentProgress
 
     hints, shown = score_options.hints, progress or SilentProgress()
@@ -216,10 +219,11 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     templates, seeds = collect_prompts(found.values()), collect_seeds(list(found.values()))
     prompts = describe_prompts(templates, drawings=drawings)
     suite = make_suite(found, prompts, seeds, hints, references=score_options.references)
+    evaluators = Evaluators(find_evaluator_files(bench_options))  # before all images are read
     folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
     if progress is not None:
         note_found(found, drawings=drawings)
-    evaluators = Evaluators(find_evaluator_files(bench_options))
+        note_scored(evaluators, suite, score_options.photo_folders)
     subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
@@ -348,6 +352,7 @@ def describe_scoring(
         "unreadable": {label: list(folder.unreadable) for label, folder in run.folders.items()},
         "evaluators": "drawings" if bench_options.is_of_drawings() else "photographs",
         "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
+        "cut_prompts": run.evaluators.find_cut_prompts((one.text for one in run.suite.prompts), run.suite.class_word),
         "values": converted["values"],
         "not_computed": converted["not_computed"],
         "not_comparable": describe_unequal_cases(info),

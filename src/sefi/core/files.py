@@ -46,9 +46,10 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share o
 NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
 
 
-OTHER_IMAGE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif", ".heic", ".heif", ".svg", ".pdf"}
-)
+# By their names images are taken from a folder; what they are is told by their content.
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp")
+UNREAD_SUFFIXES = (".tif", ".tiff", ".jp2", ".jxl", ".psd", ".tga")  # of images whose formats are not read
+OTHER_IMAGE_SUFFIXES = frozenset({*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".svg", ".pdf"} - {".png"})
 
 
 class FileKind(StrEnum):

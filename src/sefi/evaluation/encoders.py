@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -213,13 +213,23 @@ class ClipEncoder:
         """Return unit vectors `[prompt, width]`; what is longer than the model reads is cut off."""
         return self._encode(self._compute_text_features, prompts)
 
+    def find_cut(self, prompts: Iterable[str]) -> list[str]:
+        """Return the prompts that are longer than the model reads, in their order."""
+        whole = ((prompt, self._tokenizer(prompt, truncation=False, verbose=False)["input_ids"]) for prompt in prompts)
+        return [prompt for prompt, tokens in whole if len(tokens) > self.text_length]
+
+    @property
+    def text_length(self) -> int:
+        """Tokens of a text that the model reads, start and end included."""
+        return int(self._model.config.text_config.max_position_embeddings)
+
     def _compute_image_features(self, images: list[NDArray[np.uint8]]) -> Tensor:
         pixels = self._preprocess(images, input_data_format="channels_last", return_tensors="pt")["pixel_values"]
         return self._model.get_image_features(pixels).pooler_output
 
     def _compute_text_features(self, prompts: list[str]) -> Tensor:
-        length = self._model.config.text_config.max_position_embeddings
-        words = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
+        cut = {"truncation": True, "max_length": self.text_length}
+        words = self._tokenizer(prompts, padding=True, return_tensors="pt", **cut)
         return self._model.get_text_features(words["input_ids"], words["attention_mask"]).pooler_output
 
     @torch.no_grad()

@@ -16,6 +16,7 @@ from diffusers import EulerDiscreteScheduler
 from safetensors.torch import save_file
 from torch import Tensor
 
+from sefi.backbone.kinds import USUAL_PREDICTIONS
 from sefi.core.errors import ConfigError, IdentityError
 from sefi.core.files import FileKind, check_output, prepare_folder, write_output
 from sefi.core.hints import suggest
@@ -29,9 +30,10 @@ PREFIX = "sefi-"
 KEY = "emb_params"  # what every program reads
 SDXL_KEYS = ("clip_l", "clip_g")  # of the two text encoders, for which SDXL has a tensor each
 MODEL_SPEC = "1.0.1"  # of the metadata: https://github.com/Stability-AI/ModelSpec
-ARCHITECTURES = {
-    768: "stable-diffusion-v1", 1024: "stable-diffusion-v2-768-v", 2048: "stable-diffusion-xl-v1-base"
-}  # fmt: skip
+# By the width of a token, as `library/sai_model_spec.py` of sd-scripts writes them.
+SD2_ARCHITECTURE, SD2_BASE_ARCHITECTURE = "stable-diffusion-v2-768-v", "stable-diffusion-v2-512"
+ARCHITECTURES = {768: "stable-diffusion-v1", 1024: SD2_ARCHITECTURE, 2048: "stable-diffusion-xl-v1-base"}
+PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # ModelSpec's words
 TIMESTEPS = 1000  # of Stable Diffusion
 PROMPT = "a photo of {} at the beach"  # the example that users get
 
@@ -117,20 +119,29 @@ def make_metadata(identity: Identity, embedding: Embedding, slot: Slot) -> dict[
 
 def make_model_metadata(identity: Identity, stem: str, kind: str) -> dict[str, str]:
     """Return what every exported file says about itself; `kind` is ModelSpec's, such as lora."""
-    header = identity.header
+    header, prediction = identity.header, find_prediction(identity)
     architecture = ARCHITECTURES.get(header.width, f"text-width-{header.width}")
+    if architecture == SD2_ARCHITECTURE and prediction == "epsilon":
+        architecture = SD2_BASE_ARCHITECTURE
     return {
         "format": "pt",
         "modelspec.sai_model_spec": MODEL_SPEC,
         "modelspec.architecture": f"{architecture}/{kind}",
         "modelspec.implementation": "diffusers",
         "modelspec.title": stem,
+        **({"modelspec.prediction_type": PREDICTIONS[prediction]} if prediction in PREDICTIONS else {}),
         "sefi.base_model": header.base_model,
         "sefi.identity": compute_identity_digest(identity),
         "sefi.class_word": header.class_word,
         "sefi.method": header.method,
         **({"sefi.consent": header.consent} if header.consent else {}),
     }
+
+
+def find_prediction(identity: Identity) -> str:
+    """Return what the model of an identity predicts; empty where neither its header nor its family says it."""
+    family = identity.header.base_model.partition(":")[0]
+    return identity.header.prediction_type or USUAL_PREDICTIONS.get(family, "")
 
 
 @dataclass(frozen=True)

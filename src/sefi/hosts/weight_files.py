@@ -17,6 +17,7 @@ from sefi.hosts.export import (
     ExportedFile,
     Host,
     describe_diffusers_loading,
+    find_prediction,
     make_model_metadata,
     make_stem,
     split_vectors,
@@ -58,7 +59,6 @@ def export_lora(identity: Identity, host: Host, words: str) -> Exported:
         words: what its name stands for in prompts: the rare word and the class word.
     """
     stem = make_stem(identity)
-    family = identity.header.base_model.partition(":")[0]
     if host.reads_diffusers_lora:
         tensors = make_diffusers_lora(identity)
     else:
@@ -69,10 +69,19 @@ def export_lora(identity: Identity, host: Host, words: str) -> Exported:
         "ss_network_module": "networks.lora",
         "ss_network_dim": str(rank),
         "ss_network_alpha": str(rank),
-        **KOHYA_VERSIONS.get(family, {}),
+        **describe_kohya_version(identity),
     }
     prompt = host.lora_prompt.format(stem=stem, words=words)
     return Exported((ExportedFile(stem, tensors, metadata),), prompt, host.lora_folder, host.lora_advice)
+
+
+def describe_kohya_version(identity: Identity) -> dict[str, str]:
+    """Return what kohya's trainers write of the model, `_v` behind the version of SD 1.x and 2.x that predict v."""
+    family = identity.header.base_model.partition(":")[0]
+    described = dict(KOHYA_VERSIONS.get(family, {}))
+    if family in ("sd1", "sd2") and find_prediction(identity) == "v_prediction":
+        described["ss_base_model_version"] += "_v"
+    return described
 
 
 def make_diffusers_lora(identity: Identity) -> Tensors:

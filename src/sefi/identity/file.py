@@ -66,7 +66,8 @@ OWN_WEIGHTS = ("unet.", "text_encoder.", "text_encoder_2.")  # begin the names o
 REMEDY = "Use a file that `sefi learn` wrote."
 
 ORDER = "stage = floor(stages * t / T), t = 0 clean; slot 0 key, slot 1 value"
-SCHEMA_VERSION = 4  # the newest that is read; 1 had no `signature`, 2 no `widths`, 3 no `record`
+# The newest that is read; 1 had no `signature`, 2 no `widths`, 3 neither `record` nor `prediction_type`.
+SCHEMA_VERSION = 4
 TWO_ENCODER_VERSION = 3  # what is written with `widths` and without a record
 ONE_ENCODER_VERSION = 2  # what is written without `widths`: earlier versions of the package read it
 LARGEST_WIDTH = 8192  # of a token embedding; those of text-to-image models have 768 to 4,096
@@ -89,6 +90,7 @@ class IdentityHeader(BaseModel):
     signature: dict[str, str] = Field(default_factory=dict, max_length=10_000)
     width: int = Field(ge=1, le=LARGEST_WIDTH)
     widths: tuple[int, ...] = Field(default=(), max_length=4)
+    prediction_type: str = Field(default="", max_length=64)
     class_word: str = Field(min_length=1, max_length=100)
     settings: dict[str, Any] = Field(default_factory=dict)
     seed: int = 0
@@ -349,8 +351,9 @@ def hash_header_and_tensors(header: str, tensors: Tensors) -> str:
 
 
 def dump_header(header: IdentityHeader) -> str:
-    """Return the JSON header; `widths` are left out where there is one text encoder, `record` where there is none."""
-    return header.model_dump_json(exclude={name for name in ("widths", "record") if not getattr(header, name)})
+    """Return the JSON header; `widths` are left out where there is one text encoder, others where there are none."""
+    optional = ("widths", "prediction_type", "record")
+    return header.model_dump_json(exclude={name for name in optional if not getattr(header, name)})
 
 
 def add_record(identity: Identity, record: RunRecord) -> Identity:

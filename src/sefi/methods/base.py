@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from sefi.backbone.bundle import Backbone
+from sefi.backbone.kinds import USUAL_PREDICTIONS
 from sefi.core.config import (
     NAMES_FILE,
     Config,
@@ -30,6 +31,7 @@ from sefi.diffusion.text import compute_class_row, tokenize_text
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_sface
 from sefi.identity.file import (
     ONE_ENCODER_VERSION,
+    SCHEMA_VERSION,
     TWO_ENCODER_VERSION,
     Identity,
     IdentityHeader,
@@ -304,8 +306,11 @@ def get_class_row(backbone: Backbone, config: Config) -> Tensor:
 def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> IdentityHeader:
     """Create the header of an identity."""
     widths = backbone.token_widths
+    # Only what the family does not say: other files stay as earlier versions of the package read them.
+    stated = "" if backbone.prediction_type == USUAL_PREDICTIONS.get(backbone.family) else backbone.prediction_type
+    without_stated = TWO_ENCODER_VERSION if len(widths) > 1 else ONE_ENCODER_VERSION
     return IdentityHeader(
-        schema_version=TWO_ENCODER_VERSION if len(widths) > 1 else ONE_ENCODER_VERSION,
+        schema_version=SCHEMA_VERSION if stated else without_stated,
         name=name,
         method=config.method,
         stages=config.learn.stages,
@@ -313,6 +318,7 @@ def create_header(name: str, backbone: Backbone, config: Config, seed: int) -> I
         signature=backbone.signature.dump() if backbone.signature else {},
         width=backbone.token_width,
         widths=widths if len(widths) > 1 else (),
+        prediction_type=stated,
         class_word=config.learn.class_word,
         settings=dump_config(config),
         seed=seed,

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from sefi.core.errors import PhotoError
-from sefi.core.files import is_folder, is_there
+from sefi.core.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_folder, is_there
 from sefi.core.reading import read_bytes, translate_file_errors
 from sefi.provenance.content_credentials import MIME_TYPES, Credentials, read_credentials
 from sefi.provenance.mark import FoundMark, find_mark
 from sefi.provenance.metadata import LONGEST_TEXT, PARAMETERS_KEY, SOURCE_TYPE, read_source_type
 from sefi.provenance.payload import compute_installation_number, compute_payload, split_payload
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")  # that a folder is searched for
+SUFFIXES = (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)  # that a folder is searched for; what cannot be read is told
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 64_000_000
 SMALLEST_SIDE = 16  # pixels
