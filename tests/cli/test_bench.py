@@ -15,6 +15,7 @@ from sefi.benchmark.run import RunFolder
 from sefi.core.prompts import CHARACTERS
 from sefi.diffusion import sampling
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER
+from sefi.photo.detect import Face
 from sefi.training.loop import Trainer
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
@@ -133,6 +134,24 @@ def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_fol
     people[0].write_text(SUITE.replace('kind = "dog"', 'kind = "person"'))
     assert "No face was found" in refused("bench", "run", *people)  # the package's own detector looks for them
     assert "no folder" in refused("bench", "run", *asked[:3], "--photos", tmp_path / "none", "--out", tmp_path / "run")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("class_word", ["person", "dog"])
+def test_the_named_detector_finds_every_face(sefi, asked, tmp_path, monkeypatch, class_word):
+    """Also the face that settings ask for, in the square that is learned; of a dog none is looked for."""
+    suite, detector, opened = asked[0], tmp_path / "detector.onnx", []
+    detector.touch()
+    face = Face(0.0, 0.0, 8.0, 8.0, ((0.0, 0.0),) * 5, 0.9)
+    for module in ("sefi.api", "sefi.benchmark.evaluators"):
+        found_by = lambda path, module=module: opened.append((module, path)) or (lambda _rgb: [face])  # noqa: E731
+        monkeypatch.setattr(f"{module}.YuNetDetector", found_by)
+    asking = '"learn.steps=1", "learn.outside_weight=0.5"' if class_word == "person" else '"learn.steps=1"'
+    suite.write_text(SUITE.replace('"dog"', f'"{class_word}"').replace('"learn.steps=2"', asking))
+    found = sefi("bench", "run", *asked, "--detector", detector, "--json")
+    assert found.exit_code == 0, found.output
+    in_what_is_learned = [("sefi.api", detector)] * (2 if class_word == "person" else 0)  # of each subject
+    assert opened == [("sefi.benchmark.evaluators", detector), *in_what_is_learned]
 
 
 @pytest.mark.slow

@@ -99,7 +99,8 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         raise ConfigError("This model knows no drawn people.", "Name a folder of photographs with --photos.")
     evaluators = Evaluators(find_evaluator_files(bench_options))
     evaluators.check(pair for prompt in bench_options.suite.prompts for pair in prompt.wanted)
-    detector = evaluators.detector if is_person(bench_options.suite.class_word) else None
+    of_people = is_person(bench_options.suite.class_word)
+    detector = evaluators.detector if of_people else None
     subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:
         raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
@@ -129,6 +130,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         bench_options.evaluator_folder,
         folders=folders,
         mark=bench_options.mark,
+        detector=bench_options.detector if of_people else None,
     )
 
 
