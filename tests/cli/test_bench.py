@@ -1,8 +1,12 @@
 """`sefi bench`, end to end on a tiny model without evaluators."""
 
 import json
+import os
 import signal
+import threading
+import time
 from importlib.resources import files
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -190,6 +194,27 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     samples = RunFolder(tmp_path / "run").read_samples()
     assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["variants"]}
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_from_outside_cost_a_run_nothing(sefi, asked, tmp_path):
+    def kill_workers():
+        while not list((tmp_path / "run").glob("identities/*.safetensors")):
+            time.sleep(0.01)
+        for worker in active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_workers, daemon=True)
+    killer.start()
+    found = sefi("bench", "run", *asked, "--jobs", 2, "--json")
+    killer.join(0)
+    assert not killer.is_alive()
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert (answer["made"], answer["failed"]) == (4, [])
+    assert "note: a worker was killed (exit code -9), perhaps for want of memory; another makes " in found.stderr
+    samples, _ = RunFolder(tmp_path / "run").read_samples_after(0)  # also one that is there twice
+    assert len(samples) == len({sample.key for sample in samples}) == 4
 
 
 @pytest.mark.slow
