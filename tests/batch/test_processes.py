@@ -11,11 +11,12 @@ import pytest
 from tests.batch.conftest import make_photos
 
 import sefi.batch.run
-import sefi.batch.workers
+import sefi.benchmark.worker_process
 from sefi.batch.plan import ItemState, make_plan, read_item_record
 from sefi.batch.ray_engine import open_ray
 from sefi.batch.run import WorkQueue, list_problems, sort_items
-from sefi.batch.workers import WorkerGroup, end_workers_after, learn_in_processes
+from sefi.batch.workers import learn_in_processes, make_worker_group
+from sefi.benchmark.worker_process import end_workers_after
 from sefi.core.errors import BackboneError, SefiError
 from sefi.core.progress import SilentProgress
 
@@ -26,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the par
 @pytest.fixture(autouse=True)
 def forked(monkeypatch, backbone):
     """Fork the workers, with the model open already: a fresh process takes seconds to load torch."""
-    monkeypatch.setattr(sefi.batch.workers, "get_context", lambda _: get_context("fork"))
+    monkeypatch.setattr(sefi.benchmark.worker_process, "get_context", lambda _: get_context("fork"))
     monkeypatch.setattr(sefi.batch.run, "load_model", lambda *_: backbone)
 
 
@@ -70,7 +71,7 @@ def test_a_worker_that_is_killed_in_the_middle_of_twenty_people_loses_and_repeat
         (settings.photos / f"{name}.png").unlink()
     items = list_items(settings)
     progress = KillingProgress(settings, items, 5)
-    with end_workers_after(WorkerGroup(WorkQueue(items, settings, progress), ["cpu", "cpu"], 1)) as group:
+    with end_workers_after(make_worker_group(WorkQueue(items, settings, progress), ["cpu", "cpu"], 1)) as group:
         progress.group = group
         group.run()
     assert 5 <= len(progress.before) < PEOPLE
@@ -106,7 +107,7 @@ def test_whoever_kills_each_worker_is_put_aside_and_the_others_are_learned(setti
 
     monkeypatch.setattr(sefi.batch.run, "learn", learn_or_die)
     items = list_items(settings)
-    with end_workers_after(WorkerGroup(WorkQueue(items, settings, SilentProgress()), ["cpu", "cpu"], 1)) as group:
+    with end_workers_after(make_worker_group(WorkQueue(items, settings, SilentProgress()), ["cpu", "cpu"], 1)) as group:
         start = group.start_worker
         group.start_worker = lambda place: (workers.add(place), start(place))
         group.run()

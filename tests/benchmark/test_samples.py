@@ -1,7 +1,10 @@
 """A run on a tiny model without evaluators: every sample once, none twice, and what variants share is made once."""
 
+import os
+import signal
 import time
 from dataclasses import replace
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -23,6 +26,7 @@ from sefi.benchmark.samples import (
     score_against_photos,
 )
 from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt, Variant, parse_slots
+from sefi.benchmark.worker_process import UnitTry, make_received_units
 from sefi.benchmark.workers import run_shared
 from sefi.core.errors import BackboneError, ConfigError, FaceError, Interrupted, OutputError, SefiError
 from sefi.core.progress import SilentProgress
@@ -358,3 +362,95 @@ def test_errors_that_say_nothing_of_one_subject_end_a_run(fruitless, error):
     with pytest.raises(type(error), match=str(error)):
         run_shared(lambda: run, run, 1)
     assert tried == ["dog0"]
+
+
+# ------------------------------------------------------------------ workers that are killed
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the workers, with the run open already: a fresh process takes seconds to load torch."""
+    monkeypatch.setattr("sefi.benchmark.worker_process.get_context", lambda _: get_context("fork"))
+
+
+def read_keys(run):
+    """Return the key of every line of the record, also of one that is there twice."""
+    return [sample.key for sample in run.folder.read_samples_after(0)[0]]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the parent's other threads are idle
+def test_a_unit_whose_worker_is_killed_is_made_by_another(run, tmp_path, monkeypatch):
+    alone = replace(run, folder=RunFolder(tmp_path / "alone"))
+    alone.folder.begin(describe_run(alone, EvaluatorFiles().describe(), None, None))
+    make_samples(alone)
+    add, remarks = RunFolder.add, []
+
+    def add_and_die(folder, sample):
+        add(folder, sample)
+        if sample.key[:2] == ("rex", "ours") and not (tmp_path / "killed").exists():
+            (tmp_path / "killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(RunFolder, "add", add_and_die)
+    outcome = run_shared(lambda: run, run, 2, None, remarks.append)
+    assert (tmp_path / "killed").exists()
+    assert outcome.failures == ()
+    assert outcome.made == len(run.plan_keys())
+    assert sorted(read_keys(run)) == sorted(run.plan_keys())
+    hashes = [{one.key: one.sha256 for one in some.folder.read_samples()} for some in (run, alone)]
+    assert hashes[0] == hashes[1]
+    [remark] = remarks
+    assert "a worker was killed (exit code -9), perhaps for want of memory; another makes rex, ours" in remark
+    assert "--jobs 1" in remark
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("forked")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_unit_that_kills_each_worker_is_listed_and_the_others_are_made(run, tmp_path, monkeypatch):
+    learn, remarks = identities.learn, []
+
+    def learn_or_die(*photos, name, **options):
+        if name == "rex":
+            (tmp_path / f"{os.getpid()}.killed").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return learn(*photos, name=name, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(identities, "learn", learn_or_die)
+        outcome = run_shared(lambda: run, run, 2, None, remarks.append)
+    assert len(list(tmp_path.glob("*.killed"))) == 2
+    [failure] = outcome.failures
+    assert (failure.subject, failure.variant) == ("rex", "ours")
+    assert failure.problem == "Its worker was killed (exit code -9), perhaps for want of memory, 2 times."
+    assert "--jobs 1" in failure.remedy
+    assert len(remarks) == 1
+    given_up = [key for key in run.plan_keys() if key[:2] in (("rex", "ours"), ("rex", "values only"))]
+    assert sorted([*read_keys(run), *given_up]) == sorted(run.plan_keys())
+    outcome = run_shared(lambda: run, run, 2, None, remarks.append)
+    assert (outcome.made, outcome.failures) == (len(given_up), ())
+    assert sorted(read_keys(run)) == sorted(run.plan_keys())
+
+
+def test_a_worker_makes_nothing_again_that_a_killed_one_made(run):
+    """Though it was at work before that was on record."""
+    units = [UnitTry(3), UnitTry(2, kills=1)]
+
+    class Pipe:
+        def send(self, message):
+            pass
+
+        def recv(self):
+            if not units:
+                raise EOFError
+            if len(units) == 1:
+                make_samples(run, [2])
+            return units.pop(0)
+
+    with pytest.raises(EOFError):
+        make_received_units(lambda: run, torch.get_num_threads(), Pipe())
+    keys = read_keys(run)
+    assert {key[:2] for key in keys} == {("rex", "pasted"), ("rex", "ceiling")}
+    assert len(keys) == len(set(keys))

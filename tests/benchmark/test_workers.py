@@ -6,18 +6,28 @@ import signal
 import subprocess
 import sys
 import time
+from collections import deque
+from contextlib import contextmanager
 from multiprocessing import get_context
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import sefi
-from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.run import RunFolder
-from sefi.benchmark.worker_process import ORPHANED, TERMINATED, Share, SharedNumbers, WorkerReport, start_workers
-from sefi.benchmark.workers import Failures, watch_workers
+from sefi.benchmark.worker_process import (
+    MOST_DEATHS,
+    ORPHANED,
+    TERMINATED,
+    WorkerGroup,
+    WorkerLine,
+    WorkerOptions,
+    WorkerReport,
+    end_process,
+    end_workers_after,
+    run_worker,
+)
 from sefi.core.errors import ConfigError, SefiError, TerminationSignal
 from sefi.core.progress import SilentProgress
 
@@ -28,67 +38,80 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-def make_images_with_torch():
+def make_images_with_torch(pipe):
     import torch
-    make_images()
+    make_images(pipe)
 
-def make_images():
+def make_images(pipe):
     for n in range(100_000):
         (FOLDER / f"{os.getpid()}-{n}.png").touch()
         time.sleep(0.01)
 
-def wait_long():
+def wait_long(pipe):
     (FOLDER / f"{os.getpid()}.ready").touch()
     time.sleep(600)
 
-def fail():
+def fail(pipe):
     from sefi.core.errors import ConfigError
     raise ConfigError("Nothing fits.", "Try something else.")
 
-def crash():
+def crash(pipe):
     raise LookupError("no such thing")
 
-def interrupt():
+def interrupt(pipe):
     # Ignored where the tests were started with nohup or in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-def kill():
+def kill(pipe):
+    (FOLDER / f"{os.getpid()}.killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
-def remark():
+def remark(pipe):
     import logging
     logging.getLogger("sefi.remarks").warning("this model does not know a word")
-    sys.exit(0)
 
-def leave():
-    sys.exit(0)
-
-def save_when_asked():
+def save_when_asked(pipe):
     try:
         (FOLDER / f"{os.getpid()}.ready").touch()
         time.sleep(600)
     finally:
         (FOLDER / f"{os.getpid()}.saved").touch()
 
-def terminate():
+def terminate(pipe):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 
-def take_and_note(numbers):
-    for number in numbers:
+def take_and_note(pipe):
+    from sefi.benchmark.worker_process import ReadyForWork
+    while True:
+        pipe.send(ReadyForWork())
+        number = pipe.recv()
         (FOLDER / f"{number}-{os.getpid()}.taken").touch()
         while len({path.stem.split("-")[1] for path in FOLDER.glob("*.taken")}) < 2:
             time.sleep(0.01)  # until both are at work
+
+def report(pipe):
+    from sefi.benchmark.worker_process import ReadyForWork, WorkerReport
+    pipe.send(ReadyForWork())
+    pipe.recv()
+    for done, ended in ((0, False), (2, False), (3, True)):
+        pipe.send(WorkerReport("rex, ours: learning", done, 5, ended))
+    pipe.send(ReadyForWork())
+    pipe.recv()
 """
 STARTER = """
-import os, sys, time
+import sys, time
+from types import SimpleNamespace
 import benches
-from sefi.benchmark.worker_process import Share, start_workers
+from sefi.benchmark.worker_process import WorkerGroup, end_workers_after
+from sefi.core.progress import SilentProgress
 if __name__ == "__main__":
-    function = getattr(benches, sys.argv[1])
-    with start_workers([Share(os.getpid(), function, range(1), 1) for _ in range(2)], None):
+    work = getattr(benches, sys.argv[1])
+    with end_workers_after(WorkerGroup(SimpleNamespace(progress=SilentProgress()), [work] * 2, 1)) as group:
+        for place in range(2):
+            group.start_worker(place)
         print("started", flush=True)
         time.sleep(600)
 """
@@ -104,20 +127,31 @@ def benches(tmp_path, monkeypatch):
     sys.modules.pop("benches", None)
 
 
-def shares(function, count=2):
-    return [Share(os.getpid(), function, range(n, 2, count), 1) for n in range(count)]
+class Numbers:
+    """Hands out numbers."""
+
+    def __init__(self, count, progress=None):
+        self.waiting, self.progress, self.finished = deque(range(count)), progress or SilentProgress(), []
+
+    def take(self):
+        return self.waiting.popleft() if self.waiting else None
+
+    def finish(self, number, result):
+        self.finished.append((number, result))
 
 
-def watched(tmp_path, function, count=2, progress=None):
-    # What watching needs of a run: where its images are counted, and whom to tell.
-    suite = SimpleNamespace(variants=())
-    run = SimpleNamespace(folder=RunFolder(tmp_path), progress=progress or SilentProgress(), suite=suite)
-    with start_workers(shares(function, count), None) as workers:
-        try:
-            watch_workers(run, workers, TimeLeft(suite, [], []), Failures(run))
-        finally:
-            pids = [process.pid for process in workers.values()]
-    return pids
+@contextmanager
+def started(function, count=2, lock=None):
+    """Start workers, and yield their processes."""
+    with end_workers_after(WorkerGroup(Numbers(count), [function] * count, 1, lock)) as group:
+        for place in range(count):
+            group.start_worker(place)
+        yield [worker.process for worker in group.running.values()]
+
+
+def work_off(numbers, function, count=2):
+    with end_workers_after(WorkerGroup(numbers, [function] * count, 1)) as group:
+        group.run()
 
 
 def wait_for_image(folder, most=120.0):
@@ -179,68 +213,68 @@ def test_workers_do_not_outlive_a_starter_killed_at_any_moment(tmp_path):
 
 def test_a_worker_whose_starter_is_gone_before_it_looks_ends_at_once(benches):
     # A process id that is not its parent's: what it finds if the starter died while Python was starting.
-    orphan = Share(1 if os.getpid() != 1 else 2, benches.wait_long, range(1), 1)
-    with start_workers([orphan], None) as workers:
-        (process,) = workers.values()
-        process.join(30)
-        assert process.exitcode == ORPHANED
+    orphan, context = WorkerOptions(1 if os.getpid() != 1 else 2, benches.wait_long, 1), get_context("spawn")
+    process = context.Process(target=run_worker, args=(orphan, context.Pipe()[1], None))
+    process.start()
+    end_process(process)
+    assert process.exitcode == ORPHANED
     assert not list(Path(benches.__file__).parent.glob("*.ready"))
 
 
 def test_a_run_stays_locked_as_long_as_a_worker_lives(tmp_path, benches):
     folder = RunFolder(tmp_path / "run")
     with folder.lock() as lock:
-        holding = start_workers(shares(benches.wait_long, 1), lock)
-        workers = holding.__enter__()
+        holding = started(benches.wait_long, 1, lock)
+        [worker] = holding.__enter__()
     try:
         # Here the lock's file is closed; only the worker has it.
         with pytest.raises(ConfigError, match="Another run is at work"), folder.lock():
             pass
     finally:
         holding.__exit__(None, None, None)
-    assert all(process.exitcode is not None for process in workers.values())
+    assert worker.exitcode is not None
     with folder.lock():
         pass
 
 
-def test_a_killed_worker_ends_the_run(tmp_path, benches):
-    with pytest.raises(SefiError, match=r"killed \(exit code -9\)"):
-        watched(tmp_path, benches.kill)
+def test_workers_that_are_killed_before_they_begin_end_the_run(tmp_path, benches):
+    with pytest.raises(SefiError, match=r"killed before they begin \(exit code -9\)"):
+        work_off(Numbers(1), benches.kill)
+    assert len(list(tmp_path.glob("*.killed"))) == MOST_DEATHS
 
 
-def test_an_interrupted_worker_interrupts_the_run(tmp_path, benches):
+def test_an_interrupted_worker_interrupts_the_run(benches):
     with pytest.raises(KeyboardInterrupt):
-        watched(tmp_path, benches.interrupt, 1)
+        work_off(Numbers(1), benches.interrupt)
 
 
-def test_a_terminated_worker_ends_the_run_as_sigterm_does(tmp_path, benches):
+def test_a_terminated_worker_ends_the_run_as_sigterm_does(benches):
     with pytest.raises(TerminationSignal):
-        watched(tmp_path, benches.terminate, 1)
+        work_off(Numbers(1), benches.terminate)
 
 
 def test_workers_save_their_work_before_they_end(tmp_path, benches):
     """Ctrl-C in a terminal reaches them too, and must not cost them what the parent asks for."""
-    with start_workers(shares(benches.save_when_asked), None) as workers:
-        pids = {process.pid for process in workers.values()}
+    with started(benches.save_when_asked) as workers:
+        pids = {process.pid for process in workers}
         while len(list(tmp_path.glob("*.ready"))) < len(pids):
-            assert all(process.is_alive() for process in workers.values())
+            assert all(process.is_alive() for process in workers)
             time.sleep(0.01)
         for pid in pids:
             os.kill(pid, signal.SIGINT)
-    assert {process.exitcode for process in workers.values()} == {TERMINATED}
+    assert {process.exitcode for process in workers} == {TERMINATED}
     assert {int(path.stem) for path in tmp_path.glob("*.saved")} == pids
 
 
-def test_what_a_worker_fails_of_is_raised_and_the_others_end(tmp_path, benches):
+def test_what_a_worker_fails_of_is_raised_and_the_others_end(benches):
     with pytest.raises(ConfigError, match="Nothing fits"):
-        watched(tmp_path, benches.fail, 1)
+        work_off(Numbers(1), benches.fail)
     with pytest.raises(RuntimeError, match="LookupError: no such thing"):
-        watched(tmp_path, benches.crash, 1)
+        work_off(Numbers(1), benches.crash)
 
 
 def test_no_worker_is_left_when_the_run_ends(benches):
-    with start_workers(shares(benches.wait_long), None) as workers:
-        processes = list(workers.values())
+    with started(benches.wait_long) as processes:
         assert all(process.is_alive() for process in processes)
     for process in processes:
         assert process.exitcode in (-signal.SIGTERM, TERMINATED)  # before Python was there to answer, or after
@@ -249,16 +283,12 @@ def test_no_worker_is_left_when_the_run_ends(benches):
 
 
 def test_workers_take_each_number_once_and_whoever_is_done_takes_the_next(benches, tmp_path):
-    numbers, context = SharedNumbers(23), get_context("spawn")
-    workers = [context.Process(target=benches.take_and_note, args=(numbers,)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
+    numbers = Numbers(23)
+    work_off(numbers, benches.take_and_note)
     taken = [path.stem.split("-") for path in tmp_path.glob("*.taken")]
     assert sorted(int(number) for number, _ in taken) == list(range(23))
-    assert {int(process) for _, process in taken} == {worker.pid for worker in workers}
-    assert list(numbers) == []
+    assert sorted(numbers.finished) == [(number, None) for number in range(23)]
+    assert len({process for _, process in taken}) == 2
 
 
 class Lines:
@@ -284,34 +314,26 @@ class Lines:
         return self.inner[-1]
 
 
-def send_reports(messages):
-    for done, ended in ((0, False), (2, False), (3, True)):
-        messages.send(WorkerReport("rex, ours: learning", done, 5, ended))
-
-
-def test_what_workers_learn_is_shown_beside_the_images(tmp_path):
-    context, progress = get_context("spawn"), Lines()
-    reading, writing = context.Pipe(duplex=False)
-    process = context.Process(target=time.sleep, args=(0.01,))
-    process.start()
-    send_reports(writing)
-    writing.close()
-    folder = RunFolder(tmp_path)
-    watch_workers(
-        run := SimpleNamespace(folder=folder, progress=progress, suite=SimpleNamespace(variants=())),
-        {reading: process},
-        TimeLeft(run.suite, [], []),
-        Failures(run),
-    )
-    process.join()
+def test_what_workers_learn_is_shown_beside_the_images(benches):
+    progress = Lines()
+    work_off(Numbers(1, progress), benches.report)
     assert [line.told for line in progress.inner] == [[("rex, ours: learning", 5), "step", "step", "step", "end"]]
     assert progress.told == []
+
+
+def test_what_is_shown_of_a_worker_ends_with_it():
+    line = WorkerLine(shown := Lines())
+    line.end()
+    assert shown.told == []
+    line.handle(WorkerReport("rex, ours: learning", 1, 5))
+    line.end()
+    assert shown.told == [("rex, ours: learning", 5), "step", "end"]
 
 
 @pytest.mark.parametrize(("level", "times"), [(logging.ERROR, 0), (logging.WARNING, 2)])
 def test_a_worker_makes_remarks_only_where_its_starter_does(benches, tmp_path, capfd, monkeypatch, level, times):
     monkeypatch.setattr(logging.getLogger("sefi.remarks"), "level", level)
-    with start_workers(shares(benches.remark), None) as workers:
-        for process in workers.values():
+    with started(benches.remark) as workers:
+        for process in workers:
             process.join()
     assert capfd.readouterr().err.count("does not know a word") == times

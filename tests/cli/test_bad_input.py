@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from sefi.identity.file import Identity
@@ -303,6 +304,12 @@ def test_attend_refuses_like_generate(refused, ada, model_folder, tmp_path):
     assert "<ada>" in refused("attend", PROMPT, *base)
     assert "ada" in refused("attend", "a photo of person", "-i", ada, *base)
     assert not out.exists()
+
+
+def test_attend_refuses_what_is_more_than_tokens_before_the_model_is_opened(refused, ada, tmp_path):
+    header, file = Identity.load(ada).header.model_copy(update={"method": "dreambooth"}), tmp_path / "ada.safetensors"
+    Identity({"unet.weight": torch.zeros(3)}, header).save(file)
+    assert "more than tokens" in refused("attend", PROMPT, "-i", file, "--model", "/nowhere")
 
 
 # ------------------------------------------------------------------ outputs and Ctrl-C

@@ -1,8 +1,12 @@
 """`sefi bench`, end to end on a tiny model without evaluators."""
 
 import json
+import os
 import signal
+import threading
+import time
 from importlib.resources import files
+from multiprocessing import active_children
 
 import numpy as np
 import pytest
@@ -15,6 +19,7 @@ from sefi.benchmark.run import RunFolder
 from sefi.core.prompts import CHARACTERS
 from sefi.diffusion import sampling
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER
+from sefi.photo.detect import Face
 from sefi.training.loop import Trainer
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
@@ -136,6 +141,24 @@ def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_fol
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("class_word", ["person", "dog"])
+def test_the_named_detector_finds_every_face(sefi, asked, tmp_path, monkeypatch, class_word):
+    """Also the face that settings ask for, in the square that is learned; of a dog none is looked for."""
+    suite, detector, opened = asked[0], tmp_path / "detector.onnx", []
+    detector.touch()
+    face = Face(0.0, 0.0, 8.0, 8.0, ((0.0, 0.0),) * 5, 0.9)
+    for module in ("sefi.api", "sefi.benchmark.evaluators"):
+        found_by = lambda path, module=module: opened.append((module, path)) or (lambda _rgb: [face])  # noqa: E731
+        monkeypatch.setattr(f"{module}.YuNetDetector", found_by)
+    asking = '"learn.steps=1", "learn.outside_weight=0.5"' if class_word == "person" else '"learn.steps=1"'
+    suite.write_text(SUITE.replace('"dog"', f'"{class_word}"').replace('"learn.steps=2"', asking))
+    found = sefi("bench", "run", *asked, "--detector", detector, "--json")
+    assert found.exit_code == 0, found.output
+    in_what_is_learned = [("sefi.api", detector)] * (2 if class_word == "person" else 0)  # of each subject
+    assert opened == [("sefi.benchmark.evaluators", detector), *in_what_is_learned]
+
+
+@pytest.mark.slow
 def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
     found = sefi("bench", "run", *asked, "--json")
     assert found.exit_code == 0, found.output
@@ -171,6 +194,27 @@ def test_table_1_on_a_model_of_ones_own(sefi, tmp_path):
     samples = RunFolder(tmp_path / "run").read_samples()
     assert {sample.variant for sample in samples} == {variant["label"] for variant in told["suite"]["variants"]}
     assert all(sample.id is not None and sample.prompt_score is not None for sample in samples)
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_from_outside_cost_a_run_nothing(sefi, asked, tmp_path):
+    def kill_workers():
+        while not list((tmp_path / "run").glob("identities/*.safetensors")):
+            time.sleep(0.01)
+        for worker in active_children():
+            os.kill(worker.pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_workers, daemon=True)
+    killer.start()
+    found = sefi("bench", "run", *asked, "--jobs", 2, "--json")
+    killer.join(0)
+    assert not killer.is_alive()
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert (answer["made"], answer["failed"]) == (4, [])
+    assert "note: a worker was killed (exit code -9), perhaps for want of memory; another makes " in found.stderr
+    samples, _ = RunFolder(tmp_path / "run").read_samples_after(0)  # also one that is there twice
+    assert len(samples) == len({sample.key for sample in samples}) == 4
 
 
 @pytest.mark.slow

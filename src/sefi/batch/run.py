@@ -529,7 +529,7 @@ class WorkQueue:
         self.before[item.name] = close_killed_try(item, self.settings.folder)
         return item
 
-    def finish(self, item: BatchItem) -> None:
+    def finish(self, item: BatchItem, _result: object = None, /) -> None:
         """Take back an item that was worked on: its record says how that ended."""
         record = read_item_record(self.settings.folder, item.name)
         failed = record is not None and record.state is ItemState.FAILED
@@ -543,7 +543,7 @@ class WorkQueue:
         record_failed_try(item, self.settings, error, alone=False)
         self.finish(item)
 
-    def take_back(self, item: BatchItem) -> None:
+    def take_back(self, item: BatchItem, _exit_code: int | None = None, /) -> None:
         """Take back an item whose worker was killed, unless it was finished by then."""
         folder = self.settings.folder
         record = read_item_record(folder, item.name)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sefi.api import learn
+from sefi.api import crop_photo, learn
 from sefi.backbone.bundle import Backbone
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.suite import BenchmarkSubject, Variant, parse_slots, save_photo
@@ -22,6 +22,7 @@ from sefi.core.text import dump_json
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.identity.file import Identity
 from sefi.methods import get_method
+from sefi.photo.read import read_photo
 from sefi.provenance.consent import check_consents
 
 SELF = Path("/proc/self")
@@ -140,13 +141,15 @@ class Learner:
         spared = run.class_images.seconds_spared
         reset_peak(run.backbone)
         watch = Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: ")
+        photo = read_photo(save_photo(subject, run.folder.locate_photo(subject.key)))
+        config = run.suite.make_config(variant)
         made = learn(
-            save_photo(subject, run.folder.locate_photo(subject.key)),
+            crop_photo(photo, run.backbone, config, crop=False),  # the subject's square, as it is
             name=subject.key,
             backbone=run.backbone,
-            config=run.suite.make_config(variant),
+            config=config,
             seed=variant.learning_seed,
-            crop=False,
+            detector=run.detector,
             evaluators=run.evaluator_folder,
             any_style=True,  # they are refused when the run is opened
             progress=watch,

@@ -309,6 +309,7 @@ class OpenRun:
         model: None where every image comes from a folder or a photo.
         progress: of the images; learning has one of its own, `learning_progress`.
         evaluator_folder: folder of networks that methods learn with; None takes the model's own.
+        detector: a YuNet ONNX file that finds the face in what is learned; None takes the package's own.
         folders: by the label of their variant, the images that other programs made.
         mark: generated images get the invisible mark.
         class_images: that methods draw to learn with, once for all subjects that this process learns.
@@ -328,6 +329,7 @@ class OpenRun:
     )
     folders: Mapping[str, ImageFolder] = field(default_factory=dict[str, ImageFolder])
     class_images: ClassImages = field(default_factory=ClassImages)
+    detector: Path | None = None
 
     @property
     def backbone(self) -> Backbone:

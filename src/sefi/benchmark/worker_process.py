@@ -1,4 +1,6 @@
-"""The processes of a run: each ends with the process that started it, and holds the run's lock as long as it lives.
+"""Processes that share the work of a run or a batch: an idle one takes what waits, and one that is killed is replaced.
+
+Each ends with the process that started it, and holds its lock as long as it lives.
 
 Nothing heavy is imported before the parent is watched: loading torch takes seconds, in which the parent may die.
 """
@@ -10,15 +12,24 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence, Sized
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, reduction
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess, parent_process
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
-from sefi.core.errors import REMARKS, Interrupted, SefiError, Terminated, answer_termination, make_interrupted
+from sefi.core.errors import (
+    REMARKS,
+    Interrupted,
+    SefiError,
+    Terminated,
+    TerminationSignal,
+    answer_termination,
+    make_interrupted,
+)
+from sefi.core.progress import Progress, RunProgress
 
 if TYPE_CHECKING:
     from sefi.benchmark.run import OpenRun
@@ -28,6 +39,9 @@ ORPHANED, FAILED = 3, 1
 INTERRUPTED, TERMINATED = Interrupted.exit_code, Terminated.exit_code
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_TO_END = 30.0  # to finish a step and save it
+POLL_SECONDS = 1.0
+MOST_DEATHS = 3  # of workers that had nothing to do yet, one after the other
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
@@ -51,64 +65,235 @@ Message = WorkerReport | SefiError | str  # a text is an error that nobody fores
 
 
 @dataclass(frozen=True)
-class Share:
-    """What one worker does.
+class UnitTry:
+    """A unit of work that is handed out.
+
+    Attributes:
+        number: of the unit (`sefi.benchmark.plan.list_work_units`).
+        kills: how many workers were killed at it before.
+    """
+
+    number: int
+    kills: int = 0
+
+
+@dataclass(frozen=True)
+class ReadyForWork:
+    """What a worker sends when its model is open, and after each piece of work.
+
+    Attributes:
+        result: of that piece, where there is more to say than that it is over.
+    """
+
+    result: object = None
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What one worker is started with.
 
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
-        open_run: opens the run again; must be importable from the worker.
-        numbers: of the units of work that it does (`sefi.benchmark.plan.list_work_units`).
-        threads: how many threads it may use.
+        work: opens what is needed, sends `ReadyForWork`, does what it receives, and so on; must be importable.
+        threads: how many it may use.
         remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
-    open_run: "Callable[[], OpenRun]"
-    numbers: Iterable[int]
+    work: Callable[[Connection], None]
     threads: int
     remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
 
 
-class SharedNumbers:
-    """Numbers from 0 that several processes take in turn: who is done takes the next that nobody has taken.
+class WorkSource(Protocol[Work]):
+    """Hands out work, piece by piece; what may be done again waits again."""
+
+    @property
+    def waiting(self) -> Sized:
+        """What nobody works on."""
+        ...
+
+    @property
+    def progress(self) -> RunProgress:
+        """Shows how far all is."""
+        ...
+
+    def take(self) -> Work | None:
+        """Return the next piece; None if none waits."""
+        ...
+
+    def finish(self, work: Work, result: object, /) -> None:
+        """Take back a piece that was worked on; the result is that of `ReadyForWork`."""
+        ...
+
+    def take_back(self, work: Work, exit_code: int | None, /) -> None:
+        """Take back a piece whose worker was killed."""
+        ...
+
+
+class WorkerLine:
+    """Shows what one worker reports.
 
     Args:
-        count: how many there are.
+        progress: for this worker alone.
     """
 
-    def __init__(self, count: int) -> None:
-        self.count, self.taken = count, get_context("spawn").Value("q", 0)
+    def __init__(self, progress: Progress) -> None:
+        self.progress, self.report = progress, WorkerReport("", 0, 0, ended=True)
 
-    def __iter__(self) -> Iterator[int]:
-        """Yield numbers until all are taken."""
-        while True:
-            with self.taken.get_lock():
-                number = self.taken.value
-                self.taken.value = number + 1
-            if number >= self.count:
-                return
-            yield number
+    def handle(self, message: Message) -> None:
+        """Show a report, or raise the error that the message is."""
+        if isinstance(message, SefiError):
+            raise message
+        if isinstance(message, str):
+            raise RuntimeError(message)
+        before = self.report
+        if before.ended:
+            self.progress.start(message.total, message.label)
+        for _ in range(message.done - (0 if before.ended else before.done)):
+            self.progress.advance()
+        if message.ended:
+            self.progress.finish()
+        self.report = message
+
+    def end(self) -> None:
+        """End what is shown of a worker that is gone."""
+        if not self.report.ended:
+            self.progress.finish()
+
+
+@dataclass
+class RunningWorker(Generic[Work]):
+    """A worker as its parent knows it.
+
+    Attributes:
+        place: its number.
+        item: what it works on; None while it opens its model, and when it is idle.
+    """
+
+    place: int
+    process: BaseProcess
+    line: WorkerLine
+    item: Work | None = None
+    is_idle: bool = False
+
+
+class WorkerGroup(Generic[Work]):
+    """Processes that share work: an idle one takes what waits, and one that is killed is replaced.
+
+    Args:
+        source: of the work.
+        works: what the worker of each place does, as `WorkerOptions.work`.
+        threads: that each may use.
+        lock: the file descriptor of a lock that they hold too, as long as they live.
+    """
+
+    def __init__(
+        self,
+        source: WorkSource[Work],
+        works: Sequence[Callable[[Connection], None]],
+        threads: int,
+        lock: int | None = None,
+    ) -> None:
+        self.source, self.works, self.threads, self.lock = source, works, threads, lock
+        self.running: dict[Connection, RunningWorker[Work]] = {}
+        self.deaths = 0
+
+    def start_worker(self, place: int) -> None:
+        """Start the worker of a place."""
+        context = get_context("spawn")
+        ours, theirs = context.Pipe()
+        options = WorkerOptions(os.getpid(), self.works[place], self.threads)
+        process = context.Process(target=run_worker, args=(options, theirs, InheritedFile(self.lock)))
+        process.start()
+        theirs.close()  # only the worker has it now: its end is the end of the messages
+        self.running[ours] = RunningWorker(place, process, WorkerLine(self.source.progress.nested()))
+
+    def run(self, on_poll: Callable[[], None] | None = None) -> None:
+        """Give work until none is left, or raise what stops all.
+
+        Args:
+            on_poll: is called after messages, and at least each second.
+
+        Raises:
+            SefiError: a worker cannot begin, or one after the other is killed before it does.
+            RuntimeError: a worker failed of what nobody foresaw.
+            KeyboardInterrupt: a worker was interrupted.
+        """
+        for place in range(min(len(self.works), len(self.source.waiting))):
+            self.start_worker(place)
+        while any(worker.item is not None for worker in self.running.values()) or self.source.waiting:
+            for pipe in wait(list(self.running), POLL_SECONDS):
+                assert isinstance(pipe, Connection)
+                self.answer(pipe)
+            if on_poll is not None:
+                on_poll()
+            for pipe, worker in self.running.items():
+                if worker.is_idle:  # a piece may have come back
+                    self.give_work(pipe, worker)
+
+    def answer(self, pipe: Connection) -> None:
+        """Take a worker's message, or note that the worker is gone."""
+        worker = self.running[pipe]
+        try:
+            message: object = pipe.recv()
+        except (EOFError, OSError):
+            self.replace_worker(pipe, worker)
+            return
+        if isinstance(message, ReadyForWork):
+            self.deaths = 0
+            item, worker.item, worker.is_idle = worker.item, None, True
+            if item is not None:
+                self.source.finish(item, message.result)
+            self.give_work(pipe, worker)
+        elif isinstance(message, (WorkerReport, SefiError, str)):
+            worker.line.handle(message)
+
+    def give_work(self, pipe: Connection, worker: RunningWorker[Work]) -> None:
+        """Give an idle worker the next piece, if one waits."""
+        item = self.source.take()
+        if item is None:
+            return
+        worker.item, worker.is_idle = item, False
+        with suppress(OSError):  # it is gone, as reading from it will show
+            pipe.send(item)
+
+    def replace_worker(self, pipe: Connection, worker: RunningWorker[Work]) -> None:
+        """Take the work of a worker that is gone, and start another in its place while there is work."""
+        end_process(worker.process)
+        pipe.close()
+        del self.running[pipe]
+        worker.line.end()
+        code = worker.process.exitcode
+        if code in (INTERRUPTED, TERMINATED):
+            raise KeyboardInterrupt if code == INTERRUPTED else TerminationSignal
+        if worker.item is not None:
+            self.source.take_back(worker.item, code)
+        else:
+            self.deaths += 1
+        if self.deaths >= MOST_DEATHS:
+            problem = f"Workers are killed before they begin (exit code {code}), perhaps for want of memory."
+            raise SefiError(problem, "Fewer --jobs need less memory. The same command goes on where it stopped.")
+        if self.source.waiting:
+            self.start_worker(worker.place)
+
+    def end(self) -> None:
+        """End every worker: what it works on is saved and waits."""
+        for worker in self.running.values():
+            worker.process.terminate()
+        for pipe, worker in self.running.items():
+            end_process(worker.process)
+            pipe.close()
+        self.running.clear()
 
 
 @contextmanager
-def start_workers(shares: Sequence[Share], lock: int | None) -> Generator[dict[Connection, BaseProcess]]:
-    """Start a process for each share; yields them by the pipe of their messages, and leaves none behind."""
-    context = get_context("spawn")
-    workers: dict[Connection, BaseProcess] = {}
+def end_workers_after(group: WorkerGroup[Work]) -> Generator[WorkerGroup[Work]]:
+    """Leave no worker of a group behind, however the block ends."""
     try:
-        for share in shares:
-            reading, writing = context.Pipe(duplex=False)
-            process = context.Process(target=run_worker, args=(share, writing, InheritedFile(lock)))
-            process.start()
-            writing.close()  # only the worker has it now: its end is the end of the messages
-            workers[reading] = process
-        yield workers
+        yield group
     finally:
-        for process in workers.values():
-            process.terminate()
-        for reading, process in workers.items():
-            end_process(process)
-            reading.close()
+        group.end()
 
 
 class InheritedFile:
@@ -137,41 +322,63 @@ def end_process(process: BaseProcess) -> None:
         process.join()
 
 
-def run_worker(share: Share, messages: Connection, _lock: object) -> None:
-    """Make the images of one share; what goes wrong is sent to the parent and ends this process with an exit code.
+# ------------------------------------------------------------------ in the worker
+
+
+def run_worker(options: WorkerOptions, pipe: Connection, _lock: object) -> None:
+    """Do what the parent sends until it ends this process; what goes wrong is sent there and ends it too.
 
     Ctrl-C in a terminal reaches the parent, which asks by SIGTERM to end: the step at work is finished and saved.
 
     Args:
-        share: what to do.
-        messages: the writing end of a pipe to the parent.
-        _lock: the run's lock file, open here too: the run stays locked until the last worker is gone.
+        pipe: to the parent.
+        _lock: the parent's lock file, open here too: it stays locked until the last worker is gone.
     """
-    begin_worker(share.parent, share.threads, share.remark_level)
+    begin_worker(options.parent, options.threads, options.remark_level)
     try:
         with answer_termination():
-            make_share(share, messages)
+            options.work(pipe)
     except KeyboardInterrupt as stop:
-        # An exit code of 0 would say that the share is complete.
         sys.exit(make_interrupted(stop, "", "").exit_code)
+    except Interrupted as stop:
+        sys.exit(stop.exit_code)
     except SefiError as error:
-        fail(messages, error)
+        fail(pipe, error)
     except Exception as error:
-        fail(messages, f"{type(error).__name__}: {error}")
+        fail(pipe, f"{type(error).__name__}: {error}")
 
 
-def make_share(share: Share, messages: Connection) -> None:
-    """Open the run and make the images of every unit of a share."""
-    run = replace(share.open_run(), learning_progress=PipeProgress(messages))
+def make_received_units(open_run: "Callable[[], OpenRun]", threads: int, pipe: Connection) -> None:
+    """Open a run and make the images of every unit of work that comes through the pipe.
+
+    Args:
+        open_run: opens the run again; must be importable from here.
+        threads: how many threads may be used.
+    """
+    run = replace(open_run(), learning_progress=PipeProgress(pipe))
     # Late on purpose: see the head of this file.
     import cv2  # noqa: PLC0415
     import torch  # noqa: PLC0415
 
     from sefi.benchmark.samples import make_samples  # noqa: PLC0415
 
-    torch.set_num_threads(share.threads)  # of a torch that the main module had loaded before
-    cv2.setNumThreads(share.threads)
-    make_samples(run, share.numbers, on_failure=messages.send)
+    torch.set_num_threads(threads)  # of a torch that the main module had loaded before
+    cv2.setNumThreads(threads)
+    failures, begun = list[object](), list[int]()
+
+    def receive_numbers() -> Iterator[int]:
+        while begun:
+            yield begun.pop()
+        while True:
+            pipe.send(ReadyForWork(failures.pop() if failures else None))
+            unit: UnitTry = pipe.recv()
+            if unit.kills:  # its images may be on record by now
+                begun.append(unit.number)
+                return
+            yield unit.number
+
+    while True:  # each time the record is read
+        make_samples(run, receive_numbers(), on_failure=failures.append)
 
 
 def fail(messages: Connection, problem: SefiError | str) -> None:

@@ -1,30 +1,23 @@
 """Make a run in one process, or in several that take its units of work in turn."""
 
-import os
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
+from functools import partial
 
 import torch
 
 from sefi.benchmark.plan import TimeLeft, UnitFailure, list_work_units
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.samples import make_samples
-from sefi.benchmark.worker_process import (
-    INTERRUPTED,
-    TERMINATED,
-    Message,
-    Share,
-    SharedNumbers,
-    WorkerReport,
-    start_workers,
-)
-from sefi.core.errors import SefiError, TerminationSignal
-from sefi.core.progress import Progress
+from sefi.benchmark.worker_process import UnitTry, WorkerGroup, end_workers_after, make_received_units
+from sefi.core.errors import REMARKS, SefiError
 
-POLL_SECONDS = 1.0
+LOGGER = logging.getLogger(REMARKS)
 LEAST_FAILURES = 3  # after so many without an image a run may end
+MOST_KILLS = 2  # of workers at the same unit of work
+LESS_MEMORY = "Fewer --jobs need less memory, --jobs 1 the least."
 
 
 @dataclass(frozen=True)
@@ -87,17 +80,25 @@ def format_place(failure: UnitFailure) -> str:
     return f"{failure.subject}, {failure.variant}"
 
 
-def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: int | None = None) -> RunOutcome:
-    """Make what is missing in `jobs` processes; what one unit of work fails of stops no other.
+def run_shared(
+    open_run: Callable[[], OpenRun],
+    run: OpenRun,
+    jobs: int,
+    lock: int | None = None,
+    on_remark: Callable[[str], None] = LOGGER.warning,
+) -> RunOutcome:
+    """Make what is missing in `jobs` processes; what one unit of work fails of, or is killed by, stops no other.
 
     Args:
         open_run: opens the run again in another process; must be importable from there.
         run: open here already; used as it is when there is only one job.
         jobs: how many processes share the work; each takes the next unit when it is done with one.
         lock: the file descriptor of `RunFolder.lock`, which the workers hold too.
+        on_remark: is called with what a person should know at once: a worker was killed.
 
     Raises:
-        SefiError: what must end the run (`describe_unit_failure`), or what all units fail of; no worker is left.
+        SefiError: what must end the run (`describe_unit_failure`), or what all units fail of, or workers are killed
+            before they begin; no worker is left.
         KeyboardInterrupt: a worker was interrupted.
     """
     failures = Failures(run)
@@ -109,103 +110,66 @@ def run_shared(open_run: Callable[[], OpenRun], run: OpenRun, jobs: int, lock: i
     left, recorded = TimeLeft(run.suite, run.plan_keys(), before), len(before)
     del before  # as in `make_samples`
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
-    numbers = SharedNumbers(units)
-    shares = [Share(os.getpid(), open_run, numbers, threads) for _ in range(jobs)]
+    queue = UnitQueue(run, left, failures, on_remark)
     run.progress.start(left.missing, "images")
-    with start_workers(shares, lock) as workers:
-        watch_workers(run, workers, left, failures)
+    works = [partial(make_received_units, open_run, threads)] * jobs
+    with end_workers_after(WorkerGroup(queue, works, threads, lock)) as group:
+        group.run(queue.show_new_images)
     run.progress.finish()
     return failures.finish(len(run.folder.read_samples()) - recorded)
 
 
-def watch_workers(run: OpenRun, workers: Mapping[Connection, BaseProcess], left: TimeLeft, failures: Failures) -> None:
-    """Show what the workers do until all have ended well.
+class UnitQueue:
+    """Hands out the units of work of a run; one whose worker was killed is made by another, and given up in the end.
 
     Args:
         run: its folder is read, its progress advanced.
-        workers: started processes by the reading end of their messages.
         left: the time that the run still takes.
         failures: gets the units that fail.
-
-    Raises:
-        SefiError: a worker failed, or ended without its share; or every unit fails.
-        KeyboardInterrupt: a worker was interrupted.
+        on_remark: is called with what a person should know at once.
     """
-    lines = {reading: WorkerLine(run.progress.nested()) for reading in workers}
-    pipes, offset = set(workers), run.folder.measure_size()
-    while True:
-        running = [process for process in workers.values() if process.is_alive()]
-        ready = wait([*pipes, *(process.sentinel for process in running)], POLL_SECONDS)
-        for reading in pipes.intersection(ready):
-            message = receive_message(reading)
-            if message is None:
-                pipes.discard(reading)
-            elif isinstance(message, UnitFailure):
-                left.give_up(message.places)
-                failures.add(message)
-            else:
-                lines[reading].handle(message)
-        offset = show_new_images(run, left, offset)
-        for reading, process in workers.items():
-            # Only once the pipe is empty: the error itself may be in it.
-            if reading not in pipes and process.exitcode:
-                raise make_error(process.exitcode)
-        if not running and not pipes:
+
+    def __init__(
+        self, run: OpenRun, left: TimeLeft, failures: Failures, on_remark: Callable[[str], None] = LOGGER.warning
+    ) -> None:
+        self.run, self.progress, self.left, self.failures, self.on_remark = run, run.progress, left, failures, on_remark
+        self.units, self.names = list_work_units(run.suite, len(run.list_groups())), run.list_group_keys()
+        self.waiting, self.offset = deque(map(UnitTry, range(len(self.units)))), run.folder.measure_size()
+
+    def take(self) -> UnitTry | None:
+        """Return the next unit; None if none waits."""
+        return self.waiting.popleft() if self.waiting else None
+
+    def finish(self, work: UnitTry, result: object) -> None:
+        """Take back a unit that was made, or failed in a way that stops no other."""
+        if isinstance(result, UnitFailure):
+            self.give_up(result)
+
+    def take_back(self, work: UnitTry, exit_code: int | None) -> None:
+        """Take back a unit whose worker was killed, unless all its images are on record by then."""
+        self.show_new_images()
+        places = [(self.names[number], label) for number, label in self.units[work.number]]
+        missing = {key[:2] for key in self.left.images}
+        place = next((place for place in places if place in missing), None)
+        if place is None:
             return
+        killed = f"worker was killed (exit code {exit_code}), perhaps for want of memory"
+        if work.kills + 1 < MOST_KILLS:
+            self.on_remark(f"a {killed}; another makes {', '.join(place)}. {LESS_MEMORY}")
+            self.waiting.append(UnitTry(work.number, work.kills + 1))
+        else:
+            self.give_up(UnitFailure(*place, f"Its {killed}, {MOST_KILLS} times.", LESS_MEMORY, tuple(places)))
 
+    def give_up(self, failure: UnitFailure) -> None:
+        """Put a unit that failed on the list; errors as of `Failures.add`."""
+        self.left.give_up(failure.places)
+        self.failures.add(failure)
 
-def receive_message(reading: Connection) -> Message | UnitFailure | None:
-    """Return the next message; None once the worker is gone."""
-    try:
-        return reading.recv()
-    except (EOFError, OSError):
-        return None
-
-
-def show_new_images(run: OpenRun, left: TimeLeft, offset: int) -> int:
-    """Show every image recorded after an offset of the record, in bytes; return the offset of the next."""
-    made, offset = run.folder.read_samples_after(offset)
-    for sample in made:
-        left.record(sample)
-        if left.costs_differ:
-            run.progress.estimate(left.estimate_seconds())
-        run.progress.advance()
-    return offset
-
-
-class WorkerLine:
-    """Shows what one worker reports.
-
-    Args:
-        progress: for this worker alone.
-    """
-
-    def __init__(self, progress: Progress) -> None:
-        self.progress, self.report = progress, WorkerReport("", 0, 0, ended=True)
-
-    def handle(self, message: Message) -> None:
-        """Show a report, or raise the error that the message is."""
-        if isinstance(message, SefiError):
-            raise message
-        if isinstance(message, str):
-            raise RuntimeError(message)
-        before = self.report
-        if before.ended:
-            self.progress.start(message.total, message.label)
-        for _ in range(message.done - (0 if before.ended else before.done)):
+    def show_new_images(self) -> None:
+        """Show every image that was recorded since the last call."""
+        made, self.offset = self.run.folder.read_samples_after(self.offset)
+        for sample in made:
+            self.left.record(sample)
+            if self.left.costs_differ:
+                self.progress.estimate(self.left.estimate_seconds())
             self.progress.advance()
-        if message.ended:
-            self.progress.finish()
-        self.report = message
-
-
-def make_error(exit_code: int) -> BaseException:
-    """Return the error for a worker that ended without a word: its share would be missing from every table."""
-    if exit_code == INTERRUPTED:
-        return KeyboardInterrupt()
-    if exit_code == TERMINATED:
-        return TerminationSignal()
-    return SefiError(
-        f"A worker of this run was killed (exit code {exit_code}), perhaps for want of memory.",
-        "Run the same command again: it goes on where it stopped. Fewer --jobs need less memory.",
-    )

@@ -102,21 +102,16 @@ def compute_attention_rows(
 
     Both belong to the same image: the class word's maps are taken from the same image features.
 
-    Raises:
-        PromptError: A placeholder without identity, or the other way round.
-        IdentityError: An identity that is more than tokens.
+    Args:
+        identities: Of tokens alone, each with its name in the prompt.
     """
     from PIL import Image
 
     from sefi.cli.output import print_remark
-    from sefi.core.prompts import check_used
     from sefi.diffusion.attention_maps import record_attention
     from sefi.diffusion.conditioning import IdentityConditioner, apply_text_settings
     from sefi.diffusion.sampling import FLAGGED, is_flagged
-    from sefi.identity.file import check_tokens_alone
 
-    check_tokens_alone(identities, TOKENS_REMEDY)
-    check_used([prompt], [one.name for one in identities])
     backbone = backbone.skip_layers(config.generate.clip_skip)
     conditioner = IdentityConditioner(backbone, identities, config.generate.identity_strength)
     bent = apply_text_settings(conditioner, config.generate)

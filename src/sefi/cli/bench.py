@@ -137,10 +137,11 @@ def make_missing(open_again: "Callable[[], OpenRun]", run: "OpenRun", jobs: int,
     """Make what is missing, as far as it can be; Ctrl-C and SIGTERM say how far the run is."""
     from sefi.benchmark.plan import measure_completeness
     from sefi.benchmark.workers import run_shared
+    from sefi.cli.output import print_remark
     from sefi.core.errors import make_interrupted
 
     try:
-        return run_shared(open_again, run, jobs, lock)
+        return run_shared(open_again, run, jobs, lock, lambda text: print_remark(f"note: {text}"))
     except KeyboardInterrupt as stop:
         completeness = measure_completeness(run.folder.read_info(), run.folder.read_samples())
         problem = f"Interrupted: {completeness.made} of {completeness.planned} images are in '{run.folder.path}'."

@@ -88,14 +88,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         SefiError: the model, a photo or an evaluator cannot be opened, the suite wants what no reader knows, or a
             method cannot learn with what it is given.
     """
-    from sefi.cli.loading import (
-        ModelOptions,
-        check_evaluators,
-        check_model,
-        import_libraries,
-        load_backbone,
-        note_remarks,
-    )
+    from sefi.cli.loading import ModelOptions, check_evaluators, check_model, import_libraries, load_backbone
 
     import_libraries()
     from sefi.benchmark.evaluators import Evaluators
@@ -112,7 +105,8 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     if bench_options.photos is not None:
         group_image_files(bench_options.photos)
     check_model(model_options)
-    detector = evaluators.detector if is_person(bench_options.suite.class_word) else None
+    of_people = is_person(bench_options.suite.class_word)
+    detector = evaluators.detector if of_people else None
     subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:
         raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
@@ -121,10 +115,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     )
     check_variants(bench_options, backbone)
     if progress is not None:  # the first process says it for all
-        sentences = [
-            prompt.text.replace("{}", bench_options.suite.class_word) for prompt in bench_options.suite.prompts
-        ]
-        note_remarks(backbone, sentences, bench_options.suite.make_config(bench_options.suite.variants[0]))
+        note_prompts(backbone, bench_options.suite)
         note_scored(evaluators, bench_options.suite, [bench_options.photos])
     folders = open_suite_folders(
         bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
@@ -143,7 +134,16 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
         bench_options.evaluator_folder,
         folders=folders,
         mark=bench_options.mark,
+        detector=bench_options.detector if of_people else None,
     )
+
+
+def note_prompts(backbone: "Backbone", suite: "Suite") -> None:
+    """Say on stderr what there is to say of a suite's prompts, with the settings of its first variant."""
+    from sefi.cli.loading import note_remarks
+
+    sentences = [prompt.text.replace("{}", suite.class_word) for prompt in suite.prompts]
+    note_remarks(backbone, sentences, suite.make_config(suite.variants[0]))
 
 
 def note_scored(evaluators: "Evaluators", suite: "Suite", photos: "Iterable[Path | None]") -> list[str]:

@@ -228,8 +228,8 @@ class ClipEncoder:
         return self._model.get_image_features(pixels).pooler_output
 
     def _compute_text_features(self, prompts: list[str]) -> Tensor:
-        cut = {"truncation": True, "max_length": self.text_length}
-        words = self._tokenizer(prompts, padding=True, return_tensors="pt", **cut)
+        length = self.text_length
+        words = self._tokenizer(prompts, padding=True, truncation=True, max_length=length, return_tensors="pt")
         return self._model.get_text_features(words["input_ids"], words["attention_mask"]).pooler_output
 
     @torch.no_grad()
