@@ -161,7 +161,7 @@ class UnitQueue:
             self.give_up(UnitFailure(*place, f"Its {killed}, {MOST_KILLS} times.", LESS_MEMORY, tuple(places)))
 
     def give_up(self, failure: UnitFailure) -> None:
-        """Put a unit that failed on the list; errors as of `Failures.add`."""
+        """Add a unit that failed to the list; errors as of `Failures.add`."""
         self.left.give_up(failure.places)
         self.failures.add(failure)
 
