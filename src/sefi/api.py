@@ -508,7 +508,11 @@ def find_faces_in(
         FaceError: a crop shows no face, or the detector's file is none.
     """
     learn, person = config.learn, is_person(config.learn.class_word)
-    asking = {"outside_weight": learn.outside_weight != 1, "start=encoder": learn.start == "encoder"}
+    asking = {
+        "outside_weight": learn.outside_weight != 1,
+        "person_steps": learn.person_steps > 0,
+        "start=encoder": learn.start == "encoder",
+    }
     for setting, asked in asking.items():
         if asked and not person:
             raise ConfigError(

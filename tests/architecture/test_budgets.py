@@ -16,6 +16,7 @@ LATER_FILES = (
     "evaluation/second_recogniser.py",  # a network that methods learn with, apart from those that compare them
     "training/memory.py",  # a limit of memory, asked only by who names one
     "training/compiling.py",  # a compiled denoiser and its proof, for who sets learn.compile
+    "training/person_loss.py",  # steps by a face recogniser, for who sets learn.person_steps
     "training/together.py",  # identities that share the passes of one model
     # The HTTP service, which nothing else imports: what is asked, who is there, what is drawn at once, the answers.
     *(f"serve/{name}.py" for name in ("__init__", "limits", "identities", "batching", "app")),

@@ -5,7 +5,7 @@ import torch
 from diffusers import DDPMScheduler
 from hypothesis import given, strategies as st
 
-from sefi.backbone.bundle import add_noise, compute_target
+from sefi.backbone.bundle import add_noise, compute_clean, compute_target
 from sefi.core.errors import BackboneError
 
 SHAPE = (3, 2, 5, 7)
@@ -49,6 +49,16 @@ def test_velocity_and_noisy_latent_give_the_clean_one(t: int, seed: int) -> None
     velocity = compute_target(x0, noise, steps, ALPHAS, "v_prediction")
     kept = ALPHAS[t]
     torch.testing.assert_close(kept.sqrt() * noisy - (1 - kept).sqrt() * velocity, x0, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+@given(t=st.integers(0, 799), seed=st.integers(0, 1000))
+def test_what_should_be_predicted_means_the_clean_latents(kind: str, t: int, seed: int) -> None:
+    steps = torch.full((3,), t)
+    x0, noise = latents(seed), latents(seed + 1)
+    noisy = add_noise(x0, noise, steps, ALPHAS)
+    predicted = compute_target(x0, noise, steps, ALPHAS, kind)
+    torch.testing.assert_close(compute_clean(noisy, predicted, steps, ALPHAS, kind), x0, atol=1e-4, rtol=1e-4)
 
 
 def test_half_precision_keeps_the_type_and_the_value() -> None:

@@ -517,9 +517,13 @@ class Backbone(ModelParts):
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Decode each scaled latent to an image, `[batch, 3, height, width]`, clipped to [-1, 1]."""
+        return self.decode_with_gradients(latents).clamp(-1, 1)
+
+    def decode_with_gradients(self, latents: Tensor) -> Tensor:
+        """Decode as `decode`; differentiable, and not clipped."""
         unscaled = latents.to(self.device, self.vae.dtype) / self._scale
         decoded = self.vae.decode(cast(torch.FloatTensor, unscaled))
-        return cast(DecoderOutput, decoded).sample.clamp(-1, 1)
+        return cast(DecoderOutput, decoded).sample
 
     @property
     def _scale(self) -> float:
@@ -691,6 +695,18 @@ def compute_target(x0: Tensor, noise: Tensor, t: Tensor, alphas_cumprod: Tensor,
         f"This model predicts '{prediction_type}', which is not supported.",
         f"Use a model that predicts one of: {', '.join(PREDICTION_TYPES)}.",
     )
+
+
+def compute_clean(noisy: Tensor, prediction: Tensor, t: Tensor, alphas_cumprod: Tensor, prediction_type: str) -> Tensor:
+    """Compute the clean latents that a prediction for noisy ones means: `x0` of `add_noise` and `compute_target`.
+
+    `epsilon`: `(x_t - sqrt(1 - a_t) e) / sqrt(a_t)` (Song et al. 2021, eq. 9); `v_prediction`:
+    `sqrt(a_t) x_t - sqrt(1 - a_t) v` (Salimans and Ho 2022, appendix D).
+    """
+    signal, disturbance = _compute_amplitudes(noisy, t, alphas_cumprod)
+    if prediction_type == "epsilon":
+        return (noisy - disturbance * prediction) / signal
+    return signal * noisy - disturbance * prediction
 
 
 def _compute_amplitudes(x0: Tensor, t: Tensor, alphas_cumprod: Tensor) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,9 @@ class LearnSettings(Section, frozen=True):
         "file of the name encoder (`sefi encoder train`); none: the package's own, if it has one",
         json_schema_extra=NAMES_FILE,
     )
+    person_steps: int = make_option(
+        0, "further steps that make drawn faces more like the photo's, by a face recogniser", ge=0, le=10_000
+    )
     compile: bool = make_option(
         default=False,
         description="the denoiser by torch.compile, where its gradients are right; compiling takes minutes",
@@ -565,7 +568,14 @@ SCRATCH = parse_config(
 )
 FAST = override(SCRATCH, ["learn.steps=100"])
 DEFAULT = override(SCRATCH, ["learn.start=auto", "learn.steps=0"])
-STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "scratch": SCRATCH, "fast": FAST, "paper": PAPER}
+THOROUGH = override(DEFAULT, ["learn.person_steps=10"])
+STARTING_PRESETS: dict[str, Config] = {
+    "default": DEFAULT,
+    "thorough": THOROUGH,
+    "scratch": SCRATCH,
+    "fast": FAST,
+    "paper": PAPER,
+}
 """The presets that are not named after a method; all are of the method that `Config` names, SeFi-IDE."""
 
 

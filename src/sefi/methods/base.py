@@ -121,7 +121,8 @@ ATTENTION_SETTINGS = tuple(
 STAGE_SETTINGS = tuple(
     f"learn.{name}"
     for name in (
-        "token_norm_limit", "hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder"
+        "token_norm_limit", "hold_norm", "token_average", "change_limit", "noise_freedom", "start", "encoder",
+        "person_steps"
     )
 )  # fmt: skip
 TOKEN_SETTINGS = tuple(

@@ -46,7 +46,7 @@ class ProSpect(TokenMethod):
         "Apache-2.0; own implementation",
         keeps="a token for each of ten stages",
         kilobytes=20,
-        unread=ATTENTION_SETTINGS,
+        unread=(*ATTENTION_SETTINGS, "learn.person_steps"),
     )
     presets = PRESETS
 

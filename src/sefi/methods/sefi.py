@@ -7,7 +7,7 @@ from types import MappingProxyType
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config, SettingsTree
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, FaceError
 from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots, expand_slots
 from sefi.methods.base import (
@@ -24,6 +24,7 @@ from sefi.methods.base import (
 )
 from sefi.methods.name_encoder import hash_encoder, load_chosen_encoder, read_tokens
 from sefi.photo.augment import PhotoViews
+from sefi.training.person_loss import PersonTask, make_more_alike, make_person_config
 from sefi.training.token_inversion import check_gradient_dtype
 
 
@@ -53,8 +54,9 @@ class StagedKeyValue(TokenMethod):
         """
         del evaluators
         refuse_vectors_and_limit(self.info.title, config)
-        if config.learn.steps or config.learn.start == "auto":  # else the tokens are taken as they come
+        if config.learn.steps or config.learn.person_steps or config.learn.start == "auto":  # else taken as they come
             check_gradient_dtype(backbone)
+        check_person_steps(backbone, config)
         if config.learn.start == "encoder":
             check_person(f"{self.info.title} with learn.start=encoder", config)
             load_chosen_encoder(backbone, config)
@@ -75,6 +77,13 @@ class StagedKeyValue(TokenMethod):
                 )
             read = read_tokens(name, views, backbone, config, seed)
             options = replace(options, init=read, encoder_digest=hash_encoder(config))
+        learned = self.learn_denoising(name, views, backbone, config, seed, options)
+        return take_person_steps(learned, views, backbone, config, seed, options)
+
+    def learn_denoising(
+        self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
+    ) -> Identity:
+        """Learn as `learn`, from where tokens start, without further steps; with `learn.steps` 0 return the start."""
         first = fit_first_tokens(options.init, config.learn)
         if first is not None and config.learn.vectors == 1:
             first = first[:, :, 0]
@@ -83,3 +92,53 @@ class StagedKeyValue(TokenMethod):
             return Identity({"tokens": tokens}, create_header(name, backbone, config, seed))
         tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
         return learn_tokens(tokens, name, views, backbone, config, seed, options)
+
+
+def check_person_steps(backbone: Backbone, config: Config) -> None:
+    """Refuse `learn.person_steps` where there is no recogniser to learn with.
+
+    Raises:
+        ConfigError: the subject is no person, or no drawn one.
+    """
+    if config.learn.person_steps == 0:
+        return
+    check_person("learn.person_steps", config)
+    if not backbone.is_embedded:
+        raise ConfigError(
+            "learn.person_steps needs a face recogniser to learn with, and the package has one for drawn faces only.",
+            "Set learn.person_steps=0, or take the preset default in place of thorough.",
+        )
+
+
+def take_person_steps(
+    identity: Identity, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
+) -> Identity:
+    """Return an identity after `learn.person_steps` more steps, as it is where there are none.
+
+    Raises:
+        ConfigError: memory is limited.
+        FaceError: nobody said where the face is.
+    """
+    if config.learn.person_steps == 0:
+        return identity
+    if options.memory is not None:
+        raise ConfigError(
+            "learn.person_steps cannot be taken in parts to fit into a limit of memory.",
+            "Leave out the limit, or set learn.person_steps=0.",
+        )
+    if not views.faces:
+        raise FaceError(
+            "learn.person_steps needs to know where the face is.",
+            "Learn with sefi.learn or `sefi learn`, which find it.",
+        )
+    config = make_person_config(config)
+    first = fit_first_tokens(identity, config.learn)
+    if first is not None and config.learn.vectors == 1:
+        first = first[:, :, 0]
+    tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
+    found = make_more_alike(PersonTask(backbone, views, config, seed, tokens), options.progress)
+    if found is None:
+        return identity
+    tensors, numbers = found
+    header = identity.header.model_copy(update={"metrics": identity.header.metrics | numbers})
+    return Identity(identity.tensors | tensors, header)
