@@ -26,12 +26,13 @@ FEW = (
     "learn.steps=3", "learn.batch=2", "learn.templates=a photo of {}", "views.latent_pool=4", "tune.prior_images=2",
     "generate.steps=1",
 )  # fmt: skip
-# What has its effect elsewhere: in generation, in speed, in a file that is named, or with a name encoder alone.
+# What has its effect elsewhere: in generation, in speed, in a file that is named, or on the shipped model alone.
 ELSEWHERE = {
     "learn.class_word",
     "learn.compile",
     "learn.start",
     "learn.encoder",
+    "learn.person_steps",
     "basis.names",
     "compose.weights",
     "compose.alpha",
@@ -44,6 +45,7 @@ OTHERS = {
     "learn.templates": "a picture of {}", "learn.token_average": "0.5", "learn.change_limit": "1e-4",
     "learn.noise_freedom": "0.5", "learn.attention_share": "0.5", "learn.context_weight": "0.5",
     "learn.photo_words": "at the beach", "learn.outside_weight": "0.5", "learn.encoder": "encoder.safetensors",
+    "learn.person_steps": "2",
     "views.brightness": "0.9", "views.contrast": "0.9", "views.saturation": "0.9", "views.hue": "0.4",
     "views.flip": "0", "views.min_scale": "0.9", "views.max_scale": "0.8", "views.aspect": "0.5",
     "views.crop_margin": "3", "views.latent_pool": "0", "tune.identifier": "guitar", "tune.prior_images": "1",
