@@ -19,7 +19,7 @@ def test_every_method_is_listed_with_what_it_learns(sefi):
     listed = json.loads(found.stdout)["methods"]
     assert listed.keys() == METHODS.keys()
     assert listed["dreambooth"]["trained"] == 982_581_444
-    assert listed["sefi"]["presets"] == ["default", "thorough", "scratch", "fast", "paper"]
+    assert listed["sefi"]["presets"] == ["default", "scratch", "fast", "paper"]
     assert all(one["paper"] and one["licence"] and one["presets"] for one in listed.values())
     words = sefi("methods").stdout
     assert all(name in words for name in METHODS)

@@ -21,7 +21,7 @@ from sefi.training.person_loss import PersonTask, make_person_config
 
 FACE = CropFace((0.31, 0.23, 0.29, 0.37), ((0.37, 0.37), (0.53, 0.37), (0.45, 0.43), (0.39, 0.51), (0.51, 0.51)))
 QUICK = ["learn.steps=2", "learn.batch=2", "views.latent_pool=2"]
-THOROUGH = override(PRESETS["thorough"], [*QUICK, "learn.person_steps=2"])
+MORE = override(PRESETS["default"], [*QUICK, "learn.person_steps=2"])
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def make_task(
 @pytest.mark.slow
 def test_the_gradient_is_that_of_the_loss(embedded: Backbone, quick: None) -> None:
     """Against differences of the loss, along the gradient itself."""
-    task = make_task(embedded, make_person_config(THOROUGH))
+    task = make_task(embedded, make_person_config(MORE))
     task.generate_images(SilentProgress())
     assert task.landmarks
     loss, numbers = task.compute_loss(1)
@@ -65,8 +65,8 @@ def test_the_gradient_is_that_of_the_loss(embedded: Backbone, quick: None) -> No
 
 @pytest.mark.slow
 def test_steps_turn_the_tokens_of_the_inner_stages_and_nothing_else(embedded: Backbone, quick: None) -> None:
-    before = sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=override(THOROUGH, ["learn.person_steps=0"]))
-    first, second = (sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=THOROUGH) for _ in range(2))
+    before = sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=override(MORE, ["learn.person_steps=0"]))
+    first, second = (sefi.learn(PORTRAIT, name="ada", backbone=embedded, config=MORE) for _ in range(2))
     change = (first.tensors["tokens"].float() - before.tensors["tokens"].float()).flatten(1).norm(dim=1)
     assert [bool(one > 0.01) for one in change] == [False, True, True, True, False]
     norms = [one.tensors["tokens"].float().norm(dim=-1) for one in (first, before)]
@@ -80,7 +80,7 @@ def test_steps_turn_the_tokens_of_the_inner_stages_and_nothing_else(embedded: Ba
 
 @pytest.mark.slow
 def test_more_steps_make_predicted_faces_more_alike(embedded: Backbone, quick: None) -> None:
-    config = make_person_config(override(THOROUGH, ["learn.person_steps=6"]))
+    config = make_person_config(override(MORE, ["learn.person_steps=6"]))
     task = make_task(embedded, config)
     task.generate_images(SilentProgress())
     with torch.no_grad():
@@ -103,14 +103,14 @@ class FacelessTask(PersonTask):
 def test_images_without_a_face_leave_the_tokens(
     embedded: Backbone, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    task = make_task(embedded, make_person_config(THOROUGH), kind=FacelessTask)
+    task = make_task(embedded, make_person_config(MORE), kind=FacelessTask)
     with caplog.at_level(logging.WARNING):
         assert person_loss.make_more_alike(task, SilentProgress()) is None
     assert "learn.person_steps had no effect" in caplog.text
 
 
 def test_pets_and_other_models_are_refused(embedded: Backbone, backbone: Backbone) -> None:
-    cat = override(THOROUGH, ["learn.class_word=cat"])
+    cat = override(MORE, ["learn.class_word=cat"])
     with pytest.raises(ConfigError, match="'cat' is none"):
         METHODS["sefi"].check(embedded, cat, None)
     with pytest.raises(ConfigError, match="for drawn faces only"):

@@ -568,14 +568,7 @@ SCRATCH = parse_config(
 )
 FAST = override(SCRATCH, ["learn.steps=100"])
 DEFAULT = override(SCRATCH, ["learn.start=auto", "learn.steps=0"])
-THOROUGH = override(DEFAULT, ["learn.person_steps=10"])
-STARTING_PRESETS: dict[str, Config] = {
-    "default": DEFAULT,
-    "thorough": THOROUGH,
-    "scratch": SCRATCH,
-    "fast": FAST,
-    "paper": PAPER,
-}
+STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "scratch": SCRATCH, "fast": FAST, "paper": PAPER}
 """The presets that are not named after a method; all are of the method that `Config` names, SeFi-IDE."""
 
 

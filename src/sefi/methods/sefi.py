@@ -106,7 +106,7 @@ def check_person_steps(backbone: Backbone, config: Config) -> None:
     if not backbone.is_embedded:
         raise ConfigError(
             "learn.person_steps needs a face recogniser to learn with, and the package has one for drawn faces only.",
-            "Set learn.person_steps=0, or take the preset default in place of thorough.",
+            "Set learn.person_steps=0.",
         )
 
 
