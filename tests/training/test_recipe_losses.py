@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers.models.attention_processor import Attention
 from hypothesis import given, settings, strategies as st
 from tests.training.test_recipe_options import Recorder, views
 from tests.training.token_training import learn_tokens, make_task
@@ -13,7 +14,13 @@ from sefi.core.config import Config, LearnSettings, ViewSettings, override
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
-from sefi.diffusion.attention import LossOptions, compute_map_excess
+from sefi.diffusion.attention import (
+    AttentionRecorder,
+    KeyValueProcessor,
+    LossOptions,
+    compute_map_difference,
+    compute_map_excess,
+)
 from sefi.methods import PRESETS
 from sefi.methods.base import get_class_row
 from sefi.photo.augment import CropFace, PhotoViews, cut_head, draw_head_mask
@@ -77,6 +84,72 @@ def test_the_hinge_equals_a_loop_over_heads_words_and_pixels(reduction: str, see
                         total += (over * cell) ** 2 * bool(words[sample, word])
         wanted = total if reduction == "sum" else total / (int(words[sample].sum()) * 3 * 20)
         assert float(got[sample]) == pytest.approx(wanted, rel=1e-4)
+
+
+def make_layer() -> Attention:
+    """A cross-attention of 2 heads of 5 channels, which reads texts of 7 numbers; the same at every call."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(2)
+        return Attention(query_dim=10, cross_attention_dim=7, heads=2, dim_head=5)
+
+
+def read_texts(hidden: torch.Tensor, context: torch.Tensor, options: LossOptions, **kept: bool) -> AttentionRecorder:
+    """Let the layer read key, value and reference text, and return what it records."""
+    recorder = AttentionRecorder(loss_options=options, **kept)
+    KeyValueProcessor("layer", recorder)(make_layer(), hidden, context)
+    return recorder
+
+
+def attend_by_hand(hidden: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+    """The layer's attention maps `[batch, head, word, 8, 6]`, one head at a time."""
+    query, key = make_layer().to_q(hidden).split(5, dim=-1), make_layer().to_k(text).split(5, dim=-1)
+    heads = [torch.einsum("bpc,bwc->bwp", q, k) / 5**0.5 for q, k in zip(query, key, strict=True)]
+    return torch.stack([one.exp() / one.exp().sum(1, keepdim=True) for one in heads], dim=1).unflatten(-1, (8, 6))
+
+
+@pytest.mark.parametrize("detach_query", [False, True])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_a_layers_attention_loss_is_that_of_algorithm_1_at_half_the_latents_size(
+    reduction: str, *, detach_query: bool
+) -> None:
+    hidden, context = random(2, 48, 10).requires_grad_(), random(2, 6, 21, seed=1).requires_grad_()
+    words = torch.tensor([[False, True, True, False, True, False], [False, False, True, False, False, False]])
+    options = LossOptions(words, (8, 6), reduction, detach_query=detach_query)  # type: ignore[arg-type]
+    (loss,) = read_texts(hidden, context, options).losses
+    change = attend_by_hand(hidden, context[..., :7]) - attend_by_hand(hidden, context[..., 14:])
+    # Between four cells a bilinear value is their mean.
+    squares = change.unflatten(-2, (4, 2)).unflatten(-1, (3, 2)).mean((-3, -1)).pow(2)
+    chosen = [torch.stack([squares[n, :, word] for word in row.nonzero()[:, 0]]) for n, row in enumerate(words)]
+    wanted = torch.stack([one.sum() if reduction == "sum" else one.mean() for one in chosen])
+    torch.testing.assert_close(loss, wanted, rtol=1e-4, atol=1e-8)
+    through_query, through_text = torch.autograd.grad(loss.sum(), (hidden, context), materialize_grads=True)
+    assert (through_query.abs().max() > 0) == (not detach_query)
+    assert through_text[..., :7].abs().max() > 0
+    assert through_text[..., 7:].abs().max() == 0, "neither the value text nor the reference is pulled"
+
+
+@pytest.mark.parametrize("keep_gradient", [False, True])
+def test_maps_are_kept_with_their_gradient_where_that_is_asked_for(*, keep_gradient: bool) -> None:
+    hidden, context = random(2, 48, 10).requires_grad_(), random(2, 6, 21, seed=1)
+    options = LossOptions(torch.ones(2, 6, dtype=torch.bool), (8, 6), "sum", detach_query=False)
+    found = read_texts(hidden, context, options, keep_maps=True, keep_gradient=keep_gradient)
+    torch.testing.assert_close(found.maps["layer"], attend_by_hand(hidden, context[..., :7]))
+    torch.testing.assert_close(found.reference_maps["layer"], attend_by_hand(hidden, context[..., 14:]))
+    assert found.maps["layer"].requires_grad == keep_gradient
+    assert not found.reference_maps["layer"].requires_grad
+
+
+def test_no_gradient_flows_into_the_reference() -> None:
+    maps, reference = random(1, 2, 3, 4, 4).requires_grad_(), random(1, 2, 3, 4, 4, seed=1).requires_grad_()
+    words = torch.ones(1, 3, dtype=torch.bool)
+    options = LossOptions(words, (8, 8), "sum", detach_query=False, hinge=True)
+    for loss in (
+        compute_map_difference(maps, reference, words, (2, 2), "sum"),
+        compute_map_excess(maps, reference, options, (2, 2)),
+    ):
+        into_maps, into_reference = torch.autograd.grad(loss.sum(), (maps, reference), materialize_grads=True)
+        assert into_maps.abs().max() > 0
+        assert into_reference.abs().max() == 0
 
 
 def test_the_hinge_lets_a_word_look_at_the_face_and_less_than_the_class_word() -> None:
