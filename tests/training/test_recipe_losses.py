@@ -18,6 +18,8 @@ from sefi.diffusion.attention import (
     AttentionRecorder,
     KeyValueProcessor,
     LossOptions,
+    average_word_maps,
+    compute_attention_weights,
     compute_map_difference,
     compute_map_excess,
 )
@@ -137,6 +139,35 @@ def test_maps_are_kept_with_their_gradient_where_that_is_asked_for(*, keep_gradi
     torch.testing.assert_close(found.reference_maps["layer"], attend_by_hand(hidden, context[..., 14:]))
     assert found.maps["layer"].requires_grad == keep_gradient
     assert not found.reference_maps["layer"].requires_grad
+
+
+def test_the_hinge_counts_what_is_left_of_an_excess_after_resizing() -> None:
+    reference = torch.full((1, 1, 1, 4, 4), 0.5)
+    maps = reference.clone()
+    maps[..., 0, 0] += 0.4  # more than half of it is taken back beside it
+    maps[..., 1, 1] -= 0.3
+    maps[..., 2, 2] += 0.2
+    maps[..., 3, 3] -= 0.3
+    options = LossOptions(torch.ones(1, 1, dtype=torch.bool), (4, 4), "sum", detach_query=False, hinge=True)
+    assert float(compute_map_excess(maps, reference, options, (2, 2))) == pytest.approx(((0.4 - 0.3) / 4) ** 2)
+
+
+def test_weights_of_half_precision_are_those_of_the_same_numbers_in_single_precision() -> None:
+    query, key = (random(1, 2, 5, 7, seed=seed).bfloat16() for seed in (0, 1))
+    found = compute_attention_weights(query, key, 0.3)
+    assert torch.equal(found, compute_attention_weights(query.float(), key.float(), 0.3))
+
+
+def test_word_maps_are_the_mean_of_all_layers_and_heads() -> None:
+    recorder = AttentionRecorder(
+        maps={name: random(1, 2, 3, 4, 6, seed=number) for number, name in enumerate("abc")},
+        reference_maps={name: random(1, 2, 3, 4, 6, seed=9 + number) for number, name in enumerate("abc")},
+    )
+    for layers, found in (
+        (recorder.maps, average_word_maps(recorder, (4, 6))),
+        (recorder.reference_maps, average_word_maps(recorder, (4, 6), reference=True)),
+    ):
+        torch.testing.assert_close(found, sum(maps[:, head] for maps in layers.values() for head in (0, 1)) / 6)
 
 
 def test_no_gradient_flows_into_the_reference() -> None:
