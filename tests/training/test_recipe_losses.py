@@ -26,6 +26,7 @@ from sefi.diffusion.attention import (
 from sefi.methods import PRESETS
 from sefi.methods.base import get_class_row
 from sefi.photo.augment import CropFace, PhotoViews, cut_head, draw_head_mask
+from sefi.training import token_inversion
 from sefi.training.token_inversion import (
     TrainingBatch,
     ViewLatents,
@@ -33,8 +34,10 @@ from sefi.training.token_inversion import (
     compute_denoising_loss,
     compute_losses,
     draw_batch,
+    encode_context_texts,
     encode_key_value_texts,
     encode_training_texts,
+    split_samples,
     weight_losses,
 )
 
@@ -215,7 +218,8 @@ def test_the_hinge_is_part_of_learning_and_only_for_the_subjects_words(backbone:
 @pytest.mark.parametrize("share", [0.1, 1.0, 3.0])
 @pytest.mark.parametrize("kind", ["difference", "hinge"])
 def test_the_gradient_on_the_keys_has_its_share(backbone: Backbone, share: float, kind: str) -> None:
-    config = override(PRESETS["default"], [*SHORT, f"learn.attention_share={share}", f"learn.attention_loss={kind}"])
+    shared = [f"learn.attention_share={share}", "learn.attention_weight=0"]
+    config = override(PRESETS["default"], [*SHORT, *shared, f"learn.attention_loss={kind}"])
     texts, batch = encode_training_texts(backbone, config.learn), draw(backbone, config)
     tokens = moved_tokens(backbone, config)
     found = compute_losses(backbone, texts, tokens, batch, config.learn)
@@ -256,10 +260,19 @@ def test_a_hinge_that_nothing_exceeds_has_no_weight() -> None:
     assert found.key_gradient_share == 0
 
 
+def test_a_share_of_no_gradient_is_a_number() -> None:
+    tokens = random(5, 2, 7).requires_grad_()
+    found = weight_losses((0 * tokens).sum(), (0 * tokens).sum(), tokens, LearnSettings(), measure=True)
+    assert found.key_gradient_share == 0
+
+
 def test_the_share_is_logged_at_the_first_and_the_last_step(backbone: Backbone) -> None:
     config, seen = override(PRESETS["default"], SHORT), Recorder()
     _, last = learn_tokens(backbone, views(backbone, config), config, 5, seen)
     assert ["key_gradient_share" in numbers for numbers in seen.steps] == [True, False, True]
+    longer = override(config, ["learn.steps=120"])
+    task = make_task(backbone, views(backbone, longer), longer, 5)
+    assert [step for step in range(120) if task.is_measured(step)] == [0, 49, 99, 119]
     assert last["key_gradient_share"] > 0
     assert "ratio" not in last
     alone = override(config, ["learn.attention_weight=0"])
@@ -281,6 +294,9 @@ def test_the_weight_outside_the_head_equals_a_loop() -> None:
     assert got == pytest.approx(total / (2 * 4 * 15), rel=1e-5)
     assert compute_denoising_loss(prediction, target, outside, 1.0) == F.mse_loss(prediction, target)
     assert compute_denoising_loss(prediction, target, None, 0.2) == F.mse_loss(prediction, target)
+    assert compute_denoising_loss(prediction, target, torch.ones(2, 1, 3, 5), 0.0) == 0, (
+        "no head, and nothing else counts"
+    )
 
 
 @given(st.integers(0, 99))
@@ -296,6 +312,36 @@ def test_the_mask_of_a_view_lies_where_the_view_has_the_head(seed: int) -> None:
         view, mask = PhotoViews(crop, sizes, (), (CropFace(face),)).draw_view_and_mask(create_generator(seed, "v"))
         assert mask is not None
         torch.testing.assert_close(mask[0], (view[0] + 1) / 2, rtol=0, atol=1e-5)
+
+
+def test_what_is_outside_the_head_is_the_rest_of_each_cell(backbone: Backbone) -> None:
+    face, side, factor = (0.3, 0.25, 0.25, 0.3), backbone.resolution, backbone.latent_factor
+    still = ViewSettings(latent_pool=0, brightness=0.0, contrast=0.0, saturation=0.0, hue=0.0)
+    head = (2 * draw_head_mask(face, side) - 1).expand(3, -1, -1)
+    source = ViewLatents(backbone, PhotoViews(head, still, (), (CropFace(face),)), still, 1)
+    views, outside = source.draw_views(4, create_generator(1, "v"))
+    white = (views[:, :1] + 1) / 2
+    inside = white.unflatten(-1, (-1, factor)).unflatten(-3, (-1, factor)).mean((-3, -1))
+    assert outside is not None
+    torch.testing.assert_close(outside, 1 - inside, rtol=0, atol=1e-5)
+
+
+def test_views_without_a_pool_are_drawn_anew_in_every_step(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], ["views.latent_pool=0"])
+    first, again, second = (
+        ViewLatents(backbone, views(backbone, config), config.views, 1)(2, step) for step in (0, 0, 1)
+    )
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
+def test_every_step_has_samples_of_its_own_and_they_are_the_same_again(backbone: Backbone) -> None:
+    config = override(PRESETS["default"], [*SHORT, "learn.batch=8", "learn.stage_sampling=uniform"])
+    source = ViewLatents(backbone, views(backbone, config), config.views, 1)
+    first, again, second = (draw_batch(backbone, source, config.learn, 1, step) for step in (0, 0, 1))
+    for name in ("latents", "noise", "timesteps", "template_index"):
+        assert torch.equal(getattr(first, name), getattr(again, name)), name
+        assert not torch.equal(getattr(first, name), getattr(second, name)), name
 
 
 def test_the_mask_changes_no_random_number(backbone: Backbone) -> None:
@@ -323,7 +369,7 @@ def test_a_cut_head_is_always_in_the_same_place() -> None:
 
 def test_the_context_loss_equals_a_loop_and_is_0_at_the_class_word(backbone: Backbone) -> None:
     config = override(PRESETS["default"], SHORT)
-    lines = ("a photo of {} at the beach", "{} smiling")
+    lines = ("a photo of {} at the beach", "{} and {} smiling")
     texts = encode_training_texts(backbone, config.learn.model_copy(update={"templates": lines}))
     tokens = moved_tokens(backbone, config)
     got = compute_context_loss(backbone, texts, tokens, create_generator(1, "c"))
@@ -332,7 +378,7 @@ def test_the_context_loss_equals_a_loop_and_is_0_at_the_class_word(backbone: Bac
     states = encode_key_value_texts(backbone, texts, template, tokens[stage]).states.detach()
     width, terms = states.shape[-1] // 3, []
     for sample in range(2):
-        place = int((texts.vector_index[template[sample]] >= 0).nonzero())
+        place = int((texts.vector_index[template[sample]] >= 0).nonzero().max())
         for word in range(place + 1, states.shape[1]):
             ours, plain = states[sample, word], states[sample, word, 2 * width :]
             parts = (ours[:width], ours[width : 2 * width])
@@ -342,6 +388,47 @@ def test_the_context_loss_equals_a_loop_and_is_0_at_the_class_word(backbone: Bac
     assert float(got) > 1e-5
     plain = get_class_row(backbone, config).expand(5, 2, -1)
     assert float(compute_context_loss(backbone, texts, plain, create_generator(1, "c"))) < 1e-6
+
+
+def test_options_compare_the_placeholder_the_sentence_or_all_words(backbone: Backbone) -> None:
+    lines = ("a photo of {} and {}", "{} smiling")
+    settings = LearnSettings(templates=lines, vectors=2)
+    found = {
+        option: encode_training_texts(backbone, settings.model_copy(update={"attention_option": option}))
+        for option in (1, 2, 3)
+    }
+    first, second = found[1].vector_index.tolist()
+    # After the start of the text.
+    assert first == [-1, -1, -1, -1, 0, 1, -1, 0, 1] + [-1] * (backbone.text_length - 9)
+    assert second == [-1, 0, 1] + [-1] * (backbone.text_length - 3)
+    assert torch.equal(found[1].compared_words, found[1].vector_index >= 0)
+    end = backbone.tokenizer.eos_token_id
+    for ids, compared in zip(found[2].ids[:, 0], found[2].compared_words, strict=True):
+        last = ids.tolist().index(end)
+        assert compared.nonzero()[:, 0].tolist() == list(range(1, last + 1))
+    assert found[3].compared_words.all()
+
+
+def test_sentences_with_a_context_are_those_that_fit(backbone: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = "a photo of {} " + "and a dog " * 9
+    monkeypatch.setattr(token_inversion, "CONTEXT_TEMPLATES", ("{} smiling", long, "a photo of {} in snow"))
+    settings = LearnSettings(photo_words="at the beach")
+    found = encode_context_texts(backbone, settings)
+    wanted = encode_training_texts(backbone, LearnSettings(templates=("{} smiling", "a photo of {} in snow")))
+    assert torch.equal(found.ids, wanted.ids)
+    monkeypatch.setattr(token_inversion, "CONTEXT_TEMPLATES", (long,))
+    with pytest.raises(ConfigError, match="No sentence with a context fits"):
+        encode_context_texts(backbone, settings)
+
+
+@pytest.mark.parametrize("face", [False, True])
+def test_parts_of_a_batch_are_all_of_its_samples_in_order(backbone: Backbone, *, face: bool) -> None:
+    batch = draw(backbone, override(PRESETS["default"], SHORT), face=face)
+    parts = [batch.select(samples) for samples in split_samples(3, 2)]
+    for name, whole in vars(batch).items():
+        some = [getattr(part, name) for part in parts]
+        assert some == [None, None] if whole is None else torch.equal(torch.cat(some), whole)
+    assert split_samples(2, 5) == [range(1), range(1, 2)], "no part is empty"
 
 
 @pytest.mark.slow
