@@ -70,11 +70,12 @@ def test_the_order_of_subjects_does_not_matter():
     assert estimate_interval(values) == estimate_interval(dict(reversed(values.items())))
 
 
-def test_drawing_in_pieces_changes_nothing_of_the_kind(monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 5 * 13])
+def test_drawing_in_pieces_changes_nothing_of_the_kind(monkeypatch, at_once):
     values = sample(13)
-    whole = estimate_interval(values)
-    monkeypatch.setattr(statistics, "AT_ONCE", 5 * 13)
-    assert estimate_interval(values) == whole
+    whole = estimate_interval(values, 500)
+    monkeypatch.setattr(statistics, "AT_ONCE", at_once)
+    assert estimate_interval(values, 500) == whole
 
 
 def test_another_seed_gives_other_ends_and_the_same_mean():
@@ -126,8 +127,18 @@ def test_differences_need_both_sides():
     assert (found.mean, found.n) == (2.0, 2)
 
 
+def test_a_difference_is_the_interval_of_differences_with_its_draws_and_its_seed():
+    values = sample(7)
+    found = estimate_difference(values, dict.fromkeys(values, 0.0), 50, 3)
+    assert found == estimate_interval(values, 50, 3)
+    assert found != estimate_interval(values, 50)
+    assert found != estimate_interval(values, seed=3)
+
+
 def test_an_interval_around_zero_is_no_difference():
     assert not Interval(0.1, -0.1, 0.3, 5).excludes_zero
+    assert not Interval(0.1, 0.0, 0.3, 5).excludes_zero
+    assert not Interval(-0.1, -0.3, 0.0, 5).excludes_zero
     assert Interval(0.1, 0.05, 0.3, 5).excludes_zero
     assert Interval(-0.1, -0.3, -0.05, 5).excludes_zero
 

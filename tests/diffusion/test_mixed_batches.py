@@ -76,6 +76,31 @@ def test_prompts_are_encoded_together_and_are_the_same_texts(backbone, people, p
     assert calls[1:] == [10, 10, 10, 2]
 
 
+def test_a_stage_that_was_encoded_is_held_for_itself(backbone, people, prompts):
+    conditioner = IdentityConditioner(backbone, people)
+    for timestep in (999, 700, 300, 0, 700):
+        fresh = IdentityConditioner(backbone, people).encode_prompts(prompts[:2], timestep)
+        assert torch.equal(conditioner.encode_prompts(prompts[:2], timestep).states, fresh.states), timestep
+
+
+def test_prompts_of_many_names_are_encoded_a_few_at_a_time(backbone, people, monkeypatch):
+    """Of each name there is a version, so that fewer prompts share a call; at least one is in each."""
+    calls = []
+    encode = type(backbone).encode_text
+
+    def count(self, ids, *rest):
+        calls.append(len(ids))
+        return encode(self, ids, *rest)
+
+    monkeypatch.setattr(type(backbone), "encode_text", count)
+    several = [f"<p{n}> and <p{n + 1}> and <p{n + 2}>" for n in range(5)]
+    IdentityConditioner(backbone, people).encode_prompts(several, 700)
+    assert calls == [2 * 4 * 4, 2 * 4]
+    monkeypatch.setattr(conditioning, "ENCODED_AT_ONCE", 3)
+    IdentityConditioner(backbone, people).encode_prompts(several[:2], 700)
+    assert calls[2:] == [2 * 4, 2 * 4]
+
+
 def test_long_short_and_weighted_prompts_in_one_batch(backbone, people):
     conditioner = IdentityConditioner(backbone, people)
     long = "a photo of <p1> " + "at the beach and in the snow " * 4
@@ -223,6 +248,7 @@ def test_another_context_and_one_changed_in_place_are_projected_anew(backbone):
             assert torch.equal(unet(latents, step, first).sample, fresh[0])
             assert torch.equal(unet(latents, step, first).sample, fresh[0])
             assert torch.equal(unet(latents, step, contexts[1]).sample, fresh[1])
+            assert torch.equal(unet(latents, step, first).sample, fresh[0])
             first.copy_(contexts[1])
             assert torch.equal(unet(latents, step, first).sample, fresh[1])
     for processor in unet.attn_processors.values():

@@ -51,11 +51,33 @@ def test_a_name_stands_for_as_many_tokens_as_are_counted(backbone: Backbone, str
     assert counted["ada"] == (7 if strength else 1)
 
 
-@given(st.floats(0.01, 1.99))
+@pytest.mark.parametrize("strength", [0.3, 1.5, 2])
+def test_on_the_line_the_way_is_as_long_as_the_strength(backbone: Backbone, strength: float) -> None:
+    ada, row = identity(backbone), get_class_row(backbone, PRESETS["default"])
+    found = IdentityConditioner(backbone, [ada], strength).stage_tokens["ada"][:, :, 0]
+    torch.testing.assert_close(found, (1 - strength) * row + strength * ada.tokens)
+
+
+@pytest.mark.parametrize("strength", [0, 0.5])
+def test_slots_of_the_class_word_are_so_at_any_strength(backbone: Backbone, strength: float) -> None:
+    ada, row = identity(backbone), get_class_row(backbone, PRESETS["default"])
+    free = IdentityConditioner(backbone, [ada], strength).stage_tokens["ada"]
+    held = IdentityConditioner(backbone, [ada], strength, [(1, "V")])
+    wanted = free.clone()
+    wanted[1, 1] = row
+    torch.testing.assert_close(held.stage_tokens["ada"], wanted)
+    if strength:
+        torch.testing.assert_close(held.mix_all(strength)["ada"], wanted)
+    for stage in (-1, STAGES):
+        with pytest.raises(ConfigError, match=f"no stage {stage}"):
+            IdentityConditioner(backbone, [ada], strength, [(stage, "K")])
+
+
+@given(st.floats(0.01, 1.99), st.sampled_from([0.2, 1.7]))
 @settings(max_examples=20, deadline=None)
-def test_on_the_sphere_the_norm_changes_evenly_and_the_angle_in_proportion(strength: float) -> None:
+def test_on_the_sphere_the_norm_changes_evenly_and_the_angle_in_proportion(strength: float, size: float) -> None:
     row = torch.randn(7, generator=create_generator(1, "row"), dtype=torch.float64)
-    token = 1.7 * torch.randn(3, 2, 7, generator=create_generator(2, "row"), dtype=torch.float64)
+    token = size * torch.randn(3, 2, 7, generator=create_generator(2, "row"), dtype=torch.float64)
     conditioner = IdentityConditioner.__new__(IdentityConditioner)
     conditioner.on_sphere = True
     got = conditioner.mix_with_class(row, token, strength)
@@ -84,6 +106,23 @@ def test_each_prompt_has_the_highest_strength_that_its_limit_allows(backbone: Ba
     assert tight.measure_change(PROMPT, tight.mix_all(chosen)) <= 0.3 * whole
     assert tight.measure_change(PROMPT, tight.mix_all(chosen + 1 / 32)) > 0.3 * whole
     assert torch.equal(states(tight), states(IdentityConditioner(backbone, [identity(backbone)], chosen)))
+    tightest = IdentityConditioner(backbone, [identity(backbone)], context_limit=1e-9)
+    states(tightest)
+    assert tightest.chosen_strengths == {PROMPT: 1 / 32}, "the last half, where even that is too much"
+
+
+@pytest.mark.parametrize("strength", [0.5, 2])
+def test_the_highest_strength_is_the_one_that_is_given(backbone: Backbone, strength: float) -> None:
+    two = [identity(backbone), identity(backbone, "bob")]
+    prompt = "a photo of <ada> and <bob> smiling"
+    free = IdentityConditioner(backbone, two, strength, separate_names=False)
+    whole = free.measure_change(prompt, free.stage_tokens)
+    limited = IdentityConditioner(backbone, two, strength, context_limit=0.5 * whole, separate_names=False)
+    limited.encode_prompts([prompt], 500)
+    chosen = limited.chosen_strengths[prompt]
+    assert 0 < chosen < strength
+    assert free.measure_change(prompt, free.mix_all(chosen)) <= 0.5 * whole
+    assert free.measure_change(prompt, free.mix_all(chosen + strength / 32)) > 0.5 * whole
 
 
 def test_a_prompts_strength_does_not_depend_on_who_else_is_there(backbone: Backbone) -> None:
@@ -97,21 +136,22 @@ def test_a_prompts_strength_does_not_depend_on_who_else_is_there(backbone: Backb
     assert limited[0].chosen_strengths == limited[1].chosen_strengths
 
 
-def test_the_change_equals_a_loop(backbone: Backbone) -> None:
-    free = IdentityConditioner(backbone, [identity(backbone)])
+@pytest.mark.parametrize("prompt", [PROMPT, "a photo of <ada> at the beach and <bob> smiling"])
+def test_the_change_equals_a_loop(backbone: Backbone, prompt: str) -> None:
     row = get_class_row(backbone, PRESETS["default"])
-    config = override(PRESETS["default"], [f"learn.stages={STAGES}"])
-    plain = Identity({"tokens": row.repeat(STAGES, 2, 1)}, create_header("ada", backbone, config, 1))
-    reference, terms = IdentityConditioner(backbone, [plain]), []
-    place = next(iter(free.parse(PROMPT).places["ada"]))
-    for timestep in (166, 500, 833):
-        for first, second in zip(
-            states(free, timestep).chunk(2, -1), states(reference, timestep).chunk(2, -1), strict=True
-        ):
-            for word in range(place + 1, first.shape[1]):
-                a, b = first[0, word], second[0, word]
-                terms.append(1 - float(a @ b / a.norm() / b.norm()))
-    assert free.measure_change(PROMPT, free.stage_tokens) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
+    people = [identity(backbone), identity(backbone, "bob", stages=5)]
+    plain = [Identity({"tokens": row.repeat(len(one.tokens), 2, 1)}, one.header) for one in people]
+    free, reference = (IdentityConditioner(backbone, some, separate_names=False) for some in (people, plain))
+    places, terms = [place for some in free.parse(prompt).places.values() for place in some], []
+    # The middle of each stage, of the name with the most stages.
+    for timestep in (166, 500, 833) if len(places) == 1 else (100, 300, 500, 700, 900):
+        encoded = [one.encode_prompts([prompt], timestep).states.chunk(2, -1) for one in (free, reference)]
+        for first, second in zip(*encoded, strict=True):
+            for word in range(min(places) + 1, first.shape[1]):
+                if word not in places:
+                    a, b = first[0, word], second[0, word]
+                    terms.append(1 - float(a @ b / a.norm() / b.norm()))
+    assert free.measure_change(prompt, free.stage_tokens) == pytest.approx(sum(terms) / len(terms), rel=1e-3)
 
 
 def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
@@ -121,6 +161,9 @@ def test_settings_bend_what_is_made_of_tokens_only(backbone: Backbone) -> None:
     assert isinstance(bent, IdentityConditioner)
     assert bent.strength == 0.5
     assert not torch.equal(states(bent), states(conditioner))
+    held = IdentityConditioner(backbone, [identity(backbone)], 0.5, [(1, "V")], separate_names=False)
+    kept = apply_text_settings(held, override(Config(), ["generate.strength_path=sphere"]).generate)
+    assert (kept.class_slots, kept.separate_names, kept.on_sphere) == (((1, "V"),), False, True)
     with pytest.raises(ConfigError, match="more than tokens"):
         apply_text_settings(WordsConditioner(backbone, {}), override(Config(), ["generate.context_limit=0.1"]).generate)
     assert not {"strength_path", "context_limit"} & set(dump_config(Config())["generate"])

@@ -8,7 +8,18 @@ from hypothesis import given, settings, strategies as st
 
 from sefi.core.config import ViewSettings
 from sefi.core.rng import create_generator
-from sefi.photo.augment import PhotoViews, ViewParameters, apply, draw_parameters
+from sefi.photo.augment import (
+    CropFace,
+    PhotoViews,
+    ViewParameters,
+    apply,
+    draw_head_mask,
+    draw_parameters,
+    draw_resized_view,
+    locate_in_square,
+    swap_box_sides,
+)
+from sefi.photo.detect import Face, Square
 
 SIDE = 23
 seeds = st.integers(0, 2**32)
@@ -52,6 +63,87 @@ def test_draws_stay_in_their_ranges(seed: int) -> None:
     assert 0.9 <= drawn.aspect <= 1.1
     assert 0 <= drawn.left <= 1
     assert 0 <= drawn.top <= 1
+
+
+def test_draws_fill_their_ranges_and_do_not_depend_on_each_other() -> None:
+    stream = generator(8)
+    drawn = [draw_parameters(ViewSettings(canvas="edge"), stream) for _ in range(2000)]
+    names = ("brightness", "contrast", "saturation", "hue", "scale", "aspect", "left", "top")
+    columns = torch.tensor([[getattr(one, name) for name in (*names, "flip")] for one in drawn], dtype=torch.float64)
+    ends = [(0.8, 1.2)] * 3 + [(-0.01, 0.01), (0.1, 1), (0.9, 1.1), (0, 1), (0, 1)]
+    for name, (low, high), column in zip(names, ends, columns.T, strict=False):
+        # Uniform: the mean lies in the middle, and both ends come up.
+        size = high - low
+        assert float(column.mean()) == pytest.approx((low + high) / 2, abs=0.03 * size), name
+        assert float(column.min()) < low + 0.01 * size, name
+        assert float(column.max()) > high - 0.01 * size, name
+    assert (torch.corrcoef(columns.T) - torch.eye(9)).abs().max() < 0.1
+    assert {one.canvas for one in drawn} == {"edge"}
+
+
+def test_resized_views_are_those_of_custom_diffusion() -> None:
+    """Places are seen in the colours: red rises from left to right, green from top to bottom."""
+    side = 48
+    across = ((torch.arange(side) + 0.5) / side).expand(side, side)
+    crop = torch.stack([across, across.T, torch.full((side, side), 0.5)])
+    stream, scales, distances = generator(4), [], []
+    for _ in range(400):
+        view = draw_resized_view(crop, 0.0, stream)
+        distances.append(view.distance)
+        middle = view.pixels[:2, side // 2 - 1 : side // 2 + 1, side // 2 - 1 : side // 2 + 1].mean((1, 2))
+        if view.distance == "near":
+            step = float(view.pixels[0, 24, 40] - view.pixels[0, 24, 8]) / 32 * side
+            scales.append(1 / step)
+            # What is cut out may be any part of the enlarged image.
+            assert (middle - 0.5).abs().max() <= (1 - 1 / scales[-1]) / 2 + 0.02
+            assert view.pixels[0].diff(dim=0).abs().max() < 1e-4, "red does not change from top to bottom"
+        elif view.box is not None:
+            left, top, right, bottom = (round(edge * side) for edge in view.box)
+            scales.append((right - left) / side)
+            small = view.pixels[:, top:bottom, left:right]
+            assert (small[2] - 0.5).abs().max() < 1e-3
+            torch.testing.assert_close(small.mean((1, 2)), torch.full((3,), 0.5), rtol=0, atol=0.02)
+    assert distances.count("near") / 400 == pytest.approx(1 / 3, abs=0.07)
+    # Of two thirds, sizes from 1/3 to 1: below 0.6 on grey.
+    assert distances.count("far") / 400 == pytest.approx(2 / 3 * (0.6 - 1 / 3) / (2 / 3), abs=0.07)
+    far, near = [one for one in scales if one < 1], [one for one in scales if one > 1]
+    assert (min(far), max(far)) == pytest.approx((1 / 3, 0.6), abs=0.02)
+    assert (min(near), max(near)) == pytest.approx((1.2, 1.4), abs=0.03)
+    mirrored = draw_resized_view(crop, 1.0, generator(4)).pixels
+    assert torch.equal(mirrored, draw_resized_view(crop.flip(-1), 0.0, generator(4)).pixels)
+
+
+def test_the_mask_of_a_view_is_of_the_photo_that_it_shows() -> None:
+    places = CropFace((0.1, 0.1, 0.2, 0.3)), CropFace((0.6, 0.5, 0.3, 0.2))
+    heads = [(2 * draw_head_mask(one.box, SIDE) - 1).expand(3, -1, -1) for one in places]
+    still = ViewSettings(brightness=0, contrast=0, saturation=0, hue=0, min_scale=0.5)
+    views, seen = PhotoViews(heads[0], still, (heads[1],), places), set()
+    for seed in range(12):
+        view, mask = views.draw_view_and_mask(generator(seed))
+        torch.testing.assert_close(mask, (view[:1] + 1) / 2, rtol=0, atol=1e-5)
+        seen.add(bool(torch.equal(views.draw_crop(generator(seed)), heads[0])))
+    assert seen == {True, False}
+
+
+def test_a_mask_does_not_change_with_the_colours() -> None:
+    place = CropFace((0.3, 0.3, 0.3, 0.3))
+    bright, still = (
+        PhotoViews(square(), ViewSettings(brightness=one, contrast=one, saturation=one, hue=one / 2), (), (place,))
+        for one in (0.5, 0)
+    )
+    for seed in range(5):
+        found, wanted = (views.draw_view_and_mask(generator(seed))[1] for views in (bright, still))
+        assert torch.equal(found, wanted)
+
+
+def test_places_of_a_face_are_shares_of_the_square() -> None:
+    face = Face(30.0, 50.0, 10.0, 20.0, ((32.0, 60.0), (38.0, 60.0), (35.0, 63.0), (33.0, 66.0), (37.0, 66.0)), 0.9)
+    found = locate_in_square(face, Square(20, 40, 50))
+    assert found.box == pytest.approx((0.2, 0.2, 0.2, 0.4))
+    assert found.landmarks[0] == pytest.approx((0.24, 0.4))
+    assert found.landmarks[4] == pytest.approx((0.34, 0.52))
+    mirrored = (2 * draw_head_mask(swap_box_sides((0.1, 0.3, 0.2, 0.4)), SIDE) - 1).flip(-1)
+    assert torch.equal(mirrored, 2 * draw_head_mask((0.1, 0.3, 0.2, 0.4), SIDE) - 1)
 
 
 def test_flips_come_as_often_as_asked() -> None:

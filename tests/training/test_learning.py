@@ -196,7 +196,7 @@ def test_learn_and_generate_from_a_photo(backbone: Backbone, photo_file: Path) -
 
 
 def test_identities_of_other_models_are_refused(backbone: Backbone) -> None:
-    from sefi.diffusion.conditioning import IdentityConditioner
+    from sefi.diffusion.conditioning import IdentityConditioner, WordsConditioner
 
     def foreign(width: int, base: str) -> Identity:
         header = IdentityHeader(name="ada", method="sefi", stages=2, base_model=base, width=width, class_word="person")
@@ -212,6 +212,11 @@ def test_identities_of_other_models_are_refused(backbone: Backbone) -> None:
         IdentityConditioner(backbone, [foreign(backbone.token_width, backbone.fingerprint)], class_slots=[(2, "K")])
     with pytest.raises(PromptError, match="negative prompt names <ada>"):
         IdentityConditioner(backbone, [foreign(backbone.token_width, backbone.fingerprint)]).encode_negative(2, "<ada>")
+    for refused in ({"negative_prompt": "<ada>"}, {"negative_prompt": "a <bob>"}):
+        with pytest.raises(PromptError, match="negative prompt names"):
+            WordsConditioner(backbone, {"ada": "person"}).encode_negative(1, **refused)
+    with pytest.raises(PromptError, match="<bob>"):
+        WordsConditioner(backbone, {"ada": "person"}).encode_prompts(["a <bob>"], 0)
     with pytest.raises(IdentityError, match="Two identities"):
         IdentityConditioner(backbone, [foreign(backbone.token_width, backbone.fingerprint)] * 2)
 

@@ -1,5 +1,7 @@
 """Several identities in one pass: each as alone, within rounding; each with its own steps, limits and failures."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tests.training.token_training import make_task
@@ -8,10 +10,16 @@ from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, Interrupted, OutputError, SefiError
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
-from sefi.photo.augment import PhotoViews
+from sefi.photo.augment import CropFace, PhotoViews
 from sefi.training import together, token_inversion
 from sefi.training.loop import IdentityTrainer, PeriodicSaver, train
-from sefi.training.together import JointTraining, compute_gradients_together, train_together
+from sefi.training.together import (
+    JointTraining,
+    compute_gradients_together,
+    compute_losses_together,
+    train_together,
+)
+from sefi.training.token_inversion import compute_losses
 
 # As far as a different number of samples in a batch changes the last bits: of the change from the start.
 TOLERANCE = 1e-3
@@ -21,14 +29,14 @@ BASE = override(
 )
 
 
-def views(backbone, config, number):
+def views(backbone, config, number, faces=()):
     crop = torch.rand(3, backbone.resolution, backbone.resolution, generator=create_generator(number, "crop")) * 2 - 1
-    return PhotoViews(crop, config.views)
+    return PhotoViews(crop, config.views, faces=faces)
 
 
-def make(backbone, *settings, number=1, **more):
+def make(backbone, *settings, number=1, faces=(), **more):
     config = override(BASE, settings)
-    return JointTraining(make_task(backbone, views(backbone, config, number), config, number), config, **more)
+    return JointTraining(make_task(backbone, views(backbone, config, number, faces), config, number), config, **more)
 
 
 def learn_alone(backbone, *settings, number=1):
@@ -74,6 +82,31 @@ def test_no_identity_moves_another(backbone):
         compute_gradients_together(trainers)
         found = trainers[0].task.weights.table.grad
         torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+
+
+def test_each_loss_is_that_of_its_own_face_and_weights(backbone):
+    """Of two with a face in another place and one without, whose attention counts everywhere."""
+    hinge = "learn.attention_loss=hinge"
+    group = [
+        make(backbone, hinge, "learn.outside_weight=0.1", number=1, faces=(CropFace((0.1, 0.2, 0.2, 0.3)),)),
+        make(backbone, hinge, "learn.attention_weight=0.1", number=2),
+        make(backbone, hinge, "learn.outside_weight=0.5", number=3, faces=(CropFace((0.5, 0.4, 0.3, 0.3)),)),
+    ]
+    for learner in group:
+        table = learner.task.weights.table
+        table.data += torch.randn(table.shape, generator=create_generator(1, "moved"))
+    tasks = [learner.task for learner in group]
+    found = compute_losses_together(tasks, [task.draw_step(0) for task in tasks], [False, True, False])
+    for task, losses in zip(tasks, found, strict=True):
+        measure = task.config.learn.attention_weight == 0.1
+        (tokens, batch), learn = task.draw_step(0), task.config.learn
+        alone = compute_losses(backbone, task.texts, tokens, batch, learn, measure=measure, model=task.model)
+        assert losses.attention.item() > 0
+        for name in ("total", "denoise", "attention"):
+            assert getattr(losses, name).item() == pytest.approx(getattr(alone, name).item(), rel=1e-4), name
+        assert (losses.key_gradient_share is None) == (not measure)
+        if measure:
+            assert losses.key_gradient_share == pytest.approx(alone.key_gradient_share, rel=1e-2)
 
 
 def test_one_that_is_not_finite_stops_alone(backbone):
@@ -196,8 +229,27 @@ def test_an_interrupted_group_goes_on_with_the_same_bits(backbone, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", ["learn.attention_loss=hinge", "learn.attention_weight=0", "learn.detach_query=true"]
+    "setting",
+    [
+        "attention_loss=hinge",
+        "attention_reduction=mean",
+        "attention_option=1",
+        "detach_query=true",
+        "compile=true",
+        "attention_weight=0",
+    ],
 )
 def test_what_belongs_to_the_pass_must_be_the_same(backbone, setting):
-    with pytest.raises(ConfigError, match=r"differ in learn\."):
-        train_together([make(backbone), make(backbone, setting)], SilentProgress())
+    learners = [make(backbone), make(backbone, f"learn.{setting}")]
+    with pytest.raises(ConfigError, match=rf"differ in learn\.{setting.partition('=')[0]}\."):
+        train_together(learners, SilentProgress())
+
+
+def test_the_model_must_be_the_same(backbone):
+    with pytest.raises(ConfigError, match=r"differ in the model\."):
+        train_together([make(backbone), make(replace(backbone))], SilentProgress())
+
+
+def test_stopping_without_a_checkpoint_says_that_nothing_was_saved(backbone):
+    with pytest.raises(Interrupted, match=r"0 of 2 learned; nothing was saved"):
+        train_together([make(backbone, number=1), make(backbone, number=2)], StopAt(2))
