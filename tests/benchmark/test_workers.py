@@ -68,6 +68,21 @@ def kill(pipe):
     (FOLDER / f"{os.getpid()}.killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
+def kill_beside_work(pipe):
+    while not list(FOLDER.glob("*.taken")):
+        time.sleep(0.01)
+    kill(pipe)
+
+def work_beside_kills(pipe):
+    from sefi.benchmark.worker_process import MOST_DEATHS, ReadyForWork
+    while True:
+        pipe.send(ReadyForWork())
+        number = pipe.recv()
+        (FOLDER / f"{number}.taken").touch()
+        while len(list(FOLDER.glob("*.killed"))) < MOST_DEATHS:
+            time.sleep(0.01)
+        time.sleep(0.3)  # in which the last of them is noted
+
 def remark(pipe):
     import logging
     logging.getLogger("sefi.remarks").warning("this model does not know a word")
@@ -241,6 +256,17 @@ def test_workers_that_are_killed_before_they_begin_end_the_run(tmp_path, benches
     with pytest.raises(SefiError, match=r"killed before they begin \(exit code -9\)"):
         work_off(Numbers(1), benches.kill)
     assert len(list(tmp_path.glob("*.killed"))) == MOST_DEATHS
+
+
+def test_a_place_whose_workers_never_begin_is_given_up_where_another_works(tmp_path, benches):
+    numbers, remarks = Numbers(3), []
+    works = [benches.work_beside_kills, benches.kill_beside_work]
+    with end_workers_after(WorkerGroup(numbers, works, 1, on_remark=remarks.append)) as group:
+        group.run()
+    assert sorted(numbers.finished) == [(number, None) for number in range(3)]
+    assert len(list(tmp_path.glob("*.killed"))) == MOST_DEATHS
+    killed = "workers are killed before they begin (exit code -9), perhaps for want of memory"
+    assert remarks == [f"{killed}; 1 of 2 go on"]
 
 
 def test_an_interrupted_worker_interrupts_the_run(benches):

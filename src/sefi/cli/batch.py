@@ -256,18 +256,22 @@ def check_consent_of_anybody(plan: "BatchPlan") -> None:
 def run_engine(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str | None) -> None:
     """Let an engine learn what waits in a queue."""
     from sefi.batch.run import assign_devices, learn_alone, load_model
+    from sefi.cli.output import print_remark
     from sefi.core.process import count_usable_cores
+
+    def note(text: str) -> None:
+        print_remark(f"note: {text}")
 
     model = queue.settings.model
     if engine is Engine.RAY:
         from sefi.batch.ray_engine import learn_on_ray
 
-        learn_on_ray(queue, address, jobs)
+        learn_on_ray(queue, address, jobs, note)
     elif engine is Engine.PROCESSES:
         from sefi.batch.workers import learn_in_processes
 
         count = jobs or 1
-        learn_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count))
+        learn_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count), note)
     else:
         learn_alone(queue, load_model(model))
 
