@@ -38,42 +38,42 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-def make_images_with_torch(pipe):
+def make_images_with_torch(pipe, threads=1):
     import torch
     make_images(pipe)
 
-def make_images(pipe):
+def make_images(pipe, threads=1):
     for n in range(100_000):
         (FOLDER / f"{os.getpid()}-{n}.png").touch()
         time.sleep(0.01)
 
-def wait_long(pipe):
+def wait_long(pipe, threads=1):
     (FOLDER / f"{os.getpid()}.ready").touch()
     time.sleep(600)
 
-def fail(pipe):
+def fail(pipe, threads=1):
     from sefi.core.errors import ConfigError
     raise ConfigError("Nothing fits.", "Try something else.")
 
-def crash(pipe):
+def crash(pipe, threads=1):
     raise LookupError("no such thing")
 
-def interrupt(pipe):
+def interrupt(pipe, threads=1):
     # Ignored where the tests were started with nohup or in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-def kill(pipe):
+def kill(pipe, threads=1):
     (FOLDER / f"{os.getpid()}.killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
-def kill_beside_work(pipe):
+def kill_beside_work(pipe, threads=1):
     while not list(FOLDER.glob("*.taken")):
         time.sleep(0.01)
     kill(pipe)
 
-def work_beside_kills(pipe):
+def work_beside_kills(pipe, threads=1):
     from sefi.benchmark.worker_process import MOST_DEATHS, ReadyForWork
     while True:
         pipe.send(ReadyForWork())
@@ -83,22 +83,22 @@ def work_beside_kills(pipe):
             time.sleep(0.01)
         time.sleep(0.3)  # in which the last of them is noted
 
-def remark(pipe):
+def remark(pipe, threads=1):
     import logging
     logging.getLogger("sefi.remarks").warning("this model does not know a word")
 
-def save_when_asked(pipe):
+def save_when_asked(pipe, threads=1):
     try:
         (FOLDER / f"{os.getpid()}.ready").touch()
         time.sleep(600)
     finally:
         (FOLDER / f"{os.getpid()}.saved").touch()
 
-def terminate(pipe):
+def terminate(pipe, threads=1):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 
-def take_and_note(pipe):
+def take_and_note(pipe, threads=1):
     from sefi.benchmark.worker_process import ReadyForWork
     while True:
         pipe.send(ReadyForWork())
@@ -107,7 +107,7 @@ def take_and_note(pipe):
         while len({path.stem.split("-")[1] for path in FOLDER.glob("*.taken")}) < 2:
             time.sleep(0.01)  # until both are at work
 
-def report(pipe):
+def report(pipe, threads=1):
     from sefi.benchmark.worker_process import ReadyForWork, WorkerReport
     pipe.send(ReadyForWork())
     pipe.recv()

@@ -26,7 +26,7 @@ def make_worker_group(
     queue: "WorkQueue", devices: list[str], threads: int, on_remark: Callable[[str], None] = LOGGER.warning
 ) -> "WorkerGroup[BatchItem]":
     """Return processes that learn the items of a queue, one for each device; arguments as of `learn_in_processes`."""
-    works = [partial(learn_received_items, queue.settings, device, threads) for device in devices]
+    works = [partial(learn_received_items, queue.settings, device) for device in devices]
     return WorkerGroup(queue, works, threads, on_remark=on_remark)
 
 
@@ -50,7 +50,7 @@ def learn_in_processes(
 # ------------------------------------------------------------------ in the worker
 
 
-def learn_received_items(settings: "BatchSettings", device: str, threads: int, pipe: Connection) -> None:
+def learn_received_items(settings: "BatchSettings", device: str, pipe: Connection, threads: int) -> None:
     """Open the model and learn the items that come through the pipe.
 
     After an error that nobody foresaw this process ends, so that the next item has a fresh one: a device that has

@@ -97,12 +97,12 @@ class WorkerOptions:
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
         work: opens what is needed, sends `ReadyForWork`, does what it receives, and so on; must be importable.
-        threads: how many it may use.
+        threads: how many it may use, which `work` gets too: a torch that was loaded before must be told.
         remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
-    work: Callable[[Connection], None]
+    work: Callable[[Connection, int], None]
     threads: int
     remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
 
@@ -195,7 +195,7 @@ class WorkerGroup(Generic[Work]):
     def __init__(
         self,
         source: WorkSource[Work],
-        works: Sequence[Callable[[Connection], None]],
+        works: Sequence[Callable[[Connection, int], None]],
         threads: int,
         lock: int | None = None,
         on_remark: Callable[[str], None] = LOGGER.warning,
@@ -348,7 +348,7 @@ def run_worker(options: WorkerOptions, pipe: Connection, _lock: object) -> None:
     begin_worker(options.parent, options.threads, options.remark_level)
     try:
         with answer_termination():
-            options.work(pipe)
+            options.work(pipe, options.threads)
     except KeyboardInterrupt as stop:
         sys.exit(make_interrupted(stop, "", "").exit_code)
     except Interrupted as stop:
@@ -359,7 +359,7 @@ def run_worker(options: WorkerOptions, pipe: Connection, _lock: object) -> None:
         fail(pipe, f"{type(error).__name__}: {error}")
 
 
-def make_received_units(open_run: "Callable[[], OpenRun]", threads: int, pipe: Connection) -> None:
+def make_received_units(open_run: "Callable[[], OpenRun]", pipe: Connection, threads: int) -> None:
     """Open a run and make the images of every unit of work that comes through the pipe.
 
     Args:

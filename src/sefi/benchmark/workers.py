@@ -112,7 +112,7 @@ def run_shared(
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     queue = UnitQueue(run, left, failures, on_remark)
     run.progress.start(left.missing, "images")
-    works = [partial(make_received_units, open_run, threads)] * jobs
+    works = [partial(make_received_units, open_run)] * jobs
     with end_workers_after(WorkerGroup(queue, works, threads, lock, on_remark)) as group:
         group.run(queue.show_new_images)
     run.progress.finish()

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PAGE, FAILURES = "index.html", "failures.csv"
 PAGE_LOCK = ".index.html.lock"  # by its stem alone it would be the lock of whoever is called index
 MOST_PREVIEWS = 400  # on the page; each takes some 20 KB of it
-MOST_NAMED = 10  # files that are no photos that are named on the terminal
 NOT_LEARNED = 1
 
 
@@ -349,6 +348,8 @@ def describe_failed(one: "ItemProblem") -> dict[str, object]:
 
 def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> str:
     """Return what was learned, what was there, and what failed, as a text."""
+    from sefi.core.files import describe_unread
+
     learned, finished = record["learned"], record["finished"]
     assert isinstance(learned, list)
     assert isinstance(finished, list)
@@ -360,8 +361,8 @@ def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> 
     lines = [f"{done}: {record['page']}"]
     ignored = record["ignored"]
     assert isinstance(ignored, list)
-    more = ", ..." if len(ignored) > MOST_NAMED else ""
-    lines += [f"no photos that can be read: {', '.join(ignored[:MOST_NAMED])}{more}" for _ in ignored[:1]]
+    if unread := describe_unread(ignored):
+        lines.append(f"files left out{unread}")
     lines += [f"not learned: {one.name or ', '.join(one.photos)}: {one.problem}" for one in failed[:20]]
     lines += [f"... {len(failed) - 20} more" for _ in failed[20:21]]
     return "\n".join([*lines, *([f"all of them: {record['failures']}"] if failed else [])])
