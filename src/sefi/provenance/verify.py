@@ -139,10 +139,10 @@ def _read_image(path: Path) -> tuple[bytes, NDArray[np.uint8], str | None, str |
     with translate_file_errors(path, PhotoError, "cannot be checked", remedy, DECODE_ERRORS):
         content = read_bytes(path, LARGEST_FILE)
         try:
-            opened = Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES))
+            image_file = Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES))
         except UnidentifiedImageError:  # its own words name an object in memory
             raise InvalidFileError("it is no PNG, JPEG or WebP image, or a damaged one") from None
-        with opened as image:
+        with image_file as image:
             _check_size(path, image)
             image.load()  # a PNG's text may follow its pixels
             upright = ImageOps.exif_transpose(image).convert("RGB")
