@@ -70,6 +70,14 @@ def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
     assert not found.problems
 
 
+def test_a_folder_of_other_formats_alone_says_so(settings):
+    for photo in settings.photos.iterdir():
+        photo.rename(photo.with_suffix(".tif"))
+    (settings.photos / "notes.txt").touch()
+    with pytest.raises(PhotoError, match=r"has no photos; of formats that are not read: ada.tif, bob.tif\."):
+        plan(settings)
+
+
 @pytest.fixture
 def forbid(monkeypatch):
     """Let a folder refuse to be listed, as those of another user do; whoever runs the tests may read every one."""

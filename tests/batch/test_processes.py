@@ -13,7 +13,7 @@ from tests.batch.conftest import make_photos
 import sefi.batch.run
 import sefi.benchmark.worker_process
 from sefi.batch.plan import ItemState, make_plan, read_item_record
-from sefi.batch.ray_engine import open_ray
+from sefi.batch.ray_engine import MOST_DEATHS, ActorPlace, RayGroup, open_ray
 from sefi.batch.run import WorkQueue, list_problems, sort_items
 from sefi.batch.workers import learn_in_processes, make_worker_group
 from sefi.benchmark.worker_process import end_workers_after
@@ -152,6 +152,23 @@ def test_an_interrupted_batch_saves_what_its_workers_do(settings):
         learn_in_processes(WorkQueue(items, settings, Interrupting()), ["cpu", "cpu"], 1)
     states = {read_item_record(settings.folder, item.name).state for item in items}
     assert ItemState.STARTED not in states
+
+
+def test_actors_that_never_begin_are_given_up_where_another_works(settings):
+    """What becomes of the group once Ray has said that an actor is gone; it needs no Ray."""
+    actor = SimpleNamespace(describe=SimpleNamespace(remote=object))
+    remote = lambda _: SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *_: actor))  # noqa: E731
+    queue, remarks = WorkQueue(list_items(settings), settings, SilentProgress()), []
+    group = RayGroup(queue, SimpleNamespace(remote=remote), 2, 0, remarks.append)
+    group.at_work["answer"] = ActorPlace(actor, queue.take())
+    for _ in range(MOST_DEATHS):
+        group.at_work = {answer: place for answer, place in group.at_work.items() if place.item is not None}
+        group.replace_actor(ActorPlace(actor))
+    assert remarks == ["actors are killed before they begin, perhaps for want of memory; 1 of 2 go on"]
+    group.at_work.clear()
+    group.deaths = MOST_DEATHS - 1
+    with pytest.raises(SefiError, match="All actors are killed before they begin"):
+        group.replace_actor(ActorPlace(actor))
 
 
 def test_what_ray_says_leaves_the_answer_on_stdout_alone(capsys, monkeypatch):

@@ -450,7 +450,7 @@ def test_a_worker_makes_nothing_again_that_a_killed_one_made(run):
             return units.pop(0)
 
     with pytest.raises(EOFError):
-        make_received_units(lambda: run, torch.get_num_threads(), Pipe())
+        make_received_units(lambda: run, Pipe(), torch.get_num_threads())
     keys = read_keys(run)
     assert {key[:2] for key in keys} == {("rex", "pasted"), ("rex", "ceiling")}
     assert len(keys) == len(set(keys))

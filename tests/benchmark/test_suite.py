@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.closed_folders import obey_permissions
 
 from sefi.benchmark.records import SuiteInfo
 from sefi.benchmark.suite import (
@@ -227,4 +228,24 @@ def test_photos_of_formats_that_are_not_read_are_listed(tmp_path):
     for name in ("ada.png", "ada.tiff", ".hidden.tif", "notes.txt", "bob/1.TIF", "bob/2.heic"):
         (tmp_path / name).touch()
     assert list_unread_files(tmp_path) == ["ada.tiff", "bob/1.TIF"]
+    assert list_unread_files(tmp_path, inside=False) == ["ada.tiff"]
     assert group_image_files(tmp_path) == {"ada": [tmp_path / "ada.png"], "bob": [tmp_path / "bob" / "2.heic"]}
+
+
+def test_what_cannot_be_listed_is_left_out_of_a_note(tmp_path):
+    (tmp_path / "closed").mkdir()
+    for name in ("ada.tiff", "closed/1.tif"):
+        (tmp_path / name).touch()
+    (tmp_path / "closed").chmod(0)
+    with obey_permissions():
+        assert list_unread_files(tmp_path) == ["ada.tiff"]
+        assert list_unread_files(tmp_path / "closed") == []
+    (tmp_path / "closed").chmod(0o700)
+    assert list_unread_files(tmp_path / "missing") == list_unread_files(tmp_path / "ada.tiff") == []
+
+
+def test_a_folder_of_other_formats_alone_says_so(tmp_path):
+    for number in range(12):
+        (tmp_path / f"{number:02}.tif").touch()
+    with pytest.raises(PhotoError, match=r"has no images; of formats .* not read: 00.tif, .*09.tif ... and 2 more\."):
+        group_image_files(tmp_path)

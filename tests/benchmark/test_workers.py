@@ -38,52 +38,67 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 
-def make_images_with_torch(pipe):
+def make_images_with_torch(pipe, threads=1):
     import torch
     make_images(pipe)
 
-def make_images(pipe):
+def make_images(pipe, threads=1):
     for n in range(100_000):
         (FOLDER / f"{os.getpid()}-{n}.png").touch()
         time.sleep(0.01)
 
-def wait_long(pipe):
+def wait_long(pipe, threads=1):
     (FOLDER / f"{os.getpid()}.ready").touch()
     time.sleep(600)
 
-def fail(pipe):
+def fail(pipe, threads=1):
     from sefi.core.errors import ConfigError
     raise ConfigError("Nothing fits.", "Try something else.")
 
-def crash(pipe):
+def crash(pipe, threads=1):
     raise LookupError("no such thing")
 
-def interrupt(pipe):
+def interrupt(pipe, threads=1):
     # Ignored where the tests were started with nohup or in the background of a script.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     os.kill(os.getpid(), signal.SIGINT)
     time.sleep(60)
 
-def kill(pipe):
+def kill(pipe, threads=1):
     (FOLDER / f"{os.getpid()}.killed").touch()
     os.kill(os.getpid(), signal.SIGKILL)
 
-def remark(pipe):
+def kill_beside_work(pipe, threads=1):
+    while not list(FOLDER.glob("*.taken")):
+        time.sleep(0.01)
+    kill(pipe)
+
+def work_beside_kills(pipe, threads=1):
+    from sefi.benchmark.worker_process import MOST_DEATHS, ReadyForWork
+    while True:
+        pipe.send(ReadyForWork())
+        number = pipe.recv()
+        (FOLDER / f"{number}.taken").touch()
+        while len(list(FOLDER.glob("*.killed"))) < MOST_DEATHS:
+            time.sleep(0.01)
+        time.sleep(0.3)  # in which the last of them is noted
+
+def remark(pipe, threads=1):
     import logging
     logging.getLogger("sefi.remarks").warning("this model does not know a word")
 
-def save_when_asked(pipe):
+def save_when_asked(pipe, threads=1):
     try:
         (FOLDER / f"{os.getpid()}.ready").touch()
         time.sleep(600)
     finally:
         (FOLDER / f"{os.getpid()}.saved").touch()
 
-def terminate(pipe):
+def terminate(pipe, threads=1):
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(60)
 
-def take_and_note(pipe):
+def take_and_note(pipe, threads=1):
     from sefi.benchmark.worker_process import ReadyForWork
     while True:
         pipe.send(ReadyForWork())
@@ -92,7 +107,7 @@ def take_and_note(pipe):
         while len({path.stem.split("-")[1] for path in FOLDER.glob("*.taken")}) < 2:
             time.sleep(0.01)  # until both are at work
 
-def report(pipe):
+def report(pipe, threads=1):
     from sefi.benchmark.worker_process import ReadyForWork, WorkerReport
     pipe.send(ReadyForWork())
     pipe.recv()
@@ -241,6 +256,17 @@ def test_workers_that_are_killed_before_they_begin_end_the_run(tmp_path, benches
     with pytest.raises(SefiError, match=r"killed before they begin \(exit code -9\)"):
         work_off(Numbers(1), benches.kill)
     assert len(list(tmp_path.glob("*.killed"))) == MOST_DEATHS
+
+
+def test_a_place_whose_workers_never_begin_is_given_up_where_another_works(tmp_path, benches):
+    numbers, remarks = Numbers(3), []
+    works = [benches.work_beside_kills, benches.kill_beside_work]
+    with end_workers_after(WorkerGroup(numbers, works, 1, on_remark=remarks.append)) as group:
+        group.run()
+    assert sorted(numbers.finished) == [(number, None) for number in range(3)]
+    assert len(list(tmp_path.glob("*.killed"))) == MOST_DEATHS
+    killed = "workers are killed before they begin (exit code -9), perhaps for want of memory"
+    assert remarks == [f"{killed}; 1 of 2 go on"]
 
 
 def test_an_interrupted_worker_interrupts_the_run(benches):

@@ -7,7 +7,7 @@ import pytest
 from tests.batch.conftest import make_photos
 from tests.cli.conftest import CONSENT
 
-from sefi.cli.batch import PAGE_LOCK
+from sefi.cli.batch import PAGE_LOCK, format_batch
 
 WORDS = ("--class-word", "dog", "--steps", 2, "--set", "learn.batch=1", "--set", "generate.steps=1", "--any-style")
 
@@ -173,3 +173,14 @@ def test_a_page_of_somebody_else_is_not_replaced(batch, tmp_path):
     assert batch("--json").exit_code == 2
     assert (folder / "index.html").read_text().endswith("of my own")
     assert not (folder / "ada.safetensors").exists()
+
+
+def test_only_images_are_named_as_not_read():
+    record = {
+        "learned": ["ada"],
+        "finished": [],
+        "page": "index.html",
+        "ignored": ["a/Thumbs.db", "b.TIF", "notes.txt"],
+    }
+    assert format_batch(record, []).splitlines()[1:] == ["files left out; of formats that are not read: b.TIF"]
+    assert len(format_batch(record | {"ignored": ["notes.txt"]}, []).splitlines()) == 1

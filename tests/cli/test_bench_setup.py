@@ -76,9 +76,23 @@ def test_what_is_scored_in_part_or_not_at_all_is_said(tmp_path, capsys):
     (tmp_path / "ada.tif").touch()
     clip = Evaluators(EvaluatorFiles(clip=EMBEDDED_EVALUATORS / "clip"))
     suite = SUITE.model_copy(update={"prompts": tuple(prompts)})
-    assert note_scored(clip, suite, [None, tmp_path]) == [f"({long}:1.2)"]
+    assert note_scored(clip, suite, tmp_path) == [f"({long}:1.2)"]
     said = capsys.readouterr().err
-    assert f"longer than the 30 tokens that CLIP reads, so scored by its beginning: '({long}:1.2)'" in said
+    assert f"longer than the 30 tokens that CLIP reads, so scored by the beginning: '({long}:1.2)'" in said
     assert "of formats that are not read: ada.tif" in said
-    assert note_scored(Evaluators(EvaluatorFiles()), suite, []) == []
+    assert note_scored(Evaluators(EvaluatorFiles()), suite, None) == []
     assert capsys.readouterr().err == ""
+
+
+def test_notes_name_a_few_and_say_how_many_there_are(tmp_path, capsys):
+    long = [f"a photo of {{}} {number} " + " ".join(["snow"] * 30) for number in range(5)]
+    prompts = tuple(SUITE.prompts[0].model_copy(update={"text": text}) for text in long)
+    (tmp_path / "ada" / "inside").mkdir(parents=True)
+    for name in (*(f"{number:02}.tif" for number in range(12)), "inside/1.tif"):
+        (tmp_path / "ada" / name).touch()
+    clip = Evaluators(EvaluatorFiles(clip=EMBEDDED_EVALUATORS / "clip"))
+    suite = SUITE.model_copy(update={"prompts": prompts})
+    assert note_scored(clip, suite, None, [tmp_path / "ada", tmp_path / "ada.png"]) == long
+    of_prompts, of_photos = capsys.readouterr().err.splitlines()
+    assert of_prompts.endswith(f"{', '.join(map(repr, long[:3]))} ... and 2 more")
+    assert of_photos.endswith("08.tif, 09.tif ... and 2 more; save them as PNG")

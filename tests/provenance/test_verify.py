@@ -130,6 +130,15 @@ def test_other_files_are_refused(tmp_path, content):
         verify_image(path)
 
 
+@pytest.mark.parametrize("kind", ["gif", "tiff", "bmp"])
+def test_another_format_is_called_so(tmp_path, kind):
+    path = tmp_path / f"a.{kind}"
+    Image.new("L", (40, 40)).save(path)
+    with pytest.raises(PhotoError) as refused:
+        verify_image(path)
+    assert refused.value.problem == f"{path} cannot be checked: it is no PNG, JPEG or WebP image, or a damaged one."
+
+
 def test_size_is_checked_before_anything_is_decoded(tmp_path, monkeypatch):
     path = tmp_path / "a.png"
     Image.new("L", (1100, 1000)).save(path)

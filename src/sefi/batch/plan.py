@@ -21,7 +21,7 @@ from pydantic import Field
 
 from sefi.core.config import Config, override
 from sefi.core.errors import ConfigError, IdentityError, OutputError, PhotoError, SefiError
-from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, write_text
+from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, describe_unread, write_text
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
@@ -184,7 +184,11 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
         raise PhotoError(describe_missing_folder(settings.photos), NO_PHOTOS)
     subjects, ignored = (read_people(table), ()) if table is not None else find_subjects(settings.photos)
     if not subjects:
-        where = f"'{settings.photos}' has no photos" if table is None else f"'{table}' names nobody"
+        where = (
+            f"'{settings.photos}' has no photos{describe_unread(ignored)}"
+            if table is None
+            else f"'{table}' names nobody"
+        )
         raise PhotoError(f"{where}.", NO_PHOTOS if table is None else "Write a line for each photo.")
     if len(subjects) > MOST_ITEMS:
         raise ConfigError(f"There are {len(subjects):,} subjects; a batch has at most {MOST_ITEMS:,}.", "Divide them.")

@@ -5,16 +5,17 @@ and its checkpoint are there, so that an actor that is killed loses and repeats 
 """
 
 import importlib
+import logging
 import os
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sefi.batch.plan import BatchItem, BatchSettings
 from sefi.batch.run import PreparedPhotos, WorkQueue, learn_item, load_model, prepare_photos
-from sefi.core.errors import ConfigError, SefiError, suggest_install
+from sefi.core.errors import REMARKS, ConfigError, SefiError, suggest_install
 from sefi.training.finetuning import ClassImages
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 POLL_SECONDS = 1.0
 MOST_DEATHS = 3  # of actors that had nothing to do yet, one after the other
+LOGGER = logging.getLogger(REMARKS)
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,18 @@ class RayGroup:
         ray: the library, connected to a cluster.
         jobs: how many actors.
         gpus: that each has for itself.
+        on_remark: is called with what a person should know at once: there are fewer actors now.
     """
 
-    def __init__(self, queue: WorkQueue, ray: Any, jobs: int, gpus: int) -> None:  # noqa: ANN401  an extra, not typed
-        self.queue, self.ray, self.jobs = queue, ray, jobs
+    def __init__(
+        self,
+        queue: WorkQueue,
+        ray: Any,  # noqa: ANN401  an extra, not typed
+        jobs: int,
+        gpus: int,
+        on_remark: Callable[[str], None] = LOGGER.warning,
+    ) -> None:
+        self.queue, self.ray, self.jobs, self.on_remark = queue, ray, jobs, on_remark
         device = "cuda" if gpus else queue.settings.model.device
         self.device = ray.remote(RayWorker).options(num_cpus=1, num_gpus=gpus), device
         self.prepare = ray.remote(prepare_photos).options(num_cpus=1)
@@ -139,16 +149,20 @@ class RayGroup:
         """Take the work of an actor that is gone, and start another while there is work.
 
         Raises:
-            SefiError: one after the other is killed before it works.
+            SefiError: one after the other is killed before it works, and no other has begun.
         """
         if place.item is not None:
             self.queue.take_back(place.item)
         else:
             self.deaths += 1
         if self.deaths >= MOST_DEATHS:
-            problem = "The actors of this batch are killed before they begin, perhaps for want of memory."
-            raise SefiError(problem, "Fewer --jobs need less memory. The same command goes on where it stopped.")
-        if self.queue.waiting:
+            killed = "actors are killed before they begin, perhaps for want of memory"
+            if not self.idle and all(other.item is None for other in self.at_work.values()):
+                remedy = "Fewer --jobs need less memory. The same command goes on where it stopped."
+                raise SefiError(f"All {killed}.", remedy)
+            self.deaths = 0
+            self.on_remark(f"{killed}; {len(self.at_work) + len(self.idle)} of {self.jobs} go on")
+        elif self.queue.waiting:
             self.start_actor()
 
 
@@ -185,17 +199,20 @@ def open_ray(address: str | None, jobs: int) -> Generator[Any]:
             ray.shutdown()
 
 
-def learn_on_ray(queue: WorkQueue, address: str | None, jobs: int | None) -> None:
+def learn_on_ray(
+    queue: WorkQueue, address: str | None, jobs: int | None, on_remark: Callable[[str], None] = LOGGER.warning
+) -> None:
     """Learn every item on a Ray cluster.
 
     Args:
         address: as of `open_ray`.
         jobs: actors at the same time; None takes one for each GPU of the cluster, or one.
+        on_remark: as of `RayGroup`.
 
     Raises:
         ConfigError: as of `open_ray`.
-        SefiError: an actor cannot open the model or write its records, or is killed before it begins.
+        SefiError: an actor cannot open the model or write its records, or all are killed before they begin.
     """
     with open_ray(address, jobs or 1) as ray:
         gpus = 0 if queue.settings.model.device == "cpu" else int(ray.cluster_resources().get("GPU", 0))
-        RayGroup(queue, ray, jobs or gpus or 1, min(gpus, 1)).run()
+        RayGroup(queue, ray, jobs or gpus or 1, min(gpus, 1), on_remark).run()

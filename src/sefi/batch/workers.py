@@ -4,43 +4,53 @@ A process that is killed loses nothing that was finished: what it worked on wait
 Nothing heavy is imported before the parent is watched: loading torch takes seconds, in which the parent may die.
 """
 
+import logging
 import sys
+from collections.abc import Callable
 from functools import partial
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
 from sefi.benchmark.worker_process import FAILED, PipeProgress, ReadyForWork, WorkerGroup, end_workers_after
+from sefi.core.errors import REMARKS
 from sefi.core.process import import_quickly
 
 if TYPE_CHECKING:
     from sefi.batch.plan import BatchItem, BatchSettings
     from sefi.batch.run import WorkQueue
 
+LOGGER = logging.getLogger(REMARKS)
 
-def make_worker_group(queue: "WorkQueue", devices: list[str], threads: int) -> "WorkerGroup[BatchItem]":
+
+def make_worker_group(
+    queue: "WorkQueue", devices: list[str], threads: int, on_remark: Callable[[str], None] = LOGGER.warning
+) -> "WorkerGroup[BatchItem]":
     """Return processes that learn the items of a queue, one for each device; arguments as of `learn_in_processes`."""
-    works = [partial(learn_received_items, queue.settings, device, threads) for device in devices]
-    return WorkerGroup(queue, works, threads)
+    works = [partial(learn_received_items, queue.settings, device) for device in devices]
+    return WorkerGroup(queue, works, threads, on_remark=on_remark)
 
 
-def learn_in_processes(queue: "WorkQueue", devices: list[str], threads: int) -> None:
+def learn_in_processes(
+    queue: "WorkQueue", devices: list[str], threads: int, on_remark: Callable[[str], None] = LOGGER.warning
+) -> None:
     """Learn every item in processes, one for each device.
 
     Args:
         threads: that each process may use.
+        on_remark: is called with what a person should know at once: there are fewer workers now.
 
     Raises:
-        SefiError: a worker cannot open the model or write its records, or is killed before it begins.
+        SefiError: a worker cannot open the model or write its records, or all are killed before they begin.
         KeyboardInterrupt: a worker was interrupted.
     """
-    with end_workers_after(make_worker_group(queue, devices, threads)) as group:
+    with end_workers_after(make_worker_group(queue, devices, threads, on_remark)) as group:
         group.run()
 
 
 # ------------------------------------------------------------------ in the worker
 
 
-def learn_received_items(settings: "BatchSettings", device: str, threads: int, pipe: Connection) -> None:
+def learn_received_items(settings: "BatchSettings", device: str, pipe: Connection, threads: int) -> None:
     """Open the model and learn the items that come through the pipe.
 
     After an error that nobody foresaw this process ends, so that the next item has a fresh one: a device that has

@@ -5,6 +5,7 @@ import re
 import tomllib
 import unicodedata
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
@@ -18,7 +19,14 @@ from pydantic import AliasChoices, Field, model_validator
 
 from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
-from sefi.core.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, describe_missing_folder, is_folder, write_file
+from sefi.core.files import (
+    IMAGE_SUFFIXES,
+    UNREAD_SUFFIXES,
+    describe_missing_folder,
+    describe_unread,
+    is_folder,
+    write_file,
+)
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, is_person, strip_weights
 from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
@@ -375,7 +383,8 @@ def group_image_files(folder: Path) -> dict[str, list[Path]]:
     groups += [images for inner in inside if (images := list_image_files(inner))]
     if not groups:
         raise PhotoError(
-            f"{folder} has no images.", f"Put {', '.join(IMAGE_SUFFIXES)} files or folders of them into it."
+            f"'{folder}' has no images{describe_unread(list_unread_files(folder))}.",
+            f"Put {', '.join(IMAGE_SUFFIXES)} files or folders of them into it.",
         )
     refuse_namesakes([make_key(paths, folder) for paths in groups])
     return {make_key(paths, folder): paths for paths in groups}
@@ -393,12 +402,21 @@ def list_image_files(folder: Path) -> list[Path]:
         )
 
 
-def list_unread_files(folder: Path) -> list[str]:
-    """Return what in a folder, and in the folders in it, has the name of an image of a format that is not read."""
-    places = [folder, *(one for one in folder.iterdir() if one.name[0] != "." and is_folder(one))]
-    with translate_file_errors(f"'{folder}'", PhotoError, "cannot be read", "Allow it to be read, or move it away."):
-        files = [one for place in places for one in place.iterdir() if one.suffix.lower() in UNREAD_SUFFIXES]
-    return sorted(one.relative_to(folder).as_posix() for one in files if one.name[0] != "." and one.is_file())
+def list_unread_files(folder: Path, *, inside: bool = True) -> list[str]:
+    """Return what in a folder has the name of an image of a format that is not read; what cannot be seen is left out.
+
+    Args:
+        inside: also in the folders in it.
+    """
+    places, found = [folder], list[Path]()
+    if inside:
+        with suppress(OSError):
+            places += [one for one in folder.iterdir() if one.name[0] != "." and is_folder(one)]
+    for place in places:
+        with suppress(OSError):
+            files = [one for one in place.iterdir() if one.suffix.lower() in UNREAD_SUFFIXES and one.name[0] != "."]
+            found += [one for one in files if one.is_file()]
+    return sorted(one.relative_to(folder).as_posix() for one in found)
 
 
 def make_key(paths: list[Path], root: Path) -> str:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence, Sized
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -40,7 +41,8 @@ INTERRUPTED, TERMINATED = Interrupted.exit_code, Terminated.exit_code
 SECONDS_BETWEEN_REPORTS = 0.5
 SECONDS_TO_END = 30.0  # to finish a step and save it
 POLL_SECONDS = 1.0
-MOST_DEATHS = 3  # of workers that had nothing to do yet, one after the other
+MOST_DEATHS = 3  # of workers of one place that had nothing to do yet, one after the other
+LOGGER = logging.getLogger(REMARKS)
 Work = TypeVar("Work")
 
 
@@ -95,12 +97,12 @@ class WorkerOptions:
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
         work: opens what is needed, sends `ReadyForWork`, does what it receives, and so on; must be importable.
-        threads: how many it may use.
+        threads: how many it may use, which `work` gets too: a torch that was loaded before must be told.
         remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 
     parent: int
-    work: Callable[[Connection], None]
+    work: Callable[[Connection, int], None]
     threads: int
     remark_level: int = field(default_factory=lambda: logging.getLogger(REMARKS).level)
 
@@ -169,6 +171,7 @@ class RunningWorker(Generic[Work]):
     Attributes:
         place: its number.
         item: what it works on; None while it opens its model, and when it is idle.
+        is_idle: its model is open, and it waits for work.
     """
 
     place: int
@@ -186,18 +189,20 @@ class WorkerGroup(Generic[Work]):
         works: what the worker of each place does, as `WorkerOptions.work`.
         threads: that each may use.
         lock: the file descriptor of a lock that they hold too, as long as they live.
+        on_remark: is called with what a person should know at once: there are fewer workers now.
     """
 
     def __init__(
         self,
         source: WorkSource[Work],
-        works: Sequence[Callable[[Connection], None]],
+        works: Sequence[Callable[[Connection, int], None]],
         threads: int,
         lock: int | None = None,
+        on_remark: Callable[[str], None] = LOGGER.warning,
     ) -> None:
-        self.source, self.works, self.threads, self.lock = source, works, threads, lock
+        self.source, self.works, self.threads, self.lock, self.on_remark = source, works, threads, lock, on_remark
         self.running: dict[Connection, RunningWorker[Work]] = {}
-        self.deaths = 0
+        self.deaths = Counter[int]()  # by place
 
     def start_worker(self, place: int) -> None:
         """Start the worker of a place."""
@@ -216,7 +221,7 @@ class WorkerGroup(Generic[Work]):
             on_poll: is called after messages, and at least each second.
 
         Raises:
-            SefiError: a worker cannot begin, or one after the other is killed before it does.
+            SefiError: a worker cannot begin, or one after the other is killed before it does, and no other has begun.
             RuntimeError: a worker failed of what nobody foresaw.
             KeyboardInterrupt: a worker was interrupted.
         """
@@ -241,7 +246,7 @@ class WorkerGroup(Generic[Work]):
             self.replace_worker(pipe, worker)
             return
         if isinstance(message, ReadyForWork):
-            self.deaths = 0
+            self.deaths[worker.place] = 0
             item, worker.item, worker.is_idle = worker.item, None, True
             if item is not None:
                 self.source.finish(item, message.result)
@@ -259,7 +264,10 @@ class WorkerGroup(Generic[Work]):
             pipe.send(item)
 
     def replace_worker(self, pipe: Connection, worker: RunningWorker[Work]) -> None:
-        """Take the work of a worker that is gone, and start another in its place while there is work."""
+        """Take the work of a worker that is gone, and start another in its place while there is work.
+
+        A place whose workers never begin is given up where others work: what they finish is worth more than its error.
+        """
         end_process(worker.process)
         pipe.close()
         del self.running[pipe]
@@ -270,11 +278,14 @@ class WorkerGroup(Generic[Work]):
         if worker.item is not None:
             self.source.take_back(worker.item, code)
         else:
-            self.deaths += 1
-        if self.deaths >= MOST_DEATHS:
-            problem = f"Workers are killed before they begin (exit code {code}), perhaps for want of memory."
-            raise SefiError(problem, "Fewer --jobs need less memory. The same command goes on where it stopped.")
-        if self.source.waiting:
+            self.deaths[worker.place] += 1
+        if self.deaths[worker.place] >= MOST_DEATHS:
+            killed = f"killed before they begin (exit code {code}), perhaps for want of memory"
+            if not any(other.item is not None or other.is_idle for other in self.running.values()):
+                remedy = "Fewer --jobs need less memory. The same command goes on where it stopped."
+                raise SefiError(f"Workers are {killed}.", remedy)
+            self.on_remark(f"workers are {killed}; {len(self.running)} of {len(self.works)} go on")
+        elif self.source.waiting:
             self.start_worker(worker.place)
 
     def end(self) -> None:
@@ -337,7 +348,7 @@ def run_worker(options: WorkerOptions, pipe: Connection, _lock: object) -> None:
     begin_worker(options.parent, options.threads, options.remark_level)
     try:
         with answer_termination():
-            options.work(pipe)
+            options.work(pipe, options.threads)
     except KeyboardInterrupt as stop:
         sys.exit(make_interrupted(stop, "", "").exit_code)
     except Interrupted as stop:
@@ -348,7 +359,7 @@ def run_worker(options: WorkerOptions, pipe: Connection, _lock: object) -> None:
         fail(pipe, f"{type(error).__name__}: {error}")
 
 
-def make_received_units(open_run: "Callable[[], OpenRun]", threads: int, pipe: Connection) -> None:
+def make_received_units(open_run: "Callable[[], OpenRun]", pipe: Connection, threads: int) -> None:
     """Open a run and make the images of every unit of work that comes through the pipe.
 
     Args:

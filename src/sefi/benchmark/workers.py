@@ -94,11 +94,11 @@ def run_shared(
         run: open here already; used as it is when there is only one job.
         jobs: how many processes share the work; each takes the next unit when it is done with one.
         lock: the file descriptor of `RunFolder.lock`, which the workers hold too.
-        on_remark: is called with what a person should know at once: a worker was killed.
+        on_remark: is called with what a person should know at once: a worker was killed, or there are fewer now.
 
     Raises:
-        SefiError: what must end the run (`describe_unit_failure`), or what all units fail of, or workers are killed
-            before they begin; no worker is left.
+        SefiError: what must end the run (`describe_unit_failure`), or what all units fail of, or all workers are
+            killed before they begin; no worker is left.
         KeyboardInterrupt: a worker was interrupted.
     """
     failures = Failures(run)
@@ -112,8 +112,8 @@ def run_shared(
     threads = max(1, torch.get_num_threads() // jobs)  # processes share the cores
     queue = UnitQueue(run, left, failures, on_remark)
     run.progress.start(left.missing, "images")
-    works = [partial(make_received_units, open_run, threads)] * jobs
-    with end_workers_after(WorkerGroup(queue, works, threads, lock)) as group:
+    works = [partial(make_received_units, open_run)] * jobs
+    with end_workers_after(WorkerGroup(queue, works, threads, lock, on_remark)) as group:
         group.run(queue.show_new_images)
     run.progress.finish()
     return failures.finish(len(run.folder.read_samples()) - recorded)

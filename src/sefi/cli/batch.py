@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 PAGE, FAILURES = "index.html", "failures.csv"
 PAGE_LOCK = ".index.html.lock"  # by its stem alone it would be the lock of whoever is called index
 MOST_PREVIEWS = 400  # on the page; each takes some 20 KB of it
-MOST_NAMED = 10  # files that are no photos that are named on the terminal
 NOT_LEARNED = 1
 
 
@@ -256,18 +255,22 @@ def check_consent_of_anybody(plan: "BatchPlan") -> None:
 def run_engine(queue: "WorkQueue", engine: Engine, jobs: int | None, address: str | None) -> None:
     """Let an engine learn what waits in a queue."""
     from sefi.batch.run import assign_devices, learn_alone, load_model
+    from sefi.cli.output import print_remark
     from sefi.core.process import count_usable_cores
+
+    def note(text: str) -> None:
+        print_remark(f"note: {text}")
 
     model = queue.settings.model
     if engine is Engine.RAY:
         from sefi.batch.ray_engine import learn_on_ray
 
-        learn_on_ray(queue, address, jobs)
+        learn_on_ray(queue, address, jobs, note)
     elif engine is Engine.PROCESSES:
         from sefi.batch.workers import learn_in_processes
 
         count = jobs or 1
-        learn_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count))
+        learn_in_processes(queue, assign_devices(model.device, count), max(1, count_usable_cores() // count), note)
     else:
         learn_alone(queue, load_model(model))
 
@@ -345,6 +348,8 @@ def describe_failed(one: "ItemProblem") -> dict[str, object]:
 
 def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> str:
     """Return what was learned, what was there, and what failed, as a text."""
+    from sefi.core.files import describe_unread
+
     learned, finished = record["learned"], record["finished"]
     assert isinstance(learned, list)
     assert isinstance(finished, list)
@@ -356,8 +361,8 @@ def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> 
     lines = [f"{done}: {record['page']}"]
     ignored = record["ignored"]
     assert isinstance(ignored, list)
-    more = ", ..." if len(ignored) > MOST_NAMED else ""
-    lines += [f"no photos that can be read: {', '.join(ignored[:MOST_NAMED])}{more}" for _ in ignored[:1]]
+    if unread := describe_unread(ignored):
+        lines.append(f"files left out{unread}")
     lines += [f"not learned: {one.name or ', '.join(one.photos)}: {one.problem}" for one in failed[:20]]
     lines += [f"... {len(failed) - 20} more" for _ in failed[20:21]]
     return "\n".join([*lines, *([f"all of them: {record['failures']}"] if failed else [])])

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 # The paper's threshold; it belongs to the paper's CLIP.
 PAPER_TAU = 0.23
 PHOTO_SIDE = 512
+MOST_PROMPTS = 3  # that a note names
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     check_variants(bench_options, backbone)
     if progress is not None:  # the first process says it for all
         note_prompts(backbone, bench_options.suite)
-        note_scored(evaluators, bench_options.suite, [bench_options.photos])
+        note_scored(evaluators, bench_options.suite, bench_options.photos)
     folders = open_suite_folders(
         bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
     )
@@ -146,20 +147,29 @@ def note_prompts(backbone: "Backbone", suite: "Suite") -> None:
     note_remarks(backbone, sentences, suite.make_config(suite.variants[0]))
 
 
-def note_scored(evaluators: "Evaluators", suite: "Suite", photos: "Iterable[Path | None]") -> list[str]:
-    """Say on stderr which prompts CLIP reads the beginning of, and which photos are not read; return the prompts."""
+def note_scored(
+    evaluators: "Evaluators", suite: "Suite", photos: Path | None, subjects: "Iterable[Path]" = ()
+) -> list[str]:
+    """Say on stderr which prompts CLIP reads the beginning of, and which photos are not read; return the prompts.
+
+    Args:
+        photos: a folder of photos and of folders of them.
+        subjects: folders of photos alone; a photo itself has none.
+    """
     from sefi.benchmark.suite import list_unread_files
     from sefi.cli.output import print_remark
-    from sefi.core.files import is_folder
+    from sefi.core.files import describe_unread
+    from sefi.core.text import format_names
 
     cut = evaluators.find_cut_prompts((prompt.text for prompt in suite.prompts), suite.class_word)
-    for prompt in cut:
-        length = evaluators.clip.text_length - 2 if evaluators.clip is not None else 0
-        print_remark(f"note: longer than the {length} tokens that CLIP reads, so scored by its beginning: {prompt!r}")
-    for folder in photos:
-        unread = list_unread_files(folder) if folder is not None and is_folder(folder) else []
-        if unread:
-            print_remark(f"note: '{folder}': of formats that are not read: {', '.join(unread[:10])}; save them as PNG")
+    if cut and evaluators.clip is not None:
+        named, length = format_names([repr(prompt) for prompt in cut], MOST_PROMPTS), evaluators.clip.text_length - 2
+        print_remark(f"note: longer than the {length} tokens that CLIP reads, so scored by the beginning: {named}")
+    unread = {} if photos is None else {photos: list_unread_files(photos)}
+    unread |= {folder: list_unread_files(folder, inside=False) for folder in subjects if folder not in unread}
+    for folder, names in unread.items():
+        if names:
+            print_remark(f"note: '{folder}'{describe_unread(names)}; save them as PNG")
     return cut
 
 
@@ -185,6 +195,7 @@ def check_variants(bench_options: BenchOptions, backbone: "Backbone") -> None:
 def note_folders(suite: "Suite", folders: "Mapping[str, ImageFolder]", subjects: int) -> None:
     """Say on stderr what of the folders of other programs' images is not compared, and what the run lacks."""
     from sefi.cli.output import print_remark
+    from sefi.core.text import format_names
 
     planned = subjects * len(suite.prompts) * len(suite.seeds)
     for label, folder in folders.items():
@@ -192,7 +203,7 @@ def note_folders(suite: "Suite", folders: "Mapping[str, ImageFolder]", subjects:
         if folder.unmatched:
             print_remark(f"note: {label}: {folder.unmatched} images have another prompt or too many seeds")
         if folder.unreadable:
-            print_remark(f"note: {label}: cannot be read: {', '.join(folder.unreadable[:10])}")
+            print_remark(f"note: {label}: cannot be read: {format_names(folder.unreadable)}")
         if lacking:
             print_remark(f"note: {label}: {lacking} of {planned} images are missing; the run cannot be finished")
 

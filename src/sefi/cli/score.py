@@ -12,6 +12,7 @@ from sefi.cli import bench, options
 from sefi.cli.output import print_answer, print_remark
 from sefi.core.errors import ConfigError
 from sefi.core.prompts import is_person
+from sefi.core.text import format_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from sefi.photo.detect import FaceDetector
 
 LARGEST_PROMPTS = 2**20  # bytes of a file of prompts
-MOST_NAMED = 10  # files that cannot be read that are named on the terminal
 REFERENCES = {"photo pasted": "photo", "same subject": "same", "other subject": "other"}
 
 Folders = Annotated[
@@ -64,7 +64,8 @@ class ScoreOptions:
     Attributes:
         folders: of each variant the folder or list of its images.
         photos: of each subject its photos, the first of which is compared with.
-        photo_folders: where photos were looked for.
+        photo_folder: with the photos of all, where they were looked for so.
+        subject_folders: with those of one, or the photo itself.
     """
 
     folders: "Mapping[str, Path]"
@@ -73,7 +74,8 @@ class ScoreOptions:
     drawings: bool | None
     references: bool
     bench: "BenchOptions"
-    photo_folders: "tuple[Path | None, ...]" = ()
+    photo_folder: Path | None = None
+    subject_folders: "tuple[Path, ...]" = ()
 
 
 def run_score(
@@ -113,17 +115,17 @@ def run_score(
     hints = FolderHints(tuple(named), read_prompts(prompts), class_word, tuple(subject_word or ()), only)
     suite = make_suite(folders, [], [0], hints, references=references)
     asked = BenchOptions(suite, out, "none", None, detector, recogniser, clip, None, download, "cpu", "float32", dino)
-    places = (photos, *(split_name(text)[1] for text in subject or []))
-    score_options = ScoreOptions(folders, hints, named, drawings, references, asked, places)
+    places = tuple(split_name(text)[1] for text in subject or [])
+    score_options = ScoreOptions(folders, hints, named, drawings, references, asked, photos, places)
     with TerminalProgress() as progress:
-        run, bench_options = open_scoring(score_options, progress)
+        run, bench_options, cut = open_scoring(score_options, progress)
         with run.folder.lock() as lock:
             run.folder.begin(collect_run_info(bench_options, run, Thresholds(tau, far_threshold)))
             outcome = bench.make_missing(partial(restore_scoring, score_options), run, jobs, lock)
     info, samples = bench.read_run(run.folder)
     files = bench.write_report(run.folder, info, samples, None, overwrite=False)
     table = make_table(samples, info)
-    record = describe_scoring(run, info, bench_options, table) | {"images": len(samples), "files": files}
+    record = describe_scoring(run, info, bench_options, table, cut) | {"images": len(samples), "files": files}
     record["failed"] = bench.describe_unit_failures(outcome)
     text = "\n".join([*bench.format_unit_failures(outcome), format_scoring(run.folder, info, table, len(samples))])
     print_answer(record, text, as_json=as_json, command="score")
@@ -152,16 +154,19 @@ def list_subject_photos(subjects: "Sequence[str]", photos: Path | None) -> dict[
         ConfigError: two have one name.
         PhotoError: there is no such photo, or a folder has none.
     """
-    from sefi.benchmark.suite import group_image_files, list_image_files, make_subject_key
+    from sefi.benchmark.suite import group_image_files, list_image_files, list_unread_files, make_subject_key
     from sefi.core.errors import PhotoError
-    from sefi.core.files import is_folder, is_there
+    from sefi.core.files import describe_unread, is_folder, is_there
 
     named = {} if photos is None else group_image_files(photos)
     for text in subjects:
         name, path = split_name(text)
         files = list_image_files(path) if is_folder(path) else [path]
         if not files or not is_there(path):
-            raise PhotoError(f"There is no photo '{path}'.", "Name a photo, or a folder of photos, of the subject.")
+            unread = describe_unread(list_unread_files(path, inside=False))
+            raise PhotoError(
+                f"There is no photo '{path}'{unread}.", "Name a photo, or a folder of photos, of the subject."
+            )
         key = make_subject_key(name or path.stem)
         if key in named:
             raise ConfigError(f"Two subjects are called {key!r}.", "Write --subject NAME=PHOTO.")
@@ -189,8 +194,10 @@ def restore_scoring(score_options: ScoreOptions) -> "OpenRun":
     return open_scoring(score_options, None)[0]
 
 
-def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") -> "tuple[OpenRun, BenchOptions]":
-    """Open folders, evaluators and photos.
+def open_scoring(
+    score_options: ScoreOptions, progress: "RunProgress | None"
+) -> "tuple[OpenRun, BenchOptions, list[str]]":
+    """Open folders, evaluators and photos; return also the prompts that CLIP cuts, which the first process looks for.
 
     Raises:
         SefiError: a folder has no known layout, a subject no photo, or a file cannot be read.
@@ -221,13 +228,14 @@ def open_scoring(score_options: ScoreOptions, progress: "RunProgress | None") ->
     suite = make_suite(found, prompts, seeds, hints, references=score_options.references)
     evaluators = Evaluators(find_evaluator_files(bench_options))  # before all images are read
     folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
+    cut = list[str]()
     if progress is not None:
         note_found(found, drawings=drawings)
-        note_scored(evaluators, suite, score_options.photo_folders)
+        cut = note_scored(evaluators, suite, score_options.photo_folder, score_options.subject_folders)
     subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)
-    return run, bench_options
+    return run, bench_options, cut
 
 
 def choose_photos(score_options: ScoreOptions, found: "Sequence[FoundFolder]") -> dict[str, list[Path]]:
@@ -334,13 +342,13 @@ def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
     for label, one in found.items():
         print_remark(f"{label}: {len(one.images)} images by {one.layout}")
         if one.other_subjects:
-            print_remark(f"note: {label}: left out, as not asked for: {', '.join(one.other_subjects[:MOST_NAMED])}")
+            print_remark(f"note: {label}: left out, as not asked for: {format_names(one.other_subjects)}")
 
 
 def describe_scoring(
-    run: "OpenRun", info: "RunInfo", bench_options: "BenchOptions", table: "Table"
+    run: "OpenRun", info: "RunInfo", bench_options: "BenchOptions", table: "Table", cut: "Sequence[str]"
 ) -> dict[str, object]:
-    """Return the outcome as plain values."""
+    """Return the outcome as plain values, with the prompts that CLIP cuts."""
     from sefi.benchmark.plan import describe_unequal_cases
     from sefi.benchmark.table_files import convert_table
 
@@ -352,7 +360,7 @@ def describe_scoring(
         "unreadable": {label: list(folder.unreadable) for label, folder in run.folders.items()},
         "evaluators": "drawings" if bench_options.is_of_drawings() else "photographs",
         "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
-        "cut_prompts": run.evaluators.find_cut_prompts((one.text for one in run.suite.prompts), run.suite.class_word),
+        "cut_prompts": list(cut),
         "values": converted["values"],
         "not_computed": converted["not_computed"],
         "not_comparable": describe_unequal_cases(info),
@@ -374,8 +382,7 @@ def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images:
     lines += [f"{metric.label}: not computed, {table.missing[metric.name]}" for metric in missing]
     for label, one in info.folders.items():
         if one.unreadable:
-            more = f" and {len(one.unreadable) - MOST_NAMED} more" if len(one.unreadable) > MOST_NAMED else ""
-            lines.append(f"{label}: cannot be read: {', '.join(one.unreadable[:MOST_NAMED])}{more}")
+            lines.append(f"{label}: cannot be read: {format_names(one.unreadable)}")
     return "\n".join([*lines, f"{images} images in '{folder.path}'; page: {folder.report}/index.html"])
 
 

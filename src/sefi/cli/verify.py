@@ -20,6 +20,8 @@ Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPE
 def run_verify(images: Images, as_json: options.AsJson = False) -> None:
     """Say which marks IMAGES bear: words of origin, the invisible mark, content credentials; exit 1 if any is unread.
 
+    PNG, JPEG and WebP are read; images of other formats in a folder are listed as unread.
+
     An image without a mark may still be generated: marks can be removed, and other programs have others.
     """
     from sefi.cli.progress import TerminalProgress

@@ -20,7 +20,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from sefi.core.errors import ConfigError, OutputError
-from sefi.core.text import is_utf8
+from sefi.core.text import format_names, is_utf8
 
 try:
     import fcntl
@@ -133,6 +133,16 @@ def describe_missing_folder(path: Path) -> str:
     if is_there(path):
         return f"'{path}' is a file, not a folder."
     return f"There is no folder '{path}'."
+
+
+def describe_unread(names: Iterable[str]) -> str:
+    """Return the end of a sentence on a folder: which of its files are images of formats that are not read.
+
+    >>> describe_unread(["ada.tif", "notes.txt"]), describe_unread(["notes.txt"])
+    ('; of formats that are not read: ada.tif', '')
+    """
+    unread = [name for name in names if name.lower().endswith(UNREAD_SUFFIXES)]
+    return f"; of formats that are not read: {format_names(unread)}" if unread else ""
 
 
 def check_folder(path: Path) -> None:

@@ -3,11 +3,13 @@
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from sefi.core.errors import ConfigError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_NAMED = 10  # files that a message names
 SLUG_LENGTH = 60  # letters of a prompt in the name of a file
 # What moves a terminal's cursor, changes its colours or title, or turns the order of letters round (Unicode's C0 and
 # C1, line and paragraph separators, bidirectional overrides and isolates).
@@ -42,6 +44,16 @@ def escape_controls(text: str, *, allowed: str = "") -> str:
     'ada\\x1b[2J\n'
     """
     return CONTROL.sub(lambda found: found[0] if found[0] in allowed else ascii(found[0])[1:-1], text)
+
+
+def format_names(names: Sequence[str], most: int = MOST_NAMED) -> str:
+    """Return the first of some names, and how many there are besides.
+
+    >>> format_names(["ada", "bob", "cy"]), format_names(["ada", "bob", "cy"], 2)
+    ('ada, bob, cy', 'ada, bob ... and 1 more')
+    """
+    more = f" ... and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 # How a cell begins that a spreadsheet computes; the wide forms (=, +, -, @) in East Asian ones.

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from sefi.core.errors import PhotoError
 from sefi.core.files import IMAGE_SUFFIXES, UNREAD_SUFFIXES, is_folder, is_there
-from sefi.core.reading import read_bytes, translate_file_errors
+from sefi.core.reading import InvalidFileError, read_bytes, translate_file_errors
 from sefi.provenance.content_credentials import MIME_TYPES, Credentials, read_credentials
 from sefi.provenance.mark import FoundMark, find_mark
 from sefi.provenance.metadata import LONGEST_TEXT, PARAMETERS_KEY, SOURCE_TYPE, read_source_type
@@ -136,9 +136,13 @@ def verify_image(path: Path, key: bytes | None = None) -> Verification:
 def _read_image(path: Path) -> tuple[bytes, NDArray[np.uint8], str | None, str | None]:
     """Read an image: its bytes, upright pixels `[height, width, 3]`, source type and parameters."""
     remedy = "Name a PNG, JPEG or WebP image of at most 64 MB."
-    with translate_file_errors(path, PhotoError, "is no image that can be read", remedy, DECODE_ERRORS):
+    with translate_file_errors(path, PhotoError, "cannot be checked", remedy, DECODE_ERRORS):
         content = read_bytes(path, LARGEST_FILE)
-        with Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES)) as image:
+        try:
+            image_file = Image.open(io.BytesIO(content), formats=tuple(MIME_TYPES))
+        except UnidentifiedImageError:  # its own words name an object in memory
+            raise InvalidFileError("it is no PNG, JPEG or WebP image, or a damaged one") from None
+        with image_file as image:
             _check_size(path, image)
             image.load()  # a PNG's text may follow its pixels
             upright = ImageOps.exif_transpose(image).convert("RGB")
