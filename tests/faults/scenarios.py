@@ -107,13 +107,14 @@ def open_model(backbone: object) -> Iterator[None]:
     """Put a model that is open already in the place of the one that a command names; save after every step."""
     from sefi.training.loop import PeriodicSaver
 
-    before = loading.load_backbone, PeriodicSaver.save_if_due
+    before = loading.load_backbone, loading.check_model, PeriodicSaver.save_if_due
     loading.load_backbone = lambda *arguments, **options: backbone
+    loading.check_model = lambda model_options: None
     PeriodicSaver.save_if_due = lambda saver: saver.checkpoint and saver.trainer.save(saver.checkpoint)
     try:
         yield
     finally:
-        loading.load_backbone, PeriodicSaver.save_if_due = before
+        loading.load_backbone, loading.check_model, PeriodicSaver.save_if_due = before
 
 
 # ------------------------------------------------------------------ what is there
