@@ -6,6 +6,7 @@ import time
 from dataclasses import replace
 from multiprocessing import get_context
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -369,8 +370,15 @@ def test_errors_that_say_nothing_of_one_subject_end_a_run(fruitless, error):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """Fork the workers, with the run open already: a fresh process takes seconds to load torch."""
+    """Fork the workers, with the run open already: a fresh process takes seconds to load torch.
+
+    The threads of OpenCV's pool are not in a forked process, which would wait for them: it has none meanwhile.
+    """
     monkeypatch.setattr("sefi.benchmark.worker_process.get_context", lambda _: get_context("fork"))
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    yield
+    cv2.setNumThreads(threads)
 
 
 def read_keys(run):
