@@ -8,7 +8,7 @@ import torch
 import sefi
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, FaceError
+from sefi.core.errors import REMARKS, ConfigError, FaceError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.rng import create_generator
 from sefi.identity.tokens import IdentityTokens
@@ -104,7 +104,7 @@ def test_images_without_a_face_leave_the_tokens(
     embedded: Backbone, quick: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     task = make_task(embedded, make_person_config(MORE), kind=FacelessTask)
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING, logger=REMARKS):
         assert person_loss.make_more_alike(task, SilentProgress()) is None
     assert "learn.person_steps had no effect" in caplog.text
 
