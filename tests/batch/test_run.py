@@ -257,6 +257,21 @@ def test_an_interrupt_ends_the_batch_and_does_not_count(settings, work_off, fail
     assert (record.state, record.tries) == (ItemState.WAITING, 0)
 
 
+def test_an_interrupt_as_a_try_begins_does_not_count(settings, work_off, monkeypatch):
+    """After its record is written, and before the function that wrote it has returned."""
+    begin = sefi.batch.run.begin_try
+
+    def begin_and_stop(*arguments, **options):
+        begin(*arguments, **options)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sefi.batch.run, "begin_try", begin_and_stop)
+    with pytest.raises(KeyboardInterrupt):
+        work_off(settings)
+    record = read_item_record(settings.folder, "ada")
+    assert (record.state, record.tries) == (ItemState.WAITING, 0)
+
+
 def test_an_interrupt_as_the_last_write_returns_is_an_interrupt(settings, work_off, monkeypatch):
     write = sefi.batch.run.write_item_record
 

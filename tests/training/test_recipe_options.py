@@ -53,7 +53,7 @@ OPTIONS = [name for name, field in LearnSettings.model_fields.items() if field.e
 
 def test_at_their_defaults_options_are_not_saved() -> None:
     saved = dump_config(PRESETS["scratch"])["learn"]
-    assert len(OPTIONS) == 13
+    assert len(OPTIONS) == 14
     assert not set(OPTIONS) & set(saved)
     assert all(getattr(PRESETS["paper"].learn, name) == LearnSettings.model_fields[name].default for name in OPTIONS)
 

@@ -139,8 +139,9 @@ def learn_item(
             record = make_preview(item, record, settings, backbone, crops)
             return write_item_record(folder, record.change(state=ItemState.LEARNED, tries=0))
         except (Interrupted, KeyboardInterrupt):
-            if record is not None:
-                release_try(read_item_record(folder, item.name) or record, settings)
+            written = read_item_record(folder, item.name)  # also where the stop came as `begin_try` returned
+            if written is not None and written != before:
+                release_try(written, settings)
             raise
         except Exception as error:
             if record is None:
