@@ -97,7 +97,7 @@ class WorkerOptions:
     Attributes:
         parent: process id of the one that starts it, as that one knows it.
         work: opens what is needed, sends `ReadyForWork`, does what it receives, and so on; must be importable.
-        threads: how many it may use, which `work` gets too: a torch that was loaded before must be told.
+        threads: how many it may use, which `work` gets too: a torch that was loaded before did not see the number.
         remark_level: level of the logger of remarks; a command that says them itself has silenced it.
     """
 

@@ -46,7 +46,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # the disk, the user's share o
 NO_FLUSHING = (errno.EINVAL, errno.EBADF, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EROFS)
 
 
-# By their names images are taken from a folder; what they are is told by their content.
+# By their names images are taken from a folder; what they are, their content says.
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jfif", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp")
 UNREAD_SUFFIXES = (".tif", ".tiff", ".jp2", ".jxl", ".psd", ".tga")  # of images whose formats are not read
 OTHER_IMAGE_SUFFIXES = frozenset({*IMAGE_SUFFIXES, *UNREAD_SUFFIXES, ".svg", ".pdf"} - {".png"})

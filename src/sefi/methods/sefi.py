@@ -5,8 +5,10 @@ from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
+from torch import Tensor
+
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, SettingsTree
+from sefi.core.config import Config, LearnSettings, SettingsTree
 from sefi.core.errors import ConfigError, FaceError
 from sefi.identity.file import Identity
 from sefi.identity.tokens import IdentityTokens, count_module_weights, count_slots, expand_slots
@@ -67,8 +69,11 @@ class StagedKeyValue(TokenMethod):
         """Learn tokens `[stage, 2, width]`, or `[stage, 2, vector, width]`, that give the subject.
 
         Raises:
-            ConfigError: they are to start both at an identity and at what the encoder reads, or the encoder is missing.
+            ConfigError: they are to start both at an identity and at what the encoder reads, the encoder is missing, or
+            memory is limited where `learn.person_steps` are to be taken.
+        FaceError: nobody said where the face is that settings ask for.
         """
+        check_person_steps_fit(config, views, options)
         if config.learn.start == "encoder":
             if options.init is not None:
                 raise ConfigError(
@@ -84,9 +89,7 @@ class StagedKeyValue(TokenMethod):
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
     ) -> Identity:
         """Learn as `learn`, from where tokens start, without further steps; with `learn.steps` 0 return the start."""
-        first = fit_first_tokens(options.init, config.learn)
-        if first is not None and config.learn.vectors == 1:
-            first = first[:, :, 0]
+        first = fit_first_table(options.init, config.learn)
         if first is not None and config.learn.steps == 0:
             tokens = expand_slots(first).contiguous()
             return Identity({"tokens": tokens}, create_header(name, backbone, config, seed))
@@ -110,17 +113,15 @@ def check_person_steps(backbone: Backbone, config: Config) -> None:
         )
 
 
-def take_person_steps(
-    identity: Identity, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
-) -> Identity:
-    """Return an identity after `learn.person_steps` more steps, as it is where there are none.
+def check_person_steps_fit(config: Config, views: PhotoViews, options: TrainingOptions) -> None:
+    """Refuse `learn.person_steps` that could not be taken after all the others were.
 
     Raises:
         ConfigError: memory is limited.
         FaceError: nobody said where the face is.
     """
     if config.learn.person_steps == 0:
-        return identity
+        return
     if options.memory is not None:
         raise ConfigError(
             "learn.person_steps cannot be taken in parts to fit into a limit of memory.",
@@ -131,10 +132,22 @@ def take_person_steps(
             "learn.person_steps needs to know where the face is.",
             "Learn with sefi.learn or `sefi learn`, which find it.",
         )
+
+
+def fit_first_table(init: Identity | None, settings: LearnSettings) -> Tensor | None:
+    """Return what `fit_first_tokens` does as `IdentityTokens` takes it: without the axis of vectors where one is."""
+    first = fit_first_tokens(init, settings)
+    return first[:, :, 0] if first is not None and settings.vectors == 1 else first
+
+
+def take_person_steps(
+    identity: Identity, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions
+) -> Identity:
+    """Return an identity after `learn.person_steps` more steps, as it is where there are none."""
+    if config.learn.person_steps == 0:
+        return identity
     config = make_person_config(config)
-    first = fit_first_tokens(identity, config.learn)
-    if first is not None and config.learn.vectors == 1:
-        first = first[:, :, 0]
+    first = fit_first_table(identity, config.learn)
     tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
     found = make_more_alike(PersonTask(backbone, views, config, seed, tokens), options.progress)
     if found is None:

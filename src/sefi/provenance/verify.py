@@ -20,7 +20,7 @@ from sefi.provenance.mark import FoundMark, find_mark
 from sefi.provenance.metadata import LONGEST_TEXT, PARAMETERS_KEY, SOURCE_TYPE, read_source_type
 from sefi.provenance.payload import compute_installation_number, compute_payload, split_payload
 
-SUFFIXES = (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)  # that a folder is searched for; what cannot be read is told
+SUFFIXES = (*IMAGE_SUFFIXES, *UNREAD_SUFFIXES)  # that a folder is searched for; what cannot be read is listed
 LARGEST_FILE = 64 << 20  # bytes
 MOST_PIXELS = 64_000_000
 SMALLEST_SIDE = 16  # pixels

@@ -21,7 +21,7 @@ from sefi.identity.tokens import IdentityTokens, get_stages
 from sefi.photo.augment import PhotoViews, convert_to_bytes
 from sefi.photo.detect import YuNetDetector
 from sefi.training.loop import Numbers, train
-from sefi.training.token_inversion import TrainingModel, encode_key_value_texts, encode_training_texts
+from sefi.training.token_inversion import TrainingModel, draw_noise, encode_key_value_texts, encode_training_texts
 
 LOGGER = logging.getLogger(REMARKS)
 # None of them is a prompt of the benchmark.
@@ -82,7 +82,9 @@ class PersonTask:
         count, tokens = len(SENTENCES), self.tokens()
         scheduler = create_scheduler(self.backbone, "ddim", DENOISING_STEPS)
         scheduler.set_timesteps(DENOISING_STEPS)
-        latents = self.draw_noise(count)
+        side = self.backbone.latent_size
+        like = torch.empty((count, self.backbone.latent_channels, side, side), dtype=self.backbone.dtype)
+        latents = draw_noise(like.to(self.backbone.device), create_generator(self.seed, "person"))
         plain = IdentityConditioner(self.backbone, []).encode_negative(count)
         progress.start(DENOISING_STEPS, "images to compare")
         for timestep in scheduler.timesteps:
@@ -99,13 +101,6 @@ class PersonTask:
             faces = detector(convert_to_bytes(image))
             if len(faces) == 1:
                 self.landmarks[number] = torch.tensor(faces[0].landmarks)
-
-    def draw_noise(self, count: int) -> Tensor:
-        """Draw what the images begin with, `[image, channel, h, w]`."""
-        side = self.backbone.latent_size
-        random = create_generator(self.seed, "person")
-        noise = torch.randn((count, self.backbone.latent_channels, side, side), generator=random, dtype=torch.float32)
-        return move_to_device(noise.to(self.backbone.dtype), self.backbone.device)
 
     def predict_guided(
         self, tokens: Tensor, latents: Tensor, unguided: Tensor, times: Tensor, numbers: Tensor
