@@ -174,7 +174,7 @@ def learn(  # noqa: PLR0913
     check_name(name)
     seed = require_seed(seed)
     check_config_type(config)
-    check_crop(config.learn.class_word, crop=crop, face=face, box=box, detector=detector)
+    check_crop(config, crop=crop, face=face, box=box, detector=detector)
     method = get_method(config.method)
     require_config(config, method.config_type)
     check_learning_inputs(backbone, consent, evaluators, checkpoint)
@@ -261,7 +261,7 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def check_crop(class_word: str, *, crop: bool, face: int | None, box: Box | None, detector: str | Path | None) -> None:
+def check_crop(config: Config, *, crop: bool, face: int | None, box: Box | None, detector: str | Path | None) -> None:
     """Refuse what says where the subject is and is of another type, or contradicts itself.
 
     Raises:
@@ -274,7 +274,9 @@ def check_crop(class_word: str, *, crop: bool, face: int | None, box: Box | None
         check_box(box)
     remedy = "Give the path of a YuNet ONNX file."
     check_type(detector, (str, Path, type(None)), "The face detector", FaceError, remedy)
-    check_crop_options(class_word, crop=crop, face=face, box=box, detector=detector)
+    check_crop_options(
+        config.learn.class_word, crop=crop, face=face, box=box, detector=detector, reads_face=config.reads_face
+    )
 
 
 def check_learning_inputs(
@@ -439,7 +441,7 @@ def crop_photo(
         box: what to cut out instead, made a square; for subjects whose face no detector finds.
         crop: False takes the photo's middle square, face or not.
         detector: a YuNet ONNX file; None takes the one in the package, for drawings or for photographs, as the model
-            is; refused as `face` is.
+            is; refused where neither this nor a setting looks for a face.
 
     Raises:
         ConfigError: options contradict each other.
@@ -449,7 +451,7 @@ def crop_photo(
     if isinstance(photo, SubjectCrop):
         return photo
     class_word = config.learn.class_word
-    check_crop(class_word, crop=crop, face=face, box=box, detector=detector)
+    check_crop(config, crop=crop, face=face, box=box, detector=detector)
     height, width = photo.pixels.shape[-2:]
     remark, chosen, given = None, None, None
     if box is not None:
@@ -519,7 +521,7 @@ def find_faces_in(
                 f"learn.{setting} needs a face, and {learn.class_word!r} is no word for a person.",
                 "Leave it out, or use a class word for a person.",
             )
-    if not person or not (any(asking.values()) or learn.attention_loss == "hinge"):
+    if not config.reads_face:
         return ()
     finder = open_detector(backbone, detector)
     return tuple(find_subject_face(crop, finder) for crop in crops)

@@ -99,16 +99,17 @@ def test_images_of_the_class_are_drawn_once(settings, work_off, monkeypatch):
 
 
 @pytest.mark.slow
-def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tmp_path):
+@pytest.mark.parametrize(("crop", "each"), [(True, 2), (False, 1)])  # a crop and a face in it; without a crop the face
+def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tmp_path, crop, each):
     """Also the face that settings ask for, in the square that is learned."""
     opened, detector = [], tmp_path / "detector.onnx"
     detector.touch()
     face = Face(0.0, 0.0, 8.0, 8.0, ((0.0, 0.0),) * 5, 0.9)
     monkeypatch.setattr("sefi.api.YuNetDetector", lambda path: opened.append(path) or (lambda _rgb: [face]))
     config = override(settings.config, ["learn.class_word=person", "learn.outside_weight=0.5"])
-    _, done = work_off(settings, config=config, detector=detector, preview=None)
+    _, done = work_off(settings, config=config, detector=detector, preview=None, crop=crop)
     assert [state_of(settings, name) for name in done] == [ItemState.LEARNED] * 2
-    assert opened == [detector] * 4  # a crop and a face in it for each
+    assert opened == [detector] * (2 * each)
 
 
 @pytest.mark.parametrize(("wanted", "taken"), [(2, 2), (25, 25), (50, 25)])

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 from tests.cli.processes import run_forked, run_fresh
 
-from sefi.evaluation.encoders import EMBEDDED_EVALUATORS
+from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
 
 NOWHERE = ("--model", "/nowhere/model")
@@ -24,7 +24,7 @@ PROMPT = "a photo of <ada> in snow"
         (("--set", "generate.scheduler=magic"), "scheduler"),
         (("--class-word", "dog", "--face", 2), "--face"),
         (("--no-crop", "--face", 9), "--no-crop"),
-        (("--class-word", "Person ", "--no-crop", "--detector", "x.onnx"), "--detector"),
+        (("--class-word", "Person ", "--preset", "scratch", "--no-crop", "--detector", "x.onnx"), "--detector"),
         (("--detector", "nowhere.onnx"), "nowhere.onnx"),
         (("--judges", "nowhere"), "nowhere"),
         (("--dtype", "fp16"), "fp16"),
@@ -159,6 +159,21 @@ def test_a_benchmark_looks_at_cheap_things_first(sefi, tmp_path, monkeypatch, wo
     assert "no model" not in found.stderr
 
 
+@pytest.mark.world
+def test_images_of_another_program_are_looked_for_before_the_model_is_opened(sefi, drawings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
+    suite = tmp_path / "theirs.toml"
+    suite.write_text('about = "x"\nprompt_lists = ["paper"]\n[[variants]]\nlabel = "theirs"\nimages = "nowhere"\n')
+    photo = tmp_path / "photos" / "ada.png"
+    photo.parent.mkdir()
+    photo.write_bytes((drawings / "ada.png").read_bytes())
+    found = sefi("bench", "run", suite, "--photos", photo.parent, "--out", "run", "--model", "empty")
+    assert found.exit_code == 2
+    assert "nowhere" in found.stderr
+    assert "opening" not in found.stderr
+
+
 def test_a_photograph_is_refused_before_the_embedded_model_is_opened(sefi, tmp_path, monkeypatch):
     import skimage.data
 
@@ -182,6 +197,15 @@ def test_a_photograph_is_learned_when_asked_for(sefi, tmp_path, monkeypatch, opt
     found = sefi("learn", "me.png", "--name", "me", "--no-crop", option, *quick)
     assert found.exit_code == 0, found.output
     assert Identity.load(tmp_path / "me.safetensors").name == "me"
+
+
+@pytest.mark.slow_after(1)
+def test_a_detector_is_of_use_without_a_crop_where_settings_look_for_a_face(sefi, drawings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--name", "ada", "--no-crop", "--detector", EMBEDDED_EVALUATORS / DETECTOR, "--steps", 1)
+    found = sefi("learn", drawings / "ada.png", *words, "--set", "learn.batch=1")
+    assert found.exit_code == 0, found.output
+    assert Identity.load(tmp_path / "ada.safetensors").header.settings["learn"]["start"] == "encoder"
 
 
 @pytest.mark.world

@@ -27,6 +27,17 @@ def test_an_input_is_never_written_over(refused, model_folder, names):
     assert names.read_bytes() == before
 
 
+@pytest.mark.parametrize("content", [None, b"", b"\xff\xfe"])
+def test_names_are_read_before_the_model_is_opened(refused, tmp_path, content):
+    (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
+    file = tmp_path / "listed.txt"
+    if content is not None:
+        file.write_bytes(content)
+    found = refused("encoder", "train", "--model", tmp_path / "empty", "--names", file, "--out", tmp_path / "e.st")
+    assert "listed.txt" in found
+    assert "opening" not in found
+
+
 def test_images_without_a_face_are_no_pairs(refused, model_folder, names, tmp_path):
     out = tmp_path / "e.safetensors"
     words = ["encoder", "train", "--model", model_folder, "--names", names, "--out", out, "--count", "1"]

@@ -48,6 +48,36 @@ def test_face_and_detector_are_refused_wherever_they_have_no_effect(word, crop, 
     assert ("--no-crop" in refused.value.problem) == (word in SPELLINGS)
 
 
+@pytest.mark.parametrize(("word", "crop", "boxed"), product((*SPELLINGS, *OTHERS), (True, False), (True, False)))
+def test_a_detector_is_of_use_wherever_settings_look_for_a_face(word, crop, boxed) -> None:
+    box = (0, 0, 9, 9) if boxed and crop else None
+    settings = {"crop": crop, "box": box, "detector": "yunet.onnx", "reads_face": True}
+    if word in SPELLINGS:
+        check_crop_options(word, **settings)
+        with pytest.raises(ConfigError, match="--face"):
+            check_crop_options(word, **settings | {"face": 1, "crop": False, "box": None})
+        return
+    with pytest.raises(ConfigError, match="--detector"):
+        check_crop_options(word, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "reads"),
+    [
+        ([], False),
+        (["learn.start=auto"], True),
+        (["learn.start=encoder"], True),
+        (["learn.outside_weight=0.5"], True),
+        (["learn.attention_loss=hinge"], True),
+        (["learn.person_steps=3"], True),
+    ],
+)
+@pytest.mark.parametrize("word", ["person", "dog"])
+def test_settings_say_whether_a_face_is_looked_for(settings, reads, word) -> None:
+    config = override(PAPER, [*settings, f"learn.class_word={word}"])
+    assert config.reads_face == (reads and word == "person")
+
+
 @pytest.mark.parametrize(("crop", "face", "detector"), product((True, False), (None, 1), (None, "yunet.onnx")))
 @pytest.mark.parametrize("word", ["person", "cat"])
 def test_a_box_is_the_only_word_on_where_the_subject_is(word, crop, face, detector) -> None:

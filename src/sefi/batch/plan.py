@@ -24,7 +24,7 @@ from sefi.core.errors import ConfigError, IdentityError, OutputError, PhotoError
 from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, describe_unread, write_text
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
-from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count, needs_face
+from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count
 from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
 from sefi.core.rng import require_seed
 from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates
@@ -327,8 +327,7 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
         config = override(config, [f"learn.class_word={values['class_word']}"])
     class_word = config.learn.class_word
     face = None if "face" not in values else parse_whole_number("face", values["face"], 1)
-    detector = settings.detector if needs_face(class_word, crop=settings.crop) else None
-    check_crop_options(class_word, crop=settings.crop, face=face, detector=detector)
+    check_crop_options(class_word, crop=settings.crop, face=face)
     seed = require_seed(parse_whole_number("seed", values["seed"], 0)) if "seed" in values else settings.seed
     consent = values.get("consent") or settings.consent
     if consent is not None or not settings.model.is_embedded:

@@ -281,7 +281,9 @@ def read_crops(item: BatchItem, settings: BatchSettings, model: CropModel) -> li
 
 def choose_detector(item: BatchItem, settings: BatchSettings) -> Path | None:
     """Return the face detector that is named, for an item in whose photos a face is looked for."""
-    return settings.detector if needs_face(item.config.learn.class_word, crop=settings.crop) else None
+    config = item.config
+    has_use = config.reads_face or needs_face(config.learn.class_word, crop=settings.crop)
+    return settings.detector if has_use else None
 
 
 def learn_item_identity(

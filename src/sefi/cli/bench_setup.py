@@ -111,6 +111,9 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     subjects = tuple(load_subjects(bench_options, detector))
     if len(subjects) < bench_options.suite.together:
         raise ConfigError("There are too few subjects to share an image.", "Give more of them.")
+    folders = open_suite_folders(
+        bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
+    )
     backbone = load_backbone(
         bench_options.model, download=bench_options.download, device=bench_options.device, dtype=bench_options.dtype
     )
@@ -118,9 +121,6 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     if progress is not None:  # the first process says it for all
         note_prompts(backbone, bench_options.suite)
         note_scored(evaluators, bench_options.suite, bench_options.photos)
-    folders = open_suite_folders(
-        bench_options.suite, [subject.key for subject in subjects], progress or SilentProgress()
-    )
     if progress is not None:
         note_folders(bench_options.suite, folders, len(subjects))
     progress = progress or SilentProgress()

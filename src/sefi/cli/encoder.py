@@ -47,7 +47,14 @@ def train_encoder(
     as_json: options.AsJson = False,
 ) -> None:
     """Fit it on the model's own images of names that it knows; of the embedded model, without names, on drawings."""
-    from sefi.cli.loading import check_detector, load_backbone, load_config
+    from sefi.cli.loading import (
+        ModelOptions,
+        check_detector,
+        check_model,
+        import_libraries,
+        load_backbone,
+        load_config,
+    )
     from sefi.cli.output import print_answer
     from sefi.cli.progress import TerminalProgress
     from sefi.core.files import FileKind, check_output, write_output
@@ -58,11 +65,15 @@ def train_encoder(
     check_output(out, FileKind.SAFETENSORS, inputs=inputs, overwrite=overwrite)
     check_detector(detector)
     config = load_config(preset, settings or [])
-    backbone = load_backbone(model, download=download, device=device, dtype=dtype)
+    check_model(ModelOptions(model, download, device, dtype))
+    import_libraries()
+    from sefi.methods.base import read_listed_names
     from sefi.methods.name_encoder import EncoderRecipe, fit_encoder, save_encoder
 
+    listed = None if names is None else read_listed_names(names)
+    backbone = load_backbone(model, download=download, device=device, dtype=dtype)
     with TerminalProgress() as progress:
-        pairs = collect_pairs(backbone, names, count, words, config, detector, progress)
+        pairs = collect_pairs(backbone, listed, count, words, config, detector, progress)
         encoder, explained = fit_encoder(pairs, EncoderRecipe(steps=steps), seed, progress)
     write_output(
         out,
@@ -71,14 +82,7 @@ def train_encoder(
         inputs=inputs,
         overwrite=overwrite,
     )
-    record: dict[str, object] = {
-        "encoder": str(out),
-        "bytes": out.stat().st_size,
-        "pairs": len(pairs.person),
-        "people": len(pairs.person.unique()),
-        "words": encoder.words,
-        "explained": round(explained, 4),
-    }
+    record = describe_fit(out, pairs, encoder.words, explained)
     text = (
         f"{out}: fitted on {record['pairs']} images of {record['people']} people; of the tokens of people left out it "
         f"explains {explained:.0%}\ntry: sefi learn PHOTO --name ada --set learn.start=encoder "
@@ -87,9 +91,21 @@ def train_encoder(
     print_answer(record, text, as_json=as_json, command="encoder train")
 
 
+def describe_fit(file: Path, pairs: "NamePairs", words: int, explained: float) -> dict[str, object]:
+    """Describe a fitted encoder for `--json`."""
+    return {
+        "encoder": str(file),
+        "bytes": file.stat().st_size,
+        "pairs": len(pairs.person),
+        "people": len(pairs.person.unique()),
+        "words": words,
+        "explained": round(explained, 4),
+    }
+
+
 def collect_pairs(
     backbone: "Backbone",
-    names: Path | None,
+    names: list[str] | None,
     count: int,
     words: int,
     config: "Config",
@@ -98,7 +114,6 @@ def collect_pairs(
 ) -> "NamePairs":
     """Pair heads with names: of the model's own images, or of drawings of people for the embedded model."""
     from sefi.api import open_detector
-    from sefi.methods.base import read_name_list
     from sefi.methods.name_encoder import draw_name_pairs
 
     finder = open_detector(backbone, detector)
@@ -106,4 +121,4 @@ def collect_pairs(
         from tiny_portraits.training.drawings import pair_drawings_with_names
 
         return pair_drawings_with_names(backbone, finder, progress)
-    return draw_name_pairs(backbone, read_name_list(backbone, str(names)), words, count, config, finder, progress)
+    return draw_name_pairs(backbone, names, words, count, config, finder, progress)

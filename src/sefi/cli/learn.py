@@ -133,7 +133,7 @@ def run_learn(
     chosen = loading.choose_preset(method, preset)
     config = loading.load_config(chosen, overrides)
     placement = Placement(face, None if box is None else parse_box(box), no_crop, detector, show_crop)
-    placement.check(config.learn.class_word, len(photos), inputs, overwrite=overwrite)
+    placement.check(config, len(photos), inputs, overwrite=overwrite)
     loading.check_evaluators(evaluators)
     check_consent_text(consent)
     start = None if init is None else load_start(init)
@@ -207,7 +207,7 @@ class Placement:
     show_crop: Path | None
 
     def check(
-        self, class_word: str, photo_count: int, inputs: "Sequence[Path | str | None]", *, overwrite: bool
+        self, config: "Config", photo_count: int, inputs: "Sequence[Path | str | None]", *, overwrite: bool
     ) -> None:
         """Refuse what contradicts itself, a detector that is not there, and a file for the crop that exists.
 
@@ -218,7 +218,14 @@ class Placement:
         from sefi.core.files import FileKind, check_output, is_regular_file
         from sefi.core.prompts import check_crop_options, check_photo_count
 
-        check_crop_options(class_word, crop=not self.no_crop, face=self.face, box=self.box, detector=self.detector)
+        check_crop_options(
+            config.learn.class_word,
+            crop=not self.no_crop,
+            face=self.face,
+            box=self.box,
+            detector=self.detector,
+            reads_face=config.reads_face,
+        )
         check_photo_count(photo_count, face=self.face, box=self.box)
         if self.show_crop is not None:
             # One of an interrupted training is compared once there is another.

@@ -18,7 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from sefi.core.errors import ConfigError, PromptError
 from sefi.core.hints import SCHEDULER_ALIASES, find_nearest, suggest_setting
-from sefi.core.prompts import FACE_TEMPLATES, SHORT_TEMPLATES, check_template, normalise_class_word
+from sefi.core.prompts import FACE_TEMPLATES, SHORT_TEMPLATES, check_template, is_person, normalise_class_word
 from sefi.core.text import is_utf8
 
 if TYPE_CHECKING:
@@ -289,6 +289,13 @@ class Config(Section, frozen=True):
     learn: LearnSettings = LearnSettings()  # pyright: ignore[reportCallIssue]
     views: ViewSettings = ViewSettings()  # pyright: ignore[reportCallIssue]
     generate: GenerateSettings = GenerateSettings()  # pyright: ignore[reportCallIssue]
+
+    @property
+    def reads_face(self) -> bool:
+        """Whether learning looks for a person's face in the square that is learned, however that was cut out."""
+        learn = self.learn
+        options = (learn.start != "class", learn.outside_weight != 1, learn.person_steps > 0)
+        return is_person(learn.class_word) and (any(options) or learn.attention_loss == "hinge")
 
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

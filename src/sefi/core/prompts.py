@@ -69,15 +69,25 @@ Box = tuple[int, int, int, int]
 
 
 def check_crop_options(
-    class_word: str, *, crop: bool, face: int | None = None, box: Box | None = None, detector: object | None = None
+    class_word: str,
+    *,
+    crop: bool,
+    face: int | None = None,
+    box: Box | None = None,
+    detector: object | None = None,
+    reads_face: bool = False,
 ) -> None:
     """Refuse options that say where the subject is and contradict each other, or look for a face where there is none.
+
+    Args:
+        reads_face: the settings look for a person's face in what is learned too (`Config.reads_face`): then a
+            detector is of use without a crop and with a box.
 
     Raises:
         ConfigError: a box and another of them, or a face or a detector though the subject is no person or the whole
             photo is taken.
     """
-    options = {"--face": face, "--detector": detector}
+    options = {"--face": face, "--detector": None if reads_face and is_person(class_word) else detector}
     unused = [option for option, value in options.items() if value is not None]
     if box is not None and (unused or not crop):
         others = [*unused, *([] if crop else ["--no-crop"])]

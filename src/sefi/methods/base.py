@@ -254,7 +254,7 @@ class NameListSettings(Section, frozen=True):
 
 
 def read_name_list(backbone: Backbone, listed: str | None, setting: str = "basis.names") -> list[str]:
-    """Return the names in a file, one a line, without repeats; without a file those that the embedded model knows.
+    """Return the names in a file; without a file those that the embedded model knows.
 
     Args:
         setting: the method's own name for the setting `listed`, for messages.
@@ -267,7 +267,15 @@ def read_name_list(backbone: Backbone, listed: str | None, setting: str = "basis
             "This model needs a list of the names that it knows.",
             f"Write one name a line into a file and give it with --set {setting}=FILE.",
         )
-    path = CHARACTERS if listed is None else Path(listed)
+    return read_listed_names(CHARACTERS if listed is None else Path(listed))
+
+
+def read_listed_names(path: Path) -> list[str]:
+    """Return the names in a file, one a line, in order and without repeats.
+
+    Raises:
+        ConfigError: the file cannot be read, is too long or has no name.
+    """
     with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
         lines = read_text(path, LARGEST_LIST).splitlines()
         if len(lines) > MOST_NAMES:
