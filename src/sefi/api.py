@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Unpack, cast
@@ -77,7 +77,7 @@ from sefi.identity.file import (
     make_photo_salt,
 )
 from sefi.methods import get_method, get_preset, is_of_tokens
-from sefi.methods.base import Method, TrainingOptions, check_method, create_header
+from sefi.methods.base import Method, TrainingOptions, check_method, create_header, list_idle_settings
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
     CropFace,
@@ -191,13 +191,15 @@ def learn(  # noqa: PLR0913
         check_init(init, method, backbone)
     if consent is None and not backbone.is_embedded:
         LOGGER.warning("nobody is stated to have agreed to this likeness: learn(..., consent=Consent(...)) states it")
-    for remark in list_training_remarks(backbone, config):
-        LOGGER.warning(remark)
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
-    config, faces = find_start(crops, backbone, config, detector, init)
-    views = PhotoViews(first, config.views, tuple(others), faces, tuple(one.place for one in crops))
-    probe = build_image_probe(method, backbone, crops[0], config, folder) if config.learn.probe_every else None
+    begun = find_start(crops, backbone, config, detector, init)
+    for remark in (*list_training_remarks(backbone, config), *begun.remarks):
+        LOGGER.warning(remark)
+    views = PhotoViews(first, begun.config.views, tuple(others), begun.faces, tuple(one.place for one in crops))
+    probe = (
+        build_image_probe(method, backbone, crops[0], begun.config, folder) if begun.config.learn.probe_every else None
+    )
     options = TrainingOptions(
         progress,
         None if checkpoint is None else Path(checkpoint),
@@ -207,7 +209,7 @@ def learn(  # noqa: PLR0913
         memory=None if memory is None else parse_memory(memory),
         class_images=class_images,
     )
-    learned = method.learn(name, views, backbone, config, seed, options)
+    learned = method.learn(name, views, backbone, begun.config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return add_consent(recorded, consent, init)
 
@@ -472,14 +474,29 @@ def crop_photo(
     )
 
 
+@dataclass(frozen=True)
+class LearningStart:
+    """Where learning starts.
+
+    Attributes:
+        config: the settings, of which `learn.start` is no longer auto.
+        faces: those of the crops, where a setting asks for them.
+        remarks: what a user should know: no face was found, or a setting has no effect.
+    """
+
+    config: Config
+    faces: tuple[CropFace, ...]
+    remarks: tuple[str, ...]
+
+
 def find_start(
     crops: Sequence[SubjectCrop],
     backbone: Backbone,
-    config: AnyConfig,
+    config: Config,
     detector: str | Path | None,
     init: Identity | None,
-) -> tuple[AnyConfig, tuple[CropFace, ...]]:
-    """Return settings that say where learning starts, where `learn.start` is auto, and the faces that they ask for.
+) -> LearningStart:
+    """Find where learning starts, where `learn.start` is auto, and the faces that the settings ask for.
 
     A name encoder reads people whose face is found, on a model that has an encoder; everything else starts at the class
     word, or at `init`.
@@ -488,16 +505,17 @@ def find_start(
         ConfigError, FaceError: as `find_faces_in`, where the settings leave no choice.
     """
     reads = can_read_tokens(backbone, config) and init is None
-    chosen = choose_start(config, encoder=reads)
+    chosen, remarks = choose_start(config, encoder=reads), list[str]()
     try:
         faces = find_faces_in(crops, backbone, chosen, detector)
     except FaceError as error:
         if config.learn.start != "auto" or chosen.learn.start == "class":
             raise
-        LOGGER.warning("%s Learning starts at the class word.", error.problem)
+        remarks.append(f"{error.problem} Learning starts at the class word.")
         chosen = choose_start(config, encoder=False)
         faces = find_faces_in(crops, backbone, chosen, detector)
-    return chosen, faces
+    remarks += list_idle_settings(get_method(config.method), config, chosen)
+    return LearningStart(chosen, faces, tuple(remarks))
 
 
 def find_faces_in(

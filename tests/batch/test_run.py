@@ -99,8 +99,8 @@ def test_images_of_the_class_are_drawn_once(settings, work_off, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("crop", "each"), [(True, 2), (False, 1)])  # a crop and a face in it; without a crop the face
-def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tmp_path, crop, each):
+@pytest.mark.parametrize("crop", [True, False])
+def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tmp_path, crop):
     """Also the face that settings ask for, in the square that is learned."""
     opened, detector = [], tmp_path / "detector.onnx"
     detector.touch()
@@ -109,7 +109,16 @@ def test_the_named_detector_finds_every_face(settings, work_off, monkeypatch, tm
     config = override(settings.config, ["learn.class_word=person", "learn.outside_weight=0.5"])
     _, done = work_off(settings, config=config, detector=detector, preview=None, crop=crop)
     assert [state_of(settings, name) for name in done] == [ItemState.LEARNED] * 2
-    assert opened == [detector] * (2 * each)
+    # For the crop, if there is one, and for the face in it: where learning starts, and as it begins.
+    assert opened == [detector] * (6 if crop else 4)
+
+
+@pytest.mark.slow
+def test_where_learning_starts_and_settings_without_effect_are_remarked_on(settings, work_off):
+    config = override(settings.config, ["learn.patience=7", "learn.probe_every=0"])
+    _, done = work_off(settings, config=config, preview=None)
+    remarks = [read_item_record(settings.folder, name).remarks for name in done]
+    assert remarks == [("learn.patience has no effect: learn.probe_every is 0",)] * 2
 
 
 @pytest.mark.parametrize(("wanted", "taken"), [(2, 2), (25, 25), (50, 25)])

@@ -208,6 +208,18 @@ def test_a_detector_is_of_use_without_a_crop_where_settings_look_for_a_face(sefi
     assert Identity.load(tmp_path / "ada.safetensors").header.settings["learn"]["start"] == "encoder"
 
 
+@pytest.mark.slow_after(1)
+def test_why_learning_starts_at_the_class_word_and_what_has_no_effect_is_said(sefi, portrait, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--name", "ada", "--no-crop", "--any-style", "--steps", 1, "--set", "learn.batch=1")
+    found = sefi("learn", portrait, *words, "--set", "learn.patience=7", "--set", "views.latent_pool=2")
+    assert found.exit_code == 0, found.output
+    assert "note: No face was found in what is learned" in found.stderr
+    assert "Learning starts at the class word." in found.stderr
+    assert "note: learn.patience has no effect: learn.probe_every is 0" in found.stderr
+    assert found.stderr.count("note: ") == 2
+
+
 @pytest.mark.world
 def test_photographs_as_subjects_of_a_benchmark_are_refused_on_the_embedded_model(sefi, tmp_path, monkeypatch):
     import skimage.data

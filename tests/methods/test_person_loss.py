@@ -17,6 +17,7 @@ from sefi.methods.base import TrainingOptions, get_class_row
 from sefi.photo.augment import CropFace, PhotoViews
 from sefi.testing import PORTRAIT
 from sefi.training import person_loss
+from sefi.training.loop import list_recovery_remarks
 from sefi.training.person_loss import PersonTask, make_person_config
 
 FACE = CropFace((0.31, 0.23, 0.29, 0.37), ((0.37, 0.37), (0.53, 0.37), (0.45, 0.43), (0.39, 0.51), (0.51, 0.51)))
@@ -105,8 +106,10 @@ def test_images_without_a_face_leave_the_tokens(
 ) -> None:
     task = make_task(embedded, make_person_config(MORE), kind=FacelessTask)
     with caplog.at_level(logging.WARNING, logger=REMARKS):
-        assert person_loss.make_more_alike(task, SilentProgress()) is None
+        tensors, numbers = person_loss.make_more_alike(task, SilentProgress())
+    assert not tensors
     assert "learn.person_steps had no effect" in caplog.text
+    assert "learn.person_steps had no effect" in list_recovery_remarks(numbers)[0]
 
 
 def test_pets_and_other_models_are_refused(embedded: Backbone, backbone: Backbone) -> None:

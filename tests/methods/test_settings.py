@@ -1,7 +1,7 @@
 """Every setting of every method changes what is learned, or is refused: the whole matrix of methods and settings."""
 
 import re
-from itertools import count
+from itertools import count, product
 from pathlib import Path
 from typing import Literal, get_args, get_origin
 
@@ -12,12 +12,21 @@ from sefi.api import crop_photo
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.open import MODELS
 from sefi.benchmark.suite import list_bundled, open_suite
-from sefi.core.config import Config, list_setting_fields, list_setting_names, override, read_setting
+from sefi.core.config import (
+    DEFAULT,
+    PAPER,
+    Config,
+    choose_start,
+    list_setting_fields,
+    list_setting_names,
+    override,
+    read_setting,
+)
 from sefi.core.errors import ConfigError
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS, name_default_preset, select_read_settings
-from sefi.methods.base import TrainingOptions, check_method, refuse_unread_settings
+from sefi.methods.base import TrainingOptions, check_method, list_idle_settings, refuse_unread_settings
 from sefi.photo.augment import PhotoViews
 from sefi.photo.read import read_photo
 
@@ -126,6 +135,40 @@ def test_a_setting_that_is_not_read_is_refused(name: str, setting: str) -> None:
     named = needed[0].partition("=")[0] if needed else setting
     with pytest.raises(ConfigError, match=re.escape(f"{METHODS[name].info.title} does not read {named}, which is ")):
         refuse_unread_settings(METHODS[name], config)
+
+
+IDLE = {
+    "learn.attention_option=1": ("learn.attention_weight=0", LOSS[0]),
+    "learn.attention_reduction=mean": ("learn.attention_weight=0", "learn.attention_share=0.5"),
+    "learn.detach_query=true": ("learn.attention_weight=0", LOSS[0]),
+    "learn.attention_weight=0.7": ("learn.attention_share=0.5", "learn.attention_share=none"),
+    "learn.dropout=0.4": ("learn.expansion=direct", "learn.expansion=module"),
+    "learn.patience=7": ("learn.probe_every=0", "learn.probe_every=2"),
+    "views.pool_noise=fresh": ("views.latent_pool=0", "views.latent_pool=3"),
+}
+
+
+@pytest.mark.parametrize("setting", IDLE)
+def test_a_setting_that_another_one_makes_idle_is_named(setting: str) -> None:
+    method, (without, needed) = METHODS["sefi"], IDLE[setting]
+    config = override(PAPER, [without, setting])
+    (remark,) = list_idle_settings(method, config, config)
+    assert remark.startswith(f"{setting.partition('=')[0]} has no effect: {needed.partition('=')[0][:8]}")
+    used = override(PAPER, [needed, setting])
+    assert list_idle_settings(method, used, used) == []
+
+
+@pytest.mark.parametrize(("name", "encoder"), product(METHODS, (True, False)))
+def test_presets_have_no_idle_setting_of_their_own(name: str, encoder: bool) -> None:
+    for preset in (one for one in PRESETS.values() if one.method == name):
+        assert list_idle_settings(METHODS[name], preset, choose_start(preset, encoder=encoder)) == []
+
+
+def test_what_the_recipe_from_the_encoder_leaves_without_effect_is_named() -> None:
+    given = override(DEFAULT, ["learn.attention_option=1"])
+    (remark,) = list_idle_settings(METHODS["sefi"], given, choose_start(given, encoder=True))
+    assert "learn.attention_option has no effect" in remark
+    assert list_idle_settings(METHODS["sefi"], given, choose_start(given, encoder=False)) == []
 
 
 @pytest.mark.slow

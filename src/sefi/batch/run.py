@@ -20,6 +20,7 @@ from sefi.api import (
     CropModel,
     check_photo_styles,
     crop_photo,
+    find_start,
     generate,
     learn,
     record_run,
@@ -308,14 +309,15 @@ def learn_item_identity(
         return record, read_crops(item, settings, backbone) if prepared is None else prepared.require()
     check_place(path, record)
     crops = read_crops(item, settings, backbone) if prepared is None else prepared.require()
-    started = time.monotonic()
+    started, detector = time.monotonic(), choose_detector(item, settings)
+    begun = find_start(crops, backbone, item.config, detector, None)
     identity = learn(
         crops,
         name=item.name,
         backbone=backbone,
-        config=item.config,
+        config=begun.config,
         seed=item.seed,
-        detector=choose_detector(item, settings),
+        detector=detector,
         evaluators=settings.evaluators,
         consent=None if item.consent is None else parse_consent(item.consent, date.today()),  # noqa: DTZ011
         progress=progress,
@@ -331,6 +333,7 @@ def learn_item_identity(
         seconds=round(time.monotonic() - started, 2),
         remarks=(
             *(remark for crop in crops for remark in crop.remarks),
+            *begun.remarks,
             *list_recovery_remarks(identity.header.metrics),
         ),
         run=record_run(identity, settings.preset, settings.model.name, None).dump(),

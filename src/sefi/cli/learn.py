@@ -295,7 +295,7 @@ def learn_and_save(
     files: "Sequence[Path]", path: Path, learn_options: LearnOptions, model_options: "ModelOptions"
 ) -> "tuple[Identity, dict[str, object]]":
     """Learn the subject of photo files and write its identity; say how long it took."""
-    from sefi.api import check_photo_styles, find_start, learn, list_training_remarks, list_training_sentences
+    from sefi.api import check_photo_styles, learn, list_training_remarks, list_training_sentences
     from sefi.cli.loading import load_backbone
     from sefi.cli.output import print_remark
     from sefi.cli.progress import TerminalProgress
@@ -319,9 +319,7 @@ def learn_and_save(
     for remark in [*list_training_remarks(backbone, learn_options.config), *started_from]:
         print_remark(f"note: {remark}")
     crops = crop_all(photos, backbone, learn_options)
-    config, faces = find_start(
-        crops, backbone, learn_options.config, learn_options.placement.detector, learn_options.init
-    )
+    config, faces = choose_learning_start(crops, backbone, learn_options)
     unfinished, resumed_at = find_checkpoint(path, crops, faces, backbone, replace(learn_options, config=config))
     started = time.monotonic()
     with TerminalProgress() as progress:
@@ -385,6 +383,19 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
             write_output(placement.show_crop, FileKind.PNG, sheet.write, inputs=inputs, overwrite=overwrite)
         print_remark(f"crop: {placement.show_crop}")
     return crops
+
+
+def choose_learning_start(
+    crops: "Sequence[SubjectCrop]", backbone: "Backbone", learn_options: LearnOptions
+) -> "tuple[Config, tuple[CropFace, ...]]":
+    """Return settings with where learning starts, and the faces that they ask for; make the remarks on it."""
+    from sefi.api import find_start
+    from sefi.cli.output import print_remark
+
+    begun = find_start(crops, backbone, learn_options.config, learn_options.placement.detector, learn_options.init)
+    for remark in begun.remarks:
+        print_remark(f"note: {remark}")
+    return begun.config, begun.faces
 
 
 def is_of_unfinished_training(path: Path) -> bool:

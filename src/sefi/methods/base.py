@@ -1,6 +1,6 @@
 """The protocol of a method, and what methods share."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -13,10 +13,12 @@ from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import USUAL_PREDICTIONS
 from sefi.core.config import (
     NAMES_FILE,
+    STARTING_PRESETS,
     Config,
     LearnSettings,
     Section,
     SettingsTree,
+    choose_start,
     dump_config,
     parse_config,
     read_setting,
@@ -222,15 +224,48 @@ def refuse_unread_settings(method: Method, config: Config) -> None:
     Raises:
         ConfigError: names the setting and the method.
     """
+    for name in list_unusual_settings(method, config, method.info.unread):
+        raise ConfigError(
+            f"{method.info.title} does not read {name}, which is {read_setting(config, name)}: it would have no"
+            " effect.",
+            "Leave this setting out, or use another method.",
+        )
+
+
+def list_unusual_settings(method: Method, config: Config, names: Iterable[str]) -> list[str]:
+    """List those of some settings whose value is neither the default nor that of one of a method's presets."""
     trees = [{}, *method.presets.values()]
     known = [parse_config({**tree, "method": config.method}, method.config_type) for tree in trees]
-    for name in method.info.unread:
-        value, *usual = (read_setting(one, name) for one in (config, *known))
-        if value not in usual:
-            raise ConfigError(
-                f"{method.info.title} does not read {name}, which is {value}: it would have no effect.",
-                "Leave this setting out, or use another method.",
-            )
+    starting = [one for one in STARTING_PRESETS.values() if one.method == config.method]
+    known += [*starting, *(choose_start(one, encoder=True) for one in starting)]
+    return [name for name in names if read_setting(config, name) not in [read_setting(one, name) for one in known]]
+
+
+NO_ATTENTION_LOSS = "learn.attention_weight is 0 and learn.attention_share is not set"
+
+
+def list_idle_settings(method: Method, given: Config, chosen: Config) -> list[str]:
+    """List settings that somebody has changed and another one leaves without effect, each with the reason.
+
+    Args:
+        given: the settings as they were asked for.
+        chosen: what is learned with, where `learn.start` is no longer auto.
+    """
+    learn = chosen.learn
+    reasons: dict[str, str] = {}
+    if learn.attention_weight == 0 and learn.attention_share is None:
+        names = ("attention_option", "attention_reduction", "detach_query")
+        reasons |= dict.fromkeys((f"learn.{name}" for name in names), NO_ATTENTION_LOSS)
+    if learn.attention_share is not None:
+        reasons["learn.attention_weight"] = "learn.attention_share takes its place"
+    if learn.expansion == "direct":
+        reasons["learn.dropout"] = "learn.expansion is direct"
+    if learn.probe_every == 0:
+        reasons["learn.patience"] = "learn.probe_every is 0"
+    if chosen.views.latent_pool == 0:
+        reasons["views.pool_noise"] = "views.latent_pool is 0"
+    read = [name for name in reasons if name not in method.info.unread]
+    return [f"{name} has no effect: {reasons[name]}" for name in list_unusual_settings(method, given, read)]
 
 
 class TokenMethod:

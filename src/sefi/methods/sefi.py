@@ -149,9 +149,6 @@ def take_person_steps(
     config = make_person_config(config)
     first = fit_first_table(identity, config.learn)
     tokens = IdentityTokens(get_class_row(backbone, config), config.learn, seed, first)
-    found = make_more_alike(PersonTask(backbone, views, config, seed, tokens), options.progress)
-    if found is None:
-        return identity
-    tensors, numbers = found
+    tensors, numbers = make_more_alike(PersonTask(backbone, views, config, seed, tokens), options.progress)
     header = identity.header.model_copy(update={"metrics": identity.header.metrics | numbers})
     return Identity(identity.tensors | tensors, header)

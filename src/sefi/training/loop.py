@@ -575,4 +575,6 @@ def list_recovery_remarks(metrics: Mapping[str, float]) -> list[str]:
         remarks.append(
             "learn.compile had no effect: torch could not compile the denoiser, or its gradients were others"
         )
+    if metrics.get("not_compared"):
+        remarks.append("learn.person_steps had no effect: none of the images to compare shows exactly one face")
     return remarks

@@ -169,10 +169,10 @@ def make_person_config(config: Config) -> Config:
     return config.model_copy(update={"learn": config.learn.model_copy(update=changed)})
 
 
-def make_more_alike(task: PersonTask, progress: Progress) -> tuple[Tensors, dict[str, float]] | None:
+def make_more_alike(task: PersonTask, progress: Progress) -> tuple[Tensors, dict[str, float]]:
     """Take the steps; return the tensors of the identity and the last step's numbers.
 
-    None where no image shows exactly one face, which is remarked on.
+    Where no image shows exactly one face there are no tensors, and `not_compared` is 1, which is remarked on.
 
     Raises:
         Interrupted: the user stopped it; nothing of it is saved.
@@ -181,5 +181,5 @@ def make_more_alike(task: PersonTask, progress: Progress) -> tuple[Tensors, dict
     task.generate_images(progress)
     if not task.landmarks:
         LOGGER.warning("learn.person_steps had no effect: none of %d images shows exactly one face", len(SENTENCES))
-        return None
+        return {}, {"not_compared": 1}
     return train(task, task.config, progress)
