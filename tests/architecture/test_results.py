@@ -5,6 +5,7 @@ import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sefi.core.config import override
@@ -272,3 +273,22 @@ def test_a_measurement_of_exports_says_what_it_depends_on(tmp_path):
     assert described[0]["settings"]["ours"]["learn"]["steps"] == 3
     assert described[0]["model"]["fingerprint"] == described[1]["model"]["fingerprint"]
     assert described[0]["signature"]
+
+
+def test_noise_of_seeds_is_told_from_that_of_people():
+    """A part of each person and a part of each prompt and seed: each error knows one of them."""
+    random, noise = np.random.default_rng(3), load("seed_noise")
+    people, places = random.normal(size=(7, 1, 1)), random.normal(size=(1, 5, 3))
+    found = noise.split_noise(np.broadcast_to(people, (7, 5, 3)))
+    assert found["standard_error_of_seeds"] == 0
+    assert found["standard_error_of_people"] == pytest.approx(float(people.std(ddof=1)) / 7**0.5, abs=1e-4)
+    found = noise.split_noise(np.broadcast_to(places, (7, 5, 3)))
+    assert found["standard_error_of_people"] == pytest.approx(0, abs=1e-4)
+    within = [np.var(one, ddof=1) for one in places[0]]
+    assert found["standard_error_of_seeds"] == pytest.approx((sum(within) / 5 / 15) ** 0.5, abs=1e-4)
+    assert found["mean_by_seed"] == pytest.approx(places.mean((0, 1)), abs=1e-4)
+
+
+def test_noise_of_seeds_is_what_was_measured():
+    record = json.loads((RECORDS / "seed_noise.json").read_text())
+    assert load("seed_noise").format_noise(record) in (SUITES / "more-people.md").read_text(encoding="utf-8")
