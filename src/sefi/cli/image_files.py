@@ -148,8 +148,8 @@ def choose_cell(rows: int, columns: int) -> int:
     """
     from sefi.report.contact_sheet import CELL, GAP
 
-    # The names of rows take half a cell.
-    return max(1, min(CELL, isqrt(LARGEST_GRID // (rows * (columns + 1))) - GAP))
+    # One more of each for the names of rows, half a cell wide, and for the gaps at the edges.
+    return max(1, min(CELL, isqrt(LARGEST_GRID // ((rows + 1) * (columns + 1))) - GAP))
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:
