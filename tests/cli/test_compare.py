@@ -460,6 +460,23 @@ def test_scores_and_images_of_a_benchmark_run_are_effects(compare, synthetic, tm
     assert found["differences"][2]["name"].endswith(".id")
 
 
+@pytest.mark.parametrize("kind", ["path", "link"])
+def test_a_record_leads_to_no_image_outside_its_run(compare, synthetic, tmp_path, kind):
+    samples = synthetic.make_samples()
+    synthetic.write_run(tmp_path / "one", synthetic.make_run(), samples)
+    synthetic.write_run(tmp_path / "two", synthetic.make_run(), samples)
+    private = tmp_path / "private.png"
+    Image.new("RGB", (96, 96)).save(private)
+    name = "../private.png"
+    if kind == "link":
+        name = "link.png"
+        (tmp_path / "two" / name).symlink_to(private)
+    changed = [samples[0].model_copy(update={"sha256": "00", "image": name}), *samples[1:]]
+    (tmp_path / "two" / "cells.jsonl").write_text("".join(one.dump() + "\n" for one in changed))
+    (found,) = compare(tmp_path / "one", tmp_path / "two")["differences"]
+    assert found["detail"] == "hashes of pixels differ; a file is missing"
+
+
 def test_images_are_compared_by_words_and_pixels(compare, drawn, tmp_path):
     image = next(path for path in drawn.glob("*.png") if path.name != "grid.png")
     shutil.copy(image, tmp_path / "same.png")

@@ -14,7 +14,7 @@ from PIL import Image
 from tests.diffusion.test_source_image import make_controlnet, make_image, make_mask
 
 from sefi.cli.attend import make_figure_writer
-from sefi.cli.image_files import make_grid_image, save_grid, shorten_names
+from sefi.cli.image_files import GridImage, make_grid_image, save_grid, shorten_names
 from sefi.diffusion.sampling import GeneratedImage
 from sefi.report.attention_figure import MapRow
 from sefi.report.contact_sheet import SheetRow, draw_contact_sheet
@@ -242,6 +242,16 @@ def test_the_grid_has_the_pixels_of_one_drawn_of_the_whole_images(tmp_path, size
     wanted = draw_contact_sheet([SheetRow("a cat", [image.pixels for image in images])])
     with Image.open(path) as grid:
         assert np.array_equal(np.asarray(grid), np.asarray(wanted))
+
+
+@pytest.mark.parametrize(("prompts", "count"), [(30, 3), (1, 80), (90, 1)])
+def test_a_grid_of_many_images_has_smaller_ones(tmp_path, monkeypatch, prompts, count):
+    """Pillow opens no image of 180 million pixels, so that of a run of thousands could not be read back."""
+    monkeypatch.setattr("sefi.cli.image_files.LARGEST_GRID", 500_000)
+    shown = [GridImage(f"cat {n}", Image.new("RGB", (160, 160))) for n in range(prompts) for _ in range(count)]
+    path, _ = save_grid(shown, tmp_path, mark=False)
+    with Image.open(path) as grid:
+        assert 250_000 <= grid.width * grid.height <= 500_000
 
 
 @pytest.mark.parametrize("names", [False, True])

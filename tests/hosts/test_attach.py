@@ -76,6 +76,26 @@ def test_every_row_of_a_batch_has_its_own_timestep(backbone):
     handle.detach()
 
 
+def test_short_stages_have_their_own_texts(backbone, pipe):
+    """27 and 25 stages have 675 in common, of one or two timesteps each."""
+    people = [make_identity(backbone, "ada", 27, 1), make_identity(backbone, "bob", 25, 2)]
+    prompt, total = "<ada> <bob>", backbone.num_train_timesteps
+    conditioner = IdentityConditioner(backbone, people)
+    keys = [conditioner.get_context_key(time) for time in range(total)]
+    borders = [time for time in range(1, total) if keys[time] != keys[time - 1]]
+    with sefi.attach(pipe, *people) as handle:
+        texts = handle.encode(prompt)["prompt_embeds"]
+        width = texts.shape[-1] // handle.stages
+    wrong = []
+    for time in borders:
+        stage = handle.stages * time // total
+        found = texts[..., stage * width : (stage + 1) * width]
+        if not torch.equal(found, conditioner.encode_prompts([prompt], time).states):
+            wrong.append(time)
+    assert len(borders) == 50
+    assert not wrong
+
+
 def test_after_detaching_the_pipeline_is_what_it_was(backbone, pipe, people):
     def draw():
         return pipe(

@@ -1,6 +1,8 @@
 """The page of a run is one file that asks nobody for anything, and says what was picked, lost and not computed."""
 
+import base64
 import html
+import io
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -14,6 +16,7 @@ from sefi.benchmark.statistics import estimate_interval
 from sefi.benchmark.table_files import format_value
 from sefi.benchmark.tables import compute_differences, make_table, make_tables_by_kind
 from sefi.core.errors import ConfigError
+from sefi.provenance.metadata import SOURCE_TYPE, read_source_type
 from sefi.report.bench_images import (
     choose_best_and_worst,
     encode_photo_jpeg_uri,
@@ -300,6 +303,18 @@ def test_best_and_worst_are_by_id_where_the_prompt_was_obeyed(made):
     assert [pick.photos[0].caption for pick in worst] == ["ada"] * 3
     best, worst = choose_best_and_worst(samples[:3], run, folder, "ours")
     assert (len(best), len(worst)) == (1, 1)  # no image is both
+
+
+@pytest.mark.parametrize(
+    ("variant", "stated"), [("photo", None), ("same", None), ("other", None), ("ours", SOURCE_TYPE)]
+)
+def test_only_generated_images_among_the_best_are_called_generated(made, variant, stated):
+    """Where nothing is generated yet, the best of a page are photographs."""
+    run, samples, folder = made
+    best, worst = choose_best_and_worst(samples, run, folder, variant)
+    for one in [*best, *worst]:
+        content = base64.b64decode(one.image.uri.partition(",")[2])
+        assert read_source_type(Image.open(io.BytesIO(content))) == stated
 
 
 def test_captions_show_what_is_known():

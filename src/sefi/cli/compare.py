@@ -233,7 +233,9 @@ def collect_images(run: Mapping[str, Any], stated: "RunRecord | None", folder: P
     for entry in run["images"]:
         file, name = Path(str(entry["file"])).name, f"{entry['prompt']}, seed {entry['seed']}"
         seen[name] += 1
-        images[name if seen[name] == 1 else f"{name}, {seen[name]}"] = ImageOnRecord(hashes.get(file), folder / file)
+        images[name if seen[name] == 1 else f"{name}, {seen[name]}"] = ImageOnRecord(
+            hashes.get(file), locate_image(folder, file)
+        )
     return images
 
 
@@ -271,8 +273,15 @@ def load_benchmark(folder: Path) -> "Comparable":
     }
     if info.learning_files is not None:
         facts["inputs"] = dict(info.learning_files.list_files())  # both runs that have the key name all of them
-    images = {names[one.key]: ImageOnRecord(one.sha256, folder / one.image) for one in samples}
+    images = {names[one.key]: ImageOnRecord(one.sha256, locate_image(folder, one.image)) for one in samples}
     return Comparable("a benchmark run", facts, images=images)
+
+
+def locate_image(folder: Path, name: str) -> Path | None:
+    """Return the file of an image that a record names; None where it leads out of the run's folder."""
+    from sefi.core.reading import is_inside
+
+    return folder / name if is_inside(folder / name, folder) else None
 
 
 SCORES = {

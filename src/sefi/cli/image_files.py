@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass, replace
+from math import isqrt
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, SCHEMA_VERSION)  # 1 had no `run`, and named files as they were typed
+LARGEST_GRID = 60_000_000  # pixels: `sefi verify` checks 64 million, and Pillow opens no image of 180
 BYTES_ON_RECORD = 600  # that an image takes in a record at most, but for its prompt and the boxes of its faces
 
 
@@ -133,8 +135,21 @@ def save_grid(
         for prompt in dict.fromkeys(one.prompt for one in images)
     ]
     digests = [digest for one in images for digest in one.identities]
-    encoded = sign_encoded(encode_image(draw_contact_sheet(rows), mark=mark, identities=digests), key)
+    sheet = draw_contact_sheet(rows, cell=choose_cell(len(rows), max(len(row.images) for row in rows)))
+    encoded = sign_encoded(encode_image(sheet, mark=mark, identities=digests), key)
     return write_numbered(folder, "grid", ".png", encoded.write), encoded
+
+
+def choose_cell(rows: int, columns: int) -> int:
+    """Return the side of a grid's cells in pixels: that of every sheet, or less where images are thousands.
+
+    >>> choose_cell(10, 4), choose_cell(1100, 6)
+    (160, 82)
+    """
+    from sefi.report.contact_sheet import CELL, GAP
+
+    # One more of each for the names of rows, half a cell wide, and for the gaps at the edges.
+    return max(1, min(CELL, isqrt(LARGEST_GRID // ((rows + 1) * (columns + 1))) - GAP))
 
 
 def append_record(folder: Path, record: dict[str, object]) -> None:

@@ -181,8 +181,8 @@ class Attachment(AbstractContextManager["Attachment"]):
         conditioner = copy(self.conditioner)
         conditioner.encodings, conditioner.negative_encodings = RecentEncodings(), RecentEncodings()
         total = conditioner.backbone.num_train_timesteps
-        # The middle of each stage: any of its timesteps would do.
-        steps = [(2 * stage + 1) * total // (2 * self.stages) for stage in range(self.stages)]
+        # The first of each stage: any of its timesteps would do.
+        steps = [-(-stage * total // self.stages) for stage in range(self.stages)]
         if encoder is None:
             expanded, avoided = (
                 [expand_loaded_words(self.pipe, text) for text in texts] for texts in (prompts, negatives)

@@ -47,11 +47,11 @@ class ImageOnRecord:
 
     Attributes:
         pixels_sha256: of its pixels; None where no record says it.
-        path: where it would be; the file may be gone.
+        path: where it would be; the file may be gone. None where the record names none of its run.
     """
 
     pixels_sha256: str | None
-    path: Path
+    path: Path | None
 
 
 @dataclass(frozen=True)
@@ -272,11 +272,12 @@ def _compare_pixels(name: str, first: ImageOnRecord, second: ImageOnRecord) -> I
     def describe(detail: str) -> ComparedFact:
         return ComparedFact("images", name, first.pixels_sha256, second.pixels_sha256, detail)
 
-    if not (is_regular_file(first.path) and is_regular_file(second.path)):
+    files = [image.path for image in (first, second) if image.path is not None and is_regular_file(image.path)]
+    if len(files) < 2:
         fact = describe("hashes of pixels differ; a file is missing" if stated else NOT_COMPARED)
         yield replace(fact, is_unknown=not stated)
         return
-    one, other = (read_image_words(image.path)[0] for image in (first, second))
+    one, other = (read_image_words(file)[0] for file in files)
     if one.shape != other.shape:
         sides = [f"{pixels.shape[1]} x {pixels.shape[0]}" for pixels in (one, other)]
         yield describe(f"{sides[0]} pixels in A, {sides[1]} in B")

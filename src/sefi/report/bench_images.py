@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from PIL import Image
 
-from sefi.benchmark.records import PHOTOS_FOLDER, RunInfo, Sample, name_photo, split_group
+from sefi.benchmark.records import RunInfo, Sample, name_photo, split_group
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import contains_file, read_image
 from sefi.benchmark.tables import list_variants
@@ -123,11 +123,13 @@ def choose_best_and_worst(
     every image counts with its likeness.
     """
     scored = [c for c in samples if c.variant == variant and c.id is not None and c.prompt_score is not None]
+    generated = all(one.is_generated for one in run.suite.variants if one.label == variant)
     ranked = sorted(scored, key=lambda sample: rank_sample(sample, run.tau), reverse=True)
     count = min(PICKED, len(ranked) // 2)
     ends = ranked[:count], ranked[len(ranked) - count :]
     best, worst = (
-        [RankedImage(load_photos(c.subject, folder), make_captioned_image(c, folder)) for c in end] for end in ends
+        [RankedImage(load_photos(c.subject, folder), make_captioned_image(c, folder, generated=generated)) for c in end]
+        for end in ends
     )
     return best, worst
 
@@ -151,10 +153,10 @@ def make_sheet_image(sample: Sample | None, folder: Path) -> PageImage | None:
     )
 
 
-def make_captioned_image(sample: Sample, folder: Path) -> PageImage:
+def make_captioned_image(sample: Sample, folder: Path, *, generated: bool) -> PageImage:
     """Return an image that stands alone: its caption has subject, prompt and seed too."""
     caption = f"{sample.subject}, {sample.text}, seed {sample.seed}: {format_scores(sample)}"
-    return load_page_image(folder, sample.image, caption, f"{sample.variant}: {sample.text}")
+    return load_page_image(folder, sample.image, caption, f"{sample.variant}: {sample.text}", generated=generated)
 
 
 def format_scores(sample: Sample) -> str:
@@ -174,7 +176,9 @@ def format_scores(sample: Sample) -> str:
 def load_photos(subject: str, folder: Path) -> tuple[PageImage, ...]:
     """Return the learned photo of a subject, of both where two share an image."""
     keys = split_group(subject)
-    return tuple(load_page_image(folder, name_photo(key), key, f"The learned photo of {key}") for key in keys)
+    return tuple(
+        load_page_image(folder, name_photo(key), key, f"The learned photo of {key}", generated=False) for key in keys
+    )
 
 
 def load_attention_figures(folder: Path) -> list[PageImage]:
@@ -182,16 +186,24 @@ def load_attention_figures(folder: Path) -> list[PageImage]:
     run = RunFolder(folder)
     files = sorted(file for file in run.attention.glob("*.png") if file.name[0] != ".")
     return [
-        load_page_image(folder, run.shorten(file), file.stem, f"Attention maps: {file.stem}", WIDEST) for file in files
+        load_page_image(folder, run.shorten(file), file.stem, f"Attention maps: {file.stem}", side=WIDEST)
+        for file in files
     ]
 
 
-def load_page_image(folder: Path, name: str, caption: str, alt: str, side: int = SIDE) -> PageImage:
-    """Return an image file of the run's folder with its caption; a generated one has its marks on the page too."""
+def load_page_image(
+    folder: Path, name: str, caption: str, alt: str, *, side: int = SIDE, generated: bool = True
+) -> PageImage:
+    """Return an image file of the run's folder with its caption.
+
+    Args:
+        side: Most pixels of its width and height.
+        generated: It has the marks of a generated image on the page too; a photograph, also as a reference row, none.
+    """
     image = read_small_image(folder, name, side)
     if image is None:
         return PageImage("", caption, alt)
-    if Path(name).parts[0] == PHOTOS_FOLDER:
+    if not generated:
         uri = encode_photo_jpeg_uri(image)
     else:
         mark = read_marking(folder / name) is not False

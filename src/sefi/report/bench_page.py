@@ -189,7 +189,7 @@ def list_limits(samples: Sequence[Sample]) -> list[str]:
     subjects = len({sample.subject for sample in samples})
     few = (
         f"Few subjects ({subjects}): no interval goes beyond what single subjects have, so it is too narrow. Without "
-        "any difference it leaves out 0 in 26 % of comparisons of 3 subjects, 13 % of 4 and 8 % of 5, not in 5 %."
+        "any difference it leaves out 0 in 25 % of comparisons of 3 subjects, 13 % of 4 and 8 % of 5, not in 5 %."
         if subjects < FEWEST_TO_TELL
         else ""
     )
