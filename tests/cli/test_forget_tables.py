@@ -68,6 +68,7 @@ def test_a_card_with_scores_of_the_subjects_images_goes_and_what_else_is_there_s
         [("ada", "2", "d"), ("ada", "word", "0")],  # the plain word's image is the same for whoever is called ada
         [("ada", "floor", "b")],
         [("ada+eve", "2", "e")],
+        [("ada", "2", "d"), ("bob", "2", "b")],
     ],
 )
 def test_a_card_of_another_subject_of_the_name_stays_and_is_named(work, forget, run, keys):

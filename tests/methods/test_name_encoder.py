@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import given, strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
@@ -14,6 +15,7 @@ from sefi.core.config import override
 from sefi.core.errors import ConfigError, FaceError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
+from sefi.diffusion.text import tokenize_text
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS, sefi as sefi_method
 from sefi.methods.base import TrainingOptions, create_header, get_class_row
@@ -23,6 +25,7 @@ from sefi.methods.name_encoder import (
     EncoderRecipe,
     HeadFeatures,
     NamePairs,
+    compute_explained_variance,
     compute_head_features,
     draw_name_pairs,
     find_name_tokens,
@@ -96,7 +99,33 @@ def test_of_features_that_say_nothing_it_explains_nothing_and_the_seed_decides()
     assert torch.equal(encoder(nothing), again(nothing))
 
 
-def test_people_are_held_out_whole_and_few_are_refused() -> None:
+@pytest.mark.parametrize("held_out", [True, False])
+def test_people_are_held_out_whole(held_out: bool) -> None:
+    """Other heads and names of those who are held out change nothing of the encoder, only how well it is found."""
+    pairs, recipe = made_pairs((3, 5), 13, 11), EncoderRecipe(steps=2, batch=32)
+    changed = pairs.person % recipe.held_out == (0 if held_out else 1)
+
+    def change(values: torch.Tensor) -> torch.Tensor:
+        return torch.where(changed.view(-1, *[1] * (values.dim() - 1)), 2 * values.flip(-1), values)
+
+    heads = HeadFeatures(change(pairs.heads.latents), change(pairs.heads.faces))
+    (first, explained), (other, otherwise) = (
+        fit_encoder(one, recipe, 1, SilentProgress())
+        for one in (pairs, NamePairs(heads, change(pairs.tokens), pairs.person))
+    )
+    weights = other.state_dict()
+    assert all(torch.equal(one, weights[name]) for name, one in first.state_dict().items()) == held_out
+    assert explained != otherwise
+
+
+@given(st.floats(-1, 2), st.integers(0, 99))
+def test_a_share_of_the_way_from_the_mean_explains_its_share_of_the_variance(share: float, seed: int) -> None:
+    true, mean = random(5, 2, 7, seed=seed).double(), random(2, 7, seed=100).double()
+    found = mean + share * (true - mean)
+    assert compute_explained_variance(found, true, mean) == pytest.approx(1 - (1 - share) ** 2)
+
+
+def test_few_people_are_refused() -> None:
     pairs = made_pairs((3, 5), 0, 11, people=7)
     with pytest.raises(ConfigError, match="too few"):
         fit_encoder(pairs, EncoderRecipe(steps=1), 1, SilentProgress())
@@ -122,6 +151,9 @@ def test_foreign_and_damaged_files_are_refused(backbone: Backbone, encoder_file,
         "another shape": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
         "not finite": ({**tensors, "norm": torch.tensor(float("nan"))}, about),
         "not of this model's width": ({**tensors, "last.bias": tensors["last.bias"][:-1]}, about),
+        "are not of this": ({**tensors, "last.bias": tensors["last.bias"].repeat(9)}, about),
+        "tokens are not of this": ({name: one for name, one in tensors.items() if name != "last.bias"}, about),
+        "more than 16,384 numbers of a face": ({**tensors, "face_mean": torch.zeros(16_385)}, about),
     }
     for message, (changed, metadata) in cases.items():
         save_file(changed, path, metadata=metadata)
@@ -148,6 +180,19 @@ def test_without_steps_it_is_the_whole_result(backbone: Backbone, encoder_file) 
     assert made.tokens.shape == (5, 2, backbone.token_width)
     features = compute_head_features(backbone, [views.crop], [FACE], None)
     wanted = load_encoder(encoder_file[1], backbone)(features)[0, 0]
+    torch.testing.assert_close(made.tokens, wanted.expand(5, 2, -1), rtol=1e-4, atol=1e-6)
+
+
+def test_of_several_photos_it_reads_the_mean_of_what_each_shows(backbone: Backbone, encoder_file) -> None:
+    config = override(PRESETS["default"], [*START, f"learn.encoder={encoder_file[1]}"])
+    faces = FACE, replace(FACE, box=(0.4, 0.1, 0.3, 0.3))
+    one, two = (replace(make_views(backbone, config), faces=(face,)) for face in faces)
+    two = replace(two, crop=two.crop.flip(-1))
+    seen = [compute_head_features(backbone, [each.crop], each.faces, None).latents for each in (one, two)]
+    mean = HeadFeatures((seen[0] + seen[1]) / 2, torch.zeros(1, 0))
+    wanted = load_encoder(encoder_file[1], backbone)(mean)[0, 0]
+    both = PhotoViews(one.crop, config.views, (two.crop,), faces)
+    made = METHODS["sefi"].learn("ada", both, backbone, config, 1, TrainingOptions())
     torch.testing.assert_close(made.tokens, wanted.expand(5, 2, -1), rtol=1e-4, atol=1e-6)
 
 
@@ -257,6 +302,9 @@ def test_names_are_paired_with_their_first_tokens(backbone: Backbone) -> None:
     assert set(rows) == set(names)
     assert torch.equal(rows["ada lovelace"], rows["ada"])
     assert not torch.equal(rows["grace hopper"], rows["ada"])
+    tokens = tokenize_text(backbone, "grace hopper")
+    (whole,) = find_name_tokens(backbone, ["a", "grace hopper"], len(tokens)).values()
+    assert torch.equal(whole, torch.stack([backbone.get_token_row(token) for token in tokens]))
     with pytest.raises(ConfigError, match="No name has 8 tokens"):
         find_name_tokens(backbone, ["a"], 8)
 

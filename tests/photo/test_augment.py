@@ -113,6 +113,21 @@ def test_resized_views_are_those_of_custom_diffusion() -> None:
     assert torch.equal(mirrored, draw_resized_view(crop.flip(-1), 0.0, generator(4)).pixels)
 
 
+@given(seed=seeds)
+def test_resized_views_are_images_on_grey(seed: int) -> None:
+    crop = (torch.rand(3, SIDE, SIDE, generator=generator(5)) - 0.5).sign()  # bicubic sums leave the range
+    for stream in (generator(seed), generator(seed + 1), generator(seed + 2)):
+        view = draw_resized_view(crop, 0.5, stream)
+        assert view.pixels.shape == crop.shape
+        assert view.pixels.abs().max() <= 1
+        if view.box is not None:
+            left, top, right, bottom = (round(edge * SIDE) for edge in view.box)
+            around = view.pixels.clone()
+            around[:, top:bottom, left:right] = 0
+            assert not around.any()
+    assert torch.equal(crop.abs(), torch.ones_like(crop))
+
+
 def test_the_mask_of_a_view_is_of_the_photo_that_it_shows() -> None:
     places = CropFace((0.1, 0.1, 0.2, 0.3)), CropFace((0.6, 0.5, 0.3, 0.2))
     heads = [(2 * draw_head_mask(one.box, SIDE) - 1).expand(3, -1, -1) for one in places]
@@ -156,6 +171,9 @@ def test_the_image_itself_is_not_changed() -> None:
     views = PhotoViews(square(), ViewSettings())
     for seed in range(5):
         views.draw_view(generator(seed)).fill_(0)
+    apply(views.crop, ViewParameters()).fill_(0)
+    for seed in range(9):
+        draw_resized_view(views.crop, 0.0, generator(seed)).pixels.fill_(0)
     assert torch.equal(views.crop, square())
 
 
@@ -209,6 +227,27 @@ def test_canvases() -> None:
     assert apply(flat, small)[0, 0, 0] == -1
     for canvas in ("mean", "edge"):
         torch.testing.assert_close(apply(flat, replace(small, canvas=canvas)), flat)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0.0, 0.0), (1.0, 0.3), (0.2, 0.9)])
+def test_around_the_pasted_image_is_its_mean_or_its_nearest_pixel(left: float, top: float) -> None:
+    small = ViewParameters(scale=9 / SIDE, aspect=7 / 9, left=left, top=top)
+    black, mean, edge = (apply(square(), replace(small, canvas=canvas)) for canvas in ("black", "mean", "edge"))
+    first_row, first_column = round(top * (SIDE - 9)), round(left * (SIDE - 7))
+    pasted = black[:, first_row : first_row + 9, first_column : first_column + 7]
+    rows, columns = ((torch.arange(SIDE) - n).clamp(0, most) for n, most in ((first_row, 8), (first_column, 6)))
+    assert torch.equal(edge, pasted[:, rows][:, :, columns])
+    outside = black.eq(-1).all(0)
+    assert int(outside.sum()) == SIDE * SIDE - 63
+    torch.testing.assert_close(mean[:, outside], pasted.mean((1, 2))[:, None].expand(3, SIDE * SIDE - 63))
+    assert torch.equal(mean[:, ~outside], black[:, ~outside])
+
+
+def test_what_is_too_fine_for_a_small_view_is_its_mean() -> None:
+    stripes = torch.tensor([0.9, -0.9]).repeat(30).expand(3, 60, 60)
+    for image in (stripes, stripes.mT):
+        view = apply(image, ViewParameters(scale=1 / 3, canvas="edge"))
+        assert view.abs().max() < 0.2
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 3.0])

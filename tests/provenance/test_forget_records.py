@@ -91,6 +91,41 @@ def test_images_of_a_long_run_are_split_without_comparing_them_and_read_once(tmp
     assert digests == ["ada-0.png", "ada-1.png"]
 
 
+def make_shared_run(folder):
+    """Make the run of ada and bob with an image of each, and one that nobody says the prompt of."""
+    run = make_run(folder, "ada", ADA, ["red", "blue", "green"])
+    run["images"] = [{"file": "ada-0.png", "prompt": "<ada>"}, {"file": "ada-1.png", "prompt": "<bob>"}]
+    run["images"].append({"file": "ada-2.png", "prompt": None})
+    run["run"] |= {"identities": {"ada": ADA, "bob": BOB}, "settings": {"method": "sefi"}}
+    return run
+
+
+def test_an_image_shows_somebody_else_alone_only_where_its_prompt_says_so(tmp_path):
+    run = make_shared_run(tmp_path)
+    found = RunsOnRecord(tmp_path / "records.json", tmp_path / "a", frozenset([ADA]), [run], lambda _: True)
+    assert found.find_others(run) == {"ada-1.png"}
+    assert [one.path.name for one in found.list_images([run])[0]] == ["ada-0.png", "ada-2.png"]
+    colours = [(255, 0, 0), (0, 128, 0)]  # of what shows ada, as bytes
+    assert found.list_pixel_digests([run]) == {hashlib.sha256(bytes(one) * (19 * 23)).hexdigest() for one in colours}
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        (["a.safetensors", "b.safetensors"], ["b.safetensors"]),
+        (["a.safetensors"], []),
+        (["x.safetensors", "a.safetensors", "b.safetensors"], []),
+    ],
+)
+def test_what_is_left_of_a_run_names_no_file_that_may_be_the_identitys(tmp_path, files, left):
+    run = {**make_shared_run(tmp_path), "identities": files}
+    found = RunsOnRecord(tmp_path / "records.json", tmp_path / "a", frozenset([ADA]), [run], lambda _: True)
+    rest = found.drop_identity(run)
+    assert rest is not None
+    assert (rest["identities"], rest["run"]["identities"]) == (left, {"bob": BOB})
+    assert [one["file"] for one in rest["images"]] == [one["file"] for one in rest["run"]["images"]] == ["ada-1.png"]
+
+
 @pytest.mark.parametrize("alone", [True, False])
 def test_records_of_before_are_read_by_the_path(tmp_path, monkeypatch, alone):
     monkeypatch.chdir(tmp_path)
@@ -130,6 +165,15 @@ def test_a_subject_goes_with_the_groups_that_it_is_in(tmp_path):
     assert (info["subjects"], sorted(info["photos"])) == (["cy+dora"], ["bob", "cy", "dora"])
     rest = (folder / "cells.jsonl").read_text(encoding="utf-8")
     assert json.loads(rest) == {"subject": "cy+dora", "text": "line\u2028end"}
+
+
+def test_images_of_other_programs_go_with_the_subject_and_its_groups(tmp_path):
+    folder = make_benchmark(tmp_path / "run", ["ada", "ada+bob", "bob"])
+    info = json.loads((folder / "run.json").read_text())
+    images = [{"subject": one, "sha256": one} for one in ("ada", "ada+bob", "bob", "ada--2")]
+    (folder / "run.json").write_text(json.dumps({**info, "folders": {"theirs": {"name": "x", "images": images}}}))
+    take_subjects_out(folder, ["ada"])
+    assert json.loads((folder / "run.json").read_text())["folders"] == {"theirs": {"name": "x", "images": images[2:]}}
 
 
 def test_the_lines_of_a_subject_are_taken_out_of_a_record_of_any_size(tmp_path):

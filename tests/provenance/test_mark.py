@@ -155,3 +155,8 @@ def test_peaks_of_other_keys_are_as_rare_as_the_bound_says():
     for level in (2.0, 3.0, 4.0):
         assert np.mean(surfaces > level) <= math.exp(-level * level / 2)
     assert surfaces.max() < 7
+    strongest = surfaces.max((1, 2))
+    for level in (4.4, 4.6, 4.8):  # at the last few of the 400 are as strong
+        assert 0 < np.mean(strongest > level) <= mark._compute_false_alarms(level, 1)
+    assert mark._compute_false_alarms(9.0, 30) == pytest.approx(30 * mark._compute_false_alarms(9.0, 1))
+    assert mark._compute_false_alarms(1.0, 1) == 1

@@ -22,7 +22,7 @@ from sefi.methods import METHODS, PRESETS
 from sefi.methods.base import TrainingOptions, get_class_row
 from sefi.methods.custom_diffusion import make_resized_view_drawer
 from sefi.training import finetuning, token_inversion
-from sefi.training.loop import list_recovery_remarks
+from sefi.training.loop import list_recovery_remarks, train
 from sefi.training.together import TrainingGroup
 from sefi.training.token_inversion import BatchEncoder, ViewLatents
 
@@ -110,7 +110,9 @@ def test_the_same_parts_give_the_same_bits(make, limit, tmp_path):
     """Found by trying, set from the beginning, or gone on with after a stop."""
     checkpoint = tmp_path / "run"
     sizes = limit(1)
-    found, _ = finish(make())
+    first = make()
+    found, _ = finish(first)
+    assert first.recovery.parts == BATCH, "no more than there are samples"
     known = make()
     known.recovery.parts = BATCH
     assert torch.equal(finish(known)[0], found)
@@ -130,6 +132,17 @@ def test_the_same_parts_give_the_same_bits(make, limit, tmp_path):
     resumed.resume(checkpoint)
     assert torch.equal(finish(resumed)[0], found)
     assert set(sizes) == {1}
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(1, 3), (BATCH, BATCH)])
+def test_a_resumed_training_has_the_more_of_the_parts_that_it_found_and_was_told(backbone, tmp_path, told, wanted):
+    config = override(CONFIG, ["learn.steps=1"])
+    trainer = make_trainer(backbone, views(backbone, config), config, 1)
+    trainer.recovery.parts = 3
+    trainer.take_step(0)
+    trainer.save(tmp_path / "run")
+    task = make_trainer(backbone, views(backbone, config), config, 1).task
+    assert train(task, config, SilentProgress(), tmp_path / "run", parts=told)[1]["parts"] == wanted
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from sefi.core.progress import SilentProgress
 from sefi.methods import PRESETS
 from sefi.training import loop
 from sefi.training.checkpoint import KEY
-from sefi.training.loop import list_recovery_remarks
+from sefi.training.loop import list_recovery_remarks, summarise_step
 
 STEPS, GOOD = 13, 7
 CONFIG = override(
@@ -102,6 +102,34 @@ def test_three_strikes_end_with_the_last_good_state(backbone, make, spoil):
     assert "learning ended early, with the state of step 7" in list_recovery_remarks(numbers)[0]
     # Step 2 went back to the beginning, steps 9 and 11 to the copy that was made before step 7.
     assert torch.equal(found, train_plainly(backbone, [(step, 0.5) for step in range(3, GOOD)]))
+
+
+def test_the_best_before_they_led_back_to_the_beginning_is_the_result(backbone, make, spoil):
+    """The state that is left has learned nothing; what a probe chose before has."""
+    trainer = spoil(make(), {2, 3, 4})
+    trainer.probe, trainer.probe_every = lambda _: {1: 0.1, 2: 0.5}.get(trainer.done, 0.0), 1
+    found, numbers = finish(trainer)
+    assert (numbers["strikes"], numbers["ended_at"], trainer.best.step) == (3, 0, 2)
+    assert torch.equal(found, train_plainly(backbone, [(0, 1.0), (1, 1.0)]))
+
+
+@pytest.mark.parametrize("strikes", [0, 1, 2])
+def test_a_rate_that_falls_by_itself_is_halved_too(make, strikes):
+    trainer = make(override(CONFIG, ["learn.rate_schedule=cosine"]))
+    trainer.recovery.strikes = list(range(strikes))
+    trainer.set_step_rate(5)
+    wanted = 0.01 * (1 + math.cos(math.pi * 5 / STEPS)) / 2 / 2**strikes
+    assert trainer.optimiser.param_groups[0]["lr"] == pytest.approx(wanted)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_step_is_finite_where_the_norm_and_every_loss_are(value):
+    """A loss may be infinite though its gradient is not."""
+    parts = [(0.25, torch.tensor(2.0), {"a": 4.0, "b": 1.0}), (0.75, torch.tensor(3.0), {"a": 8.0})]
+    read = [0.5, 2.0, 3.0, 4.0, 1.0, 8.0]
+    assert summarise_step(parts, read) == {"a": 0.25 * 4 + 0.75 * 8, "b": 0.25}
+    for place in range(3):
+        assert summarise_step(parts, [value if n == place else one for n, one in enumerate(read)]) is None
 
 
 @pytest.mark.parametrize("patience", [1, 3])

@@ -50,7 +50,7 @@ def assert_near(found, alone, start):
 
 DIFFERENT = {
     2: ("learn.steps=3",),
-    3: ("learn.steps=5", "learn.class_word=dog", "learn.learning_rate=0.01"),
+    3: ("learn.steps=5", "learn.class_word=dog", "learn.learning_rate=0.01", "learn.rate_schedule=cosine"),
     5: ("learn.steps=4", "learn.gradient_clip=0.001", "learn.batch=1", "learn.attention_weight=0.01"),
     7: ("learn.steps=2", "learn.stages=3", "learn.token_norm_limit=1.01", "views.pool_noise=fresh"),
     11: ("learn.steps=3", "learn.attention_share=0.5", "learn.context_weight=0.1"),

@@ -423,7 +423,7 @@ class PhotoViews:
         mask = draw_head_mask(self.faces[number].box, self.crop.shape[-1])
         # The canvas is black, which is -1.
         unchanged = replace(parameters, brightness=1, contrast=1, saturation=1, hue=0, canvas="black")
-        return ((apply((2 * mask - 1).expand(3, -1, -1), unchanged)[:1] + 1) / 2).clamp(0, 1)
+        return (apply((2 * mask - 1).expand(3, -1, -1), unchanged)[:1] + 1) / 2
 
     def draw_crop(self, generator: torch.Generator) -> Tensor:
         """Draw one of the crops, `[3, R, R]`; of a single one nothing is drawn."""
