@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PhotoFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="PHOTO...", help="A photo of the subject, or several of the same; one is enough."),
+    typer.Argument(metavar="PHOTO", help="A photo of the subject, or several of the same; one is enough."),
 ]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
 ClassWord = Annotated[
