@@ -12,12 +12,12 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from sefi.cli.app import app
-from sefi.cli.compare import load_comparable
+from sefi.cli.compare import format_comparison, load_comparable
 from sefi.core.config import list_setting_fields
 from sefi.core.text import dump_json
 from sefi.identity.file import Identity
 from sefi.methods import get_preset
-from sefi.provenance.compare import compare_results
+from sefi.provenance.compare import ComparedFact, ResultComparison, compare_results
 
 PROMPT = "a photo of <ada> in snow"
 BOX = "3,4,40,40"
@@ -268,6 +268,13 @@ def test_an_identity_of_before_there_were_records_is_compared_in_what_it_states(
     found = compare(learned, tmp_path / "old.safetensors")
     assert found["equal"]
     assert {one["cause"] for one in found["unknown"]} == {"versions", "machine", "photo"}
+
+
+def test_salted_hashes_of_photos_are_not_said_to_be_on_one_side_only():
+    salted = ComparedFact("photo", "hash", "12ab", "34cd", is_unknown=True)
+    text = format_comparison(ResultComparison((), (salted,), 9), "identity")
+    assert "salted hash (photo):" in text
+    assert not [line for line in text.splitlines() if line.startswith("stated by one side only")]
 
 
 def test_the_identity_says_nothing_of_the_photo_or_the_place(learned, portrait, model_folder):

@@ -98,7 +98,6 @@ def test_the_crop_is_shown(learn, tmp_path):
         (("astronaut.png", "--box", "500,0,99,99"), "not inside the photo (512 x 512)"),
         (("astronaut.png", "--box", "1,2,30,40", "--face", 1), "--box says what to cut out, and so does --face"),
         (("astronaut.png", "camera.png", "--face", 1), "--face belongs to one photo, and there are 2"),
-        (("astronaut.png", "--show-crop", "astronaut.png"), "is an input of this command"),
     ],
 )
 def test_what_cannot_be_learned_is_refused(learn, tmp_path, words, problem):
@@ -106,3 +105,19 @@ def test_what_cannot_be_learned_is_refused(learn, tmp_path, words, problem):
     assert answer.exit_code == 2
     assert problem in json.loads(answer.stdout)["error"]
     assert not (tmp_path / "me.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("picture", "problem"),
+    [
+        ("astronaut.png", "is an input of this command"),
+        ("nowhere/crop.txt", "There is no folder"),
+        ("", "is a folder"),
+    ],
+)
+def test_errors_on_the_picture_of_the_crop_name_its_option(learn, tmp_path, monkeypatch, picture, problem):
+    monkeypatch.chdir(tmp_path)
+    answer = json.loads(learn("astronaut.png", "--show-crop", picture or tmp_path).stdout)
+    assert problem in answer["error"]
+    assert "--show-crop" in answer["try"]
+    assert "--out" not in answer["try"]

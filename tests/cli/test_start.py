@@ -1,5 +1,6 @@
 """How the program starts, helps, completes, and what it ships with."""
 
+import re
 import subprocess
 import sys
 from importlib.resources import files
@@ -47,6 +48,13 @@ def test_h_helps_everywhere(path):
     assert short.exit_code == long.exit_code == 0
     assert short.stdout == long.stdout
     assert "Usage" in short.stdout
+
+
+@pytest.mark.parametrize("path", COMMANDS, ids=" ".join)
+def test_help_is_whole_in_a_narrow_terminal(path):
+    found = CliRunner().invoke(app, [*path, "-h"], env={"COLUMNS": "80", "NO_COLOR": "1"}).stdout
+    assert "…" not in re.sub(r"--\S+", "", found)  # it stands where a word is cut, as an option's earlier names are
+    assert "...}..." not in found
 
 
 def test_the_shell_completes_commands():

@@ -150,7 +150,7 @@ def test_learning_within_a_limit_gives_the_same_identity(make, backbone):
     assert (parts.tokens - whole.tokens).norm() <= 1e-4 * whole.tokens.norm()
 
 
-@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "6 XB", "1e400"])
+@pytest.mark.parametrize("text", ["", "much", "-1GB", "0", "6", 6, "0.5KB", "6 XB", "1e400"])
 def test_what_is_no_size_is_refused(text):
     with pytest.raises(ConfigError, match="is no size of memory"):
         parse_memory(text)

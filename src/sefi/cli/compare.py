@@ -312,7 +312,8 @@ def format_comparison(comparison: "ResultComparison", kind: str) -> str:
         lines += ["", *format_fact_table(comparison.differences)]
     if comparison.unknown:
         names = ", ".join(dict.fromkeys(fact.cause for fact in comparison.unknown))
-        lines += ["", f"stated by one side only, and not compared ({names}):", *format_fact_table(comparison.unknown)]
+        reason = f"not compared, as only one side has it or as it is a salted hash ({names}):"
+        lines += ["", reason, *format_fact_table(comparison.unknown)]
     return "\n".join(lines)
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 FileEntry = dict[str, object]
 """What the record says of a file: `file`, `prompt`, `seed`, `invisible_mark`; `flagged`, `repaired_faces` if so."""
 SCHEDULERS = "ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm."
-Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT...", help='E.g. "a photo of <ada> at the beach".')]
+Prompts = Annotated[list[str], typer.Argument(metavar="PROMPT", help='E.g. "a photo of <ada> at the beach".')]
 Count = Annotated[int | None, typer.Option("--count", min=1, help="Images for each prompt.")]
 Steps = Annotated[int | None, typer.Option("--steps", min=1, help="Denoising steps.")]
 Guidance = Annotated[float | None, typer.Option("--guidance-scale", help="How strongly the prompt is followed.")]

@@ -2,6 +2,7 @@
 
 import shlex
 import time
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sefi.cli import options
-from sefi.core.errors import ConfigError
+from sefi.core.errors import ConfigError, OutputError
 from sefi.core.text import parse_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Sequence
 
     from sefi.backbone.bundle import Backbone
     from sefi.cli.loading import ModelOptions
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 PhotoFiles = Annotated[
     list[Path],
-    typer.Argument(metavar="PHOTO...", help="A photo of the subject, or several of the same; one is enough."),
+    typer.Argument(metavar="PHOTO", help="A photo of the subject, or several of the same; one is enough."),
 ]
 Name = Annotated[str, typer.Option("--name", help="The word for it in prompts: <ada>.")]
 ClassWord = Annotated[
@@ -230,8 +231,18 @@ class Placement:
         if self.show_crop is not None:
             # One of an interrupted training is compared once there is another.
             again = is_regular_file(self.show_crop) and is_of_unfinished_training(self.show_crop)
-            check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite or again)
+            with name_crop_option():
+                check_output(self.show_crop, FileKind.PNG, inputs=inputs, overwrite=overwrite or again)
         check_detector(self.detector)
+
+
+@contextmanager
+def name_crop_option() -> "Generator[None]":
+    """Let errors on the picture of the crop name its own option; those of `core/files.py` name the result's."""
+    try:
+        yield
+    except OutputError as error:
+        raise OutputError(error.problem, error.remedy.replace("--out", "--show-crop")) from error
 
 
 @dataclass(frozen=True)
@@ -380,7 +391,8 @@ def crop_all(photos: "Sequence[Photo]", backbone: "Backbone", learn_options: Lea
         sheet = encode_photo(draw_crop_sheet(photos, crops), [NOT_LEARNED_YET])
         if not is_same_content(placement.show_crop, sheet.content):  # an interrupted training wrote it
             inputs, overwrite = learn_options.inputs, learn_options.overwrite
-            write_output(placement.show_crop, FileKind.PNG, sheet.write, inputs=inputs, overwrite=overwrite)
+            with name_crop_option():
+                write_output(placement.show_crop, FileKind.PNG, sheet.write, inputs=inputs, overwrite=overwrite)
         print_remark(f"crop: {placement.show_crop}")
     return crops
 

@@ -77,7 +77,7 @@ Evaluators = Annotated[
         "--evaluators",
         "--judges",  # its name before
         metavar="DIR",
-        help="Networks for methods and learn.probe_every: face_detection.onnx, face_recognition.onnx, clip/.",
+        help="Networks for methods and probes: a face detector, a face recogniser and clip/ (docs/guide.md).",
     ),
 ]
 ExpiredConsent = Annotated[

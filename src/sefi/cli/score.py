@@ -31,7 +31,7 @@ REFERENCES = {"photo pasted": "photo", "same subject": "same", "other subject": 
 
 Folders = Annotated[
     list[str],
-    typer.Argument(metavar="[NAME=]IMAGES...", help="Folders of images, or .jsonl lists of them, one for each method."),
+    typer.Argument(metavar="[NAME=]IMAGES", help="Folders of images, or .jsonl lists of them, one for each method."),
 ]
 Subjects = Annotated[
     list[str] | None,

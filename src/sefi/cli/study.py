@@ -31,7 +31,7 @@ Variants = Annotated[
 ]
 Count = Annotated[int, typer.Option("--count", min=1, help="Comparisons of each of the three questions.")]
 Checks = Annotated[int, typer.Option("--checks", min=0, help="Attention checks in each of two questions.")]
-Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="The answers.json of every rater.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILE", help="The answers.json of every rater.")]
 Draws = Annotated[int, typer.Option("--draws", min=100, max=10_000, help="Resamples behind the intervals.")]
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 UNREADABLE = 1
 
-Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="PNG, JPEG and WebP images, and folders.")]
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE", help="PNG, JPEG and WebP images, and folders.")]
 
 
 def run_verify(images: Images, as_json: options.AsJson = False) -> None:

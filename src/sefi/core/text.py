@@ -10,6 +10,7 @@ from sefi.core.errors import ConfigError
 
 SURROGATE = re.compile("[\ud800-\udfff]")
 MOST_NAMED = 10  # files that a message names
+SMALLEST_MEMORY = 2**20  # bytes; less is a number whose unit was left out
 SLUG_LENGTH = 60  # letters of a prompt in the name of a file
 # What moves a terminal's cursor, changes its colours or title, or turns the order of letters round (Unicode's C0 and
 # C1, line and paragraph separators, bidirectional overrides and isolates).
@@ -117,7 +118,7 @@ def parse_memory(text: str | int) -> int:
     (6000000000, 536870912)
 
     Raises:
-        ConfigError: it is no size, or not above 0.
+        ConfigError: it is no size, or less than 1 MiB, as 6 is where 6GB was meant.
     """
     from pydantic import ByteSize, TypeAdapter, ValidationError  # noqa: PLC0415  `sefi --help` does without
 
@@ -125,6 +126,6 @@ def parse_memory(text: str | int) -> int:
         size = int(TypeAdapter(ByteSize).validate_python(text))
     except ValidationError:
         size = 0
-    if size <= 0:
+    if size < SMALLEST_MEMORY:
         raise ConfigError(f"{str(text)[:40]!r} is no size of memory.", "Write it as 6GB, or 6GiB.")
     return size

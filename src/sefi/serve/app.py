@@ -44,6 +44,8 @@ from sefi.serve.limits import (
 )
 
 PNG, JSON = "image/png", "application/json"
+# Faults of pydantic where a request is torn, a list, or sent as another type: curl's own is that of a form.
+NO_OBJECT = frozenset({"json_invalid", "model_attributes_type"})
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "the request cannot be read"},
     401: {"model": ErrorAnswer, "description": "the API key is missing or wrong"},
@@ -399,10 +401,10 @@ async def answer_invalid(_request: Request, error: Exception) -> Response:
     place = ".".join(str(part) for part in fault["loc"][1:])
     said = re.sub(r"\s+", " ", str(fault["msg"]))[:200]
     problem = f"{place[:80]}: {said}." if place else f"{said}."
-    return await answer_error(
-        _request,
-        ServeError(problem, "GET /openapi.json has what a request may hold.", HTTPStatus.UNPROCESSABLE_ENTITY),
-    )
+    remedy = "GET /openapi.json has what a request may hold."
+    if fault["type"] in NO_OBJECT:
+        problem, remedy = "The request is no JSON object.", f"Send one, with content-type: {JSON}."
+    return await answer_error(_request, ServeError(problem, remedy, HTTPStatus.UNPROCESSABLE_ENTITY))
 
 
 async def answer_http_error(_request: Request, error: Exception) -> Response:
