@@ -193,12 +193,12 @@ def learn(  # noqa: PLR0913
         LOGGER.warning("nobody is stated to have agreed to this likeness: learn(..., consent=Consent(...)) states it")
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
-    begun = find_start(crops, backbone, config, detector, init)
-    for remark in (*list_training_remarks(backbone, config), *begun.remarks):
+    plan = find_start(crops, backbone, config, detector, init)
+    for remark in (*list_training_remarks(backbone, config), *plan.remarks):
         LOGGER.warning(remark)
-    views = PhotoViews(first, begun.config.views, tuple(others), begun.faces, tuple(one.place for one in crops))
+    views = PhotoViews(first, plan.config.views, tuple(others), plan.faces, tuple(one.place for one in crops))
     probe = (
-        build_image_probe(method, backbone, crops[0], begun.config, folder) if begun.config.learn.probe_every else None
+        build_image_probe(method, backbone, crops[0], plan.config, folder) if plan.config.learn.probe_every else None
     )
     options = TrainingOptions(
         progress,
@@ -209,7 +209,7 @@ def learn(  # noqa: PLR0913
         memory=None if memory is None else parse_memory(memory),
         class_images=class_images,
     )
-    learned = method.learn(name, views, backbone, begun.config, seed, options)
+    learned = method.learn(name, views, backbone, plan.config, seed, options)
     recorded = add_record(learned, record_learning(backbone, crops, init, make_photo_salt(learned)))
     return add_consent(recorded, consent, init)
 
