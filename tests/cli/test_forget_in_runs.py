@@ -244,6 +244,26 @@ def test_what_a_kill_between_the_records_of_a_run_left_is_forgotten_by_the_next_
     assert not set(files["ada"]) & set(list_files(folder))
 
 
+def test_the_whole_run_is_searched_and_what_names_another_identity_of_the_subject(work, ada):
+    """Wherever the command is given, and whichever variant's identity it names."""
+    folder = work / "run"
+    files = make_benchmark(folder, ["ada", "bob"], ada)
+    (folder / "identities/ada--ours-v1.5.safetensors").write_bytes(
+        (folder / "identities/ada--2.safetensors").read_bytes().replace(b"person", b"people")
+    )
+    pages = {"other": "ada--ours-v1.5", "bob": "bob--2"}
+    (work / "pages").mkdir()
+    for name, stem in pages.items():
+        digest = compute_file_digest(folder / f"identities/{stem}.safetensors")
+        encode_photo(Image.new("RGB", (19, 23)), [digest]).write(work / "pages" / f"{name}.png")
+    sought = read_sought_identity(folder / "identities/ada--2.safetensors", is_sound=True)
+    found = {one.path for one in list_traces(sought, [])[0]}
+    assert {folder / name for name in files["ada"]} <= found
+    assert not found & {folder / name for name in files["bob"]}
+    found |= {one.path for one in list_traces(sought, [work / "pages"])[0]}
+    assert {one for one in found if one.parent == work / "pages"} == {work / "pages" / "other.png"}
+
+
 @pytest.fixture
 def closed(work):
     """Let nothing be removed from a folder for a block."""

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.cli.conftest import list_names
 
 from sefi.core.files import IDENTITY_KEY
+from sefi.identity.file import Identity, IdentityHeader
 from sefi.provenance.forget import list_traces, read_sought_identity, remove_traces
 from sefi.provenance.run_record import compute_file_digest
 
@@ -42,6 +43,27 @@ def test_tokens_that_are_everywhere_remove_nothing_else(work, forget, ada, token
     write_foreign(ada, {"tokens": tokens})
     assert forget("gift")["removed"] == [str(work / "gift.safetensors")]
     assert list_names(work) == before
+
+
+@pytest.mark.parametrize(
+    ("tokens", "kinds"),
+    [
+        (torch.zeros(5, 2, 7), []),
+        (torch.linspace(-1, 1, 70).round().reshape(5, 2, 7), []),
+        (torch.linspace(-1, 1, 14).reshape(1, 2, 7), []),  # 56 bytes
+        (torch.linspace(-1, 1, 28).reshape(2, 2, 7), [torch.float32]),
+        (torch.linspace(-1, 1, 70).reshape(5, 2, 7), [torch.float32, torch.float16]),
+    ],
+)
+def test_an_identity_is_known_by_tokens_that_are_long_and_varied(work, tokens, kinds):
+    header = IdentityHeader(
+        name="gift", method="sefi", stages=len(tokens), base_model="tiny:7:00", width=7, class_word="person"
+    )
+    Identity({"tokens": tokens}, header).save("gift.safetensors")
+    sought = read_sought_identity(work / "gift.safetensors", is_sound=True)
+    assert list(sought.numbers) == [tokens.to(kind).numpy().tobytes() for kind in kinds]
+    assert sought.tokens == hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+    assert read_sought_identity(work / "gift.safetensors").numbers == ()
 
 
 @pytest.mark.parametrize(
