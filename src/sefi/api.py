@@ -197,9 +197,7 @@ def learn(  # noqa: PLR0913
     for remark in (*list_training_remarks(backbone, config), *plan.remarks):
         LOGGER.warning(remark)
     views = PhotoViews(first, plan.config.views, tuple(others), plan.faces, tuple(one.place for one in crops))
-    probe = (
-        build_image_probe(method, backbone, crops[0], plan.config, folder) if plan.config.learn.probe_every else None
-    )
+    probe = build_image_probe(method, backbone, crops[0], plan.config, folder)
     options = TrainingOptions(
         progress,
         None if checkpoint is None else Path(checkpoint),
@@ -612,12 +610,14 @@ def list_prompt_remarks(
 
 def build_image_probe(
     method: Method, backbone: Backbone, crop: SubjectCrop, config: Config, folder: Path | None
-) -> ImageProbe:
-    """Build what scores an identity while it is learned.
+) -> ImageProbe | None:
+    """Build what scores an identity while it is learned; None where `learn.probe_every` is 0.
 
     Raises:
         ConfigError: the model has no evaluators and none are named.
     """
+    if config.learn.probe_every == 0:
+        return None
     if folder is None:
         raise ConfigError(
             "This model has no evaluators to stop at the best step.",
