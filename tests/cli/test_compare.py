@@ -344,6 +344,12 @@ def test_generating_again_is_equal_and_a_second_run_is_compared_with_the_first(
     assert "no two runs" in refused("compare", drawn, drawn, "--runs", "0,1")
 
 
+def test_a_number_of_a_run_is_refused_where_there_are_no_runs(refused, learned, tmp_path):
+    assert "no effect on an identity" in refused("compare", learned, learned, "--runs", "1,2")
+    Image.new("RGB", (9, 9)).save(tmp_path / "a.png")
+    assert "no effect on an image" in refused("compare", tmp_path / "a.png", tmp_path / "a.png", "--runs", "1,2")
+
+
 @pytest.mark.slow
 def test_another_prompt_identity_model_and_image_are_named_first(
     compare, drawn, learned, model_folder, other_model, files, portrait, tmp_path

@@ -27,6 +27,7 @@ UNEXPLAINED = {
 }
 OTHERWISE = "nothing else on record differs: a computation that is not deterministic, or a file that was changed"
 
+GENERATION = "a run of images"
 First = Annotated[Path, typer.Argument(metavar="A", help="An identity, an image, or the folder of a run.")]
 Second = Annotated[Path, typer.Argument(metavar="B", help="Another of the same kind.")]
 Runs = Annotated[
@@ -43,6 +44,8 @@ def run_compare(first: First, second: Second, runs: Runs = None, as_json: option
 
     numbers = parse_run_numbers(runs, is_same=os.path.realpath(first) == os.path.realpath(second))
     one, other = load_comparable(first, numbers[0]), load_comparable(second, numbers[1])
+    if runs is not None and GENERATION not in (one.kind, other.kind):
+        raise ConfigError(f"--runs has no effect on {one.kind}.", "Leave it out: it chooses runs of a records.json.")
     with TerminalProgress() as progress:
         comparison = compare_results(one, other, progress)
     record: dict[str, object] = {
@@ -212,7 +215,7 @@ def collect_generation(run: Mapping[str, Any], stated: "RunRecord | None", folde
         facts |= {"settings": stated.settings, "preset": {"preset": stated.preset}}
         facts["model"] |= {"signature": stated.model.signature, "source": stated.model.source}
         facts["identities"]["sha256"] = stated.identities
-    return Comparable("a run of images", facts, images=collect_images(run, stated, folder))
+    return Comparable(GENERATION, facts, images=collect_images(run, stated, folder))
 
 
 def list_inputs(inputs: Mapping[str, object], stated: "RunRecord | None") -> dict[str, object]:

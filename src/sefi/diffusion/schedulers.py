@@ -176,7 +176,8 @@ def compute_sampling_timesteps(
 ) -> NDArray[np.int64]:
     """Return the timesteps of a sampling run, `[steps]`, falling, each in [0, total).
 
-    The first is at least `total - 1 - total / steps`, and every stage is visited where there are as many steps. Leading
+    The first is at least `total - 1 - total / steps`, and every stage is visited where there are as many steps, but for
+    some numbers of steps of a total as small as 20. Leading
     spacing is Stable Diffusion's: 50 steps of 1000 are 981, 961, ..., 1. diffusers rounds the distance between two
     steps down, which leaves the noisiest timesteps out where `steps` does not divide `total`; there the exact distance
     is taken. One step is at `total - 1`.
