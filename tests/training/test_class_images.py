@@ -56,7 +56,7 @@ def learn(backbone, photo_file):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DRAWING)
 def test_memory_and_space_are_looked_at_before_any_is_drawn(learn, tmp_path, monkeypatch, name):
-    error, begun = learn(choose(name), memory=1)
+    error, begun = learn(choose(name), memory=2**20)
     assert (type(error), begun) == (ConfigError, [])
     assert "with one sample at a time" in error.problem
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
