@@ -28,7 +28,7 @@ from sefi.core.text import dump_json
 
 RECORD = Path(__file__).parent / "records" / "seed_noise.json"
 SCORES = {"background": "background leakage", "prompt_score": "prompt score", "id": "ID"}
-ALL, PORTRAITS, SCENES = "all", "from portraits", "from photos in scenes"  # a suite's `photos = "both"`
+ALL, PORTRAITS, SCENES = "all", "from portraits", "from photos in scenes"
 
 
 def collect_differences(samples: list[Sample], score: str, variant: str, other: str) -> NDArray[np.float64]:
@@ -66,7 +66,7 @@ def format_noise(record: Mapping[str, Any]) -> str:
     seeds = " | ".join(f"seed {seed}" for seed in record["seeds"])
     lines = [f"| people | difference | mean | {seeds} | standard error, seeds | standard error, people |"]
     lines.append("| --- " * (5 + len(record["seeds"])) + "|")
-    for part in (ALL, PORTRAITS, SCENES):
+    for part in (one for one in (ALL, PORTRAITS, SCENES) if one in record):
         for score, title in SCORES.items():
             found = record[part][score]
             means = " | ".join(f"{one:+.3f}" for one in (found["mean"], *found["mean_by_seed"]))
@@ -85,8 +85,10 @@ def main() -> None:
     folder = RunFolder(options.run)
     info, samples = folder.read_info(), folder.read_samples()
     chosen = [one for one in samples if one.variant in (options.variant, options.other)]
-    half = len(info.subjects) // 2
-    parts = {ALL: info.subjects, PORTRAITS: info.subjects[:half], SCENES: info.subjects[half:]}
+    parts = {ALL: info.subjects}
+    if info.suite.photos == "both":
+        half = len(info.subjects) // 2
+        parts |= {PORTRAITS: info.subjects[:half], SCENES: info.subjects[half:]}
     record: dict[str, Any] = {
         "suite": info.suite.name,
         "variant": options.variant,

@@ -160,7 +160,7 @@ def test_a_benchmark_looks_at_cheap_things_first(sefi, tmp_path, monkeypatch, wo
 
 
 @pytest.mark.world
-def test_images_of_another_program_are_looked_for_before_the_model_is_opened(sefi, drawings, tmp_path, monkeypatch):
+def test_images_of_another_program_are_searched_before_the_model_is_opened(sefi, drawings, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
     suite = tmp_path / "theirs.toml"

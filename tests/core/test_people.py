@@ -73,7 +73,7 @@ def test_a_detector_is_of_use_wherever_settings_look_for_a_face(word, crop, boxe
     ],
 )
 @pytest.mark.parametrize("word", ["person", "dog"])
-def test_settings_say_whether_a_face_is_looked_for(settings, reads, word) -> None:
+def test_settings_say_whether_a_face_is_read(settings, reads, word) -> None:
     config = override(PAPER, [*settings, f"learn.class_word={word}"])
     assert config.reads_face == (reads and word == "person")
 

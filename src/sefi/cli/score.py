@@ -64,7 +64,7 @@ class ScoreOptions:
     Attributes:
         folders: of each variant the folder or list of its images.
         photos: of each subject its photos, the first of which is compared with.
-        photo_folder: with the photos of all, where they were looked for so.
+        photo_folder: with the photos of all, if one was named.
         subject_folders: with those of one, or the photo itself.
     """
 
