@@ -14,6 +14,7 @@ Prompts are taken as they are. Writes experiments/records/seed_noise.json.
 
 import argparse
 from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,15 @@ def collect_differences(samples: list[Sample], score: str, variant: str, other: 
     Raises:
         ConfigError: an image or its score is missing.
     """
-    values = {(s.variant, s.subject, s.prompt, s.seed): getattr(s, score) for s in samples}
+    found = {(s.variant, s.subject, s.prompt, s.seed): getattr(s, score) for s in samples}
+    values = {place: float(value) for place, value in found.items() if value is not None}
     people, prompts, seeds = (sorted({getattr(s, key) for s in samples}) for key in ("subject", "prompt", "seed"))
-    wanted = [(one, prompt, seed) for one in people for prompt in prompts for seed in seeds]
-    pairs = [(values.get((variant, *place)), values.get((other, *place))) for place in wanted]
-    if any(None in pair for pair in pairs):
-        raise ConfigError(f"{score} is not there for all images.", "Finish the run.")
-    found = np.array([float(one) - float(two) for one, two in pairs])
-    return found.reshape(len(people), len(prompts), len(seeds))
+    places = list(product(people, prompts, seeds))
+    try:
+        differences = [values[variant, *place] - values[other, *place] for place in places]
+    except KeyError:
+        raise ConfigError(f"{score} is not there for all images.", "Finish the run.") from None
+    return np.array(differences).reshape(len(people), len(prompts), len(seeds))
 
 
 def split_noise(differences: NDArray[np.float64]) -> dict[str, Any]:
