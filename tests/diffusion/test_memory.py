@@ -1,11 +1,13 @@
 """Where there is no memory for a batch of images, fewer are generated at once; each is the same."""
 
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from tests.training.test_memory import Circle
+from PIL import Image
+from tests.training.test_memory import Circle, run_within_limit
 
 from sefi.api import generate
 from sefi.core.config import Config, parse_config
@@ -88,3 +90,24 @@ def test_another_error_is_raised_as_it_is(backbone, monkeypatch):
     monkeypatch.setattr(sampling, "decode_images", fail)
     with pytest.raises(RuntimeError, match="cannot be multiplied"):
         draw(backbone, 4)
+
+
+@pytest.mark.slow
+@pytest.mark.world
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read as Linux tells it")
+def test_a_process_that_may_have_no_more_memory_generates_the_same(tmp_path):
+    """Real allocations fail, wherever torch and oneDNN make them, with less and less address space."""
+
+    def generate_images(batch_size, limit=0):
+        folder = tmp_path / f"{batch_size}-{limit}"
+        words = ["generate", "a photo of a dog", "--count", 13, "--batch-size", batch_size, "--steps", 2]
+        code, answer, most = run_within_limit(limit, *words, "--out", folder, "--json")
+        assert code == 0, answer
+        return [np.asarray(Image.open(one["file"]), int) for one in answer["images"]], most
+
+    whole, most = generate_images(13)
+    least = generate_images(1)[1]
+    for share in (0.4, 0.15):
+        images, _ = generate_images(13, int(least + share * (most - least)))
+        for image, other in zip(images, whole, strict=True):
+            assert abs(image - other).max() <= 1

@@ -301,12 +301,23 @@ finally:
 """
 
 
+def run_within_limit(limit, *words):
+    """Run a command in so many bytes of address space (0: in any); return its code, its answer and the most it took."""
+    command = [sys.executable, "-c", LIMITED, str(limit), *map(str, words)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    return found.returncode, json.loads(found.stdout), int(found.stderr.split()[-1]) << 10
+
+
 @pytest.mark.slow
 @pytest.mark.world
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read as Linux tells it")
 def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
-    """Real allocations fail, wherever torch and oneDNN make them, with less and less address space."""
+    """Real allocations fail, wherever torch and oneDNN make them, with less and less address space.
+
+    oneDNN asks the system for the pages of its code, so failed tries must have given theirs back.
+    """
 
     def learn(name, batch, limit=0):
         words = [
@@ -321,17 +332,14 @@ def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
             2,
         ]
         words += ["--set", f"learn.batch={batch}", "--set", "views.latent_pool=8", "--json"]
-        command = [sys.executable, "-c", LIMITED, str(limit), "learn", *map(str, words)]
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-        return found.returncode, json.loads(found.stdout), int(found.stderr.split()[-1]) << 10
+        return run_within_limit(limit, "learn", *words)
 
     code, _, most = learn("whole", 64)
     assert code == 0
     least = learn("small", 4)[2]
     whole = load_file(tmp_path / "whole.safetensors")["tokens"]
     parts = []
-    for share in (0.8, 0.65):
+    for share in (0.7, 0.4, 0.15):
         name = f"limited-{share}"
         code, answer, _ = learn(name, 64, int(least + share * (most - least)))
         assert code == 0, answer
@@ -339,4 +347,4 @@ def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
         found = load_file(tmp_path / f"{name}.safetensors")["tokens"]
         assert (found - whole).norm() <= 1e-4 * whole.norm()
     assert parts == sorted(parts)
-    assert parts[0] >= 2
+    assert parts[-1] > 2

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from sefi.core.process import return_freed_memory
+
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
@@ -112,11 +114,12 @@ def shorten_reason(error: BaseException) -> str:
 
 
 def release_memory() -> None:
-    """Give back the memory that a failed computation held: circles of its frames, and an accelerator's cache."""
+    """Give back the memory that a failed computation held: circles of its frames, and what allocators hold back."""
     gc.collect()
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+    return_freed_memory()
 
 
 class PhotoError(SefiError):

@@ -1,8 +1,9 @@
-"""How this process starts: the cores it may use, OpenMP threads that free them while they wait, and quick imports.
+"""What this process takes of the machine: cores, threads that sleep while they wait, memory; and quick imports.
 
 This file loads no torch by itself: OpenMP reads its settings once, when torch is loaded.
 """
 
+import ctypes
 import gc
 import math
 import os
@@ -18,6 +19,11 @@ WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIB
 SPINS = "10000"
 # Whoever has set one of these has decided how many threads run.
 COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+# Whoever has set one of these has decided which memory glibc returns when it is freed.
+MEMORY_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+# How glibc's malloc.h calls the least bytes that get pages of their own, which go back when they are freed.
+M_MMAP_THRESHOLD = -3
+MAPPED_BYTES = 1 << 20
 
 
 def limit_spinning() -> None:
@@ -103,6 +109,42 @@ def read_system_file(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
+
+
+# ------------------------------------------------------------------ memory
+
+
+def return_memory_where_limited() -> None:
+    """Let memory go back as soon as it is freed where this process's address space is limited (`ulimit -v`).
+
+    For programs and their workers, before they load a model. What the user has set stays.
+    """
+    if is_address_space_limited() and not any(name in os.environ for name in MEMORY_VARIABLES):
+        return_freed_memory()
+
+
+def is_address_space_limited() -> bool:
+    """Return whether the system gives this process a part of the address space only; False but on Linux."""
+    if not sys.platform.startswith("linux"):
+        return False
+    import resource  # noqa: PLC0415  There is none on Windows.
+
+    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+
+
+def return_freed_memory() -> None:
+    """Let glibc return freed memory to the system: what is free now, and from now on large tensors when they are freed.
+
+    By itself it keeps freed tensors of up to 32 MB for the next ones: half a gigabyte of a step that failed stays this
+    process's, and what other libraries ask the system for (oneDNN for its code) is refused. It stays so for the rest
+    of the process, which then clears new pages for every large tensor. Does nothing with other C libraries.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
+        library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
+        library.malloc_trim(0)
 
 
 # ------------------------------------------------------------------ large libraries

@@ -1,0 +1,71 @@
+"""What a process keeps of the memory that it has freed, measured in fresh ones."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="what glibc does with freed memory")
+
+FREED = """
+import json, os, re, resource, torch
+from sefi.benchmark.worker_process import begin_worker
+from sefi.cli.app import set_up
+from sefi.core.errors import release_memory
+
+def read_sizes():
+    status = open("/proc/self/status").read()
+    return [int(re.search(kind + r":\\s*(\\d+)", status)[1]) >> 10 for kind in ("VmRSS", "VmSize")]
+
+if {limited}:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+torch.empty(31 << 20, dtype=torch.uint8)  # from here on glibc keeps tensors of up to 31 MiB when they are freed
+{before}
+tensors = [torch.ones(8 << 20, dtype=torch.uint8) for _ in range(37)]
+last = torch.ones(100_000)  # lies behind them, so that what is freed is not the heap's end
+sizes = [read_sizes()]
+del tensors
+sizes.append(read_sizes())
+{after}
+sizes.append(read_sizes())
+print(json.dumps(sizes))
+"""
+
+
+def measure(before="", after="", limited=False, **variables):
+    """Return resident memory and address space in MiB, with 37 tensors of 8 MiB, once they are freed, and after it."""
+    text = FREED.format(before=before, after=after, limited=limited)
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
+    found = subprocess.run(
+        [sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environment | variables
+    )
+    return json.loads(found.stdout)
+
+
+def test_freed_tensors_stay_where_nothing_is_limited():
+    """What is mended below, and what is faster where there is memory enough."""
+    full, freed, last = measure("set_up()", limited=False)
+    assert full[0] - last[0] < 50
+    assert full[1] - freed[1] < 50
+
+
+def test_freed_tensors_go_back_when_memory_is_released():
+    full, freed, last = measure(after="release_memory()")
+    assert full[0] - freed[0] < 50
+    assert full[0] - last[0] > 250
+
+
+@pytest.mark.parametrize("start", ["set_up()", "begin_worker(os.getppid(), 1, 0)"])
+def test_freed_tensors_go_back_at_once_where_the_address_space_is_limited(start):
+    """Programs and their workers; the addresses too, which another library may ask for."""
+    full, freed, _ = measure(start, limited=True)
+    assert full[0] - freed[0] > 250
+    assert full[1] - freed[1] > 250
+
+
+def test_what_the_user_has_set_stays():
+    full, freed, _ = measure("set_up()", limited=True, MALLOC_MMAP_THRESHOLD_=str(32 << 20))
+    assert full[0] - freed[0] < 50
