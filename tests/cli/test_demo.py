@@ -18,11 +18,24 @@ from sefi.identity.file import Identity
 PROMPTS = (("scene", "a photo of <ada> in snow"), ("style", "a drawing of <ada>"))
 
 
+class Labels(SilentProgress):
+    """What is said to begin."""
+
+    def __init__(self):
+        self.begun = []
+
+    def start(self, total, label):
+        self.begun.append(label)
+
+
+LABELS = Labels()
+
+
 @pytest.fixture(scope="module")
 def made(backbone, portrait, tmp_path_factory):
     folder = tmp_path_factory.mktemp("demo")
     config, learning = (load_config(preset, list(demo.QUICK)) for preset in ("default", "fast"))
-    run = demo.DemoRun(backbone, config, learning, 0, SilentProgress(), PROMPTS)
+    run = demo.DemoRun(backbone, config, learning, 0, LABELS, PROMPTS)
     demo.make_demo(demo.DemoPortrait(portrait, {"hair": "red curls"}), run, demo.prepare_demo_files(folder))
     return folder
 
@@ -39,6 +52,14 @@ def test_everything_is_written(made):
         "portrait.png",
         "sheet.png",
     ]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("made")
+def test_progress_says_which_row_of_the_sheet_is_made():
+    learned = [f"{row}: learning" for row in ("SeFi-IDE", "attention loss", "one token")]
+    generated = [f"{row}: generating" for row in ("SeFi-IDE", "attention loss", "one token", "person")]
+    assert [label for label in LABELS.begun if ": " in label] == learned + generated
 
 
 @pytest.mark.slow

@@ -147,6 +147,34 @@ def test_sigterm_finishes_what_was_taken_and_refuses_the_rest(model_folder, ada,
 
 
 @pytest.mark.slow
+@pytest.mark.loopback
+def test_a_second_ctrl_c_ends_the_server_at_once_and_says_so(model_folder, ada):
+    server, said = start(model_folder, ada.parent, "--max-batch", 1, "--max-steps", 1000)
+    lost = []
+
+    def draw(seed):
+        with pytest.raises((urllib.error.URLError, ConnectionError)) as error:
+            ask(said["address"], "/v1/generate", {"prompt": "a photo of <ada>", "seed": seed, "steps": 1000})
+        lost.append(error.value)
+
+    threads = [threading.Thread(target=draw, args=(seed,)) for seed in (4, 5)]
+    for thread in threads:
+        thread.start()
+    wait_until_drawing(said["address"])
+    server.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert server.poll() is None
+    server.send_signal(signal.SIGINT)
+    assert server.wait(10) == 130
+    for thread in threads:
+        thread.join(60)
+    assert len(lost) == 2
+    _, remarks = server.communicate()
+    assert remarks.splitlines()[-1] == "stopped at once: requests that were not finished have no answer"
+    assert "Traceback" not in remarks
+
+
+@pytest.mark.slow
 @pytest.mark.world
 @pytest.mark.loopback
 def test_eight_clients_for_ten_seconds_see_no_mixed_face_and_no_error(monkeypatch):

@@ -46,12 +46,14 @@ ATTENTION_PROMPT = "a photo of <ada> holding a cup"
 ONE_TOKEN = ("learn.stages=1", "learn.split_key_value=false", "learn.attention_weight=0")
 STEPS = ("generate.steps=25",)  # half of the usual 50: thirty images in half the time
 QUICK = ("learn.steps=2", "generate.steps=2")
+DEFAULT_LABEL = "SeFi-IDE"
 LEARNED_LABEL = "attention loss"
+CONTROL_LABEL = "one token"
 ABOUT = {
-    "SeFi-IDE": "The default: learned from what the name encoder reads in the photo, for 15 steps.",
+    DEFAULT_LABEL: "The default: learned from what the name encoder reads in the photo, for 15 steps.",
     LEARNED_LABEL: "Key and value tokens for each stage, learned and held to the attention of the plain word.",
     "person": "The same prompt with the plain word: what the model does unasked.",
-    "one token": "One learned token, no attention loss: classic textual inversion.",
+    CONTROL_LABEL: "One learned token, no attention loss: classic textual inversion.",
 }
 ATTENTION_NOTE = (
     "Above, where the words of the prompt look with the learned person; below, where they would "
@@ -191,12 +193,13 @@ def make_demo(portrait: DemoPortrait, run: DemoRun, files: "OwnFiles") -> Path:
 def learn_variants(portrait: DemoPortrait, run: DemoRun) -> dict[str, "Identity"]:
     """Learn the identity by the default, with the attention loss, and as one token; by the names of their files."""
     from sefi.api import learn
+    from sefi.benchmark.identities import Stopwatch
     from sefi.core.config import override
 
     configs = {
-        NAME: run.config,
-        LEARNED: run.learning_config,
-        CONTROL: override(run.learning_config, ONE_TOKEN),
+        NAME: (DEFAULT_LABEL, run.config),
+        LEARNED: (LEARNED_LABEL, run.learning_config),
+        CONTROL: (CONTROL_LABEL, override(run.learning_config, ONE_TOKEN)),
     }
     return {
         name: learn(
@@ -206,18 +209,19 @@ def learn_variants(portrait: DemoPortrait, run: DemoRun) -> dict[str, "Identity"
             config=config,
             seed=run.seed,
             crop=run.backbone.is_embedded,
-            progress=run.progress,
+            progress=Stopwatch(run.progress, f"{label}: "),
         )
-        for name, config in configs.items()
+        for name, (label, config) in configs.items()
     }
 
 
 def make_variants(identities: dict[str, "Identity"], run: DemoRun) -> list["DemoVariant"]:
     """Generate the same prompts from the same noise, once for each variant."""
     from sefi.api import generate
+    from sefi.benchmark.identities import Stopwatch
     from sefi.report.pages import DemoVariant
 
-    def generate_all(identity: "Identity | None") -> list["Image.Image"]:
+    def generate_all(label: str, identity: "Identity | None") -> list["Image.Image"]:
         prompts = [prompt for _, prompt in run.prompts]
         if identity is None:
             prompts = [prompt.replace(f"<{NAME}>", "person") for prompt in prompts]
@@ -227,17 +231,17 @@ def make_variants(identities: dict[str, "Identity"], run: DemoRun) -> list["Demo
             backbone=run.backbone,
             config=run.config,
             seed=run.seed,
-            progress=run.progress,
+            progress=Stopwatch(run.progress, f"{label}: "),
         )
         return [image.pixels for image in made]
 
     who = {
-        "SeFi-IDE": identities[NAME],
+        DEFAULT_LABEL: identities[NAME],
         LEARNED_LABEL: identities[LEARNED],
-        "one token": identities[CONTROL],
+        CONTROL_LABEL: identities[CONTROL],
         "person": None,
     }
-    return [DemoVariant(label, ABOUT[label], generate_all(identity)) for label, identity in who.items()]
+    return [DemoVariant(label, ABOUT[label], generate_all(label, identity)) for label, identity in who.items()]
 
 
 def draw_demo_sheet(portrait: DemoPortrait, run: DemoRun, variants: list["DemoVariant"]) -> "Image.Image":

@@ -1,6 +1,7 @@
 """`sefi serve`: images over HTTP, of the identities in a folder."""
 
 import os
+import signal
 import socket
 from contextlib import suppress
 from dataclasses import dataclass
@@ -197,10 +198,15 @@ def report_start(service: "ImageService", listener: socket.socket, folder: Path,
 
 
 def run_server(service: "ImageService", listener: socket.socket) -> None:
-    """Answer requests until Ctrl-C or SIGTERM; what was taken is finished, new requests are refused."""
+    """Answer requests until Ctrl-C or SIGTERM; what was taken is finished, new requests are refused.
+
+    A second Ctrl-C ends the process at once: nothing is on disk that could be left half done, and uvicorn's own way out
+    leaves threads behind that are still drawing.
+    """
     import uvicorn
 
     from sefi.cli.output import print_remark
+    from sefi.core.errors import Interrupted
     from sefi.serve.app import create_app
 
     server = uvicorn.Server(
@@ -215,6 +221,9 @@ def run_server(service: "ImageService", listener: socket.socket) -> None:
     handle_exit = server.handle_exit
 
     def stop(number: int, frame: object) -> None:
+        if server.should_exit and number == signal.SIGINT:
+            print_remark("stopped at once: requests that were not finished have no answer")
+            os._exit(Interrupted.exit_code)
         service.stop()
         handle_exit(number, frame)  # pyright: ignore[reportArgumentType]
 
