@@ -22,6 +22,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.core import __version__
 from sefi.core.config import Config, check_guidance, dump_config, parse_config
 from sefi.core.errors import ConfigError, SefiError
+from sefi.core.hints import SETTING_ALIASES, suggest
 from sefi.core.prompts import check_prompts, check_syntax, find_placeholders
 from sefi.diffusion.conditioning import check_identities, check_norms, compute_norm_limit, count_vectors
 from sefi.diffusion.sampling import GeneratedImage, check_size, get_image_size
@@ -46,6 +47,11 @@ from sefi.serve.limits import (
 PNG, JSON = "image/png", "application/json"
 # Faults of pydantic where a request is torn, a list, or sent as another type: curl's own is that of a form.
 NO_OBJECT = frozenset({"json_invalid", "model_attributes_type"})
+LONGEST_NAME = 80  # characters of a key of a request, in an answer
+# Other programs' names of what a request may hold: the first setting of `generate` that each stands for.
+REQUEST_ALIASES = {
+    alias: named[0].removeprefix("generate.") for alias, named in SETTING_ALIASES.items() if "generate." in named[0]
+}
 FAILURES: dict[int | str, dict[str, Any]] = {
     400: {"model": ErrorAnswer, "description": "the request cannot be read"},
     401: {"model": ErrorAnswer, "description": "the API key is missing or wrong"},
@@ -400,8 +406,12 @@ async def answer_invalid(_request: Request, error: Exception) -> Response:
     fault = error.errors()[0]
     place = ".".join(str(part) for part in fault["loc"][1:])
     said = re.sub(r"\s+", " ", str(fault["msg"]))[:200]
-    problem = f"{place[:80]}: {said}." if place else f"{said}."
+    problem = f"{place[:LONGEST_NAME]}: {said}." if place else f"{said}."
     remedy = "GET /openapi.json has what a request may hold."
+    if fault["type"] == "extra_forbidden":
+        unknown = str(fault["loc"][-1])[:LONGEST_NAME]
+        problem = f"A request has no {unknown!r}."
+        remedy = suggest(unknown, GenerateRequest.model_fields, REQUEST_ALIASES)
     if fault["type"] in NO_OBJECT:
         problem, remedy = "The request is no JSON object.", f"Send one, with content-type: {JSON}."
     return await answer_error(_request, ServeError(problem, remedy, HTTPStatus.UNPROCESSABLE_ENTITY))
