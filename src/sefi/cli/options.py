@@ -47,7 +47,14 @@ MethodPreset = Annotated[
         "--preset", metavar="NAME", help="Settings to start from: default, scratch, fast, paper, or a method's."
     ),
 ]
-LearningSteps = Annotated[int | None, typer.Option("--steps", min=0, help="Learning steps; else the preset's.")]
+LearningSteps = Annotated[
+    int | None,
+    typer.Option(
+        "--steps",
+        min=0,
+        help="Learning steps; else the preset's. With 0 the default takes as many as suit where learning starts.",
+    ),
+]
 
 
 def make_settings_option(example: str) -> Any:  # noqa: ANN401  typer's own type is private
