@@ -9,7 +9,14 @@ from typing import Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sefi.core.errors import SefiError, answer_termination, is_out_of_memory, make_interrupted, suggest_install
+from sefi.core.errors import (
+    UNLOADABLE,
+    SefiError,
+    answer_termination,
+    is_out_of_memory,
+    make_interrupted,
+    suggest_install,
+)
 from sefi.core.text import dump_json, escape_controls
 
 CRASHED = 1
@@ -114,6 +121,9 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
 
 def describe_machine_fault(error: Exception) -> SefiError | None:
     """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
+    if UNLOADABLE in str(error):
+        remedy = "Close other programs, or allow more memory (`ulimit -v`); the folder of Python must allow programs."
+        return SefiError("There is not enough memory to load the libraries.", remedy)
     if is_out_of_memory(error):
         return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
     if isinstance(error, OSError) and error.errno in DISK_FAULTS:

@@ -75,6 +75,7 @@ def suggest_install(extra: str) -> str:
     return f'In a clone of the repository run: pip install ".[{extra}]".'
 
 
+UNLOADABLE = "failed to map segment"  # the loader of libraries: no address space, or a folder that allows no programs
 # How torch and the libraries below it say that there is no memory, on processors and on accelerators.
 NO_MEMORY = (
     "out of memory",
@@ -84,6 +85,7 @@ NO_MEMORY = (
     "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
     "could not create a primitive",  # oneDNN has no room for its scratch space
     "could not create a memory",
+    UNLOADABLE,
 )
 LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LONGEST_REASON = 80  # characters of a library's words in a message
@@ -99,7 +101,11 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.lacks_memory
     if isinstance(error, MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in NO_MEMORY)
+    if not isinstance(error, RuntimeError | ImportError):
+        return False
+    # Libraries that import their parts late raise an error of their own from what went wrong.
+    caused = error.__cause__ is not None and is_out_of_memory(error.__cause__)
+    return caused or any(words in str(error) for words in NO_MEMORY)
 
 
 def shorten_reason(error: BaseException) -> str:
