@@ -1,6 +1,6 @@
 """How much of a difference between two variants is the seeds' of the images, and how much the people's.
 
-    python experiments/seed_noise.py runs/more-people
+    python experiments/seed_noise.py runs/more-people [runs/more-seeds ...]
 
 A benchmark's intervals resample people. All of them share the seeds, and the plain word's images are the same for all;
 what another seed would have given is in no interval. Here, for each score, the differences are averaged over people for
@@ -9,7 +9,8 @@ each prompt and seed. What differs between the seeds of one prompt is noise of t
     standard error of seeds = sqrt(mean over prompts of the variance over seeds / (prompts x seeds))
     standard error of people = standard deviation over people / sqrt(people)
 
-Prompts are taken as they are. Writes experiments/records/seed_noise.json.
+Prompts are taken as they are. Several runs of the same people and prompts with other seeds count as one. Writes
+experiments/records/seed_noise.json.
 """
 
 import argparse
@@ -80,22 +81,24 @@ def format_noise(record: Mapping[str, Any]) -> str:
 def main() -> None:
     """Split a run's differences, write the record and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("run", type=Path)
+    parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--variant", default="SeFi-IDE")
     parser.add_argument("--other", default="plain word")
     options = parser.parse_args()
-    folder = RunFolder(options.run)
-    info, samples = folder.read_info(), folder.read_samples()
+    folders = [RunFolder(one) for one in options.runs]
+    infos = [one.read_info() for one in folders]
+    info = infos[0]
+    samples = [sample for folder in folders for sample in folder.read_samples()]
     chosen = [one for one in samples if one.variant in (options.variant, options.other)]
     parts = {ALL: info.subjects}
     if info.suite.photos == "both":
         half = len(info.subjects) // 2
         parts |= {PORTRAITS: info.subjects[:half], SCENES: info.subjects[half:]}
     record: dict[str, Any] = {
-        "suite": info.suite.name,
+        "suites": [one.suite.name for one in infos],
         "variant": options.variant,
         "other": options.other,
-        "seeds": list(info.suite.seeds),
+        "seeds": [seed for one in infos for seed in one.suite.seeds],
         "prompts": len(info.suite.prompts),
     }
     for name, subjects in parts.items():

@@ -291,4 +291,4 @@ def test_noise_of_seeds_is_told_from_that_of_people():
 
 def test_noise_of_seeds_is_what_was_measured():
     record = json.loads((RECORDS / "seed_noise.json").read_text())
-    assert load("seed_noise").format_noise(record) in (SUITES / "more-people.md").read_text(encoding="utf-8")
+    assert load("seed_noise").format_noise(record) in (SUITES / "more-seeds.md").read_text(encoding="utf-8")
