@@ -33,7 +33,8 @@ class Engine(StrEnum):
 
 
 Photos = Annotated[
-    Path, typer.Argument(metavar="PHOTOS", help="A folder: each photo, or each folder of photos in it, is somebody.")
+    Path,
+    typer.Argument(metavar="PHOTOS", help="A folder; each photo, or each subfolder of photos, is one subject."),
 ]
 Out = Annotated[Path, typer.Option("-o", "--out", metavar="DIR", help="The folder of identities.")]
 Table = Annotated[
@@ -41,18 +42,19 @@ Table = Annotated[
     typer.Option(
         "--from",
         metavar="FILE",
-        help="A table (CSV) instead: name, photo; class_word, consent, seed, face. Several photos with ; or in rows.",
+        help="A CSV table instead: columns name, photo; optional class_word, consent, seed, face. Several photos: "
+        "separate them with ; or use several rows.",
     ),
 ]
 ClassWord = Annotated[
-    str | None, typer.Option("--class-word", help="What everybody is whose row says nothing else: person, dog ...")
+    str | None, typer.Option("--class-word", help="Class word for rows that state none: person, dog ...")
 ]
 ConsentText = Annotated[
     str | None,
     typer.Option(
         "--consent",
         metavar="TEXT",
-        help='Who allows those whose row states nothing: "by=Jane Doe; for=permission; scope=calendar".',
+        help='Consent for rows that state none: "by=Jane Doe; for=permission; scope=calendar".',
     ),
 ]
 NoCrop = Annotated[bool, typer.Option("--no-crop", help="Use each photo's middle square, face or not.")]
@@ -71,7 +73,8 @@ Address = Annotated[
     typer.Option("--address", help="Address of a Ray cluster, or auto; else one is started on this machine alone."),
 ]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, max=1024, help="Workers, each with a model; GPUs are taken in turn.")
+    int | None,
+    typer.Option("--jobs", min=1, max=1024, help="Workers, each with its own model; GPUs are assigned in turn."),
 ]
 Tries = Annotated[int, typer.Option("--tries", min=1, max=100, help="Tries of a subject before it is put aside.")]
 Retry = Annotated[bool, typer.Option("--retry", help="Try again what was put aside or refused.")]

@@ -23,7 +23,7 @@ app = typer.Typer(no_args_is_help=True, help="Compare variants to learn a subjec
 
 SuiteName = Annotated[str, typer.Argument(metavar="SUITE", help="A bundled suite (`sefi bench list`) or a TOML file.")]
 RunFolderName = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; naming it again goes on with it.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; an existing run is resumed.")]
 Photos = Annotated[
     Path | None, typer.Option("--photos", metavar="DIR", help="Photographs, or a folder of them for every person.")
 ]
@@ -43,7 +43,10 @@ FarThreshold = Annotated[
     ),
 ]
 Jobs = Annotated[int, typer.Option("--jobs", min=1, help="Processes that share the work.")]
-Subjects = Annotated[int | None, typer.Option("--subjects", min=1, max=10_000, help="Another number of drawings.")]
+Subjects = Annotated[
+    int | None,
+    typer.Option("--subjects", min=1, max=10_000, help="How many drawn subjects, instead of the suite's number."),
+]
 ReportFolder = Annotated[
     Path | None, typer.Option("--out", metavar="DIR", help="Where the page goes; else RUN/report.")
 ]

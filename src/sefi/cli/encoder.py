@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sefi.methods.name_encoder import NamePairs
 
 app = typer.Typer(
-    no_args_is_help=True, help="Fit a name encoder: a photo to the tokens that the model would know it by."
+    no_args_is_help=True, help="Fit a name encoder, which predicts the tokens of a person's name from a photo."
 )
 
 Names = Annotated[
@@ -23,7 +23,9 @@ Names = Annotated[
     typer.Option("--names", metavar="FILE", help="Names of people that the model knows, one a line."),
 ]
 Images = Annotated[int, typer.Option("--count", min=1, max=64, help="Images of each name.")]
-Words = Annotated[int, typer.Option("--words", min=1, max=8, help="Tokens of a name that count: learn.vectors.")]
+Words = Annotated[
+    int, typer.Option("--words", min=1, max=8, help="How many tokens of a name to predict; equals learn.vectors.")
+]
 Steps = Annotated[int, typer.Option("--steps", min=1, help="Steps of the fit; the images take longer.")]
 EncoderFile = Annotated[Path, typer.Option("--out", metavar="FILE", help="The encoder, a safetensors file.")]
 

@@ -28,7 +28,7 @@ Stages = Annotated[
 ]
 SlotName = Annotated[
     Literal["value", "key", "mean"] | None,
-    typer.Option("--slot", help="Which tokens stand for keys and values alike: value, key or mean of both."),
+    typer.Option("--slot", help="Which tokens are used for both keys and values: value, key or their mean."),
 ]
 Sampling = Annotated[
     Literal["karras", "exponential", "uniform"],

@@ -19,7 +19,9 @@ Target = Annotated[
 Folders = Annotated[
     list[Path] | None,
     typer.Option(
-        "--in", metavar="DIR", help="Search here too, with all folders below; repeatable. The file's own always."
+        "--in",
+        metavar="DIR",
+        help="Also search this folder and all below it; repeatable. The identity's own folder is always searched.",
     ),
 ]
 Leftovers = Annotated[

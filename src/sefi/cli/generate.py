@@ -33,15 +33,21 @@ Scheduler = Annotated[str | None, typer.Option("--scheduler", metavar="NAME", he
 Negative = Annotated[str | None, typer.Option("--negative-prompt", help="What must not be in the image.")]
 Strength = Annotated[
     float | None,
-    typer.Option("--identity-strength", help="0 is the class word, 1 what was learned, 2 the most."),
+    typer.Option("--identity-strength", help="0: the class word only; 1: the learned person; 2: the maximum."),
 ]
 ClipSkip = Annotated[
-    int | None, typer.Option("--clip-skip", min=1, help="Text encoder's layer: 1 the usual, 2 the one before.")
+    int | None,
+    typer.Option("--clip-skip", min=1, help="Layer of the text encoder: 1 is the usual one, 2 the one before it."),
 ]
-BatchSize = Annotated[int | None, typer.Option("--batch-size", min=1, help="Images at once; rounding may differ.")]
+BatchSize = Annotated[
+    int | None,
+    typer.Option("--batch-size", min=1, help="Images generated at once; pixels may differ by one grey level."),
+]
 InitImage = Annotated[
     Path | None,
-    typer.Option("--init-image", metavar="FILE", help="Start from this image; its middle is cut to the size."),
+    typer.Option(
+        "--init-image", metavar="FILE", help="Start from this image; its middle is cropped to the output's proportions."
+    ),
 ]
 InitStrength = Annotated[
     float | None,

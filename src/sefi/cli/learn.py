@@ -60,14 +60,14 @@ AnyStyle = Annotated[
 ]
 Init = Annotated[
     Path | None,
-    typer.Option("--init", metavar="FILE", help="An identity to go on from: learned before, or from `sefi import`."),
+    typer.Option("--init", metavar="FILE", help="Start from this identity: learned before, or from `sefi import`."),
 ]
 ConsentText = Annotated[
     str | None,
     typer.Option(
         "--consent",
         metavar="TEXT",
-        help='Who allows it, for any but the embedded model: "by=Jane Doe; for=self; scope=private use".',
+        help='Who consents; required except on the embedded model: "by=Jane Doe; for=self; scope=private use".',
     ),
 ]
 Resume = Annotated[
@@ -75,8 +75,8 @@ Resume = Annotated[
     typer.Option(
         "--resume/--no-resume",
         show_default=False,
-        help="Refuse to begin anew, or remove the unfinished training; by default learning goes on from it if there "
-        "is one.",
+        help="--resume: fail unless there is an unfinished training to resume; --no-resume: remove it and start again. "
+        "Default: resume it if there is one.",
     ),
 ]
 Memory = Annotated[
@@ -85,7 +85,7 @@ Memory = Annotated[
         "--memory",
         metavar="SIZE",
         parser=parse_memory,
-        help="What learning may take, such as 6GB: samples are taken in parts. An estimate from one sample.",
+        help="Memory limit for learning, such as 6GB: samples are split to fit. Estimated from one sample.",
     ),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="FILE", help="Default: NAME.safetensors.")]

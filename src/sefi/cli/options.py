@@ -88,7 +88,7 @@ Evaluators = Annotated[
     ),
 ]
 ExpiredConsent = Annotated[
-    bool, typer.Option("--expired-consent", help="Go on although the consent that an identity states has expired.")
+    bool, typer.Option("--expired-consent", help="Use an identity although its consent has expired.")
 ]
 NoSafetyChecker = Annotated[
     bool,

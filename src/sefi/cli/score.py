@@ -39,7 +39,7 @@ Subjects = Annotated[
 ]
 Prompts = Annotated[
     Path | None,
-    typer.Option("--prompts", metavar="FILE", help="The prompts, one a line, where names of files are made of them."),
+    typer.Option("--prompts", metavar="FILE", help="The prompts, one a line, if file names are made from them."),
 ]
 ClassWord = Annotated[str, typer.Option("--class-word", metavar="WORD", help="What the subjects are: person, dog ...")]
 SubjectWords = Annotated[
@@ -49,12 +49,12 @@ SubjectWords = Annotated[
 Only = Annotated[str, typer.Option("--only", metavar="PATTERN", help="Subjects whose names match, with * and ?.")]
 Drawings = Annotated[
     bool | None,
-    typer.Option("--drawings/--photographs", help="What the images are; else the subjects' photos say it."),
+    typer.Option("--drawings/--photographs", help="What the images are; by default decided from the subjects' photos."),
 ]
 References = Annotated[
     bool, typer.Option("--references", help="Also rows for the photo, another photo and another subject.")
 ]
-Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; naming it again goes on with it.")]
+Out = Annotated[Path, typer.Option("--out", metavar="RUN", help="The run's folder; an existing run is resumed.")]
 
 
 @dataclass(frozen=True)

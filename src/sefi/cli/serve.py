@@ -26,19 +26,21 @@ GRACE = 5  # seconds beyond the time of a request, until a stop no longer waits 
 Folder = Annotated[Path, typer.Option("--identities", metavar="DIR", help="Identity files, each NAME.safetensors.")]
 Host = Annotated[
     str,
-    typer.Option("--host", metavar="ADDRESS", help="Where it listens; any but this machine's own needs an API key."),
+    typer.Option(
+        "--host", metavar="ADDRESS", help="Address to listen on; any other than this machine's own needs an API key."
+    ),
 ]
 Port = Annotated[int, typer.Option("--port", min=0, max=65535, help="0 takes a free one.")]
 Devices = Annotated[
     str, typer.Option("--device", metavar="DEVICES", help="auto, cpu, cuda, mps; several as cuda:0,cuda:1.")
 ]
-MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Most images generated at once.")]
+MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Maximum images generated at once.")]
 MaxWait = Annotated[float, typer.Option("--max-wait", min=0, max=10, help="Seconds an image waits for others.")]
-MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, max=100_000, help="Most images that wait.")]
-MaxCount = Annotated[int, typer.Option("--max-count", min=1, max=1024, help="Most images of a request.")]
-MaxSteps = Annotated[int, typer.Option("--max-steps", min=1, max=10_000, help="Most steps of a request.")]
-MaxPixels = Annotated[int, typer.Option("--max-pixels", min=64, help="Most pixels of an image.")]
-MaxPrompt = Annotated[int, typer.Option("--max-prompt", min=1, max=4000, help="Most characters of a prompt.")]
+MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, max=100_000, help="Maximum waiting images.")]
+MaxCount = Annotated[int, typer.Option("--max-count", min=1, max=1024, help="Maximum images of one request.")]
+MaxSteps = Annotated[int, typer.Option("--max-steps", min=1, max=10_000, help="Maximum steps of one request.")]
+MaxPixels = Annotated[int, typer.Option("--max-pixels", min=64, help="Maximum pixels of one image.")]
+MaxPrompt = Annotated[int, typer.Option("--max-prompt", min=1, max=4000, help="Maximum characters of a prompt.")]
 Timeout = Annotated[float, typer.Option("--timeout", min=0.1, max=86_400, help="Seconds until a request is given up.")]
 KeyFile = Annotated[
     Path | None,
