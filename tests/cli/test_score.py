@@ -115,7 +115,7 @@ def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named
     file = next((tmp_path / "other" / "p3").iterdir())
     draw_person(3, 9, 96).save(file)
     changed = sefi(*words, "--references", "--only", "p3", "--json")
-    assert "folders differ" in json.loads(changed.stdout)["error"]
+    assert "differs in folders" in json.loads(changed.stdout)["error"]
 
 
 @pytest.mark.slow
