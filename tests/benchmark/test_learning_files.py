@@ -78,7 +78,7 @@ def test_the_files_that_methods_learn_with_are_on_record_by_their_bytes(run, nam
 def test_a_run_does_not_go_on_with_another_list_under_the_same_name(run, names):
     run.folder.begin(describe(run))
     names.write_text("eve adams\nbob dylan\n")
-    with pytest.raises(ConfigError, match=r"holds another run: basis\.names of faces differ\."):
+    with pytest.raises(ConfigError, match=r"holds another run, which differs in basis\.names of faces\."):
         run.folder.begin(describe(run))
 
 
@@ -89,7 +89,7 @@ def test_a_run_does_not_go_on_with_other_evaluators_to_learn_with(run, evaluator
     run.folder.begin(describe(replace(run, evaluator_folder=other)))  # where they lie is not what they are
     (other / RECOGNISER).write_text("another recogniser")
     save_file({"weight": zeros(3)}, other / "clip" / "model.safetensors")
-    with pytest.raises(ConfigError, match=rf"another run: evaluator clip, evaluator {RECOGNISER} differ\."):
+    with pytest.raises(ConfigError, match=rf"differs in evaluator clip, evaluator {RECOGNISER}\."):
         run.folder.begin(describe(replace(run, evaluator_folder=other)))
 
 

@@ -207,7 +207,7 @@ def test_a_missing_evaluator_gives_no_score(run):
 
 def test_another_suite_does_not_go_into_the_same_folder(run):
     other = replace(run, suite=SUITE.model_copy(update={"seeds": (5,)}))
-    with pytest.raises(ConfigError, match="suite differ"):
+    with pytest.raises(ConfigError, match=r"differs in suite\.seeds\."):
         run.folder.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
 
 

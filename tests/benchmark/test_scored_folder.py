@@ -283,8 +283,9 @@ def test_what_has_no_layout_is_refused(tmp_path):
         find_images(tmp_path, BOTH)
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).touch()
-    with pytest.raises(ConfigError, match="several lists"):
+    with pytest.raises(ConfigError, match=r"has 2 lists, a\.jsonl, b\.jsonl") as error:
         find_images(tmp_path, ADA)
+    assert str(tmp_path / "a.jsonl") in error.value.remedy
 
 
 def test_two_images_of_one_case_and_unknown_subjects_are_refused(tmp_path):
@@ -292,8 +293,12 @@ def test_two_images_of_one_case_and_unknown_subjects_are_refused(tmp_path):
     write_list(tmp_path, *twice)
     with pytest.raises(ConfigError, match=r"a.png and b.png are both of 'bob', 'x' and seed 1"):
         find_images(tmp_path, FolderHints())
-    with pytest.raises(ConfigError, match="no image of a subject that was asked for; it has bob"):
+    with pytest.raises(ConfigError, match="no image of a subject that was asked for; it has bob") as error:
         find_images(tmp_path, ADA)
+    assert "--subject bob=photo.png" in error.value.remedy
+    with pytest.raises(ConfigError, match="it has bob") as error:
+        find_images(tmp_path, FolderHints(only="dog*"))
+    assert error.value.remedy == "None of them matches --only 'dog*': give another pattern."
 
 
 @pytest.mark.parametrize("suffix", [".bmp", ".gif", ".jfif", ".avif"])

@@ -255,6 +255,16 @@ def test_reasons_name_what_is_missing():
     assert missing["copy"] == "the run has no other image of the subjects"
 
 
+def test_reasons_name_no_field_of_a_file():
+    missing = make_table([sample()], make_run(evaluators={})).missing
+    assert set(missing) == set(METRIC)
+    assert missing["focus_plain"] == missing["on_objects_plain"] == "the run has no record of attention"
+    assert missing["peak_mb"] == "the run has no record of memory"
+    fields = {name.replace("_", " ") for name in Sample.model_fields if "_" in name} | {"trained", "added"}
+    named = " and ".join(missing.values()).replace("the run has no ", "").split(" and no ")
+    assert not fields & {one for reason in named for one in reason.split(" and ")}
+
+
 def test_kinds_are_slices_under_the_whole_runs_conditions():
     other = scored((0.4, 0.9), (0.6, 0.35), prompt=1, kind="both")
     found = make_tables_by_kind([*IMAGES, *other], make_run())

@@ -127,7 +127,10 @@ def test_two_processes_make_the_same_images(sefi, asked, tmp_path):
 def test_the_suites_are_listed(sefi):
     found = sefi("bench", "list", "--json")
     assert found.exit_code == 0, found.output
-    assert {"quick", "table1", "table2", "slots", "portraits", "cats"} <= set(json.loads(found.stdout)["suites"])
+    suites = json.loads(found.stdout)["suites"]
+    assert {"quick", "table1", "table2", "slots", "portraits", "cats"} <= set(suites)
+    lines = sefi("bench", "list").stdout.splitlines()
+    assert len({line.index(about) for line, about in zip(lines, suites.values(), strict=True)}) == 1  # one column
 
 
 def test_what_cannot_be_run_is_refused(sefi, refused, asked, tmp_path, model_folder):
@@ -163,7 +166,7 @@ def test_a_run_of_something_else_is_not_mixed_in(sefi, refused, asked):
     found = sefi("bench", "run", *asked, "--json")
     assert found.exit_code == 0, found.output
     asked[0].write_text(SUITE.replace("seeds = [5]", "seeds = [7]"))
-    assert "suite differ" in refused("bench", "run", *asked)
+    assert "differs in suite.seeds" in refused("bench", "run", *asked)
 
 
 @pytest.mark.slow

@@ -78,10 +78,19 @@ def test_what_is_scored_in_part_or_not_at_all_is_said(tmp_path, capsys):
     suite = SUITE.model_copy(update={"prompts": tuple(prompts)})
     assert note_scored(clip, suite, tmp_path) == [f"({long}:1.2)"]
     said = capsys.readouterr().err
-    assert f"longer than the 30 tokens that CLIP reads, so scored by the beginning: '({long}:1.2)'" in said
+    assert "longer than the 30 tokens that CLIP reads, or with a character that it does not know" in said
+    assert f", so scored by the beginning: '({long}:1.2)'" in said
     assert "of formats that are not read: ada.tif" in said
     assert note_scored(Evaluators(EvaluatorFiles()), suite, None) == []
     assert capsys.readouterr().err == ""
+
+
+def test_a_prompt_is_scored_as_far_as_a_sign_that_clip_has_no_token_for():
+    """The embedded CLIP's token for it is the one that ends a text."""
+    clip = Evaluators(EvaluatorFiles(clip=EMBEDDED_EVALUATORS / "clip"))
+    texts = ["a photo of {} \u96ea at the beach", "a photo of {} \u96ea in the snow"]
+    assert np.array_equal(*(clip.encode_sentence(text) for text in texts))
+    assert clip.find_cut_prompts([*texts, "a photo of {} at the beach", "{}, moonlit"], "person") == texts
 
 
 def test_notes_name_a_few_and_say_how_many_there_are(tmp_path, capsys):

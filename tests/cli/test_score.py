@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,8 +14,11 @@ from huggingface_hub import DatasetCard, HfApi
 from PIL import Image
 from transformers import BitImageProcessorPil, Dinov2Config, Dinov2Model
 
+from sefi.benchmark.records import RunInfo
 from sefi.benchmark.run import RunFolder
-from sefi.cli.bench_setup import PHOTO_SIDE
+from sefi.benchmark.scored_folder import FolderHints
+from sefi.cli.bench_setup import PHOTO_SIDE, BenchOptions
+from sefi.cli.score import describe_prompts, find_words_unknown_to_clip, format_prompt_measures, make_suite
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS, RECOGNISER
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_test_person
@@ -101,6 +105,7 @@ def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named
     assert "left out, as not asked for: p4" in found.stderr
     assert "One subject" in found.stdout
     assert "readers looked for what 1 of 2 prompts ask" in found.stdout
+    assert found.stderr.count("CLIP does not know 'juggling', 'swords'") == 1
     samples = RunFolder(tmp_path / "run").read_samples()
     counts = {label: sum(one.variant == label for one in samples) for label in ("named", "theirs", "photo pasted")}
     assert counts == {"named": 4, "theirs": 4, "photo pasted": 2}
@@ -115,7 +120,46 @@ def test_two_folders_are_compared_in_a_study_and_scored_once(sefi, people, named
     file = next((tmp_path / "other" / "p3").iterdir())
     draw_person(3, 9, 96).save(file)
     changed = sefi(*words, "--references", "--only", "p3", "--json")
-    assert "folders differ" in json.loads(changed.stdout)["error"]
+    assert "differs in folders" in json.loads(changed.stdout)["error"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "evaluators", "expected"),
+    [
+        ([["scene", "beach"]], ("clip", "scene_reader"), "what 1 of 1 prompts ask (shown); CLIP scored all"),
+        ([], ("clip", "scene_reader"), "CLIP's score alone, as none asks for"),
+        ([], ("clip",), "CLIP's score alone, as the embedded readers know drawings only"),
+        ([], (), "nothing says whether they are followed"),
+    ],
+)
+def test_it_is_said_what_tells_whether_prompts_are_followed(wanted, evaluators, expected):
+    values = {
+        "schema": 1,
+        "suite": {
+            "name": "score",
+            "prompts": [{"text": "{} at the beach", "kind": "scene", "wanted": wanted}],
+            "variants": [{"label": "ours"}],
+            "seeds": [0],
+        },
+        "subjects": [],
+        "model": {"name": "none", "fingerprint": "none"},
+        "evaluators": {name: {"file": name, "sha256": "0"} for name in evaluators},
+    }
+    assert expected in format_prompt_measures(RunInfo.model_validate(values))
+
+
+@pytest.mark.parametrize(
+    ("drawings", "clip", "expected"),
+    [(True, None, ["moonlit", "quay"]), (True, Path("clip"), []), (False, None, []), (False, Path("clip"), [])],
+)
+def test_words_that_the_embedded_clip_does_not_know_are_found(drawings, clip, expected):
+    """Weights and the subject's place are no words; another CLIP reads any word in pieces."""
+    texts = ["a photo of {} on a (moonlit quay:1.2)", "{} at the beach", "Quay, {}"]
+    prompts = describe_prompts(texts, drawings=drawings)
+    suite = make_suite({"ours": None}, prompts, [0], FolderHints())
+    model = "tiny-portraits" if drawings else "none"
+    options = BenchOptions(suite, Path("run"), model, None, None, None, clip, None, False, "cpu", "float32")
+    assert find_words_unknown_to_clip(suite.prompts, options) == expected
 
 
 @pytest.mark.slow
@@ -140,6 +184,7 @@ def test_folders_with_other_cases_are_not_compared_and_it_is_said(sefi, people, 
     answer = json.loads(found.stdout)
     reason = "theirs: no image of 1 of 4 cases, such as p4 with 'a photo of {} at the beach'."
     assert answer["not_comparable"] == [reason]
+    assert answer["unknown_words"] == ["juggling", "swords"]
     assert answer["unreadable"] == {"named": ["p3/a\\x1b-1.png"], "theirs": []}
     page = (tmp_path / "run" / "report" / "index.html").read_text()
     assert reason.replace("'", "&#39;") in page
@@ -190,7 +235,7 @@ def test_a_folder_of_stock_diffusers_is_scored(sefi, backbone, people, tmp_path)
     assert (answer["images"], answer["prompts"]) == (3, {"read": 2, "clip_only": 1})
     # The embedded model's CLIP reads 32 tokens, which is told before it scores.
     assert answer["cut_prompts"] == [long.replace("sks person", "{}")]
-    assert found.stderr.count("that CLIP reads, so scored by the beginning") == 1
+    assert found.stderr.count("so scored by the beginning") == 1
     assert long.replace("sks person", "{}") in found.stderr
     samples = RunFolder(tmp_path / "run").read_samples()
     texts = ["a photo of person in the snow", "a drawing of person, smiling", long.replace("sks ", "")]

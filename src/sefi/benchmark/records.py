@@ -363,7 +363,7 @@ class RunInfo(RunPart):
         return self
 
     def list_differences(self, other: "RunInfo") -> list[str]:
-        """Return the keys in which another run differs, in order.
+        """Return the keys in which another run differs, in order; of the suite each key with its place.
 
         Versions of libraries, the machine, the version of the file and descriptions may differ, and this one may have
         settings of other methods: earlier versions saved those of all. Files that one of the runs does not know are not
@@ -378,6 +378,8 @@ class RunInfo(RunPart):
             one.pop("learning_files")
             for described in (one["suite"], *one["suite"]["variants"]):
                 described.pop("about")
+        for one in (values, other_values):
+            one |= {f"suite.{name}": value for name, value in one.pop("suite").items()}
         keys = sorted(name for name in values if name not in MACHINE and values[name] != other_values[name])
         if self.learning_files is None or other.learning_files is None:
             return keys

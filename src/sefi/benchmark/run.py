@@ -116,9 +116,8 @@ class RunFolder:
         if self.info_file.is_file():
             differing = self.read_info().list_differences(info)
             if differing:
-                raise ConfigError(
-                    f"{self.path} holds another run: {', '.join(differing)} differ.", "Choose another --out."
-                )
+                problem = f"{self.path} holds another run, which differs in {', '.join(differing)}."
+                raise ConfigError(problem, "Choose another --out.")
             return
         write_text(self.info_file, text)
 

@@ -34,7 +34,7 @@ from sefi.core.reading import (
     read_text,
     translate_file_errors,
 )
-from sefi.core.text import SLUG_LENGTH, escape_surrogates, is_utf8, make_file_name, make_slug
+from sefi.core.text import SLUG_LENGTH, escape_surrogates, format_names, is_utf8, make_file_name, make_slug
 from sefi.photo.augment import convert_to_bytes
 from sefi.photo.read import read_photo
 
@@ -150,7 +150,10 @@ def find_images(path: Path, hints: FolderHints) -> FoundFolder:
     wanted = [one for one in of_subjects if one.subject in chosen]
     if not wanted:
         problem = f"'{path}' has no image of a subject that was asked for; it has {', '.join(sorted(names)[:5])}."
-        raise ConfigError(problem, f"Name the subject as the folder does, such as --subject {min(names)}=photo.png.")
+        remedy = f"Name the subject as the folder does, such as --subject {min(names)}=photo.png."
+        if not any(fnmatchcase(name, hints.only) for name in names):
+            remedy = f"None of them matches --only {hints.only!r}: give another pattern."
+        raise ConfigError(problem, remedy)
     if len(wanted) > MOST_LISTED:
         raise ConfigError(f"'{path}' has {len(wanted):,} images; at most {MOST_LISTED:,}.", "Score them in parts.")
     check_namesakes(path, wanted)
@@ -236,7 +239,8 @@ def read_layout_files(path: Path, hints: FolderHints) -> FoundFolder:
             return read_dreambench(path, hints)
         lists = sorted(path.glob("*.jsonl"))
         if len(lists) > 1:
-            raise InvalidFileError(f"it has several lists: {lists[0].name}, {lists[1].name}")
+            problem = f"'{path}' has {len(lists)} lists, {format_names([one.name for one in lists])}."
+            raise ConfigError(problem, f"Name one of them in place of the folder, such as {lists[0]}.")
         return read_image_list(lists[0], hints) if lists else read_named_images(path, hints)
 
 

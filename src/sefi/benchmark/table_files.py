@@ -317,8 +317,8 @@ def format_card_text(samples: Sequence[Sample], run: RunInfo, conventions: Seque
     model = shorten_source(run.model.name) or "unknown"  # no folder of somebody's machine
     evaluators = [f"- {name}: `{one.file}`, SHA-256 `{one.sha256}`" for name, one in run.evaluators.items() if one]
     parts = [
-        f"{suite.about} {len(run.subjects)} subjects, {len(suite.prompts)} prompts, {len(suite.seeds)} seeds, "
-        f"{len(samples)} images; model: {model} (`{run.model.fingerprint}`). {completeness.banner}".strip(),
+        f"{suite.about} Subjects: {len(run.subjects)}, prompts: {len(suite.prompts)}, seeds: {len(suite.seeds)}, "
+        f"images: {len(samples)}; model: {model} (`{run.model.fingerprint}`). {completeness.banner}".strip(),
         "## Results\n\nMean over subjects with its 95 % interval.\n\n" + format_markdown(main).strip(),
         "## How to read it\n\n" + "\n".join(f"- {sentence}" for sentence in conventions),
         "## Evaluators\n\n" + ("\n".join(evaluators) or "None."),

@@ -28,6 +28,14 @@ NEEDS = {  # what a reader is shown for those whose name does not say it
     "id_leaked": "image that two subjects share",
     "focus": "record of attention",
     "on_objects": "record of attention",
+    "focus_plain": "record of attention",
+    "on_objects_plain": "record of attention",
+    "learn_seconds": "record of learning",
+    "class_seconds": "record of class images",
+    "draw_seconds": "record of generation",
+    "trained": "record of learning",
+    "added": "record of learning",
+    "peak_mb": "record of memory",
 }
 
 

@@ -59,7 +59,8 @@ def list_suites(as_json: options.AsJson = False) -> None:
     from sefi.cli.output import print_answer
 
     suites = list_bundled()
-    text = "\n".join(f"{name:14} {about}" for name, about in suites.items())
+    width = max(map(len, suites))
+    text = "\n".join(f"{name:{width}} {about}" for name, about in suites.items())
     print_answer({"suites": suites}, text, as_json=as_json, command="bench list")
 
 

@@ -164,7 +164,8 @@ def note_scored(
     cut = evaluators.find_cut_prompts((prompt.text for prompt in suite.prompts), suite.class_word)
     if cut and evaluators.clip is not None:
         named, length = format_names([repr(prompt) for prompt in cut], MOST_PROMPTS), evaluators.clip.text_length - 2
-        print_remark(f"note: longer than the {length} tokens that CLIP reads, so scored by the beginning: {named}")
+        reason = f"longer than the {length} tokens that CLIP reads, or with a character that it does not know"
+        print_remark(f"note: {reason}, so scored by the beginning: {named}")
     unread = {} if photos is None else {photos: list_unread_files(photos)}
     unread |= {folder: list_unread_files(folder, inside=False) for folder in subjects if folder not in unread}
     for folder, names in unread.items():

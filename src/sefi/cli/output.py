@@ -260,6 +260,7 @@ SCHEMAS: dict[str, Schema] = {
             "evaluators": "drawings or photographs: what the evaluators are for",
             "prompts": "read: how many prompts say what the readers know; clip_only: the others",
             "cut_prompts": "the prompts that CLIP reads, and so scores, the beginning of",
+            "unknown_words": "words of the prompts that the embedded model's CLIP does not know; of another CLIP none",
             "values": "by variant and figure mean, low, high and n (subjects); null where not computed",
             "not_computed": "by figure, why no variant has it",
             "not_comparable": "why variants are not compared: a sentence on each that has other subjects and prompts",

@@ -17,7 +17,7 @@ from sefi.core.text import format_names
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from sefi.benchmark.records import PromptInfo, RunInfo
+    from sefi.benchmark.records import RunInfo
     from sefi.benchmark.run import OpenRun, RunFolder
     from sefi.benchmark.scored_folder import FolderHints, FoundFolder
     from sefi.benchmark.suite import BenchmarkSubject, Suite, SuitePrompt
@@ -231,6 +231,7 @@ def open_scoring(
     cut = list[str]()
     if progress is not None:
         note_found(found, drawings=drawings)
+        note_unknown_words(find_words_unknown_to_clip(suite.prompts, bench_options))
         cut = note_scored(evaluators, suite, score_options.photo_folder, score_options.subject_folders)
     subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
@@ -345,6 +346,25 @@ def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
             print_remark(f"note: {label}: left out, as not asked for: {format_names(one.other_subjects)}")
 
 
+def find_words_unknown_to_clip(prompts: "Sequence[SuitePrompt]", bench_options: "BenchOptions") -> list[str]:
+    """Find the words of prompts that the embedded model's CLIP was not trained with; none where another CLIP scores."""
+    from sefi.benchmark.evaluators import make_sentence
+    from sefi.core.prompts import read_known_words, split_words
+
+    if not bench_options.is_of_drawings() or bench_options.clip is not None:
+        return []
+    words = dict.fromkeys(split_words(make_sentence(one.text, bench_options.suite.class_word) for one in prompts))
+    return [word for word in words if word not in read_known_words()]
+
+
+def note_unknown_words(words: "Sequence[str]") -> None:
+    """Say on stderr which words the prompt score says nothing of."""
+    if words:
+        listed = format_names([repr(word) for word in words])
+        problem = f"the embedded model's CLIP does not know {listed}: the prompt score says nothing of what it means"
+        print_remark(f"note: {problem}; `sefi world words` lists what it knows")
+
+
 def describe_scoring(
     run: "OpenRun", info: "RunInfo", bench_options: "BenchOptions", table: "Table", cut: "Sequence[str]"
 ) -> dict[str, object]:
@@ -361,6 +381,7 @@ def describe_scoring(
         "evaluators": "drawings" if bench_options.is_of_drawings() else "photographs",
         "prompts": {"read": read, "clip_only": len(run.suite.prompts) - read},
         "cut_prompts": list(cut),
+        "unknown_words": find_words_unknown_to_clip(run.suite.prompts, bench_options),
         "values": converted["values"],
         "not_computed": converted["not_computed"],
         "not_comparable": describe_unequal_cases(info),
@@ -377,7 +398,7 @@ def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images:
     if len(info.subjects) == 1:
         lines.append("One subject: nothing is known of the spread over subjects, so there are no intervals.")
     lines += explain_unequal_cases(info)
-    lines.append(format_prompt_measures(info.suite.prompts))
+    lines.append(format_prompt_measures(info))
     missing = [metric for metric in METRICS if metric.part == "main" and metric.name in table.missing]
     lines += [f"{metric.label}: not computed, {table.missing[metric.name]}" for metric in missing]
     for label, one in info.folders.items():
@@ -386,9 +407,13 @@ def format_scoring(folder: "RunFolder", info: "RunInfo", table: "Table", images:
     return "\n".join([*lines, f"{images} images in '{folder.path}'; page: {folder.report}/index.html"])
 
 
-def format_prompt_measures(prompts: "Sequence[PromptInfo]") -> str:
+def format_prompt_measures(info: "RunInfo") -> str:
     """Return how it was measured whether prompts are followed."""
-    read = sum(bool(prompt.wanted) for prompt in prompts)
-    if not read:
-        return "Prompts: CLIP's score alone, as none asks for something that the embedded readers know."
-    return f"Prompts: readers looked for what {read} of {len(prompts)} prompts ask (shown); CLIP scored all of them."
+    read, count = sum(bool(prompt.wanted) for prompt in info.suite.prompts), len(info.suite.prompts)
+    if read:  # of drawings, which always have a CLIP
+        return f"Prompts: readers looked for what {read} of {count} prompts ask (shown); CLIP scored all of them."
+    if info.evaluators.get("clip") is None:
+        return "Prompts: nothing says whether they are followed, as there is neither a reader for them nor a CLIP."
+    if info.evaluators.get("scene_reader") is None:
+        return "Prompts: CLIP's score alone, as the embedded readers know drawings only."
+    return "Prompts: CLIP's score alone, as none asks for something that the embedded readers know."

@@ -214,9 +214,14 @@ class ClipEncoder:
         return self._encode(self._compute_text_features, prompts)
 
     def find_cut(self, prompts: Iterable[str]) -> list[str]:
-        """Return the prompts that are longer than the model reads, in their order."""
+        """Return the prompts of which the model reads the beginning, in their order.
+
+        They are longer than it reads, or have a character without a token: where this is the token that
+        ends a text, as in the embedded model's CLIP, the model reads as far as there.
+        """
         whole = ((prompt, self._tokenizer(prompt, truncation=False, verbose=False)["input_ids"]) for prompt in prompts)
-        return [prompt for prompt, tokens in whole if len(tokens) > self.text_length]
+        end = self._tokenizer.eos_token_id
+        return [prompt for prompt, tokens in whole if len(tokens) > self.text_length or end in tokens[:-1]]
 
     @property
     def text_length(self) -> int:
