@@ -71,32 +71,39 @@ class LearnSettings(Section, frozen=True):
         1000,
         ge=0,
         le=10_000_000,
-        description="optimiser steps; 0, with learn.start=encoder: what it gives; with auto: as many as suit the start",
+        description="optimiser steps; 0 with start=encoder: the encoder's tokens as they are, with auto: chosen by the "
+        "start",
     )
     batch: int = Field(1, ge=1, le=1024, description="samples per step")
-    learning_rate: float = Field(5e-3, gt=0, description="AdamW's")
-    weight_decay: float = Field(0.0, ge=0, description="AdamW's; 0 is Adam")
-    gradient_clip: float | None = Field(None, gt=0, description="longest gradient of a step, all weights together")
+    learning_rate: float = Field(5e-3, gt=0, description="learning rate of AdamW")
+    weight_decay: float = Field(0.0, ge=0, description="weight decay of AdamW; 0 is Adam")
+    gradient_clip: float | None = Field(
+        None, gt=0, description="maximum norm of a step's gradient, all weights together"
+    )
     attention_weight: float = Field(0.003, ge=0, description="lambda of the attention loss")
     attention_option: Literal[1, 2, 3] = Field(
-        3, description="words it compares: 1 the placeholder, 2 the sentence, 3 all"
+        3, description="words the attention loss compares: 1 the placeholder, 2 the sentence, 3 all"
     )
     attention_reduction: Literal["sum", "mean"] = Field(
-        "sum", description="sum or mean: of the attention loss, over words and places"
+        "sum", description="sum or mean of the attention loss over words and positions"
     )
     expansion: Literal["module", "direct"] = Field(
-        "module", description="what gives the tokens: module, a network, or direct, free numbers"
+        "module", description="where tokens come from: module (a network) or direct (free numbers)"
     )
     residual_init: bool = Field(default=False, description="learn the difference to the class word, 0 at first")
-    dropout: float = Field(0.1, ge=0, lt=1, description="of the expansion module")
-    stages: int = Field(5, ge=1, le=100, description="of denoising, each with its own tokens")
+    dropout: float = Field(0.1, ge=0, lt=1, description="dropout of the expansion module")
+    stages: int = Field(5, ge=1, le=100, description="number of denoising stages, each with its own tokens")
     vectors: int = Field(1, ge=1, le=32, description="tokens that the placeholder stands for")
-    split_key_value: bool = Field(default=True, description="False: key and value share one token")
+    split_key_value: bool = Field(
+        default=True, description="separate tokens for keys and values; false: they share one"
+    )
     stage_sampling: Literal["uniform", "stratified"] = Field(
         "uniform", description="timesteps of a step: uniform, or stratified over the stages"
     )
     detach_query: bool = Field(default=False, description="no gradient of the attention loss through the queries")
-    token_norm_limit: float | None = Field(None, gt=0, description="times the class word's norm")
+    token_norm_limit: float | None = Field(
+        None, gt=0, description="maximum norm of a token, as a multiple of the class word's"
+    )
     probe_every: int = Field(
         0,
         ge=0,
@@ -114,15 +121,15 @@ class LearnSettings(Section, frozen=True):
     )
     hold_norm: bool = make_option(
         default=False,
-        description="steps turn the tokens, whose norm stays token_norm_limit (or 1) times the class word's",
+        description="steps only turn the tokens; their norm stays token_norm_limit (or 1) times the class word's",
     )
     token_average: float = make_option(
         0.0, "decay of the running mean of the tokens, which is the result; 0 takes the last", ge=0, lt=1
     )
     change_limit: float | None = make_option(
-        None, "longest way of a token from its start, in norms of the class word, at the least noise", gt=0
+        None, "maximum distance of a token from its start at the least noise, in norms of the class word", gt=0
     )
-    noise_freedom: float = make_option(1.0, "share of change_limit where noise is most", ge=0, le=1)
+    noise_freedom: float = make_option(1.0, "share of change_limit at the most noise", ge=0, le=1)
     attention_loss: Literal["difference", "hinge"] = make_option(
         "difference", "hinge: only the subject's words, what exceeds the class word's, outside the face"
     )
@@ -130,12 +137,12 @@ class LearnSettings(Section, frozen=True):
         None, "in place of attention_weight: gradient on the keys as a share of the denoising loss's", gt=0
     )
     context_weight: float = make_option(
-        0.0, "of the change of the other words' states in sentences with a context", ge=0
+        0.0, "weight of a loss on how the name changes the other words of sentences with a context", ge=0
     )
     photo_words: str = make_option(
         "", "what else the photo shows, such as at the beach: ends every sentence to learn with"
     )
-    outside_weight: float = make_option(1.0, "of the denoising error outside the face", ge=0, le=1)
+    outside_weight: float = make_option(1.0, "weight of the denoising error outside the face", ge=0, le=1)
     start: Literal["class", "encoder", "auto"] = make_option(
         "class",
         "where tokens start: the class word, or what a name encoder reads from the photo; auto: the latter if it can",
@@ -150,7 +157,7 @@ class LearnSettings(Section, frozen=True):
     )
     compile: bool = make_option(
         default=False,
-        description="the denoiser by torch.compile, where its gradients are right; compiling takes minutes",
+        description="compile the denoiser with torch.compile, used if its gradients match; takes minutes",
     )
 
     @model_validator(mode="after")
@@ -207,14 +214,14 @@ class LearnSettings(Section, frozen=True):
 class ViewSettings(Section, frozen=True):
     """How random views of the one photo are made (Celeb Basis' recipe, which the paper follows)."""
 
-    brightness: float = Field(0.2, ge=0, lt=1, description="most change of a view, as the next three")
-    contrast: float = Field(0.2, ge=0, lt=1)
-    saturation: float = Field(0.2, ge=0, lt=1)
-    hue: float = Field(0.01, ge=0, le=0.5)
+    brightness: float = Field(0.2, ge=0, lt=1, description="largest change of a view's brightness")
+    contrast: float = Field(0.2, ge=0, lt=1, description="largest change of its contrast")
+    saturation: float = Field(0.2, ge=0, lt=1, description="largest change of its saturation")
+    hue: float = Field(0.01, ge=0, le=0.5, description="largest change of its hue, in turns")
     flip: float = Field(0.5, ge=0, le=1, description="share of mirrored views")
-    min_scale: float = Field(0.1, gt=0, le=1, description="smallest view, of the canvas")
-    max_scale: float = Field(1.0, gt=0, le=1, description="largest view")
-    aspect: float = Field(0.1, ge=0, lt=1, description="most change of a view's proportions")
+    min_scale: float = Field(0.1, gt=0, le=1, description="smallest view, as a share of the canvas")
+    max_scale: float = Field(1.0, gt=0, le=1, description="largest view, as a share of the canvas")
+    aspect: float = Field(0.1, ge=0, lt=1, description="largest change of a view's proportions")
     canvas: Literal["black", "mean", "edge"] = Field(
         "black", description="what surrounds a small view: black, mean or edge"
     )
@@ -240,34 +247,36 @@ LARGEST_STRENGTH = 2.0  # of an identity
 class GenerateSettings(Section, frozen=True):
     """How images are generated: those of prompts, those that a probe scores, and class images."""
 
-    steps: int = Field(50, ge=1, le=10_000, description="of denoising, at most the model's own number of timesteps")
-    guidance_scale: float = Field(7.5, ge=0, le=100, description="how hard the prompt pulls")
+    steps: int = Field(50, ge=1, le=10_000, description="denoising steps, at most the model's own number of timesteps")
+    guidance_scale: float = Field(7.5, ge=0, le=100, description="how strongly the prompt is followed")
     scheduler: Literal["ddim", "dpm++", "dpm++_karras", "dpm++_sde", "euler", "euler_a", "lcm"] = Field(
         "ddim",
         description="diffusers' DDIM, DPM-Solver++ 2M (plain, at Karras' noise levels, or SDE), Euler, Euler ancestral "
         "or the sampler of latent consistency models",
     )
     count: int = Field(1, ge=1, le=100_000, description="images per prompt")
-    batch_size: int = Field(8, ge=1, le=1024, description="images at once; may change a pixel by one grey level")
+    batch_size: int = Field(
+        8, ge=1, le=1024, description="images generated at once; pixels may differ by one grey level"
+    )
     identity_strength: float = Field(
-        1.0, ge=0, le=LARGEST_STRENGTH, description="0 is the class word, 1 what was learned"
+        1.0, ge=0, le=LARGEST_STRENGTH, description="0 is the class word, 1 the learned person"
     )
     negative_prompt: str = Field("", description="what to avoid, in plain words")
     # Saved where they are given: settings of before there were these stay as they are, runs and trainings too.
-    width: int | None = make_option(None, "of an image in pixels; none is the trained size", ge=8, le=4096)
-    height: int | None = make_option(None, "as the width", ge=8, le=4096)
+    width: int | None = make_option(None, "width of an image in pixels; none is the trained size", ge=8, le=4096)
+    height: int | None = make_option(None, "height of an image in pixels; none is the trained size", ge=8, le=4096)
     clip_skip: int | None = make_option(
-        None, "which layer of the text encoder is read: 1 or none the usual, 2 the one before", ge=1, le=64
+        None, "layer of the text encoder: 1 or none is the usual one, 2 the one before it", ge=1, le=64
     )
     strength_path: Literal["line", "sphere"] = make_option(
-        "line", "way from the class word to what was learned: line, or sphere, which turns and keeps its norm"
+        "line", "path from the class word to the learned tokens: line, or sphere, which keeps the norm"
     )
     separate_names: bool = make_option(
-        default=True, description="each of several names is encoded with the class words of the others"
+        default=True, description="encode each of several names with the class words of the others"
     )
     context_limit: float | None = make_option(
         None,
-        "most that a name may turn the other words (1 - cosine): each prompt's strength is lowered to it",
+        "maximum change of the other words by a name (1 - cosine); lowers the strength for each prompt",
         gt=0,
         le=2,
     )

@@ -283,7 +283,7 @@ class NameListSettings(Section, frozen=True):
 
     names: str | None = Field(
         None,
-        description="text file, a name a line; none: the embedded model's characters",
+        description="text file with one name a line; none: the embedded model's characters",
         json_schema_extra=NAMES_FILE,
     )
 

@@ -50,7 +50,7 @@ class BasisSettings(NameListSettings, frozen=True):
     """
 
     components: int = Field(
-        512, ge=1, le=100_000, description="most principal components; fewer where the names span fewer"
+        512, ge=1, le=100_000, description="maximum number of principal components; fewer if the names span fewer"
     )
     average_decay: float = make_option(
         0.99, "decay a step of the coefficients' running mean; as published 0.99 ** learn.batch", gt=0, lt=1

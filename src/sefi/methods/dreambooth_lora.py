@@ -51,7 +51,7 @@ class LoraSettings(FinetuningSettings, frozen=True):
     """Settings of finetuning, and the size of the matrices."""
 
     parts: Literal["unet"] = Field("unet", description="what is trained: unet")
-    rank: int = Field(4, ge=1, le=256, description="of LoRA's matrices")
+    rank: int = Field(4, ge=1, le=256, description="rank of LoRA's matrices")
 
 
 class DreamBoothLoraConfig(FinetuningConfig, frozen=True):

@@ -58,9 +58,11 @@ class ComposeSettings(Section, frozen=True):
     """What was learned once for all subjects, and when the subject comes in."""
 
     weights: str | None = Field(
-        None, description="its trained weights; none: the embedded model's", json_schema_extra=NAMES_FILE
+        None, description="file of trained weights; none: the embedded model's", json_schema_extra=NAMES_FILE
     )
-    alpha: float = Field(0.7, ge=0, le=1, description="share of the steps, the last ones, that know the subject")
+    alpha: float = Field(
+        0.7, ge=0, le=1, description="share of the denoising steps, counted from the end, that use the photo"
+    )
 
 
 class FastComposerConfig(Config, frozen=True):

@@ -44,10 +44,8 @@ class FinetuningSettings(Section, frozen=True):
     identifier: str = Field(
         "sks", pattern=r"^[^<>{}]*[^<>{}\s][^<>{}]*$", description="rare word that is tied to the subject"
     )
-    prior_images: int = Field(
-        200, ge=0, le=100_000, description="images of the plain class word that keep the class as it is"
-    )
-    prior_weight: float = Field(1.0, ge=0, description="of those images in the loss")
+    prior_images: int = Field(200, ge=0, le=100_000, description="images of the class word that preserve the class")
+    prior_weight: float = Field(1.0, ge=0, description="weight of the class images in the loss")
 
 
 class FinetuningConfig(Config, frozen=True):
