@@ -636,7 +636,7 @@ class GenerateOptions(ImageArguments, total=False):
 
     Attributes:
         steps: of denoising.
-        guidance_scale: how hard the prompt pulls; 1 and below is without guidance.
+        guidance_scale: how strongly the prompt is followed; 1 and below is without guidance.
         negative_prompt: what to avoid, in plain words.
         num_images: images of every prompt.
         scheduler: the sampler: ddim, dpm++, dpm++_karras, dpm++_sde, euler, euler_a or lcm.
