@@ -349,12 +349,11 @@ def note_found(found: "Mapping[str, FoundFolder]", *, drawings: bool) -> None:
 def find_words_unknown_to_clip(prompts: "Sequence[SuitePrompt]", bench_options: "BenchOptions") -> list[str]:
     """Find the words of prompts that the embedded model's CLIP was not trained with; none where another CLIP scores."""
     from sefi.benchmark.evaluators import make_sentence
-    from sefi.core.prompts import read_known_words, split_words
+    from sefi.core.prompts import find_untrained_words
 
     if not bench_options.is_of_drawings() or bench_options.clip is not None:
         return []
-    words = dict.fromkeys(split_words(make_sentence(one.text, bench_options.suite.class_word) for one in prompts))
-    return [word for word in words if word not in read_known_words()]
+    return find_untrained_words(make_sentence(one.text, bench_options.suite.class_word) for one in prompts)
 
 
 def note_unknown_words(words: "Sequence[str]") -> None:

@@ -3,7 +3,6 @@
 This file loads no torch by itself: OpenMP reads its settings once, when torch is loaded.
 """
 
-import ctypes
 import gc
 import math
 import os
@@ -141,6 +140,8 @@ def return_freed_memory() -> None:
     """
     if not sys.platform.startswith("linux"):
         return
+    import ctypes  # noqa: PLC0415  Few programs need it.
+
     library = ctypes.CDLL(None)
     if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
         library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)

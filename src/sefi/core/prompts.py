@@ -411,6 +411,11 @@ def read_known_words() -> frozenset[str]:
     return frozenset(split_words([*phrases, *read_names()])) | PUNCTUATION
 
 
+def find_untrained_words(texts: Iterable[str]) -> list[str]:
+    """Return the words of texts that the embedded model was not trained with, each once, in order."""
+    return [word for word in dict.fromkeys(split_words(texts)) if word not in read_known_words()]
+
+
 def split_words(texts: Iterable[str]) -> list[str]:
     """Return the words and marks of texts in small letters, without names in angle brackets.
 

@@ -18,9 +18,9 @@ from sefi.core.prompts import (
     check_template,
     describe_equal_prompts,
     find_placeholders,
+    find_untrained_words,
     make_unknown_placeholder_error,
     parse_weights,
-    read_known_words,
     read_word_groups,
     split_words,
     strip_weights,
@@ -363,10 +363,12 @@ def find_unknown_words(backbone: Backbone, texts: Iterable[str]) -> list[str]:
     The embedded model knows the words of its captions. Any other model reads every word in pieces; only signs
     that its tokenizer has no token for are unknown to it.
     """
-    words = dict.fromkeys(split_words(strip_weights(text) for text in texts))
+    plain = [strip_weights(text) for text in texts]
     if backbone.is_embedded:
-        return [word for word in words if word not in read_known_words()]
-    return [word for word in words if has_unknown_token(backbone, tokenize_text(backbone, word))]
+        return find_untrained_words(plain)
+    return [
+        word for word in dict.fromkeys(split_words(plain)) if has_unknown_token(backbone, tokenize_text(backbone, word))
+    ]
 
 
 def check_class_word(backbone: Backbone, word: str) -> None:
