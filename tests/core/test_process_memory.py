@@ -69,3 +69,31 @@ def test_freed_tensors_go_back_at_once_where_the_address_space_is_limited(start)
 def test_what_the_user_has_set_stays():
     full, freed, _ = measure("set_up()", limited=True, MALLOC_MMAP_THRESHOLD_=str(32 << 20))
     assert full[0] - freed[0] < 50
+
+
+NO_CODE = """
+import re, resource, torch
+from sefi.core.errors import release_memory, shorten_reason
+
+network = torch.nn.Conv2d(37, 41, 3)
+network(torch.randn(2, 37, 13, 13))
+images = [torch.randn(2, 37, side, side) for side in (17, 19)]
+size = int(re.search(r"VmSize:\\s*(\\d+)", open("/proc/self/status").read())[1]) << 10
+most = resource.getrlimit(resource.RLIMIT_AS)[1]
+resource.setrlimit(resource.RLIMIT_AS, (size - (1 << 20), most))
+try:
+    network(images[0])
+except RuntimeError as error:
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    release_memory(shorten_reason(error))
+    print(shorten_reason(error))
+print(tuple(network(images[1]).shape))
+"""
+
+
+def test_a_thread_that_had_no_memory_for_code_goes_on():
+    """Such a thread gets no new primitive of oneDNN, however much memory there is later."""
+    found = subprocess.run([sys.executable, "-c", NO_CODE], capture_output=True, text=True, check=True)
+    reason, shape = found.stdout.splitlines()
+    assert reason == "could not create a primitive"
+    assert shape == "(2, 41, 17, 17)"

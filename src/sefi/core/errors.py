@@ -75,6 +75,7 @@ def suggest_install(extra: str) -> str:
     return f'In a clone of the repository run: pip install ".[{extra}]".'
 
 
+NO_PRIMITIVE = "could not create a primitive"  # oneDNN has no room for its scratch space or its code
 UNLOADABLE = "failed to map segment"  # the loader of libraries: no address space, or a folder that allows no programs
 # How torch and the libraries below it say that there is no memory, on processors and on accelerators.
 NO_MEMORY = (
@@ -83,7 +84,7 @@ NO_MEMORY = (
     "not enough memory",
     "bad_alloc",
     "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
-    "could not create a primitive",  # oneDNN has no room for its scratch space
+    NO_PRIMITIVE,
     "could not create a memory",
     UNLOADABLE,
 )
@@ -119,10 +120,18 @@ def shorten_reason(error: BaseException) -> str:
     return chosen[0].strip()[:LONGEST_REASON] if chosen else type(error).__name__
 
 
-def release_memory() -> None:
-    """Give back the memory that a failed computation held: circles of its frames, and what allocators hold back."""
+def release_memory(reason: str = "") -> None:
+    """Give back the memory that a failed computation held: circles of its frames, and what allocators hold back.
+
+    Args:
+        reason: how a library said that there is no memory. Once oneDNN had none for the code of a primitive, this
+            thread gets no new primitive, however much is free: its assembler never clears the error. torch computes
+            without oneDNN from then on.
+    """
     gc.collect()
     torch = sys.modules.get("torch")
+    if torch is not None and NO_PRIMITIVE in reason:
+        torch.backends.mkldnn.set_flags(_enabled=False)
     if torch is not None and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
     return_freed_memory()

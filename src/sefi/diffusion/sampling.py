@@ -427,7 +427,7 @@ def shrink_batch(backbone: Backbone, count: int, settings: GenerateSettings, rea
     Raises:
         GenerationError: there was none for a single one.
     """
-    release_memory()
+    release_memory(reason)
     if count == 1:
         height, width = get_image_size(backbone, settings)
         problem = f"There is not enough memory for one image of {width} x {height} ({reason})."

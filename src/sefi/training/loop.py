@@ -313,7 +313,7 @@ class Trainer:
             ConfigError: there is one sample in a part already, or the task cannot be split.
         """
         self.optimiser.zero_grad(set_to_none=True)
-        release_memory()
+        release_memory(reason)
         samples = self.task.count_samples() if isinstance(self.task, DivisibleTask) else 1
         if self.recovery.parts >= samples:
             problem = f"There is not enough memory to learn from one sample at a time ({reason})."

@@ -470,7 +470,7 @@ class BatchEncoder:
         Raises:
             ConfigError: it was a single one.
         """
-        release_memory()
+        release_memory(reason)
         if count == 1:
             problem = f"There is not enough memory to encode one image ({reason})."
             raise make_memory_error(ConfigError, problem, LESS_MEMORY)
