@@ -125,6 +125,13 @@ def refusals() -> Callable[[], list[str]]:
     return read_refusals
 
 
+@pytest.fixture
+def restored_onednn() -> Iterator[None]:
+    """Let torch compute with oneDNN again after a test in which that has run out of memory."""
+    yield
+    torch.backends.mkldnn.set_flags(_enabled=True)
+
+
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> CLIPTokenizer:
     words = sorted({*PROMPT_WORDS, *" ".join(FACE_TEMPLATES).replace("{}", "").replace("-", " ").split()})

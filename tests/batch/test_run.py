@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import date
 
 import pytest
+import torch
 from PIL import Image
 from tests.batch.conftest import CONSENT
 
@@ -29,6 +30,7 @@ from sefi.batch.plan import (
 from sefi.batch.run import (
     WorkQueue,
     begin_try,
+    describe_failure,
     learn_alone,
     list_problems,
     locate_training,
@@ -36,7 +38,15 @@ from sefi.batch.run import (
     remove_partials,
 )
 from sefi.core.config import override
-from sefi.core.errors import ConfigError, IdentityError, Interrupted, OutputError, PhotoError, make_memory_error
+from sefi.core.errors import (
+    NO_PRIMITIVE,
+    ConfigError,
+    IdentityError,
+    Interrupted,
+    OutputError,
+    PhotoError,
+    make_memory_error,
+)
 from sefi.core.files import name_partial
 from sefi.core.progress import SilentProgress
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
@@ -553,3 +563,11 @@ def test_a_damaged_record_stops_nobody_and_its_identity_stays(settings, work_off
         f"'{identity}' exists and was not written by this batch, or was changed since."
     ]
     assert identity.read_bytes() == before
+
+
+@pytest.mark.usefixtures("restored_onednn")
+@pytest.mark.parametrize(("message", "with_onednn"), [("out of memory", True), (NO_PRIMITIVE, False)])
+def test_the_next_one_is_learned_without_onednn_where_that_had_no_memory_for_its_code(message, with_onednn):
+    problem, _ = describe_failure(RuntimeError(message))
+    assert torch.backends.mkldnn.enabled == with_onednn
+    assert problem == "There is not enough memory."

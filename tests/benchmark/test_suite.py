@@ -157,6 +157,25 @@ def test_a_setting_that_no_variant_has_is_refused(tmp_path):
         open_suite(written(tmp_path, own))
 
 
+@pytest.mark.parametrize(
+    ("line", "place", "meant"),
+    [
+        ('prompt_list = ["short"]\n', "'prompt_list'", "prompt_lists"),
+        ("seed = [7]\n", "'seed'", "seeds"),
+        ('[[variants]]\nlabel = "other"\nsetings = []\n', "'variants.2.setings'", "settings"),
+        ('[[prompts]]\ntext = "{}"\nkind = "own"\nwant = []\n', "'prompts.0.want'", "wanted"),
+    ],
+)
+def test_an_unknown_key_is_named_with_the_nearest(line, place, meant, tmp_path):
+    text = TWO_METHODS + line if line.startswith("[") else line + TWO_METHODS
+    if "prompts" in place:
+        text = text.replace('prompt_lists = ["short"]\n', "")
+    with pytest.raises(ConfigError) as refused:
+        open_suite(written(tmp_path, text))
+    assert f"there is no key {place}." in refused.value.problem
+    assert refused.value.remedy.startswith(f"Did you mean {meant!r}? Use one of ")
+
+
 def test_an_unknown_suite_or_preset_is_named():
     with pytest.raises(ConfigError, match="no suite 'nothing'"):
         open_suite("nothing")
@@ -186,7 +205,7 @@ def test_a_suite_with_the_old_name_of_its_variants_still_opens(tmp_path):
     old = WHOLE.replace("[[variants]]", "[[ways]]")
     assert old != WHOLE
     assert open_suite(written(tmp_path, old)) == open_suite(written(tmp_path, WHOLE))
-    with pytest.raises(ConfigError, match="Extra inputs"):
+    with pytest.raises(ConfigError, match="no key 'ways'"):
         open_suite(written(tmp_path, WHOLE + '\n[[ways]]\nlabel = "third"\n'))
 
 

@@ -7,7 +7,7 @@ import torch
 from tests.training.token_training import make_task
 
 from sefi.core.config import Config, override
-from sefi.core.errors import ConfigError, Interrupted, OutputError, SefiError
+from sefi.core.errors import NO_PRIMITIVE, ConfigError, Interrupted, OutputError, SefiError
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
 from sefi.photo.augment import CropFace, PhotoViews
@@ -182,19 +182,30 @@ def test_all_note_that_a_pass_was_not_compiled(backbone, monkeypatch):
     assert [numbers["not_compiled"] for _, numbers in train_together(learners, SilentProgress())] == [1, 1]
 
 
+def allocate_too_much():
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def fail_like_onednn():
+    raise RuntimeError(NO_PRIMITIVE)
+
+
 @pytest.mark.slow
-def test_without_memory_for_all_fewer_are_learned_together(backbone, monkeypatch):
+@pytest.mark.usefixtures("restored_onednn")
+@pytest.mark.parametrize(("fail", "with_onednn"), [(allocate_too_much, True), (fail_like_onednn, False)])
+def test_without_memory_for_all_fewer_are_learned_together(fail, with_onednn, backbone, monkeypatch):
     whole, sizes = together.compute_gradients_together, []
 
     def limited(trainers):
         sizes.append(len(trainers))
         if len(trainers) > 2:
-            torch.empty(2**60, dtype=torch.uint8)
+            fail()
         return whole(trainers)
 
     monkeypatch.setattr(together, "compute_gradients_together", limited)
     learners = [make(backbone, "learn.steps=2", number=number) for number in (1, 2, 3)]
     outcomes = train_together(learners, SilentProgress())
+    assert torch.backends.mkldnn.enabled == with_onednn
     assert max(sizes[1:]) == 2
     for number, (tensors, _) in enumerate(outcomes, 1):
         alone, _ = learn_alone(backbone, "learn.steps=2", number=number)

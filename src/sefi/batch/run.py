@@ -58,6 +58,7 @@ from sefi.core.errors import (
     SefiError,
     is_out_of_memory,
     release_memory,
+    shorten_reason,
 )
 from sefi.core.files import LONGEST_STEM, remove_file, write_file
 from sefi.core.own_files import hash_own_file, hold_output_lock, locate_lock
@@ -257,7 +258,7 @@ def describe_failure(error: Exception) -> tuple[str, str]:
     if isinstance(error, SefiError):
         return error.problem, error.remedy
     if is_out_of_memory(error):
-        release_memory()
+        release_memory(shorten_reason(error))
         return "There is not enough memory.", "Use fewer --jobs, or a smaller model; --retry tries it again."
     text = " ".join(str(error).split())[:300]
     return f"Unexpected {type(error).__name__}: {text}", "Report it, please; --retry tries it again."

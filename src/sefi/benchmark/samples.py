@@ -49,6 +49,7 @@ from sefi.core.errors import (
     SefiError,
     is_out_of_memory,
     release_memory,
+    shorten_reason,
 )
 from sefi.core.files import write_file
 from sefi.core.progress import SilentProgress
@@ -330,7 +331,7 @@ def make_samples(
     run.progress.start(len(missing), "images")
     made, group_names = 0, run.list_group_keys()
     for unit in units if numbers is None else (units[number] for number in numbers):
-        places, failure = [(group_names[number], label) for number, label in unit], None
+        places, failure, reason = [(group_names[number], label) for number, label in unit], None, ""
         place = places[0]
         try:
             for (number, label), place in zip(unit, places, strict=True):
@@ -343,11 +344,11 @@ def make_samples(
                     run.progress.advance()
                     made += 1
         except Exception as error:
-            failure = describe_unit_failure(error, place, places)
+            failure, reason = describe_unit_failure(error, place, places), shorten_reason(error)
             if failure is None or on_failure is None:
                 raise
         if failure is not None and on_failure is not None:
-            release_memory()  # that the frames of the error held
+            release_memory(reason)  # that the frames of the error held
             left.give_up(places)
             on_failure(failure)
     run.progress.finish()

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from pydantic import AliasChoices, Field, model_validator
+from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance
 from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
@@ -309,9 +309,32 @@ def open_suite(name: str | Path) -> Suite:
         lists = tree.pop("prompt_lists", [])
         suite_prompts = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
         prompts = [prompt for listed in lists for prompt in read_prompt_list(str(listed))] + suite_prompts
-        suite = Suite.model_validate({"name": Path(path.name).stem, **tree, "prompts": prompts})
+        suite = parse_suite({"name": Path(path.name).stem, **tree, "prompts": prompts}, path)
     suite.check()
     return suite
+
+
+def parse_suite(tree: dict[str, Any], path: object) -> Suite:
+    """Parse a tree of plain values as a suite.
+
+    Args:
+        path: of its file, for the message.
+
+    Raises:
+        ConfigError: it has a key that there is not.
+        ValidationError: a value is of the wrong kind, or out of range.
+    """
+    try:
+        return Suite.model_validate(tree)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        if fault["type"] != "extra_forbidden":
+            raise
+        *place, key = (str(part) for part in fault["loc"])
+        section = {"prompts": SuitePrompt, "variants": Variant, "ways": Variant}[place[0]] if place else Suite
+        keys = [*section.model_fields, *([] if place else ["prompt_lists"])]
+        problem = f"{path}: there is no key {'.'.join([*place, key])!r}."
+        raise ConfigError(problem, suggest(key, keys)) from None
 
 
 def read_prompt_list(name: str) -> list[dict[str, Any]]:

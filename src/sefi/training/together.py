@@ -18,6 +18,7 @@ from sefi.core.errors import (
     is_out_of_memory,
     make_interrupted,
     release_memory,
+    shorten_reason,
 )
 from sefi.core.progress import Progress
 from sefi.diffusion.attention import LossOptions
@@ -176,14 +177,15 @@ class TrainingGroup:
         if len(trainers) == 1:  # alone it may also split its samples
             self.do_for(trainers[0], partial(take_step_alone, trainers[0]))
             return
+        reason = ""
         try:
             parts = compute_gradients_together(trainers)
         except (RuntimeError, MemoryError, SefiError) as error:
             if not is_out_of_memory(error):
                 raise
-            parts = None
+            parts, reason = None, shorten_reason(error)
         if parts is None:  # outside of the handler: what the failed try held is free by now
-            release_memory()
+            release_memory(reason)
             self.at_once = min(self.at_once, (len(trainers) + 1) // 2)
             for half in (trainers[: self.at_once], trainers[self.at_once :]):
                 self.take_step(half)
