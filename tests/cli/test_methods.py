@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from sefi.core.config import list_setting_names, select_settings
+from sefi.core.config import RECIPE_FROM_ENCODER, list_setting_names, select_settings
 from sefi.identity.file import Identity
 from sefi.methods import METHODS, PRESETS
 
@@ -36,8 +36,23 @@ def test_every_setting_is_listed_with_its_value(sefi):
     words = sefi("settings", "--preset", "celeb-basis").stdout.splitlines()
     assert [line.split()[0] for line in words] == list(listed["settings"])
     assert sum(len(line.split()) > 2 for line in words) > 0.8 * len(words)
-    assert [line.split()[0] for line in sefi("settings").stdout.splitlines()] == list_setting_names()
+    assert not any("by_start" in one for one in listed["settings"].values())
     assert sefi("settings", "--preset", "magic").exit_code == 2
+
+
+def test_settings_that_depend_on_the_start_are_listed_with_both_values(sefi):
+    listed = json.loads(sefi("settings", "--json").stdout)["settings"]
+    assert listed["learn.steps"]["by_start"] == {"encoder": 15, "class": 200}
+    assert listed["learn.attention_weight"]["by_start"] == {"encoder": 0.0, "class": 0.003}
+    assert {name for name, one in listed.items() if "by_start" in one} == RECIPE_FROM_ENCODER | {"learn.steps"}
+    assert listed["learn.outside_weight"]["value"] == 1.0, "also settings that are saved only where they are given"
+    lines = sefi("settings").stdout.splitlines()
+    table, note = lines[: len(listed)], lines[len(listed) :]
+    assert [line.split()[0] for line in table] == list_setting_names()
+    assert table[0].split("  optimiser")[0].split() == ["learn.steps", "15", "or", "200", "*"]
+    assert sum(" * " in line for line in table) == len(RECIPE_FROM_ENCODER) + 1
+    assert "name encoder" in " ".join(note)
+    assert "*" not in sefi("settings", "--preset", "scratch").stdout
 
 
 @pytest.mark.slow_after(1)

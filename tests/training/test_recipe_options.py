@@ -8,7 +8,18 @@ from hypothesis import given, settings, strategies as st
 from tests.training.token_training import learn_tokens, make_task
 
 from sefi.backbone.bundle import Backbone
-from sefi.core.config import Config, LearnSettings, choose_start, dump_config, override
+from sefi.core.config import (
+    RECIPE_FROM_ENCODER,
+    Config,
+    LearnSettings,
+    choose_start,
+    dump_config,
+    list_setting_names,
+    override,
+    parse_config,
+    parse_saved_config,
+    read_setting,
+)
 from sefi.core.errors import ConfigError, Interrupted
 from sefi.core.progress import SilentProgress
 from sefi.core.rng import create_generator
@@ -235,6 +246,47 @@ def test_steps_of_nothing_are_refused() -> None:
     # From the encoder there is a limit.
     freer = choose_start(override(PRESETS["default"], ["learn.noise_freedom=0.5"]), encoder=True).learn
     assert (freer.noise_freedom, freer.change_limit) == (0.5, 0.5)
+
+
+SET_TO_THE_PRESETS = {
+    "learn.hold_norm": False, "learn.rate_schedule": "constant", "learn.change_limit": None, "learn.noise_freedom": 1.0,
+    "learn.attention_weight": 0.003, "learn.attention_loss": "difference", "views.latent_pool": 64, "views.flip": 0.5,
+}  # fmt: skip
+
+
+def test_every_setting_of_the_recipe_can_be_set_to_the_presets_value() -> None:
+    assert set(SET_TO_THE_PRESETS) == RECIPE_FROM_ENCODER
+    for name, value in SET_TO_THE_PRESETS.items():
+        assert read_setting(PRESETS["default"], name) == value
+
+
+@pytest.mark.parametrize("setting", SET_TO_THE_PRESETS)
+def test_a_setting_that_is_set_to_the_presets_value_holds(setting: str) -> None:
+    """It counted as not set, and the recipe's value was taken."""
+    preset, value = PRESETS["default"], SET_TO_THE_PRESETS[setting]
+    recipe = choose_start(preset, encoder=True)
+    assert read_setting(recipe, setting) != value
+    given = override(preset, [f"{setting}={value}"])
+    assert given != preset, "a folder of a batch has other identities then"
+    assert override(given, ["generate.steps=3"]).explicit == given.explicit
+    assert parse_config(dump_config(given), Config) == given
+    chosen = choose_start(given, encoder=True)
+    assert read_setting(chosen, setting) == value
+    assert chosen.explicit == ()
+    others = {name for name in list_setting_names() if read_setting(chosen, name) != read_setting(recipe, name)}
+    assert others - {"learn.noise_freedom"} <= {setting}
+    assert parse_saved_config(dump_config(chosen), Config) == chosen
+    assert choose_start(given, encoder=False) == choose_start(preset, encoder=False)
+    assert override(given, [f"{setting}={read_setting(recipe, setting)}"]).explicit == ()
+    assert override(given, ["learn.start=encoder"]).explicit == ()
+
+
+def test_no_limit_of_the_change_leaves_nothing_to_take_a_share_of() -> None:
+    free = choose_start(override(PRESETS["default"], ["learn.change_limit=none"]), encoder=True).learn
+    assert (free.change_limit, free.noise_freedom) == (None, 1.0)
+    both = override(PRESETS["default"], ["learn.change_limit=none", "learn.noise_freedom=0.5"])
+    with pytest.raises(ConfigError, match="noise_freedom has no effect"):
+        choose_start(both, encoder=True)
 
 
 @pytest.mark.slow_after(1)

@@ -1,5 +1,6 @@
 """`sefi inspect`, `sefi methods` and `sefi settings`: identities, methods and settings as lists."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -127,21 +128,45 @@ def list_methods(as_json: options.AsJson = False) -> None:
 def list_settings(preset: options.Preset = "default", as_json: options.AsJson = False) -> None:
     """List every setting that the method of a preset has and `--set` changes, with its value in the preset."""
     from sefi.cli.output import print_answer
-    from sefi.core.config import describe_settings, dump_config
+    from sefi.core.config import choose_start, describe_settings, read_setting
     from sefi.methods import get_preset
 
     config = get_preset(preset)
-    # Settings that are saved only where they are given are none otherwise.
-    values = dict(flatten_record("", dump_config(config)))
-    described = describe_settings(type(config))
-    record = {name: {"value": values.get(name), "about": about} for name, about in described.items()}
-    lines = [f"{name:32} {shorten_value(one['value']):24} {one['about']}".rstrip() for name, one in record.items()]
+    starts = [choose_start(config, encoder=True), choose_start(config, encoder=False)]
+    record = {
+        name: {"value": make_plain(read_setting(config, name)), "about": about}
+        for name, about in describe_settings(type(config)).items()
+    }
+    for name, one in record.items():
+        by_start = [make_plain(read_setting(found, name)) for found in starts]
+        if name != "learn.start" and by_start[0] != by_start[1]:
+            one["by_start"] = dict(zip(("encoder", "class"), by_start, strict=True))
+    lines = [f"{name:32} {format_by_start(one):24} {one['about']}".rstrip() for name, one in record.items()]
     print_answer(
         {"preset": preset, "method": config.method, "settings": record},
-        "\n".join(lines),
+        "\n".join([*lines, *(BY_START if starts[0] != starts[1] else ())]),
         as_json=as_json,
         command="settings",
     )
+
+
+BY_START = (
+    "",
+    "* The first where tokens start at what a name encoder reads: people, on a model that has one, as the embedded one",
+    "  does. The second where they start at the class word.",
+)
+
+
+def make_plain(value: object) -> object:
+    """Return a value of a setting as JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def format_by_start(setting: Mapping[str, Any]) -> str:
+    """Return a setting's value as `--set` takes it; both, with a star, where it depends on the start."""
+    if "by_start" not in setting:
+        return shorten_value(setting["value"])
+    return f"{' or '.join(map(shorten_value, setting['by_start'].values()))} *"
 
 
 def shorten_value(value: object) -> str:

@@ -185,7 +185,8 @@ SCHEMAS: dict[str, Schema] = {
         {
             "preset": "the preset asked for",
             "method": "its method",
-            "settings": "value and meaning of every setting that the method has, by name",
+            "settings": "value and meaning of every setting that the method has, by name; `by_start` has the values "
+            "where they depend on where tokens start",
         },
     ),
     "doctor": Schema(

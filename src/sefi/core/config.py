@@ -292,12 +292,18 @@ class Config(Section, frozen=True):
     attention loss; it is not what `sefi.learn` starts from, which is `DEFAULT`. So a preset of another method that
     leaves a setting out has SeFi-IDE's published value: begin with `ONE_TOKEN`, `ONE_SLOT` or `TRAINED_WEIGHTS`, which
     turn off what only SeFi-IDE has.
+
+    Attributes:
+        method: name of the method.
+        explicit: where `learn.start` is auto, the settings that `override` has set to the value they had: that value
+            holds wherever tokens start. Every other change is seen by its value.
     """
 
     method: str = "sefi"
     learn: LearnSettings = LearnSettings()  # pyright: ignore[reportCallIssue]
     views: ViewSettings = ViewSettings()  # pyright: ignore[reportCallIssue]
     generate: GenerateSettings = GenerateSettings()  # pyright: ignore[reportCallIssue]
+    explicit: tuple[str, ...] = make_option((), "settings that hold wherever tokens start")
 
     @property
     def reads_face(self) -> bool:
@@ -507,13 +513,22 @@ def explain_guidance(settings: GenerateSettings, *, embeds_guidance: bool = Fals
 def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:
     """Override settings of a config by `section.name=value` assignments, in order."""
     tree, fields = dump_config(config), list_setting_fields(type(config))
+    assignments = list(assignments)
     for assignment in assignments:
         name, value = split_assignment(assignment)
         if name not in fields:
             raise make_unknown_setting_error(name, list(fields))
         section, _, last = name.partition(".")
         tree[section][last] = parse_assigned_value(fields[name].annotation, value)
-    return parse_config(tree, type(config))
+    return note_explicit_settings(parse_config(tree, type(config)), (one.partition("=")[0] for one in assignments))
+
+
+def note_explicit_settings(config: AnyConfig, names: Iterable[str]) -> AnyConfig:
+    """Return settings that tell which of some were set, as far as `choose_start` cannot see it by their values."""
+    automatic = config.learn.start == "auto"
+    set_ones = {*config.explicit, *(name for name in names if name in RECIPE_FROM_ENCODER)} if automatic else set()
+    explicit = tuple(sorted(one for one in set_ones if read_setting(config, one) == read_setting(DEFAULT, one)))
+    return config if explicit == config.explicit else config.model_copy(update={"explicit": explicit})
 
 
 def parse_assigned_value(kind: object, value: str) -> object:
@@ -576,6 +591,8 @@ FROM_ENCODER: SettingsTree = {
     # Two sides of a face differ: a mirrored one is somebody else.
     "views": {"latent_pool": 12, "flip": 0.0},
 }
+# Those of them that can be set to the default's own value; 0 steps mean that the start chooses them.
+RECIPE_FROM_ENCODER = {f"{section}.{name}" for section, tree in FROM_ENCODER.items() for name in tree} - {"learn.steps"}
 SCRATCH = parse_config(
     make_embedded_preset(
         {**DIRECT, "steps": CLASS_STEPS, "batch": 5, "stage_sampling": "stratified", "learning_rate": 5e-3}
@@ -591,28 +608,39 @@ STARTING_PRESETS: dict[str, Config] = {"default": DEFAULT, "scratch": SCRATCH, "
 def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
     """Return settings in which `learn.start` says where tokens start, instead of auto.
 
-    From an encoder learning goes on by a recipe of its own, but for what settings say otherwise.
+    From an encoder learning goes on by a recipe of its own, but for the settings that somebody has set.
 
     >>> [choose_start(DEFAULT, encoder=found).learn.steps for found in (True, False)]
     [15, 200]
 
     Args:
         encoder: whether tokens can start at what a name encoder reads.
+
+    Raises:
+        ConfigError: a setting has no effect beside those of the recipe.
     """
     learn = config.learn
     if learn.start != "auto":
         return config
     if not encoder:
         at_class = {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
-        return config.model_copy(update={"learn": learn.model_copy(update=at_class)})
-    changed = choose_unchanged(learn, DEFAULT.learn, FROM_ENCODER["learn"])
+        return config.model_copy(update={"learn": learn.model_copy(update=at_class), "explicit": ()})
     sections = {
-        "learn": learn.model_copy(update={"start": "encoder", **changed}),
-        "views": config.views.model_copy(update=choose_unchanged(config.views, DEFAULT.views, FROM_ENCODER["views"])),
+        "learn": learn.model_copy(update={"start": "encoder", **choose_from_encoder(config, "learn")}),
+        "views": config.views.model_copy(update=choose_from_encoder(config, "views")),
     }
-    return config.model_copy(update=sections)
+    chosen = config.model_copy(update={**sections, "explicit": ()})
+    return parse_config(dump_config(chosen), type(config))
 
 
-def choose_unchanged(section: Section, default: Section, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Choose of some values those whose setting is the default's."""
-    return {name: value for name, value in values.items() if getattr(section, name) == getattr(default, name)}
+def choose_from_encoder(config: Config, section: str) -> dict[str, Any]:
+    """Choose of a section the settings that the recipe from an encoder has and that nobody has set."""
+    unset = {
+        name: value
+        for name, value in FROM_ENCODER[section].items()
+        if f"{section}.{name}" not in config.explicit
+        and read_setting(config, f"{section}.{name}") == read_setting(DEFAULT, f"{section}.{name}")
+    }
+    if "learn.change_limit" in config.explicit:  # none: there is nothing to take a share of
+        unset.pop("noise_freedom", None)
+    return unset

@@ -180,7 +180,7 @@ def find_config_fault(kind: object) -> str | None:
     """Return what is wrong with the class of a method's settings, in one sentence, or None."""
     if not (isinstance(kind, type) and issubclass(kind, Config)):
         return "Its `config_type` is neither Config nor derived from it."
-    apart = sorted(kind.model_fields.keys() - {"method", *list_sections(kind)})
+    apart = sorted(kind.model_fields.keys() - {"method", "explicit", *list_sections(kind)})
     if apart:
         return f"Its settings {', '.join(apart)} are in no section."
     required = [
