@@ -190,7 +190,7 @@ def learn(  # noqa: PLR0913
     if init is not None:
         check_init(init, method, backbone)
     if consent is None and not backbone.is_embedded:
-        LOGGER.warning("nobody is stated to have agreed to this likeness: learn(..., consent=Consent(...)) states it")
+        LOGGER.warning("no consent of the person is recorded: learn(..., consent=Consent(...)) records it")
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
     first, *others = [one.pixels for one in crops]
     plan = find_start(crops, backbone, config, detector, init)

@@ -119,7 +119,7 @@ def test_what_only_tokens_have_is_refused_of_other_methods(tmp_path):
     open_suite(path)
     for more in ('class_slots = ["V"]', "strength = 0.5"):
         path.write_text(whole + more)
-        with pytest.raises(ConfigError, match="dreambooth has no tokens"):
+        with pytest.raises(ConfigError, match="dreambooth learns no tokens"):
             open_suite(path)
 
 

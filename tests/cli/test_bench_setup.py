@@ -41,7 +41,7 @@ def test_a_word_for_people_draws_people_and_its_spelling_changes_nothing(tmp_pat
 
 @pytest.mark.parametrize("class_word", ["horse", "teapot", "black cat", ""])
 def test_what_is_not_drawn_is_refused(tmp_path, class_word):
-    with pytest.raises(ConfigError, match=f"Nothing is drawn of the class word '{class_word}'") as refused:
+    with pytest.raises(ConfigError, match=f"The package draws no subjects of the class word '{class_word}'") as refused:
         load_subjects(open_options(tmp_path, class_word), None)
     assert "person, cat, dog, bear" in refused.value.remedy
 

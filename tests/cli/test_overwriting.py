@@ -204,7 +204,7 @@ def test_a_run_does_not_write_over_its_photos(refused, tmp_path, inside):
     words = ["bench", "run", "quick", "--model", "/nowhere", "--photos", photos, "--out", tmp_path]
     assert "belongs to no run" in refused(*words)
     (tmp_path / "run.json").write_text("{}")
-    assert "lie where the run writes" in refused(*words)
+    assert "would write into" in refused(*words)
     assert (photos / "ada.png").read_bytes() == b"photo"
 
 

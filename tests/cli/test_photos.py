@@ -96,7 +96,7 @@ def test_the_crop_is_shown(learn, tmp_path):
         (("astronaut.png", "--box", "1,2,3"), "is no box"),
         (("astronaut.png", "--box", "1,2,3,-4"), "is no box"),
         (("astronaut.png", "--box", "500,0,99,99"), "not inside the photo (512 x 512)"),
-        (("astronaut.png", "--box", "1,2,30,40", "--face", 1), "--box says what to cut out, and so does --face"),
+        (("astronaut.png", "--box", "1,2,30,40", "--face", 1), "--box and --face contradict each other"),
         (("astronaut.png", "camera.png", "--face", 1), "--face belongs to one photo, and there are 2"),
     ],
 )

@@ -51,9 +51,9 @@ DAMAGED = {
     "no name": ({"": entry(0, 12)}, 12, "a name of 0 characters"),
     "long name": ({"x" * (LONGEST_NAME + 1): entry(0, 12)}, 12, "a name of 513 characters"),
     "half of a character": ({"\ud800": entry(0, 12)}, 12, "half of a character"),
-    "nine dimensions": ({"a": entry(0, 4, [1] * 9)}, 4, "a shape that no tensor has"),
+    "nine dimensions": ({"a": entry(0, 4, [1] * 9)}, 4, "a shape that is not allowed"),
     "another type": ({"a": entry(0, 12, [12], "F8_E4M3")}, 12, "dtype F8_E4M3"),
-    "metadata": ({"__metadata__": {"a": 1}}, 0, "metadata are no texts"),
+    "metadata": ({"__metadata__": {"a": 1}}, 0, "metadata holds something other than texts"),
 }
 
 
@@ -91,7 +91,7 @@ def test_what_safetensors_writes_is_read(tmp_path_factory, shapes, dtype):
 def test_a_model_may_have_what_an_identity_may_not(tmp_path):
     empty = write(tmp_path / "empty.safetensors", {"a": entry(0, 0, [0, 7])}, b"")
     assert read_weights_header(empty).shapes == {"a": (0, 7)}
-    with pytest.raises(InvalidFileError, match="a shape that no tensor has"):
+    with pytest.raises(InvalidFileError, match="a shape that is not allowed"):
         read_layout(empty)
     whole = write(tmp_path / "whole.safetensors", {"a": entry(0, 8, [4], "I16")}, bytes(8))
     assert read_weights_header(whole).dtypes == {"a": "I16"}

@@ -315,7 +315,7 @@ def test_weights_that_no_program_reads_are_refused(tmp_path):
     Identity({"unet.a": torch.zeros(2, 3)}, header).save(tmp_path / "lora.safetensors")
     answer = export(tmp_path / "lora.safetensors", "--to", "a1111", "--out", tmp_path / "out")
     assert answer.exit_code == 2
-    assert "read by no other program" in json.loads(answer.stdout)["error"]
+    assert "no other program can read" in json.loads(answer.stdout)["error"]
     assert not (tmp_path / "out").exists()
 
 
@@ -323,7 +323,7 @@ def test_tokens_with_weights_of_any_network_are_not_exported_in_part(tmp_path):
     made = make_identity(1)
     header = made.header.model_copy(update={"method": "of another package"})
     identity = Identity({**made.tensors, "text_encoder.a": torch.zeros(2)}, header)
-    with pytest.raises(IdentityError, match="read by no other program"):
+    with pytest.raises(IdentityError, match="no other program can read"):
         export_identity(identity, HOSTS["a1111"], TokenOptions(stages=False, slot=None, sampler=Sampler()))
 
 

@@ -146,7 +146,9 @@ class Evaluators:
         """
         strange = [pair for pair in wanted if self.reader is not None and not self.reader.knows(*pair)]
         if strange:
-            raise ConfigError(f"The readers know no {strange[0][0]} {strange[0][1]!r}.", "Mend `wanted` in the suite.")
+            raise ConfigError(
+                f"No evaluator recognises {strange[0][1]!r} as {strange[0][0]}.", "Correct `wanted` in the suite."
+            )
 
     def find_shown(
         self, rgb: NDArray[np.uint8], evaluation: Evaluation, wanted: Sequence[tuple[str, str]]

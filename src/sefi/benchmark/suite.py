@@ -261,7 +261,7 @@ class Suite(Section, frozen=True):
             method = self.make_config(self.find_learning_variant(variant)).method
             if not is_of_tokens(method) and (variant.class_slots or variant.strength != 1.0 or self.attention):
                 raise ConfigError(
-                    f"{variant.label!r}: {method} has no tokens, so no slots, strength or attention of them.",
+                    f"{variant.label!r}: {method} learns no tokens, so it has no slots, strength or attention of them.",
                     "Leave them out, or take another method.",
                 )
             if self.together > 1 and get_method(method).info.alone:

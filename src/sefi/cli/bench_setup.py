@@ -79,7 +79,9 @@ def check_run_folder(out: Path, photos: Path | None) -> None:
                 raise OutputError(problem, "Choose another --out.")
         for folder in run_folder.list_folders():
             if is_inside(photos, folder):
-                raise OutputError(f"The photos in '{photos}' lie where the run writes.", "Choose another --out.")
+                raise OutputError(
+                    f"The run would write into '{photos}', the folder of the photos.", "Choose another --out."
+                )
 
 
 def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -> "OpenRun":
@@ -271,7 +273,7 @@ def load_subjects(bench_options: BenchOptions, detector: "FaceDetector | None") 
     of_people, kind = is_person(suite.class_word), suite.class_word.strip().lower()
     if not of_people and kind not in ANIMALS:
         remedy = f"Take person, {', '.join(ANIMALS)}, or name a folder of photographs with --photos and their --model."
-        raise ConfigError(f"Nothing is drawn of the class word {suite.class_word!r}.", remedy)
+        raise ConfigError(f"The package draws no subjects of the class word {suite.class_word!r}.", remedy)
     letter = "p" if of_people else kind[0]
     for n, kind_of_photo in enumerate(suite.list_photo_kinds(), suite.first):
         person = make_scene_photo if kind_of_photo == "scene" else make_portrait

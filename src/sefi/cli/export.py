@@ -116,7 +116,7 @@ def export_identity(identity: "Identity", host: "Host", token_options: TokenOpti
         return export_custom_diffusion(identity, host)
     if not identity.is_tokens_alone:
         raise IdentityError(
-            f"What {identity.method} keeps of {identity.name!r} is read by no other program.",
+            f"{identity.name!r} was learned by {identity.method}, which no other program can read.",
             "Learn it with the default method, whose tokens become embeddings, or with --method dreambooth-lora.",
         )
     return export_tokens(identity, host, token_options.slot, token_options.sampler if token_options.stages else None)

@@ -45,7 +45,9 @@ def run_forget(
     from sefi.provenance.leftovers import Trace, find_all_leftovers
 
     if (target is None) == (not leftovers):
-        raise ConfigError("Nothing is named to forget, or two things.", "Name an identity, or give --leftovers.")
+        raise ConfigError(
+            "Give either an identity to forget or --leftovers.", "Name an identity, or give --leftovers alone."
+        )
     places = [get_current_folder(), *(folders or [])]
     missing = [folder for folder in places if not is_folder(folder)]
     if missing:

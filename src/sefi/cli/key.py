@@ -6,7 +6,10 @@ import typer
 
 from sefi.cli import options
 
-Create = Annotated[bool, typer.Option("--create", help="Make a key; images saved from then on carry its number.")]
+Create = Annotated[
+    bool,
+    typer.Option("--create", help="Make a key; the invisible mark of images saved from then on carries its number."),
+]
 
 
 def run_key(create: Create = False, as_json: options.AsJson = False) -> None:

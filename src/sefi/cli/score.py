@@ -108,7 +108,7 @@ def run_score(
 
     folders = {name or Path(os.path.realpath(path)).name: path for name, path in map(split_name, images)}
     if len(folders) < len(images):
-        raise ConfigError("Two folders would have one name.", "Write NAME=IMAGES.")
+        raise ConfigError("Two folders of images have the same name.", "Give each its own name: NAME=IMAGES.")
     for folder in folders.values():
         check_run_folder(out, folder if is_folder(folder) else folder.parent)
     named = list_subject_photos(subject or [], photos)

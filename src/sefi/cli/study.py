@@ -26,7 +26,7 @@ Variants = Annotated[
         "--variants",
         "--ways",  # its name before
         metavar="LABEL",
-        help="A variant to compare; two to six, repeatable. Else all but reference rows.",
+        help="A variant to compare; two to six, repeatable. By default all but the reference rows.",
     ),
 ]
 Count = Annotated[int, typer.Option("--count", min=1, help="Comparisons of each of the three questions.")]

@@ -131,10 +131,10 @@ def read_digests(folder: Path) -> dict[str, list[str]]:
             raise InvalidFileError(f"its version is not {SCHEMA_VERSION}")
         digests_by_name = record["files"]
         if not all(isinstance(digest, str) for digests in digests_by_name.values() for digest in digests):
-            raise InvalidFileError("a SHA-256 is no text")
+            raise InvalidFileError("a SHA-256 is not a text")
         # Whoever reads this joins the folder and a name, and removes or replaces what is there.
         if strange := [name for name in digests_by_name if not is_plain_name(name)]:
-            raise InvalidFileError(f"it names {strange[0][:80]!r}, which is no file of its folder")
+            raise InvalidFileError(f"it names {strange[0][:80]!r}, which is not the plain name of a file in its folder")
         return {name: list(digests) for name, digests in digests_by_name.items()}
 
 

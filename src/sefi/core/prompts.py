@@ -92,8 +92,8 @@ def check_crop_options(
     if box is not None and (unused or not crop):
         others = [*unused, *([] if crop else ["--no-crop"])]
         raise ConfigError(
-            f"--box says what to cut out, and so {'does' if len(others) == 1 else 'do'} {' and '.join(others)}.",
-            "Leave out all but one.",
+            f"--box and {' and '.join(others)} contradict each other: each says what to cut out of the photo.",
+            "Give only one of them.",
         )
     if not unused or needs_face(class_word, crop=crop):
         return

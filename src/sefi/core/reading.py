@@ -311,7 +311,7 @@ def read_layout(path: Path, limits: Limits = WEIGHTS) -> Layout:
         header = parse_object(file.read(length).decode("utf-8"))
     metadata = header.pop("__metadata__", {})
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        raise InvalidFileError("its metadata are no texts")
+        raise InvalidFileError("its metadata holds something other than texts")
     if len(header) > limits.tensors:
         raise InvalidFileError(f"it has {len(header):,} tensors; at most {limits.tensors:,} are read")
     shapes = read_shapes(header, size - 8 - length, limits)
@@ -352,9 +352,9 @@ def read_entry(name: str, entry: object, limits: Limits) -> tuple[tuple[int, ...
     if dtype not in limits.dtypes:
         raise InvalidFileError(f"{name!r} is of dtype {dtype[:20]}")
     if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= (not limits.empty) for side in shape):
-        raise InvalidFileError(f"{name!r} has a shape that no tensor has here")
+        raise InvalidFileError(f"{name!r} has a shape that is not allowed: {str(shape)[:40]}")
     if end - begin != math.prod(shape) * DTYPE_BYTES[dtype]:
-        raise InvalidFileError(f"{name!r} has another length than its shape")
+        raise InvalidFileError(f"the data of {name!r} are not as long as its shape needs")
     return tuple(shape), (begin, end)
 
 
@@ -402,7 +402,7 @@ def check_shapes(
     """
     if tensors.keys() != expected.keys():
         strange = sorted(tensors.keys() ^ expected.keys())[0]
-        raise InvalidFileError(f"its {what} are others: {strange[:80]!r}")
+        raise InvalidFileError(f"its {what} are not those expected: {strange[:80]!r} is missing or unknown")
     for name, tensor in expected.items():
         if tensors[name].shape != tensor.shape or tensors[name].dtype != tensor.dtype:
-            raise InvalidFileError(f"{name[:80]!r} of its {what} has another shape or dtype")
+            raise InvalidFileError(f"{name[:80]!r} of its {what} has a wrong shape or dtype")

@@ -660,7 +660,7 @@ def check_repair_steps(settings: GenerateSettings) -> None:
     """
     if int(REPAIR_STRENGTH * settings.steps) < 1:
         raise ConfigError(
-            f"Faces are generated again with {REPAIR_STRENGTH:.0%} of the steps, which is no step of {settings.steps}.",
+            f"Faces are repaired with {REPAIR_STRENGTH:.0%} of the steps, which is less than one of {settings.steps}.",
             f"Use --steps {int(np.ceil(1 / REPAIR_STRENGTH))} or more, or leave --repair-faces out.",
         )
 

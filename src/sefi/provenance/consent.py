@@ -101,12 +101,14 @@ def require_consent(text: str | None, today: date) -> Consent:
         ConfigError: none is stated, or it has expired.
     """
     if text is None:
-        raise ConfigError("Nobody is stated to have agreed to this likeness.", REMEDY)
+        raise ConfigError("No consent to learning this likeness is given.", REMEDY)
     consent = parse_consent(text, today)
     if consent.expires is not None and consent.expires < today:
         raise ConfigError(f"The consent expired on {consent.expires}.", "Ask again, and state the new day.")
     if consent.given > today:
-        raise ConfigError(f"The consent is of a day to come, {consent.given}.", "State the day on which it was given.")
+        raise ConfigError(
+            f"The consent is dated in the future, {consent.given}.", "State the day on which it was given."
+        )
     return consent
 
 
