@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.kinds import EMBEDDED
@@ -30,6 +31,7 @@ from sefi.cli.bench_setup import BenchOptions, find_evaluator_files
 from sefi.core.files import write_text
 from sefi.core.reading import read_json
 from sefi.core.text import dump_json
+from sefi.provenance.save import encode_image
 from tiny_portraits.drawing.content import SHIPPED, ImageContent
 from tiny_portraits.drawing.image import draw
 from tiny_portraits.drawing.sampling import make_portrait, make_scene_photo
@@ -37,7 +39,7 @@ from tiny_portraits.drawing.traits import Person
 from tiny_portraits.text.words import Character, list_characters
 
 RECORD = Path(__file__).parent / "records" / "known_names.json"
-SUITE = "dreambooth"  # its prompts, seeds and settings
+SUITE = "dreambooth"  # its prompts and settings
 FIRST_PHOTO = 900_000  # numbers of drawings that nothing else uses
 PhotoMaker = Callable[[Person, int], ImageContent]
 PHOTOS: dict[str, PhotoMaker] = {"portraits": make_portrait, "photos in scenes": make_scene_photo}
@@ -50,11 +52,13 @@ def main() -> None:
     """Measure, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=24, help="how many of the characters, spread over their list")
+    parser.add_argument("--seeds", type=int, nargs="+", default=range(100, 106), help="of the images")
     parser.add_argument("--print", action="store_true", help="print the record, measure nothing")
     given = parser.parse_args()
     if not given.print:
-        means = measure_characters(open_suite(SUITE), given.people)
-        record = {"suite": SUITE, "people": given.people, "figures": means}
+        seeds = tuple(given.seeds)
+        means = measure_characters(open_suite(SUITE).model_copy(update={"seeds": seeds}), given.people)
+        record = {"suite": SUITE, "seeds": seeds, "people": given.people, "figures": means}
         write_text(RECORD, dump_json(record, separators=(",", ":")) + "\n")
     print(format_figures(read_json(RECORD)["figures"]))
 
@@ -87,14 +91,20 @@ def draw_photos(evaluators: Evaluators, characters: Sequence[Character], make: P
 
 
 def evaluate_images(
-    backbone: Backbone, evaluators: Evaluators, suite: Suite, words: str
+    backbone: Backbone, evaluators: Evaluators, suite: Suite, words: str, *, mark: bool = False
 ) -> Iterator[tuple[str, Evaluation]]:
-    """Yield what the evaluators find in an image of each prompt and seed that shows `words`, and its plain sentence."""
+    """Yield what the evaluators find in an image of each prompt and seed that shows `words`, and its plain sentence.
+
+    Args:
+        mark: give the images the invisible mark before, as those of a benchmark run have.
+    """
     planned = [PromptSeed(*place) for place in itertools.product(range(len(suite.prompts)), suite.seeds)]
     texts = [suite.prompts[one.prompt].text.format(words) for one in planned]
     config = suite.make_config(suite.variants[0])
     for image in generate_images(backbone, [], texts, planned, config):
         rgb: NDArray[np.uint8] = image.rgb
+        if mark:
+            rgb = np.asarray(encode_image(Image.fromarray(rgb)).pixels, np.uint8)
         yield suite.prompts[image.prompt_seed.prompt].text.format(suite.class_word), evaluators.evaluate(rgb)
 
 

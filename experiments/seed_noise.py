@@ -14,7 +14,7 @@ experiments/records/seed_noise.json.
 """
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sefi.benchmark.records import Sample
+from sefi.benchmark.records import RunInfo, Sample
 from sefi.benchmark.run import RunFolder
 from sefi.core.errors import ConfigError
 from sefi.core.files import write_text
@@ -33,25 +33,32 @@ SCORES = {"background": "background leakage", "prompt_score": "prompt score", "i
 ALL, PORTRAITS, SCENES = "all", "from portraits", "from photos in scenes"
 
 
-def collect_differences(samples: list[Sample], score: str, variant: str, other: str) -> NDArray[np.float64]:
-    """Return variant minus other, `[person, prompt, seed]`.
+def collect_scores(samples: list[Sample], score: str, variant: str) -> NDArray[np.float64]:
+    """Return the scores of a variant, `[person, prompt, seed]`, people sorted by their keys.
 
     Raises:
         ConfigError: an image or its score is missing.
     """
-    found = {(s.variant, s.subject, s.prompt, s.seed): getattr(s, score) for s in samples}
+    found = {(s.subject, s.prompt, s.seed): getattr(s, score) for s in samples if s.variant == variant}
     values = {place: float(value) for place, value in found.items() if value is not None}
     people, prompts, seeds = (sorted({getattr(s, key) for s in samples}) for key in ("subject", "prompt", "seed"))
-    places = list(product(people, prompts, seeds))
     try:
-        differences = [values[variant, *place] - values[other, *place] for place in places]
+        listed = [values[place] for place in product(people, prompts, seeds)]
     except KeyError:
         raise ConfigError(f"{score} is not there for all images.", "Finish the run.") from None
-    return np.array(differences).reshape(len(people), len(prompts), len(seeds))
+    return np.array(listed).reshape(len(people), len(prompts), len(seeds))
+
+
+def split_people(info: RunInfo) -> dict[str, Sequence[str]]:
+    """Return the subjects of a run: all, and by the kind of photo that they were learned from, where it has both."""
+    if info.suite.photos != "both":
+        return {ALL: info.subjects}
+    half = len(info.subjects) // 2
+    return {ALL: info.subjects, PORTRAITS: info.subjects[:half], SCENES: info.subjects[half:]}
 
 
 def split_noise(differences: NDArray[np.float64]) -> dict[str, Any]:
-    """Return mean, the mean of each seed, and both standard errors, of differences `[person, prompt, seed]`."""
+    """Return mean, means by seed and by prompt, and the standard errors, of differences `[person, prompt, seed]`."""
     people, prompts, seeds = differences.shape
     by_place = differences.mean(0)
     of_seeds = np.sqrt(by_place.var(1, ddof=1).mean() / (prompts * seeds))
@@ -59,6 +66,8 @@ def split_noise(differences: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "mean": round(float(by_place.mean()), 4),
         "mean_by_seed": [round(float(one), 4) for one in by_place.mean(0)],
+        "mean_by_prompt": [round(float(one), 4) for one in by_place.mean(1)],
+        "standard_error_by_prompt": [round(float(one), 4) for one in by_place.std(1, ddof=1) / np.sqrt(seeds)],
         "standard_error_of_seeds": round(float(of_seeds), 4),
         "standard_error_of_people": round(float(of_people), 4),
     }
@@ -78,6 +87,16 @@ def format_noise(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def format_prompts(record: Mapping[str, Any]) -> str:
+    """Return a row for each prompt: the differences over everybody, with the standard error of seeds."""
+    lines = ["| prompt | " + " | ".join(SCORES.values()) + " |", "| --- " * (1 + len(SCORES)) + "|"]
+    for number, text in enumerate(record["prompt_texts"]):
+        found = [record[ALL][score] for score in SCORES]
+        cells = [f"{f['mean_by_prompt'][number]:+.3f} ± {f['standard_error_by_prompt'][number]:.3f}" for f in found]
+        lines.append(f"| {text.format('person')} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Split a run's differences, write the record and print them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,24 +108,23 @@ def main() -> None:
     infos = [one.read_info() for one in folders]
     info = infos[0]
     samples = [sample for folder in folders for sample in folder.read_samples()]
-    chosen = [one for one in samples if one.variant in (options.variant, options.other)]
-    parts = {ALL: info.subjects}
-    if info.suite.photos == "both":
-        half = len(info.subjects) // 2
-        parts |= {PORTRAITS: info.subjects[:half], SCENES: info.subjects[half:]}
     record: dict[str, Any] = {
         "suites": [one.suite.name for one in infos],
         "variant": options.variant,
         "other": options.other,
         "seeds": [seed for one in infos for seed in one.suite.seeds],
         "prompts": len(info.suite.prompts),
+        "prompt_texts": [one.text for one in info.suite.prompts],
     }
-    for name, subjects in parts.items():
-        some = [one for one in chosen if one.subject in subjects]
-        found = {score: collect_differences(some, score, options.variant, options.other) for score in SCORES}
+    for name, subjects in split_people(info).items():
+        chosen = [one for one in samples if one.subject in subjects]
+        found = {
+            score: collect_scores(chosen, score, options.variant) - collect_scores(chosen, score, options.other)
+            for score in SCORES
+        }
         record[name] = {"people": len(subjects)} | {score: split_noise(one) for score, one in found.items()}
     write_text(RECORD, dump_json(record, indent=1) + "\n")
-    print(format_noise(record))
+    print(format_noise(record), format_prompts(record), sep="\n\n")
 
 
 if __name__ == "__main__":

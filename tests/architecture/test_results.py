@@ -287,8 +287,12 @@ def test_noise_of_seeds_is_told_from_that_of_people():
     within = [np.var(one, ddof=1) for one in places[0]]
     assert found["standard_error_of_seeds"] == pytest.approx((sum(within) / 5 / 15) ** 0.5, abs=1e-4)
     assert found["mean_by_seed"] == pytest.approx(places.mean((0, 1)), abs=1e-4)
+    assert found["mean_by_prompt"] == pytest.approx(places.mean((0, 2)), abs=1e-4)
+    assert found["standard_error_by_prompt"] == pytest.approx([(one / 3) ** 0.5 for one in within], abs=1e-4)
 
 
 def test_noise_of_seeds_is_what_was_measured():
     record = json.loads((RECORDS / "seed_noise.json").read_text())
-    assert load("seed_noise").format_noise(record) in (SUITES / "more-seeds.md").read_text(encoding="utf-8")
+    noise, page = load("seed_noise"), (SUITES / "more-seeds.md").read_text(encoding="utf-8")
+    assert noise.format_noise(record) in page
+    assert noise.format_prompts(record) in page
