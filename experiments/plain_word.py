@@ -3,13 +3,17 @@
     python experiments/plain_word.py runs/more-people [runs/more-seeds ...]     # experiments/records/plain_word.json
 
 A run compares the images of many people with the same few images of the plain word, one for each prompt and seed. What
-these few happen to show (a beach that no prompt asked for) is most of the noise of the difference, and pairing by seed
-does not remove it: a seed that makes a beach of one text makes a wall of another. Here the plain word gets many other
-seeds, and is compared with the same photos. Its mean over them takes the place of its mean in the runs.
+these few happen to show (a beach that no prompt asked for) is in the difference of everybody. Here the plain word gets
+many other seeds, and is compared with the same photos. With o and p the scores of the variant and of the plain word for
+one prompt and the seeds of the runs, averaged over people, and P the plain word's for the many seeds:
 
-    standard error of seeds = sqrt(mean over prompts of (variance over the variant's seeds / their number
-                              + variance over the plain word's seeds / their number) / prompts)
-    standard error of people = standard deviation over people / sqrt(people)
+    difference = mean over prompts of (mean of o - b (mean of p - mean of P) - mean of P)
+
+This is a control variate. b is the regression of o on p within the prompts, all prompts together; b = 1 is the
+difference of the runs themselves, b = 0 ignores that they share seeds. With v a variance over seeds and n their number:
+
+    standard error of seeds = sqrt(mean over prompts of (v(o - b p) / n + (1 - b)^2 v(P) / N) / prompts)
+    standard error of people = standard deviation over people of the same difference / sqrt(people)
 """
 
 import argparse
@@ -19,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from known_names import evaluate_images
+from known_names import PLAIN_WORD, evaluate_images
 from numpy.typing import NDArray
 from PIL import Image
-from seed_noise import SCORES, collect_scores, split_people
+from seed_noise import ALL, SCORES, collect_scores, split_people
 
 from sefi.backbone.kinds import EMBEDDED
 from sefi.backbone.open import open_backbone
@@ -50,8 +54,9 @@ def main() -> None:
     options = parser.parse_args()
     if options.runs:
         record = compare_runs(options.runs, options.variant, options.seeds)
-        write_text(RECORD, dump_json(record, indent=1) + "\n")
-    print(format_record(read_json(RECORD)))
+        write_text(RECORD, dump_json(record, separators=(",", ":")) + "\n")
+    record = read_json(RECORD)
+    print(format_differences(record), format_prompts(record), sep="\n\n")
 
 
 def compare_runs(runs: Sequence[Path], variant: str, count: int) -> dict[str, Any]:
@@ -68,12 +73,16 @@ def compare_runs(runs: Sequence[Path], variant: str, count: int) -> dict[str, An
         "variant": variant,
         "seeds": [seed for one in infos for seed in one.suite.seeds],
         "plain_word_seeds": [FIRST_SEED, FIRST_SEED + count - 1],
+        "prompts": [prompt.text for prompt in suite.prompts],
     }
     for name, subjects in split_people(infos[0]).items():
         chosen = [one for one in samples if one.subject in subjects]
         places = [number for number, key in enumerate(everybody) if key in subjects]
         record[name] = {"people": len(subjects)} | {
-            score: compare_scores(collect_scores(chosen, score, variant), plain[score][places]) for score in COMPARED
+            score: compare_scores(
+                collect_scores(chosen, score, variant), collect_scores(chosen, score, PLAIN_WORD), plain[score][places]
+            )
+            for score in COMPARED
         }
     return record
 
@@ -96,28 +105,38 @@ def measure_plain_word(suite: Suite, photos: Sequence[NDArray[np.uint8]]) -> dic
     return {score: values.transpose(2, 0, 1) for score, values in arrays.items()}
 
 
-def compare_scores(scores: Numbers, plain: Numbers) -> dict[str, Any]:
-    """Return the difference of two means, by prompt too, with its standard errors.
+def compare_scores(scores: Numbers, shared: Numbers, plain: Numbers) -> dict[str, Any]:
+    """Return the difference of a variant and the plain word, by prompt too, with its standard errors.
 
     Args:
-        scores: a variant's, `[person, prompt, seed]`.
-        plain: the plain word's, `[person, prompt, seed]` with other seeds; nan where no image could be compared.
+        scores: the variant's, `[person, prompt, seed]`.
+        shared: the plain word's with the same seeds, of that shape.
+        plain: the plain word's, `[person, prompt, seed]` with many other seeds.
     """
-    ours, theirs = scores.mean(0), np.nanmean(plain, 0)  # by prompt and seed
-    by_prompt = ours.mean(1) - np.nanmean(theirs, 1)
-    variance = ours.var(1, ddof=1) / ours.shape[1] + np.nanvar(theirs, 1, ddof=1) / theirs.shape[1]
-    by_person = scores.mean((1, 2)) - np.nanmean(plain, (1, 2))
+    ours, paired, many = scores.mean(0), shared.mean(0), plain.mean(0)  # by prompt and seed
+    slope = fit_slope(ours, paired)
+    by_place = ours - slope * paired
+    by_prompt = by_place.mean(1) - (1 - slope) * many.mean(1)
+    variance = by_place.var(1, ddof=1) / ours.shape[1] + (1 - slope) ** 2 * many.var(1, ddof=1) / many.shape[1]
+    by_person = (scores - slope * shared).mean((1, 2)) - (1 - slope) * plain.mean((1, 2))
     return {
         "mean": round(float(by_prompt.mean()), 4),
-        "plain_word": round(float(np.nanmean(theirs)), 4),
+        "slope": round(slope, 4),
         "standard_error_of_seeds": round(float(np.sqrt(variance.mean() / len(by_prompt))), 4),
         "standard_error_of_people": round(float(by_person.std(ddof=1) / np.sqrt(len(by_person))), 4),
         "mean_by_prompt": [round(float(one), 4) for one in by_prompt],
         "standard_error_by_prompt": [round(float(one), 4) for one in np.sqrt(variance)],
+        "plain_word": [[round(float(one), 4) for one in row] for row in many],
     }
 
 
-def format_record(record: Mapping[str, Any]) -> str:
+def fit_slope(ours: Numbers, paired: Numbers) -> float:
+    """Return the slope of the regression of `ours` on `paired`, both `[prompt, seed]`, within prompts."""
+    x, y = (one - one.mean(1, keepdims=True) for one in (paired, ours))
+    return float((x * y).sum() / (x * x).sum())
+
+
+def format_differences(record: Mapping[str, Any]) -> str:
     """Return a row for each score and each part of the people."""
     first, last = record["plain_word_seeds"]
     title = f"difference to the plain word, seeds {first} to {last}"
@@ -127,6 +146,16 @@ def format_record(record: Mapping[str, Any]) -> str:
             one = found[score]
             errors = f"{one['standard_error_of_seeds']:.4f} | {one['standard_error_of_people']:.4f}"
             lines.append(f"| {part} | {SCORES[score]} | {one['mean']:+.4f} | {errors} |")
+    return "\n".join(lines)
+
+
+def format_prompts(record: Mapping[str, Any]) -> str:
+    """Return a row for each prompt: the differences over everybody, with the standard error of seeds."""
+    lines = ["| prompt | " + " | ".join(SCORES[score] for score in COMPARED) + " |", "| --- " * 3 + "|"]
+    for number, text in enumerate(record["prompts"]):
+        found = [record[ALL][score] for score in COMPARED]
+        cells = [f"{f['mean_by_prompt'][number]:+.3f} ± {f['standard_error_by_prompt'][number]:.3f}" for f in found]
+        lines.append(f"| {text.format('person')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -58,7 +58,7 @@ def split_people(info: RunInfo) -> dict[str, Sequence[str]]:
 
 
 def split_noise(differences: NDArray[np.float64]) -> dict[str, Any]:
-    """Return mean, means by seed and by prompt, and the standard errors, of differences `[person, prompt, seed]`."""
+    """Return mean, the mean of each seed, and both standard errors, of differences `[person, prompt, seed]`."""
     people, prompts, seeds = differences.shape
     by_place = differences.mean(0)
     of_seeds = np.sqrt(by_place.var(1, ddof=1).mean() / (prompts * seeds))
@@ -66,8 +66,6 @@ def split_noise(differences: NDArray[np.float64]) -> dict[str, Any]:
     return {
         "mean": round(float(by_place.mean()), 4),
         "mean_by_seed": [round(float(one), 4) for one in by_place.mean(0)],
-        "mean_by_prompt": [round(float(one), 4) for one in by_place.mean(1)],
-        "standard_error_by_prompt": [round(float(one), 4) for one in by_place.std(1, ddof=1) / np.sqrt(seeds)],
         "standard_error_of_seeds": round(float(of_seeds), 4),
         "standard_error_of_people": round(float(of_people), 4),
     }
@@ -84,16 +82,6 @@ def format_noise(record: Mapping[str, Any]) -> str:
             means = " | ".join(f"{one:+.3f}" for one in (found["mean"], *found["mean_by_seed"]))
             errors = f"{found['standard_error_of_seeds']:.4f} | {found['standard_error_of_people']:.4f}"
             lines.append(f"| {part} | {title} | {means} | {errors} |")
-    return "\n".join(lines)
-
-
-def format_prompts(record: Mapping[str, Any]) -> str:
-    """Return a row for each prompt: the differences over everybody, with the standard error of seeds."""
-    lines = ["| prompt | " + " | ".join(SCORES.values()) + " |", "| --- " * (1 + len(SCORES)) + "|"]
-    for number, text in enumerate(record["prompt_texts"]):
-        found = [record[ALL][score] for score in SCORES]
-        cells = [f"{f['mean_by_prompt'][number]:+.3f} ± {f['standard_error_by_prompt'][number]:.3f}" for f in found]
-        lines.append(f"| {text.format('person')} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -114,7 +102,6 @@ def main() -> None:
         "other": options.other,
         "seeds": [seed for one in infos for seed in one.suite.seeds],
         "prompts": len(info.suite.prompts),
-        "prompt_texts": [one.text for one in info.suite.prompts],
     }
     for name, subjects in split_people(info).items():
         chosen = [one for one in samples if one.subject in subjects]
@@ -124,7 +111,7 @@ def main() -> None:
         }
         record[name] = {"people": len(subjects)} | {score: split_noise(one) for score, one in found.items()}
     write_text(RECORD, dump_json(record, indent=1) + "\n")
-    print(format_noise(record), format_prompts(record), sep="\n\n")
+    print(format_noise(record))
 
 
 if __name__ == "__main__":

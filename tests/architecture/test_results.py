@@ -287,12 +287,37 @@ def test_noise_of_seeds_is_told_from_that_of_people():
     within = [np.var(one, ddof=1) for one in places[0]]
     assert found["standard_error_of_seeds"] == pytest.approx((sum(within) / 5 / 15) ** 0.5, abs=1e-4)
     assert found["mean_by_seed"] == pytest.approx(places.mean((0, 1)), abs=1e-4)
-    assert found["mean_by_prompt"] == pytest.approx(places.mean((0, 2)), abs=1e-4)
-    assert found["standard_error_by_prompt"] == pytest.approx([(one / 3) ** 0.5 for one in within], abs=1e-4)
+
+
+def test_many_seeds_of_the_plain_word_take_the_place_of_a_few(monkeypatch):
+    """A variant that has half of each seed's luck, and 0.25 more than the plain word; the few seeds are lucky ones."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    random, plain_word = np.random.default_rng(5), load("plain_word")
+    level, many = random.normal(size=(1, 5, 1)), random.normal(size=(1, 5, 64))
+    luck = random.normal(size=(1, 5, 7)) + 3
+    people = random.normal(scale=0.1, size=(11, 1, 1))
+    shared, plain = (np.broadcast_to(level + one, (11, 5, one.shape[-1])) for one in (luck, many))
+    usual = many.mean(2, keepdims=True)
+    ours = level + usual + 0.25 + 0.5 * (luck - usual)
+    found = plain_word.compare_scores(ours + people - people.mean(), shared, plain)
+    assert found["slope"] == pytest.approx(0.5)
+    assert found["mean"] == pytest.approx(0.25, abs=1e-4)
+    assert found["mean_by_prompt"] == pytest.approx([0.25] * 5, abs=1e-4)
+    assert found["standard_error_of_people"] == pytest.approx(float(people.std(ddof=1)) / 11**0.5, abs=1e-4)
+    within = many[0].var(1, ddof=1) / 4 / 64
+    assert found["standard_error_of_seeds"] == pytest.approx((within.mean() / 5) ** 0.5, abs=1e-4)
+    exact = plain_word.compare_scores(shared, shared, plain)
+    assert (exact["slope"], exact["mean"], exact["standard_error_of_seeds"]) == (1, 0, 0)
 
 
 def test_noise_of_seeds_is_what_was_measured():
     record = json.loads((RECORDS / "seed_noise.json").read_text())
-    noise, page = load("seed_noise"), (SUITES / "more-seeds.md").read_text(encoding="utf-8")
-    assert noise.format_noise(record) in page
-    assert noise.format_prompts(record) in page
+    assert load("seed_noise").format_noise(record) in (SUITES / "more-seeds.md").read_text(encoding="utf-8")
+
+
+def test_differences_to_the_plain_word_are_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    plain_word, record = load("plain_word"), json.loads((RECORDS / "plain_word.json").read_text())
+    page = (SUITES / "more-seeds.md").read_text(encoding="utf-8")
+    assert plain_word.format_differences(record) in page
+    assert plain_word.format_prompts(record) in page
