@@ -39,7 +39,7 @@ from tiny_portraits.drawing.traits import Person
 from tiny_portraits.text.words import Character, list_characters
 
 RECORD = Path(__file__).parent / "records" / "known_names.json"
-SUITE = "dreambooth"  # its prompts and settings
+SUITE = "dreambooth"  # its prompts, seeds and settings
 FIRST_PHOTO = 900_000  # numbers of drawings that nothing else uses
 PhotoMaker = Callable[[Person, int], ImageContent]
 PHOTOS: dict[str, PhotoMaker] = {"portraits": make_portrait, "photos in scenes": make_scene_photo}
@@ -52,13 +52,11 @@ def main() -> None:
     """Measure, keep, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--people", type=int, default=24, help="how many of the characters, spread over their list")
-    parser.add_argument("--seeds", type=int, nargs="+", default=range(100, 106), help="of the images")
     parser.add_argument("--print", action="store_true", help="print the record, measure nothing")
     given = parser.parse_args()
     if not given.print:
-        seeds = tuple(given.seeds)
-        means = measure_characters(open_suite(SUITE).model_copy(update={"seeds": seeds}), given.people)
-        record = {"suite": SUITE, "seeds": seeds, "people": given.people, "figures": means}
+        means = measure_characters(open_suite(SUITE), given.people)
+        record = {"suite": SUITE, "people": given.people, "figures": means}
         write_text(RECORD, dump_json(record, separators=(",", ":")) + "\n")
     print(format_figures(read_json(RECORD)["figures"]))
 
