@@ -1,4 +1,4 @@
-"""An identity's own file is refused by every program but one; stage files and their prompt give our texts at every step."""
+"""An identity's own file is refused by all programs but one; stage files' prompt gives our texts at every step."""
 
 import copy
 
