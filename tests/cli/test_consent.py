@@ -190,12 +190,12 @@ def test_python_says_once_that_nobody_is_stated_to_have_agreed(model_folder, por
     model = open_backbone(str(model_folder))
     config = override(PRESETS["default"], ["learn.steps=1", "learn.class_word=dog"])
     made = api_learn(portrait, name="ada", backbone=model, config=config, any_style=True)
-    assert caplog.text.count("agreed") == 1
+    assert caplog.text.count("no consent") == 1
     assert made.header.consent is None
     caplog.clear()
     consent = Consent("Jane", "pet", "private use", TODAY)
     made = api_learn(portrait, name="ada", backbone=model, config=config, any_style=True, consent=consent)
-    assert "agreed" not in caplog.text
+    assert "no consent" not in caplog.text
     assert made.header.consent == consent.format()
 
 

@@ -103,6 +103,20 @@ def read_as_drawthings(path, family="sd1"):
     return {found[-1].shape[-1]: found[-1]}
 
 
+def read_as_kohya(path, family="sd1"):
+    """`gen_img.py` of sd-scripts: the first tensor, or SDXL's two by their names; a single number fills a row."""
+    data = load_file(path)
+    if family == "sdxl" and not {"clip_l", "clip_g"} <= data.keys():
+        raise Refused("KeyError")
+    first = [data["clip_l"], data["clip_g"]] if family == "sdxl" else [next(iter(data.values()))]
+    found = {}
+    for width, vectors in zip(WIDTHS[family], first, strict=True):
+        found[width] = torch.full((len(vectors), width), torch.nan)
+        for row, vector in enumerate(vectors):
+            found[width][row] = vector
+    return found
+
+
 def read_as_diffusers(path, family="sd1"):
     """Diffusers' own functions of `load_textual_inversion`; SDXL's file is loaded by hand, one encoder at a time."""
     if family == "sdxl":
@@ -134,6 +148,7 @@ READERS = {
     "invokeai": read_as_invokeai,
     "sdnext": read_as_sdnext,
     "drawthings": read_as_drawthings,
+    "kohya": read_as_kohya,
     "diffusers": read_as_diffusers,
 }
 

@@ -110,6 +110,13 @@ def test_an_identity_is_no_import(tmp_path, backbone):
         read_embedding(tmp_path / "nobody.safetensors", (13,))
 
 
+def test_an_embedding_in_place_of_an_identity_is_refused_with_the_command_that_makes_one(tmp_path):
+    path = write(tmp_path / "it.safetensors", emb_params=draw(1, 13))
+    with pytest.raises(IdentityError, match="no identity of sefi") as refused:
+        Identity.load(path)
+    assert "`sefi import`" in refused.value.remedy
+
+
 @given(st.binary(max_size=200))
 @settings(max_examples=60)
 def test_any_bytes_give_a_typed_error_or_vectors(tmp_path_factory, content):

@@ -2,7 +2,9 @@
 
 import json
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -41,6 +43,10 @@ from sefi.hosts.export import (
 from sefi.identity.file import Identity, IdentityHeader
 
 WIDTH = 768
+PAGES = Path(__file__).parents[2] / "docs" / "hosts"
+EXPORTS = {
+    path.stem: re.findall(r"^sefi (export .*)$", path.read_text(encoding="utf-8"), re.M) for path in PAGES.glob("*.md")
+}
 
 
 def make_identity(stages=5, vectors=1, name="ada", width=WIDTH):
@@ -102,9 +108,10 @@ def test_no_exported_word_is_a_word_of_the_vocabulary():
         assert len(tokenizer(stem, add_special_tokens=False).input_ids) > 1
 
 
-def test_one_stage_is_no_stages():
-    with pytest.raises(IdentityError, match="one token for all stages"):
-        make_stage_embeddings(make_identity(1))
+@pytest.mark.parametrize("vectors", [1, 2])
+def test_one_stage_is_no_stages(vectors):
+    with pytest.raises(IdentityError, match="one text for all stages"):
+        make_stage_embeddings(make_identity(1, vectors))
 
 
 # ------------------------------------------------------------------ prompts
@@ -289,6 +296,17 @@ def test_stages_where_the_program_can_switch(file, tmp_path, host):
         assert not HOSTS[host].stage_advice or HOSTS[host].stage_advice in record["notes"]
 
 
+@pytest.mark.parametrize("page", sorted(page for page, commands in EXPORTS.items() if commands))
+def test_the_commands_of_a_page_run_one_after_another(file, tmp_path, monkeypatch, page):
+    monkeypatch.chdir(tmp_path)
+    for command in EXPORTS[page]:
+        answer = CliRunner().invoke(app, shlex.split(command, comments=True))
+        assert answer.exit_code == 0, answer.output
+    if page == "export":  # which says where the files are
+        assert Path("ada-comfyui/sefi-ada-prompt.txt").is_file()
+        assert Path("ada-a1111/sefi-ada-stages-prompt.txt").is_file()
+
+
 def test_a_name_with_capitals_is_noted(file, tmp_path):
     make_identity(name="Ada").save(tmp_path / "capital.safetensors")
     tokenizer = create_clip_tokenizer()
@@ -350,10 +368,25 @@ def test_an_identity_of_sdxl_has_a_tensor_for_each_text_encoder(tmp_path, vector
         assert file.metadata()["modelspec.architecture"] == "stable-diffusion-xl-v1-base/textual-inversion"
 
 
-def test_the_command_exports_an_identity_of_sdxl(tmp_path):
+def save_sdxl_identity(path):
     made = make_identity(width=2048)
     update = {"widths": (768, 1280), "base_model": "sdxl:2048:0123456789abcdef", "schema_version": 3}
-    Identity(made.tensors, made.header.model_copy(update=update)).save(tmp_path / "ada.safetensors")
+    Identity(made.tensors, made.header.model_copy(update=update)).save(path)
+
+
+@pytest.mark.parametrize(("host", "of_sdxl", "noted"), [
+    ("fooocus", False, True), ("fooocus", True, False), ("comfyui", False, False),
+])  # fmt: skip
+def test_a_family_that_the_program_lacks_is_noted(file, tmp_path, host, of_sdxl, noted):
+    if of_sdxl:
+        file = tmp_path / "sdxl.safetensors"
+        save_sdxl_identity(file)
+    notes = json.loads(export(file, "--to", host, "--out", tmp_path / "out").stdout)["notes"]
+    assert ("learned on a model of the family 'sd1'; Fooocus has models of sdxl only." in notes) == noted
+
+
+def test_the_command_exports_an_identity_of_sdxl(tmp_path):
+    save_sdxl_identity(tmp_path / "ada.safetensors")
     arguments = ["export", str(tmp_path / "ada.safetensors"), "--to", "forge", "--out", str(tmp_path / "out"), "--json"]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

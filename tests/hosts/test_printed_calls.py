@@ -25,6 +25,7 @@ def model(request):
 def run_printed(exported, folder, pipe):
     """Write the files and run what is printed."""
     write_exported(exported.files, folder)
+    assert "FOLDER" in exported.folder  # where users read what it is
     exec(exported.prompt, {"FOLDER": str(folder), "pipe": pipe})
 
 

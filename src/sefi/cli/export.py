@@ -36,7 +36,6 @@ Sampling = Annotated[
 ]
 SamplingSteps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Your sampler's steps, for --stages.")]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: NAME-HOST.")]
-FAMILIES = ("sd1", "sd2", "sdxl")  # of the models that other programs have
 
 
 def run_export(
@@ -64,11 +63,12 @@ def run_export(
         check_consents({identity.name: identity.header.consent})
     exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
     folder = out or Path(f"{identity.name}-{to}")
-    prompt_file = folder / f"sefi-{identity.name}-prompt.txt"  # before anything is written
-    if is_folder(folder):
+    # One file and a file for each stage have different names, so both exports go into one folder.
+    prompt_file = folder / f"sefi-{identity.name}{'-stages' if stages else ''}-prompt.txt"
+    if is_folder(folder):  # before anything is written
         check_output(prompt_file, FileKind.TEXT, overwrite=overwrite)
     paths = write_exported(exported.files, folder, overwrite=overwrite)
-    notes = list_notes(identity, exported)
+    notes = list_notes(identity, host, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
     # So that `sefi forget` finds what holds the name.
     of_identity = [f"Identity: {compute_identity_digest(identity)}"]
@@ -122,9 +122,9 @@ def export_identity(identity: "Identity", host: "Host", token_options: TokenOpti
     return export_tokens(identity, host, token_options.slot, token_options.sampler if token_options.stages else None)
 
 
-def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
+def list_notes(identity: "Identity", host: "Host", exported: "Exported") -> list[str]:
     """List what a user of the files should know: what they lose, what they fit."""
-    from sefi.hosts.export import CLIP_SKIP
+    from sefi.hosts.export import CLIP_SKIP, FAMILIES
 
     family, header = identity.header.base_model.partition(":")[0], identity.header
     # SDXL reads the layer before the last anyway.
@@ -135,6 +135,9 @@ def list_notes(identity: "Identity", exported: "Exported") -> list[str]:
         notes.append(f"most programs read words in lower case: nobody else there may be {identity.name.lower()!r}.")
     if family not in FAMILIES:
         notes.append(f"learned on a model of the family {family!r}, which other programs do not have.")
+    elif family not in host.families:
+        theirs = " and ".join(host.families)
+        notes.append(f"learned on a model of the family {family!r}; {host.title} has models of {theirs} only.")
     of_tokens = "sefi.slot" in exported.files[0].metadata
     if of_tokens and family == "sdxl":
         notes.append("the file has a tensor for each text encoder; diffusers loads them one by one.")

@@ -34,6 +34,7 @@ MODEL_SPEC = "1.0.1"  # of the metadata: https://github.com/Stability-AI/ModelSp
 SD2_ARCHITECTURE, SD2_BASE_ARCHITECTURE = "stable-diffusion-v2-768-v", "stable-diffusion-v2-512"
 ARCHITECTURES = {768: "stable-diffusion-v1", 1024: SD2_ARCHITECTURE, 2048: "stable-diffusion-xl-v1-base"}
 PREDICTIONS = {"epsilon": "epsilon", "v_prediction": "v"}  # ModelSpec's words
+FAMILIES = ("sd1", "sd2", "sdxl")  # of the models that other programs have
 TIMESTEPS = 1000  # of Stable Diffusion
 PROMPT = "a photo of {} at the beach"  # the example that users get
 
@@ -85,7 +86,7 @@ def make_stage_embeddings(identity: Identity, slot: Slot = "value") -> list[Embe
     """
     tokens = choose_slot(identity, slot)
     if len(tokens) == 1:
-        raise IdentityError(f"{identity.name!r} has one token for all stages.", "Leave out --stages.")
+        raise IdentityError(f"{identity.name!r} has one text for all stages.", "Leave out --stages.")
     # Stage s has the timesteps t with s = floor(stages * t / T).
     starts = [-(-stage * TIMESTEPS // len(tokens)) for stage in range(len(tokens) + 1)]
     return [
@@ -345,6 +346,7 @@ class Host:
         lora_advice: how to load one, where its prompt does not.
         reads_diffusers_lora: it gets LoRA files with the names of diffusers; the others with kohya's.
         reads_custom_diffusion: it reads weights of Custom Diffusion.
+        families: of its models.
     """
 
     title: str
@@ -359,6 +361,7 @@ class Host:
     lora_advice: str = ""
     reads_diffusers_lora: bool = False
     reads_custom_diffusion: bool = False
+    families: tuple[str, ...] = FAMILIES
 
 
 CLIP_SKIP = "Clip skip must be 1: tokens are learned on the text encoder's last layer."
@@ -394,11 +397,11 @@ HOSTS: dict[str, Host] = {
     ),
     "diffusers": Host(
         "diffusers",
-        "any folder",
+        "any folder (FOLDER in these calls)",
         "<{}>",
         describe_diffusers_calls,
         describe_diffusers_loading,
-        lora_folder="any folder",
+        lora_folder="any folder (FOLDER in these calls)",
         lora_prompt='pipe.load_lora_weights(FOLDER, weight_name="{stem}.safetensors")\n# ' + PLAIN_LORA,
         reads_diffusers_lora=True,
         reads_custom_diffusion=True,
@@ -418,6 +421,7 @@ HOSTS: dict[str, Host] = {
         lora_folder="models/loras/",
         lora_prompt=PLAIN_LORA,
         lora_advice="Choose the file under Models, LoRA, with weight 1.",
+        families=("sdxl",),
     ),
     "drawthings": Host(
         "Draw Things",

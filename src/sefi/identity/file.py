@@ -521,7 +521,8 @@ def parse_layout_header(path: Path, layout: Layout) -> IdentityHeader:
     """Return the checked JSON header; errors as in `parse_header`."""
     text = layout.metadata.get(HEADER_KEY)
     if text is None:
-        raise IdentityError(f"{path} is a safetensors file, but no identity of sefi.", REMEDY)
+        remedy = "Use a file that `sefi learn` wrote, or make one of a textual inversion with `sefi import`."
+        raise IdentityError(f"{path} is a safetensors file, but no identity of sefi.", remedy)
     return parse_header(path, text)
 
 
