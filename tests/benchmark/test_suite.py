@@ -86,7 +86,7 @@ def test_a_variants_settings_override_the_suites(tmp_path):
         ('prompt_lists = ["short"]', "prompt_lists = {short = 1}", "is no suite: prompt_lists is no list"),
         ("[[prompts]]", "[prompts]", "is no suite: prompts is no list"),
         ('text = "a photo of {} in space"', "text = 3", r"is no suite: prompts\.0\.text: Input should be"),
-        ('label = "keys only"', 'label = "猫"', "the label '猫' has no letter a to z and no digit"),
+        ('label = "keys only"', 'label = "猫"', "the label '猫' has no letter a to z or digit"),
         ('about = "Two variants."', "about = ", "is no TOML file"),
     ],
 )

@@ -166,7 +166,7 @@ class Suite(Section, frozen=True):
         names = [make_slug(variant.label) for variant in self.variants]
         for variant, name in zip(self.variants, names, strict=True):
             if not name:
-                raise ValueError(f"the label {variant.label!r} has no letter a to z and no digit for the names of files")
+                raise ValueError(f"the label {variant.label!r} has no letter a to z or digit for the names of files")
             if names.count(name) > 1:
                 raise ValueError(f"two variants are called {variant.label!r}, or their files would be")
             if len(name) > LONGEST_SLUG:
