@@ -162,6 +162,15 @@ def test_a_setting_that_no_variant_has_is_refused(tmp_path):
         open_suite(written(tmp_path, own))
 
 
+def test_a_setting_of_a_suite_without_a_method_has_no_effect(tmp_path):
+    images = TWO_METHODS.split("[[variants]]")[0] + '[[variants]]\nlabel = "theirs"\nimages = "folder"\n'
+    without = open_suite(written(tmp_path, images.replace('settings = ["tune.prior_images=3"]\n', "")))
+    with pytest.raises(ConfigError, match=r"No variant's method reads learn\.steps: it would have no effect"):
+        without.add_settings(["learn.steps=3"])
+    with pytest.raises(ConfigError, match=r"no setting 'learn\.stops'"):
+        without.add_settings(["learn.stops=3"])
+
+
 @pytest.mark.parametrize(
     ("line", "place", "meant"),
     [

@@ -252,7 +252,7 @@ class Suite(Section, frozen=True):
 
         variants = [variant for variant in self.variants if variant.images is None]
         presets = [get_preset(variant.preset) for variant in variants]
-        check_settings_exist(self.settings, presets)
+        check_settings_exist(self.settings, presets or [Config()])  # without a method they exist, and have no effect
         learned = [get_preset(variant.preset) for variant in self.list_method_variants()]
         for setting in self.settings:
             if not any(select_read_settings(preset, [setting]) for preset in learned or presets):
