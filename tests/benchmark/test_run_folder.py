@@ -1,6 +1,7 @@
 """A run's folder: cut lines are no samples, and another run is refused."""
 
 import json
+import os
 import resource
 import signal
 from contextlib import nullcontext
@@ -251,3 +252,20 @@ def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
     with pytest.raises(OutputError, match="belongs to no run"):
         run.begin(INFO)
     assert not run.info_file.exists()
+
+
+@pytest.mark.parametrize("name", ["cells.jsonl", ".lock"])
+def test_what_a_run_adds_to_is_a_file_of_its_folder(folder, tmp_path, name):
+    """A pipe there was waited for without end, and a line of each image was added to what a link led to."""
+    outside, path = tmp_path / "notes.txt", folder.path / name
+    outside.write_text("mine\n")
+    folder.check()
+    for make in (lambda: os.mkfifo(path), path.mkdir, lambda: path.symlink_to(outside)):
+        make()
+        with pytest.raises(OutputError, match=f"{name}' is no file of a run"):
+            folder.check()
+        path.rmdir() if path.is_dir() else path.unlink()
+    inside = folder.path / "elsewhere"
+    inside.touch()
+    path.symlink_to(inside)
+    folder.check()

@@ -82,6 +82,11 @@ def test_a_variants_settings_override_the_suites(tmp_path):
         ('settings = ["learn.steps=13"]', 'settings = ["learn.stops=13"]', "learn.stops"),
         ('about = "Two variants."', 'about = "Two variants."\ncolour = 3', "colour"),
         ('prompt_lists = ["short"]', 'prompt_lists = ["tall"]', "no list of prompts 'tall'"),
+        ('prompt_lists = ["short"]', 'prompt_lists = "short"', "is no suite: prompt_lists is no list"),
+        ('prompt_lists = ["short"]', "prompt_lists = {short = 1}", "is no suite: prompt_lists is no list"),
+        ("[[prompts]]", "[prompts]", "is no suite: prompts is no list"),
+        ('text = "a photo of {} in space"', "text = 3", r"is no suite: prompts\.0\.text: Input should be"),
+        ('label = "keys only"', 'label = "猫"', "the label '猫' has no letter a to z or digit"),
         ('about = "Two variants."', "about = ", "is no TOML file"),
     ],
 )
@@ -157,6 +162,15 @@ def test_a_setting_that_no_variant_has_is_refused(tmp_path):
         open_suite(written(tmp_path, own))
 
 
+def test_a_setting_of_a_suite_without_a_method_has_no_effect(tmp_path):
+    images = TWO_METHODS.split("[[variants]]")[0] + '[[variants]]\nlabel = "theirs"\nimages = "folder"\n'
+    without = open_suite(written(tmp_path, images.replace('settings = ["tune.prior_images=3"]\n', "")))
+    with pytest.raises(ConfigError, match=r"No variant's method reads learn\.steps: it would have no effect"):
+        without.add_settings(["learn.steps=3"])
+    with pytest.raises(ConfigError, match=r"no setting 'learn\.stops'"):
+        without.add_settings(["learn.stops=3"])
+
+
 @pytest.mark.parametrize(
     ("line", "place", "meant"),
     [
@@ -168,8 +182,6 @@ def test_a_setting_that_no_variant_has_is_refused(tmp_path):
 )
 def test_an_unknown_key_is_named_with_the_nearest(line, place, meant, tmp_path):
     text = TWO_METHODS + line if line.startswith("[") else line + TWO_METHODS
-    if "prompts" in place:
-        text = text.replace('prompt_lists = ["short"]\n', "")
     with pytest.raises(ConfigError) as refused:
         open_suite(written(tmp_path, text))
     assert f"there is no key {place}." in refused.value.problem

@@ -21,7 +21,7 @@ from tests.fuzz import changes
 from sefi.api import generate
 from sefi.backbone.bundle import Backbone
 from sefi.benchmark.evaluators import KEY as MAPS_KEY, read_maps
-from sefi.benchmark.run import RunFolder
+from sefi.benchmark.run import RunFolder, describe_suite
 from sefi.benchmark.suite import open_suite
 from sefi.cli.image_files import append_record
 from sefi.core.config import PAPER, override
@@ -40,6 +40,37 @@ KINDS = (
     "identity", "shard", "checkpoint", "composer", "maps", "run", "cells", "records", "answers", "suite",
     "labels", "names", "detector",
 )  # fmt: skip
+
+SUITE = """
+about = "b"
+prompt_lists = ["short"]
+settings = ["learn.steps=2", "views.flip=0.5"]
+seeds = [1, 2]
+subjects = 2
+class_word = "woman"
+photos = "both"
+[[prompts]]
+text = "a {}"
+wanted = [["object", "cup"]]
+[[ways]]
+label = "ours"
+settings = ["learn.attention_weight=0.003"]
+strength = 0.5
+[[ways]]
+label = "keys"
+learned_by = "ours"
+class_slots = ["V", "0K"]
+[[ways]]
+label = "weights"
+preset = "dreambooth"
+learning_seed = 3
+[[ways]]
+label = "word"
+control = "class word"
+[[ways]]
+label = "theirs"
+images = "folder"
+"""
 
 
 class Kind(NamedTuple):
@@ -123,7 +154,6 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
     key = {"variants": {"A": "ours", "B": "rival"}, "checks": {}}
     sheet = {"schema": 1, "study": "s", "rater": "r", "answers": [answer], "key": key}
     records = {"schema_version": 1, "runs": [{"images": [{"file": "a.png", "seed": 3, "prompt": "a dog"}]}]}
-    plan = 'about = "b"\nseeds = [1, 2]\n[[prompts]]\ntext = "a {}"\n[[ways]]\nlabel = "ours"\nstrength = 0.5\n'
 
     def run_of(name: str) -> Callable[[Path], object]:
         def read(path: Path) -> None:
@@ -143,7 +173,7 @@ def text_kinds(folder: Path, backbone: Backbone) -> dict[str, Kind]:
         "cells": Kind(cells, run_of("cells.jsonl"), changes.change_line),
         "records": Kind(json.dumps(records).encode(), append, changes.change_object),
         "answers": Kind(json.dumps(sheet).encode(), read_answer_file, changes.change_object),
-        "suite": Kind(plan.encode(), open_suite, changes.change_toml),
+        "suite": Kind(SUITE.encode(), lambda path: describe_suite(open_suite(path)), changes.change_toml),
         "labels": Kind(b'{"attributes": ["hat", "beard"], "hair": ["red"]}', read_labels, changes.change_object),
         "names": Kind(
             "photo dog\nsnow beach\ncup zoë\n".encode(),

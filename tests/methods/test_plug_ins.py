@@ -141,6 +141,18 @@ def test_settings_of_its_own_are_set_saved_and_read_back(install: Install, tmp_p
     assert "start.scale" in run("inspect", str(out)).stdout
 
 
+def test_settings_of_any_type_are_listed(install: Install) -> None:
+    """A list without entries and a path were listed until values that depend on the start were."""
+    words = 'words: tuple[str, ...] = Field(("a",), '
+    assert words in SCALED
+    code = SCALED.replace(words, 'folder: Path = Field(Path("here"), description="where")\n    ' + words)
+    install("sefi_mine", code.replace('("a",)', "()"), place="ScaledInversion")
+    listed = json.loads(run("settings", "--preset", "mine", "--json").stdout)["settings"]
+    assert (listed["start.folder"]["value"], listed["start.words"]["value"]) == ("here", [])
+    lines = {line.split()[0]: line.split()[1] for line in run("settings", "--preset", "mine").stdout.splitlines()}
+    assert (lines["start.folder"], lines["start.words"]) == ("here", "none")
+
+
 def test_settings_of_its_own_are_refused_for_other_methods(install: Install) -> None:
     install("sefi_mine", SCALED, place="ScaledInversion")
     with pytest.raises(ConfigError, match=r"start\.scale is a setting of mine; sefi has none of this name"):

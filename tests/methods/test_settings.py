@@ -171,6 +171,13 @@ def test_what_the_recipe_from_the_encoder_leaves_without_effect_is_named() -> No
     assert list_idle_settings(METHODS["sefi"], given, choose_start(given, encoder=False)) == []
 
 
+def test_what_the_start_at_the_class_word_leaves_without_effect_is_named() -> None:
+    given = override(DEFAULT, ["learn.noise_freedom=0.5"])
+    (remark,) = list_idle_settings(METHODS["sefi"], given, choose_start(given, encoder=False))
+    assert remark == "learn.noise_freedom has no effect: learn.change_limit is none"
+    assert list_idle_settings(METHODS["sefi"], given, choose_start(given, encoder=True)) == []
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_setting_changes_what_is_learned_or_is_refused(

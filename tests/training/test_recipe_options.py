@@ -289,6 +289,15 @@ def test_no_limit_of_the_change_leaves_nothing_to_take_a_share_of() -> None:
         choose_start(both, encoder=True)
 
 
+@pytest.mark.parametrize("encoder", [False, True])
+@pytest.mark.parametrize("setting", [*SET_TO_THE_PRESETS, "learn.noise_freedom=0.5", "learn.encoder=names.safetensors"])
+def test_what_is_learned_with_can_be_read_back_wherever_tokens_start(setting: str, encoder: bool) -> None:
+    """A share of no limit was saved from the class word, and the identity could not be opened."""
+    assignment = setting if "=" in setting else f"{setting}={SET_TO_THE_PRESETS[setting]}"
+    chosen = choose_start(override(PRESETS["default"], [assignment]), encoder=encoder)
+    assert parse_saved_config(dump_config(chosen), Config) == chosen
+
+
 @pytest.mark.slow_after(1)
 @pytest.mark.parametrize("held", [False, True])
 def test_two_vectors_of_keys_and_values_of_every_stage(backbone: Backbone, held: bool) -> None:

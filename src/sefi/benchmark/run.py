@@ -42,9 +42,16 @@ from sefi.benchmark.scored_folder import ImageFolder
 from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels
 from sefi.core.config import Config, choose_start, dump_config, find_named_files
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
-from sefi.core.files import is_regular_file, take_lock, write_text
+from sefi.core.files import is_regular_file, is_there, take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
-from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, measure_file, read_text, translate_file_errors
+from sefi.core.reading import (
+    LARGEST_RUN_INFO,
+    InvalidFileError,
+    is_inside,
+    measure_file,
+    read_text,
+    translate_file_errors,
+)
 from sefi.core.text import dump_json, make_slug
 from sefi.evaluation.encoders import DETECTOR, RECOGNISER, find_face_networks
 from sefi.methods import get_method
@@ -69,7 +76,7 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.info_file, self.samples_file = path / "run.json", path / "cells.jsonl"
+        self.info_file, self.samples_file, self.lock_file = (path / n for n in ("run.json", "cells.jsonl", ".lock"))
         self.images, self.photos, self.identities = (path / n for n in ("pictures", PHOTOS_FOLDER, "identities"))
         self.attention, self.report = path / "attention", path / "report"
 
@@ -122,11 +129,14 @@ class RunFolder:
         write_text(self.info_file, text)
 
     def check(self) -> None:
-        """Refuse a folder without `run.json` that has files where a run writes its own.
+        """Refuse a folder without `run.json` that has files where a run writes its own, and files that lead elsewhere.
 
         Raises:
-            OutputError: it has.
+            OutputError: it has; or what a run adds to is no regular file, or a link out of the folder.
         """
+        for path in (self.samples_file, self.lock_file):
+            if is_there(path) and not (is_regular_file(path) and is_inside(path, self.path)):
+                raise OutputError(f"'{path}' is no file of a run.", "Remove it, or choose another --out.")
         if self.info_file.is_file():
             return
         for path in (*self.list_folders(), self.samples_file):
@@ -210,7 +220,7 @@ class RunFolder:
             ConfigError: another one does.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("a") as file:  # what is there already stays
+        with self.lock_file.open("a") as file:  # what is there already stays
             try:
                 take_lock(file.fileno(), wait=False)
             except BlockingIOError:

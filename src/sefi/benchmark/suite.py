@@ -165,7 +165,9 @@ class Suite(Section, frozen=True):
         """Check that labels and seeds differ."""
         names = [make_slug(variant.label) for variant in self.variants]
         for variant, name in zip(self.variants, names, strict=True):
-            if not name or names.count(name) > 1:
+            if not name:
+                raise ValueError(f"the label {variant.label!r} has no letter a to z or digit for the names of files")
+            if names.count(name) > 1:
                 raise ValueError(f"two variants are called {variant.label!r}, or their files would be")
             if len(name) > LONGEST_SLUG:
                 raise ValueError(f"the label {variant.label!r} is too long for the names of files")
@@ -250,7 +252,7 @@ class Suite(Section, frozen=True):
 
         variants = [variant for variant in self.variants if variant.images is None]
         presets = [get_preset(variant.preset) for variant in variants]
-        check_settings_exist(self.settings, presets)
+        check_settings_exist(self.settings, presets or [Config()])  # without a method they exist, and have no effect
         learned = [get_preset(variant.preset) for variant in self.list_method_variants()]
         for setting in self.settings:
             if not any(select_read_settings(preset, [setting]) for preset in learned or presets):
@@ -306,35 +308,46 @@ def open_suite(name: str | Path) -> Suite:
                 suggest(str(name), list_bundled()).rstrip(".") + ", or name a TOML file.",
             )
         tree = read_toml(path)
-        lists = tree.pop("prompt_lists", [])
-        suite_prompts = [{"kind": "own", **p} if isinstance(p, dict) else p for p in tree.pop("prompts", [])]
-        prompts = [prompt for listed in lists for prompt in read_prompt_list(str(listed))] + suite_prompts
-        suite = parse_suite({"name": Path(path.name).stem, **tree, "prompts": prompts}, path)
+        listed = [prompt for name in take_list(tree, "prompt_lists") for prompt in read_prompt_list(str(name))]
+        own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in take_list(tree, "prompts")]
+        suite = parse_suite({"name": Path(path.name).stem, **tree, "prompts": [*listed, *own]}, path, len(listed))
     suite.check()
     return suite
 
 
-def parse_suite(tree: dict[str, Any], path: object) -> Suite:
+def take_list(tree: dict[str, Any], key: str) -> list[Any]:
+    """Remove a list from a tree and return it, empty where there is none; `InvalidFileError` if it is no list."""
+    value = tree.pop(key, [])
+    if not isinstance(value, list):
+        raise InvalidFileError(f"{key} is no list")
+    return value
+
+
+def parse_suite(tree: dict[str, Any], path: object, listed: int) -> Suite:
     """Parse a tree of plain values as a suite.
 
     Args:
         path: of its file, for the message.
+        listed: how many of the first prompts are from lists: messages count the file's own, from 0.
 
     Raises:
         ConfigError: it has a key that there is not.
-        ValidationError: a value is of the wrong kind, or out of range.
+        InvalidFileError: a value is of the wrong kind, or out of range.
     """
     try:
         return Suite.model_validate(tree)
     except ValidationError as error:
         fault = error.errors()[0]
+        place = [str(part) for part in fault["loc"]]
+        if place[:1] == ["prompts"] and len(place) > 1:
+            place[1] = str(int(place[1]) - listed)
+        where = ".".join(place)
         if fault["type"] != "extra_forbidden":
-            raise
-        *place, key = (str(part) for part in fault["loc"])
-        section = {"prompts": SuitePrompt, "variants": Variant, "ways": Variant}[place[0]] if place else Suite
-        keys = [*section.model_fields, *([] if place else ["prompt_lists"])]
-        problem = f"{path}: there is no key {'.'.join([*place, key])!r}."
-        raise ConfigError(problem, suggest(key, keys)) from None
+            message = fault["msg"].removeprefix("Value error, ")
+            raise InvalidFileError(f"{where}: {message}" if where else message) from error
+        section = {"prompts": SuitePrompt, "variants": Variant, "ways": Variant}[place[0]] if len(place) > 1 else Suite
+        keys = [*section.model_fields, *(["prompt_lists"] if section is Suite else [])]
+        raise ConfigError(f"{path}: there is no key {where!r}.", suggest(place[-1], keys)) from None
 
 
 def read_prompt_list(name: str) -> list[dict[str, Any]]:

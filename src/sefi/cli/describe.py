@@ -127,6 +127,8 @@ def list_methods(as_json: options.AsJson = False) -> None:
 
 def list_settings(preset: options.Preset = "default", as_json: options.AsJson = False) -> None:
     """List every setting that the method of a preset has and `--set` changes, with its value in the preset."""
+    from pydantic_core import to_jsonable_python
+
     from sefi.cli.output import print_answer
     from sefi.core.config import choose_start, describe_settings, read_setting
     from sefi.methods import get_preset
@@ -134,11 +136,11 @@ def list_settings(preset: options.Preset = "default", as_json: options.AsJson = 
     config = get_preset(preset)
     starts = [choose_start(config, encoder=True), choose_start(config, encoder=False)]
     record = {
-        name: {"value": make_plain(read_setting(config, name)), "about": about}
+        name: {"value": to_jsonable_python(read_setting(config, name)), "about": about}
         for name, about in describe_settings(type(config)).items()
     }
     for name, one in record.items():
-        by_start = [make_plain(read_setting(found, name)) for found in starts]
+        by_start = [to_jsonable_python(read_setting(found, name)) for found in starts]
         if name != "learn.start" and by_start[0] != by_start[1]:
             one["by_start"] = dict(zip(("encoder", "class"), by_start, strict=True))
     lines = [f"{name:32} {format_by_start(one):24} {one['about']}".rstrip() for name, one in record.items()]
@@ -157,11 +159,6 @@ BY_START = (
 )
 
 
-def make_plain(value: object) -> object:
-    """Return a value of a setting as JSON has it."""
-    return list(value) if isinstance(value, tuple) else value
-
-
 def format_by_start(setting: Mapping[str, Any]) -> str:
     """Return a setting's value as `--set` takes it; both, with a star, where it depends on the start."""
     if "by_start" not in setting:
@@ -171,8 +168,8 @@ def format_by_start(setting: Mapping[str, Any]) -> str:
 
 def shorten_value(value: object) -> str:
     """Return a value as `--set` takes it, long lists by their first entry."""
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         return f"{value[0]}; ... ({len(value)})" if len(value) > 1 else str(value[0])
     if isinstance(value, bool):
         return str(value).lower()
-    return "none" if value is None else str(value)
+    return "none" if value in (None, []) else str(value)

@@ -623,7 +623,9 @@ def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
     if learn.start != "auto":
         return config
     if not encoder:
-        at_class = {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
+        at_class: dict[str, Any] = {"start": "class", "steps": learn.steps or CLASS_STEPS, "encoder": None}
+        if learn.change_limit is None:  # there is nothing to take a share of, and a saved share could not be read again
+            at_class["noise_freedom"] = 1.0
         return config.model_copy(update={"learn": learn.model_copy(update=at_class), "explicit": ()})
     sections = {
         "learn": learn.model_copy(update={"start": "encoder", **choose_from_encoder(config, "learn")}),

@@ -258,6 +258,8 @@ def list_idle_settings(method: Method, given: Config, chosen: Config) -> list[st
         reasons |= dict.fromkeys((f"learn.{name}" for name in names), NO_ATTENTION_LOSS)
     if learn.attention_share is not None:
         reasons["learn.attention_weight"] = "learn.attention_share takes its place"
+    if learn.change_limit is None:
+        reasons["learn.noise_freedom"] = "learn.change_limit is none"
     if learn.expansion == "direct":
         reasons["learn.dropout"] = "learn.expansion is direct"
     if learn.probe_every == 0:
