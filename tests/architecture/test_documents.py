@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from sefi.benchmark.suite import open_suite
+from sefi.benchmark.suite import list_bundled, open_suite
 from sefi.cli.app import app
 from sefi.core import __version__
 from sefi.provenance.verify import verify_image
@@ -203,6 +203,12 @@ def test_every_generated_image_of_the_documents_is_marked():
     assert len(found) > len(DRAWN)
     for name, marks in found.items():
         assert (marks.is_declared, marks.mark is not None) == (name not in DRAWN,) * 2, name
+
+
+def test_suites_exist():
+    named = {name for path in DOCUMENTS for name in re.findall(r"\bsuite `([^`]+)`", path.read_text(encoding="utf-8"))}
+    assert named
+    assert named <= set(list_bundled())
 
 
 def test_make_targets_exist():

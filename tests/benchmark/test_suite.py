@@ -82,18 +82,88 @@ def test_a_variants_settings_override_the_suites(tmp_path):
         ('settings = ["learn.steps=13"]', 'settings = ["learn.stops=13"]', "learn.stops"),
         ('about = "Two variants."', 'about = "Two variants."\ncolour = 3', "colour"),
         ('prompt_lists = ["short"]', 'prompt_lists = ["tall"]', "no list of prompts 'tall'"),
-        ('prompt_lists = ["short"]', 'prompt_lists = "short"', "is no suite: prompt_lists is no list"),
-        ('prompt_lists = ["short"]', "prompt_lists = {short = 1}", "is no suite: prompt_lists is no list"),
-        ("[[prompts]]", "[prompts]", "is no suite: prompts is no list"),
+        ('prompt_lists = ["short"]', 'prompt_lists = "short"', "prompt_lists is no list"),
+        ('prompt_lists = ["short"]', "prompt_lists = {short = 1}", "prompt_lists is no list"),
+        ("[[prompts]]", "[prompts]", "prompts is no list"),
         ('text = "a photo of {} in space"', "text = 3", r"is no suite: prompts\.0\.text: Input should be"),
         ('label = "keys only"', 'label = "猫"', "the label '猫' has no letter a to z or digit"),
         ('about = "Two variants."', "about = ", "is no TOML file"),
+        ('prompt_lists = ["short"]', 'prompt_lists = "short"', r"prompt_lists is no list.* prompt_lists = \[\.\.\.\]"),
+        ('prompt_lists = ["short"]', "prompt_lists = 3", "prompt_lists is no list"),
+        ('["V"]', '"V"', "class_slots: Input should be a valid list"),
+        ('prompt_lists = ["short"]', "seeds = []", "List should have at least 1 item"),
+        ('text = "a photo of {} in space"', "text = 3", "text: Input should be a valid string"),
+        ('["V"]', '["V"]\nseeds = [3]', "'seeds' is a key of the suite: write it above the first"),
+        ('["V"]', '["V"]\nmethod = "paper"', "Did you mean 'preset'"),
+        ('["V"]', '["V"]\nname = "paper"', "Did you mean 'label'"),
+        ('["V"]', '["V"]\ncontrol = "class word"', "reference row .class word., so learned_by is of no use"),
     ],
 )
 def test_a_wrong_suite_is_refused(tmp_path, old, new, message):
     assert old in WHOLE
     with pytest.raises(ConfigError, match=message):
         open_suite(written(tmp_path, WHOLE.replace(old, new)))
+
+
+def test_one_table_in_single_brackets_is_no_list(tmp_path):
+    with pytest.raises(ConfigError, match=r"variants is no list.* Write \[\[variants\]\] above each"):
+        open_suite(written(tmp_path, 'about = "One."\nprompt_lists = ["short"]\n[variants]\nlabel = "ours"\n'))
+
+
+def test_own_prompts_are_tables(tmp_path):
+    text = 'about = "One."\nprompts = ["a photo of {}"]\n[[variants]]\nlabel = "ours"\n'
+    with pytest.raises(ConfigError, match=r"prompts\.0: Input should be a table of keys"):
+        open_suite(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("control", "line", "idle"),
+    [
+        ("class word", "", None),
+        ("class word", 'preset = "paper"', None),
+        ("class word", 'settings = ["generate.steps=3"]', None),
+        ("class word", 'settings = ["learn.steps=3"]', "learn.steps"),
+        ("class word", 'class_slots = ["V"]', "class_slots"),
+        ("class word", "strength = 0.5", "strength"),
+        ("same", 'preset = "paper"', "preset"),
+        ("photo", 'settings = ["generate.steps=3"]', "settings"),
+    ],
+)
+def test_what_changes_nothing_of_a_reference_row_is_refused(control, line, idle, tmp_path):
+    file = written(tmp_path, f'{WHOLE}\n[[variants]]\nlabel = "reference"\ncontrol = "{control}"\n{line}\n')
+    if idle is None:
+        assert open_suite(file).variants[-1].control == control
+    else:
+        with pytest.raises(ConfigError, match=rf"'reference' is a reference row \({control}\), so {idle} is of no use"):
+            open_suite(file)
+
+
+@pytest.mark.parametrize(
+    ("learning", "using", "problem"),
+    [
+        ('preset = "paper"', "", r"guidance_scale=4\.0, not 7\.5"),
+        ('preset = "paper"', 'preset = "paper"', None),
+        ('preset = "scratch"', "", None),
+        ('preset = "paper"', 'settings = ["generate.guidance_scale=4"]', None),
+        ('settings = ["generate.scheduler=euler"]', "", "scheduler=ddim, not euler"),
+        ('settings = ["generate.scheduler=euler"]', 'settings = ["generate.scheduler=euler"]', None),
+    ],
+)
+def test_one_identity_is_generated_alike_unless_a_variant_says_otherwise(learning, using, problem, tmp_path):
+    file = written(
+        tmp_path, WHOLE.replace('settings = ["learn.steps=13"]', learning).replace('["V"]', f'["V"]\n{using}')
+    )
+    if problem is None:
+        open_suite(file)
+    else:
+        with pytest.raises(ConfigError, match=rf"'keys only' uses the identity of 'ours', .*generate\.{problem}"):
+            open_suite(file)
+
+
+def test_the_plain_word_of_the_papers_table_is_generated_as_the_papers_method_is():
+    suite = open_suite("table1-sd")
+    plain, ours = (next(v for v in suite.variants if v.label == label) for label in ("plain word", "ours"))
+    assert suite.make_config(plain).generate == suite.make_config(ours).generate
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from sefi.core.config import LearnSettings
+from sefi.core.errors import MethodError
 from sefi.core.rng import create_generator
 from sefi.identity.tokens import (
     ExpansionModule,
@@ -167,3 +168,9 @@ def test_free_vectors_come_before_the_class_word() -> None:
     word, first = draw(WIDTH), draw(2, WIDTH, seed=1)
     torch.testing.assert_close(FreeVectors(word, first)(), first.expand(1, 2, -1, -1))
     torch.testing.assert_close(FreeVectors(word, first, then_class=True)()[0, 1], torch.stack([*first, word]))
+
+
+@pytest.mark.parametrize("first", [(WIDTH,), (2, WIDTH + 1), (1, 2, WIDTH)])
+def test_free_vectors_of_another_shape_are_refused(first: tuple[int, ...]) -> None:
+    with pytest.raises(MethodError, match=rf"\[vector, {WIDTH}\]"):
+        FreeVectors(draw(WIDTH), draw(*first))

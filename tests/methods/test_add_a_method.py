@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 from typer.testing import CliRunner
 
 import sefi
@@ -27,8 +28,9 @@ BLOCK = re.compile(r"<!-- (file|not run): (\S+)[^\n]* -->\n```(\w+)\n(.*?)```", 
 class Reader:
     """Somebody with an empty folder, `sefi` installed, and the portrait that `sefi demo` writes.
 
-    What `pip install` would do, where no network and no build backend are needed: put the modules of a folder and the
-    entry points of its pyproject.toml on the path. The program runs in this process, which has the model's code loaded.
+    What `pip install` would do, where no network is needed: put what the build backend would pack of a folder, and the
+    entry points of its pyproject.toml, on the path. The program runs in this process, which has the model's code
+    loaded.
     """
 
     def __init__(self, folder: Path, site: Path, programs: Path) -> None:
@@ -69,8 +71,8 @@ class Reader:
             for group, points in project["entry-points"].items()
         ]
         (info / "entry_points.txt").write_text("\n".join(groups), encoding="utf-8")
-        for module in folder.glob("[!t]*.py"):
-            (self.site / module.name).write_bytes(module.read_bytes())
+        for packed in WheelBuilder(str(folder)).recurse_included_files():
+            (self.site / packed.distribution_path).write_bytes(Path(packed.path).read_bytes())
         METHODS.refresh()
 
 
@@ -110,6 +112,7 @@ def test_the_page_leads_to_a_method_that_passes_every_check(reader: Reader) -> N
     assert "start.scale" not in reader.answers["sefi settings --preset my-method-official"]  # before it had any
     assert Identity.load(reader.folder / "bob.safetensors").header.settings["start"] == {"scale": 0.9}
     assert re.search(r"settings\.start\.scale +0\.9", reader.answers["sefi inspect bob.safetensors"])
+    assert METHODS["my-method"].info.title == "Scaled Inversion"
     assert f"{len(CHECKS)} passed" in reader.answers["python -m pytest my-method"]
 
 

@@ -211,8 +211,17 @@ NO_INFO = "class Mine:\n    info = presets = config_type = count_weights = check
         (WITHOUT_APPLY, "Mine", "has no apply"),
         (NO_INFO, "Mine", "is no MethodInfo"),
         (COPY.replace('    "": make_', '    "mine": make_'), "TextualInversion", "no preset of its own name"),
-        (COPY.replace('"steps": 200', '"stops": 200'), "TextualInversion", "no setting 'learn.stops'"),
+        (
+            COPY.replace('"steps": 200', '"stops": 200'),
+            "TextualInversion",
+            "no setting 'learn.stops'. Did you mean 'learn.steps'?",
+        ),
         (COPY.replace('"steps": 200', '"steps": 0'), "TextualInversion", "steps of 0 learn nothing"),
+        (
+            COPY.replace("unread=(", 'unread=("learn.droput", '),
+            "TextualInversion",
+            "`info.unread` names learn.droput, but it has no such setting",
+        ),
         (SCALED.replace('{"scale": 2.0}', '{"skale": 2.0}'), "ScaledInversion", "no setting 'start.skale'"),
         (SCALED.replace(" = StartSettings()", ""), "ScaledInversion", "start have no default"),
         (SCALED.replace("(Config, frozen=True)", "(Section, frozen=True)"), "ScaledInversion", "nor derived from it"),
@@ -230,6 +239,7 @@ def test_a_broken_method_is_named_with_its_package(install: Install, code: str, 
             look_up("mine")
         assert refused.value.problem.startswith("The method 'mine' of the package 'sefi_mine' cannot be used. ")
         assert reason in refused.value.problem
+        assert refused.value.remedy.startswith("If sefi_mine is yours, correct it and install it again; ")
         assert "pip uninstall sefi_mine" in refused.value.remedy
     assert list(PRESETS) == [name for name in PRESETS if get_preset(name).method in INSTALLED]
     with pytest.raises(ConfigError, match="no preset 'fancy'"):

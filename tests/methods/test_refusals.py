@@ -13,7 +13,7 @@ from sefi.backbone.open import MODELS
 from sefi.cli.attend import TOKENS_REMEDY
 from sefi.cli.loading import choose_preset
 from sefi.core.config import Config, dump_config, override
-from sefi.core.errors import ConfigError, IdentityError, PromptError
+from sefi.core.errors import ConfigError, IdentityError, MethodError, PromptError
 from sefi.identity.file import Identity, check_tokens_alone, read_saved_config
 from sefi.identity.tokens import FreeVectors
 from sefi.methods import METHODS, PRESETS, is_of_tokens
@@ -138,6 +138,20 @@ def test_a_task_of_tokens_asks_too(narrow: Backbone) -> None:
     row = get_class_row(narrow, config)
     with pytest.raises(ConfigError, match="float16 is too narrow"):
         TokenTask(narrow, views, config, 1, FreeVectors(row, row[None]))
+
+
+@pytest.mark.parametrize("shape", [(2, 192), (1, 2, 5), (5, 3, 192), (1, 2, 1, 3, 192)])
+def test_a_module_whose_tokens_have_another_shape_is_refused(embedded: Backbone, shape: tuple[int, ...]) -> None:
+    class Module(FreeVectors):
+        def forward(self, random: torch.Generator | None = None) -> torch.Tensor:
+            return torch.zeros(shape)
+
+    config = override(PRESETS["textual-inversion"], ["learn.steps=1", "views.latent_pool=1"])
+    views = PhotoViews(torch.zeros(3, embedded.resolution, embedded.resolution), config.views)
+    row = get_class_row(embedded, config)
+    with pytest.raises(MethodError, match=re.escape(f"gives tokens of the shape {list(shape)}.")) as refused:
+        TokenTask(embedded, views, config, 1, Module(row, row[None]))
+    assert "[stage, 2, 192] or [stage, 2, vector, 192]" in refused.value.remedy
 
 
 @pytest.mark.parametrize("name", ["celeb-basis", "cross-init"])

@@ -18,7 +18,7 @@ from PIL import Image
 from pydantic import AliasChoices, Field, ValidationError, model_validator
 
 from sefi.core.config import LARGEST_STRENGTH, Config, Section, check_guidance
-from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError
+from sefi.core.errors import ConfigError, FaceError, PhotoError, PromptError, describe_first_fault
 from sefi.core.files import (
     IMAGE_SUFFIXES,
     UNREAD_SUFFIXES,
@@ -73,6 +73,9 @@ Text = Annotated[str, Field(max_length=2000)]
 Label = Annotated[str, Field(max_length=200)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 LONGEST_SLUG = 80  # letters: two subjects, prompt and seed are in the names of files too
+TABLES = ("prompts", "variants", "ways")  # lists of tables, each below its name in double brackets
+LISTS = ("prompt_lists", "settings", "seeds")
+KEY_ALIASES = {"method": "preset", "name": "label", "prompt": "text"}  # what people write for a key
 LARGEST_SUITE, LONGEST_LINE = 2**18, 2**13  # bytes, and letters: tomllib takes time by the square of a key's length
 
 
@@ -122,6 +125,20 @@ class Variant(Section, frozen=True):
         others = self.model_fields_set - {"label", "about", "images"}
         if self.images is not None and others:
             raise ValueError(f"{self.label!r} takes its images from a folder, so {sorted(others)[0]} is of no use")
+        return self
+
+    @model_validator(mode="after")
+    def check_control(self) -> Self:
+        """Refuse what would change nothing of a reference row; the class word is generated, so it has a preset."""
+        if self.control is None:
+            return self
+        own = ["learned_by", "class_slots", "strength"]
+        if self.control != "class word":
+            own += ["preset", "settings"]
+        idle = [name for name in own if getattr(self, name) != Variant.model_fields[name].default]
+        idle += [setting.partition("=")[0] for setting in self.settings if not setting.startswith("generate.")]
+        if idle:
+            raise ValueError(f"{self.label!r} is a reference row ({self.control}), so {idle[0]} is of no use")
         return self
 
 
@@ -271,9 +288,28 @@ class Suite(Section, frozen=True):
                     f"{variant.label!r}: {method} has one subject in a prompt; {self.together} share an image here.",
                     "Take another method.",
                 )
-            # The slots are those of the identity that is changed: the learning variant's.
             check_guidance(self.make_config(variant).generate)
+            self.check_generation(variant)
+            # The slots are those of the identity that is changed: the learning variant's.
             parse_slots(variant.class_slots, self.make_config(self.find_learning_variant(variant)).learn.stages)
+
+    def check_generation(self, variant: Variant) -> None:
+        """Refuse to compare an identity with itself by other settings of generation than a variant's own `settings`.
+
+        Raises:
+            ConfigError: its preset, or the learning variant's settings, make a difference.
+        """
+        learning = self.find_learning_variant(variant)
+        ours, theirs = self.make_config(variant).generate, self.make_config(learning).generate
+        own = [setting.partition("=")[0] for setting in variant.settings]
+        for name in type(ours).model_fields:
+            value, other = getattr(ours, name), getattr(theirs, name)
+            if value != other and f"generate.{name}" not in own:
+                problem = f"{variant.label!r} uses the identity of {learning.label!r}, but generates with generate."
+                raise ConfigError(
+                    f"{problem}{name}={value}, not {other}.",
+                    f"Give it the preset of {learning.label!r}, or write generate.{name} into its settings.",
+                )
 
     def find_learning_variant(self, variant: Variant) -> Variant:
         """Return the variant whose identity this one uses."""
@@ -308,19 +344,21 @@ def open_suite(name: str | Path) -> Suite:
                 suggest(str(name), list_bundled()).rstrip(".") + ", or name a TOML file.",
             )
         tree = read_toml(path)
-        listed = [prompt for name in take_list(tree, "prompt_lists") for prompt in read_prompt_list(str(name))]
-        own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in take_list(tree, "prompts")]
+        check_lists(tree, path)
+        lists, suite_prompts = tree.pop("prompt_lists", []), tree.pop("prompts", [])
+        listed = [prompt for name in lists for prompt in read_prompt_list(str(name))]
+        own = [{"kind": "own", **p} if isinstance(p, dict) else p for p in suite_prompts]
         suite = parse_suite({"name": Path(path.name).stem, **tree, "prompts": [*listed, *own]}, path, len(listed))
     suite.check()
     return suite
 
 
-def take_list(tree: dict[str, Any], key: str) -> list[Any]:
-    """Remove a list from a tree and return it, empty where there is none; `InvalidFileError` if it is no list."""
-    value = tree.pop(key, [])
-    if not isinstance(value, list):
-        raise InvalidFileError(f"{key} is no list")
-    return value
+def check_lists(tree: dict[str, Any], path: object) -> None:
+    """Refuse a key of a suite's tree that must be a list and is none, with `ConfigError`; `path` is for its message."""
+    for name in (*TABLES, *LISTS):
+        if not isinstance(tree.get(name, []), list):
+            remedy = f"Write [[{name}]] above each." if name in TABLES else f"Write it in brackets: {name} = [...]."
+            raise ConfigError(f"{path}: {name} is no list.", remedy)
 
 
 def parse_suite(tree: dict[str, Any], path: object, listed: int) -> Suite:
@@ -341,13 +379,22 @@ def parse_suite(tree: dict[str, Any], path: object, listed: int) -> Suite:
         place = [str(part) for part in fault["loc"]]
         if place[:1] == ["prompts"] and len(place) > 1:
             place[1] = str(int(place[1]) - listed)
-        where = ".".join(place)
         if fault["type"] != "extra_forbidden":
-            message = fault["msg"].removeprefix("Value error, ")
-            raise InvalidFileError(f"{where}: {message}" if where else message) from error
-        section = {"prompts": SuitePrompt, "variants": Variant, "ways": Variant}[place[0]] if len(place) > 1 else Suite
-        keys = [*section.model_fields, *(["prompt_lists"] if section is Suite else [])]
-        raise ConfigError(f"{path}: there is no key {where!r}.", suggest(place[-1], keys)) from None
+            raise InvalidFileError(describe_first_fault(error, place)) from error
+        raise make_unknown_key_error(f"{path}: there is no key {'.'.join(place)!r}.", place) from None
+
+
+def make_unknown_key_error(problem: str, place: Sequence[str]) -> ConfigError:
+    """Return the error for a key of a suite that does not exist, with the nearest that does.
+
+    Args:
+        place: where it is: its section and number, if it is in one, and the key.
+    """
+    section = {"prompts": SuitePrompt, "variants": Variant, "ways": Variant}[place[0]] if len(place) > 1 else Suite
+    key, of_suite = place[-1], [*Suite.model_fields, "prompt_lists"]
+    if section is not Suite and key in of_suite and key not in KEY_ALIASES:
+        return ConfigError(problem, f"{key!r} is a key of the suite: write it above the first [[...]].")
+    return ConfigError(problem, suggest(key, of_suite if section is Suite else section.model_fields, KEY_ALIASES))
 
 
 def read_prompt_list(name: str) -> list[dict[str, Any]]:

@@ -4,7 +4,7 @@ import gc
 import signal
 import sys
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
@@ -58,11 +58,16 @@ def check_type(value: object, kinds: type | tuple[type, ...], what: str, error: 
         raise error(f"{what} is of the type {type(value).__name__}, which cannot be used.", remedy)
 
 
-def describe_first_fault(error: "ValidationError") -> str:
-    """Describe what pydantic found wrong first: its place and its message."""
+# In place of pydantic's words for Python's types: files and the command line have lists and tables of keys.
+FILE_WORDS = {"tuple_type": "Input should be a valid list", "model_type": "Input should be a table of keys"}
+
+
+def describe_first_fault(error: "ValidationError", place: Sequence[str] | None = None) -> str:
+    """Describe what pydantic found wrong first: its place, or the one that is given, and its message."""
     fault = error.errors()[0]
-    field = ".".join(str(part) for part in fault["loc"])
-    message = fault["msg"].removeprefix("Value error, ")
+    field = ".".join(map(str, fault["loc"] if place is None else place))
+    words = FILE_WORDS.get(fault["type"], fault["msg"])
+    message = words.removeprefix("Value error, ").replace("Tuple should", "List should")
     return f"{field}: {message}" if field else message
 
 
@@ -162,7 +167,7 @@ class ConfigError(SefiError):
 
 
 class MethodError(SefiError):
-    """A method that another package brings cannot be used."""
+    """A method that another package brings cannot be used, or gives what cannot be learned."""
 
 
 class GenerationError(SefiError):

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from sefi.backbone.bundle import move_to_device
 from sefi.backbone.files import LOADING
 from sefi.core.config import LearnSettings
+from sefi.core.errors import MethodError
 from sefi.core.rng import create_generator
 
 
@@ -284,12 +285,21 @@ class FreeVectors(nn.Module):
         class_token: row of the class word, `[width]`.
         first: where the vectors start, `[vector, width]`.
         then_class: append the class word, which stays as it is.
+
+    Raises:
+        MethodError: the shapes are others.
     """
 
     class_token: Tensor
 
     def __init__(self, class_token: Tensor, first: Tensor, *, then_class: bool = False) -> None:
         super().__init__()
+        if class_token.ndim != 1 or first.ndim != 2 or first.shape[1] != len(class_token):
+            raise MethodError(
+                f"The class word has the shape {list(class_token.shape)}, and the first vectors {list(first.shape)}.",
+                f"Give [width] and [vector, width], such as [{class_token.shape[-1]}] and"
+                f" [vector, {class_token.shape[-1]}].",
+            )
         self.register_buffer("class_token", class_token.detach().float().clone())
         with LOADING:
             self.table = nn.Parameter(first.detach().float().clone())

@@ -128,7 +128,7 @@ def load_method(name: str, entries: Sequence[EntryPoint]) -> "Method":
         method = entry.load()()
         fault = find_fault(name, method)
     except Exception as error:
-        fault = error.problem if isinstance(error, SefiError) else f"{type(error).__name__}: {error}."
+        fault = str(error) if isinstance(error, SefiError) else f"{type(error).__name__}: {error}."
         raise create_fault_error(name, entry.dist.name, fault) from error
     if fault is not None:
         raise create_fault_error(name, entry.dist.name, fault)
@@ -139,7 +139,8 @@ def create_fault_error(name: str, package: str, fault: str) -> MethodError:
     """Return the error for a method of another package that cannot be used."""
     return MethodError(
         f"The method {name!r} of the package {package!r} cannot be used. {fault}",
-        f"Install a version of {package} that fits this sefi, or remove it (pip uninstall {package}).",
+        f"If {package} is yours, correct it and install it again; if not, install a version that fits this sefi, or"
+        f" remove it (pip uninstall {package}).",
     )
 
 
@@ -167,17 +168,18 @@ def find_fault(name: str, method: object) -> str | None:
         return f"Its class has no {', '.join(missing)}."
     if not isinstance(getattr(method, "info"), MethodInfo):  # noqa: B009  an object of another package, of any type
         return "Its `info` is no MethodInfo."
-    if fault := find_config_fault(getattr(method, "config_type")):  # noqa: B009
+    whole = cast("Method", method)
+    if fault := find_config_fault(whole.config_type, whole.info.unread):
         return fault
-    if name not in read_presets(name, cast("Method", method)):
+    if name not in read_presets(name, whole):
         return "It has no preset of its own name, the one with an empty ending."
     if not re.fullmatch(NAME, name):
         return "Its name has other signs than letters, digits, - and _, or too many."
     return "Its name is that of a preset." if name in STARTING_PRESETS else None
 
 
-def find_config_fault(kind: object) -> str | None:
-    """Return what is wrong with the class of a method's settings, in one sentence, or None."""
+def find_config_fault(kind: object, unread: Iterable[str]) -> str | None:
+    """Return what is wrong with the class of a method's settings, or with those that it does not read, or None."""
     if not (isinstance(kind, type) and issubclass(kind, Config)):
         return "Its `config_type` is neither Config nor derived from it."
     apart = sorted(kind.model_fields.keys() - {"method", "explicit", *list_sections(kind)})
@@ -186,7 +188,10 @@ def find_config_fault(kind: object) -> str | None:
     required = [
         name for name, field in {**kind.model_fields, **list_setting_fields(kind)}.items() if field.is_required()
     ]
-    return f"Its settings {', '.join(required)} have no default." if required else None
+    if required:
+        return f"Its settings {', '.join(required)} have no default."
+    unknown = [name for name in unread if name not in list_setting_names(kind)]
+    return f"Its `info.unread` names {', '.join(unknown)}, but it has no such setting." if unknown else None
 
 
 def read_presets(name: str, method: "Method") -> dict[str, Config]:

@@ -17,6 +17,7 @@ from sefi.core.errors import (
     LESS_MEMORY,
     REMARKS,
     ConfigError,
+    MethodError,
     PromptError,
     is_out_of_memory,
     make_memory_error,
@@ -626,6 +627,19 @@ class TokenModule(Protocol):
         ...
 
 
+def check_token_shape(tokens: Tensor, width: int) -> None:
+    """Refuse what a module gives in place of the tokens of a model.
+
+    Raises:
+        MethodError: they are neither `[stage, 2, width]` nor `[stage, 2, vector, width]`.
+    """
+    if tokens.ndim not in (3, 4) or tokens.shape[1] != 2 or tokens.shape[-1] != width:
+        raise MethodError(
+            f"The method's module gives tokens of the shape {list(tokens.shape)}.",
+            f"It must give [stage, 2, {width}] or [stage, 2, vector, {width}], a key and a value for each stage.",
+        )
+
+
 def check_gradient_dtype(backbone: Backbone) -> None:
     """Refuse to learn through a model whose small gradients become 0 unnoticed: nothing here scales the loss.
 
@@ -650,6 +664,7 @@ class TokenTask:
 
     Raises:
         ConfigError: the model is in float16.
+        MethodError: the module gives tokens of another shape.
     """
 
     def __init__(
@@ -667,7 +682,9 @@ class TokenTask:
         self.weights = tokens.to(backbone.device)
         self.tokens: TokenModule = tokens  # pyright: ignore[reportAttributeAccessIssue]
         # As many words in a sentence as the module gives tokens, whatever the settings say.
-        vectors = add_vector_axis(self.get_identity_tensors()["tokens"]).shape[2]
+        learned = self.get_identity_tensors()["tokens"]
+        check_token_shape(learned, backbone.token_width)
+        vectors = add_vector_axis(learned).shape[2]
         settings = config.learn.model_copy(update={"vectors": vectors})
         self.texts = encode_training_texts(backbone, settings)
         self.model = TrainingModel(backbone, steered=is_attention_steered(config.learn))
