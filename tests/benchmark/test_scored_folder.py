@@ -535,13 +535,22 @@ def test_any_text_is_a_prompt_or_refused(text):
 
 
 @pytest.mark.parametrize(
-    "content",
-    ['{"runs": 3}', '{"runs": [3]}', '{"runs": [{"images": 3}]}', '{"runs": [{}]}', "[]", '{"images": [3]}', ""],
+    ("content", "reason"),
+    [
+        ('{"runs": 3}', "it has no list of runs"),
+        ('{"runs": [3]}', "it has no list of runs"),
+        ('{"runs": [{"images": 3}]}', "its images are no list"),
+        ('{"runs": [{}]}', "'images' is missing"),
+        ("[]", ""),
+        ('{"images": [3]}', "Input should be a table of keys"),
+        ('{"images": {"a": 1}}', "its images are no list"),
+        ("", ""),
+    ],
 )
-def test_what_is_no_record_of_sefi_generate_is_refused(tmp_path, content):
+def test_what_is_no_record_of_sefi_generate_is_refused(tmp_path, content, reason):
     paint(tmp_path / "a-1.png")
     (tmp_path / "records.json").write_text(content)
-    with pytest.raises(ConfigError, match="is no record of generated images"):
+    with pytest.raises(ConfigError, match=f"is no record of generated images: .*{reason}"):
         find_images(tmp_path, ADA)
 
 

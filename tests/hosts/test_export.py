@@ -328,6 +328,15 @@ def test_nothing_is_replaced_unless_asked(file, tmp_path):
     assert export(file, "--to", "a1111", "--out", tmp_path / "out", "--overwrite").exit_code == 2
 
 
+@pytest.mark.parametrize("given", [("--steps", 30), ("--schedule", "uniform"), ("--schedule", "karras")])
+def test_options_of_the_stages_are_refused_without_them(file, tmp_path, given):
+    answer = export(file, "--to", "a1111", *given, "--out", tmp_path / "out")
+    assert answer.exit_code == 2
+    assert json.loads(answer.stdout)["error"] == f"{given[0]} has no effect without --stages."
+    assert not (tmp_path / "out").exists()
+    assert export(file, "--to", "a1111", "--stages", *given, "--out", tmp_path / "out").exit_code == 0
+
+
 def test_weights_that_no_program_reads_are_refused(tmp_path):
     header = make_identity().header.model_copy(update={"method": "dreambooth"})
     Identity({"unet.a": torch.zeros(2, 3)}, header).save(tmp_path / "lora.safetensors")

@@ -236,11 +236,13 @@ def test_a_lora_says_what_it_is_and_how_it_is_used(backbone, tmp_path):
             assert file.metadata()["ss_network_dim"] == "3"
 
 
-def test_weights_have_no_stages(backbone, tmp_path):
+@pytest.mark.parametrize("option", [["--stages"], ["--slot", "key"]])
+def test_weights_have_no_stages_and_no_slots(backbone, tmp_path, option):
     make_lora(backbone).save(tmp_path / "ada.safetensors")
-    answer = CliRunner().invoke(app, ["export", str(tmp_path / "ada.safetensors"), "--to", "forge", "--stages"])
+    answer = CliRunner().invoke(app, ["export", str(tmp_path / "ada.safetensors"), "--to", "forge", *option])
     assert answer.exit_code == 2
-    assert "no stages" in answer.output
+    assert "no stages and no slots" in " ".join(answer.output.split())
+    assert f"Leave out {option[0]}." in answer.output
 
 
 # ------------------------------------------------------------------ Custom Diffusion

@@ -408,6 +408,8 @@ def read_generation_records(path: Path) -> dict[str, tuple[str, int]]:
         runs = tree.get("runs", [tree])
         if not isinstance(runs, list) or not all(isinstance(one, dict) for one in runs):
             raise InvalidFileError("it has no list of runs")
+        if not all(isinstance(one["images"], list) for one in runs):
+            raise InvalidFileError("its images are no list")
         entries = [GeneratedEntry.model_validate(entry) for one in runs for entry in one["images"]]
     return {Path(entry.file).name: (entry.prompt, entry.seed) for entry in entries}
 

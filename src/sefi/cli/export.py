@@ -22,6 +22,7 @@ HostName = Annotated[
         help="a1111, forge, sdnext, comfyui, invokeai, diffusers, kohya, fooocus or drawthings.",
     ),
 ]
+SCHEDULE, STEPS = "karras", 20  # of A1111 and its likes
 Stages = Annotated[
     bool,
     typer.Option("--stages/--flat", help="A file for each denoising stage, or one for all, which every program reads."),
@@ -31,10 +32,13 @@ SlotName = Annotated[
     typer.Option("--slot", help="Which tokens are used for both keys and values: value, key or their mean."),
 ]
 Sampling = Annotated[
-    Literal["karras", "exponential", "uniform"],
-    typer.Option("--schedule", help="The noise schedule of your sampler, for --stages: karras, exponential, uniform."),
+    Literal["karras", "exponential", "uniform"] | None,
+    typer.Option("--schedule", help="With --stages: your sampler's noise schedule.", show_default=f"{SCHEDULE}"),
 ]
-SamplingSteps = Annotated[int, typer.Option("--steps", min=1, max=1000, help="Your sampler's steps, for --stages.")]
+SamplingSteps = Annotated[
+    int | None,
+    typer.Option("--steps", min=1, max=1000, help="With --stages: your sampler's steps.", show_default=f"{STEPS}"),
+]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: NAME-HOST.")]
 
 
@@ -43,8 +47,8 @@ def run_export(
     to: HostName,
     stages: Stages = False,
     slot: SlotName = None,
-    schedule: Sampling = "karras",
-    steps: SamplingSteps = 20,
+    schedule: Sampling = None,
+    steps: SamplingSteps = None,
     out: Out = None,
     overwrite: options.Overwrite = False,
     expired_consent: options.ExpiredConsent = False,
@@ -57,11 +61,14 @@ def run_export(
     from sefi.identity.file import Identity, compute_identity_digest
     from sefi.provenance.consent import check_consents
 
+    refuse_idle_options(stages=stages, schedule=schedule, steps=steps)
     host = get_host(to)
     identity = Identity.load(file)
     if not expired_consent:
         check_consents({identity.name: identity.header.consent})
-    exported = export_identity(identity, host, TokenOptions(stages, slot, Sampler(schedule, steps)))
+    exported = export_identity(
+        identity, host, TokenOptions(stages, slot, Sampler(schedule or SCHEDULE, steps or STEPS))
+    )
     folder = out or Path(f"{identity.name}-{to}")
     # One file and a file for each stage have different names, so both exports go into one folder.
     prompt_file = folder / f"sefi-{identity.name}{'-stages' if stages else ''}-prompt.txt"
@@ -86,6 +93,15 @@ def run_export(
     print_answer(record, f"wrote {', '.join(map(str, paths))}\n{text}", as_json=as_json, command="export")
 
 
+def refuse_idle_options(*, stages: bool, **of_stages: object) -> None:
+    """Refuse options that have no effect without `--stages`, with `ConfigError`."""
+    from sefi.core.errors import ConfigError
+
+    given = [f"--{name}" for name, value in of_stages.items() if value is not None]
+    if given and not stages:
+        raise ConfigError(f"{given[0]} has no effect without --stages.", "Give --stages too, or leave it out.")
+
+
 @dataclass(frozen=True)
 class TokenOptions:
     """How tokens become embeddings, as typed."""
@@ -108,8 +124,9 @@ def export_identity(identity: "Identity", host: "Host", token_options: TokenOpti
     from sefi.training.finetuning import format_subject_words
 
     of_weights = is_lora(identity) or is_custom_diffusion(identity)
-    if of_weights and token_options.stages:
-        raise ConfigError(f"{identity.name!r} has weights, which have no stages.", "Leave out --stages.")
+    if of_weights and (token_options.stages or token_options.slot is not None):
+        option = "--stages" if token_options.stages else "--slot"
+        raise ConfigError(f"{identity.name!r} has weights, which have no stages and no slots.", f"Leave out {option}.")
     if is_lora(identity):
         return export_lora(identity, host, format_subject_words(identity.header, 1.0))
     if is_custom_diffusion(identity):
