@@ -57,7 +57,7 @@ def test_a_folder_becomes_identities_and_a_second_run_does_nothing_and_says_so(b
 def test_consent_is_needed_on_a_model_that_can_generate_real_people(batch, tmp_path):
     found = batch("--json", consent=())
     assert found.exit_code == 2
-    assert "agreed" in json.loads(found.stdout)["error"]
+    assert "No consent" in json.loads(found.stdout)["error"]
     table = tmp_path / "people.csv"
     table.write_text(f'name,photo,consent\nada,ada.png,"{CONSENT[1]}"\nbob,bob.png,\n')
     answer = json.loads(batch("--from", table, "--json", consent=()).stdout)

@@ -107,7 +107,7 @@ REFUSED = [
     (("--control", "start.png", "--controlnet", "."), "not a ControlNet's folder"),
     (("--detector", "start.png"), "--detector has no effect without --repair-faces"),
     (("--repair-faces", "--detector", "none.onnx"), "no face detector"),
-    (("--repair-faces", "--set", "generate.steps=2", "--steps", 2), "no step of 2"),
+    (("--repair-faces", "--set", "generate.steps=2", "--steps", 2), "less than one of 2"),
     (("--scheduler", "heun"), "generate.scheduler"),
 ]
 

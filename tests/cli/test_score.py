@@ -454,7 +454,7 @@ def test_what_cannot_be_scored_is_refused(sefi, refused, people, named, tmp_path
     assert "There is no photo of 'p3'" in refused("score", named, "--out", tmp_path / "run")
     assert "There is no photo" in refused("score", named, "--subject", tmp_path / "none.png")
     assert "called 'p3'" in refused("score", named, *given, "--subject", f"p3={people / 'p4' / '0.png'}")
-    assert "one name" in refused("score", named, named, *given)
+    assert "the same name" in refused("score", named, named, *given)
     for name in ("photo-pasted", "Other Subject"):
         words = ["score", f"{name}={named}", *given, "--references"]
         assert "two variants are called" in refused(*words)

@@ -131,7 +131,7 @@ def test_what_is_not_repaired_is_said(backbone: Backbone, caplog: pytest.LogCapt
 
 def test_too_few_steps_and_no_detector_are_refused(backbone: Backbone, tmp_path: Any) -> None:
     few = parse_config({"generate": {"steps": 2}}, Config)
-    with pytest.raises(ConfigError, match=r"no step of 2\. Use --steps 3 or more"):
+    with pytest.raises(ConfigError, match=r"less than one of 2\. Use --steps 3 or more"):
         generate("a dog", backbone=backbone, config=few, repair_faces=True)
     with pytest.raises(FaceError, match="no face detector"):
         generate("a dog", backbone=backbone, repair_faces=True, detector=tmp_path / "none.onnx")
