@@ -62,8 +62,8 @@ def test_the_file_has_half_the_size_and_nearly_the_same_network(stored):
     [
         (lambda path, tensors: path.unlink(), "No such file"),
         (lambda path, tensors: path.write_bytes(path.read_bytes()[:-7]), "bytes of tensors"),
-        (lambda path, tensors: save_file({"weight": torch.ones(2)}, path), "weights are others"),
-        (lambda path, tensors: save_file(tensors | {"embed.bias": torch.ones(127)}, path), "another shape"),
+        (lambda path, tensors: save_file({"weight": torch.ones(2)}, path), "weights are not those expected"),
+        (lambda path, tensors: save_file(tensors | {"embed.bias": torch.ones(127)}, path), "a wrong shape"),
         (lambda path, tensors: save_file(tensors | {"embed.bias": torch.full((128,), torch.nan)}, path), "not finite"),
         (lambda path, tensors: save_file(tensors | {"embed.bias": torch.ones(128).double()}, path), "dtype F64"),
     ],
