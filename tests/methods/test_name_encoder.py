@@ -148,7 +148,7 @@ def test_foreign_and_damaged_files_are_refused(backbone: Backbone, encoder_file,
     cases = {
         "is no name encoder": (tensors, {}),
         "for another model": (tensors, {"sefi-name-encoder": "tiny:7:00"}),
-        "another shape": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
+        "a wrong shape": ({**tensors, "latent_mean": tensors["latent_mean"][:-1]}, about),
         "not finite": ({**tensors, "norm": torch.tensor(float("nan"))}, about),
         "not of this model's width": ({**tensors, "last.bias": tensors["last.bias"][:-1]}, about),
         "are not of this": ({**tensors, "last.bias": tensors["last.bias"].repeat(9)}, about),
