@@ -1,6 +1,7 @@
 """Of a command with several identities, forgetting one leaves the images that show somebody else alone."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -56,7 +57,7 @@ def test_images_of_somebody_else_and_their_record_stay(work, sefi, forget, model
     assert {file: (work / file).read_bytes() for file in rest} == rest
     text = (work / "pics" / "records.json").read_text()
     (run,) = json.loads(text)["runs"]
-    assert "ada" not in text
+    assert "ada" not in re.sub(r"\b[0-9a-f]{16,64}\b", "", text), "but in hexadecimal numbers, by chance"
     assert [one["prompt"] for one in run["images"]] == ["a photo of <bob>", "a dog"]
     assert (list(run["run"]["identities"]), run["identities"], run["grid"]) == (["bob"], ["bob.safetensors"], None)
     assert [f"pics/{one['file']}" for one in run["run"]["images"]] == list(rest)
