@@ -97,14 +97,15 @@ def test_images_and_maps_follow_the_setting_and_the_model_stays_as_it_was(deep):
     prompt = "a photo of (<ada>:1.2) at the beach"
     config = parse_config({"generate": {"steps": 4, "guidance_scale": 3.0}}, Config)
     first, one, two = (
-        np.asarray(sefi.generate(prompt, ada, backbone=deep, config=override(config, changes))[0].pixels)
+        np.asarray(sefi.generate(prompt, ada, backbone=deep, config=override(config, changes))[0].pixels, int)
         for changes in ([], ["generate.clip_skip=1"], ["generate.clip_skip=2"])
     )
     assert (first == one).all()
-    assert (first != two).any()
+    assert np.abs(first - two).max() > 1
     reading = deep.skip_layers(2)
     found = record_attention(reading, IdentityConditioner(reading, ada), prompt, 0, config.generate, SilentProgress())
-    assert (np.asarray(found.image) == two).all()
+    # Attention that is recorded is computed by other kernels: the last bit may round to the next grey level.
+    np.testing.assert_allclose(np.asarray(found.image, int), two, rtol=0, atol=1)
     assert list_differences(before, record_state(deep)) == []
     assert deep.skip_layers(1) is deep.skip_layers(None) is deep
     assert reading.skip_layers(1).clip_skip == 1
