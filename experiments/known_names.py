@@ -63,9 +63,7 @@ def main() -> None:
 
 def measure_characters(suite: Suite, count: int) -> Means:
     """Return means by character of what a name, and the plain word, gives."""
-    no_files = (None, None, None, None, None)
-    options = BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
-    evaluators, backbone = Evaluators(find_evaluator_files(options)), open_backbone()
+    evaluators, backbone = open_evaluators(suite), open_backbone()
     everybody = list_characters()
     characters = everybody[:: len(everybody) // count][:count]
     photos = {kind: draw_photos(evaluators, characters, make) for kind, make in PHOTOS.items()}
@@ -80,6 +78,13 @@ def measure_characters(suite: Suite, count: int) -> Means:
                         scores[kind, figure, what, character.name].append(score)
         print(character.name, flush=True)
     return arrange_means(scores)
+
+
+def open_evaluators(suite: Suite) -> Evaluators:
+    """Open the embedded model's evaluators, as a benchmark of the suite does."""
+    no_files = (None, None, None, None, None)
+    options = BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
+    return Evaluators(find_evaluator_files(options))
 
 
 def draw_photos(evaluators: Evaluators, characters: Sequence[Character], make: PhotoMaker) -> list[Evaluation]:

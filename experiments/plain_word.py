@@ -23,18 +23,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from known_names import PLAIN_WORD, evaluate_images
+from known_names import PLAIN_WORD, evaluate_images, open_evaluators
 from numpy.typing import NDArray
 from PIL import Image
 from seed_noise import ALL, SCORES, collect_scores, split_people
 
-from sefi.backbone.kinds import EMBEDDED
 from sefi.backbone.open import open_backbone
-from sefi.benchmark.evaluators import Evaluators
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import compare_embeddings
 from sefi.benchmark.suite import Suite, open_suite
-from sefi.cli.bench_setup import BenchOptions, find_evaluator_files
 from sefi.core.files import write_text
 from sefi.core.reading import read_json
 from sefi.core.text import dump_json
@@ -89,9 +86,7 @@ def compare_runs(runs: Sequence[Path], variant: str, count: int) -> dict[str, An
 
 def measure_plain_word(suite: Suite, photos: Sequence[NDArray[np.uint8]]) -> dict[str, Numbers]:
     """Return the plain word's scores `[person, prompt, seed]`; the prompt score is the same for everybody."""
-    no_files = (None, None, None, None, None)
-    options = BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
-    evaluators, backbone = Evaluators(find_evaluator_files(options)), open_backbone()
+    evaluators, backbone = open_evaluators(suite), open_backbone()
     backgrounds = [evaluators.evaluate(photo).background for photo in photos]
     found: dict[str, list[list[float | None]]] = {score: [] for score in COMPARED}
     images = evaluate_images(backbone, evaluators, suite, suite.class_word, mark=True)

@@ -22,7 +22,6 @@ HostName = Annotated[
         help="a1111, forge, sdnext, comfyui, invokeai, diffusers, kohya, fooocus or drawthings.",
     ),
 ]
-SCHEDULE, STEPS = "karras", 20  # of A1111 and its likes
 Stages = Annotated[
     bool,
     typer.Option("--stages/--flat", help="A file for each denoising stage, or one for all, which every program reads."),
@@ -33,11 +32,11 @@ SlotName = Annotated[
 ]
 Sampling = Annotated[
     Literal["karras", "exponential", "uniform"] | None,
-    typer.Option("--schedule", help="With --stages: your sampler's noise schedule.", show_default=f"{SCHEDULE}"),
+    typer.Option("--schedule", help="With --stages: your sampler's noise schedule.", show_default="karras"),
 ]
 SamplingSteps = Annotated[
     int | None,
-    typer.Option("--steps", min=1, max=1000, help="With --stages: your sampler's steps.", show_default=f"{STEPS}"),
+    typer.Option("--steps", min=1, max=1000, help="With --stages: your sampler's steps.", show_default="20"),
 ]
 Out = Annotated[Path | None, typer.Option("--out", metavar="DIR", help="Default: NAME-HOST.")]
 
@@ -66,9 +65,8 @@ def run_export(
     identity = Identity.load(file)
     if not expired_consent:
         check_consents({identity.name: identity.header.consent})
-    exported = export_identity(
-        identity, host, TokenOptions(stages, slot, Sampler(schedule or SCHEDULE, steps or STEPS))
-    )
+    sampler = Sampler(schedule or Sampler.schedule, steps or Sampler.steps)
+    exported = export_identity(identity, host, TokenOptions(stages, slot, sampler))
     folder = out or Path(f"{identity.name}-{to}")
     # One file and a file for each stage have different names, so both exports go into one folder.
     prompt_file = folder / f"sefi-{identity.name}{'-stages' if stages else ''}-prompt.txt"

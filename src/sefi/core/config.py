@@ -513,14 +513,15 @@ def explain_guidance(settings: GenerateSettings, *, embeds_guidance: bool = Fals
 def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:
     """Override settings of a config by `section.name=value` assignments, in order."""
     tree, fields = dump_config(config), list_setting_fields(type(config))
-    assignments = list(assignments)
+    names: list[str] = []
     for assignment in assignments:
         name, value = split_assignment(assignment)
         if name not in fields:
             raise make_unknown_setting_error(name, list(fields))
         section, _, last = name.partition(".")
         tree[section][last] = parse_assigned_value(fields[name].annotation, value)
-    return note_explicit_settings(parse_config(tree, type(config)), (one.partition("=")[0] for one in assignments))
+        names.append(name)
+    return note_explicit_settings(parse_config(tree, type(config)), names)
 
 
 def note_explicit_settings(config: AnyConfig, names: Iterable[str]) -> AnyConfig:
@@ -617,7 +618,7 @@ def choose_start(config: AnyConfig, *, encoder: bool) -> AnyConfig:
         encoder: whether tokens can start at what a name encoder reads.
 
     Raises:
-        ConfigError: a setting has no effect beside those of the recipe.
+        ConfigError: a setting has no effect with those of the recipe.
     """
     learn = config.learn
     if learn.start != "auto":
