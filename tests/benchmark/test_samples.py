@@ -167,7 +167,7 @@ def test_images_of_the_class_are_drawn_once_and_count_for_every_subject(run):
     files = [run.folder.locate_identity(subject.key, variant) for subject in SUBJECTS[:2]]
     costs = [read_costs(file, learner.load_or_learn(variant, s)) for s, file in zip(SUBJECTS, files, strict=False)]
     assert run.class_images.seconds_spared > 0
-    assert costs[0]["class_seconds"] == pytest.approx(costs[1]["class_seconds"], rel=0.5)
+    assert costs[0]["class_seconds"] == pytest.approx(costs[1]["class_seconds"])  # measured once, encoding included
     assert all(one["learn_seconds"] > one["class_seconds"] > 0 for one in costs)
 
 

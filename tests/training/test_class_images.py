@@ -75,7 +75,7 @@ def test_they_are_drawn_once_for_all_subjects_and_change_no_bit(learn, name):
         assert begun == (["generating", "learning"] if seed == 1 else ["learning"])
         assert alone.keys() == together.keys()
         assert all(torch.equal(alone[key], together[key]) for key in alone)
-    assert shared.seconds_spared > 0
+    assert shared.seconds_needed == 2 * shared.seconds_spared > 0
 
 
 @pytest.mark.parametrize(
@@ -98,6 +98,9 @@ def test_others_are_drawn_where_they_depend_on_what_differs(backbone, setting, d
     assert labels.begun == (["generating"] if drawn else [])
     expected = generate_class_latents(backbone, override(config, [setting]), SilentProgress())
     assert latents is expected if expected is None else torch.equal(latents, expected)
+    none = ClassImages()
+    none.collect(backbone, override(config, ["tune.prior_weight=0"]), SilentProgress())
+    assert none.seconds_needed == 0
     shared.collect(replace(backbone), config, again := Labels())
     assert again.begun == ["generating"], "of another model"
 

@@ -138,9 +138,8 @@ class Learner:
         """
         run, checkpoint = self.run, locate_checkpoint(file)
         resumed, started = checkpoint.is_file(), time.monotonic()
-        spared = run.class_images.seconds_spared
+        needed, spared = run.class_images.seconds_needed, run.class_images.seconds_spared
         reset_peak(run.backbone)
-        watch = Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: ")
         photo = read_photo(save_photo(subject, run.folder.locate_photo(subject.key)))
         config = run.suite.make_config(variant)
         made = learn(
@@ -152,7 +151,7 @@ class Learner:
             detector=run.detector,
             evaluators=run.evaluator_folder,
             any_style=True,  # they are refused when the run is opened
-            progress=watch,
+            progress=Stopwatch(run.learning_progress, f"{subject.key}, {variant.label}: "),
             checkpoint=checkpoint,
             class_images=run.class_images,
         )
@@ -160,9 +159,8 @@ class Learner:
         peak = read_peak_megabytes(run.backbone)
         # Images that a method draws before it learns are those of the class: the same for every subject. What they took
         # counts for each, as if it were the only one.
-        spared = run.class_images.seconds_spared - spared
-        drawing = watch.seconds.get("generating", 0.0) + spared
-        spent = {"learn_seconds": ended - started + spared, "class_seconds": drawing}
+        needed, spared = run.class_images.seconds_needed - needed, run.class_images.seconds_spared - spared
+        spent = {"learn_seconds": ended - started + spared, "class_seconds": needed}
         cost = {} if resumed else spent
         cost |= {} if peak is None else {"peak_mb": peak}
         write_text(locate_costs(file), dump_json(cost) + "\n")

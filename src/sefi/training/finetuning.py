@@ -210,11 +210,12 @@ class ClassImages:
     Whoever learns several subjects makes one object and gives it to each training (`TrainingOptions.class_images`).
 
     Attributes:
-        seconds_spared: how long drawing again what was there would have taken.
+        seconds_needed: how long the images of all trainings took, as if each had made its own.
+        seconds_spared: of these, how long making again what was there would have taken.
     """
 
     def __init__(self) -> None:
-        self.seconds_spared = 0.0
+        self.seconds_needed = self.seconds_spared = 0.0
         self.entries: dict[tuple[object, ...], tuple[Backbone, Tensor | None, float]] = {}
 
     def collect(self, backbone: Backbone, config: FinetuningConfig, progress: Progress) -> Tensor | None:
@@ -224,11 +225,14 @@ class ClassImages:
         key = (id(backbone), torch.get_num_threads(), format_class_prompt(config), count, config.generate)
         if key in self.entries:
             self.entries[key] = self.entries.pop(key)  # the one that was used last comes last
+            self.seconds_needed += self.entries[key][2]
             self.seconds_spared += self.entries[key][2]
             return self.entries[key][1]
         started = time.monotonic()
         latents = generate_class_latents(backbone, config, progress)
-        self.entries[key] = backbone, latents, time.monotonic() - started
+        taken = 0.0 if latents is None else time.monotonic() - started
+        self.seconds_needed += taken
+        self.entries[key] = backbone, latents, taken
         if len(self.entries) > MOST_CLASSES:
             del self.entries[next(iter(self.entries))]
         return latents
