@@ -37,7 +37,11 @@ print(json.dumps(sizes))
 
 def measure(before="", after="", limited=False, **variables):
     """Return resident memory and address space in MiB, with 37 tensors of 8 MiB, once they are freed, and after it."""
-    text = FREED.format(before=before, after=after, limited=limited)
+    return run(FREED.format(before=before, after=after, limited=limited), variables)
+
+
+def run(text, variables):
+    """Run a program with these variables and no others about memory; return the JSON that it prints."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     found = subprocess.run(
         [sys.executable, "-c", text], capture_output=True, text=True, check=True, env=environment | variables
@@ -69,6 +73,48 @@ def test_freed_tensors_go_back_at_once_where_the_address_space_is_limited(start)
 def test_what_the_user_has_set_stays():
     full, freed, _ = measure("set_up()", limited=True, MALLOC_MMAP_THRESHOLD_=str(32 << 20))
     assert full[0] - freed[0] < 50
+
+
+ARENAS = """
+import json, os, re, resource, threading
+from sefi.benchmark.worker_process import begin_worker
+from sefi.cli.app import set_up
+
+def read_size():
+    return int(re.search(r"VmSize:\\s*(\\d+)", open("/proc/self/status").read())[1]) >> 10
+
+def allocate():
+    blocks = [bytearray(700) for _ in range(37)]
+    barrier.wait()
+
+threading.stack_size(1 << 20)
+if {limited}:
+    resource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))
+{start}
+before, barrier = read_size(), threading.Barrier(4)
+threads = [threading.Thread(target=allocate) for _ in range(3)]
+for thread in threads:
+    thread.start()
+barrier.wait()
+print(json.dumps(read_size() - before))
+"""
+
+
+@pytest.mark.parametrize(
+    ("limited", "variables", "reserved"),
+    [
+        (False, {}, True),
+        (True, {}, False),
+        (True, {"MALLOC_MMAP_THRESHOLD_": "131072"}, False),
+        (True, {"MALLOC_ARENA_MAX": "7"}, True),
+        (True, {"GLIBC_TUNABLES": "glibc.malloc.arena_max=7"}, True),
+    ],
+)
+@pytest.mark.parametrize("start", ["set_up()", "begin_worker(os.getppid(), 1, 0)"])
+def test_threads_reserve_no_addresses_where_these_are_limited(start, limited, variables, reserved):
+    """Each arena takes 64 MiB of addresses, and how many there are would depend on chance."""
+    found = run(ARENAS.format(start=start, limited=limited), variables)
+    assert found > 150 if reserved else found < 50
 
 
 NO_CODE = """

@@ -302,9 +302,15 @@ finally:
 
 
 def run_within_limit(limit, *words):
-    """Run a command in so many bytes of address space (0: in any); return its code, its answer and the most it took."""
+    """Run a command in so many bytes of address space (0: in any); return its code, its answer and the most it took.
+
+    Without a limit every large block is a mapping of its own, and there is one arena. Otherwise the C library moves its
+    threshold as blocks are freed, and what the same command takes differs by some percent from run to run. With a
+    limit, `sefi` itself must see to that.
+    """
     command = [sys.executable, "-c", LIMITED, str(limit), *map(str, words)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    steady = {} if limit else {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "131072"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | steady
     found = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     return found.returncode, json.loads(found.stdout), int(found.stderr.split()[-1]) << 10
 
@@ -339,11 +345,11 @@ def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
     least = learn("small", 4)[2]
     whole = load_file(tmp_path / "whole.safetensors")["tokens"]
     parts = []
-    for share in (0.7, 0.45, 0.25):
+    for share in (0.7, 0.35, 0.13):  # 46, 25 and 11 samples at once
         name = f"limited-{share}"
         code, answer, _ = learn(name, 64, int(least + share * (most - least)))
         assert code == 0, answer
-        parts.append(answer["metrics"].get("parts", 1))  # a limited process returns freed memory: 0.7 may be enough
+        parts.append(answer["metrics"]["parts"])
         found = load_file(tmp_path / f"{name}.safetensors")["tokens"]
         assert (found - whole).norm() <= 1e-4 * whole.norm()
-    assert parts[-1] > 1, parts  # how many are needed differs from run to run: addresses lie otherwise
+    assert parts == [2, 4, 8]

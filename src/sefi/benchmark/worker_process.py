@@ -30,7 +30,7 @@ from sefi.core.errors import (
     answer_termination,
     make_interrupted,
 )
-from sefi.core.process import return_memory_where_limited
+from sefi.core.process import limit_addresses
 from sefi.core.progress import Progress, RunProgress
 
 if TYPE_CHECKING:
@@ -409,7 +409,7 @@ def begin_worker(parent: int, threads: int, remark_level: int) -> None:
     """
     end_with_parent(parent)
     os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(threads)
-    return_memory_where_limited()
+    limit_addresses()
     logging.getLogger(REMARKS).setLevel(remark_level)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 

@@ -28,7 +28,7 @@ from sefi.cli import (
     world,
 )
 from sefi.cli.error_reporting import TRACE, ReportingGroup
-from sefi.core.process import limit_threads, return_memory_where_limited
+from sefi.core.process import limit_addresses, limit_threads
 
 app = typer.Typer(
     name="sefi",
@@ -61,7 +61,7 @@ def set_up(
     os.environ[TRACE] = "1" if debug else ""
     silence_libraries()
     limit_threads()
-    return_memory_where_limited()
+    limit_addresses()
 
 
 def silence_libraries() -> None:

@@ -18,11 +18,14 @@ WAIT_VARIABLES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "KMP_LIB
 SPINS = "10000"
 # Whoever has set one of these has decided how many threads run.
 COUNT_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
-# Whoever has set one of these has decided which memory glibc returns when it is freed.
+# Whoever has set one of these has decided which memory glibc returns when it is freed, or how many arenas there are.
 MEMORY_VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
+ARENA_VARIABLES = ("MALLOC_ARENA_MAX", "GLIBC_TUNABLES")
 # How glibc's malloc.h calls the least bytes that get pages of their own, which go back when they are freed.
 M_MMAP_THRESHOLD = -3
 MAPPED_BYTES = 1 << 20
+# And the most arenas, of which each reserves 64 MiB of addresses or more.
+M_ARENA_MAX = -8
 
 
 def limit_spinning() -> None:
@@ -113,13 +116,17 @@ def read_system_file(path: Path) -> str:
 # ------------------------------------------------------------------ memory
 
 
-def return_memory_where_limited() -> None:
-    """Let memory go back as soon as it is freed where this process's address space is limited (`ulimit -v`).
+def limit_addresses() -> None:
+    """Let memory go back as soon as it is freed, and threads share one arena, where `ulimit -v` limits this process.
 
     For programs and their workers, before they load a model. What the user has set stays.
     """
-    if is_address_space_limited() and not any(name in os.environ for name in MEMORY_VARIABLES):
+    if not is_address_space_limited():
+        return
+    if not any(name in os.environ for name in MEMORY_VARIABLES):
         return_freed_memory()
+    if not any(name in os.environ for name in ARENA_VARIABLES):
+        share_arena()
 
 
 def is_address_space_limited() -> bool:
@@ -138,14 +145,28 @@ def return_freed_memory() -> None:
     process's, and what other libraries ask the system for (oneDNN for its code) is refused. It stays so for the rest
     of the process, which then clears new pages for every large tensor. Does nothing with other C libraries.
     """
+    call_c_library("mallopt", M_MMAP_THRESHOLD, MAPPED_BYTES)
+    call_c_library("malloc_trim", 0)
+
+
+def share_arena() -> None:
+    """Let glibc give no arenas of their own to threads that are started from now on: each reserves 64 MiB of addresses.
+
+    How many there would be depends on which threads happen to run at the same time, so that the same command is done
+    or refused by chance. Does nothing with other C libraries.
+    """
+    call_c_library("mallopt", M_ARENA_MAX, 1)
+
+
+def call_c_library(name: str, *numbers: int) -> None:
+    """Call a function of this process's C library on Linux; do nothing where it has no such function."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes  # noqa: PLC0415  Few programs need it.
 
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt") and hasattr(library, "malloc_trim"):
-        library.mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
-        library.malloc_trim(0)
+    function = getattr(ctypes.CDLL(None), name, None)
+    if function is not None:
+        function(*numbers)
 
 
 # ------------------------------------------------------------------ large libraries
