@@ -126,7 +126,7 @@ def limit_addresses() -> None:
     if not any(name in os.environ for name in MEMORY_VARIABLES):
         return_freed_memory()
     if not any(name in os.environ for name in ARENA_VARIABLES):
-        share_arena()
+        limit_arenas()
 
 
 def is_address_space_limited() -> bool:
@@ -145,21 +145,21 @@ def return_freed_memory() -> None:
     process's, and what other libraries ask the system for (oneDNN for its code) is refused. It stays so for the rest
     of the process, which then clears new pages for every large tensor. Does nothing with other C libraries.
     """
-    call_c_library("mallopt", M_MMAP_THRESHOLD, MAPPED_BYTES)
-    call_c_library("malloc_trim", 0)
+    run_c_function("mallopt", M_MMAP_THRESHOLD, MAPPED_BYTES)
+    run_c_function("malloc_trim", 0)
 
 
-def share_arena() -> None:
+def limit_arenas() -> None:
     """Let glibc give no arenas of their own to threads that are started from now on: each reserves 64 MiB of addresses.
 
     How many there would be depends on which threads happen to run at the same time, so that the same command is done
     or refused by chance. Does nothing with other C libraries.
     """
-    call_c_library("mallopt", M_ARENA_MAX, 1)
+    run_c_function("mallopt", M_ARENA_MAX, 1)
 
 
-def call_c_library(name: str, *numbers: int) -> None:
-    """Call a function of this process's C library on Linux; do nothing where it has no such function."""
+def run_c_function(name: str, *numbers: int) -> None:
+    """Run a function of this process's C library on Linux; do nothing where it has no such function."""
     if not sys.platform.startswith("linux"):
         return
     import ctypes  # noqa: PLC0415  Few programs need it.
