@@ -13,7 +13,7 @@ from sefi.core.errors import MethodError, SefiError, find_interrupt, is_machine_
 from sefi.core.progress import Progress
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, IdentityHeader
-from sefi.methods.base import TrainingOptions, WeightCounts
+from sefi.methods.base import SettingsCheck, TrainingOptions, WeightCounts
 from sefi.photo.augment import PhotoViews
 
 if TYPE_CHECKING:
@@ -45,6 +45,11 @@ class PackagedMethod:
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
         """Refuse what the method refuses."""
         self.run_member("check", backbone, config, evaluators)
+
+    def check_settings(self, config: Config) -> None:
+        """Refuse what the method refuses before a model is open, if it asks then."""
+        if isinstance(self.method, SettingsCheck):
+            self.run_member("check_settings", config)
 
     def learn(
         self,
