@@ -195,6 +195,15 @@ class ConfigError(SefiError):
     """A setting is unknown or out of range."""
 
 
+def make_idle_option_error(option: str, needed: str) -> ConfigError:
+    """Return the error for an option that has no effect without another one.
+
+    >>> make_idle_option_error("--mask", "--init-image").problem
+    '--mask has no effect without --init-image.'
+    """
+    return ConfigError(f"{option} has no effect without {needed}.", f"Give {needed} too, or leave {option} out.")
+
+
 class MethodError(SefiError):
     """A method that another package brings cannot be used, fails, or gives what cannot be learned."""
 
