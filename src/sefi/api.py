@@ -183,6 +183,7 @@ def learn(  # noqa: PLR0913
     seed = require_seed(seed)
     check_config_type(config)
     check_crop(config, crop=crop, face=face, box=box, detector=detector)
+    memory = None if memory is None else parse_memory(memory)
     check_learning_settings(config, init, memory)
     method = get_method(config.method)
     check_learning_inputs(backbone, consent, evaluators, checkpoint)
@@ -212,7 +213,7 @@ def learn(  # noqa: PLR0913
         probe,
         folder,
         init,
-        memory=None if memory is None else parse_memory(memory),
+        memory=memory,
         class_images=class_images,
     )
     learned = method.learn(name, views, backbone, plan.config, seed, options)
@@ -269,7 +270,7 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
-def check_learning_settings(config: Config, init: Identity | None = None, memory: int | str | None = None) -> None:
+def check_learning_settings(config: Config, init: Identity | None = None, memory: int | None = None) -> None:
     """Refuse settings, and options that contradict them, as far as that needs no model.
 
     Raises:

@@ -59,6 +59,7 @@ def test_settings_are_refused_before_the_model_is_opened(
     ("preset", "settings", "options", "said"),
     [
         ("scratch", ["learn.person_steps=2"], {"memory": "6GB"}, "cannot be taken in parts"),
+        ("scratch", [], {"memory": "much"}, "'much' is no"),
         ("prospect", [], {"init": "tokens"}, "does not go on from an identity"),
         ("scratch", ["learn.start=encoder"], {"init": "tokens"}, "Tokens start either at an identity or at"),
         ("scratch", [], {"init": "weights"}, "holds more than tokens"),
