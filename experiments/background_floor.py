@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from known_names import make_options, open_evaluators
 
-from sefi.backbone.kinds import EMBEDDED
-from sefi.benchmark.evaluators import Evaluators
 from sefi.benchmark.samples import compare_embeddings
 from sefi.benchmark.statistics import estimate_difference
 from sefi.benchmark.suite import Suite, SuitePrompt, open_suite
-from sefi.cli.bench_setup import BenchOptions, find_evaluator_files, load_subjects
+from sefi.cli.bench_setup import load_subjects
 from sefi.core.files import write_text
 from sefi.core.reading import read_json
 from sefi.core.text import dump_json
@@ -59,10 +58,8 @@ def main() -> None:
 
 def measure_suite(suite: Suite, drawings: int) -> Means:
     """Return the mean likeness of the background to that of the subject's photo, and less that of others' photos."""
-    no_files = (None, None, None, None, None)
-    options = BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
-    evaluators = Evaluators(find_evaluator_files(options))
-    subjects = load_subjects(options, evaluators.detector)
+    evaluators = open_evaluators(suite)
+    subjects = load_subjects(make_options(suite), evaluators.detector)
     photos = [evaluators.evaluate(subject.photo).background for subject in subjects]
     means: Means = {figure: {} for figure in FIGURES}
     for place, subject in enumerate(subjects):

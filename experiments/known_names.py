@@ -80,11 +80,15 @@ def measure_characters(suite: Suite, count: int) -> Means:
     return arrange_means(scores)
 
 
+def make_options(suite: Suite) -> BenchOptions:
+    """Make the options of a benchmark of the suite on the embedded model's own drawings."""
+    no_files = (None, None, None, None, None)
+    return BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
+
+
 def open_evaluators(suite: Suite) -> Evaluators:
     """Open the embedded model's evaluators, as a benchmark of the suite does."""
-    no_files = (None, None, None, None, None)
-    options = BenchOptions(suite, Path(), EMBEDDED, *no_files, download=False, device="cpu", dtype="float32")
-    return Evaluators(find_evaluator_files(options))
+    return Evaluators(find_evaluator_files(make_options(suite)))
 
 
 def draw_photos(evaluators: Evaluators, characters: Sequence[Character], make: PhotoMaker) -> list[Evaluation]:

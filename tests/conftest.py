@@ -270,6 +270,30 @@ def answer_interrupts() -> Iterator[None]:
 
 
 @pytest.fixture
+def install_method(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Make a package known: a module of its name with a text, and an entry point to a class of it, `Mine`."""
+    from sefi.methods import METHODS
+
+    site, modules = tmp_path / "site", set(sys.modules)
+
+    def install(package: str, code: str, method: str = "mine", place: str = "Mine") -> None:
+        info = site / f"{package}-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
+        (info / "entry_points.txt").write_text(f"[sefi.methods]\n{method} = {package}:{place}\n")
+        (site / f"{package}.py").write_text(code, encoding="utf-8")
+        monkeypatch.syspath_prepend(site)
+        METHODS.refresh()
+
+    yield install
+    monkeypatch.undo()
+    METHODS.refresh()
+    for name in set(sys.modules) - modules:
+        if str(site) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+@pytest.fixture
 def photo_file(tmp_path: Path) -> Path:
     from PIL import Image
 

@@ -46,7 +46,6 @@ from sefi.core.prompts import (
     check_photo_count,
     check_prompts,
     find_placeholders,
-    is_person,
     needs_face,
 )
 from sefi.core.rng import LARGEST_SEED, require_seed
@@ -64,7 +63,7 @@ from sefi.diffusion.sampling import (
     sample_images,
 )
 from sefi.diffusion.schedulers import check_steps
-from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, read_source_images
+from sefi.diffusion.source_image import DEFAULT_STRENGTH, ImageArguments, check_image_arguments, read_source_images
 from sefi.diffusion.text import check_class_word, describe_long_prompts, describe_unknown_words
 from sefi.evaluation.encoders import DETECTOR, EMBEDDED_EVALUATORS
 from sefi.hosts.embedding_files import read_embedding
@@ -77,7 +76,16 @@ from sefi.identity.file import (
     make_photo_salt,
 )
 from sefi.methods import get_method, get_preset, is_of_tokens
-from sefi.methods.base import Method, TrainingOptions, check_method, create_header, list_idle_settings
+from sefi.methods.base import (
+    Method,
+    TrainingOptions,
+    check_face_settings,
+    check_method,
+    check_method_settings,
+    check_training_options,
+    create_header,
+    list_idle_settings,
+)
 from sefi.methods.name_encoder import can_read_tokens
 from sefi.photo.augment import (
     CropFace,
@@ -175,8 +183,9 @@ def learn(  # noqa: PLR0913
     seed = require_seed(seed)
     check_config_type(config)
     check_crop(config, crop=crop, face=face, box=box, detector=detector)
+    memory = None if memory is None else parse_memory(memory)
+    check_learning_settings(config, init, memory)
     method = get_method(config.method)
-    require_config(config, method.config_type)
     check_learning_inputs(backbone, consent, evaluators, checkpoint)
     progress = choose_progress(progress)
     photos = read_photos(photo)
@@ -187,8 +196,8 @@ def learn(  # noqa: PLR0913
     folder = Path(evaluators) if evaluators else find_evaluators(backbone)
     check_class_word(backbone, config.learn.class_word)
     check_method(method, backbone, config, folder)
-    if init is not None:
-        check_init(init, method, backbone)
+    for remark in () if init is None else list_identity_remarks(backbone, [init]):
+        LOGGER.warning(remark)
     if consent is None and not backbone.is_embedded:
         LOGGER.warning("no consent of the person is recorded: learn(..., consent=Consent(...)) records it")
     crops = [crop_photo(one, backbone, config, face, box, crop=crop, detector=detector) for one in photos]
@@ -204,7 +213,7 @@ def learn(  # noqa: PLR0913
         probe,
         folder,
         init,
-        memory=None if memory is None else parse_memory(memory),
+        memory=memory,
         class_images=class_images,
     )
     learned = method.learn(name, views, backbone, plan.config, seed, options)
@@ -261,6 +270,20 @@ def check_config_type(config: object) -> None:
     check_type(config, Config, "The settings", ConfigError, "Give a preset, such as `sefi.PRESETS['default']`.")
 
 
+def check_learning_settings(config: Config, init: Identity | None = None, memory: int | None = None) -> None:
+    """Refuse settings, and options that contradict them, as far as that needs no model.
+
+    Raises:
+        ConfigError, IdentityError, MethodError: what is wrong, as of `check_method_settings` and `check_init`.
+    """
+    method = get_method(config.method)
+    require_config(config, method.config_type)
+    check_method_settings(method, config)
+    if init is not None:
+        check_init(init, method)
+    check_training_options(config, has_init=init is not None, has_limit=memory is not None)
+
+
 def check_crop(config: Config, *, crop: bool, face: int | None, box: Box | None, detector: str | Path | None) -> None:
     """Refuse what says where the subject is and is of another type, or contradicts itself.
 
@@ -302,12 +325,12 @@ def add_consent(identity: Identity, consent: Consent | None, init: Identity | No
     return Identity(identity.tensors, identity.header.model_copy(update={"consent": text}))
 
 
-def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
-    """Refuse an identity that a method cannot start from on this model; note where it is of another checkpoint.
+def check_init(init: Identity, method: Method) -> None:
+    """Refuse an identity that a method cannot start from on any model.
 
     Raises:
         ConfigError: the method starts from nothing but the class word.
-        IdentityError: the identity is of another model, or has weights beside its tokens.
+        IdentityError: the identity has weights beside its tokens.
     """
     check_type(init, Identity, "The identity to start from", IdentityError, "Read it with Identity.load(FILE).")
     check_consents({init.name: init.header.consent})
@@ -321,8 +344,6 @@ def check_init(init: Identity, method: Method, backbone: Backbone) -> None:
             f"{init.name!r} holds more than tokens ({init.method}), which would be lost.",
             "Start from an identity of the default method, of textual-inversion, or from an import.",
         )
-    for remark in list_identity_remarks(backbone, [init]):
-        LOGGER.warning(remark)
 
 
 def import_embedding(
@@ -525,18 +546,7 @@ def find_faces_in(
         ConfigError: the setting needs a face, and the subject is no person.
         FaceError: a crop shows no face, or the detector's file is none.
     """
-    learn, person = config.learn, is_person(config.learn.class_word)
-    asking = {
-        "outside_weight": learn.outside_weight != 1,
-        "person_steps": learn.person_steps > 0,
-        "start=encoder": learn.start == "encoder",
-    }
-    for setting, asked in asking.items():
-        if asked and not person:
-            raise ConfigError(
-                f"learn.{setting} needs a face, and {learn.class_word!r} is no word for a person.",
-                "Leave it out, or use a class word for a person.",
-            )
+    check_face_settings(config)
     if not config.reads_face:
         return ()
     finder = open_detector(backbone, detector)
@@ -552,17 +562,6 @@ def open_detector(backbone: CropModel, detector: str | Path | None) -> YuNetDete
     if detector is not None:
         return YuNetDetector(detector)
     return YuNetDetector(EMBEDDED_EVALUATORS / DETECTOR if backbone.is_embedded else PHOTOGRAPH_DETECTOR)
-
-
-def open_repair_detector(backbone: Backbone, settings: GenerateSettings, images: ImageArguments) -> YuNetDetector:
-    """Open the detector that finds the faces to repair, after checking that a repair changes anything.
-
-    Raises:
-        ConfigError: there are too few steps.
-        FaceError: the named file is missing or is none.
-    """
-    check_repair_steps(settings)
-    return open_detector(backbone, images.get("detector"))
 
 
 def find_evaluators(backbone: Backbone) -> Path | None:
@@ -748,7 +747,7 @@ def generate_each(  # noqa: PLR0913
     check_steps(backbone, settings.steps)
     check_size(backbone, settings)
     source = read_source_images(backbone, get_image_size(backbone, settings), settings, images)
-    detector = open_repair_detector(backbone, settings, images) if images.get("repair_faces") else None
+    detector = open_detector(backbone, images.get("detector")) if images.get("repair_faces") else None
     for remark in [
         *list_identity_remarks(backbone, identities),
         *list_prompt_remarks(backbone, prompts, settings, identities),
@@ -818,13 +817,16 @@ def split_options(config: AnyConfig, options: GenerateOptions) -> tuple[AnyConfi
     """Return the settings with those of the options, and the options that are images.
 
     Raises:
-        ConfigError: there is no such option, or its value does not fit.
+        ConfigError: there is no such option, its value does not fit, or it misses another one.
     """
     given: dict[str, Any] = dict(options)
     images = {name: given.pop(name) for name in ImageArguments.__annotations__ if name in given}
     if "num_images" in given:
         given["count"] = given.pop("num_images")
-    if not given:
-        return config, cast(ImageArguments, images)
-    tree = dump_config(config)
-    return parse_config({**tree, "generate": {**tree["generate"], **given}}, type(config)), cast(ImageArguments, images)
+    if given:
+        tree = dump_config(config)
+        config = parse_config({**tree, "generate": {**tree["generate"], **given}}, type(config))
+    check_image_arguments(cast(ImageArguments, images), config.generate.steps)
+    if images.get("repair_faces"):
+        check_repair_steps(config.generate)
+    return config, cast(ImageArguments, images)

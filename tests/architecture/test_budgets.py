@@ -13,6 +13,7 @@ LATER_COMMANDS = ("verify", "compare", "forget", "key", "score", "encoder", "ser
 LATER_FILES = (
     "benchmark/scored_folder.py",  # layouts of other programs, of no use to a run of our own
     "methods/name_encoder.py",  # it is fitted once a model; the method only asks it
+    "methods/other_packages.py",  # around each method of another package, of which most users have none
     "evaluation/second_recogniser.py",  # a network that methods learn with, apart from those that compare them
     "training/memory.py",  # a limit of memory, asked only by who names one
     "training/compiling.py",  # a compiled denoiser and its proof, for who sets learn.compile

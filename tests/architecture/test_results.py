@@ -134,7 +134,8 @@ def test_tokens_put_in_one_by_one_change_what_was_measured():
     assert load("layout").format_layout(record) in (SUITES / "slots.md").read_text(encoding="utf-8")
 
 
-def test_perfect_images_have_the_background_that_was_measured():
+def test_perfect_images_have_the_background_that_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     record = json.loads((RECORDS / "background_floor.json").read_text())
     assert load("background_floor").format_floor(record) in (SUITES / "background.md").read_text(encoding="utf-8")
 

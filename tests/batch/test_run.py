@@ -11,7 +11,7 @@ from datetime import date
 import pytest
 import torch
 from PIL import Image
-from tests.batch.conftest import CONSENT
+from tests.batch.conftest import CONSENT, FAST
 
 import sefi.batch.plan
 import sefi.batch.run
@@ -222,6 +222,32 @@ def test_what_keeps_failing_is_tried_last_and_put_aside(settings, work_off, fail
     assert "no such kernel" in problem.problem
     assert work_off(settings)[1] == []
     assert work_off(settings, tries=4)[1] == ["ada"]
+
+
+METHOD = """
+from sefi.methods.textual_inversion import TextualInversion
+
+
+class Mine(TextualInversion):
+    def learn(self, name, *arguments):
+        return {"tokens": 3}[name] if name == "ada" else super().learn(name, *arguments)
+"""
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_a_fault_of_another_packages_method_is_named_and_stops_nobody(
+    settings, work_off, install_method, monkeypatch, capsys, debug
+):
+    monkeypatch.setenv("SEFI_DEBUG", debug)
+    install_method("sefi_mine", METHOD)
+    config = override(PRESETS["mine"], FAST)
+    plan, _ = work_off(settings, config=config, preview=None)
+    assert state_of(settings, "bob") is ItemState.LEARNED
+    [problem] = list_problems(plan.items, replace(settings, config=config, preview=None))
+    assert problem.name == "ada"
+    assert problem.problem == "The method 'mine' of the package 'sefi_mine' raised KeyError in `learn`: 'ada'."
+    assert "If sefi_mine is yours" in problem.remedy
+    assert ("sefi_mine.py" in capsys.readouterr().err) is bool(debug)
 
 
 def test_an_error_of_any_length_is_on_record_and_stops_nobody(settings, work_off, tmp_path):

@@ -90,17 +90,3 @@ def test_a_folder_in_the_place_of_a_figure_is_reported(tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "attention").write_bytes(b"")
     assert draw_attention(samples, tmp_path / "other") == []
-
-
-def test_a_folder_that_leads_out_of_the_run_is_left_alone(tmp_path):
-    """A report of a run from somebody else removed the files of a folder that its `attention` led to."""
-    run, outside = tmp_path / "run", tmp_path / "outside"
-    (run / "pictures").mkdir(parents=True)
-    outside.mkdir()
-    (outside / "ours.png").write_bytes(b"of this machine")
-    (run / "attention").symlink_to(outside, target_is_directory=True)
-    write_maps(attended(), run / "maps" / "a.safetensors")
-    Image.new("RGB", (24, 24)).save(run / "pictures" / "a.png")
-    sample = make_sample(maps="maps/a.safetensors", image="pictures/a.png", focus=0.25)
-    assert draw_attention([sample], run) == []
-    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"ours.png": b"of this machine"}

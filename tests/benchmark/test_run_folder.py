@@ -241,7 +241,14 @@ def test_a_file_system_without_locks_is_no_other_run(folder, monkeypatch):
         folder.add(sample(0))
 
 
-@pytest.mark.parametrize("name", ["pictures", "photos", "identities", "attention", "report"])
+FOLDERS = ["pictures", "photos", "identities", "attention", "report"]
+
+
+def test_these_are_the_folders_of_a_run(folder):
+    assert [path.name for path in folder.list_folders()] == FOLDERS
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
     (tmp_path / name).mkdir()
     run = RunFolder(tmp_path)
@@ -254,13 +261,15 @@ def test_a_folder_with_files_of_others_is_no_run(tmp_path, name):
     assert not run.info_file.exists()
 
 
-@pytest.mark.parametrize("name", ["cells.jsonl", ".lock"])
+@pytest.mark.parametrize("name", ["run.json", "cells.jsonl", ".lock"])
 def test_what_a_run_adds_to_is_a_file_of_its_folder(folder, tmp_path, name):
     """A pipe there was waited for without end, and a line of each image was added to what a link led to."""
     outside, path = tmp_path / "notes.txt", folder.path / name
     outside.write_text("mine\n")
     folder.check()
-    for make in (lambda: os.mkfifo(path), path.mkdir, lambda: path.symlink_to(outside)):
+    away = (lambda: path.symlink_to(outside), lambda: path.symlink_to(tmp_path / "none"))
+    for make in (lambda: os.mkfifo(path), path.mkdir, *away):
+        path.unlink(missing_ok=True)
         make()
         with pytest.raises(OutputError, match=f"{name}' is no file of a run"):
             folder.check()
@@ -269,3 +278,29 @@ def test_what_a_run_adds_to_is_a_file_of_its_folder(folder, tmp_path, name):
     inside.touch()
     path.symlink_to(inside)
     folder.check()
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_a_run_writes_into_is_a_folder_of_its_own(folder, tmp_path, name):
+    """A link was followed: images, identities and figures of a run were written to wherever it led."""
+    outside, inside, path = tmp_path / "outside", folder.path / "inside", folder.path / name
+    outside.mkdir()
+    inside.mkdir()
+    if path.is_dir():
+        path.rmdir()
+    links = [lambda to=to: path.symlink_to(to) for to in (outside, tmp_path / "none", "none", name)]
+    for make in (*links, path.touch, lambda: os.mkfifo(path)):
+        make()
+        with pytest.raises(OutputError, match=f"{name}' is no folder of a run"):
+            folder.check()
+        with pytest.raises(OutputError, match=f"{name}' is no folder of a run"):
+            folder.begin(INFO)
+        path.unlink()
+    path.symlink_to(inside)
+    folder.check()
+    assert list(outside.iterdir()) == []
+
+
+def test_the_folder_of_a_run_may_be_a_link(folder, tmp_path):
+    (tmp_path / "link").symlink_to(folder.path)
+    RunFolder(tmp_path / "link").begin(INFO)

@@ -365,6 +365,29 @@ def test_errors_that_say_nothing_of_one_subject_end_a_run(fruitless, error):
     assert tried == ["dog0"]
 
 
+METHOD = """
+from sefi.methods.textual_inversion import TextualInversion
+
+
+class Mine(TextualInversion):
+    def learn(self, name, *arguments):
+        return None if name == "rex" else super().learn(name, *arguments)
+"""
+
+
+def test_a_fault_of_another_packages_method_is_listed_and_the_others_are_made(run, install_method):
+    install_method("sefi_mine", METHOD)
+    suite = SUITE.model_copy(update={"variants": (Variant(label="mine", preset="mine"),), "seeds": (5,)})
+    other = replace(run, suite=suite, folder=RunFolder(run.folder.path.with_name("other")))
+    other.folder.begin(describe_run(other, EvaluatorFiles().describe(), None, None))
+    outcome = run_shared(lambda: other, other, 1)
+    assert {sample.key[0] for sample in other.folder.read_samples()} == {"bello", "lassie"}
+    [failure] = outcome.failures
+    assert (failure.subject, failure.variant) == ("rex", "mine")
+    said = "The method 'mine' of the package 'sefi_mine' returned None from `learn` in place of Identity."
+    assert failure.problem == said
+
+
 # ------------------------------------------------------------------ workers that are killed
 
 

@@ -40,6 +40,27 @@ def test_learn_looks_at_cheap_things_first(refused, portrait, tmp_path, monkeypa
     assert "no model" not in found
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("learn", "nowhere.png", "--name", "ada"),
+        ("batch", "photos", "-o", "out", "--consent", "by=Ada; for=self; scope=tests"),
+        ("bench", "run", "stages.toml", "--photos", "photos", "--out", "run"),
+    ],
+)
+def test_settings_that_a_method_does_not_know_are_refused_first(refused, portrait, tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ada.png").write_bytes(portrait.read_bytes())
+    (tmp_path / "stages.toml").write_text(
+        'about = "x"\nprompt_lists = ["short"]\n[[variants]]\nlabel = "one"\npreset = "textual-inversion"\n'
+        'settings = ["learn.stages=5"]\n'
+    )
+    settings = () if words[0] == "bench" else ("--method", "textual-inversion", "--set", "learn.stages=5")
+    assert "knows only learn.stages=1" in refused(*words, *settings, "--model", "empty")
+
+
 def test_learn_reads_the_photo_before_it_opens_the_model(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from sefi.cli.error_reporting import TRACE, ReportingGroup
+from sefi.cli.error_reporting import ReportingGroup
 from sefi.cli.options import AsJson
-from sefi.core.errors import SefiError, TerminationSignal
+from sefi.core.errors import TRACE, SefiError, TerminationSignal
 
 runner = CliRunner()
 

@@ -455,6 +455,17 @@ def test_a_refused_report_writes_nothing(refused, bench_run, monkeypatch):
     assert "tables.tex' exists." in refused("bench", "report", bench_run)
 
 
+@pytest.mark.parametrize("name", ["attention", "report"])
+def test_a_report_is_refused_where_a_folder_of_the_run_leads_elsewhere(refused, bench_run, tmp_path, name):
+    """A report of a run from somebody else removed the figures of a folder that its `attention` led to."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "ours.png").write_bytes(b"of this machine")
+    (bench_run / name).symlink_to(outside, target_is_directory=True)
+    assert f"{name}' is no folder of a run" in refused("bench", "report", bench_run)
+    assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"ours.png": b"of this machine"}
+
+
 def test_a_run_is_not_begun_where_another_report_is(refused, given, monkeypatch):
     monkeypatch.chdir(given)
     (given / "report").mkdir()

@@ -332,7 +332,9 @@ def test_nothing_is_replaced_unless_asked(file, tmp_path):
 def test_options_of_the_stages_are_refused_without_them(file, tmp_path, given):
     answer = export(file, "--to", "a1111", *given, "--out", tmp_path / "out")
     assert answer.exit_code == 2
-    assert json.loads(answer.stdout)["error"] == f"{given[0]} has no effect without --stages."
+    refused = json.loads(answer.stdout)
+    assert refused["error"] == f"{given[0]} has no effect without --stages."
+    assert refused["try"] == f"Give --stages too, or leave {given[0]} out."
     assert not (tmp_path / "out").exists()
     assert export(file, "--to", "a1111", "--stages", *given, "--out", tmp_path / "out").exit_code == 0
 

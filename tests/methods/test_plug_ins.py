@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -63,26 +63,13 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
-    """Make a package known: a module of its name with this text, and entry points to a class of it."""
-    site = tmp_path / "site"
-    modules = set(sys.modules)
+def install(install_method: Install) -> Install:
+    """Install a package whose module is a copy of a method of this one, or has another text."""
 
     def add(package: str, code: str = COPY, method: str = "mine", place: str = "TextualInversion") -> None:
-        info = site / f"{package}-1.0.dist-info"
-        info.mkdir(parents=True)
-        (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.0\n")
-        (info / "entry_points.txt").write_text(f"[sefi.methods]\n{method} = {package}:{place}\n")
-        (site / f"{package}.py").write_text(code, encoding="utf-8")
-        monkeypatch.syspath_prepend(site)
-        METHODS.refresh()
+        install_method(package, code, method=method, place=place)
 
-    yield add
-    monkeypatch.undo()
-    METHODS.refresh()
-    for name in set(sys.modules) - modules:
-        if str(site) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
+    return add
 
 
 def run(*words: str):
@@ -92,7 +79,7 @@ def run(*words: str):
 def test_a_copied_file_is_a_method_of_another_name(install: Install, tmp_path: Path) -> None:
     install("sefi_mine")
     assert set(METHODS) == {*INSTALLED, "mine"}
-    assert type(get_method("mine")).__module__ == "sefi_mine"
+    assert type(get_method("mine").method).__module__ == "sefi_mine"
     assert is_of_tokens("mine")
     for ending in ("", "-official", "-diffusers"):
         preset, copied = get_preset(f"textual-inversion{ending}"), get_preset(f"mine{ending}")

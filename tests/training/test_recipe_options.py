@@ -284,9 +284,10 @@ def test_a_setting_that_is_set_to_the_presets_value_holds(setting: str) -> None:
 def test_no_limit_of_the_change_leaves_nothing_to_take_a_share_of() -> None:
     free = choose_start(override(PRESETS["default"], ["learn.change_limit=none"]), encoder=True).learn
     assert (free.change_limit, free.noise_freedom) == (None, 1.0)
-    both = override(PRESETS["default"], ["learn.change_limit=none", "learn.noise_freedom=0.5"])
-    with pytest.raises(ConfigError, match="noise_freedom has no effect"):
-        choose_start(both, encoder=True)
+    both = ["learn.change_limit=none", "learn.noise_freedom=0.5"]
+    for assignments in (both, both[::-1]):
+        with pytest.raises(ConfigError, match="noise_freedom has no effect"):
+            override(PRESETS["default"], assignments)
 
 
 @pytest.mark.parametrize("encoder", [False, True])

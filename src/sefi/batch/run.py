@@ -57,6 +57,8 @@ from sefi.core.errors import (
     PromptError,
     SefiError,
     is_out_of_memory,
+    join_message,
+    print_trace,
     release_memory,
     shorten_reason,
 )
@@ -175,6 +177,7 @@ def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception
     """Record how a try failed; return the record."""
     lasting = isinstance(error, LASTING) and not error.lacks_memory
     state = ItemState.REFUSED if lasting else ItemState.FAILED
+    print_trace(error)
     problem, remedy = describe_failure(error)
     return write_item_record(settings.folder, record.change(state=state, problem=problem, remedy=remedy))
 
@@ -260,8 +263,7 @@ def describe_failure(error: Exception) -> tuple[str, str]:
     if is_out_of_memory(error):
         release_memory(shorten_reason(error))
         return "There is not enough memory.", "Use fewer --jobs, or a smaller model; --retry tries it again."
-    text = " ".join(str(error).split())[:300]
-    return f"Unexpected {type(error).__name__}: {text}", "Report it, please; --retry tries it again."
+    return f"Unexpected {type(error).__name__}: {join_message(error)}", "Report it, please; --retry tries it again."
 
 
 def prepare_photos(item: BatchItem, settings: BatchSettings, model: CropModel) -> PreparedPhotos:

@@ -42,7 +42,7 @@ from sefi.benchmark.scored_folder import ImageFolder
 from sefi.benchmark.suite import SIDE, BenchmarkSubject, Suite, Variant, hash_pixels
 from sefi.core.config import Config, choose_start, dump_config, find_named_files
 from sefi.core.errors import ConfigError, OutputError, describe_first_fault
-from sefi.core.files import is_regular_file, is_there, take_lock, write_text
+from sefi.core.files import is_folder, is_regular_file, take_lock, write_text
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.reading import (
     LARGEST_RUN_INFO,
@@ -129,19 +129,32 @@ class RunFolder:
         write_text(self.info_file, text)
 
     def check(self) -> None:
-        """Refuse a folder without `run.json` that has files where a run writes its own, and files that lead elsewhere.
+        """Refuse a folder without `run.json` that has files where a run writes its own, and what leads elsewhere.
 
         Raises:
-            OutputError: it has; or what a run adds to is no regular file, or a link out of the folder.
+            OutputError: it has; or as of `check_places`.
         """
-        for path in (self.samples_file, self.lock_file):
-            if is_there(path) and not (is_regular_file(path) and is_inside(path, self.path)):
-                raise OutputError(f"'{path}' is no file of a run.", "Remove it, or choose another --out.")
+        self.check_places()
         if self.info_file.is_file():
             return
         for path in (*self.list_folders(), self.samples_file):
             if path.is_file() or (path.is_dir() and any(path.iterdir())):
                 raise OutputError(f"'{path}' exists and belongs to no run.", "Choose another --out.")
+
+    def check_places(self) -> None:
+        """Refuse links out of the folder, and pipes and the like, in the places of the run's files and folders.
+
+        Raises:
+            OutputError: there is one; a run from somebody else must not change this machine's other files.
+        """
+        files = dict.fromkeys((self.info_file, self.samples_file, self.lock_file), ("file", is_regular_file))
+        folders = dict.fromkeys(self.list_folders(), ("folder", is_folder))
+        for path, (kind, is_of_kind) in (files | folders).items():
+            if os.path.lexists(path) and not (is_of_kind(path) and is_inside(path, self.path)):
+                raise OutputError(
+                    f"'{path}' is no {kind} of a run.",
+                    "Remove it: what a run writes stays in its folder, which may itself be a link.",
+                )
 
     def read_info(self) -> RunInfo:
         """Return what was asked.

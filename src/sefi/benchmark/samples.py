@@ -48,6 +48,7 @@ from sefi.core.errors import (
     PhotoError,
     SefiError,
     is_out_of_memory,
+    print_trace,
     release_memory,
     shorten_reason,
 )
@@ -347,6 +348,7 @@ def make_samples(
             failure, reason = describe_unit_failure(error, place, places), shorten_reason(error)
             if failure is None or on_failure is None:
                 raise
+            print_trace(error)
         if failure is not None and on_failure is not None:
             release_memory(reason)  # that the frames of the error held
             left.give_up(places)

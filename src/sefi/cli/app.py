@@ -27,7 +27,8 @@ from sefi.cli import (
     verify,
     world,
 )
-from sefi.cli.error_reporting import TRACE, ReportingGroup
+from sefi.cli.error_reporting import ReportingGroup
+from sefi.core.errors import TRACE
 from sefi.core.process import limit_addresses, limit_threads
 
 app = typer.Typer(

@@ -127,6 +127,9 @@ def run_batch(
     same = seed, consent, evaluators, detector, any_style, crop, shown, mark, tries
     batch = BatchSettings(photos, out, source, config, chosen, *same)
     check_batch_folders(photos, out)
+    from sefi.api import check_learning_settings  # late: it loads torch
+
+    check_learning_settings(config)
     with hold_output_lock(out / PAGE, out / PAGE_LOCK):
         list_own_pages(out).check()
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)

@@ -246,6 +246,7 @@ def write_report(
     from sefi.report.attention_figure import draw_attention
     from sefi.report.bench_page import render_bench_page
 
+    folder.check_places()
     tables = format_tables(folder, info, samples)
     names = ["index.html", *tables]
     own_files = open_own_files(

@@ -108,6 +108,7 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     if bench_options.photos is not None:
         group_image_files(bench_options.photos)
     check_model(model_options)
+    check_suite_settings(bench_options.suite)
     of_people = is_person(bench_options.suite.class_word)
     detector = evaluators.detector if of_people else None
     subjects = tuple(load_subjects(bench_options, detector))
@@ -123,7 +124,6 @@ def open_run(bench_options: BenchOptions, progress: RunProgress | None = None) -
     if progress is not None:  # the first process says it for all
         note_prompts(backbone, bench_options.suite)
         note_scored(evaluators, bench_options.suite, bench_options.photos)
-    if progress is not None:
         note_folders(bench_options.suite, folders, len(subjects))
     progress = progress or SilentProgress()
     return OpenRun(
@@ -174,6 +174,14 @@ def note_scored(
         if names:
             print_remark(f"note: '{folder}'{describe_unread(names)}; save them as PNG")
     return cut
+
+
+def check_suite_settings(suite: "Suite") -> None:
+    """Refuse a variant whose method cannot learn with its settings, whatever the model; errors as `check_variants`."""
+    from sefi.api import check_learning_settings
+
+    for variant in suite.list_learning_variants():
+        check_learning_settings(suite.make_config(variant))
 
 
 def check_variants(bench_options: BenchOptions, backbone: "Backbone") -> None:

@@ -106,12 +106,13 @@ def list_methods(as_json: options.AsJson = False) -> None:
     for name in METHODS:
         try:
             method = METHODS[name]
+            counts = method.count_weights(model, get_preset(name_published_preset(name)))
         except MethodError as error:
             print_remark(f"note: {error}")
             continue
         record[name] = {
             **asdict(method.info),
-            **asdict(method.count_weights(model, get_preset(name_published_preset(name)))),
+            **asdict(counts),
             "presets": [preset for preset, config in PRESETS.items() if config.method == name],
         }
     lines = [f"{'method':19} {'numbers learned':>15} {'weights added':>14}  presets"]

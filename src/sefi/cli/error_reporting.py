@@ -1,20 +1,22 @@
 """End a command: a typed error, Ctrl-C, SIGTERM or a crash becomes two short lines and an exit code."""
 
-import errno
 import os
 import sys
-import traceback
 from typing import Any, NoReturn
 
 import typer
 from typer.core import TyperGroup
 
 from sefi.core.errors import (
+    DISK_FAULTS,
     UNLOADABLE,
     SefiError,
     answer_termination,
+    find_interrupt,
     is_out_of_memory,
+    join_message,
     make_interrupted,
+    print_trace,
     suggest_install,
 )
 from sefi.core.text import dump_json, escape_controls
@@ -29,11 +31,6 @@ EXTRAS = {
     "uvicorn": "serve",
     "prometheus_client": "serve",
 }  # modules that only some installations have
-# What a disk or a system answers that cannot do what was asked: no fault of the program.
-DISK_FAULTS = frozenset(
-    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
-)
-TRACE = "SEFI_DEBUG"  # set and not empty: a crash prints its trace
 
 
 class ReportingGroup(TyperGroup):
@@ -52,6 +49,7 @@ class ReportingGroup(TyperGroup):
             with answer_termination():
                 return super().invoke(ctx)
         except SefiError as error:
+            print_trace(error)
             end_program(error.problem, error.remedy, code=error.exit_code, as_json=as_json)
         except KeyboardInterrupt as stop:
             report_interrupt(stop, as_json=as_json)
@@ -67,18 +65,6 @@ class ReportingGroup(TyperGroup):
             raise typer.Exit(CRASHED) from None
         except Exception as error:
             report_crash(error, as_json=as_json)
-
-
-def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
-    """Return the Ctrl-C or SIGTERM that a library answered with an ImportError, as it arrived while it was loaded."""
-    seen: list[BaseException] = []
-    following: BaseException | None = error if isinstance(error, ImportError) else None
-    while following is not None and following not in seen:  # causes may go in a circle
-        if isinstance(following, KeyboardInterrupt):
-            return following
-        seen.append(following)
-        following = following.__context__ if following.__cause__ is None else following.__cause__
-    return None
 
 
 def report_interrupt(stop: KeyboardInterrupt, *, as_json: bool) -> NoReturn:
@@ -108,12 +94,11 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
         end_program(
             f"This needs the package {error.name}, which is not installed.", remedy, code=REFUSED, as_json=as_json
         )
-    if os.environ.get(TRACE):
-        traceback.print_exception(error, file=sys.stderr)
+    print_trace(error)
     fault = describe_machine_fault(error)
     if fault is not None:
         end_program(fault.problem, fault.remedy, code=REFUSED, as_json=as_json)
-    text = " ".join(str(error).split())[:300]
+    text = join_message(error)
     problem = f"Unexpected {type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "Run it again as `sefi --debug ...` and report what it prints."
     end_program(problem, remedy, code=CRASHED, as_json=as_json)

@@ -93,11 +93,11 @@ def run_export(
 
 def refuse_idle_options(*, stages: bool, **of_stages: object) -> None:
     """Refuse options that have no effect without `--stages`, with `ConfigError`."""
-    from sefi.core.errors import ConfigError
+    from sefi.core.errors import make_idle_option_error
 
     given = [f"--{name}" for name, value in of_stages.items() if value is not None]
     if given and not stages:
-        raise ConfigError(f"{given[0]} has no effect without --stages.", "Give --stages too, or leave it out.")
+        raise make_idle_option_error(given[0], "--stages")
 
 
 @dataclass(frozen=True)

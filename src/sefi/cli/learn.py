@@ -142,12 +142,13 @@ def run_learn(
         name, config, seed, placement, evaluators, any_style, start, inputs, overwrite, consent, resume, memory
     )
     model_options = prepare_method(config, loading.ModelOptions(model, download, device, dtype), evaluators)
+    from sefi.api import check_learning_settings, record_run  # late: it loads torch
+
+    check_learning_settings(config, start, memory)
     with hold_output_lock(path):
         identity, summary = learn_and_save(photos, path, wanted, model_options)
     next_command = make_next_command(name, path, model_options, chosen, overrides)
     text = f"learned in {summary['seconds']:.0f} s: {path}\ntry: {next_command}"
-    from sefi.api import record_run  # late: it loads torch
-
     run = record_run(identity, chosen, model, init).dump()
     record = make_learn_record(identity, path) | summary | {"run": run, "next": next_command}
     print_answer(record, text, as_json=as_json, command="learn")

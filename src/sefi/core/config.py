@@ -511,7 +511,11 @@ def explain_guidance(settings: GenerateSettings, *, embeds_guidance: bool = Fals
 
 
 def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:
-    """Override settings of a config by `section.name=value` assignments, in order."""
+    """Override settings of a config by `section.name=value` assignments, in order.
+
+    Raises:
+        ConfigError: there is no such setting, a value does not fit, or a setting has no effect with another one.
+    """
     tree, fields = dump_config(config), list_setting_fields(type(config))
     names: list[str] = []
     for assignment in assignments:
@@ -521,7 +525,13 @@ def override(config: AnyConfig, assignments: Iterable[str]) -> AnyConfig:
         section, _, last = name.partition(".")
         tree[section][last] = parse_assigned_value(fields[name].annotation, value)
         names.append(name)
-    return note_explicit_settings(parse_config(tree, type(config)), names)
+    chosen = note_explicit_settings(parse_config(tree, type(config)), names)
+    # Without `explicit`, the recipe from an encoder has a limit of its own.
+    if "learn.change_limit" in chosen.explicit and chosen.learn.noise_freedom != 1:
+        raise ConfigError(
+            "learn.noise_freedom has no effect without learn.change_limit, which is none.", "Leave one of them out."
+        )
+    return chosen
 
 
 def note_explicit_settings(config: AnyConfig, names: Iterable[str]) -> AnyConfig:

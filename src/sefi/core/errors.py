@@ -1,9 +1,12 @@
 """Errors that say what is wrong in one sentence and what to do in another; and the signals that interrupt work."""
 
+import errno
 import gc
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -14,6 +17,8 @@ from sefi.core.process import return_freed_memory
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+TRACE = "SEFI_DEBUG"  # set and not empty: an error that nobody foresaw prints its trace
+LONGEST_MESSAGE = 300  # characters of an error's own words in a message
 REMARKS = "sefi.remarks"  # the logger of what a user should know; the command line says it itself, and silences it
 
 
@@ -93,6 +98,10 @@ NO_MEMORY = (
     "could not create a memory",
     UNLOADABLE,
 )
+# What a disk or a system answers that cannot do what was asked: no fault of the program.
+DISK_FAULTS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE, errno.ENFILE}
+)
 LESS_MEMORY = "Close other programs, use --dtype bfloat16, or another --device: `sefi doctor` lists them."
 LONGEST_REASON = 80  # characters of a library's words in a message
 
@@ -112,6 +121,26 @@ def is_out_of_memory(error: BaseException) -> bool:
     # Libraries that import their parts late raise an error of their own from what went wrong.
     caused = error.__cause__ is not None and is_out_of_memory(error.__cause__)
     return caused or any(words in str(error) for words in NO_MEMORY)
+
+
+def is_machine_fault(error: BaseException) -> bool:
+    """Return whether an error says that the machine lacks memory or space, or that its disk fails.
+
+    >>> is_machine_fault(OSError(errno.ENOSPC, "No space left on device")), is_machine_fault(KeyError("tokens"))
+    (True, False)
+    """
+    if isinstance(error, OSError):
+        return error.errno in DISK_FAULTS or UNLOADABLE in str(error)
+    return is_out_of_memory(error)
+
+
+def join_message(error: BaseException) -> str:
+    """Return what an error says, in one line of at most 300 characters.
+
+    >>> join_message(ValueError("two   words")), join_message(ValueError())
+    ('two words', '')
+    """
+    return " ".join(str(error).split())[:LONGEST_MESSAGE]
 
 
 def shorten_reason(error: BaseException) -> str:
@@ -166,8 +195,17 @@ class ConfigError(SefiError):
     """A setting is unknown or out of range."""
 
 
+def make_idle_option_error(option: str, needed: str) -> ConfigError:
+    """Return the error for an option that has no effect without another one.
+
+    >>> make_idle_option_error("--mask", "--init-image").problem
+    '--mask has no effect without --init-image.'
+    """
+    return ConfigError(f"{option} has no effect without {needed}.", f"Give {needed} too, or leave {option} out.")
+
+
 class MethodError(SefiError):
-    """A method that another package brings cannot be used, or gives what cannot be learned."""
+    """A method that another package brings cannot be used, fails, or gives what cannot be learned."""
 
 
 class GenerationError(SefiError):
@@ -197,6 +235,24 @@ class TerminationSignal(KeyboardInterrupt):
 def make_interrupted(stop: KeyboardInterrupt, problem: str, remedy: str) -> Interrupted:
     """Return the error for work that was stopped by Ctrl-C or by SIGTERM."""
     return (Terminated if isinstance(stop, TerminationSignal) else Interrupted)(problem, remedy)
+
+
+def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
+    """Return the Ctrl-C or SIGTERM that a library answered with an ImportError, as it arrived while it was loaded."""
+    seen: list[BaseException] = []
+    following: BaseException | None = error if isinstance(error, ImportError) else None
+    while following is not None and following not in seen:  # causes may go in a circle
+        if isinstance(following, KeyboardInterrupt):
+            return following
+        seen.append(following)
+        following = following.__context__ if following.__cause__ is None else following.__cause__
+    return None
+
+
+def print_trace(error: BaseException) -> None:
+    """Print the trace of an error that only a change of code mends, where `--debug` asks for it."""
+    if os.environ.get(TRACE) and (isinstance(error, MethodError) or not isinstance(error, SefiError)):
+        traceback.print_exception(error, file=sys.stderr)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from sefi.backbone.bundle import Backbone
 from sefi.backbone.folder import check_controlnet_fit, read_controlnet
 from sefi.core.config import GenerateSettings
-from sefi.core.errors import BackboneError, ConfigError, PhotoError, check_type
+from sefi.core.errors import BackboneError, ConfigError, PhotoError, check_type, make_idle_option_error
 from sefi.core.rng import create_generator
 from sefi.photo.detect import Square
 from sefi.photo.read import Photo, convert_to_pixels, read_photo
@@ -106,10 +106,7 @@ def check_image_arguments(arguments: ImageArguments, steps: int) -> None:
         ("detector", "repair_faces"),
     ):
         if name in given and needed not in given:
-            raise ConfigError(
-                f"{format_option(name)} has no effect without {format_option(needed)}.",
-                f"Give {format_option(needed)} too, or leave {format_option(name)} out.",
-            )
+            raise make_idle_option_error(format_option(name), format_option(needed))
     strength = arguments.get("strength")
     if "init_image" in given:
         check_image_strength(DEFAULT_STRENGTH if strength is None else strength, steps)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -208,6 +208,15 @@ class Method(Protocol):
         ...
 
 
+@runtime_checkable
+class SettingsCheck(Protocol):
+    """A method that refuses settings before a model is open; its `check` asks this too."""
+
+    def check_settings(self, config: Config) -> None:
+        """Refuse settings that it would pass over or cannot learn with, whatever the model; `ConfigError`."""
+        ...
+
+
 def check_method(method: Method, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
     """Refuse what a method cannot learn with, and settings that it would pass over, before anything is learned.
 
@@ -216,6 +225,60 @@ def check_method(method: Method, backbone: Backbone, config: Config, evaluators:
     """
     refuse_unread_settings(method, config)
     method.check(backbone, config, evaluators)
+
+
+def check_method_settings(method: Method, config: Config) -> None:
+    """Refuse what `check_method` refuses, as far as that needs no model, and settings that miss a face.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    refuse_unread_settings(method, config)
+    check_face_settings(config)
+    if isinstance(method, SettingsCheck):
+        method.check_settings(config)
+
+
+def check_face_settings(config: Config) -> None:
+    """Refuse settings that need a face where the subject is no person.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    learn = config.learn
+    asking = {
+        "outside_weight": learn.outside_weight != 1,
+        "person_steps": learn.person_steps > 0,
+        "start=encoder": learn.start == "encoder",
+    }
+    for setting, asked in asking.items():
+        if asked and not is_person(learn.class_word):
+            raise ConfigError(
+                f"learn.{setting} needs a face, and {learn.class_word!r} is no word for a person.",
+                "Leave it out, or use a class word for a person.",
+            )
+
+
+def check_training_options(config: Config, *, has_init: bool, has_limit: bool) -> None:
+    """Refuse how a training is to be carried out where settings contradict it.
+
+    Args:
+        has_init: it goes on from an identity.
+        has_limit: its memory is limited.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if has_init and config.learn.start == "encoder":
+        raise ConfigError(
+            "Tokens start either at an identity or at what the name encoder reads.",
+            "Leave out --init, or set learn.start=class.",
+        )
+    if has_limit and config.learn.person_steps > 0:
+        raise ConfigError(
+            "learn.person_steps cannot be taken in parts to fit into a limit of memory.",
+            "Leave out the limit, or set learn.person_steps=0.",
+        )
 
 
 def refuse_unread_settings(method: Method, config: Config) -> None:
@@ -503,15 +566,14 @@ def check_person(title: str, config: Config) -> None:
 UNREAD_BY_WEIGHTS = (*MODULE_SETTINGS, *ATTENTION_SETTINGS, *STAGE_SETTINGS, *TOKEN_SETTINGS)
 
 
-def check_tuned_weights(title: str, config: Config, backbone: Backbone) -> None:
-    """Refuse what no method that trains the model's own weights has: stages, the attention loss, half precision.
+def refuse_stages_and_attention(title: str, config: Config) -> None:
+    """Refuse what no method that trains the model's own weights has: stages and the attention loss.
 
     Raises:
         ConfigError: a setting has another value than the method knows.
     """
     refuse_stages(title, config)
     require_learn_values(title, config, attention_weight=0.0)
-    check_single_precision(title, backbone)
 
 
 def check_single_precision(title: str, backbone: Backbone) -> None:

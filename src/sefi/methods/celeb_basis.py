@@ -108,14 +108,15 @@ class CelebBasis(TokenMethod):
                 NAME_WORDS * components, sum(p.numel() for p in Mapper(FEATURES, components).parameters())
             )
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require a person, no stages, no keys of their own, a detector, a recogniser and names.
-
-        The model must not be in float16.
-        """
-        check_gradient_dtype(backbone)
+    def check_settings(self, config: Config) -> None:
+        """Require a person, no stages, and no keys of their own."""
         refuse_stages(self.info.title, config)
         check_person(self.info.title, config)
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require a detector, a recogniser, names, and a model that is not in float16."""
+        self.check_settings(config)
+        check_gradient_dtype(backbone)
         require_face_networks(self.info.title, evaluators)
         compute_bases(backbone, require_config(config, CelebBasisConfig).basis)
 

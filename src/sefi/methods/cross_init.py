@@ -70,11 +70,15 @@ class CrossInitialization(TokenMethod):
         """Count both vectors; the class word behind them is the model's own."""
         return WeightCounts(NAME_WORDS * backbone.token_width, 0)
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no keys of their own, names, and a model that is not in float16."""
-        del evaluators
-        check_gradient_dtype(backbone)
+    def check_settings(self, config: Config) -> None:
+        """Require no stages, and no keys of their own."""
         refuse_stages(self.info.title, config, NAME_WORDS)
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require names, and a model that is not in float16."""
+        del evaluators
+        self.check_settings(config)
+        check_gradient_dtype(backbone)
         read_known_names(backbone, config)
 
     def learn(

@@ -37,9 +37,10 @@ from sefi.methods.base import (
     MethodInfo,
     TrainingOptions,
     WeightCounts,
-    check_tuned_weights,
+    check_single_precision,
     get_class_row,
     learn_identity,
+    refuse_stages_and_attention,
 )
 from sefi.photo.augment import PhotoViews, ResizedView, draw_resized_view
 from sefi.training.finetuning import (
@@ -140,13 +141,18 @@ class CustomDiffusion:
         tables = sum(table.numel() for table in backbone.token_tables)
         return WeightCounts(changed + tables + backbone.token_width, 0)
 
+    def check_settings(self, config: Config) -> None:
+        """Require no stages, and no attention loss."""
+        refuse_stages_and_attention(self.info.title, config)
+
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, and weights in single precision.
+        """Require weights in single precision.
 
         Sentences that cannot be learned with are refused here, before images of the class are generated.
         """
         del evaluators
-        check_tuned_weights(self.info.title, config, backbone)
+        self.check_settings(config)
+        check_single_precision(self.info.title, backbone)
         check_sentences(backbone, require_config(config, CustomDiffusionConfig))
 
     def learn(

@@ -20,8 +20,9 @@ from sefi.methods.base import (
     MethodInfo,
     TrainingOptions,
     WeightCounts,
-    check_tuned_weights,
+    check_single_precision,
     learn_identity,
+    refuse_stages_and_attention,
 )
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
@@ -93,13 +94,18 @@ class DreamBooth:
         parameters = collect_parameters(backbone)
         return WeightCounts(sum(parameters[name].numel() for name in list_trained(backbone, config)), 0)
 
+    def check_settings(self, config: Config) -> None:
+        """Require no stages, and no attention loss."""
+        refuse_stages_and_attention(self.info.title, config)
+
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, weights in single precision, and a model that fits into an identity.
+        """Require weights in single precision, and a model that fits into an identity.
 
         Sentences that cannot be learned with are refused here, before images of the class are generated.
         """
         del evaluators
-        check_tuned_weights(self.info.title, config, backbone)
+        self.check_settings(config)
+        check_single_precision(self.info.title, backbone)
         tokenize_rare_and_plain(backbone, require_config(config, DreamBoothConfig))
         size = 4 * self.count_weights(backbone, require_config(config, DreamBoothConfig)).trained
         if size > LIMITS.size:

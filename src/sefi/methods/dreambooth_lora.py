@@ -27,8 +27,9 @@ from sefi.methods.base import (
     MethodInfo,
     TrainingOptions,
     WeightCounts,
-    check_tuned_weights,
+    check_single_precision,
     learn_identity,
+    refuse_stages_and_attention,
 )
 from sefi.photo.augment import PhotoViews
 from sefi.training.finetuning import (
@@ -101,13 +102,18 @@ class DreamBoothLora:
         sides = [layer.weight.shape for layer in layers if isinstance(layer, nn.Linear)]
         return WeightCounts(sum(rank * (out + into) for out, into in sides), 0)
 
+    def check_settings(self, config: Config) -> None:
+        """Require no stages, and no attention loss."""
+        refuse_stages_and_attention(self.info.title, config)
+
     def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no attention loss, weights in single precision, and `peft`.
+        """Require weights in single precision, and `peft`.
 
         Sentences that cannot be learned with are refused here, before images of the class are generated.
         """
         del evaluators
-        check_tuned_weights(self.info.title, config, backbone)
+        self.check_settings(config)
+        check_single_precision(self.info.title, backbone)
         tokenize_rare_and_plain(backbone, require_config(config, DreamBoothLoraConfig))
         if importlib.util.find_spec("peft") is None:
             raise create_peft_error()

@@ -110,12 +110,16 @@ class FastComposer:
             fusion = Fuse(backbone.token_width, FEATURES.get(backbone.family, backbone.token_width))
         return WeightCounts(0, tuned + sum(p.numel() for p in fusion.parameters()))
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require a person in one token, no stages, no keys of their own, CLIP, and weights trained for this model."""
+    def check_settings(self, config: Config) -> None:
+        """Require a person in one token, no stages, no keys of their own, and no probe."""
         refuse_stages(self.info.title, config)
         check_person(self.info.title, config)
-        get_class_token_ids(backbone, config.learn.class_word)
         require_learn_values(self.info.title, config, attention_weight=0.0, probe_every=0)
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require a class word of known tokens, CLIP, and weights trained for this model."""
+        self.check_settings(config)
+        get_class_token_ids(backbone, config.learn.class_word)
         require_evaluators(self.info.title, evaluators, "clip")
         read_composer(get_weights_file(require_config(config, FastComposerConfig).compose.weights), backbone)
 

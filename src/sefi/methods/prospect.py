@@ -57,13 +57,17 @@ class ProSpect(TokenMethod):
             count_module_weights(backbone.token_width, config.learn),
         )
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require one token for the placeholder, no attention loss, and a model that is not in float16."""
-        del evaluators
-        check_gradient_dtype(backbone)
-        refuse_vectors_and_limit(self.info.title, config)
+    def check_settings(self, config: Config) -> None:
+        """Require one token for the placeholder, and no attention loss."""
         title = self.info.title
+        refuse_vectors_and_limit(title, config)
         require_learn_values(title, config, vectors=1, attention_weight=0.0, start="class")
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require a model that is not in float16."""
+        del evaluators
+        self.check_settings(config)
+        check_gradient_dtype(backbone)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions

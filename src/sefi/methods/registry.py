@@ -22,7 +22,7 @@ from sefi.core.config import (
     select_settings,
     split_assignment,
 )
-from sefi.core.errors import ConfigError, MethodError, SefiError
+from sefi.core.errors import ConfigError, MethodError, SefiError, find_interrupt, is_machine_fault
 from sefi.core.hints import METHOD_ALIASES, find_settings, suggest
 from sefi.core.prompts import NAME
 
@@ -124,24 +124,20 @@ def load_method(name: str, entries: Sequence[EntryPoint]) -> "Method":
     (entry,) = entries
     if entry.dist is None:  # a method of this package
         return entry.load()()
+    from sefi.methods.other_packages import PackagedMethod, create_fault_error  # noqa: PLC0415  loads torch
+
+    package = entry.dist.name
     try:
         method = entry.load()()
         fault = find_fault(name, method)
     except Exception as error:
+        if is_machine_fault(error) or find_interrupt(error) is not None:
+            raise
         fault = str(error) if isinstance(error, SefiError) else f"{type(error).__name__}: {error}."
-        raise create_fault_error(name, entry.dist.name, fault) from error
+        raise create_fault_error(name, package, fault) from error
     if fault is not None:
-        raise create_fault_error(name, entry.dist.name, fault)
-    return method
-
-
-def create_fault_error(name: str, package: str, fault: str) -> MethodError:
-    """Return the error for a method of another package that cannot be used."""
-    return MethodError(
-        f"The method {name!r} of the package {package!r} cannot be used. {fault}",
-        f"If {package} is yours, correct it and install it again; if not, install a version that fits this sefi, or"
-        f" remove it (pip uninstall {package}).",
-    )
+        raise create_fault_error(name, package, fault)
+    return PackagedMethod(name, package, method)
 
 
 def create_clash_error(name: str, entries: Sequence[EntryPoint]) -> MethodError:
@@ -305,5 +301,7 @@ def name_published_preset(method: str) -> str:
 def is_of_tokens(name: str) -> bool:
     """Return whether the identities of this method are applied by their tokens alone: the model stays as it is."""
     from sefi.methods.base import TokenMethod  # noqa: PLC0415  loads torch
+    from sefi.methods.other_packages import PackagedMethod  # noqa: PLC0415
 
-    return isinstance(get_method(name), TokenMethod)
+    method = get_method(name)
+    return isinstance(method.method if isinstance(method, PackagedMethod) else method, TokenMethod)

@@ -18,6 +18,7 @@ from sefi.methods.base import (
     TrainingOptions,
     WeightCounts,
     check_person,
+    check_training_options,
     create_header,
     fit_first_tokens,
     get_class_row,
@@ -49,18 +50,22 @@ class StagedKeyValue(TokenMethod):
         trained = config.learn.stages * count_slots(config.learn) * config.learn.vectors * backbone.token_width
         return WeightCounts(trained, count_module_weights(backbone.token_width, config.learn))
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require one token for the placeholder where the module makes it, and an encoder where tokens start at one.
-
-        What is learned needs a model that is not in float16.
-        """
-        del evaluators
+    def check_settings(self, config: Config) -> None:
+        """Require one token for the placeholder where the module makes it, and a person where a face is read."""
         refuse_vectors_and_limit(self.info.title, config)
+        if config.learn.person_steps:
+            check_person("learn.person_steps", config)
+        if config.learn.start == "encoder":
+            check_person(f"{self.info.title} with learn.start=encoder", config)
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require an encoder where tokens start at one; what is learned needs a model that is not in float16."""
+        del evaluators
+        self.check_settings(config)
         if config.learn.steps or config.learn.person_steps or config.learn.start == "auto":  # else taken as they come
             check_gradient_dtype(backbone)
         check_person_steps(backbone, config)
         if config.learn.start == "encoder":
-            check_person(f"{self.info.title} with learn.start=encoder", config)
             load_chosen_encoder(backbone, config)
 
     def learn(
@@ -73,13 +78,9 @@ class StagedKeyValue(TokenMethod):
             memory is limited where `learn.person_steps` are to be taken.
         FaceError: nobody said where the face is that settings ask for.
         """
-        check_person_steps_fit(config, views, options)
+        check_training_options(config, has_init=options.init is not None, has_limit=options.memory is not None)
+        check_person_steps_fit(config, views)
         if config.learn.start == "encoder":
-            if options.init is not None:
-                raise ConfigError(
-                    "Tokens start either at an identity or at what the name encoder reads.",
-                    "Leave out --init, or set learn.start=class.",
-                )
             read = read_tokens(name, views, backbone, config, seed)
             options = replace(options, init=read, encoder_digest=hash_encoder(config))
         learned = self.learn_denoising(name, views, backbone, config, seed, options)
@@ -101,33 +102,22 @@ def check_person_steps(backbone: Backbone, config: Config) -> None:
     """Refuse `learn.person_steps` where there is no recogniser to learn with.
 
     Raises:
-        ConfigError: the subject is no person, or no drawn one.
+        ConfigError: the subject is no drawn person.
     """
-    if config.learn.person_steps == 0:
-        return
-    check_person("learn.person_steps", config)
-    if not backbone.is_embedded:
+    if config.learn.person_steps and not backbone.is_embedded:
         raise ConfigError(
             "learn.person_steps needs a face recogniser to learn with, and the package has one for drawn faces only.",
             "Set learn.person_steps=0.",
         )
 
 
-def check_person_steps_fit(config: Config, views: PhotoViews, options: TrainingOptions) -> None:
+def check_person_steps_fit(config: Config, views: PhotoViews) -> None:
     """Refuse `learn.person_steps` that could not be taken after all the others were.
 
     Raises:
-        ConfigError: memory is limited.
         FaceError: nobody said where the face is.
     """
-    if config.learn.person_steps == 0:
-        return
-    if options.memory is not None:
-        raise ConfigError(
-            "learn.person_steps cannot be taken in parts to fit into a limit of memory.",
-            "Leave out the limit, or set learn.person_steps=0.",
-        )
-    if not views.faces:
+    if config.learn.person_steps and not views.faces:
         raise FaceError(
             "learn.person_steps needs to know where the face is.",
             "Learn with sefi.learn or `sefi learn`, which find it.",

@@ -63,11 +63,15 @@ class TextualInversion(TokenMethod):
         """Count the vectors."""
         return WeightCounts(config.learn.vectors * backbone.token_width, 0)
 
-    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
-        """Require no stages, no keys of their own, and a model that is not in float16."""
-        del evaluators
-        check_gradient_dtype(backbone)
+    def check_settings(self, config: Config) -> None:
+        """Require no stages, and no keys of their own."""
         refuse_stages(self.info.title, config, config.learn.vectors)
+
+    def check(self, backbone: Backbone, config: Config, evaluators: Path | None) -> None:
+        """Require a model that is not in float16."""
+        del evaluators
+        self.check_settings(config)
+        check_gradient_dtype(backbone)
 
     def learn(
         self, name: str, views: PhotoViews, backbone: Backbone, config: Config, seed: int, options: TrainingOptions

@@ -20,7 +20,6 @@ from sefi.benchmark.run import RunFolder
 from sefi.benchmark.samples import contains_file, read_image
 from sefi.core.errors import OutputError
 from sefi.core.files import write_file
-from sefi.core.reading import is_inside
 from sefi.core.text import make_slug
 from sefi.provenance.save import EncodedImage, encode_image, read_marking, read_named_identities
 from sefi.report.plot_style import SETTINGS, wrap_points
@@ -147,8 +146,10 @@ def encode_figure(figure: Figure, *, mark: bool = True, identities: Sequence[str
 def draw_attention(samples: Sequence[Sample], run: Path, seed: int = 0) -> list[Path]:
     """Write `attention/VARIANT.png` for every variant with maps on record; all show one prompt of one subject.
 
-    Figures of an earlier report are removed: it may have chosen another prompt. Where the folder `attention` leads out
-    of the run, nothing is removed or written: a run from somebody else must not change this machine's files.
+    Figures of an earlier report are removed: it may have chosen another prompt.
+
+    Args:
+        run: the folder of a run that `RunFolder.check_places` accepts.
 
     Returns:
         The files, in the order of the record.
@@ -156,8 +157,6 @@ def draw_attention(samples: Sequence[Sample], run: Path, seed: int = 0) -> list[
     Raises:
         OutputError: A folder is in the place of a figure, or a figure cannot be removed or written.
     """
-    if not is_inside(RunFolder(run).attention, run):
-        return []
     for variant in {sample.variant for sample in samples}:
         remove_figure(locate_figure(run, variant))
     complete = [sample for sample in samples if contains_file(run, sample.maps) and contains_file(run, sample.image)]
