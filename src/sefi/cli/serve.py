@@ -36,7 +36,10 @@ Devices = Annotated[
 ]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Maximum images generated at once.")]
 MaxWait = Annotated[float, typer.Option("--max-wait", min=0, max=10, help="Seconds an image waits for others.")]
-MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, max=100_000, help="Maximum waiting images.")]
+MaxQueue = Annotated[
+    int,
+    typer.Option("--max-queue", min=1, max=100_000, help="Maximum waiting images; never fewer than --max-count."),
+]
 MaxCount = Annotated[int, typer.Option("--max-count", min=1, max=1024, help="Maximum images of one request.")]
 MaxSteps = Annotated[int, typer.Option("--max-steps", min=1, max=10_000, help="Maximum steps of one request.")]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=64, help="Maximum pixels of one image.")]
