@@ -214,7 +214,7 @@ def choose_face(faces: Sequence[Face], number: int | None = None, reduction: int
     if number is None and len(ordered) > 1:
         raise FaceError(
             f"The photo shows {len(ordered)} faces: {_list_faces(ordered, reduction)}.",
-            f"Choose one, 1 to {len(ordered)} from the left: --face of `sefi learn`, the column face of a batch's table.",
+            f"Choose one, 1 to {len(ordered)} from the left: --face of `sefi learn`, column face of a batch's table.",
         )
     if number is not None and not 1 <= number <= len(ordered):
         raise FaceError(
