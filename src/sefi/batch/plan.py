@@ -25,7 +25,7 @@ from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, describe_un
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count
-from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, is_inside, read_json, read_user_text, translate_file_errors
 from sefi.core.rng import require_seed
 from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates, format_names
 from sefi.evaluation.encoders import hash_face_networks
@@ -288,7 +288,7 @@ def read_people(table: Path) -> list[NamedSubject]:
     if not table.exists():
         raise ConfigError(f"There is no table '{table}'.", "Name a CSV file with --from.")
     with translate_file_errors(f"'{table}'", ConfigError, "is no table of people", TABLE_FORM, also=(csv.Error,)):
-        text = read_text(table, LARGEST_TABLE).removeprefix("\ufeff")
+        text = read_user_text(table, LARGEST_TABLE)
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [cell.strip() for cell in next(rows, [])]
         check_header(header)

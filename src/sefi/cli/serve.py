@@ -115,12 +115,12 @@ def read_api_key(file: Path | None) -> str | None:
     Raises:
         ConfigError: it cannot be read, is too short, or has other characters than printable ASCII.
     """
-    from sefi.core.reading import read_text, translate_file_errors
+    from sefi.core.reading import read_user_text, translate_file_errors
 
     key = os.environ.get(KEY_VARIABLE) or None
     if file is not None:
         with translate_file_errors(file, ConfigError, "holds no API key", "Write the key into it, on one line."):
-            key = read_text(file, 4 * LONGEST_KEY).strip()
+            key = read_user_text(file, 4 * LONGEST_KEY).strip()
     if key is None:
         return None
     if not (SHORTEST_KEY <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable() and " " not in key):
