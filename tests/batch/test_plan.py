@@ -56,6 +56,7 @@ def key_of(settings, name="ada", **changes):
 def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
     make_photos(settings.photos / "cy & co", ("2", "10"))
     (settings.photos / "empty").mkdir()
+    make_photos(settings.photos / "cy & co" / "2026")
     (settings.photos / "notes.txt").write_text("of my own")
     (settings.photos / ".hidden.png").write_bytes(b"")
     for name in ("cy & co/3.tif", "empty/1.tif", "empty/.hidden", "dora.tiff"):
@@ -66,7 +67,7 @@ def test_each_photo_and_each_folder_of_photos_is_somebody(settings):
         "bob": ["bob.png"],
         "cy-co": ["10.png", "2.png"],
     }
-    assert found.ignored == ("cy & co/3.tif", "dora.tiff", "empty/1.tif", "notes.txt")
+    assert found.ignored == ("cy & co/2026/", "cy & co/3.tif", "dora.tiff", "empty/1.tif", "notes.txt")
     assert not found.problems
 
 
@@ -76,6 +77,22 @@ def test_a_folder_of_other_formats_alone_says_so(settings):
     (settings.photos / "notes.txt").touch()
     with pytest.raises(PhotoError, match=r"has no photos; of formats that are not read: ada.tif, bob.tif\."):
         plan(settings)
+
+
+def test_a_folder_of_folders_of_photos_says_that_they_are_not_read(settings):
+    for photo in settings.photos.iterdir():
+        photo.unlink()
+    (settings.photos / "family").mkdir()
+    make_photos(settings.photos / "family" / "ada")
+    with pytest.raises(PhotoError, match=r"has no photos; folders in folders, which are not read: family/ada\."):
+        plan(settings)
+
+
+def test_a_photo_whose_name_gives_none_says_so(settings):
+    make_photos(settings.photos, ["李"])
+    [problem] = plan(settings).problems
+    assert problem.problem == "'李.png' has no letter a to z and no digit, so no name can be made of it."
+    assert "--from" in problem.remedy
 
 
 @pytest.fixture
@@ -179,6 +196,7 @@ def test_what_a_program_wrote_as_csv_is_read_back(tmp_path_factory, rows):
         b"name,photo,colour\nada,ada.png,red\n",
         b"name\nada\n",
         b"name,photo,name\nada,ada.png,ada\n",
+        b"name;photo\nada;ada.png\n",
         b"name,photo\nada,ada.png,7\n",
         b"name,photo\nada\n",
         b'name,photo\n"ada,ada.png\n',
@@ -189,8 +207,20 @@ def test_what_a_program_wrote_as_csv_is_read_back(tmp_path_factory, rows):
 def test_a_table_of_another_form_is_refused_as_a_whole(settings, tmp_path, content):
     path = tmp_path / "people.csv"
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match=r"people\.csv"):
+    with pytest.raises(ConfigError, match=r"people\.csv") as refusal:
         plan(settings, path)
+    assert all(words in refusal.value.remedy for words in ("UTF-8", "commas", "name,photo"))
+
+
+def test_a_column_between_tabs_is_named_as_it_is(settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"it has a column 'name\\tphoto'"):
+        plan(settings, write_table(tmp_path, "ada\tada.png", header="name\tphoto"))
+
+
+def test_a_table_that_is_not_there_is_no_matter_of_its_lines(settings, tmp_path):
+    with pytest.raises(ConfigError, match=r"There is no table") as refusal:
+        plan(settings, tmp_path / "people.csv")
+    assert "--from" in refusal.value.remedy
 
 
 def test_a_table_that_is_too_large_is_not_read(settings, tmp_path):
@@ -226,7 +256,11 @@ def test_a_row_that_cannot_be_is_a_problem_and_the_others_are_items(settings, tm
     (settings.photos / "link.png").symlink_to(tmp_path / "secret.png")
     found = plan(settings, write_table(tmp_path, "bob,bob.png,,,,", row))
     assert [item.name for item in found.items] == ["bob"]
-    assert [one.name for one in found.problems] == [row.split(",")[0]]
+    [problem] = found.problems
+    assert problem.name == row.split(",")[0]
+    assert "--face" not in problem.problem + problem.remedy  # a batch has a column for it
+    if problem.photos in (("link.png",), ("../secret.png",), ("/etc/hostname",)):
+        assert "leads out of the folder" in problem.problem
 
 
 def test_a_photo_of_the_folder_may_be_named_by_its_whole_path(settings, tmp_path, monkeypatch):

@@ -190,6 +190,9 @@ def test_photos_that_cannot_be_learned_stop_nothing(settings, work_off, tmp_path
     problems = list_problems(plan.items, changed)
     assert {one.name: one.tries for one in problems} == {"noface": 1, "pair": 1, "damaged": 1, "huge": 1}
     assert all(one.put_aside and one.remedy for one in problems)
+    remedies = {one.name: one.remedy for one in problems}
+    assert "`sefi learn` also takes its place (--box)" in remedies["noface"]  # a batch has no such option
+    assert "column face of a batch's table" in remedies["pair"]
     assert "64 MB" in next(one.problem for one in problems if one.name == "huge")
     assert work_off(settings, table, detector=EMBEDDED_EVALUATORS / DETECTOR)[1] == []
     assert len(work_off(settings, table, retry=True, detector=EMBEDDED_EVALUATORS / DETECTOR)[1]) == 4
@@ -389,6 +392,17 @@ def test_a_file_of_somebody_else_is_not_replaced(settings, work_off, backbone):
     assert after["ada.safetensors"] == before["ada.safetensors"]
     assert after["bob.png"] == before["bob.png"]
     assert {one.name for one in list_problems(plan.items, settings)} == {"ada", "bob"}
+
+
+def test_an_identity_that_was_damaged_by_hand_is_not_replaced_and_says_what_to_do(settings, work_off):
+    work_off(settings)
+    path = settings.folder / "ada.safetensors"
+    path.write_bytes(path.read_bytes() + b"x")
+    plan, _ = work_off(settings)
+    [problem] = list_problems(plan.items, settings)
+    assert "was changed since" in problem.problem
+    assert "--retry" in problem.remedy
+    assert path.read_bytes().endswith(b"x")
 
 
 def test_a_full_disk_ends_the_batch(settings, work_off, monkeypatch):

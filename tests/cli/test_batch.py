@@ -7,6 +7,7 @@ import pytest
 from tests.batch.conftest import make_photos
 from tests.cli.conftest import CONSENT
 
+from sefi.batch.plan import ItemProblem
 from sefi.cli.batch import PAGE_LOCK, format_batch
 
 WORDS = ("--class-word", "dog", "--steps", 2, "--set", "learn.batch=1", "--set", "generate.steps=1", "--any-style")
@@ -180,7 +181,16 @@ def test_only_images_are_named_as_not_read():
         "learned": ["ada"],
         "finished": [],
         "page": "index.html",
-        "ignored": ["a/Thumbs.db", "b.TIF", "notes.txt"],
+        "ignored": ["a/2026/", "a/Thumbs.db", "b.TIF", "notes.txt"],
     }
-    assert format_batch(record, []).splitlines()[1:] == ["files left out; of formats that are not read: b.TIF"]
-    assert len(format_batch(record | {"ignored": ["notes.txt"]}, []).splitlines()) == 1
+    assert format_batch(record, [], worked=True).splitlines()[1:] == [
+        "left out; of formats that are not read: b.TIF; folders in folders, which are not read: a/2026"
+    ]
+    assert len(format_batch(record | {"ignored": ["notes.txt"]}, [], worked=True).splitlines()) == 1
+
+
+def test_a_batch_in_which_all_failed_had_something_to_do():
+    record = {"learned": [], "finished": ["ada"], "page": "index.html", "ignored": [], "failures": "failures.csv"}
+    failed = [ItemProblem("bob", ("bob.png",), "No face was found in the photo.", "Use another.", tries=1)]
+    assert format_batch(record, failed, worked=True).startswith("learned 0, 1 were there: index.html\n")
+    assert format_batch(record, failed, worked=False).startswith("nothing to do: 1 are there: index.html\n")

@@ -155,7 +155,7 @@ def test_no_face() -> None:
 
 
 def test_several_faces_are_listed() -> None:
-    with pytest.raises(FaceError, match=r"3 faces: 1 at x = 45 .*--face 3"):
+    with pytest.raises(FaceError, match=r"3 faces: 1 at x = 45 .*1 to 3 from the left: --face"):
         choose_face([face_at(200), face_at(5), face_at(90)])
 
 

@@ -25,9 +25,9 @@ from sefi.core.files import IMAGE_SUFFIXES, describe_missing_folder, describe_un
 from sefi.core.own_files import hash_own_file
 from sefi.core.progress import Progress
 from sefi.core.prompts import NAME, check_crop_options, check_name, check_photo_count
-from sefi.core.reading import InvalidFileError, is_inside, read_json, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, is_inside, read_json, read_user_text, translate_file_errors
 from sefi.core.rng import require_seed
-from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates
+from sefi.core.text import dump_json, escape_controls, escape_formula, escape_surrogates, format_names
 from sefi.evaluation.encoders import hash_face_networks
 from sefi.methods import get_method
 from sefi.provenance.consent import require_consent
@@ -50,6 +50,10 @@ PREVIEWS = "previews"
 SMALL_IDENTITY = 32 << 20  # bytes of a file up to which an identity is known by the file's SHA-256
 NO_PHOTOS = "Name a folder of photos: one file, or one folder of files, for each person."
 UNREADABLE = "Allow it to be read, or move it away."
+TABLE_FORM = (
+    f"Write UTF-8 text with commas between the cells: first a line of column names, name,photo (besides "
+    f"{', '.join(COLUMNS[2:])} are known), then a line for each photo."
+)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class BatchPlan:
     Attributes:
         items: what can be tried.
         problems: what cannot.
-        ignored: files that are no photos, from the folder.
+        ignored: files that are no photos, from the folder; folders in folders, which are not read, end with a slash.
     """
 
     items: tuple[BatchItem, ...]
@@ -185,7 +189,7 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
     subjects, ignored = (read_people(table), ()) if table is not None else find_subjects(settings.photos)
     if not subjects:
         where = (
-            f"'{settings.photos}' has no photos{describe_unread(ignored)}"
+            f"'{settings.photos}' has no photos{describe_unread(ignored)}{describe_deep_folders(ignored)}"
             if table is None
             else f"'{table}' names nobody"
         )
@@ -207,7 +211,7 @@ def make_plan(settings: BatchSettings, table: Path | None, progress: Progress) -
 
 
 def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
-    """Return a subject for each photo of a folder and for each folder of photos in it, and the files that are none.
+    """Return a subject for each photo of a folder and for each folder of photos in it, and what else is there.
 
     A folder or a file that cannot be read is a subject with a fault: it stops no other.
 
@@ -224,12 +228,28 @@ def find_subjects(folder: Path) -> tuple[list[NamedSubject], list[str]]:
         except PhotoError as error:
             subjects.append(NamedSubject(make_item_name(path.name), [escape_surrogates(path.name)], fault=error))
             continue
-        ignored += [escape_surrogates(str(other.relative_to(folder))) for other in others]
+        ignored += [escape_surrogates(str(one.relative_to(folder))) + "/" * one.is_dir() for one in others]
         if photos:
-            name = path.stem if photos == [path] else path.name
             listed = [escape_surrogates(str(photo.relative_to(folder))) for photo in photos]
-            subjects.append(NamedSubject(make_item_name(name), listed))
+            name = make_item_name(path.stem if photos == [path] else path.name)
+            subjects.append(NamedSubject(name, listed, fault=None if name else make_nameless_error(path.name)))
     return subjects, ignored
+
+
+def make_nameless_error(name: str) -> SefiError:
+    """Return the error for a file or a folder whose name has no letter that a name in prompts may have."""
+    problem = f"'{escape_surrogates(name)}' has no letter a to z and no digit, so no name can be made of it."
+    return IdentityError(problem, "Rename it, or write a name for it in a table (--from).")
+
+
+def describe_deep_folders(names: Iterable[str]) -> str:
+    """Return the end of a sentence on a folder: which folders in its folders are not read.
+
+    >>> describe_deep_folders(["cy/2026/", "cy/notes.txt"]), describe_deep_folders(["cy/notes.txt"])
+    ('; folders in folders, which are not read: cy/2026', '')
+    """
+    deep = [name.removesuffix("/") for name in names if name.endswith("/")]
+    return f"; folders in folders, which are not read: {format_names(deep)}" if deep else ""
 
 
 def list_photo_files(path: Path) -> list[Path]:
@@ -238,9 +258,9 @@ def list_photo_files(path: Path) -> list[Path]:
 
 
 def list_other_files(path: Path) -> list[Path]:
-    """Return a file that is no photo, or those of a folder, hidden ones left out; `OSError`."""
-    files = [one for one in path.iterdir() if not one.is_dir()] if path.is_dir() else [path]
-    return sorted(one for one in files if one.name[0] != "." and not is_photo_file(one))
+    """Return a file that is no photo, or what in a folder is none, folders too, hidden ones left out; `OSError`."""
+    found = path.iterdir() if path.is_dir() else [path]
+    return sorted(one for one in found if one.name[0] != "." and not is_photo_file(one))
 
 
 def is_photo_file(path: Path) -> bool:
@@ -265,9 +285,10 @@ def read_people(table: Path) -> list[NamedSubject]:
     Raises:
         ConfigError: it is no table with the columns of `COLUMNS`, of which name and photo are needed.
     """
-    remedy = f"Write a line of column names first: name,photo; besides {', '.join(COLUMNS[2:])} are known."
-    with translate_file_errors(f"'{table}'", ConfigError, "is no table of people", remedy, also=(csv.Error,)):
-        text = read_text(table, LARGEST_TABLE).removeprefix("\ufeff")
+    if not table.exists():
+        raise ConfigError(f"There is no table '{table}'.", "Name a CSV file with --from.")
+    with translate_file_errors(f"'{table}'", ConfigError, "is no table of people", TABLE_FORM, also=(csv.Error,)):
+        text = read_user_text(table, LARGEST_TABLE)
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [cell.strip() for cell in next(rows, [])]
         check_header(header)
@@ -287,7 +308,7 @@ def check_header(header: Sequence[str]) -> None:
     unknown = [name for name in header if name not in COLUMNS]
     missing = [name for name in NEEDED if name not in header]
     if unknown:
-        raise InvalidFileError(f"it has a column {escape_controls(unknown[0])[:40]!r}")
+        raise InvalidFileError(f"it has a column '{escape_controls(unknown[0])[:40]}'")
     if missing or len(set(header)) < len(header):
         raise InvalidFileError(f"it has no column {missing[0]!r}" if missing else "it names a column twice")
 
@@ -327,7 +348,7 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
         config = override(config, [f"learn.class_word={values['class_word']}"])
     class_word = config.learn.class_word
     face = None if "face" not in values else parse_whole_number("face", values["face"], 1)
-    check_crop_options(class_word, crop=settings.crop, face=face)
+    check_face_column(class_word, face, len(subject.photos), crop=settings.crop)
     seed = require_seed(parse_whole_number("seed", values["seed"], 0)) if "seed" in values else settings.seed
     consent = values.get("consent") or settings.consent
     if consent is not None or not settings.model.is_embedded:
@@ -335,11 +356,20 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     photos = tuple(locate_photo_file(settings.photos, name) for name in subject.photos)
     if not photos:
         raise PhotoError(f"No photo of {subject.name!r} is named.", "Name one in the column photo.")
-    check_photo_count(len(photos), face=face, box=None)
     digests = [hash_photo(photo) for photo in photos]
     key = hash_values([subject.name, digests, config.model_dump(mode="json"), seed, face, consent, source])
     photo_names = tuple(shorten_photo_name(settings.photos, name) for name in subject.photos)
     return BatchItem(subject.name, photos, config, seed, face, consent, key, photo_names)
+
+
+def check_face_column(class_word: str, face: int | None, photos: int, *, crop: bool) -> None:
+    """Refuse a face that has no effect or belongs to one of several photos; `ConfigError` that names the column."""
+    try:
+        check_crop_options(class_word, crop=crop, face=face)
+        check_photo_count(photos, face=face, box=None)
+    except ConfigError as error:
+        words = (text.replace("--face", "the column face") for text in (error.problem, error.remedy))
+        raise ConfigError(*words) from None
 
 
 def parse_whole_number(column: str, text: str, least: int) -> int:
@@ -358,7 +388,7 @@ def locate_photo_file(folder: Path, name: str) -> Path:
     with suppress(OSError, ValueError):  # a name that no file can have
         path = folder / name
         if not is_inside(path, folder):
-            raise PhotoError(f"'{name}' is not in the folder of photos.", "Copy it there, and name it from there.")
+            raise PhotoError(f"'{name}' leads out of the folder of photos.", "Copy the photo itself into the folder.")
         if path.is_file():
             return path
     raise PhotoError(f"There is no photo '{name}' in the folder of photos.", "Correct the name, or copy it there.")

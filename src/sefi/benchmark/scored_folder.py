@@ -31,7 +31,7 @@ from sefi.core.reading import (
     is_inside,
     parse_object,
     read_json,
-    read_text,
+    read_user_text,
     translate_file_errors,
 )
 from sefi.core.text import SLUG_LENGTH, escape_surrogates, format_names, is_utf8, make_file_name, make_slug
@@ -276,7 +276,7 @@ def read_image_list(path: Path, hints: FolderHints) -> FoundFolder:
     images = list[FoundImage]()
     with translate_file_errors(path, ConfigError, "is no list of images", LAYOUTS):
         # JSON may hold what `splitlines` takes for the end of a line, as U+2028.
-        for number, line in enumerate(read_text(path, LARGEST_LIST).split("\n"), start=1):
+        for number, line in enumerate(read_user_text(path, LARGEST_LIST).split("\n"), start=1):
             if not line.strip():
                 continue
             with translate_file_errors(f"Line {number} of {path}", ConfigError, "is no image", LAYOUTS):
@@ -314,7 +314,7 @@ def read_dreambench(folder: Path, hints: FolderHints) -> FoundFolder:
                 continue
             sentence = folder / TEXTS / inner.name / f"{file.stem}.txt"
             with translate_file_errors(f"'{sentence}'", ConfigError, "is no prompt", LAYOUTS):
-                template = make_template(read_text(sentence, 4 * LONGEST_PROMPT), hints)
+                template = make_template(read_user_text(sentence, 4 * LONGEST_PROMPT), hints)
             name, _, number = file.stem.rpartition("_")
             seed = int(number) if name and number.isdecimal() and len(number) < 19 else None
             images.append(FoundImage(path, subject, template, seed, inner.name))

@@ -29,7 +29,7 @@ from sefi.core.files import (
 )
 from sefi.core.hints import suggest
 from sefi.core.prompts import check_syntax, is_person, strip_weights
-from sefi.core.reading import InvalidFileError, check_values, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, check_values, read_user_text, translate_file_errors
 from sefi.core.text import make_slug
 from sefi.methods import check_settings_exist, get_preset, select_read_settings
 from sefi.photo.augment import convert_to_bytes, crop_face, crop_middle
@@ -417,7 +417,7 @@ def find_data(name: str) -> Traversable:
 def read_toml(path: Path | Traversable) -> dict[str, Any]:
     """Return a TOML file as plain values; `ConfigError` if it is none."""
     with translate_file_errors(path, ConfigError, "is no TOML file", "Mend it."):
-        text = read_text(path, LARGEST_SUITE) if isinstance(path, Path) else path.read_text(encoding="utf-8")
+        text = read_user_text(path, LARGEST_SUITE) if isinstance(path, Path) else path.read_text(encoding="utf-8")
         if max(map(len, text.splitlines()), default=0) > LONGEST_LINE:
             raise InvalidFileError(f"a line has more than {LONGEST_LINE} letters")
         tree = tomllib.loads(text)

@@ -136,7 +136,8 @@ def run_batch(
         write_batch_pages(plan, batch, failed)
     record = describe_batch(batch, plan, standing, failed)
     record |= {"engine": engine.value, "jobs": jobs or 1, "seconds": round(time.monotonic() - started, 1)}
-    print_answer(record, format_batch(record, failed), as_json=as_json, command="batch")
+    text = format_batch(record, failed, worked=bool(standing.pending))
+    print_answer(record, text, as_json=as_json, command="batch")
     if failed:
         raise typer.Exit(NOT_LEARNED)
 
@@ -352,23 +353,26 @@ def describe_failed(one: "ItemProblem") -> dict[str, object]:
     }
 
 
-def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]") -> str:
-    """Return what was learned, what was there, and what failed, as a text."""
+def format_batch(record: dict[str, object], failed: "Sequence[ItemProblem]", *, worked: bool) -> str:
+    """Return what was learned, what was there, and what failed, as a text.
+
+    Args:
+        worked: somebody waited to be learned, whether or not that ended well.
+    """
+    from sefi.batch.plan import describe_deep_folders
     from sefi.core.files import describe_unread
 
     learned, finished = record["learned"], record["finished"]
     assert isinstance(learned, list)
     assert isinstance(finished, list)
-    done = (
-        f"learned {len(learned)}, {len(finished)} were there"
-        if learned
-        else f"nothing to do: {len(finished)} are there"
-    )
+    done = f"learned {len(learned)}, {len(finished)} were there"
+    if not worked:
+        done = f"nothing to do: {len(finished)} are there"
     lines = [f"{done}: {record['page']}"]
     ignored = record["ignored"]
     assert isinstance(ignored, list)
-    if unread := describe_unread(ignored):
-        lines.append(f"files left out{unread}")
+    if left_out := describe_unread(ignored) + describe_deep_folders(ignored):
+        lines.append(f"left out{left_out}")
     lines += [f"not learned: {one.name or ', '.join(one.photos)}: {one.problem}" for one in failed[:20]]
     lines += [f"... {len(failed) - 20} more" for _ in failed[20:21]]
     return "\n".join([*lines, *([f"all of them: {record['failures']}"] if failed else [])])

@@ -180,12 +180,12 @@ def read_prompts(path: Path | None) -> tuple[str, ...]:
     Raises:
         ConfigError: it cannot be read.
     """
-    from sefi.core.reading import read_text, translate_file_errors
+    from sefi.core.reading import read_user_text, translate_file_errors
 
     if path is None:
         return ()
     with translate_file_errors(f"'{path}'", ConfigError, "is no list of prompts", "Write one prompt a line."):
-        lines = [" ".join(line.split()) for line in read_text(path, LARGEST_PROMPTS).splitlines()]
+        lines = [" ".join(line.split()) for line in read_user_text(path, LARGEST_PROMPTS).splitlines()]
     return tuple(dict.fromkeys(line for line in lines if line))
 
 

@@ -36,7 +36,10 @@ Devices = Annotated[
 ]
 MaxBatch = Annotated[int, typer.Option("--max-batch", min=1, max=256, help="Maximum images generated at once.")]
 MaxWait = Annotated[float, typer.Option("--max-wait", min=0, max=10, help="Seconds an image waits for others.")]
-MaxQueue = Annotated[int, typer.Option("--max-queue", min=1, max=100_000, help="Maximum waiting images.")]
+MaxQueue = Annotated[
+    int,
+    typer.Option("--max-queue", min=1, max=100_000, help="Maximum waiting images; never fewer than --max-count."),
+]
 MaxCount = Annotated[int, typer.Option("--max-count", min=1, max=1024, help="Maximum images of one request.")]
 MaxSteps = Annotated[int, typer.Option("--max-steps", min=1, max=10_000, help="Maximum steps of one request.")]
 MaxPixels = Annotated[int, typer.Option("--max-pixels", min=64, help="Maximum pixels of one image.")]
@@ -112,12 +115,12 @@ def read_api_key(file: Path | None) -> str | None:
     Raises:
         ConfigError: it cannot be read, is too short, or has other characters than printable ASCII.
     """
-    from sefi.core.reading import read_text, translate_file_errors
+    from sefi.core.reading import read_user_text, translate_file_errors
 
     key = os.environ.get(KEY_VARIABLE) or None
     if file is not None:
         with translate_file_errors(file, ConfigError, "holds no API key", "Write the key into it, on one line."):
-            key = read_text(file, 4 * LONGEST_KEY).strip()
+            key = read_user_text(file, 4 * LONGEST_KEY).strip()
     if key is None:
         return None
     if not (SHORTEST_KEY <= len(key) <= LONGEST_KEY and key.isascii() and key.isprintable() and " " not in key):

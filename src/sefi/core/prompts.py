@@ -256,7 +256,7 @@ def make_angled_error(text: str) -> PromptError:
     if ADAPTER.match(text):
         return PromptError(
             f"Prompts load no LoRA or other adapter: {text!r}.",
-            "Leave it out; subjects come from identity files (-i FILE).",
+            "Leave it out; subjects come from identity files.",
         )
     inner = text.strip("<> ")
     if re.fullmatch(NAME, inner):

@@ -167,6 +167,14 @@ def read_text(path: Path, largest: int) -> str:
     return read_bytes(path, largest).decode("utf-8")
 
 
+def read_user_text(path: Path, largest: int) -> str:
+    """Return what somebody wrote into a UTF-8 text file, without the byte order mark that some editors begin with.
+
+    Errors as of `read_text`.
+    """
+    return read_text(path, largest).removeprefix("\ufeff")
+
+
 def read_json(path: Path, largest: int = LARGEST_JSON, *, integers: int = LARGEST_INTEGER) -> dict[str, Any]:
     """Return the JSON object in a file, within all limits; the errors of `read_text` and `parse_object`."""
     return parse_object(read_text(path, largest), integers=integers)

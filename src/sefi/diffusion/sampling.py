@@ -304,7 +304,7 @@ def check_size(backbone: Backbone, settings: GenerateSettings) -> None:
             near = sorted({nearest, (side // step + 1) * step})
             raise ConfigError(
                 f"This model's images have sides of multiples of {step} pixels, and the {name} is {side}.",
-                f"Use --{name} {' or '.join(map(str, near))}.",
+                f"Use a {name} of {' or '.join(map(str, near))}.",
             )
     height, width = get_image_size(backbone, settings)
     largest = max(LARGEST_AREA, backbone.resolution**2)

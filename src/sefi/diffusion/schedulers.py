@@ -167,7 +167,7 @@ def check_steps(backbone: Backbone, steps: int) -> None:
     if steps > total:
         raise ConfigError(
             f"{steps} denoising steps are more than the {total} timesteps of this model.",
-            f"Use --steps {total} or fewer.",
+            f"Use {total} steps or fewer.",
         )
 
 

@@ -26,7 +26,7 @@ from sefi.core.config import (
 from sefi.core.errors import ConfigError
 from sefi.core.progress import Progress, SilentProgress
 from sefi.core.prompts import CHARACTERS, PEOPLE, is_person
-from sefi.core.reading import InvalidFileError, read_text, translate_file_errors
+from sefi.core.reading import InvalidFileError, read_user_text, translate_file_errors
 from sefi.diffusion.conditioning import IdentityConditioner
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.diffusion.text import compute_class_row, tokenize_text
@@ -377,7 +377,7 @@ def read_listed_names(path: Path) -> list[str]:
         ConfigError: the file cannot be read, is too long or has no name.
     """
     with translate_file_errors(path, ConfigError, "is no list of names", "Give a text file with a name a line."):
-        lines = read_text(path, LARGEST_LIST).splitlines()
+        lines = read_user_text(path, LARGEST_LIST).splitlines()
         if len(lines) > MOST_NAMES:
             raise InvalidFileError(f"it has {len(lines):,} lines; at most {MOST_NAMES:,} are read")
         for number, line in enumerate(lines, 1):

@@ -209,12 +209,12 @@ def choose_face(faces: Sequence[Face], number: int | None = None, reduction: int
     if not ordered:
         raise FaceError(
             "No face was found in the photo.",
-            "Use a photo with one clear face, say where it is (--box), or take the whole image (--no-crop).",
+            "Use a photo with one clear face. `sefi learn` also takes its place (--box) or all of it (--no-crop).",
         )
     if number is None and len(ordered) > 1:
         raise FaceError(
             f"The photo shows {len(ordered)} faces: {_list_faces(ordered, reduction)}.",
-            f"Choose one with --face 1 to --face {len(ordered)}, counted from the left.",
+            f"Choose one, 1 to {len(ordered)} from the left: --face of `sefi learn`, column face of a batch's table.",
         )
     if number is not None and not 1 <= number <= len(ordered):
         raise FaceError(

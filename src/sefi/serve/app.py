@@ -263,7 +263,7 @@ def add_routes(app: FastAPI, service: ImageService) -> None:
         "/healthz": ("health", answer_health, "Whether every worker runs"),
         "/readyz": ("readiness", answer_readiness, "Whether requests are taken"),
         "/metrics": ("metrics", answer_metrics, "Figures in Prometheus' text format"),
-        "/v1/identities": ("identities", answer_identities, "The names that prompts may have"),
+        "/v1/identities": ("identities", answer_identities, "The names that the folder has files for"),
     }
     for path, (name, answer, summary) in simple.items():
         app.get(path, operation_id=name, summary=summary, response_class=Response)(partial(answer, service))
@@ -367,6 +367,7 @@ async def wait_for_images(tickets: Sequence[Ticket], request: Request, seconds: 
         SefiError: why an image cannot be drawn.
     """
     generation = asyncio.gather(*(asyncio.wrap_future(ticket.result) for ticket in tickets))
+    generation.add_done_callback(read_failure)
     leaving = asyncio.create_task(wait_until_gone(request))
     try:
         done, _ = await asyncio.wait({generation, leaving}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
@@ -382,6 +383,12 @@ async def wait_for_images(tickets: Sequence[Ticket], request: Request, seconds: 
     finally:
         leaving.cancel()
         generation.cancel()
+
+
+def read_failure(generation: asyncio.Future[list[GeneratedImage]]) -> None:
+    """Read why images failed or were given up: asyncio writes a failure that nobody read to stderr."""
+    if not generation.cancelled():
+        generation.exception()
 
 
 async def wait_until_gone(request: Request) -> None:

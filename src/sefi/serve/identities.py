@@ -74,11 +74,7 @@ class IdentityFolder:
             with os.scandir(self.folder) as entries:
                 files = [entry.name for entry in entries if entry.name.endswith(SUFFIX) and self.has_file(entry)]
         except OSError as error:
-            raise ServeError(
-                f"The folder of identities cannot be read: {describe_fault(error)}.",
-                "Tell whoever runs this server.",
-                HTTPStatus.SERVICE_UNAVAILABLE,
-            ) from None
+            raise make_folder_error(error) from None
         stems = [name.removesuffix(SUFFIX) for name in files]
         return sorted(stem for stem in stems if re.fullmatch(NAME, stem))[:MOST_LISTED]
 
@@ -86,7 +82,8 @@ class IdentityFolder:
         """Return an identity; its file is read where it was not, or has changed.
 
         Raises:
-            ServeError: 404 where there is no such file, 403 where its consent has expired, 422 where it cannot be used.
+            ServeError: 404 where there is no such file, 403 where its consent has expired, 422 where it cannot be used,
+                503 where the folder cannot be read.
             IdentityError: the file is damaged, or of another model.
         """
         path = self.find_file(name)
@@ -94,6 +91,7 @@ class IdentityFolder:
             version = read_version(path)
             if version is None:
                 self._held.pop(name, None)  # who is forgotten is not held either
+                self.check_folder()
                 raise make_missing_error(name)
             served = self._held.get(name)
             if served is None or served.version != version:
@@ -104,6 +102,13 @@ class IdentityFolder:
             self._held.move_to_end(name)
         check_expiry(served.identity)
         return served
+
+    def check_folder(self) -> None:
+        """Refuse to call somebody missing where the folder itself cannot be read; `ServeError` 503."""
+        try:
+            os.scandir(self.folder).close()
+        except OSError as error:
+            raise make_folder_error(error) from None
 
     def _drop_oldest(self) -> None:
         taken = sum(one.size for one in self._held.values())
@@ -175,6 +180,15 @@ def make_missing_error(name: str) -> ServeError:
     """Return the error for a name without a file."""
     return ServeError(
         f"There is no identity {name[:80]!r} here.", "GET /v1/identities lists the names.", HTTPStatus.NOT_FOUND
+    )
+
+
+def make_folder_error(error: OSError) -> ServeError:
+    """Return the error for a folder that cannot be read, which a request cannot help."""
+    return ServeError(
+        f"The folder of identities cannot be read: {describe_fault(error)}.",
+        "Tell whoever runs this server.",
+        HTTPStatus.SERVICE_UNAVAILABLE,
     )
 
 
