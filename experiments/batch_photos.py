@@ -34,6 +34,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).parents[1]
 RECORD = ROOT / "experiments" / "records" / "batch.json"
 SIDE = 256  # pixels of a photo
+WHOLE = 100  # photos, of which the ratio is not computed but measured
 FEW_STEPS = ("--steps", "2", "--set", "generate.steps=2")
 
 
@@ -186,6 +187,7 @@ def main() -> None:
         found = measure_costs(options.photos, options.preset, steps)
         name = "cost" if options.preset == "scratch" else f"cost_{options.preset}"
         name += "_no_previews" if options.no_previews else ""
+        name += f"_of_{options.photos}" if options.photos >= WHOLE else ""
     else:
         with tempfile.TemporaryDirectory() as folder:
             found, name = try_kill(options.kill, options.people, Path(folder)), f"kill_{options.kill}"
