@@ -19,6 +19,14 @@ import pytest
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Help and errors are tested as plain text of 80 columns, also where the caller's variables ask for something else:
+# typer takes those of GitHub's workflows for a terminal with colours.
+os.environ.pop("COLUMNS", None)
+os.environ.pop("TERMINAL_WIDTH", None)
+os.environ.pop("FORCE_COLOR", None)
+os.environ.pop("PY_COLORS", None)
+os.environ.pop("TTY_COMPATIBLE", None)
+os.environ.pop("GITHUB_ACTIONS", None)
 # No key of an installation, for the programs that tests start too: the marks are the same on every machine.
 os.environ["SEFI_KEY_FILE"] = str(Path(__file__).parent / "no-installation.key")
 

@@ -25,7 +25,6 @@ def test_the_list_of_files_that_send_sigint_is_complete():
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 @pytest.mark.skipif(os.name == "nt", reason="a POSIX shell ignores the signal")
 def test_they_pass_where_sigint_is_ignored():
     run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", " or ".join(SENDERS.values())]

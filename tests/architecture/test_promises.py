@@ -54,7 +54,6 @@ def events_of(code, folder, *words):
 
 @pytest.mark.slow
 @pytest.mark.world
-@pytest.mark.timeout(600)
 def test_learning_and_generating_use_no_network_and_unpickle_nothing(tmp_path):
     assert events_of(RUN, tmp_path, "demo", "--quick") == []
     assert (tmp_path / "demo" / "ada.safetensors").is_file()

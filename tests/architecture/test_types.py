@@ -42,7 +42,6 @@ def check_types(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_a_script_of_a_user_sees_real_types(tmp_path):
     found = check_types(tmp_path)
     types = [each["message"] for each in found if each["severity"] == "information"]

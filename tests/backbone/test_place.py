@@ -1,11 +1,20 @@
 """A model moves as torch's do, is shown in one line, and has a dtype that its device is good at."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from sefi.backbone.bundle import parse_device, parse_dtype
 from sefi.backbone.open import MODELS, check_calls, choose_dtype, open_backbone
 from sefi.core.errors import BackboneError, ConfigError
+
+
+@pytest.fixture
+def backbone(backbone):
+    """A copy of the tiny model: what is rounded to another type stays so, for every test after it too."""
+    return replace(backbone, **{name: copy.deepcopy(network) for name, network in backbone.networks.items()})
 
 
 def test_moving_changes_every_network_in_place(backbone):

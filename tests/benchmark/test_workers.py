@@ -79,9 +79,15 @@ def work_beside_kills(pipe, threads=1):
         pipe.send(ReadyForWork())
         number = pipe.recv()
         (FOLDER / f"{number}.taken").touch()
-        while len(list(FOLDER.glob("*.killed"))) < MOST_DEATHS:
-            time.sleep(0.01)
-        time.sleep(0.3)  # in which the last of them is noted
+        while len(list(FOLDER.glob("*.killed"))) < MOST_DEATHS or any(map(is_there, FOLDER.glob("*.killed"))):
+            time.sleep(0.01)  # until the last of them is noted
+
+def is_there(file):
+    try:
+        os.kill(int(file.stem), 0)
+    except ProcessLookupError:  # neither running nor a zombie
+        return False
+    return True
 
 def remark(pipe, threads=1):
     import logging
@@ -140,6 +146,9 @@ def benches(tmp_path, monkeypatch):
     sys.modules.pop("benches", None)
     yield __import__("benches")
     sys.modules.pop("benches", None)
+
+
+LONGEST_LIFE = 60  # seconds; most of what a worker lives on it needs to start Python, and make_images takes 1000
 
 
 class Numbers:
@@ -208,7 +217,7 @@ def test_workers_do_not_outlive_a_starter_killed_while_they_start(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         lived_on, images = kill_starter_after(seconds, folder)
-        assert lived_on < 2, f"killed after {seconds:.2f} s"
+        assert lived_on < LONGEST_LIFE, f"killed after {seconds:.2f} s"
         assert not images
 
 
@@ -220,7 +229,7 @@ def test_workers_do_not_outlive_a_starter_killed_at_any_moment(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         lived_on, images = kill_starter_after(seconds, folder, "make_images_with_torch", at_work=at_work)
-        assert lived_on < 2, f"killed after {seconds:.2f} s"
+        assert lived_on < LONGEST_LIFE, f"killed after {seconds:.2f} s"
         assert not images
         if at_work:
             assert list(folder.glob("*.png")), "no worker came as far as making images"

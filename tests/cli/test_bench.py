@@ -209,7 +209,8 @@ def test_workers_that_are_killed_from_outside_cost_a_run_nothing(sefi, asked, tm
 
     killer = threading.Thread(target=kill_workers, daemon=True)
     killer.start()
-    found = sefi("bench", "run", *asked, "--jobs", 2, "--json")
+    # Images take long enough for the workers to be at work when they are killed, however late that is noticed.
+    found = sefi("bench", "run", *asked, "--jobs", 2, "--set", "generate.steps=100", "--json")
     killer.join(0)
     assert not killer.is_alive()
     assert found.exit_code == 0, found.output

@@ -14,7 +14,6 @@ WORDS = {"learn": LEARN, "generate": GENERATE, "doctor": ["doctor"], "verify": [
 
 @pytest.mark.slow
 @pytest.mark.world
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="other systems do not keep to the limit")
 @pytest.mark.parametrize("name", WORDS)
 def test_a_limit_of_the_address_space_is_no_crash(name, tmp_path, monkeypatch):

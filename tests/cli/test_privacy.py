@@ -51,8 +51,9 @@ def list_secrets(photo):
         whole = image.info["exif"]
     texts = [OWNER, SERIAL, *(str(number) for number in PLACE)]
     secrets = [text.encode(code) for text in texts for code in ("utf-8", "utf-16-le")]
-    numbers = [Fraction(str(number)) for number in PLACE]
-    secrets += [one.numerator.to_bytes(4, order) for one in numbers for order in ("little", "big")]
+    # Four bytes alone are somewhere in megabytes of compressed pixels, by chance.
+    numbers = [Fraction(str(number)).as_integer_ratio() for number in PLACE]
+    secrets += [b"".join(part.to_bytes(4, order) for part in one) for one in numbers for order in ("little", "big")]
     assert sum(secret in photo.read_bytes() for secret in secrets) >= 4  # else nothing would be searched for
     return [*secrets, whole[20:60]]
 

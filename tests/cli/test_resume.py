@@ -247,12 +247,17 @@ def test_a_second_signal_ends_the_program_at_once(step, tmp_path, numbers, code)
 
 
 def wait_until_handled(program):
-    """Wait until a process has no signal that is pending; two of one kind would be one."""
-    for _ in range(200):
-        pending = re.findall(r"(?:SigPnd|ShdPnd):\s*(\w+)", Path(f"/proc/{program}/status").read_text())
-        if not any(int(mask, 16) for mask in pending):
+    """Wait until a process has no signal that is pending; two of one kind would be one.
+
+    It has to sleep again too: what Python does on a signal comes after the system has handed it over.
+    """
+    for _ in range(6000):
+        status = Path(f"/proc/{program}/status").read_text()
+        pending = re.findall(r"(?:SigPnd|ShdPnd):\s*(\w+)", status)
+        if re.search(r"^State:\s*[SZ]", status, re.MULTILINE) and not any(int(mask, 16) for mask in pending):
             return
         time.sleep(0.01)
+    raise AssertionError(f"a signal was not handled: {status}")
 
 
 @pytest.mark.slow

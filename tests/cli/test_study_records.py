@@ -253,7 +253,6 @@ def test_a_changed_run_or_cell_is_reported_or_refused(sefi, real, folder, comman
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, command):
     codes = Counter(
@@ -263,7 +262,6 @@ def test_hundreds_of_changed_runs_are_reported_or_refused(sefi, real, folder, co
 
 
 @pytest.mark.thorough
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("command", COMMANDS)
 def test_hundreds_of_changed_cells_are_reported_or_refused(sefi, real, folder, command):
     run = alone(real)
@@ -334,7 +332,6 @@ def test_every_name_that_a_run_may_have_is_reported(sefi, real, folder, old, new
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 @pytest.mark.parametrize("tiny", [0.0, 5e-324, -1e-310])
 @pytest.mark.parametrize("field", [name for name, value in SCORES.items() if isinstance(value, float)])
 def test_scores_that_hardly_differ_are_reported(sefi, real, folder, field, tiny):

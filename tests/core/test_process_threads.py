@@ -1,6 +1,7 @@
 """Threads by what a process may use; OpenMP that sleeps while it waits; whatever the user has set stays."""
 
 import ast
+import functools
 import json
 import os
 import subprocess
@@ -58,6 +59,14 @@ def fresh(entry, system="/nowhere", cores=8, **environment):
     return {name: value for name, value in variables.items() if name in VARIABLES}, count
 
 
+@functools.cache
+def count_threads_of_torch(**environment):
+    """Return how many threads torch takes by itself: of cores that share their arithmetic it counts one."""
+    plain = {name: value for name, value in os.environ.items() if name not in VARIABLES}
+    command = [sys.executable, "-c", "import torch; print(torch.get_num_threads())"]
+    return int(subprocess.run(command, env=plain | environment, capture_output=True, text=True, check=True).stdout)
+
+
 WAITING = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000", "KMP_BLOCKTIME": "0"}
 
 
@@ -65,7 +74,7 @@ def test_importing_sefi_limits_spinning_and_chooses_no_number(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
     variables, count = fresh("library", quota)
     assert variables == WAITING
-    assert count == process.count_affine_cores()
+    assert count == count_threads_of_torch()
 
 
 @pytest.mark.slow
@@ -77,15 +86,14 @@ def test_the_program_takes_no_more_threads_than_the_quota_pays_for(tmp_path):
 @pytest.mark.slow
 def test_without_a_lower_quota_the_libraries_choose(tmp_path):
     wide = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "800000 100000\n"})
-    assert fresh("program", wide) == (WAITING, process.count_affine_cores())
+    assert fresh("program", wide) == (WAITING, count_threads_of_torch())
 
 
 @pytest.mark.slow
 def test_what_the_user_has_set_stays(tmp_path):
     quota = write(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
-    everything = min(2, process.count_affine_cores())  # torch takes no more than there are cores
     chosen = {"OMP_WAIT_POLICY": "ACTIVE", "OMP_NUM_THREADS": "2"}
-    assert fresh("program", quota, **chosen) == (chosen, everything)
+    assert fresh("program", quota, **chosen) == (chosen, count_threads_of_torch(**chosen))
     assert fresh("program", quota, KMP_BLOCKTIME="200") == ({"KMP_BLOCKTIME": "200", "OMP_NUM_THREADS": "1"}, 1)
 
 

@@ -11,10 +11,7 @@ from tiny_portraits.text.tokenizing import build_tokenizer
 
 
 def make_model(folder: Path) -> Backbone:
-    """Make the model, always the same with the tokenizer of a folder; where it holds none, one is trained.
-
-    Two processes never train the same tokenizer: the order of its tokens is by chance.
-    """
+    """Make the model, always the same, with the tokenizer of a folder; where it holds none, one is trained."""
     if any(folder.glob("tokenizer*.json")):
         return make_backbone(CLIPTokenizer.from_pretrained(folder))
     words = {*PROMPT_WORDS, *" ".join(FACE_TEMPLATES).replace("{}", "").replace("-", " ").split()}

@@ -56,7 +56,13 @@ def test_a_benchmark_run_that_is_killed_ends_with_the_same_files(benchmark_run, 
 @pytest.mark.thorough
 @pytest.mark.timeout(3600)
 def test_a_benchmark_run_is_killed_at_many_moments(benchmark_run, tmp_path):
-    moments = islice(draw_moments(1, benchmark_run.seconds), MOMENTS)
-    tries = [benchmark_run.try_kill(tmp_path / "run", seconds) for seconds in moments]
-    assert [fault for _, fault in tries if fault] == []
-    assert sum(killed for killed, _ in tries) > MOMENTS / 2
+    """Other moments are tried for those at which the run was over: the machine may have got faster meanwhile."""
+    faults, kills = [], 0
+    for seconds in islice(draw_moments(1, benchmark_run.seconds), 5 * MOMENTS):
+        killed, fault = benchmark_run.try_kill(tmp_path / "run", seconds)
+        faults += [fault] if fault else []
+        kills += killed
+        if kills == MOMENTS:
+            break
+    assert faults == []
+    assert kills == MOMENTS

@@ -35,7 +35,6 @@ needs_comfyui = pytest.mark.skipif(not COMFYUI, reason="the variable COMFYUI nam
 @needs_comfyui
 @pytest.mark.slow
 @pytest.mark.world
-@pytest.mark.timeout(900)
 def test_every_call_of_the_unet_gives_what_sefi_gives(answer):
     assert len(answer["samplers"]) == 7
     for one in answer["samplers"]:

@@ -96,7 +96,6 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reader]:
 
 @pytest.mark.slow
 @pytest.mark.world
-@pytest.mark.timeout(900)  # two processes load torch, on whatever machine
 def test_the_page_leads_to_a_method_that_passes_every_check(reader: Reader) -> None:
     blocks = BLOCK.findall(PAGE.read_text(encoding="utf-8"))
     assert [kind for _, _, kind, _ in blocks] == ["sh", "toml", "sh", "python", "sh", "python", "sh"]

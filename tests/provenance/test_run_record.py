@@ -66,11 +66,20 @@ def test_what_no_version_wrote_is_refused(change):
         RunRecord.model_validate(make_record().dump() | change)
 
 
-def test_no_name_of_a_user_or_a_machine_is_recorded():
+def test_no_name_of_a_user_or_a_machine_is_recorded(monkeypatch):
+    """With names that are part of no other word, as that of a machine called "linux" would be."""
+    user, machine = "quillon", "vexworth-7"
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, user)
+    monkeypatch.setenv("HOME", f"/home/{user}")
+    system = platform.uname()
+    named = platform.uname_result(system.system, machine, system.release, system.version, system.machine)
+    monkeypatch.setattr(platform, "uname", lambda: named)
+    monkeypatch.setattr(socket, "gethostname", lambda: machine)
+    assert (getpass.getuser(), platform.node(), socket.gethostname()) == (user, machine, machine)
     text = json.dumps(make_record().dump())
-    # A name such as "root" of two or three letters may be part of any word.
-    names = [name for name in (getpass.getuser(), socket.gethostname()) if len(name) > 4]
-    assert not [name for name in (*names, str(platform.node()), "/home", "/root") if name and name in text]
+    assert system.system in text
+    assert not [name for name in (user, machine, "/home", "/root") if name in text]
 
 
 def test_a_source_is_named_without_its_place(tmp_path, monkeypatch):

@@ -88,13 +88,18 @@ def test_images_that_nobody_wants_make_room_and_are_not_begun():
     assert queue.take() == [first, third, fourth]
 
 
-def test_an_image_waits_for_others_but_not_for_long():
+def test_an_image_waits_for_others_but_not_for_long(monkeypatch):
+    now = [batching.time.monotonic()]
+    monkeypatch.setattr(batching.time, "monotonic", lambda: now[0])
     queue = batching.ImageQueue(limits.RequestLimits(batch=3, wait=0.3))
     found = []
     taker = threading.Thread(target=lambda: found.append(queue.take()))
     taker.start()
     first = queue.add(make_tasks(1))
+    taker.join(0.5)
+    assert found == []  # by the queue's clock no time has passed
     second = queue.add(make_tasks(1))
+    now[0] += 1000
     taker.join(30)
     assert found == [first + second]
     full = batching.ImageQueue(limits.RequestLimits(batch=3, wait=1000))

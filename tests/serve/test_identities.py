@@ -1,7 +1,7 @@
 """Identities of a folder by name: new, changed and removed files are noticed; names are no paths."""
 
 import os
-from datetime import date, timedelta
+from datetime import date
 from hashlib import sha256
 from http import HTTPStatus
 
@@ -144,9 +144,17 @@ def test_errors_do_not_say_where_the_folder_is(opened, folder, people):
     assert str(folder) not in str(refused.value)
 
 
-def test_an_expired_consent_is_refused_on_the_day_after(opened, folder, people):
-    for name, days in (("gone", -1), ("today", 0)):
-        last = date.today() + timedelta(days)  # noqa: DTZ011  the day where the server is
+class MayDay(date):
+    """The calendar of one day: a real one may end within the test."""
+
+    @classmethod
+    def today(cls):
+        return cls(2026, 5, 1)
+
+
+def test_an_expired_consent_is_refused_on_the_day_after(opened, folder, people, monkeypatch):
+    monkeypatch.setattr("sefi.provenance.consent.date", MayDay)
+    for name, last in (("gone", "2026-04-30"), ("today", "2026-05-01")):
         header = people["p0"].header.model_copy(
             update={"name": name, "consent": f"by=Jane; for=self; scope=tests; date=2020-01-02; expires={last}"}
         )

@@ -317,7 +317,6 @@ def run_within_limit(limit, *words):
 
 @pytest.mark.slow
 @pytest.mark.world
-@pytest.mark.timeout(900)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the memory of a process is read as Linux tells it")
 def test_a_process_that_may_have_no_more_memory_learns_the_same(tmp_path):
     """Real allocations fail, wherever torch and oneDNN make them, with less and less address space.

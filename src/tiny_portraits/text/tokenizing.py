@@ -52,7 +52,10 @@ def list_caption_words() -> list[str]:
 
 
 def build_tokenizer(folder: Path, vocabulary_words: list[str], length: int = LENGTH) -> CLIPTokenizer:
-    """Train, save to a folder and open as `CLIPTokenizer`; padding is the end token, as in Stable Diffusion 1.x."""
+    """Train, save to a folder and open as `CLIPTokenizer`; padding is the end token, as in Stable Diffusion 1.x.
+
+    The same words give the same tokens, ids and merges.
+    """
     bpe = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))  # noqa: S106
     bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -62,15 +65,16 @@ def build_tokenizer(folder: Path, vocabulary_words: list[str], length: int = LEN
         ]
     )
     bpe.decoder = decoders.ByteLevel()
+    pieces = [*vocabulary_words, ",", "-", "."]
     trainer = trainers.BpeTrainer(
         vocab_size=20000,
         min_frequency=1,
         end_of_word_suffix="</w>",
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        special_tokens=["<|startoftext|>", "<|endoftext|>"],
+        special_tokens=["<|startoftext|>", "<|endoftext|>", *list_ends(bpe, pieces)],
         show_progress=False,
     )
-    bpe.train_from_iterator([*vocabulary_words, ",", "-", "."], trainer)
+    bpe.train_from_iterator(pieces, trainer)
     raw = folder / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     vocabulary, merges = bpe.model.save(str(raw))
@@ -80,6 +84,16 @@ def build_tokenizer(folder: Path, vocabulary_words: list[str], length: int = LEN
         Path(file).unlink()
     raw.rmdir()
     return CLIPTokenizer.from_pretrained(folder)
+
+
+def list_ends(bpe: Tokenizer, texts: list[str]) -> list[str]:
+    """Return the last letters of all words as tokens, sorted.
+
+    The trainer would number them in an order of chance, which decides between merges that are equally frequent.
+    """
+    normalised = (bpe.normalizer.normalize_str(text) for text in texts)
+    words = itertools.chain.from_iterable(bpe.pre_tokenizer.pre_tokenize_str(text) for text in normalised)
+    return sorted({f"{word[-1]}</w>" for word, _ in words})
 
 
 def fits_in(backbone: Backbone) -> Fits:

@@ -79,7 +79,7 @@ CHECKPOINT = "{}.training.safetensors"
 def make_tokenizer(run: Run, _plan: TrainingPlan) -> None:
     """Write the tokenizer: every word of captions and every name is one token.
 
-    Ties are broken by chance, so ids differ from one tokenizer to the next; a resumed run keeps its own.
+    A resumed run keeps its own: another version of the library may number the words otherwise.
     """
     folder, partial_folder = run.folder / "tokenizer", run.folder / "tokenizer.partial"
     if folder.exists() and run.resume:

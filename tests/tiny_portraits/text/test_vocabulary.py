@@ -14,7 +14,7 @@ from sefi.core.prompts import WORDS, read_known_words, read_word_groups
 from sefi.diffusion.text import describe_unknown_words, find_unknown_words
 from sefi.methods import PRESETS
 from tiny_portraits.text.captions import FIRST, LAST
-from tiny_portraits.text.tokenizing import list_caption_words
+from tiny_portraits.text.tokenizing import build_tokenizer, list_caption_words
 
 pytestmark = pytest.mark.world
 
@@ -28,6 +28,14 @@ def test_the_file_in_the_package_holds_the_words_of_the_captions(package_files, 
     package_files.write_words(tmp_path / "words.json")
     assert WORDS.read_text(encoding="utf-8") == (tmp_path / "words.json").read_text(encoding="utf-8")
     assert set(list_caption_words()) - read_known_words() == {FIRST, LAST}  # these stand for names while training
+
+
+def test_the_same_words_give_the_same_ids_and_merges(tmp_path):
+    tokenizers = []
+    for number in range(3):
+        build_tokenizer(tmp_path / str(number), list_caption_words())
+        tokenizers.append((tmp_path / str(number) / "tokenizer.json").read_bytes())
+    assert len(set(tokenizers)) == 1
 
 
 def test_every_known_word_is_one_token(embedded):
