@@ -263,6 +263,16 @@ def test_a_row_that_cannot_be_is_a_problem_and_the_others_are_items(settings, tm
         assert "leads out of the folder" in problem.problem
 
 
+def test_settings_are_checked_with_the_class_word_of_each_row(settings, tmp_path):
+    """The command's own word is refused for these; rows may have others."""
+    config = override(settings.config, ["learn.outside_weight=0.5"])
+    found = plan(settings, write_table(tmp_path, "ada,ada.png,woman,,,", "bob,bob.png,,,,"), config=config)
+    assert [item.name for item in found.items] == ["ada"]
+    [problem] = found.problems
+    assert problem.name == "bob"
+    assert problem.problem == "learn.outside_weight needs a face, and 'dog' is no word for a person."
+
+
 def test_a_photo_of_the_folder_may_be_named_by_its_whole_path(settings, tmp_path, monkeypatch):
     make_photos(settings.photos / "more", ["cy"])
     (tmp_path / "link").symlink_to(settings.photos)

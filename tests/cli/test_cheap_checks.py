@@ -61,6 +61,19 @@ def test_settings_that_a_method_does_not_know_are_refused_first(refused, portrai
     assert "knows only learn.stages=1" in refused(*words, *settings, "--model", "empty")
 
 
+@pytest.mark.parametrize(("word", "said"), [("man", "no model"), ("", "'dog' is no word for a person")])
+def test_a_batch_asks_whether_settings_fit_the_class_words_of_its_table(
+    refused, portrait, tmp_path, monkeypatch, word, said
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "ada.png").write_bytes(portrait.read_bytes())
+    (tmp_path / "people.csv").write_text(f"name,photo,class_word\nada,ada.png,{word}\n")
+    words = ("--from", "people.csv", "--class-word", "dog", "--set", "learn.outside_weight=0.5", "--model", "empty")
+    assert said in refused("batch", "photos", "-o", "out", "--consent", "by=Ada; for=self; scope=tests", *words)
+
+
 def test_learn_reads_the_photo_before_it_opens_the_model(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()  # a model that is there, and cannot be opened

@@ -336,6 +336,8 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     Raises:
         SefiError: what is wrong with its name, photos, settings or consent.
     """
+    from sefi.api import check_learning_settings  # noqa: PLC0415  it loads torch
+
     if subject.fault is not None:
         raise subject.fault
     check_name(subject.name)
@@ -346,6 +348,7 @@ def make_item(subject: NamedSubject, settings: BatchSettings, source: object, na
     config = settings.config
     if "class_word" in values:
         config = override(config, [f"learn.class_word={values['class_word']}"])
+    check_learning_settings(config)
     class_word = config.learn.class_word
     face = None if "face" not in values else parse_whole_number("face", values["face"], 1)
     check_face_column(class_word, face, len(subject.photos), crop=settings.crop)

@@ -127,9 +127,10 @@ def run_batch(
     same = seed, consent, evaluators, detector, any_style, crop, shown, mark, tries
     batch = BatchSettings(photos, out, source, config, chosen, *same)
     check_batch_folders(photos, out)
-    from sefi.api import check_learning_settings  # late: it loads torch
+    if table is None:  # rows may have other class words: each is checked with its own
+        from sefi.api import check_learning_settings  # late: it loads torch
 
-    check_learning_settings(config)
+        check_learning_settings(config)
     with hold_output_lock(out / PAGE, out / PAGE_LOCK):
         list_own_pages(out).check()
         plan, standing, failed = learn_all(batch, table, engine, jobs, address, retry=retry)
