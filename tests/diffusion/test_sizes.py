@@ -39,7 +39,7 @@ def test_the_trained_size_in_numbers_is_the_same_image(backbone: Backbone) -> No
 )
 @pytest.mark.parametrize("name", ["width", "height"])
 def test_a_side_between_two_cells_names_its_neighbours(backbone: Backbone, name: str, side: int, near: str) -> None:
-    with pytest.raises(ConfigError, match=f"multiples of 8 pixels, and the {name} is {side}. Use --{name} {near}"):
+    with pytest.raises(ConfigError, match=f"multiples of 8 pixels, and the {name} is {side}. Use a {name} of {near}"):
         generate("a dog", backbone=backbone, config=sized(**{name: side}))
 
 

@@ -285,10 +285,11 @@ def read_people(table: Path) -> list[NamedSubject]:
     Raises:
         ConfigError: it is no table with the columns of `COLUMNS`, of which name and photo are needed.
     """
-    if not table.exists():
-        raise ConfigError(f"There is no table '{table}'.", "Name a CSV file with --from.")
     with translate_file_errors(f"'{table}'", ConfigError, "is no table of people", TABLE_FORM, also=(csv.Error,)):
-        text = read_user_text(table, LARGEST_TABLE)
+        try:
+            text = read_user_text(table, LARGEST_TABLE)
+        except FileNotFoundError:
+            raise ConfigError(f"There is no table '{table}'.", "Name a CSV file with --from.") from None
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         header = [cell.strip() for cell in next(rows, [])]
         check_header(header)

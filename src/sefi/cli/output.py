@@ -51,7 +51,8 @@ SCHEMAS: dict[str, Schema] = {
             "finished": "identities that were there already: of the same photos, settings and model",
             "failed": "a list of objects with name, photos, problem, try, tries and put_aside; the exit code is 1 if "
             "there are any",
-            "ignored": "files in the folder of photos, and in those in it, that are none",
+            "ignored": "files in the folder of photos, and in those in it, that are none; folders in those end with a "
+            "slash and are not read",
             "page": "the page of all",
             "failures": "the table of what failed, CSV",
             "engine": "in-process, processes or ray",
