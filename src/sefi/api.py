@@ -330,7 +330,7 @@ def check_init(init: Identity, method: Method) -> None:
 
     Raises:
         ConfigError: the method starts from nothing but the class word.
-        IdentityError: the identity has weights beside its tokens.
+        IdentityError: the identity holds more than tokens.
     """
     check_type(init, Identity, "The identity to start from", IdentityError, "Read it with Identity.load(FILE).")
     check_consents({init.name: init.header.consent})

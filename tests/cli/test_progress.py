@@ -6,17 +6,6 @@ from sefi.cli import progress
 from sefi.cli.progress import TerminalProgress
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    """A clock that only the test moves."""
-
-    class Clock:
-        now = 50.0
-
-    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
-    return Clock
-
-
 @pytest.mark.usefixtures("clock")
 def test_a_log_gets_a_first_and_a_last_line(capsys):
     with TerminalProgress() as shown:

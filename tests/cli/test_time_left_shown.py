@@ -10,15 +10,6 @@ from sefi.cli import progress as module
 from sefi.cli.progress import Forecast, TerminalProgress, format_duration, format_time_left, make_progress
 
 
-@pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 50.0
-
-    monkeypatch.setattr(module.time, "monotonic", lambda: Clock.now)
-    return Clock
-
-
 def test_the_slow_first_step_says_nothing_of_the_others(clock):
     # 70 s of learning before the first of 192 images: 192 times that is no estimate.
     forecast = Forecast(192)

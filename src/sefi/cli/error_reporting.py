@@ -8,12 +8,10 @@ import typer
 from typer.core import TyperGroup
 
 from sefi.core.errors import (
-    DISK_FAULTS,
-    UNLOADABLE,
     SefiError,
     answer_termination,
+    describe_machine_fault,
     find_interrupt,
-    is_out_of_memory,
     join_message,
     make_interrupted,
     print_trace,
@@ -102,19 +100,6 @@ def report_crash(error: Exception, *, as_json: bool) -> NoReturn:
     problem = f"Unexpected {type(error).__name__}: {text}" if text else type(error).__name__
     remedy = "Run it again as `sefi --debug ...` and report what it prints."
     end_program(problem, remedy, code=CRASHED, as_json=as_json)
-
-
-def describe_machine_fault(error: Exception) -> SefiError | None:
-    """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
-    if UNLOADABLE in str(error):
-        remedy = "Close other programs, or allow more memory (`ulimit -v`); the folder of Python must allow programs."
-        return SefiError("There is not enough memory to load the libraries.", remedy)
-    if is_out_of_memory(error):
-        return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
-    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
-        place = f"'{error.filename}': " if error.filename else ""
-        return SefiError(f"{place}{error.strerror}.", "Check the disk and its free space, and run the command again.")
-    return None
 
 
 def end_program(problem: str, remedy: str, *, code: int, as_json: bool) -> NoReturn:

@@ -123,15 +123,17 @@ def is_out_of_memory(error: BaseException) -> bool:
     return caused or any(words in str(error) for words in NO_MEMORY)
 
 
-def is_machine_fault(error: BaseException) -> bool:
-    """Return whether an error says that the machine lacks memory or space, or that its disk fails.
-
-    >>> is_machine_fault(OSError(errno.ENOSPC, "No space left on device")), is_machine_fault(KeyError("tokens"))
-    (True, False)
-    """
-    if isinstance(error, OSError):
-        return error.errno in DISK_FAULTS or UNLOADABLE in str(error)
-    return is_out_of_memory(error)
+def describe_machine_fault(error: BaseException) -> SefiError | None:
+    """Return the error to report where the machine lacks memory or space, or its disk fails; None for other errors."""
+    if UNLOADABLE in str(error):
+        remedy = "Close other programs, or allow more memory (`ulimit -v`); the folder of Python must allow programs."
+        return SefiError("There is not enough memory to load the libraries.", remedy)
+    if is_out_of_memory(error):
+        return SefiError("There is not enough memory.", "Close other programs, or run it with less: smaller images.")
+    if isinstance(error, OSError) and error.errno in DISK_FAULTS:
+        place = f"'{error.filename}': " if error.filename else ""
+        return SefiError(f"{place}{error.strerror}.", "Check the disk and its free space, and run the command again.")
+    return None
 
 
 def join_message(error: BaseException) -> str:
@@ -247,6 +249,15 @@ def find_interrupt(error: BaseException) -> KeyboardInterrupt | None:
         seen.append(following)
         following = following.__context__ if following.__cause__ is None else following.__cause__
     return None
+
+
+def is_external(error: BaseException) -> bool:
+    """Return whether an error is no fault of the code that raised it: an interrupt, or what the machine lacks.
+
+    >>> is_external(OSError(errno.ENOSPC, "No space left on device")), is_external(KeyError("tokens"))
+    (True, False)
+    """
+    return find_interrupt(error) is not None or describe_machine_fault(error) is not None
 
 
 def print_trace(error: BaseException) -> None:

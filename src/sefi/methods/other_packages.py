@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sefi.backbone.bundle import Backbone
 from sefi.core.config import Config
-from sefi.core.errors import MethodError, SefiError, find_interrupt, is_machine_fault, join_message
+from sefi.core.errors import MethodError, SefiError, is_external, join_message
 from sefi.core.progress import Progress
 from sefi.diffusion.sampling import ConditionedModel
 from sefi.identity.file import Identity, IdentityHeader
@@ -94,8 +94,7 @@ class PackagedMethod:
         except SefiError:
             raise
         except Exception as error:
-            given = progress is not None and error is progress.raised
-            if given or is_machine_fault(error) or find_interrupt(error) is not None:
+            if is_external(error) or (progress is not None and error is progress.raised):
                 raise
             said = join_message(error)
             raise MethodError(

@@ -22,7 +22,7 @@ from sefi.core.config import (
     select_settings,
     split_assignment,
 )
-from sefi.core.errors import ConfigError, MethodError, SefiError, find_interrupt, is_machine_fault
+from sefi.core.errors import ConfigError, MethodError, SefiError, is_external
 from sefi.core.hints import METHOD_ALIASES, find_settings, suggest
 from sefi.core.prompts import NAME
 
@@ -131,7 +131,7 @@ def load_method(name: str, entries: Sequence[EntryPoint]) -> "Method":
         method = entry.load()()
         fault = find_fault(name, method)
     except Exception as error:
-        if is_machine_fault(error) or find_interrupt(error) is not None:
+        if is_external(error):
             raise
         fault = str(error) if isinstance(error, SefiError) else f"{type(error).__name__}: {error}."
         raise create_fault_error(name, package, fault) from error
