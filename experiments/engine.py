@@ -11,6 +11,7 @@
     python experiments/engine.py together
     python experiments/engine.py compile                # steps by torch.compile, after its gradients are checked
     python experiments/engine.py channels               # channels last in memory against the order of the files
+    python experiments/engine.py autoencoder            # images encoded and decoded in one pass and in several
     python experiments/engine.py memory                 # freed memory reused, against what the C library does
     python experiments/engine.py start
     python experiments/engine.py command                # how long a user waits for `sefi learn`
@@ -620,6 +621,38 @@ def measure_channels(options: argparse.Namespace) -> None:
     write_part("channels", {"steps": IMAGE_STEPS, **compare(seconds, pairs)})
 
 
+# ------------------------------------------------------------------ autoencoder
+
+
+def make_passes(compute: Callable[[Tensor], Tensor], parts: Sequence[Tensor]) -> Step:
+    """Return a step that computes one part after the other."""
+
+    def take_step(_: int) -> None:
+        for part in parts:
+            compute(part)
+
+    return take_step
+
+
+def measure_autoencoder(options: argparse.Namespace) -> None:
+    """Measure eight images encoded and decoded at once, against one to four at once; memory is freed as by a user."""
+    backbone = sefi.open_backbone()
+    random = create_generator(SEED, "autoencoder")
+    images = torch.rand((8, 3, backbone.resolution, backbone.resolution), generator=random) * 2 - 1
+    latents = backbone.encode_image(images)
+    variants: dict[str, Step] = {}
+    for count in (1, 2, 4, 8):
+        variants[f"encode {count} at once"] = make_passes(backbone.encode_image, images.split(count))
+        variants[f"decode {count} at once"] = make_passes(backbone.decode, latents.split(count))
+    seconds = measure_in_turn(variants, options.rounds, 1)
+    pairs = {
+        f"{verb} {count} / 8 at once": (f"{verb} {count} at once", f"{verb} 8 at once")
+        for verb in ("encode", "decode")
+        for count in (1, 2, 4)
+    }
+    write_part("autoencoder", compare(seconds, pairs))
+
+
 # ------------------------------------------------------------------ memory
 
 # The variable of glibc, its number for `mallopt`, bytes.
@@ -728,6 +761,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "single": measure_single,
     "many": measure_many,
     "channels": measure_channels,
+    "autoencoder": measure_autoencoder,
     "memory": measure_memory,
     "start": measure_start,
     "command": measure_command,
@@ -743,7 +777,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.what not in {"memory", "start", "command"}:  # they measure processes of their own
+    # The first measures what clearing memory costs, the others processes of their own.
+    if options.what not in {"autoencoder", "memory", "start", "command"}:
         reuse_freed_memory()
     COMMANDS[options.what](options)
 

@@ -1,6 +1,8 @@
 """The same differences as `seed_noise.py`'s, with the plain word's images of many more seeds.
 
-    python experiments/plain_word.py runs/more-people [runs/more-seeds ...]     # experiments/records/plain_word.json
+    python experiments/plain_word.py runs/more-people runs/more-seeds     # experiments/records/plain_word.json
+    python experiments/plain_word.py runs/ninety-six-people --record experiments/records/plain_word_ninety_six.json
+    python experiments/plain_word.py --together experiments/records/plain_word*.json
 
 A run compares the images of many people with the same few images of the plain word, one for each prompt and seed. What
 these few happen to show (a beach that no prompt asked for) is in the difference of everybody. Here the plain word gets
@@ -14,6 +16,8 @@ difference of the runs themselves, b = 0 ignores that they share seeds. With v a
 
     standard error of seeds = sqrt(mean over prompts of (v(o - b p) / n + (1 - b)^2 v(P) / N) / prompts)
     standard error of people = standard deviation over people of the same difference / sqrt(people)
+
+Records of different people are put together with weights 1 / (seeds^2 + people^2) of their standard errors.
 """
 
 import argparse
@@ -48,11 +52,16 @@ def main() -> None:
     parser.add_argument("runs", nargs="*", type=Path)
     parser.add_argument("--variant", default="SeFi-IDE")
     parser.add_argument("--seeds", type=int, default=64, help="of the plain word's images")
+    parser.add_argument("--record", type=Path, default=RECORD)
+    parser.add_argument("--together", type=Path, nargs="+", help="records of different people")
     options = parser.parse_args()
+    if options.together:
+        print(format_combined([read_json(one) for one in options.together]))
+        return
     if options.runs:
         record = compare_runs(options.runs, options.variant, options.seeds)
-        write_text(RECORD, dump_json(record, separators=(",", ":")) + "\n")
-    record = read_json(RECORD)
+        write_text(options.record, dump_json(record, separators=(",", ":")) + "\n")
+    record = read_json(options.record)
     print(format_differences(record), format_prompts(record), sep="\n\n")
 
 
@@ -141,6 +150,29 @@ def format_differences(record: Mapping[str, Any]) -> str:
             one = found[score]
             errors = f"{one['standard_error_of_seeds']:.4f} | {one['standard_error_of_people']:.4f}"
             lines.append(f"| {part} | {SCORES[score]} | {one['mean']:+.4f} | {errors} |")
+    return "\n".join(lines)
+
+
+def combine_differences(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+    """Return the mean of the same difference over different people, and its standard error.
+
+    The plain word's many images are the same for all; the part of the errors that they share is not counted.
+    """
+    errors = np.array([[one["standard_error_of_seeds"], one["standard_error_of_people"]] for one in found])
+    weights = 1 / (errors**2).sum(1)
+    mean = np.average([one["mean"] for one in found], weights=weights)
+    return float(mean), float(weights.sum() ** -0.5)
+
+
+def format_combined(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return a row for each score and each part of the people of all records."""
+    title = "difference to the plain word"
+    lines = [f"| people | number | score | {title} | standard error |", "| --- " * 5 + "|"]
+    for part in (name for name, one in records[0].items() if isinstance(one, dict)):
+        people = sum(one[part]["people"] for one in records)
+        for score in COMPARED:
+            mean, error = combine_differences([one[part][score] for one in records])
+            lines.append(f"| {part} | {people} | {SCORES[score]} | {mean:+.4f} | {error:.4f} |")
     return "\n".join(lines)
 
 

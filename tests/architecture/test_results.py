@@ -311,6 +311,16 @@ def test_many_seeds_of_the_plain_word_take_the_place_of_a_few(monkeypatch):
     assert (exact["slope"], exact["mean"], exact["standard_error_of_seeds"]) == (1, 0, 0)
 
 
+def test_records_of_different_people_weigh_by_their_errors(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    found = [
+        {"mean": 0.01, "standard_error_of_seeds": 0.003, "standard_error_of_people": 0.004},
+        {"mean": 0.02, "standard_error_of_seeds": 0.0, "standard_error_of_people": 0.01},
+    ]
+    assert load("plain_word").combine_differences(found) == pytest.approx((0.012, 50_000**-0.5))
+    assert load("plain_word").combine_differences(found[:1]) == pytest.approx((0.01, 0.005))
+
+
 def test_noise_of_seeds_is_what_was_measured():
     record = json.loads((RECORDS / "seed_noise.json").read_text())
     assert load("seed_noise").format_noise(record) in (SUITES / "more-seeds.md").read_text(encoding="utf-8")

@@ -409,7 +409,7 @@ def weight_by_gradients(
     return Losses(total, denoise, attention, wanted if hold > 0 else 0.0)
 
 
-ENCODE_AT_ONCE = 8
+ENCODE_AT_ONCE = 4  # the fastest on a processor: `python experiments/engine.py autoencoder`
 
 
 class BatchEncoder:
