@@ -298,6 +298,13 @@ def test_settings_of_learning_are_refused_by_generate(refused, command):
     assert "'compose.alpha' is settled" in refused(command, PROMPT, "--set", "compose.alpha=0.5")
 
 
+@pytest.mark.parametrize("name", ["steps", "generat.steps", "generation.step"])
+def test_a_setting_of_generation_that_is_misspelt_is_not_called_one_of_learning(sefi, name):
+    found = sefi("generate", PROMPT, "--set", f"{name}=3")
+    assert found.exit_code == 2
+    assert found.stderr == f"error: There is no setting {name!r}.\n  try: Did you mean 'generate.steps'?\n"
+
+
 def test_attend_refuses_like_generate(refused, ada, model_folder, tmp_path):
     out = tmp_path / "maps.png"
     base = ("--model", model_folder, "--steps", 2, "--out", out)

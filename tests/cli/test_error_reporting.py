@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
+import cv2
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -169,6 +171,14 @@ def test_what_the_machine_lacks_is_no_crash(failure, problem):
     assert problem in found.stderr
     assert "  try: " in found.stderr
     assert "--debug" not in found.stderr
+
+
+def test_opencv_s_lack_of_memory_is_no_crash():
+    with pytest.raises(cv2.error) as caught:
+        cv2.resize(np.zeros((9, 9), np.uint8), (200_000_000, 200_000_000))
+    found = runner.invoke(program(caught.value), ["work"])
+    assert found.exit_code == 2
+    assert found.stderr.startswith("error: There is not enough memory.\n")
 
 
 @pytest.mark.parametrize(

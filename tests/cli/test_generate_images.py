@@ -232,6 +232,27 @@ def test_no_image_of_a_run_stays_in_memory_until_the_grid(generate, saving):
     assert max(alive) <= 2  # the image, and the one before it that the loop still names
 
 
+def test_images_without_memory_for_their_grid_are_a_result(sefi, ada, model_folder, tmp_path, monkeypatch):
+    def draw_nothing(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr("sefi.report.contact_sheet.draw_contact_sheet", draw_nothing)
+    out = tmp_path / "out"
+    words = ("generate", PROMPT, "-i", ada, "--model", model_folder, "--device", "cpu", "--steps", 1, "--count", 2)
+    found = sefi(*words, "--out", out)
+    assert found.exit_code == 0, found.output
+    images = [out / f"a-photo-of-ada-in-snow-{seed}.png" for seed in (0, 1)]
+    assert found.stdout == f"{images[0]}\n{images[1]}\n"
+    assert (
+        f"not enough memory for a grid of these 2 images, so there is none; the images are in '{out}'" in found.stderr
+    )
+    assert sorted(out.glob("*.png")) == images
+    [run] = json.loads((out / "records.json").read_text())["runs"]
+    assert run["grid"] is None
+    assert [one["file"] for one in run["images"]] == [path.name for path in images]
+    assert [one["file"] for one in run["run"]["images"]] == [path.name for path in images]
+
+
 @settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(size=st.tuples(st.integers(16, 400), st.integers(16, 400)), seed=st.integers(0, 99))
 def test_the_grid_has_the_pixels_of_one_drawn_of_the_whole_images(tmp_path, size, seed):

@@ -194,6 +194,26 @@ def test_folders_with_other_cases_are_not_compared_and_it_is_said(sefi, people, 
 
 
 @pytest.mark.slow
+def test_an_image_that_cannot_be_read_is_no_prompt_seed_or_subject(sefi, people, named, tmp_path):
+    broken = ["p3/a-painting-of-p3-9.png", "p3/a-photo-of-p3-8.png", "p4/a-photo-of-p4-7.png"]
+    shutil.rmtree(named / "p4")
+    (named / "p4").mkdir()
+    for name in broken:
+        (named / name).write_bytes(b"no image")
+    found = sefi("score", named, "--photos", people, *THRESHOLDS, "--out", tmp_path / "run", "--json")
+    assert found.exit_code == 0, found.output
+    answer = json.loads(found.stdout)
+    assert answer["unreadable"] == {"named": broken}
+    assert (answer["images"], answer["subjects"]) == (4, ["p3"])
+    assert answer["prompts"] == {"read": 1, "clip_only": 1}
+    info = RunFolder(tmp_path / "run").read_info()
+    prompts = ["a photo of {} at the beach", "a photo of {} juggling swords"]
+    assert ([one.text for one in info.suite.prompts], info.suite.seeds) == (prompts, (0, 1))
+    texts = [one.text for one in RunFolder(tmp_path / "run").read_samples()]
+    assert sorted(texts) == sorted(2 * [text.format("person") for text in prompts])
+
+
+@pytest.mark.slow
 def test_two_processes_score_the_same(sefi, people, named, tmp_path):
     for jobs in (1, 2):
         words = ["--photos", people, *THRESHOLDS, "--jobs", jobs, "--out", tmp_path / f"run{jobs}"]

@@ -136,6 +136,12 @@ def test_a_network_with_other_outputs(tmp_path: Path) -> None:
         YuNetDetector(tmp_path / "other.onnx")(picture(64, 64))
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_network(detector):
+    with pytest.raises(FaceError, match="not enough memory to look for faces in 192000000 x 192000000 pixels") as error:
+        detector._detect(picture(64, 64), 3e6)
+    assert error.value.lacks_memory
+
+
 def face_at(left: float, side: float = 80) -> Face:
     return Face(left=left, top=0, width=side, height=side, landmarks=((0.0, 0.0),) * 5, score=0.9)
 

@@ -538,6 +538,29 @@ def assign_images(
     return ImageFolder(found.root, tuple(images), listed, len(found.images) - len(known))
 
 
+def drop_unread_cases(
+    suite: Suite, folders: Mapping[str, ImageFolder]
+) -> tuple[Suite, dict[str, ImageFolder], frozenset[str]]:
+    """Return a suite without the prompts and seeds of which no image could be read, the folders, and their subjects.
+
+    The prompts that stay are numbered anew, in the suite and in the folders.
+    """
+    images = [one for folder in folders.values() for one in folder.images]
+    prompts, seeds = sorted({one.prompt for one in images}), {one.seed for one in images}
+    numbers = {before: number for number, before in enumerate(prompts)}
+    changes = {
+        "prompts": tuple(suite.prompts[number] for number in prompts),
+        "seeds": tuple(seed for seed in suite.seeds if seed in seeds),
+    }
+    numbered = {
+        label: replace(
+            folder, images=tuple(one.model_copy(update={"prompt": numbers[one.prompt]}) for one in folder.images)
+        )
+        for label, folder in folders.items()
+    }
+    return suite.model_copy(update=changes), numbered, frozenset(one.subject for one in images)
+
+
 def open_suite_folders(suite: Suite, subjects: Sequence[str], progress: Progress) -> dict[str, ImageFolder]:
     """Open the folder of every variant of a suite whose images another program made.
 

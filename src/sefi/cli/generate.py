@@ -299,28 +299,49 @@ def generate_and_record(run: GenerateRun, folder: Path, record: dict[str, object
     Args:
         record: what else is recorded, a `RunRecord` as `run`; gets the files.
     """
-    from sefi.cli.image_files import append_record, save_grid
+    from sefi.cli.image_files import append_record
     from sefi.cli.progress import TerminalProgress
     from sefi.core.reading import RECORDS
-    from sefi.provenance.run_record import RunRecord, record_image
+    from sefi.provenance.run_record import RunRecord
 
     run_record = record["run"]
     assert isinstance(run_record, RunRecord)
     saved = SavedImages()
     record |= run.allowed.describe(run.backbone)
     record |= {"seed": run.seed, "mark": run.mark, "records": str(folder / RECORDS)}
-    record |= {"images": saved.entries, "grid": None}  # an interrupted run has no grid
+    record |= {"images": saved.entries, "grid": None}  # of an interrupted run, or for lack of memory
     try:
         with TerminalProgress() as progress:
             generate_and_save(run, folder, saved, progress)
-        grid, encoded = save_grid(saved.shown, folder, mark=run.mark, names=run.names, key=run.key)
-        record["grid"] = str(grid)
-        saved.hashes.append(record_image(grid.name, encoded.content))
+        record["grid"] = save_grid_of_run(run, folder, saved)
     finally:
         record["run"] = run_record.add(seed=run.seed, images=saved.hashes).dump()
         if saved.entries:
             append_record(folder, record)
-    return "\n".join([*(str(entry["file"]) for entry in saved.entries), f"all of them: {record['grid']}"])
+    lines = [str(entry["file"]) for entry in saved.entries]
+    return "\n".join(lines if record["grid"] is None else [*lines, f"all of them: {record['grid']}"])
+
+
+def save_grid_of_run(run: GenerateRun, folder: Path, saved: SavedImages) -> str | None:
+    """Write all images as one, and add its hash; say so, and return None, where the memory is too small for it."""
+    from sefi.cli.image_files import save_grid
+    from sefi.cli.output import print_remark
+    from sefi.core.errors import is_out_of_memory
+    from sefi.provenance.run_record import record_image
+
+    try:
+        grid, encoded = save_grid(saved.shown, folder, mark=run.mark, names=run.names, key=run.key)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print_remark(
+            f"note: there was not enough memory for a grid of these {len(saved.entries)} images, so there is none; "
+            f"the images are in '{folder}'. Every run writes a grid: generate fewer images at once, or close other "
+            "programs."
+        )
+        return None
+    saved.hashes.append(record_image(grid.name, encoded.content))
+    return str(grid)
 
 
 def generate_and_save(run: GenerateRun, folder: Path, saved: SavedImages, progress: "Progress") -> None:

@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 
 from sefi.cli.options import AUTO, EMBEDDED
 from sefi.cli.output import print_remark
-from sefi.core.config import Config, check_guidance
+from sefi.core.config import (
+    Config,
+    check_guidance,
+    list_setting_names,
+    make_unknown_setting_error,
+    split_assignment,
+)
 from sefi.core.errors import ConfigError, FaceError
 from sefi.core.files import describe_missing_folder, is_folder, is_regular_file
 from sefi.core.hints import DTYPE_ALIASES, suggest
 from sefi.core.process import import_quickly
 from sefi.core.prompts import check_prompts, check_syntax
-from sefi.methods import get_method, get_preset, name_default_preset
+from sefi.methods import find_setting_owners, get_method, get_preset, name_default_preset
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,17 +61,31 @@ def load_generation_config(preset: str, settings: list[str]) -> Config:
     """Return the same as `load_config`, for commands that generate: an identity has its own settings of learning.
 
     Raises:
-        ConfigError: A setting of something else than generation, or a negative prompt that guidance leaves out.
+        ConfigError: A setting of something else than generation, or of nothing, or a negative prompt that guidance
+            leaves out.
     """
     for setting in settings:
-        if not setting.startswith("generate."):
-            raise ConfigError(
-                f"{setting.partition('=')[0]!r} is settled when a subject is learned.",
-                "Give it to `sefi learn`; `sefi generate` takes generate.* only.",
-            )
+        check_generation_setting(split_assignment(setting)[0])
     config = load_config(preset, settings)
     check_guidance(config.generate)
     return config
+
+
+def check_generation_setting(name: str) -> None:
+    """Refuse a setting that does not begin with `generate.`: one of learning, or one that no method has.
+
+    Raises:
+        ConfigError: always for such a name.
+    """
+    if name.startswith("generate."):
+        return
+    if name in find_setting_owners():
+        raise ConfigError(
+            f"{name!r} is settled when a subject is learned.",
+            "Give it to `sefi learn`; `sefi generate` takes generate.* only.",
+        )
+    names = [one for one in list_setting_names(Config) if one.startswith("generate.")]
+    raise make_unknown_setting_error(name, names)
 
 
 def load_identities(

@@ -212,6 +212,7 @@ def open_scoring(
         check_names_agree,
         collect_prompts,
         collect_seeds,
+        drop_unread_cases,
         find_images,
     )
     from sefi.cli.bench_setup import find_evaluator_files, note_scored
@@ -228,11 +229,13 @@ def open_scoring(
     suite = make_suite(found, prompts, seeds, hints, references=score_options.references)
     evaluators = Evaluators(find_evaluator_files(bench_options))  # before all images are read
     folders = {label: assign_images(one, templates, seeds, shown) for label, one in found.items()}
+    suite, folders, read = drop_unread_cases(suite, folders)
     cut = list[str]()
     if progress is not None:
         note_found(found, drawings=drawings)
         note_unknown_words(find_words_unknown_to_clip(suite.prompts, bench_options))
         cut = note_scored(evaluators, suite, score_options.photo_folder, score_options.subject_folders)
+    photos = {subject: files for subject, files in photos.items() if subject in read}
     subjects = load_scored_subjects(photos, evaluators.detector if is_person(hints.class_word) else None)
     run_folder = RunFolder(score_options.bench.out)
     run = OpenRun(suite, subjects, None, evaluators, run_folder, shown, shown.nested(), folders=folders)

@@ -96,6 +96,7 @@ NO_MEMORY = (
     "_STATUS_ALLOC_FAILED",  # cuBLAS and cuDNN
     NO_PRIMITIVE,
     "could not create a memory",
+    "Insufficient memory",  # OpenCV
     UNLOADABLE,
 )
 # What a disk or a system answers that cannot do what was asked: no fault of the program.
@@ -116,7 +117,8 @@ def is_out_of_memory(error: BaseException) -> bool:
         return error.lacks_memory
     if isinstance(error, MemoryError):
         return True
-    if not isinstance(error, RuntimeError | ImportError):
+    # OpenCV's errors are of no type that Python has.
+    if not isinstance(error, RuntimeError | ImportError) and type(error).__module__ != "cv2":
         return False
     # Libraries that import their parts late raise an error of their own from what went wrong.
     caused = error.__cause__ is not None and is_out_of_memory(error.__cause__)

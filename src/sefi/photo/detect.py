@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from sefi.core.errors import FaceError, PhotoError, check_type
+from sefi.core.errors import FaceError, PhotoError, check_type, is_out_of_memory, make_memory_error
 from sefi.core.files import is_regular_file
 from sefi.core.prompts import Box
 from sefi.core.reading import InvalidFileError, read_bytes, translate_file_errors
@@ -164,14 +164,17 @@ class YuNetDetector:
 
     def _detect(self, rgb: NDArray[np.uint8], scale: float) -> list[Face]:
         height, width = (max(1, round(side * scale)) for side in rgb.shape[:2])
-        small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
         below, right = -height % MULTIPLE, -width % MULTIPLE
-        padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
         try:
+            small = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+            padded = cv2.copyMakeBorder(small, 0, below, 0, right, cv2.BORDER_CONSTANT)
             with self._turn:
                 self._network.setInputSize((width + right, height + below))
                 detections = self._network.detect(cv2.cvtColor(padded, cv2.COLOR_RGB2BGR))
         except cv2.error as error:
+            if is_out_of_memory(error):
+                problem = f"There is not enough memory to look for faces in {width} x {height} pixels."
+                raise make_memory_error(FaceError, problem, "Close other programs, or use a smaller image.") from error
             raise _make_network_error(self._path) from error
         rows = cast(NDArray[np.float32] | None, detections[1])
         if rows is None:
