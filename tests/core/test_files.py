@@ -161,9 +161,13 @@ def test_a_png_gets_no_name_of_another_format(tmp_path, suffix):
         check_output(tmp_path / name, kind)
 
 
-def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path, follow):
+    path = tmp_path / ("x" * 300)
     with pytest.raises(OutputError, match="Cannot write"):
-        check_output(tmp_path / ("x" * 300), FileKind.PNG)
+        check_output(path, FileKind.PNG, follow=follow)
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_output(path, FileKind.TEXT, lambda _: None, follow=follow)
 
 
 def test_a_link_is_written_through(tmp_path):

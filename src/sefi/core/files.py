@@ -236,7 +236,8 @@ def check_link(path: Path) -> None:
     Raises:
         OutputError: it is one.
     """
-    if path.is_symlink() and not follow_link(path).is_relative_to(os.path.realpath(path.parent)):
+    target = follow_link(path)
+    if target != path and not target.is_relative_to(os.path.realpath(path.parent)):
         raise OutputError(f"'{path}' is a link out of its folder.", "Remove it, or choose another place with --out.")
 
 
