@@ -274,6 +274,25 @@ def test_a_photo_named_by_its_whole_path_is_learned_through_a_link_to_the_folder
         assert (record.state, record.photos) == (ItemState.LEARNED, (f"{name}.png",))
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["ada.safetensors", "previews/ada.png", "records/ada.json", ".ada.lock"])
+def test_nothing_is_written_through_a_link_out_of_the_folder(settings, work_off, tmp_path, place):
+    outside, link = tmp_path / "outside", settings.folder / place
+    link.symlink_to(outside)
+    if place.startswith("records/"):
+        with pytest.raises(OutputError, match="is a link out of its folder"):
+            work_off(settings)
+    else:
+        plan, _ = work_off(settings)
+        assert state_of(settings, "bob") is ItemState.LEARNED
+        [problem] = list_problems(plan.items, settings)
+        assert problem.name == "ada"
+        assert str(link) in problem.problem
+    assert not outside.exists()
+    assert {one.name for one in tmp_path.iterdir()} == {"identities", "photos"}
+    assert link.is_symlink()
+
+
 @pytest.fixture
 def unbegun(monkeypatch):
     """Let no try of ada begin, by an error that nobody foresaw."""

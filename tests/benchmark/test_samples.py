@@ -171,6 +171,16 @@ def test_images_of_the_class_are_drawn_once_and_count_for_every_subject(run):
     assert all(one["learn_seconds"] > one["class_seconds"] > 0 for one in costs)
 
 
+def test_no_identity_is_written_through_a_link_out_of_its_folder(run, tmp_path):
+    variant = run.suite.variants[0]
+    outside, path = tmp_path / "outside", run.folder.locate_identity(SUBJECTS[0].key, variant)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(outside)
+    with pytest.raises(OutputError, match="is a link out of its folder"):
+        Learner(run).load_or_learn(variant, SUBJECTS[0])
+    assert not outside.exists()
+
+
 @pytest.mark.slow
 def test_learning_costs_are_a_file_next_to_the_identity(run):
     make_samples(run, REX)

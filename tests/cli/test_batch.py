@@ -54,6 +54,20 @@ def test_a_folder_becomes_identities_and_a_second_run_does_nothing_and_says_so(b
     assert read_files(folder) == before
 
 
+@pytest.mark.parametrize("name", ["previews", "records"])
+def test_a_folder_of_the_batch_that_leads_elsewhere_is_refused(batch, tmp_path, name):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (tmp_path / "work" / "identities").mkdir()
+    (tmp_path / "work" / "identities" / name).symlink_to(outside)
+    found = batch("--json")
+    assert (found.exit_code, json.loads(found.stdout)["error"]) == (
+        2,
+        f"'identities/{name}' is a link out of its folder.",
+    )
+    assert not list(outside.iterdir())
+
+
 @pytest.mark.slow
 def test_consent_is_needed_on_a_model_that_can_generate_real_people(batch, tmp_path):
     found = batch("--json", consent=())

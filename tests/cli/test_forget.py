@@ -120,6 +120,13 @@ def test_a_damaged_identity_is_forgotten_too(home, sefi, ada):
     assert not list((home / "work").iterdir())
 
 
+def test_a_pipe_in_the_place_of_a_lock_is_not_waited_for(home, sefi):
+    (home / "work" / ".ada.0123456789ab.unfinished").write_bytes(b"likeness")
+    os.mkfifo(home / "work" / ".ada.lock")
+    answer = json.loads(sefi("forget", "--leftovers", "--yes", "--json").stdout)
+    assert answer["removed"] == [str(home / "work" / ".ada.0123456789ab.unfinished")]  # no process holds the pipe
+
+
 def test_a_leftover_of_a_living_process_stays_and_one_of_a_dead_process_goes_at_once(home, sefi):
     work = home / "work"
     for name in ("ada", "bob"):

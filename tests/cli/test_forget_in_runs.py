@@ -1,6 +1,7 @@
 """What a record or a benchmark's folder says is believed only as far as the file itself shows it."""
 
 import json
+import os
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
@@ -14,6 +15,7 @@ from tests.closed_folders import obey_permissions
 from sefi.benchmark.identities import locate_checkpoint, locate_costs
 from sefi.benchmark.run import RunFolder
 from sefi.benchmark.suite import Variant
+from sefi.core.errors import OutputError
 from sefi.core.files import FileKind, name_partial
 from sefi.core.own_files import OwnFiles
 from sefi.core.text import make_slug
@@ -442,3 +444,16 @@ def test_another_file_in_the_place_of_a_run_is_not_written_over(work):
         take_lines_out(work, ["ada"])
         take_subjects_out(work, ["ada"])
         assert ((work / "run.json").read_text(), len((work / "cells.jsonl").read_text())) == (content, 19)
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_the_lock_of_a_run_is_a_file_of_its_folder(work, tmp_path, kind):
+    """A link there was followed, and a file made wherever it led; a pipe was waited for without end."""
+    make_benchmark(work / "run", ["ada"])
+    lock, outside = work / "run" / ".lock", tmp_path / "outside"
+    lock.unlink(missing_ok=True)
+    lock.symlink_to(outside) if kind == "link" else os.mkfifo(lock)
+    for take_out in (take_lines_out, take_subjects_out):
+        with pytest.raises(OutputError, match=r"its \.lock is no file of a run"):
+            take_out(work / "run", ["ada"])
+    assert not outside.exists()

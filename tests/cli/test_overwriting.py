@@ -466,6 +466,28 @@ def test_a_report_is_refused_where_a_folder_of_the_run_leads_elsewhere(refused, 
     assert {path.name: path.read_bytes() for path in outside.iterdir()} == {"ours.png": b"of this machine"}
 
 
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "nothing"])
+@pytest.mark.parametrize("command", ["generate", "world draw", "bench report", "demo", "export"])
+def test_a_link_out_of_the_folder_that_is_written_to_is_not_followed(
+    refused, given, bench_run, monkeypatch, command, there
+):
+    """The user names the folder; what a link in it leads to was replaced, or a new file was made there."""
+    monkeypatch.chdir(given)
+    export = ["export", "ada.safetensors", "--to", "forge", "--out", "{out}"], "sefi-ada.safetensors"
+    words, file = (OTHERS | {"export": export})[command]
+    empty = {"generate": b'{"schema_version": 2, "runs": []}', "export": b"\2" + bytes(7) + b"{}"}
+    content = (SAME_KIND | empty)[command]
+    out, outside = given / "out", given / "outside"
+    out.mkdir()
+    (out / file).symlink_to(outside)
+    if there:
+        outside.write_bytes(content)
+    asked = ["--overwrite"] if command != "generate" else []
+    error = refused(*(word.replace("{out}", str(out)) for word in words), *asked)
+    assert error == f"'{out / file}' is a link out of its folder."
+    assert (outside.read_bytes() if there else outside.exists()) == (content if there else False)
+
+
 def test_a_run_is_not_begun_where_another_report_is(refused, given, monkeypatch):
     monkeypatch.chdir(given)
     (given / "report").mkdir()

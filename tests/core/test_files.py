@@ -161,9 +161,13 @@ def test_a_png_gets_no_name_of_another_format(tmp_path, suffix):
         check_output(tmp_path / name, kind)
 
 
-def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path):
+@pytest.mark.parametrize("follow", [True, False])
+def test_a_name_that_is_too_long_is_found_before_the_work(tmp_path, follow):
+    path = tmp_path / ("x" * 300)
     with pytest.raises(OutputError, match="Cannot write"):
-        check_output(tmp_path / ("x" * 300), FileKind.PNG)
+        check_output(path, FileKind.PNG, follow=follow)
+    with pytest.raises(OutputError, match="Cannot write"):
+        write_output(path, FileKind.TEXT, lambda _: None, follow=follow)
 
 
 def test_a_link_is_written_through(tmp_path):
@@ -171,6 +175,38 @@ def test_a_link_is_written_through(tmp_path):
     write_text(tmp_path / "link", "new")
     assert (tmp_path / "link").is_symlink()
     assert (tmp_path / "file").read_text() == "new"
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["a file", "nothing"])
+def test_a_link_out_of_its_folder_is_written_through_only_where_the_user_named_it(tmp_path, there):
+    """In a folder from somebody else, a file that was a link had a result written to wherever it led."""
+    outside, link = tmp_path / "outside.txt", tmp_path / "run" / "link.txt"
+    link.parent.mkdir()
+    link.symlink_to("../outside.txt")
+    if there:
+        outside.write_text("mine")
+    write = files.make_text_writer("new")
+    for act in (
+        lambda: files.write_file(link, write),
+        lambda: check_output(link, FileKind.TEXT, overwrite=True, follow=False),
+        lambda: write_output(link, FileKind.TEXT, write, overwrite=True, follow=False),
+    ):
+        with pytest.raises(OutputError, match=r"link\.txt' is a link out of its folder"):
+            act()
+    assert outside.exists() is there
+    assert link.is_symlink()
+    write_output(link, FileKind.TEXT, write, overwrite=True)
+    assert outside.read_text() == "new"
+    assert link.is_symlink()
+
+
+def test_a_folder_that_is_a_link_is_written_to(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "link").symlink_to("run")
+    write_text(tmp_path / "link" / "a.txt", "new")
+    (tmp_path / "run" / "b.txt").symlink_to("a.txt")
+    write_text(tmp_path / "link" / "b.txt", "newer")
+    assert (tmp_path / "run" / "a.txt").read_text() == "newer"
 
 
 def test_permissions_are_those_of_a_new_file_or_of_the_old_one(tmp_path):

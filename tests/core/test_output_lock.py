@@ -97,3 +97,23 @@ def test_somebody_elses_file_of_that_name_is_not_touched(tmp_path, content):
     with pytest.raises(OutputError, match="is another file"), lock(tmp_path / "ada.safetensors"):
         pass
     assert (tmp_path / ".ada.lock").read_bytes() == content
+
+
+@pytest.mark.parametrize("kind", ["link to nothing", "link to an empty file", "pipe", "folder"])
+def test_a_lock_is_a_file_itself(tmp_path, kind):
+    """A link there was followed, and made a file wherever it led; a pipe was waited for without end."""
+    place, outside = tmp_path / ".ada.lock", tmp_path / "outside"
+    if kind == "pipe":
+        os.mkfifo(place)
+    elif kind == "folder":
+        place.mkdir()
+    else:
+        place.symlink_to(outside)
+    if kind == "link to an empty file":
+        outside.touch()
+    before = outside.exists()
+    with pytest.raises(OutputError, match="is another file"), lock(tmp_path / "ada.safetensors"):
+        pass
+    assert outside.exists() is before
+    assert not before or outside.read_bytes() == b""
+    assert os.path.lexists(place)

@@ -248,6 +248,24 @@ def test_weights_have_no_stages_and_no_slots(backbone, tmp_path, option):
 # ------------------------------------------------------------------ Custom Diffusion
 
 
+@pytest.mark.parametrize("make", [make_lora, lambda backbone: make_custom_diffusion(backbone, "key_value")])
+def test_words_of_a_file_add_no_line_to_the_printed_calls_and_move_no_cursor(backbone, tmp_path, make):
+    """Calls of Python are printed to be copied: a line end in the class word ended their comment."""
+    identity = make(backbone)
+    header = identity.header.model_copy(
+        update={"class_word": "dog\nimport os\x1b[2J", "consent": "agreed\nIdentity: of somebody else\x1b[2J"}
+    )
+    replace(identity, header=header).save(tmp_path / "ada.safetensors")
+    arguments = ["export", str(tmp_path / "ada.safetensors"), "--to", "diffusers", "--out", str(tmp_path / "out")]
+    answer = CliRunner().invoke(app, [*arguments, "--json"])
+    assert answer.exit_code == 0, answer.output
+    prompt, [file] = json.loads(answer.stdout)["prompt"], (tmp_path / "out").glob("*-prompt.txt")
+    for text in (prompt, file.read_text()):
+        assert "\x1b" not in text
+        assert not [line for line in text.splitlines() if line.startswith(("import os", "Identity: of"))]
+    assert prompt.splitlines()[-1].endswith(r"dog\nimport os\x1b[2J at the beach")
+
+
 @pytest.mark.parametrize("parts", ["key_value", "cross_attention"])
 def test_custom_diffusion_gives_the_same_noise_in_diffusers(backbone, tmp_path, parts):
     identity = make_custom_diffusion(backbone, parts)

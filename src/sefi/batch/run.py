@@ -63,8 +63,8 @@ from sefi.core.errors import (
     release_memory,
     shorten_reason,
 )
-from sefi.core.files import LONGEST_STEM, remove_file, write_file
-from sefi.core.own_files import hash_own_file, hold_output_lock, locate_lock
+from sefi.core.files import LONGEST_STEM, check_link, remove_file, write_file
+from sefi.core.own_files import hash_own_file, hold_output_lock, locate_lock, refuse_other_file
 from sefi.core.progress import Progress, RunProgress
 from sefi.core.prompts import needs_face
 from sefi.identity.file import Identity, compute_identity_digest, write_identity
@@ -186,6 +186,8 @@ def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception
 @contextmanager
 def hold_item_lock(path: Path) -> Generator[None]:
     """Hold the lock of an identity, so that nobody else learns it; a worker that was just killed is waited for."""
+    check_link(path)  # the lock would be beside what it leads to
+    refuse_other_file(locate_lock(path), path)
     deadline = time.monotonic() + SECONDS_FOR_LOCK
     while True:
         lock = hold_output_lock(path)
@@ -388,7 +390,8 @@ def make_preview_config(config: Config) -> Config:
 
 
 def check_place(path: Path, record: ItemRecord) -> None:
-    """Refuse to replace a file that the batch did not write, or that was changed since; `OutputError`."""
+    """Refuse to replace a file that the batch did not write, or that was changed since, and links; `OutputError`."""
+    check_link(path)
     if hash_own_file(path) in (None, *record.written):
         return
     if path.suffix == ".safetensors" and hash_large_identity(path) in record.written:

@@ -15,7 +15,7 @@ from sefi.backbone.bundle import Backbone
 from sefi.benchmark.run import OpenRun
 from sefi.benchmark.suite import BenchmarkSubject, Variant, parse_slots, save_photo
 from sefi.core.errors import ConfigError
-from sefi.core.files import remove_file, write_text
+from sefi.core.files import check_link, remove_file, write_text
 from sefi.core.progress import Progress
 from sefi.core.reading import InvalidFileError, read_json, translate_file_errors
 from sefi.core.text import dump_json
@@ -136,6 +136,7 @@ class Learner:
         The costs, never the same twice, have a file of their own: the identity's, whose SHA-256 stands in the images,
         is the same in every run.
         """
+        check_link(file)
         run, checkpoint = self.run, locate_checkpoint(file)
         resumed, started = checkpoint.is_file(), time.monotonic()
         needed, spared = run.class_images.seconds_needed, run.class_images.seconds_spared

@@ -181,12 +181,12 @@ def check_batch_folders(photos: Path, out: Path) -> None:
     """Refuse to write identities among the photos, or where nothing can be written; make the folders.
 
     Raises:
-        OutputError: as above.
+        OutputError: as above, or a folder of its own is a link out of it.
         PhotoError: there is no folder of photos.
     """
     from sefi.batch.plan import NO_PHOTOS, PREVIEWS
     from sefi.core.errors import OutputError, PhotoError
-    from sefi.core.files import describe_missing_folder, is_folder, prepare_folder
+    from sefi.core.files import check_link, describe_missing_folder, is_folder, prepare_folder
     from sefi.core.reading import is_inside
     from sefi.provenance.forget_records import BATCH_RECORDS
 
@@ -194,7 +194,9 @@ def check_batch_folders(photos: Path, out: Path) -> None:
         raise PhotoError(describe_missing_folder(photos), NO_PHOTOS)
     if is_inside(out, photos):
         raise OutputError(f"'{out}' is in the folder of photos.", "Choose another folder with -o.")
-    for folder in (out, out / PREVIEWS, out / BATCH_RECORDS):
+    prepare_folder(out)
+    for folder in (out / PREVIEWS, out / BATCH_RECORDS):
+        check_link(folder)
         prepare_folder(folder)
 
 

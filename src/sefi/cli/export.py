@@ -56,6 +56,7 @@ def run_export(
     """Write an identity as files of another program, and say what to write in its prompt."""
     from sefi.cli.output import print_answer, print_remark
     from sefi.core.files import FileKind, check_output, is_folder, make_text_writer, write_output
+    from sefi.core.text import escape_controls
     from sefi.hosts.export import Sampler, get_host, write_exported
     from sefi.identity.file import Identity, compute_identity_digest
     from sefi.provenance.consent import check_consents
@@ -71,15 +72,15 @@ def run_export(
     # One file and a file for each stage have different names, so both exports go into one folder.
     prompt_file = folder / f"sefi-{identity.name}{'-stages' if stages else ''}-prompt.txt"
     if is_folder(folder):  # before anything is written
-        check_output(prompt_file, FileKind.TEXT, overwrite=overwrite)
+        check_output(prompt_file, FileKind.TEXT, overwrite=overwrite, follow=False)
     paths = write_exported(exported.files, folder, overwrite=overwrite)
     notes = list_notes(identity, host, exported)
     text = f"{exported.prompt}\n\nPut {'the file' if len(paths) == 1 else 'the files'} into {exported.folder}."
     # So that `sefi forget` finds what holds the name.
     of_identity = [f"Identity: {compute_identity_digest(identity)}"]
-    of_identity += [f"Consent: {identity.header.consent}"] if identity.header.consent else []
+    of_identity += [f"Consent: {escape_controls(identity.header.consent)}"] if identity.header.consent else []
     write = make_text_writer("\n".join([text, *notes, *of_identity]) + "\n")
-    write_output(prompt_file, FileKind.TEXT, write, overwrite=overwrite)
+    write_output(prompt_file, FileKind.TEXT, write, overwrite=overwrite, follow=False)
     for note in notes:
         print_remark(f"note: {note}")
     record: dict[str, object] = {

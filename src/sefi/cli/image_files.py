@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sefi.core.errors import OutputError
 from sefi.core.files import (
     check_folder,
+    check_link,
     check_no_input,
     hold_folder_lock,
     read_status,
@@ -59,11 +60,13 @@ def check_image_folder(folder: Path, inputs: "Iterable[Path | str | None]" = ())
     """Refuse a folder that images and their record cannot be added to; the first creates it if it is missing.
 
     Raises:
-        OutputError: nothing can be written there, or its `records.json` is an input or something else than ours.
+        OutputError: nothing can be written there, or its `records.json` is an input, a link out of the folder, or
+            something else than ours.
         ConfigError: the installation's key, which its images are marked with, is damaged.
     """
     check_folder(folder)
     check_no_input(folder / RECORDS, inputs)
+    check_link(folder / RECORDS)
     read_records(folder / RECORDS)
     read_installation_key()
 

@@ -235,10 +235,16 @@ def run_card(
         if only_check:
             check_card(path, text)
         elif not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
-            check_output(prepare_folder(path.parent) / path.name, FileKind.TEXT, inputs=[record], overwrite=overwrite)
+            check_output(
+                prepare_folder(path.parent) / path.name,
+                FileKind.TEXT,
+                inputs=[record],
+                overwrite=overwrite,
+                follow=False,
+            )
             differing[path] = text
     for path, text in differing.items():
-        write_output(path, FileKind.TEXT, make_text_writer(text), inputs=[record], overwrite=overwrite)
+        write_output(path, FileKind.TEXT, make_text_writer(text), inputs=[record], overwrite=overwrite, follow=False)
     named = " and ".join(map(str, cards))
     said = f"{named}: what the record gives" if only_check else f"the card: {named}"
     print_answer({"cards": [str(path) for path in cards]}, said, as_json=as_json, command="world card")

@@ -89,6 +89,7 @@ def check_output(
     inputs: Iterable[Path | str | None] = (),
     overwrite: bool = False,
     name: str | None = None,
+    follow: bool = True,
 ) -> None:
     """Refuse a path where a result may not be written; it is tried out before the work that leads to it.
 
@@ -98,11 +99,12 @@ def check_output(
         inputs: everything that the command reads; values that are no existing path are passed over.
         overwrite: replace an existing file of the same kind and name.
         name: an identity's name.
+        follow: the user named this file. False where the user named its folder: a link there may lead nowhere else.
 
     Raises:
         OutputError: it is an input, by whatever name; it is a folder or a device; a file of another kind, of another
             identity, or of the same one without `overwrite` is there; its name is too long, not UTF-8 or that of
-            another image format; or nothing can be written there.
+            another image format; it is a link out of its folder, without `follow`; or nothing can be written there.
     """
     check_utf8(path)
     check_utf8(follow_link(path))
@@ -114,6 +116,8 @@ def check_output(
         check_regular(path, status)
         check_no_input(path, inputs)
         check_replaceable(path, kind, overwrite=overwrite, name=name)
+    if not follow:
+        check_link(path)
     try_writing(follow_link(path), path)
 
 
@@ -194,6 +198,11 @@ def is_regular_file(path: Path) -> bool:
     return os.path.isfile(path)  # noqa: PTH113  raises nothing
 
 
+def is_plain_file(path: Path) -> bool:
+    """Return whether a path is a regular file itself, and no link to one; a pipe would be waited for without end."""
+    return is_regular_file(path) and not path.is_symlink()
+
+
 def is_folder(path: Path) -> bool:
     """Return whether a path leads to a folder; one that the system refuses leads nowhere."""
     return os.path.isdir(path)  # noqa: PTH112  raises nothing
@@ -219,6 +228,17 @@ def get_current_folder() -> Path:
 def follow_link(path: Path) -> Path:
     """Return the file that a link leads to; any other path as it is: what lies above it need not be UTF-8."""
     return Path(os.path.realpath(path)) if os.path.islink(path) else path  # noqa: PTH114  raises nothing
+
+
+def check_link(path: Path) -> None:
+    """Refuse a link out of its folder: whoever names a folder to write to has not named what links in it lead to.
+
+    Raises:
+        OutputError: it is one.
+    """
+    target = follow_link(path)
+    if target != path and not target.is_relative_to(os.path.realpath(path.parent)):
+        raise OutputError(f"'{path}' is a link out of its folder.", "Remove it, or choose another place with --out.")
 
 
 def check_utf8(path: Path) -> None:
@@ -412,16 +432,19 @@ def write_file(path: Path, write: Callable[[Path], object], *, replace: bool = T
     """Let `write` fill a temporary file that then takes this name, so that no half a file is ever seen.
 
     Args:
-        path: a link stands for the file that it leads to.
+        path: a link in its folder stands for the file that it leads to. Where the user named the file itself, and not
+            its folder, links may lead anywhere: follow them first (`follow_link`).
         write: gets the temporary path, with the same suffix.
         replace: take the place of an existing file, whose permissions are kept.
         mode: permissions, such as 0o600 for a secret, which is then never readable by others; None gives those of the
             existing file, which the new content never exceeds, or of any new file.
 
     Raises:
-        OutputError: the disk is full, the place cannot be written, or what is there is no regular file.
+        OutputError: the disk is full, the place cannot be written, or what is there is no regular file or a link out of
+            its folder.
         FileExistsError: a file is there and `replace` is false.
     """
+    check_link(path)
     target, before = follow_link(path), read_status(path)
     if before is not None:
         check_regular(path, before)
@@ -456,6 +479,7 @@ def write_output(
     inputs: Iterable[Path | str | None] = (),
     overwrite: bool = False,
     name: str | None = None,
+    follow: bool = True,
 ) -> None:
     """Write a result that `check_output` allowed before the work, if what is there now still allows it.
 
@@ -469,10 +493,10 @@ def write_output(
 
     def fill(partial: Path) -> None:
         write(partial)
-        check_output(path, kind, inputs=inputs, overwrite=overwrite, name=name)
+        check_output(path, kind, inputs=inputs, overwrite=overwrite, name=name, follow=follow)
 
     with translate_existing_file_error(path):
-        write_file(path, fill, replace=overwrite)
+        write_file(follow_link(path) if follow else path, fill, replace=overwrite)
 
 
 @contextmanager

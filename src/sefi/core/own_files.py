@@ -22,6 +22,7 @@ from sefi.core.files import (
     fit_stem,
     follow_link,
     hold_folder_lock,
+    is_plain_file,
     is_regular_file,
     is_there,
     make_output_error,
@@ -73,7 +74,9 @@ class OwnFiles:
         replace = self.overwrite or (self.renew and digest in digests)
         name = self.identity if self.kinds[file] is FileKind.IDENTITY else None
         # First whatever not even `overwrite` allows.
-        check_output(path, self.kinds[file], inputs=self.inputs, overwrite=replace or bool(digests), name=name)
+        check_output(
+            path, self.kinds[file], inputs=self.inputs, overwrite=replace or bool(digests), name=name, follow=False
+        )
         if digest is not None and digests and not replace:
             problem = "was changed since sefi wrote it" if self.renew else "exists"
             raise OutputError(f"'{path}' {problem}.", "Choose another --out, or replace it with --overwrite.")
@@ -263,9 +266,12 @@ def refuse_other_file(lock: Path, path: Path) -> None:
     Raises:
         OutputError: as above.
     """
-    with suppress(OSError), lock.open("rb") as file:
-        if re.fullmatch(rb"(\d+ [^\n]*)?", file.read(LONGEST_NOTE + 1)) is None:
-            raise OutputError(f"'{lock}', which locks '{path}', is another file.", "Rename it, or change --out.")
+    strange = os.path.lexists(lock) and not is_plain_file(lock)
+    if not strange:
+        with suppress(OSError), lock.open("rb") as file:
+            strange = re.fullmatch(rb"(\d+ [^\n]*)?", file.read(LONGEST_NOTE + 1)) is None
+    if strange:
+        raise OutputError(f"'{lock}', which locks '{path}', is another file.", "Rename it, or change --out.")
 
 
 def open_lock(lock: Path, path: Path) -> int:

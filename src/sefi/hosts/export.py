@@ -190,10 +190,10 @@ def write_exported(files: Sequence[ExportedFile], folder: Path, *, overwrite: bo
     prepare_folder(folder)
     paths = [folder / f"{one.stem}.safetensors" for one in files]
     for path in paths:
-        check_output(path, FileKind.SAFETENSORS, overwrite=overwrite)
+        check_output(path, FileKind.SAFETENSORS, overwrite=overwrite, follow=False)
     for one, path in zip(files, paths, strict=True):
         write = partial(save_file, one.tensors, metadata=one.metadata)
-        write_output(path, FileKind.SAFETENSORS, write, overwrite=overwrite)
+        write_output(path, FileKind.SAFETENSORS, write, overwrite=overwrite, follow=False)
     return paths
 
 

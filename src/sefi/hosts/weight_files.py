@@ -10,6 +10,7 @@ import re
 import torch
 
 from sefi.core.errors import ConfigError, IdentityError
+from sefi.core.text import escape_controls
 from sefi.hosts.export import (
     TIMESTEPS,
     Embedding,
@@ -58,7 +59,7 @@ def export_lora(identity: Identity, host: Host, words: str) -> Exported:
     Args:
         words: what its name stands for in prompts: the rare word and the class word.
     """
-    stem = make_stem(identity)
+    stem, words = make_stem(identity), escape_controls(words)  # a line end would end the comment in calls of Python
     if host.reads_diffusers_lora:
         tensors = make_diffusers_lora(identity)
     else:
@@ -152,11 +153,12 @@ def export_custom_diffusion(identity: Identity, host: Host) -> Exported:
         ExportedFile(weights, make_custom_diffusion_weights(identity), metadata),
         ExportedFile(stem, new_word, metadata | {"modelspec.trigger_phrase": word}),
     )
+    class_word = escape_controls(identity.header.class_word)
     lines = [
         # Without the last argument diffusers 0.42 reads the file and leaves the model as it was.
         f'pipe.unet.load_attn_procs(FOLDER, weight_name="{weights}.safetensors", _pipeline=pipe)',
         describe_diffusers_loading([Embedding(stem, vectors, 0, TIMESTEPS - 1, widths)], "<{}>"),
-        f"# a photo of {word} {identity.header.class_word} at the beach",
+        f"# a photo of {word} {class_word} at the beach",
     ]
     return Exported(files, "\n".join(lines), host.folder)
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from sefi.core.errors import REMARKS, ConfigError, OutputError, PhotoError, suggest_install
-from sefi.core.files import hold_folder_lock, is_there, make_text_writer, write_file
+from sefi.core.files import follow_link, hold_folder_lock, is_there, make_text_writer, write_file
 from sefi.core.reading import list_mappings, read_bytes, read_mapping, translate_file_errors
 from sefi.core.text import dump_json
 from sefi.provenance.metadata import SOURCE_TYPE
@@ -283,7 +283,7 @@ def sign_image(path: Path, key: SigningKey, version: str) -> None:
     also = (SyntaxError, Image.DecompressionBombError)
     with translate_file_errors(path, OutputError, "is no image that can be signed", remedy, also):
         content = sign_content(read_bytes(path, LARGEST_IMAGE), key, version)
-    write_file(path, lambda partial: partial.write_bytes(content))
+    write_file(follow_link(path), lambda partial: partial.write_bytes(content))
 
 
 def sign_content(content: bytes, key: SigningKey, version: str) -> bytes:

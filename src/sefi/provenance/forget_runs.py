@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from sefi.core.errors import OutputError
-from sefi.core.files import LONGEST_STEM, SHARD_END, take_lock, write_file, write_text
+from sefi.core.files import LONGEST_STEM, SHARD_END, is_plain_file, take_lock, write_file, write_text
 from sefi.core.own_files import hash_own_file, read_digests
 from sefi.core.reading import LARGEST_RUN_INFO, InvalidFileError, list_mappings, read_json, read_mapping
 from sefi.core.text import dump_json, make_slug
@@ -307,9 +307,12 @@ def hold_run_lock(folder: Path) -> Generator[None]:
     """Hold the lock of a benchmark's folder, so that no run works there meanwhile.
 
     Raises:
-        OutputError: a run is at work in the folder.
+        OutputError: a run is at work in the folder, or its lock is a link or a pipe.
     """
-    with (folder / ".lock").open("a") as lock:
+    lock_file = folder / ".lock"
+    if os.path.lexists(lock_file) and not is_plain_file(lock_file):
+        raise OutputError("its .lock is no file of a run", "Remove it.")
+    with lock_file.open("a") as lock:
         try:
             take_lock(lock.fileno(), wait=False)
         except BlockingIOError:

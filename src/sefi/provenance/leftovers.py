@@ -171,7 +171,7 @@ def locate_output_lock(path: Path) -> Path | None:
 def is_lock_held(lock: Path) -> bool | None:
     """Return whether a process that is alive holds a lock file; None where there is none, or no locks are known."""
     try:
-        handle = os.open(lock, os.O_RDONLY)
+        handle = os.open(lock, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe is not waited for
     except OSError:
         return None
     try:

@@ -243,8 +243,8 @@ def check_drawings(count: int, out: Path, *, overwrite: bool) -> None:
         OutputError: a file that `write_drawings` would write is there.
     """
     for index in range(count):
-        check_output(out / f"{index:05d}.png", FileKind.PNG, overwrite=overwrite)
-        check_output(out / f"{index:05d}.json", FileKind.JSON, overwrite=overwrite)
+        check_output(out / f"{index:05d}.png", FileKind.PNG, overwrite=overwrite, follow=False)
+        check_output(out / f"{index:05d}.json", FileKind.JSON, overwrite=overwrite, follow=False)
 
 
 def write_drawings(
@@ -267,8 +267,10 @@ def write_drawings(
         content = get_content(seed, index, SHIPPED)
         sentence = remove_names(say(content, np.random.default_rng([seed, index, 1]), SHIPPED)[0].text)
         save = Image.fromarray(draw(content, side)).save
-        write_output(out / f"{index:05d}.png", FileKind.PNG, save, overwrite=overwrite)
+        write_output(out / f"{index:05d}.png", FileKind.PNG, save, overwrite=overwrite, follow=False)
         text = dump_json({"caption": sentence, **describe_content(content)}, indent=1)
-        write_output(out / f"{index:05d}.json", FileKind.JSON, make_text_writer(text), overwrite=overwrite)
+        write_output(
+            out / f"{index:05d}.json", FileKind.JSON, make_text_writer(text), overwrite=overwrite, follow=False
+        )
         progress.advance()
     progress.finish()
