@@ -56,7 +56,7 @@ def main() -> None:
     parser.add_argument("--together", type=Path, nargs="+", help="records of different people")
     options = parser.parse_args()
     if options.together:
-        print(format_combined([read_json(one) for one in options.together]))
+        print(format_averages([read_json(one) for one in options.together]))
         return
     if options.runs:
         record = compare_runs(options.runs, options.variant, options.seeds)
@@ -153,7 +153,7 @@ def format_differences(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def combine_differences(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
+def average_differences(found: Sequence[Mapping[str, Any]]) -> tuple[float, float]:
     """Return the mean of the same difference over different people, and its standard error.
 
     The plain word's many images are the same for all; the part of the errors that they share is not counted.
@@ -164,14 +164,14 @@ def combine_differences(found: Sequence[Mapping[str, Any]]) -> tuple[float, floa
     return float(mean), float(weights.sum() ** -0.5)
 
 
-def format_combined(records: Sequence[Mapping[str, Any]]) -> str:
+def format_averages(records: Sequence[Mapping[str, Any]]) -> str:
     """Return a row for each score and each part of the people of all records."""
     title = "difference to the plain word"
     lines = [f"| people | number | score | {title} | standard error |", "| --- " * 5 + "|"]
     for part in (name for name, one in records[0].items() if isinstance(one, dict)):
         people = sum(one[part]["people"] for one in records)
         for score in COMPARED:
-            mean, error = combine_differences([one[part][score] for one in records])
+            mean, error = average_differences([one[part][score] for one in records])
             lines.append(f"| {part} | {people} | {SCORES[score]} | {mean:+.4f} | {error:.4f} |")
     return "\n".join(lines)
 

@@ -317,8 +317,8 @@ def test_records_of_different_people_weigh_by_their_errors(monkeypatch):
         {"mean": 0.01, "standard_error_of_seeds": 0.003, "standard_error_of_people": 0.004},
         {"mean": 0.02, "standard_error_of_seeds": 0.0, "standard_error_of_people": 0.01},
     ]
-    assert load("plain_word").combine_differences(found) == pytest.approx((0.012, 50_000**-0.5))
-    assert load("plain_word").combine_differences(found[:1]) == pytest.approx((0.01, 0.005))
+    assert load("plain_word").average_differences(found) == pytest.approx((0.012, 50_000**-0.5))
+    assert load("plain_word").average_differences(found[:1]) == pytest.approx((0.01, 0.005))
 
 
 def test_noise_of_seeds_is_what_was_measured():

@@ -199,8 +199,10 @@ def is_regular_file(path: Path) -> bool:
 
 
 def is_plain_file(path: Path) -> bool:
-    """Return whether a path is a regular file itself, and no link to one; a pipe would be waited for without end."""
-    return is_regular_file(path) and not path.is_symlink()
+    """Return whether a path is a regular file itself, and no link to one; no file has a name that is too long."""
+    with suppress(OSError, ValueError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def is_folder(path: Path) -> bool:

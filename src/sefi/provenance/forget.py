@@ -26,6 +26,7 @@ from sefi.core.files import (
     fit_stem,
     get_shard_stem,
     is_folder,
+    is_plain_file,
     is_regular_file,
     is_there,
     read_content,
@@ -40,7 +41,6 @@ from sefi.provenance.forget_records import (
     TOO_LARGE,
     RunsOnRecord,
     is_batch_record,
-    is_plain_file,
     is_too_large,
     read_runs,
 )

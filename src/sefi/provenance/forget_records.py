@@ -1,6 +1,5 @@
 """What records of images, `records.json`, say of an identity: the runs of `sefi generate` with it, and their files."""
 
-import stat
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -8,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from sefi.core.errors import OutputError
-from sefi.core.files import hold_folder_lock, write_text
+from sefi.core.files import hold_folder_lock, is_plain_file, write_text
 from sefi.core.prompts import find_placeholders
 from sefi.core.reading import LARGEST_RECORDS, InvalidFileError, read_json
 from sefi.core.text import dump_json
@@ -278,13 +277,6 @@ def list_named_paths(run: Run) -> list[str]:
     """List the identities' files that a run names, as earlier versions recorded them."""
     names = run.get("identities")
     return [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
-
-
-def is_plain_file(path: Path) -> bool:
-    """Return whether there is a regular file, and no link, at a path; no file has a name that is too long."""
-    with suppress(OSError, ValueError):
-        return stat.S_ISREG(path.lstat().st_mode)
-    return False
 
 
 def is_mapping(value: object) -> bool:
