@@ -326,9 +326,19 @@ def test_noise_of_seeds_is_what_was_measured():
     assert load("seed_noise").format_noise(record) in (SUITES / "more-seeds.md").read_text(encoding="utf-8")
 
 
-def test_differences_to_the_plain_word_are_what_was_measured(monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "page"), [("plain_word", "more-seeds"), ("plain_word_ninety_six", "ninety-six-people")]
+)
+def test_differences_to_the_plain_word_are_what_was_measured(monkeypatch, name, page):
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    plain_word, record = load("plain_word"), json.loads((RECORDS / "plain_word.json").read_text())
-    page = (SUITES / "more-seeds.md").read_text(encoding="utf-8")
-    assert plain_word.format_differences(record) in page
-    assert plain_word.format_prompts(record) in page
+    plain_word, record = load("plain_word"), json.loads((RECORDS / f"{name}.json").read_text())
+    text = (SUITES / f"{page}.md").read_text(encoding="utf-8")
+    assert plain_word.format_differences(record) in text
+    assert plain_word.format_prompts(record) in text
+
+
+def test_differences_of_all_people_are_what_was_measured(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    records = [json.loads((RECORDS / f"plain_word{end}.json").read_text()) for end in ("", "_ninety_six")]
+    page = (SUITES / "ninety-six-people.md").read_text(encoding="utf-8")
+    assert load("plain_word").format_averages(records) in page
