@@ -409,7 +409,8 @@ def weight_by_gradients(
     return Losses(total, denoise, attention, wanted if hold > 0 else 0.0)
 
 
-ENCODE_AT_ONCE = 4  # the fastest on a processor: `python experiments/engine.py autoencoder`
+# More take longer on a processor (`python experiments/engine.py autoencoder`); several threads want more than one.
+ENCODE_AT_ONCE = 4
 
 
 class BatchEncoder:
