@@ -140,14 +140,19 @@ def fit_slope(ours: Numbers, paired: Numbers) -> float:
     return float((x * y).sum() / (x * x).sum())
 
 
+def list_parts(record: Mapping[str, Any]) -> list[str]:
+    """Return the parts of the people that a record has figures of."""
+    return [name for name, one in record.items() if isinstance(one, dict)]
+
+
 def format_differences(record: Mapping[str, Any]) -> str:
     """Return a row for each score and each part of the people."""
     first, last = record["plain_word_seeds"]
     title = f"difference to the plain word, seeds {first} to {last}"
     lines = [f"| people | score | {title} | standard error, seeds | standard error, people |", "| --- " * 5 + "|"]
-    for part, found in ((name, one) for name, one in record.items() if isinstance(one, dict)):
+    for part in list_parts(record):
         for score in COMPARED:
-            one = found[score]
+            one = record[part][score]
             errors = f"{one['standard_error_of_seeds']:.4f} | {one['standard_error_of_people']:.4f}"
             lines.append(f"| {part} | {SCORES[score]} | {one['mean']:+.4f} | {errors} |")
     return "\n".join(lines)
@@ -168,7 +173,7 @@ def format_averages(records: Sequence[Mapping[str, Any]]) -> str:
     """Return a row for each score and each part of the people of all records."""
     title = "difference to the plain word"
     lines = [f"| people | number | score | {title} | standard error |", "| --- " * 5 + "|"]
-    for part in (name for name, one in records[0].items() if isinstance(one, dict)):
+    for part in list_parts(records[0]):
         people = sum(one[part]["people"] for one in records)
         for score in COMPARED:
             mean, error = average_differences([one[part][score] for one in records])

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -138,6 +139,17 @@ def restored_onednn() -> Iterator[None]:
     """Let torch compute with oneDNN again after a test in which that has run out of memory."""
     yield
     torch.backends.mkldnn.set_flags(_enabled=True)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The clock of durations, which only the test moves."""
+
+    class Clock:
+        now = 50.0
+
+    monkeypatch.setattr(time, "monotonic", lambda: Clock.now)
+    return Clock
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from itertools import product
 
 import pytest
 
-from sefi.benchmark import plan
 from sefi.benchmark.plan import TimeLeft
 from sefi.benchmark.records import Sample
 from sefi.benchmark.suite import Suite, SuitePrompt, Variant
@@ -43,15 +42,6 @@ def sample(key, **changes):
     place = {"subject": subject, "variant": variant, "prompt": prompt, "seed": seed}
     files = {"kind": "plain", "text": "a photo of person", "image": "pictures/0.png", "sha256": "00"}
     return Sample(**place, **files, **costs | changes)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    class Clock:
-        now = 1000.0
-
-    monkeypatch.setattr(plan.time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 @pytest.mark.parametrize("pace", [1.0, 0.5, 1.7])

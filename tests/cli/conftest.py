@@ -1,4 +1,4 @@
-"""A tiny model as a folder, an identity learned on it, the program as a function, and a clock for its progress."""
+"""A tiny model as a folder, an identity learned on it, and the program as a function."""
 
 import json
 from collections.abc import Iterator
@@ -11,21 +11,9 @@ from typer.testing import CliRunner
 
 import sefi.backbone.open as backbone_module
 from sefi.backbone.kinds import EMBEDDED
-from sefi.cli import progress
 from sefi.cli.app import app
 
 CONSENT = ("--consent", "by=Jane Doe; for=synthetic; scope=tests; date=2026-01-02")
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """The clock of the terminal's progress, which only the test moves."""
-
-    class Clock:
-        now = 50.0
-
-    monkeypatch.setattr(progress.time, "monotonic", lambda: Clock.now)
-    return Clock
 
 
 @pytest.fixture(scope="session")

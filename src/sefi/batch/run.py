@@ -186,7 +186,7 @@ def record_failure(record: ItemRecord, settings: BatchSettings, error: Exception
 @contextmanager
 def hold_item_lock(path: Path) -> Generator[None]:
     """Hold the lock of an identity, so that nobody else learns it; a worker that was just killed is waited for."""
-    check_link(path)  # the lock would be beside what it leads to
+    check_link(path)  # the lock would be in the folder that it leads to
     refuse_other_file(locate_lock(path), path)
     deadline = time.monotonic() + SECONDS_FOR_LOCK
     while True:

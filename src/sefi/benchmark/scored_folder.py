@@ -543,7 +543,7 @@ def drop_unread_cases(
 ) -> tuple[Suite, dict[str, ImageFolder], frozenset[str]]:
     """Return a suite without the prompts and seeds of which no image could be read, the folders, and their subjects.
 
-    The prompts that stay are numbered anew, in the suite and in the folders.
+    The prompts that stay get new numbers, in the suite and in the folders.
     """
     images = [one for folder in folders.values() for one in folder.images]
     prompts, seeds = sorted({one.prompt for one in images}), {one.seed for one in images}
